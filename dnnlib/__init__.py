@@ -1,0 +1,1 @@
+"""What is about neither diffusion nor torch: see `dnnlib.util`."""

@@ -1,0 +1,109 @@
+"""Helpers that are about neither diffusion nor torch: errors a user can mend, files written whole, times in words.
+
+`UserError` is what packages raise for a user's mistake, and `report_errors` turns it into one sentence on stderr.
+`atomic_file` writes a file under a temporary name and renames it when whole. `tee_output` copies stdout into a log.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+
+class UserError(ValueError):
+    """A mistake of the user's: its text is one sentence that names the option or file, and the mend."""
+
+
+def report_errors(command: Callable) -> Callable:
+    """Decorate the function of a click command: a user's mistake ends it with one sentence and exit status 1.
+
+    Covers `UserError`, and the operating system's refusals (no such file, no space left on device).
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            where = f'{error.filename}: ' if error.filename else ''
+            raise click.ClickException(f'{where}{error.strerror or error}') from error
+        except KeyboardInterrupt:
+            print('Interrupted.', file=sys.stderr)
+            sys.exit(130)
+
+    return run
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Open `path` for writing in binary; the file appears under its name only when it is whole and on disk.
+
+    When the block raises, nothing is left behind and an older file of that name stays as it was.
+    """
+    path = Path(path)
+    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+    try:
+        with open(partial, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a crash of the machine."""
+    with contextlib.suppress(OSError):  # some file systems refuse to open folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def format_time(seconds: float) -> str:
+    """Write a duration as EDM's status lines do: '47s', '3m 05s', '2h 01m 09s', '1d 04h 12m'."""
+    total = round(seconds)
+    if total < 60:
+        return f'{total}s'
+    if total < 60 * 60:
+        return f'{total // 60}m {total % 60:02}s'
+    if total < 24 * 60 * 60:
+        return f'{total // 3600}h {total // 60 % 60:02}m {total % 60:02}s'
+    return f'{total // 86400}d {total // 3600 % 24:02}h {total // 60 % 60:02}m'
+
+
+@contextlib.contextmanager
+def tee_output(path: str | os.PathLike) -> Iterator[None]:
+    """Copy all that is printed on stdout inside the block to the end of a log file as well."""
+    with open(path, 'a', encoding='utf-8') as log:
+        with contextlib.redirect_stdout(_Tee(sys.stdout, log)):  # type: ignore[type-var]
+            yield
+
+
+class _Tee:
+    def __init__(self, *streams: IO[str]):
+        self.streams = streams
+
+    def write(self, text: str) -> int:
+        for stream in self.streams:
+            stream.write(text)
+            stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self.streams:
+            stream.flush()
+
+    def isatty(self) -> bool:
+        return False

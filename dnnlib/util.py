@@ -86,9 +86,8 @@ def format_time(seconds: float) -> str:
 @contextlib.contextmanager
 def tee_output(path: str | os.PathLike) -> Iterator[None]:
     """Copy all that is printed on stdout inside the block to the end of a log file as well."""
-    with open(path, 'a', encoding='utf-8') as log:
-        with contextlib.redirect_stdout(_Tee(sys.stdout, log)):  # type: ignore[type-var]
-            yield
+    with open(path, 'a', encoding='utf-8') as log, contextlib.redirect_stdout(_Tee(sys.stdout, log)):  # type: ignore
+        yield
 
 
 class _Tee:

@@ -1,0 +1,566 @@
+"""The U-Nets that EDM's preconditioning wraps: `SongUNet` (DDPM++, NCSN++) and `DhariwalUNet` (ADM).
+
+Both are an encoder and a decoder of residual blocks joined by skip connections, and differ in their blocks' options, in
+how noise level and labels are embedded, and in their output. Parameter names, shapes and meaning equal those of EDM's
+published networks, so that weights can be exchanged. Parameters are float32; a network computes in the dtype of the
+images it is given.
+
+Sources: Song et al. 2021 (arXiv 2011.13456), Dhariwal and Nichol 2021 (arXiv 2105.05233), Karras et al. 2022
+(arXiv 2206.00364).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Init:
+    """A rule of initial values: a named distribution scaled by `weight` for weights and by `bias` for biases."""
+
+    rule: str
+    weight: float = 1.0
+    bias: float = 0.0
+
+    def scaled(self, weight: float) -> 'Init':
+        """The same distribution with weights times `weight`, and biases 0."""
+        return Init(self.rule, weight, 0.0)
+
+    def sample(self, shape: Sequence[int], fan_in: int, fan_out: int) -> Tensor:
+        """Draw values from the global CPU generator, float32 of `shape`. Source: Karras et al. 2022, appendix F."""
+        if self.rule == 'xavier_uniform':
+            return math.sqrt(6 / (fan_in + fan_out)) * (torch.rand(*shape) * 2 - 1)
+        if self.rule == 'kaiming_uniform':
+            return math.sqrt(3 / fan_in) * (torch.rand(*shape) * 2 - 1)
+        if self.rule == 'kaiming_normal':
+            return math.sqrt(1 / fan_in) * torch.randn(*shape)
+        raise ValueError(f'unknown initialization {self.rule!r}')
+
+
+class Linear(nn.Module):
+    """Fully connected layer: [B, in_features] -> [B, out_features]."""
+
+    def __init__(self, in_features: int, out_features: int, init: Init, bias: bool = True):
+        super().__init__()
+        self.in_features = in_features
+        fans = in_features, out_features
+        self.weight = nn.Parameter(init.sample([out_features, in_features], *fans) * init.weight)
+        self.bias = nn.Parameter(init.sample([out_features], *fans) * init.bias) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+    def columns(self, index: Tensor, scale: float) -> Tensor:
+        """What `self(one_hot(index) * scale)` gives, at the cost of a gather: int64 [B] -> [B, out_features]."""
+        x = self.weight[:, index].t() * scale
+        return x if self.bias is None else x + self.bias
+
+
+class Conv2d(nn.Module):
+    """Convolution that keeps the size, or halves (`down`) or doubles (`up`) it with a separable low-pass filter.
+
+    kernel: side of the kernel in pixels, odd; 0 resamples only.
+    resample_filter: taps of the low-pass filter along one axis; it is normalized here.
+    fused: with `down`, convolve before resampling, with the paddings of both at once, as NCSN++'s residual path does.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        init: Init,
+        up: bool = False,
+        down: bool = False,
+        resample_filter: Sequence[float] = (1, 1),
+        fused: bool = False,
+    ):
+        super().__init__()
+        self.kernel, self.up, self.down, self.fused = kernel, up, down, fused
+        if kernel:
+            fans = in_channels * kernel**2, out_channels * kernel**2
+            self.weight = nn.Parameter(init.sample([out_channels, in_channels, kernel, kernel], *fans) * init.weight)
+            self.bias = nn.Parameter(init.sample([out_channels], *fans) * init.bias)
+        self.is_box = list(resample_filter) == [1, 1]
+        self.filter_padding = (len(resample_filter) - 1) // 2
+        if up or down:
+            taps = torch.as_tensor(resample_filter, dtype=torch.float32)
+            self.register_buffer('resample_filter', (taps.ger(taps) / taps.sum().square())[None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused and self.down:
+            return self.downsample(self.convolve(x, self.kernel // 2 + self.filter_padding), padding=0)
+        if self.up:
+            x = self.upsample(x)
+        if self.down:
+            x = self.downsample(x, self.filter_padding)
+        return self.convolve(x, self.kernel // 2) if self.kernel else x
+
+    def convolve(self, x: Tensor, padding: int) -> Tensor:
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=padding)
+
+    def upsample(self, x: Tensor) -> Tensor:
+        if self.is_box:
+            return F.interpolate(x, scale_factor=2.0, mode='nearest')
+        taps = (self.resample_filter * 4).to(x.dtype).expand(x.shape[1], -1, -1, -1)
+        return F.conv_transpose2d(x, taps, groups=x.shape[1], stride=2, padding=self.filter_padding)
+
+    def downsample(self, x: Tensor, padding: int) -> Tensor:
+        if self.is_box:
+            return F.avg_pool2d(x, 2)
+        taps = self.resample_filter.to(x.dtype).expand(x.shape[1], -1, -1, -1)
+        return F.conv2d(x, taps, groups=x.shape[1], stride=2, padding=padding)
+
+
+class GroupNorm(nn.Module):
+    """Group normalization with at most 32 groups of at least 4 channels."""
+
+    def __init__(self, num_channels: int, eps: float):
+        super().__init__()
+        self.num_groups = min(32, num_channels // 4)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """What all residual blocks of a U-Net share; see `UNetBlock`."""
+
+    emb_channels: int
+    init: Init
+    init_zero: Init
+    init_attn: Init
+    dropout: float
+    eps: float
+    channels_per_head: int | None = None  # None: one attention head
+    skip_scale: float = 1.0
+    adaptive_scale: bool = True
+    resample_proj: bool = False
+    resample_filter: Sequence[float] = (1, 1)
+
+
+class UNetBlock(nn.Module):
+    """Residual block with the embedding of noise level and labels, and optional self-attention.
+
+    [B, in_channels, H, W], embedding [B, emb_channels] -> [B, out_channels, H, W], or half or double the size.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        options: BlockOptions,
+        up: bool = False,
+        down: bool = False,
+        attention: bool = False,
+    ):
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.dropout, self.skip_scale, self.adaptive_scale = options.dropout, options.skip_scale, options.adaptive_scale
+        self.num_heads = 0
+        if attention:
+            self.num_heads = out_channels // options.channels_per_head if options.channels_per_head else 1
+        init = options.init
+        resampling: dict[str, Any] = {'up': up, 'down': down, 'resample_filter': options.resample_filter}
+
+        self.norm0 = GroupNorm(in_channels, options.eps)
+        self.conv0 = Conv2d(in_channels, out_channels, 3, init, **resampling)
+        self.affine = Linear(options.emb_channels, out_channels * (2 if options.adaptive_scale else 1), init)
+        self.norm1 = GroupNorm(out_channels, options.eps)
+        self.conv1 = Conv2d(out_channels, out_channels, 3, options.init_zero)
+        self.skip = None
+        if out_channels != in_channels or up or down:
+            kernel = 1 if options.resample_proj or out_channels != in_channels else 0
+            self.skip = Conv2d(in_channels, out_channels, kernel, init, **resampling)
+        if self.num_heads:
+            self.norm2 = GroupNorm(out_channels, options.eps)
+            self.qkv = Conv2d(out_channels, out_channels * 3, 1, options.init_attn)
+            self.proj = Conv2d(out_channels, out_channels, 1, options.init_zero)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        shortcut = x if self.skip is None else self.skip(x)
+        x = self.conv0(F.silu(self.norm0(x)))
+        params = self.affine(emb)[:, :, None, None].to(x.dtype)
+        if self.adaptive_scale:
+            scale, shift = params.chunk(2, dim=1)
+            x = F.silu(torch.addcmul(shift, self.norm1(x), scale + 1))
+        else:
+            x = F.silu(self.norm1(x + params))
+        x = self.conv1(F.dropout(x, self.dropout, self.training))
+        x = (x + shortcut) * self.skip_scale
+        return (x + self.attend(x)) * self.skip_scale if self.num_heads else x
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Self-attention over the pixels, in float32 whatever the dtype of x."""
+        B, C, H, W = x.shape
+        # The channels of qkv are ordered head, channel, then q, k, v.
+        q, k, v = self.qkv(self.norm2(x)).float().reshape(B, self.num_heads, C // self.num_heads, 3, H * W).unbind(3)
+        a = F.scaled_dot_product_attention(q.mT, k.mT, v.mT)  # [B, heads, H * W, C / heads]
+        return self.proj(a.mT.reshape(B, C, H, W).to(x.dtype, memory_format=memory_format_of(x)))
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """channels_last where x is laid out so (and not contiguous as well), else contiguous."""
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+class PositionalEmbedding(nn.Module):
+    """Cosines, then sines, of the noise level at geometrically spaced frequencies: [B] -> [B, num_channels].
+
+    endpoint: whether the lowest frequency is 1 / max_positions exactly.
+    """
+
+    def __init__(self, num_channels: int, max_positions: float = 10000, endpoint: bool = False):
+        super().__init__()
+        self.num_channels, self.max_positions, self.endpoint = num_channels, max_positions, endpoint
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.num_channels // 2
+        exponents = torch.arange(half, dtype=torch.float32, device=x.device) / (half - int(self.endpoint))
+        angles = x.ger((1 / self.max_positions) ** exponents)
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """Cosines, then sines, of the noise level at random frequencies: [B] -> [B, num_channels]."""
+
+    freqs: Tensor
+
+    def __init__(self, num_channels: int, scale: float = 16):
+        super().__init__()
+        self.register_buffer('freqs', torch.randn(num_channels // 2) * scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = x.ger(2 * math.pi * self.freqs)
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class UNet(nn.Module):
+    """What both U-Nets share: the levels of the encoder and decoder and the skip connections between them.
+
+    img_resolution: side of the images in pixels; must be halved len(channel_mult) - 1 times.
+    skip_connections: one 0 or 1 per skip connection in encoder order, (num_blocks + 1) for each resolution; a
+        connection of 0 carries zeros. None: all are on.
+    Raises ValueError when one of them does not fit.
+    """
+
+    def __init__(
+        self, img_resolution: int, channels: Sequence[int], num_blocks: int, skip_connections: Sequence[int] | None
+    ):
+        super().__init__()
+        if img_resolution % 2 ** (len(channels) - 1):
+            raise ValueError(f'a resolution of {img_resolution} cannot be halved {len(channels) - 1} times')
+        num_skips = len(channels) * (num_blocks + 1)
+        mask = [1] * num_skips if skip_connections is None else list(skip_connections)
+        if len(mask) != num_skips:
+            raise ValueError(
+                f'skip_connections has {len(mask)} values, but this network has {num_skips} skip connections'
+            )
+        if not set(mask) <= {0, 1}:
+            raise ValueError(f'skip_connections takes only 0 and 1, not {sorted(set(mask) - {0, 1})[0]}')
+        self.channels, self.num_blocks = list(channels), num_blocks
+        self.resolutions = [img_resolution >> level for level in range(len(channels))]
+        self.skip_mask = tuple(bool(bit) for bit in mask)
+        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+
+    def add_blocks(
+        self,
+        in_channels: int,
+        stem_channels: int,
+        options: BlockOptions,
+        attends: Callable[[int, int, bool], bool],
+        after_down: Callable[[int], None] = lambda level: None,
+        after_level: Callable[[int], None] = lambda level: None,
+    ) -> None:
+        """Make the encoder's and the decoder's blocks.
+
+        attends(resolution, index, in_decoder): whether a block has self-attention.
+        after_down, after_level: add what else stands behind a level's downsampling, or ends a level of the decoder.
+        """
+        skips = []
+        for level, (resolution, out_channels) in enumerate(zip(self.resolutions, self.channels, strict=True)):
+            name = f'{resolution}x{resolution}'
+            if level == 0:
+                width = stem_channels
+                self.enc[f'{name}_conv'] = Conv2d(in_channels, width, 3, options.init)
+            else:
+                self.enc[f'{name}_down'] = UNetBlock(width, width, options, down=True)
+                after_down(level)
+            skips.append(width)
+            for index in range(self.num_blocks):
+                attention = attends(resolution, index, False)
+                self.enc[f'{name}_block{index}'] = UNetBlock(width, out_channels, options, attention=attention)
+                width = out_channels
+                skips.append(width)
+
+        for level in reversed(range(len(self.channels))):
+            resolution, out_channels = self.resolutions[level], self.channels[level]
+            name = f'{resolution}x{resolution}'
+            if level == len(self.channels) - 1:
+                self.dec[f'{name}_in0'] = UNetBlock(width, width, options, attention=True)
+                self.dec[f'{name}_in1'] = UNetBlock(width, width, options)
+            else:
+                self.dec[f'{name}_up'] = UNetBlock(width, width, options, up=True)
+            for index in range(self.num_blocks + 1):
+                attention = attends(resolution, index, True)
+                block = UNetBlock(width + skips.pop(), out_channels, options, attention=attention)
+                self.dec[f'{name}_block{index}'] = block
+                width = out_channels
+            after_level(level)
+
+    def masked(self, skips: list[Tensor]) -> list[Tensor]:
+        """The skip connections with zeros in place of those that are off."""
+        return [x if on else torch.zeros_like(x) for x, on in zip(skips, self.skip_mask, strict=True)]
+
+
+class SongUNet(UNet):
+    """DDPM++ (encoder and decoder 'standard') and NCSN++ (encoder 'residual', Fourier embedding) of Song et al. 2021.
+
+    forward(x [B, in_channels, R, R], noise_labels [B], class_labels, augment_labels [B, augment_dim] or None)
+    -> [B, out_channels, R, R]; class_labels as in `embed_labels`.
+
+    channel_mult: width per resolution, as a multiple of model_channels.
+    channel_mult_emb, channel_mult_noise: widths of the embedding and of its noise-level input, likewise.
+    attn_resolutions: resolutions with self-attention.
+    dropout: probability that a value in a block is dropped in training; label_dropout: that a label is.
+    encoder_type: 'standard', 'skip' or 'residual'; decoder_type: 'standard' or 'skip'.
+    """
+
+    def __init__(
+        self,
+        img_resolution: int,
+        in_channels: int,
+        out_channels: int,
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        model_channels: int = 128,
+        channel_mult: Sequence[int] = (1, 2, 2, 2),
+        channel_mult_emb: int = 4,
+        num_blocks: int = 4,
+        attn_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.10,
+        label_dropout: float = 0,
+        embedding_type: str = 'positional',
+        channel_mult_noise: int = 1,
+        encoder_type: str = 'standard',
+        decoder_type: str = 'standard',
+        resample_filter: Sequence[float] = (1, 1),
+        skip_connections: Sequence[int] | None = None,
+    ):
+        super().__init__(img_resolution, [model_channels * m for m in channel_mult], num_blocks, skip_connections)
+        check_choice('embedding_type', embedding_type, ['positional', 'fourier'])
+        check_choice('encoder_type', encoder_type, ['standard', 'skip', 'residual'])
+        check_choice('decoder_type', decoder_type, ['standard', 'skip'])
+        self.label_dropout = label_dropout
+        emb_channels, noise_channels = model_channels * channel_mult_emb, model_channels * channel_mult_noise
+        init = Init('xavier_uniform')
+        init_zero = init.scaled(1e-5)
+        options = BlockOptions(
+            emb_channels=emb_channels,
+            init=init,
+            init_zero=init_zero,
+            init_attn=init.scaled(math.sqrt(0.2)),
+            dropout=dropout,
+            eps=1e-6,
+            skip_scale=math.sqrt(0.5),
+            adaptive_scale=False,
+            resample_proj=True,
+            resample_filter=resample_filter,
+        )
+
+        self.map_noise = (
+            PositionalEmbedding(noise_channels, endpoint=True)
+            if embedding_type == 'positional'
+            else FourierEmbedding(noise_channels)
+        )
+        self.map_label = Linear(label_dim, noise_channels, init) if label_dim else None
+        self.map_augment = Linear(augment_dim, noise_channels, init, bias=False) if augment_dim else None
+        self.map_layer0 = Linear(noise_channels, emb_channels, init)
+        self.map_layer1 = Linear(emb_channels, emb_channels, init)
+
+        def add_aux_input(level: int) -> None:
+            name = f'{self.resolutions[level]}x{self.resolutions[level]}'
+            width = self.channels[level - 1]
+            resampling: dict[str, Any] = {'down': True, 'resample_filter': resample_filter}
+            if encoder_type == 'skip':
+                self.enc[f'{name}_aux_down'] = Conv2d(in_channels, in_channels, 0, init, **resampling)
+                self.enc[f'{name}_aux_skip'] = Conv2d(in_channels, width, 1, init)
+            if encoder_type == 'residual':
+                source = in_channels if level == 1 else self.channels[level - 2]
+                self.enc[f'{name}_aux_residual'] = Conv2d(source, width, 3, init, fused=True, **resampling)
+
+        def add_aux_output(level: int) -> None:
+            if level and decoder_type == 'standard':
+                return
+            name = f'{self.resolutions[level]}x{self.resolutions[level]}'
+            if level < len(self.channels) - 1 and decoder_type == 'skip':
+                resampling: dict[str, Any] = {'up': True, 'resample_filter': resample_filter}
+                self.dec[f'{name}_aux_up'] = Conv2d(out_channels, out_channels, 0, init, **resampling)
+            self.dec[f'{name}_aux_norm'] = GroupNorm(self.channels[level], eps=1e-6)
+            self.dec[f'{name}_aux_conv'] = Conv2d(self.channels[level], out_channels, 3, init_zero)
+
+        def attends(resolution: int, index: int, in_decoder: bool) -> bool:
+            return resolution in attn_resolutions and (not in_decoder or index == num_blocks)
+
+        self.add_blocks(in_channels, model_channels, options, attends, add_aux_input, add_aux_output)
+
+    def forward(
+        self,
+        x: Tensor,
+        noise_labels: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        emb = self.embed(noise_labels, class_labels, augment_labels)
+        skips = self.encode(x, emb)
+        return self.decode(skips, emb)
+
+    def embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        emb = self.map_noise(noise_labels)
+        emb = emb.reshape(len(emb), 2, -1).flip(1).reshape(emb.shape)  # the published networks have sines first
+        if self.map_label is not None:
+            labels = embed_labels(self.map_label, class_labels, math.sqrt(self.map_label.in_features))
+            if self.training and self.label_dropout:
+                kept = torch.rand([len(emb), 1], device=emb.device) >= self.label_dropout
+                labels = torch.where(kept, labels, embed_labels(self.map_label, None))
+            emb = emb + labels
+        if self.map_augment is not None and augment_labels is not None:
+            emb = emb + self.map_augment(augment_labels)
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
+
+    def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
+        """All skip connections; the last is what the decoder starts from."""
+        aux, skips = x, list[Tensor]()
+        for name, block in self.enc.items():
+            if name.endswith('_aux_down'):
+                aux = block(aux)
+            elif name.endswith('_aux_skip'):
+                skips[-1] = skips[-1] + block(aux)
+            elif name.endswith('_aux_residual'):
+                skips[-1] = aux = (skips[-1] + block(aux)) * math.sqrt(0.5)
+            else:
+                source = skips[-1] if skips else x
+                skips.append(block(source, emb) if isinstance(block, UNetBlock) else block(source))
+        return skips
+
+    def decode(self, skips: list[Tensor], emb: Tensor) -> Tensor:
+        x, aux, features = skips[-1], None, skips[-1]
+        skips = self.masked(skips)
+        for name, block in self.dec.items():
+            if name.endswith('_aux_up'):
+                aux = block(aux)
+            elif name.endswith('_aux_norm'):
+                features = block(x)
+            elif name.endswith('_aux_conv'):
+                image = block(F.silu(features))
+                aux = image if aux is None else image + aux
+            else:
+                x = block(torch.cat([x, skips.pop()], dim=1) if '_block' in name else x, emb)
+        assert aux is not None
+        return aux
+
+
+class DhariwalUNet(UNet):
+    """ADM of Dhariwal and Nichol 2021. Arguments as `SongUNet`'s."""
+
+    def __init__(
+        self,
+        img_resolution: int,
+        in_channels: int,
+        out_channels: int,
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        model_channels: int = 192,
+        channel_mult: Sequence[int] = (1, 2, 3, 4),
+        channel_mult_emb: int = 4,
+        num_blocks: int = 3,
+        attn_resolutions: Sequence[int] = (32, 16, 8),
+        dropout: float = 0.10,
+        label_dropout: float = 0,
+        skip_connections: Sequence[int] | None = None,
+    ):
+        super().__init__(img_resolution, [model_channels * m for m in channel_mult], num_blocks, skip_connections)
+        self.label_dropout = label_dropout
+        emb_channels = model_channels * channel_mult_emb
+        init = Init('kaiming_uniform', weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))
+        init_zero = init.scaled(0)
+        options = BlockOptions(
+            emb_channels=emb_channels,
+            init=init,
+            init_zero=init_zero,
+            init_attn=init,
+            dropout=dropout,
+            eps=1e-5,
+            channels_per_head=64,
+        )
+        label_init = Init('kaiming_normal', weight=math.sqrt(label_dim))
+
+        self.map_noise = PositionalEmbedding(model_channels)
+        self.map_augment = Linear(augment_dim, model_channels, init_zero, bias=False) if augment_dim else None
+        self.map_layer0 = Linear(model_channels, emb_channels, init)
+        self.map_layer1 = Linear(emb_channels, emb_channels, init)
+        self.map_label = Linear(label_dim, emb_channels, label_init, bias=False) if label_dim else None
+        self.add_blocks(in_channels, self.channels[0], options, lambda resolution, *_: resolution in attn_resolutions)
+        self.out_norm = GroupNorm(self.channels[0], eps=1e-5)
+        self.out_conv = Conv2d(self.channels[0], out_channels, 3, init_zero)
+
+    def forward(
+        self,
+        x: Tensor,
+        noise_labels: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        emb = self.embed(noise_labels, class_labels, augment_labels)
+        skips: list[Tensor] = []
+        for block in self.enc.values():
+            x = block(x, emb) if isinstance(block, UNetBlock) else block(x)
+            skips.append(x)
+        skips = self.masked(skips)
+        for name, block in self.dec.items():
+            x = block(torch.cat([x, skips.pop()], dim=1) if '_block' in name else x, emb)
+        return self.out_conv(F.silu(self.out_norm(x)))
+
+    def embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        emb = self.map_noise(noise_labels)
+        if self.map_augment is not None and augment_labels is not None:
+            emb = emb + self.map_augment(augment_labels)
+        emb = self.map_layer1(F.silu(self.map_layer0(emb)))
+        if self.map_label is not None:
+            labels = embed_labels(self.map_label, class_labels)
+            if self.training and self.label_dropout:
+                labels = labels * (torch.rand([len(emb), 1], device=emb.device) >= self.label_dropout)
+            emb = emb + labels
+        return F.silu(emb)
+
+
+def embed_labels(layer: Linear, class_labels: Tensor | None, scale: float = 1.0) -> Tensor:
+    """Apply a label layer to scaled labels: [B, out_features], or [1, out_features] without labels.
+
+    class_labels: one-hot float [B, label_dim], int64 class indices [B] (the same numbers, and cheap for many classes),
+        or None (an all-zero row).
+    """
+    if class_labels is None:
+        return layer(layer.weight.new_zeros([1, layer.in_features]))
+    if class_labels.is_floating_point():
+        return layer(class_labels.to(torch.float32) * scale)
+    return layer.columns(class_labels, scale)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {", ".join(choices)}, not {value!r}')

@@ -1,0 +1,224 @@
+"""Denoisers: a U-Net wrapped in VP, VE, iDDPM or EDM preconditioning.
+
+Each is called as `net(x, sigma, class_labels=None, augment_labels=None)` and returns the denoised images in float32:
+D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with the four coefficients of Karras et al. 2022, table 1.
+The U-Net F alone may run at a lower precision, chosen by `set_precision`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.networks import DhariwalUNet, SongUNet, UNet
+
+MODEL_TYPES: dict[str, Callable[..., UNet]] = {'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet}
+COMPUTE_DTYPES = {'fp32': torch.float32, 'tf32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+class Preconditioned(nn.Module):
+    """What the four wrappers share. They differ in `coefficients`, in the sigma range and in `round_sigma`.
+
+    img_resolution, img_channels: shape of the images [B, img_channels, img_resolution, img_resolution].
+    label_dim: number of classes, 0 for an unconditional network.
+    use_fp16: run the U-Net at float16 (in float32 on a CPU).
+    model_type: 'SongUNet' or 'DhariwalUNet'; model_kwargs: further arguments of it.
+
+    forward(x, sigma, class_labels, **model_kwargs): x float [B, C, R, R]; sigma a scalar or [B]; class_labels one-hot
+    float [B, label_dim], int64 indices [B] or None. Returns float32 of x's shape.
+    """
+
+    sigma_min: float
+    sigma_max: float
+    outputs_per_channel = 1
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        model_type: str = 'SongUNet',
+        **model_kwargs: Any,
+    ):
+        super().__init__()
+        if model_type not in MODEL_TYPES:
+            raise ValueError(f'model_type must be one of {", ".join(MODEL_TYPES)}, not {model_type!r}')
+        self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
+        self.model = MODEL_TYPES[model_type](
+            img_resolution=img_resolution,
+            in_channels=img_channels,
+            out_channels=img_channels * self.outputs_per_channel,
+            label_dim=label_dim,
+            **model_kwargs,
+        )
+        self.compute_dtype = torch.float32
+        self.set_precision('fp16' if use_fp16 else 'fp32')
+
+    def set_precision(self, precision: str) -> None:
+        """Choose the dtype that the U-Net computes in: 'fp32', 'tf32', 'bf16' or 'fp16'.
+
+        tf32 is float32 here; `torch_utils.misc.configure_backends` lets the products round their inputs.
+        """
+        self.compute_dtype = COMPUTE_DTYPES[precision]
+
+    def forward(
+        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **model_kwargs: Any
+    ) -> Tensor:
+        x = x.to(torch.float32)
+        sigma = torch.as_tensor(sigma, device=x.device).to(torch.float32).reshape(-1, 1, 1, 1)
+        c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
+        labels = class_labels if self.label_dim else None
+        dtype = self.compute_dtype
+        if dtype == torch.float16 and x.device.type == 'cpu':
+            dtype = torch.float32
+        noise_labels = c_noise.flatten().expand(len(x))
+        F_x = self.model((c_in * x).to(dtype), noise_labels, labels, **model_kwargs)
+        return c_skip * x + c_out * F_x[:, : self.img_channels].to(torch.float32)
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
+        """c_skip, c_out, c_in and c_noise at sigma, float32 [B, 1, 1, 1] or [1, 1, 1, 1]."""
+        raise NotImplementedError
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        """The nearest noise level that the network was trained at, of sigma's shape and dtype."""
+        return torch.as_tensor(sigma)
+
+
+class VPPrecond(Preconditioned):
+    """Variance preserving: beta(t) = beta_d t + beta_min, time t in [epsilon_t, 1] at M steps.
+
+    Source: Song et al. 2021.
+    """
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        beta_d: float = 19.9,
+        beta_min: float = 0.1,
+        M: int = 1000,
+        epsilon_t: float = 1e-5,
+        model_type: str = 'SongUNet',
+        **model_kwargs: Any,
+    ):
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
+        self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
+        self.sigma_min = float(vp_sigma(torch.tensor(epsilon_t), beta_d, beta_min))
+        self.sigma_max = float(vp_sigma(torch.tensor(1.0), beta_d, beta_min))
+
+    def coefficients(self, sigma: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
+        c_noise = (self.M - 1) * vp_time(sigma, self.beta_d, self.beta_min)
+        return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), c_noise
+
+
+def vp_sigma(t: Tensor, beta_d: float, beta_min: float) -> Tensor:
+    """Noise level of the variance-preserving process at time t: sqrt(exp(beta_d t² / 2 + beta_min t) - 1)."""
+    return ((0.5 * beta_d * t**2 + beta_min * t).exp() - 1).sqrt()
+
+
+def vp_time(sigma: Tensor, beta_d: float, beta_min: float) -> Tensor:
+    """Inverse of `vp_sigma`."""
+    return ((beta_min**2 + 2 * beta_d * (1 + sigma**2).log()).sqrt() - beta_min) / beta_d
+
+
+class VEPrecond(Preconditioned):
+    """Variance exploding. Source: Song et al. 2021."""
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        sigma_min: float = 0.02,
+        sigma_max: float = 100,
+        model_type: str = 'SongUNet',
+        **model_kwargs: Any,
+    ):
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def coefficients(self, sigma: Tensor) -> tuple[float, Tensor, float, Tensor]:
+        return 1.0, sigma, 1.0, (0.5 * sigma).log()
+
+
+class iDDPMPrecond(Preconditioned):
+    """Improved DDPM: M discrete noise levels u of a cosine schedule.
+
+    Source: Nichol and Dhariwal 2021 (arXiv 2102.09672).
+    """
+
+    u: Tensor
+    outputs_per_channel = 2  # the second half is a variance, which denoising does not use
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        C_1: float = 0.001,
+        C_2: float = 0.008,
+        M: int = 1000,
+        model_type: str = 'DhariwalUNet',
+        **model_kwargs: Any,
+    ):
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
+        self.M = M
+        u = iddpm_sigmas(C_1, C_2, M)
+        self.register_buffer('u', torch.tensor(u, dtype=torch.float32))
+        self.sigma_min, self.sigma_max = float(self.u[M - 1]), float(self.u[0])
+
+    def coefficients(self, sigma: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
+        c_noise = self.M - 1 - self.nearest_level(sigma).to(torch.float32)
+        return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), c_noise
+
+    def nearest_level(self, sigma: Tensor) -> Tensor:
+        return (sigma.to(torch.float32)[..., None] - self.u).abs().argmin(dim=-1)
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        sigma = torch.as_tensor(sigma)
+        return self.u[self.nearest_level(sigma.to(self.u.device))].to(sigma)
+
+
+def iddpm_sigmas(C_1: float, C_2: float, M: int) -> np.ndarray:
+    """The noise levels u_0 > … > u_M = 0 of iDDPM's cosine schedule, float64 [M + 1]."""
+
+    def alpha_bar(j: int) -> float:
+        return math.sin(0.5 * math.pi * j / M / (C_2 + 1)) ** 2
+
+    u = np.zeros(M + 1)
+    for j in range(M, 0, -1):
+        u[j - 1] = math.sqrt((u[j] ** 2 + 1) / max(alpha_bar(j - 1) / alpha_bar(j), C_1) - 1)
+    return u
+
+
+class EDMPrecond(Preconditioned):
+    """The preconditioning of Karras et al. 2022; sigma_data is the standard deviation of the pixels."""
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        sigma_min: float = 0,
+        sigma_max: float = math.inf,
+        sigma_data: float = 0.5,
+        model_type: str = 'DhariwalUNet',
+        **model_kwargs: Any,
+    ):
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
+        self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        variance = sigma**2 + self.sigma_data**2
+        c_skip = self.sigma_data**2 / variance
+        c_out = sigma * self.sigma_data / variance.sqrt()
+        return c_skip, c_out, 1 / variance.sqrt(), sigma.log() / 4

@@ -1,0 +1,317 @@
+"""Samplers that turn noise into images with any denoiser, and random numbers that follow from each image's seed alone.
+
+`edm_sampler` is EDM's; `ablation_sampler` is its generalization over solvers, discretizations, schedules and scalings.
+`generate_images` yields batches of uint8 images for a list of seeds: what all scripts use.
+Source: Karras et al. 2022, algorithms 1 and 2 and appendix C.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.preconditioning import iddpm_sigmas
+
+RandnLike = Callable[..., Tensor]
+
+
+class Denoiser(Protocol):
+    """What samplers and metrics see of a network or of the optimal denoiser."""
+
+    img_channels: int
+    img_resolution: int
+    label_dim: int
+    sigma_min: float
+    sigma_max: float
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        """Denoise x, float [B, C, R, R] in noise units around data in [-1, 1]; sigma a scalar or [B]."""
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        """The nearest noise level that the denoiser supports."""
+
+
+class StackedRandomGenerator:
+    """One generator per seed, so that the numbers of an image depend on its seed alone.
+
+    seeds: integers; each is taken modulo 2^32. Shapes given below have len(seeds) first.
+    """
+
+    def __init__(self, device: torch.device | str, seeds: Sequence[int]):
+        self.device = torch.device(device)
+        self.generators = [torch.Generator(self.device).manual_seed(int(seed) % (1 << 32)) for seed in seeds]
+
+    def randn(self, size: Sequence[int], **kwargs: Any) -> Tensor:
+        assert size[0] == len(self.generators)
+        kwargs.setdefault('device', self.device)
+        return torch.stack([torch.randn(list(size[1:]), generator=g, **kwargs) for g in self.generators])
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        return self.randn(x.shape, dtype=x.dtype, layout=x.layout, device=x.device)
+
+    def randint(self, high: int, size: Sequence[int], **kwargs: Any) -> Tensor:
+        assert size[0] == len(self.generators)
+        kwargs.setdefault('device', self.device)
+        return torch.stack([torch.randint(high, list(size[1:]), generator=g, **kwargs) for g in self.generators])
+
+
+def edm_sampler(
+    net: Denoiser,
+    latents: Tensor,
+    class_labels: Tensor | None = None,
+    randn_like: RandnLike = torch.randn_like,
+    num_steps: int = 18,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80,
+    rho: float = 7,
+    S_churn: float = 0,
+    S_min: float = 0,
+    S_max: float = math.inf,
+    S_noise: float = 1,
+) -> Tensor:
+    """Integrate from noise to images with Heun's method, deterministic without churn.
+
+    latents: standard normal [B, C, R, R]. randn_like: source of the churn's noise, drawn at every step in float64.
+    num_steps: at least 2. sigma_min, sigma_max: clipped to the denoiser's range. Returns float64 [B, C, R, R].
+    """
+    first, last = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
+    sigmas = [*net.round_sigma(rho_schedule(first, last, num_steps, rho)).tolist(), 0.0]
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return net(x, x.new_tensor(sigma), class_labels).to(torch.float64)
+
+    x = latents.to(torch.float64) * sigmas[0]
+    for step in range(num_steps):
+        sigma, sigma_next = sigmas[step], sigmas[step + 1]
+        if S_churn > 0:  # without churn the noise would be multiplied by 0
+            gamma = min(S_churn / num_steps, math.sqrt(2) - 1) if S_min <= sigma <= S_max else 0
+            sigma_hat = float(net.round_sigma(torch.tensor(sigma + gamma * sigma, dtype=torch.float64)))
+            x = x + math.sqrt(max(sigma_hat**2 - sigma**2, 0)) * S_noise * randn_like(x)
+            sigma = sigma_hat
+        slope = (x - denoise(x, sigma)) / sigma
+        x_next = x + (sigma_next - sigma) * slope
+        if step < num_steps - 1:
+            slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
+            x_next = x + (sigma_next - sigma) * (0.5 * slope + 0.5 * slope_next)
+        x = x_next
+    return x
+
+
+def rho_schedule(sigma_min: float, sigma_max: float, num_steps: int, rho: float) -> Tensor:
+    """Noise levels from sigma_max down to sigma_min, float64 [num_steps]. Source: Karras et al. 2022, equation 5."""
+    ramp = torch.arange(num_steps, dtype=torch.float64) / (num_steps - 1)
+    return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A positive function of time with its derivative, and its inverse where one is needed."""
+
+    at: Callable[[float], float]
+    slope: Callable[[float], float]
+    inverse: Callable[[float], float] = lambda value: math.nan
+
+
+def sigma_curve(schedule: str, beta_d: float, beta_min: float) -> Curve:
+    """The noise level over time, sigma(t), of 'vp', 've' or 'linear'."""
+    if schedule == 'vp':
+
+        def at(t: float) -> float:
+            return math.sqrt(math.expm1(0.5 * beta_d * t**2 + beta_min * t))
+
+        return Curve(
+            at=at,
+            slope=lambda t: 0.5 * (beta_min + beta_d * t) * (at(t) + 1 / at(t)),
+            inverse=lambda s: (math.sqrt(beta_min**2 + 2 * beta_d * math.log(s**2 + 1)) - beta_min) / beta_d,
+        )
+    if schedule == 've':
+        return Curve(at=math.sqrt, slope=lambda t: 0.5 / math.sqrt(t), inverse=lambda s: s**2)
+    return Curve(at=lambda t: t, slope=lambda t: 1.0, inverse=lambda s: s)
+
+
+def scale_curve(scaling: str, sigma: Curve) -> Curve:
+    """The scale of the signal over time, s(t): 1/sqrt(1 + sigma²) for 'vp', 1 for 'none'."""
+    if scaling == 'vp':
+
+        def at(t: float) -> float:
+            return 1 / math.sqrt(1 + sigma.at(t) ** 2)
+
+        return Curve(at=at, slope=lambda t: -sigma.at(t) * sigma.slope(t) * at(t) ** 3)
+    return Curve(at=lambda t: 1.0, slope=lambda t: 0.0)
+
+
+# Default sigma range by discretization; that of 'vp' follows from the process that DDPM++ was trained with.
+_VP_DEFAULT = sigma_curve('vp', beta_d=19.9, beta_min=0.1)
+_DEFAULT_SIGMA_RANGE = {'ve': (0.02, 100.0), 'iddpm': (0.002, 81.0), 'edm': (0.002, 80.0)}
+
+
+def ablation_sampler(
+    net: Denoiser,
+    latents: Tensor,
+    class_labels: Tensor | None = None,
+    randn_like: RandnLike = torch.randn_like,
+    num_steps: int = 18,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    rho: float = 7,
+    solver: str = 'heun',
+    discretization: str = 'edm',
+    schedule: str = 'linear',
+    scaling: str = 'none',
+    epsilon_s: float = 1e-3,
+    C_1: float = 0.001,
+    C_2: float = 0.008,
+    M: int = 1000,
+    alpha: float = 1,
+    S_churn: float = 0,
+    S_min: float = 0,
+    S_max: float = math.inf,
+    S_noise: float = 1,
+) -> Tensor:
+    """The generalized sampler: as `edm_sampler`, with every choice of the published methods.
+
+    solver: 'euler' or 'heun' (alpha: where within the step the second evaluation stands, in (0, 1]).
+    discretization: 'vp', 've', 'iddpm' or 'edm'. schedule: sigma(t), 'vp', 've' or 'linear'. scaling: s(t), 'vp' or
+    'none'.
+    epsilon_s: smallest time of 'vp'. C_1, C_2, M: of 'iddpm'.
+    """
+    assert solver in ('euler', 'heun')
+    assert discretization in ('vp', 've', 'iddpm', 'edm')
+    assert schedule in ('vp', 've', 'linear')
+    assert scaling in ('vp', 'none')
+    low, high = _DEFAULT_SIGMA_RANGE.get(discretization, (_VP_DEFAULT.at(epsilon_s), _VP_DEFAULT.at(1)))
+    low = max(low if sigma_min is None else sigma_min, net.sigma_min)
+    high = min(high if sigma_max is None else sigma_max, net.sigma_max)
+
+    # The variance-preserving process that runs through (epsilon_s, low) and (1, high).
+    beta_d = 2 * (math.log(low**2 + 1) / epsilon_s - math.log(high**2 + 1)) / (epsilon_s - 1)
+    beta_min = math.log(high**2 + 1) - 0.5 * beta_d
+
+    ramp = np.arange(num_steps) / (num_steps - 1)
+    if discretization == 'vp':
+        vp = sigma_curve('vp', beta_d, beta_min)
+        steps = [vp.at(t) for t in 1 + ramp * (epsilon_s - 1)]
+    elif discretization == 've':
+        steps = list(high * (low / high) ** ramp)
+    elif discretization == 'iddpm':
+        levels = iddpm_sigmas(C_1, C_2, M)
+        levels = levels[(levels >= low) & (levels <= high)]
+        steps = list(levels[np.round((len(levels) - 1) * ramp).astype(int)])
+    else:
+        steps = rho_schedule(low, high, num_steps, rho).tolist()
+
+    sigma = sigma_curve(schedule, beta_d, beta_min)
+    scale = scale_curve(scaling, sigma)
+
+    def rounded_time(value: float) -> float:
+        return sigma.inverse(float(net.round_sigma(torch.tensor(value, dtype=torch.float64))))
+
+    def slope(x: Tensor, t: float) -> Tensor:
+        denoised = net(x / scale.at(t), x.new_tensor(sigma.at(t)), class_labels).to(torch.float64)
+        decay = sigma.slope(t) / sigma.at(t)
+        return (decay + scale.slope(t) / scale.at(t)) * x - decay * scale.at(t) * denoised
+
+    times = [*(rounded_time(value) for value in steps), 0.0]
+    x = latents.to(torch.float64) * (sigma.at(times[0]) * scale.at(times[0]))
+    for step in range(num_steps):
+        t, t_next = times[step], times[step + 1]
+        if S_churn > 0:  # without churn the noise would be multiplied by 0
+            level = sigma.at(t)
+            gamma = min(S_churn / num_steps, math.sqrt(2) - 1) if S_min <= level <= S_max else 0
+            t_hat = rounded_time(level + gamma * level)
+            added = math.sqrt(max(sigma.at(t_hat) ** 2 - level**2, 0))
+            x = scale.at(t_hat) / scale.at(t) * x + added * scale.at(t_hat) * S_noise * randn_like(x)
+            t = t_hat
+        h = t_next - t
+        first = slope(x, t)
+        if solver == 'euler' or step == num_steps - 1:
+            x = x + h * first
+        else:
+            second = slope(x + alpha * h * first, t + alpha * h)
+            x = x + h * ((1 - 1 / (2 * alpha)) * first + 1 / (2 * alpha) * second)
+    return x
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """The sampler that a user asked for: `edm_sampler`, or `ablation_sampler` once one of its four choices is given.
+
+    None leaves a value to the sampler's own default.
+    """
+
+    num_steps: int = 18
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    rho: float = 7
+    S_churn: float = 0
+    S_min: float = 0
+    S_max: float = math.inf
+    S_noise: float = 1
+    solver: str | None = None
+    discretization: str | None = None
+    schedule: str | None = None
+    scaling: str | None = None
+
+    @property
+    def name(self) -> str:
+        choices = (self.solver, self.discretization, self.schedule, self.scaling)
+        return 'edm_sampler' if all(choice is None for choice in choices) else 'ablation_sampler'
+
+    def given(self) -> dict[str, Any]:
+        """The keywords that are set."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def sample(self, net: Denoiser, latents: Tensor, class_labels: Tensor | None, randn_like: RandnLike) -> Tensor:
+        """Run the sampler; see `edm_sampler`."""
+        sampler = edm_sampler if self.name == 'edm_sampler' else ablation_sampler
+        return sampler(net, latents, class_labels, randn_like, **self.given())
+
+
+@dataclass(frozen=True)
+class GeneratedBatch:
+    """Images of one batch of seeds: images uint8 [B, C, R, R], class_labels int64 [B] or None."""
+
+    seeds: list[int]
+    images: Tensor
+    class_labels: Tensor | None = field(default=None)
+
+
+def seed_batches(seeds: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+    """Cut seeds into batches, then deal the batches to ranks, so that no batch depends on the world size."""
+    batches = [list(seeds[start : start + batch_size]) for start in range(0, len(seeds), batch_size)]
+    return batches[rank::world_size]
+
+
+def generate_images(
+    net: Denoiser,
+    batches: Sequence[Sequence[int]],
+    sampler: SamplerOptions,
+    device: torch.device | str,
+    class_index: int | None = None,
+) -> Iterator[GeneratedBatch]:
+    """Yield the images of each batch of seeds.
+
+    The generator of a seed gives its latents, then, for a denoiser with classes, its class (replaced by class_index
+    where that is given), then the churn's noise.
+    """
+    for seeds in batches:
+        random = StackedRandomGenerator(device, seeds)
+        latents = random.randn([len(seeds), net.img_channels, net.img_resolution, net.img_resolution])
+        labels = None
+        if net.label_dim:
+            labels = random.randint(net.label_dim, [len(seeds)])
+            if class_index is not None:
+                labels = torch.full_like(labels, class_index)
+        with torch.inference_mode():
+            images = to_uint8(sampler.sample(net, latents, labels, random.randn_like))
+        yield GeneratedBatch(list(seeds), images, labels)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as 8-bit pixels: x · 127.5 + 128, clipped to [0, 255] and truncated."""
+    return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)

@@ -1,0 +1,166 @@
+"""Write a data set, as a ZIP archive or a folder: whole or not at all, and the same bytes for the same content."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dataset_utils.manifest import Manifest
+from dataset_utils.png import encode_png
+from dataset_utils.sources.files import LABELS_FILE, MANIFEST_FILE, is_hidden
+from dnnlib.util import UserError, atomic_file, sync_folder
+
+IMAGES_PER_FOLDER = 1000
+EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)  # the first that ZIP can express
+UNIX = 3
+READABLE_FILE = 0o100644 << 16
+OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
+
+Put = Callable[[str, bytes], None]
+
+
+class Destination:
+    """Where a data set is to be written: checked when it is made, so that a refusal comes before the work.
+
+    path: ends in .zip for an archive, else a folder. overwrite: replace a data set that is there.
+    sources: paths of what is read; the destination must lie apart from them.
+    Raises UserError.
+    """
+
+    def __init__(self, path: str, overwrite: bool, sources: Sequence[str] = (), option: str = '--dest'):
+        self.path = Path(path)
+        self.where = f'{option}={path}'
+        self.is_archive = self.path.suffix.lower() == '.zip'
+        self._refuse_other_kinds()
+        self._refuse_sources(sources)
+        if self.path.exists() and not self._is_empty_folder():
+            self._refuse_to_overwrite(overwrite)
+
+    def _refuse_other_kinds(self) -> None:
+        if self.path.suffix.lower() in OTHER_ARCHIVES:
+            raise UserError(f'{self.where}: {self.path.suffix} cannot be written; end it in .zip, or name a folder')
+        if self.is_archive and self.path.is_dir():
+            raise UserError(f'{self.where} is a folder; give the archive another name')
+
+    def _refuse_sources(self, sources: Sequence[str]) -> None:
+        here = self.path.resolve()
+        for source in map(Path, sources):
+            if not source.exists():
+                continue  # the built-in source, or a mistake that opening it reports
+            there = source.resolve()
+            if here == there or there in here.parents or here in there.parents:
+                raise UserError(f'{self.where} and the source {source} lie in one another; write somewhere else')
+
+    def _is_empty_folder(self) -> bool:
+        return self.path.is_dir() and not any(self.path.iterdir())
+
+    def _refuse_to_overwrite(self, overwrite: bool) -> None:
+        if not overwrite:
+            raise UserError(f'{self.where} exists; add --overwrite to replace it, or give another name')
+        if self.is_archive:
+            return
+        if not self.path.is_dir():
+            raise UserError(f'{self.where} is a file; end the name in .zip, or give another')
+        stranger = _stranger_in(self.path)
+        if stranger:
+            raise UserError(
+                f'{self.where} holds {stranger}, which is no part of a data set; move it away, or give another name'
+            )
+
+    @contextlib.contextmanager
+    def create(self) -> Iterator['DatasetWriter']:
+        """Give a writer; what it wrote appears under the destination's name when the block ends without exception."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with (_archive if self.is_archive else _folder)(self.path) as put:
+                yield DatasetWriter(put)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise UserError(f'{self.where}: {error.strerror}; free some, or write somewhere else') from error
+
+
+class DatasetWriter:
+    """Takes the images of a data set one by one, then its manifest."""
+
+    def __init__(self, put: Put):
+        self._put = put
+        self._labels: list[list] = []
+
+    def add(self, image: np.ndarray, label: int | None) -> None:
+        """Write the next image, uint8 [H, W, C]; either all images have a label or none has."""
+        number = len(self._labels)
+        name = f'{number // IMAGES_PER_FOLDER:05d}/img{number:08d}.png'
+        self._put(name, encode_png(image))
+        self._labels.append([name, label])
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write `dataset.json` and `manifest.json`."""
+        labelled = all(label is not None for _, label in self._labels)
+        self._put(LABELS_FILE, json.dumps({'labels': self._labels if labelled else None}).encode())
+        self._put(MANIFEST_FILE, manifest.to_json().encode())
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[Put]:
+    with atomic_file(path) as file, zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
+
+        def put(name: str, data: bytes) -> None:
+            info = zipfile.ZipInfo(name, EARLIEST_TIME)
+            info.create_system = UNIX
+            info.external_attr = READABLE_FILE
+            archive.writestr(info, data)
+
+        yield put
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[Put]:
+    path = path.resolve()
+    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+
+    def put(name: str, data: bytes) -> None:
+        file = partial / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(data)
+
+    try:
+        partial.mkdir()
+        yield put
+        _replace_folder(path, partial)
+        sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _replace_folder(path: Path, new: Path) -> None:
+    if not path.exists():
+        new.rename(path)
+        return
+    old = path.with_name(f'{path.name}.{os.getpid()}.old')
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
+
+
+def _stranger_in(folder: Path) -> str | None:
+    """Return a file that a data set would not hold, or None; a folder without `dataset.json` is no data set."""
+    if not (folder / LABELS_FILE).is_file():
+        return f'no {LABELS_FILE} but other files'
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            name = os.path.relpath(os.path.join(parent, file), folder)
+            if is_hidden(name) or not (name in (LABELS_FILE, MANIFEST_FILE) or name.endswith('.png')):
+                return name
+    return None

@@ -1,0 +1,37 @@
+"""An ordered map on threads: decoding, resizing and checksums release Python's lock, so threads are enough."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+MAX_THREADS = 32
+BLOCK = 64  # items per task: a task costs about as much as decoding one small image
+
+
+def ordered_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield function(item) for each item, in order, computed on threads a few blocks ahead of the caller.
+
+    The first item, in order, whose function raises ends the iteration with that exception.
+    """
+    threads = min(os.cpu_count() or 1, MAX_THREADS)
+    pending: deque[Future[list[Result]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for start in range(0, len(items), BLOCK):
+                pending.append(pool.submit(_apply, function, items[start : start + BLOCK]))
+                if len(pending) > 2 * threads:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            for task in pending:
+                task.cancel()
+
+
+def _apply(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    return [function(item) for item in items]

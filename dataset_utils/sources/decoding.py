@@ -1,0 +1,85 @@
+"""Decode image files that may come from strangers: bounded, without warnings, one sentence when it fails."""
+
+import io
+import warnings
+
+import numpy as np
+import PIL.Image
+
+from dataset_utils.sources.base import shown
+from dnnlib.util import UserError
+
+FORMATS = {
+    '.png': 'PNG',
+    '.jpg': 'JPEG',
+    '.jpeg': 'JPEG',
+    '.bmp': 'BMP',
+    '.webp': 'WEBP',
+    '.ppm': 'PPM',
+    '.pgm': 'PPM',
+    '.tif': 'TIFF',
+    '.tiff': 'TIFF',
+}
+MAX_FILE_BYTES = 1 << 28
+GREY_MODES = ('1', 'L', 'LA', 'La')
+SIXTEEN_BIT_MODES = ('I;16', 'I;16B', 'I;16L', 'I;16N')
+COLOUR_MODES = ('RGB', 'RGBA', 'RGBa', 'RGBX', 'P', 'PA', 'CMYK', 'YCbCr', 'LAB', 'HSV')
+
+# Pillow reads the size from the header and only warns when it is absurd; here it refuses before it decodes.
+warnings.filterwarnings('error', category=PIL.Image.DecompressionBombWarning)
+
+
+def is_image_name(name: str) -> bool:
+    """Tell by its extension whether a file is an image of a format that is read here."""
+    return extension_of(name) in FORMATS
+
+
+def extension_of(name: str) -> str:
+    """Return the extension in lower case, with its dot."""
+    return '.' + name.rpartition('.')[2].lower()
+
+
+def decode_image(data: bytes, where: str, name: str) -> np.ndarray:
+    """Decode an image file: uint8 [H, W, C], C being 1 for grey and 3 for RGB.
+
+    data: the file's bytes. where, name: the source and the file's name in it, for messages.
+    Palette, CMYK and other colour spaces become RGB, transparency is dropped, 16 bits are rounded to 8.
+    Raises UserError.
+    """
+    format_name = FORMATS[extension_of(name)]
+    try:
+        # A .png that holds a JPEG is common and harmless, so the extension does not choose the decoder.
+        with PIL.Image.open(io.BytesIO(data), formats=tuple(dict.fromkeys(FORMATS.values()))) as image:
+            return _to_array(image)
+    except UnsupportedModeError as error:
+        raise UserError(f'{where}: {shown(name)} {error}; convert it to an 8-bit RGB or grey PNG') from error
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise UserError(
+            f'{where}: {shown(name)} claims more than {PIL.Image.MAX_IMAGE_PIXELS} pixels; remove it or scale it down'
+        ) from error
+    except Exception as error:  # decoders meet a broken file with nearly any exception
+        reason = f'{_reason(error)} in {len(data)} bytes'
+        raise UserError(
+            f'{where}: {shown(name)} is not a readable {format_name} ({reason}); replace it, or make the archive again '
+            f'with dataset_tool.py'
+        ) from error
+
+
+class UnsupportedModeError(ValueError):
+    """Pixels that have no obvious meaning in 8 bits."""
+
+
+def _to_array(image: PIL.Image.Image) -> np.ndarray:
+    if image.mode in SIXTEEN_BIT_MODES:
+        return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)[..., np.newaxis]
+    if image.mode in GREY_MODES:
+        return np.array(image.convert('L'))[..., np.newaxis]
+    if image.mode in COLOUR_MODES:
+        return np.array(image.convert('RGB'))
+    raise UnsupportedModeError(f'has pixels of the kind {image.mode}')
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return 'no known image format'
+    return shown(str(error).split('\n')[0]) or type(error).__name__

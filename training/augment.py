@@ -1,6 +1,8 @@
-"""EDM's augmentation: random flips and affine maps of the training images, with labels that tell the network about them.
+"""EDM's augmentation: random flips and affine maps of the training images, with labels that tell the network about
+them.
 
-Source: Karras et al. 2020 (arXiv 2006.06676), appendix B, with the probabilities and labels of Karras et al. 2022, table 6.
+Source: Karras et al. 2020 (arXiv 2006.06676), appendix B, with the probabilities and labels of Karras et al. 2022,
+table 6.
 """
 
 import math
@@ -30,9 +32,9 @@ AUGMENT_LABELS = 9
 class AugmentPipe:
     """Callable on images float [B, C, R, R]; returns the augmented images and their labels float32 [B, 9].
 
-    p: probability of an augmentation. Each transformation of each image is on with min(1, multiplier · p); one that is off
-    has labels 0. The multipliers are keywords: xflip, yflip, scale, rotate_frac, aniso, translate_frac; those not given
-    are 0.
+    p: probability of an augmentation. Each transformation of each image is on with min(1, multiplier · p); one that is
+    off has labels 0. The multipliers are keywords: xflip, yflip, scale, rotate_frac, aniso, translate_frac; those not
+    given are 0.
     Strengths: scale and aniso_std in octaves, translate_std in image sizes.
     Random numbers come from the global generator of the images' device.
     """
@@ -128,11 +130,13 @@ def rotation(angle: Tensor) -> Tensor:
 def transform(images: Tensor, forward: Tensor) -> Tensor:
     """Map images by an affine map of the plane, with little blur and aliasing.
 
-    images: float [B, C, R, R]. forward: [B, 3, 3], moves points (x, y, 1) in pixels, with the image's centre as the origin.
-    Outside the image is its reflection. With the identity the images come back as they were: the wavelet is orthogonal, so
-    that downsampling undoes upsampling. Padding is the largest that reflection allows, since choosing it would need a wait.
+    images: float [B, C, R, R]. forward: [B, 3, 3], moves points (x, y, 1) in pixels, with the image's centre as the
+    origin.
+    Outside the image is its reflection. With the identity the images come back as they were: the wavelet is
+    orthogonal, so that downsampling undoes upsampling. Padding is the largest that reflection allows, since choosing
+    it would need a wait.
     """
-    B, C, R, _ = images.shape
+    B, _, R, _ = images.shape
     margin = R - 1
     taps = torch.tensor(SYM6, device=images.device, dtype=images.dtype) / math.sqrt(2)  # they sum to 1
     # The filter's delay: pixel n stands at 2 n + center among the upsampled pixels.

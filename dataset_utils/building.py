@@ -1,7 +1,10 @@
 """From a plan to a data set: the one place where images are read, transformed, checked and written."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+import sys
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -11,10 +14,11 @@ from dataset_utils.archive import Destination
 from dataset_utils.manifest import Manifest
 from dataset_utils.parallel import ordered_map
 from dataset_utils.sources import Source
-from dataset_utils.sources.base import match, words_of
+from dataset_utils.sources.base import match
+from dataset_utils.transforms import Transform, checked_square, pad
 from dnnlib.util import UserError
 
-Transform = Callable[[np.ndarray], np.ndarray]
+SKIPPED = 'skipped'  # among a manifest's arguments: the names of unreadable images that were left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +33,12 @@ class Part:
 class Plan:
     """All that decides a data set's bytes.
 
-    rule, arguments: the function in `rules` that made the plan, and its keywords. parts: what to read, part after part.
-    labels: of the images of all parts in order, or None; labels_note: how they were made, in words.
-    transform: of each image, uint8 [H, W, C] to the same; None leaves images as they are.
+    rule, arguments: the function of `rules.RULES` that made the plan, and its keywords.
+    parts: what to read, part after part. labels: of the images of all parts in order, or None; labels_note: how they
+    were made, in words. transform: of each image; None leaves square images as they are.
+    skip_unreadable: leave broken images out instead of stopping; None where the rule needs each image that it chose.
+    limit: stop after so many images, None for all.
+    hash_all: whether the manifest's hash of a folder covers the bytes of all of its images, or of those taken.
     """
 
     rule: str
@@ -41,51 +48,120 @@ class Plan:
     labels_note: str
     class_names: list[str] | None
     transform: Transform | None = None
+    skip_unreadable: bool | None = None
+    limit: int | None = None
+    hash_all: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """An image of a data set and where it is from.
+
+    part, index: the source among the plan's parts, and the image in it. image: uint8 [S, S, C], or None for one that
+    is left out, which is either unreadable or too small for the transformation.
+    """
+
+    part: int
+    index: int
+    label: int | None
+    image: np.ndarray | None
+    is_unreadable: bool = False
 
 
 def write_dataset(plan: Plan, destination: Destination) -> None:
     """Write what the plan says, with a bar on stderr. Raises UserError, and then leaves nothing behind."""
+    total = min(sum(len(part.indices) for part in plan.parts), plan.limit or sys.maxsize)
+    kept: list[Made] = []
+    left_out: list[Made] = []
     with destination.create() as writer:
-        total = sum(len(part.indices) for part in plan.parts)
-        images = tqdm(planned_images(plan), f'Writing {destination.path.name}', total, unit='img')
-        for position, image in enumerate(images):
-            writer.add(image, plan.labels[position] if plan.labels is not None else None)
-        writer.finish(manifest_of(plan))
+        with tqdm(None, f'Writing {destination.path.name}', total, unit='img') as progress:
+            for made in make_images(plan):
+                if made.image is None:
+                    left_out.append(made)
+                    continue
+                writer.add(made.image, made.label)
+                kept.append(dataclasses.replace(made, image=None))
+                progress.update()
+        writer.finish(make_manifest(plan, kept, left_out))
+    _report(left_out)
 
 
-def planned_images(plan: Plan) -> Iterator[np.ndarray]:
-    """Yield the images of a plan in order, uint8 [S, S, C], all of one size and channels, else raises UserError."""
-    first: tuple[tuple[int, ...], str] | None = None
-    for part in plan.parts:
+def make_images(plan: Plan) -> Iterator[Made]:
+    """Make the images of a plan in order, of one size and channels, and say of others that they are left out.
 
-        def prepare(index: int, source: Source = part.source) -> np.ndarray:
-            image = source.read(index)
-            return plan.transform(image) if plan.transform else image
-
-        for index, image in zip(part.indices, ordered_map(prepare, part.indices), strict=True):
-            name = f'{part.source.where}: {part.source.describe(index)}'
-            first = first or (_square(image, name), name)
-            yield match(image, name, *first)
-
-
-def _square(image: np.ndarray, name: str) -> tuple[int, ...]:
-    if image.shape[0] != image.shape[1]:
-        raise UserError(
-            f'{name} is {words_of(image.shape)}, not square; crop with dataset_tool.py --transform=center-crop '
-            f'--resolution=WxH'
-        )
-    return image.shape
+    Raises UserError that names the image: unreadable (unless the plan skips those), not square, unlike the first one.
+    """
+    shape, reference = None, ''
+    remaining = sys.maxsize if plan.limit is None else plan.limit
+    for made in _transformed_images(plan):
+        if made.image is not None:
+            source = plan.parts[made.part].source
+            if shape is None:
+                shape, reference = made.image.shape, source.describe(made.index)
+            image = match(made.image, f'{source.where}: {source.describe(made.index)}', shape, reference)
+            made = dataclasses.replace(made, image=image)
+            remaining -= 1
+        yield made
+        if remaining == 0:
+            return
+    if shape is None:
+        raise UserError(f'{plan.parts[0].source.where}: every image is unreadable or smaller than --resolution')
 
 
-def manifest_of(plan: Plan) -> Manifest:
-    """Say how the data set of a plan was made."""
+def _report(left_out: list[Made]) -> None:
+    unreadable = sum(made.is_unreadable for made in left_out)
+    if unreadable:
+        print(f'Left out {unreadable} unreadable images, see "{SKIPPED}" in the manifest.', file=sys.stderr)
+    if len(left_out) > unreadable:
+        print(f'Left out {len(left_out) - unreadable} images smaller than --resolution.', file=sys.stderr)
+
+
+def _transformed_images(plan: Plan) -> Iterator[Made]:
+    labels = iter(plan.labels) if plan.labels is not None else repeat(None)
+    for number, part in enumerate(plan.parts):
+        make = functools.partial(_make_image, plan, part.source)
+        for index, (image, is_unreadable) in zip(part.indices, ordered_map(make, part.indices), strict=True):
+            yield Made(number, index, next(labels), image, is_unreadable)
+
+
+def _make_image(plan: Plan, source: Source, index: int) -> tuple[np.ndarray | None, bool]:
+    try:
+        image = source.read(index)
+    except UserError as error:
+        if plan.skip_unreadable:
+            return None, True
+        hint = ', or add --skip-unreadable' if plan.skip_unreadable is False else ''
+        raise UserError(f'{error}{hint}') from error
+    try:
+        return _transform_of(plan, source)(image), False
+    except ValueError as error:
+        raise UserError(f'{source.where}: {source.describe(index)} {error}') from error
+
+
+def _transform_of(plan: Plan, source: Source) -> Transform:
+    if plan.transform:
+        return plan.transform
+    if source.padded_size is not None:
+        return functools.partial(pad, size=source.padded_size)
+    return checked_square
+
+
+def make_manifest(plan: Plan, kept: list[Made], left_out: list[Made]) -> Manifest:
+    """Say how a data set was made. kept, left_out: what `make_images` yielded, with and without an image."""
     sources = [part.source for part in plan.parts]
+    indices = [[made.index for made in kept if made.part == number] for number in range(len(sources))]
+    arguments = plan.arguments
+    if plan.skip_unreadable:
+        names = [sources[made.part].describe(made.index) for made in left_out if made.is_unreadable]
+        arguments = arguments | {SKIPPED: names}
+    covered = [None] * len(sources) if plan.hash_all else indices
+    hashes = [source.sha256(used) for source, used in zip(sources, covered, strict=True)]
     return Manifest(
         source=_one_or_all([source.file_name for source in sources]),
-        source_sha256=_one_or_all([source.sha256() for source in sources]),
+        source_sha256=_one_or_all(hashes),
         rule=plan.rule,
-        arguments=plan.arguments,
-        indices=_one_or_all([part.indices for part in plan.parts]),
+        arguments=arguments,
+        indices=_one_or_all(indices),
         labels=plan.labels_note,
         class_names=plan.class_names,
     )

@@ -1,6 +1,7 @@
 """An ordered map on threads: decoding, resizing and checksums release Python's lock, so threads are enough."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,13 +12,23 @@ Result = TypeVar('Result')
 
 MAX_THREADS = 32
 BLOCK = 64  # items per task: a task costs about as much as decoding one small image
+# Seconds per item below which threads lose more by waiting for Python's lock than they win (measured on two cores).
+WORTH_A_THREAD = 100e-6
 
 
 def ordered_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Yield function(item) for each item, in order, computed on threads a few blocks ahead of the caller.
+    """Yield function(item) for each item, in order; where items take long, on threads a few blocks ahead of the caller.
 
     The first item, in order, whose function raises ends the iteration with that exception.
     """
+    start = time.perf_counter()
+    yield from _apply(function, items[:BLOCK])
+    is_slow = (time.perf_counter() - start) > WORTH_A_THREAD * BLOCK
+    rest = items[BLOCK:]
+    yield from _map_on_threads(function, rest) if is_slow else map(function, rest)
+
+
+def _map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     threads = min(os.cpu_count() or 1, MAX_THREADS)
     pending: deque[Future[list[Result]]] = deque()
     with ThreadPoolExecutor(threads) as pool:

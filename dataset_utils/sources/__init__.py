@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 from dataset_utils.sources.base import Source, content_sha256
+from dataset_utils.sources.cifar import CifarSource
 from dataset_utils.sources.digits import DigitsSource
 from dataset_utils.sources.files import ArchiveSource, FolderSource
+from dataset_utils.sources.idx import IMAGES_NAME, IdxSource
 from dnnlib.util import UserError
 
 __all__ = ['Source', 'content_sha256', 'open_source']
@@ -29,6 +31,10 @@ def open_source(path: str | os.PathLike, option: str = '') -> Source:
         return FolderSource(path, option)
     if Path(path).suffix.lower() == '.zip':
         return ArchiveSource(path, option)
+    if path.lower().endswith(('.tar.gz', '.tgz')):
+        return CifarSource(path, option)
+    if IMAGES_NAME.fullmatch(Path(path).name):
+        return IdxSource(path, option)
     raise UserError(
         f'{where} is no known source; give a .zip archive or a folder of images, cifar-10-python.tar.gz, '
         f"*-images-idx3-ubyte.gz, or 'digits'"

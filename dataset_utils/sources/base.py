@@ -19,7 +19,7 @@ class Source(ABC):
     path: as the user gave it. option: the command line's option that gave it, for messages; '' for none.
     labels: int of each image, in order, or None. class_names: of label 0, 1, ..., or None. Neither decodes an image.
     name: file name without folder and extension. file_name: with the extension.
-    padded_size: the edge to which zeros bring these images in a data set where no other size is asked for, or None.
+    padded_size: the edge to which data sets pad these images with zeros unless another size is asked for, or None.
     """
 
     labels: list[int] | None = None
@@ -136,7 +136,7 @@ def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
     images: uint8 [N, H, W, C]. labels: N integers, or None, which differs from any labels.
     """
     digest = hashlib.sha256(np.array(images.shape, '<i8').tobytes())
-    digest.update(memoryview(np.ascontiguousarray(images)))
+    digest.update(np.ascontiguousarray(images).data)
     if labels is not None:
         digest.update(b'labels')
         digest.update(np.array(labels, '<i8').tobytes())

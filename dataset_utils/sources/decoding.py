@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import PIL.Image
 
+from dataset_utils.png import decode_png
 from dataset_utils.sources.base import shown
 from dnnlib.util import UserError
 
@@ -46,6 +47,9 @@ def decode_image(data: bytes, where: str, name: str) -> np.ndarray:
     Palette, CMYK and other colour spaces become RGB, transparency is dropped, 16 bits are rounded to 8.
     Raises UserError.
     """
+    stored = decode_png(data)
+    if stored is not None:
+        return stored
     format_name = FORMATS[extension_of(name)]
     try:
         # A .png that holds a JPEG is common and harmless, so the extension does not choose the decoder.

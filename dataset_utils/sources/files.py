@@ -193,8 +193,13 @@ class FolderSource(FilesSource):
         return names
 
     def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
-        with open(os.path.join(self.path, name), 'rb') as file:
-            data = file.read(limit + 1)
+        try:
+            with open(os.path.join(self.path, name), 'rb') as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise UserError(
+                f'{self.where}: {shown(name)} cannot be read ({error.strerror}); mend or remove it'
+            ) from error
         if len(data) > limit:
             raise UserError(f'{self.where}: {shown(name)} is larger than {limit} bytes; remove it')
         return data

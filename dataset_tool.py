@@ -1,0 +1,98 @@
+"""Convert images of any kind into a data set for training: a ZIP archive or a folder of square PNGs of one size."""
+
+import re
+
+import click
+
+from dataset_utils import open_source
+from dataset_utils.archive import Destination
+from dataset_utils.building import write_dataset
+from dataset_utils.rules import plan_convert
+from dataset_utils.transforms import TRANSFORMS, make_transform
+from dnnlib.util import report_errors
+
+
+class Resolution(click.ParamType):
+    """A width and height in pixels, written 32x32."""
+
+    name = 'resolution'
+
+    def convert(self, value, param, ctx) -> tuple[int, int]:
+        match = re.fullmatch(r'([1-9]\d{0,4})x([1-9]\d{0,4})', value)
+        if not match:
+            self.fail(f'{value!r} is no width and height in pixels; write it like 32x32', param, ctx)
+        return int(match[1]), int(match[2])
+
+
+@click.command()
+@click.option('--source', metavar='ZIP|DIR|FILE', required=True, help='Images to read, see above.')
+@click.option('--dest', metavar='ZIP|DIR', required=True, help='Data set to write.')
+@click.option('--max-images', metavar='INT', type=click.IntRange(min=1), help='Take only the first images.')
+@click.option('--transform', type=click.Choice(TRANSFORMS), help='How to make images square; needs --resolution.')
+@click.option('--resolution', metavar='WxH', type=Resolution(), help='Size to resize to, in pixels.')
+@click.option('--skip-unreadable', is_flag=True, help='Leave broken images out, and list them in the manifest.')
+@click.option('--overwrite', is_flag=True, help='Replace the data set at --dest.')
+@report_errors
+def main(
+    source: str,
+    dest: str,
+    max_images: int | None,
+    transform: str | None,
+    resolution: tuple[int, int] | None,
+    skip_unreadable: bool,
+    overwrite: bool,
+) -> None:
+    """Convert images into a data set for training.
+
+    \b
+    --source is one of
+      cifar-10-python.tar.gz             CIFAR-10's 50,000 training images
+      train-images-idx3-ubyte.gz         MNIST and its like, padded to 32x32 unless --resolution says otherwise
+      a folder or .zip archive           of images: labels from its dataset.json, else from its folders
+      ILSVRC/Data/CLS-LOC/train          ImageNet: one label for each synset's folder
+      digits                             scikit-learn's 1,797 handwritten digits, 8x8, built in
+
+    \b
+    --transform is one of
+      center-crop                        the largest central square, resized (Lanczos)
+      center-crop-wide                   the largest central WxH box, resized (Lanczos), in a black WxW square;
+                                         images smaller than --resolution are left out
+      center-crop-dhariwal               ADM's way: halve by averaging, resize bicubically, crop the center
+
+    Without --transform, images must be square already. The first image decides between grey and RGB: grey images among
+    colour ones become RGB. Pixels of 16 bits are rounded to 8, palettes and CMYK become RGB, transparency is dropped.
+
+    \b
+    # CIFAR-10 at 32x32
+    python dataset_tool.py --source=datasets/cifar10/cifar-10-python.tar.gz \\
+        --dest=datasets/cifar10/cifar10-train.zip
+    \b
+    # ImageNet at 64x64, as ADM crops it
+    python dataset_tool.py --source=datasets/imagenet/ILSVRC/Data/CLS-LOC/train \\
+        --dest=datasets/imagenet-64x64.zip --resolution=64x64 --transform=center-crop-dhariwal
+    """
+    check_resolution(transform, resolution)
+    destination = Destination(dest, overwrite, [source])
+    plan = plan_convert(
+        open_source(source, '--source'),
+        max_images=max_images,
+        transform=transform,
+        resolution=resolution,
+        skip_unreadable=skip_unreadable,
+    )
+    write_dataset(plan, destination)
+
+
+def check_resolution(transform: str | None, resolution: tuple[int, int] | None) -> None:
+    """Raise click.UsageError unless --transform and --resolution go together."""
+    if transform is not None and resolution is None:
+        raise click.UsageError(f'--transform={transform} needs --resolution=WxH, the size to crop to.')
+    if resolution is not None:
+        try:
+            make_transform(transform, resolution)
+        except ValueError as error:
+            raise click.UsageError(f'{error}.') from error
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,73 @@
+"""MNIST's format: `*-images-idx3-ubyte` with `*-labels-idx1-ubyte` beside it, either with or without .gz."""
+
+import gzip
+import io
+import os
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from dataset_utils.sources.base import ArraySource, file_sha256
+from dnnlib.util import UserError
+
+IMAGES_NAME = re.compile(r'(.*)-images([-.])idx3-ubyte(?:\.gz)?')
+UNSIGNED_BYTE = 8  # IDX's code for the type of its values
+MAX_BYTES = 1 << 32
+
+
+class IdxSource(ArraySource):
+    """Grey images with labels. Their edge of 28 cannot be halved three times, so data sets get them padded to 32."""
+
+    padded_size = 32
+
+    def __init__(self, path: str, option: str = ''):
+        super().__init__(path, option)
+        self._labels_path = self._find_labels()
+        self.images = self._read(self.path, dimensions=3)[..., np.newaxis]
+        self.labels = self._read(self._labels_path, dimensions=1).tolist()
+        if len(self.images) == 0:
+            raise UserError(f'{self.where} holds no images; fetch it anew')
+        if len(self.labels) != len(self.images):
+            raise UserError(
+                f'{self.where} has {len(self.images)} images, but {self._labels_path} has {len(self.labels)} labels; '
+                f'fetch both anew'
+            )
+
+    def sha256(self, indices: Sequence[int] | None = None) -> str:
+        """Return the hash of the images' file followed by the labels' file."""
+        return file_sha256(self.path, self._labels_path)
+
+    def _find_labels(self) -> str:
+        folder, file_name = os.path.split(self.path)
+        match = IMAGES_NAME.fullmatch(file_name)
+        assert match, 'open_source chooses this class by the name'
+        plain = os.path.join(folder, f'{match[1]}-labels{match[2]}idx1-ubyte')
+        for path in (f'{plain}.gz', plain) if file_name.endswith('.gz') else (plain, f'{plain}.gz'):
+            if os.path.isfile(path):
+                return path
+        raise UserError(f'{self.where}: its labels are missing; put {os.path.basename(plain)}.gz beside it')
+
+    def _read(self, path: str, dimensions: int) -> np.ndarray:
+        try:
+            with gzip.open(path) if path.endswith('.gz') else open(path, 'rb') as file:
+                return _parse(file, dimensions)
+        except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, MemoryError) as error:
+            where = self.where if path == self.path else path
+            raise UserError(f'{where} is not a readable IDX file ({error}); fetch it anew') from error
+
+
+def _parse(file: io.BufferedIOBase, dimensions: int) -> np.ndarray:
+    header = file.read(4 + 4 * dimensions)
+    if header[:4] != bytes([0, 0, UNSIGNED_BYTE, dimensions]) or len(header) < 4 + 4 * dimensions:
+        raise ValueError(f'its header is not that of {dimensions}-dimensional bytes')
+    shape = struct.unpack(f'>{dimensions}I', header[4:])
+    size = int(np.prod(shape, dtype=object))
+    if size > MAX_BYTES:
+        raise ValueError(f'it claims {size} bytes')
+    data = file.read(size + 1)
+    if len(data) != size:
+        raise ValueError(f'it has {"more" if len(data) > size else "fewer"} bytes than the {size} it claims')
+    return np.frombuffer(data, np.uint8).reshape(shape)

@@ -1,0 +1,106 @@
+"""Bring images to one square size: how each is cropped, resized and padded."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import PIL.Image
+
+from dataset_utils.sources.base import words_of
+
+LANCZOS, BOX, BICUBIC = PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BOX, PIL.Image.Resampling.BICUBIC
+
+# From one image to another, uint8 [H, W, C]; None leaves the image out of the data set.
+Transform = Callable[[np.ndarray], np.ndarray | None]
+
+
+def make_transform(name: str | None, resolution: Sequence[int]) -> Transform:
+    """Return the transformation of dataset_tool.py's --transform and --resolution.
+
+    name: a key of TRANSFORMS, or None to resize images that are square already. resolution: (width, height), equal
+    unless the name is 'center-crop-wide', whose height is at most the width. Raises ValueError.
+    """
+    width, height = resolution
+    if name not in (None, *TRANSFORMS):
+        raise ValueError(f'--transform={name} is unknown; choose one of {", ".join(TRANSFORMS)}')
+    if name == 'center-crop-wide' and height > width:
+        raise ValueError(f'--resolution={width}x{height} is higher than wide, which center-crop-wide cannot make')
+    if name != 'center-crop-wide' and height != width:
+        raise ValueError(f'--resolution={width}x{height} is not square; give {width}x{width}')
+    if name == 'center-crop-wide':
+        return lambda image: center_crop_wide(image, width, height)
+    one_size = {None: resize_square, 'center-crop': center_crop, 'center-crop-dhariwal': center_crop_dhariwal}[name]
+    return lambda image: one_size(image, width)
+
+
+def resize(image: np.ndarray, width: int, height: int, resample: PIL.Image.Resampling = LANCZOS) -> np.ndarray:
+    """Resize an image, uint8 [H, W, C], with one of Pillow's filters."""
+    if image.shape[:2] == (height, width):
+        return image
+    picture = PIL.Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    return np.array(picture.resize((width, height), resample)).reshape(height, width, -1)
+
+
+def checked_square(image: np.ndarray) -> np.ndarray:
+    """Return a square image as it is; raises ValueError for any other, since how to make it square is a choice."""
+    if image.shape[0] != image.shape[1]:
+        raise ValueError(
+            f'is {words_of(image.shape)}, not square; '
+            f'crop with dataset_tool.py --transform=center-crop --resolution=WxH'
+        )
+    return image
+
+
+def resize_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize a square image to size x size; raises ValueError for any other."""
+    return resize(checked_square(image), size, size)
+
+
+def center_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """Crop the largest central square, then resize it to size x size."""
+    edge = min(image.shape[:2])
+    return resize(_central(image, edge, edge), size, size)
+
+
+def center_crop_wide(image: np.ndarray, width: int, height: int) -> np.ndarray | None:
+    """Crop the largest central box of proportions width : height, resize it, and center it in a black square.
+
+    Returns uint8 [width, width, C], or None for an image whose box would have to be enlarged.
+    """
+    image_height, image_width = image.shape[:2]
+    box_width = min(image_width, round(image_height * width / height))
+    box_height = min(image_height, round(image_width * height / width))
+    if box_width < width or box_height < height:
+        return None
+    top = (width - height) // 2
+    canvas = np.zeros((width, width, image.shape[2]), np.uint8)
+    canvas[top : top + height] = resize(_central(image, box_width, box_height), width, height)
+    return canvas
+
+
+def center_crop_dhariwal(image: np.ndarray, size: int) -> np.ndarray:
+    """Halve by averaging while twice the size is left, scale the short side to `size` bicubically, crop the center.
+
+    Source: the preprocessing of ImageNet in Dhariwal and Nichol 2021.
+    """
+    while min(image.shape[:2]) >= 2 * size:
+        image = resize(image, image.shape[1] // 2, image.shape[0] // 2, BOX)
+    scale = size / min(image.shape[:2])
+    image = resize(image, round(image.shape[1] * scale), round(image.shape[0] * scale), BICUBIC)
+    return _central(image, size, size)
+
+
+def pad(image: np.ndarray, size: int) -> np.ndarray:
+    """Center an image in a black square of size x size, at least as large."""
+    height, width, channels = image.shape
+    top, left = (size - height) // 2, (size - width) // 2
+    canvas = np.zeros((size, size, channels), np.uint8)
+    canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def _central(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+TRANSFORMS = ('center-crop', 'center-crop-wide', 'center-crop-dhariwal')

@@ -1,0 +1,1 @@
+"""All that judges images: exact nearest neighbours, the memorization ratio, figures and galleries."""

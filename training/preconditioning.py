@@ -109,8 +109,8 @@ class VPPrecond(Preconditioned):
     ):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
         self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
-        self.sigma_min = float(vp_sigma(torch.tensor(epsilon_t), beta_d, beta_min))
-        self.sigma_max = float(vp_sigma(torch.tensor(1.0), beta_d, beta_min))
+        self.sigma_min = float(vp_sigma(torch.tensor(epsilon_t, device='cpu'), beta_d, beta_min))
+        self.sigma_max = float(vp_sigma(torch.tensor(1.0, device='cpu'), beta_d, beta_min))
 
     def coefficients(self, sigma: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
         c_noise = (self.M - 1) * vp_time(sigma, self.beta_d, self.beta_min)
@@ -171,9 +171,9 @@ class iDDPMPrecond(Preconditioned):
     ):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
         self.M = M
-        u = iddpm_sigmas(C_1, C_2, M)
-        self.register_buffer('u', torch.tensor(u, dtype=torch.float32))
-        self.sigma_min, self.sigma_max = float(self.u[M - 1]), float(self.u[0])
+        u = iddpm_sigmas(C_1, C_2, M).astype(np.float32)
+        self.register_buffer('u', torch.tensor(u))
+        self.sigma_min, self.sigma_max = float(u[M - 1]), float(u[0])
 
     def coefficients(self, sigma: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
         c_noise = self.M - 1 - self.nearest_level(sigma).to(torch.float32)

@@ -1,0 +1,115 @@
+"""The memorization ratio: which generated images are copies of training images, and how sure their share is."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import scipy.stats
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from evaluation.neighbors import Images, NeighborIndex
+
+# An image is a copy when it is this much closer to its nearest training image than to the second nearest.
+THRESHOLD = 1 / 3
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Memorization:
+    """What `memorization_ratio` found of N images.
+
+    ratio: share of copies; interval: its 95 % Wilson interval. memorized: bool [N].
+    indices: int64 [N, 2], nearest and second nearest distinct training images, as positions in the references as given,
+        the lowest of a group of equal images. squared_distances: int64 [N, 2], exact, in squared pixel levels.
+    num_duplicates: references that are exact copies of an earlier one. mean_distance: root mean square per pixel to the
+        nearest training image in pixel levels, averaged over images.
+    """
+
+    ratio: float
+    interval: tuple[float, float]
+    memorized: Tensor
+    indices: Tensor
+    squared_distances: Tensor
+    num_duplicates: int
+    mean_distance: float
+
+    @property
+    def num_memorized(self) -> int:
+        return int(self.memorized.sum())
+
+
+def memorization_ratio(images: Images, references: Images, threshold: float = THRESHOLD) -> Memorization:
+    """Judge generated images uint8 [N, …], N >= 1, by training images uint8 [M, …].
+
+    threshold: ratio of distances below which an image counts as a copy, in (0, 1).
+    Raises UserError where fewer than two distinct training images are there.
+    Source: Gu et al. 2023, section 2; the criterion is Yoon et al.'s.
+    """
+    training = TrainingImages(references)
+    return training.summarize(*training.nearest_two(images), threshold)
+
+
+class TrainingImages:
+    """Training images prepared for judging many batches: uint8 [M, …]; equal images count as one.
+
+    device: where to compare. Raises UserError where fewer than two are distinct.
+    """
+
+    def __init__(self, references: Images, device: torch.device | str | None = None, name: str = 'the references'):
+        pixels = torch.as_tensor(references)
+        self.num_pixels = pixels[0].numel() if len(pixels) else 0
+        self.first_of_group = first_of_equal_rows(pixels.flatten(1).cpu().numpy())
+        self.num_duplicates = len(pixels) - len(self.first_of_group)
+        if len(self.first_of_group) < 2:
+            raise UserError(
+                f'{name}: {len(self.first_of_group)} distinct image{"s" * (len(self.first_of_group) != 1)}; '
+                f'the ratio needs at least two, since it compares the two nearest'
+            )
+        self.index = NeighborIndex(pixels[self.first_of_group], device)
+
+    def nearest_two(self, images: Images) -> tuple[Tensor, Tensor]:
+        """Indices and squared distances of the two nearest distinct training images, int64 [N, 2] each, on the CPU."""
+        index, squared_distance = self.index.query(images, k=2)
+        return self.first_of_group[index.cpu()], squared_distance.cpu()
+
+    def summarize(self, indices: Tensor, squared_distances: Tensor, threshold: float = THRESHOLD) -> Memorization:
+        """The ratio and its interval from what `nearest_two` returned."""
+        flags = memorized(squared_distances[:, 0], squared_distances[:, 1], threshold)
+        per_pixel = (squared_distances[:, 0].double() / self.num_pixels).sqrt()
+        return Memorization(
+            ratio=int(flags.sum()) / len(flags),
+            interval=wilson_interval(int(flags.sum()), len(flags)),
+            memorized=flags,
+            indices=indices,
+            squared_distances=squared_distances,
+            num_duplicates=self.num_duplicates,
+            mean_distance=float(per_pixel.mean()),
+        )
+
+
+def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> Tensor:
+    """Tell which generated images are copies: nearest < threshold · second.
+
+    nearest, second: squared pixel distances to the two nearest distinct training images, int64 [N].
+    threshold: ratio of distances (not squared), in (0, 1), taken as the fraction nearest to it with at most three digits,
+        so that the comparison is one of integers.
+    Returns bool [N]. An image at distance 0 is memorized whatever the second distance is.
+    """
+    fraction = Fraction(threshold).limit_denominator(999)
+    return nearest * fraction.denominator**2 < second * fraction.numerator**2
+
+
+def first_of_equal_rows(rows: np.ndarray) -> Tensor:
+    """The positions of all rows that equal no earlier row, ascending, int64. rows: uint8 [M, P]."""
+    seen: dict[bytes, int] = {}
+    for position, row in enumerate(np.ascontiguousarray(rows)):
+        seen.setdefault(row.tobytes(), position)
+    return torch.tensor(list(seen.values()), dtype=torch.int64)
+
+
+def wilson_interval(successes: int, total: int) -> tuple[float, float]:
+    """95 % confidence interval of a share. Source: Wilson 1927."""
+    interval = scipy.stats.binomtest(successes, total).proportion_ci(CONFIDENCE, method='wilson')
+    return float(interval.low), float(interval.high)

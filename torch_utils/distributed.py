@@ -1,0 +1,125 @@
+"""Ranks: one process for each device, started by torchrun, or a plain `python` as a world of one.
+
+Collectives that pass Python objects and host tensors always work, whatever the device; every one of them may be called
+in a world of one. A gather takes whatever each rank has, zero items included.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed
+
+from dnnlib.util import UserError
+
+T = TypeVar('T')
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other ranks that torchrun started, nccl for CUDA and gloo elsewhere; leave them at the end."""
+    if 'WORLD_SIZE' not in os.environ or int(os.environ['WORLD_SIZE']) == 1:
+        yield
+        return
+    backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
+    torch.distributed.init_process_group(backend, timeout=timedelta(hours=1))
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def rank() -> int:
+    return int(os.environ.get('RANK', '0'))
+
+
+def world_size() -> int:
+    return int(os.environ.get('WORLD_SIZE', '1'))
+
+
+def is_main() -> bool:
+    """Whether this rank is the one that writes files and prints."""
+    return rank() == 0
+
+
+def print0(*args: Any) -> None:
+    """Print on the main rank."""
+    if is_main():
+        print(*args, flush=True)
+
+
+def choose_device(name: str) -> torch.device:
+    """This rank's device for 'auto', 'cuda', 'mps', 'cpu', or one device such as 'cuda:1'.
+
+    Raises UserError where this machine has no such device.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f'--device={name}: no such device; choose auto, cuda, mps or cpu') from error
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise UserError(f'--device={name}: this machine has no such device; choose --device=auto')
+    if device.type == 'mps' and not torch.backends.mps.is_available():
+        raise UserError(f'--device={name}: this machine has no such device; choose --device=auto')
+    if device.type == 'cuda':
+        index = int(os.environ.get('LOCAL_RANK', '0')) if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise UserError(f'--device={name}: rank {rank()} wants GPU {index} of {torch.cuda.device_count()} here')
+        device = torch.device('cuda', index)
+        torch.cuda.set_device(device)
+    return device
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        broadcast(None)
+
+
+def broadcast(value: T) -> T:
+    """The main rank's value, on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0, device=torch.device('cpu'))
+    return box[0]
+
+
+def gather(value: T) -> list[T]:
+    """The values of all ranks, in the order of ranks, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Add up a tensor over ranks, in place."""
+    if world_size() > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on at least one rank."""
+    return bool(all_reduce_sum(torch.tensor(int(flag))))
+
+
+def on_main(action: Callable[[], T]) -> T:
+    """Run an action on the main rank only and give its result to all; a user's mistake there is raised on every
+    rank."""
+    outcome: tuple[Any, Exception | None] = (None, None)
+    if is_main():
+        try:
+            outcome = action(), None
+        except (UserError, OSError) as error:
+            outcome = None, error
+    value, failure = broadcast(outcome)
+    if failure is not None:
+        raise failure
+    return value

@@ -1,0 +1,105 @@
+"""All parameters of a module as one flat tensor, and likewise their gradients.
+
+One operation then updates, averages, zeroes or checks everything, and the reduction of gradients over ranks has the
+same layout from the first step on, so that a continued training gives the same bits as one that never stopped.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+# Parameters start at multiples of 64 bytes, as if they had been allocated one by one.
+_ALIGNMENT = 16
+
+
+class FlatParameters:
+    """Moves a module's parameters into one float32 tensor `values` [P]; the module sees views of it.
+
+    values: an nn.Parameter that an optimizer can update; elements between parameters are 0 and stay so.
+    gradients: [P] or None before `attach_gradients`.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.parameters = list(module.parameters())
+        self.offsets, total = [], 0
+        for parameter in self.parameters:
+            self.offsets.append(total)
+            total += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+        device = self.parameters[0].device
+        self.values = nn.Parameter(torch.zeros(total, device=device), requires_grad=False)
+        self.gradients: Tensor | None = None
+        for parameter, view in zip(self.parameters, self.views(self.values), strict=True):
+            view.copy_(parameter.detach())
+            parameter.data = view
+
+    def views(self, flat: Tensor) -> Iterator[Tensor]:
+        """Views of a tensor [P], each with the shape and memory layout of its parameter."""
+        for parameter, offset in zip(self.parameters, self.offsets, strict=True):
+            yield flat.detach().as_strided(parameter.shape, parameter.stride(), offset)
+
+    def attach_gradients(self) -> None:
+        """Give every parameter a gradient that is a view of `gradients`."""
+        self.gradients = torch.zeros_like(self.values)
+        self.values.grad = self.gradients
+        for parameter, view in zip(self.parameters, self.views(self.gradients), strict=True):
+            parameter.grad = view
+
+
+class GradientReducer:
+    """Adds up flat gradients over ranks while the backward pass still runs.
+
+    The tensor is cut into buckets at fixed places; each is reduced as soon as its last gradient is there, in a fixed
+    order.
+    Use: `start()`, the last backward pass of a step, `finish()`.
+
+    bucket_size: elements in a bucket, about.
+    """
+
+    def __init__(self, flat: FlatParameters, bucket_size: int = 6 * 2**20):
+        assert flat.gradients is not None
+        self.gradients = flat.gradients
+        self.is_active = False
+        self.works: list[torch.distributed.Work] = []
+        bounds = [len(flat.values)]
+        for offset in reversed(flat.offsets):
+            if bounds[-1] - offset >= bucket_size or offset == 0:
+                bounds.append(offset)
+        self.buckets = list(
+            zip(bounds[1:], bounds[:-1], strict=True)
+        )  # backward passes reach the last parameters first
+        self.members = [0] * len(self.buckets)
+        for parameter, offset in zip(flat.parameters, flat.offsets, strict=True):
+            index = next(i for i, (low, _) in enumerate(self.buckets) if offset >= low)
+            self.members[index] += 1
+            parameter.register_post_accumulate_grad_hook(self._counter(index))
+
+    def _counter(self, index: int) -> Callable[[Tensor], None]:
+        def count(_: Tensor) -> None:
+            if self.is_active:
+                self.missing[index] -= 1
+                self._launch()
+
+        return count
+
+    def _launch(self) -> None:
+        while len(self.works) < len(self.buckets) and self.missing[len(self.works)] == 0:
+            low, high = self.buckets[len(self.works)]
+            work = torch.distributed.all_reduce(self.gradients[low:high], async_op=True)
+            assert work is not None
+            self.works.append(work)
+
+    def start(self) -> None:
+        """Reduce gradients from now on: the next backward pass is the step's last."""
+        self.is_active = True
+        self.missing = list(self.members)
+
+    def finish(self) -> None:
+        """Wait until all gradients are sums over ranks. Parameters that got no gradient count as 0."""
+        self.missing = [0] * len(self.buckets)
+        self._launch()
+        for work in self.works:
+            work.wait()
+        self.works = []
+        self.is_active = False

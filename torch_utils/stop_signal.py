@@ -1,0 +1,61 @@
+"""A polite end: Ctrl-C or SIGTERM is remembered, agreed on by all ranks, and acted on between two steps."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from torch_utils import distributed
+
+# Ranks ask one another about this often, and more often while the length of a step is not yet known.
+SECONDS_BETWEEN_CHECKS = 5.0
+
+
+class StopSignal:
+    """Tells whether any rank was asked to stop. `listen` installs the handlers; `agreed` is called after every step.
+
+    number: the signal that came, 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.steps = 0
+        self.next_check = 1
+        self.last_time = time.monotonic()
+        self.last_steps = 0
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """Handle Ctrl-C and SIGTERM inside the block; a second Ctrl-C interrupts at once."""
+        before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.number == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def agreed(self) -> bool:
+        """Whether to stop now: the same answer on every rank, at most about 10 seconds after a signal on one of
+        them."""
+        if distributed.world_size() == 1:
+            return self.number != 0
+        self.steps += 1
+        if self.steps < self.next_check:
+            return False
+        numbers = distributed.gather(self.number)
+        self.number = max(numbers)
+        self.next_check = self.steps + distributed.broadcast(self._steps_between_checks())
+        return self.number != 0
+
+    def _steps_between_checks(self) -> int:
+        now = time.monotonic()
+        per_step = (now - self.last_time) / max(self.steps - self.last_steps, 1)
+        doubled = 2 * max(self.steps - self.last_steps, 1)
+        self.last_time, self.last_steps = now, self.steps
+        return max(1, min(doubled, int(SECONDS_BETWEEN_CHECKS / max(per_step, 1e-6))))

@@ -1,0 +1,49 @@
+"""Means and standard deviations of what a training reports, collected over steps and ranks without waiting for the
+device.
+
+`report` adds to running moments on the device; `collect`, once per tick, is the only place that waits.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torch_utils import distributed
+
+
+@dataclass(frozen=True)
+class Moments:
+    """How many values were reported, their mean and their standard deviation; both NaN where there were none."""
+
+    num: int
+    mean: float
+    std: float
+
+
+class Collector:
+    """Running sums of named values between two calls of `collect`."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}  # float64 or float32 [3]: number, sum, sum of squares
+
+    def report(self, name: str, values: Tensor) -> None:
+        """Add all elements of a tensor to the moments of a name."""
+        values = values.detach()
+        dtype = torch.float32 if values.device.type == 'mps' else torch.float64
+        count = torch.tensor(values.numel(), dtype=dtype)
+        sums = torch.stack([values.sum(dtype=dtype), (values * values).sum(dtype=dtype)])
+        sums = torch.cat([count.to(values.device, non_blocking=True)[None], sums])
+        self.sums[name] = self.sums[name] + sums if name in self.sums else sums
+
+    def collect(self) -> dict[str, Moments]:
+        """The moments over all ranks since the last call; every rank must have reported the same names."""
+        result = {}
+        for name in sorted(self.sums):
+            num, total, squares = distributed.all_reduce_sum(self.sums[name].cpu().double()).tolist()
+            mean = total / num if num else math.nan
+            std = math.sqrt(max(squares / num - mean**2, 0)) if num else math.nan
+            result[name] = Moments(int(num), mean, std)
+        self.sums = {}
+        return result

@@ -1,0 +1,175 @@
+"""Training images in memory, and the order in which they are drawn.
+
+`load_dataset` reads any source into one uint8 tensor; `ImageOrder` is the endless, slightly shuffled order of EDM.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset_utils import Source, content_sha256, open_source
+from dnnlib.util import UserError
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a configuration must know of a training set; see `describe_dataset`."""
+
+    path: str
+    name: str
+    size: int
+    resolution: int
+    channels: int
+    num_classes: int  # 0 without labels
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training set in memory: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels."""
+
+    name: str
+    images: Tensor
+    labels: Tensor | None
+    sha256: str
+
+    def batches(
+        self, indices: Iterator[np.ndarray], device: torch.device, xflip: bool
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Images uint8 [B, C, R, R] and labels int64 [B] on the device, for each array of positions.
+
+        xflip: positions from N on are the mirrored images.
+        """
+        pixels = self.images.to(device)
+        labels = None if self.labels is None else self.labels.to(device)
+        for index in indices:
+            place = torch.from_numpy(index).to(device, non_blocking=True)
+            images = pixels[place % len(pixels)]
+            if xflip:
+                images = mirrored(images, place >= len(pixels))
+            yield images, None if labels is None else labels[place % len(pixels)]
+
+
+@dataclass(frozen=True)
+class StreamedDataset:
+    """A training set that is decoded as it is drawn, by threads, one batch ahead; otherwise as `Dataset`."""
+
+    name: str
+    source: Source
+    labels: Tensor | None
+    sha256: str
+    workers: int
+
+    def batches(
+        self, indices: Iterator[np.ndarray], device: torch.device, xflip: bool
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        size = len(self.source)
+
+        def fetch(index: np.ndarray, pool: ThreadPoolExecutor) -> tuple[Tensor, Tensor | None]:
+            decoded = np.stack(list(pool.map(self.source.read, (index % size).tolist())))
+            images = torch.from_numpy(np.ascontiguousarray(decoded.transpose(0, 3, 1, 2)))
+            if xflip:
+                images = mirrored(images, torch.from_numpy(index >= size))
+            return images, None if self.labels is None else self.labels[torch.from_numpy(index % size)]
+
+        with ThreadPoolExecutor(self.workers) as pool, ThreadPoolExecutor(1) as ahead:
+            upcoming = ahead.submit(fetch, next(indices), pool)
+            for index in indices:
+                images, labels = upcoming.result()
+                upcoming = ahead.submit(fetch, index, pool)
+                yield images.to(device), None if labels is None else labels.to(device)
+
+
+def mirrored(images: Tensor, flags: Tensor) -> Tensor:
+    """Images [B, C, H, W], those whose flag [B] is set mirrored left to right."""
+    return torch.where(flags[:, None, None, None], images.flip(3), images)
+
+
+def describe_dataset(path: str) -> DatasetInfo:
+    """Read a training set's list of images and its first image. Raises UserError as `load_dataset` does."""
+    source = open_source(path, '--data')
+    image = source[0][0]
+    check_shape(path, image.shape)
+    num_classes = 0 if source.labels is None else max(source.labels) + 1
+    return DatasetInfo(path, source.name, len(source), image.shape[0], image.shape[2], num_classes)
+
+
+def load_dataset(path: str, progress: bool = False) -> Dataset:
+    """Read a whole training set into memory.
+
+    Raises UserError where a file is missing, broken or hostile, or where images are not square and of one shape.
+    """
+    source = open_source(path, '--data')
+    images = source.load(progress=progress)
+    check_shape(path, images.shape[1:])
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return Dataset(source.name, pixels, _labels(source), content_sha256(images, source.labels))
+
+
+def stream_dataset(path: str, workers: int) -> StreamedDataset:
+    """Open a training set that does not fit in memory; `workers` threads decode. Raises UserError as `load_dataset`."""
+    source = open_source(path, '--data')
+    check_shape(path, source[0][0].shape)
+    return StreamedDataset(source.name, source, _labels(source), source.sha256(), workers)
+
+
+def _labels(source: Source) -> Tensor | None:
+    return None if source.labels is None else torch.tensor(source.labels, dtype=torch.int64)
+
+
+def check_shape(path: str, shape: tuple[int, ...]) -> None:
+    height, width, channels = shape
+    if height != width:
+        raise UserError(
+            f'--data={path}: its images are {width}x{height} and must be square; '
+            f'make it again with dataset_tool.py --transform=center-crop --resolution=WxH'
+        )
+    if channels not in (1, 3):
+        raise UserError(f'--data={path}: its images have {channels} channels, and must have 1 (grey) or 3 (RGB)')
+
+
+class ImageOrder:
+    """The endless sequence in which images are drawn: a shuffled order that is cycled, and shuffled on as it goes.
+
+    size: number of images. seed: of the shuffle, taken modulo 2^31.
+    window_size: share of the order, in [0, 1], within which an image drawn swaps places with an earlier one; 0 keeps
+        one fixed order. The sequence is a function of these three alone: to go on at a place, `skip` to it.
+    Source: EDM's sampler, see the conformance data.
+    """
+
+    def __init__(self, size: int, seed: int, window_size: float):
+        self.random = np.random.RandomState(seed % (1 << 31))
+        self.order = np.arange(size)
+        self.random.shuffle(self.order)
+        self.window = int(np.rint(size * window_size))
+        self.position = 0
+
+    def take(self, count: int) -> np.ndarray:
+        """The next `count` image indices of the sequence over all ranks, int64 [count]."""
+        places = (self.position + np.arange(count)) % len(self.order)
+        self.position += count
+        if self.window < 2:
+            return self.order[places]
+        drawn = np.empty(count, dtype=np.int64)
+        order, distances = self.order, self.random.randint(self.window, size=count)
+        for k, (i, j) in enumerate(zip(places.tolist(), ((places - distances) % len(order)).tolist(), strict=True)):
+            drawn[k] = order[i]
+            order[i], order[j] = order[j], order[i]
+        return drawn
+
+    def skip(self, count: int) -> None:
+        """Go on as if `count` indices had been taken."""
+        if self.window < 2:
+            self.position += count
+            return
+        chunk = 1 << 16
+        for start in range(0, count, chunk):
+            self.take(min(chunk, count - start))
+
+
+def to_float(images: Tensor) -> Tensor:
+    """8-bit pixels as float32 in [-1, 1]."""
+    return images.to(torch.float32) / 127.5 - 1

@@ -1,0 +1,98 @@
+"""The paper's scaling rules: how long a training is, how its learning rate warms up, and how its weights are averaged.
+
+Everything is a function of the images seen before a step, so that nothing about it has to be saved.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+# Durations and half-lives are given for 50,000 images and scale with the size of the training set.
+REFERENCE_SIZE = 50_000
+# The EMA's half-life is at most this share of the images seen; Karras et al. 2022, appendix F.
+EMA_RAMPUP_RATIO = 0.05
+# The step that `mode2` and the half-life that `mode3` and `mode4` are written for, in images.
+REFERENCE_BATCH = 512
+REFERENCE_HALFLIFE = 500_000
+EMA_MODES = ('mode1', 'mode2', 'mode3', 'mode4')
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length, warm-up and EMA of one training; all counts are images.
+
+    dataset_size: |D|. total_images: the training ends at the first step that reaches it. rampup_images: the learning
+    rate rises linearly over them. ema_mode, ema_halflife_images, final_ema: the paper's four rules, see `ema_beta`.
+    ema_rampup_ratio: cap of the half-life, or None for no cap.
+    """
+
+    dataset_size: int
+    batch_size: int
+    total_images: int
+    rampup_images: int
+    ema_mode: str
+    ema_halflife_images: int
+    final_ema: float
+    ema_rampup_ratio: float | None = EMA_RAMPUP_RATIO
+
+    @property
+    def total_steps(self) -> int:
+        return -(-self.total_images // self.batch_size)
+
+    @property
+    def epochs(self) -> float:
+        return self.total_images / self.dataset_size
+
+    def lr_multiplier(self, images_seen: int) -> float:
+        """Factor of the learning rate for the step after `images_seen` images, in [0, 1]."""
+        return min(images_seen / self.rampup_images, 1.0) if self.rampup_images else 1.0
+
+    def ema_beta(self, images_seen: int) -> float:
+        """Weight of the old average for the step after `images_seen` images, in [0, 1].
+
+        Source: the paper's code; see the conformance data's schedules.csv.
+        """
+        halflife: float = self.ema_halflife_images
+        if self.ema_rampup_ratio is not None:
+            halflife = min(halflife, images_seen * self.ema_rampup_ratio)
+        halflife = max(halflife, 1e-8)
+        scale = REFERENCE_SIZE / self.dataset_size
+        if self.ema_mode == 'mode1':
+            return 0.5 ** (self.batch_size / halflife)
+        if self.ema_mode == 'mode2':
+            return 0.5 ** (REFERENCE_BATCH / (halflife * scale))
+        if self.ema_mode == 'mode3':
+            return 0.5 ** (self.batch_size / REFERENCE_HALFLIFE)
+        relative = self.final_ema / 0.5 ** (self.batch_size / REFERENCE_HALFLIFE)
+        return relative * 0.5 ** (self.batch_size / (halflife * scale))
+
+
+def scaled_kimg(mimg: float, dataset_size: int) -> int:
+    """Millions of images at 50,000 training images as thousands of images at `dataset_size`, rounded down."""
+    return math.floor(mimg * 1000 * dataset_size / REFERENCE_SIZE)
+
+
+def rampup_kimg(dataset_size: int) -> int:
+    """Thousands of images of warm-up: 200 epochs, rounded down."""
+    return dataset_size // 5
+
+
+def every(interval: int, total: int, batch_size: int) -> list[int]:
+    """The numbers of images seen after the first steps that reach each multiple of `interval` images, and `total`."""
+    return [_reached(place, batch_size) for place in (*range(interval, total, interval), total)]
+
+
+def evenly(count: int, total: int, batch_size: int) -> list[int]:
+    """The numbers of images seen after the first steps that reach k/count of `total` images, k = 1 … count.
+
+    Raises ValueError when two of them fall on one thousand of images, where snapshots would share a name.
+    """
+    places = [_reached(-(-total * k // count), batch_size) for k in range(1, count + 1)]
+    for k, (before, after) in enumerate(itertools.pairwise(places), start=1):
+        if before // 1000 == after // 1000:
+            raise ValueError(f'number {k} and {k + 1} both fall on {before // 1000} kimg')
+    return places
+
+
+def _reached(images: int, batch_size: int) -> int:
+    return -(-images // batch_size) * batch_size

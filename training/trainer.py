@@ -1,0 +1,186 @@
+"""One training: the network, its average, the optimizer and the images, advanced by `step`, saved and restored exactly.
+
+All random numbers of a step follow from the seed, the rank, the images seen before it and the accumulation round, so
+that none of their state is saved.
+"""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from torch_utils import distributed
+from torch_utils.flat_parameters import FlatParameters, GradientReducer
+from torch_utils.misc import place, seed_everything
+from torch_utils.training_stats import Collector
+from training.augment import AugmentPipe
+from training.config import OptimizerConfig, TrainingConfig
+from training.dataset import Dataset, ImageOrder, StreamedDataset, to_float
+from training.loss import DenoisingLoss, EDMLoss, VELoss, VPLoss
+from training.preconditioning import Preconditioned
+from training.snapshot import FORMAT_VERSION, load_network
+
+LOSSES: dict[str, type[DenoisingLoss]] = {cls.__name__: cls for cls in (VPLoss, VELoss, EDMLoss)}
+# Probabilities of EDM's augmentation, as multiples of --augment; Karras et al. 2022, table 6.
+AUGMENTATIONS = {'xflip': 1e8, 'yflip': 1, 'scale': 1, 'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}
+GRADIENT_LIMIT = 1e5
+_NO_STEP = torch.iinfo(torch.int64).max
+
+
+class Trainer:
+    """State of a training between steps.
+
+    images: training images seen so far, over all ranks. steps: steps done.
+    """
+
+    def __init__(self, config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device):
+        self.config, self.device, self.dataset = config, device, dataset
+        self.images = self.steps = 0
+        seed_everything(config.seed)
+        self.net = config.network.build()
+        place(self.net, device)
+        self.net.set_precision(config.precision)
+        if config.transfer is not None:
+            transfer_weights(config.transfer, self.net)
+        self.ema = copy.deepcopy(self.net).eval()
+        self.flat, self.flat_ema = FlatParameters(self.net), FlatParameters(self.ema)
+        self.flat.attach_gradients()
+        if distributed.world_size() > 1:
+            torch.distributed.broadcast(self.flat.values.data, src=0)
+            self.flat_ema.values.data.copy_(self.flat.values.data)
+        self.reducer = GradientReducer(self.flat) if distributed.world_size() > 1 else None
+        self.optimizer = make_optimizer(config.optimizer, self.flat.values)
+        self.forward = torch.compile(self.net) if config.compile else self.net
+        self.loss = LOSSES[config.loss]()
+        self.augment = AugmentPipe(p=config.augment, **AUGMENTATIONS) if config.augment else None
+        self.stats = Collector()
+        self.first_bad_step = torch.tensor(_NO_STEP, device=device)
+        self.order = ImageOrder(
+            config.dataset.size * (2 if config.dataset.xflip else 1), config.seed, config.dataset.window_size
+        )
+        self.batches: Iterator[tuple[Tensor, Tensor | None]] | None = None
+
+    def step(self) -> None:
+        """Draw a batch, and update the network and its average."""
+        config = self.config
+        if self.batches is None:
+            self.batches = self.draw_batches()
+        images, labels = next(self.batches)
+        rounds = -(-len(images) // config.batch_gpu)
+        assert self.flat.gradients is not None
+        self.flat.gradients.zero_()
+        for index in range(rounds):
+            part = slice(index * config.batch_gpu, (index + 1) * config.batch_gpu)
+            seed_everything(config.seed, distributed.rank(), self.images, index)
+            if self.reducer and index == rounds - 1:
+                self.reducer.start()
+            self.accumulate(images[part], None if labels is None else labels[part])
+        if self.reducer:
+            self.reducer.finish()
+        self.update()
+
+    def accumulate(self, images: Tensor, labels: Tensor | None) -> None:
+        clean = to_float(images).to(memory_format=torch.channels_last)
+        loss = self.loss(self.forward, clean, labels, self.augment)
+        self.stats.report('Loss/loss', loss)
+        total = loss.sum()
+        (total * (self.config.loss_scaling / self.config.schedule.batch_size)).backward()
+        here = torch.where(torch.isfinite(total.detach()), _NO_STEP, self.steps)
+        self.first_bad_step = torch.minimum(self.first_bad_step, here)
+
+    def update(self) -> None:
+        config, gradients = self.config, self.flat.gradients
+        assert gradients is not None
+        if config.precision == 'fp16':
+            self.stats.report('Loss/nonfinite_gradients', (~torch.isfinite(gradients)).sum(dtype=torch.float32))
+        torch.nan_to_num(gradients, nan=0, posinf=GRADIENT_LIMIT, neginf=-GRADIENT_LIMIT, out=gradients)
+        group = self.optimizer.param_groups[0]
+        group['lr'] = config.optimizer.lr * config.schedule.lr_multiplier(self.images)
+        self.optimizer.step()
+        self.flat_ema.values.lerp_(self.flat.values, 1 - config.schedule.ema_beta(self.images))
+        self.images += config.schedule.batch_size
+        self.steps += 1
+
+    def draw_batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """This rank's share of every step's images, uint8 on the device, and labels, from the images seen so far on."""
+        rank, world_size, batch_size = distributed.rank(), distributed.world_size(), self.config.schedule.batch_size
+        self.order.skip(self.images - self.order.position)
+        indices = (self.order.take(batch_size)[rank::world_size] for _ in itertools.count())
+        return self.dataset.batches(indices, self.device, self.config.dataset.xflip)
+
+    def is_finite(self) -> bool:
+        """Whether all weights and averaged weights are finite."""
+        return all(bool(torch.isfinite(flat.values).all()) for flat in (self.flat, self.flat_ema))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact continuation needs, on the CPU: tensors, numbers and strings."""
+        (state,) = self.optimizer.state.values() or [{}]
+        return {
+            'format': FORMAT_VERSION,
+            'images': self.images,
+            'steps': self.steps,
+            'dataset_sha256': self.dataset.sha256,
+            'net': _copies(self.net.state_dict()),
+            'ema': _copies(self.ema.state_dict()),
+            'optimizer': {key: self._by_name(value) for key, value in state.items() if value is not None},
+        }
+
+    def _by_name(self, value: Tensor) -> Tensor | dict[str, Tensor]:
+        if value.shape != self.flat.values.shape:
+            return value.detach().cpu()
+        names = [name for name, _ in self.net.named_parameters()]
+        return _copies(dict(zip(names, self.flat.views(value), strict=True)))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state. Raises UserError where it belongs to another network, optimizer or training set."""
+        if state['dataset_sha256'] != self.dataset.sha256:
+            raise UserError(f'--data={self.config.dataset.path}: not the images that this training was started with')
+        try:
+            self.net.load_state_dict(state['net'])
+            self.ema.load_state_dict(state['ema'])
+            self.optimizer.state[self.flat.values] = {
+                key: self._from_names(value) for key, value in state['optimizer'].items()
+            }
+        except (RuntimeError, KeyError, AttributeError) as error:
+            reason = str(error).split('\n')[0]
+            raise UserError(f'the training state is that of another architecture ({reason})') from error
+        self.images, self.steps = state['images'], state['steps']
+        self.batches = None
+
+    def _from_names(self, value: Tensor | dict[str, Tensor]) -> Tensor:
+        if isinstance(value, Tensor):
+            return value
+        flat = torch.zeros_like(self.flat.values)
+        for view, (name, _) in zip(self.flat.views(flat), self.net.named_parameters(), strict=True):
+            view.copy_(value[name])
+        return flat
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+
+
+def make_optimizer(config: OptimizerConfig, values: torch.nn.Parameter) -> torch.optim.Optimizer:
+    fused = values.device.type in ('cpu', 'cuda')
+    if config.name == 'Adam':
+        return torch.optim.Adam([values], lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.SGD(
+        [values], lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused
+    )
+
+
+def transfer_weights(path: str, net: Preconditioned) -> None:
+    """Start from the weights of a snapshot. Raises UserError where it is not of the same architecture."""
+    try:
+        net.load_state_dict(load_network(path, device=next(net.parameters()).device).state_dict())
+    except RuntimeError as error:
+        reason = str(error).split('\n')[1].strip() if '\n' in str(error) else str(error)
+        raise UserError(
+            f'--transfer={path}: a network of another architecture than the options ask for ({reason})'
+        ) from error

@@ -1,0 +1,236 @@
+"""Runs a training from its configuration to its last snapshot: ticks, files, statistics, and a polite end when
+asked."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from tqdm import tqdm
+
+from dnnlib.util import UserError, atomic_file, format_time
+from torch_utils import distributed
+from torch_utils.distributed import print0
+from torch_utils.misc import configure_backends
+from torch_utils.stop_signal import StopSignal
+from training.config import TrainingConfig
+from training.dataset import Dataset, StreamedDataset, load_dataset, stream_dataset
+from training.snapshot import SnapshotInfo, list_states, load_state, save_network, save_state, snapshot_path, state_path
+from training.trainer import Trainer
+
+STATS_FILE = 'stats.jsonl'
+
+
+def run_training(config: TrainingConfig, run_dir: Path, device: torch.device, state_file: Path | None = None) -> int:
+    """Train until the end, or until a stop signal; returns the number of the signal, 0 for none.
+
+    run_dir: exists; snapshots, training states and stats.jsonl go there. state_file: the training state to go on from.
+    Raises UserError where the data or the state do not fit, or where the loss is not finite.
+    """
+    configure_backends(config.precision, config.deterministic, config.benchmark)
+    dataset: Dataset | StreamedDataset
+    if config.dataset.cache:
+        dataset = load_dataset(config.dataset.path, progress=distributed.is_main())
+    else:
+        dataset = stream_dataset(config.dataset.path, config.dataset.workers)
+    trainer = Trainer(config, dataset, device)
+    if state_file is not None:
+        trainer.load_state_dict(load_state(state_file))
+        print0(f'Going on from {state_file.name}: {trainer.images / 1000:g} kimg.')
+    journal = Journal(run_dir, trainer)
+    stop = StopSignal()
+    with stop.listen(), journal.open():
+        loop(trainer, journal, stop)
+    return stop.number
+
+
+def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
+    """Step to the end, saving and reporting where the configuration says."""
+    config = trainer.config
+    if trainer.images == 0 and 0 in config.snapshots:
+        journal.save_snapshot()
+    while trainer.images < config.schedule.total_images:
+        before = trainer.images
+        trainer.step()
+        journal.progress(trainer.images - before)
+        done = trainer.images >= config.schedule.total_images
+        stopping = stop.agreed() and not done
+
+        def reached(places: Iterable[int], before: int = before) -> bool:
+            return any(before < place <= trainer.images for place in places)
+
+        snapshot_due = reached(config.snapshots)
+        state_due = reached(config.states) or stopping
+        if trainer.images // config.tick_images > before // config.tick_images or done or snapshot_due or state_due:
+            journal.end_tick()
+        # The snapshot goes first: a run that dies between the two is continued from before both.
+        if snapshot_due:
+            journal.save_snapshot()
+        if state_due:
+            journal.save_state()
+        if stopping:
+            print0(f'Stopped at {trainer.images / 1000:g} kimg; run the same command again with --nosubdir to go on.')
+            return
+
+
+class Journal:
+    """What a training leaves behind: status lines, stats.jsonl, TensorBoard events, snapshots and training states."""
+
+    def __init__(self, run_dir: Path, trainer: Trainer):
+        self.run_dir, self.trainer = run_dir, trainer
+        self.tick = trainer.images // trainer.config.tick_images
+        self.start_time = self.tick_time = time.monotonic()
+        self.tick_images = trainer.images
+        self.maintenance = 0.0
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Open the statistics for appending, and the progress bar, on the main rank."""
+        with contextlib.ExitStack() as stack:
+            self.bar = self.stats = self.board = None
+            if distributed.is_main():
+                drop_later_lines(self.run_dir / STATS_FILE, self.trainer.images)
+                self.stats = stack.enter_context(open(self.run_dir / STATS_FILE, 'a', encoding='utf-8'))
+                self.board = open_tensorboard(self.run_dir)
+                if self.board is not None:
+                    stack.callback(self.board.close)
+                total = self.trainer.config.schedule.total_images
+                self.bar = stack.enter_context(
+                    tqdm(total=total, initial=self.trainer.images, unit='img', desc='train', disable=None, leave=False)
+                )
+            yield
+
+    def progress(self, images: int) -> None:
+        if self.bar is not None:
+            self.bar.update(images)
+
+    def end_tick(self) -> None:
+        """Write the status line and statistics; stop the run if something is not finite."""
+        trainer = self.trainer
+        moments = trainer.stats.collect()
+        check_finite(trainer, self.run_dir)
+        now = time.monotonic()
+        seconds, kimg = now - self.tick_time, (trainer.images - self.tick_images) / 1000
+        self.tick += 1
+        fields: dict[str, float] = {
+            'Progress/tick': self.tick,
+            'Progress/kimg': trainer.images / 1000,
+            'Progress/epochs': trainer.images / trainer.config.dataset.size,
+            'Timing/total_sec': now - self.start_time,
+            'Timing/sec_per_tick': seconds,
+            'Timing/sec_per_kimg': seconds / max(kimg, 1e-9),
+            'Timing/maintenance_sec': self.maintenance,
+            'Resources/cpu_mem_gb': psutil.Process(os.getpid()).memory_info().rss / 2**30,
+        }
+        if trainer.device.type == 'cuda':
+            fields['Resources/peak_gpu_mem_gb'] = torch.cuda.max_memory_allocated() / 2**30
+            fields['Resources/peak_gpu_mem_reserved_gb'] = torch.cuda.max_memory_reserved() / 2**30
+            torch.cuda.reset_peak_memory_stats()
+        if distributed.is_main():
+            self.write({**fields, **{name: dataclasses.asdict(value) for name, value in moments.items()}})
+            loss = moments['Loss/loss'].mean if 'Loss/loss' in moments else float('nan')
+            tqdm.write(status_line(fields, loss), file=sys.stdout)
+            sys.stdout.flush()
+        self.tick_time, self.tick_images, self.maintenance = time.monotonic(), trainer.images, time.monotonic() - now
+
+    def write(self, fields: dict[str, Any]) -> None:
+        assert self.stats is not None
+        self.stats.write(json.dumps({**fields, 'timestamp': time.time()}) + '\n')
+        self.stats.flush()
+        if self.board is not None:
+            for name, value in fields.items():
+                number = value['mean'] if isinstance(value, dict) else value
+                self.board.add_scalar(name, number, global_step=round(fields['Progress/kimg']))
+            self.board.flush()
+
+    def save_snapshot(self) -> None:
+        trainer = self.trainer
+
+        def save() -> None:
+            config = trainer.config
+            info = SnapshotInfo(
+                network=config.network,
+                images=trainer.images,
+                precision=config.precision,
+                dataset=config.dataset.name,
+                dataset_sha256=trainer.dataset.sha256,
+                dataset_size=config.dataset.size,
+                ema={
+                    'mode': config.schedule.ema_mode,
+                    'halflife_images': config.schedule.ema_halflife_images,
+                    'final_ema': config.schedule.final_ema,
+                    'rampup_ratio': config.schedule.ema_rampup_ratio,
+                    'batch_size': config.schedule.batch_size,
+                },
+            )
+            save_network(snapshot_path(self.run_dir, trainer.images), trainer.ema.state_dict(), info)
+
+        self._maintain(save)
+
+    def save_state(self) -> None:
+        self._maintain(lambda: save_state(state_path(self.run_dir, self.trainer.images), self.trainer.state_dict()))
+
+    def _maintain(self, save: Callable[[], None]) -> None:
+        start = time.monotonic()
+        distributed.on_main(save)
+        self.maintenance += time.monotonic() - start
+
+
+def check_finite(trainer: Trainer, run_dir: Path) -> None:
+    """Stop the run, naming the first bad step, where a loss or a weight is not finite."""
+    first_bad = min(distributed.gather(int(trainer.first_bad_step)))
+    if first_bad >= trainer.steps and trainer.is_finite():
+        return
+    step = min(first_bad, trainer.steps - 1)
+    states = list_states(run_dir)
+    kept = f'the last good state is {states[-1][1].name}' if states else 'no state was saved before it'
+    raise UserError(
+        f'the loss or the weights are not finite from step {step} '
+        f'({step * trainer.config.schedule.batch_size / 1000:g} kimg) on; {kept}; try a lower --lr or --precision=fp32'
+    )
+
+
+def status_line(fields: dict[str, float], loss: float) -> str:
+    parts = [
+        f'tick {fields["Progress/tick"]:<5d}',
+        f'kimg {fields["Progress/kimg"]:<9.1f}',
+        f'time {format_time(fields["Timing/total_sec"]):<12s}',
+        f'sec/tick {fields["Timing/sec_per_tick"]:<7.1f}',
+        f'sec/kimg {fields["Timing/sec_per_kimg"]:<7.2f}',
+        f'maintenance {fields["Timing/maintenance_sec"]:<6.1f}',
+        f'loss {loss:<8.4f}',
+        f'cpumem {fields["Resources/cpu_mem_gb"]:<6.2f}',
+    ]
+    if 'Resources/peak_gpu_mem_gb' in fields:
+        parts.append(f'gpumem {fields["Resources/peak_gpu_mem_gb"]:<6.2f}')
+        parts.append(f'reserved {fields["Resources/peak_gpu_mem_reserved_gb"]:<6.2f}')
+    return ' '.join(parts).rstrip()
+
+
+def drop_later_lines(path: Path, images: int) -> None:
+    """Remove from stats.jsonl what a continued run will write again, and a line that was cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding='utf-8').splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if json.loads(line)['Progress/kimg'] * 1000 <= images:
+                kept.append(line + '\n')
+    with atomic_file(path) as file:
+        file.write(''.join(kept).encode())
+
+
+def open_tensorboard(run_dir: Path) -> Any:
+    """A writer of TensorBoard events, or None where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(run_dir)

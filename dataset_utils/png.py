@@ -41,7 +41,7 @@ def decode_png(data: bytes) -> np.ndarray | None:
     rows = np.frombuffer(_blocks(data, height * row_bytes), np.uint8)
     if len(rows) != height * row_bytes:
         return None
-    image = np.ascontiguousarray(rows.reshape(height, row_bytes)[:, 1:]).reshape(height, width, -1)
+    image = rows.reshape(height, row_bytes)[:, 1:].copy().reshape(height, width, -1)
     # Encoding is cheap, and its equality proves every header, filter and checksum at once.
     return image if encode_png(image) == data else None
 

@@ -26,8 +26,10 @@ GREY_MODES = ('1', 'L', 'LA', 'La')
 SIXTEEN_BIT_MODES = ('I;16', 'I;16B', 'I;16L', 'I;16N')
 COLOUR_MODES = ('RGB', 'RGBA', 'RGBa', 'RGBX', 'P', 'PA', 'CMYK', 'YCbCr', 'LAB', 'HSV')
 
-# Pillow reads the size from the header and only warns when it is absurd; here it refuses before it decodes.
-warnings.filterwarnings('error', category=PIL.Image.DecompressionBombWarning)
+MAX_PIXELS = 1 << 26
+
+# Sizes between Pillow's two limits only give a warning there, and are refused here.
+warnings.filterwarnings('ignore', category=PIL.Image.DecompressionBombWarning)
 
 
 def is_image_name(name: str) -> bool:
@@ -57,15 +59,14 @@ def decode_image(data: bytes, where: str, name: str) -> np.ndarray:
             return _to_array(image)
     except UnsupportedModeError as error:
         raise UserError(f'{where}: {shown(name)} {error}; convert it to an 8-bit RGB or grey PNG') from error
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+    except PIL.Image.DecompressionBombError as error:
         raise UserError(
-            f'{where}: {shown(name)} claims more than {PIL.Image.MAX_IMAGE_PIXELS} pixels; remove it or scale it down'
+            f'{where}: {shown(name)} claims more than {MAX_PIXELS} pixels; remove it or scale it down'
         ) from error
     except Exception as error:  # decoders meet a broken file with nearly any exception
-        reason = f'{_reason(error)} in {len(data)} bytes'
         raise UserError(
-            f'{where}: {shown(name)} is not a readable {format_name} ({reason}); replace it, or make the archive again '
-            f'with dataset_tool.py'
+            f'{where}: {shown(name)} is not a readable {format_name} ({_reason(error, data)}); '
+            f'replace it, or make the archive again with dataset_tool.py'
         ) from error
 
 
@@ -74,6 +75,9 @@ class UnsupportedModeError(ValueError):
 
 
 def _to_array(image: PIL.Image.Image) -> np.ndarray:
+    if image.width * image.height > MAX_PIXELS:
+        raise PIL.Image.DecompressionBombError
+    image.info.pop('transparency', None)  # else Pillow warns that a palette's transparency is lost
     if image.mode in SIXTEEN_BIT_MODES:
         return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)[..., np.newaxis]
     if image.mode in GREY_MODES:
@@ -83,7 +87,9 @@ def _to_array(image: PIL.Image.Image) -> np.ndarray:
     raise UnsupportedModeError(f'has pixels of the kind {image.mode}')
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, data: bytes) -> str:
     if isinstance(error, PIL.UnidentifiedImageError):
         return 'no known image format'
-    return shown(str(error).split('\n')[0]) or type(error).__name__
+    if 'truncated' in str(error).lower():
+        return f'truncated after {len(data)} bytes'
+    return shown(str(error)) or type(error).__name__

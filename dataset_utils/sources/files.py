@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import struct
+import weakref
 import zipfile
 import zlib
 from abc import abstractmethod
@@ -220,6 +221,7 @@ class ArchiveSource(FilesSource):
     def __init__(self, path: str, option: str = ''):
         super().__init__(path, option)
         self._file = open(path, 'rb')  # noqa: SIM115 - open as long as the source is
+        weakref.finalize(self, self._file.close)
         self._entries = {info.filename: info for info in self._directory() if not info.is_dir()}
         self._index(set(self._entries))
 
@@ -248,7 +250,7 @@ class ArchiveSource(FilesSource):
             raise UserError(f'{self.where}: {shown(name)} is larger than {limit} bytes; remove it')
         try:
             return self._unpack(info)
-        except (struct.error, zlib.error, zipfile.BadZipFile) as error:
+        except (OSError, struct.error, zlib.error, zipfile.BadZipFile) as error:
             raise UserError(
                 f'{self.where}: {shown(name)} is damaged ({error}); '
                 f'fetch the archive again, or make it again with dataset_tool.py'

@@ -1,0 +1,145 @@
+"""Makers of small sources in every format, for tests, and readers that share no code with the package."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from click.testing import CliRunner, Result
+
+CIFAR_CLASSES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
+CIFAR_FOLDER = 'cifar-10-batches-py'
+
+
+def random_images(count: int, size: int = 8, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, channels), dtype=np.uint8)
+
+
+def image_bytes(image: np.ndarray, format: str = 'PNG', **options) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, 'w', compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def labelled_files(images: np.ndarray, labels: list[int] | None) -> dict[str, bytes]:
+    """The files of a data set in EDM's format, written by Pillow."""
+    names = [f'00000/img{number:08d}.png' for number in range(len(images))]
+    listed = None if labels is None else [list(pair) for pair in zip(names, labels, strict=True)]
+    files = {name: image_bytes(image) for name, image in zip(names, images, strict=True)}
+    return files | {'dataset.json': json.dumps({'labels': listed}).encode()}
+
+
+def cifar_labels(per_batch: int) -> list[int]:
+    return [(7 * number) % 10 for number in range(5 * per_batch)]
+
+
+def write_cifar(
+    path: Path, per_batch: int = 40, protocol: int = 2, members: dict[str, bytes] | None = None
+) -> np.ndarray:
+    """Write an archive like cifar-10-python.tar.gz; returns its images, uint8 [N, 32, 32, 3].
+
+    members: pickles that replace the sound ones of those names, or b'' to leave one out.
+    """
+    images = random_images(5 * per_batch, 32)
+    labels = cifar_labels(per_batch)
+    contents = {'batches.meta': pickle.dumps({'label_names': CIFAR_CLASSES}, protocol)}
+    for number in range(5):
+        part = slice(number * per_batch, (number + 1) * per_batch)
+        rows = np.stack([image.transpose(2, 0, 1).ravel() for image in images[part]])
+        contents[f'data_batch_{number + 1}'] = pickle.dumps({'data': rows, 'labels': labels[part]}, protocol)
+    write_tar(path, {name: data for name, data in (contents | (members or {})).items() if data})
+    return images
+
+
+def write_tar(path: Path, contents: dict[str, bytes]) -> None:
+    with tarfile.open(path, 'w:gz', compresslevel=1) as tar:
+        for name, data in contents.items():
+            info = tarfile.TarInfo(f'{CIFAR_FOLDER}/{name}')
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def idx_bytes(values: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, values.ndim]) + struct.pack(f'>{values.ndim}I', *values.shape) + values.tobytes()
+
+
+def write_idx(folder: Path, count: int = 12, compress: bool = True) -> tuple[Path, np.ndarray, list[int]]:
+    """Write MNIST-like files; returns the images' path, images [N, 28, 28] and labels."""
+    images = random_images(count, 28, 1)[..., 0]
+    labels = [number % 10 for number in range(count)]
+    extension, pack = ('.gz', gzip.compress) if compress else ('', bytes)
+    path = folder / f'train-images-idx3-ubyte{extension}'
+    path.write_bytes(pack(idx_bytes(images)))
+    (folder / f'train-labels-idx1-ubyte{extension}').write_bytes(pack(idx_bytes(np.array(labels, np.uint8))))
+    return path, images, labels
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and ends after its header."""
+    import zlib
+
+    header = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    pixels = b'IDAT' + zlib.compress(bytes(10))
+    chunks = [
+        struct.pack('>I', len(data) - 4) + data + struct.pack('>I', zlib.crc32(data)) for data in (header, pixels)
+    ]
+    return b'\x89PNG\r\n\x1a\n' + b''.join(chunks)
+
+
+def read_zip(path: Path) -> tuple[np.ndarray, list[int] | None, dict]:
+    """Read a data set with zipfile and Pillow alone: images [N, H, W, C], labels, manifest."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith('.png')]
+        images = [np.array(PIL.Image.open(archive.open(name))) for name in names]
+        listed = json.loads(archive.read('dataset.json'))['labels']
+        manifest = json.loads(archive.read('manifest.json'))
+    if listed is not None:
+        assert [name for name, _ in listed] == names
+    stacked = np.stack([image if image.ndim == 3 else image[..., None] for image in images])
+    return stacked, None if listed is None else [label for _, label in listed], manifest
+
+
+def folder_state(folder: Path) -> dict[str, str]:
+    """The hash of every file below a folder, to see that nothing in it changed."""
+    return {
+        os.path.relpath(path, folder): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
+
+
+def run(command, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def refusal(result: Result, status: int = 1) -> str:
+    """Return the one sentence on stderr of a command that refused; fails for a traceback or other output."""
+    assert result.exit_code == status, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(('Usage:', 'Try ')) and line.strip()]
+    lines = [line.split('\r')[-1] for line in lines if 'img/s' not in line and '?img' not in line]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith('Error: '), lines
+    return lines[0]

@@ -1,0 +1,124 @@
+import gzip
+import io
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+
+from dataset_utils import content_sha256, open_source
+from dataset_utils.sources import cifar
+from dnnlib.util import UserError
+from tests.dataset_utils.making import write_cifar
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'cifar-10-python.tar.gz'
+
+
+class _Payload:
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.victim}',)
+
+
+@pytest.mark.parametrize('protocol', [2, 5])
+def test_images_are_read_whatever_the_protocol(path, protocol):
+    images = write_cifar(path, protocol=protocol)
+    assert np.array_equal(open_source(path).load(), images)
+
+
+@pytest.mark.parametrize('member', ['batches.meta', 'data_batch_3'])
+def test_malicious_pickle_is_refused_and_runs_nothing(path, tmp_path, member):
+    victim = tmp_path / 'victim'
+    write_cifar(path, members={member: pickle.dumps(_Payload(victim), 2)})
+    with pytest.raises(UserError, match=rf"cifar-10-python.tar.gz: {member} is refused, it asks for '\w+\.system'"):
+        open_source(path)
+    assert not victim.exists()
+
+
+def test_missing_batches_are_named(path):
+    write_cifar(path, members={'data_batch_2': b'', 'data_batch_5': b''})
+    with pytest.raises(UserError, match=r'has no data_batch_2, data_batch_5'):
+        open_source(path)
+
+
+@pytest.mark.parametrize('share', [0.0, 0.1, 0.5, 0.95])
+def test_truncated_archive_is_a_sentence(path, share):
+    write_cifar(path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=r'cifar-10-python.tar.gz (is not a readable .tar.gz|has no)'):
+        open_source(path)
+
+
+def test_archive_of_something_else_is_a_sentence(path):
+    path.write_bytes(gzip.compress(b'hello'))
+    with pytest.raises(UserError, match=r'is not a readable .tar.gz'):
+        open_source(path)
+
+
+SOUND = {'data': np.zeros((40, 3072), np.uint8), 'labels': [0] * 40}
+
+
+@pytest.mark.parametrize(
+    'batch',
+    [
+        [],
+        {},
+        {'data': SOUND['data']},
+        SOUND | {'labels': [0] * 39},
+        SOUND | {'labels': [10] * 40},
+        SOUND | {'labels': [-1] * 40},
+        SOUND | {'labels': [0.0] * 40},
+        SOUND | {'labels': [True] * 40},
+        SOUND | {'data': np.zeros((40, 3071), np.uint8)},
+        SOUND | {'data': np.zeros(3072, np.uint8)},
+        SOUND | {'data': [1, 2]},
+    ],
+)
+def test_batches_of_another_shape_are_refused(path, batch):
+    write_cifar(path, members={'data_batch_4': pickle.dumps(batch, 2)})
+    with pytest.raises(UserError, match=r'data_batch_4 does not hold what CIFAR-10 has there'):
+        open_source(path)
+
+
+@pytest.mark.parametrize('meta', [{}, {'label_names': []}, {'label_names': 'abc'}, {'label_names': [1, 2]}])
+def test_class_names_of_another_shape_are_refused(path, meta):
+    write_cifar(path, members={'batches.meta': pickle.dumps(meta, 2)})
+    with pytest.raises(UserError, match=r'batches.meta does not hold'):
+        open_source(path)
+
+
+def test_bomb_is_refused_before_it_fills_memory(path, monkeypatch):
+    monkeypatch.setattr(cifar, 'MAX_TAR_BYTES', 1 << 20)
+    path.write_bytes(gzip.compress(bytes(2 << 20)))
+    with pytest.raises(UserError, match=r'holds more than 1048576 bytes'):
+        open_source(path)
+
+
+def test_links_are_not_followed(path):
+    with tarfile.open(path, 'w:gz') as tar:
+        for name in (cifar.META, *cifar.BATCHES):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, '/etc/passwd'
+            tar.addfile(link, io.BytesIO())
+    with pytest.raises(UserError, match=r'has no batches.meta'):
+        open_source(path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif('CIFAR10_ARCHIVE' not in os.environ, reason='needs CIFAR10_ARCHIVE=cifar-10-python.tar.gz')
+def test_real_cifar10():
+    source = open_source(os.environ['CIFAR10_ARCHIVE'])
+    assert len(source) == 50_000
+    assert source.labels is not None
+    assert source.labels[:5] == [6, 9, 9, 4, 1]  # frog, truck, truck, deer, automobile, as CIFAR-10's page shows them
+    assert [source.labels.count(label) for label in range(10)] == [5_000] * 10
+    images = source.load()
+    means = images.mean(axis=(0, 1, 2)) / 255
+    assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)  # the means that everyone normalizes with
+    assert len(content_sha256(images, source.labels)) == 64

@@ -1,0 +1,470 @@
+"""Folders and archives of images: their labels, and what hostile or broken ones get."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from dataset_utils import open_source
+from dataset_utils.manifest import Manifest
+from dataset_utils.sources import files
+from dnnlib.util import UserError
+from tests.dataset_utils.making import (
+    image_bytes,
+    labelled_files,
+    png_header,
+    random_images,
+    write_files,
+    write_zip,
+)
+
+PIXELS = random_images(1)[0]
+PNG = image_bytes(PIXELS)
+
+
+@pytest.fixture(params=['folder', 'archive'])
+def open_files(request, tmp_path):
+    """Open the given files, name by name, as a folder or as an archive."""
+
+    def open_them(content: dict[str, bytes]):
+        if request.param == 'folder':
+            return open_source(write_files(tmp_path / 'set', content))
+        return open_source(write_zip(tmp_path / 'set.zip', content))
+
+    return open_them
+
+
+def with_labels(labels: object) -> dict[str, bytes]:
+    return {'a.png': PNG, 'b.png': PNG, 'dataset.json': json.dumps({'labels': labels}).encode()}
+
+
+class TestLabels:
+    def test_dataset_json_rules_over_folders(self, open_files):
+        labels = json.dumps({'labels': [['cat/b.png', 4], ['dog/a.png', 2]]}).encode()
+        source = open_files({'dog/a.png': PNG, 'cat/b.png': PNG, 'dataset.json': labels})
+        assert source.labels == [4, 2]
+        assert source.class_names is None
+
+    def test_null_means_no_labels_whatever_the_folders(self, open_files):
+        source = open_files({'dog/a.png': PNG, 'cat/b.png': PNG, 'dataset.json': b'{"labels": null}'})
+        assert source.labels is None
+        assert source[0][1] is None
+
+    def test_sorted_folders_are_the_classes(self, open_files):
+        source = open_files({'dog/a.png': PNG, 'cat/z.png': PNG, 'cat/deep/y.png': PNG, 'emu/x.png': PNG})
+        assert source.class_names == ['cat', 'dog', 'emu']
+        assert [source.describe(index) for index in range(4)] == [
+            'cat/deep/y.png',
+            'cat/z.png',
+            'dog/a.png',
+            'emu/x.png',
+        ]
+        assert source.labels == [0, 0, 1, 2]
+
+    def test_imagenets_synsets_are_the_classes(self, open_files):
+        source = open_files({f'n0{number}440764/n0_{number}.JPEG': image_bytes(PIXELS, 'JPEG') for number in (3, 1, 2)})
+        assert source.class_names == ['n01440764', 'n02440764', 'n03440764']
+        assert source.labels == [0, 1, 2]
+
+    def test_folders_around_the_classes_do_not_matter(self, open_files):
+        source = open_files({'photos/all/cat/a.png': PNG, 'photos/all/dog/b.png': PNG})
+        assert source.class_names == ['cat', 'dog']
+
+    def test_one_folder_is_one_class(self, open_files):
+        source = open_files({'cat/a.png': PNG, 'cat/b.png': PNG})
+        assert source.class_names == ['cat']
+        assert source.labels == [0, 0]
+
+    def test_images_without_folders_have_no_labels(self, open_files):
+        assert open_files({'a.png': PNG, 'b.png': PNG}).labels is None
+
+    def test_numbered_chunks_are_no_classes(self, open_files):
+        assert open_files({'00000/a.png': PNG, '00001/b.png': PNG}).labels is None
+
+    def test_short_numbers_are_classes(self, open_files):
+        assert open_files({'0/a.png': PNG, '10/b.png': PNG}).class_names == ['0', '10']
+
+    def test_images_beside_class_folders_are_refused(self, open_files):
+        with pytest.raises(UserError, match=r'a.png lies beside folders of images'):
+            open_files({'a.png': PNG, 'dog/b.png': PNG, 'cat/c.png': PNG})
+
+    def test_synsets_one_level_deeper_are_pointed_at(self, open_files):
+        with pytest.raises(UserError, match=r'one level deeper, in train, val; name one of those, such as .*/train'):
+            open_files({'train/n01440764/a.png': PNG, 'val/n01440764/b.png': PNG})
+
+    def test_data_set_one_level_deeper_is_pointed_at(self, open_files):
+        deeper = {f'pets/{name}': data for name, data in labelled_files(random_images(2), [0, 1]).items()}
+        with pytest.raises(UserError, match=r'deeper, in pets/'):
+            open_files(deeper)
+
+    def test_hidden_files_and_other_files_are_no_images(self, open_files):
+        source = open_files({'a.png': PNG, '.b.png': b'', '__MACOSX/._a.png': b'', '.git/c.png': b'', 'notes.txt': b''})
+        assert len(source) == 1
+
+
+class TestBrokenLabels:
+    @pytest.mark.parametrize(
+        ('labels', 'message'),
+        [
+            ([['a.png', 0]], r'no label for 1 of 2 images, the first is b\.png'),
+            ([], 'no label for 2 of 2 images'),
+            ([['a.png', 0], ['b.png', 0], ['c.png', 1]], r'lists c\.png, which is not there'),
+            ([['a.png', 0], ['b.png', 0], ['../../etc/passwd.png', 1]], 'which is not there'),
+            ([['a.png', 0], ['b.png', -1]], r'gives b\.png the label -1; labels must be whole numbers from 0'),
+            ([['a.png', 0], ['b.png', 1.5]], 'the label 1.5'),
+            ([['a.png', 0], ['b.png', '1']], 'the label "1"'),
+            ([['a.png', 0], ['b.png', None]], 'the label null'),
+            ([['a.png', 0], ['b.png', True]], 'the label true'),
+            ([['a.png', 0], ['b.png', [0, 1]]], r'the label \[0, 1\]'),
+            ([['a.png', 0], ['b.png', 10**30]], 'the label 1000'),
+            ([['a.png', 0], ['b.png', 0], ['b.png', 1]], r'gives b\.png two labels'),
+            ([['a.png', 0], ['b.png']], r'has \["b.png"\] among its labels'),
+            ([['a.png', 0], 'b.png'], 'has "b.png" among its labels'),
+            ([['a.png', 0], [3, 4]], r'has \[3, 4\] among its labels'),
+            ({'a.png': 0}, 'must be {"labels"'),
+            (3, 'must be {"labels"'),
+        ],
+    )
+    def test_labels_of_the_wrong_shape(self, open_files, labels, message):
+        with pytest.raises(UserError, match=f'dataset.json .*{message}'):
+            open_files(with_labels(labels))
+
+    @pytest.mark.parametrize(
+        'text', [b'', b'{', b'\xff\xfe\x00', b'[' * 100_000, b'{"labels": [["a.png", ' + b'9' * 5000 + b']]}']
+    )
+    def test_no_json(self, open_files, text):
+        with pytest.raises(UserError, match=r'dataset.json is not valid JSON'):
+            open_files({'a.png': PNG, 'dataset.json': text})
+
+    @pytest.mark.parametrize('text', [b'{}', b'[]', b'null', b'{"label": null}'])
+    def test_json_of_another_kind(self, open_files, text):
+        with pytest.raises(UserError, match=r'dataset.json must be'):
+            open_files({'a.png': PNG, 'dataset.json': text})
+
+
+class TestManifest:
+    MANIFEST = Manifest('a.zip', '00', 'size', {}, [0, 1], 'none', ['cat', 'dog'])
+
+    def files(self, **changes) -> dict[str, bytes]:
+        content = json.loads(self.MANIFEST.to_json()) | changes
+        return with_labels([['a.png', 0], ['b.png', 1]]) | {'manifest.json': json.dumps(content).encode()}
+
+    def test_class_names_are_kept(self, open_files):
+        source = open_files(self.files())
+        assert source.class_names == ['cat', 'dog']
+        assert source.manifest == self.MANIFEST
+
+    def test_class_names_may_be_missing(self, open_files):
+        assert open_files(self.files(class_names=None)).class_names is None
+
+    @pytest.mark.parametrize(
+        'change', [{'class_names': 'cat'}, {'class_names': [1, 2]}, {'indices': 3}, {'rule': None}, {'arguments': []}]
+    )
+    def test_values_of_the_wrong_kind_are_refused(self, open_files, change):
+        with pytest.raises(UserError, match=r'manifest.json has values of the wrong kind'):
+            open_files(self.files(**change))
+
+    def test_other_keys_are_refused(self, open_files):
+        with pytest.raises(UserError, match=r'manifest.json must have exactly the keys source, source_sha256'):
+            open_files(self.files(date='today'))
+
+    def test_fewer_class_names_than_classes_are_refused(self, open_files):
+        with pytest.raises(UserError, match=r'names 1 classes, but dataset.json has the label 1'):
+            open_files(self.files(class_names=['cat']))
+
+    def test_manifest_of_something_else_is_ignored(self, open_files):
+        assert open_files({'a.png': PNG, 'manifest.json': b'{"name": "some web page"}'}).class_names is None
+
+
+class TestImages:
+    @pytest.mark.parametrize(('extension', 'format'), [('bmp', 'BMP'), ('ppm', 'PPM'), ('tif', 'TIFF'), ('PNG', 'PNG')])
+    def test_lossless_formats(self, open_files, extension, format):
+        assert np.array_equal(open_files({f'a.{extension}': image_bytes(PIXELS, format)}).read(0), PIXELS)
+
+    @pytest.mark.parametrize(('extension', 'format'), [('jpg', 'JPEG'), ('JPEG', 'JPEG'), ('webp', 'WEBP')])
+    def test_lossy_formats(self, open_files, extension, format):
+        flat = np.full((8, 8, 3), 100, np.uint8)
+        read = open_files({f'a.{extension}': image_bytes(flat, format)}).read(0)
+        assert np.abs(read.astype(int) - 100).max() <= 2
+
+    def test_extension_may_lie(self, open_files):
+        # One of ImageNet's .JPEG files is a PNG.
+        assert np.array_equal(open_files({'a.JPEG': PNG}).read(0), PIXELS)
+
+    @pytest.mark.parametrize(
+        ('mode', 'expected'),
+        [
+            ('1', [[255]]),
+            ('L', [[200]]),
+            ('LA', [[200]]),
+            ('I;16', [[128]]),
+            ('RGB', [[200, 200, 200]]),
+            ('RGBA', [[200, 200, 200]]),
+            ('P', [[200, 200, 200]]),
+        ],
+    )
+    def test_other_pixels_become_grey_or_rgb(self, open_files, mode, expected):
+        colour = {'1': 1, 'LA': (200, 9), 'I;16': 128 * 257, 'RGB': (200,) * 3, 'RGBA': (200, 200, 200, 9)}.get(
+            mode, 200
+        )
+        image = PIL.Image.new(mode, (4, 4), colour)
+        if mode == 'P':
+            image.putpalette([value for value in range(256) for _ in range(3)])
+        buffer = io.BytesIO()
+        image.save(buffer, 'PNG', **({'transparency': bytes(256)} if mode == 'P' else {}))
+        read = open_files({'a.png': buffer.getvalue()}).read(0)
+        assert read.shape == (4, 4, len(expected[0]))
+        assert (read == expected).all()
+
+    def test_sixteen_bits_are_rounded_to_the_nearest_of_eight(self, open_files):
+        values = np.arange(0, 65536, 13, dtype=np.uint16)[:4096].reshape(64, 64)
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(values).save(buffer, 'PNG')
+        expected = np.round(values / 65535 * 255)
+        assert np.array_equal(open_files({'a.png': buffer.getvalue()}).read(0)[..., 0], expected)
+
+    def test_cmyk_becomes_rgb(self, open_files):
+        buffer = io.BytesIO()
+        PIL.Image.new('CMYK', (8, 8), (0, 255, 255, 0)).save(buffer, 'JPEG', quality=95)
+        red = open_files({'a.jpg': buffer.getvalue()}).read(0)
+        assert red.shape == (8, 8, 3)
+        assert np.abs(red.astype(int) - [255, 0, 0]).max() < 10
+
+    def test_pixels_without_meaning_in_eight_bits_are_named(self, open_files):
+        buffer = io.BytesIO()
+        PIL.Image.new('F', (4, 4), 0.5).save(buffer, 'TIFF')
+        with pytest.raises(UserError, match=r'set.*: a\.tif has pixels of the kind F; convert it'):
+            open_files({'a.tif': buffer.getvalue()}).read(0)
+
+    def test_grey_images_among_colour_ones_become_rgb(self, open_files):
+        grey = random_images(1, channels=1)[0]
+        loaded = open_files({'a.png': PNG, 'b.png': image_bytes(grey)}).load()
+        assert np.array_equal(loaded[1], np.concatenate([grey, grey, grey], axis=2))
+
+    def test_colour_images_among_grey_ones_are_named(self, open_files):
+        grey = image_bytes(random_images(1, channels=1)[0])
+        with pytest.raises(UserError, match=r'c\.png is 8x8 RGB, but a\.png is 8x8 grey; keep grey and colour'):
+            open_files({'a.png': grey, 'b.png': grey, 'c.png': PNG, 'd.png': PNG}).load()
+
+    def test_first_image_of_another_size_is_named(self, open_files):
+        content = {f'{number:03}.png': PNG for number in range(300)}
+        wide = PIL.Image.new('RGB', (9, 8))
+        for name in ('150.png', '200.png', '299.png'):
+            content[name] = image_bytes(np.asarray(wide))
+        with pytest.raises(UserError, match=r'150\.png is 9x8 RGB, but 000\.png is 8x8 RGB; bring all images to one'):
+            open_files(content).load()
+
+    def test_images_that_are_not_square_load(self, open_files):
+        wide = random_images(1, 10)[0][:5]
+        assert open_files({'a.png': image_bytes(wide)}).load().shape == (1, 5, 10, 3)
+
+
+class TestBrokenImages:
+    def test_truncated_image_is_named_with_the_mend(self, tmp_path):
+        png = image_bytes(random_images(1, 64)[0])
+        archive = write_zip(tmp_path / 'cifar.zip', {'00012/img00012345.png': png[:812]})
+        expected = (
+            f'--data={archive}: 00012/img00012345.png is not a readable PNG (truncated after 812 bytes); '
+            f'replace it, or make the archive again with dataset_tool.py'
+        )
+        with pytest.raises(UserError) as caught:
+            open_source(archive, '--data').load()
+        assert str(caught.value) == expected
+
+    @pytest.mark.parametrize('length', range(0, len(PNG) - 16, 7))
+    def test_every_truncation_is_a_sentence(self, open_files, length):
+        with pytest.raises(UserError, match=r'a\.png is not a readable PNG'):
+            open_files({'a.png': PNG[:length]}).read(0)
+
+    @pytest.mark.parametrize('data', [b'', b'<html>', b'\x89PNG\r\n\x1a\n', b'GIF89a', b'\xff\xd8\xff\xe0'])
+    def test_something_else_is_a_sentence(self, open_files, data):
+        with pytest.raises(UserError, match=r'a\.png is not a readable PNG'):
+            open_files({'a.png': data}).read(0)
+
+    @pytest.mark.parametrize(('width', 'height'), [(100_000, 100_000), (10_000, 10_000), (2**31 - 1, 2**31 - 1)])
+    @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+    def test_absurd_size_is_refused_from_the_header(self, open_files, width, height):
+        with pytest.raises(UserError, match=r'a\.png claims more than \d+ pixels; remove it'):
+            open_files({'a.png': png_header(width, height)}).read(0)
+
+    def test_absurd_size_warns_nowhere_in_a_fresh_process(self, tmp_path):
+        archive = write_zip(tmp_path / 'a.zip', {'a.png': png_header(10_000, 10_000)})
+        dest = tmp_path / 'b.zip'
+        command = [sys.executable, 'dataset_tool.py', f'--source={archive}', f'--dest={dest}']
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 1
+        assert 'claims more than' in result.stderr
+        assert 'Warning' not in result.stderr
+        assert 'Traceback' not in result.stderr
+
+    def test_control_characters_of_names_do_not_reach_the_terminal(self, open_files):
+        with pytest.raises(UserError) as caught:
+            open_files({'a\x1b[2J\n.png': b'x'}).read(0)
+        assert str(caught.value).isprintable()
+
+
+class TestEmpty:
+    def test_no_images(self, open_files):
+        with pytest.raises(UserError, match=r'holds no images \(\.png \.jpg .*\); name the folder or archive'):
+            open_files({'readme.txt': b'x'})
+
+    def test_empty_folder(self, tmp_path):
+        (tmp_path / 'empty').mkdir()
+        with pytest.raises(UserError, match=r'holds no images'):
+            open_source(tmp_path / 'empty')
+
+
+class TestFolder:
+    def test_links_are_refused(self, tmp_path):
+        secret = write_files(tmp_path / 'outside', {'secret.png': PNG})
+        folder = write_files(tmp_path / 'set', {'a.png': PNG})
+        (folder / 'b.png').symlink_to(secret / 'secret.png')
+        with pytest.raises(UserError, match=r'b\.png is a symbolic link'):
+            open_source(folder)
+
+    def test_linked_folders_are_refused_even_in_a_circle(self, tmp_path):
+        folder = write_files(tmp_path / 'set', {'a.png': PNG})
+        (folder / 'again').symlink_to(folder)
+        with pytest.raises(UserError, match=r'again is a symbolic link'):
+            open_source(folder)
+
+    def test_the_folder_itself_may_be_a_link(self, tmp_path):
+        (tmp_path / 'link').symlink_to(write_files(tmp_path / 'set', {'a.png': PNG}))
+        assert open_source(tmp_path / 'link').name == 'link'
+
+    def test_pipes_are_no_images(self, tmp_path):
+        folder = write_files(tmp_path / 'set', {'a.png': PNG})
+        os.mkfifo(folder / 'b.png')
+        assert len(open_source(folder)) == 1
+
+    def test_image_that_vanished_is_named(self, tmp_path):
+        source = open_source(write_files(tmp_path / 'set', {'a.png': PNG, 'b.png': PNG}))
+        (tmp_path / 'set' / 'b.png').unlink()
+        with pytest.raises(UserError, match=r'b\.png cannot be read \(No such file or directory\)'):
+            source.load()
+
+    def test_huge_file_is_refused(self, tmp_path, monkeypatch):
+        source = open_source(write_files(tmp_path / 'set', {'a.png': PNG}))
+        with pytest.raises(UserError, match=r'a\.png is larger than 100 bytes'):
+            source.read_bytes('a.png', 100)
+
+
+class TestArchive:
+    @pytest.mark.parametrize(
+        ('name', 'reason'),
+        [
+            ('/etc/cron.d/a.png', 'absolute'),
+            ('../a.png', 'leads out'),
+            ('x/../../a.png', 'leads out'),
+            ('..\\a.png', 'absolute or foreign'),
+            ('C:/a.png', 'absolute or foreign'),
+            ('c:a.png', 'absolute or foreign'),
+            ('\\\\host\\a.png', 'absolute or foreign'),
+        ],
+    )
+    def test_names_that_lead_elsewhere_are_refused(self, tmp_path, name, reason):
+        with pytest.raises(UserError, match=f'the entry .* {reason}'):
+            open_source(write_zip(tmp_path / 'a.zip', {'ok.png': PNG, name: PNG}))
+
+    def test_links_are_refused(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+            link = zipfile.ZipInfo('a.png')
+            link.external_attr = 0o120777 << 16
+            archive.writestr(link, '/etc/passwd')
+        with pytest.raises(UserError, match=r'is a symbolic link'):
+            open_source(tmp_path / 'a.zip')
+
+    def test_names_that_are_there_twice_are_refused(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+            archive.writestr('a.png', PNG)
+            with pytest.warns(UserWarning, match=r'Duplicate'):
+                archive.writestr('a.png', PNG)
+        with pytest.raises(UserError, match=r'a\.png is there twice'):
+            open_source(tmp_path / 'a.zip')
+
+    def test_encrypted_entries_are_refused(self, tmp_path):
+        path = write_zip(tmp_path / 'a.zip', {'a.png': PNG})
+        data = bytearray(path.read_bytes())
+        data[data.index(b'PK\1\2') + 8] |= 1
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r'is encrypted'):
+            open_source(path)
+
+    def test_unusual_compression_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match=r'another method'):
+            open_source(write_zip(tmp_path / 'a.zip', {'a.png': PNG}, zipfile.ZIP_LZMA))
+
+    def test_deflated_archives_are_read(self, tmp_path):
+        files = labelled_files(random_images(3), [2, 1, 0])
+        source = open_source(write_zip(tmp_path / 'a.zip', files, zipfile.ZIP_DEFLATED))
+        assert np.array_equal(source.load(), random_images(3))
+        assert source.labels == [2, 1, 0]
+
+    def test_bomb_is_refused_by_its_size(self, tmp_path, monkeypatch):
+        bomb = write_zip(tmp_path / 'a.zip', {'a.png': bytes(files.MAX_FILE_BYTES + 1)}, zipfile.ZIP_DEFLATED)
+        assert bomb.stat().st_size < 1 << 20
+        with pytest.raises(UserError, match=r'a\.png is larger than \d+ bytes'):
+            open_source(bomb).read(0)
+
+    def test_bomb_that_understates_its_size_is_cut_short(self, tmp_path):
+        path = write_zip(tmp_path / 'a.zip', {'a.png': bytes(10_000_000)}, zipfile.ZIP_DEFLATED)
+        data = path.read_bytes().replace(struct.pack('<I', 10_000_000), struct.pack('<I', 1000))
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r'a\.png is damaged \(1001 bytes instead of 1000\)'):
+            open_source(path).read(0)
+
+    @pytest.mark.parametrize('share', [0.0, 0.3, 0.9, 0.999])
+    def test_truncated_archive_is_a_sentence(self, tmp_path, share):
+        path = write_zip(tmp_path / 'a.zip', labelled_files(random_images(20), None))
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        with pytest.raises(UserError, match=r'a\.zip is not a readable ZIP archive .*may be truncated'):
+            open_source(path)
+
+    def test_archive_that_loses_its_tail_after_opening(self, tmp_path):
+        path = write_zip(tmp_path / 'a.zip', labelled_files(random_images(20), None))
+        source = open_source(path)
+        os.truncate(path, 1000)
+        with pytest.raises(UserError, match=r'is damaged'):
+            source.load()
+
+    def test_changed_byte_is_noticed_and_the_image_named(self, tmp_path):
+        path = write_zip(tmp_path / 'a.zip', {'a.png': PNG, 'b.png': PNG})
+        data = bytearray(path.read_bytes())
+        data[data.index(b'b.png') + 80] ^= 1
+        path.write_bytes(data)
+        source = open_source(path)
+        assert np.array_equal(source.read(0), PIXELS)
+        with pytest.raises(UserError, match=r'b\.png is damaged \(wrong checksum\)'):
+            source.read(1)
+
+    def test_directory_that_points_elsewhere_is_noticed(self, tmp_path):
+        path = write_zip(tmp_path / 'a.zip', {'a.png': PNG, 'b.png': PNG})
+        data = bytearray(path.read_bytes())
+        second = data.rindex(b'PK\1\2')
+        data[second + 42 : second + 46] = struct.pack('<I', 17)
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r'b\.png is damaged \(no entry where the directory says\)'):
+            open_source(path).read(1)
+
+    def test_random_damage_never_gives_another_exception(self, tmp_path):
+        sound = write_zip(tmp_path / 'sound.zip', labelled_files(random_images(3), [0, 1, 2]), zipfile.ZIP_DEFLATED)
+        original = sound.read_bytes()
+        rng = np.random.default_rng(0)
+        for trial in range(300):
+            data = bytearray(original)
+            for position in rng.integers(0, len(data), 3):
+                data[position] = rng.integers(256)
+            path = tmp_path / f'{trial}.zip'
+            path.write_bytes(data)
+            try:
+                images = open_source(path).load()
+            except UserError as error:
+                assert str(error).isprintable()
+            else:
+                assert images.shape == (3, 8, 8, 3)

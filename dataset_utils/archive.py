@@ -83,7 +83,7 @@ class Destination:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            raise UserError(f'{self.where}: {error.strerror}; free some, or write somewhere else') from error
+            raise UserError(f'{self.where}: {error.strerror}; make room, or write somewhere else') from error
 
 
 class DatasetWriter:

@@ -1,0 +1,230 @@
+import errno
+import json
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset_utils import archive, open_source
+from dataset_utils.archive import Destination
+from dataset_utils.manifest import Manifest
+from dnnlib.util import UserError
+from tests.dataset_utils.making import folder_state, random_images, read_zip, write_files
+
+MANIFEST = Manifest('a.zip', '00', 'size', {'max_images': 3}, [0, 1, 2], 'none', None)
+IMAGES = random_images(3)
+
+
+@pytest.fixture(params=['set.zip', 'set'])
+def dest(request, tmp_path) -> Path:
+    return tmp_path / 'new' / request.param
+
+
+def write(dest: Path, images: np.ndarray = IMAGES, labels=(0, 1, 2), overwrite: bool = False) -> None:
+    with Destination(str(dest), overwrite).create() as writer:
+        for image, label in zip(images, labels, strict=True):
+            writer.add(image, label)
+        writer.finish(MANIFEST)
+
+
+def content(dest: Path) -> dict[str, bytes]:
+    if dest.is_dir():
+        return {str(path.relative_to(dest)): path.read_bytes() for path in dest.rglob('*') if path.is_file()}
+    with zipfile.ZipFile(dest) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def test_names_labels_and_manifest(dest):
+    write(dest)
+    files = content(dest)
+    names = [f'00000/img0000000{number}.png' for number in range(3)]
+    assert sorted(files) == [*names, 'dataset.json', 'manifest.json']
+    assert json.loads(files['dataset.json']) == {'labels': [[name, label] for label, name in enumerate(names)]}
+    assert json.loads(files['manifest.json']) == {
+        'source': 'a.zip',
+        'source_sha256': '00',
+        'rule': 'size',
+        'arguments': {'max_images': 3},
+        'indices': [0, 1, 2],
+        'labels': 'none',
+        'class_names': None,
+        'version': 1,
+    }
+    assert np.array_equal(open_source(dest).load(), IMAGES)
+
+
+def test_a_thousand_images_per_folder(dest):
+    write(dest, np.zeros((2001, 1, 1, 1), np.uint8), [0] * 2001)
+    names = sorted(name for name in content(dest) if name.endswith('.png'))
+    assert names[999:1001] == ['00000/img00000999.png', '00001/img00001000.png']
+    assert names[-1] == '00002/img00002000.png'
+
+
+def test_no_labels_are_null(dest):
+    write(dest, labels=[None, None, None])
+    assert json.loads(content(dest)['dataset.json']) == {'labels': None}
+    assert open_source(dest).labels is None
+
+
+def test_bytes_are_the_same_whenever_and_whoever_writes(tmp_path, monkeypatch):
+    write(tmp_path / 'a.zip')
+    monkeypatch.setattr('time.time', lambda: 2_000_000_000)
+    old = os.umask(0o077)
+    write(tmp_path / 'b.zip')
+    os.umask(old)
+    assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
+
+
+def test_archive_is_stored_with_fixed_times_and_permissions(tmp_path):
+    write(tmp_path / 'a.zip')
+    with zipfile.ZipFile(tmp_path / 'a.zip') as opened:
+        for info in opened.infolist():
+            assert info.compress_type == zipfile.ZIP_STORED
+            assert info.date_time == (1980, 1, 1, 0, 0, 0)
+            assert stat.filemode(info.external_attr >> 16) == '-rw-r--r--'
+
+
+def test_nothing_is_there_before_it_is_whole(dest):
+    with Destination(str(dest), False).create() as writer:
+        writer.add(IMAGES[0], 0)
+        assert not dest.exists()
+        writer.finish(MANIFEST)
+    assert dest.exists()
+    assert os.listdir(dest.parent) == [dest.name]
+
+
+@pytest.mark.parametrize('exception', [ValueError, KeyboardInterrupt])
+def test_failure_leaves_nothing(dest, exception):
+    def fail():
+        with Destination(str(dest), False).create() as writer:
+            writer.add(IMAGES[0], 0)
+            raise exception
+
+    with pytest.raises(exception):
+        fail()
+    assert os.listdir(dest.parent) == []
+
+
+def test_failure_leaves_what_was_there(dest):
+    write(dest)
+    before = folder_state(dest.parent)
+
+    def fail():
+        with Destination(str(dest), True).create() as writer:
+            writer.add(IMAGES[0], 0)
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 - raised three lines above
+        fail()
+    assert folder_state(dest.parent) == before
+
+
+def test_full_disk_is_a_sentence_and_leaves_what_was_there(dest, monkeypatch):
+    write(dest)
+    before = folder_state(dest.parent)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(UserError, match=r'--dest=.*set(.zip)?: No space left on device; make room'):
+        write(dest, overwrite=True)
+    assert folder_state(dest.parent) == before
+
+
+def test_existing_data_set_is_refused_without_overwrite(dest):
+    write(dest)
+    with pytest.raises(UserError, match=r'--dest=.* exists; add --overwrite'):
+        Destination(str(dest), False)
+
+
+def test_overwrite_replaces_all_of_it(dest):
+    write(dest)
+    write(dest, IMAGES[:1], [5], overwrite=True)
+    assert open_source(dest).labels == [5]
+    assert len(open_source(dest)) == 1
+    assert os.listdir(dest.parent) == [dest.name]
+
+
+def test_folder_is_put_back_when_it_cannot_be_replaced(tmp_path, monkeypatch):
+    dest = tmp_path / 'set'
+    write(dest)
+    before = folder_state(tmp_path)
+    rename = Path.rename
+
+    def rename_all_but_the_new(self, target):
+        if self.suffix == '.partial':
+            raise OSError(errno.EIO, 'Input/output error')
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, 'rename', rename_all_but_the_new)
+    with pytest.raises(OSError, match='Input/output'):
+        write(dest, overwrite=True)
+    assert folder_state(tmp_path) == before
+
+
+def test_empty_folder_may_be_filled(tmp_path):
+    write(tmp_path)
+    assert len(open_source(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ('files', 'stranger'),
+    [
+        ({'thesis.tex': b'x'}, 'no dataset.json but other files'),
+        ({'dataset.json': b'{}', 'notes.txt': b'x'}, 'notes.txt, which is no part'),
+        ({'dataset.json': b'{}', '00000/.git/config': b'x'}, '.git/config, which is no part'),
+    ],
+)
+def test_folder_of_something_else_is_never_overwritten(tmp_path, files, stranger):
+    folder = write_files(tmp_path / 'set', files)
+    before = folder_state(folder)
+    with pytest.raises(UserError, match=stranger):
+        Destination(str(folder), True)
+    assert folder_state(folder) == before
+
+
+def test_file_is_no_folder_and_folder_no_archive(tmp_path):
+    (tmp_path / 'file').write_bytes(b'x')
+    (tmp_path / 'folder.zip').mkdir()
+    with pytest.raises(UserError, match=r'is a file; end the name in \.zip'):
+        Destination(str(tmp_path / 'file'), True)
+    with pytest.raises(UserError, match='is a folder'):
+        Destination(str(tmp_path / 'folder.zip'), True)
+
+
+@pytest.mark.parametrize('name', ['set.tar', 'set.tar.gz', 'set.7z'])
+def test_other_archives_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r'cannot be written; end it in \.zip'):
+        Destination(str(tmp_path / name), False)
+
+
+@pytest.mark.parametrize(
+    ('dest', 'source'), [('a.zip', 'a.zip'), ('photos/out', 'photos'), ('photos/out.zip', 'photos'), ('.', 'photos')]
+)
+def test_source_and_destination_must_not_lie_in_one_another(tmp_path, monkeypatch, dest, source):
+    monkeypatch.chdir(write_files(tmp_path / 'here', {'a.zip': b'x', 'photos/b.png': b'x'}))
+    with pytest.raises(UserError, match='lie in one another'):
+        Destination(dest, True, [source])
+
+
+def test_source_and_destination_may_be_neighbours(tmp_path):
+    write_files(tmp_path, {'a.zip': b'x'})
+    Destination(str(tmp_path / 'b.zip'), False, [str(tmp_path / 'a.zip'), 'digits'])
+
+
+def test_more_entries_than_plain_zip_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, 'IMAGES_PER_FOLDER', 100_000)
+    write(tmp_path / 'a.zip', np.zeros((66_000, 1, 1, 1), np.uint8), [0] * 66_000)
+    assert len(open_source(tmp_path / 'a.zip')) == 66_000
+
+
+def test_edm_reads_what_is_written(tmp_path):
+    write(tmp_path / 'a.zip')
+    images, labels, _ = read_zip(tmp_path / 'a.zip')
+    assert np.array_equal(images, IMAGES)
+    assert labels == [0, 1, 2]

@@ -1,27 +1,14 @@
 """Convert images of any kind into a data set for training: a ZIP archive or a folder of square PNGs of one size."""
 
-import re
-
 import click
 
 from dataset_utils import open_source
 from dataset_utils.archive import Destination
 from dataset_utils.building import write_dataset
+from dataset_utils.options import Resolution
 from dataset_utils.rules import plan_convert
 from dataset_utils.transforms import TRANSFORMS, make_transform
 from dnnlib.util import report_errors
-
-
-class Resolution(click.ParamType):
-    """A width and height in pixels, written 32x32."""
-
-    name = 'resolution'
-
-    def convert(self, value, param, ctx) -> tuple[int, int]:
-        match = re.fullmatch(r'([1-9]\d{0,4})x([1-9]\d{0,4})', value)
-        if not match:
-            self.fail(f'{value!r} is no width and height in pixels; write it like 32x32', param, ctx)
-        return int(match[1]), int(match[2])
 
 
 @click.command()

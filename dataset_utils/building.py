@@ -1,16 +1,17 @@
 """From a plan to a data set: the one place where images are read, transformed, checked and written."""
 
+import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from dataset_utils.archive import Destination
+from dataset_utils.archive import DatasetWriter, Destination
 from dataset_utils.manifest import Manifest
 from dataset_utils.parallel import ordered_map
 from dataset_utils.sources import Source
@@ -70,19 +71,29 @@ class Made:
 
 def write_dataset(plan: Plan, destination: Destination) -> None:
     """Write what the plan says, with a bar on stderr. Raises UserError, and then leaves nothing behind."""
+    write_datasets([(plan, destination)])
+
+
+def write_datasets(jobs: Sequence[tuple[Plan, Destination]]) -> None:
+    """Write several data sets, of which either all appear or none. Raises UserError."""
+    with contextlib.ExitStack() as stack:
+        for plan, destination in jobs:
+            _write(plan, stack.enter_context(destination.create()), destination.path.name)
+
+
+def _write(plan: Plan, writer: DatasetWriter, name: str) -> None:
     total = min(sum(len(part.indices) for part in plan.parts), plan.limit or sys.maxsize)
     kept: list[Made] = []
     left_out: list[Made] = []
-    with destination.create() as writer:
-        with tqdm(None, f'Writing {destination.path.name}', total, unit='img') as progress:
-            for made in make_images(plan):
-                if made.image is None:
-                    left_out.append(made)
-                    continue
-                writer.add(made.image, made.label)
-                kept.append(dataclasses.replace(made, image=None))
-                progress.update()
-        writer.finish(make_manifest(plan, kept, left_out))
+    with tqdm(None, f'Writing {name}', total, unit='img') as progress:
+        for made in make_images(plan):
+            if made.image is None:
+                left_out.append(made)
+                continue
+            writer.add(made.image, made.label)
+            kept.append(dataclasses.replace(made, image=None))
+            progress.update()
+    writer.finish(make_manifest(plan, kept, left_out))
     _report(left_out)
 
 

@@ -8,6 +8,7 @@ import PIL.Image
 from dataset_utils.sources.base import words_of
 
 LANCZOS, BOX, BICUBIC = PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BOX, PIL.Image.Resampling.BICUBIC
+MAX_EDGE = 8192
 
 # From one image to another, uint8 [H, W, C]; None leaves the image out of the data set.
 Transform = Callable[[np.ndarray], np.ndarray | None]
@@ -20,6 +21,8 @@ def make_transform(name: str | None, resolution: Sequence[int]) -> Transform:
     unless the name is 'center-crop-wide', whose height is at most the width. Raises ValueError.
     """
     width, height = resolution
+    if not 1 <= max(resolution) <= MAX_EDGE:
+        raise ValueError(f'--resolution={width}x{height} is out of range; give an edge of 1 to {MAX_EDGE} pixels')
     if name not in (None, *TRANSFORMS):
         raise ValueError(f'--transform={name} is unknown; choose one of {", ".join(TRANSFORMS)}')
     if name == 'center-crop-wide' and height > width:

@@ -1,0 +1,145 @@
+"""What is in a set of images: sizes, labels, exact copies, and pairs that are nearly copies."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dataset_utils.manifest import Manifest
+from dataset_utils.selections import name_of
+from dataset_utils.sources import Source, content_sha256
+from dataset_utils.sources.base import shown, words_of
+from dnnlib.util import UserError
+
+NEAR = 16.0  # root mean square per pixel, of 255: four pairs of CIFAR-10 are closer
+DIRECTIONS = 64
+BLOCK = 2048  # images whose distances to all others are looked at together
+MAX_CANDIDATES = 1_000_000
+SHOWN = 10  # pairs and other items that are listed one by one
+SHOWN_CLASSES = 20
+
+
+def describe(source: Source, near: float) -> str:
+    """Describe a source in words: counts, sizes, labels, copies, near copies, and how it was made.
+
+    near: pairs whose root mean square difference per pixel, in units of 0 to 255, is below it are near copies.
+    Raises UserError when images are unreadable or of different sizes.
+    """
+    images = source.load(progress=True)
+    copies = copies_of(images)
+    distinct = [index for index, original in enumerate(copies) if index == original]
+    pairs = [(distinct[a], distinct[b], distance) for a, b, distance in near_pairs(images[distinct], near)]
+    lines = [
+        f'{source.path}: {len(source)} images, {words_of(images.shape[1:])}',
+        f'Content: sha256 {content_sha256(images, source.labels)}',
+        *_label_lines(source),
+        *_copy_lines(source, copies),
+        *_pair_lines(source, pairs, near),
+        *_manifest_lines(getattr(source, 'manifest', None)),
+    ]
+    return '\n'.join(lines)
+
+
+def copies_of(images: np.ndarray) -> list[int]:
+    """Return for each image, uint8 [N, H, W, C], the lowest index of an image with the same pixels."""
+    first: dict[bytes, int] = {}
+    return [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
+
+
+def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
+    """Find every pair whose root mean square difference per pixel is below `near`, closest first, exactly.
+
+    images: uint8 [N, H, W, C]. Returns (i, j, distance), i < j. Raises UserError when there are too many candidates.
+
+    Projecting on orthonormal directions, and keeping the length of what is left as one more coordinate, brings no pair
+    further apart. So distances of projections, which are cheap, leave few pairs to be compared pixel by pixel.
+    """
+    pixels = images.reshape(len(images), -1)  # [N, D]
+    found = []
+    candidates = 0
+    for first, second in _candidate_pairs(_project(pixels), pixels.shape[1] * near**2):
+        candidates += len(first)
+        if candidates > MAX_CANDIDATES:
+            raise UserError(f'--near={near:g} holds for too many pairs to list; lower it')
+        differences = pixels[first].astype(np.int32) - pixels[second]
+        distances = np.sqrt(np.einsum('nd,nd->n', differences, differences, dtype=np.int64) / pixels.shape[1])
+        found += [
+            (int(i), int(j), float(distance))
+            for i, j, distance in zip(first, second, distances, strict=True)
+            if distance < near
+        ]
+    return sorted(found, key=lambda pair: (pair[2], pair[:2]))
+
+
+def _project(pixels: np.ndarray) -> np.ndarray:
+    """Project uint8 [N, D] on directions between its own images, which hold more of them than random ones would.
+
+    Returns float32 [N, K + 1].
+    """
+    count = len(pixels)
+    mean = pixels.mean(axis=0, dtype=np.float64)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, DIRECTIONS)).astype(int))
+    directions = np.linalg.qr((pixels[chosen] - mean).T)[0]  # [D, K]
+    blocks = []
+    for start in range(0, count, BLOCK):
+        centered = pixels[start : start + BLOCK] - mean
+        along = centered @ directions
+        left = np.sqrt(np.maximum((centered**2).sum(1) - (along**2).sum(1), 0))
+        blocks.append(np.concatenate([along, left[:, np.newaxis]], axis=1).astype(np.float32))
+    return np.concatenate(blocks)
+
+
+def _candidate_pairs(points: np.ndarray, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield indices (i, j), i < j, of the pairs whose squared distance is below the limit, allowing for rounding."""
+    norms = np.einsum('nk,nk->n', points, points)
+    limit += 1e-5 * float(norms.max())
+    for start in range(0, len(points), BLOCK):
+        stop = min(start + BLOCK, len(points))
+        # |a|^2 + |b|^2 - 2 a.b < limit, with the terms of b on one side.
+        products = points[start:stop] @ points[start:].T  # [B, N - start]
+        products -= 0.5 * norms[start:]
+        is_near = products > 0.5 * (norms[start:stop, np.newaxis] - limit)
+        first, second = np.nonzero(is_near)
+        is_ordered = first < second
+        yield first[is_ordered] + start, second[is_ordered] + start
+
+
+def _label_lines(source: Source) -> list[str]:
+    if source.labels is None:
+        return ['Labels: none']
+    counts = sorted(Counter(source.labels).items())
+    if len(counts) > SHOWN_CLASSES:
+        sizes = [count for _, count in counts]
+        return [f'Labels: {len(counts)} classes of {min(sizes)} to {max(sizes)} images']
+    return [
+        f'Labels: {len(counts)} class{"es" if len(counts) > 1 else ""}',
+        *(f'  {shown(name_of(label, source.class_names))}: {count}' for label, count in counts),
+    ]
+
+
+def _copy_lines(source: Source, copies: Sequence[int]) -> list[str]:
+    pairs = [(original, index) for index, original in enumerate(copies) if index != original]
+    lines = [f'Exact copies of an earlier image: {len(pairs)}']
+    lines += [f'  {source.describe(copy)} of {source.describe(original)}' for original, copy in pairs[:SHOWN]]
+    return lines + (['  ...'] if len(pairs) > SHOWN else [])
+
+
+def _pair_lines(source: Source, pairs: Sequence[tuple[int, int, float]], near: float) -> list[str]:
+    lines = [f'Pairs of others closer than {near:g} (root mean square per pixel, of 255): {len(pairs)}']
+    lines += [f'  {source.describe(i)} and {source.describe(j)}: {distance:.2f}' for i, j, distance in pairs[:SHOWN]]
+    return lines + (['  ...'] if len(pairs) > SHOWN else [])
+
+
+def _manifest_lines(manifest: Manifest | None) -> list[str]:
+    if manifest is None:
+        return ['Manifest: none']
+    sources = [manifest.source] if isinstance(manifest.source, str) else manifest.source
+    hashes = [manifest.source_sha256] if isinstance(manifest.source_sha256, str) else manifest.source_sha256
+    arguments = ', '.join(f'{name}={value}' for name, value in manifest.arguments.items() if value is not None)
+    return [
+        f'Made by the rule "{shown(manifest.rule)}" of version {manifest.version}, with {shown(arguments)}',
+        *(f'  from {shown(name)}, sha256 {shown(digest)}' for name, digest in zip(sources, hashes, strict=False)),
+        f'  its images {shown(str(manifest.indices)[1:-1])}',
+        f'  labels: {shown(manifest.labels)}',
+    ]

@@ -1,0 +1,81 @@
+"""Whether a data set is what its manifest claims: it is made again from the source, image by image, and compared."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset_utils.building import SKIPPED, Made, Plan, make_images, make_manifest
+from dataset_utils.manifest import Manifest
+from dataset_utils.rules import RULES
+from dataset_utils.sources import Source
+from dataset_utils.sources.base import shown
+from dataset_utils.sources.files import FilesSource
+from dnnlib.util import UserError
+
+
+def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
+    """Compare a data set with what its manifest's rule makes of the sources, with a bar on stderr.
+
+    Returns a sentence for everything that differs, so nothing when the data set is what it claims to be.
+    Raises UserError when there is no manifest, or it cannot be followed with these sources.
+    """
+    manifest = getattr(dataset, 'manifest', None)
+    if not isinstance(dataset, FilesSource) or manifest is None:
+        raise UserError(f'{dataset.where} has no manifest.json, so it cannot be verified')
+    plan = _plan_again(dataset, manifest, sources)
+    kept: list[Made] = []
+    left_out: list[Made] = []
+    differing: list[int] = []
+    for made in tqdm(make_images(plan), f'Verifying {dataset.file_name}', len(dataset), unit='img'):
+        if made.image is None:
+            left_out.append(made)
+            continue
+        if len(kept) < len(dataset) and not _is_same(dataset[len(kept)], made.image, made.label):
+            differing.append(len(kept))
+        kept.append(Made(made.part, made.index, made.label, None))
+    findings = _compare_manifests(manifest, make_manifest(plan, kept, left_out))
+    if len(kept) != len(dataset):
+        findings.append(f'It has {len(dataset)} images, but the rule makes {len(kept)}.')
+    if differing:
+        findings.append(
+            f'{len(differing)} of {len(dataset)} images or labels differ from what the rule makes, the first is '
+            f'{dataset.describe(differing[0])}.'
+        )
+    return findings
+
+
+def _plan_again(dataset: Source, manifest: Manifest, sources: Sequence[Source]) -> Plan:
+    names = [manifest.source] if isinstance(manifest.source, str) else manifest.source
+    if len(names) != len(sources):
+        raise UserError(f'--verify must be given {len(names)} times: for {", ".join(map(shown, names))}')
+    arguments = {name: value for name, value in manifest.arguments.items() if name != SKIPPED}
+    try:
+        return RULES[manifest.rule](*sources, **arguments)
+    except UserError as error:
+        raise UserError(f'{dataset.where}: its rule cannot be followed with these sources: {error}') from error
+    except Exception as error:  # a stranger's manifest can hold any values
+        raise UserError(
+            f'{dataset.where}: its manifest is not one that this version can follow ({error!r:.200})'
+        ) from error
+
+
+def _is_same(present: tuple[np.ndarray, int | None], image: np.ndarray, label: int | None) -> bool:
+    return present[1] == label and np.array_equal(present[0], image)
+
+
+def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
+    findings = []
+    if claimed.source_sha256 != made.source_sha256:
+        findings.append(f'The source is another one: its hash is {made.source_sha256}, not {claimed.source_sha256}.')
+    expected = json.loads(made.to_json())
+    for name in ('arguments', 'indices', 'labels', 'class_names', 'version'):
+        if _differs(getattr(claimed, name), expected[name]):
+            findings.append(f'"{name}" in the manifest is not what the rule makes.')
+    return findings
+
+
+def _differs(claimed: Any, expected: Any) -> bool:
+    return json.dumps(claimed, sort_keys=True) != json.dumps(expected, sort_keys=True)

@@ -28,8 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # A small network for the built-in 8x8 digits, which two CPU cores train in a minute or two.
     'digits': {
-        'arch': 'ddpmpp', 'precond': 'vp', 'batch': 64, 'lr': 2e-3, 'ema': 5, 'dropout': 0, 'augment': 0, 'xflip': False,
-        'window_size': 0, 'num_blocks': 1, 'num_channels': 16, 'attn_resolutions': [4], 'embed': 'positional',
+        'arch': 'ddpmpp', 'precond': 'vp', 'batch': 64, 'lr': 2e-3, 'ema': 5, 'dropout': 0, 'augment': 0, 'xflip':
+        False, 'window_size': 0, 'num_blocks': 1, 'num_channels': 16, 'attn_resolutions': [4], 'embed': 'positional',
         'weight_decay': 0, 'ema_mode': 'mode1', 'seed': 1024,
     },
 }  # fmt: skip

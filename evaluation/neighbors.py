@@ -1,8 +1,8 @@
 """Exact nearest neighbours of 8-bit images: integer distances, no approximation, no second pass over the data.
 
 Pixels minus 128 are int8, and products of int8 matrices with int32 accumulators are exact and the fastest that CPUs and
-GPUs do. References are compared in blocks whose distances stay in the cache; only queries that a block brings closer look
-at it twice.
+GPUs do. References are compared in blocks whose distances stay in the cache; only queries that a block brings closer
+look at it twice.
 """
 
 import numpy as np
@@ -23,8 +23,8 @@ Images = Tensor | np.ndarray
 def nearest_neighbors(queries: Images, references: Images, k: int = 2) -> tuple[Tensor, Tensor]:
     """The k nearest references of each query, nearest first, ties by lowest index.
 
-    queries: uint8 [N, …]. references: uint8 [M, …] of the same pixels, M >= k; torch tensors may be on any device, and the
-    work is done on that of the references.
+    queries: uint8 [N, …]. references: uint8 [M, …] of the same pixels, M >= k; torch tensors may be on any device, and
+    the work is done on that of the references.
     Returns the indices int64 [N, k] and the exact squared pixel distances int64 [N, k], on the queries' device.
     """
     return NeighborIndex(references).query(queries, k)
@@ -113,8 +113,8 @@ def int8_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def padded_for_device(rows: Tensor) -> Tensor:
-    """Rows with zeros added where CUDA's int8 product wants more than 16 rows and multiples of 8."""
-    if rows.device.type != 'cuda':
-        return rows
-    extra_rows, extra_pixels = max(24 - len(rows), -len(rows) % 8), -rows.shape[1] % 8
+    """Rows with zeros added: CUDA's int8 product wants more than 16 rows and multiples of 8, that of CPUs 2 pixels."""
+    extra_rows, extra_pixels = 0, max(2 - rows.shape[1], 0)
+    if rows.device.type == 'cuda':
+        extra_rows, extra_pixels = max(24 - len(rows), -len(rows) % 8), -rows.shape[1] % 8
     return torch.nn.functional.pad(rows, [0, extra_pixels, 0, extra_rows]) if extra_rows or extra_pixels else rows

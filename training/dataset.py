@@ -92,19 +92,19 @@ def describe_dataset(path: str) -> DatasetInfo:
     """Read a training set's list of images and its first image. Raises UserError as `load_dataset` does."""
     source = open_source(path, '--data')
     image = source[0][0]
-    check_shape(path, image.shape)
+    check_shape(f'--data={path}', image.shape)
     num_classes = 0 if source.labels is None else max(source.labels) + 1
     return DatasetInfo(path, source.name, len(source), image.shape[0], image.shape[2], num_classes)
 
 
-def load_dataset(path: str, progress: bool = False) -> Dataset:
-    """Read a whole training set into memory.
+def load_dataset(path: str, progress: bool = False, option: str = '--data') -> Dataset:
+    """Read a whole training set into memory. option: that of the command line that named it, for messages.
 
     Raises UserError where a file is missing, broken or hostile, or where images are not square and of one shape.
     """
-    source = open_source(path, '--data')
+    source = open_source(path, option)
     images = source.load(progress=progress)
-    check_shape(path, images.shape[1:])
+    check_shape(f'{option}={path}', images.shape[1:])
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return Dataset(source.name, pixels, _labels(source), content_sha256(images, source.labels))
 
@@ -112,7 +112,7 @@ def load_dataset(path: str, progress: bool = False) -> Dataset:
 def stream_dataset(path: str, workers: int) -> StreamedDataset:
     """Open a training set that does not fit in memory; `workers` threads decode. Raises UserError as `load_dataset`."""
     source = open_source(path, '--data')
-    check_shape(path, source[0][0].shape)
+    check_shape(f'--data={path}', source[0][0].shape)
     return StreamedDataset(source.name, source, _labels(source), source.sha256(), workers)
 
 
@@ -120,15 +120,15 @@ def _labels(source: Source) -> Tensor | None:
     return None if source.labels is None else torch.tensor(source.labels, dtype=torch.int64)
 
 
-def check_shape(path: str, shape: tuple[int, ...]) -> None:
+def check_shape(where: str, shape: tuple[int, ...]) -> None:
     height, width, channels = shape
     if height != width:
         raise UserError(
-            f'--data={path}: its images are {width}x{height} and must be square; '
+            f'{where}: its images are {width}x{height} and must be square; '
             f'make it again with dataset_tool.py --transform=center-crop --resolution=WxH'
         )
     if channels not in (1, 3):
-        raise UserError(f'--data={path}: its images have {channels} channels, and must have 1 (grey) or 3 (RGB)')
+        raise UserError(f'{where}: its images have {channels} channels, and must have 1 (grey) or 3 (RGB)')
 
 
 class ImageOrder:

@@ -171,7 +171,7 @@ class iDDPMPrecond(Preconditioned):
     ):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
         self.M = M
-        u = iddpm_sigmas(C_1, C_2, M).astype(np.float32)
+        u = iddpm_sigmas(C_1, C_2, M, dtype=np.float32)  # the published levels were computed so
         self.register_buffer('u', torch.tensor(u))
         self.sigma_min, self.sigma_max = float(u[M - 1]), float(u[0])
 
@@ -187,15 +187,14 @@ class iDDPMPrecond(Preconditioned):
         return self.u[self.nearest_level(sigma.to(self.u.device))].to(sigma)
 
 
-def iddpm_sigmas(C_1: float, C_2: float, M: int) -> np.ndarray:
-    """The noise levels u_0 > … > u_M = 0 of iDDPM's cosine schedule, float64 [M + 1]."""
-
-    def alpha_bar(j: int) -> float:
-        return math.sin(0.5 * math.pi * j / M / (C_2 + 1)) ** 2
-
-    u = np.zeros(M + 1)
-    for j in range(M, 0, -1):
-        u[j - 1] = math.sqrt((u[j] ** 2 + 1) / max(alpha_bar(j - 1) / alpha_bar(j), C_1) - 1)
+def iddpm_sigmas(C_1: float, C_2: float, M: int, dtype: type[np.floating] = np.float64) -> np.ndarray:
+    """The noise levels u_0 > … > u_M = 0 of iDDPM's cosine schedule, [M + 1], computed at a precision."""
+    j = np.arange(M + 1).astype(dtype)
+    alpha_bar = np.sin(j * dtype(0.5 * math.pi) / M / dtype(C_2 + 1)) ** 2
+    ratios = np.maximum(alpha_bar[:-1] / alpha_bar[1:], dtype(C_1))
+    u = np.zeros(M + 1, dtype)
+    for index in range(M, 0, -1):
+        u[index - 1] = np.sqrt((u[index] ** 2 + 1) / ratios[index - 1] - 1)
     return u
 
 

@@ -1,0 +1,66 @@
+import errno
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from dnnlib.util import UserError, atomic_file, format_time, report_errors, tee_output
+
+
+def write_half(path):
+    with atomic_file(path) as file:
+        file.write(b'half')
+        raise OSError(errno.ENOSPC, 'the disk is full')
+
+
+def test_a_file_appears_only_when_whole(tmp_path):
+    path = tmp_path / 'file'
+    path.write_bytes(b'old')
+    with pytest.raises(OSError, match='full'):
+        write_half(path)
+    assert path.read_bytes() == b'old'
+    with atomic_file(path) as file:
+        file.write(b'new')
+        assert path.read_bytes() == b'old'
+    assert path.read_bytes() == b'new'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ('error', 'message'),
+    [
+        (UserError('--data=x: no such file'), 'Error: --data=x: no such file\n'),
+        (OSError(errno.ENOSPC, 'No space left on device', 'out'), 'Error: out: No space left on device\n'),
+    ],
+)
+def test_a_mistake_ends_with_one_sentence_and_status_1(error, message):
+    @click.command()
+    @report_errors
+    def command():
+        raise error
+
+    result = CliRunner().invoke(command)
+    assert (result.exit_code, result.stderr, result.stdout) == (1, message, '')
+
+
+def test_a_bug_is_not_hidden():
+    @click.command()
+    @report_errors
+    def command():
+        raise RuntimeError('a bug')
+
+    assert isinstance(CliRunner().invoke(command).exception, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'), [(0.4, '0s'), (59.6, '1m 00s'), (3661, '1h 01m 01s'), (90061, '1d 01h 01m')]
+)
+def test_times_in_words(seconds, text):
+    assert format_time(seconds) == text
+
+
+def test_output_goes_to_the_log_as_well(tmp_path, capsys):
+    for word in ('one', 'two'):
+        with tee_output(tmp_path / 'log.txt'):
+            print(word)
+    assert capsys.readouterr().out == (tmp_path / 'log.txt').read_text() == 'one\ntwo\n'

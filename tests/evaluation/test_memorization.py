@@ -1,0 +1,70 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from evaluation.memorization import memorization_ratio, memorized, wilson_interval
+from tests.helpers import CONFORMANCE, needs_conformance
+
+
+def grey(*values):
+    """Images of one pixel."""
+    return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
+
+
+@needs_conformance
+def test_ratio_of_the_conformance_data():
+    data = np.load(CONFORMANCE / 'nearest_neighbors_digits.npz')
+    result = memorization_ratio(data['queries'], data['references'])
+    np.testing.assert_array_equal(result.memorized, data['memorized'])
+    assert result.ratio == float(data['memorization_ratio'])
+
+
+def test_a_copy_is_closer_than_a_third_of_the_second_distance():
+    # Distances to 100 and 200: 24 and 76 (24 · 3 < 76), 25 and 75 (equal, not below), 26 and 74.
+    assert memorization_ratio(grey(124, 125, 126), grey(100, 200)).memorized.tolist() == [True, False, False]
+
+
+def test_the_threshold_is_a_parameter():
+    assert memorization_ratio(grey(124, 130), grey(100, 200), threshold=0.5).memorized.tolist() == [True, True]
+    assert memorization_ratio(grey(124, 130), grey(100, 200), threshold=0.1).memorized.tolist() == [False, False]
+
+
+def test_an_image_at_distance_zero_is_memorized():
+    assert memorized(torch.tensor([0]), torch.tensor([1])).tolist() == [True]
+
+
+def test_copy_of_a_duplicated_training_image_counts_as_memorized():
+    result = memorization_ratio(grey(101), grey(200, 100, 100, 100))
+    assert result.memorized.tolist() == [True]
+    assert result.indices.tolist() == [[1, 0]]
+    assert result.num_duplicates == 2
+
+
+def test_indices_are_those_of_the_references_as_given():
+    result = memorization_ratio(grey(9, 52), grey(50, 50, 10, 10, 90))
+    assert result.indices.tolist() == [[2, 0], [0, 4]]
+    assert result.squared_distances.tolist() == [[1, 41**2], [4, 38**2]]
+
+
+def test_mean_distance_is_root_mean_square_per_pixel():
+    images = np.zeros((2, 1, 1, 2), np.uint8)
+    images[1] = [[[3, 4]]]
+    references = np.stack([images[0], np.full((1, 1, 2), 200, np.uint8)])
+    assert memorization_ratio(images, references).mean_distance == pytest.approx((0 + math.sqrt(25 / 2)) / 2)
+
+
+@pytest.mark.parametrize('references', [grey(5), grey(5, 5, 5)])
+def test_fewer_than_two_distinct_training_images_are_refused(references):
+    with pytest.raises(UserError, match=r'1 distinct image;.*at least two'):
+        memorization_ratio(grey(1), references)
+
+
+@pytest.mark.parametrize(('successes', 'total'), [(0, 10), (7, 10), (9210, 10000), (256, 256)])
+def test_interval_is_wilsons_formula(successes, total):
+    z, share = 1.959963984540054, successes / total
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    assert wilson_interval(successes, total) == pytest.approx((middle - half, middle + half), abs=1e-12)

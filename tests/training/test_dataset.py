@@ -1,0 +1,61 @@
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from tests.helpers import CONFORMANCE, needs_conformance
+from training.dataset import ImageOrder, load_dataset, stream_dataset, to_float
+
+
+@needs_conformance
+def test_order_of_images_is_edms():
+    cases = json.loads((CONFORMANCE / 'sampler_order.json').read_text())
+    for name, expected in cases.items():
+        size, seed, window, rank, ranks = re.match(r'n(\d+)_seed(\d+)_window(.*)_rank(\d)of(\d)', name).groups()
+        order = ImageOrder(int(size), int(seed), float(window))
+        assert order.take(len(expected) * int(ranks))[int(rank) :: int(ranks)].tolist() == expected
+
+
+@pytest.mark.parametrize('window', [0, 0.5, 1])
+def test_order_can_be_joined_anywhere(window):
+    whole = ImageOrder(10, 3, window).take(1000)
+    joined = ImageOrder(10, 3, window)
+    joined.skip(313)
+    assert joined.take(687).tolist() == whole[313:].tolist()
+
+
+def test_a_fixed_order_shows_every_image_once_an_epoch():
+    epochs = ImageOrder(10, 1024, 0).take(30).reshape(3, 10)
+    assert sorted(epochs[0].tolist()) == list(range(10))
+    assert (epochs == epochs[0]).all()
+
+
+def test_streaming_gives_the_same_batches_as_memory(digits_20):
+    whole, streamed = load_dataset(str(digits_20)), stream_dataset(str(digits_20), workers=2)
+    indices = [np.array([3, 25, 19]), np.array([0, 39, 1]), np.array([7, 7, 7])]
+    from_memory = whole.batches(iter(indices), torch.device('cpu'), xflip=True)
+    from_files = itertools.chain(streamed.batches(iter([*indices, indices[0]]), torch.device('cpu'), xflip=True))
+    for (images, labels), (same_images, same_labels) in zip(from_memory, from_files, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+
+
+def test_mirrored_images_stand_behind_the_others(digits_20):
+    dataset = load_dataset(str(digits_20))
+    ((images, labels),) = dataset.batches(iter([np.array([4, 24])]), torch.device('cpu'), xflip=True)
+    assert torch.equal(images[0], dataset.images[4])
+    assert torch.equal(images[1], dataset.images[4].flip(2))
+    assert labels.tolist() == [int(dataset.labels[4])] * 2
+
+
+def test_a_missing_training_set_is_named():
+    with pytest.raises(UserError, match=r'--data=nowhere\.zip'):
+        load_dataset('nowhere.zip')
+
+
+def test_pixels_become_numbers_between_minus_one_and_one():
+    assert to_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]

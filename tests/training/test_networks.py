@@ -1,0 +1,203 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import CONFORMANCE, needs_conformance
+from training.networks import DhariwalUNet, SongUNet
+from training.preconditioning import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
+
+CASES = ['vp_ddpmpp_16x16', 've_ncsnpp_16x16_skips', 'edm_ddpmpp_16x16_cond_augment', 'iddpm_adm_16x16_cond']
+CLASSES = {cls.__name__: cls for cls in (VPPrecond, VEPrecond, iDDPMPrecond, EDMPrecond)}
+
+
+class Case:
+    """One network of the conformance data with its weights."""
+
+    def __init__(self, name):
+        self.facts = json.loads((CONFORMANCE / 'networks' / f'{name}.json').read_text())
+        self.data = np.load(CONFORMANCE / 'networks' / f'{name}.npz')
+        self.net = CLASSES[self.facts['precond']](
+            img_resolution=self.facts['img_resolution'],
+            img_channels=self.facts['img_channels'],
+            label_dim=self.facts['label_dim'],
+            **self.facts['model_kwargs'],
+        ).eval()
+        self.net.load_state_dict({name: self.tensor(f'state.{name}') for name in self.net.state_dict()})
+
+    def tensor(self, name):
+        return torch.from_numpy(self.data[name]) if name in self.data else None
+
+    def denoise(self, labels='given'):
+        labels = self.tensor('in.class_labels') if isinstance(labels, str) else labels
+        extra = {'augment_labels': self.tensor('in.augment_labels')} if 'in.augment_labels' in self.data else {}
+        with torch.no_grad():
+            return self.net(self.tensor('in.x'), self.tensor('in.sigma'), labels, **extra)
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    if not CONFORMANCE.is_dir():
+        pytest.skip('the conformance data is not here')
+    return Case(request.param)
+
+
+def relative_error(result, expected):
+    return float((result - expected).norm() / expected.norm())
+
+
+def test_names_shapes_and_parameter_count_are_edms(case):
+    shapes = {name: list(tensor.shape) for name, tensor in case.net.state_dict().items()}
+    assert shapes == {**case.facts['parameters'], **case.facts['buffers']}
+    assert sum(p.numel() for p in case.net.parameters()) == case.facts['num_params']
+
+
+def test_buffers_that_are_not_random_are_edms(case):
+    fresh = CLASSES[case.facts['precond']](
+        case.facts['img_resolution'], case.facts['img_channels'], case.facts['label_dim'], **case.facts['model_kwargs']
+    )
+    for name, buffer in fresh.named_buffers():
+        if not name.endswith('freqs'):
+            torch.testing.assert_close(buffer, case.tensor(f'state.{name}'), rtol=1e-5, atol=0)
+
+
+def test_denoised_images_are_edms(case):
+    assert relative_error(case.denoise(), case.tensor('out.denoised')) < 1e-5
+
+
+def test_denoised_images_without_labels_are_edms(case):
+    if 'out.denoised_no_labels' in case.data:
+        assert relative_error(case.denoise(labels=None), case.tensor('out.denoised_no_labels')) < 1e-5
+
+
+def test_class_indices_give_the_same_numbers_as_one_hot_labels(case):
+    labels = case.tensor('in.class_labels')
+    if labels is not None:
+        torch.testing.assert_close(case.denoise(labels.argmax(dim=1)), case.denoise(labels), rtol=0, atol=0)
+
+
+def test_channels_last_gives_the_same_images(case):
+    case.net.to(memory_format=torch.channels_last)
+    assert relative_error(case.denoise(), case.tensor('out.denoised')) < 1e-5
+
+
+def test_bfloat16_is_close_and_returns_float32(case):
+    case.net.set_precision('bf16')
+    denoised = case.denoise()
+    assert denoised.dtype == torch.float32
+    assert 0 < relative_error(denoised, case.tensor('out.denoised')) < 0.02
+
+
+def test_float16_runs_as_float32_on_a_cpu(case):
+    expected = case.denoise()
+    case.net.set_precision('fp16')
+    torch.testing.assert_close(case.denoise(), expected, rtol=0, atol=0)
+
+
+def test_sigma_range_is_edms(case):
+    expected = [float(case.facts['sigma_min']), float(case.facts['sigma_max'])]
+    assert [case.net.sigma_min, case.net.sigma_max] == pytest.approx(expected, rel=1e-6)
+
+
+def test_rounded_sigma_is_edms(case):
+    rounded = case.net.round_sigma(case.tensor('in.sigma_to_round'))
+    torch.testing.assert_close(rounded, case.tensor('out.sigma_rounded'), rtol=1e-5, atol=0)
+
+
+def test_sigma_may_be_a_scalar(case):
+    x = case.tensor('in.x')
+    with torch.no_grad():
+        expected = case.net(x, torch.full([len(x)], 0.7))
+        torch.testing.assert_close(case.net(x, 0.7), expected, rtol=1e-6, atol=1e-6)
+
+
+@needs_conformance
+def test_mask_of_ones_changes_nothing_and_a_zero_changes_the_image():
+    case = Case('vp_ddpmpp_16x16')
+    expected = case.denoise()
+    case.net.model.skip_mask = (True,) * 8 + (False,)
+    assert relative_error(case.denoise(), expected) > 1e-3
+
+
+def test_disabled_skip_connection_carries_zeros():
+    torch.manual_seed(0)
+    net = SongUNet(8, 1, 1, model_channels=8, channel_mult=[1, 1], num_blocks=1, skip_connections=[1, 0, 1, 1])
+    skips = [torch.ones(1, 8, 8, 8), torch.ones(1, 8, 8, 8), torch.ones(1, 8, 4, 4), torch.ones(1, 8, 4, 4)]
+    assert [float(x.sum()) > 0 for x in net.masked(skips)] == [True, False, True, True]
+
+
+@pytest.mark.parametrize('encoder', ['standard', 'skip', 'residual'])
+@pytest.mark.parametrize('decoder', ['standard', 'skip'])
+def test_every_encoder_and_decoder_gives_finite_images_and_gradients(encoder, decoder):
+    torch.manual_seed(0)
+    net = SongUNet(
+        16, 3, 3, model_channels=8, channel_mult=[1, 2, 2], num_blocks=1, encoder_type=encoder, decoder_type=decoder
+    )
+    out = net(torch.randn(2, 3, 16, 16), torch.tensor([0.5, 2.0]))
+    out.square().sum().backward()
+    assert out.shape == (2, 3, 16, 16)
+    gradients = [p.grad for p in net.parameters()]
+    assert all(g is not None and bool(torch.isfinite(g).all()) for g in gradients)
+
+
+def test_label_dropout_makes_some_labels_an_all_zero_row():
+    torch.manual_seed(0)
+    net = SongUNet(8, 1, 1, label_dim=3, model_channels=8, channel_mult=[1], num_blocks=1, label_dropout=0.5).train()
+    labels = torch.zeros(64, dtype=torch.int64)
+    emb = net.embed(torch.ones(64), labels, None)
+    net.eval()
+    with_label, without = net.embed(torch.ones(1), labels[:1], None), net.embed(torch.ones(1), None, None)
+    kept = [torch.allclose(row, with_label[0], atol=1e-6) for row in emb]
+    dropped = [torch.allclose(row, without[0], atol=1e-6) for row in emb]
+    assert 15 < sum(kept) < 49
+    assert sum(kept) + sum(dropped) == 64
+
+
+def test_initial_values_of_song_unet_are_the_published_ones():
+    torch.manual_seed(0)
+    net = SongUNet(16, 3, 3, model_channels=64, channel_mult=[2], num_blocks=1, attn_resolutions=[16])
+    block = net.enc['16x16_block0']
+    bound = math.sqrt(6 / ((64 + 128) * 9))
+    assert float(block.conv0.weight.detach().abs().max()) == pytest.approx(bound, rel=1e-3)
+    assert float(block.conv0.weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert float(block.conv1.weight.abs().max()) < 1e-5 * bound
+    assert float(block.qkv.weight.abs().max()) == pytest.approx(math.sqrt(0.2 * 6 / (128 + 3 * 128)), rel=1e-3)
+    assert float(net.dec['16x16_aux_conv'].weight.abs().max()) < 1e-5
+    assert not block.conv0.bias.any()
+
+
+def test_initial_values_of_dhariwal_unet_are_the_published_ones():
+    torch.manual_seed(0)
+    net = DhariwalUNet(
+        16, 3, 3, label_dim=10, augment_dim=9, model_channels=64, channel_mult=[1], num_blocks=1, attn_resolutions=[16]
+    )
+    block = net.enc['16x16_block0']
+    bound = 1 / math.sqrt(64 * 9)
+    assert float(block.conv0.weight.detach().abs().max()) == pytest.approx(bound, rel=1e-3)
+    assert 0 < float(block.conv0.bias.abs().max()) <= bound
+    for zero in (block.conv1.weight, block.proj.weight, net.out_conv.weight, net.map_augment.weight):
+        assert not zero.any()
+    assert float(net.map_label.weight.std()) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'skip_connections': [1, 1]}, 'has 2 values, but this network has 4'),
+        ({'skip_connections': [1, 2, 1, 1]}, 'only 0 and 1, not 2'),
+        ({'img_resolution': 9}, 'cannot be halved'),
+        ({'encoder_type': 'odd'}, 'encoder_type must be one of'),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SongUNet(
+            **{'img_resolution': 8, 'in_channels': 1, 'out_channels': 1, 'num_blocks': 1, 'model_channels': 8,
+               'channel_mult': [1, 1], **arguments}
+        )  # fmt: skip
+
+
+def test_no_skip_mask_needs_a_wait_for_the_device():
+    assert all(isinstance(bit, bool) for bit in SongUNet(8, 1, 1, model_channels=8, channel_mult=[1]).skip_mask)

@@ -1,0 +1,125 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import CONFORMANCE, needs_conformance
+from tests.training.test_networks import Case
+from training.sampling import (
+    SamplerOptions,
+    StackedRandomGenerator,
+    ablation_sampler,
+    edm_sampler,
+    generate_images,
+    seed_batches,
+    to_uint8,
+)
+
+RUNS = [
+    ('vp_ddpmpp_16x16', 'heun18'),
+    ('vp_ddpmpp_16x16', 'heun7_churn'),
+    ('vp_ddpmpp_16x16', 'ablation_vp_euler'),
+    ('vp_ddpmpp_16x16', 'ablation_iddpm_heun'),
+    ('edm_ddpmpp_16x16_cond_augment', 'heun18_random_classes'),
+]
+
+
+@needs_conformance
+@pytest.mark.parametrize(('network', 'run'), RUNS)
+def test_images_are_edms(network, run):
+    options = json.loads((CONFORMANCE / 'sampling' / f'{network}.json').read_text())['runs'][run]
+    data = np.load(CONFORMANCE / 'sampling' / f'{network}.npz')
+    seeds, sampler = options.pop('seeds'), options.pop('sampler')
+    chosen = SamplerOptions(**options)
+    assert chosen.name == sampler
+    (batch,) = generate_images(Case(network).net, [seeds], chosen, 'cpu')
+    assert int((batch.images.int() - torch.from_numpy(data[f'{run}.images_uint8']).int()).abs().max()) <= 1
+    if batch.class_labels is not None:
+        assert batch.class_labels.tolist() == data[f'{run}.class_labels'].argmax(axis=1).tolist()
+
+
+@needs_conformance
+@pytest.mark.parametrize(('network', 'run'), [('vp_ddpmpp_16x16', 'heun18'), ('vp_ddpmpp_16x16', 'ablation_vp_euler')])
+def test_float64_images_are_edms(network, run):
+    options = json.loads((CONFORMANCE / 'sampling' / f'{network}.json').read_text())['runs'][run]
+    data = np.load(CONFORMANCE / 'sampling' / f'{network}.npz')
+    options.pop('seeds'), options.pop('sampler')
+    with torch.no_grad():
+        chosen = SamplerOptions(**options)
+        images = chosen.sample(Case(network).net, torch.from_numpy(data[f'{run}.latents']), None, torch.randn_like)
+    expected = torch.from_numpy(data[f'{run}.images_float'])
+    assert images.dtype == torch.float64
+    assert float((images - expected).norm() / expected.norm()) < 1e-3
+
+
+class GaussianDenoiser:
+    """The optimum for data that are normal with variance 1: D(x; sigma) = x / (1 + sigma²)."""
+
+    img_channels, img_resolution, label_dim = 1, 4, 0
+    sigma_min, sigma_max = 0.0, math.inf
+
+    def __call__(self, x, sigma, class_labels=None):
+        return x / (1 + torch.as_tensor(sigma).reshape(-1, 1, 1, 1) ** 2)
+
+    def round_sigma(self, sigma):
+        return torch.as_tensor(sigma)
+
+
+@pytest.mark.parametrize('schedule', ['vp', 've', 'linear'])
+@pytest.mark.parametrize('scaling', ['vp', 'none'])
+@pytest.mark.parametrize('discretization', ['vp', 've', 'iddpm', 'edm'])
+def test_every_choice_solves_the_gaussian_case(schedule, scaling, discretization):
+    """The flow of normal data keeps x / sqrt(1 + sigma²) constant, which each choice must reproduce with many steps."""
+    latents = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    options = {'discretization': discretization, 'schedule': schedule, 'scaling': scaling, 'sigma_max': 20.0}
+    images = ablation_sampler(GaussianDenoiser(), latents, num_steps=250, sigma_min=0.01, **options)
+    expected = latents.double() * 20 / math.sqrt(1 + 20**2)
+    assert float((images - expected).abs().max()) < 0.02
+
+
+def test_ablation_sampler_with_its_defaults_is_the_edm_sampler():
+    latents = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = edm_sampler(GaussianDenoiser(), latents)
+    torch.testing.assert_close(ablation_sampler(GaussianDenoiser(), latents), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_churn_draws_noise_at_every_step_and_no_churn_draws_none():
+    calls = []
+
+    def randn_like(x):
+        calls.append(x.dtype)
+        return torch.randn(x.shape, dtype=x.dtype)
+
+    latents = torch.zeros(1, 1, 4, 4)
+    edm_sampler(GaussianDenoiser(), latents, randn_like=randn_like, num_steps=5)
+    assert not calls
+    edm_sampler(GaussianDenoiser(), latents, randn_like=randn_like, num_steps=5, S_churn=3, S_min=1, S_max=2)
+    assert calls == [torch.float64] * 5
+
+
+def test_random_numbers_of_an_image_depend_on_its_seed_alone():
+    both, one = StackedRandomGenerator('cpu', [3, 2**32 + 7]), StackedRandomGenerator('cpu', [7])
+    assert torch.equal(both.randn([2, 4])[1], one.randn([1, 4])[0])
+    assert torch.equal(both.randint(1000, [2, 5])[1], one.randint(1000, [1, 5])[0])
+    x = torch.zeros(2, 3, dtype=torch.float64)
+    assert torch.equal(both.randn_like(x)[1], one.randn_like(x[:1])[0])
+
+
+def test_batches_are_cut_before_they_are_dealt_to_ranks():
+    assert seed_batches(range(7), 2) == [[0, 1], [2, 3], [4, 5], [6]]
+    assert seed_batches(range(7), 2, rank=1, world_size=3) == [[2, 3]]
+    assert seed_batches(range(1), 2, rank=1, world_size=3) == []
+
+
+def test_a_class_that_is_asked_for_replaces_the_drawn_one():
+    net = GaussianDenoiser()
+    net.label_dim = 10
+    (batch,) = generate_images(net, [[0, 1]], SamplerOptions(num_steps=2), 'cpu', class_index=4)
+    assert batch.class_labels.tolist() == [4, 4]
+
+
+def test_pixels_are_scaled_clipped_and_truncated():
+    values = torch.tensor([-2, -1, -1 + 1 / 127.5, 0, 0.999, 1, 2], dtype=torch.float64)
+    assert to_uint8(values).tolist() == [0, 0, 1, 128, 255, 255, 255]

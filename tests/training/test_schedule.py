@@ -1,0 +1,59 @@
+import csv
+
+import pytest
+
+from tests.helpers import CONFORMANCE, needs_conformance
+from training.schedule import Schedule, evenly, every, rampup_kimg, scaled_kimg
+
+
+def schedule(**given):
+    values = {
+        'dataset_size': 1000, 'batch_size': 512, 'total_images': 40_000_000, 'rampup_images': 200_000,
+        'ema_mode': 'mode2', 'ema_halflife_images': 10_000, 'final_ema': 0.99929,
+    }  # fmt: skip
+    return Schedule(**{**values, **given})
+
+
+@needs_conformance
+def test_lengths_learning_rates_and_averages_are_the_papers():
+    with open(CONFORMANCE / 'schedules.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 50
+    for row in rows:
+        size = int(row['dataset_size'])
+        total_kimg = max(1, scaled_kimg(float(row['duration']), size))
+        assert (total_kimg, rampup_kimg(size)) == (int(row['total_kimg']), int(row['lr_rampup_kimg']))
+        resolved = schedule(
+            dataset_size=size,
+            batch_size=int(row['batch']),
+            rampup_images=rampup_kimg(size) * 1000,
+            ema_mode=row['ema_mode'],
+            ema_halflife_images=scaled_kimg(float(row['ema']), size) * 1000,
+            final_ema=float(row['final_ema']),
+        )
+        images = int(row['cur_nimg'])
+        assert resolved.lr_multiplier(images) == pytest.approx(float(row['lr_multiplier']), rel=1e-12)
+        assert resolved.ema_beta(images) == pytest.approx(float(row['ema_beta']), rel=1e-12, abs=1e-300)
+
+
+def test_below_100_images_the_default_half_life_is_no_average():
+    assert scaled_kimg(0.5, 99) == 0
+    assert schedule(dataset_size=99, ema_halflife_images=0).ema_beta(10**6) == 0
+
+
+def test_transfer_lifts_the_cap_of_the_half_life():
+    assert schedule(ema_rampup_ratio=None).ema_beta(512) == schedule().ema_beta(10**7)
+
+
+def test_final_ema_is_the_average_after_warm_up_in_mode4():
+    assert schedule(ema_mode='mode4', final_ema=0.5, batch_size=128).ema_beta(10**7) == pytest.approx(0.5)
+
+
+def test_places_are_where_the_first_steps_reach_them():
+    assert every(2500, 6000, batch_size=1000) == [3000, 5000, 6000]
+    assert evenly(3, 10_000, batch_size=512) == [3584, 7168, 10240]
+
+
+def test_two_snapshots_of_one_name_are_refused():
+    with pytest.raises(ValueError, match='2 and 3 both fall on 1 kimg'):
+        evenly(4, 2000, batch_size=10)

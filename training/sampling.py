@@ -77,6 +77,10 @@ def edm_sampler(
 
     latents: standard normal [B, C, R, R]. randn_like: source of the churn's noise, drawn at every step in float64.
     num_steps: at least 2. sigma_min, sigma_max: clipped to the denoiser's range. Returns float64 [B, C, R, R].
+
+    Without churn, images that a denoiser with `settled` reports leave the batch as soon as it does. For a constant
+    denoised image y, both of Heun's slopes are (x - y) / sigma, each step lands on the line from x to y, and the last
+    one, to sigma = 0, on y: they end where the remaining steps would have brought them, up to float64's rounding.
     """
     first, last = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
     sigmas = [*net.round_sigma(rho_schedule(first, last, num_steps, rho)).tolist(), 0.0]
@@ -84,7 +88,9 @@ def edm_sampler(
     def denoise(x: Tensor, sigma: float) -> Tensor:
         return net(x, x.new_tensor(sigma), class_labels).to(torch.float64)
 
+    settled = getattr(net, 'settled', None) if S_churn == 0 else None
     x = latents.to(torch.float64) * sigmas[0]
+    images, unfinished = torch.empty_like(x), torch.arange(len(x), device=x.device)
     for step in range(num_steps):
         sigma, sigma_next = sigmas[step], sigmas[step + 1]
         if S_churn > 0:  # without churn the noise would be multiplied by 0
@@ -92,13 +98,23 @@ def edm_sampler(
             sigma_hat = float(net.round_sigma(torch.tensor(sigma + gamma * sigma, dtype=torch.float64)))
             x = x + math.sqrt(max(sigma_hat**2 - sigma**2, 0)) * S_noise * randn_like(x)
             sigma = sigma_hat
-        slope = (x - denoise(x, sigma)) / sigma
+        if settled is None:
+            denoised = denoise(x, sigma)
+        else:
+            done, denoised = settled(x, x.new_tensor(sigma), class_labels)
+            images[unfinished[done]] = denoised[done].to(torch.float64)
+            x, denoised, unfinished = x[~done], denoised[~done].to(torch.float64), unfinished[~done]
+            class_labels = None if class_labels is None else class_labels[~done]
+            if not len(x):
+                break
+        slope = (x - denoised) / sigma
         x_next = x + (sigma_next - sigma) * slope
         if step < num_steps - 1:
             slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
             x_next = x + (sigma_next - sigma) * (0.5 * slope + 0.5 * slope_next)
         x = x_next
-    return x
+    images[unfinished] = x
+    return images
 
 
 def rho_schedule(sigma_min: float, sigma_max: float, num_steps: int, rho: float) -> Tensor:

@@ -1,0 +1,49 @@
+"""Exact products of int8 matrices: what CPUs and GPUs multiply fastest, wherever it is exact.
+
+Some processors saturate inside their int8 instructions (AVX2 without VNNI adds pairs of products in 16 bits), so the
+device's own product is used only after it has multiplied the extreme values right.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+# int32 holds so many products of two int8 values: 2^14 each.
+MAX_INNER = (2**31 - 1) // 2**14
+# Sums of so many products of int8 are exact in float32.
+_EXACT_IN_FLOAT32 = 2**24 // 2**14
+
+
+def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Exact product of int8 [M, K] and [K, N] on one device: int32 [M, N]. K is at most `MAX_INNER`."""
+    assert a.shape[1] <= MAX_INNER
+    if device_product_is_exact(a.device.type):
+        return _device_product(a, b)
+    total = torch.zeros([a.shape[0], b.shape[1]], dtype=torch.int32, device=a.device)
+    for start in range(0, a.shape[1], _EXACT_IN_FLOAT32):
+        part = slice(start, start + _EXACT_IN_FLOAT32)
+        total += (a[:, part].to(torch.float32) @ b[part].to(torch.float32)).to(torch.int32)
+    return total
+
+
+@functools.cache
+def device_product_is_exact(device_type: str) -> bool:
+    """Whether the device has an int8 product that neither saturates nor rounds, tried once on extreme values."""
+    a = torch.tensor([[-128, 127], [127, 127], [-128, -128]], dtype=torch.int8).repeat(16, 64)
+    b = torch.tensor([[-128, 127], [-128, 127]], dtype=torch.int8).repeat(64, 16)
+    try:
+        product = _device_product(a.to(device_type), b.to(device_type))
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return bool(torch.equal(product.cpu().to(torch.float64), a.to(torch.float64) @ b.to(torch.float64)))
+
+
+def _device_product(a: Tensor, b: Tensor) -> Tensor:
+    if a.device.type != 'cuda':
+        return torch._int_mm(a, b)
+    # CUDA wants more than 16 rows and multiples of 8 otherwise.
+    rows, inner, columns = max(24 - a.shape[0], -a.shape[0] % 8), -a.shape[1] % 8, -b.shape[1] % 8
+    padded_a = torch.nn.functional.pad(a, [0, inner, 0, rows])
+    padded_b = torch.nn.functional.pad(b, [0, columns, 0, inner])
+    return torch._int_mm(padded_a, padded_b)[: a.shape[0], : b.shape[1]]

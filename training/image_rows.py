@@ -1,0 +1,126 @@
+"""A training set as rows of int8 (pixel minus 128, so no bit is lost), resident on a device or read block by block.
+
+Images of one class stand together, so that a class is a range of rows. What does not change between evaluations is
+computed once.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+
+# Rows that are read and prepared at a time.
+READ_ROWS = 1024
+# Rows of the largest block: int32 holds the sum of so many products of int8.
+MAX_BLOCK = 1 << 16
+
+
+class ImageRows:
+    """uint8 images [N, C, H, W], N >= 1, as int8 rows [N, P].
+
+    A numpy memory map stays on disk and is read block by block; anything else is kept on the device.
+    labels: int64 [N] >= 0 or None. Raises UserError where the device has too little memory.
+
+    order: int64 [N], position of a row -> index of its image. ranges: class -> its range of positions.
+    norms: squared norms of rows, float64 [N]. keys: int64 [N], equal for copies of one image. mean: float64 [P].
+    pixel_dither: float64 [P], weight_dither: float32 [MAX_BLOCK], see `training.int8_digits`; dither_products: float32
+    [N], products of rows with 1/2 - pixel_dither.
+    """
+
+    def __init__(self, images: Tensor | np.ndarray, labels: Tensor | None, device: torch.device):
+        self.device = device
+        self.shape = tuple(images.shape[1:])
+        order, self.ranges = class_ranges(labels, len(images))
+        self.order = order.to(device)
+        self.source = images if isinstance(images, np.memmap) else None
+        self.resident: Tensor | None = None
+        if self.source is None:
+            self.resident = self._load(torch.as_tensor(images))
+        random = torch.Generator().manual_seed(0)  # before any image is seen: the dither must not depend on them
+        self.pixel_dither = torch.rand([self.num_pixels], generator=random, dtype=torch.float64).to(device)
+        self.weight_dither = torch.rand([MAX_BLOCK], generator=random).to(device)
+        self.norms, self.keys, self.dither_products, self.mean = self._prepare(random)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def num_pixels(self) -> int:
+        return int(np.prod(self.shape))
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Rows start … stop - 1 in storage order, int8 [stop - start, P]."""
+        if self.resident is not None:
+            return self.resident[start:stop]
+        assert self.source is not None
+        return as_rows(torch.from_numpy(self.source[self.order[start:stop].cpu().numpy()]).to(self.device))
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Rows at storage positions int64 [K], int8 [K, P]."""
+        if self.resident is not None:
+            return self.resident[positions]
+        assert self.source is not None
+        # Each row once, in the order of the file.
+        index, place = self.order[positions].cpu().unique(return_inverse=True)
+        return as_rows(torch.from_numpy(self.source[index.numpy()])).to(self.device)[place.to(self.device)]
+
+    def blocks(self, start: int, stop: int, size: int) -> Iterator[tuple[int, Tensor]]:
+        """Blocks of at most `size` rows with the position of their first."""
+        for first in range(start, stop, size):
+            yield first, self.block(first, min(first + size, stop))
+
+    def _load(self, images: Tensor) -> Tensor:
+        needed, free = len(images) * self.num_pixels, free_bytes(self.device)
+        if needed > free:
+            raise UserError(
+                f'the training set needs {needed:,} bytes on {self.device}, which has {free:,} free; '
+                'spread it over more ranks with --shard, or give it as a memory-mapped file'
+            )
+        rows = torch.empty([len(images), self.num_pixels], dtype=torch.int8, device=self.device)
+        for first in range(0, len(images), READ_ROWS):
+            index = self.order[first : first + READ_ROWS]
+            rows[first : first + READ_ROWS] = as_rows(images[index.to(images.device)].to(self.device))
+        return rows
+
+    def _prepare(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Squared norms float64 [N], keys int64 [N], products with 1/2 - dither float32 [N], the mean float64 [P]."""
+        limits = torch.iinfo(torch.int64)
+        factors = torch.randint(limits.min, limits.max, [self.num_pixels], generator=random).to(self.device)
+        dither = (0.5 - self.pixel_dither).to(torch.float32)
+        norms, keys, products = [], [], []
+        total = torch.zeros([self.num_pixels], dtype=torch.float64, device=self.device)
+        for _, rows in self.blocks(0, len(self), READ_ROWS):
+            numbers = rows.to(torch.int64)
+            norms.append(numbers.square().sum(dim=1).to(torch.float64))
+            # A random linear hash modulo 2^64: two different images share it with probability at most 2^-56.
+            keys.append((numbers * factors).sum(dim=1))
+            products.append(rows.to(torch.float32) @ dither)
+            total += numbers.sum(dim=0)
+        return torch.cat(norms), torch.cat(keys), torch.cat(products), total / len(self)
+
+
+def as_rows(images: Tensor) -> Tensor:
+    """uint8 [N, …] as int8 [N, P], 128 less each."""
+    return (images.flatten(1) ^ 128).view(torch.int8)
+
+
+def class_ranges(labels: Tensor | None, count: int) -> tuple[Tensor, dict[int, tuple[int, int]]]:
+    """The order that puts each class together, int64 [N], and the range of positions of each class in it."""
+    if labels is None:
+        return torch.arange(count), {}
+    sorted_labels, order = labels.cpu().sort(stable=True)
+    classes, sizes = sorted_labels.unique_consecutive(return_counts=True)
+    stops = sizes.cumsum(0).tolist()
+    starts = [0, *stops[:-1]]
+    return order, {c: (a, b) for c, a, b in zip(classes.tolist(), starts, stops, strict=True)}
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -1,0 +1,202 @@
+"""The optimal denoiser: the closed-form optimum of denoising score matching over a training set.
+
+For training images y_i in [-1, 1], D(x; sigma) = sum_i w_i y_i with w = softmax(-||x - y_i||² / (2 sigma²)). It can
+only replay its training images, which makes it the yardstick for models that generalize.
+Source: Karras et al. 2022, appendix B.3; Gu et al. 2023, section 2.
+
+`OptimalDenoiser` is a denoiser as every sampler takes it. How it computes is told in docs/optimal_denoiser.md.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from training.image_rows import ImageRows
+from training.int8_sums import Int8Query, int8_sums, relative_error
+from training.weighted_sums import Sums, float64_sums
+
+# Root mean square error to be expected, relative to the norm of the denoised image, above which an image is computed
+# again with more digits. An error five times as large, 1e-5, has a probability below exp(-9) (see int8_sums).
+TOLERANCE = 2e-6
+# Sets of no more than so many pixels together are denoised in float64 at once.
+FEW_PIXELS = 1 << 16
+# Digits of z that are tried, the first below this sigma, where most images hang on one training image.
+FEW_DIGITS_BELOW = 1.5
+FEW_DIGITS, DIGITS = (2, 3, 4), (3, 4)
+# The nearest image is settled once the weights of all others are below half of float64's rounding unit.
+SETTLED = 2.0**-54
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the softmax says about each noisy image.
+
+    log_normalizer: float64 [B], ln sum_i exp(-||x - y_i||² / (2 sigma²)).
+    effective_number: float64 [B], 1 / sum_i w_i², the number of training images that take part.
+    nearest: int64 [B], index of the nearest training image; of equally near ones the lowest.
+    distance: float64 [B], distance to it, in units of data in [-1, 1].
+    """
+
+    log_normalizer: Tensor
+    effective_number: Tensor
+    nearest: Tensor
+    distance: Tensor
+
+
+class OptimalDenoiser:
+    """D(x; sigma) of a training set.
+
+    images: uint8 [N, C, R, R]; a numpy memory map is read block by block and never held in memory.
+    labels: int64 [N] or None. With labels, class_labels choose the optimum within a class.
+    device: where to compute.
+    Raises UserError for a set that is empty, not square, or too large for the device.
+    """
+
+    sigma_min = 0.0
+    sigma_max = math.inf
+
+    def __init__(
+        self, images: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None, device: torch.device | str = 'cpu'
+    ):
+        check_images(images, labels)
+        self.labels = None if labels is None else torch.as_tensor(labels).to(torch.int64)
+        self.label_dim = 0 if self.labels is None else int(self.labels.max()) + 1
+        self.device = compute_device(device)
+        self.images = ImageRows(images, self.labels, self.device)
+        self.img_channels, self.img_resolution = images.shape[1], images.shape[2]
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        """The denoised images, of x's shape: float64 where x is, else float32.
+
+        x: float [B, C, R, R]; sigma: > 0, a scalar or [B]; class_labels: one-hot [B, label_dim], int64 [B] or None for
+        the optimum over all classes. Raises UserError for values that are not finite, sigma <= 0, and an empty class.
+        """
+        return self._images(self._sums(x, sigma, class_labels), x)
+
+    def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Which images are denoised to one training image for the rest of a deterministic trajectory, bool [B].
+
+        Returns also the denoised images, of all: what calling the denoiser gives.
+
+        Why it stays: let y be the nearest image, and x(t) = y + t (x - y) the point at noise level t sigma, t in
+        [0, 1]; while D = y, the probability flow is that segment. For another image y', the gap
+        g(t) = ||x(t) - y'||² - ||x(t) - y||² is linear in t, g(0) = ||y - y'||² >= 0 and g(1) >= 0, so g(t) >= t g(1),
+        and its weight relative to y's is exp(-g(t) / (2 t² sigma²)) <= exp(-g(1) / (2 sigma²)): no weight grows. Hence
+        if the others' weights together are below float64's rounding at (x, sigma), they are along the whole segment.
+        """
+        sums = self._sums(x, sigma, class_labels)
+        settled = sums.others - sums.log_total < math.log(SETTLED)
+        return settled.to(x.device), self._images(sums, x)
+
+    def statistics(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Statistics:
+        """What the softmax says about each noisy image; arguments as for a call."""
+        sums = self._sums(x, sigma, class_labels, find_nearest=True)
+        return Statistics(
+            log_normalizer=sums.log_total.to(x.device),
+            effective_number=(sums.total.square() / sums.squares).to(x.device),
+            nearest=sums.nearest.to(x.device),
+            distance=(sums.distance.sqrt() / 127.5).to(x.device),
+        )
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        return torch.as_tensor(sigma)
+
+    def _images(self, sums: Sums, x: Tensor) -> Tensor:
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        return ((sums.mean + 0.5) / 127.5).reshape(x.shape).to(dtype).to(x.device)
+
+    def _sums(
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        class_labels: Tensor | None,
+        find_nearest: bool = False,
+    ) -> Sums:
+        z, variance = self._in_pixels(x, sigma)
+        classes = self._classes(class_labels, len(x))
+        if classes is None:
+            return self._range_sums(z, variance, (0, len(self.images)), find_nearest)
+        parts, order = [], []
+        for label in classes.unique().tolist():
+            rows = (classes == label).nonzero()[:, 0]
+            chosen = self.images.ranges[label] if label >= 0 else (0, len(self.images))
+            parts.append(self._range_sums(z[rows], variance[rows], chosen, find_nearest))
+            order.append(rows)
+        return Sums.cat(parts)[torch.cat(order).argsort()]
+
+    def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], find_nearest: bool) -> Sums:
+        """Sums over a range of rows: with digits, and in float64 for images of which digits cannot be sure."""
+        start, stop = chosen
+        if (stop - start) * z.shape[1] <= FEW_PIXELS:
+            return float64_sums(self.images, z, variance, start, stop)
+        few = bool(variance.amax() < (127.5 * FEW_DIGITS_BELOW) ** 2)
+        parts, indices = [], []
+        rows = torch.arange(len(z), device=z.device)
+        for count in FEW_DIGITS if few else DIGITS:
+            query = Int8Query(self.images, z[rows], variance[rows], count)
+            sums = int8_sums(query, start, stop, find_nearest)
+            sure = relative_error(query, sums) <= TOLERANCE
+            if find_nearest:
+                sure &= sums.distance.isfinite()
+            parts.append(sums[sure])
+            indices.append(rows[sure])
+            rows = rows[~sure]
+            if not len(rows):
+                break
+        else:
+            parts.append(float64_sums(self.images, z[rows], variance[rows], start, stop))
+            indices.append(rows)
+        return parts[0] if len(parts) == 1 else Sums.cat(parts)[torch.cat(indices).argsort()]
+
+    def _in_pixels(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """x in pixel units, float64 [B, P], and the noise's variance in them, float64 [B]."""
+        expected = (self.img_channels, self.img_resolution, self.img_resolution)
+        if tuple(x.shape[1:]) != expected:
+            raise UserError(f'x has shape {list(x.shape)}, but the training images are {list(expected)} each')
+        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=self.device).flatten()
+        if len(sigma) not in (1, len(x)):
+            raise UserError(f'sigma has {len(sigma)} values for {len(x)} images; give one, or one for each image')
+        if not bool((sigma > 0).all() & sigma.isfinite().all()):
+            raise UserError('sigma must be positive and finite')
+        z = x.flatten(1).to(self.device).to(torch.float64) * 127.5 - 0.5
+        if not bool(z.isfinite().all()):
+            raise UserError('x has values that are not finite')
+        return z, (127.5 * sigma).square().expand(len(x))
+
+    def _classes(self, class_labels: Tensor | None, count: int) -> Tensor | None:
+        """The class of each image, int64 [B], -1 for all classes; None where all are -1."""
+        if class_labels is None:
+            return None
+        if self.labels is None:
+            raise UserError('class_labels are given, but the training set has no labels')
+        labels = class_labels.to(self.device)
+        if labels.is_floating_point():
+            present = labels.sum(dim=1) > 0
+            labels = torch.where(present, labels.argmax(dim=1), -1)
+        if len(labels) != count:
+            raise UserError(f'{len(labels)} class labels are given for {count} images')
+        for label in labels.unique().tolist():
+            if label >= 0 and label not in self.images.ranges:
+                raise UserError(f'class {label}: no training image has it')
+        return labels
+
+
+def check_images(images: Tensor | np.ndarray, labels: Tensor | np.ndarray | None) -> None:
+    if images.ndim != 4 or images.dtype not in (torch.uint8, np.uint8):
+        raise UserError(f'training images must be uint8 [N, C, R, R], not {images.dtype} {list(images.shape)}')
+    if len(images) == 0:
+        raise UserError('the training set has no images')
+    if images.shape[2] != images.shape[3]:
+        raise UserError(f'training images must be square, not {images.shape[2]}×{images.shape[3]}')
+    if labels is not None and len(labels) != len(images):
+        raise UserError(f'{len(labels)} labels are given for {len(images)} training images')
+
+
+def compute_device(device: torch.device | str) -> torch.device:
+    """The device that computes: Apple's has no float64, so the CPU stands in for it."""
+    device = torch.device(device)
+    return torch.device('cpu') if device.type == 'mps' else device

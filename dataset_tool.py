@@ -2,10 +2,9 @@
 
 import click
 
-from dataset_utils import open_source
+from dataset_utils import open_source, options
 from dataset_utils.archive import Destination
 from dataset_utils.building import write_dataset
-from dataset_utils.options import Resolution
 from dataset_utils.rules import plan_convert
 from dataset_utils.transforms import TRANSFORMS, make_transform
 from dnnlib.util import report_errors
@@ -16,8 +15,8 @@ from dnnlib.util import report_errors
 @click.option('--dest', metavar='ZIP|DIR', required=True, help='Data set to write.')
 @click.option('--max-images', metavar='INT', type=click.IntRange(min=1), help='Take only the first images.')
 @click.option('--transform', type=click.Choice(TRANSFORMS), help='How to make images square; needs --resolution.')
-@click.option('--resolution', metavar='WxH', type=Resolution(), help='Size to resize to, in pixels.')
-@click.option('--skip-unreadable', is_flag=True, help='Leave broken images out, and list them in the manifest.')
+@click.option('--resolution', metavar='WxH', type=options.Resolution(), help='Size to resize to, in pixels.')
+@options.skip_unreadable
 @click.option('--overwrite', is_flag=True, help='Replace the data set at --dest.')
 @report_errors
 def main(

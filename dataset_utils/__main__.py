@@ -193,7 +193,7 @@ def imagenet_class(source: str, dest: str, overwrite: bool, **choices: Any) -> N
     --source is ImageNet's train folder, or the part of it that holds those synsets.
 
     \b
-    # 2,000 dogs of 116 synsets, 32x32 as in CIFAR-10
+    # 2,000 dogs of 123 synsets, 32x32 as in CIFAR-10
     python -m dataset_utils imagenet-class --source=imagenet/ILSVRC/Data/CLS-LOC/train --dest=dog-imagenet.zip \\
         --superclass=dog --max-images=2000
     \b

@@ -81,9 +81,9 @@ def _to_array(image: PIL.Image.Image) -> np.ndarray:
     if image.mode in SIXTEEN_BIT_MODES:
         return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)[..., np.newaxis]
     if image.mode in GREY_MODES:
-        return np.array(image.convert('L'))[..., np.newaxis]
+        return np.array(image if image.mode == 'L' else image.convert('L'))[..., np.newaxis]
     if image.mode in COLOUR_MODES:
-        return np.array(image.convert('RGB'))
+        return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
     raise UnsupportedModeError(f'has pixels of the kind {image.mode}')
 
 

@@ -7,58 +7,173 @@ import numpy as np
 import pytest
 
 from dataset_utils import open_source, selections
+from dataset_utils.labelling import random_labels
 from dnnlib.util import UserError
 
 CONFORMANCE = Path(__file__).parents[3] / 'shared' / 'conformance' / 'cifar10_subsets.json'
 LABELS = [2, 0, 1, 0, 2, 1, 1, 0, 2, 0, 1, 2]
 NAMES = ['bird', 'cat', 'dog']
+ZEROS, ONES, TWOS = [1, 3, 7, 9], [2, 5, 6, 10], [0, 4, 8, 11]
 
 
-def test_balanced_takes_the_first_of_each_class_class_after_class():
-    assert selections.balanced(LABELS, NAMES, 6, None) == [1, 3, 2, 5, 0, 4]
+def many_labels() -> list[int]:
+    return np.random.default_rng(0).integers(0, 5, 500).tolist()
 
 
-def test_classes_that_are_absent_do_not_count():
-    assert selections.balanced([7, 3, 7, 3], None, 4, None) == [1, 3, 0, 2]
+class TestBalanced:
+    def test_first_of_each_class_class_after_class(self):
+        assert selections.balanced(LABELS, NAMES, 6, None) == [1, 3, 2, 5, 0, 4]
+
+    def test_classes_that_are_absent_do_not_count(self):
+        assert selections.balanced([7, 3, 7, 3], None, 4, None) == [1, 3, 0, 2]
+
+    def test_size_that_the_classes_do_not_divide_is_refused(self):
+        with pytest.raises(UserError, match=r'--max-images=8 is no multiple of the 3 classes; give 6'):
+            selections.balanced(LABELS, NAMES, 8, None)
+
+    def test_size_below_the_number_of_classes_is_refused_with_the_smallest_possible(self):
+        with pytest.raises(UserError, match=r'give 3'):
+            selections.balanced(LABELS, NAMES, 2, None)
+
+    def test_class_with_too_few_images_is_named_with_the_largest_size(self):
+        labels = [0, 0, 0, 1, 1, 2, 2, 2]
+        with pytest.raises(UserError, match=r'3 images of class 1 \(cat\), which has 2; the largest possible is .*=6'):
+            selections.balanced(labels, NAMES, 9, None)
+
+    @pytest.mark.parametrize('seed', [None, 0, 1, 2**32 - 1])
+    def test_smaller_sets_are_contained_in_larger_ones(self, seed):
+        labels = many_labels()
+        small, large = (selections.balanced(labels, None, size, seed) for size in (50, 200))
+        assert set(small) < set(large)
+        assert Counter(labels[index] for index in large) == dict.fromkeys(range(5), 40)
+        assert len(set(large)) == 200
+
+    def test_seeds_draw_different_images(self):
+        labels = [0] * 100 + [1] * 100
+        drawn = {tuple(selections.balanced(labels, None, 20, seed)) for seed in (None, 0, 1, 2)}
+        assert len(drawn) == 4
+        zeros, ones = np.array(selections.balanced(labels, None, 20, 0)).reshape(2, 10)
+        assert set(zeros) != set(ones - 100), 'each class has an order of its own'
+
+    def test_seeded_order_is_that_of_numpys_frozen_generator(self):
+        order = np.random.RandomState([5, 1]).permutation(4)  # seeded by (seed, label)
+        assert selections.members(LABELS, 5)[1] == [ONES[position] for position in order]
 
 
-def test_size_that_the_classes_do_not_divide_is_refused():
-    with pytest.raises(UserError, match=r'--max-images=8 is no multiple of the 3 classes; give 6'):
-        selections.balanced(LABELS, NAMES, 8, None)
+class TestHalves:
+    @pytest.mark.parametrize('seed', [None, 3])
+    def test_disjoint_and_balanced_and_the_first_is_the_plain_subset(self, seed):
+        labels = many_labels()
+        first, second = selections.halves(labels, None, 100, seed)
+        assert first == selections.balanced(labels, None, 100, seed)
+        assert not set(first) & set(second)
+        for half in (first, second):
+            assert Counter(labels[index] for index in half) == dict.fromkeys(range(5), 20)
+
+    def test_second_half_is_the_next_of_each_class(self):
+        assert selections.halves(LABELS, None, 3, None) == ([1, 2, 0], [3, 5, 4])
+
+    def test_too_few_images_for_two(self):
+        with pytest.raises(UserError, match=r'6 images of class 0 \(bird\), which has 4; the largest .*--max-images=6'):
+            selections.halves(LABELS, NAMES, 9, None)
 
 
-def test_size_below_the_number_of_classes_is_refused_with_the_smallest_possible():
-    with pytest.raises(UserError, match=r'give 3'):
-        selections.balanced(LABELS, NAMES, 2, None)
+class TestFirstClasses:
+    def test_remainder_goes_to_the_last_class(self):
+        assert selections.first_classes(LABELS, NAMES, 2, 5, None) == [*ZEROS[:2], *ONES[:3]]
+
+    def test_classes_are_counted_from_the_lowest_that_is_present(self):
+        assert selections.first_classes([9, 4, 6, 4], None, 2, 2, None) == [1, 2]
+
+    def test_more_classes_than_there_are(self):
+        with pytest.raises(UserError, match=r'--num-classes=4 is more than the 3 classes of the source'):
+            selections.first_classes(LABELS, NAMES, 4, 8, None)
+
+    def test_fewer_images_than_classes(self):
+        with pytest.raises(UserError, match=r'--max-images=1 is less than one for each of --num-classes=2'):
+            selections.first_classes(LABELS, NAMES, 2, 1, None)
+
+    def test_only_classes_that_are_taken_must_have_enough(self):
+        assert selections.first_classes([0, 0, 0, 1], None, 1, 3, None) == [0, 1, 2]
 
 
-def test_class_with_too_few_images_is_named_with_the_largest_size():
-    labels = [0, 0, 0, 1, 1, 2, 2, 2]
-    with pytest.raises(UserError, match=r'3 images of class 1 \(cat\), which has 2; the largest possible is .*=6'):
-        selections.balanced(labels, NAMES, 9, None)
+class TestOneClass:
+    @pytest.mark.parametrize('name', ['cat', '1'])
+    def test_by_name_or_label(self, name):
+        assert selections.one_class(LABELS, NAMES, name, 2, None) == ONES[:2]
+        assert selections.one_class(LABELS, NAMES, name, None, None) == ONES
+
+    def test_name_goes_before_label(self):
+        assert selections.one_class(LABELS, ['1', '2', '0'], '1', None, None) == ZEROS
+
+    @pytest.mark.parametrize('name', ['fish', '3', '-1', ''])
+    def test_unknown_class_lists_those_that_are(self, name):
+        with pytest.raises(UserError, match=rf'--class-name={name} is no .* 0 \(bird\), 1 \(cat\), 2 \(dog\); give'):
+            selections.one_class(LABELS, NAMES, name, None, None)
+
+    def test_too_few(self):
+        with pytest.raises(UserError, match=r'5 images of class 2 \(dog\), which has 4; the largest .*--max-images=4'):
+            selections.one_class(LABELS, NAMES, 'dog', 5, None)
 
 
-@pytest.mark.parametrize('seed', [None, 0, 1, 2**32 - 1])
-def test_smaller_sets_are_contained_in_larger_ones(seed):
-    labels = np.random.default_rng(0).integers(0, 5, 500).tolist()
-    small, large = (selections.balanced(labels, None, size, seed) for size in (50, 200))
-    assert set(small) < set(large)
-    assert Counter(labels[index] for index in large) == dict.fromkeys(range(5), 40)
-    assert len(set(large)) == 200
+class TestRepeated:
+    def test_originals_stay_and_the_first_of_each_class_are_repeated(self):
+        again = [*ZEROS[:2], *ONES[:2], *TWOS[:2]]
+        assert selections.repeated(LABELS, 12, 3, 0.5, None) == [*range(12), *again, *again]
+
+    def test_without_labels_the_first_are_repeated(self):
+        assert selections.repeated(None, 4, 2, 0.5, None) == [0, 1, 2, 3, 0, 1]
+
+    @pytest.mark.parametrize(('fraction', 'expected'), [(0, 0), (0.29, 29), (1, 100)])
+    def test_fraction_is_rounded(self, fraction, expected):
+        assert len(selections.repeated(None, 100, 2, fraction, None)) == 100 + expected
+
+    def test_larger_fractions_contain_smaller_ones(self):
+        small, large = (set(selections.repeated(many_labels(), 500, 2, share, 7)[500:]) for share in (0.1, 0.4))
+        assert small < large
 
 
-def test_seeds_draw_different_images():
-    labels = [0] * 100 + [1] * 100
-    drawn = {tuple(selections.balanced(labels, None, 20, seed)) for seed in (None, 0, 1, 2)}
-    assert len(drawn) == 4
-    zeros, ones = np.array(selections.balanced(labels, None, 20, 0)).reshape(2, 10)
-    assert set(zeros) != set(ones - 100), 'each class has an order of its own'
+class TestSpread:
+    GROUPS = (('n00000003', range(0, 50)), ('n00000001', range(50, 100)), ('n00000002', range(100, 150)))
+
+    def test_first_groups_give_one_image_more(self):
+        chosen = selections.spread(self.GROUPS, 8, 0)
+        assert [index // 50 for index in chosen] == [0, 0, 0, 1, 1, 1, 2, 2]
+        assert len(set(chosen)) == 8
+
+    def test_smaller_sets_are_contained_in_larger_ones(self):
+        assert set(selections.spread(self.GROUPS, 8, 0)) < set(selections.spread(self.GROUPS, 70, 0))
+
+    def test_draw_of_a_group_does_not_depend_on_others(self):
+        assert selections.spread(self.GROUPS[1:2], 10, 5) == selections.spread(self.GROUPS, 30, 5)[10:20]
+
+    def test_seeds_differ(self):
+        assert selections.spread(self.GROUPS, 30, 0) != selections.spread(self.GROUPS, 30, 1)
+
+    def test_unwanted_images_are_replaced_by_the_next_of_their_group(self):
+        plain = selections.spread(self.GROUPS, 30, 0)
+        chosen = selections.spread(self.GROUPS, 30, 0, lambda index: index != plain[3])
+        assert plain[:3] + plain[4:10] == chosen[:9]
+        assert chosen[9] not in plain
+        assert chosen[10:] == plain[10:]
+
+    def test_group_with_too_few(self):
+        with pytest.raises(
+            UserError, match=r'--max-images=153 asks for 51 images of n00000003, which has 50; lower it'
+        ):
+            selections.spread(self.GROUPS, 153, 0)
 
 
-def test_seeded_order_is_that_of_numpys_frozen_generator():
-    order = np.random.RandomState([5, 1]).permutation(4)  # seeded by (seed, label)
-    ones = [2, 5, 6, 10]
-    assert selections.members(LABELS, 5)[1] == [ones[position] for position in order]
+def test_random_labels_are_pythons():
+    # The first numbers of random.seed(1024) and random.randint(0, 9), as the conformance data has them.
+    assert random_labels(10, 10) == [0, 7, 6, 5, 8, 1, 7, 8, 5, 5]
+
+
+@pytest.mark.skipif(not CONFORMANCE.exists(), reason='needs the conformance data')
+def test_random_labels_are_the_papers():
+    for name, expected in json.loads(CONFORMANCE.read_text())['random_labels'].items():
+        count, num_classes = name.split('_classes')
+        assert random_labels(int(count), int(num_classes)) == expected
 
 
 @pytest.mark.skipif(
@@ -68,6 +183,10 @@ def test_seeded_order_is_that_of_numpys_frozen_generator():
 def test_subsets_of_cifar10_are_the_papers():
     source = open_source(os.environ['CIFAR10_ARCHIVE'])
     expected = json.loads(CONFORMANCE.read_text())
-    assert source.labels is not None
-    for size in ('100', '1000'):
-        assert selections.balanced(source.labels, source.class_names, int(size), None) == expected['size'][size]
+    labels, names = source.labels, source.class_names
+    assert labels is not None
+    for size, indices in expected['size'].items():
+        assert selections.balanced(labels, names, int(size), None) == indices
+    for name, indices in expected['classes'].items():
+        size, num_classes = map(int, name.split('_classes'))
+        assert selections.first_classes(labels, names, num_classes, size, None) == indices

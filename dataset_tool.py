@@ -46,7 +46,7 @@ def main(
       center-crop-dhariwal               ADM's way: halve by averaging, resize bicubically, crop the center
 
     Without --transform, images must be square already. The first image decides between grey and RGB: grey images among
-    colour ones become RGB. Pixels of 16 bits are rounded to 8, palettes and CMYK become RGB, transparency is dropped.
+    colour ones become RGB. Pixels of 16 bits become 8, palettes and CMYK become RGB, transparency is dropped.
 
     \b
     # CIFAR-10 at 32x32

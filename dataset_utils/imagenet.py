@@ -4,6 +4,7 @@ import csv
 from importlib.resources import files
 
 from dataset_utils.sources import Source
+from dataset_utils.sources.base import shown
 from dnnlib.util import UserError
 
 CIFAR10_CLASSES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
@@ -40,7 +41,9 @@ def images_by_synset(source: Source, superclass: str) -> list[tuple[str, list[in
 
 def _missing_words(source: Source, superclass: str, total: int, missing: list[str]) -> str:
     if len(missing) == total:
-        folders = f'its folders are {", ".join(source.class_names[:5])}' if source.class_names else 'it has no folders'
+        folders = (
+            f'its folders are {shown(", ".join(source.class_names[:5]))}' if source.class_names else 'it has no folders'
+        )
         return (
             f'{source.where}: none of the {total} synset folders of {superclass} is there, {folders}; '
             f"name ImageNet's folder of synsets, such as {TRAIN}"

@@ -1,6 +1,7 @@
 """What is in a set of images: sizes, labels, exact copies, and pairs that are nearly copies."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -15,6 +16,7 @@ from dnnlib.util import UserError
 NEAR = 16.0  # root mean square per pixel, of 255: four pairs of CIFAR-10 are closer
 DIRECTIONS = 64
 BLOCK = 2048  # images whose distances to all others are looked at together
+MAX_VALUES = 1 << 23  # pixels that are projected together
 MAX_CANDIDATES = 1_000_000
 SHOWN = 10  # pairs and other items that are listed one by one
 SHOWN_CLASSES = 20
@@ -62,13 +64,11 @@ def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
         candidates += len(first)
         if candidates > MAX_CANDIDATES:
             raise UserError(f'--near={near:g} holds for too many pairs to list; lower it')
-        differences = pixels[first].astype(np.int32) - pixels[second]
-        distances = np.sqrt(np.einsum('nd,nd->n', differences, differences, dtype=np.int64) / pixels.shape[1])
-        found += [
-            (int(i), int(j), float(distance))
-            for i, j, distance in zip(first, second, distances, strict=True)
-            if distance < near
-        ]
+        for i, j in zip(first.tolist(), second.tolist(), strict=True):
+            difference = pixels[i].astype(np.float64) - pixels[j]
+            distance = math.sqrt(difference @ difference / len(difference))
+            if distance < near:
+                found.append((i, j, distance))
     return sorted(found, key=lambda pair: (pair[2], pair[:2]))
 
 
@@ -82,8 +82,9 @@ def _project(pixels: np.ndarray) -> np.ndarray:
     chosen = np.unique(np.linspace(0, count - 1, min(count, DIRECTIONS)).astype(int))
     directions = np.linalg.qr((pixels[chosen] - mean).T)[0]  # [D, K]
     blocks = []
-    for start in range(0, count, BLOCK):
-        centered = pixels[start : start + BLOCK] - mean
+    step = max(1, MAX_VALUES // pixels.shape[1])
+    for start in range(0, count, step):
+        centered = pixels[start : start + step] - mean
         along = centered @ directions
         left = np.sqrt(np.maximum((centered**2).sum(1) - (along**2).sum(1), 0))
         blocks.append(np.concatenate([along, left[:, np.newaxis]], axis=1).astype(np.float32))

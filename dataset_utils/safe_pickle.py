@@ -17,7 +17,7 @@ class RefusedPickleError(ValueError):
 
 
 def load_pickle(data: bytes) -> Any:
-    """Return the value of a pickle: dicts, lists, tuples, numbers, text, bytes and uint8 arrays.
+    """Return the value of a pickle: plain values, uint8 arrays, or a dict of them.
 
     Strings that Python 2 wrote come as bytes. Raises RefusedPickleError. Nothing named in the pickle is imported.
     """
@@ -119,7 +119,7 @@ def _uint8_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 
 
 def _finished(value: Any) -> Any:
-    """Put the arrays of a value, at most two levels deep as CIFAR has them, in their stand-ins' places."""
+    """Put arrays in their stand-ins' places."""
     if isinstance(value, dict):
         return {key: item.value if isinstance(item, _Array) else item for key, item in value.items()}
-    return value
+    return value.value if isinstance(value, _Array) else value

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dataset_utils.sources.base import shown
 from dnnlib.util import UserError
 
 
@@ -140,7 +141,7 @@ def name_of(label: int, class_names: Sequence[str] | None) -> str:
     """Name a class for a message: '5 (dog)'."""
     if class_names is None or class_names[label] == str(label):
         return str(label)
-    return f'{label} ({class_names[label]})'
+    return f'{label} ({shown(class_names[label])})'
 
 
 def _equal_counts(classes: dict[int, list[int]], max_images: int) -> dict[int, int]:

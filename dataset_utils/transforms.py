@@ -21,7 +21,7 @@ def make_transform(name: str | None, resolution: Sequence[int]) -> Transform:
     unless the name is 'center-crop-wide', whose height is at most the width. Raises ValueError.
     """
     width, height = resolution
-    if not 1 <= max(resolution) <= MAX_EDGE:
+    if not all(type(edge) is int and 1 <= edge <= MAX_EDGE for edge in resolution):
         raise ValueError(f'--resolution={width}x{height} is out of range; give an edge of 1 to {MAX_EDGE} pixels')
     if name not in (None, *TRANSFORMS):
         raise ValueError(f'--transform={name} is unknown; choose one of {", ".join(TRANSFORMS)}')

@@ -1,5 +1,6 @@
 """Whether a data set is what its manifest claims: it is made again from the source, image by image, and compared."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,6 @@ from dataset_utils.manifest import Manifest
 from dataset_utils.rules import RULES
 from dataset_utils.sources import Source
 from dataset_utils.sources.base import shown
-from dataset_utils.sources.files import FilesSource
 from dnnlib.util import UserError
 
 
@@ -23,9 +23,26 @@ def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
     Raises UserError when there is no manifest, or it cannot be followed with these sources.
     """
     manifest = getattr(dataset, 'manifest', None)
-    if not isinstance(dataset, FilesSource) or manifest is None:
+    if manifest is None:
         raise UserError(f'{dataset.where} has no manifest.json, so it cannot be verified')
-    plan = _plan_again(dataset, manifest, sources)
+    names = [manifest.source] if isinstance(manifest.source, str) else manifest.source
+    if len(names) != len(sources):
+        raise UserError(f'--verify must be given {len(names)} times: for {", ".join(map(shown, names))}')
+    try:
+        return _compare(dataset, manifest, _plan_again(manifest, sources))
+    except UserError as error:
+        raise UserError(f'{dataset.where} cannot be made again from these sources: {error}') from error
+    except Exception as error:  # a stranger's manifest can hold any values
+        reason = shown(repr(error))
+        raise UserError(f'{dataset.where}: its manifest is not one that this version can follow ({reason})') from error
+
+
+def _plan_again(manifest: Manifest, sources: Sequence[Source]) -> Plan:
+    arguments = {name: value for name, value in manifest.arguments.items() if name != SKIPPED}
+    return RULES[manifest.rule](*sources, **arguments)
+
+
+def _compare(dataset: Source, manifest: Manifest, plan: Plan) -> list[str]:
     kept: list[Made] = []
     left_out: list[Made] = []
     differing: list[int] = []
@@ -35,7 +52,7 @@ def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
             continue
         if len(kept) < len(dataset) and not _is_same(dataset[len(kept)], made.image, made.label):
             differing.append(len(kept))
-        kept.append(Made(made.part, made.index, made.label, None))
+        kept.append(dataclasses.replace(made, image=None))
     findings = _compare_manifests(manifest, make_manifest(plan, kept, left_out))
     if len(kept) != len(dataset):
         findings.append(f'It has {len(dataset)} images, but the rule makes {len(kept)}.')
@@ -45,21 +62,6 @@ def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
             f'{dataset.describe(differing[0])}.'
         )
     return findings
-
-
-def _plan_again(dataset: Source, manifest: Manifest, sources: Sequence[Source]) -> Plan:
-    names = [manifest.source] if isinstance(manifest.source, str) else manifest.source
-    if len(names) != len(sources):
-        raise UserError(f'--verify must be given {len(names)} times: for {", ".join(map(shown, names))}')
-    arguments = {name: value for name, value in manifest.arguments.items() if name != SKIPPED}
-    try:
-        return RULES[manifest.rule](*sources, **arguments)
-    except UserError as error:
-        raise UserError(f'{dataset.where}: its rule cannot be followed with these sources: {error}') from error
-    except Exception as error:  # a stranger's manifest can hold any values
-        raise UserError(
-            f'{dataset.where}: its manifest is not one that this version can follow ({error!r:.200})'
-        ) from error
 
 
 def _is_same(present: tuple[np.ndarray, int | None], image: np.ndarray, label: int | None) -> bool:

@@ -46,7 +46,7 @@ def decode_image(data: bytes, where: str, name: str) -> np.ndarray:
     """Decode an image file: uint8 [H, W, C], C being 1 for grey and 3 for RGB.
 
     data: the file's bytes. where, name: the source and the file's name in it, for messages.
-    Palette, CMYK and other colour spaces become RGB, transparency is dropped, 16 bits are rounded to 8.
+    Palette, CMYK and other colour spaces become RGB, transparency is dropped, and 16 bits become 8.
     Raises UserError.
     """
     stored = decode_png(data)

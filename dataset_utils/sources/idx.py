@@ -15,7 +15,7 @@ from dnnlib.util import UserError
 
 IMAGES_NAME = re.compile(r'(.*)-images([-.])idx3-ubyte(?:\.gz)?')
 UNSIGNED_BYTE = 8  # IDX's code for the type of its values
-MAX_BYTES = 1 << 32
+MAX_BYTES = 1 << 31
 
 
 class IdxSource(ArraySource):

@@ -484,13 +484,15 @@ class TestInfo:
             {'arguments': {'max_images': 50, 'colour': 3}},
             {'arguments': {'max_images': 55}},
             {'rule': 'resolution', 'arguments': {'max_images': 50, 'resolution': [10**6, 10**6]}},
+            {'rule': 'resolution', 'arguments': {'max_images': 50, 'resolution': [8.0, 8.0]}},
+            {'rule': 'convert', 'arguments': {'max_images': 'all'}},
             {'rule': 'split', 'arguments': {'max_images': 50, 'half': 'c'}},
             {'rule': 'duplicate', 'arguments': {'copies': 10**12, 'fraction': 1}},
         ],
     )
     def test_manifest_that_cannot_be_followed_is_a_sentence(self, archive, changes):
         message = refusal(run(main, 'info', self.forge(archive, **changes), '--verify=digits'))
-        assert 'cannot be followed' in message or 'is not one that this version can follow' in message
+        assert 'cannot be made again' in message or 'is not one that this version can follow' in message
 
     def test_data_set_without_manifest(self, tmp_path):
         archive = write_zip(tmp_path / 'a.zip', labelled_files(random_images(3), None))

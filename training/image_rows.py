@@ -25,7 +25,8 @@ class ImageRows:
     A numpy memory map stays on disk and is read block by block; anything else is kept on the device.
     labels: int64 [N] >= 0 or None. Raises UserError where the device has too little memory.
 
-    order: int64 [N], position of a row -> index of its image. ranges: class -> its range of positions.
+    order: int64 [N], position of a row -> index of its image, to which `offset` is added in results.
+    ranges: class -> its range of positions.
     norms: squared norms of rows, float64 [N]. keys: int64 [N], equal for copies of one image. mean: float64 [P].
     pixel_dither: float64 [P], weight_dither: float32 [MAX_BLOCK], see `training.int8_digits`; dither_products: float32
     [N], products of rows with 1/2 - pixel_dither.
@@ -35,7 +36,7 @@ class ImageRows:
         self.device = device
         self.shape = tuple(images.shape[1:])
         order, self.ranges = class_ranges(labels, len(images))
-        self.order = order.to(device)
+        self.order, self.offset = order.to(device), 0
         self.source = images if isinstance(images, np.memmap) else None
         self.resident: Tensor | None = None
         if self.source is None:

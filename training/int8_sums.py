@@ -50,8 +50,8 @@ FEW_IMAGES = 64
 EVEN_GROUPS = 30
 # Gathered rows that are in float64 at a time.
 GATHER_ROWS = 512
-# Weights whose share is below half of float64's rounding unit are dropped.
-NEGLIGIBLE = 2.0**-54
+# Rests of weights that have no larger share than this are left out.
+NEGLIGIBLE = 1e-8
 # Half a unit of float32's last place, relative.
 FLOAT32_ERROR = 2.0**-24
 # Logits that may be farther off than this are of no use for weights.

@@ -7,7 +7,9 @@ Source: Karras et al. 2022, appendix B.3; Gu et al. 2023, section 2.
 `OptimalDenoiser` is a denoiser as every sampler takes it. How it computes is told in docs/optimal_denoiser.md.
 """
 
+import functools
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +17,10 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
+from torch_utils import distributed
 from training.image_rows import ImageRows
 from training.int8_sums import Int8Query, int8_sums, relative_error
-from training.weighted_sums import Sums, float64_sums
+from training.weighted_sums import Sums, float64_sums, merge
 
 # Root mean square error to be expected, relative to the norm of the denoised image, above which an image is computed
 # again with more digits. An error five times as large, 1e-5, has a probability below exp(-9) (see int8_sums).
@@ -53,6 +56,9 @@ class OptimalDenoiser:
     images: uint8 [N, C, R, R]; a numpy memory map is read block by block and never held in memory.
     labels: int64 [N] or None. With labels, class_labels choose the optimum within a class.
     device: where to compute.
+    sharded: the images are one rank's share of the training set, and every rank asks for the same noisy images; what
+    each finds in its share is merged, and all get the same result. Indices then count the images of lower ranks first.
+    float64: compute everything in float64, which is slow: to compare with.
     Raises UserError for a set that is empty, not square, or too large for the device.
     """
 
@@ -60,14 +66,34 @@ class OptimalDenoiser:
     sigma_max = math.inf
 
     def __init__(
-        self, images: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None, device: torch.device | str = 'cpu'
+        self,
+        images: Tensor | np.ndarray,
+        labels: Tensor | np.ndarray | None = None,
+        device: torch.device | str = 'cpu',
+        sharded: bool = False,
+        float64: bool = False,
     ):
         check_images(images, labels)
-        self.labels = None if labels is None else torch.as_tensor(labels).to(torch.int64)
-        self.label_dim = 0 if self.labels is None else int(self.labels.max()) + 1
-        self.device = compute_device(device)
-        self.images = ImageRows(images, self.labels, self.device)
+        self.device, self.sharded, self.float64 = compute_device(device), sharded, float64
+        classes = None if labels is None else torch.as_tensor(labels).to(torch.int64)
+        self.images = ImageRows(images, classes, self.device)
         self.img_channels, self.img_resolution = images.shape[1], images.shape[2]
+        # Over all ranks: the number of images, and that of each class.
+        self.num_images = len(images)
+        self.class_sizes = Counter({c: stop - start for c, (start, stop) in self.images.ranges.items()})
+        if sharded:
+            self._join_shards()
+        self.label_dim = max(self.class_sizes, default=-1) + 1
+
+    def _join_shards(self) -> None:
+        """Learn from the other ranks what they hold."""
+        shards = distributed.gather((len(self.images), self.class_sizes, self.images.mean.cpu()))
+        sizes = [size for size, _, _ in shards]
+        self.num_images = sum(sizes)
+        self.class_sizes = sum((part for _, part, _ in shards), Counter())
+        self.images.offset = sum(sizes[: distributed.rank()])
+        means = torch.stack([size / self.num_images * mean for size, _, mean in shards])
+        self.images.mean = means.sum(dim=0).to(self.device)
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         """The denoised images, of x's shape: float64 where x is, else float32.
@@ -119,26 +145,30 @@ class OptimalDenoiser:
         z, variance = self._in_pixels(x, sigma)
         classes = self._classes(class_labels, len(x))
         if classes is None:
-            return self._range_sums(z, variance, (0, len(self.images)), find_nearest)
+            return self._range_sums(z, variance, (0, len(self.images)), self.num_images, find_nearest)
         parts, order = [], []
         for label in classes.unique().tolist():
             rows = (classes == label).nonzero()[:, 0]
-            chosen = self.images.ranges[label] if label >= 0 else (0, len(self.images))
-            parts.append(self._range_sums(z[rows], variance[rows], chosen, find_nearest))
+            chosen = self.images.ranges.get(label, (0, 0)) if label >= 0 else (0, len(self.images))
+            size = self.class_sizes[label] if label >= 0 else self.num_images
+            parts.append(self._range_sums(z[rows], variance[rows], chosen, size, find_nearest))
             order.append(rows)
         return Sums.cat(parts)[torch.cat(order).argsort()]
 
-    def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], find_nearest: bool) -> Sums:
-        """Sums over a range of rows: with digits, and in float64 for images of which digits cannot be sure."""
+    def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], size: int, find_nearest: bool) -> Sums:
+        """Sums over a range of rows: with digits, and in float64 for images of which digits cannot be sure.
+
+        size: number of images in the range, over all ranks.
+        """
         start, stop = chosen
-        if (stop - start) * z.shape[1] <= FEW_PIXELS:
-            return float64_sums(self.images, z, variance, start, stop)
+        if self.float64 or size * z.shape[1] <= FEW_PIXELS:
+            return self._over_ranks(float64_sums(self.images, z, variance, start, stop))
         few = bool(variance.amax() < (127.5 * FEW_DIGITS_BELOW) ** 2)
         parts, indices = [], []
         rows = torch.arange(len(z), device=z.device)
         for count in FEW_DIGITS if few else DIGITS:
             query = Int8Query(self.images, z[rows], variance[rows], count)
-            sums = int8_sums(query, start, stop, find_nearest)
+            sums = self._over_ranks(int8_sums(query, start, stop, find_nearest))
             sure = relative_error(query, sums) <= TOLERANCE
             if find_nearest:
                 sure &= sums.distance.isfinite()
@@ -148,9 +178,18 @@ class OptimalDenoiser:
             if not len(rows):
                 break
         else:
-            parts.append(float64_sums(self.images, z[rows], variance[rows], start, stop))
+            parts.append(self._over_ranks(float64_sums(self.images, z[rows], variance[rows], start, stop)))
             indices.append(rows)
         return parts[0] if len(parts) == 1 else Sums.cat(parts)[torch.cat(indices).argsort()]
+
+    def _over_ranks(self, sums: Sums) -> Sums:
+        """The sums over the shards of all ranks, to the last bit the same on each."""
+        if not self.sharded or distributed.world_size() == 1:
+            return sums
+        packed = sums.pack()
+        shards = [torch.empty_like(packed) for _ in range(distributed.world_size())]
+        torch.distributed.all_gather(shards, packed)
+        return functools.reduce(merge, [Sums.unpack(shard) for shard in shards])
 
     def _in_pixels(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         """x in pixel units, float64 [B, P], and the noise's variance in them, float64 [B]."""
@@ -171,7 +210,7 @@ class OptimalDenoiser:
         """The class of each image, int64 [B], -1 for all classes; None where all are -1."""
         if class_labels is None:
             return None
-        if self.labels is None:
+        if not self.label_dim:
             raise UserError('class_labels are given, but the training set has no labels')
         labels = class_labels.to(self.device)
         if labels.is_floating_point():
@@ -180,7 +219,7 @@ class OptimalDenoiser:
         if len(labels) != count:
             raise UserError(f'{len(labels)} class labels are given for {count} images')
         for label in labels.unique().tolist():
-            if label >= 0 and label not in self.images.ranges:
+            if label >= 0 and label not in self.class_sizes:
                 raise UserError(f'class {label}: no training image has it')
         return labels
 

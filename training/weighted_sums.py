@@ -151,7 +151,7 @@ def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positi
     weights = (exponents - reference[:, None]).exp()
     weighted = weights @ q if q.ndim == 2 else (weights[:, None, :] @ q)[:, 0]
     rounding = 1e-13 * (z.square().sum(dim=1, keepdim=True) + images.norms.amax())
-    nearest, place = nearest_index(distances, images.order[positions], rounding)
+    nearest, place = nearest_index(distances, images.order[positions] + images.offset, rounding)
     keys = images.keys[positions]
     key = keys.gather(1, place)[:, 0]
     others = torch.where(keys == key[:, None], -math.inf, exponents)

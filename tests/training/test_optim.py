@@ -346,6 +346,23 @@ def test_memory_mapped_images_give_the_same(images: Tensor, tmp_path: Path) -> N
         assert torch.equal(on_disk.statistics(x, sigma).nearest, in_memory.statistics(x, sigma).nearest)
 
 
+@pytest.mark.parametrize('sigma', [30.0, 1.0])
+@pytest.mark.parametrize('bounds', [[0, 1, 2300], [0, 700, 1500, 2300]])
+def test_sums_over_shards_merge_to_those_over_all(images: Tensor, bounds: list[int], sigma: float) -> None:
+    copies = torch.cat([images[:1100], images[:1100], images[:100]])  # the same images in several shards
+    x = noisy(copies, sigma)
+    merged = None
+    for start, stop in itertools.pairwise(bounds):
+        shard = OptimalDenoiser(copies[start:stop])
+        shard.images.offset = start
+        z, variance = shard._in_pixels(x, sigma)
+        part = weighted_sums.Sums.unpack(shard._range_sums(z, variance, (0, stop - start), stop - start, True).pack())
+        merged = part if merged is None else weighted_sums.merge(merged, part)
+    assert merged is not None
+    assert relative_error((merged.mean + 0.5).reshape(x.shape) / 127.5, naive(copies, x, sigma)[1]) < 1e-5
+    assert torch.equal(merged.nearest, squared_distances(x, copies).argmin(dim=1))
+
+
 def test_mistakes_are_told_in_a_sentence(images: Tensor, denoiser: OptimalDenoiser) -> None:
     x = noisy(images, 1.0)
     with pytest.raises(UserError, match='no images'):

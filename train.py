@@ -14,7 +14,7 @@ from torch_utils import distributed
 from torch_utils.distributed import print0
 from training.config import OPTIONS_FILE, DatasetConfig, OptimizerConfig, TrainingConfig, read_options
 from training.dataset import DatasetInfo, describe_dataset
-from training.schedule import EMA_MODES, Schedule, evenly, every, rampup_kimg, scaled_kimg
+from training.schedule import EMA_MODES, WARMUP_EPOCHS, Schedule, evenly, every, rampup_kimg, scaled_kimg
 from training.snapshot import NetworkConfig, list_states
 from training.training_loop import run_training
 
@@ -86,6 +86,7 @@ def length_options(command: Any) -> Any:
             click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=512, show_default=True, help='Images per step, over all ranks.'),
             click.option('--batch-gpu', metavar='INT', type=click.IntRange(min=1), help='Most images of one forward pass. [default: a rank\'s share of --batch]'),
             click.option('--lr', metavar='FLOAT', type=click.FloatRange(min=0), default=10e-4, show_default=True, help='Learning rate.'),
+            click.option('--warmup', metavar='EPOCHS', type=click.IntRange(min=0), default=WARMUP_EPOCHS, show_default=True, help='The learning rate rises linearly over this many passes over the training set.'),
             click.option('--ema', metavar='MIMG', type=click.FloatRange(min=0), default=0.5, show_default=True, help='Half-life of the weight average at 50,000 images; scales likewise.'),
             click.option('--ema_mode', metavar='|'.join(EMA_MODES), type=click.Choice(EMA_MODES), default='mode2', show_default=True, help='Rule of the weight average: docs/training.md.'),
             click.option('--final-ema', metavar='FLOAT', type=click.FloatRange(min=0, max=1), default=0.99929, show_default=True, help='Weight of the old average per step after warm-up, for mode4.'),
@@ -325,7 +326,7 @@ def make_schedule(options: dict[str, Any], size: int) -> Schedule:
         dataset_size=size,
         batch_size=options['batch'],
         total_images=total_images,
-        rampup_images=rampup_kimg(size) * 1000,
+        rampup_images=rampup_kimg(size, options['warmup']) * 1000,
         ema_mode=options['ema_mode'],
         ema_halflife_images=scaled_kimg(options['ema'], size) * 1000,
         final_ema=options['final_ema'],

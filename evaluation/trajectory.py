@@ -65,9 +65,7 @@ def evaluate_run(
         check_fits(path, info, reference, evaluation)
     records_path = log_path.with_suffix('.jsonl')
     records: list[dict[str, Any]] = []
-    with tqdm(
-        total=len(snapshots) * len(evaluation.seeds), unit='img', desc='evaluate', disable=None if distributed.is_main() else True, leave=False
-    ) as bar:  # fmt: skip
+    with progress_bar(len(snapshots) * len(evaluation.seeds)) as bar:
         for (_, path), info in zip(snapshots, infos, strict=True):
             settings = settings_of(path, info, reference, evaluation)
             record = distributed.on_main(
@@ -87,6 +85,12 @@ def evaluate_run(
         save_gallery(run_dir / 'mem_gallery.png', best_path, reference, training, evaluation, device)
     distributed.barrier()
     return best
+
+
+def progress_bar(total: int) -> tqdm:
+    """A bar of images on the main rank's terminal."""
+    hidden = None if distributed.is_main() else True  # None: hidden where stderr is not a terminal
+    return tqdm(total=total, unit='img', desc='evaluate', disable=hidden, leave=False)
 
 
 def settings_of(path: Path, info: SnapshotInfo, reference: Dataset, evaluation: Evaluation) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 # Durations and half-lives are given for 50,000 images and scale with the size of the training set.
 REFERENCE_SIZE = 50_000
+# The learning rate rises over this many epochs.
+WARMUP_EPOCHS = 200
 # The EMA's half-life is at most this share of the images seen; Karras et al. 2022, appendix F.
 EMA_RAMPUP_RATIO = 0.05
 # The step that `mode2` and the half-life that `mode3` and `mode4` are written for, in images.
@@ -72,9 +74,9 @@ def scaled_kimg(mimg: float, dataset_size: int) -> int:
     return math.floor(mimg * 1000 * dataset_size / REFERENCE_SIZE)
 
 
-def rampup_kimg(dataset_size: int) -> int:
-    """Thousands of images of warm-up: 200 epochs, rounded down."""
-    return dataset_size // 5
+def rampup_kimg(dataset_size: int, epochs: int = WARMUP_EPOCHS) -> int:
+    """Thousands of images of a warm-up over so many epochs, rounded down."""
+    return dataset_size * epochs // 1000
 
 
 def every(interval: int, total: int, batch_size: int) -> list[int]:

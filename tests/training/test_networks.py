@@ -60,7 +60,7 @@ def test_buffers_that_are_not_random_are_edms(case):
     )
     for name, buffer in fresh.named_buffers():
         if not name.endswith('freqs'):
-            torch.testing.assert_close(buffer, case.tensor(f'state.{name}'), rtol=1e-5, atol=0)
+            torch.testing.assert_close(buffer, case.tensor(f'state.{name}'), rtol=2e-5, atol=0)
 
 
 def test_denoised_images_are_edms(case):
@@ -103,7 +103,7 @@ def test_sigma_range_is_edms(case):
 
 def test_rounded_sigma_is_edms(case):
     rounded = case.net.round_sigma(case.tensor('in.sigma_to_round'))
-    torch.testing.assert_close(rounded, case.tensor('out.sigma_rounded'), rtol=1e-5, atol=0)
+    torch.testing.assert_close(rounded, case.tensor('out.sigma_rounded'), rtol=2e-5, atol=0)
 
 
 def test_sigma_may_be_a_scalar(case):
@@ -162,7 +162,7 @@ def test_initial_values_of_song_unet_are_the_published_ones():
     bound = math.sqrt(6 / ((64 + 128) * 9))
     assert float(block.conv0.weight.detach().abs().max()) == pytest.approx(bound, rel=1e-3)
     assert float(block.conv0.weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
-    assert float(block.conv1.weight.abs().max()) < 1e-5 * bound
+    assert float(block.conv1.weight.detach().abs().max()) < 1e-5 * bound
     assert float(block.qkv.weight.abs().max()) == pytest.approx(math.sqrt(0.2 * 6 / (128 + 3 * 128)), rel=1e-3)
     assert float(net.dec['16x16_aux_conv'].weight.abs().max()) < 1e-5
     assert not block.conv0.bias.any()
@@ -201,3 +201,9 @@ def test_arguments_that_do_not_fit_are_named(arguments, message):
 
 def test_no_skip_mask_needs_a_wait_for_the_device():
     assert all(isinstance(bit, bool) for bit in SongUNet(8, 1, 1, model_channels=8, channel_mult=[1]).skip_mask)
+
+
+def test_the_published_cifar10_network_has_its_55_7_million_parameters():
+    with torch.device('meta'):
+        net = SongUNet(32, 3, 3, channel_mult=[2, 2, 2], num_blocks=4, augment_dim=9)
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == 55.7

@@ -1,0 +1,229 @@
+import json
+import re
+
+import click
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+
+import train
+from tests.helpers import TINY
+from training.snapshot import list_snapshots, list_states, load_network, read_info
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(train.main, [str(argument) for argument in arguments])
+
+
+def dry_run(*arguments):
+    """What a dry run prints, by line."""
+    result = invoke('--outdir=unused', '--dry-run', *arguments)
+    assert result.exit_code == 0, result.output
+    return dict(re.split(r':\s+', line, maxsplit=1) for line in result.output.splitlines() if ': ' in line)
+
+
+def failure(*arguments, status):
+    """The one sentence of a command that must fail."""
+    result = invoke('--outdir=unused', '--dry-run', *arguments)
+    assert result.exit_code == status, result.output
+    assert result.stdout == ''
+    return result.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope='module')
+def color_16(tmp_path_factory):
+    """A folder of eight RGB images of 16x16 pixels without labels."""
+    folder = tmp_path_factory.mktemp('color')
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        PIL.Image.fromarray(image).save(folder / f'{index}.png')
+    return folder
+
+
+def test_the_papers_basic_run_follows_from_its_preset(digits_20):
+    lines = dry_run(f'--data={digits_20}', '--preset=paper')
+    assert lines['Training set'] == 'digits-20: 20 images, 8x8, grey, unconditional'
+    assert lines['Length'] == '40,000 epochs = 800,000 images = 1,563 steps of 512 on 1 rank'
+    assert lines['Optimizer'] == 'Adam, learning rate 0.0002, warm-up 200 epochs (4 kimg), weight decay 0'
+    assert lines['Seed'] == '1024'
+
+
+def test_options_win_over_the_preset(digits_20):
+    lines = dry_run(f'--data={digits_20}', '--preset=paper', '--lr=0.5', '--epochs=10', '--seed=3')
+    assert 'learning rate 0.5' in lines['Optimizer']
+    assert lines['Length'].startswith('10 epochs = 200 images')
+    assert lines['Seed'] == '3'
+
+
+def test_the_papers_command_works_as_written(color_16):
+    command = (
+        '--cond=False --arch=ddpmpp --precond=vp --duration=2000 --batch=512 --batch-gpu=64 --cbase=128 --cres=2,2,2 '
+        '--lr=2e-4 --ema=0.5 --dropout=0.13 --augment=0 --xflip=False --window-size=0.0 --num-blocks=2 '
+        '--embed=positional --attn-resolutions=16 --ema_mode=mode2 --skip-connections=1,1,1,1,1,1,1,1,0 '
+        '--weight-decay=0 --final-ema=0.99929 --optimizer=Adam --momentum=0.9 --fp16=False --ls=1 --bench=True '
+        '--cache=True --workers=1 --desc=x --tick=50 --snap=50 --dump=500 --seed=1024'
+    )
+    lines = dry_run(f'--data={color_16}', *command.split())
+    assert lines['Network'].startswith('VPPrecond, ')
+    assert lines['Seed'] == '1024'
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        (['--arch=ddpmpp', '--precond=vp'], ('VPPrecond', 'VPLoss', 'SongUNet', [1, 1], 'positional', 128)),
+        (['--arch=ncsnpp', '--precond=ve', '--embed=fourier'],
+         ('VEPrecond', 'VELoss', 'SongUNet', [1, 3, 3, 1], 'fourier', 128)),
+        (['--arch=adm', '--precond=edm'], ('EDMPrecond', 'EDMLoss', 'DhariwalUNet', None, None, 192)),
+        (['--arch=adm', '--num-channels=64'], ('EDMPrecond', 'EDMLoss', 'DhariwalUNet', None, None, 64)),
+    ],
+)  # fmt: skip
+def test_architectures_are_the_papers(color_16, options, expected):
+    config = resolve(f'--data={color_16}', *options)
+    arguments = config.network.arguments
+    found = (config.network.class_name, config.loss, arguments['model_type'], arguments.get('resample_filter'),
+             arguments.get('embedding_type'), arguments['model_channels'])  # fmt: skip
+    assert found == expected
+
+
+def resolve(*arguments, world_size=1):
+    """The configuration that a command line resolves to."""
+    with train.main.make_context('train', ['--outdir=unused', *arguments]) as ctx:
+        given = {name for name in ctx.params if ctx.get_parameter_source(name).name == 'COMMANDLINE'}
+        options = train.with_preset(ctx.params, given)
+        options['seed'] = options['seed'] or 0
+        return train.configure(options, given, train.describe_dataset(options['data']), world_size)
+
+
+def test_defaults_are_the_papers_codes(color_16):
+    config = resolve(f'--data={color_16}')
+    assert (config.augment, config.optimizer.lr, config.batch_gpu) == (0.12, 1e-3, 512)
+    assert config.dataset.window_size == 0.5
+    assert config.network.arguments['num_blocks'] == 4
+    assert config.network.arguments['augment_dim'] == 9
+    assert config.network.arguments['skip_connections'] == [1] * 15
+    assert config.snapshots[0] == 0
+    assert config.schedule.total_images == 32_000
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--batch=0'], '--batch'),
+        (['--skip-connections=1,1'], '--skip-connections has 2 values, but this network has 15'),
+        (['--skip-connections=' + ','.join(['1'] * 14 + ['2'])], '--skip-connections takes only 0 and 1, not 2'),
+        (['--skip-connections=1,x'], 'list of integers'),
+        (['--arch=adm', '--embed=fourier'], '--embed does not apply to --arch=adm'),
+        (['--arch=adm', '--skip-connections=1'], '--skip-connections does not apply to --arch=adm'),
+        (['--duration=2', '--epochs=3'], '--duration and --epochs'),
+        (['--snap=2', '--snapshots=3'], '--snap and --snapshots'),
+        (['--epochs=10', '--snapshots=3'], 'both fall on 0 kimg; ask for fewer'),
+        (['--fp16=1', '--precision=bf16'], '--fp16=True and --precision=bf16 differ'),
+        (['--cbase=32', '--num-channels=64'], '--cbase and --num-channels'),
+        (['--cres=1,1,1,1,1,1'], 'cannot be halved'),
+        (['--preset=nonsense'], '--preset'),
+    ],
+)
+def test_options_that_make_no_sense_are_named(color_16, options, message):
+    assert message in failure(f'--data={color_16}', *options, status=2)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--cond=1'], 'has no labels'),
+        (['--device=cuda:99'], '--device=cuda:99'),
+        (['--device=nonsense'], '--device=nonsense'),
+        (['--resume=nowhere'], '--resume=nowhere: no such file or folder'),
+    ],
+)
+def test_what_does_not_fit_the_machine_or_the_data_is_named(color_16, options, message):
+    assert message in failure(f'--data={color_16}', *options, status=1)
+
+
+def test_a_missing_training_set_is_one_sentence():
+    assert failure('--data=nowhere.zip', status=1).startswith('Error: --data=nowhere.zip')
+
+
+def test_a_world_size_that_does_not_divide_the_batch_is_named(color_16):
+    with pytest.raises(click.UsageError, match='--batch=64 must be a multiple of the 3 ranks; 63 would be'):
+        resolve(f'--data={color_16}', '--batch=64', world_size=3)
+
+
+def test_a_run_leaves_what_it_should(digits_20, tmp_path):
+    arguments = [f'--data={digits_20}', *TINY, '--cond=1', '--batch=16', '--epochs=100', '--snapshots=2', '--seed=5']
+    for desc in ('first', 'second'):
+        result = invoke(f'--outdir={tmp_path}', f'--desc={desc}', *arguments)
+        assert result.exit_code == 0, result.output
+    runs = sorted(path.name for path in tmp_path.iterdir())
+    assert runs == [
+        '00000-digits-20-cond-ddpmpp-vp-gpus1-batch16-fp32-first',
+        '00001-digits-20-cond-ddpmpp-vp-gpus1-batch16-fp32-second',
+    ]
+    run = tmp_path / runs[0]
+    assert [kimg for kimg, _ in list_snapshots(run)] == [1, 2]
+    assert [kimg for kimg, _ in list_states(run)] == [1, 2]
+    assert json.loads((run / 'training_options.json').read_text())['options']['seed'] == 5
+    assert 'tick 1 ' in (run / 'log.txt').read_text()
+    stats = [json.loads(line) for line in (run / 'stats.jsonl').read_text().splitlines()]
+    assert [line['Progress/kimg'] for line in stats] == [1.008, 2.0]
+    assert all(line['Loss/loss']['num'] > 0 for line in stats)
+    info = read_info(list_snapshots(run)[-1][1])
+    assert (info.dataset, info.dataset_size, info.images) == ('digits-20', 20, 2000)
+    assert str(tmp_path) not in list_snapshots(run)[0][1].read_bytes().decode('latin1')
+    assert list_snapshots(run)[-1][1].read_bytes() == list_snapshots(tmp_path / runs[1])[-1][1].read_bytes()
+
+
+def test_training_lowers_the_loss(digits_20, tmp_path):
+    result = invoke(
+        f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--dropout=0', '--batch=20', '--lr=5e-3',
+        '--epochs=300', '--snapshots=3', '--warmup=0', '--seed=5',
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    losses = [json.loads(line)['Loss/loss']['mean'] for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
+    assert losses[2] < 0.7 * losses[0]
+
+
+def test_transfer_starts_from_the_weights_of_a_snapshot(digits_20, tmp_path):
+    common = [f'--data={digits_20}', *TINY, '--batch=20', '--nosubdir', '--seed=5', '--warmup=0']
+    assert invoke(f'--outdir={tmp_path}/a', *common, '--epochs=100').exit_code == 0
+    source = list_snapshots(tmp_path / 'a')[-1][1]
+    # Without a learning rate and with the whole average kept, the weights stay what they were.
+    result = invoke(
+        f'--outdir={tmp_path}/b', *common, '--epochs=50', '--lr=0', f'--transfer={source}', '--ema_mode=mode3'
+    )
+    assert result.exit_code == 0, result.output
+    first, second = (load_network(list_snapshots(tmp_path / name)[-1][1]).state_dict() for name in 'ab')
+    assert all(torch.allclose(first[name], second[name], atol=1e-7) for name in first)
+    other = invoke(f'--outdir={tmp_path}/c', *common, '--epochs=50', f'--transfer={source}', '--num-channels=16')
+    assert other.exit_code == 1
+    assert 'another architecture' in other.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_bad(digits_20, tmp_path):
+    arguments = [f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--seed=5']
+    assert invoke(*arguments, '--epochs=50').exit_code == 0
+    kept = {path.name: path.read_bytes() for path in tmp_path.glob('*.pt')}
+    # A weight that overflows makes every loss from the next step on NaN.
+    state_path = next(tmp_path.glob('training-state-*.pt'))
+    state = torch.load(state_path, weights_only=True)
+    state['net']['model.map_layer0.weight'] += 3e38
+    torch.save(state, state_path)
+    kept[state_path.name] = state_path.read_bytes()
+    result = invoke(*arguments, '--epochs=200')
+    assert result.exit_code == 1
+    assert f'not finite from step 50 (1 kimg) on; the last good state is {state_path.name}' in result.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.glob('*.pt')} == kept
+    assert len(list_snapshots(tmp_path)) == 2
+
+
+@pytest.mark.parametrize('extra', [['--optimizer=SGD', '--lr=1e-4'], ['--precision=bf16'], ['--augment=0.5'],
+                                   ['--xflip=1'], ['--cache=0', '--workers=2'], ['--batch-gpu=3']])  # fmt: skip
+def test_every_way_of_training_runs(digits_20, tmp_path, extra):
+    result = invoke(
+        f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=10', '--epochs=2', *extra
+    )
+    assert result.exit_code == 0, result.output
+    assert load_network(list_snapshots(tmp_path)[-1][1]).img_channels == 1

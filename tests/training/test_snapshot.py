@@ -1,0 +1,196 @@
+import dataclasses
+import errno
+import json
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+
+from dnnlib.util import UserError
+from training import snapshot
+from training.snapshot import (
+    NetworkConfig,
+    SnapshotInfo,
+    list_snapshots,
+    load_network,
+    load_state,
+    read_info,
+    save_network,
+    save_state,
+)
+
+NETWORK = NetworkConfig(
+    'VPPrecond',
+    {'img_resolution': 8, 'img_channels': 1, 'model_type': 'SongUNet', 'model_channels': 8, 'channel_mult': [1, 1],
+     'num_blocks': 1, 'attn_resolutions': [4], 'label_dim': 3},
+)  # fmt: skip
+INFO = SnapshotInfo(NETWORK, 1234, 'fp32', 'digits-20', 'ab' * 32, 20, {'mode': 'mode2'})
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return NETWORK.build().eval()
+
+
+@pytest.fixture
+def path(tmp_path, net):
+    path = tmp_path / 'network-snapshot-000001.safetensors'
+    save_network(path, net.state_dict(), INFO)
+    return path
+
+
+def test_a_network_comes_back_as_it_was(path, net):
+    x, sigma, labels = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 3.0]), torch.tensor([2, 0])
+    loaded = load_network(path)
+    torch.testing.assert_close(loaded(x, sigma, labels), net(x, sigma, labels), rtol=1e-5, atol=1e-5)
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert read_info(path) == INFO
+
+
+def test_the_same_network_gives_the_same_bytes(path, net, tmp_path):
+    save_network(tmp_path / 'again', net.state_dict(), INFO)
+    assert (tmp_path / 'again').read_bytes() == path.read_bytes()
+
+
+def test_precision_is_that_of_the_training_unless_given(path, net, tmp_path):
+    other = tmp_path / 'bf16'
+    save_network(other, net.state_dict(), dataclasses.replace(INFO, precision='bf16'))
+    assert load_network(other).compute_dtype == torch.bfloat16
+    assert load_network(other, precision='fp32').compute_dtype == torch.float32
+
+
+@pytest.mark.parametrize('kept', [0, 7, 100, 5000, -1])
+def test_a_snapshot_that_was_cut_short_is_refused(path, kept):
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match='not a whole snapshot'):
+        load_network(path)
+
+
+def rewrite(path, change):
+    """Store the snapshot again with a changed header."""
+    weights = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, 'pt') as file:
+        header = json.loads(file.metadata()['snapshot'])
+    change(header, weights)
+    path.write_bytes(safetensors.torch.save(weights, {'snapshot': json.dumps(header)}))
+
+
+def set_argument(name, value):
+    return lambda header, weights: header['network']['arguments'].__setitem__(name, value)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda header, weights: header['network'].__setitem__('class_name', 'os.system'), "unknown class 'os.system'"),
+        (lambda header, weights: header.pop('network'), 'header'),
+        (lambda header, weights: header.__setitem__('images', 'many'), 'whole numbers'),
+        (lambda header, weights: header.__setitem__('surprise', 1), 'header'),
+        (set_argument('model_channels', 16), 'another architecture'),
+        (set_argument('num_blocks', 2), 'another architecture'),
+        (set_argument('num_blocks', 10**9), 'impossible num_blocks'),
+        (set_argument('img_resolution', 2**40), 'impossible img_resolution'),
+        (set_argument('channel_mult', [1] * 10**6), 'impossible channel_mult'),
+        (set_argument('surprise', 1), 'cannot be built'),
+        (set_argument('model_channels', 'wide'), 'cannot be built|impossible'),
+        (lambda header, weights: weights.pop('model.map_layer0.bias'), 'lacks model.map_layer0.bias'),
+        (lambda header, weights: weights.__setitem__('x', torch.ones(1)), 'has a x'),
+        (lambda header, weights: weights.update({k: v.half() for k, v in weights.items()}), 'float16'),
+    ],
+)  # fmt: skip
+def test_a_header_that_does_not_fit_is_refused(path, change, message):
+    rewrite(path, change)
+    with pytest.raises(UserError, match=message):
+        load_network(path)
+
+
+def test_other_files_are_refused(tmp_path, net):
+    other = tmp_path / 'other.safetensors'
+    safetensors.torch.save_file({'a': torch.ones(1)}, other)
+    with pytest.raises(UserError, match='not a snapshot of this toolkit'):
+        load_network(other)
+    with pytest.raises(UserError, match='no such file'):
+        load_network(tmp_path / 'nothing')
+
+
+def test_snapshots_are_listed_oldest_first_and_other_files_are_not(tmp_path):
+    for name in ('network-snapshot-000010.safetensors', 'network-snapshot-000002.safetensors',
+                 'network-snapshot-000003.safetensors.77.partial', 'training-state-000001.pt'):  # fmt: skip
+        (tmp_path / name).touch()
+    assert [kimg for kimg, _ in list_snapshots(tmp_path)] == [2, 10]
+
+
+def test_the_newest_two_training_states_are_kept(tmp_path):
+    for kimg in (1, 5, 12):
+        save_state(tmp_path / f'training-state-{kimg:06d}.pt', {'format': 1, 'images': kimg})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['training-state-000005.pt', 'training-state-000012.pt']
+    assert load_state(tmp_path / 'training-state-000012.pt') == {'format': 1, 'images': 12}
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ('executed',)
+
+
+def test_a_training_state_runs_nothing_that_is_in_it(tmp_path, capsys):
+    path = tmp_path / 'training-state-000001.pt'
+    path.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(UserError, match='not a whole training state'):
+        load_state(path)
+    torch.save({'format': 1, 'x': Payload()}, path)
+    with pytest.raises(UserError, match='not a whole training state'):
+        load_state(path)
+    assert capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize('kept', [0, 1, 500])
+def test_a_training_state_that_was_cut_short_is_refused(tmp_path, kept):
+    path = tmp_path / 'training-state-000001.pt'
+    save_state(path, {'format': 1, 'x': torch.ones(1000)})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match='not a whole training state'):
+        load_state(path)
+
+
+class FullDisk:
+    """A file that takes 100 bytes."""
+
+    def __init__(self, file):
+        self.file, self.left = file, 100
+
+    def write(self, data):
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_full_disk_leaves_the_last_good_files(path, net, tmp_path, monkeypatch):
+    state = tmp_path / 'training-state-000001.pt'
+    save_state(state, {'format': 1, 'x': torch.zeros(1000)})
+    before = path.read_bytes(), state.read_bytes()
+    whole = snapshot.atomic_file
+
+    class Limited:
+        def __init__(self, target):
+            self.context = whole(target)
+
+        def __enter__(self):
+            return FullDisk(self.context.__enter__())
+
+        def __exit__(self, *error):
+            return self.context.__exit__(*error)
+
+    monkeypatch.setattr(snapshot, 'atomic_file', Limited)
+    with pytest.raises(OSError, match='No space left'):
+        save_network(path, net.state_dict(), INFO)
+    with pytest.raises(OSError, match='No space left'):
+        save_state(state, {'format': 1, 'x': torch.ones(1000)})
+    assert (path.read_bytes(), state.read_bytes()) == before
+    assert sorted(tmp_path.iterdir()) == [path, state]

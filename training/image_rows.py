@@ -14,7 +14,7 @@ from torch import Tensor
 from dnnlib.util import UserError
 
 # Rows that are read and prepared at a time.
-READ_ROWS = 1024
+READ_ROWS = 256
 # Rows of the largest block: int32 holds the sum of so many products of int8.
 MAX_BLOCK = 1 << 16
 
@@ -92,16 +92,19 @@ class ImageRows:
         limits = torch.iinfo(torch.int64)
         factors = torch.randint(limits.min, limits.max, [self.num_pixels], generator=random).to(self.device)
         dither = (0.5 - self.pixel_dither).to(torch.float32)
-        norms, keys, products = [], [], []
-        total = torch.zeros([self.num_pixels], dtype=torch.float64, device=self.device)
-        for _, rows in self.blocks(0, len(self), READ_ROWS):
-            numbers = rows.to(torch.int64)
-            norms.append(numbers.square().sum(dim=1).to(torch.float64))
+        # Filled in place: small tensors made between large ones would keep the heap from shrinking.
+        norms = torch.empty([len(self)], dtype=torch.float64, device=self.device)
+        keys = torch.empty([len(self)], dtype=torch.int64, device=self.device)
+        products = torch.empty([len(self)], device=self.device)
+        total = torch.zeros([self.num_pixels], dtype=torch.int64, device=self.device)
+        for first, rows in self.blocks(0, len(self), READ_ROWS):
+            numbers, here = rows.to(torch.int64), slice(first, first + len(rows))
+            norms[here] = numbers.square().sum(dim=1)
             # A random linear hash modulo 2^64: two different images share it with probability at most 2^-56.
-            keys.append((numbers * factors).sum(dim=1))
-            products.append(rows.to(torch.float32) @ dither)
+            keys[here] = (numbers * factors).sum(dim=1)
+            products[here] = rows.to(torch.float32) @ dither
             total += numbers.sum(dim=0)
-        return torch.cat(norms), torch.cat(keys), torch.cat(products), total / len(self)
+        return norms, keys, products, total.to(torch.float64) / len(self)
 
 
 def as_rows(images: Tensor) -> Tensor:

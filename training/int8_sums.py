@@ -38,8 +38,8 @@ from training.weighted_sums import NO_INDEX, Sums, empty_sums, float64_sums, kno
 
 # Images of one product for logits: 512 · 2048 int32 stay in the cache.
 PRODUCT_ROWS = 2048
-# Weights that are turned into digits at a time: 2 MiB of float32.
-CHUNK_WEIGHTS = 1 << 19
+# Weights that are turned into digits at a time, 16 MiB of float32.
+CHUNK_WEIGHTS = 1 << 22
 WEIGHT_DIGITS = 3
 # In each block, so many of the largest weights are computed in float64; they are found in groups of images.
 EXACT_WEIGHTS = 16

@@ -11,8 +11,8 @@ from tests.helpers import TINY, command, environment, run_script
 from training.snapshot import list_snapshots, list_states
 
 # Dropout, augmentation and a moving window: everything random that a step can have. A state every 40 steps.
-OPTIONS = [*TINY, '--augment=0.2', '--window-size=0.5', '--batch=24', '--epochs=240', '--tick=1', '--snap=1', '--seed=7',
-           '--nosubdir', '--ema_mode=mode1', '--ema=10', '--xflip=1', '--batch-gpu=8']  # fmt: skip
+OPTIONS = [*TINY, '--augment=0.2', '--window-size=0.5', '--batch=24', '--epochs=240', '--tick=1', '--snap=1',
+           '--seed=7', '--nosubdir', '--ema_mode=mode1', '--ema=10', '--xflip=1', '--batch-gpu=8']  # fmt: skip
 LAST_KIMG = 4
 
 

@@ -1,0 +1,1 @@
+"""Pages with the commands of each sweep, and the demo."""

@@ -1,0 +1,86 @@
+import numpy as np
+import PIL.Image
+import pytest
+from click.testing import CliRunner
+
+import generate
+import train
+from tests.helpers import TINY, run_script
+from training.snapshot import list_snapshots
+
+
+@pytest.fixture(scope='module')
+def snapshot(digits_20, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp('run')
+    arguments = [
+        f'--outdir={run_dir}',
+        '--nosubdir',
+        f'--data={digits_20}',
+        *TINY,
+        '--batch=20',
+        '--epochs=20',
+        '--cond=1',
+    ]
+    assert CliRunner().invoke(train.main, arguments).exit_code == 0
+    return list_snapshots(run_dir)[-1][1]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(generate.main, [str(argument) for argument in arguments])
+
+
+def read(folder):
+    return {path.name: np.asarray(PIL.Image.open(path)) for path in sorted(folder.rglob('*.png'))}
+
+
+def test_an_image_depends_on_its_seed_and_its_class(snapshot, tmp_path):
+    for name, options in [('a', []), ('b', ['--batch=4']), ('c', ['--class=1']), ('d', ['--class=2'])]:
+        result = invoke(f'--network={snapshot}', f'--outdir={tmp_path}/{name}', '--seeds=3-11', '--steps=5', *options)
+        assert result.exit_code == 0, result.output
+    a, b, c, d = (read(tmp_path / name) for name in 'abcd')
+    assert list(a) == [f'{seed:06d}.png' for seed in range(3, 12)]
+    for name in a:
+        assert int(np.abs(a[name].astype(int) - b[name]).max()) <= 1
+    assert any((c[name] != d[name]).any() for name in a)
+
+
+def test_the_contact_sheet_shows_all_seeds_in_order(snapshot, tmp_path):
+    grid = tmp_path / 'grid.png'
+    assert (
+        invoke(
+            f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=5,2,9', '--steps=3', f'--grid={grid}'
+        ).exit_code
+        == 0
+    )
+    images, sheet = read(tmp_path / 'o'), np.asarray(PIL.Image.open(grid))
+    np.testing.assert_array_equal(sheet[:8, :8], images['000005.png'])
+    np.testing.assert_array_equal(sheet[:8, 8:], images['000002.png'])
+    np.testing.assert_array_equal(sheet[8:, :8], images['000009.png'])
+
+
+@pytest.mark.slow
+def test_images_are_the_same_at_any_number_of_ranks(snapshot, tmp_path):
+    found = []
+    for ranks in (1, 2, 3):
+        out = tmp_path / str(ranks)
+        run_script('generate.py', f'--network={snapshot}', f'--outdir={out}', '--seeds=0-9', '--batch=4', '--steps=5',
+                   f'--grid={out}.png', ranks=ranks)  # fmt: skip
+        found.append({name: image.tolist() for name, image in read(out).items()})
+        assert PIL.Image.open(f'{out}.png').size == (32, 24)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ('options', 'message', 'status'),
+    [
+        (['--network=nowhere'], 'nowhere: no such file', 1),
+        (['--class=10'], 'the network has 10 classes', 1),
+        (['--seeds=x'], '--seeds', 2),
+        (['--steps=1'], '--steps', 2),
+    ],
+)
+def test_what_cannot_be_generated_is_one_sentence(snapshot, tmp_path, options, message, status):
+    result = invoke(f'--network={snapshot}', f'--outdir={tmp_path}/o', *options)
+    assert result.exit_code == status
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / 'o').exists()

@@ -1,0 +1,239 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+
+import mem_ratio
+import train
+from evaluation.memorization import memorization_ratio
+from tests.helpers import TINY, command, environment, run_script
+from training.dataset import load_dataset
+from training.sampling import SamplerOptions, generate_images, seed_batches
+from training.snapshot import list_snapshots, load_network
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(mem_ratio.main, [str(argument) for argument in arguments])
+
+
+def failure(*arguments, status=1):
+    result = invoke(*arguments)
+    assert result.exit_code == status, result.output
+    return result.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope='module')
+def run_dir(digits_20, tmp_path_factory):
+    """A conditional run with snapshots at 0, 1 and 2 kimg."""
+    run_dir = tmp_path_factory.mktemp('run')
+    arguments = ['--nosubdir', f'--data={digits_20}', *TINY, '--cond=1', '--batch=20', '--lr=5e-3', '--warmup=0',
+                 '--epochs=100', '--tick=1', '--snap=1', '--seed=1']  # fmt: skip
+    assert CliRunner().invoke(train.main, [f'--outdir={run_dir}', *arguments]).exit_code == 0
+    assert [kimg for kimg, _ in list_snapshots(run_dir)] == [0, 1, 2]
+    return run_dir
+
+
+@pytest.fixture
+def fresh(run_dir, tmp_path):
+    """A copy of the run without any evaluation."""
+    for path in run_dir.glob('network-snapshot-*'):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / 'training_options.json').write_bytes((run_dir / 'training_options.json').read_bytes())
+    return tmp_path
+
+
+def records(folder, without=('seconds',)):
+    lines = (folder / 'mem_traj.jsonl').read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in without} for line in lines]
+
+
+def test_every_snapshot_but_the_first_is_judged_newest_first(fresh, digits_20):
+    result = invoke(f'--expdir={fresh}', f'--knn-ref={digits_20}', f'--log={fresh}/mem_traj.log', '--seeds=0-29',
+                    '--subdirs', '--batch=8')  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = records(fresh)
+    assert [record['snapshot'][-13:-12] for record in found] == ['2', '1']
+    reference = load_dataset(str(digits_20))
+    for record in found:
+        net = load_network(fresh / record['snapshot'])
+        batches = seed_batches(range(30), 8)
+        images = torch.cat([batch.images for batch in generate_images(net, batches, SamplerOptions(), 'cpu')])
+        expected = memorization_ratio(images, reference.images)
+        assert record['num_memorized'] == expected.num_memorized
+        assert [record['ratio_low'], record['ratio_high']] == pytest.approx(expected.interval)
+        assert record['mean_distance'] == pytest.approx(expected.mean_distance)
+        assert (record['dataset'], record['dataset_size'], record['seeds']) == ('digits-20', 20, '0-29')
+    best = max(found, key=lambda record: (record['ratio'], record['kimg']))
+    last_line = next(line for line in result.stdout.splitlines() if line.startswith('Highest'))
+    assert f'{100 * best["ratio"]:.2f} %' in last_line
+    assert best['snapshot'] in last_line
+    assert len((fresh / 'mem_traj.log').read_text().splitlines()) == 2
+    assert PIL.Image.open(fresh / 'mem_gallery.png').width > 100
+
+
+def test_what_has_a_record_of_the_same_settings_is_not_judged_again(fresh):
+    common = [f'--expdir={fresh}', '--seeds=0-4', '--steps=4']
+    assert invoke(*common).exit_code == 0
+    before = (fresh / 'mem_traj.jsonl').read_bytes()
+    again = invoke(*common)
+    assert again.stdout.count('(evaluated before)') == 2
+    assert (fresh / 'mem_traj.jsonl').read_bytes() == before
+    assert invoke(*common, '--class=3').exit_code == 0
+    assert len(records(fresh)) == 4
+
+
+def test_images_and_their_table_are_saved_when_asked_for(fresh, digits_20):
+    assert invoke(f'--expdir={fresh}', '--seeds=998-1001', '--steps=4', '--save-images', '--subdirs').exit_code == 0
+    folder = fresh / 'images-000002'
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob('*.png'))
+    assert names == ['000000/000998.png', '000000/000999.png', '001000/001000.png', '001000/001001.png']
+    images = np.stack([np.asarray(PIL.Image.open(folder / name)) for name in names])[:, None]
+    expected = memorization_ratio(images, load_dataset(str(digits_20)).images)
+    rows = list(csv.DictReader((folder / 'nearest.csv').read_text().splitlines()))
+    assert [int(row['seed']) for row in rows] == [998, 999, 1000, 1001]
+    assert [int(row['nearest']) for row in rows] == expected.indices[:, 0].tolist()
+    assert [int(row['squared_distance']) for row in rows] == expected.squared_distances[:, 0].tolist()
+    assert [int(row['memorized']) for row in rows] == expected.memorized.int().tolist()
+
+
+@pytest.mark.slow
+def test_records_are_the_same_at_any_number_of_ranks(fresh, digits_20):
+    found = []
+    for ranks, seeds in [(1, '0-39'), (2, '0-39'), (3, '0-39'), (1, '0'), (3, '0')]:
+        run_script('mem_ratio.py', f'--expdir={fresh}', f'--knn-ref={digits_20}', f'--seeds={seeds}', '--batch=8',
+                   '--save-images', '--steps=8', ranks=ranks)  # fmt: skip
+        found.append((records(fresh), (fresh / 'images-000001' / 'nearest.csv').read_bytes()))
+        (fresh / 'mem_traj.jsonl').unlink()
+    assert found[0] == found[1] == found[2]
+    assert found[3] == found[4]
+
+
+@pytest.mark.slow
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(fresh, digits_20, monkeypatch):
+    arguments = ['mem_ratio.py', f'--expdir={fresh}', f'--knn-ref={digits_20}', '--seeds=0-2999', '--batch=20']
+    process = subprocess.Popen(
+        command(*arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    partial = fresh / 'mem_traj.partial.npz'
+    deadline = time.monotonic() + 90
+    while not partial.exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    with np.load(partial) as data:
+        known = set(data['seeds'].tolist())
+    assert 0 < len(known) < 3000
+    sampled = []
+
+    def recording(net, batches, *rest):
+        sampled.extend(seed for batch in batches for seed in batch)
+        return generate_images(net, batches, *rest)
+
+    monkeypatch.setattr('evaluation.trajectory.generate_images', recording)
+    assert invoke(*arguments[1:]).exit_code == 0
+    assert not known & set(sampled[: 3000 - len(known)])
+    assert not partial.exists()
+    interrupted = records(fresh)
+    (fresh / 'mem_traj.jsonl').unlink()
+    assert invoke(*arguments[1:]).exit_code == 0
+    assert records(fresh) == interrupted
+
+
+@pytest.mark.parametrize('kind', ['folder', 'zip', 'npz-nhwc', 'npz-nchw'])
+def test_images_that_anything_made_are_judged(digits_20, tmp_path, kind):
+    images = load_dataset(str(digits_20)).images[:12].numpy().copy()
+    images[:6] = 255 - images[:6]
+    if kind.startswith('npz'):
+        path = tmp_path / 'images.npz'
+        np.savez(path, **({'images': images} if kind == 'npz-nchw' else {'arr_0': images.transpose(0, 2, 3, 1)}))
+    else:
+        path = tmp_path / 'images'
+        path.mkdir()
+        for index, image in enumerate(images):
+            PIL.Image.fromarray(image[0]).save(path / f'{index:03d}.png')
+        if kind == 'zip':
+            run_script('dataset_tool.py', f'--source={path}', f'--dest={tmp_path}/images.zip')
+            path = tmp_path / 'images.zip'
+    expected = memorization_ratio(images, load_dataset(str(digits_20)).images)
+    assert 6 <= expected.num_memorized < 12
+    gallery = tmp_path / 'gallery.png'
+    result = invoke(f'--images={path}', f'--knn-ref={digits_20}', f'--gallery={gallery}')
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout.splitlines()[0])
+    assert (record['num_images'], record['num_memorized']) == (12, expected.num_memorized)
+    assert gallery.exists()
+
+
+def test_a_reference_of_another_shape_is_named(fresh, tmp_path):
+    other = tmp_path / 'other'
+    other.mkdir()
+    for index in range(3):
+        PIL.Image.new('RGB', (8, 8), (index, 0, 0)).save(other / f'{index}.png')
+    message = failure(f'--expdir={fresh}', f'--knn-ref={other}')
+    assert '8x8 images of 3 channels' in message
+    assert 'makes 8x8 of 1' in message
+
+
+def test_fewer_than_two_distinct_references_are_named(fresh, tmp_path):
+    other = tmp_path / 'other'
+    other.mkdir()
+    for index in range(3):
+        PIL.Image.new('L', (8, 8), 7).save(other / f'{index}.png')
+    assert '1 distinct image; the ratio needs at least two' in failure(f'--expdir={fresh}', f'--knn-ref={other}')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message', 'status'),
+    [
+        (['--expdir=nowhere'], '--expdir=nowhere: no such folder', 1),
+        ([], 'either --expdir', 2),
+        (['--images=x', '--expdir=y'], 'either --expdir', 2),
+        (['--images=x'], '--images needs --knn-ref', 2),
+        (['--images=nowhere.npz', '--knn-ref=digits'], '--images=nowhere.npz', 1),
+        (['--images=nowhere', '--knn-ref=digits'], '--images=nowhere', 1),
+        (['--expdir=x', '--seeds=5-1'], 'the range 5-1 is empty', 2),
+    ],
+)
+def test_what_cannot_be_judged_is_one_sentence(arguments, message, status):
+    assert message in failure(*arguments, status=status)
+
+
+def test_a_class_that_the_network_does_not_have_is_named(fresh):
+    assert 'the network has 10 classes, 0 to 9' in failure(f'--expdir={fresh}', '--class=10')
+
+
+def test_a_run_without_snapshots_is_named(tmp_path, digits_20):
+    assert 'no network-snapshot' in failure(f'--expdir={tmp_path}', f'--knn-ref={digits_20}')
+    assert 'training_options.json: no such file' in failure(f'--expdir={tmp_path}')
+
+
+def test_a_snapshot_that_was_cut_short_is_named(fresh):
+    path = list_snapshots(fresh)[-1][1]
+    path.write_bytes(path.read_bytes()[:-100])
+    assert f'{path}: not a whole snapshot' in failure(f'--expdir={fresh}')
+
+
+@pytest.mark.parametrize(
+    ('arrays', 'message'),
+    [
+        ({'other': np.zeros((2, 8, 8, 1), np.uint8)}, 'no array named images or arr_0'),
+        ({'images': np.zeros((2, 8, 8, 1), np.float32)}, 'float32'),
+        ({'images': np.zeros((2, 8, 8), np.uint8)}, 'must be uint8'),
+        ({'images': np.array([{}], dtype=object)}, 'not a readable .npz'),
+        ({'images': np.zeros((2, 9, 9, 1), np.uint8)}, '9x9'),
+    ],
+)
+def test_an_npz_of_something_else_is_named(tmp_path, arrays, message):
+    path = tmp_path / 'images.npz'
+    np.savez(path, **arrays)
+    assert message in failure(f'--images={path}', '--knn-ref=digits')

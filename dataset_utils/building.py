@@ -85,7 +85,7 @@ def _write(plan: Plan, writer: DatasetWriter, name: str) -> None:
     total = min(sum(len(part.indices) for part in plan.parts), plan.limit or sys.maxsize)
     kept: list[Made] = []
     left_out: list[Made] = []
-    with tqdm(None, f'Writing {name}', total, unit='img') as progress:
+    with tqdm(None, f'Writing {name}', total, unit='img', disable=None) as progress:
         for made in make_images(plan):
             if made.image is None:
                 left_out.append(made)

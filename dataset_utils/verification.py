@@ -46,7 +46,7 @@ def _compare(dataset: Source, manifest: Manifest, plan: Plan) -> list[str]:
     kept: list[Made] = []
     left_out: list[Made] = []
     differing: list[int] = []
-    for made in tqdm(make_images(plan), f'Verifying {dataset.file_name}', len(dataset), unit='img'):
+    for made in tqdm(make_images(plan), f'Verifying {dataset.file_name}', len(dataset), unit='img', disable=None):
         if made.image is None:
             left_out.append(made)
             continue

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_utils.int8 import int8_matmul
+
 # Distances of one block of queries to one block of references: 2 MiB of int32, which stay in a core's cache.
 QUERY_BLOCK = 512
 REFERENCE_BLOCK = 1024
 # Squared norms and products of so many int8 pixels fit into 31 bits together: 3 · 2^14 each.
 MAX_PIXELS = (2**31 - 1) // (3 * 2**14)
-# Sums of so many products of int8 are exact in float32.
-_EXACT_IN_FLOAT32 = 2**24 // 2**14
+# int8 products are summed in int64 over parts of so many pixels where MAX_PIXELS are exceeded.
+_PART = 2**16
 
 Images = Tensor | np.ndarray
 
@@ -64,8 +66,7 @@ class NeighborIndex:
         index = torch.zeros([len(queries), k], dtype=torch.int64, device=queries.device)
         for start in range(0, len(self.references), REFERENCE_BLOCK):
             block = slice(start, start + REFERENCE_BLOCK)
-            products = int8_product(queries, self.references[block])
-            scores = torch.sub(self.norms[block], products.to(self.dtype), alpha=2)
+            scores = torch.sub(self.norms[block], self.products(queries, self.references[block]), alpha=2)
             closer = (scores.amin(dim=1) < best[:, -1]).nonzero()[:, 0]
             if len(closer):
                 merged = torch.cat([best[closer], scores[closer]], dim=1)
@@ -74,6 +75,13 @@ class NeighborIndex:
                 index[closer] = torch.where(place < k, earlier, place - k + start)
         distance = best.to(torch.int64) + squared_norms(queries, torch.int64)[:, None]
         return index, distance
+
+    def products(self, queries: Tensor, references: Tensor) -> Tensor:
+        """Exact products of int8 [N, P] and [M, P]: [N, M] of the dtype of the norms."""
+        if self.dtype == torch.int32:
+            return int8_matmul(queries, references.t())
+        parts = zip(queries.split(_PART, 1), references.split(_PART, 1), strict=True)
+        return torch.stack([int8_matmul(q, r.t()).to(self.dtype) for q, r in parts]).sum(dim=0)
 
 
 def shifted(pixels: Tensor) -> Tensor:
@@ -96,25 +104,3 @@ def lowest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         lows.append(low)
         places.append(place)
     return torch.cat(lows, dim=1), torch.cat(places, dim=1)
-
-
-def int8_product(a: Tensor, b: Tensor) -> Tensor:
-    """Exact a · b^T of int8 [N, P] and [M, P]: int32 [N, M], or int64 where int32 could overflow."""
-    if a.shape[1] <= MAX_PIXELS:
-        padded_a, padded_b = padded_for_device(a), padded_for_device(b)
-        try:
-            return torch._int_mm(padded_a, padded_b.t())[: len(a), : len(b)]
-        except (RuntimeError, AttributeError, NotImplementedError):
-            pass  # the device has no int8 product, or none of this shape
-    total = torch.zeros([len(a), len(b)], dtype=torch.int64, device=a.device)
-    for part_a, part_b in zip(a.split(_EXACT_IN_FLOAT32, 1), b.split(_EXACT_IN_FLOAT32, 1), strict=True):
-        total += (part_a.to(torch.float32) @ part_b.to(torch.float32).t()).to(torch.int64)
-    return total if a.shape[1] > MAX_PIXELS else total.to(torch.int32)
-
-
-def padded_for_device(rows: Tensor) -> Tensor:
-    """Rows with zeros added: CUDA's int8 product wants more than 16 rows and multiples of 8, that of CPUs 2 pixels."""
-    extra_rows, extra_pixels = 0, max(2 - rows.shape[1], 0)
-    if rows.device.type == 'cuda':
-        extra_rows, extra_pixels = max(24 - len(rows), -len(rows) % 8), -rows.shape[1] % 8
-    return torch.nn.functional.pad(rows, [0, extra_pixels, 0, extra_rows]) if extra_rows or extra_pixels else rows

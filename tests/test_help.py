@@ -27,7 +27,7 @@ def test_help_is_what_it_was(name):
     for words in [[], *([sub] for sub in getattr(command, 'commands', {}))]:
         result = CliRunner().invoke(command, [*words, '--help'], prog_name=name, terminal_width=100)
         assert result.exit_code == 0
-        path = ROOT / 'tests' / 'help' / f'{"-".join([name, *words])}.txt'
+        path = ROOT / 'tests' / 'help' / f'{"_".join([name, *words])}.txt'
         if os.environ.get('RENEW_HELP'):
             path.write_text(result.output)
         assert result.output == path.read_text()

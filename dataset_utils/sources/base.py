@@ -85,7 +85,7 @@ class Source(ABC):
             images[index] = match(self.read(index), name, shape, self.describe(0))
 
         tasks = ordered_map(decode, range(len(self)))
-        for _ in tqdm(tasks, f'Reading {self.file_name}', len(self), unit='img', disable=not progress):
+        for _ in tqdm(tasks, f'Reading {self.file_name}', len(self), unit='img', disable=None if progress else True):
             pass
         return images
 

@@ -1,0 +1,119 @@
+"""What share of a training step is forward, backward and optimizer, and what share of an evaluation is the denoiser.
+
+python -m benchmarks.step_overhead
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.networks import Measured, measured_networks
+from dnnlib.util import report_errors
+from evaluation.memorization import TrainingImages
+from training.config import DatasetConfig, OptimizerConfig, TrainingConfig
+from training.dataset import Dataset
+from training.sampling import SamplerOptions, generate_images
+from training.schedule import Schedule
+from training.snapshot import NetworkConfig
+from training.trainer import Trainer
+
+
+class Clock:
+    """Adds up the time spent in wrapped functions, not counting one inside another twice."""
+
+    def __init__(self) -> None:
+        self.seconds, self.is_running = 0.0, False
+
+    def wrap(self, function: Callable) -> Callable:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self.is_running:
+                return function(*args, **kwargs)
+            self.is_running, start = True, time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - start
+                self.is_running = False
+
+        return timed
+
+
+@click.command()
+@click.option('--batch-paper', metavar='INT', default=16, show_default=True, help="Batch of the paper's network.")
+@click.option('--batch-demo', metavar='INT', default=128, show_default=True, help="Batch of the demo's network.")
+@click.option('--steps', metavar='INT', default=10, show_default=True, help='Training steps that are timed.')
+@click.option('--precision', metavar='fp32|bf16', default='fp32', show_default=True, help='Arithmetic.')
+@report_errors
+def main(batch_paper: int, batch_demo: int, steps: int, precision: str) -> None:
+    """Measure what a training step and an evaluation do besides the network's arithmetic; on the CPU."""
+    for measured in measured_networks(batch_paper, batch_demo):
+        print(f'\n{measured.name}, batch {measured.batch_size}, {precision}')
+        share = training_share(measured, steps, precision)
+        print(f'training: {100 * (1 - share):.2f} % besides forward, backward and optimizer')
+        share = evaluation_share(measured, precision)
+        print(f'evaluation: {100 * share:.2f} % in the denoiser')
+
+
+def training_share(measured: Measured, steps: int, precision: str) -> float:
+    trainer = make_trainer(measured, precision)
+    trainer.step()
+    clock = Clock()
+    trainer.loss = clock.wrap(trainer.loss)
+    trainer.optimizer.step = clock.wrap(trainer.optimizer.step)
+    torch.Tensor.backward = clock.wrap(torch.Tensor.backward)
+    start = time.perf_counter()
+    for _ in range(steps):
+        trainer.step()
+    return clock.seconds / (time.perf_counter() - start)
+
+
+def make_trainer(measured: Measured, precision: str) -> Trainer:
+    size = 1000
+    arguments = {'img_resolution': measured.resolution, 'img_channels': measured.channels, 'model_type': 'SongUNet',
+                 'channel_mult': [2, 2, 2], 'dropout': 0.13, **measured.arguments}  # fmt: skip
+    config = TrainingConfig(
+        dataset=DatasetConfig('', '', size, measured.resolution, measured.channels, 0, False, 0.5, True, 1),
+        network=NetworkConfig('VPPrecond', arguments),
+        loss='VPLoss',
+        augment=0,
+        optimizer=OptimizerConfig('Adam', 1e-4, 0, 0.9),
+        schedule=Schedule(size, measured.batch_size, 10**9, 0, 'mode2', 1000, 0.99929),
+        batch_gpu=measured.batch_size,
+        seed=0,
+        loss_scaling=1,
+        tick_images=10**9,
+        snapshots=[],
+        states=[],
+        precision=precision,
+        compile=False,
+        deterministic=False,
+        benchmark=False,
+        transfer=None,
+        world_size=1,
+        options={},
+    )
+    return Trainer(config, Dataset('', random_pixels(measured, size), None, ''), torch.device('cpu'))
+
+
+def evaluation_share(measured: Measured, precision: str) -> float:
+    net = measured.build().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    net.set_precision(precision)
+    training = TrainingImages(random_pixels(measured, 50_000))
+    clock = Clock()
+    net.forward = clock.wrap(net.forward)
+    start = time.perf_counter()
+    for batch in generate_images(net, [list(range(measured.batch_size))], SamplerOptions(), 'cpu'):
+        training.nearest_two(batch.images)
+    return clock.seconds / (time.perf_counter() - start)
+
+
+def random_pixels(measured: Measured, count: int) -> torch.Tensor:
+    shape = [count, measured.channels, measured.resolution, measured.resolution]
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+if __name__ == '__main__':
+    main()

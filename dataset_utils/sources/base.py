@@ -58,7 +58,6 @@ class Source(ABC):
     def __getitem__(self, index: int) -> tuple[np.ndarray, int | None]:
         if not -len(self) <= index < len(self):
             raise IndexError(f'{self.where} has {len(self)} images, there is no image {index}')
-        index %= len(self)
         return self.read(index), self.labels[index] if self.labels is not None else None
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int | None]]:
@@ -73,7 +72,7 @@ class Source(ABC):
     def load(self, progress: bool = False) -> np.ndarray:
         """Decode every image into one array, uint8 [N, H, W, C].
 
-        progress: show a bar on stderr.
+        progress: show a bar on stderr where that is a terminal.
         Raises UserError that names the first image whose size or channels differ from image 0's; a grey image among
         colour ones is repeated over the channels.
         """

@@ -139,7 +139,6 @@ def refusal(result: Result, status: int = 1) -> str:
     assert result.exit_code == status, result.output
     assert isinstance(result.exception, SystemExit), result.exception
     lines = [line for line in result.stderr.splitlines() if not line.startswith(('Usage:', 'Try ')) and line.strip()]
-    lines = [line.split('\r')[-1] for line in lines if 'img/s' not in line and '?img' not in line]
     assert len(lines) == 1, lines
     assert lines[0].startswith('Error: '), lines
     return lines[0]

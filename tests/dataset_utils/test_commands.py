@@ -239,6 +239,14 @@ class TestImagenetClass:
         write_files(tree, {'n00000001/a.JPEG': image_bytes(random_images(1)[0])})
         assert plain == drawn('d.zip', '--max-images=17')
 
+    def test_images_that_are_not_drawn_are_not_even_opened(self, tmp_path, tree):
+        _, _, manifest = make('imagenet-class', tree, tmp_path / 'a.zip', *self.OPTIONS, '--max-images=17')
+        source = open_source(tree)
+        for index in set(range(len(source))) - set(manifest['indices']):
+            (tree / source.describe(index)).write_bytes(b'broken')
+        make('imagenet-class', tree, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=17')
+        assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
+
     def test_archive_of_imagenet_will_do(self, tmp_path, tree):
         files = {str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob('*.JPEG')}
         archive = write_zip(tmp_path / 'train.zip', files)

@@ -166,7 +166,7 @@ class TestSpread:
 
 def test_random_labels_are_pythons():
     # The first numbers of random.seed(1024) and random.randint(0, 9), as the conformance data has them.
-    assert random_labels(10, 10) == [0, 7, 6, 5, 8, 1, 7, 8, 5, 5]
+    assert random_labels(23, 10) == [0, 7, 6, 5, 8, 1, 7, 8, 5, 5, 6, 1, 2, 6, 1, 6, 2, 6, 7, 7, 8, 5, 9]
 
 
 @pytest.mark.skipif(not CONFORMANCE.exists(), reason='needs the conformance data')

@@ -211,6 +211,7 @@ class TestImages:
             ('P', [[200, 200, 200]]),
         ],
     )
+    @pytest.mark.filterwarnings('error')
     def test_other_pixels_become_grey_or_rgb(self, open_files, mode, expected):
         colour = {'1': 1, 'LA': (200, 9), 'I;16': 128 * 257, 'RGB': (200,) * 3, 'RGBA': (200, 200, 200, 9)}.get(
             mode, 200

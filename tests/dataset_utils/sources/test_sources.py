@@ -157,12 +157,16 @@ def test_unknown_kind_of_file_says_what_is_known(tmp_path):
         open_source(tmp_path / 'x.rar')
 
 
-def test_progress_goes_to_stderr_only(tmp_path, capsys):
-    archive = write_zip(tmp_path / 'a.zip', labelled_files(random_images(3), None))
-    open_source(archive).load(progress=True)
+@pytest.mark.parametrize('is_terminal', [True, False])
+def test_progress_goes_to_stderr_where_that_is_a_terminal(tmp_path, capsys, monkeypatch, is_terminal):
+    source = open_source(write_zip(tmp_path / 'a.zip', labelled_files(random_images(3), None)))
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: is_terminal, raising=False)
+    source.load()
+    assert capsys.readouterr() == ('', '')
+    source.load(progress=True)
     out, err = capsys.readouterr()
     assert out == ''
-    assert 'Reading a.zip' in err
+    assert ('Reading a.zip' in err) == is_terminal
 
 
 def test_more_images_than_memory_holds_is_a_sentence(tmp_path, monkeypatch):

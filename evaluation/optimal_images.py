@@ -27,7 +27,7 @@ from training.sampling import SamplerOptions, generate_images, seed_batches
 
 # A contact sheet shows this many images at most, in the order of the seeds.
 MAX_GRID_IMAGES = 1024
-# Noise so low that every image but the nearest has a weight of 0: two digits suffice to find the nearest.
+# Noise so low that every image but the nearest has a weight of 0.
 SIGMA_OF_NEAREST = 0.01
 COLUMNS = ('seed', 'class', 'nearest', 'squared_distance')
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from torch_utils.int8 import int8_matmul
+from torch_utils.row_threads import map_rows
 from training.image_rows import MAX_BLOCK, ImageRows
 from training.int8_digits import (
     SIGNED_ERROR,
@@ -55,7 +56,7 @@ NEGLIGIBLE = 1e-8
 # Half a unit of float32's last place, relative.
 FLOAT32_ERROR = 2.0**-24
 # Logits that may be farther off than this are of no use for weights.
-USELESS_BOUND = 0.1
+USELESS_BOUND = 0.3
 
 
 class Int8Query:
@@ -99,11 +100,25 @@ class Int8Query:
         return logits
 
 
-def int8_sums(query: Int8Query, start: int, stop: int, find_nearest: bool) -> Sums:
-    """Sums over rows start … stop - 1; `relative_error` says how far off they are to be expected.
+def int8_sums(
+    images: ImageRows, z: Tensor, variance: Tensor, digits: int, start: int, stop: int, find_nearest: bool
+) -> tuple[Sums, Tensor]:
+    """Sums over rows start … stop - 1, and the error of logits that `relative_error` wants to know, float64 [B].
 
+    z: float64 [B, P]; variance: s² float64 [B]; digits: of z, 1 to 4.
     find_nearest: find the nearest image even where weights are even, unless float32 cannot tell.
     """
+
+    def some(rows: slice) -> tuple[Sums, Tensor]:
+        query = Int8Query(images, z[rows], variance[rows], digits)
+        return query_sums(query, start, stop, find_nearest), query.logit_error
+
+    sums, errors = zip(*map_rows(some, len(z), z.device), strict=True)
+    return Sums.cat(list(sums)), torch.cat(errors)
+
+
+def query_sums(query: Int8Query, start: int, stop: int, find_nearest: bool) -> Sums:
+    """Sums over rows start … stop - 1, block by block."""
     sums = empty_sums(query.z)
     for first in range(start, stop, MAX_BLOCK):
         last = min(first + MAX_BLOCK, stop)
@@ -116,7 +131,7 @@ def int8_sums(query: Int8Query, start: int, stop: int, find_nearest: bool) -> Su
 
 
 def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, known: Tensor) -> Sums:
-    """As `int8_sums`, over one block. known: logarithm of the weights elsewhere, beside which some are negligible."""
+    """As `query_sums`, over one block. known: logarithm of the weights elsewhere, beside which some are negligible."""
     logits = query.logits(start, stop)
     groups = logits.unflatten(1, (-1, GROUP)).amax(dim=2)
     highest = groups.amax(dim=1, keepdim=True)
@@ -225,15 +240,17 @@ def rest_sums(query: Int8Query, rows: Tensor, logits: Tensor, highest: Tensor, s
     )
 
 
-def relative_error(query: Int8Query, sums: Sums) -> Tensor:
+def relative_error(images: ImageRows, logit_error: Tensor, sums: Sums) -> Tensor:
     """Root mean square error to be expected of the denoised image, relative to its norm in data units, float64 [B]."""
-    mean, center = sums.mean, query.images.mean
+    mean, center = sums.mean, images.mean
     distance = (mean - center).square().sum(dim=1)  # [B]
     exact = sums.total - sums.inexact
-    # sum w ||q - D||² over the inexact images: known where these are all, else by the triangle inequality.
-    scattered = (sums.spread.sqrt() + (sums.inexact * distance).sqrt()).square()
-    alone = exact <= 1e-12 * sums.total
-    scattered = torch.where(alone, sums.spread - sums.total * distance, scattered).clamp(min=0)
-    spread = torch.where(alone, scattered, sums.spread)
-    from_logits = query.logit_error * (spread * scattered).sqrt()
+    # sum w ||q - D||² over the inexact images, with D - m = sum w (q - m) / sum w over all images, to which those in
+    # float64 add at most their weight times the longest q - m; or else by the triangle inequality.
+    longest = images.norms.amax().sqrt() + center.norm()
+    scattered = sums.spread - (sums.total + exact) * distance + 2 * exact * longest * distance.sqrt()
+    scattered = torch.minimum(scattered, (sums.spread.sqrt() + (sums.inexact * distance).sqrt()).square())
+    # Where all images are inexact, the logits' common error cancels, and D serves as well as m.
+    spread = torch.where(exact <= 1e-12 * sums.total, scattered, sums.spread)
+    from_logits = logit_error * (spread * scattered).clamp(min=0).sqrt()
     return (from_logits + sums.rounding) / (sums.total * (mean + 0.5).norm(dim=1))

@@ -19,7 +19,7 @@ from torch import Tensor
 from dnnlib.util import UserError
 from torch_utils import distributed
 from training.image_rows import ImageRows
-from training.int8_sums import Int8Query, int8_sums, relative_error
+from training.int8_sums import int8_sums, relative_error
 from training.weighted_sums import Sums, float64_sums, merge
 
 # Root mean square error to be expected, relative to the norm of the denoised image, above which an image is computed
@@ -27,9 +27,8 @@ from training.weighted_sums import Sums, float64_sums, merge
 TOLERANCE = 2e-6
 # Sets of no more than so many pixels together are denoised in float64 at once.
 FEW_PIXELS = 1 << 16
-# Digits of z that are tried, the first below this sigma, where most images hang on one training image.
-FEW_DIGITS_BELOW = 1.5
-FEW_DIGITS, DIGITS = (2, 3, 4), (3, 4)
+# Digits of z that are tried, each for the images that were not sure enough with fewer.
+DIGITS = (3, 4)
 # The nearest image is settled once the weights of all others are below half of float64's rounding unit.
 SETTLED = 2.0**-54
 
@@ -163,13 +162,12 @@ class OptimalDenoiser:
         start, stop = chosen
         if self.float64 or size * z.shape[1] <= FEW_PIXELS:
             return self._over_ranks(float64_sums(self.images, z, variance, start, stop))
-        few = bool(variance.amax() < (127.5 * FEW_DIGITS_BELOW) ** 2)
         parts, indices = [], []
         rows = torch.arange(len(z), device=z.device)
-        for count in FEW_DIGITS if few else DIGITS:
-            query = Int8Query(self.images, z[rows], variance[rows], count)
-            sums = self._over_ranks(int8_sums(query, start, stop, find_nearest))
-            sure = relative_error(query, sums) <= TOLERANCE
+        for count in DIGITS:
+            sums, logit_error = int8_sums(self.images, z[rows], variance[rows], count, start, stop, find_nearest)
+            sums = self._over_ranks(sums)
+            sure = relative_error(self.images, logit_error, sums) <= TOLERANCE
             if find_nearest:
                 sure &= sums.distance.isfinite()
             parts.append(sums[sure])

@@ -212,9 +212,8 @@ def test_error_estimate_bounds_the_error(brightness: int) -> None:
     for sigma in (80.0, 20.0, 5.0, 2.0):
         x = noisy(images, sigma, count=32)
         z, variance = denoiser._in_pixels(x, sigma)
-        query = int8_sums.Int8Query(denoiser.images, z, variance, 2)
-        sums = int8_sums.int8_sums(query, 0, len(images), False)
-        estimate = int8_sums.relative_error(query, sums)
+        sums, logit_error = int8_sums.int8_sums(denoiser.images, z, variance, 2, 0, len(images), False)
+        estimate = int8_sums.relative_error(denoiser.images, logit_error, sums)
         expected = naive(images, x, sigma)[1].flatten(1)
         actual = ((sums.mean + 0.5) / 127.5 - expected).norm(dim=1) / expected.norm(dim=1)
         assert (actual <= 5 * estimate).all()
@@ -242,9 +241,8 @@ def test_logits_that_are_useless_are_not_believed() -> None:
     images[:100].view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
     denoiser = OptimalDenoiser(images)
     z, variance = denoiser._in_pixels(naive_pixels(images[:1]), 0.002)
-    query = int8_sums.Int8Query(denoiser.images, z, variance, 2)
-    sums = int8_sums.int8_sums(query, 0, 400, False)
-    assert int8_sums.relative_error(query, sums).isinf().all()
+    sums, logit_error = int8_sums.int8_sums(denoiser.images, z, variance, 2, 0, 400, False)
+    assert int8_sums.relative_error(denoiser.images, logit_error, sums).isinf().all()
 
 
 def test_images_of_which_digits_are_not_sure_are_computed_in_float64(
@@ -331,6 +329,21 @@ def test_seeds_are_independent_of_the_batch(denoiser: OptimalDenoiser) -> None:
     latents = StackedRandomGenerator('cpu', range(9)).randn([9, 3, 16, 16])
     together = to_uint8(edm_sampler(denoiser, latents))
     assert torch.equal(together[4:6], to_uint8(edm_sampler(denoiser, latents[4:6])))
+
+
+def test_threads_change_nothing(images: Tensor, denoiser: OptimalDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = noisy(images, 4.0, count=7)
+    expected = denoiser(x, 4.0)
+    monkeypatch.setattr('torch_utils.row_threads.ROWS_PER_THREAD', 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with torch.inference_mode():
+            found = denoiser(x, 4.0)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_memory_mapped_images_give_the_same(images: Tensor, tmp_path: Path) -> None:

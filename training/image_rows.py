@@ -27,7 +27,8 @@ class ImageRows:
 
     order: int64 [N], position of a row -> index of its image, to which `offset` is added in results.
     ranges: class -> its range of positions.
-    norms: squared norms of rows, float64 [N]. keys: int64 [N], equal for copies of one image. mean: float64 [P].
+    norms: squared norms of rows, float64 [N]; highest_norm: their maximum. keys: int64 [N], equal for copies of one
+    image. mean: float64 [P].
     pixel_dither: float64 [P], weight_dither: float32 [MAX_BLOCK], see `training.int8_digits`; dither_products: float32
     [N], products of rows with 1/2 - pixel_dither.
     """
@@ -45,6 +46,7 @@ class ImageRows:
         self.pixel_dither = torch.rand([self.num_pixels], generator=random, dtype=torch.float64).to(device)
         self.weight_dither = torch.rand([MAX_BLOCK], generator=random).to(device)
         self.norms, self.keys, self.dither_products, self.mean = self._prepare(random)
+        self.highest_norm = self.norms.amax()
 
     def __len__(self) -> int:
         return len(self.order)

@@ -62,13 +62,13 @@ USELESS_BOUND = 0.3
 class Int8Query:
     """Noisy images as int8 digits, to be compared with blocks of training images.
 
-    z: float64 [B, P]; variance: s² float64 [B]; count: digits of each number, 1 to 3.
+    z: float64 [B, P]; variance: s² float64 [B]; count: digits of z, 1 to 4.
     """
 
     def __init__(self, images: ImageRows, z: Tensor, variance: Tensor, count: int):
         self.images, self.z, self.variance = images, z, variance
         self.digits, step, left = split_signed(z, count, images.pixel_dither)
-        self.mean_norm, highest_norm = images.norms.mean(), images.norms.amax()
+        self.mean_norm, highest_norm = images.norms.mean(), images.highest_norm
         square = z.square().sum(dim=1)
         # Logits lack the terms that are equal for all images: -||z||² / (2 s²) and the mean of -||q||² / (2 s²).
         self.offset = -(square + self.mean_norm) / (2 * variance) + left @ images.mean / variance
@@ -181,7 +181,6 @@ def dropped_sums(query: Int8Query, reference: Tensor, count: int) -> Sums:
     """Nothing, in place of the sums over `count` images whose logarithmic weights are at most `reference` float64 [B],
     give or take the logits' bound; `rounding` and `others` account for them."""
     bound = reference + query.logit_bound
-    highest_norm = query.images.norms.amax()
     none = torch.zeros_like(reference)
     return Sums(
         reference=bound,
@@ -190,7 +189,7 @@ def dropped_sums(query: Int8Query, reference: Tensor, count: int) -> Sums:
         weighted=torch.zeros_like(query.z),
         inexact=none.clone(),
         spread=none.clone(),
-        rounding=torch.full_like(reference, count) * highest_norm.sqrt(),
+        rounding=torch.full_like(reference, count) * query.images.highest_norm.sqrt(),
         nearest=torch.full_like(reference, NO_INDEX, dtype=torch.int64),
         key=torch.zeros_like(reference, dtype=torch.int64),
         distance=-2 * query.variance * bound,
@@ -247,7 +246,7 @@ def relative_error(images: ImageRows, logit_error: Tensor, sums: Sums) -> Tensor
     exact = sums.total - sums.inexact
     # sum w ||q - D||² over the inexact images, with D - m = sum w (q - m) / sum w over all images, to which those in
     # float64 add at most their weight times the longest q - m; or else by the triangle inequality.
-    longest = images.norms.amax().sqrt() + center.norm()
+    longest = images.highest_norm.sqrt() + center.norm()
     scattered = sums.spread - (sums.total + exact) * distance + 2 * exact * longest * distance.sqrt()
     scattered = torch.minimum(scattered, (sums.spread.sqrt() + (sums.inexact * distance).sqrt()).square())
     # Where all images are inexact, the logits' common error cancels, and D serves as well as m.

@@ -85,14 +85,16 @@ class OptimalDenoiser:
         self.label_dim = max(self.class_sizes, default=-1) + 1
 
     def _join_shards(self) -> None:
-        """Learn from the other ranks what they hold."""
-        shards = distributed.gather((len(self.images), self.class_sizes, self.images.mean.cpu()))
-        sizes = [size for size, _, _ in shards]
+        """Learn from the other ranks what they hold; what decides how to compute must be the same on all."""
+        images = self.images
+        shards = distributed.gather((len(images), self.class_sizes, images.mean.cpu(), images.highest_norm.cpu()))
+        sizes = [size for size, _, _, _ in shards]
         self.num_images = sum(sizes)
-        self.class_sizes = sum((part for _, part, _ in shards), Counter())
-        self.images.offset = sum(sizes[: distributed.rank()])
-        means = torch.stack([size / self.num_images * mean for size, _, mean in shards])
-        self.images.mean = means.sum(dim=0).to(self.device)
+        self.class_sizes = sum((part for _, part, _, _ in shards), Counter())
+        images.offset = sum(sizes[: distributed.rank()])
+        means = torch.stack([size / self.num_images * mean for size, _, mean, _ in shards])
+        images.mean = means.sum(dim=0).to(self.device)
+        images.highest_norm = torch.stack([norm for _, _, _, norm in shards]).amax().to(self.device)
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         """The denoised images, of x's shape: float64 where x is, else float32.

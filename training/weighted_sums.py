@@ -150,7 +150,7 @@ def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positi
     reference = exponents.amax(dim=1)
     weights = (exponents - reference[:, None]).exp()
     weighted = weights @ q if q.ndim == 2 else (weights[:, None, :] @ q)[:, 0]
-    rounding = 1e-13 * (z.square().sum(dim=1, keepdim=True) + images.norms.amax())
+    rounding = 1e-13 * (z.square().sum(dim=1, keepdim=True) + images.highest_norm)
     nearest, place = nearest_index(distances, images.order[positions] + images.offset, rounding)
     keys = images.keys[positions]
     key = keys.gather(1, place)[:, 0]

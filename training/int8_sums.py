@@ -119,15 +119,17 @@ def int8_sums(
 
 def query_sums(query: Int8Query, start: int, stop: int, find_nearest: bool) -> Sums:
     """Sums over rows start … stop - 1, block by block."""
-    sums = empty_sums(query.z)
+    sums: Sums | None = None
+    known = torch.full_like(query.variance, -math.inf)
     for first in range(start, stop, MAX_BLOCK):
         last = min(first + MAX_BLOCK, stop)
         if last - first <= FEW_IMAGES:
             part = float64_sums(query.images, query.z, query.variance, first, last)
         else:
-            part = block_sums(query, first, last, find_nearest, sums.log_total)
-        sums = merge(sums, part)
-    return sums
+            part = block_sums(query, first, last, find_nearest, known)
+        sums = part if sums is None else merge(sums, part)
+        known = sums.log_total
+    return empty_sums(query.z) if sums is None else sums
 
 
 def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, known: Tensor) -> Sums:
@@ -143,9 +145,10 @@ def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, know
         known = torch.maximum(known, top.log_total)
     rest = dropped_sums(query, query.offset + highest[:, 0], stop - start)
     rows = (rest.others > known + math.log(NEGLIGIBLE)).nonzero()[:, 0]
-    if len(rows):
-        chosen = logits if len(rows) == len(logits) else logits[rows]
-        rest[rows] = rest_sums(query, rows, chosen, highest[rows], start, stop)
+    if len(rows) == len(logits):
+        rest = rest_sums(query, rows, logits, highest, start, stop)
+    elif len(rows):
+        rest[rows] = rest_sums(query, rows, logits[rows], highest[rows], start, stop)
     if top is None:
         return rest
     # Only where all of the rest is farther away is the nearest image among the largest weights.

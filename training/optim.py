@@ -172,6 +172,8 @@ class OptimalDenoiser:
             sure = relative_error(self.images, logit_error, sums) <= TOLERANCE
             if find_nearest:
                 sure &= sums.distance.isfinite()
+            if not parts and bool(sure.all()):
+                return sums
             parts.append(sums[sure])
             indices.append(rows[sure])
             rows = rows[~sure]
@@ -180,7 +182,7 @@ class OptimalDenoiser:
         else:
             parts.append(self._over_ranks(float64_sums(self.images, z[rows], variance[rows], start, stop)))
             indices.append(rows)
-        return parts[0] if len(parts) == 1 else Sums.cat(parts)[torch.cat(indices).argsort()]
+        return Sums.cat(parts)[torch.cat(indices).argsort()]
 
     def _over_ranks(self, sums: Sums) -> Sums:
         """The sums over the shards of all ranks, to the last bit the same on each."""

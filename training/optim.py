@@ -164,7 +164,8 @@ class OptimalDenoiser:
         start, stop = chosen
         if self.float64 or size * z.shape[1] <= FEW_PIXELS:
             return self._over_ranks(float64_sums(self.images, z, variance, start, stop))
-        parts, indices = [], []
+        parts: list[Sums] = []
+        indices: list[Tensor] = []
         rows = torch.arange(len(z), device=z.device)
         for count in DIGITS:
             sums, logit_error = int8_sums(self.images, z[rows], variance[rows], count, start, stop, find_nearest)

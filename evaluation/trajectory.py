@@ -58,7 +58,9 @@ def evaluate_run(
     """
     snapshots = [(kimg, path) for kimg, path in reversed(list_snapshots(run_dir)) if kimg]
     if not snapshots:
-        raise UserError(f'--expdir={run_dir}: no network-snapshot-*.safetensors in it, but for one at 0 kimg at most')
+        raise UserError(
+            f'--expdir={run_dir}: no network-snapshot-*.safetensors or .pkl in it, but for one at 0 kimg at most'
+        )
     training = TrainingImages(reference.images, device, name=f'--knn-ref={reference.name}')
     infos = [read_info(path) for _, path in snapshots]
     for (_, path), info in zip(snapshots, infos, strict=True):
@@ -200,7 +202,7 @@ class SnapshotJudge:
         return {
             'snapshot': self.path.name,
             'kimg': self.info.kimg,
-            'epochs': self.info.epochs,
+            'epochs': self.info.epochs(len(self.reference.images)),
             'num_images': len(result.memorized),
             'num_memorized': result.num_memorized,
             'ratio': result.ratio,

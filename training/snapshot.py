@@ -2,7 +2,8 @@
 
 A snapshot is a safetensors file: the averaged weights and buffers under their module names, and in its metadata one
 JSON text with the class and arguments of the network, the training set, the progress and the EMA rule. A training
-state is what an exact continuation needs. `load_network` gives an evaluation-mode denoiser.
+state is what an exact continuation needs. `load_network` gives an evaluation-mode denoiser, of a snapshot or of a
+network pickle of NVlabs/edm. `python -m training.snapshot` converts and shows them.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import torch
 
 from dnnlib.util import UserError, atomic_file
 from torch_utils.misc import place
+from training.edm_pickle import EDMPickle, is_pickle, read_edm_pickle
 from training.preconditioning import (
     COMPUTE_DTYPES,
     EDMPrecond,
@@ -34,6 +36,8 @@ NETWORK_CLASSES: dict[str, type[Preconditioned]] = {
 FORMAT_VERSION = 1
 STATES_KEPT = 2
 _METADATA_KEY = 'snapshot'
+_SNAPSHOT_NAME = r'network-snapshot-(\d{1,9})\.safetensors'
+_PICKLE_NAME = r'network-snapshot-(\d{1,9})\.pkl'
 # Bounds on what a file may ask to be built before its tensors are compared; far above any network in use.
 _MAX_VALUES = {'num_blocks': 256, 'img_resolution': 8192, 'M': 100_000}
 _MAX_LEVELS = 12
@@ -57,23 +61,28 @@ class NetworkConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SnapshotInfo:
-    """What a snapshot's header says. images: training images seen. precision: that of the training."""
+    """What a snapshot's header says. images: training images seen. precision: that of the training.
+
+    A network pickle of EDM knows less: its images are those of its file name, network-snapshot-<kimg>.pkl, or None;
+    dataset_sha256 and dataset_size are None, its EMA rule is empty.
+    """
 
     network: NetworkConfig
-    images: int
+    images: int | None
     precision: str
-    dataset: str
-    dataset_sha256: str
-    dataset_size: int
+    dataset: str | None
+    dataset_sha256: str | None
+    dataset_size: int | None
     ema: dict[str, Any]
 
     @property
-    def kimg(self) -> float:
-        return self.images / 1000
+    def kimg(self) -> float | None:
+        return None if self.images is None else self.images / 1000
 
-    @property
-    def epochs(self) -> float:
-        return self.images / self.dataset_size
+    def epochs(self, dataset_size: int | None = None) -> float | None:
+        """Passes over the training set; over one of this size where the snapshot does not say how large it was."""
+        size = self.dataset_size or dataset_size
+        return None if self.images is None or size is None else self.images / size
 
 
 def snapshot_path(run_dir: Path, images: int) -> Path:
@@ -90,8 +99,9 @@ def _numbered(run_dir: Path, pattern: str) -> list[tuple[int, Path]]:
 
 
 def list_snapshots(run_dir: Path) -> list[tuple[int, Path]]:
-    """The snapshots of a run as (kimg, path), oldest first."""
-    return _numbered(run_dir, r'network-snapshot-(\d+)\.safetensors')
+    """The snapshots of a run as (kimg, path), oldest first; a pickle of EDM's only where no snapshot is at its kimg."""
+    snapshots = dict(_numbered(run_dir, _PICKLE_NAME)) | dict(_numbered(run_dir, _SNAPSHOT_NAME))
+    return sorted(snapshots.items())
 
 
 def list_states(run_dir: Path) -> list[tuple[int, Path]]:
@@ -114,30 +124,39 @@ def read_info(path: str | Path) -> SnapshotInfo:
 
 
 def load_network(path: str | Path, device: torch.device | str = 'cpu', precision: str | None = None) -> Preconditioned:
-    """Build the network of a snapshot with its averaged weights, in evaluation mode, without gradients.
+    """Build the network of a snapshot or of a pickle of EDM's with its averaged weights, for evaluation only.
 
     precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None keeps that of the training.
     Raises UserError where the file is missing, cut short, or holds another network than its header says.
     """
-    path = Path(path)
-    info, weights = _read(path, with_weights=True)
-    _check_bounds(path, info.network)
-    try:
-        net = info.network.build('meta')
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise UserError(
-            f'{path}: its network cannot be built ({error}); it is not a snapshot of this toolkit'
-        ) from error
-    _check_weights(path, net, weights)
+    info, weights = read_snapshot(path)
+    net = _build(Path(path), info.network)
+    _check_weights(Path(path), net, weights)
     net.load_state_dict(weights, assign=True)
     net.set_precision(precision or info.precision)
     place(net.eval().requires_grad_(False), device)
     return net
 
 
+def read_snapshot(path: str | Path) -> tuple[SnapshotInfo, dict[str, torch.Tensor]]:
+    """Read a snapshot's header and its weights as they are in the file. Raises UserError as `read_info` does."""
+    return _read(Path(path), with_weights=True)
+
+
+def _build(path: Path, network: NetworkConfig) -> Preconditioned:
+    _check_bounds(path, network)
+    try:
+        return network.build('meta')
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError) as error:
+        reason = str(error).split('\n')[0]
+        raise UserError(f'{path}: its network cannot be built ({reason}); it is not one of this toolkit') from error
+
+
 def _read(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str, torch.Tensor]]:
     if not path.is_file():
         raise UserError(f'{path}: no such file; a snapshot is a network-snapshot-*.safetensors of train.py')
+    if is_pickle(path):
+        return _read_pickle(path, with_weights)
     try:
         with safetensors.safe_open(path, framework='pt') as file:
             metadata = file.metadata() or {}
@@ -147,9 +166,44 @@ def _read(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str, torch
     if _METADATA_KEY not in metadata:
         raise UserError(f'{path}: a safetensors file, but not a snapshot of this toolkit')
     try:
-        return _parse_header(json.loads(metadata[_METADATA_KEY])), weights
+        info = _parse_header(json.loads(metadata[_METADATA_KEY]))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f'{path}: its header is not that of a snapshot of this toolkit ({error})') from error
+    return (dataclasses.replace(info, images=_images_of_name(path)) if info.images is None else info), weights
+
+
+def _read_pickle(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str, torch.Tensor]]:
+    pickled = read_edm_pickle(path)
+    try:
+        return _pickle_info(path, pickled), pickled.weights() if with_weights else {}
+    except ValueError as error:
+        raise UserError(f'{path}: not a network pickle of EDM that this toolkit knows: {error}') from error
+
+
+def _pickle_info(path: Path, pickled: EDMPickle) -> SnapshotInfo:
+    network_class = NETWORK_CLASSES.get(pickled.class_name)
+    if network_class is None:
+        raise ValueError(
+            f'its network is a {pickled.class_name[:100]!a}, and must be one of {", ".join(NETWORK_CLASSES)}'
+        )
+    arguments = pickled.bound_arguments(network_class)
+    for name in ('img_resolution', 'img_channels'):
+        if type(arguments.get(name)) is not int:
+            raise ValueError(f'it does not say its {name}')
+    return SnapshotInfo(
+        network=NetworkConfig(pickled.class_name, arguments),
+        images=_images_of_name(path),
+        precision='fp16' if arguments.get('use_fp16') else 'fp32',
+        dataset=pickled.dataset,
+        dataset_sha256=None,
+        dataset_size=None,
+        ema={},
+    )
+
+
+def _images_of_name(path: Path) -> int | None:
+    match = re.fullmatch(f'{_SNAPSHOT_NAME}|{_PICKLE_NAME}', path.name)
+    return int(match[1] or match[2]) * 1000 if match else None
 
 
 def _parse_header(header: dict[str, Any]) -> SnapshotInfo:
@@ -160,10 +214,9 @@ def _parse_header(header: dict[str, Any]) -> SnapshotInfo:
         raise ValueError(f'unknown class {network.class_name!r}')
     if header['precision'] not in COMPUTE_DTYPES:
         raise ValueError(f'unknown precision {header["precision"]!r}')
-    if not (
-        isinstance(header['images'], int) and isinstance(header['dataset_size'], int) and header['dataset_size'] > 0
-    ):
-        raise ValueError('its counts are not whole numbers')
+    for name, least in (('images', 0), ('dataset_size', 1)):
+        if header[name] is not None and not (isinstance(header[name], int) and header[name] >= least):
+            raise ValueError('its counts are not whole numbers')
     return SnapshotInfo(network=network, **header)
 
 
@@ -171,10 +224,11 @@ def _check_bounds(path: Path, network: NetworkConfig) -> None:
     arguments = network.arguments
     too_large = [name for name, most in _MAX_VALUES.items() if _magnitude(arguments.get(name, 0)) > most]
     for name in ('channel_mult', 'attn_resolutions', 'resample_filter'):
-        if len(arguments.get(name) or ()) > _MAX_LEVELS:
+        values = arguments.get(name) or ()
+        if not isinstance(values, list | tuple) or len(values) > _MAX_LEVELS:
             too_large.append(name)
     if too_large:
-        raise UserError(f'{path}: its network has an impossible {too_large[0]}; it is not a snapshot of this toolkit')
+        raise UserError(f'{path}: its network has an impossible {too_large[0]}; it is not one of this toolkit')
 
 
 def _magnitude(value: Any) -> float:
@@ -187,12 +241,12 @@ def _check_weights(path: Path, net: Preconditioned, weights: dict[str, torch.Ten
     if missing or unknown:
         name = (missing or unknown)[0]
         problem = f'it lacks {name}' if missing else f'it has a {name} that the network does not'
-        raise UserError(f'{path}: its tensors are those of another architecture than its header says: {problem}')
+        raise UserError(f'{path}: its tensors are those of another architecture than its arguments say: {problem}')
     for name, tensor in expected.items():
         if weights[name].shape != tensor.shape or weights[name].dtype != torch.float32:
             has, wants = list(weights[name].shape), list(tensor.shape)
             raise UserError(
-                f'{path}: its tensors are those of another architecture than its header says: '
+                f'{path}: its tensors are those of another architecture than its arguments say: '
                 f'{name} is {weights[name].dtype} {has}, and should be torch.float32 {wants}'
             )
 

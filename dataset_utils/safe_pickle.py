@@ -49,7 +49,8 @@ def read_restricted(
     except RefusedPickleError:
         raise
     except Exception as error:  # a broken pickle meets its reader with nearly any exception
-        raise RefusedPickleError(f'broken: {str(error)[:_MAX_NAME] or type(error).__name__}') from error
+        reason = ascii(str(error)[:_MAX_NAME])[1:-1] if str(error) else type(error).__name__
+        raise RefusedPickleError(f'broken: {reason}') from error
 
 
 # The reader in Python keeps its memo in a dict; the one in C allocates whatever index a hostile pickle puts there.

@@ -253,7 +253,7 @@ class Storage(StandIn):
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).split('\n')[0][:100] or type(error).__name__
+    return ascii(str(error).split('\n')[0][:100])[1:-1] or type(error).__name__
 
 
 def _check_storage(data: bytes) -> None:

@@ -1,0 +1,434 @@
+import builtins
+import collections
+import io
+import os
+import pickle
+import random
+import resource
+import shutil
+import struct
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from tests.helpers import CONFORMANCE, needs_conformance
+from tests.training.edm_pickles import SMALL, Call, Record, dumps, network, record_of
+from training.snapshot import NetworkConfig, list_snapshots, load_network, read_info
+
+CASES = sorted((CONFORMANCE / 'edm_snapshots').glob('*.pkl'))
+
+
+def write(folder, value, protocol=4, name='network-snapshot-000012.pkl'):
+    path = folder / name
+    path.write_bytes(value if isinstance(value, bytes) else dumps(value, protocol))
+    return path
+
+
+def refusal(path):
+    with pytest.raises(UserError) as caught:
+        load_network(path)
+    message = str(caught.value)
+    assert message.startswith(f'{path}: ')
+    assert '\n' not in message
+    assert len(message) < len(str(path)) + 400
+    return message
+
+
+@needs_conformance
+@pytest.mark.parametrize('path', CASES, ids=lambda path: path.stem)
+def test_published_format_gives_the_published_numbers(path):
+    net = load_network(path)
+    with np.load(path.with_suffix('.npz')) as data:
+        values = {name: torch.from_numpy(data[name]) for name in data}
+    denoised = net(values['x'], values['sigma'], values.get('class_labels'))
+    assert (denoised - values['denoised']).norm() < 1e-4 * values['denoised'].norm()
+    assert not net.training
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
+@needs_conformance
+def test_a_file_is_known_by_its_content_where_its_name_says_nothing(tmp_path):
+    path = tmp_path / 'weights'
+    shutil.copyfile(CASES[0], path)
+    expected, loaded = load_network(CASES[0]).state_dict(), load_network(path).state_dict()
+    assert all(torch.equal(expected[name], loaded[name]) for name in expected)
+
+
+NCSNPP = {
+    'embedding_type': 'fourier',
+    'encoder_type': 'residual',
+    'channel_mult_noise': 2,
+    'resample_filter': [1, 3, 3, 1],
+}
+ADM = {'model_type': 'DhariwalUNet', 'model_channels': 64, 'augment_dim': 9}
+
+
+@pytest.mark.parametrize('class_name', ['VPPrecond', 'VEPrecond', 'iDDPMPrecond', 'EDMPrecond'])
+@pytest.mark.parametrize('arguments', [{}, NCSNPP, ADM], ids=['ddpmpp', 'ncsnpp', 'adm'])
+@pytest.mark.parametrize('is_bare', [False, True])
+def test_networks_of_every_class_come_back(tmp_path, class_name, arguments, is_bare):
+    net, record = network(class_name, **arguments)
+    others = {
+        'loss_fn': Record('EDMLoss', {'P_mean': -1.2}),
+        'augment_pipe': None,
+        'dataset_kwargs': {'path': 'a/b.zip'},
+    }
+    path = write(tmp_path, record if is_bare else {'ema': record, **others})
+    loaded = load_network(path)
+    assert type(loaded) is type(net)
+    x, sigma, labels = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 3.0]), torch.tensor([2, 0])
+    torch.testing.assert_close(loaded(x, sigma, labels), net(x, sigma, labels), rtol=1e-5, atol=1e-5)
+    info = read_info(path)
+    assert (info.images, info.kimg, info.epochs(), info.epochs(4000)) == (12000, 12, None, 3)
+    assert info.dataset == (None if is_bare else 'b.zip')
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+def test_every_protocol_and_numpy_is_read(tmp_path, protocol):
+    net, _ = network()
+    keywords = {**SMALL, 'img_resolution': np.int64(8), 'dropout': np.float32(0.25), 'channel_mult': np.array([1, 1]),
+                'attn_resolutions': (4,)}  # fmt: skip
+    data = dumps({'ema': record_of(net, keywords=keywords)}, protocol)
+    assert b'numpy._core' in data
+    if protocol < 4:  # these have names without lengths, which can be exchanged for those of numpy 1
+        data = data.replace(b'numpy._core', b'numpy.core')
+    path = write(tmp_path, data)
+    assert read_info(path).network.arguments == {**SMALL, 'dropout': 0.25}
+    expected, loaded = net.state_dict(), load_network(path).state_dict()
+    assert all(torch.equal(expected[name], loaded[name]) for name in expected)
+
+
+def test_positional_arguments_take_the_names_of_the_constructor(tmp_path):
+    net, _ = network()
+    rest = {name: value for name, value in SMALL.items() if name not in ('img_resolution', 'img_channels', 'label_dim')}
+    path = write(tmp_path, record_of(net, arguments=(8, 1, 3), keywords=rest))
+    assert read_info(path).network.arguments == SMALL
+    assert load_network(path).label_dim == 3
+    assert 'arguments are not those' in refusal(write(tmp_path, record_of(net, arguments=(8, 1, 3), keywords=SMALL)))
+    assert 'arguments are not those' in refusal(write(tmp_path, record_of(net, arguments=(8,) * 30)))
+
+
+def test_skip_connections_are_taken_and_on_where_absent(tmp_path):
+    masked, record = network(skip_connections=[1, 0, 1, 1])
+    net, plain = network()
+    x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 3.0])
+    loaded = load_network(write(tmp_path, record))
+    torch.testing.assert_close(loaded(x, sigma), masked(x, sigma), rtol=1e-5, atol=1e-5)
+    full = load_network(write(tmp_path, plain))
+    torch.testing.assert_close(full(x, sigma), net(x, sigma), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(full(x, sigma), loaded(x, sigma), rtol=1e-3)
+
+
+def test_a_half_precision_network_computes_in_float32_on_the_cpu(tmp_path):
+    _net, record = network(use_fp16=True)
+    path = write(tmp_path, record)
+    loaded = load_network(path)
+    assert read_info(path).precision == 'fp16'
+    assert loaded.compute_dtype == torch.float16
+    x = torch.randn(2, 1, 8, 8)
+    plain = load_network(path, precision='fp32')
+    torch.testing.assert_close(loaded(x, 1.0), plain(x, 1.0), rtol=0, atol=0)
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+
+
+def test_the_source_in_a_record_is_not_run(tmp_path):
+    victim = tmp_path / 'victim'
+    net, _ = network()
+    source = f'open({str(victim)!r}, "w").close()\nclass VPPrecond: pass\n'
+    load_network(write(tmp_path, record_of(net, keywords=SMALL, source=source)))
+    assert not victim.exists()
+
+
+def test_pickles_are_listed_beside_snapshots_which_come_first(tmp_path):
+    for name in ('network-snapshot-000010.pkl', 'network-snapshot-000002.safetensors', 'network-snapshot-000002.pkl',
+                 'training-state-000003.pt', 'network-snapshot-final.pkl'):  # fmt: skip
+        (tmp_path / name).touch()
+    names = [(kimg, path.name) for kimg, path in list_snapshots(tmp_path)]
+    assert names == [(2, 'network-snapshot-000002.safetensors'), (10, 'network-snapshot-000010.pkl')]
+
+
+class Chain:
+    """Is pickled as getattr(getattr(value, name), name)…, the way around a list of names."""
+
+    def __init__(self, value, *names):
+        self.value, self.names = value, names
+
+    def __reduce__(self):
+        inner = Chain(self.value, *self.names[:-1]) if len(self.names) > 1 else self.value
+        return getattr, (inner, self.names[-1])
+
+
+BY_HAND = 'pathlib.Path.touch'  # a dotted name, which pickle does not write by itself
+PAYLOADS = {
+    'os.system': lambda victim: Call(os.system, f'touch {victim}'),
+    'builtins.eval': lambda victim: Call(eval, f'open({str(victim)!r}, "w")'),
+    'builtins.exec': lambda victim: Call(exec, f'open({str(victim)!r}, "w")'),
+    'builtins.open': lambda victim: Call(open, str(victim), 'w'),
+    'subprocess.Popen': lambda victim: Call(subprocess.Popen, ['touch', str(victim)]),
+    'builtins.getattr': lambda victim: Chain(collections.OrderedDict, '__init__', '__globals__'),
+    'builtins.__import__': lambda victim: Call(builtins.__import__, 'os'),
+    'torch.load': lambda victim: Call(torch.load, str(victim)),
+    'numpy.load': lambda victim: Call(np.load, str(victim)),
+    'shutil.copyfile': lambda victim: Call(shutil.copyfile, __file__, str(victim)),
+    BY_HAND: None,
+    'torch.storage.UntypedStorage': lambda victim: Call(torch.UntypedStorage, 10**9),
+}
+SPELLED_OTHERWISE = {'os.system': 'posix.system', 'builtins.open': 'io.open', 'torch.load': 'torch.serialization.load'}
+
+
+def payload(name, victim):
+    if name == BY_HAND:
+        text = str(victim).encode()
+        return (
+            b'\x80\x04\x8c\x07pathlib\x8c\x0aPath.touch\x93\x8c\x07pathlib\x8c\x04Path\x93\x8c'
+            + bytes([len(text)]) + text + b'\x85R\x85R.'
+        )  # fmt: skip
+    return PAYLOADS[name](victim)
+
+
+PLACES = [(name, 'alone') for name in PAYLOADS] + [
+    (name, place) for name in PAYLOADS for place in ('before', 'inside', 'after') if name != BY_HAND
+]
+
+
+@pytest.mark.parametrize(('name', 'place'), PLACES)
+def test_what_a_hostile_pickle_asks_for_is_named_and_not_done(tmp_path, name, place):
+    victim = tmp_path / 'victim'
+    value = payload(name, victim)
+    _, record = network()
+    if place == 'before':
+        value = {'a': value, 'ema': record}
+    elif place == 'after':
+        value = {'ema': record, 'z': value}
+    elif place == 'inside':
+        record.meta['state']['_init_kwargs']['dropout'] = value
+        value = {'ema': record}
+    message = refusal(write(tmp_path, value))
+    assert any(spelling in message for spelling in (name, SPELLED_OTHERWISE.get(name, name), 'numpy')), message
+    assert 'nothing in it was executed' in message
+    assert not victim.exists()
+
+
+def test_the_payloads_are_ones_that_work(tmp_path):
+    for name in (
+        'os.system',
+        'builtins.eval',
+        'builtins.exec',
+        'builtins.open',
+        'shutil.copyfile',
+        'pathlib.Path.touch',
+    ):
+        victim = tmp_path / name
+        value = payload(name, victim)
+        pickle.loads(value if isinstance(value, bytes) else dumps(value))
+        assert victim.exists(), name
+
+
+def test_bytes_of_a_tensor_that_hold_a_payload_are_refused(tmp_path):
+    victim = tmp_path / 'victim'
+    magic = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
+    evil = pickle.dumps(Call(os.system, f'touch {victim}'), 2)
+    for data in (evil, magic + evil, magic + b'\x80\x02M\xe9\x03.' + b'\x80\x02}.' + evil + b'\x80\x02].'):
+        message = refusal(write(tmp_path, {'ema': with_storage(data)}))
+        assert 'a tensor in it' in message
+    assert not victim.exists()
+
+
+def with_storage(data, shape=(24,)):
+    """The record of a network one of whose tensors has other bytes."""
+    _, record = network()
+    arguments = (Call(torch.storage._load_from_bytes, data), 0, shape, (1,), False, collections.OrderedDict())
+    model = record.meta['state']['_modules']['model']
+    linear = model.meta['state']['_modules']['map_layer0']
+    linear.meta['state']['_parameters']['bias'] = Call(torch._utils._rebuild_tensor_v2, *arguments)
+    return record
+
+
+def legacy_bytes(storage):
+    stream = io.BytesIO()
+    torch.save(storage, stream, _use_new_zipfile_serialization=False)
+    return stream.getvalue()
+
+
+def test_bytes_of_a_tensor_are_no_archive_and_no_object(tmp_path):
+    stream = io.BytesIO()
+    torch.save(torch.zeros(24), stream)
+    assert 'another format' in refusal(write(tmp_path, with_storage(stream.getvalue())))
+    assert 'a tensor in it is broken' in refusal(write(tmp_path, with_storage(legacy_bytes({'a': 1}))))
+    assert 'a tensor in it is broken' in refusal(write(tmp_path, with_storage(legacy_bytes(torch.zeros(24))[:-5])))
+
+
+def test_a_tensor_that_claims_more_than_it_has_takes_no_memory(tmp_path):
+    good = legacy_bytes(torch.zeros(24).untyped_storage())
+    size = struct.pack('<BB', ord('K'), 96)
+    assert good.count(size) == 1
+    claimed = good.replace(size, b'J' + struct.pack('<i', 2**31 - 1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert 'claims to be larger' in refusal(write(tmp_path, with_storage(claimed)))
+    huge = with_storage(legacy_bytes(torch.zeros(24)._typed_storage()), shape=(2**40,))
+    assert 'does not fit its own shape' in refusal(write(tmp_path, huge))
+    assert 'impossible shape' in refusal(write(tmp_path, with_storage(b'', shape=(2**60,))))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def test_bytes_that_many_tensors_share_are_refused(tmp_path):
+    net, _ = network()
+    shared = torch.zeros(64 * 64)
+    for parameter in net.parameters():
+        parameter.data = shared[: parameter.numel()].view(parameter.shape)
+    data = legacy_bytes(shared._typed_storage())
+    record = record_of(net, keywords=SMALL)
+    share_storages(record, Call(torch.storage._load_from_bytes, data))
+    assert 'more memory than the file' in refusal(write(tmp_path, record))
+
+
+def share_storages(record, storage):
+    state = record.meta['state'] if isinstance(record, Record) else record.__dict__
+    for name, parameter in state['_parameters'].items():
+        if parameter is not None:
+            arguments = (storage, 0, tuple(parameter.shape), parameter.stride(), False, collections.OrderedDict())
+            state['_parameters'][name] = Call(torch._utils._rebuild_tensor_v2, *arguments)
+    for child in state['_modules'].values():
+        share_storages(child, storage)
+
+
+BOMBS = {
+    'deep lists': b'\x80\x04' + b']' * 900_000 + b'a' * 899_999 + b'.',
+    'deep tuples': b'\x80\x04N' + b'\x85' * 900_000 + b'.',
+    'a deep tuple as a key': b'\x80\x04}N' + b'\x85' * 900_000 + b'Ns.',
+    'a deep tuple in a set': b'\x80\x04\x8f(N' + b'\x85' * 900_000 + b'\x90.',
+    'many objects': b'\x80\x04(' + b'\x8f' * 2_000_000 + b'l.',
+    'a huge memo': b'\x80\x04Nr\xff\xff\xff\xff.',
+    'huge bytes': b'\x80\x04\x8e' + b'\xff' * 7 + b'\x0f.',
+    'a huge bytearray': b'\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00.',
+    'a huge frame': b'\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x0f.',
+    'a persistent name': b'\x80\x04\x8c\x01xQ.',
+    'an extension': b'\x80\x04\x82\x01.',
+    'old instances': b'(ios\nsystem\n.',
+    'nothing': b'',
+    'text': b'hello, this is no pickle at all',
+    'an early end': b'\x80\x04.',
+}
+
+
+@pytest.mark.parametrize('name', BOMBS)
+def test_a_pickle_bomb_is_refused(tmp_path, name):
+    assert 'that can be read safely' in refusal(write(tmp_path, BOMBS[name]))
+
+
+def test_modules_without_end_are_refused(tmp_path):
+    _, record = network()
+    modules = record.meta['state']['_modules']
+    modules['again'] = endless = torch.nn.ModuleDict()
+    endless.__dict__['_modules'] = {'again': endless}
+    assert 'nested without end' in refusal(write(tmp_path, record))
+    doubled = Record('Linear', {'_parameters': {}, '_buffers': {}, '_modules': {}})
+    for _ in range(30):  # two to the 30 modules
+        doubled = Record('Linear', {'_parameters': {}, '_buffers': {}, '_modules': {'a': doubled, 'b': doubled}})
+    modules['again'] = doubled
+    assert 'nested without end' in refusal(write(tmp_path, record))
+
+
+def changed(**values):
+    def change(record):
+        record.meta['state']['_init_kwargs'].update(values)
+
+    return change
+
+
+def drop_parameter(record):
+    record.meta['state']['_modules']['model'].meta['state']['_parameters'] = {}
+    del record.meta['state']['_modules']['model'].meta['state']['_modules']['map_layer0']
+
+
+def add_parameter(record):
+    record.meta['state']['_parameters']['surprise'] = torch.ones(1)
+
+
+def halve(record):
+    layer = record.meta['state']['_modules']['model'].meta['state']['_modules']['map_layer0']
+    parameters = layer.meta['state']['_parameters']
+    parameters['weight'] = parameters['weight'].half()
+
+
+def set_meta(name, value):
+    return lambda record: record.meta.__setitem__(name, value)
+
+
+def set_state(name, value):
+    return lambda record: record.meta['state'].__setitem__(name, value)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (set_meta('class_name', 'UnknownPrecond'), "its network is a 'UnknownPrecond', and must be one of VPPrecond"),
+        (set_meta('class_name', 7), 'a record in it is of no class'),
+        (set_meta('type', 'function'), 'a record in it is of no class'),
+        (set_meta('state', None), 'malformed state'),
+        (set_state('_parameters', 5), 'malformed _parameters'),
+        (set_state('_parameters', {'a': 5}), "'a' is no tensor (int)"),
+        (set_state('_modules', {'model': 5}), 'a module of its network is no record (int)'),
+        (set_state('_modules', {'a\x1b[31m': 5}), 'malformed _modules'),
+        (set_state('_init_args', 5), 'its arguments are malformed'),
+        (set_state('_init_kwargs', None), 'malformed arguments'),
+        (changed(dropout={}), 'an argument of its network is neither a number, a text nor a list (dict)'),
+        (changed(channel_mult=[[[1]]]), 'neither a number, a text nor a list (list)'),
+        (changed(surprise=1), 'cannot be built'),
+        (changed(model_type='EfficientNet'), 'model_type must be one of'),
+        (changed(img_resolution='8'), 'does not say its img_resolution'),
+        (changed(model_channels=16), 'another architecture'),
+        (changed(model_channels=10**30), 'cannot be built'),
+        (changed(label_dim=10**12), 'another architecture|cannot be built'),
+        (changed(num_blocks=10**9), 'impossible num_blocks'),
+        (changed(channel_mult=[1] * 1000), 'impossible channel_mult'),
+        (changed(channel_mult=5), 'impossible channel_mult'),
+        (changed(skip_connections=[1, 0]), '4 skip connections'),
+        (drop_parameter, 'lacks model.map_layer0.bias'),
+        (add_parameter, 'has a surprise'),
+        (halve, 'float16'),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused(tmp_path, change, message):
+    _, record = network()
+    change(record)
+    found = refusal(write(tmp_path, {'ema': record}))
+    assert any(part in found for part in message.split('|')), found
+
+
+@pytest.mark.parametrize('value', [{}, {'ema': None}, {'G_ema': 1}, 5, [], None, {'ema': {'a': 1}}])
+def test_a_pickle_without_a_network_is_refused(tmp_path, value):
+    assert 'it holds no network' in refusal(write(tmp_path, value))
+
+
+def test_a_file_that_was_cut_short_is_refused(tmp_path):
+    _, record = network()
+    data = dumps({'ema': record})
+    for kept in [1, 2, 11, 50, 1000, len(data) // 2, len(data) - 1]:
+        assert 'broken' in refusal(write(tmp_path, data[:kept])), kept
+
+
+def test_damage_gives_a_sentence_or_a_network_and_nothing_else(tmp_path):
+    """Bytes changed at random: no other exception, and no name is looked up but those on the list."""
+    _, record = network()
+    data, numbers = dumps({'ema': record}), random.Random(0)
+    messages = []
+    for _ in range(80):
+        damaged = bytearray(data)
+        for _ in range(numbers.randint(1, 8)):
+            damaged[numbers.randrange(len(damaged))] = numbers.randrange(256)
+        try:
+            load_network(write(tmp_path, bytes(damaged)))
+        except UserError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert all(message.isprintable() for message in messages)
+
+
+def test_a_u_net_without_preconditioning_is_refused(tmp_path):
+    net = NetworkConfig('VPPrecond', SMALL).build()
+    keywords = {'img_resolution': 8, 'in_channels': 1, 'out_channels': 1}
+    assert "its network is a 'SongUNet'" in refusal(write(tmp_path, record_of(net.model, keywords=keywords)))

@@ -118,6 +118,12 @@ def save_network(path: Path, weights: dict[str, torch.Tensor], info: SnapshotInf
         file.write(data)
 
 
+def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write weights alone, as a dictionary of tensors that torch.load reads with weights_only."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    _save_torch(path, tensors)
+
+
 def read_info(path: str | Path) -> SnapshotInfo:
     """Read a snapshot's header. Raises UserError where the file is missing, cut short or not a snapshot."""
     return _read(Path(path), with_weights=False)[0]
@@ -253,14 +259,18 @@ def _check_weights(path: Path, net: Preconditioned, weights: dict[str, torch.Ten
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state, then drop all but the newest two of its folder."""
-    with atomic_file(path) as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # torch's writer turns the file's refusal into its own error
-            raise _as_os_error(error, path) from error
+    _save_torch(path, state)
     for _, old in list_states(path.parent)[:-STATES_KEPT]:
         if old != path:
             old.unlink(missing_ok=True)
+
+
+def _save_torch(path: Path, value: dict[str, Any]) -> None:
+    with atomic_file(path) as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # torch's writer turns the file's refusal into its own error
+            raise _as_os_error(error, path) from error
 
 
 def _as_os_error(error: RuntimeError, path: Path) -> OSError:
@@ -286,3 +296,9 @@ def load_state(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get('format') != FORMAT_VERSION:
         raise UserError(f'{path}: not a training state of this toolkit')
     return state
+
+
+if __name__ == '__main__':
+    from training.snapshot_commands import main
+
+    main(prog_name='python -m training.snapshot')

@@ -21,7 +21,9 @@ MAX_GRID_IMAGES = 1024
 
 
 @click.command()
-@click.option('--network', metavar='FILE', type=str, required=True, help='Snapshot to generate with.')
+@click.option(
+    '--network', metavar='FILE', type=str, required=True, help='Snapshot, or network pickle of EDM, to generate with.'
+)
 @click.option('--outdir', metavar='DIR', type=str, required=True, help='Where to save the images.')
 @click.option(
     '--seeds',

@@ -22,7 +22,9 @@ from training.sampling import SamplerOptions
 
 
 @click.command()
-@click.option('--expdir', metavar='DIR', type=str, help='Run folder of train.py, all of whose snapshots are evaluated.')
+@click.option(
+    '--expdir', metavar='DIR', type=str, help='Run folder of train.py or of EDM, all of whose snapshots are evaluated.'
+)
 @click.option('--images', metavar='DIR|ZIP|NPZ', type=str, help='Images to judge instead, whatever made them.')
 @click.option(
     '--knn-ref', metavar='ZIP|DIR', type=str, help='Training set to compare with. [default: that of --expdir]'
@@ -71,7 +73,7 @@ def main(**options: Any) -> None:
 
     A copy is closer to its nearest training image than a third of the distance to the second nearest. Every snapshot
     but that at 0 kimg is evaluated, newest first; the highest ratio is reported at the end. Running the same command
-    again goes on where it stopped.
+    again goes on where it stopped. Network pickles of EDM are snapshots too; nothing in them is executed.
 
     \b
     # All snapshots of a run, with 10,000 images each
@@ -101,7 +103,7 @@ def judge_run(options: dict[str, Any], sampler: SamplerOptions, device: torch.de
     log_path = Path(options['log'] or run_dir / 'mem_traj.log')
     if log_path.suffix == '.jsonl':
         raise click.UsageError(f'--log={log_path}: the records go beside the log as .jsonl; name the log .log')
-    reference = load_dataset(options['knn_ref'] or read_options(run_dir)['data'], option='--knn-ref')
+    reference = load_dataset(options['knn_ref'] or training_set_of(run_dir), option='--knn-ref')
     evaluation = Evaluation(
         seeds=options['seeds'],
         batch_size=options['batch_size'],
@@ -117,6 +119,15 @@ def judge_run(options: dict[str, Any], sampler: SamplerOptions, device: torch.de
         f'{100 * best["ratio_high"]:.2f} %), {best["snapshot"]}, {best["epochs"]:.6g} epochs'
     )
     print0(f'Gallery: {run_dir / "mem_gallery.png"}')
+
+
+def training_set_of(run_dir: Path) -> str:
+    """The path of the training set that train.py was given. Raises UserError where the run is not one of train.py's."""
+    try:
+        return read_options(run_dir)['data']
+    except (UserError, KeyError) as error:
+        problem = str(error).split(';')[0]
+        raise UserError(f'{problem}; give --knn-ref, the training set to compare with') from error
 
 
 def judge_images(options: dict[str, Any], device: torch.device) -> None:

@@ -59,7 +59,7 @@ AUGMENT_LABELS = 9
 # What may differ when a training is continued: its length, its files, and where and how it runs.
 CHANGEABLE = {
     'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump',
-    'device', 'workers', 'cache', 'bench',
+    'device', 'workers', 'cache', 'bench', 'data',
 }  # fmt: skip
 
 _positive = click.FloatRange(min=0, min_open=True)
@@ -148,7 +148,7 @@ def file_options(command: Any) -> Any:
             click.option('--dump', metavar='TICKS', type=click.IntRange(min=1), help='How often to save a training state. [default: with every snapshot]'),
             click.option('--snapshots', metavar='INT', type=click.IntRange(min=1), help='Save this many snapshots, evenly spaced, instead of --snap.'),
             click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**31 - 1), help='Seed of everything random. [default: random]'),
-            click.option('--transfer', metavar='FILE', type=str, help='Start from the weights of a snapshot.'),
+            click.option('--transfer', metavar='FILE', type=str, help='Start from the weights of a snapshot, or of a network pickle of EDM.'),
             click.option('--resume', metavar='DIR|FILE', type=str, help='Go on with a run, from its newest training state or from this one.'),
             click.option('-n', '--dry-run', is_flag=True, help='Print what would be done, and stop.'),
         ]

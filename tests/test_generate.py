@@ -6,6 +6,7 @@ from click.testing import CliRunner
 import generate
 import train
 from tests.helpers import TINY, run_script
+from tests.training.edm_pickles import pickle_of
 from training.snapshot import list_snapshots
 
 
@@ -84,3 +85,14 @@ def test_what_cannot_be_generated_is_one_sentence(snapshot, tmp_path, options, m
     assert result.exit_code == status
     assert message in result.stderr.splitlines()[-1]
     assert not (tmp_path / 'o').exists()
+
+
+def test_a_pickle_of_edm_gives_the_images_of_its_network(snapshot, tmp_path):
+    path = tmp_path / 'network.pkl'
+    path.write_bytes(pickle_of(snapshot))
+    for name, network in [('a', snapshot), ('b', path)]:
+        result = invoke(f'--network={network}', f'--outdir={tmp_path}/{name}', '--seeds=3-5', '--steps=4')
+        assert result.exit_code == 0, result.output
+    a, b = (read(tmp_path / name) for name in 'ab')
+    assert a.keys() == b.keys()
+    assert all(np.array_equal(a[name], b[name]) for name in a)

@@ -15,6 +15,7 @@ import mem_ratio
 import train
 from evaluation.memorization import memorization_ratio
 from tests.helpers import TINY, command, environment, run_script
+from tests.training.edm_pickles import pickle_of
 from training.dataset import load_dataset
 from training.sampling import SamplerOptions, generate_images, seed_batches
 from training.snapshot import list_snapshots, load_network
@@ -88,6 +89,32 @@ def test_what_has_a_record_of_the_same_settings_is_not_judged_again(fresh):
     assert (fresh / 'mem_traj.jsonl').read_bytes() == before
     assert invoke(*common, '--class=3').exit_code == 0
     assert len(records(fresh)) == 4
+
+
+def test_pickles_of_edm_are_judged_as_snapshots_are(fresh, digits_20, tmp_path_factory):
+    common = [f'--knn-ref={digits_20}', '--seeds=0-9', '--steps=4']
+    assert invoke(f'--expdir={fresh}', *common).exit_code == 0
+    folder = tmp_path_factory.mktemp('edm')
+    for _, path in list_snapshots(fresh):
+        (folder / f'{path.stem}.pkl').write_bytes(pickle_of(path))
+    assert 'training_options.json: no such file; give --knn-ref' in failure(f'--expdir={folder}')
+    result = invoke(f'--expdir={folder}', *common)
+    assert result.exit_code == 0, result.output
+    differing = ('seconds', 'snapshot', 'snapshot_sha256')
+    assert records(folder, differing) == records(fresh, differing)
+    assert [record['snapshot'] for record in records(folder)] == [
+        'network-snapshot-000002.pkl', 'network-snapshot-000001.pkl'
+    ]  # fmt: skip
+    assert [record['epochs'] for record in records(folder)] == [100, 50]
+    assert invoke(f'--expdir={folder}', *common).stdout.count('(evaluated before)') == 2
+
+
+def test_a_hostile_pickle_in_a_run_is_named(fresh, digits_20):
+    path = fresh / 'network-snapshot-000003.pkl'
+    path.write_bytes(b'cos\nsystem\n(S"false"\ntR.')
+    message = failure(f'--expdir={fresh}', f'--knn-ref={digits_20}')
+    assert f"{path}: not a network pickle of EDM that can be read safely: it asks for 'os.system'" in message
+    assert not (fresh / 'mem_traj.jsonl').exists()
 
 
 def test_images_and_their_table_are_saved_when_asked_for(fresh, digits_20):

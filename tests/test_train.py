@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import train
 from tests.helpers import TINY
+from tests.training.edm_pickles import pickle_of
 from training.snapshot import list_snapshots, list_states, load_network, read_info
 
 
@@ -186,10 +187,14 @@ def test_training_lowers_the_loss(digits_20, tmp_path):
     assert losses[2] < 0.7 * losses[0]
 
 
-def test_transfer_starts_from_the_weights_of_a_snapshot(digits_20, tmp_path):
+@pytest.mark.parametrize('kind', ['snapshot', 'pickle'])
+def test_transfer_starts_from_the_weights_of_a_network(digits_20, tmp_path, kind):
     common = [f'--data={digits_20}', *TINY, '--batch=20', '--nosubdir', '--seed=5', '--warmup=0']
     assert invoke(f'--outdir={tmp_path}/a', *common, '--epochs=100').exit_code == 0
     source = list_snapshots(tmp_path / 'a')[-1][1]
+    if kind == 'pickle':
+        (tmp_path / 'network.pkl').write_bytes(pickle_of(source))
+        source = tmp_path / 'network.pkl'
     # Without a learning rate and with the whole average kept, the weights stay what they were.
     result = invoke(
         f'--outdir={tmp_path}/b', *common, '--epochs=50', '--lr=0', f'--transfer={source}', '--ema_mode=mode3'

@@ -7,7 +7,7 @@ import types
 import torch
 from torch import nn
 
-from training.snapshot import NetworkConfig
+from training.snapshot import NetworkConfig, load_network, read_info
 
 SMALL = {
     'img_resolution': 8, 'img_channels': 1, 'model_type': 'SongUNet', 'model_channels': 8, 'channel_mult': [1, 1],
@@ -87,3 +87,9 @@ def dumps(value, protocol=4):
         return pickle.dumps(value, protocol)
     finally:
         del sys.modules['torch_utils.persistence']
+
+
+def pickle_of(snapshot):
+    """The bytes of a pickle that holds the network of a snapshot of ours."""
+    info, net = read_info(snapshot).network, load_network(snapshot)
+    return dumps({'ema': record_of(net, info.class_name, keywords=info.arguments), 'loss_fn': None})

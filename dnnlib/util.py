@@ -30,15 +30,20 @@ def report_errors(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except UserError as error:
-            raise click.ClickException(str(error)) from error
+            raise _one_sentence(str(error)) from error
         except OSError as error:
             where = f'{error.filename}: ' if error.filename else ''
-            raise click.ClickException(f'{where}{error.strerror or error}') from error
+            raise _one_sentence(f'{where}{error.strerror or error}') from error
         except KeyboardInterrupt:
             print('Interrupted.', file=sys.stderr)
             sys.exit(130)
 
     return run
+
+
+def _one_sentence(text: str) -> Exception:
+    # Ranks of one machine make the same mistakes: the first of them says so.
+    return click.ClickException(text) if os.environ.get('LOCAL_RANK', '0') == '0' else click.exceptions.Exit(1)
 
 
 @contextlib.contextmanager

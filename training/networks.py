@@ -215,17 +215,12 @@ class UNetBlock(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """Self-attention over the pixels, in float32 whatever the dtype of x."""
         B, C, H, W = x.shape
-        # The channels of qkv are ordered head, channel, then q, k, v.
-        q, k, v = self.qkv(self.norm2(x)).float().reshape(B, self.num_heads, C // self.num_heads, 3, H * W).unbind(3)
-        a = F.scaled_dot_product_attention(q.mT, k.mT, v.mT)  # [B, heads, H * W, C / heads]
-        return self.proj(a.mT.reshape(B, C, H, W).to(x.dtype, memory_format=memory_format_of(x)))
-
-
-def memory_format_of(x: Tensor) -> torch.memory_format:
-    """channels_last where x is laid out so (and not contiguous as well), else contiguous."""
-    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
-        return torch.contiguous_format
-    return torch.channels_last
+        qkv = self.qkv(self.norm2(x)).permute(0, 2, 3, 1)  # [B, H, W, 3 C]
+        # The channels are ordered head, channel, then q, k, v.
+        qkv = qkv.reshape(B, H * W, self.num_heads, C // self.num_heads, 3).permute(4, 0, 2, 1, 3)
+        q, k, v = qkv.to(torch.float32, memory_format=torch.contiguous_format)  # [B, heads, H * W, C / heads]
+        a = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
+        return self.proj(a.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2))
 
 
 class PositionalEmbedding(nn.Module):

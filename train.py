@@ -16,7 +16,7 @@ from training.config import OPTIONS_FILE, DatasetConfig, OptimizerConfig, Traini
 from training.dataset import DatasetInfo, describe_dataset
 from training.schedule import EMA_MODES, WARMUP_EPOCHS, Schedule, evenly, every, rampup_kimg, scaled_kimg
 from training.snapshot import NetworkConfig, list_states
-from training.training_loop import run_training
+from training.training_loop import open_training_set, run_training
 
 # Options that a preset stands for; each can be given all the same.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -196,15 +196,16 @@ def main(ctx: click.Context, **options: Any) -> None:
             print0(describe(config, device.type))
             print0('Dry run; stopping here.')
             return
+        dataset = open_training_set(config)
         run_dir = distributed.on_main(lambda: folder or make_run_dir(options, config))
         if distributed.is_main():
             with tee_output(run_dir / 'log.txt'):
                 print0(describe(config, device.type))
                 print0(f'Run folder: {run_dir}')
                 config.save(run_dir)
-                stopped_by = run_training(config, run_dir, device, state)
+                stopped_by = run_training(config, dataset, run_dir, device, state)
         else:
-            stopped_by = run_training(config, run_dir, device, state)
+            stopped_by = run_training(config, dataset, run_dir, device, state)
     if stopped_by:
         ctx.exit(128 + stopped_by)
 
@@ -343,7 +344,9 @@ def make_plan(options: dict[str, Any], schedule: Schedule) -> tuple[list[int], l
         except ValueError as error:
             raise click.UsageError(f'--snapshots={options["snapshots"]}: {error}; ask for fewer') from error
     else:
-        snapshots = [0, *every(tick_images * options['snap'], total, schedule.batch_size)]
+        snapshots = every(tick_images * options['snap'], total, schedule.batch_size)
+        if snapshots[0] >= 1000:  # otherwise both would be named after 0 kimg
+            snapshots.insert(0, 0)
     states = snapshots if options['dump'] is None else every(tick_images * options['dump'], total, schedule.batch_size)
     return snapshots, [place for place in states if place]
 

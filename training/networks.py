@@ -468,7 +468,7 @@ class SongUNet(UNet):
         for name, block in self.dec.items():
             if name.endswith('_aux_up'):
                 aux = block(aux)
-            elif name.endswith('_aux_norm'):
+            elif isinstance(block, GroupNorm):
                 features = block.with_silu(x)
             elif name.endswith('_aux_conv'):
                 image = block(features)

@@ -28,18 +28,26 @@ from training.trainer import Trainer
 STATS_FILE = 'stats.jsonl'
 
 
-def run_training(config: TrainingConfig, run_dir: Path, device: torch.device, state_file: Path | None = None) -> int:
+def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
+    """The training set, in memory or to be decoded as it is drawn. Raises UserError where it cannot be read."""
+    if config.dataset.cache:
+        return load_dataset(config.dataset.path, progress=distributed.is_main())
+    return stream_dataset(config.dataset.path, config.dataset.workers)
+
+
+def run_training(
+    config: TrainingConfig,
+    dataset: Dataset | StreamedDataset,
+    run_dir: Path,
+    device: torch.device,
+    state_file: Path | None = None,
+) -> int:
     """Train until the end, or until a stop signal; returns the number of the signal, 0 for none.
 
     run_dir: exists; snapshots, training states and stats.jsonl go there. state_file: the training state to go on from.
-    Raises UserError where the data or the state do not fit, or where the loss is not finite.
+    Raises UserError where the state does not fit, or where the loss is not finite.
     """
     configure_backends(config.precision, config.deterministic, config.benchmark)
-    dataset: Dataset | StreamedDataset
-    if config.dataset.cache:
-        dataset = load_dataset(config.dataset.path, progress=distributed.is_main())
-    else:
-        dataset = stream_dataset(config.dataset.path, config.dataset.workers)
     trainer = Trainer(config, dataset, device)
     if state_file is not None:
         trainer.load_state_dict(load_state(state_file))

@@ -196,6 +196,8 @@ def main(ctx: click.Context, **options: Any) -> None:
             print0(describe(config, device.type))
             print0('Dry run; stopping here.')
             return
+        if config.precision == 'fp16' and device.type == 'cpu':
+            raise UserError("--precision=fp16 needs a GPU; on a CPU choose bf16, or fp32 for the paper's numerics")
         dataset = open_training_set(config)
         run_dir = distributed.on_main(lambda: folder or make_run_dir(options, config))
         if distributed.is_main():

@@ -144,6 +144,13 @@ def test_what_does_not_fit_the_machine_or_the_data_is_named(color_16, options, m
     assert message in failure(f'--data={color_16}', *options, status=1)
 
 
+def test_float16_is_not_silently_something_else_on_a_cpu(digits_20, tmp_path):
+    result = invoke(f'--outdir={tmp_path}/run', f'--data={digits_20}', *TINY, '--fp16=1', '--device=cpu')
+    assert result.exit_code == 1
+    assert '--precision=fp16 needs a GPU' in result.stderr
+    assert not (tmp_path / 'run').exists()
+
+
 def test_a_missing_training_set_is_one_sentence():
     assert failure('--data=nowhere.zip', status=1).startswith('Error: --data=nowhere.zip')
 

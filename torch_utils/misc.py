@@ -1,6 +1,7 @@
 """Settings of torch's arithmetic, and random numbers that follow from what they are for."""
 
 import hashlib
+import os
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ def configure_backends(precision: str, deterministic: bool = False, benchmark: b
     torch.backends.cudnn.allow_tf32 = allow_tf32
     torch.backends.cudnn.benchmark = benchmark and not deterministic
     torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS asks for it, before its first use
 
 
 def seed_everything(*parts: int) -> None:

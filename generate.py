@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.cli import Seeds, device_option, precision_option, sampler_keywords, sampler_options
+from dnnlib.download import fetch
 from dnnlib.util import report_errors
 from evaluation.images import save_contact_sheet, save_images
 from evaluation.trajectory import check_class
@@ -22,9 +23,13 @@ MAX_GRID_IMAGES = 1024
 
 @click.command()
 @click.option(
-    '--network', metavar='FILE', type=str, required=True, help='Snapshot, or network pickle of EDM, to generate with.'
+    '--network',
+    metavar='FILE|URL',
+    type=str,
+    required=True,
+    help='Snapshot, or network pickle of EDM, to generate with.',
 )
-@click.option('--outdir', metavar='DIR', type=str, required=True, help='Where to save the images.')
+@click.option('--outdir', metavar='DIR', type=str, help='Where to save the images. Required but for --download-only.')
 @click.option(
     '--seeds',
     metavar='LIST',
@@ -53,6 +58,11 @@ MAX_GRID_IMAGES = 1024
 @click.option(
     '--grid', metavar='PNG', type=str, help=f'Also save a contact sheet of the first {MAX_GRID_IMAGES} images.'
 )
+@click.option(
+    '--cache-dir', metavar='DIR', type=str, help="Where downloads are kept. [default: the user's cache folder]"
+)
+@click.option('--sha256', metavar='HEX', type=str, help='SHA-256 that the file of --network must have.')
+@click.option('--download-only', is_flag=True, help='Download the file of --network, print where it is, and stop.')
 @device_option
 @precision_option('Arithmetic of the network. [default: that of the training]')
 @sampler_options
@@ -71,10 +81,16 @@ def main(**options: Any) -> None:
     torchrun --standalone --nproc_per_node=8 generate.py --network=… --outdir=fid-tmp --seeds=0-49999 --subdirs
     """
     sampler = SamplerOptions(**sampler_keywords(options))
-    outdir, seeds = Path(options['outdir']), options['seeds']
+    if options['outdir'] is None and not options['download_only']:
+        raise click.UsageError('--outdir is missing: where to save the images')
     device = distributed.choose_device(options['device'])
     with distributed.process_group(device):
-        net = load_network(options['network'], device, options['precision'])
+        network = fetch_network(options)
+        if options['download_only']:
+            distributed.print0(str(network))
+            return
+        outdir, seeds = Path(options['outdir']), options['seeds']
+        net = load_network(network, device, options['precision'])
         configure_backends(options['precision'] or 'fp32')
         check_class(options['class_index'], net.label_dim)
         batches = seed_batches(seeds, options['batch_size'], distributed.rank(), distributed.world_size())
@@ -93,6 +109,12 @@ def main(**options: Any) -> None:
             distributed.on_main(lambda: save_contact_sheet(Path(options['grid']), images))
         distributed.barrier()
         distributed.print0(f'{len(seeds)} images in {outdir}')
+
+
+def fetch_network(options: dict[str, Any]) -> Path:
+    """The file of --network, downloaded by the main rank where it is a URL and not in the cache."""
+    cache_dir = Path(options['cache_dir']) if options['cache_dir'] is not None else None
+    return distributed.on_main(lambda: fetch(options['network'], cache_dir, options['sha256']))
 
 
 if __name__ == '__main__':

@@ -1,3 +1,8 @@
+import functools
+import hashlib
+import http.server
+import threading
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -96,3 +101,97 @@ def test_a_pickle_of_edm_gives_the_images_of_its_network(snapshot, tmp_path):
     a, b = (read(tmp_path / name) for name in 'ab')
     assert a.keys() == b.keys()
     assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder, and the URL under which a server of this machine has its files."""
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f'http://127.0.0.1:{server.server_address[1]}'
+        server.shutdown()
+
+
+def test_a_network_is_downloaded_checked_and_used(snapshot, served, tmp_path):
+    folder, url = served
+    (folder / 'net.pkl').write_bytes(pickle_of(snapshot))
+    sha256 = hashlib.sha256((folder / 'net.pkl').read_bytes()).hexdigest()
+    common = [f'--network={url}/net.pkl', f'--cache-dir={tmp_path}/cache', f'--sha256={sha256}']
+    result = invoke(*common, '--download-only')
+    assert result.exit_code == 0, result.output
+    cached = next((tmp_path / 'cache').glob('*.pkl'))
+    assert result.stdout == f'{cached}\n'
+    (folder / 'net.pkl').unlink()
+    result = invoke(*common, f'--outdir={tmp_path}/out', '--seeds=3-4', '--steps=4')
+    assert result.exit_code == 0, result.output
+    assert list(read(tmp_path / 'out')) == ['000003.png', '000004.png']
+
+
+def test_a_download_that_fails_is_one_sentence(snapshot, served, tmp_path):
+    _, url = served
+    common = [f'--cache-dir={tmp_path}/cache', f'--sha256={"0" * 64}', f'--outdir={tmp_path}/o']
+    for network, message in [
+        (f'{url}/net.pkl', f"Error: {url}/net.pkl: the server says 404 'File not found'"),
+        ('ftp://127.0.0.1/x', 'only file, http and https'),
+        (snapshot, 'it is another file'),
+    ]:
+        result = invoke(f'--network={network}', *common)
+        assert result.exit_code == 1
+        assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / 'o').exists()
+
+
+def test_a_pickle_of_edm_gives_the_images_of_its_network(snapshot, tmp_path):
+    path = tmp_path / 'network.pkl'
+    path.write_bytes(pickle_of(snapshot))
+    for name, network in [('a', snapshot), ('b', path)]:
+        result = invoke(f'--network={network}', f'--outdir={tmp_path}/{name}', '--seeds=3-5', '--steps=4')
+        assert result.exit_code == 0, result.output
+    a, b = (read(tmp_path / name) for name in 'ab')
+    assert a.keys() == b.keys()
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder, and the URL under which a server of this machine has its files."""
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f'http://127.0.0.1:{server.server_address[1]}'
+        server.shutdown()
+
+
+def test_a_network_is_downloaded_checked_and_used(snapshot, served, tmp_path):
+    folder, url = served
+    (folder / 'net.pkl').write_bytes(pickle_of(snapshot))
+    sha256 = hashlib.sha256((folder / 'net.pkl').read_bytes()).hexdigest()
+    common = [f'--network={url}/net.pkl', f'--cache-dir={tmp_path}/cache', f'--sha256={sha256}']
+    result = invoke(*common, '--download-only')
+    assert result.exit_code == 0, result.output
+    cached = next((tmp_path / 'cache').glob('*.pkl'))
+    assert result.stdout == f'{cached}\n'
+    (folder / 'net.pkl').unlink()
+    result = invoke(*common, f'--outdir={tmp_path}/out', '--seeds=3-4', '--steps=4')
+    assert result.exit_code == 0, result.output
+    assert list(read(tmp_path / 'out')) == ['000003.png', '000004.png']
+
+
+def test_a_download_that_fails_is_one_sentence(snapshot, served, tmp_path):
+    _, url = served
+    (result, missing, other) = (
+        invoke(
+            f'--network={network}', f'--cache-dir={tmp_path}/cache', f'--sha256={"0" * 64}', f'--outdir={tmp_path}/o'
+        )
+        for network in (f'{url}/net.pkl', 'ftp://127.0.0.1/x', snapshot)
+    )
+    assert result.stderr.splitlines() == [f"Error: {url}/net.pkl: the server says 404 'File not found'"]
+    assert 'only file, http and https' in missing.stderr
+    assert 'it is another file' in other.stderr
+    assert not (tmp_path / 'o').exists()
+    assert '--outdir is missing' in invoke(f'--network={snapshot}').stderr

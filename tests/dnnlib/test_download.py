@@ -1,0 +1,191 @@
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from dnnlib.download import fetch
+from dnnlib.util import UserError
+
+DATA = bytes(range(256)) * 2000
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves DATA; what it does wrong stands in the path, and `requests` keeps what it was asked for."""
+
+    protocol_version = 'HTTP/1.1'
+
+    def do_GET(self):
+        self.server.requests.append((self.path, self.headers.get('Range')))
+        name = self.path.split('/')[1]
+        getattr(self, f'serve_{name}')()
+
+    def send(self, data, status=200, **headers):  # names with underscores, None: without
+        self.send_response(status)
+        for key, value in {'Content_Length': len(data), 'ETag': '"1"', **headers}.items():
+            if value is not None:
+                self.send_header(key.replace('_', '-'), str(value))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def serve_whole(self):
+        self.send(DATA)
+
+    def serve_cut(self, parts=4, tag='"1"'):
+        """A part of what is asked for, then a closed connection."""
+        range_header = self.headers.get('Range')
+        start = int(range_header[6:-1]) if range_header and self.headers['If-Range'] == tag else 0
+        headers = {'Content_Length': len(DATA) - start, 'ETag': tag, 'Connection': 'close'}
+        if start:
+            headers['Content_Range'] = f'bytes {start}-{len(DATA) - 1}/{len(DATA)}'
+        self.send(DATA[start : start + len(DATA) // parts], 206 if start else 200, **headers)
+        self.close_connection = True
+
+    def serve_changed(self):
+        """Cut once, and another file from then on."""
+        self.serve_cut(tag='"1"' if len(self.server.requests) == 1 else '"2"')
+
+    def serve_long(self):
+        """Always claims more than it sends."""
+        self.send(DATA, Content_Length=len(DATA) + 5, ETag=None, Connection='close')
+        self.close_connection = True
+
+    def serve_silent(self):
+        self.send(DATA, Content_Length=None, Connection='close')
+        self.close_connection = True
+
+    def serve_wrong(self):
+        """Another part than was asked for."""
+        self.send(DATA[:100], 206, Content_Range=f'bytes 0-99/{len(DATA)}')
+
+    def serve_missing(self):
+        self.send(b'', 404)
+
+    def serve_away(self):
+        self.send(b'', 302, Location=f'/whole/{self.path.split("/")[2]}')
+
+    def serve_file(self):
+        self.send(b'', 302, Location='file:///etc/passwd')
+
+    def serve_ftp(self):
+        self.send(b'', 302, Location='ftp://127.0.0.1/x')
+
+    def serve_round(self):
+        self.send(b'', 302, Location='/round/x')
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+        server.requests = []
+        server.url = f'http://127.0.0.1:{server.server_address[1]}'
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def names(folder):
+    return sorted(path.suffix for path in folder.iterdir() if path.suffix != '.lock')
+
+
+def test_a_download_is_whole_keeps_its_name_and_is_made_once(server, tmp_path):
+    path = fetch(f'{server.url}/whole/net.pkl?x=1', tmp_path, SHA256.upper())
+    assert path.read_bytes() == DATA
+    assert path.name.endswith('-net.pkl')
+    assert fetch(f'{server.url}/whole/net.pkl?x=1', tmp_path) == path
+    assert len(server.requests) == 1
+    assert names(tmp_path) == ['.pkl']
+
+
+def test_a_redirect_within_the_web_is_followed(server, tmp_path):
+    assert fetch(f'{server.url}/away/net.pkl', tmp_path).read_bytes() == DATA
+
+
+def test_a_download_that_is_cut_goes_on_where_it_was(server, tmp_path):
+    assert fetch(f'{server.url}/cut/net.pkl', tmp_path).read_bytes() == DATA
+    starts = [int(header[6:-1]) for _, header in server.requests if header]
+    assert starts == [len(DATA) // 4, len(DATA) // 2, len(DATA) // 4 * 3]
+
+
+def test_an_earlier_beginning_is_used_in_a_later_run(server, tmp_path):
+    url = f'{server.url}/cut/net.pkl'
+    path = fetch(url, tmp_path)
+    path.rename(path.with_name(f'{path.name}.partial'))
+    partial = path.with_name(f'{path.name}.partial')
+    partial.write_bytes(DATA[:1000])
+    path.with_name(f'{path.name}.partial.json').write_text('{"validator": "\\"1\\""}')
+    server.requests.clear()
+    assert fetch(url, tmp_path).read_bytes() == DATA
+    assert server.requests[0][1] == 'bytes=1000-'
+
+
+def test_a_file_that_changed_meanwhile_is_begun_again(server, tmp_path):
+    assert fetch(f'{server.url}/changed/net.pkl', tmp_path).read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('long', 'the download was cut'),
+        ('silent', 'does not say how long'),
+        ('missing', 'the server says 404'),
+        ('file', "redirects to 'file:///etc/passwd', which is not followed"),
+        ('ftp', 'which is not followed'),
+        ('round', 'the server says 302'),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused_and_not_kept(server, tmp_path, name, message):
+    url = f'{server.url}/{name}/net.pkl'
+    with pytest.raises(UserError, match=message) as caught:
+        fetch(url, tmp_path)
+    assert str(caught.value).startswith(server.url)
+    assert '.pkl' not in names(tmp_path)
+
+
+def test_another_hash_is_refused_and_not_kept(server, tmp_path):
+    with pytest.raises(UserError, match=f'its SHA-256 is {SHA256}'):
+        fetch(f'{server.url}/whole/net.pkl', tmp_path, '0' * 64)
+    assert names(tmp_path) == []
+
+
+def test_a_cached_file_of_another_hash_is_downloaded_again(server, tmp_path):
+    path = fetch(f'{server.url}/whole/net.pkl', tmp_path)
+    path.write_bytes(b'damaged')
+    assert fetch(f'{server.url}/whole/net.pkl', tmp_path, SHA256).read_bytes() == DATA
+
+
+def test_a_length_that_is_not_said_is_no_matter_with_a_hash(server, tmp_path):
+    assert fetch(f'{server.url}/silent/net.pkl', tmp_path, SHA256).read_bytes() == DATA
+
+
+def test_a_part_that_was_not_asked_for_is_refused(server, tmp_path):
+    url = f'{server.url}/wrong/net.pkl'
+    with pytest.raises(UserError):
+        fetch(url, tmp_path)
+    assert '.pkl' not in names(tmp_path)
+
+
+def test_files_are_taken_where_they_are(tmp_path):
+    path = tmp_path / 'a b.pkl'
+    path.write_bytes(DATA)
+    assert fetch(str(path), sha256=SHA256) == path
+    assert fetch(path.as_uri()) == path
+    with pytest.raises(UserError, match='another file'):
+        fetch(path.as_uri(), sha256='0' * 64)
+    with pytest.raises(UserError, match='no such file'):
+        fetch('file:///nowhere/x')
+
+
+@pytest.mark.parametrize('url', ['ftp://127.0.0.1/x', 'data://x', 'gopher://127.0.0.1/x', 's3://bucket/x'])
+def test_other_schemes_are_refused(url, tmp_path):
+    with pytest.raises(UserError, match='only file, http and https'):
+        fetch(url, tmp_path)
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r'cannot be reached'):
+        fetch('http://127.0.0.1:9/x', tmp_path)

@@ -99,3 +99,18 @@ def test_memo_of_a_huge_index_costs_nothing():
 def test_broken_pickles_are_refused(data):
     with pytest.raises(RefusedPickleError):
         load_pickle(data)
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (b'\x80\x04}N' + b'\x85' * 900_000 + b'Ns.', 'a key that is neither'),  # its hash would overflow the C stack
+        (b'\x80\x04(' + b'\x8f' * 2_000_000 + b'l.', 'more than 1000000 steps'),  # 200 bytes of memory for each byte
+        (b'\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00.', 'broken'),  # a bytearray of a terabyte
+        (b'\x80\x04\x8c\x01xQ.', 'opcode'),
+    ],
+    ids=['key', 'steps', 'bytearray', 'persistent name'],
+)
+def test_pickle_bombs_are_refused(data, message):
+    with pytest.raises(RefusedPickleError, match=message):
+        load_pickle(data)

@@ -91,7 +91,7 @@ def main(**options: Any) -> None:
             return
         outdir, seeds = Path(options['outdir']), options['seeds']
         net = load_network(network, device, options['precision'])
-        configure_backends(options['precision'] or 'fp32')
+        configure_backends(net.precision)
         check_class(options['class_index'], net.label_dim)
         batches = seed_batches(seeds, options['batch_size'], distributed.rank(), distributed.world_size())
         shown = set(seeds[:MAX_GRID_IMAGES]) if options['grid'] else set()

@@ -15,7 +15,6 @@ from evaluation.memorization import TrainingImages
 from evaluation.trajectory import GALLERY_SIZE, Evaluation, evaluate_run, write_gallery
 from torch_utils import distributed
 from torch_utils.distributed import print0
-from torch_utils.misc import configure_backends
 from training.config import read_options
 from training.dataset import load_dataset
 from training.sampling import SamplerOptions
@@ -88,7 +87,6 @@ def main(**options: Any) -> None:
     if (options['expdir'] is None) == (options['images'] is None):
         raise click.UsageError('give either --expdir, a run of train.py, or --images, a folder or archive of images')
     device = distributed.choose_device(options['device'])
-    configure_backends(options['precision'] or 'fp32')
     with distributed.process_group(device):
         if options['images'] is not None:
             judge_images(options, device)

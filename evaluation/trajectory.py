@@ -24,6 +24,7 @@ from evaluation.records import (
     versions,
 )
 from torch_utils import distributed
+from torch_utils.misc import configure_backends
 from training.dataset import Dataset
 from training.preconditioning import Preconditioned
 from training.sampling import SamplerOptions, generate_images, seed_batches
@@ -160,6 +161,7 @@ class SnapshotJudge:
         if not distributed.is_main():
             partial.path = None
         net = load_network(self.path, self.device, self.evaluation.precision)
+        configure_backends(net.precision)
         self.judge_rest(net, partial, bar)
         indices, squared_distances = partial.arrays(self.evaluation.seeds)
         result = self.training.summarize(indices, squared_distances)

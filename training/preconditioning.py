@@ -55,7 +55,6 @@ class Preconditioned(nn.Module):
             label_dim=label_dim,
             **model_kwargs,
         )
-        self.compute_dtype = torch.float32
         self.set_precision('fp16' if use_fp16 else 'fp32')
 
     def set_precision(self, precision: str) -> None:
@@ -63,7 +62,7 @@ class Preconditioned(nn.Module):
 
         tf32 is float32 here; `torch_utils.misc.configure_backends` lets the products round their inputs.
         """
-        self.compute_dtype = COMPUTE_DTYPES[precision]
+        self.precision, self.compute_dtype = precision, COMPUTE_DTYPES[precision]
 
     def forward(
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **model_kwargs: Any

@@ -78,7 +78,7 @@ def gallery(
 
     images, nearest: uint8 [N, C, H, W]. distances: written under each pair, root mean square per pixel in pixel levels.
     """
-    pair_width, pair_height = 2 * _CELL + 2 * _FRAME, _CELL + 2 * _FRAME + _TEXT_HEIGHT
+    pair_width, pair_height = 2 * _CELL + 3 * _FRAME, _CELL + 2 * _FRAME + _TEXT_HEIGHT
     rows = -(-len(images) // pairs_per_row)
     size = pairs_per_row * (pair_width + _GAP) + _GAP, rows * (pair_height + _GAP) + _GAP
     picture = PIL.Image.new('RGB', size, 'white')
@@ -90,7 +90,7 @@ def gallery(
         draw.rectangle([x, y, x + pair_width - 1, y + _CELL + 2 * _FRAME - 1], fill=color)
         for side, pixels in enumerate((image, neighbor)):
             cell = to_pil(pixels).convert('RGB').resize((_CELL, _CELL), PIL.Image.Resampling.NEAREST)
-            picture.paste(cell, (x + _FRAME + side * _CELL, y + _FRAME))
+            picture.paste(cell, (x + _FRAME + side * (_CELL + _FRAME), y + _FRAME))
         text = f'copy, rms {distances[place]:.1f}' if memorized[place] else f'rms {distances[place]:.1f}'
         draw.text((x, y + _CELL + 2 * _FRAME + 1), text, fill=(60, 60, 60))
     return picture

@@ -54,7 +54,7 @@ def ratio_figure(path: Path, points: Sequence[RatioPoint], title: str) -> None:
     plt.close(figure)
 
 
-def stack_galleries(path: Path, galleries: Sequence[tuple[str, Path]], max_height: int = 300) -> None:
+def stack_galleries(path: Path, galleries: Sequence[tuple[str, Path]], max_height: int = 290) -> None:
     """Write pictures one under the other as a PNG, each below its caption; of each the top `max_height` pixels."""
     pictures: list[PIL.Image.Image] = []
     for _, source in galleries:

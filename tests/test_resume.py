@@ -11,9 +11,9 @@ from tests.helpers import TINY, command, environment, run_script
 from training.snapshot import list_snapshots, list_states
 
 # Dropout, augmentation and a moving window: everything random that a step can have. A state every 40 steps.
-OPTIONS = [*TINY, '--augment=0.2', '--window-size=0.5', '--batch=24', '--epochs=240', '--tick=1', '--snap=1',
-           '--seed=7', '--nosubdir', '--ema_mode=mode1', '--ema=10', '--xflip=1', '--batch-gpu=8']  # fmt: skip
-LAST_KIMG = 4
+OPTIONS = [*TINY, '--augment=0.2', '--window-size=0.5', '--batch=24', '--epochs=160', '--tick=1', '--snap=1',
+           '--seed=7', '--nosubdir', '--ema_mode=mode1', '--ema=10', '--xflip=1', '--batch-gpu=12']  # fmt: skip
+LAST_KIMG = 3
 
 
 def arguments(digits_20, run_dir):
@@ -71,7 +71,7 @@ def test_a_killed_training_ends_in_the_same_bytes(digits_20, tmp_path, uninterru
     moments = [
         lambda: run_dir.is_dir(),
         lambda: has_state(run_dir, 1),
-        lambda: any(run_dir.glob('*.partial')) or has_state(run_dir, 3),
+        lambda: any(run_dir.glob('*.partial')) or has_state(run_dir, 2),
     ]
     killed = 0
     for moment in moments:
@@ -110,11 +110,11 @@ def test_a_finished_training_is_left_as_it_is(digits_20, tmp_path):
     run_script(*arguments(digits_20, tmp_path))
     before = last_snapshot(tmp_path)
     again = run_script(*arguments(digits_20, tmp_path))
-    assert 'Going on from training-state-000004.pt' in again.stdout
+    assert 'Going on from training-state-000003.pt' in again.stdout
     assert last_snapshot(tmp_path) == before
-    longer = run_script(*arguments(digits_20, tmp_path), '--epochs=300')
-    assert '6' in longer.stdout
-    assert list_snapshots(tmp_path)[-1][0] == 6
+    longer = run_script(*arguments(digits_20, tmp_path), '--epochs=200')
+    assert '200 epochs' in longer.stdout
+    assert list_snapshots(tmp_path)[-1][0] == 4
 
 
 def test_going_on_with_another_option_is_refused_by_name(digits_20, tmp_path):
@@ -127,10 +127,10 @@ def test_going_on_with_another_option_is_refused_by_name(digits_20, tmp_path):
 
 def test_resume_takes_a_run_folder_or_a_training_state(digits_20, tmp_path, uninterrupted):
     short = [option for option in arguments(digits_20, tmp_path / 'run') if not option.startswith('--epochs')]
-    run_script(*short, '--epochs=120')
+    run_script(*short, '--epochs=80')
     state = list_states(tmp_path / 'run')[-1][1]
     for target in (state, tmp_path / 'run'):
-        run_script('train.py', '--outdir=elsewhere', f'--data={digits_20}', f'--resume={target}', '--epochs=240')
+        run_script('train.py', '--outdir=elsewhere', f'--data={digits_20}', f'--resume={target}', '--epochs=160')
         assert last_snapshot(tmp_path / 'run') == uninterrupted(1)
     assert not (tmp_path / 'elsewhere').exists()
 

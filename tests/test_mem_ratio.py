@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -141,6 +142,16 @@ def test_records_are_the_same_at_any_number_of_ranks(fresh, digits_20):
         (fresh / 'mem_traj.jsonl').unlink()
     assert found[0] == found[1] == found[2]
     assert found[3] == found[4]
+
+
+@pytest.mark.slow
+def test_a_log_elsewhere_can_be_named_under_torchrun(fresh, digits_20, tmp_path):
+    """torchrun of torch 2.13 takes --log for an ambiguous option of its own, unless -- stands before the script."""
+    script, *rest = command('mem_ratio.py', f'--expdir={fresh}', f'--knn-ref={digits_20}', '--seeds=0-3', '--steps=3',
+                            f'--log={tmp_path}/elsewhere.log')[1:]  # fmt: skip
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '--']
+    subprocess.run([*launcher, script, *rest], env=environment(), check=True, capture_output=True)
+    assert len((tmp_path / 'elsewhere.jsonl').read_text().splitlines()) == 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,207 @@
+"""From memorization ratios to the effective model memorization (EMM), the largest training set that a model replays.
+
+`Ratios` holds what was counted at one training-set size, over repeats; `effective_memorization` interpolates between
+sizes and resamples what was counted for an interval; `next_size` says which size a search should train next.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+
+from evaluation.memorization import CONFIDENCE, wilson_interval
+
+# A model memorizes a training set when it replays at least 1 - epsilon of it, with the paper's epsilon of 0.1.
+EMM_RATIO = 0.9
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % confidence interval of a ratio in [0, 1], and in words what it is an interval over."""
+
+    low: float
+    high: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """What was counted at one training-set size: copies and images of every repeat, in the same order."""
+
+    size: int
+    memorized: tuple[int, ...]
+    images: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or len(self.memorized) != len(self.images) or not self.images:
+            raise ValueError(f'{self}: needs a size and as many counts of copies as of images, at least one')
+        for memorized, images in zip(self.memorized, self.images, strict=True):
+            if not 0 <= memorized <= images or not images:
+                raise ValueError(f'{self}: {memorized} copies of {images} images')
+
+    @property
+    def of_repeats(self) -> list[float]:
+        return [memorized / images for memorized, images in zip(self.memorized, self.images, strict=True)]
+
+    @property
+    def mean(self) -> float:
+        """The mean of the repeats' ratios."""
+        return sum(self.of_repeats) / len(self.images)
+
+    @property
+    def interval(self) -> Interval:
+        """Of one repeat Wilson's interval over its images; of several, Student's t over the repeats.
+
+        Repeats that agree by chance, such as three at 100 %, give a t interval of no width: it is widened to Wilson's
+        over all their images, below which no number of repeats can know the ratio.
+        """
+        wilson = wilson_interval(sum(self.memorized), sum(self.images))
+        if len(self.images) == 1:
+            return Interval(*wilson, 'Wilson over images')
+        spread = float(np.std(self.of_repeats, ddof=1)) / math.sqrt(len(self.images))
+        half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(self.images) - 1)) * spread
+        low, high = max(0.0, self.mean - half), min(1.0, self.mean + half)
+        return Interval(min(low, wilson[0]), max(high, wilson[1]), 't over repeats')
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A training-set size, or what is known of it: relation '=' is the size, '≥' and '<' that it lies outside.
+
+    '≥ 5000' means that the largest size measured, 5000, is replayed; '< 20' that the smallest, 20, is not.
+    """
+
+    value: float
+    relation: str = '='
+
+    def __str__(self) -> str:
+        number = f'{self.value:,.0f}' if self.value >= 10 else f'{self.value:.3g}'
+        return number if self.relation == '=' else f'{self.relation} {number}'
+
+
+@dataclass(frozen=True)
+class EMM:
+    """An effective model memorization and its 95 % interval, whose ends may lie outside of the measured sizes."""
+
+    estimate: Bound
+    low: Bound
+    high: Bound
+
+    def __str__(self) -> str:
+        return f'{self.estimate} [{self.low}, {self.high}]'
+
+
+def effective_memorization(
+    ratios: Iterable[Ratios], threshold: float = EMM_RATIO, resamples: int = RESAMPLES, seed: int = 0
+) -> EMM:
+    """The largest |D| whose ratio is at least `threshold`, linear in |D| between two measured sizes.
+
+    The interval takes the central 95 % of `resamples` estimates from resampled data: repeats are drawn with
+    replacement, then the images of each. With few repeats such an interval is somewhat too narrow.
+    Raises ValueError without any ratios, or for a size given twice.
+    """
+    ratios = sorted(ratios, key=lambda r: r.size)
+    sizes = np.array([r.size for r in ratios], dtype=np.float64)
+    if not len(sizes) or len(set(sizes)) < len(sizes):
+        raise ValueError('the EMM needs the ratios of at least one size, and of each size once')
+    estimate = crossings(sizes, np.array([[r.mean for r in ratios]]), threshold)
+    rng = np.random.default_rng(seed)
+    resampled = np.stack([_resample(r, resamples, rng) for r in ratios], axis=1)  # [resamples, sizes]
+    found = np.sort(crossings(sizes, resampled, threshold))
+    tail = (1 - CONFIDENCE) / 2 * (resamples - 1)
+    low, high = found[math.floor(tail)], found[math.ceil(resamples - 1 - tail)]
+    # The resampled middle and the estimate itself can differ where an estimate sits at the edge of what is possible.
+    low, high = min(low, estimate[0]), max(high, estimate[0])
+    return EMM(*(_bound(x, sizes) for x in (estimate[0], low, high)))
+
+
+def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATIO) -> np.ndarray:
+    """Where ratios last come down through the threshold.
+
+    sizes: ascending [S]. ratios: [B, S], linear between sizes. Returns sizes [B]: -inf where no size reaches the
+    threshold, and inf where the largest does.
+    """
+    above = ratios >= threshold
+    last = len(sizes) - 1 - np.argmax(above[:, ::-1], axis=1)  # the largest size above, where there is one
+    inner = np.minimum(last, len(sizes) - 2) if len(sizes) > 1 else np.zeros_like(last)
+    after = np.minimum(inner + 1, len(sizes) - 1)
+    rows = np.arange(len(ratios))
+    here, there = ratios[rows, inner], ratios[rows, after]
+    with np.errstate(divide='ignore', invalid='ignore'):
+        share = (here - threshold) / (here - there)
+    found = sizes[inner] + np.where(np.isfinite(share), share, 0) * (sizes[after] - sizes[inner])
+    found = np.where(last == len(sizes) - 1, np.inf, found)
+    return np.where(above.any(axis=1), found, -np.inf)
+
+
+def _resample(ratios: Ratios, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Mean ratios of `resamples` draws of repeats, and of images within each."""
+    repeats = len(ratios.images)
+    drawn = rng.integers(repeats, size=[resamples, repeats])
+    images = np.array(ratios.images)[drawn]
+    copies = rng.binomial(images, np.array(ratios.of_repeats)[drawn])
+    return (copies / images).mean(axis=1)
+
+
+def _bound(size: float, sizes: np.ndarray) -> Bound:
+    if size == np.inf:
+        return Bound(float(sizes[-1]), '≥')
+    if size == -np.inf:
+        return Bound(float(sizes[0]), '<')
+    return Bound(float(size))
+
+
+def rising_pairs(ratios: Iterable[Ratios]) -> list[tuple[Ratios, Ratios]]:
+    """Pairs of a size and a larger one whose ratio is higher beyond both intervals, which a model should not show."""
+    pairs = itertools.combinations(sorted(ratios, key=lambda r: r.size), 2)
+    return [(small, large) for small, large in pairs if large.interval.low > small.interval.high]
+
+
+def next_size(
+    ratios: Mapping[int, float], low: int, high: int, tolerance: float, step: int = 1, threshold: float = EMM_RATIO
+) -> int | None:
+    """The size that a search for the EMM should measure next, or None where it is done.
+
+    The smallest size comes first, since it is the cheapest and may be all that is needed, then the largest; then the
+    bracket is halved on a geometric grid until its ends are within `tolerance` of each other, or next to each other
+    on the grid. A search takes at most `most_sizes` sizes.
+
+    ratios: known ratios by size, of this search or of others. low, high: ends of the range, multiples of `step`.
+    tolerance: relative, at least 0.001. step: sizes must be multiples of it.
+    """
+    known = sorted(size for size in ratios if low <= size <= high)
+    replayed = [size for size in known if ratios[size] >= threshold]
+    if not replayed:
+        return None if low in ratios else low
+    start = replayed[-1]
+    if start == high:
+        return None
+    end = next((size for size in known if size > start), None)
+    if end is None:
+        return high
+    inside = [size for size in size_grid(low, high, tolerance, step) if start < size < end]
+    if not inside or end <= start * (1 + tolerance):
+        return None
+    return inside[(len(inside) - 1) // 2]
+
+
+def size_grid(low: int, high: int, tolerance: float, step: int = 1) -> list[int]:
+    """The sizes that a search may measure, ascending: a power of two of geometric steps of at most 1 + tolerance.
+
+    Each is rounded to a multiple of `step`, so that small sizes can be further apart.
+    """
+    intervals = 2 ** (most_sizes(low, high, tolerance) - 2) if high > low else 1
+    grid = {round(low * (high / low) ** (i / intervals) / step) * step for i in range(intervals + 1)}
+    return sorted(size for size in grid if low <= size <= high)
+
+
+def most_sizes(low: int, high: int, tolerance: float) -> int:
+    """The most sizes that a search takes: 2 + ceil(log2(ln(high / low) / ln(1 + tolerance)))."""
+    if high <= low:
+        return 1
+    halvings = math.log2(math.log(high / low) / math.log1p(tolerance))
+    return 2 + max(0, math.ceil(halvings))

@@ -2,10 +2,12 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.util import UserError, atomic_file, format_time
+from evaluation.best import BEST_NAME, read_best, write_best
 from evaluation.images import gallery, rms_per_pixel, save_images
 from evaluation.memorization import Memorization, TrainingImages
 from evaluation.records import (
@@ -27,7 +30,7 @@ from torch_utils import distributed
 from torch_utils.misc import configure_backends
 from training.dataset import Dataset
 from training.preconditioning import Preconditioned
-from training.sampling import SamplerOptions, generate_images, seed_batches
+from training.sampling import GeneratedBatch, SamplerOptions, generate_images, seed_batches
 from training.snapshot import SnapshotInfo, list_snapshots, load_network, read_info
 
 # What is known of an interrupted snapshot is saved at most this often.
@@ -67,27 +70,39 @@ def evaluate_run(
     for (_, path), info in zip(snapshots, infos, strict=True):
         check_fits(path, info, reference, evaluation)
     records_path = log_path.with_suffix('.jsonl')
+    kept_path = log_path.with_name(BEST_NAME)
+    judges = [
+        SnapshotJudge(path, info, reference, training, evaluation, device)
+        for (_, path), info in zip(snapshots, infos, strict=True)
+    ]
     records: list[dict[str, Any]] = []
     with progress_bar(len(snapshots) * len(evaluation.seeds)) as bar:
-        for (_, path), info in zip(snapshots, infos, strict=True):
-            settings = settings_of(path, info, reference, evaluation)
+        for judge in judges:
             record = distributed.on_main(
-                lambda settings=settings: find_record(read_records(records_path), settings)  # type: ignore[misc]
+                lambda judge=judge: find_record(read_records(records_path), judge.settings)  # type: ignore[misc]
             )
             if record is None:
-                judge = SnapshotJudge(path, info, settings, reference, training, evaluation, device)
-                record = judge.run(bar, log_path)
+                record, result = judge.run(bar, log_path)
+                if all(height(record) > height(earlier) for earlier in records):
+                    judge.keep(kept_path, result)
             else:
                 bar.update(len(evaluation.seeds))
                 if distributed.is_main():
                     tqdm.write(f'{log_line(record)}  (evaluated before)')
             records.append(record)
-    best = max(records, key=lambda record: (record['ratio'], record['kimg']))
-    if distributed.is_main():
-        best_path = run_dir / best['snapshot']
-        save_gallery(run_dir / 'mem_gallery.png', best_path, reference, training, evaluation, device)
-    distributed.barrier()
+        best = max(records, key=height)
+        judge = judges[records.index(best)]
+        if not distributed.on_main(lambda: read_best(kept_path, judge.settings) is not None):
+            bar.total += len(evaluation.seeds)
+            judge.keep(kept_path, judge.judge_all(bar, log_path))
+            distributed.on_main(lambda: partial_path(log_path).unlink(missing_ok=True))
+    distributed.on_main(lambda: save_gallery(run_dir / 'mem_gallery.png', kept_path, judge))
     return best
+
+
+def height(record: dict[str, Any]) -> tuple[float, float]:
+    """By what the best record is chosen: its ratio, and of equal ones the later snapshot."""
+    return record['ratio'], record['kimg']
 
 
 def progress_bar(total: int) -> tqdm:
@@ -143,28 +158,23 @@ class SnapshotJudge:
         self,
         path: Path,
         info: SnapshotInfo,
-        settings: dict[str, Any],
         reference: Dataset,
         training: TrainingImages,
         evaluation: Evaluation,
         device: torch.device,
     ):
-        self.path, self.info, self.settings = path, info, settings
+        self.path, self.info = path, info
         self.reference, self.training, self.evaluation, self.device = reference, training, evaluation, device
         self.image_dir = path.parent / f'images-{path.stem.split("-")[-1]}'
 
-    def run(self, bar: tqdm, log_path: Path) -> dict[str, Any]:
-        """Sample and judge all seeds, write the record and the log's line on the main rank, and return the record."""
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        return settings_of(self.path, self.info, self.reference, self.evaluation)
+
+    def run(self, bar: tqdm, log_path: Path) -> tuple[dict[str, Any], Memorization]:
+        """Judge all seeds, and write the record and the log's line on the main rank; returns the record as well."""
         start = time.monotonic()
-        partial_path = log_path.with_suffix('.partial.npz')
-        partial = distributed.on_main(lambda: PartialResults(partial_path, self.settings))
-        if not distributed.is_main():
-            partial.path = None
-        net = load_network(self.path, self.device, self.evaluation.precision)
-        configure_backends(net.precision)
-        self.judge_rest(net, partial, bar)
-        indices, squared_distances = partial.arrays(self.evaluation.seeds)
-        result = self.training.summarize(indices, squared_distances)
+        result = self.judge_all(bar, log_path)
         record = self.record(result, time.monotonic() - start)
 
         def write() -> None:
@@ -173,11 +183,38 @@ class SnapshotJudge:
             append_record(log_path.with_suffix('.jsonl'), record)
             with open(log_path, 'a', encoding='utf-8') as log:
                 log.write(log_line(record) + '\n')
-            partial.remove()
+            partial_path(log_path).unlink(missing_ok=True)
             tqdm.write(log_line(record))
 
         distributed.on_main(write)
-        return record
+        return record, result
+
+    def judge_all(self, bar: tqdm, log_path: Path) -> Memorization:
+        """Sample and judge all seeds that are not known from an interrupted evaluation, over all ranks."""
+        partial = distributed.on_main(lambda: PartialResults(partial_path(log_path), self.settings))
+        if not distributed.is_main():
+            partial.path = None
+        self.judge_rest(self.load(), partial, bar)
+        return self.training.summarize(*partial.arrays(self.evaluation.seeds))
+
+    def keep(self, path: Path, result: Memorization) -> None:
+        """Write what is kept of the best snapshot, on the main rank."""
+        evaluation = self.evaluation
+
+        def write() -> None:
+            net = self.load()
+            write_best(path, self.settings, evaluation.seeds, evaluation.batch_size, result,
+                       lambda batches: self.generate(net, batches))  # fmt: skip
+
+        distributed.on_main(write)
+
+    def load(self) -> Preconditioned:
+        net = load_network(self.path, self.device, self.evaluation.precision)
+        configure_backends(net.precision)
+        return net
+
+    def generate(self, net: Preconditioned, batches: list[list[int]]) -> Iterator[GeneratedBatch]:
+        return generate_images(net, batches, self.evaluation.sampler, self.device, self.evaluation.class_index)
 
     def judge_rest(self, net: Preconditioned, partial: PartialResults, bar: tqdm) -> None:
         """Judge the batches that are not known yet: one for each rank, then all ranks learn what each found."""
@@ -189,7 +226,7 @@ class SnapshotJudge:
         for start in range(0, len(todo), distributed.world_size()):
             mine = todo[start + distributed.rank() :][:1] if start + distributed.rank() < len(todo) else []
             found = []
-            for batch in generate_images(net, mine, evaluation.sampler, self.device, evaluation.class_index):
+            for batch in self.generate(net, mine):
                 if evaluation.save_images:
                     save_images(batch.images, batch.seeds, self.image_dir, evaluation.subdirs)
                 found.append((batch.seeds, *self.training.nearest_two(batch.images)))
@@ -238,6 +275,11 @@ class SnapshotJudge:
             file.write(text.getvalue().encode())
 
 
+def partial_path(log_path: Path) -> Path:
+    """Where results of an interrupted snapshot are kept."""
+    return log_path.with_suffix('.partial.npz')
+
+
 def log_line(record: dict[str, Any]) -> str:
     """One readable line of a record."""
     return (
@@ -248,19 +290,11 @@ def log_line(record: dict[str, Any]) -> str:
     )
 
 
-def save_gallery(
-    path: Path,
-    snapshot: Path,
-    reference: Dataset,
-    training: TrainingImages,
-    evaluation: Evaluation,
-    device: torch.device,
-) -> None:
-    """Write a gallery of the first seeds' images of a snapshot, each beside its nearest training image."""
-    net = load_network(snapshot, device, evaluation.precision)
-    seeds = evaluation.seeds[:GALLERY_SIZE]
-    (batch,) = generate_images(net, [seeds], evaluation.sampler, device, evaluation.class_index)
-    write_gallery(path, batch.images, reference, training)
+def save_gallery(path: Path, kept_path: Path, judge: SnapshotJudge) -> None:
+    """Write a gallery of the first seeds' images of a snapshot that is kept, each beside its nearest training image."""
+    kept = read_best(kept_path, judge.settings)
+    assert kept is not None
+    write_gallery(path, kept.first_images, judge.reference, judge.training)
 
 
 def write_gallery(path: Path, images: torch.Tensor, reference: Dataset, training: TrainingImages) -> None:

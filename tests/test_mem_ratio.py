@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import mem_ratio
 import train
+from evaluation.best import shown_rows
 from evaluation.memorization import memorization_ratio
 from tests.helpers import TINY, command, environment, run_script
 from tests.training.edm_pickles import pickle_of
@@ -90,6 +91,41 @@ def test_what_has_a_record_of_the_same_settings_is_not_judged_again(fresh):
     assert (fresh / 'mem_traj.jsonl').read_bytes() == before
     assert invoke(*common, '--class=3').exit_code == 0
     assert len(records(fresh)) == 4
+
+
+def kept_arrays(folder):
+    with np.load(folder / 'mem_best.npz', allow_pickle=False) as data:
+        return {name: data[name] for name in data.files}
+
+
+def test_what_was_found_of_the_best_snapshot_is_kept(fresh, digits_20, monkeypatch):
+    common = [f'--expdir={fresh}', '--seeds=5-104', '--batch=100']
+    assert invoke(*common).exit_code == 0
+    best = max(records(fresh), key=lambda record: (record['ratio'], record['kimg']))
+    kept = kept_arrays(fresh)
+    assert (str(kept['snapshot']), kept['seeds'].tolist()) == (best['snapshot'], list(range(5, 105)))
+    (batch,) = generate_images(load_network(fresh / best['snapshot']), [range(5, 105)], SamplerOptions(), 'cpu')
+    expected = memorization_ratio(batch.images, load_dataset(str(digits_20)).images)
+    assert kept['indices'].tolist() == expected.indices.tolist()
+    assert kept['squared_distances'].tolist() == expected.squared_distances.tolist()
+    rows = kept['image_rows']
+    assert rows.tolist() == shown_rows(expected.squared_distances).tolist()
+    assert np.abs(kept['images'].astype(int) - batch.images.numpy()[rows]).max() <= 1
+
+    def refuse(*_):
+        raise AssertionError('all is known')
+
+    gallery = (fresh / 'mem_gallery.png').read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr('evaluation.trajectory.generate_images', refuse)
+        (fresh / 'mem_gallery.png').unlink()
+        assert invoke(*common).exit_code == 0
+    assert (fresh / 'mem_gallery.png').read_bytes() == gallery
+    (fresh / 'mem_best.npz').unlink()
+    assert invoke(*common).exit_code == 0
+    again = kept_arrays(fresh)
+    assert all((again[name] == kept[name]).all() for name in kept)
+    assert not list(fresh.glob('*partial*'))
 
 
 def test_pickles_of_edm_are_judged_as_snapshots_are(fresh, digits_20, tmp_path_factory):

@@ -59,6 +59,37 @@ class NeighborIndex:
         index, distance = (torch.cat(parts).to(pixels.device) for parts in zip(*found, strict=True))
         return index, distance
 
+    def count_within(self, queries: Images, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
+        """In how many of the balls around references each query lies: int64 [N] without and [N] with their surface.
+
+        squared_radii: int64 [M], one for each reference, in squared pixel levels. Exact, in the memory of `query`.
+        """
+        pixels = torch.as_tensor(queries)
+        assert pixels.dtype == torch.uint8, 'images must be uint8'
+        assert pixels.numel() == len(pixels) * self.num_pixels, 'queries and references differ in shape'
+        assert len(squared_radii) == len(self), 'one radius for each reference'
+        # A squared distance lies inside where norm - radius - 2 · product is below the query's negative norm; these
+        # numbers need a bit more than those of `query`.
+        dtype = torch.int32 if 2 * self.num_pixels <= MAX_PIXELS else torch.int64
+        radii = squared_radii.to(self.norms.device).clamp(max=self.num_pixels * 2**16)
+        offsets = (self.norms.to(torch.int64) - radii).to(dtype)
+        counts = [self._count_block(block, offsets) for block in pixels.split(QUERY_BLOCK)]
+        below, within = torch.cat(counts, dim=1).to(pixels.device)
+        return below, within
+
+    def _count_block(self, pixels: Tensor, offsets: Tensor) -> Tensor:
+        queries = shifted(pixels.to(self.references.device))
+        limit = -squared_norms(queries, offsets.dtype)[:, None]
+        counts = torch.zeros([2, len(queries)], dtype=torch.int64, device=queries.device)
+        for start in range(0, len(self.references), REFERENCE_BLOCK):
+            block = slice(start, start + REFERENCE_BLOCK)
+            scores = torch.sub(
+                offsets[block], self.products(queries, self.references[block]).to(offsets.dtype), alpha=2
+            )
+            counts[0] += (scores < limit).sum(dim=1)
+            counts[1] += (scores <= limit).sum(dim=1)
+        return counts
+
     def _query_block(self, pixels: Tensor, k: int) -> tuple[Tensor, Tensor]:
         queries = shifted(pixels.to(self.references.device))
         # Without the queries' own norms, which change no order.

@@ -1,0 +1,50 @@
+"""AuthPct: the per cent of generated images that are authentic, that is, no near-copies of a training image.
+
+A generated image is authentic when it is farther from its nearest training image than that training image is from its
+own nearest other training image (Alaa et al. 2022, "How faithful is your synthetic data?", section 3; the plain per
+cent is that of Stein et al. 2023, "Exposing flaws of generative model evaluation metrics", section 4).
+
+Conventions: "farther" is strict, so equal distances are not authentic. Of several nearest training images that with
+the lowest index counts. `authpct` takes the training images as they are: one that occurs twice is at distance 0 from
+its copy, so that only an exact copy of it is not authentic. `authpct_distinct` counts equal training images as one, as
+the memorization ratio does; without duplicates both are the same.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from evaluation.memorization import wilson_interval
+
+
+@dataclass(frozen=True)
+class Authenticity:
+    """Per cent of authentic images, with its 95 % Wilson interval in per cent, and the same over distinct images."""
+
+    authpct: float
+    authpct_low: float
+    authpct_high: float
+    authpct_distinct: float
+    num_authentic: int
+
+
+def authenticity(nearest: Tensor, spacing: Tensor, spacing_distinct: Tensor) -> Authenticity:
+    """AuthPct of N >= 1 generated images.
+
+    nearest: squared distances [N] of generated images to their nearest training images. spacing: squared distances [N]
+    of those training images to the nearest other one; spacing_distinct: to the nearest other one that is no copy.
+    """
+    count = int(authentic(nearest, spacing).sum())
+    low, high = wilson_interval(count, len(nearest))
+    return Authenticity(
+        authpct=100 * count / len(nearest),
+        authpct_low=100 * low,
+        authpct_high=100 * high,
+        authpct_distinct=100 * int(authentic(nearest, spacing_distinct).sum()) / len(nearest),
+        num_authentic=count,
+    )
+
+
+def authentic(nearest: Tensor, spacing: Tensor) -> Tensor:
+    """Tell which generated images are authentic, bool [N]; arguments as for `authenticity`."""
+    return nearest > spacing

@@ -1,0 +1,114 @@
+"""The C_T test of data-copying: are generated images nearer to the training images than test images are?
+
+Meehan, Chaudhuri and Dasgupta 2020, "A non-parametric test to detect data-copying in generative models". Let L be the
+distances of images to their nearest training image. The Mann-Whitney statistic U counts the pairs of a generated and a
+test image of which the generated one is farther away, ties half. For m generated and n test images without copying,
+
+    Z = (U - mn/2) / sqrt(mn (m + n + 1) / 12)
+
+is about normal. Z far below 0: generated images are nearer than test images, the model copies. Z far above 0: it
+underfits. `global_z` is Z of all images. A model may copy in one region and underfit in another, so C_T, `clustered_z`,
+is the average of Z over the cells of a partition, weighted by the share of test images in each.
+
+Two variants exchange the sets (Stein et al. 2023, and their package dgm-eval). `exchanged`: generated and training
+images change places, so that training images are judged by their distance to generated ones; far below 0 means again
+copying. `split_test`: the first half of the test set stands for the training set and the second for the test set; a
+model that saw neither can not copy, so Z far below 0 tells of samples that are less diverse than the data.
+
+Conventions: no continuity correction, no correction of the variance for ties. Cells are those of k-means, 3 as in
+dgm-eval, with a seed, fitted in the space of the distances (dgm-eval reduces features to 64 dimensions first) to at
+most 2^25 numbers of the training set: 10,922 images of CIFAR-10, drawn with the seed. Distances are to the whole
+training set (the authors' code takes the part in the cell). Cells with fewer than 20 generated or 20 test images are
+left out, since Z is not normal for so few; where all are left out C_T is None.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+import sklearn.cluster
+import torch
+from torch import Tensor
+
+from evaluation.spaces import Rows, Space
+
+NUM_CELLS = 3
+MIN_MEMBERS = 20
+_SAMPLE_NUMBERS = 2**25
+_ASSIGN_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Copying:
+    """One comparison of generated and test images.
+
+    global_z: Z of all. global_p: probability of a Z so low without copying. clustered_z: C_T, or None where no cell has
+    enough members. cell_z, cell_share: Z of each cell that has, and its share of the test images in such cells.
+    """
+
+    global_z: float
+    global_p: float
+    clustered_z: float | None
+    cell_z: list[float]
+    cell_share: list[float]
+    num_cells_left_out: int
+
+
+@dataclass(frozen=True)
+class CopyingTest:
+    """The test, and its two variants with exchanged sets; `split_test` is None with fewer than two test images."""
+
+    plain: Copying
+    exchanged: Copying
+    split_test: Copying | None
+
+
+def copying(
+    generated: Tensor, test: Tensor, generated_cells: np.ndarray, test_cells: np.ndarray, num_cells: int
+) -> Copying:
+    """Z over all images and over cells.
+
+    generated, test: squared distances [m] and [n] to the nearest training image. generated_cells, test_cells: the cell
+    of each, from 0 to num_cells - 1.
+    """
+    kept: list[tuple[float, int]] = []
+    for cell in range(num_cells):
+        ours, theirs = generated[generated_cells == cell], test[test_cells == cell]
+        if min(len(ours), len(theirs)) >= MIN_MEMBERS:
+            kept.append((mann_whitney_z(ours, theirs), len(theirs)))
+    total = sum(count for _, count in kept)
+    z = mann_whitney_z(generated, test)
+    return Copying(
+        global_z=z,
+        global_p=float(scipy.stats.norm.cdf(z)),
+        clustered_z=sum(z * count for z, count in kept) / total if kept else None,
+        cell_z=[z for z, _ in kept],
+        cell_share=[count / total for _, count in kept],
+        num_cells_left_out=num_cells - len(kept),
+    )
+
+
+def mann_whitney_z(generated: Tensor, test: Tensor) -> float:
+    """Z of the Mann-Whitney statistic: below 0 where generated images have the smaller distances. [m], [n] >= 1."""
+    m, n = len(generated), len(test)
+    ranks = scipy.stats.rankdata(torch.cat([generated, test]).numpy())  # ties share their mean rank
+    u = ranks[:m].sum() - m * (m + 1) / 2
+    return float((u - m * n / 2) / math.sqrt(m * n * (m + n + 1) / 12))
+
+
+class Cells:
+    """A partition of a space by k-means of references, at most `count` cells; the same for one seed."""
+
+    def __init__(self, space: Space, references: Rows, count: int = NUM_CELLS, seed: int = 0):
+        self.space = space
+        size = max(1, _SAMPLE_NUMBERS // math.prod(references.shape[1:]))
+        chosen = np.random.default_rng(seed).permutation(len(references))[:size]
+        sample = space.vectors(references[np.sort(chosen)])
+        self.count = min(count, len(np.unique(sample, axis=0)))
+        self.means = sklearn.cluster.KMeans(self.count, n_init=1, random_state=seed).fit(sample)
+
+    def of(self, rows: Rows) -> np.ndarray:
+        """The cell of each row: integers [N]."""
+        blocks = (rows[start : start + _ASSIGN_BLOCK] for start in range(0, len(rows), _ASSIGN_BLOCK))
+        return np.concatenate([self.means.predict(self.space.vectors(block)) for block in blocks])

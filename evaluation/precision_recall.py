@@ -1,0 +1,58 @@
+"""Precision and recall of generated images, and density and coverage, by balls around images.
+
+The ball of an image reaches to its k-th nearest other image of the same set.
+
+- precision: share of generated images that lie in the ball of at least one training image; recall: share of training
+  images that lie in the ball of at least one generated image. Kynkäänniemi et al. 2019, "Improved precision and recall
+  metric for assessing generative models", equation 1.
+- density: in how many balls of training images a generated image lies, on average, divided by k; it may exceed 1.
+  coverage: share of training images whose ball holds a generated image. Naeem et al. 2020, "Reliable fidelity and
+  diversity metrics for generative models", equations 4 and 6.
+
+Conventions: k = 5, as Naeem et al. take it (Kynkäänniemi et al. take 3). Balls of precision and recall are closed, as
+in their definition; those of density and coverage are open, as in their authors' code, which gives a density of 1 where
+the training images themselves are judged. The two differ only for images at exactly the distance of the k-th
+neighbour, which copies of training images are. Training images count as they are given: more than k equal ones have a
+ball of radius 0.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+NEAREST_K = 5
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Shares in [0, 1], but for the density, which is at least 0; k is the neighbour that balls reach to."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    k: int
+
+
+def precision_recall(
+    in_training_balls: tuple[Tensor, Tensor], in_generated_balls: Tensor, nearest: Tensor, radii: Tensor, k: int
+) -> PrecisionRecall:
+    """All four numbers from N generated and M training images.
+
+    in_training_balls: in how many open, and in how many closed balls of training images each generated image lies,
+    int64 [N] each. in_generated_balls: in how many closed balls of generated images each training image lies, int64
+    [M]. nearest: squared distances [M] of training images to the nearest generated one. radii: the squared radii [M] of
+    the balls of training images.
+    """
+    in_open, in_closed = in_training_balls
+    return PrecisionRecall(
+        precision=_share(in_closed > 0),
+        recall=_share(in_generated_balls > 0),
+        density=int(in_open.sum()) / (k * len(in_open)),
+        coverage=_share(nearest < radii),
+        k=k,
+    )
+
+
+def _share(flags: Tensor) -> float:
+    return int(flags.sum()) / len(flags)

@@ -1,0 +1,214 @@
+"""Where images are compared: in their pixels (`PixelSpace`) or in features that an extractor made (`FeatureSpace`).
+
+A metric asks a `Space` for distances and never looks at the images. All work is streamed in blocks: no matrix of all
+distances is ever made, and memory does not grow with queries times references.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from evaluation.memorization import first_of_equal_rows
+from evaluation.neighbors import NeighborIndex
+
+Rows = Tensor | np.ndarray
+
+# Distances of one block of features: 32 MiB of float64.
+_QUERY_BLOCK = 1024
+_REFERENCE_BLOCK = 4096
+# Features are looked at pair by pair in parts of so many numbers: 32 MiB of float64.
+_PART = 2**22
+# Beyond this, the square of a feature may overflow.
+_LARGEST = 1e140
+
+
+class Space(Protocol):
+    """What metrics ask of images. Squared distances are int64 in pixels (exact) and float64 in features.
+
+    Rows are images or features, one for each index of the first dimension. Results are on the CPU.
+    """
+
+    def validate(self, rows: Rows, name: str) -> None:
+        """Raise UserError, naming the rows, where they are none of this space's."""
+
+    def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
+        """Indices int64 [N, k] and squared distances [N, k] of the k nearest references, ties by lowest index."""
+
+    def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
+        """In how many of the balls around references each query lies: int64 [N] without and [N] with their surface.
+
+        squared_radii: [M], one for each reference, of the dtype of the squared distances.
+        """
+
+    def distinct(self, rows: Rows) -> Tensor:
+        """The positions of all rows that equal no earlier row, ascending, int64."""
+
+    def vectors(self, rows: Rows) -> np.ndarray:
+        """Rows as floating-point vectors [N, P], for clustering."""
+
+
+class PixelSpace:
+    """Images uint8 [N, C, H, W], by their pixels, in levels of 0 to 255; exact integers.
+
+    device: where to compare. [default: where the references are]
+    """
+
+    def __init__(self, device: torch.device | str | None = None):
+        self.device = device
+
+    def validate(self, rows: Rows, name: str) -> None:
+        if torch.as_tensor(rows).dtype != torch.uint8 or len(rows.shape) != 4:
+            raise UserError(f'{name}: {rows.dtype} {list(rows.shape)}, and images must be uint8 [N, C, H, W]')
+        _require_some(rows, name)
+
+    def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
+        index, squared = NeighborIndex(references, self.device).query(queries, k)
+        return index.cpu(), squared.cpu()
+
+    def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
+        below, within = NeighborIndex(references, self.device).count_within(queries, squared_radii)
+        return below.cpu(), within.cpu()
+
+    def distinct(self, rows: Rows) -> Tensor:
+        return first_of_equal_rows(torch.as_tensor(rows).flatten(1).cpu().numpy())
+
+    def vectors(self, rows: Rows) -> np.ndarray:
+        return torch.as_tensor(rows).flatten(1).cpu().numpy().astype(np.float32)
+
+
+class FeatureSpace:
+    """Features float32 or float64 [N, d], in the order of the images; distances are Euclidean.
+
+    A matrix product in float64 finds the pairs that may matter, with a bound on its error; these are then computed as
+    the sum of squared differences in float64. So results are those of that plain sum for all pairs, with no
+    cancellation, and of equal features the distance is 0.
+
+    device: where products are computed. [default: the CPU]
+    """
+
+    def __init__(self, device: torch.device | str | None = None):
+        self.device = torch.device(device or 'cpu')
+
+    def validate(self, rows: Rows, name: str) -> None:
+        if len(rows.shape) != 2 or rows.shape[1] == 0 or _numpy(rows[:0]).dtype not in (np.float32, np.float64):
+            raise UserError(f'{name}: {rows.dtype} {list(rows.shape)}, and features must be float32 or float64 [N, d]')
+        _require_some(rows, name)
+        for start, block in _blocks(_numpy(rows), _REFERENCE_BLOCK):
+            bad = ~(np.abs(block.astype(np.float64)) < _LARGEST).all(axis=1)
+            if bad.any():
+                raise UserError(f'{name}: row {start + int(bad.argmax())} is not finite, or beyond {_LARGEST:g}')
+
+    def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
+        queries, references = _numpy(queries), _numpy(references)
+        assert 1 <= k <= len(references), f'{len(references)} references have no {k} neighbours'
+        center = references.mean(axis=0, dtype=np.float64)
+        found = [self._nearest_block(block, references, center, k) for _, block in _blocks(queries, _QUERY_BLOCK)]
+        index, squared = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*found, strict=True))
+        return index, squared
+
+    def _nearest_block(
+        self, queries: np.ndarray, references: np.ndarray, center: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        squared = np.full([len(queries), k], np.inf)
+        index = np.full([len(queries), k], -1)
+        centered = self._on_device(queries - center)
+        for start, block in _blocks(references, _REFERENCE_BLOCK):
+            rough, slack = _rough_squared_distances(centered, self._on_device(block - center))
+            limit = self._on_device(squared[:, -1]) + slack
+            closer = (rough.amin(dim=1) <= limit).nonzero()[:, 0]
+            if not len(closer):
+                continue
+            rough, limit, slack = rough[closer], limit[closer], slack[closer]
+            if k < len(block):
+                limit = torch.minimum(limit, rough.kthvalue(k, dim=1).values + 2 * slack)
+            row, place = (rough <= limit[:, None]).nonzero().cpu().numpy().T
+            query = closer.cpu().numpy()[row]
+            candidates = _squared_distances(queries, block, query, place)
+            index, squared = _merge(index, squared, query, place + start, candidates)
+        return index, squared
+
+    def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
+        queries, references = _numpy(queries), _numpy(references)
+        center = references.mean(axis=0, dtype=np.float64)
+        below = np.zeros(len(queries), np.int64)
+        within = np.zeros(len(queries), np.int64)
+        for first, some in _blocks(queries, _QUERY_BLOCK):
+            mine = slice(first, first + len(some))
+            centered = self._on_device(some - center)
+            for start, block in _blocks(references, _REFERENCE_BLOCK):
+                radii = squared_radii[start : start + len(block)].double()
+                rough, slack = _rough_squared_distances(centered, self._on_device(block - center))
+                rough -= radii.to(self.device)
+                inside = (rough < -slack[:, None]).sum(dim=1).cpu().numpy()
+                query, place = (rough.abs() <= slack[:, None]).nonzero().cpu().numpy().T
+                squared, radius = _squared_distances(some, block, query, place), radii.numpy()[place]
+                below[mine] += inside + np.bincount(query[squared < radius], minlength=len(some))
+                within[mine] += inside + np.bincount(query[squared <= radius], minlength=len(some))
+        return torch.from_numpy(below), torch.from_numpy(within)
+
+    def distinct(self, rows: Rows) -> Tensor:
+        # Hashes take less memory than the features; adding zero makes -0 and 0 one number.
+        hashes = [hashlib.blake2b((row + 0).tobytes(), digest_size=16).digest() for row in _numpy(rows)]
+        return first_of_equal_rows(np.frombuffer(b''.join(hashes), np.uint8).reshape(-1, 16))
+
+    def vectors(self, rows: Rows) -> np.ndarray:
+        return _numpy(rows).astype(np.float64)
+
+    def _on_device(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+
+def _rough_squared_distances(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances float64 [Q, R] by a product, and a bound [Q] on how far they are from the plain sum's.
+
+    An inner product of d numbers in floating point is off by at most d·u times the product of the norms, u = 2^-53, and
+    so are the squared norms and the plain sum; together less than 2 (d + 8) u (||q|| + ||r||)², of which this is twice.
+    """
+    norms, reference_norms = queries.square().sum(dim=1), references.square().sum(dim=1)
+    rough = torch.addmm(reference_norms[None], queries, references.t(), alpha=-2).add_(norms[:, None])
+    reach = (norms.sqrt() + reference_norms.max().sqrt()).square()
+    return rough, 2 * (queries.shape[1] + 8) * torch.finfo(torch.float64).eps * reach
+
+
+def _squared_distances(queries: np.ndarray, references: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """The plain sum of squared differences of queries[i] and references[j], float64 [len(i)]."""
+    part = max(1, _PART // queries.shape[1])
+    squared = np.empty(len(i))
+    for start in range(0, len(i), part):
+        some = slice(start, start + part)
+        differences = queries[i[some]].astype(np.float64) - references[j[some]]
+        squared[some] = np.square(differences, out=differences).sum(axis=1)
+    return squared
+
+
+def _merge(
+    index: np.ndarray, squared: np.ndarray, query: np.ndarray, place: np.ndarray, candidates: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of each row of (index, squared) [Q, k] and of candidates, given as triples; ties by lowest index."""
+    Q, k = index.shape
+    rows = np.concatenate([np.repeat(np.arange(Q), k), query])
+    places = np.concatenate([index.ravel(), place])
+    values = np.concatenate([squared.ravel(), candidates])
+    order = np.lexsort([places, values, rows])
+    first = np.searchsorted(rows[order], np.arange(Q))
+    chosen = order[first[:, None] + np.arange(k)]
+    return places[chosen], values[chosen]
+
+
+def _blocks(rows: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Each block of rows, with the position of its first."""
+    return ((start, rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+def _numpy(rows: Rows) -> np.ndarray:
+    return rows.cpu().numpy() if isinstance(rows, Tensor) else rows
+
+
+def _require_some(rows: Rows, name: str) -> None:
+    if not len(rows):
+        raise UserError(f'{name}: empty; metrics need at least one row')

@@ -47,7 +47,7 @@ class HeldOutGap:
 
 
 def held_out_gap(to_training: Tensor, to_test: Tensor, num_training: int, num_test: int) -> HeldOutGap:
-    """The gap from squared distances [N], N >= 1, of generated images to the nearest training and the nearest test image.
+    """The gap from squared distances [N] of generated images to the nearest training and nearest test images, N >= 1.
 
     num_training, num_test: how many distinct images each set has.
     """

@@ -74,3 +74,18 @@ def test_without_an_int8_product_the_result_is_the_same(monkeypatch):
 def test_no_queries_give_no_neighbours():
     index, distance = NeighborIndex(random_images(0, 5, 1, 2, 2)).query(np.zeros((0, 1, 2, 2), np.uint8))
     assert index.shape == distance.shape == (0, 2)
+
+
+@pytest.mark.parametrize('shape', [(3, 4, 4), (1, 1, 1), (3, 100, 100)])
+def test_balls_hold_what_all_distances_in_int64_say(shape):
+    references = random_images(1, 20 if shape[1] > 10 else 2100, *shape)
+    queries = np.concatenate([references[:5], random_images(0, 14, *shape), np.full((1, *shape), 255, np.uint8)])
+    references[-1] = 0
+    place, distances = naive(queries, references, len(references))
+    distances = np.take_along_axis(distances, place.argsort(axis=1), axis=1)
+    radii = distances[np.arange(len(references)) % len(queries), np.arange(len(references))]
+    radii[-1] = 255**2 * references[0].size  # the largest distance there can be
+    below, within = NeighborIndex(references).count_within(queries, torch.from_numpy(radii))
+    np.testing.assert_array_equal(below, (distances < radii).sum(axis=1))
+    np.testing.assert_array_equal(within, (distances <= radii).sum(axis=1))
+    assert (within > below).all()

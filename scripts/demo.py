@@ -19,7 +19,7 @@ from dataset_utils import open_source
 from dnnlib.util import format_time, report_errors
 from evaluation.images import rms_per_pixel
 from evaluation.neighbors import nearest_neighbors
-from evaluation.report import RatioPoint, ratio_figure, stack_galleries
+from evaluation.report import Curve, RatioPoint, ratio_figure, save_figure, stack_galleries
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [20, 50, 400]
@@ -110,7 +110,8 @@ def report(outdir: Path, results: list[dict[str, Any]]) -> None:
     )
     points = [RatioPoint(r['dataset_size'], r['ratio'], r['ratio_low'], r['ratio_high']) for r in results]
     figure, gallery = outdir / 'ratio.png', outdir / 'gallery.png'
-    ratio_figure(figure, points, 'Handwritten digits: small training sets are replayed')
+    curve = Curve('highest ratio', points)
+    save_figure(figure, ratio_figure([curve], 'Handwritten digits: small training sets are replayed'))
     captions = [
         f'{r["dataset_size"]} training images: {100 * r["ratio"]:.1f} % copies. '
         f'Generated (left) beside the nearest training image (right); copies in a red frame.'

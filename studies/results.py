@@ -1,0 +1,126 @@
+"""What a study has found so far: ratios by factor value and size, EMM by value, and the state of every point."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.emm import EMM, Ratios, effective_memorization, next_size, rising_pairs
+from studies.points import DONE, FAILED, LEFT, RUNNING, Point, Status, make_point, slug
+from studies.study import Combination, Study
+
+
+@dataclasses.dataclass(frozen=True)
+class PointResult:
+    """A point, how far it is, and, once it is done, the record of its snapshot with the highest ratio."""
+
+    point: Point
+    status: Status
+    record: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueResult:
+    """What is known of one combination of factor values. points: by size, then repeat. emm: None before any is done.
+
+    next_size: what its search measures next; None where it is done, or where the sizes are fixed.
+    """
+
+    value: Combination
+    points: list[PointResult]
+    ratios: list[Ratios]
+    emm: EMM | None
+    next_size: int | None
+    warnings: list[str]
+
+    def at(self, size: int) -> list[PointResult]:
+        return [result for result in self.points if result.point.size == size]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyResults:
+    """All of a study. root: its folder. set_aside: folders of points that were made with other settings."""
+
+    study: Study
+    root: Path
+    values: list[ValueResult]
+    set_aside: list[Path]
+
+    @property
+    def points(self) -> list[PointResult]:
+        return [point for value in self.values for point in value.points]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [warning for value in self.values for warning in value.warnings]
+
+    def counts(self) -> dict[str, int]:
+        """Number of points by state."""
+        states = [result.status.state for result in self.points]
+        return {state: states.count(state) for state in dict.fromkeys([DONE, RUNNING, FAILED, LEFT, *states])}
+
+
+def collect(study: Study, root: Path) -> StudyResults:
+    """Read what the folder of a study holds."""
+    aside = sorted(path for path in (root / 'points').glob('*/*.set-aside-*') if path.is_dir())
+    return StudyResults(study, root, [collect_value(study, root, value) for value in study.values], aside)
+
+
+def collect_value(study: Study, root: Path, value: Combination) -> ValueResult:
+    """Read the points of one combination: those that the study names, those that its search has come to, and all
+    finished ones of other sizes."""
+    found: dict[int, list[PointResult]] = {}
+    for size in {*value.sizes.values, *sizes_on_disk(root, value)}:
+        results = [read_point(make_point(study, root, value, size, r)) for r in range(study.repeats.count)]
+        if size in value.sizes.values or any(result.status.state != LEFT for result in results):
+            found[size] = results
+    ratios = {size: ratios_of(size, results) for size, results in found.items()}
+    known = {size: r for size, r in ratios.items() if r is not None}
+    upcoming = search_on(value, known, study)
+    if upcoming is not None and upcoming not in found:
+        found[upcoming] = [read_point(make_point(study, root, value, upcoming, r)) for r in range(study.repeats.count)]
+    ordered = sorted(known.values(), key=lambda r: r.size)
+    return ValueResult(
+        value=value,
+        points=[result for size in sorted(found) for result in found[size]],
+        ratios=ordered,
+        emm=effective_memorization(ordered, study.threshold) if ordered else None,
+        next_size=upcoming,
+        warnings=[warning_of(value, small, large) for small, large in rising_pairs(ordered)],
+    )
+
+
+def read_point(point: Point) -> PointResult:
+    status = point.status()
+    return PointResult(point, status, point.record() if status.state == DONE else None)
+
+
+def sizes_on_disk(root: Path, value: Combination) -> set[int]:
+    names = (path.name.partition('-r')[0] for path in (root / 'points' / slug(value)).glob('*-r*') if path.is_dir())
+    return {int(name) for name in names if name.isdecimal()}
+
+
+def ratios_of(size: int, results: Sequence[PointResult]) -> Ratios | None:
+    """What the finished repeats of a size counted; None where none is finished."""
+    records = [result.record for result in results if result.record is not None]
+    if not records:
+        return None
+    counts = [(record['num_memorized'], record['num_images']) for record in records]
+    return Ratios(size, tuple(memorized for memorized, _ in counts), tuple(images for _, images in counts))
+
+
+def search_on(value: Combination, known: dict[int, Ratios], study: Study) -> int | None:
+    """The size that the search of a combination measures next, or None. Sizes count once all repeats are done."""
+    if value.sizes.search is None:
+        return None
+    low, high = value.sizes.search
+    ratios = {size: r.mean for size, r in known.items() if len(r.images) == study.repeats.count}
+    return next_size(ratios, low, high, value.sizes.tolerance, value.sizes.step or 1, study.threshold)
+
+
+def warning_of(value: Combination, small: Ratios, large: Ratios) -> str:
+    name = f'{value.name}: ' if value.of else ''
+    return (
+        f'{name}{large.size} training images are memorized more ({100 * large.mean:.1f} %) than {small.size} '
+        f'({100 * small.mean:.1f} %), beyond their intervals: train longer, or with more repeats'
+    )

@@ -1,0 +1,151 @@
+"""Runs one point: its three commands one after the other, each of which goes on where it was stopped."""
+
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dnnlib.util import UserError
+from evaluation.records import read_records
+from studies.commands import Resources, environment, point_commands, process_arguments, shell_line
+from studies.points import (
+    DONE,
+    FAILED,
+    RUNNING,
+    STOPPED,
+    Status,
+    last_line,
+    lock,
+    read_json,
+    write_json,
+    write_status,
+)
+from studies.study import Settings
+
+# A command that was asked to stop saves its state and ends; later it is killed.
+SECONDS_TO_STOP = 60.0
+SECONDS_BETWEEN_LOOKS = 0.5
+_KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
+_KILLED |= {128 - code for code in tuple(_KILLED)}  # as a shell, or train.py after its last save, tells it
+
+
+class PointRun:
+    """One attempt at a point.
+
+    node_rank: of several nodes that run the point together, 0 makes the data set and writes log and status.
+    environ: further variables of the commands' processes.
+    """
+
+    def __init__(
+        self, folder: Path, resources: Resources, node_rank: int = 0, environ: Mapping[str, str] | None = None
+    ):
+        self.folder, self.resources, self.node_rank = folder, resources, node_rank
+        self.environ = environment({**os.environ, **(environ or {})})
+        self.stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Ask the running command to save its state and end; for a signal handler or another thread."""
+        self.stopping.set()
+
+    def run(self) -> Status:
+        """Run what is left of the point; returns how it ended. A point that another process runs is left to it."""
+        if self.node_rank:
+            return self._run_beside_main()
+        with lock(self.folder) as descriptor:
+            if descriptor is None:
+                return Status(state=RUNNING)
+            return self._run_locked(descriptor)
+
+    def _run_locked(self, descriptor: int) -> Status:
+        before = read_json(self.folder / 'status.json') or {}
+        status = Status(RUNNING, failures=before.get('failures', 0), seconds=before.get('seconds', 0.0))
+        commands = commands_of(self.folder)
+        text = '\n'.join(shell_line(command, self.resources) for command in commands.values())
+        (self.folder / 'commands.sh').write_text(text + '\n', encoding='utf-8')
+        start = time.monotonic()
+        for step, command in commands.items():
+            if step == 'data' and (self.folder / 'data.zip').exists():
+                continue
+            status = dataclasses.replace(status, step=step)
+            write_status(self.folder, status)
+            code = STOPPED_BEFORE if self.stopping.is_set() else self._run_command(command, 'log.txt', descriptor)
+            if code:
+                return self._ended(status, code, time.monotonic() - start)
+        return self._finished(status, time.monotonic() - start)
+
+    def _run_command(self, command: list[str], log_name: str, *descriptors: int) -> int:
+        """Run a command with its output in the log; returns its exit code, negative for the signal that killed it."""
+        with open(self.folder / log_name, 'a', encoding='utf-8') as log:
+            log.write(f'$ {shell_line(command, self.resources)}\n')
+            log.flush()
+            process = subprocess.Popen(
+                process_arguments(command, self.resources, self.environ),
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=descriptors,
+            )
+        killed_at = math.inf
+        while True:
+            try:
+                return process.wait(SECONDS_BETWEEN_LOOKS)
+            except subprocess.TimeoutExpired:
+                if self.stopping.is_set() and killed_at == math.inf:
+                    process.terminate()
+                    killed_at = time.monotonic() + SECONDS_TO_STOP
+                elif time.monotonic() > killed_at:
+                    process.kill()
+
+    def _ended(self, status: Status, code: int, seconds: float) -> Status:
+        stopped = self.stopping.is_set() or code in _KILLED
+        status = dataclasses.replace(
+            status,
+            state=STOPPED if stopped else FAILED,
+            failures=status.failures + (not stopped),
+            seconds=status.seconds + seconds,
+            message=last_line(self.folder / 'log.txt'),
+        )
+        write_status(self.folder, status)
+        return status
+
+    def _finished(self, status: Status, seconds: float) -> Status:
+        records = read_records(self.folder / 'run' / 'mem_traj.jsonl')
+        best = max(records, key=lambda record: (record['ratio'], record['kimg']))
+        write_json(self.folder / 'result.json', best)
+        status = dataclasses.replace(status, state=DONE, step='', seconds=status.seconds + seconds)
+        write_status(self.folder, status)
+        return status
+
+    def _run_beside_main(self) -> Status:
+        """Take part in the commands that several nodes run together; each meets the others at its start."""
+        for step, command in commands_of(self.folder).items():
+            if step == 'data':
+                continue
+            code = self._run_command(command, f'log-{self.node_rank}.txt')
+            if code:
+                return Status(STOPPED if self.stopping.is_set() or code in _KILLED else FAILED, step)
+        return Status(DONE)
+
+
+STOPPED_BEFORE = -signal.SIGTERM  # as if the command had been stopped at once
+
+
+def run_point(folder: Path, resources: Resources) -> Status:
+    """Run the point of a folder to its end."""
+    return PointRun(folder, resources).run()
+
+
+def commands_of(folder: Path) -> dict[str, list[str]]:
+    """The commands of the point that a folder was made for. Raises UserError where it was made for none."""
+    point: dict[str, Any] | None = read_json(folder / 'point.json')
+    if point is None:
+        raise UserError(f'{folder}: no point.json in it; give the folder of a point of a study')
+    settings = Settings(point['data'], point['train'], point['evaluate'])
+    return point_commands(settings, point['size'], point['seeds'], folder)

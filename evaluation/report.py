@@ -36,7 +36,6 @@ _LINES: list[str | tuple] = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, 
 _EDGE, _FILL = '#222222', '#9a9a9a'
 _STYLE: dict[Any, Any] = {
     'font.size': 9,
-    'axes.titlesize': 10,
     'legend.fontsize': 8.5,
     'axes.spines.top': False,
     'axes.spines.right': False,
@@ -95,10 +94,12 @@ class SkipPlacement:
     ratio_high: float
 
 
-def ratio_figure(curves: Sequence[Curve], title: str, interval: str = '95 % interval') -> Figure:
+def ratio_figure(
+    curves: Sequence[Curve], title: str, interval: str = '95 % interval', threshold: float = EMM_RATIO
+) -> Figure:
     """Ratio against size, a curve for each value of a factor; intervals as bands, the EMM's threshold dashed.
 
-    interval: what the bands are, as the axis says it.
+    interval: what the bands are, as the axis says it. threshold: the ratio that counts for the EMM.
     """
     with _figure(title, 4 + _legend_height(curve.name for curve in curves)) as (figure, axes):
         handles = []
@@ -109,7 +110,7 @@ def ratio_figure(curves: Sequence[Curve], title: str, interval: str = '95 % inte
             handles.append(_band_curve(axes, sizes, [point.ratio for point in points], *ends, style))
         axes.set_xscale('log')
         sizes = sorted({point.dataset_size for curve in curves for point in curve.points})
-        shown = _apart(sizes, share=0.075)
+        shown = _apart(sizes, share=0.09)
         axes.xaxis.set_major_locator(FixedLocator(shown))
         axes.xaxis.set_major_formatter(FixedFormatter([f'{size:,}' for size in shown]))
         axes.xaxis.set_minor_locator(FixedLocator([size for size in sizes if size not in shown]))
@@ -118,15 +119,17 @@ def ratio_figure(curves: Sequence[Curve], title: str, interval: str = '95 % inte
             axes.set_xlim(sizes[0] / 2, sizes[0] * 2)
         axes.set_xlabel(f'training images |D| (bands: {interval})')
         _ratio_axis(axes)
-        _threshold(axes)
+        _threshold(axes, threshold)
         _legend(figure, handles, [curve.name for curve in curves])
     return figure
 
 
-def training_figure(curves: Sequence[TrainingCurve], title: str, interval: str = '95 % interval') -> Figure:
+def training_figure(
+    curves: Sequence[TrainingCurve], title: str, interval: str = '95 % interval', threshold: float = EMM_RATIO
+) -> Figure:
     """Ratio against training epochs, a curve for each run; intervals as bands, the EMM's threshold dashed.
 
-    interval: what the bands are, as the axis says it.
+    interval: what the bands are, as the axis says it. threshold: the ratio that counts for the EMM.
     """
     with _figure(title, 4 + _legend_height(curve.name for curve in curves)) as (figure, axes):
         handles = [
@@ -137,7 +140,7 @@ def training_figure(curves: Sequence[TrainingCurve], title: str, interval: str =
         axes.xaxis.set_major_formatter(lambda epochs, _: f'{epochs:,.0f}')
         axes.set_xlabel(f'epochs of training (bands: {interval})')
         _ratio_axis(axes)
-        _threshold(axes)
+        _threshold(axes, threshold)
         _legend(figure, handles, [curve.name for curve in curves])
     return figure
 
@@ -194,7 +197,7 @@ def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int],
         heights = [2.3, 0.17 * num_places + 0.08 * len(resolutions)]
         figure = Figure(figsize=(_WIDTH, sum(heights) + 0.7), layout='constrained')
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=heights)
-        _title(above, title)
+        _title(figure, title)
         _skip_bars(above, placements)
         for column, placement in enumerate(placements):
             for place, kept in enumerate(placement.mask):
@@ -237,12 +240,12 @@ def _figure(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout='constrained')
         axes = figure.subplots()
-        _title(axes, title)
+        _title(figure, title)
         yield figure, axes
 
 
-def _title(axes: Axes, title: str) -> None:
-    axes.set_title(_label(title, width=60), loc='left', fontweight='bold')
+def _title(figure: Figure, title: str) -> None:
+    figure.suptitle(_label(title, width=70), x=0.01, ha='left', fontsize=10, fontweight='bold')
 
 
 def _styles() -> Iterator[dict]:
@@ -276,10 +279,10 @@ def _ratio_axis(axes: Axes) -> None:
     axes.grid(alpha=0.25)
 
 
-def _threshold(axes: Axes) -> None:
+def _threshold(axes: Axes, threshold: float) -> None:
     """The EMM's threshold as a dashed line, named beside the axes, where no curve hides the name."""
-    axes.axhline(100 * EMM_RATIO, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
-    place, text = (1, 100 * EMM_RATIO), f'{100 * EMM_RATIO:.0f} %\nEMM'
+    axes.axhline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
+    place, text = (1, 100 * threshold), f'{100 * threshold:.3g} %\nEMM'
     axes.annotate(text, place, (4, 0), ('axes fraction', 'data'), 'offset points', va='center', fontsize=8)
 
 

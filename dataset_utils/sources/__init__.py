@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from dataset_utils.sources.arrays import NumpySource, is_numpy_name
 from dataset_utils.sources.base import Source, content_sha256
 from dataset_utils.sources.cifar import CifarSource
 from dataset_utils.sources.digits import DigitsSource
@@ -17,7 +18,8 @@ def open_source(path: str | os.PathLike, option: str = '') -> Source:
     """Open images of any kind for reading: iterating gives (uint8 [H, W, C], int label or None) of each.
 
     path: 'digits' for the built-in digits; a folder of images, such as ImageNet's train/; a .zip archive of images;
-    cifar-10-python.tar.gz; or MNIST's *-images-idx3-ubyte, with or without .gz, its labels beside it.
+    cifar-10-python.tar.gz; MNIST's *-images-idx3-ubyte, with or without .gz, its labels beside it; or numpy's .npz or
+    .npy, see `NumpySource`.
     option: name of the command line's option that gave the path, such as '--data', for messages.
     Raises UserError when there is no such source, or it is broken or empty.
     """
@@ -35,7 +37,9 @@ def open_source(path: str | os.PathLike, option: str = '') -> Source:
         return CifarSource(path, option)
     if IMAGES_NAME.fullmatch(Path(path).name):
         return IdxSource(path, option)
+    if is_numpy_name(path):
+        return NumpySource(path, option)
     raise UserError(
         f'{where} is no known source; give a .zip archive or a folder of images, cifar-10-python.tar.gz, '
-        f"*-images-idx3-ubyte.gz, or 'digits'"
+        f"*-images-idx3-ubyte.gz, an .npz or .npy of images, or 'digits'"
     )

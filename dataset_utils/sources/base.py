@@ -154,7 +154,7 @@ def file_sha256(*paths: str | os.PathLike) -> str:
 
 def strip_extension(file_name: str) -> str:
     """Return a file's name without its extension: 'cifar10-train' of 'cifar10-train.zip'."""
-    for extension in ('.tar.gz', '.tgz', '.gz', '.zip'):
+    for extension in ('.tar.gz', '.tgz', '.gz', '.zip', '.npz', '.npy'):
         if file_name.lower().endswith(extension):
             return file_name[: -len(extension)]
     return file_name

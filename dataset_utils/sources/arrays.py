@@ -1,0 +1,135 @@
+"""Images in one array of a numpy file: an `.npz`, as OpenAI samples are kept, or an `.npy`, which stays on disk."""
+
+import math
+import os
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+import psutil
+
+from dataset_utils.sources.base import ArraySource, file_sha256
+from dnnlib.util import UserError
+
+IMAGES_NAMES = ('images', 'arr_0')
+LABELS_NAMES = ('labels', 'arr_1')
+MAX_LABEL = 2**31 - 1
+CHANNELS = (1, 3)
+# Images whose floats are brought to 8 bits at a time.
+_PART = 256
+
+FloatRange = tuple[float, float]
+
+
+class NumpySource(ArraySource):
+    """An array of images, uint8 [N, H, W, C] or [N, C, H, W]; where both fit, the former is meant.
+
+    An .npy file is mapped into memory and read as far as images are asked for. Of an .npz, `images` or `arr_0` is read,
+    and `labels` or `arr_1` where those are N whole numbers.
+    float_range: what black and white are in an array of floats, such as (-1, 1); None refuses floats.
+    Raises UserError.
+    """
+
+    def __init__(self, path: str, option: str = '', float_range: FloatRange | None = None):
+        super().__init__(path, option)
+        self.float_range = float_range
+        self.array_name = ''
+        array, labels = self._read_npz() if is_npz(path) else (self._map_npy(), None)
+        self._check(array)
+        self.labels = labels if labels is not None and len(labels) == len(array) else None
+        array = array if array.shape[3] in CHANNELS else array.transpose(0, 2, 3, 1)  # [N, H, W, C]
+        self.images = array if array.dtype == np.uint8 else self._to_uint8(array)
+
+    def load(self, progress: bool = False) -> np.ndarray:
+        # Not a copy: a map of a file is larger than memory at times. What is written to it does not reach the file.
+        return self.images
+
+    def sha256(self, indices: Sequence[int] | None = None) -> str:
+        return file_sha256(self.path)
+
+    def __reduce__(self):
+        return NumpySource, (self.path, self.option, self.float_range)
+
+    def _map_npy(self) -> np.ndarray:
+        try:
+            return np.load(self.path, mmap_mode='c', allow_pickle=False)
+        except Exception as error:  # numpy meets a broken file with many exceptions
+            raise self._unreadable('.npy', error) from error
+
+    def _read_npz(self) -> tuple[np.ndarray, list[int] | None]:
+        self._refuse_more_than_memory()
+        try:
+            with np.load(self.path, allow_pickle=False) as data:
+                name = next((name for name in IMAGES_NAMES if name in data), None)
+                if name is None:
+                    raise UserError(f'{self.where}: it has no array named {" or ".join(IMAGES_NAMES)}')
+                self.array_name = f'{name} is '
+                labels = next((data[name] for name in LABELS_NAMES if name in data), None)
+                return data[name], _whole_numbers(labels)
+        except UserError:
+            raise
+        except Exception as error:  # zipfile, zlib and numpy each have errors of their own for a broken file
+            raise self._unreadable('.npz', error) from error
+
+    def _refuse_more_than_memory(self) -> None:
+        """Refuse an archive that claims more than fits: a few megabytes of it can unpack to a thousandfold."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                claimed = max((info.file_size for info in archive.infolist()), default=0)
+        except Exception as error:
+            raise self._unreadable('.npz', error) from error
+        if claimed > psutil.virtual_memory().available:
+            raise UserError(
+                f'{self.where}: it unpacks to {claimed >> 20} MiB, more than the memory that is free; '
+                f'save the images as an .npy, which is read as it is needed'
+            )
+
+    def _unreadable(self, kind: str, error: Exception) -> UserError:
+        reason = str(error).split('\n')[0] or type(error).__name__
+        return UserError(f'{self.where}: not a readable {kind} ({reason}); save the images again with numpy')
+
+    def _check(self, array: np.ndarray) -> None:
+        is_float = array.dtype.kind == 'f'
+        fits = array.ndim == 4 and len(array) and math.prod(array.shape) and {array.shape[1], array.shape[3]} & {1, 3}
+        if not fits or not (array.dtype == np.uint8 or is_float):
+            raise UserError(
+                f'{self.where}: {self.array_name}{array.dtype} {list(array.shape)}, and must be uint8 [N, H, W, C] or '
+                f'[N, C, H, W] with 1 or 3 channels'
+            )
+        if is_float and self.float_range is None:
+            raise UserError(
+                f'{self.where}: {self.array_name}{array.dtype}, and must be uint8; save the images as uint8, or let '
+                f'mem_ratio.py --float-range=-1,1 say what black and white are'
+            )
+
+    def _to_uint8(self, array: np.ndarray) -> np.ndarray:
+        """Floats as pixels: black and white are the ends of the range, and halves are rounded up."""
+        assert self.float_range is not None
+        low, high = self.float_range
+        images = np.empty(array.shape, np.uint8)
+        for start in range(0, len(array), _PART):
+            part = array[start : start + _PART].astype(np.float64)
+            outside = ~((part >= low) & (part <= high))
+            if outside.any():
+                place = tuple(np.argwhere(outside)[0])
+                raise UserError(
+                    f'{self.where}: image {start + int(place[0])} has the value {part[place]:g}, outside '
+                    f'--float-range={low:g},{high:g}; give the range that the images have'
+                )
+            images[start : start + _PART] = (part - low) * (255 / (high - low)) + 0.5
+        return images
+
+
+def is_npz(path: str | os.PathLike) -> bool:
+    return os.fspath(path).lower().endswith('.npz')
+
+
+def is_numpy_name(path: str | os.PathLike) -> bool:
+    """Tell by its extension whether a file is numpy's."""
+    return os.fspath(path).lower().endswith(('.npz', '.npy'))
+
+
+def _whole_numbers(labels: np.ndarray | None) -> list[int] | None:
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in 'iu' or not len(labels):
+        return None
+    return labels.tolist() if labels.min() >= 0 and labels.max() <= MAX_LABEL else None

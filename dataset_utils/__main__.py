@@ -273,6 +273,8 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     python -m dataset_utils split --source=digits --dest=digits-half.zip --max-images=500 --seed=3
     """
     path = Path(dest)
+    if path.name.lower() in ('', '..', '.zip'):
+        raise UserError(f'--dest={dest} gives the halves no name; end it in one, such as half.zip')
     suffix = path.suffix if path.suffix.lower() == '.zip' else ''
     names = {half: str(path.with_name(f'{path.name.removesuffix(suffix)}-{half}{suffix}')) for half in 'ab'}
     destinations = {half: Destination(name, overwrite, [source]) for half, name in names.items()}

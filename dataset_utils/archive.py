@@ -5,9 +5,13 @@ import errno
 import json
 import os
 import shutil
+import signal
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +25,7 @@ EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)  # the first that ZIP can express
 UNIX = 3
 READABLE_FILE = 0o100644 << 16
 OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 Put = Callable[[str, bytes], None]
 
@@ -36,11 +41,17 @@ class Destination:
     def __init__(self, path: str, overwrite: bool, sources: Sequence[str] = (), option: str = '--dest'):
         self.path = Path(path)
         self.where = f'{option}={path}'
+        if not path or self.path.name.lower() == '.zip':
+            raise UserError(f'{self.where} gives the data set no name; end it in one, such as data.zip')
         self.is_archive = self.path.suffix.lower() == '.zip'
-        self._refuse_other_kinds()
-        self._refuse_sources(sources)
-        if self.path.exists() and not self._is_empty_folder():
-            self._refuse_to_overwrite(overwrite)
+        try:
+            self._refuse_other_kinds()
+            self._refuse_place()
+            self._refuse_sources(sources)
+            if self.path.exists() and not self._is_empty_folder():
+                self._refuse_to_overwrite(overwrite)
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise self._unwritable(error) from error
 
     def _refuse_other_kinds(self) -> None:
         if self.path.suffix.lower() in OTHER_ARCHIVES:
@@ -48,12 +59,17 @@ class Destination:
         if self.is_archive and self.path.is_dir():
             raise UserError(f'{self.where} is a folder; give the archive another name')
 
+    def _refuse_place(self) -> None:
+        above = _nearest(self.path)
+        if not above.is_dir():
+            raise UserError(f'{self.where}: {above} is a file, where a folder is needed; write somewhere else')
+
     def _refuse_sources(self, sources: Sequence[str]) -> None:
         here = self.path.resolve()
-        for source in map(Path, sources):
-            if not source.exists():
+        for source in sources:
+            if not os.path.exists(source):
                 continue  # the built-in source, or a mistake that opening it reports
-            there = source.resolve()
+            there = Path(source).resolve()
             if here == there or there in here.parents or here in there.parents:
                 raise UserError(f'{self.where} and the source {source} lie in one another; write somewhere else')
 
@@ -77,13 +93,27 @@ class Destination:
     def create(self) -> Iterator['DatasetWriter']:
         """Give a writer; what it wrote appears under the destination's name when the block ends without exception."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with (_archive if self.is_archive else _folder)(self.path) as put:
+            with _removal_when_stopped(), _parents(self.path), self._open(self.path) as put:
                 yield DatasetWriter(put)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise UserError(f'{self.where}: {error.strerror}; make room, or write somewhere else') from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise UserError(f'{self.where}: {error.strerror}; make room, or write somewhere else') from error
+            if self._is_own(error.filename):
+                raise self._unwritable(error) from error
+            raise
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f'{self.where} cannot be written ({error.strerror}); write somewhere else')
+
+    def _open(self, path: Path) -> contextlib.AbstractContextManager[Put]:
+        return _archive(path) if self.is_archive else _folder(path)
+
+    def _is_own(self, name: Any) -> bool:
+        """Tell whether what an OSError names is the partial file or folder of this data set, or a folder above it."""
+        if not isinstance(name, str):
+            return False
+        here, there = self.path.resolve(), Path(name).resolve()
+        return there in here.parents or str(there).startswith(f'{here}.')
 
 
 class DatasetWriter:
@@ -105,6 +135,46 @@ class DatasetWriter:
         labelled = all(label is not None for _, label in self._labels)
         self._put(LABELS_FILE, json.dumps({'labels': self._labels if labelled else None}).encode())
         self._put(MANIFEST_FILE, manifest.to_json().encode())
+
+
+@contextlib.contextmanager
+def _removal_when_stopped() -> Iterator[None]:
+    """Let a signal that ends the process end the block as an exception does, so that what it began is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _parents(path: Path) -> Iterator[None]:
+    """Make the folders above a path, and remove those that were made when the block raises."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in missing:
+            with contextlib.suppress(OSError):  # it is not there yet, or holds what others put there
+                parent.rmdir()
+        raise
+
+
+def _nearest(path: Path) -> Path:
+    """Return the lowest folder or file above a path that is there."""
+    return next(parent for parent in path.absolute().parents if parent.exists())
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import signal
 import stat
 import zipfile
 from pathlib import Path
@@ -106,7 +107,47 @@ def test_failure_leaves_nothing(dest, exception):
 
     with pytest.raises(exception):
         fail()
-    assert os.listdir(dest.parent) == []
+    assert not dest.parent.exists(), 'nor the folder that was made for it'
+
+
+def test_folders_that_others_fill_meanwhile_stay(dest):
+    def fail():
+        with Destination(str(dest), False).create() as writer:
+            writer.add(IMAGES[0], 0)
+            (dest.parent / 'other').write_bytes(b'x')
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 - raised three lines above
+        fail()
+    assert os.listdir(dest.parent) == ['other']
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_signal_leaves_nothing_and_its_exit_status(dest, number):
+    before = signal.getsignal(number)
+
+    def stop():
+        with Destination(str(dest), False).create() as writer:
+            writer.add(IMAGES[0], 0)
+            signal.raise_signal(number)
+
+    with pytest.raises(SystemExit) as stopped:
+        stop()
+    assert stopped.value.code == 128 + number
+    assert not dest.parent.exists()
+    assert signal.getsignal(number) == before
+
+
+def test_an_ignored_hangup_stays_ignored(dest):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Destination(str(dest), False).create() as writer:
+            writer.add(IMAGES[0], 0)
+            signal.raise_signal(signal.SIGHUP)
+            writer.finish(MANIFEST)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert dest.exists()
 
 
 def test_failure_leaves_what_was_there(dest):
@@ -198,6 +239,39 @@ def test_file_is_no_folder_and_folder_no_archive(tmp_path):
         Destination(str(tmp_path / 'folder.zip'), True)
 
 
+@pytest.mark.parametrize('name', ['', '.zip', 'folder/.ZIP'])
+def test_destination_without_a_name(name):
+    with pytest.raises(UserError, match=r'^--dest=.* gives the data set no name; end it in one, such as data\.zip$'):
+        Destination(name, True)
+
+
+@pytest.mark.parametrize('name', ['a.zip', 'a'])
+def test_destination_below_a_file(tmp_path, name):
+    (tmp_path / 'file').write_bytes(b'x')
+    with pytest.raises(UserError, match=r'file is a file, where a folder is needed; write somewhere else$'):
+        Destination(str(tmp_path / 'file' / 'deeper' / name), False)
+
+
+def test_name_that_is_too_long(tmp_path):
+    with pytest.raises(UserError, match=r'^--dest=.* cannot be written \(File name too long\); write somewhere else$'):
+        Destination(str(tmp_path / f'{"a" * 300}.zip'), False)
+
+
+def test_place_that_takes_no_files(dest, monkeypatch):
+    write(dest)
+    before = folder_state(dest.parent)
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr('builtins.open', refuse)
+    monkeypatch.setattr(Path, 'mkdir', refuse)
+    with pytest.raises(UserError, match=r'^--dest=.* cannot be written \(Permission denied\); write somewhere else$'):
+        write(dest, overwrite=True)
+    monkeypatch.undo()
+    assert folder_state(dest.parent) == before
+
+
 @pytest.mark.parametrize('name', ['set.tar', 'set.tar.gz', 'set.7z'])
 def test_other_archives_are_refused(tmp_path, name):
     with pytest.raises(UserError, match=r'cannot be written; end it in \.zip'):
@@ -216,6 +290,12 @@ def test_source_and_destination_must_not_lie_in_one_another(tmp_path, monkeypatc
 def test_source_and_destination_may_be_neighbours(tmp_path):
     write_files(tmp_path, {'a.zip': b'x'})
     Destination(str(tmp_path / 'b.zip'), False, [str(tmp_path / 'a.zip'), 'digits'])
+
+
+@pytest.mark.parametrize('source', ['', 'a' * 300])
+def test_source_that_cannot_be_is_left_to_its_reader(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    Destination('b.zip', False, [source])
 
 
 def test_more_entries_than_plain_zip_holds(tmp_path, monkeypatch):

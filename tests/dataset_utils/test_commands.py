@@ -124,6 +124,9 @@ class TestSize:
         (tmp_path / 'd.zip').write_bytes(b'x')
         assert 'exists; add --overwrite' in refused('size', 'nowhere', tmp_path / 'd.zip', '--max-images=10')
 
+    def test_empty_source_is_what_is_refused(self, tmp_path):
+        assert '--source=: no such file' in refused('size', '', tmp_path / 'd.zip', '--max-images=10')
+
 
 class TestClasses:
     def test_first_classes_with_the_remainder_in_the_last(self, tmp_path):
@@ -401,6 +404,12 @@ class TestSplit:
         files = labelled_files(random_images(4), [0, 0, 0, 0]) | {'00000/img00000003.png': b'broken'}
         source = write_zip(tmp_path / 'a.zip', files)
         assert 'not a readable PNG' in refused('split', source, tmp_path / 'new.zip', '--max-images=2')
+
+    @pytest.mark.parametrize('dest', ['', '.', 'folder/..', '.zip'])
+    def test_destination_without_a_name(self, tmp_path, monkeypatch, dest):
+        monkeypatch.chdir(tmp_path)
+        message = refusal(run(main, 'split', '--source=digits', f'--dest={dest}', '--max-images=10'))
+        assert f'--dest={dest} gives the halves no name; end it in one, such as half.zip' in message
 
     def test_more_images_than_two_halves_hold(self, tmp_path):
         message = refused('split', 'digits', tmp_path / 'half.zip', '--max-images=900')

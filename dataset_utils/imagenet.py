@@ -51,5 +51,5 @@ def _missing_words(source: Source, superclass: str, total: int, missing: list[st
     listed = ', '.join(missing[:10]) + (', ...' if len(missing) > 10 else '')
     return (
         f'{source.where}: {total - len(missing)} of the {total} synset folders of {superclass} are there, '
-        f'{listed} missing; add them'
+        f'{listed} missing or empty; add them'
     )

@@ -26,8 +26,10 @@ def describe(source: Source, near: float) -> str:
     """Describe a source in words: counts, sizes, labels, copies, near copies, and how it was made.
 
     near: pairs whose root mean square difference per pixel, in units of 0 to 255, is below it are near copies.
-    Raises UserError when images are unreadable or of different sizes.
+    Raises UserError when images are unreadable or of different sizes, or `near` is not at least 0.
     """
+    if not near >= 0:
+        raise UserError(f'--near={near} is no distance; give a number from 0')
     images = source.load(progress=True)
     copies = copies_of(images)
     distinct = [index for index, original in enumerate(copies) if index == original]
@@ -110,9 +112,13 @@ def _label_lines(source: Source) -> list[str]:
     if source.labels is None:
         return ['Labels: none']
     counts = sorted(Counter(source.labels).items())
+    sizes = [count for _, count in counts]
     if len(counts) > SHOWN_CLASSES:
-        sizes = [count for _, count in counts]
-        return [f'Labels: {len(counts)} classes of {min(sizes)} to {max(sizes)} images']
+        smallest, largest = min(sizes), max(sizes)
+        each = (
+            f'{smallest} to {largest} images' if smallest < largest else f'{smallest} image{"s" * (smallest > 1)} each'
+        )
+        return [f'Labels: {len(counts)} classes of {each}']
     return [
         f'Labels: {len(counts)} class{"es" if len(counts) > 1 else ""}',
         *(f'  {shown(name_of(label, source.class_names))}: {count}' for label, count in counts),

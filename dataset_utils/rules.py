@@ -13,13 +13,15 @@ from dataset_utils.building import SKIPPED, Part, Plan
 from dataset_utils.imagenet import CIFAR10_CLASSES, images_by_synset
 from dataset_utils.labelling import PAPER_SEED, random_labels, unique_labels
 from dataset_utils.sources import Source
-from dataset_utils.sources.base import words_of
+from dataset_utils.sources.base import shown, words_of
+from dataset_utils.sources.files import MAX_LABEL
 from dataset_utils.transforms import make_transform
 from dnnlib.util import UserError
 
 LABELS_OF_SOURCE = 'those of the source'
 NO_LABELS = 'none'
 MAX_IMAGES = 10**8  # the eight digits of an image's name
+MADE_LABELS = ('random-labels', 'unique-labels')  # rules whose labels are not the source's
 
 
 def plan_convert(
@@ -75,6 +77,8 @@ def plan_random_labels(
     source: Source, *, num_classes: int, max_images: int, seed: int | None = None, label_seed: int = PAPER_SEED
 ) -> Plan:
     """Plan what `plan_size` does, with random labels in [0, num_classes), see `labelling.random_labels`."""
+    if not 1 <= num_classes <= MAX_LABEL + 1:
+        raise UserError(f'--num-classes={num_classes} is not in the range from 1 to {MAX_LABEL + 1}')
     indices = selections.balanced(labels_of(source), source.class_names, max_images, seed)
     plan = _subset(
         'random-labels',
@@ -175,11 +179,15 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
 
 def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | None = None) -> Plan:
     """Plan all images of a source, a fraction of them `copies` times, see `selections.repeated`; labels are kept."""
-    if copies < 1 or not 0 <= fraction <= 1:
-        raise UserError(f'--copies={copies} must be at least 1, and --fraction={fraction} from 0 to 1')
+    if copies < 1:
+        raise UserError(f'--copies={copies} must be at least 1')
+    if not 0 <= fraction <= 1:
+        raise UserError(f'--fraction={fraction} is not in the range from 0 to 1')
     if copies * len(source) > MAX_IMAGES:
         raise UserError(f'--copies={copies} may give more than {MAX_IMAGES} images; lower it')
     indices = selections.repeated(source.labels, len(source), copies, fraction, seed)
+    if copies > 1 and fraction > 0 and len(indices) == len(source):
+        raise UserError(f'--fraction={fraction:g} is less than one image of any class, so none is repeated; raise it')
     return _subset('duplicate', source, indices, copies=copies, fraction=fraction, seed=seed)
 
 
@@ -239,12 +247,29 @@ def _check_alike(source: Source, blend: Source) -> None:
     if (source.labels is None) != (blend.labels is None):
         bare = source if source.labels is None else blend
         raise UserError(f'{bare.where} has no labels, but what it is mixed with has; label both or neither')
+    for part in (source, blend):
+        manifest = getattr(part, 'manifest', None)
+        if manifest is not None and manifest.rule in MADE_LABELS:
+            raise UserError(
+                f'{part.where} has labels of its own making ({shown(manifest.labels)}), which do not mix; '
+                f'mix the sets before them, and then label the mixture'
+            )
+    _check_classes_alike(source, blend)
+
+
+def _check_classes_alike(source: Source, blend: Source) -> None:
     names = [part.class_names for part in (source, blend)]
     if None not in names and names[0] != names[1]:
         raise UserError(
             f'{source.where} and {blend.where} name their classes differently, so that labels would mean two things; '
             f'make both from sources with the same classes'
         )
+    for part, others in ((source, names[1]), (blend, names[0])):
+        if part.labels is not None and others is not None and max(part.labels) >= len(others):
+            raise UserError(
+                f'{part.where} has the label {max(part.labels)}, but what it is mixed with has {len(others)} classes; '
+                f'make both from sources with the same classes'
+            )
 
 
 class _UnreadableSkipper:

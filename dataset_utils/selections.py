@@ -102,8 +102,9 @@ def spread(
             if is_wanted(index):
                 taken.append(index)
         if len(taken) < count:
+            kind = 'images' if len(taken) == len(indices) else 'readable images'
             raise UserError(
-                f'--max-images={max_images} asks for {count} images of {name}, which has {len(taken)}; lower it'
+                f'--max-images={max_images} asks for {count} images of {name}, which has {len(taken)} {kind}; lower it'
             )
         chosen += taken
     return chosen

@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 
 from dataset_utils.sources.base import words_of
+from dnnlib.util import UserError
 
 LANCZOS, BOX, BICUBIC = PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BOX, PIL.Image.Resampling.BICUBIC
 MAX_EDGE = 8192
@@ -18,17 +19,17 @@ def make_transform(name: str | None, resolution: Sequence[int]) -> Transform:
     """Return the transformation of dataset_tool.py's --transform and --resolution.
 
     name: a key of TRANSFORMS, or None to resize images that are square already. resolution: (width, height), equal
-    unless the name is 'center-crop-wide', whose height is at most the width. Raises ValueError.
+    unless the name is 'center-crop-wide', whose height is at most the width. Raises UserError.
     """
     width, height = resolution
     if not all(type(edge) is int and 1 <= edge <= MAX_EDGE for edge in resolution):
-        raise ValueError(f'--resolution={width}x{height} is out of range; give an edge of 1 to {MAX_EDGE} pixels')
+        raise UserError(f'--resolution={width}x{height} is out of range; give an edge of 1 to {MAX_EDGE} pixels')
     if name not in (None, *TRANSFORMS):
-        raise ValueError(f'--transform={name} is unknown; choose one of {", ".join(TRANSFORMS)}')
+        raise UserError(f'--transform={name} is unknown; choose one of {", ".join(TRANSFORMS)}')
     if name == 'center-crop-wide' and height > width:
-        raise ValueError(f'--resolution={width}x{height} is higher than wide, which center-crop-wide cannot make')
+        raise UserError(f'--resolution={width}x{height} is higher than wide, which center-crop-wide cannot make')
     if name != 'center-crop-wide' and height != width:
-        raise ValueError(f'--resolution={width}x{height} is not square; give {width}x{width}')
+        raise UserError(f'--resolution={width}x{height} is not square; give {width}x{width}')
     if name == 'center-crop-wide':
         return lambda image: center_crop_wide(image, width, height)
     one_size = {None: resize_square, 'center-crop': center_crop, 'center-crop-dhariwal': center_crop_dhariwal}[name]

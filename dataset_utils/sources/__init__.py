@@ -31,6 +31,8 @@ def open_source(path: str | os.PathLike, option: str = '') -> Source:
         raise UserError(f"{where}: no such file or folder; give one of images, or 'digits'")
     if os.path.isdir(path):
         return FolderSource(path, option)
+    if not os.path.isfile(path):
+        raise UserError(f'{where} is a pipe or a device, which cannot be read twice; give a file or a folder')
     if Path(path).suffix.lower() == '.zip':
         return ArchiveSource(path, option)
     if path.lower().endswith(('.tar.gz', '.tgz')):

@@ -16,10 +16,10 @@ import pytest
 from dataset_utils import open_source
 from dataset_utils.__main__ import main
 from dataset_utils.imagenet import superclasses
+from tests.dataset_utils.commands import make, refused
 from tests.dataset_utils.making import (
     CIFAR_CLASSES,
     cifar_labels,
-    folder_state,
     image_bytes,
     labelled_files,
     random_images,
@@ -34,23 +34,6 @@ from tests.dataset_utils.making import (
 
 DIGITS = open_source('digits')
 DIGIT_IMAGES, DIGIT_LABELS = DIGITS.load(), DIGITS.labels
-
-
-def make(command: str, source: object, dest: Path, *arguments: object) -> tuple[np.ndarray, list[int] | None, dict]:
-    """Run a sub-command and return the images [N, H, W, C], labels and manifest that it wrote into an archive."""
-    result = run(main, command, f'--source={source}', f'--dest={dest}', *arguments)
-    assert result.exit_code == 0, result.output
-    assert result.stdout == ''
-    return read_zip(dest)
-
-
-def refused(command: str, source: object, dest: Path, *arguments: object, status: int = 1) -> str:
-    """Run a sub-command that must be refused, see that it left nothing behind, and return its one sentence."""
-    before = folder_state(dest.parent)
-    message = refusal(run(main, command, f'--source={source}', f'--dest={dest}', *arguments), status)
-    assert folder_state(dest.parent) == before
-    assert not list(dest.parent.glob('*.partial'))
-    return message
 
 
 def first_of(digit: int, count: int) -> list[int]:
@@ -149,6 +132,11 @@ class TestResolution:
         assert labels == original_labels
         assert manifest['indices'] == original_manifest['indices']
 
+    def test_resolution_out_of_range(self, tmp_path):
+        options = ['--resolution=8193x8193', '--max-images=50']
+        message = refused('resolution', 'digits', tmp_path / 'r.zip', *options)
+        assert '--resolution=8193x8193 is out of range; give an edge of 1 to 8192 pixels' in message
+
     def test_resolution_that_is_not_square(self, tmp_path):
         options = ['--resolution=16x8', '--max-images=50']
         assert '16x8 is not square; write it like 16x16' in refused(
@@ -165,6 +153,16 @@ class TestLabels:
         assert np.array_equal(images, make('size', 'digits', tmp_path / 's.zip', '--max-images=100')[0])
         assert manifest['class_names'] is None
         assert manifest['labels'] == "random: Python's random.Random(1024).randint(0, 9) for each image in order"
+
+    @pytest.mark.parametrize(('classes', 'is_fine'), [(2**31, True), (2**31 + 1, False)])
+    def test_random_labels_beyond_what_can_be_read_again(self, tmp_path, classes, is_fine):
+        options = [f'--num-classes={classes}', '--max-images=10']
+        if is_fine:
+            make('random-labels', 'digits', tmp_path / 'r.zip', *options)
+            assert max(open_source(tmp_path / 'r.zip').labels or []) > 10**9
+        else:
+            message = refused('random-labels', 'digits', tmp_path / 'r.zip', *options)
+            assert '--num-classes=2147483649 is not in the range from 1 to 2147483648' in message
 
     def test_random_labels_of_another_seed(self, tmp_path):
         options = ['--num-classes=10', '--max-images=100']
@@ -276,9 +274,24 @@ class TestImagenetClass:
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', '--superclass=fish', '--max-images=17')
         assert '--superclass=fish is unknown; give one of bird, cat, dog' in message
 
+    def test_resolution_out_of_range(self, tmp_path, tree):
+        options = ['--superclass=bird', '--resolution=8193x8193', '--max-images=17']
+        message = refused('imagenet-class', tree, tmp_path / 'b.zip', *options)
+        assert '--resolution=8193x8193 is out of range; give an edge of 1 to 8192 pixels' in message
+
     def test_more_images_than_a_synset_has(self, tmp_path, tree):
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=69')
-        assert f'--max-images=69 asks for 5 images of {self.BIRDS[0]}, which has 4' in message
+        assert f'--max-images=69 asks for 5 images of {self.BIRDS[0]}, which has 4 images; lower it' in message
+        (tree / self.BIRDS[0] / f'{self.BIRDS[0]}_2.JPEG').write_bytes(b'broken')
+        options = [*self.OPTIONS, '--max-images=68', '--skip-unreadable']
+        message = refused('imagenet-class', tree, tmp_path / 'b.zip', *options)
+        assert f'asks for 4 images of {self.BIRDS[0]}, which has 3 readable images; lower it' in message
+
+    def test_empty_synset_folder_counts_as_missing(self, tmp_path, tree):
+        for path in (tree / self.BIRDS[0]).iterdir():
+            path.unlink()
+        message = refused('imagenet-class', tree, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=17')
+        assert f'16 of the 17 synset folders of bird are there, {self.BIRDS[0]} missing or empty; add them' in message
 
     def test_unreadable_image_is_named_or_replaced_and_listed(self, tmp_path, tree):
         _, _, manifest = make('imagenet-class', tree, tmp_path / 'a.zip', *self.OPTIONS, '--max-images=17')
@@ -353,6 +366,25 @@ class TestMixture:
         message = refused('mixture', tmp_path / 'c.zip', tmp_path / 'm.zip', *options)
         assert 'name their classes differently' in message
 
+    @pytest.mark.parametrize('command', ['random-labels', 'unique-labels'])
+    @pytest.mark.parametrize('is_blend', [True, False])
+    def test_made_up_labels_do_not_mix(self, tmp_path, command, is_blend):
+        options = ['--max-images=20', *(['--num-classes=10'] if command == 'random-labels' else [])]
+        make(command, 'digits', tmp_path / 'made.zip', *options)
+        source, blend = ('digits', tmp_path / 'made.zip') if is_blend else (tmp_path / 'made.zip', 'digits')
+        options = [f'--blend={blend}', '--blend-rate=0.5', '--max-images=10']
+        message = refused('mixture', source, tmp_path / 'm.zip', *options)
+        assert f'made.zip has labels of its own making ({command.split("-")[0]}: ' in message
+        assert message.endswith('mix the sets before them, and then label the mixture')
+
+    @pytest.mark.parametrize('is_blend', [True, False])
+    def test_label_that_the_other_set_has_no_class_for(self, tmp_path, is_blend):
+        other = write_zip(tmp_path / 'other.zip', labelled_files(random_images(5, 8, 1), [0, 10, 1, 2, 3]))
+        source, blend = ('digits', other) if is_blend else (other, 'digits')
+        options = [f'--blend={blend}', '--blend-rate=0.5', '--max-images=10']
+        message = refused('mixture', source, tmp_path / 'm.zip', *options)
+        assert 'other.zip has the label 10, but what it is mixed with has 10 classes' in message
+
     def test_destination_must_not_be_the_blend(self, tmp_path, sets):
         options = [f'--blend={sets[1]}', '--blend-rate=0.5', '--max-images=10', '--overwrite']
         assert 'lie in one another' in refused('mixture', sets[0], sets[1], *options)
@@ -383,6 +415,17 @@ class TestDuplicate:
     def test_more_images_than_names(self, tmp_path):
         message = refused('duplicate', 'digits', tmp_path / 'd.zip', '--copies=1000000', '--fraction=0')
         assert '--copies=1000000 may give more than 100000000 images' in message
+
+    def test_fraction_that_repeats_nothing(self, tmp_path):
+        make('size', 'digits', tmp_path / 's.zip', '--max-images=100')
+        message = refused('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', '--copies=4', '--fraction=0.04')
+        assert '--fraction=0.04 is less than one image of any class, so none is repeated; raise it' in message
+        images, _, _ = make('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', '--copies=4', '--fraction=0')
+        assert len(images) == 100, 'no duplicates, on purpose'
+
+    def test_fraction_that_is_no_number(self, tmp_path):
+        message = refused('duplicate', 'digits', tmp_path / 'd.zip', '--copies=2', '--fraction=nan')
+        assert '--fraction=nan is not in the range from 0 to 1' in message
 
 
 class TestSplit:
@@ -451,97 +494,6 @@ class TestEverySelection:
         message = refusal(run(main, 'info', write_zip(tmp_path / 'b.zip', forged), *sources))
         assert f'2 of {len(images)} images or labels differ' in message
         assert 'the first is 00000/img00000060.png' in message
-
-
-class TestInfo:
-    @pytest.fixture
-    def archive(self, tmp_path) -> Path:
-        make('size', 'digits', tmp_path / 'a.zip', '--max-images=50')
-        return tmp_path / 'a.zip'
-
-    def forge(self, archive: Path, **changes) -> Path:
-        """Write the same data set with another manifest."""
-        images, labels, manifest = read_zip(archive)
-        content = json.dumps(manifest | changes).encode()
-        return write_zip(archive.parent / 'f.zip', labelled_files(images, labels) | {'manifest.json': content})
-
-    def test_manifest_in_words(self, archive):
-        text = run(main, 'info', archive).stdout
-        assert 'Made by the rule "size" of version 1, with max_images=50\n' in text
-        assert f'from digits, sha256 {DIGITS.sha256()}\n' in text
-        assert 'labels: those of the source\n' in text
-
-    def test_another_source_is_noticed(self, archive, tmp_path):
-        make('size', 'digits', tmp_path / 'other.zip', '--max-images=500', '--seed=1')
-        message = refusal(run(main, 'info', archive, f'--verify={tmp_path / "other.zip"}'))
-        assert 'The source is another one: its hash is' in message
-        assert 'images or labels differ' in message
-
-    @pytest.mark.parametrize(
-        ('changes', 'finding'),
-        [
-            ({'source_sha256': '00'}, 'The source is another one'),
-            ({'indices': [0]}, '"indices" in the manifest is not what the rule makes'),
-            ({'labels': 'magic'}, '"labels" in the manifest'),
-            ({'class_names': list('abcdefghij')}, '"class_names" in the manifest'),
-            ({'arguments': {'max_images': 40}}, 'It has 50 images, but the rule makes 40'),
-            ({'arguments': {'max_images': 60}}, 'It has 50 images, but the rule makes 60'),
-            ({'rule': 'unique-labels'}, '49 of 50 images or labels differ'),
-        ],
-    )
-    def test_false_claims_are_noticed(self, archive, changes, finding):
-        assert finding in refusal(run(main, 'info', self.forge(archive, **changes), '--verify=digits'))
-
-    @pytest.mark.parametrize(
-        'changes',
-        [
-            {'rule': 'magic'},
-            {'arguments': {}},
-            {'arguments': {'max_images': 'all'}},
-            {'arguments': {'max_images': 50, 'colour': 3}},
-            {'arguments': {'max_images': 55}},
-            {'rule': 'resolution', 'arguments': {'max_images': 50, 'resolution': [10**6, 10**6]}},
-            {'rule': 'resolution', 'arguments': {'max_images': 50, 'resolution': [8.0, 8.0]}},
-            {'rule': 'convert', 'arguments': {'max_images': 'all'}},
-            {'rule': 'split', 'arguments': {'max_images': 50, 'half': 'c'}},
-            {'rule': 'duplicate', 'arguments': {'copies': 10**12, 'fraction': 1}},
-        ],
-    )
-    def test_manifest_that_cannot_be_followed_is_a_sentence(self, archive, changes):
-        message = refusal(run(main, 'info', self.forge(archive, **changes), '--verify=digits'))
-        assert 'cannot be made again' in message or 'is not one that this version can follow' in message
-
-    def test_data_set_without_manifest(self, tmp_path):
-        archive = write_zip(tmp_path / 'a.zip', labelled_files(random_images(3), None))
-        assert 'has no manifest.json' in refusal(run(main, 'info', archive, '--verify=digits'))
-        assert 'Manifest: none' in run(main, 'info', archive).stdout
-
-    def test_mixture_needs_two_sources(self, archive, tmp_path):
-        make('mixture', 'digits', tmp_path / 'm.zip', f'--blend={archive}', '--blend-rate=0.5', '--max-images=20')
-        message = refusal(run(main, 'info', tmp_path / 'm.zip', '--verify=digits'))
-        assert '--verify must be given 2 times: for digits, a.zip' in message
-        result = run(main, 'info', tmp_path / 'm.zip', '--verify=digits', f'--verify={archive}')
-        assert result.exit_code == 0, result.output
-
-    def test_converted_and_split_sets_verify(self, tmp_path):
-        import dataset_tool
-
-        files = labelled_files(random_images(6, 12), None) | {'00000/img00000002.png': b'broken'}
-        source = write_zip(tmp_path / 'a.zip', files)
-        options = ['--transform=center-crop', '--resolution=7x7', '--skip-unreadable', '--max-images=4']
-        run(dataset_tool.main, f'--source={source}', f'--dest={tmp_path / "b.zip"}', *options)
-        assert 'Verified' in run(main, 'info', tmp_path / 'b.zip', f'--verify={source}').stdout
-        run(main, 'split', '--source=digits', f'--dest={tmp_path / "half"}', '--max-images=20')
-        assert 'Verified' in run(main, 'info', tmp_path / 'half-b', '--verify=digits').stdout
-
-    def test_images_of_different_sizes(self, tmp_path):
-        files = {'a.png': image_bytes(random_images(1)[0]), 'b.png': image_bytes(random_images(1, 9)[0])}
-        assert 'b.png is 9x9 RGB, but a.png is 8x8 RGB' in refusal(
-            run(main, 'info', write_files(tmp_path / 'p', files))
-        )
-
-    def test_no_such_data_set(self):
-        assert 'nowhere: no such file or folder' in refusal(run(main, 'info', 'nowhere'))
 
 
 def test_command_runs_as_a_module(tmp_path):

@@ -80,6 +80,15 @@ def test_long_lists_are_cut(tmp_path):
     images = np.concatenate([random_images(30)] * 2)
     source = open_source(write_zip(tmp_path / 'set.zip', labelled_files(images, list(range(60)))))
     text = inspection.describe(source, 2)
-    assert 'Labels: 60 classes of 1 to 1 images' in text
+    assert 'Labels: 60 classes of 1 image each\n' in text
     assert 'Exact copies of an earlier image: 30' in text
     assert len(re.findall(r'\.png of ', text)) == inspection.SHOWN
+
+
+@pytest.mark.parametrize(
+    ('labels', 'words'),
+    [([0, *range(25)], '25 classes of 1 to 2 images'), ([*range(25), *range(25)], '25 classes of 2 images each')],
+)
+def test_many_classes_are_summed_up(tmp_path, labels, words):
+    source = open_source(write_zip(tmp_path / 'set.zip', labelled_files(random_images(len(labels)), labels)))
+    assert f'Labels: {words}\n' in inspection.describe(source, 2)

@@ -159,7 +159,7 @@ class TestSpread:
 
     def test_group_with_too_few(self):
         with pytest.raises(
-            UserError, match=r'--max-images=153 asks for 51 images of n00000003, which has 50; lower it'
+            UserError, match=r'--max-images=153 asks for 51 images of n00000003, which has 50 images; lower it'
         ):
             selections.spread(self.GROUPS, 153, 0)
 

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import pickle
 import subprocess
 import sys
@@ -144,6 +145,12 @@ def test_class_names(tmp_path):
     write_cifar(tmp_path / 'cifar-10-python.tar.gz')
     assert open_source(tmp_path / 'cifar-10-python.tar.gz').class_names == CIFAR_CLASSES
     assert open_source('digits').class_names == list('0123456789')
+
+
+def test_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'a.zip')
+    with pytest.raises(UserError, match=r'^--data=.*a\.zip is a pipe or a device, which cannot be read twice'):
+        open_source(tmp_path / 'a.zip', '--data')
 
 
 def test_no_such_source_says_so_with_the_option():

@@ -2,7 +2,6 @@
 
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
@@ -64,7 +63,7 @@ class Distances:
         """Each distinct training image once, without a copy where none occurs twice."""
         if len(self.distinct_training) == len(self.training):
             return self.training
-        return torch.as_tensor(self.training)[self.distinct_training]
+        return self.training[self.distinct_training.numpy()]
 
     @cached_property
     def nearest_two(self) -> tuple[Tensor, Tensor]:

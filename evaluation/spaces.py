@@ -62,7 +62,7 @@ class PixelSpace:
         self.device = device
 
     def validate(self, rows: Rows, name: str) -> None:
-        if torch.as_tensor(rows).dtype != torch.uint8 or len(rows.shape) != 4:
+        if _numpy(rows[:0]).dtype != np.uint8 or len(rows.shape) != 4:
             raise UserError(f'{name}: {rows.dtype} {list(rows.shape)}, and images must be uint8 [N, C, H, W]')
         _require_some(rows, name)
 
@@ -75,10 +75,10 @@ class PixelSpace:
         return below.cpu(), within.cpu()
 
     def distinct(self, rows: Rows) -> Tensor:
-        return first_of_equal_rows(torch.as_tensor(rows).flatten(1).cpu().numpy())
+        return first_of_equal_rows(_numpy(rows))
 
     def vectors(self, rows: Rows) -> np.ndarray:
-        return torch.as_tensor(rows).flatten(1).cpu().numpy().astype(np.float32)
+        return _numpy(rows).reshape(len(rows), -1).astype(np.float32)
 
 
 class FeatureSpace:

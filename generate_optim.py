@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
+from dataset_utils import open_source
 from dnnlib.cli import Seeds, device_option, sampler_keywords, sampler_options
 from dnnlib.util import report_errors
 from evaluation.optimal_images import MAX_GRID_IMAGES, OptimalRun, generate_optimal_images
 from torch_utils import distributed
-from training.dataset import load_dataset
 from training.sampling import SamplerOptions
 
 
@@ -18,10 +18,10 @@ from training.sampling import SamplerOptions
     '--data',
     '--network',
     'data',
-    metavar='ZIP|DIR',
+    metavar='ZIP|DIR|NPY',
     type=str,
     required=True,
-    help='Training set whose optimum generates the images.',
+    help='Training set whose optimum generates the images. An .npy of pixels stays on disk without --shard.',
 )
 @click.option('--outdir', metavar='DIR', type=str, required=True, help='Where to save the images.')
 @click.option(
@@ -56,7 +56,11 @@ from training.sampling import SamplerOptions
     '--grid', metavar='PNG', type=str, help=f'Also save a contact sheet of the first {MAX_GRID_IMAGES} images.'
 )
 @click.option('--save-images/--no-save-images', default=True, show_default=True, help='Save a PNG for each seed.')
-@click.option('--shard', is_flag=True, help='Spread the training set over the ranks, where one device cannot hold it.')
+@click.option(
+    '--shard',
+    is_flag=True,
+    help='Spread the training set over the ranks, where one device cannot hold it: each decodes and holds its share.',
+)
 @click.option(
     '--precision',
     metavar='fp32|fp64',
@@ -71,8 +75,9 @@ from training.sampling import SamplerOptions
 def main(**options: Any) -> None:
     """Generate images with the closed-form optimum of denoising score matching, which replays its training set.
 
-    DIR/nearest.csv tells the training image that each one is nearest to, and their squared pixel distance. The same
-    command again goes on where it was interrupted. Images depend on neither --batch nor the number of ranks.
+    DIR/nearest.csv tells the training image that each one is nearest to, their squared pixel distance, and that to the
+    next. The same command again goes on where it was interrupted. Images depend on neither --batch nor the number of
+    ranks.
 
     \b
     # 64 images of the optimum on handwritten digits, and a contact sheet of them
@@ -82,14 +87,22 @@ def main(**options: Any) -> None:
     # 50,000 images
     torchrun --standalone --nproc_per_node=1 generate_optim.py --outdir=fid-tmp-optim --seeds=0-49999 --subdirs \\
         --network=datasets/cifar10/cifar10-train.zip
+
+    \b
+    # A training set that no device can hold: spread over eight, or read from disk at every step
+    torchrun --standalone --nproc_per_node=8 generate_optim.py --outdir=optimum --shard --data=imagenet64.zip
+    python generate_optim.py --outdir=optimum --data=imagenet64.npy
     """
     path = options['data']
     run = configure(**options)
     device = distributed.choose_device(options['device'])
     with distributed.process_group(device):
-        dataset = load_dataset(path, progress=distributed.is_main())
-        share = generate_optimal_images(dataset, run, device)
-        distributed.print0(f'{len(run.seeds)} images in {run.outdir}: {100 * share:g} % are copies, pixel for pixel')
+        result = generate_optimal_images(open_source(path, '--data'), run, device)
+        distributed.print0(
+            f'{result.num_images} images in {run.outdir}: {result.num_copies} '
+            f'({100 * result.num_copies / result.num_images:.4g} %) are copies of a training image, less than a third as far '
+            f'from it as from any other; {result.num_exact} of them equal it pixel for pixel'
+        )
 
 
 def configure(**options: Any) -> OptimalRun:

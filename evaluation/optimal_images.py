@@ -4,10 +4,6 @@
 in the table, and its image where images are saved, is done.
 """
 
-import csv
-import io
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +14,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dnnlib.util import UserError, atomic_file
+from dataset_utils import Source
+from dnnlib.util import UserError
 from evaluation.images import image_path, save_contact_sheet, save_images
+from evaluation.replays import Replay, ReplayTable, count_copies, find_replays
 from torch_utils import distributed
-from training.dataset import Dataset
+from training.dataset import check_shape
+from training.image_rows import Images
 from training.optim import OptimalDenoiser
 from training.sampling import SamplerOptions, generate_images, seed_batches
+from training.source_images import SourceImages
 
 # A contact sheet shows this many images at most, in the order of the seeds.
 MAX_GRID_IMAGES = 1024
-# Noise so low that every image but the nearest has a weight of 0.
-SIGMA_OF_NEAREST = 0.01
-COLUMNS = ('seed', 'class', 'nearest', 'squared_distance')
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,11 @@ class OptimalRun:
     shard: bool = False
     float64: bool = False
 
-    def settings(self, dataset: Dataset) -> dict[str, Any]:
-        """What the images depend on besides their seeds."""
+    def settings(self, source: Source) -> dict[str, Any]:
+        """What the images depend on besides their seeds. The hash is that of the training set's file or files."""
         return {
-            'dataset': dataset.name,
-            'dataset_sha256': dataset.sha256,
+            'dataset': source.name,
+            'dataset_sha256': source.sha256(),
             'sampler': self.sampler.name,
             **self.sampler.given(),
             'conditional': self.conditional,
@@ -67,32 +64,89 @@ class OptimalRun:
 
 
 @dataclass(frozen=True)
-class Replay:
-    """The training image that a generated one is nearest to: class_index or None, its index, squared pixel distance."""
+class OptimalResult:
+    """What became of the seeds: how many images there are, how many of them are copies of a training image as the
+    memorization ratio counts them, and how many equal one pixel for pixel."""
 
-    class_index: int | None
-    nearest: int
-    squared_distance: int
+    num_images: int
+    num_copies: int
+    num_exact: int
 
 
-def generate_optimal_images(dataset: Dataset, run: OptimalRun, device: torch.device) -> float:
-    """Generate, save and compare what is not there yet; return the share of pixel-for-pixel copies over all seeds.
+def generate_optimal_images(source: Source, run: OptimalRun, device: torch.device) -> OptimalResult:
+    """Generate, save and compare what is not there yet.
 
-    Results are the same at any batch size and world size. Raises UserError for a class that no training image has, and
-    an outdir that holds images of other settings.
+    Results are the same at any batch size and world size. Raises UserError for a class that no training image has, a
+    set that does not fit, and an outdir that holds images of other settings.
     """
-    denoiser = make_denoiser(dataset, run, device)
+    labels = class_labels(source, run)
     table = ReplayTable(run.outdir)
-    done = distributed.on_main(lambda: table.open(run.settings(dataset)))
+    settings = run.settings(source) if distributed.is_main() else {}
+    done = distributed.on_main(lambda: table.read(settings))
     shown = set(run.seeds[:MAX_GRID_IMAGES]) if run.grid else set()
     missing = [seed for seed in run.seeds if not is_done(run, seed, done, shown)]
+    sheet: dict[int, Tensor] = {}
+    if missing:
+        denoiser = make_denoiser(source, labels, run, device)
+        distributed.on_main(lambda: table.open(settings))
+        sheet = generate_missing(denoiser, missing, run, table, shown)
+    done = distributed.on_main(lambda: table.consolidate(settings))
+    if run.grid is not None:
+        save_grid(run, run.grid, sheet)
+    return OptimalResult(len(run.seeds), *count_copies([done[seed] for seed in run.seeds]))
+
+
+def class_labels(source: Source, run: OptimalRun) -> Tensor | None:
+    """The training set's labels, int64 [N], where they matter. Raises UserError for a class without images."""
+    if not run.conditional:
+        return None
+    if source.labels is None:
+        raise UserError(f'--cond=1 and --class need labels, and {source.name} has none; leave both out')
+    present = set(source.labels)
+    wanted = range(max(present) + 1) if run.class_index is None else [run.class_index]
+    absent = sorted(set(wanted) - present)
+    if absent and run.class_index is None:
+        raise UserError(f'--cond=1: no training image has class {absent[0]}; choose one that exists with --class')
+    if absent:
+        raise UserError(f'--class={absent[0]}: no training image has it; there are {len(present)} classes')
+    return torch.tensor(source.labels)
+
+
+def make_denoiser(source: Source, labels: Tensor | None, run: OptimalRun, device: torch.device) -> OptimalDenoiser:
+    """The optimal denoiser of the whole set, or of this rank's part, of which alone it decodes the images."""
+    rank, world_size = (distributed.rank(), distributed.world_size()) if run.shard else (0, 1)
+    size = len(source)
+    if size < world_size:
+        raise UserError(f'--shard: {size} training images cannot be spread over {world_size} ranks; use fewer')
+    start, stop = size * rank // world_size, size * (rank + 1) // world_size
+    images = images_of(source, range(start, stop), in_memory=run.shard)
+    classes = None if labels is None else labels[start:stop]
+    if run.shard:
+        return OptimalDenoiser(images, classes, device, sharded=True, float64=run.float64)
+    return distributed.on_every_rank(lambda: OptimalDenoiser(images, classes, device, float64=run.float64))
+
+
+def images_of(source: Source, part: range, in_memory: bool) -> Images:
+    """Some images of a source; an array on disk stays there, unless they are to be held in memory."""
+    mapped = getattr(source, 'images', None)
+    if in_memory or not isinstance(mapped, np.memmap):
+        return SourceImages(source, part, progress=distributed.is_main())
+    check_shape(source.where, mapped.shape[1:])
+    return mapped.transpose(0, 3, 1, 2)[part.start : part.stop]
+
+
+def generate_missing(
+    denoiser: OptimalDenoiser, missing: list[int], run: OptimalRun, table: ReplayTable, shown: set[int]
+) -> dict[int, Tensor]:
+    """Generate images of seeds, save them and what they replay; return those of `shown` that this rank generated."""
     rank, world_size = (0, 1) if run.shard else (distributed.rank(), distributed.world_size())
     batches = seed_batches(missing, run.batch_size, rank, world_size)
     sheet: dict[int, Tensor] = {}
     total = sum(len(batch) for batch in batches)
     with tqdm(total=total, unit='img', desc='generate', disable=None if distributed.is_main() else True) as bar:
-        for batch in generate_images(denoiser, batches, run.sampler, device, run.class_index):
-            replays = find_replays(denoiser, batch.images, batch.class_labels)
+        for batch in generate_images(denoiser, batches, run.sampler, denoiser.device, run.class_index):
+            classes = None if batch.class_labels is None else batch.class_labels.tolist()
+            replays = find_replays(denoiser.images, batch.images, classes, run.shard)
             if distributed.is_main() or not run.shard:
                 if run.save_images:
                     save_images(batch.images, batch.seeds, run.outdir, run.subdirs)
@@ -101,43 +155,7 @@ def generate_optimal_images(dataset: Dataset, run: OptimalRun, device: torch.dev
             sheet.update({seed: image for seed, image in images if seed in shown})
             bar.update(len(batch.seeds))
     distributed.barrier()
-    done = distributed.on_main(table.consolidate)
-    if run.grid is not None:
-        save_grid(run, run.grid, sheet)
-    return sum(done[seed].squared_distance == 0 for seed in run.seeds) / len(run.seeds)
-
-
-def make_denoiser(dataset: Dataset, run: OptimalRun, device: torch.device) -> OptimalDenoiser:
-    """The optimal denoiser of the whole set, or of this rank's part. Raises UserError for a class without images."""
-    labels = dataset.labels if run.conditional else None
-    if run.conditional:
-        if labels is None:
-            raise UserError(f'--cond=1 and --class need labels, and {dataset.name} has none; leave both out')
-        present = set(labels.tolist())
-        wanted = range(max(present) + 1) if run.class_index is None else [run.class_index]
-        absent = sorted(set(wanted) - present)
-        if absent and run.class_index is None:
-            raise UserError(f'--cond=1: no training image has class {absent[0]}; choose one that exists with --class')
-        if absent:
-            raise UserError(f'--class={absent[0]}: no training image has it; there are {len(present)} classes')
-    images = dataset.images
-    if run.shard:
-        size, world_size = len(images), distributed.world_size()
-        if size < world_size:
-            raise UserError(f'--shard: {size} training images cannot be spread over {world_size} ranks; use fewer')
-        bounds = [size * k // world_size for k in range(world_size + 1)]
-        part = slice(bounds[distributed.rank()], bounds[distributed.rank() + 1])
-        images, labels = images[part], None if labels is None else labels[part]
-    return OptimalDenoiser(images, labels, device, sharded=run.shard, float64=run.float64)
-
-
-def find_replays(denoiser: OptimalDenoiser, images: Tensor, class_labels: Tensor | None) -> list[Replay]:
-    """The nearest training image of each of uint8 [B, C, R, R]; of several copies the first."""
-    x = images.to(torch.float64) / 127.5 - 1
-    statistics = denoiser.statistics(x, SIGMA_OF_NEAREST)
-    squared = (statistics.distance * 127.5).square().round().to(torch.int64).tolist()
-    classes = [None] * len(images) if class_labels is None else class_labels.tolist()
-    return [Replay(*values) for values in zip(classes, statistics.nearest.tolist(), squared, strict=True)]
+    return sheet
 
 
 def is_done(run: OptimalRun, seed: int, done: dict[int, Replay], shown: set[int]) -> bool:
@@ -160,82 +178,3 @@ def save_grid(run: OptimalRun, path: Path, sheet: dict[int, Tensor]) -> None:
         save_contact_sheet(path, torch.stack([images[seed] for seed in run.seeds[:MAX_GRID_IMAGES]]))
 
     distributed.on_main(save)
-
-
-class ReplayTable:
-    """The table `nearest.csv` of a folder, and `nearest.json`, the settings that its images have in common.
-
-    While images are made, each rank appends to a part of its own, so that nothing is lost when it is killed.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder, self.path = folder, folder / 'nearest.csv'
-        self.part = folder / f'nearest.rank{distributed.rank()}.csv'
-
-    def open(self, settings: dict[str, Any]) -> dict[int, Replay]:
-        """What earlier calls found, by seed. Raises UserError where they had other settings."""
-        settings_path = self.folder / 'nearest.json'
-        if settings_path.exists():
-            refuse_other_settings(self.folder, read_settings(settings_path), settings)
-        elif next(self.folder.glob('**/*.png'), None):
-            raise UserError(f'--outdir={self.folder} has images of unknown origin; choose an empty folder')
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(settings_path) as file:
-            file.write((json.dumps(settings, indent=2) + '\n').encode())
-        return self.consolidate()
-
-    def append(self, replays: dict[int, Replay]) -> None:
-        """Add lines to this rank's part."""
-        with open(self.part, 'a', encoding='utf-8', newline='') as file:
-            file.write(table_lines(replays))
-
-    def consolidate(self) -> dict[int, Replay]:
-        """Move all parts into the table, in the order of seeds; return its lines."""
-        parts = sorted(self.folder.glob('nearest.rank*.csv'))
-        replays = {seed: replay for path in [self.path, *parts] for seed, replay in read_table(path)}
-        replays = dict(sorted(replays.items()))
-        with atomic_file(self.path) as file:
-            file.write((','.join(COLUMNS) + '\n' + table_lines(replays)).encode())
-        for part in parts:
-            part.unlink()
-        return replays
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding='utf-8')))
-    except ValueError as error:
-        raise UserError(f'{path} is not readable; choose another --outdir') from error
-
-
-def refuse_other_settings(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    # Through JSON, where infinity and tuples take the form that the file has.
-    new = json.loads(json.dumps(new))
-    different = [name for name in new if old.get(name) != new[name]]
-    if different:
-        name = different[0]
-        raise UserError(
-            f'--outdir={folder} has images of other settings ({name} was {old.get(name)}, not {new[name]}); '
-            f'choose another folder'
-        )
-
-
-def table_lines(replays: dict[int, Replay]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    for seed, replay in replays.items():
-        class_index = '' if replay.class_index is None else replay.class_index
-        writer.writerow([seed, class_index, replay.nearest, replay.squared_distance])
-    return text.getvalue()
-
-
-def read_table(path: Path) -> Iterable[tuple[int, Replay]]:
-    """Lines of a table or a part of one; one that was cut short is left out."""
-    if not path.exists():
-        return
-    # A line that is not ended may lack digits.
-    for line in path.read_text(encoding='utf-8').rpartition('\n')[0].splitlines():
-        fields = line.split(',')
-        if len(fields) == len(COLUMNS) and fields[0].isdigit():
-            seed, class_index, nearest, squared_distance = fields
-            yield int(seed), Replay(int(class_index) if class_index else None, int(nearest), int(squared_distance))

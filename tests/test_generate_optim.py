@@ -2,20 +2,29 @@
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from dataset_utils import open_source
-from generate_optim import main
+from dnnlib.util import UserError
+from evaluation.memorization import memorization_ratio
+from evaluation.optimal_images import OptimalRun, make_denoiser
+from generate_optim import configure, main
 from tests.helpers import CONFORMANCE, needs_conformance, run_script
 
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def options_of(*arguments: str) -> OptimalRun:
+    return configure(**main.make_context('generate_optim', ['--data=x', '--outdir=x', *arguments]).params)
 
 
 def read_table(outdir: Path) -> dict[int, dict[str, str]]:
@@ -39,7 +48,8 @@ def outdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run('--data=digits', f'--outdir={path}', '--seeds=0-31', '--grid', path / 'grid.png')
     assert result.exit_code == 0, result.output
     assert '32 images' in result.output
-    assert '100 % are copies' in result.output
+    assert '32 (100 %) are copies of a training image' in result.output
+    assert '32 of them equal it pixel for pixel' in result.output
     return path
 
 
@@ -54,6 +64,8 @@ def test_table_tells_which_training_image_each_image_replays(outdir: Path, digit
     assert list(table) == list(range(32))
     for seed, line in table.items():
         assert line['squared_distance'] == '0'
+        distances = np.square(digits.astype(int) - digits[int(line['nearest'])]).sum(axis=(1, 2))
+        assert int(line['second_squared_distance']) == min(distances[distances > 0])
         assert line['class'] == ''
         assert np.array_equal(digits[int(line['nearest'])], read_image(outdir / f'{seed:06d}.png'))
 
@@ -70,9 +82,9 @@ def test_a_run_goes_on_where_it_was_interrupted(outdir: Path, tmp_path: Path) ->
     again = tmp_path / 'again'
     again.mkdir()
     (again / 'nearest.json').write_bytes((outdir / 'nearest.json').read_bytes())
-    lines = {seed: f'{seed},,{table[seed]["nearest"]},{table[seed]["squared_distance"]}\n' for seed in range(6)}
-    (again / 'nearest.csv').write_text('seed,class,nearest,squared_distance\n' + lines[0])
-    (again / 'nearest.rank3.csv').write_text(lines[1] + lines[2] + lines[4].rstrip('\n')[:-3])
+    header, *lines = (outdir / 'nearest.csv').read_text().splitlines(keepends=True)
+    (again / 'nearest.csv').write_text(header + lines[0])
+    (again / 'nearest.rank3.csv').write_text(lines[1] + 'no line\n' + lines[2] + lines[4].rstrip('\n')[:-3])
     marks = dict.fromkeys((0, 1), b'kept')
     for seed, mark in marks.items():
         (again / f'{seed:06d}.png').write_bytes(mark)
@@ -94,6 +106,25 @@ def test_subdirs_and_leaving_images_out(tmp_path: Path) -> None:
     assert pictures == ['000000/000999.png', '001000/001000.png', '001000/001001.png']
 
 
+def test_copies_are_counted_as_the_memorization_ratio_counts_them(tmp_path: Path, digits: np.ndarray) -> None:
+    """Stopped at a high noise level, the sampler ends at blends of training images."""
+    out = tmp_path / 'out'
+    result = run('--data=digits', f'--outdir={out}', '--seeds=0-39', '--sigma_min=0.5')
+    assert result.exit_code == 0, result.output
+    images = np.stack([read_image(out / f'{seed:06d}.png') for seed in range(40)])
+    expected = memorization_ratio(images, digits)
+    exact = int((expected.squared_distances[:, 0] == 0).sum())
+    assert 0 < exact < expected.num_memorized < 40
+    assert f'{expected.num_memorized} ({100 * expected.ratio:g} %) are copies' in result.output
+    assert f'; {exact} of them equal it pixel for pixel' in result.output
+    table = read_table(out).values()
+    assert [int(line['nearest']) for line in table] == expected.indices[:, 0].tolist()
+    for column, distances in zip(
+        ('squared_distance', 'second_squared_distance'), expected.squared_distances.T, strict=True
+    ):
+        assert [int(line[column]) for line in table] == distances.tolist()
+
+
 def test_conditional_images_are_of_their_class(tmp_path: Path) -> None:
     labels = open_source('digits').labels
     assert labels is not None
@@ -111,6 +142,43 @@ def test_precision_changes_no_image(outdir: Path, tmp_path: Path) -> None:
         assert np.array_equal(read_image(tmp_path / f'{seed:06d}.png'), read_image(outdir / f'{seed:06d}.png'))
 
 
+@pytest.mark.parametrize('axes', [(0, 1, 2, 3), (0, 2, 3, 1)])
+def test_an_array_on_disk_gives_the_same_images(axes: tuple[int, ...], outdir: Path, tmp_path: Path) -> None:
+    """[N, C, H, W] and [N, H, W, C]; the hash is the file's, and all else is equal."""
+    images = open_source('digits').load().transpose(0, 3, 1, 2)
+    np.save(tmp_path / 'digits.npy', images.transpose(axes))
+    result = run(f'--data={tmp_path / "digits.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-31')
+    assert result.exit_code == 0, result.output
+    for path in [*sorted(outdir.glob('0*.png')), outdir / 'nearest.csv']:
+        assert (tmp_path / 'out' / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_an_array_on_disk_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory is free, and the file's images are asked for in parts alone."""
+    monkeypatch.setattr('training.image_rows.free_bytes', lambda _: 0)
+    monkeypatch.setattr('training.optim.FEW_PIXELS', 0)
+    monkeypatch.setattr('dataset_utils.sources.arrays.NumpySource.load', lambda *_: pytest.fail('read whole'))
+    np.save(tmp_path / 'digits.npy', open_source('digits').load())
+    assert run(f'--data={tmp_path / "digits.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-3').exit_code == 0
+    in_memory = run('--data=digits', f'--outdir={tmp_path / "new"}', '--seeds=0-3')
+    assert in_memory.exit_code == 1
+    assert f'need {1797 * 64:,} bytes on cpu, which has 0 free' in in_memory.output
+    assert '--shard' in in_memory.output
+
+
+def test_a_shard_decodes_nothing_but_its_share(digits_20: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, read = open_source(str(digits_20)), []
+    decode = type(source).read
+    monkeypatch.setattr(type(source), 'read', lambda self, index: read.append(index) or decode(self, index))
+    monkeypatch.setattr('torch_utils.distributed.rank', lambda: 1)
+    monkeypatch.setattr('torch_utils.distributed.world_size', lambda: 3)
+    monkeypatch.setattr('torch_utils.distributed.gather', lambda value: [value])
+    denoiser = make_denoiser(source, None, options_of('--shard'), torch.device('cpu'))
+    assert sorted(read) == [0, *range(6, 13)]  # the first image of all tells the size
+    expected = source.load()[6:13, ..., 0].reshape(7, -1).astype(int) - 128
+    assert np.array_equal(denoiser.images.rows(torch.arange(7)).numpy(), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(('ranks', 'options'), [(2, []), (2, ['--shard']), (3, ['--shard', '--batch=10'])])
 def test_ranks_and_shards_change_nothing(ranks: int, options: list[str], outdir: Path, tmp_path: Path) -> None:
@@ -121,7 +189,23 @@ def test_ranks_and_shards_change_nothing(ranks: int, options: list[str], outdir:
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_mistakes_are_told_in_a_sentence(outdir: Path, digits_20: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_broken_image_in_the_second_share_is_told_once(digits_20: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'broken'
+    with zipfile.ZipFile(digits_20) as archive:
+        archive.extractall(folder)
+    (folder / '00000' / 'img00000015.png').write_bytes(b'no picture')
+    arguments = ['generate_optim.py', f'--data={folder}', f'--outdir={tmp_path / "out"}', '--shard']
+    result = run_script(*arguments, ranks=2, check=False)
+    assert result.returncode == 1
+    [message] = [line for line in result.stderr.splitlines() if line.startswith('Error: ')]
+    assert 'img00000015.png is not a readable' in message
+    assert not (tmp_path / 'out').exists()
+
+
+def test_mistakes_are_told_in_a_sentence(
+    outdir: Path, digits_20: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(text: str, *arguments: str | Path, code: int = 1) -> None:
         result = run(*arguments)
         assert result.exit_code == code, result.output
@@ -135,5 +219,23 @@ def test_mistakes_are_told_in_a_sentence(outdir: Path, digits_20: Path, tmp_path
     (tmp_path / 'other').mkdir()
     (tmp_path / 'other' / 'some.png').write_bytes(b'')
     fails('unknown origin', '--data=digits', f'--outdir={tmp_path / "other"}')
+    fails('--sigma_min', '--data=digits', f'--outdir={tmp_path / "new"}', '--sigma_min=0', code=2)
+    np.save(tmp_path / 'bare.npy', np.zeros([3, 8, 8, 1], np.uint8))
+    fails(
+        'need labels, and bare has none', f'--data={tmp_path / "bare.npy"}', f'--outdir={tmp_path / "new"}', '--cond=1'
+    )
+    (tmp_path / 'empty').mkdir()
+    fails('holds no images', f'--data={tmp_path / "empty"}', f'--outdir={tmp_path / "new"}')
+    (tmp_path / 'mixed').mkdir()
+    for edge in (8, 16):
+        PIL.Image.new('L', (edge, edge)).save(tmp_path / 'mixed' / f'{edge:02d}.png')
+    fails(
+        '16.png is 16x16 grey, but 08.png is 8x8 grey', f'--data={tmp_path / "mixed"}', f'--outdir={tmp_path / "new"}'
+    )
+    np.save(tmp_path / 'wide.npy', np.zeros([3, 8, 16, 1], np.uint8))
+    fails('must be square', f'--data={tmp_path / "wide.npy"}', f'--outdir={tmp_path / "new"}')
+    monkeypatch.setattr('torch_utils.distributed.world_size', lambda: 21)
+    with pytest.raises(UserError, match='20 training images cannot be spread over 21 ranks'):
+        make_denoiser(open_source(str(digits_20)), None, options_of('--shard'), torch.device('cpu'))
     assert not (tmp_path / 'new').exists()
     assert json.loads((outdir / 'nearest.json').read_text())['num_steps'] == 18

@@ -123,3 +123,17 @@ def on_main(action: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     return value
+
+
+def on_every_rank(action: Callable[[], T]) -> T:
+    """Run an action on every rank, each for a result of its own; a user's mistake on any rank is raised on all."""
+    outcome: list[T] = []
+    failure: Exception | None = None
+    try:
+        outcome.append(action())
+    except (UserError, OSError) as error:
+        failure = error
+    failures = [error for error in gather(failure) if error is not None]
+    if failures:
+        raise failures[0]
+    return outcome[0]

@@ -16,8 +16,10 @@ _EXACT_IN_FLOAT32 = 2**24 // 2**14
 
 
 def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Exact product of int8 [M, K] and [K, N] on one device: int32 [M, N]. K is at most `MAX_INNER`."""
-    assert a.shape[1] <= MAX_INNER
+    """Exact product of int8 [M, K] and [K, N] on one device: int32 [M, N], or int64 where K is above `MAX_INNER`."""
+    if a.shape[1] > MAX_INNER:
+        parts = zip(a.split(MAX_INNER, dim=1), b.split(MAX_INNER, dim=0), strict=True)
+        return torch.stack([int8_matmul(*part).to(torch.int64) for part in parts]).sum(dim=0)
     # torch's CPU product of a single column and row reads past them.
     if a.shape[1] > 1 and device_product_is_exact(a.device.type):
         return _device_product(a, b)

@@ -4,6 +4,7 @@ Images of one class stand together, so that a class is a range of rows. What doe
 computed once.
 """
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
+from training.source_images import SourceImages
+
+Images = Tensor | np.ndarray | SourceImages
 
 # Rows that are read and prepared at a time.
 READ_ROWS = 256
@@ -22,7 +26,8 @@ MAX_BLOCK = 1 << 16
 class ImageRows:
     """uint8 images [N, C, H, W], N >= 1, as int8 rows [N, P].
 
-    A numpy memory map stays on disk and is read block by block; anything else is kept on the device.
+    A numpy memory map stays on disk and is read block by block; anything else is kept on the device, and what has to be
+    decoded for that is decoded a few rows at a time.
     labels: int64 [N] >= 0 or None. Raises UserError where the device has too little memory.
 
     order: int64 [N], position of a row -> index of its image, to which `offset` is added in results.
@@ -33,7 +38,7 @@ class ImageRows:
     [N], products of rows with 1/2 - pixel_dither.
     """
 
-    def __init__(self, images: Tensor | np.ndarray, labels: Tensor | None, device: torch.device):
+    def __init__(self, images: Images, labels: Tensor | None, device: torch.device):
         self.device = device
         self.shape = tuple(images.shape[1:])
         order, self.ranges = class_ranges(labels, len(images))
@@ -41,7 +46,7 @@ class ImageRows:
         self.source = images if isinstance(images, np.memmap) else None
         self.resident: Tensor | None = None
         if self.source is None:
-            self.resident = self._load(torch.as_tensor(images))
+            self.resident = self._load(images)
         random = torch.Generator().manual_seed(0)  # before any image is seen: the dither must not depend on them
         self.pixel_dither = torch.rand([self.num_pixels], generator=random, dtype=torch.float64).to(device)
         self.weight_dither = torch.rand([MAX_BLOCK], generator=random).to(device)
@@ -60,7 +65,7 @@ class ImageRows:
         if self.resident is not None:
             return self.resident[start:stop]
         assert self.source is not None
-        return as_rows(torch.from_numpy(self.source[self.order[start:stop].cpu().numpy()]).to(self.device))
+        return as_rows(taken(self.source, self.order[start:stop]).to(self.device))
 
     def rows(self, positions: Tensor) -> Tensor:
         """Rows at storage positions int64 [K], int8 [K, P]."""
@@ -69,24 +74,24 @@ class ImageRows:
         assert self.source is not None
         # Each row once, in the order of the file.
         index, place = self.order[positions].cpu().unique(return_inverse=True)
-        return as_rows(torch.from_numpy(self.source[index.numpy()])).to(self.device)[place.to(self.device)]
+        return as_rows(taken(self.source, index)).to(self.device)[place.to(self.device)]
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[tuple[int, Tensor]]:
         """Blocks of at most `size` rows with the position of their first."""
         for first in range(start, stop, size):
             yield first, self.block(first, min(first + size, stop))
 
-    def _load(self, images: Tensor) -> Tensor:
+    def _load(self, images: Images) -> Tensor:
         needed, free = len(images) * self.num_pixels, free_bytes(self.device)
         if needed > free:
             raise UserError(
-                f'the training set needs {needed:,} bytes on {self.device}, which has {free:,} free; '
-                'spread it over more ranks with --shard, or give it as a memory-mapped file'
+                f'the training images need {needed:,} bytes on {self.device}, which has {free:,} free for this rank; '
+                'spread them over more ranks with --shard, or leave them on disk as an array, --data=FILE.npy'
             )
         rows = torch.empty([len(images), self.num_pixels], dtype=torch.int8, device=self.device)
         for first in range(0, len(images), READ_ROWS):
-            index = self.order[first : first + READ_ROWS]
-            rows[first : first + READ_ROWS] = as_rows(images[index.to(images.device)].to(self.device))
+            part = taken(images, self.order[first : first + READ_ROWS])
+            rows[first : first + len(part)] = as_rows(part.to(self.device))
         return rows
 
     def _prepare(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -109,6 +114,13 @@ class ImageRows:
         return norms, keys, products, total.to(torch.float64) / len(self)
 
 
+def taken(images: Images, index: Tensor) -> Tensor:
+    """Images at positions int64 [K], uint8 [K, C, H, W]."""
+    if isinstance(images, Tensor):
+        return images[index.to(images.device)]
+    return torch.from_numpy(images[index.cpu().numpy()])
+
+
 def as_rows(images: Tensor) -> Tensor:
     """uint8 [N, …] as int8 [N, P], 128 less each."""
     return (images.flatten(1) ^ 128).view(torch.int8)
@@ -126,7 +138,7 @@ def class_ranges(labels: Tensor | None, count: int) -> tuple[Tensor, dict[int, t
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device."""
+    """Memory that is free on the device; of the host's, this rank's share among those that run on it."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return psutil.virtual_memory().available // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils import distributed
-from training.image_rows import ImageRows
+from training.image_rows import ImageRows, Images
 from training.int8_sums import int8_sums, relative_error
 from training.weighted_sums import Sums, float64_sums, merge
 
@@ -52,7 +52,8 @@ class Statistics:
 class OptimalDenoiser:
     """D(x; sigma) of a training set.
 
-    images: uint8 [N, C, R, R]; a numpy memory map is read block by block and never held in memory.
+    images: uint8 [N, C, R, R]; a numpy memory map is read block by block and never held in memory, and `SourceImages`
+    are decoded as they are put on the device.
     labels: int64 [N] or None. With labels, class_labels choose the optimum within a class.
     device: where to compute.
     sharded: the images are one rank's share of the training set, and every rank asks for the same noisy images; what
@@ -66,7 +67,7 @@ class OptimalDenoiser:
 
     def __init__(
         self,
-        images: Tensor | np.ndarray,
+        images: Images,
         labels: Tensor | np.ndarray | None = None,
         device: torch.device | str = 'cpu',
         sharded: bool = False,
@@ -75,7 +76,10 @@ class OptimalDenoiser:
         check_images(images, labels)
         self.device, self.sharded, self.float64 = compute_device(device), sharded, float64
         classes = None if labels is None else torch.as_tensor(labels).to(torch.int64)
-        self.images = ImageRows(images, classes, self.device)
+        if sharded:
+            self.images = distributed.on_every_rank(lambda: ImageRows(images, classes, self.device))
+        else:
+            self.images = ImageRows(images, classes, self.device)
         self.img_channels, self.img_resolution = images.shape[1], images.shape[2]
         # Over all ranks: the number of images, and that of each class.
         self.num_images = len(images)
@@ -227,7 +231,7 @@ class OptimalDenoiser:
         return labels
 
 
-def check_images(images: Tensor | np.ndarray, labels: Tensor | np.ndarray | None) -> None:
+def check_images(images: Images, labels: Tensor | np.ndarray | None) -> None:
     if images.ndim != 4 or images.dtype not in (torch.uint8, np.uint8):
         raise UserError(f'training images must be uint8 [N, C, R, R], not {images.dtype} {list(images.shape)}')
     if len(images) == 0:

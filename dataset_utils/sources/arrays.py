@@ -52,7 +52,10 @@ class NumpySource(ArraySource):
 
     def _map_npy(self) -> np.ndarray:
         try:
-            return np.load(self.path, mmap_mode='c', allow_pickle=False)
+            try:
+                return np.load(self.path, mmap_mode='c', allow_pickle=False)
+            except OSError:  # Linux refuses a map that could be written to and is larger than memory
+                return np.load(self.path, mmap_mode='r', allow_pickle=False)
         except Exception as error:  # numpy meets a broken file with many exceptions
             raise self._unreadable('.npy', error) from error
 

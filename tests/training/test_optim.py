@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from tests.helpers import CONFORMANCE, needs_conformance
+from torch_utils.int8 import MAX_INNER
 from training import int8_sums, optim, weighted_sums
 from training.optim import OptimalDenoiser
 from training.sampling import StackedRandomGenerator, ablation_sampler, edm_sampler, rho_schedule, to_uint8
@@ -376,6 +377,14 @@ def test_sums_over_shards_merge_to_those_over_all(images: Tensor, bounds: list[i
     assert torch.equal(merged.nearest, squared_distances(x, copies).argmin(dim=1))
 
 
+@pytest.mark.parametrize('sigma', [20.0, 0.5])
+def test_images_of_more_pixels_than_one_int32_sum_holds(sigma: float) -> None:
+    images = smooth_images(65, size=210)
+    assert images[0].numel() > MAX_INNER
+    x = noisy(images, sigma, count=2)
+    assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-5
+
+
 def test_mistakes_are_told_in_a_sentence(images: Tensor, denoiser: OptimalDenoiser) -> None:
     x = noisy(images, 1.0)
     with pytest.raises(UserError, match='no images'):
@@ -404,7 +413,7 @@ def test_mistakes_are_told_in_a_sentence(images: Tensor, denoiser: OptimalDenois
 
 def test_set_that_does_not_fit_is_refused_with_its_size(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('training.image_rows.free_bytes', lambda _: 1_000_000)
-    with pytest.raises(UserError, match='needs 1,766,400 bytes on cpu, which has 1,000,000 free'):
+    with pytest.raises(UserError, match='need 1,766,400 bytes on cpu, which has 1,000,000 free'):
         OptimalDenoiser(images)
 
 

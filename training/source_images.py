@@ -1,0 +1,56 @@
+"""Images of a source, decoded when they are asked for: a part of a set costs its own time and memory and no more."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset_utils import Source
+from dataset_utils.parallel import MAX_THREADS
+from dataset_utils.sources.base import match
+from training.dataset import check_shape
+
+# Images that one thread decodes at a time.
+IMAGES_PER_TASK = 32
+
+
+class SourceImages:
+    """Some images of a source, uint8 [N, C, R, R], as an array that is indexed by positions int64 [K] alone.
+
+    part: positions in the source. progress: show on stderr how many have been decoded, where that is a terminal.
+    Raises UserError where images are not square, here for the first and on indexing for others unlike it.
+    """
+
+    ndim, dtype = 4, np.dtype(np.uint8)
+
+    def __init__(self, source: Source, part: range, progress: bool = False):
+        self.source, self.part = source, part
+        first = source.read(0)
+        check_shape(source.where, first.shape)
+        self.image_shape = first.shape
+        height, width, channels = first.shape
+        self.shape = (len(part), channels, height, width)
+        self.bar = tqdm(
+            total=len(part), desc=f'Reading {source.file_name}', unit='img', disable=None if progress else True
+        )
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        tasks = [positions[start : start + IMAGES_PER_TASK] for start in range(0, len(positions), IMAGES_PER_TASK)]
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
+            images = np.concatenate(list(pool.map(self._decode, tasks)))
+        self.bar.update(len(positions))
+        if self.bar.n >= len(self):
+            self.bar.close()
+        return images
+
+    def _decode(self, positions: np.ndarray) -> np.ndarray:
+        return np.stack([self._image(self.part[position]) for position in positions.tolist()])
+
+    def _image(self, index: int) -> np.ndarray:
+        source = self.source
+        name = f'{source.where}: {source.describe(index)}'
+        return match(source.read(index), name, self.image_shape, source.describe(0)).transpose(2, 0, 1)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from studies.commands import Resources
+
 
 class Job(Protocol):
     """A point that a launcher was given."""
@@ -13,7 +15,13 @@ class Job(Protocol):
 
 
 class Launcher(Protocol):
-    """Runs points by `studies.runner`."""
+    """Runs points by `studies.runner`.
+
+    capacity: points that it runs at a time, or None where it queues any number. resources: of each point.
+    """
+
+    capacity: int | None
+    resources: Resources
 
     def submit(self, folders: Sequence[Path]) -> list[Job]:
         """Start or queue the points of these folders, in this order."""

@@ -26,6 +26,7 @@ class LocalLauncher:
                 f'--jobs={jobs} with --gpus-per-job={gpus_per_job} needs {jobs * gpus_per_job} GPUs, and there are '
                 f'{len(devices)}; lower one of them'
             )
+        self.capacity: int | None = jobs
         self.resources = Resources(gpus_per_node=gpus_per_job)
         self.shares: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for number in range(jobs):
@@ -35,7 +36,7 @@ class LocalLauncher:
         self.stopped = False
 
     def submit(self, folders: Sequence[Path]) -> list[Job]:
-        return [self.pool.submit(self._run, folder) for folder in folders]
+        return [LocalJob(self.pool.submit(self._run, folder)) for folder in folders]
 
     def _run(self, folder: Path) -> Status | None:
         if self.stopped:
@@ -55,6 +56,20 @@ class LocalLauncher:
         for run in list(self.running.values()):
             run.stop()
         self.pool.shutdown(cancel_futures=True)
+
+
+class LocalJob:
+    """A point in the pool; `done` raises what kept it from being run at all, such as a full disk."""
+
+    def __init__(self, future: Future):
+        self.future = future
+
+    def done(self) -> bool:
+        if not self.future.done():
+            return False
+        if not self.future.cancelled():
+            self.future.result()
+        return True
 
 
 def share_of(
@@ -77,6 +92,3 @@ def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
     import torch  # only here: a study on a cluster starts without it
 
     return [str(index) for index in range(torch.cuda.device_count())]
-
-
-_: type[Job] = Future  # what submit returns

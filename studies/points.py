@@ -15,7 +15,7 @@ from typing import Any
 
 from dnnlib.util import UserError, atomic_file
 from studies.commands import point_commands
-from studies.study import Combination, Study
+from studies.study import Combination, Options, Study, source_name
 
 LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
 MAX_FAILURES = 3
@@ -39,12 +39,17 @@ class Status:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One training and its evaluation. folder: where everything of it is."""
+    """One training and its evaluation.
+
+    seeds: of train.py as 'train', and of the selection as 'select', or None there to take the first images.
+    sources: the study's own data sets that it is made from, by name. folder: where everything of it is.
+    """
 
     value: Combination
     size: int
     repeat: int
     seeds: dict[str, int | None]
+    sources: dict[str, Options]
     folder: Path
 
     @property
@@ -60,6 +65,7 @@ class Point:
             'size': self.size,
             'repeat': self.repeat,
             'seeds': self.seeds,
+            'sources': self.sources,
             **dataclasses.asdict(self.value.settings),
         }
 
@@ -97,8 +103,10 @@ def make_point(study: Study, root: Path, value: Combination, size: int, repeat: 
         'train': repeats.train_seed + repeat,
         'select': None if repeats.select_seed is None else repeats.select_seed + repeat,
     }
+    used = [source_name(value.settings.data.get(key)) for key in ('source', 'blend')]
+    sources = {name: study.sources[name] for name in used if name is not None}
     folder = root / 'points' / slug(value) / f'{size:06d}-r{repeat}'
-    return Point(value, size, repeat, seeds, folder)
+    return Point(value, size, repeat, seeds, sources, folder)
 
 
 def slug(value: Combination) -> str:

@@ -32,7 +32,7 @@ MIN_TOLERANCE = 0.001
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Options of a point's three commands: the selection of images (`selection` is its name), train.py, mem_ratio.py."""
+    """Options of a point: of the selection of images, whose name is `selection`, of train.py and of mem_ratio.py."""
 
     data: Options
     train: Options
@@ -53,6 +53,14 @@ class Sizes:
     search: tuple[int, int] | None = None
     tolerance: float = 0.1
     step: int | None = None
+
+    def in_steps(self, step: int) -> 'Sizes':
+        """The same with a search in multiples of `step`, unless it has a step of its own; its range shrinks to them."""
+        if self.search is None:
+            return self
+        step = self.step or step
+        low, high = self.search
+        return dataclasses.replace(self, search=(-(-low // step) * step, high // step * step), step=step)
 
     def describe(self) -> str:
         if self.search is None:
@@ -107,7 +115,8 @@ class Study:
     """A checked study.
 
     document: the file's content. sources: data sets that are made once, by name, with the options of `data`.
-    threshold: the ratio that a model must reach to memorize a training set.
+    threshold: the ratio that a model must reach to memorize a training set. steps: by combination's name, the number
+    that a search's sizes must be multiples of, where the file does not say; see `studies.validation`.
     """
 
     name: str
@@ -120,18 +129,21 @@ class Study:
     sources: dict[str, Options]
     threshold: float
     document: dict[str, Any]
+    steps: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def values(self) -> list[Combination]:
         """All combinations of the factors' values; a single one where there is no factor."""
-        result = []
+        result: list[Combination] = []
         for chosen in itertools.product(*(factor.values for factor in self.factors)):
             settings, sizes = self.settings, self.sizes
             for value in chosen:
                 settings = settings.merged(value.changes)
                 sizes = value.sizes or sizes
             names = {factor.name: value.name for factor, value in zip(self.factors, chosen, strict=True)}
-            result.append(Combination(names, settings, sizes))
+            combination = Combination(names, settings, sizes)
+            step = self.steps.get(combination.name, 1)
+            result.append(dataclasses.replace(combination, sizes=sizes.in_steps(step)))
         return result
 
 

@@ -1,0 +1,140 @@
+"""Checks a study before anything of it runs: options by the scripts' own parsers, sizes by the rules of selection."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dataset_utils import open_source
+from dataset_utils.rules import RULES
+from dataset_utils.sources import Source
+from dnnlib.util import UserError
+from studies.commands import selection_command
+from studies.points import make_point, slug
+from studies.study import PARTS, Combination, Options, Study
+
+# Selections that take as many images of each class, so that sizes are multiples of the number of classes.
+BALANCED = ('size', 'resolution', 'random-labels', 'unique-labels')
+NOT_SELECTIONS = ('convert', 'info', 'split')
+
+
+class Validator:
+    """Checks studies. parsers: click commands of 'data' (a group), 'train' and 'evaluate'."""
+
+    def __init__(self, parsers: Mapping[str, click.Command]):
+        self.parsers = parsers
+        self.opened: dict[str, Source] = {}
+
+    def check_options(self, study: Study) -> None:
+        """Raise UserError for an option that a command does not have or take, naming its table and key."""
+        folders: dict[str, str] = {}
+        for value in study.values:
+            if folders.setdefault(slug(value), value.name) != value.name:
+                raise UserError(
+                    f'{study.name}: {folders[slug(value)]} and {value.name} would share a folder; rename one'
+                )
+            self._check_names(study, value)
+            size = value.sizes.values[0] if value.sizes.search is None else value.sizes.search[1]
+            point = make_point(study, Path('study'), value, size, 0)
+            for part, command in point.commands().items():
+                self._parse(part, command, f'{study.name}: {value.name}')
+        for name, options in study.sources.items():
+            self._check_known(study, 'data', options, f'[sources.{name}]')
+            self._parse('data', selection_command(options, Path('x.zip'), Path('sources')), f'[sources.{name}]')
+
+    def _check_names(self, study: Study, value: Combination) -> None:
+        for part in PARTS:
+            self._check_known(study, part, getattr(value.settings, part), self._table_of(study, value, part))
+
+    def _check_known(self, study: Study, part: str, options: Options, where: str | Mapping[str, str]) -> None:
+        parser = self.parsers[part]
+        if isinstance(parser, click.Group):
+            selection = str(options['selection'])
+            names = sorted(set(parser.commands) - set(NOT_SELECTIONS))
+            if selection not in names:
+                place = where if isinstance(where, str) else where.get('selection', '[data]')
+                raise UserError(
+                    f'{study.name}: selection = {selection!r} in {place} is not known; choose one of {", ".join(names)}'
+                )
+            parser = parser.commands[selection]
+        known = {name.lstrip('-') for parameter in parser.params for name in parameter.opts} | {'selection'}
+        for key in options:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, 1)
+                hint = f'; did you mean {close[0]}?' if close else ''
+                place = where if isinstance(where, str) else where.get(key, f'[{part}]')
+                raise UserError(f'{study.name}: {key} in {place} is no option of {command_name(part, options)}{hint}')
+
+    def _table_of(self, study: Study, value: Combination, part: str) -> dict[str, str]:
+        """The table that each option of a factor stands in."""
+        tables: dict[str, str] = {}
+        for factor in study.factors:
+            chosen = next(v for v in factor.values if v.name == value.of[factor.name])
+            tables |= dict.fromkeys(chosen.changes.get(part, {}), f'[factors.{factor.name}], value {chosen.name},')
+        return tables
+
+    def _parse(self, part: str, command: list[str], where: str) -> dict[str, Any]:
+        """The values of a command's options, as its script reads them."""
+        parser = self.parsers[part]
+        words = command[1:]
+        if isinstance(parser, click.Group):
+            parser, words = parser.commands[command[2]], command[3:]
+        try:
+            return parser.make_context(command[0], list(words)).params
+        except click.UsageError as error:
+            raise UserError(f'{where}: {error.format_message()}') from error
+
+    def with_steps(self, study: Study, root: Path) -> Study:
+        """The study with the steps of its searches, once its sizes are known to be possible.
+
+        root: the study's folder, with the data sets that it makes itself. Raises UserError for a size that cannot be
+        made of its source, or a range without one.
+        """
+        steps = {value.name: self._step(study, root, value) for value in study.values if value.sizes.search is not None}
+        study = dataclasses.replace(study, steps=steps)
+        for value in study.values:
+            low, high = value.sizes.search or (1, 1)
+            if not 0 < low <= high:
+                raise UserError(
+                    f'{study.name}: {value.name}: the range of the search has no multiple of {value.sizes.step} in it, '
+                    f'which the selection needs; widen it'
+                )
+            for size in value.sizes.values or (low, high):
+                self._check_size(study, root, value, size)
+        return study
+
+    def _selection(self, study: Study, root: Path, value: Combination, size: int) -> tuple[str, dict[str, Any]]:
+        command = make_point(study, root, value, size, 0).commands()['data']
+        return command[2], self._parse('data', command, value.name)
+
+    def _step(self, study: Study, root: Path, value: Combination) -> int:
+        assert value.sizes.search is not None
+        selection, choices = self._selection(study, root, value, value.sizes.search[1])
+        if selection not in BALANCED:
+            return 1
+        return len(set(self._open(choices['source']).labels or [0]))
+
+    def _check_size(self, study: Study, root: Path, value: Combination, size: int) -> None:
+        selection, choices = self._selection(study, root, value, size)
+        choices = {key: choice for key, choice in choices.items() if key not in ('dest', 'overwrite')}
+        for key in ('source', 'blend'):
+            if key in choices:
+                choices[key] = self._open(choices[key])
+        try:
+            RULES[selection](**choices)
+        except UserError as error:
+            raise UserError(f'{study.name}: {value.name}, {size} images: {error}') from error
+
+    def _open(self, path: str) -> Source:
+        if path not in self.opened:
+            self.opened[path] = open_source(path, '--source')
+        return self.opened[path]
+
+
+def command_name(part: str, options: Options) -> str:
+    return {'data': f'python -m dataset_utils {options.get("selection")}', 'train': 'train.py'}.get(
+        part, 'mem_ratio.py'
+    )

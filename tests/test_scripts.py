@@ -8,13 +8,16 @@ images, and trainings are dry runs at the number of ranks that the command asks 
 
 import importlib
 import itertools
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import click
+import PIL.Image
 import pytest
 from click.testing import CliRunner
 
@@ -276,6 +279,46 @@ def test_page_has_a_pocket_block_on_the_digits_and_what_it_printed(name, tmp_pat
     assert 2 <= len(trainings) <= 4
     text = (ROOT / 'scripts' / f'{name}.md').read_text(encoding='utf-8')
     assert len(re.findall('^Highest memorization ratio: .*95 % interval', text, re.MULTILINE)) == len(trainings)
+
+
+def test_figures_of_a_sweep_are_made_from_the_lines_of_its_runs(tmp_path, monkeypatch, capsys):
+    [block] = [block for block in blocks('scripts/README.md') if 'mem_traj.jsonl' in block]
+    records = {'128/1000': (0.5, 0.9, 0.7), '128/2000': (0.25, 0.125), '320/1000': (0.0, 1.0)}
+    for run, ratios in records.items():
+        folder = tmp_path / 'runs' / 'size' / run
+        folder.mkdir(parents=True)
+        lines = [
+            {'kimg': kimg, 'epochs': 2 * kimg, 'ratio': ratio, 'ratio_low': ratio / 2, 'ratio_high': 1.0}
+            | {'dataset_size': int(Path(run).name)}
+            for kimg, ratio in enumerate(ratios)
+        ]
+        (folder / 'mem_traj.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['-', 'runs/size'])
+    exec(block.partition("<<'EOF'\n")[2].partition('EOF\n')[0], {})
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ['128/1000', '1000', '90.00', '%', '45.00', '%', '100.00', '%'],
+        ['128/2000', '2000', '25.00', '%', '12.50', '%', '100.00', '%'],
+        ['320/1000', '1000', '100.00', '%', '50.00', '%', '100.00', '%'],
+    ]
+    for name in ('ratio.png', 'length.png'):
+        with PIL.Image.open(tmp_path / 'runs' / 'size' / name) as figure:
+            assert figure.format == 'PNG'
+
+
+def test_table_of_figures_has_every_sweep(tmp_path):
+    text = (ROOT / 'scripts' / 'README.md').read_text(encoding='utf-8')
+    listed = {
+        sweep for row in re.findall(r'^\|.*\|$', text, re.MULTILINE) for sweep in re.findall('`(runs/[^`]+)`', row)
+    }
+    trained = {
+        '/'.join(word.removeprefix('--outdir=').split('/')[:2])
+        for name in VALUES
+        for words in page_commands(name, tmp_path)
+        for word in words
+        if word.startswith('--outdir=runs/')
+    }
+    assert listed == trained - {'runs/pocket'}
 
 
 def test_every_published_script_has_a_command_here():

@@ -1,0 +1,190 @@
+"""Study files: what they mean, and one sentence for what is wrong with them."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+import emm
+from dnnlib.util import UserError
+from studies.commands import point_commands
+from studies.points import make_point
+from studies.study import Settings, Sizes, load_study, read_study
+from studies.validation import Validator
+
+BASE = {
+    'data': {'selection': 'size', 'source': 'digits'},
+    'train': {'preset': 'digits', 'epochs': 2},
+    'evaluate': {'seeds': '0-15', 'batch': 16},
+    'sizes': {'values': [20, 10]},
+}
+WIDTH = {'label': 'Channels', 'option': 'train.num-channels', 'values': [8, 16]}
+
+
+def changed(**tables):
+    """The base document with keys of its tables replaced, tables added, or removed where None."""
+    document = copy.deepcopy(BASE)
+    for name, table in tables.items():
+        if table is None:
+            del document[name]
+        else:
+            document[name] = document.get(name, {}) | table if isinstance(table, dict) else table
+    return document
+
+
+def read(**tables):
+    return read_study(changed(**tables), 'test', 'test.toml')
+
+
+def validated(**tables):
+    study = read(**tables)
+    validator = Validator(emm.PARSERS)
+    validator.check_options(study)
+    return validator.with_steps(study, Path('nowhere'))
+
+
+def test_a_point_is_three_commands_that_a_person_would_type():
+    point = make_point(read(), Path('out'), read().values[0], 20, 0)
+    folder = Path('out/points/all/000020-r0')
+    assert point.folder == folder
+    assert point.commands() == {
+        'data': ['-m', 'dataset_utils', 'size', '--source=digits', f'--dest={folder}/data.zip', '--max-images=20'],
+        'train': [
+            *('train.py', f'--outdir={folder}/run', '--nosubdir', f'--data={folder}/data.zip', '--seed=1024'),
+            *('--preset=digits', '--epochs=2'),
+        ],
+        'evaluate': [
+            *('mem_ratio.py', f'--expdir={folder}/run', f'--knn-ref={folder}/data.zip', '--seeds=0-15', '--batch=16')
+        ],
+    }
+
+
+def test_factors_combine_and_change_their_options_alone():
+    labels = {'values': {'none': {}, 'true': {'train': {'cond': True}}}}
+    study = read(factors={'width': WIDTH, 'labels': labels})
+    assert [value.of for value in study.values] == [
+        {'width': '8', 'labels': 'none'},
+        {'width': '8', 'labels': 'true'},
+        {'width': '16', 'labels': 'none'},
+        {'width': '16', 'labels': 'true'},
+    ]
+    assert study.values[3].settings.train == {'preset': 'digits', 'epochs': 2, 'num-channels': 16, 'cond': True}
+    assert study.values[3].name == 'width 16, labels true'
+
+
+def test_a_value_can_have_sizes_of_its_own():
+    study = read(factors={'x': {'values': {'a': {}, 'b': {'sizes': {'search': [10, 100]}}}}})
+    assert study.values[0].sizes == Sizes(values=(10, 20))
+    assert study.values[1].sizes.search == (10, 100)
+
+
+def test_repeats_have_seeds_of_their_own():
+    study = read(repeats={'count': 2, 'train-seed': 5, 'select-seed': 7})
+    commands = make_point(study, Path('out'), study.values[0], 20, 1).commands()
+    assert '--seed=8' in commands['data']
+    assert '--seed=6' in commands['train']
+
+
+@pytest.mark.parametrize('size', [7, 30, 50, 400, 1797])
+def test_lengths_in_images_are_equal_at_every_size(size):
+    train = {'epochs': {'images': 51_200}, 'warmup': {'images': 5000}, 'ema': {'images': 4000}}
+    seeds = {'train': 0, 'select': None}
+    command = point_commands(Settings(BASE['data'], train, {}), size, seeds, Path('o/points/all/x'))['train']
+    options = dict(word.removeprefix('--').split('=') for word in command if '=' in word)
+    assert 51_200 <= int(options['epochs']) * size < 51_200 + size
+    # train.py takes whole kimg of both, rounded down: |D| * epochs / 1000, and 1000 * ema * |D| / 50000.
+    assert size * int(options['warmup']) // 1000 == 5
+    assert int(1000 * float(options['ema']) * size / 50_000) == 4
+
+
+def test_lists_and_booleans_are_written_as_train_py_reads_them():
+    factors = {'skips': {'option': 'train.skip-connections', 'values': [[1, 0, 1, 1, 1, 1]]}}
+    study = read(train={'cond': True}, factors=factors)
+    point = make_point(study, Path('o'), study.values[0], 20, 0)
+    assert '--skip-connections=1,0,1,1,1,1' in point.commands()['train']
+    assert '--cond=True' in point.commands()['train']
+
+
+def test_a_search_of_a_balanced_selection_goes_in_steps_of_the_classes():
+    document = changed(sizes=None) | {'sizes': {'search': [15, 105]}}
+    study = read_study(document, 'test', 'test.toml')
+    validator = Validator(emm.PARSERS)
+    validator.check_options(study)
+    sizes = validator.with_steps(study, Path('nowhere')).values[0].sizes
+    assert (sizes.search, sizes.step) == ((20, 100), 10)
+
+
+def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
+    sources = {'zeros': {'selection': 'one-class', 'source': 'digits', 'class-name': '0'}}
+    data = {'selection': 'one-class', 'source': 'sources.zeros', 'class-name': '0'}
+    study = read(data=data, sources=sources)
+    point = make_point(study, Path('out'), study.values[0], 10, 0)
+    assert '--source=out/sources/zeros.zip' in point.commands()['data']
+    assert point.identity['sources'] == sources
+
+
+@pytest.mark.parametrize(
+    ('tables', 'message'),
+    [
+        ({'sises': {}}, r'the study has no key sises; it knows .*sizes'),
+        ({'train': {'outdir': 'x'}}, r'outdir in \[train\] is set by the study itself'),
+        ({'train': {'lr': {'images': 5}}}, r'lr = .* only epochs, duration, warmup, ema'),
+        ({'train': {'epochs': {'images': 0}}}, r'images = 0 must be a whole number of at least 1'),
+        ({'train': {'lr': [0.5]}}, r'lr = \[0.5\] in \[train\] must be'),
+        ({'sizes': {'search': [10, 20]}}, r'\[sizes\] needs either values'),
+        ({'sizes': {'values': []}}, r'values = \[\] in \[sizes\]'),
+        ({'sizes': {'values': [0]}}, r'at least 1'),
+        ({'sizes': {'values': 'all'}}, r"values = 'all'"),
+        ({'repeats': {'count': 0}}, r'count = 0 in \[repeats\] must be a whole number of at least 1'),
+        ({'repeats': {'counts': 3}}, r'\[repeats\] has no key counts'),
+        ({'factors': {'x': {}}}, r'\[factors.x\] needs values'),
+        ({'factors': {'x': {'values': [1]}}}, r'\[factors.x\] needs values: a list together with option'),
+        ({'factors': {'x': {'option': 'lr', 'values': [1]}}}, r"option = 'lr' in \[factors.x\] must be one such as"),
+        ({'factors': {'x': {'values': {'a': {'trane': {}}}}}}, r'\[factors.x.values.a\] has no key trane'),
+        ({'factors': {'x': WIDTH, 'y': WIDTH}}, r'\[factors.x\] and \[factors.y\] both set num-channels of \[train\]'),
+        ({'factors': {'x': WIDTH | {'values': [8, 8]}}}, r'has a value twice'),
+        ({'data': {'source': 'sources.dogs'}}, r"source = 'sources.dogs': there is no table \[sources.dogs\]"),
+        ({'threshold': 2.0}, r'threshold = 2.0 must be a share'),
+        ({'title': 5}, r'title in the study must be a text'),
+        ({'train': 5}, r'train in the study must be a table'),
+    ],
+)
+def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, message):
+    with pytest.raises(UserError, match=r'^test\.toml: ') as error:
+        read(**tables)
+    assert error.match(message)
+
+
+@pytest.mark.parametrize(
+    ('tables', 'message'),
+    [
+        (
+            {'train': {'num-chanels': 8}},
+            r'num-chanels in \[train\] is no option of train.py; did you mean num-channels',
+        ),
+        ({'evaluate': {'sedes': '0-3'}}, r'sedes in \[evaluate\] is no option of mem_ratio.py; did you mean seeds'),
+        ({'data': {'num-classes': 2}}, r'num-classes in \[data\] is no option of python -m dataset_utils size'),
+        ({'data': {'selection': 'sice'}}, r"selection = 'sice' in \[data\] is not known; choose one of classes"),
+        ({'train': {'arch': 'unet'}}, r"arch.*'unet' is not one of"),
+        ({'train': {'lr': -1}}, r'lr'),
+        (
+            {'factors': {'x': {'values': {'a': {'train': {'widht': 3}}}}}},
+            r'widht in \[factors.x\], value a, is no option of train.py',
+        ),
+        ({'factors': {'x': {'values': {'a b': {}, 'a-b': {}}}}}, r'x a b and x a-b would share a folder'),
+        ({'sizes': {'values': [15]}}, r'all, 15 images: .*multiple'),
+        ({'sizes': {'values': [5000]}}, r'all, 5000 images: '),
+        ({'data': {'source': 'nothing.zip'}}, r'nothing.zip: no such file'),
+    ],
+)
+def test_options_and_sizes_are_checked_before_anything_runs(tables, message):
+    with pytest.raises(UserError, match=message):
+        validated(**tables)
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    (tmp_path / 'x.toml').write_text('[data')
+    with pytest.raises(UserError, match=r'x\.toml: not a TOML file'):
+        load_study(tmp_path / 'x.toml')
+    with pytest.raises(UserError, match='no such file'):
+        load_study(tmp_path / 'y.toml')

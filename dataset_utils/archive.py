@@ -174,7 +174,7 @@ def _parents(path: Path) -> Iterator[None]:
 
 def _nearest(path: Path) -> Path:
     """Return the lowest folder or file above a path that is there."""
-    return next(parent for parent in path.absolute().parents if parent.exists())
+    return next((parent for parent in path.absolute().parents if parent.exists()), path.absolute())
 
 
 @contextlib.contextmanager

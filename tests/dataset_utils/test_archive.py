@@ -287,6 +287,13 @@ def test_source_and_destination_must_not_lie_in_one_another(tmp_path, monkeypatc
         Destination(dest, True, [source])
 
 
+def test_root_is_no_destination(tmp_path):
+    with pytest.raises(UserError, match='lie in one another'):
+        Destination('/', True, [str(tmp_path)])
+    with pytest.raises(UserError, match='exists; add --overwrite'):
+        Destination('/', False)
+
+
 def test_source_and_destination_may_be_neighbours(tmp_path):
     write_files(tmp_path, {'a.zip': b'x'})
     Destination(str(tmp_path / 'b.zip'), False, [str(tmp_path / 'a.zip'), 'digits'])

@@ -1,8 +1,8 @@
-# make demo | test | lint: each sets up .venv first, once, and again when the requirements change.
+# make demo | test | test-page | lint: each sets up .venv first, once, and again when the requirements change.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-page lint format clean
 
 setup: .venv/ready
 
@@ -17,6 +17,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The page of a study in headless Chromium; needs Debian's chromium and chromium-driver, or others of these names.
+test-page: setup
+	$(BIN)/python -m pytest tests/test_page_browser.py -rs
 
 lint: setup
 	$(BIN)/ruff check .

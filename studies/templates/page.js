@@ -1,0 +1,36 @@
+(() => {
+  const root = document.documentElement;
+  const buttons = [...document.querySelectorAll('button[data-show]')];
+  const bar = document.querySelector('.tools');
+  const points = [...document.querySelectorAll('details.point')];
+
+  const show = (kind) => {
+    root.dataset.show = kind;
+    for (const button of buttons) button.setAttribute('aria-pressed', String(button.dataset.show === kind));
+  };
+
+  for (const button of buttons) button.addEventListener('click', () => show(button.dataset.show));
+  if (bar) bar.hidden = false;
+
+  const fold = document.querySelector('#fold');
+  const nameFold = () => { fold.textContent = points.every((point) => point.open) ? 'Close all' : 'Open all'; };
+  if (fold) {
+    fold.addEventListener('click', () => {
+      const open = !points.every((point) => point.open);
+      for (const point of points) point.open = open;
+    });
+    for (const point of points) point.addEventListener('toggle', nameFold);
+    nameFold();
+  }
+
+  // A link from a table opens the point that it leads to.
+  const openTarget = () => {
+    const target = location.hash ? document.getElementById(location.hash.slice(1)) : null;
+    if (target && target.matches('details')) {
+      target.open = true;
+      target.scrollIntoView();
+    }
+  };
+  addEventListener('hashchange', openTarget);
+  openTarget();
+})();

@@ -189,6 +189,21 @@ def test_ranks_and_shards_change_nothing(ranks: int, options: list[str], outdir:
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_one_rank_may_hold_all_shards(outdir: Path, tmp_path: Path) -> None:
+    assert run('--data=digits', f'--outdir={tmp_path}', '--seeds=0-31', '--shard').exit_code == 0
+    assert (tmp_path / 'nearest.csv').read_bytes() == (outdir / 'nearest.csv').read_bytes()
+
+
+@pytest.mark.slow
+def test_classes_that_are_in_one_shard_alone(digits_20: Path, tmp_path: Path) -> None:
+    """Of 20 digits, class after class, each of two shards has five classes."""
+    arguments = [f'--data={digits_20}', '--seeds=0-15', '--cond=1']
+    assert run(*arguments, f'--outdir={tmp_path / "one"}').exit_code == 0
+    run_script('generate_optim.py', *arguments, f'--outdir={tmp_path / "two"}', '--shard', ranks=2)
+    for path in sorted((tmp_path / 'one').iterdir()):
+        assert (tmp_path / 'two' / path.name).read_bytes() == path.read_bytes(), path.name
+
+
 @pytest.mark.slow
 def test_a_broken_image_in_the_second_share_is_told_once(digits_20: Path, tmp_path: Path) -> None:
     folder = tmp_path / 'broken'

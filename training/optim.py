@@ -20,7 +20,7 @@ from dnnlib.util import UserError
 from torch_utils import distributed
 from training.image_rows import ImageRows, Images
 from training.int8_sums import int8_sums, relative_error
-from training.weighted_sums import Sums, float64_sums, merge
+from training.weighted_sums import Sums, empty_sums, float64_sums, merge
 
 # Root mean square error to be expected, relative to the norm of the denoised image, above which an image is computed
 # again with more digits. An error five times as large, 1e-5, has a probability below exp(-9) (see int8_sums).
@@ -165,6 +165,8 @@ class OptimalDenoiser:
 
         size: number of images in the range, over all ranks.
         """
+        if not len(z):
+            return empty_sums(z)
         start, stop = chosen
         if self.float64 or size * z.shape[1] <= FEW_PIXELS:
             return self._over_ranks(float64_sums(self.images, z, variance, start, stop))
@@ -220,14 +222,17 @@ class OptimalDenoiser:
         if not self.label_dim:
             raise UserError('class_labels are given, but the training set has no labels')
         labels = class_labels.to(self.device)
-        if labels.is_floating_point():
-            present = labels.sum(dim=1) > 0
-            labels = torch.where(present, labels.argmax(dim=1), -1)
         if len(labels) != count:
             raise UserError(f'{len(labels)} class labels are given for {count} images')
-        for label in labels.unique().tolist():
-            if label >= 0 and label not in self.class_sizes:
-                raise UserError(f'class {label}: no training image has it')
+        if labels.shape[1:] != ((self.label_dim,) if labels.is_floating_point() else ()):
+            raise UserError(
+                f'class_labels are {list(labels.shape)}; give integers [B], or one-hot floats [B, {self.label_dim}]'
+            )
+        known = set(self.class_sizes)
+        if labels.is_floating_point():
+            labels, known = torch.where(labels.any(dim=1), labels.argmax(dim=1), -1), known | {-1}
+        if absent := set(labels.unique().tolist()) - known:
+            raise UserError(f'class {min(absent)}: no training image has it')
         return labels
 
 
@@ -240,6 +245,8 @@ def check_images(images: Images, labels: Tensor | np.ndarray | None) -> None:
         raise UserError(f'training images must be square, not {images.shape[2]}×{images.shape[3]}')
     if labels is not None and len(labels) != len(images):
         raise UserError(f'{len(labels)} labels are given for {len(images)} training images')
+    if labels is not None and (lowest := int(torch.as_tensor(labels).amin())) < 0:
+        raise UserError(f'label {lowest} of the training images is below 0')
 
 
 def compute_device(device: torch.device | str) -> torch.device:

@@ -377,6 +377,13 @@ def test_sums_over_shards_merge_to_those_over_all(images: Tensor, bounds: list[i
     assert torch.equal(merged.nearest, squared_distances(x, copies).argmin(dim=1))
 
 
+def test_no_images_are_denoised_to_none(images: Tensor, denoiser: OptimalDenoiser) -> None:
+    for one in (denoiser, OptimalDenoiser(images[:2])):
+        none = noisy(images, 1.0)[:0]
+        assert one(none, 1.0).shape == none.shape
+        assert [part.shape[0] for part in one.settled(none, 1.0)] == [0, 0]
+
+
 @pytest.mark.parametrize('sigma', [20.0, 0.5])
 def test_images_of_more_pixels_than_one_int32_sum_holds(sigma: float) -> None:
     images = smooth_images(65, size=210)
@@ -407,8 +414,18 @@ def test_mistakes_are_told_in_a_sentence(images: Tensor, denoiser: OptimalDenois
     with pytest.raises(UserError, match='no labels'):
         denoiser(x, 1.0, torch.zeros(4, dtype=torch.int64))
     labelled = OptimalDenoiser(images[:4], torch.tensor([0, 0, 2, 2]))
+    for absent in (1, 3, -1):
+        with pytest.raises(UserError, match=f'class {absent}: no training image'):
+            labelled(x, 1.0, torch.tensor([0, absent, 2, 0]))
     with pytest.raises(UserError, match='class 1: no training image'):
-        labelled(x, 1.0, torch.tensor([0, 1, 2, 0]))
+        labelled(x, 1.0, torch.eye(3)[[0, 1, 2, 0]])
+    with pytest.raises(UserError, match='1 class labels are given for 4 images'):
+        labelled(x, 1.0, torch.tensor([0]))
+    for wrong in (torch.zeros([4, 2]), torch.zeros([4]), torch.zeros([4, 3], dtype=torch.int64)):
+        with pytest.raises(UserError, match=r'give integers \[B\], or one-hot floats \[B, 3\]'):
+            labelled(x, 1.0, wrong)
+    with pytest.raises(UserError, match='label -1 of the training images'):
+        OptimalDenoiser(images[:2], torch.tensor([0, -1]))
 
 
 def test_set_that_does_not_fit_is_refused_with_its_size(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
     manifest = getattr(dataset, 'manifest', None)
     if manifest is None:
         raise UserError(f'{dataset.where} has no manifest.json, so it cannot be verified')
-    names = [manifest.source] if isinstance(manifest.source, str) else manifest.source
+    names = _listed(manifest.source)
     if len(names) != len(sources):
         raise UserError(f'--verify must be given {len(names)} times: for {", ".join(map(shown, names))}')
     try:
@@ -71,12 +71,22 @@ def _is_same(present: tuple[np.ndarray, int | None], image: np.ndarray, label: i
 def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
     findings = []
     if claimed.source_sha256 != made.source_sha256:
-        findings.append(f'The source is another one: its hash is {made.source_sha256}, not {claimed.source_sha256}.')
+        findings.append(_source_words(_listed(claimed.source_sha256), _listed(made.source_sha256)))
     expected = json.loads(made.to_json())
     for name in ('arguments', 'indices', 'labels', 'class_names', 'version'):
         if _differs(getattr(claimed, name), expected[name]):
             findings.append(f'"{name}" in the manifest is not what the rule makes.')
     return findings
+
+
+def _source_words(claimed: list[str], made: list[str]) -> str:
+    if claimed == made[::-1]:
+        return 'The two sources are those of the manifest in the other order; give --verify the --source first.'
+    return f'The source is another one: its hash is {" and ".join(made)}, not {shown(" and ".join(claimed))}.'
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def _differs(claimed: Any, expected: Any) -> bool:

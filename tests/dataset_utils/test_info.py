@@ -96,6 +96,8 @@ def test_mixture_needs_two_sources(archive, tmp_path):
     assert '--verify must be given 2 times: for digits, a.zip' in message
     result = run(main, 'info', tmp_path / 'm.zip', '--verify=digits', f'--verify={archive}')
     assert result.exit_code == 0, result.output
+    message = refusal(run(main, 'info', tmp_path / 'm.zip', f'--verify={archive}', '--verify=digits'))
+    assert 'The two sources are those of the manifest in the other order; give --verify the --source first.' in message
 
 
 def test_converted_and_split_sets_verify(tmp_path):

@@ -21,6 +21,7 @@ PARTS = ('data', 'train', 'evaluate')
 # Options that a study sets by itself, by the part of a point that they belong to.
 RESERVED = {
     'data': {'dest', 'overwrite', 'max-images', 'seed'},
+    'source': {'dest', 'overwrite'},
     'train': {'outdir', 'data', 'nosubdir', 'desc', 'seed', 'resume', 'dry-run'},
     'evaluate': {'expdir', 'knn-ref', 'log', 'images', 'gallery', 'network', 'pipeline', 'table', 'json'},
 }

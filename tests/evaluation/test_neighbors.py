@@ -80,12 +80,12 @@ def test_no_queries_give_no_neighbours():
 def test_balls_hold_what_all_distances_in_int64_say(shape):
     references = random_images(1, 20 if shape[1] > 10 else 2100, *shape)
     queries = np.concatenate([references[:5], random_images(0, 14, *shape), np.full((1, *shape), 255, np.uint8)])
-    references[-1] = 0
+    references[-1] = queries[-2] = 0
     place, distances = naive(queries, references, len(references))
     distances = np.take_along_axis(distances, place.argsort(axis=1), axis=1)
     radii = distances[np.arange(len(references)) % len(queries), np.arange(len(references))]
-    radii[-1] = 255**2 * references[0].size  # the largest distance there can be
+    radii[-2:] = 2**40, 255**2 * references[0].size  # beyond the largest distance there can be, and the largest
     below, within = NeighborIndex(references).count_within(queries, torch.from_numpy(radii))
     np.testing.assert_array_equal(below, (distances < radii).sum(axis=1))
     np.testing.assert_array_equal(within, (distances <= radii).sum(axis=1))
-    assert (within > below).all()
+    assert (within > below).sum() >= 15

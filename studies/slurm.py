@@ -14,13 +14,14 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dnnlib.util import UserError
 from studies.commands import ROOT, Resources
+from studies.launcher import Job
 from studies.points import read_json, write_json
 from studies.slurm_job import SECONDS_TO_STOP, PointJob
 
@@ -84,6 +85,11 @@ class SlurmOptions:
                 raise UserError(f'the option {name!r} of sbatch is set by the study: leave it out of the extra options')
 
 
+def extra_options(words: Iterable[str]) -> dict[str, str | bool]:
+    """Options for `SlurmOptions.extra` from words such as constraint=a100, or exclusive, which has no value."""
+    return {name: value if equals else True for name, equals, value in (word.partition('=') for word in words)}
+
+
 class SlurmLauncher:
     """Queues points as jobs of the cluster that this machine belongs to.
 
@@ -94,25 +100,26 @@ class SlurmLauncher:
 
     def __init__(self, log_dir: Path, resources: Resources, options: SlurmOptions) -> None:
         _check_installed()
+        self.capacity: int | None = None
         self.log_dir = log_dir.resolve()
         self.resources = resources
         self.options = options
         self.queue = _Queue()
         self.jobs: list[SlurmJob] = []
 
-    def submit(self, folders: Sequence[Path]) -> list['SlurmJob']:
+    def submit(self, folders: Sequence[Path]) -> list[Job]:
         """Queue the points of these folders as one job array, apart from those whose job still waits or runs.
 
         Returns a job for each folder, in order. Raises UserError with sbatch's words where it refuses.
         """
         self.queue.refresh()
         known = {folder: job for folder in folders if (job := self._job_of(folder)) and not job.done()}
+        self.jobs += known.values()
         if known:
-            print(f'{len(known)} points have a job already.', flush=True)
+            print(f'Already on the cluster: {len(known)} points.', flush=True)
         missing = [folder for folder in folders if folder not in known]
         if missing:
             known.update(zip(missing, self._submit_array(missing), strict=True))
-        self.jobs += known.values()
         return [known[folder] for folder in folders]
 
     def stop(self) -> None:
@@ -141,7 +148,8 @@ class SlurmLauncher:
             _write_record(folder, name, index, number)
         jobs = [SlurmJob(self.queue, name, index) for index in range(len(folders))]
         self.queue.add(jobs, number)
-        print(f'Queued {len(folders)} points as job {number}; its output is in {self.log_dir}.', flush=True)
+        self.jobs += jobs
+        print(f'Given to the cluster: {len(folders)} points, as job {number}; output: {self.log_dir}', flush=True)
         return jobs
 
     def _executor(self, name: str) -> Any:

@@ -16,7 +16,7 @@ import pytest
 from dnnlib.util import UserError
 from studies import slurm
 from studies.commands import Resources
-from studies.slurm import SlurmLauncher, SlurmOptions
+from studies.slurm import SlurmLauncher, SlurmOptions, extra_options
 from studies.slurm_job import PointJob, rendezvous
 from tests.helpers import ROOT
 
@@ -212,6 +212,12 @@ def test_submitit_is_not_installed(cluster, tmp_path, monkeypatch):
 def test_options_that_sbatch_cannot_be_given(options, problem):
     with pytest.raises(UserError, match=problem):
         SlurmOptions(**options)
+
+
+def test_further_options_of_sbatch(cluster, folders, tmp_path):
+    launcher(tmp_path, extra=extra_options(['constraint=a=b', 'exclusive'])).submit(folders)
+    given = sbatch_options(cluster.scripts[0])
+    assert (given['constraint'], given['exclusive']) == ('a=b', '')
 
 
 def test_nodes_meet_at_the_first_one():

@@ -1,0 +1,171 @@
+"""A study on a real cluster of Slurm, which these tests start on loopback and end: `make test-slurm`."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import command, environment
+from tests.slurm_cluster import ClusterNotHere, running_cluster
+
+pytest.importorskip('submitit')
+pytestmark = pytest.mark.slurm
+
+STUDY = """
+[data]
+selection = 'size'
+source = 'digits'
+
+[train]
+preset = 'digits'
+num-channels = 8
+num-blocks = 1
+attn-resolutions = 4
+precond = 'vp'
+batch = 20
+epochs = {{ images = {images} }}
+warmup = 1
+snapshots = 2
+tick = 1
+
+[evaluate]
+seeds = '0-49'
+steps = 4
+
+[sizes]
+values = {sizes}
+"""
+
+
+@pytest.fixture(scope='module')
+def cluster(tmp_path_factory):
+    """The environment of a user of the cluster, whose daemons end even if the tests are told to."""
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit('terminated'))
+    try:
+        with running_cluster(tmp_path_factory.mktemp('cluster')) as environ:
+            yield {**environment(), **environ}
+    except ClusterNotHere as error:
+        pytest.skip(f'no cluster of Slurm: {error}')
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Study:
+    """A study in a folder, run by emm.py on the cluster."""
+
+    def __init__(self, folder: Path, environ: dict[str, str], sizes: list[int], images: int, *options: str):
+        self.root = folder / 'study'
+        self.environ = environ
+        self.sizes = sizes
+        (folder / 'four.toml').write_text(STUDY.format(sizes=sizes, images=images))
+        arguments = ['sweep', folder / 'four.toml', f'--outdir={self.root}', '--launcher=slurm', '--time-limit=10']
+        self.command = command('emm.py', *arguments, *options)
+
+    def start(self) -> subprocess.Popen:
+        return subprocess.Popen(
+            self.command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self) -> str:
+        done = subprocess.run(self.command, env=self.environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def point(self, size: int) -> Path:
+        return self.root / 'points' / 'all' / f'{size:06d}-r0'
+
+    def job(self, size: int) -> str:
+        """The job of a point as Slurm's programs name it."""
+        record = json.loads((self.point(size) / 'slurm.json').read_text())
+        return record['job'] if len(self.sizes) == 1 else f'{record["job"]}_{record["index"]}'
+
+    def log(self, size: int) -> str:
+        path = self.point(size) / 'log.txt'
+        return path.read_text() if path.exists() else ''
+
+    def done(self, size: int) -> bool:
+        return (self.point(size) / 'result.json').exists()
+
+    def scripts(self) -> list[Path]:
+        return sorted((self.root / 'slurm').glob('*_submission.sh'))
+
+    def slurm(self, *words: str) -> str:
+        return subprocess.run(words, env=self.environ, capture_output=True, text=True, check=True).stdout
+
+    def jobs_that(self, states: str) -> set[str]:
+        return set(self.slurm('squeue', '--noheader', '--array', f'--states={states}', '--format=%i').split())
+
+    def wait_until_requeued(self, job: str) -> None:
+        """Wait until a job that ran is in the queue again, and let it wait for seconds instead of Slurm's two minutes;
+        not less, since a node refuses credentials that are as old as those of the first run."""
+        wait_for(lambda: job in self.jobs_that('pending'), f'requeued job {job}')
+        self.slurm('scontrol', 'update', f'jobid={job}', 'starttime=now+3')
+
+
+def wait_until_printed(process: subprocess.Popen, words: str) -> None:
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if words in line:
+            return
+    raise AssertionError(f'{words!r} is not in:\n{"".join(lines)}')
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f'no {what} within {seconds} s'
+        time.sleep(0.1)
+
+
+def test_a_study_survives_its_own_death_and_cancelled_and_requeued_jobs(cluster, tmp_path):
+    study = Study(tmp_path, cluster, [20, 30, 40, 50], 4000, '--jobs=3')
+    first = study.start()
+    wait_until_printed(first, 'Given to the cluster: 4 points')
+    first.kill()
+    first.communicate()
+    jobs = {size: study.job(size) for size in (20, 30, 40, 50)}
+
+    second = study.start()
+    wait_until_printed(second, 'Already on the cluster: ')
+    second.terminate()
+    assert f'scancel {jobs[20].partition("_")[0]}' in second.communicate()[0]
+
+    wait_for(lambda: all('tick 1 ' in study.log(size) for size in (20, 30, 40)), 'three trainings')
+    assert study.jobs_that('running') == {jobs[20], jobs[30], jobs[40]}
+    study.slurm('scancel', jobs[20])
+    study.slurm('scontrol', 'requeue', jobs[30])
+    study.slurm('scancel', '--signal=URG', jobs[40])  # as Slurm warns of the end of a job's time
+    study.wait_until_requeued(jobs[30])
+    study.wait_until_requeued(jobs[40])
+    wait_for(lambda: jobs[20] not in study.jobs_that('pending,running,completing'), 'end of the cancelled job')
+
+    study.run()
+    assert all(study.done(size) for size in jobs)
+    assert all('Going on from training-state-' in study.log(size) for size in (20, 30, 40))
+    assert 'Going on from' not in study.log(50)
+    assert len(study.scripts()) == 2
+    assert {size for size in jobs if study.job(size) != jobs[size]} == {20}
+    assert not study.jobs_that('pending,running,completing')
+
+
+def test_a_point_on_two_nodes_goes_on_after_its_time_was_over(cluster, tmp_path):
+    study = Study(tmp_path, cluster, [20], 4000, '--nodes-per-job=2')
+    run = study.start()
+    try:
+        wait_for(lambda: 'tick 1 ' in study.log(20), 'training')
+        study.slurm('scancel', '--signal=URG', study.job(20))
+        study.wait_until_requeued(study.job(20))
+        output, _ = run.communicate()
+    finally:
+        run.kill()
+    assert run.returncode == 0, output
+    assert study.done(20)
+    assert 'Going on from training-state-' in study.log(20)
+    assert len(study.scripts()) == 1
+    assert 'on 2 ranks' in study.log(20)
+    assert 'tick' not in (study.point(20) / 'log-1.txt').read_text()  # the main rank is on the first node

@@ -1,8 +1,9 @@
 """AuthPct: the per cent of generated images that are authentic, that is, no near-copies of a training image.
 
 A generated image is authentic when it is farther from its nearest training image than that training image is from its
-own nearest other training image (Alaa et al. 2022, "How faithful is your synthetic data?", section 3; the plain per
-cent is that of Stein et al. 2023, "Exposing flaws of generative model evaluation metrics", section 4).
+own nearest other training image (Alaa et al. 2022, "How faithful is your synthetic data?"; the plain per cent is that
+of Stein et al. 2023, "Exposing flaws of generative model evaluation metrics and their unfair treatment of diffusion
+models").
 
 Conventions: "farther" is strict, so equal distances are not authentic. Of several nearest training images that with
 the lowest index counts. `authpct` takes the training images as they are: one that occurs twice is at distance 0 from

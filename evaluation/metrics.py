@@ -59,7 +59,7 @@ def require_known(names: Sequence[str], has_test: bool) -> None:
         if name not in METRICS:
             raise UserError(f'--metrics: no metric is called {name!r}; there are {", ".join(METRICS)}')
         if METRICS[name].needs_test and not has_test:
-            raise UserError(f'--metrics={name} needs --test-ref, a held-out test set')
+            raise UserError(f'--metrics={name} needs --test-ref, a held-out test set, or a third file of --features')
 
 
 def _ratio_curve(distances: Distances, seed: int) -> RatioCurve:

@@ -4,10 +4,10 @@ The ball of an image reaches to its k-th nearest other image of the same set.
 
 - precision: share of generated images that lie in the ball of at least one training image; recall: share of training
   images that lie in the ball of at least one generated image. Kynkäänniemi et al. 2019, "Improved precision and recall
-  metric for assessing generative models", equation 1.
+  metric for assessing generative models".
 - density: in how many balls of training images a generated image lies, on average, divided by k; it may exceed 1.
   coverage: share of training images whose ball holds a generated image. Naeem et al. 2020, "Reliable fidelity and
-  diversity metrics for generative models", equations 4 and 6.
+  diversity metrics for generative models".
 
 Conventions: k = 5, as Naeem et al. take it (Kynkäänniemi et al. take 3). Balls of precision and recall are closed, as
 in their definition; those of density and coverage are open, as in their authors' code, which gives a density of 1 where

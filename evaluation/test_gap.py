@@ -2,9 +2,8 @@
 
 d_train and d_test are the distances of a generated image to the nearest training and the nearest test image. A model
 that learned the distribution and not its training images has no reason to be nearer to either: d_test - d_train is
-then zero on average, where both sets are equally large. (The comparison of nearest distances to training and held-out
-data is a usual one; see Carlini et al. 2023, "Extracting training data from diffusion models", and Meehan et al. 2020,
-whose test compares the test set's own distances instead.)
+then zero on average, where both sets are equally large. The question is that of the C_T test of Meehan et al. 2020
+(`evaluation.copying_test`), asked of each generated image in turn and in units of distance.
 
 Conventions: distances are Euclidean (pixel levels in pixels). A larger set has nearer images by its size alone: so
 `expected_share` says which share of generated images would be nearer to the training set if training and test images

@@ -1,8 +1,8 @@
-# make demo | test | test-page | lint: each sets up .venv first, once, and again when the requirements change.
+# make demo | test | test-page | test-slurm | lint: each sets up .venv first, once, and again when the requirements change.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-page lint format clean
+.PHONY: setup demo test test-page test-slurm lint format clean
 
 setup: .venv/ready
 
@@ -21,6 +21,10 @@ test: setup
 # The page of a study in headless Chromium; needs Debian's chromium and chromium-driver, or others of these names.
 test-page: setup
 	$(BIN)/python -m pytest tests/test_page_browser.py -rs
+
+# Needs Debian's slurm-wlm and munge; skipped where a cluster is not up within 30 s.
+test-slurm: setup
+	$(BIN)/python -m pytest -m slurm tests/test_slurm.py -rs
 
 lint: setup
 	$(BIN)/ruff check .

@@ -7,11 +7,11 @@ import click
 import torch
 from tqdm import tqdm
 
-from dnnlib.cli import Seeds, device_option, precision_option, sampler_keywords, sampler_options
+from dnnlib.cli import Seeds, device_option, download_options, precision_option, sampler_keywords, sampler_options
 from dnnlib.download import fetch
 from dnnlib.util import report_errors
 from evaluation.images import save_contact_sheet, save_images
-from evaluation.trajectory import check_class
+from evaluation.models import check_class
 from torch_utils import distributed
 from torch_utils.misc import configure_backends
 from training.sampling import SamplerOptions, generate_images, seed_batches
@@ -58,11 +58,7 @@ MAX_GRID_IMAGES = 1024
 @click.option(
     '--grid', metavar='PNG', type=str, help=f'Also save a contact sheet of the first {MAX_GRID_IMAGES} images.'
 )
-@click.option(
-    '--cache-dir', metavar='DIR', type=str, help="Where downloads are kept. [default: the user's cache folder]"
-)
-@click.option('--sha256', metavar='HEX', type=str, help='SHA-256 that the file of --network must have.')
-@click.option('--download-only', is_flag=True, help='Download the file of --network, print where it is, and stop.')
+@download_options('--network')
 @device_option
 @precision_option('Arithmetic of the network. [default: that of the training]')
 @sampler_options
@@ -85,7 +81,7 @@ def main(**options: Any) -> None:
         raise click.UsageError('--outdir is missing: where to save the images')
     device = distributed.choose_device(options['device'])
     with distributed.process_group(device):
-        network = fetch_network(options)
+        network = distributed.on_main(lambda: fetch(options['network'], options['cache_dir'], options['sha256']))
         if options['download_only']:
             distributed.print0(str(network))
             return
@@ -109,12 +105,6 @@ def main(**options: Any) -> None:
             distributed.on_main(lambda: save_contact_sheet(Path(options['grid']), images))
         distributed.barrier()
         distributed.print0(f'{len(seeds)} images in {outdir}')
-
-
-def fetch_network(options: dict[str, Any]) -> Path:
-    """The file of --network, downloaded by the main rank where it is a URL and not in the cache."""
-    cache_dir = Path(options['cache_dir']) if options['cache_dir'] is not None else None
-    return distributed.on_main(lambda: fetch(options['network'], cache_dir, options['sha256']))
 
 
 if __name__ == '__main__':

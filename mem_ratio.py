@@ -1,38 +1,71 @@
-"""Measure the memorization ratio of every snapshot of a run, or of any images: parses the options, and reports."""
+"""Measure the memorization ratio of runs, snapshots, pipelines or any images: parses the options, and reports."""
 
+import contextlib
+import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-import torch
+from click.core import ParameterSource
 
-from dataset_utils import open_source
-from dnnlib.cli import Seeds, device_option, precision_option, sampler_keywords, sampler_options
-from dnnlib.util import UserError, report_errors
-from evaluation.memorization import TrainingImages
-from evaluation.trajectory import GALLERY_SIZE, Evaluation, evaluate_run, write_gallery
+from dnnlib.cli import (
+    SAMPLER_KEYWORDS,
+    FloatPair,
+    Seeds,
+    Words,
+    device_option,
+    download_options,
+    precision_option,
+    sampler_keywords,
+    sampler_options,
+)
+from dnnlib.download import fetch
+from dnnlib.util import report_errors
+from evaluation.image_sets import FILTERS
+from evaluation.judging import Extras, Request, judge, table_of_records
+from evaluation.metrics import METRICS
+from evaluation.model_judge import Evaluation
+from evaluation.trajectory import best_of
 from torch_utils import distributed
 from torch_utils.distributed import print0
-from training.config import read_options
-from training.dataset import load_dataset
 from training.sampling import SamplerOptions
+
+SUBJECTS = ('expdir', 'images', 'network', 'pipeline')
+# Options that say something of some of these only.
+SAMPLED = ('expdir', 'network', 'pipeline')
+ONLY_FOR = {
+    **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), SAMPLED),
+    **dict.fromkeys(('class_index', 'precision', *SAMPLER_KEYWORDS[1:]), ('expdir', 'network')),
+    **dict.fromkeys(('save_images', 'subdirs'), ('expdir',)),
+    **dict.fromkeys(('cache_dir', 'sha256', 'download_only'), ('network',)),
+    'float_range': ('images',),
+    'resize': ('images',),
+    'gallery': ('images', 'network', 'pipeline'),
+    'features': ('images', 'network', 'pipeline'),
+}
 
 
 @click.command()
+@click.option('--expdir', metavar='DIR', type=str, help='Judge all snapshots of a run folder of train.py or of EDM.')
 @click.option(
-    '--expdir', metavar='DIR', type=str, help='Run folder of train.py or of EDM, all of whose snapshots are evaluated.'
+    '--images',
+    metavar='DIR|ZIP|NPZ|NPY',
+    type=str,
+    multiple=True,
+    help='Judge images, whatever made them; given several times, each.',
 )
-@click.option('--images', metavar='DIR|ZIP|NPZ', type=str, help='Images to judge instead, whatever made them.')
+@click.option('--network', metavar='FILE|URL', type=str, help='Judge one snapshot, or network pickle of EDM.')
+@click.option('--pipeline', metavar='DIR', type=str, help='Judge an unconditional pipeline that diffusers saved.')
 @click.option(
-    '--knn-ref', metavar='ZIP|DIR', type=str, help='Training set to compare with. [default: that of --expdir]'
+    '--knn-ref', metavar='ZIP|DIR|NPZ|NPY', type=str, help='Training set to compare with. [default: that of --expdir]'
 )
 @click.option(
     '--log',
     metavar='FILE',
     type=str,
-    help='Log file; records go beside it as .jsonl. [default: mem_traj.log in --expdir]',
+    help='Log file; records go beside it as .jsonl. [default: mem_traj.log in --expdir, else none]',
 )
 @click.option(
     '--seeds',
@@ -62,17 +95,43 @@ from training.sampling import SamplerOptions
     '--save-images', is_flag=True, help='Save the images, and a table of their nearest training images, in --expdir.'
 )
 @click.option('--subdirs', is_flag=True, help='With --save-images, put a thousand images in a folder.')
-@click.option('--gallery', metavar='PNG', type=str, help='With --images, save a gallery here.')
+@click.option('--gallery', metavar='PNG', type=str, help='Save a gallery of the first images here.')
+@click.option('--table', metavar='CSV', type=str, help='Save a row for each image: its nearest two, and flags.')
+@click.option(
+    '--metrics',
+    metavar='LIST',
+    type=Words(),
+    help=f'Also compute these of {",".join(METRICS)}, or all; of a run, for its best snapshot.',
+)
+@click.option('--test-ref', metavar='ZIP|DIR|NPZ|NPY', type=str, help='Held-out set that some metrics compare with.')
+@click.option(
+    '--features',
+    metavar='GEN,REF[,TEST]',
+    type=Words(),
+    help='Compute metrics in features instead of pixels: .npy files, float [N, d], in the order of the images.',
+)
+@click.option(
+    '--resize',
+    metavar='|'.join(FILTERS),
+    type=click.Choice(list(FILTERS)),
+    help='Bring --images of another size to that of --knn-ref, by this filter.',
+)
+@click.option(
+    '--float-range', metavar='LOW,HIGH', type=FloatPair(), help='What black and white are in --images of floats: -1,1.'
+)
+@click.option('--json', 'as_json', is_flag=True, help='Print records alone on stdout, one line of JSON each.')
+@download_options('--network')
 @device_option
 @precision_option('Arithmetic of the networks. [default: that of the training]')
 @sampler_options
+@click.pass_context
 @report_errors
-def main(**options: Any) -> None:
+def main(context: click.Context, **options: Any) -> None:
     """Measure the memorization ratio: the share of generated images that are copies of training images.
 
-    A copy is closer to its nearest training image than a third of the distance to the second nearest. Every snapshot
-    but that at 0 kimg is evaluated, newest first; the highest ratio is reported at the end. Running the same command
-    again goes on where it stopped. Network pickles of EDM are snapshots too; nothing in them is executed.
+    A copy is closer to its nearest training image than a third of the distance to the second nearest. Of a run, every
+    snapshot but that at 0 kimg is evaluated, newest first; the highest ratio is reported at the end. Running the same
+    command again goes on where it stopped. Network pickles of EDM are snapshots too; nothing in them is executed.
 
     \b
     # All snapshots of a run, with 10,000 images each
@@ -82,115 +141,107 @@ def main(**options: Any) -> None:
     \b
     # Images that anything else made
     python mem_ratio.py --images=samples/ --knn-ref=datasets/cifar10/cifar10-train.zip
+
+    \b
+    # One network from elsewhere, with metrics beside the ratio
+    python mem_ratio.py --network=https://… --knn-ref=datasets/cifar10/cifar10-train.zip --metrics=all
     """
-    sampler = SamplerOptions(**sampler_keywords(options))
-    if (options['expdir'] is None) == (options['images'] is None):
-        raise click.UsageError('give either --expdir, a run of train.py, or --images, a folder or archive of images')
+    check_options(context, options)
+    request = configure(context, options)
     device = distributed.choose_device(options['device'])
+    chatter = contextlib.redirect_stdout(sys.stderr) if options['as_json'] else contextlib.nullcontext()
     with distributed.process_group(device):
-        if options['images'] is not None:
-            judge_images(options, device)
+        if options['network'] is not None:
+            network = distributed.on_main(lambda: fetch(options['network'], options['cache_dir'], options['sha256']))
+            request = dataclasses.replace(request, network=network)
+        if options['download_only']:
+            print0(str(request.network))
+            return
+        with chatter:
+            records = judge(request, device)
+        if options['as_json']:
+            print0('\n'.join(json.dumps(record) for record in records))
         else:
-            judge_run(options, sampler, device)
+            report(options, records)
 
 
-def judge_run(options: dict[str, Any], sampler: SamplerOptions, device: torch.device) -> None:
-    run_dir = Path(options['expdir'])
-    if not run_dir.is_dir():
-        raise UserError(f'--expdir={run_dir}: no such folder; give the run folder that train.py made')
-    log_path = Path(options['log'] or run_dir / 'mem_traj.log')
-    if log_path.suffix == '.jsonl':
-        raise click.UsageError(f'--log={log_path}: the records go beside the log as .jsonl; name the log .log')
-    reference = load_dataset(options['knn_ref'] or training_set_of(run_dir), option='--knn-ref')
-    evaluation = Evaluation(
-        seeds=options['seeds'],
-        batch_size=options['batch_size'],
+def check_options(context: click.Context, options: dict[str, Any]) -> None:
+    """Raise click.UsageError where options do not go together."""
+    subjects = [name for name in SUBJECTS if options[name]]
+    if len(subjects) != 1:
+        raise click.UsageError(
+            'give either --expdir, a run of train.py, or one of --images, a folder or archive of images, '
+            '--network, a snapshot, and --pipeline, a pipeline of diffusers'
+        )
+    (subject,) = subjects
+    for parameter in context.command.params:
+        given = context.get_parameter_source(str(parameter.name)) == ParameterSource.COMMANDLINE
+        if given and subject not in ONLY_FOR.get(str(parameter.name), SUBJECTS):
+            raise click.UsageError(f'{parameter.opts[0]} says nothing of --{subject}; leave it out')
+    if options['knn_ref'] is None and subject != 'expdir' and not options['download_only']:
+        raise click.UsageError(f'--{subject} needs --knn-ref, the training set to compare with')
+    if options['log'] is not None and options['log'].endswith('.jsonl'):
+        raise click.UsageError(f'--log={options["log"]}: the records go beside the log as .jsonl; name the log .log')
+    if not options['metrics'] and (options['features'] or options['test_ref']):
+        raise click.UsageError('--features and --test-ref are for metrics; choose some with --metrics')
+    if options['features'] and (not 2 <= len(options['features']) <= 3 or len(options['images']) > 1):
+        raise click.UsageError(
+            '--features=GEN.npy,REF.npy[,TEST.npy] is for one set of images; give two or three files'
+        )
+
+
+def configure(context: click.Context, options: dict[str, Any]) -> Request:
+    """What the options ask for; a URL of --network stands for its file. Raises click.UsageError."""
+    sampler = SamplerOptions(**sampler_keywords(options))
+    steps_given = context.get_parameter_source('num_steps') == ParameterSource.COMMANDLINE
+    expdir, network, pipeline, log, table, gallery = (
+        Path(options[name]) if options[name] is not None else None
+        for name in ('expdir', 'network', 'pipeline', 'log', 'table', 'gallery')
+    )
+    has_test = options['test_ref'] is not None or len(options['features'] or []) > 2
+    metrics = options['metrics'] or []
+    if metrics == ['all']:
+        metrics = [name for name, metric in METRICS.items() if has_test or not metric.needs_test]
+    return Request(
+        evaluation=Evaluation(options['seeds'], options['batch_size'], options['save_images'], options['subdirs']),
         sampler=sampler,
+        images=options['images'],
+        expdir=expdir,
+        network=network,
+        pipeline=pipeline,
+        knn_ref=options['knn_ref'],
+        log=expdir / 'mem_traj.log' if log is None and expdir is not None else log,
         class_index=options['class_index'],
         precision=options['precision'],
-        save_images=options['save_images'],
-        subdirs=options['subdirs'],
+        num_steps=sampler.num_steps if steps_given else None,
+        resize=options['resize'],
+        float_range=options['float_range'],
+        extras=Extras(metrics, options['test_ref'], options['features'] or [], table, gallery),
     )
-    best = evaluate_run(run_dir, reference, evaluation, log_path, device)
-    print0(
-        f'Highest memorization ratio: {100 * best["ratio"]:.2f} % (95 % interval {100 * best["ratio_low"]:.2f} to '
-        f'{100 * best["ratio_high"]:.2f} %), {best["snapshot"]}, {best["epochs"]:.6g} epochs'
-    )
-    print0(f'Gallery: {run_dir / "mem_gallery.png"}')
 
 
-def training_set_of(run_dir: Path) -> str:
-    """The path of the training set that train.py was given. Raises UserError where the run is not one of train.py's."""
-    try:
-        return read_options(run_dir)['data']
-    except (UserError, KeyError) as error:
-        problem = str(error).split(';')[0]
-        raise UserError(f'{problem}; give --knn-ref, the training set to compare with') from error
-
-
-def judge_images(options: dict[str, Any], device: torch.device) -> None:
-    if options['knn_ref'] is None:
-        raise click.UsageError('--images needs --knn-ref, the training set to compare with')
-    reference = load_dataset(options['knn_ref'], option='--knn-ref')
-    images = read_images(options['images'])
-    if images.shape[1:] != reference.images.shape[1:]:
-        raise UserError(
-            f'--images={options["images"]}: its images are {describe_shape(images)}, those of '
-            f'--knn-ref={options["knn_ref"]} {describe_shape(reference.images)}; both must be the same'
+def report(options: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    """Print what a reader wants to know."""
+    if options['expdir'] is not None:
+        best = records[best_of(records)]
+        print0(
+            f'Highest memorization ratio: {100 * best["ratio"]:.2f} % (95 % interval {100 * best["ratio_low"]:.2f} to '
+            f'{100 * best["ratio_high"]:.2f} %), {best["snapshot"]}, {best["epochs"]:.6g} epochs'
         )
-    training = TrainingImages(reference.images, device, name=f'--knn-ref={options["knn_ref"]}')
-    result = training.summarize(*training.nearest_two(images))
-    record = {
-        'images': Path(options['images']).name,
-        'num_images': len(images),
-        'num_memorized': result.num_memorized,
-        'ratio': result.ratio,
-        'ratio_low': result.interval[0],
-        'ratio_high': result.interval[1],
-        'mean_distance': result.mean_distance,
-        'num_duplicates': result.num_duplicates,
-        'dataset': reference.name,
-        'dataset_sha256': reference.sha256,
-        'dataset_size': len(reference.images),
-    }
-    if options['gallery'] is not None:
-        gallery = Path(options['gallery'])
-        distributed.on_main(lambda: write_gallery(gallery, images[:GALLERY_SIZE], reference, training))
-    print0(json.dumps(record))
+        if 'metrics' in best:
+            print0(json.dumps(best['metrics']))
+        print0(f'Gallery: {Path(options["expdir"]) / "mem_gallery.png"}')
+        return
+    for record in records:
+        print0(json.dumps(record))
+    if len(records) > 1:
+        print0(table_of_records(records))
+        return
+    (record,) = records
     print0(
-        f'Memorization ratio: {100 * result.ratio:.2f} % (95 % interval {100 * result.interval[0]:.2f} to '
-        f'{100 * result.interval[1]:.2f} %) of {len(images)} images'
+        f'Memorization ratio: {100 * record["ratio"]:.2f} % (95 % interval {100 * record["ratio_low"]:.2f} to '
+        f'{100 * record["ratio_high"]:.2f} %) of {record["num_images"]} images'
     )
-
-
-def read_images(path: str) -> torch.Tensor:
-    """Images of a folder, an archive or an .npz ('images' or 'arr_0', uint8 NHWC or NCHW) as uint8 [N, C, H, W]."""
-    if not path.lower().endswith('.npz'):
-        pixels = open_source(path, '--images').load(progress=distributed.is_main())
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            name = next((name for name in ('images', 'arr_0') if name in data), None)
-            if name is None:
-                raise UserError(f'--images={path}: it has no array named images or arr_0')
-            array = data[name]
-    except UserError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy each have errors of their own for a broken file
-        raise UserError(f'--images={path}: not a readable .npz ({error})') from error
-    if array.dtype != np.uint8 or array.ndim != 4 or not len(array) or not {1, 3} & {array.shape[1], array.shape[3]}:
-        raise UserError(
-            f'--images={path}: {name} is {array.dtype} {list(array.shape)}, and must be uint8 [N, H, W, C] or '
-            f'[N, C, H, W] with 1 or 3 channels'
-        )
-    if array.shape[3] in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def describe_shape(images: torch.Tensor) -> str:
-    _, channels, height, width = images.shape
-    return f'{width}x{height} of {channels} channel{"s" * (channels > 1)}'
 
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
-"""What the scripts' command lines share: lists and ranges of numbers, and the options of samplers and devices."""
+"""What the scripts' command lines share: lists and ranges of numbers, and the options of samplers, downloads and devices."""
 
 import functools
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,6 +27,37 @@ class IntList(click.ParamType):
             return [int(part) for part in str(value).split(',')] if str(value).strip() else []
         except ValueError:
             self.fail(f'{value!r} is not a list of integers such as 1,2,2', param, ctx)
+
+
+class FloatPair(click.ParamType):
+    """Two numbers, the lower first, such as '-1,1'."""
+
+    name = 'range'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            low, high = map(float, str(value).split(','))
+        except ValueError:
+            self.fail(f'{value!r} is not two numbers such as -1,1', param, ctx)
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            self.fail(f'{value!r} is no range; give the lower number first', param, ctx)
+        return low, high
+
+
+class Words(click.ParamType):
+    """Comma-separated words, as a list."""
+
+    name = 'list'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        words = [word.strip() for word in str(value).split(',')]
+        if not all(words):
+            self.fail(f'{value!r} has an empty part', param, ctx)
+        return words
 
 
 class Seeds(click.ParamType):
@@ -181,6 +213,29 @@ def sampler_keywords(options: dict[str, Any]) -> dict[str, Any]:
     if keywords['S_min'] > keywords['S_max']:
         raise click.UsageError(f'--S_min={keywords["S_min"]:g} must not be above --S_max={keywords["S_max"]:g}')
     return keywords
+
+
+def cache_options(of: str) -> Decorator:
+    """`--cache-dir` and `--sha256` for what `fetch` gets. of: the option that names the file."""
+    return chain(
+        [
+            click.option(
+                '--cache-dir',
+                metavar='DIR',
+                type=click.Path(path_type=Path),
+                help="Where downloads are kept. [default: the user's cache folder]",
+            ),
+            click.option('--sha256', metavar='HEX', type=str, help=f'SHA-256 that the file of {of} must have.'),
+        ]
+    )
+
+
+def download_options(of: str) -> Decorator:
+    """`cache_options` and `--download-only`."""
+    only = click.option(
+        '--download-only', is_flag=True, help=f'Download the file of {of}, print where it is, and stop.'
+    )
+    return chain([cache_options(of), only])
 
 
 def device_option(command: Callable) -> Callable:

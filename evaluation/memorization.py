@@ -1,5 +1,6 @@
 """The memorization ratio: which generated images are copies of training images, and how sure their share is."""
 
+import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -60,7 +61,7 @@ class TrainingImages:
     def __init__(self, references: Images, device: torch.device | str | None = None, name: str = 'the references'):
         pixels = torch.as_tensor(references)
         self.num_pixels = pixels[0].numel() if len(pixels) else 0
-        self.first_of_group = first_of_equal_rows(pixels.flatten(1).cpu().numpy())
+        self.first_of_group = first_of_equal_rows(pixels.cpu().numpy())
         self.num_duplicates = len(pixels) - len(self.first_of_group)
         if len(self.first_of_group) < 2:
             raise UserError(
@@ -102,10 +103,11 @@ def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> 
 
 
 def first_of_equal_rows(rows: np.ndarray) -> Tensor:
-    """The positions of all rows that equal no earlier row, ascending, int64. rows: uint8 [M, P]."""
+    """The positions of all rows that equal no earlier row, ascending, int64. rows: uint8 [M, …], read one by one."""
     seen: dict[bytes, int] = {}
-    for position, row in enumerate(np.ascontiguousarray(rows)):
-        seen.setdefault(row.tobytes(), position)
+    for position, row in enumerate(rows):
+        # Hashes of the pixels, which take less memory than they do.
+        seen.setdefault(hashlib.blake2b(row.tobytes(), digest_size=32).digest(), position)
     return torch.tensor(list(seen.values()), dtype=torch.int64)
 
 

@@ -1,0 +1,54 @@
+"""Features that an extractor made of images beforehand, one .npy for generated, training and, at times, test images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dnnlib.util import UserError
+from evaluation.spaces import FeatureSpace
+
+OPTION = '--features'
+
+
+@dataclass(frozen=True)
+class Features:
+    """float32 or float64 [N, d], [M, d] and [T, d] or None, in the order of the images; memory maps of their files."""
+
+    generated: np.ndarray
+    training: np.ndarray
+    test: np.ndarray | None
+
+
+def read_features(paths: Sequence[str], num_generated: int, num_training: int, num_test: int | None) -> Features:
+    """Map two or three files into memory. num_test: None where there are no test images to count.
+
+    Raises UserError for what is no array of floats, numbers that are not finite, and counts or widths that differ.
+    """
+    arrays = [_map(path) for path in paths]
+    counts = [num_generated, num_training, num_test]
+    kinds = ('generated', 'training', 'test')
+    for path, array, count, kind in zip(paths, arrays, counts, kinds, strict=False):
+        if count is not None and len(array) != count:
+            raise UserError(f'{OPTION}: {path} has {len(array)} rows, and there are {count} {kind} images')
+        if array.shape[1] != arrays[0].shape[1]:
+            raise UserError(
+                f'{OPTION}: {path} has {array.shape[1]} features of each image, and {paths[0]} '
+                f'{arrays[0].shape[1]}; make all of them with one extractor'
+            )
+    return Features(arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None)
+
+
+def _map(path: str) -> np.ndarray:
+    if not Path(path).is_file():
+        raise UserError(f'{OPTION}: {path}: no such file; give .npy files of features, float [N, d]')
+    try:
+        array = np.load(path, mmap_mode='r', allow_pickle=False)
+    except Exception as error:  # numpy meets a broken file with many exceptions
+        reason = str(error).split('\n')[0] or type(error).__name__
+        raise UserError(f'{OPTION}: {path} is not a readable .npy ({reason})') from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f'{OPTION}: {path} is an .npz; give an .npy of one array, float [N, d]')
+    FeatureSpace().validate(array, f'{OPTION}: {path}')
+    return array

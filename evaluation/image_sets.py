@@ -1,0 +1,90 @@
+"""Images that are to be judged, whatever made them: read from any source, and brought to the size of the training set.
+
+An `.npy` stays on disk and is read block by block.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from dataset_utils import Source, open_source
+from dataset_utils.sources.arrays import FloatRange, NumpySource, is_numpy_name
+from dataset_utils.sources.base import words_of
+from dataset_utils.transforms import resize
+from dnnlib.util import UserError
+
+FILTERS = {
+    'lanczos': PIL.Image.Resampling.LANCZOS,
+    'box': PIL.Image.Resampling.BOX,
+    'bicubic': PIL.Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images to judge. pixels: uint8 [N, C, H, W], a memory map at times.
+
+    where: the option and path that named them, for messages. name: as in records. name_of: the file, seed or number of
+    each image. resized: the filter and both sizes where they were resized, or None.
+    """
+
+    name: str
+    where: str
+    pixels: np.ndarray
+    name_of: Callable[[int], str] = str
+    resized: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def read_images(path: str, option: str, float_range: FloatRange | None = None, progress: bool = False) -> ImageSet:
+    """Read a folder, an archive, an .npz or .npy, or any other source of images.
+
+    float_range: what black and white are in an array of floats, such as (-1, 1); None refuses floats.
+    Raises UserError where images cannot be read, or differ from one another in size.
+    """
+    source = _open(path, option, float_range)
+    pixels = source.load(progress=progress).transpose(0, 3, 1, 2)
+    name_of = str if isinstance(source, NumpySource) else source.describe
+    return ImageSet(Path(path).name or source.file_name, source.where, pixels, name_of)
+
+
+def _open(path: str, option: str, float_range: FloatRange | None) -> Source:
+    if float_range is not None and is_numpy_name(path) and Path(path).is_file():
+        return NumpySource(path, option, float_range)
+    return open_source(path, option)
+
+
+def fitted(images: ImageSet, shape: Sequence[int], reference: str, filter_name: str | None) -> ImageSet:
+    """Images of the shape (C, H, W) of the reference's, resized by one of `FILTERS` where they are not.
+
+    reference: the option and path of the training set, for messages. filter_name: None refuses another size.
+    Raises UserError for other channels, another size without a filter, and another proportion of sides.
+    """
+    own, wanted = _words(images.pixels.shape[1:]), _words(shape)
+    both = f'{images.where}: its images are {own}, those of {reference} {wanted}'
+    if images.pixels.shape[1] != shape[0]:
+        raise UserError(f'{both}; grey and colour images are not compared, judge them by a training set of their kind')
+    if images.pixels.shape[2:] == tuple(shape[1:]):
+        return images
+    if filter_name is None:
+        raise UserError(f'{both}; say with --resize={"|".join(FILTERS)} how to bring them to that size')
+    height, width = images.pixels.shape[2:]
+    if height * shape[2] != width * shape[1]:
+        raise UserError(f'{both}; resizing would distort them, crop them first with dataset_tool.py')
+    small = np.empty((len(images), *shape), np.uint8)
+    for place, image in enumerate(images.pixels):
+        hwc = np.ascontiguousarray(image.transpose(1, 2, 0))
+        small[place] = resize(hwc, shape[2], shape[1], FILTERS[filter_name]).transpose(2, 0, 1)
+    resized = {'filter': filter_name, 'from': [height, width], 'to': list(shape[1:])}
+    return replace(images, pixels=small, resized=resized)
+
+
+def _words(shape: Sequence[int]) -> str:
+    channels, height, width = shape
+    return words_of((height, width, channels))

@@ -1,0 +1,320 @@
+"""mem_ratio.py on images of any kind, on one snapshot and on a pipeline: what each gives, and what bad input gets."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+
+import mem_ratio
+import train
+from dnnlib.download import sha256_of
+from evaluation.memorization import memorization_ratio
+from evaluation.metrics import METRICS, compute_metrics
+from evaluation.spaces import FeatureSpace, PixelSpace
+from tests.helpers import TINY
+from training.dataset import load_dataset
+from training.sampling import SamplerOptions, generate_images, seed_batches
+from training.snapshot import list_snapshots, load_network
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(mem_ratio.main, [str(argument) for argument in arguments])
+
+
+def judged(*arguments):
+    """The records that --json prints, and nothing else."""
+    result = invoke(*arguments, '--json')
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def failure(*arguments, status=1):
+    result = invoke(*arguments)
+    assert result.exit_code == status, result.output
+    assert 'Traceback' not in result.output
+    return result.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope='module')
+def reference(digits_20):
+    return load_dataset(str(digits_20)).images
+
+
+@pytest.fixture(scope='module')
+def images(reference):
+    """Twelve images: six copies, the last of them twice, and six of noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
+    copies = reference[[0, 1, 2, 3, 4, 4]].numpy().copy()
+    copies[0, 0, 0, 0] ^= 1
+    return np.concatenate([copies, noise])
+
+
+@pytest.fixture
+def array(images, tmp_path):
+    np.save(tmp_path / 'made.npy', images)
+    return tmp_path / 'made.npy'
+
+
+@pytest.fixture(scope='module')
+def snapshot(digits_20, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('one')
+    arguments = [f'--outdir={folder}', '--nosubdir', f'--data={digits_20}', *TINY, '--cond=1', '--batch=20']
+    assert CliRunner().invoke(train.main, [*arguments, '--epochs=50', '--tick=1', '--snap=1']).exit_code == 0
+    return list_snapshots(folder)[-1][1]
+
+
+def test_several_kinds_of_images_give_one_table(digits_20, images, reference, tmp_path):
+    folder = tmp_path / 'deep'
+    for index, image in enumerate(images):
+        (folder / f'{index % 2}').mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image[0]).save(folder / f'{index % 2}' / f'{index:02d}.png')
+    np.save(tmp_path / 'a.npy', images)
+    np.savez(tmp_path / 'b.npz', images=images.transpose(0, 2, 3, 1)[:7])
+    sets = [f'--images={path}' for path in (folder, tmp_path / 'a.npy', tmp_path / 'b.npz')]
+    records = judged(*sets, f'--knn-ref={digits_20}')
+    assert [record['images'] for record in records] == ['deep', 'a.npy', 'b.npz']
+    expected = memorization_ratio(images, reference), memorization_ratio(images[:7], reference)
+    found = [(record['num_images'], record['num_memorized']) for record in records]
+    assert found == [(12, expected[0].num_memorized)] * 2 + [(7, expected[1].num_memorized)]
+    lines = invoke(*sets, f'--knn-ref={digits_20}').stdout.splitlines()
+    assert [json.loads(line) for line in lines[:3]] == records
+    assert lines[3].split()[:3] == ['images', 'count', 'copies']
+    assert [line.split()[:3] for line in lines[4:]] == [
+        [record['images'], str(record['num_images']), f'{100 * record["ratio"]:.2f}'] for record in records
+    ]
+
+
+@pytest.mark.parametrize('kind', ['npz', 'npy', 'folder'])
+def test_the_training_set_may_be_of_any_kind(reference, array, tmp_path, kind, digits_20):
+    path = tmp_path / f'reference.{kind}'
+    pixels = reference.numpy()
+    if kind == 'folder':
+        path.mkdir()
+        for index, image in enumerate(pixels):
+            PIL.Image.fromarray(image[0]).save(path / f'{index:03d}.png')
+    else:
+        np.save(path, pixels) if kind == 'npy' else np.savez(path, pixels)
+    (record,) = judged(f'--images={array}', f'--knn-ref={path}')
+    (other,) = judged(f'--images={array}', f'--knn-ref={digits_20}')
+    differing = ('dataset', 'dataset_sha256')  # the archive has labels
+    assert {k: v for k, v in record.items() if k not in differing} == {
+        k: v for k, v in other.items() if k not in differing
+    }
+
+
+def test_the_table_has_a_row_for_each_image(digits_20, array, images, reference, tmp_path):
+    path = tmp_path / 'table.csv'
+    judged(f'--images={array}', f'--knn-ref={digits_20}', f'--table={path}')
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [row['image'] for row in rows] == [str(index) for index in range(12)]
+    distances = ((images[:, None].astype(float) - reference.numpy()[None]) ** 2).sum(axis=(2, 3, 4))
+    order = np.argsort(distances, axis=1, kind='stable')
+    for place, row in enumerate(rows):
+        nearest, second = order[place, :2]
+        assert (int(row['nearest']), int(row['second'])) == (nearest, second)
+        d1, d2 = math.sqrt(distances[place, nearest]), math.sqrt(distances[place, second])
+        assert (float(row['d1']), float(row['d2'])) == (d1, d2)
+        assert row['memorized'] == str(int(d1 < d2 / 3))
+    assert [row['exact'] for row in rows[:6]] == ['0', '1', '1', '1', '1', '1']
+    assert [row['duplicate'] for row in rows] == ['0'] * 5 + ['1'] + ['0'] * 6
+
+
+def test_rows_of_a_folder_have_the_names_of_its_files(digits_20, images, tmp_path):
+    folder = tmp_path / 'samples'
+    for name in ('a/1.png', 'b/0.png'):
+        (folder / name).parent.mkdir(parents=True)
+        PIL.Image.fromarray(images[len(name)][0]).save(folder / name)
+    judged(f'--images={folder}', f'--knn-ref={digits_20}', f'--table={tmp_path}/table.csv')
+    rows = list(csv.DictReader((tmp_path / 'table.csv').read_text().splitlines()))
+    assert [(row['set'], row['image']) for row in rows] == [('samples', 'a/1.png'), ('samples', 'b/0.png')]
+
+
+def test_metrics_stand_beside_the_ratio(digits_20, array, images, reference):
+    test = load_dataset('digits').images
+    (record,) = judged(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all', '--test-ref=digits')
+    expected = compute_metrics(list(METRICS), PixelSpace(), images, reference, test)
+    assert record['metrics'] == json.loads(json.dumps(expected))
+    assert record['metrics_space'] == 'pixels'
+    (record,) = judged(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all')
+    assert list(record['metrics']) == [name for name, metric in METRICS.items() if not metric.needs_test]
+
+
+def test_metrics_may_be_those_of_features(digits_20, array, tmp_path):
+    random = np.random.default_rng(1)
+    parts = [random.normal(size=(count, 7)).astype(np.float32) for count in (12, 20, 30)]
+    paths = [tmp_path / f'{name}.npy' for name in ('gen', 'ref', 'test')]
+    for path, part in zip(paths, parts, strict=True):
+        np.save(path, part)
+    features = ','.join(map(str, paths))
+    common = f'--images={array}', f'--knn-ref={digits_20}', '--metrics=test_gap,precision_recall'
+    (record,) = judged(*common, f'--features={features}')
+    expected = compute_metrics(['test_gap', 'precision_recall'], FeatureSpace(), *parts)
+    assert record['metrics'] == json.loads(json.dumps(expected))
+    assert record['metrics_space'] == 'features'
+    (plain,) = judged(f'--images={array}', f'--knn-ref={digits_20}')
+    assert record['ratio'] == plain['ratio']
+
+
+def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_20, images, reference, tmp_path):
+    large = images.repeat(2, axis=2).repeat(2, axis=3)
+    np.save(tmp_path / 'large.npy', large)
+    common = f'--images={tmp_path}/large.npy', f'--knn-ref={digits_20}'
+    message = failure(*common)
+    assert 'its images are 16x16 grey, those of --knn-ref=' in message
+    assert '8x8 grey; say with --resize=lanczos|box|bicubic' in message
+    (record,) = judged(*common, '--resize=box')
+    assert record['resize'] == {'filter': 'box', 'from': [16, 16], 'to': [8, 8]}
+    assert record['num_memorized'] == memorization_ratio(images, reference).num_memorized  # box undoes the doubling
+    (other,) = judged(*common, '--resize=lanczos')
+    assert other['mean_distance'] != record['mean_distance']
+    np.save(tmp_path / 'large.npy', large[:, :, :8])
+    assert 'resizing would distort them' in failure(*common, '--resize=box')
+
+
+def test_grey_images_are_not_judged_by_colour_ones(images, tmp_path):
+    np.save(tmp_path / 'grey.npy', images)
+    np.save(tmp_path / 'colour.npy', images.repeat(3, axis=1))
+    message = failure(f'--images={tmp_path}/grey.npy', f'--knn-ref={tmp_path}/colour.npy')
+    assert '8x8 grey, those of' in message
+    assert '8x8 RGB; grey and colour images are not compared' in message
+
+
+def test_floats_need_the_range_that_they_have(digits_20, images, reference, tmp_path):
+    path = tmp_path / 'floats.npy'
+    np.save(path, (images / 127.5 - 1).astype(np.float32))
+    common = f'--images={path}', f'--knn-ref={digits_20}'
+    assert '--float-range=-1,1 say what black and white are' in failure(*common)
+    (record,) = judged(*common, '--float-range=-1,1')
+    assert record['num_memorized'] == memorization_ratio(images, reference).num_memorized
+    assert 'image 0 has the value -0.992157, outside --float-range=0,1' in failure(*common, '--float-range=0,1')
+
+
+def network_images(snapshot, seeds, batch_size, **options):
+    net = load_network(snapshot)
+    batches = generate_images(net, seed_batches(seeds, batch_size), SamplerOptions(**options), 'cpu')
+    return torch.cat([batch.images for batch in batches])
+
+
+def test_one_snapshot_is_judged_without_a_run(snapshot, digits_20, reference, tmp_path):
+    table = tmp_path / 'table.csv'
+    common = f'--knn-ref={digits_20}', '--seeds=3-32', '--batch=8', '--steps=6'
+    (record,) = judged(f'--network={snapshot}', *common, '--metrics=precision_recall', f'--table={table}')
+    made = network_images(snapshot, range(3, 33), 8, num_steps=6)
+    expected = memorization_ratio(made, reference)
+    assert (record['snapshot'], record['seeds']) == (snapshot.name, '3-32')
+    assert (record['num_images'], record['num_memorized']) == (30, expected.num_memorized)
+    assert record['mean_distance'] == pytest.approx(expected.mean_distance)
+    metrics = compute_metrics(['precision_recall'], PixelSpace(), made, reference)
+    assert record['metrics'] == json.loads(json.dumps(metrics))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [int(row['image']) for row in rows] == list(range(3, 33))
+    assert [int(row['nearest']) for row in rows] == expected.indices[:, 0].tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ['table.csv']
+
+
+def test_a_snapshot_gives_the_record_that_its_run_gives(snapshot, digits_20, tmp_path):
+    common = f'--knn-ref={digits_20}', '--seeds=0-9', '--steps=4'
+    (alone,) = judged(f'--network={snapshot}', *common)
+    (logged,) = judged(f'--network={snapshot}', *common, f'--log={tmp_path}/one.log')
+    of_run = judged(f'--expdir={snapshot.parent}', *common, f'--log={tmp_path}/run.log')
+    first = next(record for record in of_run if record['snapshot'] == snapshot.name)
+    for record in (alone, logged, first):
+        record.pop('seconds')
+    assert alone == logged == first
+    assert {'one.log', 'one.jsonl', 'mem_best.npz', 'mem_gallery.png'} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_metrics_of_a_run_are_those_of_its_best_snapshot(snapshot, digits_20, reference, tmp_path):
+    records = judged(f'--expdir={snapshot.parent}', '--seeds=0-11', '--steps=4', f'--log={tmp_path}/run.log',
+                     '--metrics=authenticity', f'--table={tmp_path}/table.csv')  # fmt: skip
+    best = max(records, key=lambda record: (record['ratio'], record['kimg']))
+    assert [record['snapshot'] for record in records if 'metrics' in record] == [best['snapshot']]
+    made = network_images(snapshot.parent / best['snapshot'], range(12), 64, num_steps=4)
+    expected = compute_metrics(['authenticity'], PixelSpace(), made, reference)
+    assert best['metrics'] == json.loads(json.dumps(expected))
+    assert len((tmp_path / 'table.csv').read_text().splitlines()) == 13
+
+
+def test_a_snapshot_comes_from_a_url(snapshot, digits_20, tmp_path):
+    url, sha256 = snapshot.as_uri(), sha256_of(snapshot)
+    common = f'--cache-dir={tmp_path}', f'--knn-ref={digits_20}'
+    (record,) = judged(f'--network={url}', *common, f'--sha256={sha256}', '--seeds=0-3', '--steps=3')
+    assert record['snapshot_sha256'] == sha256
+    result = invoke(f'--network={url}', '--download-only')
+    assert (result.exit_code, result.stdout.strip()) == (0, str(snapshot))
+    assert 'its SHA-256 is' in failure(f'--network={url}', *common, '--sha256=00')
+    assert 'only file, http and https' in failure('--network=ftp://host/a.pkl', *common)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--images=x'], '--images needs --knn-ref'),
+        (['--network=x'], '--network needs --knn-ref'),
+        (['--pipeline=x'], '--pipeline needs --knn-ref'),
+        (['--network=x', '--images=y'], 'give either --expdir'),
+        (['--images=x', '--seeds=0-3'], '--seeds says nothing of --images'),
+        (['--images=x', '--steps=3'], '--steps says nothing of --images'),
+        (['--pipeline=x', '--S_churn=3'], '--S_churn says nothing of --pipeline'),
+        (['--expdir=x', '--resize=box'], '--resize says nothing of --expdir'),
+        (['--images=x', '--sha256=00'], '--sha256 says nothing of --images'),
+        (['--expdir=x', '--features=a,b'], '--features says nothing of --expdir'),
+        (['--images=x', '--knn-ref=y', '--test-ref=z'], 'are for metrics'),
+        (['--images=x', '--knn-ref=y', '--metrics=a', '--features=b'], 'give two or three files'),
+        (['--images=x', '--knn-ref=y', '--metrics=a,,b'], 'has an empty part'),
+        (['--images=x', '--knn-ref=y', '--float-range=1,-1'], 'is no range'),
+        (['--images=x', '--knn-ref=y', '--float-range=1'], 'is not two numbers'),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(arguments, message):
+    assert message in failure(*arguments, status=2)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--metrics=fid'], "no metric is called 'fid'"),
+        (['--metrics=test_gap'], '--metrics=test_gap needs --test-ref'),
+        (['--metrics=authenticity', '--features=none.npy,none.npy'], 'none.npy: no such file'),
+    ],
+)
+def test_metrics_that_cannot_be_computed_are_named(arguments, message, array):
+    assert message in failure(f'--images={array}', '--knn-ref=digits', *arguments)
+
+
+@pytest.mark.parametrize(
+    ('features', 'message'),
+    [
+        (np.zeros((11, 3)), 'gen.npy has 11 rows, and there are 12 generated images'),
+        (np.zeros((12, 4)), 'has 3 features of each image'),
+        (np.zeros((12, 3), int), 'must be float32 or float64 [N, d]'),
+        (np.zeros(12), 'must be float32 or float64 [N, d]'),
+        (np.full((12, 3), np.nan), 'row 0 is not finite'),
+        (np.array([{}] * 12), 'not a readable .npy'),
+    ],
+    ids=['count', 'width', 'integers', 'flat', 'nan', 'pickle'],
+)
+def test_features_that_do_not_fit_are_named(features, message, digits_20, array, tmp_path):
+    np.save(tmp_path / 'gen.npy', features, allow_pickle=True)
+    np.save(tmp_path / 'ref.npy', np.zeros((20, 3)))
+    assert message in failure(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=authenticity',
+                              f'--features={tmp_path}/gen.npy,{tmp_path}/ref.npy')  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg'])
+def test_images_that_are_not_images_are_named(name, tmp_path):
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / name).write_text('no image at all')
+    assert f'{name} is not a readable' in failure(f'--images={tmp_path}/images', '--knn-ref=digits')
+
+
+def test_nothing_is_half_written_where_judging_fails(digits_20, array, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    failure(f'--images={array}', f'--images={tmp_path}/none.npy', f'--knn-ref={digits_20}',
+            f'--table={tmp_path}/table.csv', f'--gallery={tmp_path}/gallery.png')  # fmt: skip
+    assert sorted(tmp_path.iterdir()) == before

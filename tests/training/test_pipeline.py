@@ -1,0 +1,212 @@
+"""Pipelines of diffusers: sampled as diffusers samples them, and read without running anything in the folder."""
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner
+
+import mem_ratio
+from dnnlib.util import UserError
+from evaluation.memorization import memorization_ratio
+from training.dataset import load_dataset
+from training.pipeline import WEIGHTS_NAME, load_pipeline, read_pipeline
+
+diffusers = pytest.importorskip('diffusers')
+SCHEDULERS = ['DDPMScheduler', 'DDIMScheduler', 'EDMEulerScheduler', 'EDMDPMSolverMultistepScheduler']
+
+
+def save_pipeline(folder, scheduler='DDIMScheduler', kind='DDIMPipeline', **arguments):
+    torch.manual_seed(0)
+    defaults = {
+        'sample_size': 8, 'in_channels': 1, 'out_channels': 1, 'block_out_channels': (8, 16), 'layers_per_block': 1,
+        'norm_num_groups': 4, 'down_block_types': ('DownBlock2D', 'AttnDownBlock2D'),
+        'up_block_types': ('AttnUpBlock2D', 'UpBlock2D'),
+    }  # fmt: skip
+    net = diffusers.UNet2DModel(**(defaults | arguments))
+    getattr(diffusers, kind)(unet=net, scheduler=getattr(diffusers, scheduler)()).save_pretrained(folder)
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    """A pipeline for each scheduler, by its name."""
+    folders = {}
+    for scheduler in SCHEDULERS:
+        folders[scheduler] = tmp_path_factory.mktemp(scheduler)
+        kind = 'DDIMPipeline' if scheduler == 'DDIMScheduler' else 'DDPMPipeline'
+        save_pipeline(folders[scheduler], scheduler, kind)
+    return folders
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A pipeline that may be changed."""
+    return shutil.copytree(saved['DDIMScheduler'], tmp_path / 'pipeline')
+
+
+def sampled(folder, seeds, num_steps, batch_size=64):
+    pipeline = load_pipeline(read_pipeline(folder), 'cpu')
+    batches = [seeds[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
+    return torch.cat([batch.images for batch in pipeline.generate(batches, num_steps)])
+
+
+@pytest.mark.parametrize(('kind', 'scheduler'), [('DDPMPipeline', SCHEDULERS[0]), ('DDIMPipeline', SCHEDULERS[1])])
+def test_images_are_those_of_diffusers(saved, kind, scheduler):
+    theirs = getattr(diffusers, kind).from_pretrained(saved[scheduler], local_files_only=True)
+    theirs.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
+    expected = theirs(batch_size=3, generator=generators, num_inference_steps=8, output_type='np').images
+    found = sampled(saved[scheduler], [5, 6, 7], 8).permute(0, 2, 3, 1).numpy()
+    assert expected.std() > 0.1
+    assert np.abs(found.astype(int) - np.floor(expected * 255 + 0.5).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize('scheduler', SCHEDULERS)
+def test_an_image_depends_on_its_seed_alone(saved, scheduler):
+    together = sampled(saved[scheduler], list(range(6)), 5).int()
+    apart = sampled(saved[scheduler], [4, 5, 0, 1, 2, 3], 5, batch_size=4).int()
+    assert (together[[4, 5, 0, 1, 2, 3]] - apart).abs().max() <= 1
+    assert (together[0] - together[1]).abs().max() > 10
+
+
+def test_edm_s_scheduler_integrates_edm_s_equation(saved):
+    """Euler's and Heun's steps, written out with EDM's preconditioning around the bare network."""
+    description = read_pipeline(saved['EDMEulerScheduler'])
+    pipeline = load_pipeline(description, 'cpu')
+    sigma_data, num_steps = 0.5, 4
+    ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    sigmas = [*((high + ramp * (low - high)) ** 7).tolist(), 0.0]
+    x = torch.randn([1, 8, 8], generator=torch.Generator().manual_seed(3))[None].double()
+    x = x * (80**2 + 1) ** 0.5  # diffusers starts at sqrt(sigma_max² + 1), EDM at sigma_max
+    with torch.inference_mode():
+        for sigma, sigma_next in itertools.pairwise(sigmas):
+            scale = (sigma**2 + sigma_data**2) ** 0.5
+            raw = pipeline.net((x / scale).float(), torch.tensor(np.log(sigma) / 4).float()).sample.double()
+            denoised = sigma_data**2 / scale**2 * x + sigma * sigma_data / scale * raw
+            x = x + (sigma_next - sigma) * (x - denoised) / sigma
+    expected = (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
+    assert (sampled(saved['EDMEulerScheduler'], [3], num_steps).int() - expected.int()).abs().max() <= 1
+
+
+def test_a_pipeline_is_judged_as_a_snapshot_is(folder, digits_20):
+    common = f'--pipeline={folder}', f'--knn-ref={digits_20}', '--seeds=0-9', '--steps=4', '--json'
+    result = CliRunner().invoke(mem_ratio.main, [*common, '--metrics=authenticity'])
+    assert result.exit_code == 0, result.output
+    (record,) = map(json.loads, result.stdout.splitlines())
+    expected = memorization_ratio(sampled(folder, list(range(10)), 4), load_dataset(str(digits_20)).images)
+    assert record['num_memorized'] == expected.num_memorized
+    assert record['mean_distance'] == pytest.approx(expected.mean_distance, rel=1e-3)
+    assert record['sampler'] == {'name': 'DDIMScheduler', 'num_steps': 4}
+    assert (record['snapshot'], record['kimg'], record['epochs']) == ('pipeline', None, None)
+    assert record['metrics'].keys() == {'authenticity'}
+
+
+def test_names_of_attention_of_2022_are_understood(folder):
+    expected = sampled(folder, [0, 1], 4)
+    path = folder / 'unet' / WEIGHTS_NAME
+    old = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value'}
+    weights = {}
+    for name, value in safetensors.torch.load_file(path).items():
+        name = name.replace('to_out.0', 'proj_attn')
+        weights['.'.join(old.get(part, part) for part in name.split('.'))] = value
+    assert any('.query.' in name for name in weights)
+    safetensors.torch.save_file(weights, path)
+    for part in ('unet', 'scheduler'):  # and all files side by side
+        for file in list((folder / part).iterdir()):
+            file.rename(folder / file.name)
+        (folder / part).rmdir()
+    assert torch.equal(sampled(folder, [0, 1], 4), expected)
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+INDEX_CHANGES = {
+    'names StableDiffusionPipeline': {'_class_name': 'StableDiffusionPipeline'},
+    'of scheduler, unet, vae': {'vae': ['diffusers', 'AutoencoderKL']},
+    "asks for ['pipeline', 'MyUNet']": {'unet': ['pipeline', 'MyUNet']},
+    "asks for ['diffusers', 'UNet2DConditionModel']": {'unet': ['diffusers', 'UNet2DConditionModel']},
+    "asks for ['os', 'system']": {'scheduler': ['os', 'system']},
+    "asks for ['diffusers', 'PNDMScheduler']": {'scheduler': ['diffusers', 'PNDMScheduler']},
+    'asks for None': {'scheduler': None},
+}
+
+
+@pytest.mark.parametrize('message', INDEX_CHANGES)
+def test_classes_off_the_list_are_refused_before_anything_is_loaded(folder, message, monkeypatch):
+    change(folder / 'model_index.json', **INDEX_CHANGES[message])
+    trace = folder / 'trace'
+    for name in ('pipeline.py', 'my_pipeline.py', 'unet/pipeline.py'):
+        (folder / name).write_text(f'open({str(trace)!r}, "w")')
+    monkeypatch.setattr('training.pipeline.importlib', None)
+    monkeypatch.setattr('training.pipeline.safetensors', None)
+    with pytest.raises(UserError) as error:
+        load_pipeline(read_pipeline(folder), 'cpu')
+    assert message in str(error.value)
+    assert not trace.exists()
+
+
+CONFIG_CHANGES = {
+    'config.json is that of UNet1DModel': {'_class_name': 'UNet1DModel'},
+    'does not say its sample_size': {'sample_size': None},
+    'only square ones': {'sample_size': [8, 16]},
+    'of 4 channels': {'in_channels': 4},
+    'conditional on classes': {'num_class_embeds': 10},
+    'more levels or layers': {'layers_per_block': 10**9},
+    "unexpected keyword argument 'surprise'": {'surprise': 1},
+    'the weights do not fit its unet': {'block_out_channels': [8, 24]},
+}
+
+
+@pytest.mark.parametrize('message', CONFIG_CHANGES)
+def test_a_network_that_cannot_be_built_is_named(folder, message):
+    change(folder / 'unet' / 'config.json', **CONFIG_CHANGES[message])
+    with pytest.raises(UserError) as error:
+        load_pipeline(read_pipeline(folder), 'cpu')
+    assert message in str(error.value)
+
+
+def test_weights_in_a_pickle_are_not_read(folder):
+    path = folder / 'unet' / WEIGHTS_NAME
+    path.with_name('diffusion_pytorch_model.bin').write_bytes(b'cos\nsystem\n(S"false"\ntR.')
+    path.unlink()
+    with pytest.raises(UserError, match=r'safetensors is missing; weights in other formats are not read'):
+        read_pipeline(folder)
+
+
+@pytest.mark.parametrize('size', [0, 7, 3000])
+def test_weights_that_were_cut_short_are_named(folder, size):
+    path = folder / 'unet' / WEIGHTS_NAME
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UserError, match='are cut short'):
+        load_pipeline(read_pipeline(folder), 'cpu')
+
+
+@pytest.mark.parametrize('text', ['', '{', '[1]', '[' * 100_000, '"' + 'a' * (1 << 21) + '"'])
+def test_an_index_that_is_no_index_is_named(folder, text):
+    (folder / 'model_index.json').write_text(text)
+    with pytest.raises(UserError, match=r'model_index\.json is no'):
+        read_pipeline(folder)
+
+
+def failure(*arguments):
+    result = CliRunner().invoke(mem_ratio.main, [str(argument) for argument in arguments])
+    assert result.exit_code == 1, result.output
+    return result.stderr.splitlines()[-1]
+
+
+def test_what_a_user_may_get_wrong_is_one_sentence(folder, digits_20, tmp_path, monkeypatch):
+    reference = f'--knn-ref={digits_20}'
+    assert f'--pipeline={tmp_path}/none: no such folder' in failure(f'--pipeline={tmp_path}/none', reference)
+    assert 'model_index.json is missing' in failure(f'--pipeline={tmp_path}', reference)
+    assert '--steps=5000: the scheduler' in failure(f'--pipeline={folder}', reference, '--steps=5000')
+    save_pipeline(tmp_path / 'large', sample_size=16)
+    assert 'makes 16x16 of 1' in failure(f'--pipeline={tmp_path}/large', reference)
+    monkeypatch.setitem(__import__('sys').modules, 'diffusers', None)
+    assert '--pipeline needs diffusers; install it with: pip install' in failure(f'--pipeline={folder}', reference)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -44,7 +45,7 @@ def read_gallery(folder: Path, size: int) -> list[GalleryItem]:
     A call is the closer, the smaller |log(d1 / d2 / threshold)| is, as in `evaluation.best.shown_rows`.
     """
     run, data = folder / 'run', folder / 'data.zip'
-    records = read_records(run / 'mem_traj.jsonl')
+    records = run_records(run)
     if not records or not data.exists():
         return []
     record = max(records, key=lambda record: (record['ratio'], record['kimg']))
@@ -55,6 +56,14 @@ def read_gallery(folder: Path, size: int) -> list[GalleryItem]:
         return _items(best, open_source(data), size)
     except (UserError, IndexError):
         return []  # a training set that cannot be read, or that is another than the one that images were judged by
+
+
+def run_records(run: Path) -> list[dict[str, Any]]:
+    """The records of a run folder's mem_traj.jsonl, oldest first; none where it is missing or damaged."""
+    try:
+        return [record for record in read_records(run / 'mem_traj.jsonl') if 'ratio' in record]
+    except (UserError, UnicodeDecodeError):
+        return []
 
 
 def _items(best: BestSnapshot, training: Source, size: int) -> list[GalleryItem]:

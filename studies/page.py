@@ -18,12 +18,12 @@ import numpy as np
 import PIL.Image
 
 from dnnlib.util import atomic_file, format_time
-from evaluation.records import read_records
+from evaluation.emm import EMM
 from evaluation.report import figure_bytes
 from studies.charts import Chart, loss_chart, ratio_chart
 from studies.commands import Resources, shell_line
 from studies.figures import study_figures
-from studies.gallery import GalleryItem, read_gallery
+from studies.gallery import GalleryItem, read_gallery, run_records
 from studies.points import LEFT, read_json
 from studies.results import PointResult, StudyResults, ValueResult
 from studies.tables import ratio_rows
@@ -158,7 +158,7 @@ def image_bytes(result: PointResult) -> int:
 def summary(results: StudyResults) -> list[str]:
     """What a reader should know first: the EMM of each value, what is still to come, and what an EMM is here."""
     sentences = [
-        f'{value.value.name}: EMM {value.emm.estimate}, 95 % interval {value.emm.low} to {value.emm.high}.'
+        f'{value.value.name}: EMM {value.emm.estimate}, 95 % interval {interval_text(value.emm)}.'
         for value in results.values
         if value.emm is not None
     ]
@@ -183,7 +183,7 @@ def study_tables(results: StudyResults, anchors: dict[Path, str]) -> list[PageTa
         'EMM, in training images',
         [*labels, 'EMM', '95 % interval'],
         [
-            [*(Cell(name) for name in value.value.of.values()), *emm_cells(value)]
+            [*map(Cell, value.value.of.values()), Cell(str(value.emm.estimate)), Cell(interval_text(value.emm))]
             for value in results.values
             if value.emm is not None
         ],
@@ -219,8 +219,9 @@ def study_tables(results: StudyResults, anchors: dict[Path, str]) -> list[PageTa
     return [table for table in (emm, ratios) if table.rows]
 
 
-def emm_cells(value: ValueResult) -> list[Cell]:
-    return [Cell(str(value.emm.estimate)), Cell(f'{value.emm.low} to {value.emm.high}')] if value.emm else []
+def interval_text(emm: EMM) -> str:
+    """The ends of the interval, or the one thing that is known where both lie beyond the measured sizes."""
+    return f'{emm.low} to {emm.high}' if emm.low != emm.high else str(emm.low)
 
 
 def percent(share: float) -> str:
@@ -256,10 +257,10 @@ def headline(record: dict[str, Any]) -> str:
 
 def facts(result: PointResult) -> list[tuple[str, str]]:
     """Numbers of a point beside its ratio."""
-    seeds = result.point.seeds
+    seeds, select = result.point.seeds, result.point.seeds.get('select')
     known = [
         ('Seed of training', str(seeds['train'])),
-        ('Seed of selection', str(seeds.get('select') or 'first images')),
+        ('Seed of selection', 'none: the first images' if select is None else str(select)),
     ]
     if result.status.seconds:
         known.append(('Time', format_time(result.status.seconds)))
@@ -278,7 +279,7 @@ def point_charts(run: Path) -> list[Chart]:
     """The loss by kimg and the ratio by epochs, as far as a run folder has them."""
     losses = [pair for pair in map(loss_of, read_lines(run / STATS_FILE)) if pair is not None]
     losses = losses[:: -(-len(losses) // _MOST_LOSSES) or 1]
-    records = newest_records(read_records(run / 'mem_traj.jsonl'))
+    records = newest_records(run_records(run))
     series = [[record[key] for record in records] for key in ('epochs', 'ratio', 'ratio_low', 'ratio_high')]
     charts = loss_chart([kimg for kimg, _ in losses], [loss for _, loss in losses]), ratio_chart(*series)
     return [chart for chart in charts if chart is not None]

@@ -54,7 +54,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        repeat = f', repeat {self.repeat}' if self.repeat else ''
+        repeat = f', repeat {self.repeat + 1}' if self.repeat else ''
         return f'{self.value.name}, {self.size} images{repeat}' if self.value.of else f'{self.size} images{repeat}'
 
     @property

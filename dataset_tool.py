@@ -1,23 +1,28 @@
 """Convert images of any kind into a data set for training: a ZIP archive or a folder of square PNGs of one size."""
 
+from pathlib import Path
+
 import click
 
-from dataset_utils import open_source, options
+from dataset_utils import options
 from dataset_utils.archive import Destination
 from dataset_utils.building import write_dataset
+from dataset_utils.downloads import open_downloaded
 from dataset_utils.rules import plan_convert
 from dataset_utils.transforms import TRANSFORMS, make_transform
+from dnnlib.cli import cache_options
 from dnnlib.util import report_errors
 
 
 @click.command()
-@click.option('--source', metavar='ZIP|DIR|FILE', required=True, help='Images to read, see above.')
+@click.option('--source', metavar='ZIP|DIR|FILE|URL', required=True, help='Images to read, see above.')
 @click.option('--dest', metavar='ZIP|DIR', required=True, help='Data set to write.')
 @click.option('--max-images', metavar='INT', type=click.IntRange(min=1), help='Take only the first images.')
 @click.option('--transform', type=click.Choice(TRANSFORMS), help='How to make images square; needs --resolution.')
 @click.option('--resolution', metavar='WxH', type=options.Resolution(), help='Size to resize to, in pixels.')
 @options.skip_unreadable
 @click.option('--overwrite', is_flag=True, help='Replace the data set at --dest.')
+@cache_options('--source')
 @report_errors
 def main(
     source: str,
@@ -27,6 +32,8 @@ def main(
     resolution: tuple[int, int] | None,
     skip_unreadable: bool,
     overwrite: bool,
+    cache_dir: Path | None,
+    sha256: str | None,
 ) -> None:
     """Convert images into a data set for training.
 
@@ -36,7 +43,9 @@ def main(
       train-images-idx3-ubyte.gz         MNIST and its like, padded to 32x32 unless --resolution says otherwise
       a folder or .zip archive           of images: labels from its dataset.json, else from its folders
       ILSVRC/Data/CLS-LOC/train          ImageNet: one label for each synset's folder
+      an .npz or .npy file               of pixels, uint8 [N, H, W, C] or [N, C, H, W]
       digits                             scikit-learn's 1,797 handwritten digits, 8x8, built in
+      a URL                              of one of these files, downloaded into --cache-dir, whole or not at all
 
     \b
     --transform is one of
@@ -60,7 +69,7 @@ def main(
     check_resolution(transform, resolution)
     destination = Destination(dest, overwrite, [source])
     plan = plan_convert(
-        open_source(source, '--source'),
+        open_downloaded(source, '--source', cache_dir, sha256),
         max_images=max_images,
         transform=transform,
         resolution=resolution,

@@ -243,7 +243,7 @@ def duplicate(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     """Repeat a fraction of the images.
 
     All images stay in their places, and after them the fraction is repeated until each of its images is there --copies
-    times. It is taken from each class by itself, rounded: the first images of the class, or drawn by --seed.
+    times. It is taken evenly from the classes: the first of each class, or drawn by --seed.
 
     \b
     # 1,000 images of which 100 are there ten times: 1,900 in all

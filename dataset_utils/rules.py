@@ -187,7 +187,9 @@ def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | 
         raise UserError(f'--copies={copies} may give more than {MAX_IMAGES} images; lower it')
     indices = selections.repeated(source.labels, len(source), copies, fraction, seed)
     if copies > 1 and fraction > 0 and len(indices) == len(source):
-        raise UserError(f'--fraction={fraction:g} is less than one image of any class, so none is repeated; raise it')
+        raise UserError(
+            f'--fraction={fraction:g} of {len(source)} images is less than one, so none is repeated; raise it'
+        )
     return _subset('duplicate', source, indices, copies=copies, fraction=fraction, seed=seed)
 
 

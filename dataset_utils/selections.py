@@ -3,6 +3,7 @@
 For one seed, and for none, a smaller set is contained in every larger one, but for the remainder of `first_classes`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -71,11 +72,19 @@ def repeated(labels: Sequence[int] | None, count: int, copies: int, fraction: fl
     """Take all `count` images in order, then a fraction of them again and again, until each of those is there `copies`
     times.
 
-    Repeated are round(fraction * n) images of each class's n, the first or drawn by the seed; without labels all images
-    count as one class. fraction: in [0, 1].
+    Repeated are round(fraction * count) images, of each class the same share to within an image: the first, or drawn by
+    the seed; without labels all images count as one class. A smaller fraction's are among a larger one's. fraction: in
+    [0, 1].
     """
     classes = members(labels if labels is not None else [0] * count, seed)
-    chosen = [index for indices in classes.values() for index in indices[: round(fraction * len(indices))]]
+    # Every image stands at the share of its class that it completes, and those that stand first are taken.
+    places = sorted(
+        ((position + 0.5) / len(indices), label)
+        for label, indices in classes.items()
+        for position in range(len(indices))
+    )
+    shares = Counter(label for _, label in places[: round(fraction * count)])
+    chosen = [index for label, indices in classes.items() for index in indices[: shares[label]]]
     return list(range(count)) + chosen * (copies - 1)
 
 

@@ -418,8 +418,8 @@ class TestDuplicate:
 
     def test_fraction_that_repeats_nothing(self, tmp_path):
         make('size', 'digits', tmp_path / 's.zip', '--max-images=100')
-        message = refused('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', '--copies=4', '--fraction=0.04')
-        assert '--fraction=0.04 is less than one image of any class, so none is repeated; raise it' in message
+        message = refused('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', '--copies=4', '--fraction=0.004')
+        assert '--fraction=0.004 of 100 images is less than one, so none is repeated; raise it' in message
         images, _, _ = make('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', '--copies=4', '--fraction=0')
         assert len(images) == 100, 'no duplicates, on purpose'
 

@@ -128,6 +128,21 @@ class TestRepeated:
     def test_fraction_is_rounded(self, fraction, expected):
         assert len(selections.repeated(None, 100, 2, fraction, None)) == 100 + expected
 
+    def test_every_fraction_is_exact_in_all_and_even_over_the_classes(self):
+        labels = [0] * 3 + [1] * 50 + [2] * 10 + [3] * 37
+        before: set[int] = set()
+        for percent in range(101):
+            again = selections.repeated(labels, 100, 2, percent / 100, 3)[100:]
+            assert len(set(again)) == len(again) == percent
+            for label in range(4):
+                count, share = sum(labels[index] == label for index in again), percent / 100 * labels.count(label)
+                assert abs(count - share) <= 1
+            assert before <= set(again)
+            before = set(again)
+
+    def test_fraction_that_is_less_than_an_image_of_each_class(self):
+        assert selections.repeated([0, 1, 2, 3] * 5, 20, 2, 0.1, None) == [*range(20), 0, 1]
+
     def test_larger_fractions_contain_smaller_ones(self):
         small, large = (set(selections.repeated(many_labels(), 500, 2, share, 7)[500:]) for share in (0.1, 0.4))
         assert small < large

@@ -1,4 +1,4 @@
-"""Figures of memorization ratios and of the EMM, and galleries of several runs in one picture.
+"""Figures of memorization ratios and of the EMM.
 
 Each `..._figure` makes one figure; `save_figure` writes it as PNG or SVG. Curves differ in marker and line style
 as well as in colour, so that a figure stays legible in black and white.
@@ -16,8 +16,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import PIL.Image
-import PIL.ImageDraw
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,7 +25,6 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from dnnlib.util import atomic_file
 from evaluation.emm import EMM, EMM_RATIO
 
-_CAPTION_HEIGHT = 22
 _WIDTH, _DPI = 6.4, 120  # inches, and pixels per inch of a PNG: 768 pixels, the width of a README
 _LABEL_LENGTH = 34  # characters of a name on one line
 _COLORS = ['#0b0b0b', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#7a7a7a', '#56b4e9', '#b58900']
@@ -376,22 +373,3 @@ def _round_numbers(low: float, high: float) -> list[int]:
         if len(found) >= 3:
             break
     return _apart(found, share=0.1) if found else []
-
-
-def stack_galleries(path: Path, galleries: Sequence[tuple[str, Path]], max_height: int = 290) -> None:
-    """Write pictures one under the other as a PNG, each below its caption; of each the top `max_height` pixels."""
-    pictures: list[PIL.Image.Image] = []
-    for _, source in galleries:
-        with PIL.Image.open(source) as opened:
-            pictures.append(opened.crop((0, 0, opened.width, min(opened.height, max_height))))
-    width = max(picture.width for picture in pictures)
-    height = sum(picture.height + _CAPTION_HEIGHT for picture in pictures)
-    stacked = PIL.Image.new('RGB', (width, height), 'white')
-    draw = PIL.ImageDraw.Draw(stacked)
-    y = 0
-    for (caption, _), picture in zip(galleries, pictures, strict=True):
-        draw.text((10, y + 6), caption, fill='black', font_size=13)
-        stacked.paste(picture, (0, y + _CAPTION_HEIGHT))
-        y += picture.height + _CAPTION_HEIGHT
-    with atomic_file(path) as file:
-        stacked.save(file, format='PNG')

@@ -1,1 +1,0 @@
-"""Pages with the commands of each sweep, and the demo."""

@@ -14,6 +14,8 @@ from training.schedule import REFERENCE_SIZE
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ('data', 'train', 'evaluate')
+# Nodes wait so long for one another: the first makes the training set while the others are there already.
+SECONDS_TO_MEET = 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,8 @@ def argument(value: Any) -> str:
 
 def shell_line(command: list[str], resources: Resources) -> str:
     """A command as it can be pasted into a shell, in the folder of the toolkit."""
-    return shlex.join([*launch_words(command, resources), *command])
+    # The words before the command stay unquoted: the variables among them are the shell's to fill in.
+    return f'{" ".join(launch_words(command, resources))} {shlex.join(command)}'
 
 
 def launch_words(command: list[str], resources: Resources) -> list[str]:
@@ -100,6 +103,7 @@ def launch_words(command: list[str], resources: Resources) -> list[str]:
         f'--nproc_per_node={max(resources.gpus_per_node, 1)}',
         '--node_rank=$NODE_RANK',
         '--rdzv_backend=static',
+        f'--rdzv_conf=timeout={SECONDS_TO_MEET}',
         '--master_addr=$MASTER_ADDR',
         '--master_port=$MASTER_PORT',
         '--',

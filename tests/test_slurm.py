@@ -71,7 +71,7 @@ class Study:
         )
 
     def run(self) -> str:
-        done = subprocess.run(self.command, env=self.environ, capture_output=True, text=True)
+        done = subprocess.run(self.command, env=self.environ, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -160,7 +160,7 @@ def test_a_point_on_two_nodes_goes_on_after_its_time_was_over(cluster, tmp_path)
         wait_for(lambda: 'tick 1 ' in study.log(20), 'training')
         study.slurm('scancel', '--signal=URG', study.job(20))
         study.wait_until_requeued(study.job(20))
-        output, _ = run.communicate()
+        output, _ = run.communicate(timeout=300)
     finally:
         run.kill()
     assert run.returncode == 0, output
@@ -168,4 +168,4 @@ def test_a_point_on_two_nodes_goes_on_after_its_time_was_over(cluster, tmp_path)
     assert 'Going on from training-state-' in study.log(20)
     assert len(study.scripts()) == 1
     assert 'on 2 ranks' in study.log(20)
-    assert 'tick' not in (study.point(20) / 'log-1.txt').read_text()  # the main rank is on the first node
+    assert 'Run folder:' not in (study.point(20) / 'log-1.txt').read_text()  # the main rank is on the first node

@@ -269,3 +269,27 @@ def test_nothing_done_is_told_as_that(tmp_path):
     results = collect(make_study(sizes={'values': [10]}), tmp_path)
     assert table_text(results) == 'No point is done yet.'
     assert seconds_left(results) is None
+
+
+def test_a_point_that_another_process_took_first_is_gone_on_with_once_that_is_stopped(tmp_path):
+    study = make_study(sizes={'values': [10]})
+    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    files = []
+
+    class LateLauncher(FakeLauncher):
+        """Finds the point locked at its first try, by a process that is stopped soon after."""
+
+        def submit(self, folders):
+            if files:
+                return super().submit(folders)
+            files.append(open(point.folder / 'lock', 'a'))  # noqa: SIM115
+            fcntl.flock(files[0], fcntl.LOCK_EX)
+            threading.Timer(0.2, files[0].close).start()
+            return [self]
+
+    ended = []
+    results = run_study(
+        study, tmp_path, LateLauncher(lambda size: 1.0), False, lambda *_: None, lambda r, _: ended.append(r)
+    )
+    assert [result.status.state for result in ended] == [DONE]
+    assert results.counts()[DONE] == 1

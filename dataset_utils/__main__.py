@@ -9,6 +9,7 @@ import click
 from dataset_utils import inspection, options, rules, verification
 from dataset_utils.archive import Destination
 from dataset_utils.building import Plan, write_dataset, write_datasets
+from dataset_utils.downloads import open_downloaded
 from dataset_utils.imagenet import superclasses
 from dataset_utils.labelling import PAPER_SEED
 from dataset_utils.sources import open_source
@@ -37,7 +38,7 @@ def main() -> None:
 def write(rule: Callable[..., Plan], source: str, dest: str, overwrite: bool, choices: dict[str, Any]) -> None:
     """Write the data set that a rule with these choices makes of a source; refuse the destination before reading."""
     destination = Destination(dest, overwrite, [source])
-    write_dataset(rule(open_source(source, '--source'), **choices), destination)
+    write_dataset(rule(open_downloaded(source, '--source'), **choices), destination)
 
 
 @main.command()
@@ -227,7 +228,7 @@ def mixture(source: str, dest: str, overwrite: bool, blend: str, **choices: Any)
         --blend-rate=0.5 --max-images=2000
     """
     destination = Destination(dest, overwrite, [source, blend])
-    plan = rules.plan_mixture(open_source(source, '--source'), open_source(blend, '--blend'), **choices)
+    plan = rules.plan_mixture(open_downloaded(source, '--source'), open_downloaded(blend, '--blend'), **choices)
     write_dataset(plan, destination)
 
 
@@ -278,7 +279,7 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     suffix = path.suffix if path.suffix.lower() == '.zip' else ''
     names = {half: str(path.with_name(f'{path.name.removesuffix(suffix)}-{half}{suffix}')) for half in 'ab'}
     destinations = {half: Destination(name, overwrite, [source]) for half, name in names.items()}
-    opened = open_source(source, '--source')
+    opened = open_downloaded(source, '--source')
     write_datasets([(rules.plan_split(opened, half=half, **choices), destinations[half]) for half in 'ab'])
 
 
@@ -313,7 +314,7 @@ def info(path: str, near: float, sources: tuple[str, ...]) -> None:
     python -m dataset_utils info cifar10-1000.zip --verify=cifar-10-python.tar.gz
     """
     dataset = open_source(path)
-    opened = [open_source(source, '--verify') for source in sources]
+    opened = [open_downloaded(source, '--verify') for source in sources]
     click.echo(inspection.describe(dataset, near))
     if not opened:
         return

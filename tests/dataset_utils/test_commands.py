@@ -496,6 +496,18 @@ class TestEverySelection:
         assert 'the first is 00000/img00000060.png' in message
 
 
+def test_source_may_be_a_url(tmp_path, cifar):
+    make('size', cifar, tmp_path / 'path.zip', '--max-images=10')
+    make('size', cifar.as_uri(), tmp_path / 'url.zip', '--max-images=10')
+    assert (tmp_path / 'path.zip').read_bytes() == (tmp_path / 'url.zip').read_bytes()
+    result = run(main, 'info', tmp_path / 'path.zip', f'--verify={cifar.as_uri()}')
+    assert 'Verified' in result.stdout, result.output
+    options = [f'--blend={(tmp_path / "path.zip").as_uri()}', '--blend-rate=0.5', '--max-images=10']
+    make('mixture', tmp_path / 'url.zip', tmp_path / 'm.zip', *options)
+    message = refused('size', 'ftp://example.org/a.zip', tmp_path / 'd.zip', '--max-images=10')
+    assert 'only file, http and https are downloaded' in message
+
+
 def test_command_runs_as_a_module(tmp_path):
     command = [sys.executable, '-m', 'dataset_utils', 'size', '--source=digits', f'--dest={tmp_path / "d.zip"}']
     root = Path(__file__).parents[2]

@@ -12,6 +12,7 @@ webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not in
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 DRIVER = shutil.which('chromedriver')
@@ -91,6 +92,7 @@ def test_buttons_filter_the_galleries(browser, address):
     for kind in ('copies', 'others', 'all'):
         button = browser.find_element(By.CSS_SELECTOR, f'button[data-show={kind}]')
         button.send_keys(Keys.ENTER)  # as from the keyboard
+        WebDriverWait(browser, 20).until(lambda _, button=button: button.get_attribute('aria-pressed') == 'true')
         assert (visible(browser, '.item.copy'), visible(browser, '.item.other')) == counts[kind]
         assert int(button.text.split()[-1]) == sum(counts[kind])
         pressed = browser.find_elements(By.CSS_SELECTOR, 'button[aria-pressed=true]')
@@ -110,7 +112,7 @@ def test_a_size_in_a_table_leads_to_its_training(browser, address):
     visit(browser, address)
     assert visible(browser, '#point-2 .gallery') == 0
     browser.find_element(By.CSS_SELECTOR, 'a[href="#point-2"]').send_keys(Keys.ENTER)
-    assert visible(browser, '#point-2 .gallery') == 1
+    WebDriverWait(browser, 20).until(lambda browser: visible(browser, '#point-2 .gallery') == 1)
 
 
 def test_one_button_opens_and_closes_all_trainings(browser, address):

@@ -104,9 +104,10 @@ class Cells:
         self.space = space
         size = max(1, _SAMPLE_NUMBERS // math.prod(references.shape[1:]))
         chosen = np.random.default_rng(seed).permutation(len(references))[:size]
-        sample = space.vectors(references[np.sort(chosen)])
-        self.count = min(count, len(np.unique(sample, axis=0)))
-        self.means = sklearn.cluster.KMeans(self.count, n_init=1, random_state=seed).fit(sample)
+        sample = references[np.sort(chosen)]
+        self.count = min(count, len(space.distinct(sample)))
+        means = sklearn.cluster.KMeans(self.count, n_init=1, random_state=seed, copy_x=False)
+        self.means = means.fit(space.vectors(sample))
 
     def of(self, rows: Rows) -> np.ndarray:
         """The cell of each row: integers [N]."""

@@ -35,6 +35,7 @@ TEMPLATES = Path(__file__).resolve().parent / 'templates'
 MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
 MOST_PIXEL_BYTES = 6_000_000
 _MOST_LOSSES = 200
+_MOST_SENTENCES = 12  # values whose EMM the summary tells
 _LONGEST_LIST = 24  # entries of a list in a configuration; those beyond are counted
 
 
@@ -162,6 +163,8 @@ def summary(results: StudyResults) -> list[str]:
         for value in results.values
         if value.emm is not None
     ]
+    if len(sentences) > _MOST_SENTENCES:
+        sentences = [f'The EMM of {len(sentences)} values is known; the table has each.']
     counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
     sentences.append(f'Trainings: {counts or "none yet"}.')
     sentences += [

@@ -8,21 +8,28 @@ plain way's best batch. `--check` compares the images of that many seeds with th
 """
 
 import math
+import platform
 import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 import click
+import numpy as np
 import torch
 from torch import Tensor
 
+from dataset_utils import open_source
 from dnnlib.cli import IntList
 from dnnlib.util import report_errors
-from training.dataset import load_dataset
 from training.optim import OptimalDenoiser
 from training.sampling import Denoiser, StackedRandomGenerator, edm_sampler, to_uint8
+from training.source_images import SourceImages
+
+# Instruction sets that multiply int8, as Linux names them.
+INT8_SETS = ('avx2', 'avx_vnni', 'avx512_vnni', 'amx_int8')
 
 
 class PlainDenoiser:
@@ -35,7 +42,7 @@ class PlainDenoiser:
 
     def __init__(self, images: Tensor, dtype: torch.dtype = torch.float32):
         self.img_channels, self.img_resolution = images.shape[1], images.shape[2]
-        self.pixels = images.flatten(1).to(dtype) / 127.5 - 1
+        self.pixels = images.flatten(1).to(dtype).div_(127.5).sub_(1)
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         distances = torch.cdist(x.flatten(1).to(self.pixels.dtype), self.pixels)
@@ -58,6 +65,17 @@ def peak_megabytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
+def machine() -> str:
+    """Name of the processor and its instruction sets for int8, where the system tells."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(':') for line in reversed(lines))}
+    found = [name for name in INT8_SETS if name in facts.get('flags', '').split()]
+    return f'{facts.get("model name", platform.machine())} ({" ".join(found) or "no int8 instructions"})'
+
+
 def identical_share(images: Tensor, count: int, batch_size: int) -> float:
     """Share of the images of seeds 0 … count - 1 that the plain way in float64 gives byte for byte."""
     denoiser, reference, same = OptimalDenoiser(images), PlainDenoiser(images, torch.float64), 0
@@ -69,9 +87,11 @@ def identical_share(images: Tensor, count: int, batch_size: int) -> float:
 
 def training_images(data: str, size: int) -> Tensor:
     """The first images of a set; beyond its end they come again, each time with other noise of up to 16 levels."""
-    images = load_dataset(data).images
-    if size <= len(images):
-        return images[:size].clone()
+    source = open_source(data, '--data')
+    count = min(size, len(source))
+    images = torch.from_numpy(SourceImages(source, range(count))[np.arange(count)])
+    if count == size:
+        return images
     generator = torch.Generator().manual_seed(0)
     result = torch.empty([size, *images.shape[1:]], dtype=torch.uint8)
     for start in range(0, size, len(images)):
@@ -145,18 +165,18 @@ def compare(images: Tensor, batches: list[int], plain_batches: list[int], repeat
 @report_errors
 def main(data: str, sizes: list[int], batches: list[int], plain_batches: list[int], repeats: int, check: int) -> None:
     """Time both ways, and print a table in Markdown."""
-    print(f'{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n')
+    print(f'{machine()}; {torch.get_num_threads()} threads; torch {torch.__version__}\n')
     print('| N | way | batch | images/s | times plain | peak memory, MB | identical to float64 |')
     print('|---|---|---|---|---|---|---|')
     for size in sizes:
         images = training_images(data, size)
         timings = compare(images, batches, plain_batches, repeats)
-        best = max((t.images_per_second for t in timings if t.way == 'plain'), default=math.nan)
+        best = max((t.images_per_second for t in timings if t.way == 'plain'), default=0.0)
         share = f'{100 * identical_share(images, check, batches[0]):.2f} % of {check}' if check else ''
         for t in timings:
             speed = t.images_per_second
-            verdict = share if t.way == 'int8' else ''
-            print(f'| {size} | {t.way} | {t.batch} | {speed:.1f} | {speed / best:.1f} | {t.megabytes} | {verdict} |')
+            ratio, verdict = f'{speed / best:.1f}' if best else '', share if t.way == 'int8' else ''
+            print(f'| {size} | {t.way} | {t.batch} | {speed:.1f} | {ratio} | {t.megabytes} | {verdict} |')
 
 
 if __name__ == '__main__':

@@ -81,13 +81,23 @@ def judge(request: Request, device: torch.device) -> list[dict[str, Any]]:
     require_known(request.extras.metrics, request.extras.has_test)
     if request.expdir is not None and not request.expdir.is_dir():
         raise UserError(f'--expdir={request.expdir}: no such folder; give the run folder that train.py made')
+    require_folders({'--table': request.extras.table, '--gallery': request.extras.gallery, '--log': request.log})
     knn_ref = request.knn_ref
     if knn_ref is None:
         assert request.expdir is not None
         knn_ref = training_set_of(request.expdir)
     models = models_of(request, device)
-    judge = Judge(request, load_dataset(knn_ref, option='--knn-ref'), f'--knn-ref={knn_ref}', device)
-    return judge.judge_models(models) if models else judge.judge_image_sets()
+    reference = load_dataset(knn_ref, option='--knn-ref')
+    prepared = Judge(request, reference, f'--knn-ref={knn_ref}', device)
+    return prepared.judge_models(models) if models else prepared.judge_image_sets()
+
+
+def require_folders(files: dict[str, Path | None]) -> None:
+    """Raise UserError where a file of an option could not be written, before hours of work are lost for it."""
+    for option, path in files.items():
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            problem = 'is a folder' if path.is_dir() else f'there is no folder {path.parent}'
+            raise UserError(f'{option}={path}: {problem}; name a file in a folder that exists')
 
 
 def models_of(request: Request, device: torch.device) -> list[Model]:

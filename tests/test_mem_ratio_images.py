@@ -16,7 +16,7 @@ from dnnlib.download import sha256_of
 from evaluation.memorization import memorization_ratio
 from evaluation.metrics import METRICS, compute_metrics
 from evaluation.spaces import FeatureSpace, PixelSpace
-from tests.helpers import TINY
+from tests.helpers import TINY, run_script
 from training.dataset import load_dataset
 from training.sampling import SamplerOptions, generate_images, seed_batches
 from training.snapshot import list_snapshots, load_network
@@ -251,6 +251,30 @@ def test_a_snapshot_comes_from_a_url(snapshot, digits_20, tmp_path):
     assert 'only file, http and https' in failure('--network=ftp://host/a.pkl', *common)
 
 
+@pytest.mark.parametrize('data', [b'cos\nsystem\n(S"touch trace"\ntR.', b'cbuiltins\neval\n(S"1"\ntR.', b'\x80\x04'])
+def test_a_hostile_pickle_is_refused_and_leaves_no_trace(data, digits_20, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'network.pkl').write_bytes(data)
+    assert 'network.pkl: not a ' in failure('--network=network.pkl', f'--knn-ref={digits_20}')
+    assert [path.name for path in tmp_path.iterdir()] == ['network.pkl']
+
+
+@pytest.mark.slow
+def test_ranks_change_nothing(snapshot, digits_20, array, tmp_path):
+    found = []
+    for ranks in (1, 2):
+        table = tmp_path / f'{ranks}.csv'
+        common = f'--knn-ref={digits_20}', '--metrics=all', '--json', f'--table={table}'
+        network = run_script('mem_ratio.py', f'--network={snapshot}', '--seeds=0-20', '--batch=4', '--steps=4', *common,
+                             ranks=ranks)  # fmt: skip
+        record = json.loads(network.stdout)
+        record.pop('seconds')
+        rows = table.read_bytes()
+        images = run_script('mem_ratio.py', f'--images={array}', *common, ranks=ranks)
+        found.append((record, rows, json.loads(images.stdout), table.read_bytes()))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -311,6 +335,14 @@ def test_images_that_are_not_images_are_named(name, tmp_path):
     (tmp_path / 'images').mkdir()
     (tmp_path / 'images' / name).write_text('no image at all')
     assert f'{name} is not a readable' in failure(f'--images={tmp_path}/images', '--knn-ref=digits')
+
+
+@pytest.mark.parametrize('option', ['--table', '--gallery', '--log'])
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_judged(option, snapshot, digits_20, tmp_path):
+    common = f'--network={snapshot}', f'--knn-ref={digits_20}'
+    message = failure(*common, f'{option}={tmp_path}/none/file')
+    assert f'{option}={tmp_path}/none/file: there is no folder {tmp_path}/none' in message
+    assert f'{option}={tmp_path}: is a folder' in failure(*common, f'{option}={tmp_path}')
 
 
 def test_nothing_is_half_written_where_judging_fails(digits_20, array, tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -292,8 +293,8 @@ def carry_out(study: Study, root: Path, options: dict[str, Any]) -> None:
         make_sources(root, study)
     study = validator.with_steps(study, root)
     claim(root, study)
-    print(f'Page: {root / PAGE} (renewed whenever a point is done)\n', flush=True)
-    resources = launcher.resources
+    print(f'Page: {root / PAGE} (renewed as points end)\n', flush=True)
+    resources, display = launcher.resources, Display()
 
     def begun(result: PointResult, results: StudyResults) -> None:
         print(f'\nPoint: {result.point.name}')
@@ -303,19 +304,27 @@ def carry_out(study: Study, root: Path, options: dict[str, Any]) -> None:
 
     def ended(result: PointResult, results: StudyResults) -> None:
         print(ended_line(result), flush=True)
-        show(results)
+        display.renew(results)
 
     with stopping(launcher):
         results = run_study(study, root, launcher, options['retry'], begun, ended)
-    show(results)
+    Display().renew(results)
     print(f'\n{table_text(results)}\n\nPage: {root / PAGE}')
     report_failures(results)
 
 
-def show(results: StudyResults) -> None:
-    """Renew the tables and the page of a study."""
-    write_tables(results)
-    write_page(results.root / PAGE, study_page(results))
+class Display:
+    """The tables and the page of a study, renewed as its points end; the page not so often that it slows them down."""
+
+    def __init__(self) -> None:
+        self.next_page = 0.0
+
+    def renew(self, results: StudyResults) -> None:
+        write_tables(results)
+        start = time.monotonic()
+        if start >= self.next_page:
+            write_page(results.root / PAGE, study_page(results))
+            self.next_page = time.monotonic() + 20 * (time.monotonic() - start)
 
 
 def print_plan(study: Study, root: Path) -> None:

@@ -53,7 +53,8 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
     caption = (
         'Effective model memorization. Intervals: resampled images and repeats; arrows: beyond the sizes measured.'
     )
-    yield StudyFigure('emm', caption, emm_figure(bars, study.title))
+    if bars:
+        yield StudyFigure('emm', caption, emm_figure(bars, study.title))
     yield from skip_figures(results, values)
     yield from training_figures(results, values)
 

@@ -21,7 +21,8 @@ class PointResult:
 
 @dataclasses.dataclass(frozen=True)
 class ValueResult:
-    """What is known of one combination of factor values. points: by size, then repeat. emm: None before any is done.
+    """What is known of one combination of factor values. points: by size, then repeat. emm: None before any is
+    done, and where one size is all that the study measures.
 
     next_size: what its search measures next; None where it is done, or where the sizes are fixed.
     """
@@ -80,11 +81,12 @@ def collect_value(study: Study, root: Path, value: Combination) -> ValueResult:
     if upcoming is not None and upcoming not in found:
         found[upcoming] = [read_point(make_point(study, root, value, upcoming, r)) for r in range(study.repeats.count)]
     ordered = sorted(known.values(), key=lambda r: r.size)
+    tells_emm = bool(ordered) and (len(ordered) > 1 or len(value.sizes.values) != 1)
     return ValueResult(
         value=value,
         points=[result for size in sorted(found) for result in found[size]],
         ratios=ordered,
-        emm=effective_memorization(ordered, study.threshold) if ordered else None,
+        emm=effective_memorization(ordered, study.threshold) if tells_emm else None,
         next_size=upcoming,
         warnings=[warning_of(value, small, large) for small, large in rising_pairs(ordered)],
     )

@@ -113,11 +113,14 @@ def table_text(results: StudyResults) -> str:
     parts = [
         f'Highest memorization ratio over the snapshots of each training; intervals: {" and ".join(kinds)}',
         columns(header, rows, len(factors)),
-        f'EMM, the largest |D| with a ratio of at least {100 * results.study.threshold:.3g} %; interval: resampled '
-        f'images and repeats',
-        columns([*factors, 'EMM', '95 % interval'], emms, len(factors)),
-        *(f'Warning: {warning}' for warning in results.warnings),
     ]
+    if emms:
+        share = f'{100 * results.study.threshold:.3g} %'
+        parts += [
+            f'EMM, the largest |D| with a ratio of at least {share}; interval: resampled images and repeats',
+            columns([*factors, 'EMM', '95 % interval'], emms, len(factors)),
+        ]
+    parts += [f'Warning: {warning}' for warning in results.warnings]
     return '\n\n'.join(parts) if rows else 'No point is done yet.'
 
 

@@ -1,0 +1,192 @@
+"""emm.py as a user types it: a study with real trainings, killed and gone on with, and what goes wrong."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from click.testing import CliRunner
+
+import emm
+from tests.helpers import TINY, command, environment, run_script
+
+STUDY = """
+title = "Two widths"
+
+[data]
+selection = "size"
+source = "digits"
+
+[train]
+num-channels = 8
+num-blocks = 1
+attn-resolutions = [4]
+precond = "vp"
+augment = 0
+epochs = { images = 2000 }
+warmup = { images = 1000 }
+batch = 10
+snapshots = 2
+
+[evaluate]
+seeds = "0-15"
+batch = 8
+
+[sizes]
+values = [10, 20]
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    path = tmp_path / 'two.toml'
+    path.write_text(STUDY)
+    return path
+
+
+def tables_of(folder):
+    return [(folder / name).read_bytes() for name in ('ratios.csv', 'emm.csv', 'tables.json')]
+
+
+def kill_with_children(process):
+    """Kill emm.py and all that it started, as when the machine goes down."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_ends_with_the_same_tables(study_file, tmp_path):
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    output = run_script('emm.py', 'sweep', study_file, f'--outdir={whole}', '--jobs=2').stdout
+    assert output.splitlines()[0].startswith(f'Page: {whole}/report.html')
+    assert '$ python train.py --outdir=' in output
+    moments = [
+        lambda: list(killed.glob('points/all/*/data.zip')),
+        lambda: list(killed.glob('points/all/*/run/training-state-*.pt')),
+        lambda: list(killed.glob('points/all/000010-r0/result.json')),
+    ]
+    for reached in moments:
+        process = subprocess.Popen(
+            command('emm.py', 'sweep', study_file, f'--outdir={killed}'),
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while not reached():
+            assert process.poll() is None
+            time.sleep(0.02)
+        kill_with_children(process)
+    run_script('emm.py', 'sweep', study_file, f'--outdir={killed}')
+    assert tables_of(killed) == tables_of(whole)
+    for name in ('000010-r0', '000020-r0'):
+        (first,) = (whole / 'points/all' / name / 'run').glob('network-snapshot-000002.safetensors')
+        assert first.read_bytes() == (killed / 'points/all' / name / 'run' / first.name).read_bytes()
+    check_what_is_told(whole)
+
+
+def check_what_is_told(folder):
+    """A finished study as `status`, `table`, `plot` and `report` tell it."""
+
+    def told(*arguments):
+        result = CliRunner().invoke(emm.main, [*arguments, str(folder)])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert '2 done' in told('status')
+    assert '95 % interval' in told('table')
+    told('plot')
+    assert {path.name for path in (folder / 'figures').iterdir()} >= {'ratios.png', 'ratios.svg', 'emm.png', 'emm.svg'}
+    page = folder / 'report.html'
+    page.unlink()
+    told('report')
+    assert '<h1' in page.read_text()
+    commands = (folder / 'points/all/000010-r0/commands.sh').read_text().splitlines()
+    assert [line.split()[1] for line in commands] == ['-m', 'train.py', 'mem_ratio.py']
+
+
+@pytest.mark.slow
+def test_a_search_answers_with_an_inequality_and_ends_at_ctrl_c(tmp_path):
+    folder = tmp_path / 'search'
+    arguments = [
+        'emm.py',
+        'search',
+        f'--outdir={folder}',
+        '--source=digits',
+        '--range=10-100',
+        '--seeds=0-7',
+        '--',
+        *TINY,
+    ]
+    arguments += ['--epochs=20', '--batch=10', '--snapshots=1']
+    process = subprocess.Popen(
+        command(*arguments), env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list(folder.glob('points/all/*/data.zip')):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 'the same command goes on from here' in output
+    output = run_script(*arguments).stdout
+    assert 'At most 7 sizes from 10 to 100' in output  # 2 + ceil(log2(ln 10 / ln 1.1)), which is 2 + ceil(4.6)
+    assert '< 10' in output
+    assert len(list(folder.glob('points/all/*-r0'))) == 1
+
+
+@pytest.mark.slow
+def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_file, tmp_path):
+    # A learning rate that gives no finite loss.
+    study_file.write_text(
+        STUDY.replace('values = [10, 20]', 'values = [10]').replace('batch = 10', 'batch = 10\nlr = 1e30', 1)
+    )
+    folder = tmp_path / 'study'
+    failed = run_script('emm.py', 'sweep', study_file, f'--outdir={folder}', check=False)
+    assert failed.returncode == 1
+    assert 'not finite' in failed.stderr
+    assert str(folder / 'points/all/000010-r0/log.txt') in failed.stderr
+    assert '1 points failed; mend the cause, and run them again with --retry' in failed.stderr
+    assert 'Traceback' not in failed.stderr
+    status_path = folder / 'points/all/000010-r0/status.json'
+    status_path.write_text(status_path.read_text().replace('"failures": 1', '"failures": 2'))
+    failed = run_script('emm.py', 'sweep', study_file, f'--outdir={folder}', '--retry', check=False)
+    assert '1 points failed 3 times' in failed.stderr
+    assert 'remove its status.json' in failed.stderr
+    assert status_path.read_text().count('"failures": 3') == 1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['sweep', 'nothing.toml'], 'nothing.toml: no such file'),
+        (['sweep', 'STUDY', '--jobs=2', '--gpus-per-job=1000'], '--jobs=2 with --gpus-per-job=1000 needs 2000 GPUs'),
+        (['sweep', 'STUDY', '--nodes-per-job=2'], '--nodes-per-job needs --launcher=slurm'),
+        (['status', '.'], 'no study.json in it'),
+        (['search', '--outdir=x', '--source=digits', '--range=100-10'], "'100-10' is no range of sizes"),
+        (['search', '--outdir=x', '--source=digits', '--range=11-19'], 'has no multiple of 10 in it'),
+        (['search', '--outdir=x', '--source=digits', '--range=10-5000'], 'all, 5000 images:'),
+        (
+            ['search', '--outdir=x', '--source=digits', '--range=10-20', '--', '--widht=3'],
+            'widht in [train] is no option',
+        ),
+        (['search', '--outdir=x', '--source=digits', '--range=10-20', '--', '-n'], '-n: write options as --name=value'),
+        (
+            ['search', '--outdir=x', '--source=digits', '--range=10-20', '--selection=sise'],
+            "selection = 'sise' in [data]",
+        ),
+    ],
+)
+def test_a_mistake_is_answered_with_one_sentence_and_leaves_nothing(arguments, message, study_file, tmp_path):
+    words = [str(study_file) if word == 'STUDY' else word for word in arguments]
+    failed = run_script('emm.py', *words, check=False, cwd=tmp_path)
+    assert failed.returncode in (1, 2)
+    assert message in failed.stderr.replace('\n', ' ')
+    assert 'Traceback' not in failed.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ['two.toml']
+
+
+def test_a_dry_run_prints_the_points_and_writes_nothing(study_file, tmp_path):
+    output = run_script('emm.py', 'sweep', study_file, '-n', cwd=tmp_path).stdout
+    assert output.count('$ python train.py') == 2
+    assert [path.name for path in tmp_path.iterdir()] == ['two.toml']

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from tests.slurm_cluster import ClusterNotHere, running_cluster
 
 pytest.importorskip('submitit')
 pytestmark = pytest.mark.slurm
+
+SECONDS_TO_FINISH = 300  # a minute on two idle cores
 
 STUDY = """
 [data]
@@ -66,12 +69,16 @@ class Study:
         self.command = command('emm.py', *arguments, *options)
 
     def start(self) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        end = threading.Timer(SECONDS_TO_FINISH, process.kill)
+        end.daemon = True
+        end.start()
+        return process
 
     def run(self) -> str:
-        done = subprocess.run(self.command, env=self.environ, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(self.command, env=self.environ, capture_output=True, text=True, timeout=SECONDS_TO_FINISH)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -160,7 +167,7 @@ def test_a_point_on_two_nodes_goes_on_after_its_time_was_over(cluster, tmp_path)
         wait_for(lambda: 'tick 1 ' in study.log(20), 'training')
         study.slurm('scancel', '--signal=URG', study.job(20))
         study.wait_until_requeued(study.job(20))
-        output, _ = run.communicate(timeout=300)
+        output, _ = run.communicate(timeout=SECONDS_TO_FINISH)
     finally:
         run.kill()
     assert run.returncode == 0, output

@@ -1,6 +1,7 @@
 """generate_optim.py as a user runs it, on the digits."""
 
 import csv
+import errno
 import json
 import zipfile
 from pathlib import Path
@@ -164,6 +165,22 @@ def test_an_array_on_disk_is_never_read_whole(tmp_path: Path, monkeypatch: pytes
     assert in_memory.exit_code == 1
     assert f'need {1797 * 64:,} bytes on cpu, which has 0 free' in in_memory.output
     assert '--shard' in in_memory.output
+
+
+def test_an_array_that_linux_will_not_map_for_writing_is_mapped_for_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is larger than memory."""
+
+    def load(path: str, mmap_mode: str, **kwargs: bool) -> np.ndarray:
+        if mmap_mode != 'r':
+            raise OSError(errno.ENOMEM, 'Cannot allocate memory')
+        return np_load(path, mmap_mode=mmap_mode, **kwargs)
+
+    np_load = np.load
+    np.save(tmp_path / 'digits.npy', open_source('digits').load())
+    monkeypatch.setattr('dataset_utils.sources.arrays.np.load', load)
+    assert run(f'--data={tmp_path / "digits.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-3').exit_code == 0
 
 
 def test_a_shard_decodes_nothing_but_its_share(digits_20: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_a_search_answers_with_an_inequality_and_ends_at_ctrl_c(tmp_path):
         '--',
         *TINY,
     ]
-    arguments += ['--epochs=20', '--batch=10', '--snapshots=1']
+    arguments += ['--epochs=200', '--batch=10', '--snapshots=1']
     process = subprocess.Popen(
         command(*arguments), env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
     )

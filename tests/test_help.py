@@ -19,6 +19,7 @@ SCRIPTS = {
     'generate_optim': 'generate_optim',
     'dataset_utils': 'dataset_utils.__main__',
     'snapshot': 'training.snapshot_commands',
+    'emm': 'emm',
 }
 
 

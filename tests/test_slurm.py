@@ -16,7 +16,7 @@ from tests.slurm_cluster import ClusterNotHere, running_cluster
 pytest.importorskip('submitit')
 pytestmark = pytest.mark.slurm
 
-SECONDS_TO_FINISH = 300  # a minute on two idle cores
+SECONDS_TO_FINISH = 600  # less than two minutes on two idle cores
 
 STUDY = """
 [data]
@@ -161,7 +161,7 @@ def test_a_study_survives_its_own_death_and_cancelled_and_requeued_jobs(cluster,
 
 
 def test_a_point_on_two_nodes_goes_on_after_its_time_was_over(cluster, tmp_path):
-    study = Study(tmp_path, cluster, [20], 4000, '--nodes-per-job=2')
+    study = Study(tmp_path, cluster, [20], 2500, '--nodes-per-job=2')
     run = study.start()
     try:
         wait_for(lambda: 'tick 1 ' in study.log(20), 'training')

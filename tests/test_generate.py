@@ -26,6 +26,7 @@ def snapshot(digits_20, tmp_path_factory):
         '--batch=20',
         '--epochs=20',
         '--cond=1',
+        '--seed=1',
     ]
     assert CliRunner().invoke(train.main, arguments).exit_code == 0
     return list_snapshots(run_dir)[-1][1]

@@ -13,6 +13,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 
+# Imported before any group is made. An optimizer's first step imports it otherwise, and default arguments of its
+# functions then keep the group: gloo's threads outlive it, and can abort the process while the interpreter ends.
+import torch.distributed.nn
+
 from dnnlib.util import UserError
 
 T = TypeVar('T')

@@ -39,6 +39,13 @@ def test_interval_agrees_with_the_delta_method():
     assert emm.high.value == pytest.approx(150 + 1.96 * error, abs=0.02)
 
 
+def test_repeats_whose_mean_is_the_threshold_reach_it():
+    # 85 % and 95 % are 90 %; added up as binary fractions, they are a little less.
+    assert Ratios(10, (17, 19), (20, 20)).mean == 0.9
+    emm = effective_memorization([Ratios(10, (17, 19), (20, 20)), Ratios(20, (10, 10), (20, 20))])
+    assert str(emm.estimate) == '10'
+
+
 @pytest.mark.parametrize(
     ('ratios', 'text'),
     [({20: 1.0, 50: 0.99}, '≥ 50'), ({20: 0.5, 50: 0.1}, '< 20'), ({20: 0.3}, '< 20'), ({7: 1}, '≥ 7')],

@@ -7,6 +7,7 @@ factors' values, each with the options of its points. docs/studies.md has the fo
 import dataclasses
 import itertools
 import math
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,13 @@ RESERVED = {
 LENGTHS = ('epochs', 'duration', 'warmup', 'ema')
 DEFAULT_TRAIN_SEED = 1024  # the paper's
 MIN_TOLERANCE = 0.001
+# Far beyond what any study needs; a number with more digits is a mistake.
+MAX_SIZE, MAX_REPEATS, MAX_NUMBER = 10**9, 1000, 2**63 - 1
+# Columns of the tables, beside which a factor has one of its own name.
+COLUMNS = {
+    *('size', 'repeats', 'images', 'memorized', 'ratio', 'ratio_low', 'ratio_high', 'interval', 'mean_distance'),
+    *('emm', 'emm_relation', 'low', 'low_relation', 'high', 'high_relation'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +162,7 @@ def load_study(path: Path) -> Study:
         document = tomllib.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file; give a study file, such as those in scripts/studies') from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # beside TOML's errors, those of a number or a nesting without end
         raise UserError(f'{path}: not a TOML file ({error})') from error
     return read_study(document, path.stem, str(path))
 
@@ -177,6 +185,7 @@ class _Reader:
         known = ('name', 'title', 'description', *PARTS, 'sizes', 'repeats', 'factors', 'sources', 'threshold')
         self.check_keys(document, known, 'the study')
         name = self.text(document, 'name', 'the study', name)
+        self.check_file_name(name, 'the name of the study')
         parts = {part: self.options(self.table(document, part, 'the study'), part, f'[{part}]') for part in PARTS}
         factors = self.table(document, 'factors', 'the study')
         sources = self.table(document, 'sources', 'the study')
@@ -191,10 +200,7 @@ class _Reader:
             sizes=self.sizes(self.table(document, 'sizes', 'the study'), '[sizes]'),
             repeats=self.repeats(self.table(document, 'repeats', 'the study')),
             factors=tuple(self.factor(key, self.table(factors, key, '[factors]')) for key in factors),
-            sources={
-                key: self.options(self.table(sources, key, '[sources]'), 'source', f'[sources.{key}]')
-                for key in sources
-            },
+            sources={key: self.source(key, self.table(sources, key, '[sources]')) for key in sources},
             threshold=threshold,
             document=document,
         )
@@ -217,13 +223,38 @@ class _Reader:
         value = table.get(key, default)
         if not isinstance(value, str):
             raise self.fail(f'{key} in {where} must be a text, not {value!r}')
+        self.check_printable(value, f'{key} in {where}')
         return value
 
-    def whole(self, table: dict[str, Any], key: str, where: str, default: int | None, low: int = 0) -> Any:
+    def whole(
+        self,
+        table: dict[str, Any],
+        key: str,
+        where: str,
+        default: int | None,
+        low: int = 0,
+        high: int = MAX_NUMBER,
+    ) -> Any:
         value = table.get(key, default)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-            raise self.fail(f'{key} = {value!r} in {where} must be a whole number of at least {low}')
+        if value is not None and (type(value) is not int or not low <= value <= high):
+            raise self.fail(
+                f'{key} = {shortened(value)} in {where} must be a whole number of at least {low}'
+                f'{f" and at most {high}" if high < MAX_NUMBER else ""}'
+            )
         return value
+
+    def check_printable(self, text: str, where: str) -> None:
+        if not all(character.isprintable() or character in '\n\t' for character in text):
+            raise self.fail(f'{where} holds a control character: {text!r}')
+
+    def check_name(self, name: str, where: str) -> None:
+        if not name.strip() or not name.isprintable():
+            raise self.fail(f'{where} has the name {name!r}; give it one of printable characters')
+
+    def check_file_name(self, name: str, where: str) -> None:
+        """Raise UserError for a name that could lead a path out of the folder that it is put into."""
+        if not re.fullmatch(r'\w[\w .+-]*', name):
+            raise self.fail(f'{where} is {name!r}; use letters, digits, dots, dashes and underscores')
 
     def options(self, table: dict[str, Any], part: str, where: str) -> Options:
         for key, value in table.items():
@@ -234,19 +265,22 @@ class _Reader:
 
     def check_option(self, key: str, value: Any, part: str, where: str) -> None:
         if isinstance(value, dict):
-            images = value.get('images')
             if part != 'train' or key not in LENGTHS or set(value) != {'images'}:
                 raise self.fail(
                     f'{key} = {value!r} in {where}: only {", ".join(LENGTHS)} of [train] can be given in images, as '
                     f'{{ images = 50000 }}'
                 )
-            if not isinstance(images, int) or isinstance(images, bool) or images < 1:
-                raise self.fail(f'{key} in {where}: images = {images!r} must be a whole number of at least 1')
+            self.whole(value, 'images', f'{key} of {where}', None, low=1)
             return
-        if isinstance(value, list) and all(isinstance(item, int) for item in value):
+        if isinstance(value, str):
+            self.check_printable(value, f'{key} in {where}')
             return
-        if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-            raise self.fail(f'{key} = {value!r} in {where} must be a text, a number, true, false or a list of integers')
+        numbers = value if isinstance(value, list) else [value]
+        kinds = int if isinstance(value, list) else (int, float)
+        if not all(isinstance(n, kinds) and is_usable(n) for n in numbers):
+            raise self.fail(
+                f'{key} = {shortened(value)} in {where} must be a text, a number, true, false or a list of integers'
+            )
 
     def sizes(self, table: dict[str, Any], where: str) -> Sizes:
         self.check_keys(table, ('values', 'search', 'tolerance', 'step'), where)
@@ -254,8 +288,14 @@ class _Reader:
             raise self.fail(f'{where} needs either values, such as [1000, 2000], or search, such as [500, 20000]')
         key = 'values' if 'values' in table else 'search'
         numbers = table[key]
-        if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 1 for n in numbers):
-            raise self.fail(f'{key} = {numbers!r} in {where} must be a list of sizes of at least 1')
+        if (
+            not isinstance(numbers, list)
+            or not numbers
+            or not all(type(n) is int and 1 <= n <= MAX_SIZE for n in numbers)
+        ):
+            raise self.fail(
+                f'{key} = {shortened(numbers)} in {where} must be a list of sizes of at least 1 and at most {MAX_SIZE}'
+            )
         if key == 'values':
             return Sizes(values=tuple(sorted(set(numbers))))
         if len(numbers) != 2 or numbers[0] >= numbers[1]:
@@ -267,19 +307,30 @@ class _Reader:
             or not MIN_TOLERANCE <= tolerance <= 10
         ):
             raise self.fail(f'tolerance = {tolerance!r} in {where} must be from {MIN_TOLERANCE} to 10')
-        step = self.whole(table, 'step', where, None, low=1)
+        step = self.whole(table, 'step', where, None, low=1, high=MAX_SIZE)
         return Sizes(search=(numbers[0], numbers[1]), tolerance=float(tolerance), step=step)
+
+    def source(self, name: str, table: dict[str, Any]) -> Options:
+        where = f'[sources.{name}]'
+        self.check_file_name(name, f'the name of {where}')
+        for key in ('source', 'blend'):
+            if source_name(table.get(key)) is not None:
+                raise self.fail(f'{key} = {table[key]!r} in {where}: a source is not made of another; name its images')
+        return self.options(table, 'source', where)
 
     def repeats(self, table: dict[str, Any]) -> Repeats:
         self.check_keys(table, ('count', 'train-seed', 'select-seed'), '[repeats]')
         return Repeats(
-            self.whole(table, 'count', '[repeats]', 1, low=1),
+            self.whole(table, 'count', '[repeats]', 1, low=1, high=MAX_REPEATS),
             self.whole(table, 'train-seed', '[repeats]', DEFAULT_TRAIN_SEED),
             self.whole(table, 'select-seed', '[repeats]', None),
         )
 
     def factor(self, name: str, table: dict[str, Any]) -> Factor:
         where = f'[factors.{name}]'
+        self.check_name(name, where)
+        if name in COLUMNS:
+            raise self.fail(f'{where}: {name} is a column of every table; give the factor another name')
         self.check_keys(table, ('label', 'option', 'values'), where)
         values = table.get('values')
         if isinstance(values, dict) and values:
@@ -291,6 +342,8 @@ class _Reader:
         else:
             raise self.fail(f'{where} needs values: a list together with option, or a table for each value')
         names = [value.name for value in found]
+        for value in names:
+            self.check_name(value, f'a value of {where}')
         if len(set(names)) < len(names):
             raise self.fail(f'values in {where} has a value twice')
         return Factor(name, self.text(table, 'label', where, name), found)
@@ -314,7 +367,7 @@ class _Reader:
             )
         for value in values:
             changes = {part: self.options({key: value}, part, where)}
-            yield FactorValue(','.join(map(str, value)) if isinstance(value, list) else str(value), changes)
+            yield FactorValue(value_name(value), changes)
 
     def check_factors(self, factors: tuple[Factor, ...]) -> None:
         """Raise UserError where two factors set the same option."""
@@ -336,13 +389,33 @@ class _Reader:
                     raise self.fail(
                         f'[data] needs {key}, such as {key} = {"size" if key == "selection" else "digits"!r}'
                     )
-        for options in [*study.sources.values(), *(value.settings.data for value in study.values)]:
             for key in ('source', 'blend'):
-                name = source_name(options.get(key))
+                path = value.settings.data.get(key)
+                name = source_name(path)
                 if name is not None and name not in study.sources:
-                    raise self.fail(f'{key} = {options[key]!r}: there is no table [sources.{name}]')
+                    raise self.fail(f'{key} = {path!r}: there is no table [sources.{name}]')
 
 
 def source_name(path: Any) -> str | None:
     """The name of a data set that the study makes itself, of a path such as 'sources.dogs'; None for other paths."""
     return path.removeprefix('sources.') if isinstance(path, str) and path.startswith('sources.') else None
+
+
+def value_name(value: Any) -> str:
+    """What a value of an option is called: '1,0,2' for a list, '500 images' for a length in images."""
+    if isinstance(value, dict):
+        return f'{value["images"]} images'
+    return ','.join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def is_usable(number: float) -> bool:
+    return abs(number) <= MAX_NUMBER if isinstance(number, int) else math.isfinite(number)
+
+
+def shortened(value: Any, longest: int = 60) -> str:
+    """A value as a message shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return 'a number of thousands of digits'
+    return text if len(text) <= longest else f'{text[:longest]}…'

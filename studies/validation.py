@@ -30,12 +30,11 @@ class Validator:
 
     def check_options(self, study: Study) -> None:
         """Raise UserError for an option that a command does not have or take, naming its table and key."""
-        folders: dict[str, str] = {}
+        folders: dict[str, Combination] = {}
         for value in study.values:
-            if folders.setdefault(slug(value), value.name) != value.name:
-                raise UserError(
-                    f'{study.name}: {folders[slug(value)]} and {value.name} would share a folder; rename one'
-                )
+            other = folders.setdefault(slug(value), value)
+            if other.of != value.of:
+                raise UserError(f'{study.name}: {other.name} and {value.name} would share a folder; rename one')
             self._check_names(study, value)
             size = value.sizes.values[0] if value.sizes.search is None else value.sizes.search[1]
             point = make_point(study, Path('study'), value, size, 0)
@@ -102,7 +101,8 @@ class Validator:
                     f'{study.name}: {value.name}: the range of the search has no multiple of {value.sizes.step} in it, '
                     f'which the selection needs; widen it'
                 )
-            for size in value.sizes.values or (low, high):
+            # A step that is wrong shows at the second size.
+            for size in value.sizes.values or sorted({low, min(low + (value.sizes.step or 1), high), high}):
                 self._check_size(study, root, value, size)
         return study
 

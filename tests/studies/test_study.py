@@ -1,15 +1,20 @@
 """Study files: what they mean, and one sentence for what is wrong with them."""
 
 import copy
+import datetime
+import math
 from pathlib import Path
 
 import pytest
 
 import emm
 from dnnlib.util import UserError
+from evaluation.emm import Ratios
 from studies.commands import point_commands
-from studies.points import make_point
-from studies.study import Settings, Sizes, load_study, read_study
+from studies.points import DONE, RESULT_NUMBERS, Status, make_point
+from studies.results import PointResult, StudyResults, ValueResult
+from studies.study import COLUMNS, Settings, Sizes, load_study, read_study
+from studies.tables import emm_rows, ratio_rows
 from studies.validation import Validator
 
 BASE = {
@@ -114,6 +119,27 @@ def test_a_search_of_a_balanced_selection_goes_in_steps_of_the_classes():
     assert (sizes.search, sizes.step) == ((20, 100), 10)
 
 
+def test_a_step_that_the_selection_cannot_take_is_named_before_anything_runs():
+    document = changed(sizes=None) | {'sizes': {'search': [10, 100], 'step': 5}}
+    study = read_study(document, 'test', 'test.toml')
+    with pytest.raises(UserError, match=r'all, 15 images: .*multiple'):
+        Validator(emm.PARSERS).with_steps(study, Path('nowhere'))
+
+
+def test_a_length_in_images_names_its_value():
+    study = read(factors={'length': {'option': 'train.epochs', 'values': [{'images': 500}, 20]}})
+    assert [value.of['length'] for value in study.values] == ['500 images', '20']
+
+
+def test_no_factor_has_the_name_of_a_column(tmp_path):
+    study = read()
+    record = dict.fromkeys(RESULT_NUMBERS, 1)
+    point = PointResult(make_point(study, tmp_path, study.values[0], 10, 0), Status(DONE), record)
+    value = ValueResult(study.values[0], [point], [Ratios(10, (1,), (1,))], None, None, [])
+    results = StudyResults(study, tmp_path, [value], [])
+    assert {*ratio_rows(results)[0], *emm_rows(results)[0]} == COLUMNS
+
+
 def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
     sources = {'zeros': {'selection': 'one-class', 'source': 'digits', 'class-name': '0'}}
     data = {'selection': 'one-class', 'source': 'sources.zeros', 'class-name': '0'}
@@ -129,7 +155,10 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
         ({'sises': {}}, r'the study has no key sises; it knows .*sizes'),
         ({'train': {'outdir': 'x'}}, r'outdir in \[train\] is set by the study itself'),
         ({'train': {'lr': {'images': 5}}}, r'lr = .* only epochs, duration, warmup, ema'),
-        ({'train': {'epochs': {'images': 0}}}, r'images = 0 must be a whole number of at least 1'),
+        (
+            {'train': {'epochs': {'images': 0}}},
+            r'images = 0 in epochs of \[train\] must be .* at least 1',
+        ),
         ({'train': {'lr': [0.5]}}, r'lr = \[0.5\] in \[train\] must be'),
         ({'sizes': {'search': [10, 20]}}, r'\[sizes\] needs either values'),
         ({'sizes': {'values': []}}, r'values = \[\] in \[sizes\]'),
@@ -147,6 +176,26 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
         ({'threshold': 2.0}, r'threshold = 2.0 must be a share'),
         ({'title': 5}, r'title in the study must be a text'),
         ({'train': 5}, r'train in the study must be a table'),
+        ({'name': '../x'}, r"the name of the study is '../x'; use letters"),
+        ({'name': '/x'}, r'the name of the study is'),
+        ({'name': ''}, r'the name of the study is'),
+        ({'title': 'a\x1b[31m'}, r'title in the study holds a control character'),
+        ({'data': {'source': 'a\x00b'}}, r'source in \[data\] holds a control character'),
+        ({'train': {'batch': 10**400}}, r'batch = 1000\S*… in \[train\] must be'),
+        ({'train': {'skip-connections': [1, 10**400]}}, r'skip-connections = \[1, 1000\S*… in \[train\] must be'),
+        ({'train': {'lr': math.inf}}, r'lr = inf in \[train\] must be'),
+        ({'train': {'preset': datetime.date(1979, 5, 27)}}, r'preset = datetime.date\(1979, 5, 27\) in \[train\]'),
+        ({'sizes': {'values': [10**400]}}, r'\[sizes\] must be a list of sizes of at least 1 and at most 1000000000'),
+        ({'sizes': {'values': [10**5000]}}, r'values = a number of thousands of digits in \[sizes\]'),
+        ({'repeats': {'count': 10**6}}, r'count = 1000000 in \[repeats\] must be .* at most 1000'),
+        ({'factors': {'size': WIDTH}}, r'\[factors.size\]: size is a column of every table'),
+        ({'factors': {'': WIDTH}}, r"\[factors.\] has the name ''"),
+        ({'factors': {'x': {'values': {' ': {}}}}}, r"a value of \[factors.x\] has the name ' '"),
+        ({'sources': {'../x': {}}}, r"the name of \[sources.../x\] is '../x'"),
+        (
+            {'sources': {'x': {'source': 'sources.y'}}},
+            r"'sources.y' in \[sources.x\]: a source is not made of",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, message):
@@ -182,8 +231,9 @@ def test_options_and_sizes_are_checked_before_anything_runs(tables, message):
         validated(**tables)
 
 
-def test_a_file_that_is_no_toml_is_named(tmp_path):
-    (tmp_path / 'x.toml').write_text('[data')
+@pytest.mark.parametrize('text', ['[data', 'x = ' + '9' * 5000, 'x = ' + '[' * 50_000, '\ud800'])
+def test_a_file_that_is_no_toml_is_named(tmp_path, text):
+    (tmp_path / 'x.toml').write_bytes(text.encode(errors='surrogatepass'))
     with pytest.raises(UserError, match=r'x\.toml: not a TOML file'):
         load_study(tmp_path / 'x.toml')
     with pytest.raises(UserError, match='no such file'):

@@ -1,27 +1,29 @@
 """The folder of a study: what study it is of, and the data sets that the study makes once for all of its points."""
 
+import fcntl
 import subprocess
 from pathlib import Path
 
 from dnnlib.util import UserError
 from studies.commands import Resources, environment, process_arguments, selection_command, shell_line
 from studies.points import read_json, set_aside, write_json
-from studies.study import Study, read_study
+from studies.study import Options, Study, read_study
 
 STUDY_FILE = 'study.json'
 
 
 def claim(root: Path, study: Study) -> None:
     """Make the folder a study's, or keep it so. Raises UserError where it is another study's, or holds other files."""
-    saved = read_json(root / STUDY_FILE)
-    if saved is None and root.exists() and any(root.iterdir()):
+    path = root / STUDY_FILE
+    if root.exists() and any(root.iterdir()) and not path.exists():
         raise UserError(f'--outdir={root}: not empty, and not the folder of a study; choose another')
-    if saved is not None and saved.get('name') != study.name:
+    saved = read_json(path)  # a damaged file says nothing that the study does not, and is written anew
+    if isinstance(saved, dict) and saved.get('name') != study.name:
         raise UserError(
             f'--outdir={root}: the folder of the study {saved.get("name")}, not of {study.name}; choose another'
         )
     root.mkdir(parents=True, exist_ok=True)
-    write_json(root / STUDY_FILE, {'name': study.name, 'document': study.document, 'steps': study.steps})
+    write_json(path, {'name': study.name, 'document': study.document, 'steps': study.steps})
 
 
 def open_study(root: Path) -> Study:
@@ -30,23 +32,33 @@ def open_study(root: Path) -> Study:
     if not isinstance(saved, dict) or not isinstance(saved.get('document'), dict):
         raise UserError(f'{root}: no {STUDY_FILE} in it; give a folder that emm.py sweep or search made')
     study = read_study(saved['document'], str(saved.get('name')), str(root / STUDY_FILE))
-    study.steps.update({str(name): int(step) for name, step in dict(saved.get('steps') or {}).items()})
+    steps = saved.get('steps')
+    if not isinstance(steps, dict) or not all(type(step) is int and step > 0 for step in steps.values()):
+        raise UserError(f'{root / STUDY_FILE}: damaged; run the study again with emm.py, which writes it anew')
+    study.steps.update(steps)
     return study
 
 
 def make_sources(root: Path, study: Study) -> None:
     """Make the study's own data sets that are not there yet, by commands that are printed."""
     folder = root / 'sources'
-    for name, options in study.sources.items():
-        path, made_by = folder / f'{name}.zip', folder / f'{name}.json'
-        if path.exists() and read_json(made_by) == options:
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            print(f'{set_aside(path)}: made with other options, and kept')
-        command = selection_command(options, path, folder)
-        print(f'$ {shell_line(command, Resources())}', flush=True)
-        finished = subprocess.run(process_arguments(command, Resources(), {}), env=environment(), check=False)
-        if finished.returncode:
-            raise UserError(f'[sources.{name}]: the data set could not be made; see the message above')
-        write_json(made_by, options)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The command inherits the lock: another emm.py waits for it, even where this one is killed.
+    with open(folder / 'lock', 'a') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for name, options in study.sources.items():
+            make_source(folder, name, options, file.fileno())
+
+
+def make_source(folder: Path, name: str, options: Options, descriptor: int) -> None:
+    path, made_by = folder / f'{name}.zip', folder / f'{name}.json'
+    if path.exists() and read_json(made_by) == options:
+        return
+    if path.exists():
+        print(f'{set_aside(path)}: made with other options, and kept')
+    command = selection_command(options, path, folder)
+    print(f'$ {shell_line(command, Resources())}', flush=True)
+    words = process_arguments(command, Resources(), {})
+    if subprocess.run(words, env=environment(), pass_fds=[descriptor], check=False).returncode:
+        raise UserError(f'[sources.{name}]: the data set could not be made; see the message above')
+    write_json(made_by, options)

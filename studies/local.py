@@ -1,5 +1,6 @@
 """Runs points on this machine, several at a time, each on devices of its own."""
 
+import itertools
 import os
 import queue
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,8 @@ def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Ids of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = environ.get('CUDA_VISIBLE_DEVICES')
     if named is not None:
-        return [name.strip() for name in named.split(',') if name.strip()]
+        names = [name.strip() for name in named.split(',') if name.strip()]
+        return list(itertools.takewhile(lambda name: name != '-1', names))  # CUDA sees none from there on
     import torch  # only here: a study on a cluster starts without it
 
     return [str(index) for index in range(torch.cuda.device_count())]

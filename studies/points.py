@@ -9,16 +9,24 @@ import dataclasses
 import fcntl
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dnnlib.util import UserError, atomic_file
 from studies.commands import point_commands
 from studies.study import Combination, Options, Study, source_name
 
-LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
+STATES = LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
 MAX_FAILURES = 3
+# Whoever looks whether a point runs holds its lock for a moment; whoever wants to run it tries for longer than that.
+SECONDS_TO_TRY = 0.5
+# What the tables and the page say of a record.
+RESULT_NUMBERS = (
+    *('num_memorized', 'num_images', 'num_duplicates', 'ratio', 'ratio_low', 'ratio_high'),
+    *('mean_distance', 'kimg', 'epochs'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +82,22 @@ class Point:
 
     def prepare(self) -> None:
         """Make the folder, or set one aside that was made with other settings. Raises UserError while that one runs."""
-        saved = read_json(self.folder / 'point.json')
-        if saved == self.identity:
+        if self.matches():
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
-            if is_locked(self.folder):
-                raise UserError(f'{self.folder} is running with other settings; stop it, or wait until it is done')
-            set_aside(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / 'point.json', self.identity)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.folder.parent / 'lock', 'a') as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another emm.py may be about to do the same
+            if self.matches():
+                return
+            if self.folder.exists() and any(self.folder.iterdir()):
+                with lock(self.folder) as descriptor:
+                    if descriptor is None:
+                        raise UserError(
+                            f'{self.folder} is running with other settings; stop it, or wait until it is done'
+                        )
+                    set_aside(self.folder)
+            self.folder.mkdir(exist_ok=True)
+            write_json(self.folder / 'point.json', self.identity)
 
     def matches(self) -> bool:
         """Whether the folder is this point's, and not one that was made with other settings."""
@@ -90,10 +105,6 @@ class Point:
 
     def status(self) -> Status:
         return read_status(self.folder) if self.matches() else Status()
-
-    def record(self) -> dict[str, Any] | None:
-        """The record of the snapshot with the highest ratio, once the point is done."""
-        return read_json(self.folder / 'result.json') if self.matches() else None
 
 
 def make_point(study: Study, root: Path, value: Combination, size: int, repeat: int) -> Point:
@@ -124,16 +135,38 @@ def set_aside(folder: Path) -> Path:
 
 
 def read_status(folder: Path) -> Status:
-    """How far the point of a folder is; one that says that it runs but has no living process was stopped."""
-    saved = read_json(folder / 'status.json') or {}
-    fields = {field.name for field in dataclasses.fields(Status)}
-    status = Status(**{key: value for key, value in saved.items() if key in fields})
-    running = is_locked(folder)
-    if running or status.state == RUNNING:
-        status = dataclasses.replace(status, state=RUNNING if running else STOPPED)
+    """How far the point of a folder is.
+
+    One that says that it runs but has no living process was stopped, and so was one that says that it is done but has
+    no whole result.
+    """
+    status = saved_status(folder)
+    if is_locked(folder):
+        status = dataclasses.replace(status, state=RUNNING)
+    elif status.state == RUNNING or (status.state == DONE and read_result(folder) is None):
+        status = dataclasses.replace(status, state=STOPPED)
     if status.state in (RUNNING, STOPPED):
         status = dataclasses.replace(status, message=last_line(folder / 'log.txt'))
     return status
+
+
+def saved_status(folder: Path) -> Status:
+    """What status.json says; what is missing in it, or cannot be, is as if the point had never been begun."""
+    saved = read_json(folder / 'status.json')
+    if not isinstance(saved, dict):
+        return Status()
+    kinds = {'step': str, 'failures': int, 'seconds': int | float, 'message': str}
+    known = {key: saved[key] for key, kind in kinds.items() if isinstance(saved.get(key), kind)}
+    return Status(saved['state'] if saved.get('state') in STATES else LEFT, **known)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The record of the snapshot with the highest ratio; None where there is none, or one that lacks a number."""
+    record = read_json(folder / 'result.json')
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), int | float) for key in RESULT_NUMBERS):
+        return None
+    copies, images = record['num_memorized'], record['num_images']
+    return record if type(copies) is type(images) is int and 0 <= copies <= images and images else None
 
 
 def write_status(folder: Path, status: Status) -> None:
@@ -148,12 +181,18 @@ def lock(folder: Path) -> Iterator[int | None]:
     The lock lives as long as any process has the descriptor: a training that outlived a killed study still holds it.
     """
     with open(folder / 'lock', 'a') as file:
+        yield file.fileno() if locked_in_time(file, time.monotonic() + SECONDS_TO_TRY) else None
+
+
+def locked_in_time(file: IO, deadline: float) -> bool:
+    while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
         except BlockingIOError:
-            yield None
-            return
-        yield file.fileno()
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
 
 
 def is_locked(folder: Path) -> bool:
@@ -184,7 +223,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file, or None where it is not there or not whole."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

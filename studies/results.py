@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.emm import EMM, Ratios, effective_memorization, next_size, rising_pairs
-from studies.points import DONE, FAILED, LEFT, RUNNING, Point, Status, make_point, slug
+from studies.points import DONE, FAILED, LEFT, RUNNING, Point, Status, make_point, read_result, slug
 from studies.study import Combination, Study
 
 
@@ -68,18 +68,21 @@ def collect(study: Study, root: Path) -> StudyResults:
 
 
 def collect_value(study: Study, root: Path, value: Combination) -> ValueResult:
-    """Read the points of one combination: those that the study names, those that its search has come to, and all
-    finished ones of other sizes."""
-    found: dict[int, list[PointResult]] = {}
-    for size in {*value.sizes.values, *sizes_on_disk(root, value)}:
-        results = [read_point(make_point(study, root, value, size, r)) for r in range(study.repeats.count)]
-        if size in value.sizes.values or any(result.status.state != LEFT for result in results):
-            found[size] = results
-    ratios = {size: ratios_of(size, results) for size, results in found.items()}
+    """Read the points of one combination: those that the study names, or its search measures next, and of other sizes
+    those that are done or still run."""
+
+    def points_of(size: int) -> list[PointResult]:
+        return [read_point(make_point(study, root, value, size, r)) for r in range(study.repeats.count)]
+
+    everything = {size: points_of(size) for size in {*value.sizes.values, *sizes_on_disk(root, value)}}
+    ratios = {size: ratios_of(size, results) for size, results in everything.items()}
     known = {size: r for size, r in ratios.items() if r is not None}
     upcoming = search_on(value, known, study)
-    if upcoming is not None and upcoming not in found:
-        found[upcoming] = [read_point(make_point(study, root, value, upcoming, r)) for r in range(study.repeats.count)]
+    wanted = {*value.sizes.values} if upcoming is None else {*value.sizes.values, upcoming}
+    found = {size: everything.get(size) or points_of(size) for size in wanted}
+    for size in everything.keys() - wanted:
+        if others := [result for result in everything[size] if result.status.state in (DONE, RUNNING)]:
+            found[size] = others
     ordered = sorted(known.values(), key=lambda r: r.size)
     tells_emm = bool(ordered) and (len(ordered) > 1 or len(value.sizes.values) != 1)
     return ValueResult(
@@ -94,7 +97,7 @@ def collect_value(study: Study, root: Path, value: Combination) -> ValueResult:
 
 def read_point(point: Point) -> PointResult:
     status = point.status()
-    return PointResult(point, status, point.record() if status.state == DONE else None)
+    return PointResult(point, status, read_result(point.folder) if status.state == DONE else None)
 
 
 def sizes_on_disk(root: Path, value: Combination) -> set[int]:

@@ -23,6 +23,7 @@ from studies.points import (
     last_line,
     lock,
     read_json,
+    saved_status,
     write_json,
     write_status,
 )
@@ -63,8 +64,8 @@ class PointRun:
             return self._run_locked(descriptor)
 
     def _run_locked(self, descriptor: int) -> Status:
-        before = read_json(self.folder / 'status.json') or {}
-        status = Status(RUNNING, failures=before.get('failures', 0), seconds=before.get('seconds', 0.0))
+        before = saved_status(self.folder)
+        status = Status(RUNNING, failures=before.failures, seconds=before.seconds)
         commands = commands_of(self.folder)
         text = '\n'.join(shell_line(command, self.resources) for command in commands.values())
         (self.folder / 'commands.sh').write_text(text + '\n', encoding='utf-8')

@@ -4,8 +4,11 @@ import dataclasses
 import fcntl
 import json
 import math
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -20,6 +23,8 @@ from studies.points import (
     RUNNING,
     STOPPED,
     Status,
+    is_locked,
+    lock,
     make_point,
     read_status,
     write_json,
@@ -29,6 +34,7 @@ from studies.results import collect
 from studies.schedule import run_study
 from studies.study import read_study
 from studies.tables import csv_text, ratio_rows, seconds_left, status_text, table_text, tables, write_tables
+from tests.helpers import environment
 
 BASE = {
     'data': {'selection': 'one-class', 'source': 'digits', 'class-name': '0'},
@@ -60,8 +66,7 @@ class FakeLauncher:
         if ratio is None:
             write_status(folder, Status(FAILED, 'train', before.failures + 1, 1.0, 'Error: no luck'))
         else:
-            record = {'num_memorized': round(1000 * ratio), 'num_images': 1000, 'mean_distance': 1.0, 'epochs': 1}
-            write_json(folder / 'result.json', record)
+            write_json(folder / 'result.json', record_of(ratio))
             write_status(folder, Status(DONE, seconds=float(point['size'])))
         return self
 
@@ -70,6 +75,12 @@ class FakeLauncher:
 
     def stop(self):
         pass
+
+
+def record_of(ratio):
+    numbers = dict.fromkeys(('ratio', 'ratio_low', 'ratio_high'), ratio)
+    counts = {'num_memorized': round(1000 * ratio), 'num_images': 1000, 'num_duplicates': 0}
+    return {**numbers, **counts, 'mean_distance': 1.0, 'epochs': 1, 'kimg': 1}
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +109,103 @@ def test_a_larger_study_adds_points_and_keeps_the_others(tmp_path):
     order, results = run(make_study(sizes={'values': [20, 40]}), tmp_path, lambda size: 10 / size)
     assert order == [(40, 0)]
     assert [ratios.size for ratios in results.values[0].ratios] == [10, 20, 40]
+
+
+def test_a_size_that_left_the_study_is_told_and_never_trained_again(tmp_path):
+    run(make_study(sizes={'values': [10, 20, 30]}), tmp_path, lambda size: None if size == 20 else 1.0)
+    write_status(tmp_path / 'points/all/000030-r0', Status(STOPPED, 'train'))
+    study = make_study(sizes={'values': [40]}, repeats={'count': 2})
+    order, results = run(study, tmp_path, lambda size: 0.5, retry=True)
+    assert order == [(40, 0), (40, 1)]
+    assert [(result.point.size, result.status.state) for result in results.points] == [
+        (10, DONE),
+        (40, DONE),
+        (40, DONE),
+    ]
+
+
+def test_more_repeats_of_a_search_are_trained_where_it_passes_alone(tmp_path):
+    sizes = {'search': [10, 1000], 'tolerance': 0.1}
+    first, _ = run(make_study(sizes=sizes), tmp_path, lambda size: 1.0 if size < 100 else 0.0)
+    again, _ = run(make_study(sizes=sizes, repeats={'count': 2}), tmp_path, lambda size: 1.0 if size < 100 else 0)
+    assert again == [(size, 1) for size, _ in first]
+    wider = make_study(sizes={'search': [10, 1000], 'tolerance': 1.0}, repeats={'count': 3})
+    assert len(run(wider, tmp_path, lambda size: 1.0 if size < 100 else 0.0)[0]) < len(first)
+
+
+@pytest.mark.parametrize(
+    'damaged',
+    [
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b'[]',
+        lambda whole: whole.replace(b'"num_images": 1000', b'"num_images": 0'),
+        lambda whole: whole.replace(b'"num_memorized": 500', b'"num_memorized": 5000'),
+        lambda whole: whole.replace(b'"epochs"', b'"epoch"'),
+    ],
+    ids=['cut short', 'no table', 'no images', 'more copies than images', 'a number missing'],
+)
+def test_a_point_without_a_whole_result_is_gone_on_with(tmp_path, damaged):
+    study = make_study(sizes={'values': [10]})
+    run(study, tmp_path, lambda size: 0.5)
+    path = tmp_path / 'points/all/000010-r0/result.json'
+    path.write_bytes(damaged(path.read_bytes()))
+    assert collect(study, tmp_path).points[0].status.state == STOPPED
+    order, results = run(study, tmp_path, lambda size: 0.25)
+    assert order == [(10, 0)]
+    assert results.values[0].ratios[0].mean == 0.25
+
+
+@pytest.mark.parametrize(
+    ('text', 'status'),
+    [
+        ('[]', Status()),
+        ('{"state": "cancelled", "step": "train", "failures": 2, "other": 1}', Status(LEFT, 'train', 2)),
+        ('{"state": "failed", "failures": "two", "seconds": null, "message": 5}', Status(FAILED)),
+        ('{"state": ["failed"]}', Status()),
+        ('{"state": "done', Status()),
+    ],
+)
+def test_a_status_of_another_version_is_read_as_far_as_it_goes(tmp_path, text, status):
+    (tmp_path / 'status.json').write_text(text)
+    assert read_status(tmp_path) == status
+
+
+def test_whoever_looks_at_a_point_does_not_keep_it_from_being_run(tmp_path):
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            is_locked(tmp_path)
+
+    watchers = [threading.Thread(target=look) for _ in range(3)]
+    (tmp_path / 'lock').touch()
+    for thread in watchers:
+        thread.start()
+    try:
+        for _ in range(200):
+            with lock(tmp_path) as descriptor:
+                assert descriptor is not None
+    finally:
+        stop.set()
+        for thread in watchers:
+            thread.join()
+
+
+def test_two_processes_that_come_to_a_point_at_once_set_nothing_aside(tmp_path):
+    study = make_study(sizes={'values': list(range(10, 40))})
+    points = [make_point(study, tmp_path, study.values[0], size, 0) for size in study.values[0].sizes.values]
+    barrier = threading.Barrier(4)
+
+    def prepare():
+        for point in points:
+            barrier.wait()
+            point.prepare()
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(prepare) for _ in range(4)]:
+            future.result()
+    assert collect(study, tmp_path).set_aside == []
+    assert all(point.matches() for point in points)
 
 
 def test_a_point_of_other_settings_is_set_aside_and_run_anew(tmp_path):
@@ -226,6 +334,36 @@ def test_a_folder_belongs_to_one_study(tmp_path):
         claim(tmp_path / 'full', study)
     with pytest.raises(UserError, match=r'no study\.json in it'):
         open_study(tmp_path / 'full')
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"name": "test", "docu'])
+def test_a_damaged_study_json_is_written_anew(tmp_path, text):
+    study = make_study(sizes={'values': [10]})
+    (tmp_path / 'study.json').write_text(text)
+    claim(tmp_path, study)
+    assert open_study(tmp_path) == study
+
+
+@pytest.mark.parametrize('steps', [5, {'all': 'ten'}, {'all': 0}])
+def test_steps_that_are_none_are_named(tmp_path, steps):
+    claim(tmp_path, make_study(sizes={'search': [10, 20]}))
+    write_json(tmp_path / 'study.json', json.loads((tmp_path / 'study.json').read_bytes()) | {'steps': steps})
+    with pytest.raises(UserError, match=r'study\.json: damaged; run the study again'):
+        open_study(tmp_path)
+
+
+def test_two_processes_make_a_source_once(tmp_path):
+    sources = {'zeros': {'selection': 'one-class', 'source': 'digits', 'class-name': '0'}}
+    study = make_study(sizes={'values': [10]}, sources=sources)
+    script = (
+        'import json, pathlib, sys; from studies.folder import make_sources; from studies.study import read_study;'
+        'make_sources(pathlib.Path(sys.argv[1]), read_study(json.loads(sys.argv[2]), "test", "x"))'
+    )
+    words = [sys.executable, '-c', script, str(tmp_path), json.dumps(study.document)]
+    processes = [subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum(output.count(b'$ python -m dataset_utils') for output in outputs) == 1
 
 
 def test_tables_say_what_was_counted(tmp_path):

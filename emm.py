@@ -1,6 +1,7 @@
 """Find the effective model memorization: search it, sweep a factor, and tell, draw and show what was found."""
 
 import contextlib
+import shlex
 import signal
 import sys
 import time
@@ -22,7 +23,7 @@ from studies.folder import claim, make_sources, open_study
 from studies.launcher import Launcher
 from studies.local import LocalLauncher, visible_gpus
 from studies.page import study_page, write_page
-from studies.points import DONE, FAILED, MAX_FAILURES, make_point
+from studies.points import DONE, FAILED, MAX_FAILURES, STOPPED, make_point
 from studies.results import PointResult, StudyResults, collect
 from studies.schedule import run_study
 from studies.study import Study, load_study, read_study
@@ -158,7 +159,8 @@ def search(**options: Any) -> None:
     python emm.py search --outdir=digits-emm --source=digits --range=20-400 --seeds=0-511 \\
         -- --preset=digits --epochs=500 --snapshots=2
     """
-    study = read_study(search_document(options), options['outdir'].name, 'emm.py search')
+    # One name for all searches, so that a folder can be renamed.
+    study = read_study(search_document(options), 'search', 'emm.py search')
     if not options['dry_run']:
         low, high = options['size_range']
         print(f'At most {most_sizes(low, high, options["tolerance"])} sizes from {low} to {high} will be trained.')
@@ -249,7 +251,10 @@ def report(folder: Path) -> None:
 
 def search_document(options: dict[str, Any]) -> dict[str, Any]:
     """The study that `emm.py search` stands for, as the document of a study file."""
-    words = options['selection'].split()
+    try:
+        words = shlex.split(options['selection'])
+    except ValueError as error:
+        raise click.UsageError(f'--selection={options["selection"]}: {error}; quote it as a shell does') from error
     if not words:
         raise click.UsageError('--selection is empty; give a sub-command of dataset_utils, such as size')
     repeats = {'count': options['repeats']}
@@ -259,7 +264,7 @@ def search_document(options: dict[str, Any]) -> dict[str, Any]:
     if options['step'] is not None:
         sizes['step'] = options['step']
     return {
-        'title': f'EMM of {options["outdir"].name}',
+        'title': f'EMM of {options["outdir"].resolve().name}',
         'data': {'selection': words[0], 'source': options['source'], **long_options(words[1:])},
         'train': long_options(options['train_options']),
         'evaluate': {'seeds': options['seeds'], 'batch': options['batch']},
@@ -311,6 +316,7 @@ def carry_out(study: Study, root: Path, options: dict[str, Any]) -> None:
     Display().renew(results)
     print(f'\n{table_text(results)}\n\nPage: {root / PAGE}')
     report_failures(results)
+    report_stopped(results)
 
 
 class Display:
@@ -364,20 +370,24 @@ def make_launcher(root: Path, options: dict[str, Any]) -> Launcher:
 
 @contextlib.contextmanager
 def stopping(launcher: Launcher) -> Iterator[None]:
-    """Let the launcher end what it runs at Ctrl-C, at SIGTERM and at an error."""
+    """Let the launcher end what it runs at Ctrl-C, at SIGTERM, when the terminal closes, and at an error."""
 
     def interrupt(number: int, frame: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}  # nohup ignores SIGHUP
     try:
         yield
     except BaseException:
-        print('\nStopping; the same command goes on from here.', flush=True)
-        launcher.stop()
+        try:
+            print('\nStopping; the same command goes on from here.', flush=True)
+        finally:  # also where nobody reads any more what is printed
+            launcher.stop()
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ended_line(result: PointResult) -> str:
@@ -404,6 +414,15 @@ def report_failures(results: StudyResults) -> None:
             f'log names, and remove its status.json to run it again'
         )
     raise UserError(f'{len(failed)} points failed; mend the cause, and run them again with --retry')
+
+
+def report_stopped(results: StudyResults) -> None:
+    """End with a sentence where points were stopped, such as by a system that ran out of memory."""
+    stopped = [result for result in results.points if result.status.state == STOPPED]
+    for result in stopped:
+        print(point_line(result), file=sys.stderr)
+    if stopped:
+        raise UserError(f'{len(stopped)} points were stopped before they were done; the same command goes on with them')
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	$(BIN)/python emm.py sweep scripts/studies/demo.toml --outdir=demo-out --jobs=2
+	@$(BIN)/python emm.py sweep scripts/studies/demo.toml --outdir=demo-out --jobs=2
 
 test: setup
 	$(BIN)/python -m pytest

@@ -149,13 +149,8 @@ def emm_figure(bars: Sequence[EmmBar], title: str) -> Figure:
     side on which it lies; an end of an interval that lies outside of them has an arrow too.
     """
     names = [_label(bar.name, width=26) for bar in bars]
-    lines = sum(max(2, name.count('\n') + 1) for name in names)
-    with _figure(title, 1.1 + 0.2 * lines) as (figure, axes):
-        places, place = [], 0.0
-        for name in names:
-            half = max(2, name.count('\n') + 1) / 2
-            places.append(place + half)
-            place += 2 * half
+    places, height = _rows(names)
+    with _figure(title, 1.1 + 0.2 * height) as (figure, axes):
         ends = [bound.value for bar in bars for bound in (bar.emm.estimate, bar.emm.low, bar.emm.high)]
         low, high = max(min(ends), 0.5), max(max(ends), 0.5)
         margin = max((high / low) ** 0.08, 1.15 if high > 1.2 * low else 1.5)
@@ -167,15 +162,32 @@ def emm_figure(bars: Sequence[EmmBar], title: str) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_major_formatter(FixedFormatter([f'{tick:,}' for tick in ticks]))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_yticks(places, names)
-        axes.tick_params(axis='y', length=0)
-        axes.set_ylim(place + 0.3, -0.3)
-        axes.grid(axis='x', alpha=0.3)
         axes.set_xlabel('effective model memorization, in training images (95 % interval)')
-        values = axes.secondary_yaxis('right')
-        values.set_yticks(places, [str(bar.emm.estimate) for bar in bars])
-        values.tick_params(axis='y', length=0)
-        values.spines['right'].set_visible(False)
+        _label_rows(axes, places, names, [str(bar.emm.estimate) for bar in bars], height)
+    return figure
+
+
+def value_figure(
+    values: Sequence[tuple[str, RatioPoint]],
+    title: str,
+    interval: str = '95 % interval',
+    threshold: float = EMM_RATIO,
+) -> Figure:
+    """Ratio at one size by value of a factor, first value on top: a dot in its interval; the EMM's threshold dashed.
+
+    values: name and ratio of each. interval: what the lines are, as the axis says it.
+    """
+    names = [_label(name, width=26) for name, _ in values]
+    places, height = _rows(names)
+    with _figure(title, 1.1 + 0.2 * height) as (figure, axes):
+        for y, (_, point) in zip(places, values, strict=True):
+            low, ratio, high = (100 * share for share in (point.ratio_low, point.ratio, point.ratio_high))
+            axes.plot([low, high], [y, y], color=_EDGE, linewidth=1.6, marker='|', markersize=8)
+            axes.plot([ratio], [y], marker='o', markersize=8, color=_EDGE)
+        axes.axvline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel(f'memorized images in % ({interval}; dashed: {100 * threshold:.3g} %, the EMM)')
+        _label_rows(axes, places, names, [f'{100 * point.ratio:.1f}' for _, point in values], height)
     return figure
 
 
@@ -281,6 +293,27 @@ def _threshold(axes: Axes, threshold: float) -> None:
     axes.axhline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
     place, text = (1, 100 * threshold), f'{100 * threshold:.3g} %\nEMM'
     axes.annotate(text, place, (4, 0), ('axes fraction', 'data'), 'offset points', va='center', fontsize=8)
+
+
+def _rows(names: Sequence[str]) -> tuple[list[float], float]:
+    """Places of named rows one below the other, of two lines each or as many as its name has, and lines in all."""
+    lines = [max(2, name.count('\n') + 1) for name in names]
+    ends = list(itertools.accumulate(lines))
+    return [end - own / 2 for end, own in zip(ends, lines, strict=True)], float(ends[-1])
+
+
+def _label_rows(
+    axes: Axes, places: Sequence[float], names: Sequence[str], values: Sequence[str], height: float
+) -> None:
+    """Name the rows of `_rows` on the left of the axes, and write a value for each on the right."""
+    axes.set_yticks(places, names)
+    axes.tick_params(axis='y', length=0)
+    axes.set_ylim(height + 0.3, -0.3)
+    axes.grid(axis='x', alpha=0.3)
+    right = axes.secondary_yaxis('right')
+    right.set_yticks(places, values)
+    right.tick_params(axis='y', length=0)
+    right.spines['right'].set_visible(False)
 
 
 def _emm_mark(axes: Axes, y: float, emm: EMM, margin: float) -> None:

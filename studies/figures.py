@@ -20,6 +20,7 @@ from evaluation.report import (
     save_figure,
     skip_figure,
     training_figure,
+    value_figure,
 )
 from studies.points import read_json
 from studies.results import PointResult, StudyResults, ValueResult
@@ -49,6 +50,11 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
         curves = [Curve(name_of(value), [ratio_point(ratios) for ratios in value.ratios]) for value in values]
         figure = ratio_figure(curves, study.title, interval, study.threshold)
         yield StudyFigure('ratios', f'Memorization ratio by size of the training set. Bands: {interval}.', figure)
+    elif not sets_skips(results):
+        points = [(name_of(value), ratio_point(value.ratios[0])) for value in values]
+        title = f'{study.title}: {values[0].ratios[0].size:,} training images'
+        figure = value_figure(points, title, interval, study.threshold)
+        yield StudyFigure('values', f'Memorization ratio by value. Lines: {interval}.', figure)
     bars = [EmmBar(name_of(value), value.emm) for value in values if value.emm is not None]
     caption = (
         'Effective model memorization. Intervals: resampled images and repeats; arrows: beyond the sizes measured.'
@@ -82,8 +88,7 @@ def ratio_point(ratios: Ratios) -> RatioPoint:
 
 def skip_figures(results: StudyResults, values: list[ValueResult]) -> Iterator[StudyFigure]:
     """One figure for each size, where a factor sets the skip connections."""
-    option = 'skip-connections'
-    if not any(option in v.changes.get('train', {}) for factor in results.study.factors for v in factor.values):
+    if not sets_skips(results):
         return
     for size in sorted({ratios.size for value in values for ratios in value.ratios}):
         placements, levels = [], []
@@ -101,6 +106,12 @@ def skip_figures(results: StudyResults, values: list[ValueResult]) -> Iterator[S
             figure = skip_figure(placements, levels, f'{results.study.title}: {size:,} training images')
             caption = f'Memorization ratio at {size:,} training images by the skip connections that are kept.'
             yield StudyFigure(f'skip-connections-{size}', caption, figure)
+
+
+def sets_skips(results: StudyResults) -> bool:
+    """Whether a factor of the study is the skip connections."""
+    changes = (value.changes.get('train', {}) for factor in results.study.factors for value in factor.values)
+    return any('skip-connections' in options for options in changes)
 
 
 def network_of(points: list[PointResult]) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from evaluation.report import (
     save_figure,
     skip_figure,
     training_figure,
+    value_figure,
 )
 
 POINTS = [RatioPoint(400, 0, 0, 0.01), RatioPoint(20, 0.99, 0.97, 1), RatioPoint(50, 0.25, 0.2, 0.3)]
@@ -44,6 +45,7 @@ def figures(names):
         ratio_figure([Curve(name, POINTS) for name in names], title),
         training_figure(runs, title),
         emm_figure([EmmBar(name, emm) for name, emm in zip(names, itertools.cycle(EMMS), strict=False)], title),
+        value_figure([(name, point) for name, point in zip(names, itertools.cycle(POINTS), strict=False)], title),
         skip_figure(placements(9), [32, 16, 8], title),
     ]
 
@@ -109,6 +111,12 @@ def test_the_relation_of_an_emm_shows_in_its_marker():
     marks = [(line.get_marker(), line.get_markerfacecolor()) for line in axes.lines if line.get_marker() in list('o><')]
     assert [marker for marker, _ in marks] == ['o', '>', '<']
     assert [face == 'white' for _, face in marks] == [False, True, True]
+
+
+def test_ratios_by_value_are_dots_in_their_intervals_in_percent():
+    axes = value_figure([('a', POINTS[1]), ('b', POINTS[2])], '', threshold=0.8).axes[0]
+    lines = [line.get_xdata() for line in axes.lines]
+    assert [pytest.approx(list(x)) for x in lines] == [[97, 100], [99], [20, 30], [25], [80, 80]]
 
 
 @pytest.mark.parametrize(('num_places', 'resolutions'), [(9, [32, 16, 8]), (6, [8, 4, 2]), (4, [8, 4])])

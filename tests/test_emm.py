@@ -4,11 +4,16 @@ import os
 import signal
 import subprocess
 import time
+import tomllib
 
 import pytest
 from click.testing import CliRunner
 
 import emm
+from dnnlib.util import UserError
+from studies.points import STOPPED, Status, make_point, write_status
+from studies.results import collect
+from studies.study import read_study
 from tests.helpers import TINY, command, environment, run_script
 
 STUDY = """
@@ -190,3 +195,68 @@ def test_a_dry_run_prints_the_points_and_writes_nothing(study_file, tmp_path):
     output = run_script('emm.py', 'sweep', study_file, '-n', cwd=tmp_path).stdout
     assert output.count('$ python train.py') == 2
     assert [path.name for path in tmp_path.iterdir()] == ['two.toml']
+
+
+class Stoppable:
+    stopped = 0
+
+    def stop(self):
+        self.stopped += 1
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_trainings_are_stopped_when_emm_py_is_ended_or_its_terminal_closes(number):
+    launcher, before = Stoppable(), signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), emm.stopping(launcher):
+        signal.raise_signal(number)
+    assert launcher.stopped == 1
+    assert signal.getsignal(number) == before
+
+
+def test_a_closed_terminal_does_not_end_a_study_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with emm.stopping(Stoppable()):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_trainings_are_stopped_where_nobody_reads_what_is_printed(monkeypatch):
+    launcher = Stoppable()
+
+    def closed(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr('builtins.print', closed)
+    with pytest.raises(BrokenPipeError), emm.stopping(launcher):
+        print('Point')
+    assert launcher.stopped == 1
+
+
+def test_a_point_that_was_killed_ends_the_study_with_a_sentence(tmp_path):
+    document = tomllib.loads(STUDY.replace('[10, 20]', '[10]'))
+    study = read_study(document, 'two', 'two.toml')
+    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    point.prepare()
+    write_status(point.folder, Status(STOPPED, 'train'))
+    with pytest.raises(UserError, match='1 points were stopped before they were done; the same command goes on'):
+        emm.report_stopped(collect(study, tmp_path))
+
+
+def test_the_folder_of_a_search_can_be_renamed(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(emm, 'carry_out', lambda study, root, options: found.append(study.name))
+    for name in ('first', 'second', '.'):
+        arguments = ['search', f'--outdir={tmp_path / name}', '--source=digits', '--range=10-100', '--', '--batch=10']
+        assert CliRunner().invoke(emm.main, arguments).exit_code == 0
+    assert len(set(found)) == 1
+
+
+def test_a_selection_is_split_as_a_shell_does(tmp_path):
+    arguments = ['search', f'--outdir={tmp_path / "x"}', '--source=digits', '--range=10-100', '-n']
+    told = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0"'])
+    assert '--class-name=0 ' in told.output
+    told = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0'])
+    assert told.exit_code == 2
+    assert 'quote it as a shell does' in told.output

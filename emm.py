@@ -5,7 +5,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -410,10 +410,14 @@ def report_failures(results: StudyResults) -> None:
     final = [result for result in failed if result.status.failures >= MAX_FAILURES]
     if final:
         raise UserError(
-            f'{len(final)} points failed {MAX_FAILURES} times, such as {final[0].point.folder}; mend the cause that its '
+            f'{count(final)} failed {MAX_FAILURES} times, such as {final[0].point.folder}; mend the cause that its '
             f'log names, and remove its status.json to run it again'
         )
-    raise UserError(f'{len(failed)} points failed; mend the cause, and run them again with --retry')
+    raise UserError(f'{count(failed)} failed; mend the cause, and run again with --retry')
+
+
+def count(points: Sequence[PointResult]) -> str:
+    return f'{len(points)} point{"s" * (len(points) != 1)}'
 
 
 def report_stopped(results: StudyResults) -> None:
@@ -422,7 +426,7 @@ def report_stopped(results: StudyResults) -> None:
     for result in stopped:
         print(point_line(result), file=sys.stderr)
     if stopped:
-        raise UserError(f'{len(stopped)} points were stopped before they were done; the same command goes on with them')
+        raise UserError(f'{count(stopped)} stopped before the end; the same command goes on from there')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """What a study has found so far: ratios by factor value and size, EMM by value, and the state of every point."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,16 @@ def collect_value(study: Study, root: Path, value: Combination) -> ValueResult:
         value=value,
         points=[result for size in sorted(found) for result in found[size]],
         ratios=ordered,
-        emm=effective_memorization(ordered, study.threshold) if tells_emm else None,
+        emm=cached_emm(tuple(ordered), study.threshold) if tells_emm else None,
         next_size=upcoming,
         warnings=[warning_of(value, small, large) for small, large in rising_pairs(ordered)],
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def cached_emm(ratios: tuple[Ratios, ...], threshold: float) -> EMM:
+    """`effective_memorization`, whose resampling is not done again while nothing new was counted."""
+    return effective_memorization(ratios, threshold)
 
 
 def read_point(point: Point) -> PointResult:

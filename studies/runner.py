@@ -138,11 +138,6 @@ class PointRun:
 STOPPED_BEFORE = -signal.SIGTERM  # as if the command had been stopped at once
 
 
-def run_point(folder: Path, resources: Resources) -> Status:
-    """Run the point of a folder to its end."""
-    return PointRun(folder, resources).run()
-
-
 def commands_of(folder: Path) -> dict[str, list[str]]:
     """The commands of the point that a folder was made for. Raises UserError where it was made for none."""
     point: dict[str, Any] | None = read_json(folder / 'point.json')

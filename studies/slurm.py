@@ -142,7 +142,8 @@ class SlurmLauncher:
         for index, folder in enumerate(folders):
             _write_record(folder, name, index, None)
         executor = self._executor(name)
-        tasks = [PointJob(folder.resolve(), self.resources.nodes, self.resources.gpus_per_node) for folder in folders]
+        given = self.resources.nodes, self.resources.gpus_per_node, Path.cwd()
+        tasks = [PointJob(folder.resolve(), *given) for folder in folders]
         number = _sbatch(lambda: executor.submit_array(tasks)[0].job_id).split('_')[0]
         for index, folder in enumerate(folders):
             _write_record(folder, name, index, number)

@@ -21,10 +21,15 @@ FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
 
 class PointJob:
-    """Runs a point on each node of a job. folder: the point's. nodes, gpus_per_node: what the job was given."""
+    """Runs a point on each node of a job.
 
-    def __init__(self, folder: Path, nodes: int, gpus_per_node: int) -> None:
+    folder: the point's, a full path. nodes, gpus_per_node: what the job was given. workdir: where the study was begun,
+    which relative paths of its commands, such as that of a source, are told from; the job itself runs in the toolkit's.
+    """
+
+    def __init__(self, folder: Path, nodes: int, gpus_per_node: int, workdir: Path) -> None:
         self.folder = folder
+        self.workdir = workdir
         self.nodes = nodes
         self.gpus_per_node = gpus_per_node
         self.process: subprocess.Popen | None = None
@@ -32,7 +37,10 @@ class PointJob:
     def __call__(self) -> None:
         """Run the point to its end. The first node says how the job ended: srun ends the others when it fails."""
         numbers = [str(self.nodes), str(self.gpus_per_node)]
-        self.process = subprocess.Popen([sys.executable, '-m', 'studies.slurm_job', str(self.folder), *numbers])
+        command = [sys.executable, '-m', 'studies.slurm_job', str(self.folder), *numbers]
+        root = str(Path(__file__).resolve().parents[1])
+        paths = os.pathsep.join([root, *filter(None, [os.environ.get('PYTHONPATH')])])
+        self.process = subprocess.Popen(command, cwd=self.workdir, env={**os.environ, 'PYTHONPATH': paths})
         code = self.process.wait()
         if code and node_rank() == 0:
             sys.exit(f'{self.folder}: the point is not done; status.json and log.txt there say how far it is')
@@ -45,7 +53,7 @@ class PointJob:
         if self.process is not None:
             self.process.terminate()
             self._wait_until_ended(self.process.pid)
-        return DelayedSubmission(PointJob(self.folder, self.nodes, self.gpus_per_node))
+        return DelayedSubmission(PointJob(self.folder, self.nodes, self.gpus_per_node, self.workdir))
 
     def _wait_until_ended(self, pid: int) -> None:
         # This is a signal handler inside of process.wait(), whose lock it must not ask for.

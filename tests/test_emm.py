@@ -151,12 +151,12 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
     assert failed.returncode == 1
     assert 'not finite' in failed.stderr
     assert str(folder / 'points/all/000010-r0/log.txt') in failed.stderr
-    assert '1 points failed; mend the cause, and run them again with --retry' in failed.stderr
+    assert '1 point failed; mend the cause, and run again with --retry' in failed.stderr
     assert 'Traceback' not in failed.stderr
     status_path = folder / 'points/all/000010-r0/status.json'
     status_path.write_text(status_path.read_text().replace('"failures": 1', '"failures": 2'))
     failed = run_script('emm.py', 'sweep', study_file, f'--outdir={folder}', '--retry', check=False)
-    assert '1 points failed 3 times' in failed.stderr
+    assert '1 point failed 3 times' in failed.stderr
     assert 'remove its status.json' in failed.stderr
     assert status_path.read_text().count('"failures": 3') == 1
 
@@ -240,7 +240,7 @@ def test_a_point_that_was_killed_ends_the_study_with_a_sentence(tmp_path):
     point = make_point(study, tmp_path, study.values[0], 10, 0)
     point.prepare()
     write_status(point.folder, Status(STOPPED, 'train'))
-    with pytest.raises(UserError, match='1 points were stopped before they were done; the same command goes on'):
+    with pytest.raises(UserError, match='1 point stopped before the end; the same command goes on'):
         emm.report_stopped(collect(study, tmp_path))
 
 

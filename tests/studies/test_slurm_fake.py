@@ -234,7 +234,7 @@ def test_a_job_near_its_end_waits_for_its_point_to_stop(tmp_path, monkeypatch):
     stand_in.chmod(0o755)
     monkeypatch.setattr(sys, 'executable', str(stand_in))
     monkeypatch.setenv('SLURM_NODEID', '0')
-    job = PointJob(tmp_path, 1, 0)
+    job = PointJob(tmp_path, 1, 0, tmp_path)
     found = {}
 
     def near_the_end(*_):

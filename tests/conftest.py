@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 import torch
 
@@ -6,6 +8,18 @@ from dataset_utils.__main__ import main as dataset_utils_main
 
 # The networks of the tests are too small for two threads to help, and threads that wait for one another do harm.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _signals_as_in_a_terminal():
+    """Under nohup, or behind a shell's &, tests of a closing terminal and of Ctrl-C would find their signals ignored."""
+    before = {
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope='session')

@@ -1,10 +1,12 @@
 """A training that was stopped at any moment and is run again ends as if it had never been stopped."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from tests.helpers import TINY, command, environment, run_script
@@ -35,6 +37,18 @@ def start(digits_20, run_dir, ranks):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def kill_all(process):
+    """Kill a training with all its ranks, which torchrun starts in sessions of their own."""
+    if process.poll() is not None:
+        return
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for rank in ranks:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.kill()
 
 
 def wait_for(condition, process, seconds=90):
@@ -78,8 +92,7 @@ def test_a_killed_training_ends_in_the_same_bytes(digits_20, tmp_path, uninterru
         process = start(digits_20, run_dir, ranks)
         wait_for(moment, process)
         killed += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_all(process)
     assert killed >= 2
     run_script(*arguments(digits_20, run_dir), ranks=ranks)
     assert last_snapshot(run_dir) == uninterrupted(ranks)

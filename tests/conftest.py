@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope='session', autouse=True)
 def _signals_as_in_a_terminal():
-    """Under nohup, or behind a shell's &, tests of a closing terminal and of Ctrl-C would find their signals ignored."""
+    """Under nohup, or behind a shell's &, tests of a closing terminal and of Ctrl-C would find signals ignored."""
     before = {
         signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),

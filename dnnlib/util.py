@@ -31,6 +31,8 @@ def report_errors(command: Callable) -> Callable:
             return command(*args, **kwargs)
         except UserError as error:
             raise _one_sentence(str(error)) from error
+        except BrokenPipeError:
+            raise  # click ends without a word where nobody reads on
         except OSError as error:
             where = f'{error.filename}: ' if error.filename else ''
             raise _one_sentence(f'{where}{error.strerror or error}') from error

@@ -159,7 +159,8 @@ def image_bytes(result: PointResult) -> int:
 def summary(results: StudyResults) -> list[str]:
     """What a reader should know first: the EMM of each value, what is still to come, and what an EMM is here."""
     sentences = [
-        f'{value.value.name}: EMM {value.emm.estimate}, 95 % interval {interval_text(value.emm)}.'
+        f'{value.value.name + ": " if value.value.of else ""}EMM {value.emm.estimate}, '
+        f'95 % interval {interval_text(value.emm)}.'
         for value in results.values
         if value.emm is not None
     ]

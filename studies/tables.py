@@ -148,6 +148,7 @@ def status_text(results: StudyResults) -> str:
     searching = [value for value in results.values if value.next_size is not None]
     for value in searching:
         lines.append(f'search of {value.value.name}: {value.next_size} images next')
+    lines += [f'EMM{f" of {v.value.name}" if v.value.of else ""} so far: {v.emm}' for v in results.values if v.emm]
     lines += [f'set aside, made with other settings: {path}' for path in results.set_aside]
     seconds = seconds_left(results)
     if seconds:

@@ -39,7 +39,7 @@ class Validator:
             size = value.sizes.values[0] if value.sizes.search is None else value.sizes.search[1]
             point = make_point(study, Path('study'), value, size, 0)
             for part, command in point.commands().items():
-                self._parse(part, command, f'{study.name}: {value.name}')
+                self._parse(part, command, f'{study.name}: {f"{value.name}: " if value.of else ""}[{part}]')
         for name, options in study.sources.items():
             self._check_known(study, 'data', options, f'[sources.{name}]')
             self._parse('data', selection_command(options, Path('x.zip'), Path('sources')), f'[sources.{name}]')

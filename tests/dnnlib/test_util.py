@@ -64,3 +64,14 @@ def test_output_goes_to_the_log_as_well(tmp_path, capsys):
         with tee_output(tmp_path / 'log.txt'):
             print(word)
     assert capsys.readouterr().out == (tmp_path / 'log.txt').read_text() == 'one\ntwo\n'
+
+
+def test_a_reader_that_ends_early_is_no_mistake(capsys):
+    @click.command()
+    @report_errors
+    def speak():
+        raise BrokenPipeError(errno.EPIPE, 'Broken pipe')
+
+    with pytest.raises(SystemExit):
+        speak([])
+    assert capsys.readouterr().err == ''

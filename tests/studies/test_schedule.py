@@ -240,6 +240,7 @@ def test_a_range_on_one_side_of_the_threshold_is_answered_by_an_inequality(tmp_p
     assert [size for size, _ in order] == sizes
     assert str(results.values[0].emm.estimate) == answer
     assert answer in table_text(results)
+    assert f'EMM so far: {answer}' in status_text(results)
 
 
 def test_a_search_averages_the_repeats_before_it_goes_on(tmp_path):

@@ -52,7 +52,7 @@ def launcher_options(command: Callable) -> Callable:
             click.option('--retry', is_flag=True, help=f'Run failed points again, until they have failed {MAX_FAILURES} times.'),
             click.option('--launcher', 'launcher_name', metavar='local|slurm', type=click.Choice(['local', 'slurm']), default='local', show_default=True, help='Where points run.'),
             click.option('--jobs', metavar='INT', type=click.IntRange(min=1), help='Points at a time. [default: 1; with Slurm as many as it runs]'),
-            click.option('--gpus-per-job', metavar='INT', type=click.IntRange(min=0), help='GPUs of each point. [default: 1 where there are any]'),
+            click.option('--gpus-per-job', metavar='INT', type=click.IntRange(min=0), help='GPUs of each point, on each node. [default: 1 where there are any; with Slurm none]'),
             click.option('--nodes-per-job', metavar='INT', type=click.IntRange(min=1), default=1, show_default=True, help='Slurm: nodes of each point.'),
             click.option('--time-limit', metavar='MINUTES', type=click.IntRange(min=5), default=24 * 60, show_default=True, help='Slurm: after it a job queues again, and goes on.'),
             click.option('--partition', metavar='STR', help='Slurm: the partition.'),

@@ -16,18 +16,18 @@ import train
 from dataset_utils.__main__ import main as dataset_utils_command
 from dnnlib.cli import chain
 from dnnlib.util import UserError, format_time, report_errors
-from evaluation.emm import EMM_RATIO, most_sizes
+from evaluation.effective_memorization import EMM_RATIO, most_sizes
 from studies.commands import Resources, shell_line
-from studies.figures import write_figures
 from studies.folder import claim, make_sources, open_study
-from studies.launcher import Launcher
-from studies.local import LocalLauncher, visible_gpus
-from studies.page import study_page, write_page
+from studies.launchers.launcher import Launcher
+from studies.launchers.local import LocalLauncher, visible_gpus
 from studies.points import DONE, FAILED, MAX_FAILURES, STOPPED, make_point
+from studies.report.figures import write_figures
+from studies.report.page import study_page, write_page
+from studies.report.tables import point_line, status_text, table_text, write_tables
 from studies.results import PointResult, StudyResults, collect
-from studies.schedule import run_study
+from studies.run_study import run_study
 from studies.study import Study, load_study, read_study
-from studies.tables import point_line, status_text, table_text, write_tables
 from studies.validation import Validator
 
 PARSERS = {'data': dataset_utils_command, 'train': train.main, 'evaluate': mem_ratio.main}
@@ -349,7 +349,7 @@ def print_plan(study: Study, root: Path) -> None:
 def make_launcher(root: Path, options: dict[str, Any]) -> Launcher:
     gpus_per_job = options['gpus_per_job']
     if options['launcher_name'] == 'slurm':
-        from studies.slurm import SlurmLauncher, SlurmOptions, extra_options
+        from studies.launchers.slurm import SlurmLauncher, SlurmOptions, extra_options
 
         wanted = SlurmOptions(
             partition=options['partition'],

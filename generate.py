@@ -10,8 +10,8 @@ from tqdm import tqdm
 from dnnlib.cli import Seeds, device_option, download_options, precision_option, sampler_keywords, sampler_options
 from dnnlib.download import fetch
 from dnnlib.util import report_errors
-from evaluation.images import save_contact_sheet, save_images
-from evaluation.models import check_class
+from evaluation.generators import check_class
+from evaluation.pictures import save_contact_sheet, save_images
 from torch_utils import distributed
 from torch_utils.misc import configure_backends
 from training.sampling import SamplerOptions, generate_images, seed_batches

@@ -23,7 +23,7 @@ from dnnlib.cli import (
 )
 from dnnlib.download import fetch
 from dnnlib.util import report_errors
-from evaluation.image_sets import FILTERS
+from evaluation.given_images import FILTERS
 from evaluation.judging import Extras, Request, judge, table_of_records
 from evaluation.metrics import METRICS
 from evaluation.model_judge import Evaluation

@@ -24,8 +24,9 @@ from torch import Tensor
 from dataset_utils import open_source
 from dnnlib.cli import IntList
 from dnnlib.util import report_errors
-from training.optim import OptimalDenoiser
-from training.sampling import Denoiser, StackedRandomGenerator, edm_sampler, to_uint8
+from training.closed_form.optimal import OptimalDenoiser
+from training.denoiser import Denoiser
+from training.sampling import StackedRandomGenerator, edm_sampler, to_uint8
 from training.source_images import SourceImages
 
 # Instruction sets that multiply int8, as Linux names them.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import atomic_file, report_errors
-from evaluation.images import gallery
+from evaluation.pictures import gallery
+from training.closed_form.optimal import OptimalDenoiser
 from training.dataset import load_dataset
-from training.optim import OptimalDenoiser
 from training.sampling import StackedRandomGenerator, edm_sampler, rho_schedule, to_uint8
 
 matplotlib.use('Agg')

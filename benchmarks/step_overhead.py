@@ -10,7 +10,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.networks import Measured, measured_networks
+from benchmarks.benchmark_networks import Measured, measured_networks
 from dnnlib.util import report_errors
 from evaluation.memorization import TrainingImages
 from training.config import DatasetConfig, OptimizerConfig, TrainingConfig

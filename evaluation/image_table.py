@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.util import atomic_file
-from evaluation.image_sets import ImageSet
+from evaluation.given_images import ImageSet
 from evaluation.memorization import Memorization, first_of_equal_rows
 
 COLUMNS = ('set', 'image', 'd1', 'd2', 'nearest', 'second', 'memorized', 'exact', 'duplicate')

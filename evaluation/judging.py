@@ -12,13 +12,13 @@ import torch
 
 from dataset_utils.sources.arrays import FloatRange
 from dnnlib.util import UserError
-from evaluation.feature_files import Features, read_features
-from evaluation.image_sets import ImageSet, fitted, read_images
+from evaluation.features.saved import Features, read_features
+from evaluation.generators import Model, PipelineModel, SnapshotModel
+from evaluation.given_images import ImageSet, fitted, read_images
 from evaluation.image_table import JudgedSet, write_image_table
 from evaluation.memorization import Memorization, TrainingImages
 from evaluation.metrics import compute_metrics, require_known
 from evaluation.model_judge import Evaluation, facts
-from evaluation.models import Model, PipelineModel, SnapshotModel
 from evaluation.spaces import FeatureSpace, PixelSpace
 from evaluation.trajectory import GALLERY_SIZE, best_of, evaluate_models, judge_in_memory, models_of_run, write_gallery
 from torch_utils import distributed
@@ -56,7 +56,7 @@ class Request:
     """What to judge, and by what.
 
     One of images (paths), expdir, network and pipeline says what is judged. knn_ref: the training set; None takes that
-    of the run. resize, float_range: see `evaluation.image_sets`. num_steps: of a pipeline, None for the usual number.
+    of the run. resize, float_range: see `evaluation.given_images`. num_steps: of a pipeline, None for the usual number.
     log: file of the log of a run or a model; None writes none.
     """
 

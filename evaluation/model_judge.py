@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from dnnlib.util import atomic_file, format_time
 from evaluation.best import write_best
-from evaluation.images import save_images
+from evaluation.generators import Generate, Model
 from evaluation.memorization import Memorization, TrainingImages
-from evaluation.models import Generate, Model
+from evaluation.pictures import save_images
 from evaluation.records import PartialResults, append_record, format_seeds, versions
 from torch_utils import distributed
 from training.dataset import Dataset

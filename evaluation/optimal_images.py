@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from dataset_utils import Source
 from dnnlib.util import UserError
-from evaluation.images import image_path, save_contact_sheet, save_images
+from evaluation.pictures import image_path, save_contact_sheet, save_images
 from evaluation.replays import Replay, ReplayTable, count_copies, find_replays
 from torch_utils import distributed
+from training.closed_form.optimal import OptimalDenoiser
+from training.closed_form.rows import Images
 from training.dataset import check_shape
-from training.image_rows import Images
-from training.optim import OptimalDenoiser
 from training.sampling import SamplerOptions, generate_images, seed_batches
 from training.source_images import SourceImages
 

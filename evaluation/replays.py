@@ -21,7 +21,7 @@ from evaluation.memorization import memorized
 from evaluation.neighbors import MAX_PIXELS, shifted, squared_norms
 from torch_utils import distributed
 from torch_utils.int8 import int8_matmul
-from training.image_rows import ImageRows
+from training.closed_form.rows import ImageRows
 
 # Training images of one product with 512 generated ones: 2 MiB of int32, which stay in a core's cache.
 REFERENCE_BLOCK = 1024

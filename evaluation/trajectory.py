@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from dnnlib.util import UserError, atomic_file
 from evaluation.best import BEST_NAME, read_best
-from evaluation.images import gallery, rms_per_pixel
+from evaluation.generators import Model, SnapshotModel
 from evaluation.memorization import TrainingImages
 from evaluation.model_judge import Evaluation, Judged, ModelJudge, log_line, partial_path, progress_bar
-from evaluation.models import Model, SnapshotModel
+from evaluation.pictures import gallery, rms_per_pixel
 from evaluation.records import find_record, read_records
 from torch_utils import distributed
 from training.dataset import Dataset

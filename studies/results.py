@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.emm import EMM, Ratios, effective_memorization, next_size, rising_pairs
+from evaluation.effective_memorization import EMM, Ratios, effective_memorization, next_size, rising_pairs
 from studies.points import DONE, FAILED, LEFT, RUNNING, Point, Status, make_point, read_result, slug
 from studies.study import Combination, Study
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.util import UserError
-from evaluation.emm import EMM_RATIO, most_sizes
+from evaluation.effective_memorization import EMM_RATIO, most_sizes
 
 Options = dict[str, Any]  # the options of one command, without their dashes: str, int, float, bool or list of int
 

@@ -18,7 +18,7 @@ SCRIPTS = {
     'dataset_tool': 'dataset_tool',
     'generate_optim': 'generate_optim',
     'dataset_utils': 'dataset_utils.__main__',
-    'snapshot': 'training.snapshot_commands',
+    'snapshot_tool': 'snapshot_tool',
     'emm': 'emm',
 }
 

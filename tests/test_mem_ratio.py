@@ -117,7 +117,7 @@ def test_what_was_found_of_the_best_snapshot_is_kept(fresh, digits_20, monkeypat
 
     gallery = (fresh / 'mem_gallery.png').read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr('evaluation.models.generate_images', refuse)
+        patched.setattr('evaluation.generators.generate_images', refuse)
         (fresh / 'mem_gallery.png').unlink()
         assert invoke(*common).exit_code == 0
     assert (fresh / 'mem_gallery.png').read_bytes() == gallery
@@ -213,7 +213,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(fresh, digits_20, mo
         sampled.extend(seed for batch in batches for seed in batch)
         return generate_images(net, batches, *rest)
 
-    monkeypatch.setattr('evaluation.models.generate_images', recording)
+    monkeypatch.setattr('evaluation.generators.generate_images', recording)
     assert invoke(*arguments[1:]).exit_code == 0
     assert not known & set(sampled[: 3000 - len(known)])
     assert not partial.exists()

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from studies.page import write_page
-from tests.studies.sample_page import COPIES, OTHERS, sample_page
+from studies.report.page import write_page
+from tests.studies.report.sample_page import COPIES, OTHERS, sample_page
 
 webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not installed: requirements-dev.txt has it')
 from selenium.webdriver.chrome.service import Service  # noqa: E402

@@ -64,7 +64,7 @@ SHRINK = 50
 CIFAR, IMAGENET = 'datasets/cifar10/cifar-10-python.tar.gz', 'datasets/imagenet/ILSVRC/Data/CLS-LOC/train'
 
 # Where the command of a package is, if not in the module of its name.
-PACKAGES = {'dataset_utils': 'dataset_utils.__main__', 'training.snapshot': 'training.snapshot_commands'}
+PACKAGES = {'dataset_utils': 'dataset_utils.__main__'}
 
 # Commands of a page that are not the project's.
 OTHERS = {

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-import dataset_utils.safe_pickle as safe_pickle
-from dataset_utils.safe_pickle import Array, Dtype, DtypeClass, RefusedPickleError, StandIn, read_restricted
+import dnnlib.safe_pickle as safe_pickle
+from dnnlib.safe_pickle import Array, Dtype, DtypeClass, RefusedPickleError, StandIn, read_restricted
 from dnnlib.util import UserError
 
 # How torch's format from before its archives begins: protocol 2, and a pickled magic number.

@@ -8,31 +8,16 @@ Source: Karras et al. 2022, algorithms 1 and 2 and appendix C.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from training.denoiser import Denoiser
 from training.preconditioning import iddpm_sigmas
 
 RandnLike = Callable[..., Tensor]
-
-
-class Denoiser(Protocol):
-    """What samplers and metrics see of a network or of the optimal denoiser."""
-
-    img_channels: int
-    img_resolution: int
-    label_dim: int
-    sigma_min: float
-    sigma_max: float
-
-    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """Denoise x, float [B, C, R, R] in noise units around data in [-1, 1]; sigma a scalar or [B]."""
-
-    def round_sigma(self, sigma: Tensor | float) -> Tensor:
-        """The nearest noise level that the denoiser supports."""
 
 
 class StackedRandomGenerator:

@@ -3,7 +3,7 @@
 A snapshot is a safetensors file: the averaged weights and buffers under their module names, and in its metadata one
 JSON text with the class and arguments of the network, the training set, the progress and the EMA rule. A training
 state is what an exact continuation needs. `load_network` gives an evaluation-mode denoiser, of a snapshot or of a
-network pickle of NVlabs/edm. `python -m training.snapshot` converts and shows them.
+network pickle of NVlabs/edm.
 """
 
 import dataclasses
@@ -296,9 +296,3 @@ def load_state(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get('format') != FORMAT_VERSION:
         raise UserError(f'{path}: not a training state of this toolkit')
     return state
-
-
-if __name__ == '__main__':
-    from training.snapshot_commands import main
-
-    main(prog_name='python -m training.snapshot')

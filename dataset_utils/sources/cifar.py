@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dataset_utils.safe_pickle import RefusedPickleError, load_pickle
 from dataset_utils.sources.base import ArraySource, file_sha256, shown
+from dnnlib.safe_pickle import RefusedPickleError, load_pickle
 from dnnlib.util import UserError
 
 BATCHES = [f'data_batch_{number}' for number in range(1, 6)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evaluation import replays
 from evaluation.replays import NONE, Replay, count_copies, find_replays, merge, two_nearest
-from training.image_rows import ImageRows
+from training.closed_form.rows import ImageRows
 
 
 def expected_replays(images: Tensor, references: Tensor) -> list[tuple[int, int, int | None]]:

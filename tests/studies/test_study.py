@@ -9,12 +9,12 @@ import pytest
 
 import emm
 from dnnlib.util import UserError
-from evaluation.emm import Ratios
+from evaluation.effective_memorization import Ratios
 from studies.commands import point_commands
 from studies.points import DONE, RESULT_NUMBERS, Status, make_point
+from studies.report.tables import emm_rows, ratio_rows
 from studies.results import PointResult, StudyResults, ValueResult
 from studies.study import COLUMNS, Settings, Sizes, load_study, read_study
-from studies.tables import emm_rows, ratio_rows
 from studies.validation import Validator
 
 BASE = {

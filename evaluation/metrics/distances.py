@@ -1,0 +1,127 @@
+"""The distances that metrics share, each computed when it is first asked for, and once."""
+
+from functools import cached_property
+
+from torch import Tensor
+
+from dnnlib.util import UserError
+from evaluation.metrics.precision_recall import NEAREST_K
+from evaluation.spaces import Rows, Space
+
+
+class Distances:
+    """Squared distances between generated, training and test images of a space; int64 in pixels, float64 in features.
+
+    generated [N, …], training [M, …], test [T, …]: rows of the space, N, M, T >= 1, of one shape. k: how many
+    neighbours balls reach to. nearest_two: what `evaluation.memorization.TrainingImages.nearest_two` returned for the
+    generated images, where that is known already.
+    Raises UserError where rows do not fit the space or one another, or fewer than two training images are distinct.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        generated: Rows,
+        training: Rows,
+        test: Rows | None = None,
+        k: int = NEAREST_K,
+        nearest_two: tuple[Tensor, Tensor] | None = None,
+    ):
+        self.space, self.k = space, k
+        self.generated, self.training = generated, training
+        self._test = test
+        for rows, name in self._named():
+            space.validate(rows, name)
+            if rows.shape[1:] != training.shape[1:]:
+                raise UserError(
+                    f'{name}: each is {list(rows.shape[1:])}, and a training one {list(training.shape[1:])}; '
+                    f'both must be the same'
+                )
+        if nearest_two is not None:
+            self.nearest_two = nearest_two
+
+    def _named(self) -> list[tuple[Rows, str]]:
+        named = [(self.training, 'training images'), (self.generated, 'generated images')]
+        return named if self._test is None else [*named, (self._test, 'test images')]
+
+    @property
+    def test(self) -> Rows:
+        if self._test is None:
+            raise UserError('no test images were given')
+        return self._test
+
+    @cached_property
+    def distinct_training(self) -> Tensor:
+        """Positions of the distinct training images, int64, ascending."""
+        positions = self.space.distinct(self.training)
+        if len(positions) < 2:
+            raise UserError('training images: only one is distinct; distances to the second nearest need at least two')
+        return positions
+
+    @cached_property
+    def _training_once(self) -> Rows:
+        """Each distinct training image once, without a copy where none occurs twice."""
+        if len(self.distinct_training) == len(self.training):
+            return self.training
+        return self.training[self.distinct_training.numpy()]
+
+    @cached_property
+    def nearest_two(self) -> tuple[Tensor, Tensor]:
+        """Of generated images: positions in the training set [N, 2] of the two nearest distinct ones, and distances."""
+        index, squared = self.space.nearest(self.generated, self._training_once, 2)
+        return self.distinct_training[index], squared
+
+    @cached_property
+    def to_test(self) -> Tensor:
+        """Generated images to the nearest test image, [N]."""
+        return self._nearest(self.generated, self.test)
+
+    @cached_property
+    def test_to_training(self) -> Tensor:
+        """Test images to the nearest training image, [T]."""
+        return self._nearest(self.test, self._training_once)
+
+    @cached_property
+    def training_to_generated(self) -> Tensor:
+        """Training images to the nearest generated image, [M]."""
+        return self._nearest(self.training, self.generated)
+
+    @cached_property
+    def test_to_generated(self) -> Tensor:
+        """Test images to the nearest generated image, [T]."""
+        return self._nearest(self.test, self.generated)
+
+    @cached_property
+    def within_training(self) -> Tensor:
+        """Training images to their up to k nearest other ones, copies among them: [M, min(k, M - 1)], ascending."""
+        return self._nearest_others(self.training, self.k)
+
+    @cached_property
+    def within_distinct_training(self) -> Tensor:
+        """Each distinct training image to the nearest other one that is no copy, in order of `distinct_training`."""
+        if len(self.distinct_training) == len(self.training):
+            return self.within_training[:, 0]
+        return self._nearest_others(self._training_once, 1)[:, 0]
+
+    @cached_property
+    def within_generated(self) -> Tensor:
+        """Generated images to their up to k nearest other ones: [N, min(k, N - 1)], ascending."""
+        return self._nearest_others(self.generated, self.k)
+
+    @cached_property
+    def in_training_balls(self) -> tuple[Tensor, Tensor]:
+        """In how many open and closed balls of training images each generated image lies, int64 [N] each."""
+        return self.space.count_within(self.generated, self.training, self.within_training[:, -1])
+
+    @cached_property
+    def in_generated_balls(self) -> tuple[Tensor, Tensor]:
+        """In how many open and closed balls of generated images each training image lies, int64 [M] each."""
+        return self.space.count_within(self.training, self.generated, self.within_generated[:, -1])
+
+    def _nearest(self, queries: Rows, references: Rows) -> Tensor:
+        return self.space.nearest(queries, references, 1)[1][:, 0]
+
+    def _nearest_others(self, rows: Rows, k: int) -> Tensor:
+        # Each row finds itself, or a copy, at distance 0 first: whichever it is, the other distances are the same.
+        _, squared = self.space.nearest(rows, rows, min(k + 1, len(rows)))
+        return squared[:, 1:]

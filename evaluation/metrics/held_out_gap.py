@@ -1,0 +1,78 @@
+"""Are generated images nearer to the training images than to a held-out test set of the same source?
+
+d_train and d_test are the distances of a generated image to the nearest training and the nearest test image. A model
+that learned the distribution and not its training images has no reason to be nearer to either: d_test - d_train is
+then zero on average, where both sets are equally large. The question is that of the C_T test of Meehan et al. 2020
+(`evaluation.metrics.data_copying`), asked of each generated image in turn and in units of distance.
+
+Conventions: distances are Euclidean (pixel levels in pixels). A larger set has nearer images by its size alone: so
+`expected_share` says which share of generated images would be nearer to the training set if training and test images
+were exchangeable, which is its share of all distinct images. Ties are counted apart. Intervals are of 95 %: normal for
+the mean gap, Wilson's for the share.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+from torch import Tensor
+
+from evaluation.memorization import CONFIDENCE, wilson_interval
+
+
+@dataclass(frozen=True)
+class HeldOutGap:
+    """Nearest distances to training and test images, and by how much training images are nearer.
+
+    mean_gap, median_gap: of d_test - d_train. gap_low, gap_high: interval of the mean gap, None for a single image.
+    share_nearer_to_training: of generated images, with its interval; share_tied: as near to both.
+    expected_share: of images nearer to training, if generated images owed nothing to the training images.
+    """
+
+    mean_to_training: float
+    mean_to_test: float
+    median_to_training: float
+    median_to_test: float
+    mean_gap: float
+    gap_low: float | None
+    gap_high: float | None
+    median_gap: float
+    share_nearer_to_training: float
+    share_low: float
+    share_high: float
+    share_tied: float
+    expected_share: float
+
+
+def held_out_gap(to_training: Tensor, to_test: Tensor, num_training: int, num_test: int) -> HeldOutGap:
+    """The gap from squared distances [N] of generated images to the nearest training and nearest test images, N >= 1.
+
+    num_training, num_test: how many distinct images each set has.
+    """
+    nearer = int((to_training < to_test).sum())
+    low, high = wilson_interval(nearer, len(to_training))
+    training, test = to_training.double().sqrt().numpy(), to_test.double().sqrt().numpy()
+    gap = test - training
+    half = _half_width(float(gap.std(ddof=1)), len(gap)) if len(gap) > 1 else None
+    mean = float(gap.mean())
+    return HeldOutGap(
+        mean_to_training=float(training.mean()),
+        mean_to_test=float(test.mean()),
+        median_to_training=float(np.median(training)),
+        median_to_test=float(np.median(test)),
+        mean_gap=mean,
+        gap_low=None if half is None else mean - half,
+        gap_high=None if half is None else mean + half,
+        median_gap=float(np.median(gap)),
+        share_nearer_to_training=nearer / len(to_training),
+        share_low=low,
+        share_high=high,
+        share_tied=int((to_training == to_test).sum()) / len(to_training),
+        expected_share=num_training / (num_training + num_test),
+    )
+
+
+def _half_width(deviation: float, count: int) -> float:
+    """Half of the normal 95 % interval of a mean of so many values of this standard deviation."""
+    return float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)) * deviation / math.sqrt(count)

@@ -1,0 +1,96 @@
+"""Runs points on this machine, several at a time, each on devices of its own."""
+
+import itertools
+import os
+import queue
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from dnnlib.util import UserError
+from studies.commands import Resources
+from studies.launchers.launcher import Job
+from studies.points import Status
+from studies.runner import PointRun
+
+
+class LocalLauncher:
+    """Runs up to `jobs` points at once. devices: ids of GPUs to hand out, `gpus_per_job` to each; none for the CPU.
+
+    On the CPU several jobs share the cores evenly, unless OMP_NUM_THREADS says otherwise.
+    Raises UserError where there are too few GPUs.
+    """
+
+    def __init__(self, jobs: int = 1, gpus_per_job: int = 0, devices: Sequence[str] = ()):
+        if jobs * gpus_per_job > len(devices):
+            raise UserError(
+                f'--jobs={jobs} with --gpus-per-job={gpus_per_job} needs {jobs * gpus_per_job} GPUs, and there are '
+                f'{len(devices)}; lower one of them'
+            )
+        self.capacity: int | None = jobs
+        self.resources = Resources(gpus_per_node=gpus_per_job)
+        self.shares: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        for number in range(jobs):
+            self.shares.put(share_of(number, jobs, gpus_per_job, devices))
+        self.pool = ThreadPoolExecutor(jobs)
+        self.running: dict[Path, PointRun] = {}
+        self.stopped = False
+
+    def submit(self, folders: Sequence[Path]) -> list[Job]:
+        return [LocalJob(self.pool.submit(self._run, folder)) for folder in folders]
+
+    def _run(self, folder: Path) -> Status | None:
+        if self.stopped:
+            return None
+        share = self.shares.get()
+        try:
+            run = self.running[folder] = PointRun(folder, self.resources, environ=share)
+            if self.stopped:
+                run.stop()
+            return run.run()
+        finally:
+            self.running.pop(folder, None)
+            self.shares.put(share)
+
+    def stop(self) -> None:
+        self.stopped = True
+        for run in list(self.running.values()):
+            run.stop()
+        self.pool.shutdown(cancel_futures=True)
+
+
+class LocalJob:
+    """A point in the pool; `done` raises what kept it from being run at all, such as a full disk."""
+
+    def __init__(self, future: Future):
+        self.future = future
+
+    def done(self) -> bool:
+        if not self.future.done():
+            return False
+        if not self.future.cancelled():
+            self.future.result()
+        return True
+
+
+def share_of(
+    number: int, jobs: int, gpus_per_job: int, devices: Sequence[str], environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Environment variables that give job `number` of `jobs` its GPUs, or its share of the cores."""
+    if gpus_per_job:
+        return {'CUDA_VISIBLE_DEVICES': ','.join(devices[number * gpus_per_job : (number + 1) * gpus_per_job])}
+    if jobs == 1 or 'OMP_NUM_THREADS' in environ:
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return {'OMP_NUM_THREADS': str(max(1, cores // jobs))}
+
+
+def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Ids of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = environ.get('CUDA_VISIBLE_DEVICES')
+    if named is not None:
+        names = [name.strip() for name in named.split(',') if name.strip()]
+        return list(itertools.takewhile(lambda name: name != '-1', names))  # CUDA sees none from there on
+    import torch  # only here: a study on a cluster starts without it
+
+    return [str(index) for index in range(torch.cuda.device_count())]

@@ -1,0 +1,147 @@
+"""The figures of a study: ratio by size, by epochs and by the place of skip connections, and the EMM by value."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from evaluation.effective_memorization import Ratios
+from evaluation.records import read_records
+from studies.points import read_json
+from studies.report.plots import (
+    Curve,
+    EmmBar,
+    RatioPoint,
+    SkipPlacement,
+    TrainingCurve,
+    emm_figure,
+    ratio_figure,
+    save_figure,
+    skip_figure,
+    training_figure,
+    value_figure,
+)
+from studies.results import PointResult, StudyResults, ValueResult
+from training.config import OPTIONS_FILE
+
+FOLDER = 'figures'
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyFigure:
+    """A figure with its file's name, without ending, and a caption."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
+    """All figures that the finished points allow, the most telling first."""
+    values = [value for value in results.values if value.ratios]
+    if not values:
+        return
+    study = results.study
+    kinds = sorted({ratios.interval.kind for value in values for ratios in value.ratios})
+    interval = f'95 % interval, {" or ".join(kinds)}'
+    if len({ratios.size for value in values for ratios in value.ratios}) > 1:
+        curves = [Curve(name_of(value), [ratio_point(ratios) for ratios in value.ratios]) for value in values]
+        figure = ratio_figure(curves, study.title, interval, study.threshold)
+        yield StudyFigure('ratios', f'Memorization ratio by size of the training set. Bands: {interval}.', figure)
+    elif not sets_skips(results):
+        points = [(name_of(value), ratio_point(value.ratios[0])) for value in values]
+        title = f'{study.title}: {values[0].ratios[0].size:,} training images'
+        figure = value_figure(points, title, interval, study.threshold)
+        yield StudyFigure('values', f'Memorization ratio by value. Lines: {interval}.', figure)
+    bars = [EmmBar(name_of(value), value.emm) for value in values if value.emm is not None]
+    caption = (
+        'Effective model memorization. Intervals: resampled images and repeats; arrows: beyond the sizes measured.'
+    )
+    if bars:
+        yield StudyFigure('emm', caption, emm_figure(bars, study.title))
+    yield from skip_figures(results, values)
+    yield from training_figures(results, values)
+
+
+def write_figures(results: StudyResults) -> list[Path]:
+    """Write all figures as PNG and SVG into the study's folder; returns their paths."""
+    paths = []
+    for item in study_figures(results):
+        for suffix in ('png', 'svg'):
+            path = results.root / FOLDER / f'{item.name}.{suffix}'
+            save_figure(path, item.figure)
+            paths.append(path)
+    return paths
+
+
+def name_of(value: ValueResult) -> str:
+    """The name of a combination in a figure; with one factor its value is enough."""
+    names = list(value.value.of.values())
+    return names[0] if len(names) == 1 else value.value.name
+
+
+def ratio_point(ratios: Ratios) -> RatioPoint:
+    return RatioPoint(ratios.size, ratios.mean, ratios.interval.low, ratios.interval.high)
+
+
+def skip_figures(results: StudyResults, values: list[ValueResult]) -> Iterator[StudyFigure]:
+    """One figure for each size, where a factor sets the skip connections."""
+    if not sets_skips(results):
+        return
+    for size in sorted({ratios.size for value in values for ratios in value.ratios}):
+        placements, levels = [], []
+        for value in values:
+            ratios = next((r for r in value.ratios if r.size == size), None)
+            network = network_of(value.at(size)) if ratios is not None else None
+            if ratios is None or network is None:
+                continue
+            levels = [network['img_resolution'] >> level for level in range(len(network['channel_mult']))]
+            per_level = network['num_blocks'] + 1
+            mask = network.get('skip_connections') or [1] * (per_level * len(levels))
+            interval = ratios.interval
+            placements.append(SkipPlacement(tuple(mask), ratios.mean, interval.low, interval.high))
+        if len(placements) > 1 and len({len(placement.mask) for placement in placements}) == 1:
+            figure = skip_figure(placements, levels, f'{results.study.title}: {size:,} training images')
+            caption = f'Memorization ratio at {size:,} training images by the skip connections that are kept.'
+            yield StudyFigure(f'skip-connections-{size}', caption, figure)
+
+
+def sets_skips(results: StudyResults) -> bool:
+    """Whether a factor of the study is the skip connections."""
+    changes = (value.changes.get('train', {}) for factor in results.study.factors for value in factor.values)
+    return any('skip-connections' in options for options in changes)
+
+
+def network_of(points: list[PointResult]) -> dict[str, Any] | None:
+    """Constructor arguments of the network that points trained."""
+    for result in points:
+        options = read_json(result.point.folder / 'run' / OPTIONS_FILE)
+        if options is not None:
+            return options['network']['arguments']
+    return None
+
+
+def training_figures(results: StudyResults, values: list[ValueResult]) -> Iterator[StudyFigure]:
+    """One figure for each size whose runs have several snapshots; of the repeats, the first."""
+    for size in sorted({ratios.size for value in values for ratios in value.ratios}):
+        curves = []
+        for value in values:
+            records = training_records(value.at(size))
+            if len(records) > 1:
+                series = ([record[key] for record in records] for key in ('epochs', 'ratio', 'ratio_low', 'ratio_high'))
+                curves.append(TrainingCurve(name_of(value), *series))
+        if curves:
+            title = f'{results.study.title}: {size:,} training images'
+            figure = training_figure(curves, title, '95 % interval, Wilson over images', results.study.threshold)
+            yield StudyFigure(f'epochs-{size}', f'Memorization ratio during training on {size:,} images.', figure)
+
+
+def training_records(points: list[PointResult]) -> list[dict[str, Any]]:
+    """The records of all snapshots of the first finished point, by kimg."""
+    for result in points:
+        if result.record is not None:
+            records = read_records(result.point.folder / 'run' / 'mem_traj.jsonl')
+            return sorted(records, key=lambda record: record['kimg'])
+    return []

@@ -1,0 +1,94 @@
+"""What a point's folder shows of the images that its network made: each beside its two nearest training images."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dataset_utils import open_source
+from dataset_utils.sources.base import Source
+from dnnlib.util import UserError
+from evaluation.best import BEST_NAME, BestSnapshot, read_best
+from evaluation.memorization import THRESHOLD, memorized
+from evaluation.pictures import rms_per_pixel
+from evaluation.records import SETTINGS, read_records
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """A generated image beside its two nearest distinct training images: uint8 [C, H, W] each, C being 1 or 3.
+
+    distance, second_distance: to them, root mean squares per pixel in grey levels. memorized: whether it is a copy.
+    """
+
+    seed: int
+    generated: np.ndarray
+    nearest: np.ndarray
+    second: np.ndarray
+    distance: float
+    second_distance: float
+    memorized: bool
+
+    @property
+    def ratio(self) -> float:
+        """The nearest distance as a share of the second; below 1/3 the image is a copy."""
+        return self.distance / max(self.second_distance, 1e-9)
+
+
+def read_gallery(folder: Path, size: int) -> list[GalleryItem]:
+    """The first `size` images of a point's best snapshot, closest calls first; none where the folder does not hold
+    the images, or their training set.
+
+    A call is the closer, the smaller |log(d1 / d2 / threshold)| is, as in `evaluation.best.shown_rows`.
+    """
+    run, data = folder / 'run', folder / 'data.zip'
+    records = run_records(run)
+    if not records or not data.exists():
+        return []
+    record = max(records, key=lambda record: (record['ratio'], record['kimg']))
+    best = read_best(run / BEST_NAME, {name: record.get(name) for name in SETTINGS})
+    if best is None:
+        return []
+    try:
+        return _items(best, open_source(data), size)
+    except (UserError, IndexError):
+        return []  # a training set that cannot be read, or that is another than the one that images were judged by
+
+
+def run_records(run: Path) -> list[dict[str, Any]]:
+    """The records of a run folder's mem_traj.jsonl, oldest first; none where it is missing or damaged."""
+    try:
+        return [record for record in read_records(run / 'mem_traj.jsonl') if 'ratio' in record]
+    except (UserError, UnicodeDecodeError):
+        return []
+
+
+def _items(best: BestSnapshot, training: Source, size: int) -> list[GalleryItem]:
+    indices, squared = best.indices[best.image_rows], best.squared_distances[best.image_rows]
+    copies = memorized(squared[:, 0], squared[:, 1])
+    num_pixels = best.images[0].numel()
+    distances = rms_per_pixel(squared.flatten(), num_pixels).reshape(-1, 2)
+    items = []
+    for place in _closeness(squared).argsort(kind='stable')[:size].tolist():
+        near, second = (training.read(index).transpose(2, 0, 1) for index in indices[place].tolist())
+        items.append(
+            GalleryItem(
+                seed=int(best.seeds[best.image_rows[place]]),
+                generated=best.images[place].numpy(),
+                nearest=near,
+                second=second,
+                distance=float(distances[place, 0]),
+                second_distance=float(distances[place, 1]),
+                memorized=bool(copies[place]),
+            )
+        )
+    return items
+
+
+def _closeness(squared_distances: Tensor) -> np.ndarray:
+    """|log(d1 / d2 / threshold)| of int64 [n, 2], float64 [n]; infinite for an exact copy."""
+    nearest, second = squared_distances.double().unbind(1)
+    return (0.5 * (nearest / second).log() - math.log(THRESHOLD)).abs().numpy()

@@ -1,0 +1,408 @@
+"""Figures of memorization ratios and of the EMM.
+
+Each `..._figure` makes one figure; `save_figure` writes it as PNG or SVG. Curves differ in marker and line style
+as well as in colour, so that a figure stays legible in black and white.
+"""
+
+import io
+import itertools
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from dnnlib.util import atomic_file
+from evaluation.effective_memorization import EMM, EMM_RATIO
+
+_WIDTH, _DPI = 6.4, 120  # inches, and pixels per inch of a PNG: 768 pixels, the width of a README
+_LABEL_LENGTH = 34  # characters of a name on one line
+_COLORS = ['#0b0b0b', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#7a7a7a', '#56b4e9', '#b58900']
+_MARKERS = 'osD^vPX*'
+_LINES: list[str | tuple] = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1))]
+_EDGE, _FILL = '#222222', '#9a9a9a'
+_STYLE: dict[Any, Any] = {
+    'font.size': 9,
+    'legend.fontsize': 8.5,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'text.parse_math': False,  # a dollar sign in a name is a dollar sign
+    'svg.hashsalt': 'figure',  # the same figure gives the same bytes
+}
+
+
+@dataclass(frozen=True)
+class RatioPoint:
+    """A memorization ratio at a training-set size, with its 95 % interval; all shares in [0, 1]."""
+
+    dataset_size: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The ratios of one configuration by training-set size. name: of a factor's value, as the legend shows it."""
+
+    name: str
+    points: Sequence[RatioPoint]
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """The ratios of one run's snapshots: epochs, ratios and the ends of their 95 % intervals, equally many each."""
+
+    name: str
+    epochs: Sequence[float]
+    ratios: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True)
+class EmmBar:
+    """The EMM of one value of a factor. name: of the value."""
+
+    name: str
+    emm: EMM
+
+
+@dataclass(frozen=True)
+class SkipPlacement:
+    """A ratio in [0, 1] with its 95 % interval, of a network that keeps some of its skip connections.
+
+    mask: 1 where a connection is kept, in encoder order from the highest resolution down, as in --skip-connections.
+    """
+
+    mask: Sequence[int]
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+def ratio_figure(
+    curves: Sequence[Curve], title: str, interval: str = '95 % interval', threshold: float = EMM_RATIO
+) -> Figure:
+    """Ratio against size, a curve for each value of a factor; intervals as bands, the EMM's threshold dashed.
+
+    interval: what the bands are, as the axis says it. threshold: the ratio that counts for the EMM.
+    """
+    with _figure(title, 4 + _legend_height(curve.name for curve in curves)) as (figure, axes):
+        handles = []
+        for style, curve in zip(_styles(), curves, strict=False):
+            points = sorted(curve.points, key=lambda point: point.dataset_size)
+            sizes = [point.dataset_size for point in points]
+            ends = [point.ratio_low for point in points], [point.ratio_high for point in points]
+            handles.append(_band_curve(axes, sizes, [point.ratio for point in points], *ends, style))
+        axes.set_xscale('log')
+        sizes = sorted({point.dataset_size for curve in curves for point in curve.points})
+        shown = _apart(sizes, share=0.09)
+        axes.xaxis.set_major_locator(FixedLocator(shown))
+        axes.xaxis.set_major_formatter(FixedFormatter([f'{size:,}' for size in shown]))
+        axes.xaxis.set_minor_locator(FixedLocator([size for size in sizes if size not in shown]))
+        axes.xaxis.set_minor_formatter(FixedFormatter([]))
+        if len(sizes) == 1:
+            axes.set_xlim(sizes[0] / 2, sizes[0] * 2)
+        axes.set_xlabel(f'training images |D| (bands: {interval})')
+        _ratio_axis(axes)
+        _threshold(axes, threshold)
+        _legend(figure, handles, [curve.name for curve in curves])
+    return figure
+
+
+def training_figure(
+    curves: Sequence[TrainingCurve], title: str, interval: str = '95 % interval', threshold: float = EMM_RATIO
+) -> Figure:
+    """Ratio against training epochs, a curve for each run; intervals as bands, the EMM's threshold dashed.
+
+    interval: what the bands are, as the axis says it. threshold: the ratio that counts for the EMM.
+    """
+    with _figure(title, 4 + _legend_height(curve.name for curve in curves)) as (figure, axes):
+        handles = [
+            _band_curve(axes, curve.epochs, curve.ratios, curve.low, curve.high, style)
+            for style, curve in zip(_styles(), curves, strict=False)
+        ]
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(lambda epochs, _: f'{epochs:,.0f}')
+        axes.set_xlabel(f'epochs of training (bands: {interval})')
+        _ratio_axis(axes)
+        _threshold(axes, threshold)
+        _legend(figure, handles, [curve.name for curve in curves])
+    return figure
+
+
+def emm_figure(bars: Sequence[EmmBar], title: str) -> Figure:
+    """The EMM by value of a factor, on a logarithmic scale, first value on top.
+
+    A known EMM is a dot in its interval. One outside of the measured sizes is an open triangle with an arrow to the
+    side on which it lies; an end of an interval that lies outside of them has an arrow too.
+    """
+    names = [_label(bar.name, width=26) for bar in bars]
+    places, height = _rows(names)
+    with _figure(title, 1.1 + 0.2 * height) as (figure, axes):
+        ends = [bound.value for bar in bars for bound in (bar.emm.estimate, bar.emm.low, bar.emm.high)]
+        low, high = max(min(ends), 0.5), max(max(ends), 0.5)
+        margin = max((high / low) ** 0.08, 1.15 if high > 1.2 * low else 1.5)
+        axes.set_xscale('log')
+        axes.set_xlim(low / margin**1.5, high * margin**1.5)
+        for y, bar in zip(places, bars, strict=True):
+            _emm_mark(axes, y, bar.emm, margin)
+        ticks = _round_numbers(*axes.get_xlim())
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(FixedFormatter([f'{tick:,}' for tick in ticks]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel('effective model memorization, in training images (95 % interval)')
+        _label_rows(axes, places, names, [str(bar.emm.estimate) for bar in bars], height)
+    return figure
+
+
+def value_figure(
+    values: Sequence[tuple[str, RatioPoint]],
+    title: str,
+    interval: str = '95 % interval',
+    threshold: float = EMM_RATIO,
+) -> Figure:
+    """Ratio at one size by value of a factor, first value on top: a dot in its interval; the EMM's threshold dashed.
+
+    values: name and ratio of each. interval: what the lines are, as the axis says it.
+    """
+    names = [_label(name, width=26) for name, _ in values]
+    places, height = _rows(names)
+    with _figure(title, 1.1 + 0.2 * height) as (figure, axes):
+        for y, (_, point) in zip(places, values, strict=True):
+            low, ratio, high = (100 * share for share in (point.ratio_low, point.ratio, point.ratio_high))
+            axes.plot([low, high], [y, y], color=_EDGE, linewidth=1.6, marker='|', markersize=8)
+            axes.plot([ratio], [y], marker='o', markersize=8, color=_EDGE)
+        axes.axvline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel(f'memorized images in % ({interval}; dashed: {100 * threshold:.3g} %, the EMM)')
+        _label_rows(axes, places, names, [f'{100 * point.ratio:.1f}' for _, point in values], height)
+    return figure
+
+
+def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int], title: str) -> Figure:
+    """Ratio by the skip connections that are kept: a bar each, and under it the places, filled where one is kept.
+
+    resolutions: of the encoder, highest first; each has an equal share of the places.
+    Raises ValueError for masks of unequal lengths, or of a length that the resolutions do not divide.
+    """
+    lengths = {len(placement.mask) for placement in placements}
+    if len(lengths) != 1 or max(lengths) % len(resolutions):
+        raise ValueError(f'masks of {sorted(lengths)} places do not fit {len(resolutions)} resolutions')
+    num_places = lengths.pop()
+    per_resolution = num_places // len(resolutions)
+    with matplotlib.rc_context(_STYLE):
+        heights = [2.3, 0.17 * num_places + 0.08 * len(resolutions)]
+        figure = Figure(figsize=(_WIDTH, sum(heights) + 0.7), layout='constrained')
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+        _title(figure, title)
+        _skip_bars(above, placements)
+        for column, placement in enumerate(placements):
+            for place, kept in enumerate(placement.mask):
+                y = place + 0.5 * (place // per_resolution)
+                color = _EDGE if kept else 'white'
+                below.add_patch(
+                    Rectangle((column - 0.3, y + 0.1), 0.6, 0.8, facecolor=color, edgecolor='#888888', linewidth=0.7)
+                )
+        below.set_ylim(num_places + 0.5 * (len(resolutions) - 1), 0)
+        centres = [(per_resolution + 0.5) * i + per_resolution / 2 for i in range(len(resolutions))]
+        below.set_yticks(centres, [f'{resolution}×{resolution}' for resolution in resolutions])
+        below.set_xticks([])
+        below.tick_params(length=0)
+        for spine in below.spines.values():
+            spine.set_visible(False)
+        below.set_xlabel('skip connections kept (filled), in the order of the encoder')
+    return figure
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG or SVG, by the path's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = figure_bytes(figure, path.suffix[1:])
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def figure_bytes(figure: Figure, file_format: str) -> bytes:
+    """A figure as the bytes of a 'png' or 'svg' file; the same figure gives the same bytes."""
+    data = io.BytesIO()
+    metadata: dict[str, None] = {'Software': None} if file_format == 'png' else {'Date': None, 'Creator': None}
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(data, format=file_format, dpi=_DPI, metadata=metadata)
+    return data.getvalue()
+
+
+@contextmanager
+def _figure(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """An empty figure of README width in the project's style. height: in inches."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, height), layout='constrained')
+        axes = figure.subplots()
+        _title(figure, title)
+        yield figure, axes
+
+
+def _title(figure: Figure, title: str) -> None:
+    figure.suptitle(_label(title, width=70), x=0.01, ha='left', fontsize=10, fontweight='bold')
+
+
+def _styles() -> Iterator[dict]:
+    """Colour, marker and line style of a figure's curves, in order; the three repeat after different numbers."""
+    styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), itertools.cycle(_LINES), strict=False)
+    for number, (color, marker, line) in enumerate(styles):
+        # From the ninth on, markers repeat as open ones.
+        face = 'white' if number // len(_MARKERS) % 2 else color
+        yield {'color': color, 'marker': marker, 'linestyle': line, 'markerfacecolor': face}
+
+
+def _band_curve(
+    axes: Axes,
+    x: Sequence[float],
+    ratios: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    style: dict,
+) -> Line2D:
+    middle, bottom, top = (100 * np.array(shares, dtype=np.float64) for shares in (ratios, low, high))
+    axes.fill_between(x, bottom, top, color=style['color'], alpha=0.13, linewidth=0)
+    # The ends are drawn too: a band of no width, as of a curve with one point, is not seen.
+    axes.vlines(x, bottom, top, color=style['color'], linewidth=1)
+    return axes.plot(x, middle, linewidth=1.5, markersize=5.5, markeredgewidth=1.2, **style)[0]
+
+
+def _ratio_axis(axes: Axes) -> None:
+    axes.set_ylim(-3, 104)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel('memorized images (%)')
+    axes.grid(alpha=0.25)
+
+
+def _threshold(axes: Axes, threshold: float) -> None:
+    """The EMM's threshold as a dashed line, named beside the axes, where no curve hides the name."""
+    axes.axhline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
+    place, text = (1, 100 * threshold), f'{100 * threshold:.3g} %\nEMM'
+    axes.annotate(text, place, (4, 0), ('axes fraction', 'data'), 'offset points', va='center', fontsize=8)
+
+
+def _rows(names: Sequence[str]) -> tuple[list[float], float]:
+    """Places of named rows one below the other, of two lines each or as many as its name has, and lines in all."""
+    lines = [max(2, name.count('\n') + 1) for name in names]
+    ends = list(itertools.accumulate(lines))
+    return [end - own / 2 for end, own in zip(ends, lines, strict=True)], float(ends[-1])
+
+
+def _label_rows(
+    axes: Axes, places: Sequence[float], names: Sequence[str], values: Sequence[str], height: float
+) -> None:
+    """Name the rows of `_rows` on the left of the axes, and write a value for each on the right."""
+    axes.set_yticks(places, names)
+    axes.tick_params(axis='y', length=0)
+    axes.set_ylim(height + 0.3, -0.3)
+    axes.grid(axis='x', alpha=0.3)
+    right = axes.secondary_yaxis('right')
+    right.set_yticks(places, values)
+    right.tick_params(axis='y', length=0)
+    right.spines['right'].set_visible(False)
+
+
+def _emm_mark(axes: Axes, y: float, emm: EMM, margin: float) -> None:
+    low, value, high = (max(bound.value, 0.5) for bound in (emm.low, emm.estimate, emm.high))
+    axes.plot([low, high], [y, y], color=_EDGE, linewidth=1.6, solid_capstyle='butt')
+    for end, bound in ((low, emm.low), (high, emm.high)):
+        if bound.relation == '=':
+            axes.plot([end], [y], marker='|', markersize=8, color=_EDGE)
+        else:
+            beyond = end / margin if bound.relation == '<' else end * margin
+            axes.annotate('', (beyond, y), (end, y), arrowprops={'arrowstyle': '->', 'color': _EDGE, 'shrinkA': 0})
+    marker = {'=': 'o', '≥': '>', '<': '<'}[emm.estimate.relation]
+    face = _EDGE if marker == 'o' else 'white'
+    axes.plot([value], [y], marker=marker, markersize=8, color=_EDGE, markerfacecolor=face, markeredgewidth=1.4)
+
+
+def _skip_bars(axes: Axes, placements: Sequence[SkipPlacement]) -> None:
+    ratios = [100 * placement.ratio for placement in placements]
+    errors = [
+        [100 * max(0.0, p.ratio - p.ratio_low) for p in placements],
+        [100 * max(0.0, p.ratio_high - p.ratio) for p in placements],
+    ]
+    columns = range(len(placements))
+    axes.bar(columns, ratios, width=0.62, color=_FILL, edgecolor=_EDGE, linewidth=0.8)
+    axes.errorbar(columns, ratios, yerr=errors, fmt='none', ecolor=_EDGE, elinewidth=1, capsize=2.5)
+    for column, placement in enumerate(placements):
+        top = 100 * max(placement.ratio_high, placement.ratio)
+        text, size = f'{100 * placement.ratio:.1f}', 8 if len(placements) <= 13 else 6.5
+        axes.annotate(text, (column, top), (0, 2), textcoords='offset points', ha='center', fontsize=size)
+    middle, half = (len(placements) - 1) / 2, max(len(placements) + 0.4, 6) / 2  # few bars are not drawn wide
+    axes.set_xlim(middle - half, middle + half)
+    _ratio_axis(axes)
+    axes.set_ylim(0, 112)
+    axes.grid(visible=False, axis='x')
+    axes.tick_params(axis='x', length=0)
+
+
+def _legend_height(names: Sequence[str] | Iterator[str]) -> float:
+    """Inches that the legend under a figure takes."""
+    names = [_label(name) for name in names]
+    if len(names) < 2:
+        return 0
+    rows = math.ceil(len(names) / _legend_columns(names))
+    return 0.15 + 0.17 * rows * max(name.count('\n') + 1 for name in names)
+
+
+def _legend(figure: Figure, handles: list[Line2D], names: Sequence[str]) -> None:
+    """A legend under the figure, which takes nothing from the curves however long the names are."""
+    labels = [_label(name) for name in names]
+    if len(labels) > 1:
+        columns = _legend_columns(labels)
+        figure.legend(handles, labels, loc='outside lower center', ncols=columns, frameon=False, handlelength=3.2)
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    longest = max(len(line) for label in labels for line in label.split('\n'))
+    return max(1, min(len(labels), 5, 92 // (longest + 11)))
+
+
+def _label(name: str, width: int = _LABEL_LENGTH) -> str:
+    """A name as a figure shows it: on at most two lines, without characters that fonts lack."""
+    name = ''.join(character if character.isprintable() else ' ' for character in name).strip()
+    # matplotlib leaves labels out of the legend that begin with an underscore.
+    name = f' {name}' if name.startswith('_') else name
+    return '\n'.join(textwrap.wrap(name, width, max_lines=2, placeholder=' …', drop_whitespace=False)) or '—'
+
+
+def _apart(sizes: Sequence[int], share: float) -> list[int]:
+    """Of ascending sizes those whose labels have room on a logarithmic axis; the first and the last stay.
+
+    share: of the axis between two labels.
+    """
+    if len(sizes) < 3:
+        return list(sizes)
+    gap = share * math.log(sizes[-1] / sizes[0])
+    shown = [sizes[0]]
+    for size in sizes[1:-1]:
+        if math.log(size / shown[-1]) >= gap and math.log(sizes[-1] / size) >= gap:
+            shown.append(size)
+    return [*shown, sizes[-1]]
+
+
+def _round_numbers(low: float, high: float) -> list[int]:
+    """Round numbers in an interval, for the ticks of a logarithmic axis: about three to eight."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[int] = []
+    for digits in ([1], [1, 3], [1, 2, 5], range(1, 10), np.arange(10, 100) / 10):
+        numbers = {round(digit * 10**decade) for decade in decades for digit in digits}
+        found = sorted(number for number in numbers if max(low, 1) <= number <= high)
+        if len(found) >= 3:
+            break
+    return _apart(found, share=0.1) if found else []

@@ -1,0 +1,188 @@
+"""What a study found as text, CSV and JSON. Tables hold no times, so that a study that was interrupted has the same."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dnnlib.util import atomic_file, format_time
+from evaluation.effective_memorization import EMM
+from studies.points import DONE, FAILED, RUNNING, STOPPED
+from studies.results import PointResult, StudyResults, ValueResult
+
+
+def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
+    """One row for each combination and size with a finished repeat; ratios are shares in [0, 1]."""
+    rows = []
+    for value in results.values:
+        for ratios in value.ratios:
+            records = [result.record for result in value.at(ratios.size) if result.record is not None]
+            rows.append(
+                {
+                    **value.value.of,
+                    'size': ratios.size,
+                    'repeats': len(ratios.images),
+                    'images': sum(ratios.images),
+                    'memorized': sum(ratios.memorized),
+                    'ratio': ratios.mean,
+                    'ratio_low': ratios.interval.low,
+                    'ratio_high': ratios.interval.high,
+                    'interval': ratios.interval.kind,
+                    'mean_distance': sum(record['mean_distance'] for record in records) / len(records),
+                }
+            )
+    return rows
+
+
+def emm_rows(results: StudyResults) -> list[dict[str, Any]]:
+    """One row for each combination: its EMM and interval, each end with its relation '=', '≥' or '<'."""
+    return [{**value.value.of, **emm_fields(value.emm)} for value in results.values]
+
+
+def emm_fields(emm: EMM | None) -> dict[str, Any]:
+    if emm is None:
+        return dict.fromkeys(('emm', 'emm_relation', 'low', 'low_relation', 'high', 'high_relation'))
+    return {
+        'emm': emm.estimate.value,
+        'emm_relation': emm.estimate.relation,
+        'low': emm.low.value,
+        'low_relation': emm.low.relation,
+        'high': emm.high.value,
+        'high_relation': emm.high.relation,
+    }
+
+
+def write_tables(results: StudyResults) -> list[Path]:
+    """Write ratios.csv, emm.csv and tables.json into the study's folder; returns their paths."""
+    contents = {
+        'ratios.csv': csv_text(ratio_rows(results)),
+        'emm.csv': csv_text(emm_rows(results)),
+        'tables.json': json.dumps(tables(results), indent=2, ensure_ascii=False) + '\n',
+    }
+    for name, text in contents.items():
+        with atomic_file(results.root / name) as file:
+            file.write(text.encode())
+    return [results.root / name for name in contents]
+
+
+def tables(results: StudyResults) -> dict[str, Any]:
+    """All tables and warnings of a study as JSON."""
+    return {
+        'study': results.study.name,
+        'title': results.study.title,
+        'threshold': results.study.threshold,
+        'ratios': ratio_rows(results),
+        'emm': emm_rows(results),
+        'emm_interval': 'percentiles of estimates from resampled images and repeats',
+        'warnings': results.warnings,
+    }
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]) if rows else ['size'], lineterminator='\n')
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def table_text(results: StudyResults) -> str:
+    """The tables for a terminal."""
+    factors = [factor.name for factor in results.study.factors]
+    rows = [
+        [
+            *(str(row[name]) for name in factors),
+            f'{row["size"]:,}',
+            str(row['repeats']),
+            f'{row["memorized"]}/{row["images"]}',
+            f'{100 * row["ratio"]:.1f} %',
+            f'[{100 * row["ratio_low"]:.1f}, {100 * row["ratio_high"]:.1f}]',
+            f'{row["mean_distance"]:.1f}',
+        ]
+        for row in ratio_rows(results)
+    ]
+    kinds = sorted({row['interval'] for row in ratio_rows(results)})
+    header = [*factors, '|D|', 'repeats', 'copies', 'ratio', '95 % interval', 'mean distance']
+    emms = [
+        [*value.value.of.values(), str(value.emm.estimate), f'[{value.emm.low}, {value.emm.high}]']
+        for value in results.values
+        if value.emm is not None
+    ]
+    parts = [
+        f'Highest memorization ratio over the snapshots of each training; intervals: {" and ".join(kinds)}',
+        columns(header, rows, len(factors)),
+    ]
+    if emms:
+        share = f'{100 * results.study.threshold:.3g} %'
+        parts += [
+            f'EMM, the largest |D| with a ratio of at least {share}; interval: resampled images and repeats',
+            columns([*factors, 'EMM', '95 % interval'], emms, len(factors)),
+        ]
+    parts += [f'Warning: {warning}' for warning in results.warnings]
+    return '\n\n'.join(parts) if rows else 'No point is done yet.'
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """Text in columns: the first `left` of them aligned to the left, the others to the right."""
+    table = [header, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    return '\n'.join(
+        '  '.join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    )
+
+
+def status_text(results: StudyResults) -> str:
+    """How far a study is: counts, what runs, what failed and why, and about how long the rest takes."""
+    counts = results.counts()
+    lines = [f'{results.study.title}: ' + ', '.join(f'{number} {state}' for state, number in counts.items() if number)]
+    for state in (RUNNING, FAILED, STOPPED):
+        for result in results.points:
+            if result.status.state == state:
+                lines.append(point_line(result))
+    searching = [value for value in results.values if value.next_size is not None]
+    for value in searching:
+        lines.append(f'search of {value.value.name}: {value.next_size} images next')
+    lines += [f'EMM{f" of {v.value.name}" if v.value.of else ""} so far: {v.emm}' for v in results.values if v.emm]
+    lines += [f'set aside, made with other settings: {path}' for path in results.set_aside]
+    seconds = seconds_left(results)
+    if seconds:
+        more = ', and what the searches need beyond it' if searching else ''
+        lines.append(f'About {format_time(seconds)} of work left, one point after the other{more}.')
+    return '\n'.join(lines)
+
+
+def point_line(result: PointResult) -> str:
+    status, point = result.status, result.point
+    step = {'data': 'training set', 'train': 'training', 'evaluate': 'evaluation'}.get(status.step, status.step)
+    times = f' ({status.failures} times)' if status.state == FAILED and status.failures > 1 else ''
+    where = f'\n    log: {point.folder / "log.txt"}' if status.state == FAILED else ''
+    return f'{status.state}{times}: {point.name}, at the {step}: {status.message}{where}'
+
+
+def seconds_left(results: StudyResults) -> float | None:
+    """An estimate of the work left in seconds, from finished points of the same combination and the nearest size.
+
+    None where nothing is done yet; what runs now counts by what it has not had yet.
+    """
+    if not any(result.status.state == DONE for result in results.points):
+        return None
+    total = 0.0
+    for value in results.values:
+        for result in value.points:
+            if result.status.state != DONE:
+                total += max(0.0, expected_seconds(result, value, results) - result.status.seconds)
+    return total
+
+
+def expected_seconds(result: PointResult, value: ValueResult, results: StudyResults) -> float:
+    done = [other for other in value.points if other.status.state == DONE]
+    done = done or [other for other in results.points if other.status.state == DONE]
+    distance = min(abs(other.point.size - result.point.size) for other in done)
+    nearest = [other.status.seconds for other in done if abs(other.point.size - result.point.size) == distance]
+    return sum(nearest) / len(nearest)

@@ -1,0 +1,58 @@
+"""Runs a study to its end: which points are to be run now, and the loop that hands them to a launcher."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from studies.launchers.launcher import Job, Launcher
+from studies.points import FAILED, LEFT, MAX_FAILURES, RUNNING, STOPPED
+from studies.results import PointResult, StudyResults, collect
+from studies.study import Study
+
+SECONDS_BETWEEN_LOOKS = 1.0
+Listener = Callable[[PointResult, StudyResults], None]
+
+
+def run_study(
+    study: Study, root: Path, launcher: Launcher, retry: bool, begun: Listener, ended: Listener
+) -> StudyResults:
+    """Run every point that is left or was stopped, and with `retry` those that failed; returns all results.
+
+    begun, ended: called with each point when it is handed to the launcher, and when it is done, stopped or failed.
+    A point that another process runs is waited for, and gone on with should that process be stopped.
+    """
+    jobs: dict[Path, Job] = {}
+    given: set[Path] = set()
+    while True:
+        finished = [folder for folder, job in jobs.items() if job.done()]
+        for folder in finished:
+            del jobs[folder]
+        results = collect(study, root)
+        for result in results.points:
+            if result.point.folder in finished and result.status.state == RUNNING:
+                given.discard(result.point.folder)  # another process had it first
+            elif result.point.folder in finished:
+                ended(result, results)
+        fresh = [r for r in results.points if r.point.folder not in given and is_to_run(r, retry)]
+        fresh = fresh[: free_places(launcher, len(jobs))]
+        for result in fresh:
+            result.point.prepare()
+            begun(result, results)
+        folders = [result.point.folder for result in fresh]
+        given.update(folders)
+        if folders:
+            jobs |= zip(folders, launcher.submit(folders), strict=True)
+        elif not jobs and not any(result.status.state == RUNNING for result in results.points):
+            return results
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def is_to_run(result: PointResult, retry: bool) -> bool:
+    """Whether a point is to be started: failed ones only when that is asked for, and not for a fourth time."""
+    status = result.status
+    return status.state in (LEFT, STOPPED) or (status.state == FAILED and retry and status.failures < MAX_FAILURES)
+
+
+def free_places(launcher: Launcher, running: int) -> int | None:
+    """How many more points a launcher takes now; None for all."""
+    return None if launcher.capacity is None else launcher.capacity - running

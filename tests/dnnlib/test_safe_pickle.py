@@ -1,0 +1,116 @@
+import os
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from dnnlib.safe_pickle import RefusedPickleError, load_pickle
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_arrays_of_every_protocol_are_read(protocol):
+    rows = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    value = load_pickle(pickle.dumps({'data': rows, 'labels': [1, 2, 3], 'name': 'x'}, protocol))
+    key = {name if isinstance(name, str) else name.decode(): item for name, item in value.items()}
+    assert np.array_equal(key['data'], rows)
+    assert key['labels'] == [1, 2, 3]
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_column_order_is_kept(protocol):
+    rows = np.asfortranarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    assert np.array_equal(load_pickle(pickle.dumps({'data': rows}, protocol))['data'], rows)
+
+
+def test_pickle_of_python_2_and_old_numpy_is_read():
+    # Protocol 2 as Python 2 wrote it: byte strings (opcode U), and numpy's old module names.
+    data = (
+        b'\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R'
+        b'(K\x01K\x01K\x02\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb'
+        b'\x89U\x02ABtbu.'
+    )
+    value = load_pickle(data)
+    assert np.array_equal(value[b'data'], [[65, 66]])
+
+
+class _Payload:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_nothing_is_executed(tmp_path):
+    victim = tmp_path / 'victim'
+    data = pickle.dumps({'data': _Payload(os.system, f'touch {victim}')})
+    pickle.loads(data)
+    assert victim.exists(), 'the payload must be one that works'
+    victim.unlink()
+    with pytest.raises(RefusedPickleError, match=r'system'):
+        load_pickle(data)
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        _Payload(eval, '1+1'),
+        _Payload(np.load, 'x.npy'),
+        _Payload(getattr, 'text', 'format'),
+        OrderedDict(a=1),
+        np.float64(1),
+        np.zeros(3, np.float32),
+        np.array([None, 1], dtype=object),
+    ],
+    ids=['eval', 'np.load', 'getattr', 'OrderedDict', 'scalar', 'float32', 'object'],
+)
+@pytest.mark.parametrize('protocol', [2, 5])
+def test_all_but_plain_values_and_bytes_is_refused(value, protocol):
+    with pytest.raises(RefusedPickleError):
+        load_pickle(pickle.dumps({'data': value}, protocol))
+
+
+def test_names_below_an_allowed_module_are_refused():
+    # Protocol 4 resolves dotted names: numpy.core.multiarray's _reconstruct.__globals__ would lead anywhere.
+    data = b'\x80\x04\x8c\x15numpy.core.multiarray\x8c\x18_reconstruct.__globals__\x93.'
+    with pytest.raises(RefusedPickleError, match=r'__globals__'):
+        load_pickle(data)
+
+
+def test_state_cannot_be_set_on_an_allowed_name():
+    data = b'\x80\x02cnumpy\ndtype\nN}U\x08__call__K\x01s\x86b.'
+    with pytest.raises(RefusedPickleError, match=r'changes'):
+        load_pickle(data)
+
+
+def test_array_that_claims_more_than_it_has_is_refused():
+    good = pickle.dumps(np.zeros(4, np.uint8), 2)
+    with pytest.raises(RefusedPickleError, match=r'fit'):
+        load_pickle(good.replace(b'K\x04\x85', b'K\x05\x85'))
+
+
+def test_memo_of_a_huge_index_costs_nothing():
+    assert load_pickle(b'\x80\x02K\x01r\xff\xff\xff\x7f.') == 1
+
+
+@pytest.mark.parametrize('data', [b'', b'\x80', b'hello', b'\x80\x02}(', b'\x80\x63.', b'P1\n.', b'\x80\x02\x82\x01.'])
+def test_broken_pickles_are_refused(data):
+    with pytest.raises(RefusedPickleError):
+        load_pickle(data)
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (b'\x80\x04}N' + b'\x85' * 900_000 + b'Ns.', 'a key that is neither'),  # its hash would overflow the C stack
+        (b'\x80\x04(' + b'\x8f' * 2_000_000 + b'l.', 'more than 1000000 steps'),  # 200 bytes of memory for each byte
+        (b'\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00.', 'broken'),  # a bytearray of a terabyte
+        (b'\x80\x04\x8c\x01xQ.', 'opcode'),
+    ],
+    ids=['key', 'steps', 'bytearray', 'persistent name'],
+)
+def test_pickle_bombs_are_refused(data, message):
+    with pytest.raises(RefusedPickleError, match=message):
+        load_pickle(data)

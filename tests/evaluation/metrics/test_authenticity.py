@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+
+from evaluation.memorization import wilson_interval
+from evaluation.metrics.authenticity import authentic, authenticity
+from evaluation.spaces import PixelSpace
+from tests.evaluation.naive import (
+    distances,
+    distances_to_others,
+    in_both_spaces,
+    metric,
+    random_sets,
+    with_and_without_ties,
+)
+
+
+@in_both_spaces
+@with_and_without_ties
+@pytest.mark.parametrize('num_training', [2, 40])
+def test_authpct_is_that_of_all_distances(space, levels, num_training):
+    generated, training = random_sets(levels, 70, num_training)
+    to_training = distances(generated, training)
+    nearest = to_training.argmin(axis=1)
+    within = distances_to_others(training)
+    flags = to_training.min(axis=1) > within.min(axis=1)[nearest]
+    result = metric('authenticity', space, generated, training)
+    assert result['num_authentic'] == flags.sum()
+    assert result['authpct'] == pytest.approx(100 * flags.mean())
+    assert (result['authpct_low'] / 100, result['authpct_high'] / 100) == pytest.approx(
+        wilson_interval(flags.sum(), 70)
+    )
+    not_copies = np.where(within > 0, within, np.inf)
+    flags = to_training.min(axis=1) > not_copies.min(axis=1)[nearest]
+    assert result['authpct_distinct'] == pytest.approx(100 * flags.mean())
+
+
+def test_an_image_as_far_as_training_images_are_apart_is_not_authentic():
+    assert authentic(torch.tensor([3, 4, 5]), torch.tensor([4, 4, 4])).tolist() == [False, False, True]
+
+
+def test_near_copies_of_a_duplicated_image_are_authentic_unless_copies_count_once():
+    training = np.array([100, 100, 200], np.uint8).reshape(-1, 1, 1, 1)
+    generated = np.array([100, 103], np.uint8).reshape(-1, 1, 1, 1)
+    result = metric('authenticity', PixelSpace(), generated, training)
+    assert result['authpct'] == 50  # 103 is 3 away from 100, which is 0 away from its copy
+    assert result['authpct_distinct'] == 0
+
+
+def test_all_and_none():
+    near, far = torch.zeros(10), torch.full([10], 9.0)
+    assert authenticity(near, far, far).authpct == 0
+    assert authenticity(far, near, near).authpct == 100

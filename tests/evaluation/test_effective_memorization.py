@@ -1,0 +1,177 @@
+"""The EMM from ratios with a known answer, its interval, and the search against curves with a known crossing."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from evaluation.effective_memorization import Ratios, effective_memorization, most_sizes, next_size, rising_pairs
+
+
+def counted(ratios: dict[int, float], images: int = 1000) -> list[Ratios]:
+    return [Ratios(size, (round(ratio * images),), (images,)) for size, ratio in ratios.items()]
+
+
+def test_emm_is_interpolated_linearly_between_sizes():
+    # By hand: from 95 % at 100 to 75 % at 200, 90 % is a quarter of the way.
+    emm = effective_memorization(counted({100: 0.95, 200: 0.75, 400: 0.1}))
+    assert emm.estimate.value == pytest.approx(125)
+    assert emm.estimate.relation == emm.low.relation == emm.high.relation == '='
+    assert emm.low.value < 125 < emm.high.value
+
+
+def test_emm_of_the_paper():
+    # 92.1 % at 1,000 and 60.9 % at 2,000 (paper, unconditional CIFAR-10): 1000 + 2.1 / 31.2 * 1000.
+    ratios = {500: 0.992, 1000: 0.921, 2000: 0.609, 3000: 0.346}
+    emm = effective_memorization(counted(ratios, images=10_000))
+    assert emm.estimate.value == pytest.approx(1000 + 1000 * 2.1 / 31.2)
+    assert str(emm.estimate) == '1,067'
+
+
+def test_interval_agrees_with_the_delta_method():
+    # d(EMM) = d(ratio) / slope: here both ends of the segment carry noise, with weights by their distance.
+    images = 1_000_000
+    emm = effective_memorization(counted({100: 0.95, 200: 0.85}, images=images), resamples=20_000)
+    slope = (0.85 - 0.95) / 100
+    error = math.sqrt(0.5**2 * 0.95 * 0.05 / images + 0.5**2 * 0.85 * 0.15 / images) / abs(slope)
+    assert emm.low.value == pytest.approx(150 - 1.96 * error, abs=0.02)
+    assert emm.high.value == pytest.approx(150 + 1.96 * error, abs=0.02)
+
+
+def test_repeats_whose_mean_is_the_threshold_reach_it():
+    # 85 % and 95 % are 90 %; added up as binary fractions, they are a little less.
+    assert Ratios(10, (17, 19), (20, 20)).mean == 0.9
+    emm = effective_memorization([Ratios(10, (17, 19), (20, 20)), Ratios(20, (10, 10), (20, 20))])
+    assert str(emm.estimate) == '10'
+
+
+@pytest.mark.parametrize(
+    ('ratios', 'text'),
+    [({20: 1.0, 50: 0.99}, '≥ 50'), ({20: 0.5, 50: 0.1}, '< 20'), ({20: 0.3}, '< 20'), ({7: 1}, '≥ 7')],
+)
+def test_emm_that_is_not_bracketed_is_an_inequality(ratios, text):
+    emm = effective_memorization(counted(ratios))
+    assert str(emm.estimate) == text
+
+
+def test_an_end_of_the_interval_can_lie_outside_of_the_measured_sizes():
+    emm = effective_memorization(counted({100: 0.91, 200: 0.5}, images=100))
+    assert emm.estimate.relation == '='
+    assert str(emm.low) == '< 100'
+
+
+def test_emm_of_ratios_that_rise_again_is_the_last_crossing():
+    # The largest |D| with at least 90 %: after 300, at 92 %, linear to 50 % at 400.
+    ratios = counted({100: 0.95, 200: 0.7, 300: 0.92, 400: 0.5})
+    emm = effective_memorization(ratios)
+    assert emm.estimate.value == pytest.approx(300 + 100 * 2 / 42)
+    assert [(small.size, large.size) for small, large in rising_pairs(ratios)] == [(200, 300)]
+
+
+def test_a_rise_within_the_intervals_is_no_warning():
+    assert rising_pairs(counted({100: 0.50, 200: 0.52}, images=100)) == []
+
+
+def test_a_ratio_of_exactly_the_threshold_counts_as_replayed():
+    assert effective_memorization(counted({100: 0.9, 200: 0.1})).estimate.value == pytest.approx(100)
+
+
+def test_interval_over_repeats_is_students_t():
+    ratios = Ratios(100, (400, 500, 600), (1000, 1000, 1000))
+    # t with 2 degrees of freedom: 4.302653; standard error 0.1 / sqrt(3).
+    assert ratios.interval.kind == 't over repeats'
+    assert ratios.interval.low == pytest.approx(0.5 - 4.302653 * 0.1 / math.sqrt(3), abs=1e-6)
+    assert ratios.mean == pytest.approx(0.5)
+
+
+def test_repeats_that_agree_have_an_interval_nonetheless():
+    interval = Ratios(100, (1000, 1000, 1000), (1000, 1000, 1000)).interval
+    # Wilson with 3,000 of 3,000: 1 / (1 + z² / n).
+    assert interval.low == pytest.approx(1 / (1 + 1.959964**2 / 3000), abs=1e-6)
+    assert interval.high == 1
+
+
+def test_interval_of_one_repeat_is_wilsons():
+    assert Ratios(100, (50,), (100,)).interval.kind == 'Wilson over images'
+
+
+def test_repeats_that_disagree_widen_the_interval_of_the_emm():
+    same = [Ratios(100, (960, 960, 960), (1000,) * 3), Ratios(200, (700, 700, 700), (1000,) * 3)]
+    apart = [Ratios(100, (920, 960, 1000), (1000,) * 3), Ratios(200, (600, 700, 800), (1000,) * 3)]
+    narrow, wide = effective_memorization(same), effective_memorization(apart)
+    assert narrow.estimate == wide.estimate
+    assert wide.high.value - wide.low.value > 2 * (narrow.high.value - narrow.low.value)
+
+
+def test_coverage_of_the_interval_is_about_95_percent():
+    # Truth: 94 % at 100 and 80 % at 200, so 100 * 4 / 14 beyond 100.
+    truth, rng, covered = 100 + 100 * 4 / 14, np.random.default_rng(0), 0
+    for _ in range(200):
+        copies = [int(rng.binomial(1000, p)) for p in (0.94, 0.80)]
+        emm = effective_memorization(
+            [Ratios(100, (copies[0],), (1000,)), Ratios(200, (copies[1],), (1000,))], resamples=1000
+        )
+        low = emm.low.value if emm.low.relation == '=' else 0
+        covered += low <= truth <= emm.high.value
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+@pytest.mark.parametrize(('memorized', 'images'), [((5,), (4,)), ((), ()), ((1,), (2, 3)), ((0,), (0,))])
+def test_impossible_counts_are_refused(memorized, images):
+    with pytest.raises(ValueError, match='size=10'):
+        Ratios(10, memorized, images)
+
+
+def search(curve, low, high, tolerance, step=1, known=None):
+    """Sizes that a search measures on a known curve, in order, and all ratios that it ends with."""
+    ratios, measured = dict(known or {}), []
+    while (size := next_size(ratios, low, high, tolerance, step)) is not None:
+        assert size not in ratios
+        assert low <= size <= high
+        assert size % step == 0
+        ratios[size] = curve(size)
+        measured.append(size)
+    return measured, ratios
+
+
+@pytest.mark.parametrize('tolerance', [0.02, 0.1, 0.5])
+def test_search_brackets_within_tolerance_and_takes_no_more_than_its_bound(tolerance):
+    rng = random.Random(1)
+    for _ in range(300):
+        low = rng.randrange(50, 2000)
+        high = rng.randrange(low + 1, 200 * low)
+        crossing = math.exp(rng.uniform(math.log(low), math.log(high)))
+        measured, ratios = search(lambda size, c=crossing: 1.0 if size <= c else 0.2, low, high, tolerance)
+        halvings = math.log2(math.log(high / low) / math.log(1 + tolerance))
+        assert len(measured) <= 2 + max(0, math.ceil(halvings))
+        start = max(size for size, ratio in ratios.items() if ratio >= 0.9)
+        if start < high:
+            end = min(size for size, ratio in ratios.items() if ratio < 0.9)
+            assert start <= crossing < end
+            assert end <= start * (1 + tolerance) + 1  # sizes are whole numbers
+
+
+def test_search_keeps_to_multiples_of_the_classes():
+    measured, _ = search(lambda size: size <= 1234, 100, 10_000, 0.05, step=10)
+    assert all(size % 10 == 0 for size in measured)
+    assert len(measured) <= most_sizes(100, 10_000, 0.05)
+
+
+def test_search_that_fails_at_the_smallest_size_trains_once():
+    assert search(lambda size: 0.0, 100, 5000, 0.1)[0] == [100]
+
+
+def test_search_that_succeeds_at_the_largest_size_trains_twice():
+    assert search(lambda size: 1.0, 100, 5000, 0.1)[0] == [100, 5000]
+
+
+def test_search_uses_what_is_known():
+    fresh, ratios = search(lambda size: size <= 1234, 100, 10_000, 0.05)
+    assert search(lambda size: size <= 1234, 100, 10_000, 0.05, known=ratios)[0] == []
+    # A wider range keeps the old bracket, and needs nothing but what it lacks.
+    assert len(search(lambda size: size <= 1234, 50, 20_000, 0.05, known=ratios)[0]) < len(fresh)
+
+
+def test_search_of_sizes_that_cannot_be_split_ends():
+    assert search(lambda size: size <= 10, 10, 20, 0.1, step=10)[0] == [10, 20]

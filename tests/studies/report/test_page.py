@@ -1,0 +1,246 @@
+"""The page of a study: what it holds, and that nothing in it can break out of it."""
+
+import base64
+import hashlib
+import html.parser
+import io
+import json
+import math
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from dataset_utils import open_source
+from evaluation.best import write_best
+from evaluation.memorization import memorization_ratio
+from evaluation.records import SETTINGS
+from studies.points import DONE, FAILED, Status, write_json, write_status
+from studies.report.charts import BOTTOM, LEFT, RIGHT, TOP, loss_chart, ratio_chart
+from studies.report.gallery import read_gallery
+from studies.report.page import TEMPLATES, Page, entries, point_charts, render_page, study_page, write_page
+from studies.results import collect
+from studies.study import read_study
+from tests.studies.report.sample_page import COPIES, HOSTILE, OTHERS, sample_page
+from training.sampling import GeneratedBatch
+
+SEEDS = list(range(100, 140))
+
+
+class Reader(html.parser.HTMLParser):
+    """All tags of a page with their attributes, all text, and the content of scripts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text, self.scripts, self.open_script = [], [], [], False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.open_script = tag == 'script'
+
+    def handle_endtag(self, tag):
+        self.open_script = False
+
+    def handle_data(self, data):
+        (self.scripts if self.open_script else self.text).append(data)
+
+
+def test_names_cannot_break_out_of_the_page():
+    page = render_page(sample_page(hostile=True))
+    reader = Reader(page)
+    assert HOSTILE not in page
+    assert HOSTILE in ''.join(reader.text)
+    assert reader.scripts == [(TEMPLATES / 'page.js').read_text(encoding='utf-8')]
+    assert not [name for _, attributes in reader.tags for name in attributes if name.startswith('on')]
+    assert all(attributes['src'].startswith('data:image/') for tag, attributes in reader.tags if tag == 'img')
+
+
+def test_the_page_needs_nothing_outside_of_itself():
+    reader = Reader(render_page(sample_page(hostile=True)))
+    references = [a[key] for _, a in reader.tags for key in ('src', 'href', 'action', 'data', 'srcset') if key in a]
+    assert references
+    assert all(reference.startswith(('data:', '#')) for reference in references)
+    assert 'url(' not in (TEMPLATES / 'page.css').read_text(encoding='utf-8')
+    policy = next(a['content'] for tag, a in reader.tags if a.get('http-equiv') == 'Content-Security-Policy')
+    assert "default-src 'none'" in policy
+    digest = base64.b64encode(hashlib.sha256(reader.scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_a_gallery_has_every_image_as_it_is():
+    page = sample_page()
+    shown = [a['src'] for tag, a in Reader(render_page(page)).tags if tag == 'img' and 'width' in a]
+    expected = [image for item in page.gallery for image in (item.generated, item.nearest, item.second)]
+    assert len(shown) == len(expected) == 3 * (COPIES + OTHERS)
+    for source, image in zip(shown, expected, strict=True):
+        picture = PIL.Image.open(io.BytesIO(base64.b64decode(source.removeprefix('data:image/png;base64,'))))
+        np.testing.assert_array_equal(np.atleast_3d(np.asarray(picture)), image.transpose(1, 2, 0))
+
+
+def test_a_page_with_nothing_in_it_is_a_page(tmp_path):
+    path = tmp_path / 'new' / 'report.html'
+    write_page(path, Page('Empty'))
+    reader = Reader(path.read_text(encoding='utf-8'))
+    assert 'Empty' in reader.text
+    assert not [tag for tag, _ in reader.tags if tag in ('img', 'table', 'details', 'button')]
+
+
+def test_the_same_page_gives_the_same_bytes():
+    assert render_page(sample_page()) == render_page(sample_page())
+
+
+def test_settings_are_shown_as_words_and_long_lists_are_cut():
+    shown = dict(entries({'a': [1, 2], 'b': list(range(100)), 'c': None, 'd': True, 'e': {'f': 1}, 'g': []}))
+    assert shown == {
+        'a': '1, 2',
+        'b': ', '.join(map(str, range(24))) + ', … (100 in all)',
+        'c': 'none',
+        'd': 'yes',
+        'e': {'f': 1},
+        'g': 'none',
+    }
+
+
+def test_a_loss_curve_goes_from_corner_to_corner_on_a_logarithmic_scale():
+    chart = loss_chart([0, 5, 8, 10], [1, 0.1, math.nan, 0.01])
+    assert chart.line == f'M{LEFT}.0 {TOP}.0L{(LEFT + RIGHT) / 2} {(TOP + BOTTOM) / 2}L{RIGHT}.0 {BOTTOM}.0'
+    assert [(tick.place, tick.text) for tick in chart.y_ticks] == [
+        (BOTTOM, '0.01'), ((TOP + BOTTOM) / 2, '0.1'), (TOP, '1'),
+    ]  # fmt: skip
+    assert loss_chart([1, 2], [math.inf, 0.1]) is None
+
+
+def test_a_ratio_curve_has_its_interval_as_a_band():
+    chart = ratio_chart([10, 5], [1, 0.5], [0.5, 0], [1, 1])
+    middle_x, middle_y = (LEFT + RIGHT) / 2, (TOP + BOTTOM) / 2
+    assert chart.line == f'M{middle_x} {middle_y}L{RIGHT}.0 {TOP}.0'
+    band = [(middle_x, TOP), (RIGHT, TOP), (RIGHT, middle_y), (middle_x, BOTTOM)]
+    assert chart.band == 'M' + 'L'.join(f'{x:.1f} {y:.1f}' for x, y in band) + 'Z'
+    assert ratio_chart([], [], [], []) is None
+
+
+def fill_point(folder, data):
+    """The files of a finished point whose images are training images with noise; returns images and training set."""
+    rng = np.random.default_rng(0)
+    training = open_source(data).load().transpose(0, 3, 1, 2)  # [N, 1, 8, 8]
+    noise = rng.normal(size=[len(SEEDS), 1, 8, 8]) * np.linspace(5, 60, len(SEEDS))[:, None, None, None]
+    images = np.clip(training[rng.integers(20, size=len(SEEDS))] + noise, 0, 255).astype(np.uint8)
+    result = memorization_ratio(torch.from_numpy(images), torch.from_numpy(training))
+    record = dict.fromkeys(SETTINGS) | {
+        'snapshot': 'network-snapshot-000002.safetensors', 'seeds': '100-139', 'kimg': 2.0, 'epochs': 100.0,
+        'num_images': len(SEEDS), 'num_memorized': result.num_memorized, 'ratio': result.ratio,
+        'ratio_low': result.interval[0], 'ratio_high': result.interval[1], 'mean_distance': result.mean_distance,
+        'num_duplicates': 0, 'dataset_size': 20,
+    }  # fmt: skip
+    earlier = record | {'snapshot': 'network-snapshot-000001.safetensors', 'kimg': 1.0, 'epochs': 50.0, 'ratio': 0.0}
+    run = folder / 'run'
+    run.mkdir(parents=True)
+    (folder / 'data.zip').write_bytes(data.read_bytes())
+    (run / 'mem_traj.jsonl').write_text(f'{json.dumps(earlier)}\n{json.dumps(record)}\n')
+    lines = [{'Progress/kimg': kimg, 'Loss/loss': {'mean': 1 / kimg}} for kimg in (1, 2)]
+    (run / 'stats.jsonl').write_text('\n'.join(map(json.dumps, lines)) + '\n{"cut short')
+    write_json(run / 'training_options.json', {'dataset': {'channels': 1, 'resolution': 8}, 'seed': 1024})
+    settings = {name: record[name] for name in SETTINGS}
+
+    def generate(batches):
+        for seeds in batches:
+            yield GeneratedBatch(seeds, torch.from_numpy(images[[seed - SEEDS[0] for seed in seeds]]))
+
+    write_best(run / 'mem_best.npz', settings, SEEDS, 7, result, generate)
+    write_json(folder / 'result.json', record)
+    write_status(folder, Status(DONE, seconds=61.0))
+    return images, training
+
+
+def test_a_gallery_has_the_closest_calls_first_beside_their_two_nearest_images(tmp_path, digits_20):
+    images, training = fill_point(tmp_path, digits_20)
+    expected = []
+    for seed, image in zip(SEEDS, images, strict=True):
+        distances = np.sqrt(((training.astype(np.float64) - image) ** 2).mean(axis=(1, 2, 3)))
+        near, second = np.argsort(distances)[:2]
+        closeness = abs(math.log(3 * distances[near] / distances[second]))
+        expected.append((closeness, seed, image, training[near], training[second], distances[near], distances[second]))
+    expected.sort(key=lambda entry: entry[0])
+    items = read_gallery(tmp_path, size=12)
+    assert len(items) == 12
+    assert {item.memorized for item in items} == {True, False}
+    for item, (_, seed, image, near, second, distance, second_distance) in zip(items, expected, strict=False):
+        assert item.seed == seed
+        for shown, image_of in ((item.generated, image), (item.nearest, near), (item.second, second)):
+            np.testing.assert_array_equal(shown, image_of)
+        assert (item.distance, item.second_distance) == pytest.approx((distance, second_distance))
+        assert item.memorized == (distance < second_distance / 3)
+
+
+@pytest.mark.parametrize('name', ['data.zip', 'run/mem_best.npz', 'run/mem_traj.jsonl'])
+def test_without_one_of_its_files_there_is_no_gallery(tmp_path, digits_20, name):
+    fill_point(tmp_path, digits_20)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[100 : len(content) // 2] + b'\n{}')
+    assert read_gallery(tmp_path, size=12) == []
+    (tmp_path / name).unlink()
+    assert read_gallery(tmp_path, size=12) == []
+
+
+def test_a_log_that_is_not_one_leaves_out_its_curve(tmp_path, digits_20):
+    fill_point(tmp_path, digits_20)
+    for name in ('mem_traj.jsonl', 'stats.jsonl'):
+        (tmp_path / 'run' / name).write_bytes(b'\xff\xfe not JSON\n[1]\n{"Loss/loss": 3}\n')
+    assert point_charts(tmp_path / 'run') == []
+
+
+@pytest.fixture
+def study():
+    document = {
+        'title': HOSTILE,
+        'data': {'selection': 'size', 'source': 'digits'},
+        'train': {'preset': 'digits', 'epochs': 2},
+        'sizes': {'values': [10, 20]},
+        'factors': {'width': {'label': 'Channels', 'option': 'train.num-channels', 'values': [8, 16]}},
+    }
+    return read_study(document, 'test', 'test.toml')
+
+
+def test_a_study_becomes_a_page_of_what_is_there(tmp_path, study, digits_20):
+    narrow, wide = collect(study, tmp_path).values
+    done, failed = narrow.at(20)[0].point, wide.at(10)[0].point
+    for point in (done, failed):
+        point.prepare()
+    fill_point(done.folder, digits_20)
+    write_status(failed.folder, Status(FAILED, step='train', failures=1, message='Error: no space <left>'))
+    page = study_page(collect(study, tmp_path))
+    shown, broken = page.points
+    assert (shown.state, shown.group, shown.name) == ('done', 'width 8', '20 training images')
+    assert [chart.title for chart in shown.charts] == ['Loss', 'Memorized images']
+    assert shown.configuration['seed'] == 1024
+    assert [command.split()[1] for command in shown.commands] == ['-m', 'train.py', 'mem_ratio.py']
+    assert 0 < len(shown.gallery) <= 36
+    assert (broken.state, broken.message, broken.gallery) == ('failed', 'Error: no space <left>', [])
+    assert 'Trainings: 1 done, 1 failed, 2 left.' in page.summary
+    emm, ratios = page.tables
+    assert emm.rows[0][0].text == '8'
+    assert [cell.text for cell in ratios.rows[0][:2]] == ['8', '20']
+    assert ratios.rows[0][1].anchor == shown.anchor
+    assert page.figures
+    reader = Reader(render_page(page))
+    assert HOSTILE in reader.text
+    assert 'Error: no space <left>' in reader.text
+
+
+def test_a_study_without_any_result_becomes_a_page(tmp_path, study):
+    page = study_page(collect(study, tmp_path))
+    assert page.summary == ['Trainings: 4 left.']
+    assert [*page.points, *page.tables, *page.figures] == []
+    render_page(page)
+
+
+def test_galleries_shrink_where_there_are_many(monkeypatch, tmp_path, study, digits_20):
+    point = collect(study, tmp_path).values[0].at(20)[0].point
+    point.prepare()
+    fill_point(point.folder, digits_20)
+    monkeypatch.setattr('studies.report.page.MOST_IMAGES', 9)
+    assert len(study_page(collect(study, tmp_path)).points[0].gallery) == 9
+    monkeypatch.setattr('studies.report.page.MOST_PIXEL_BYTES', 1)
+    assert len(study_page(collect(study, tmp_path)).points[0].gallery) == 4

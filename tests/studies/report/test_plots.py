@@ -1,0 +1,145 @@
+import itertools
+
+import numpy as np
+import PIL.Image
+import pytest
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
+
+from evaluation.effective_memorization import EMM, Bound
+from studies.report.plots import (
+    Curve,
+    EmmBar,
+    RatioPoint,
+    SkipPlacement,
+    TrainingCurve,
+    emm_figure,
+    figure_bytes,
+    ratio_figure,
+    save_figure,
+    skip_figure,
+    training_figure,
+    value_figure,
+)
+
+POINTS = [RatioPoint(400, 0, 0, 0.01), RatioPoint(20, 0.99, 0.97, 1), RatioPoint(50, 0.25, 0.2, 0.3)]
+HOSTILE = ['$\\frac{', '_hidden', '', 'two\nlines\x00', '<script>alert(1)</script>', 'word ' * 40, 'x' * 200, '7 µ 漢']
+EMMS = [
+    EMM(Bound(40), Bound(36), Bound(46)),
+    EMM(Bound(400, '≥'), Bound(300), Bound(400, '≥')),
+    EMM(Bound(20, '<'), Bound(20, '<'), Bound(20, '<')),
+]
+
+
+def placements(num_places):
+    masks = [[1] * num_places] + [[int(i == j) for j in range(num_places)] for i in range(num_places)]
+    return [SkipPlacement(mask, 0.5, 0.4, 0.6) for mask in masks]
+
+
+def figures(names):
+    runs = [TrainingCurve(name, [100, 200], [0.1, 0.5], [0, 0.4], [0.2, 0.6]) for name in names]
+    title = ' '.join(names)
+    return [
+        ratio_figure([Curve(name, POINTS) for name in names], title),
+        training_figure(runs, title),
+        emm_figure([EmmBar(name, emm) for name, emm in zip(names, itertools.cycle(EMMS), strict=False)], title),
+        value_figure([(name, point) for name, point in zip(names, itertools.cycle(POINTS), strict=False)], title),
+        skip_figure(placements(9), [32, 16, 8], title),
+    ]
+
+
+class NotingRenderer(RendererAgg):
+    """Notes the boxes, in pixels, of the lines of text that it draws."""
+
+    def __init__(self, *size):
+        super().__init__(*size)
+        self.boxes = []
+
+    def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None):
+        width, height, descent = self.get_text_width_height_descent(s, prop, ismath)
+        upright = Bbox([[x, y - height + descent], [x + width, y + descent]])
+        turned = Bbox([[x - height + descent, y - width], [x + descent, y]])
+        self.boxes.append(turned if angle == 90 else upright)
+
+
+def text_boxes(figure):
+    renderer = NotingRenderer(*figure.get_size_inches() * figure.dpi, figure.dpi)
+    figure.draw(renderer)
+    return renderer.boxes
+
+
+def overlap(one, other):
+    return min(one.x1, other.x1) - max(one.x0, other.x0) > 1 and min(one.y1, other.y1) - max(one.y0, other.y0) > 1
+
+
+@pytest.mark.filterwarnings('ignore:Glyph')
+@pytest.mark.parametrize('names', [['32×32', '16×16', '8×8'], HOSTILE, [str(i) for i in range(12)]])
+def test_no_text_overlaps_or_leaves_the_figure(names):
+    for figure in figures(names):
+        boxes = text_boxes(figure)
+        width, height = figure.get_size_inches() * figure.dpi
+        assert all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1 for box in boxes)
+        assert not [pair for pair in itertools.combinations(boxes, 2) if overlap(*pair)]
+
+
+def test_close_sizes_get_no_overlapping_labels():
+    sizes = [20, 50, 55, 58, 60, 61, 62, 64, 66, 70, 395, 400]
+    figure = ratio_figure([Curve('', [RatioPoint(size, 0.5, 0.4, 0.6) for size in sizes])], '')
+    boxes = text_boxes(figure)
+    assert not [pair for pair in itertools.combinations(boxes, 2) if overlap(*pair)]
+
+
+def test_ratios_are_drawn_in_percent_by_size_with_the_threshold():
+    axes = ratio_figure([Curve('a', POINTS)], 'title').axes[0]
+    curve, threshold = axes.lines
+    np.testing.assert_allclose(curve.get_xydata(), [[20, 99], [50, 25], [400, 0]])
+    assert threshold.get_ydata()[0] == pytest.approx(90)
+    assert axes.get_xscale() == 'log'
+
+
+def test_curves_differ_without_colour():
+    figure = ratio_figure([Curve(str(i), POINTS) for i in range(12)], '')
+    curves = figure.axes[0].lines[:12]
+    looks = {(str(c.get_linestyle()), c.get_marker(), c.get_markerfacecolor() == 'white') for c in curves}
+    assert len(looks) == 12
+
+
+def test_the_relation_of_an_emm_shows_in_its_marker():
+    axes = emm_figure([EmmBar(str(emm), emm) for emm in EMMS], '').axes[0]
+    marks = [(line.get_marker(), line.get_markerfacecolor()) for line in axes.lines if line.get_marker() in list('o><')]
+    assert [marker for marker, _ in marks] == ['o', '>', '<']
+    assert [face == 'white' for _, face in marks] == [False, True, True]
+
+
+def test_ratios_by_value_are_dots_in_their_intervals_in_percent():
+    axes = value_figure([('a', POINTS[1]), ('b', POINTS[2])], '', threshold=0.8).axes[0]
+    lines = [line.get_xdata() for line in axes.lines]
+    assert [pytest.approx(list(x)) for x in lines] == [[97, 100], [99], [20, 30], [25], [80, 80]]
+
+
+@pytest.mark.parametrize(('num_places', 'resolutions'), [(9, [32, 16, 8]), (6, [8, 4, 2]), (4, [8, 4])])
+def test_the_cells_under_a_bar_are_its_mask(num_places, resolutions):
+    shown = placements(num_places)
+    cells = [p for p in skip_figure(shown, resolutions, '').axes[1].patches if isinstance(p, Rectangle)]
+    filled = [to_rgb(cell.get_facecolor()[:3]) != to_rgb('white') for cell in cells]
+    assert filled == [bool(kept) for placement in shown for kept in placement.mask]
+
+
+def test_masks_that_do_not_fit_the_resolutions_are_refused():
+    with pytest.raises(ValueError, match='do not fit'):
+        skip_figure(placements(4), [32, 16, 8], '')
+    with pytest.raises(ValueError, match='do not fit'):
+        skip_figure([*placements(4), *placements(6)], [8, 4], '')
+
+
+def test_files_are_what_their_endings_say_and_the_same_each_time(tmp_path):
+    for name in ('figure.png', 'figure.svg'):
+        path = tmp_path / 'new' / name
+        save_figure(path, ratio_figure([Curve('a', POINTS)], 'title'))
+        assert path.read_bytes() == figure_bytes(ratio_figure([Curve('a', POINTS)], 'title'), path.suffix[1:])
+    with PIL.Image.open(tmp_path / 'new' / 'figure.png') as picture:
+        assert picture.format == 'PNG'
+        assert 640 <= picture.width <= 800
+    assert '<dc:date>' not in (tmp_path / 'new' / 'figure.svg').read_text(encoding='utf-8')

@@ -1,0 +1,434 @@
+"""Running a study with a stand-in for the trainings, whose ratios are known: what is run, and what is told."""
+
+import dataclasses
+import fcntl
+import json
+import math
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dnnlib.util import UserError
+from studies import run_study as run_study_module
+from studies.commands import Resources
+from studies.folder import claim, open_study
+from studies.points import (
+    DONE,
+    FAILED,
+    LEFT,
+    RUNNING,
+    STOPPED,
+    Status,
+    is_locked,
+    lock,
+    make_point,
+    read_status,
+    write_json,
+    write_status,
+)
+from studies.report.tables import csv_text, ratio_rows, seconds_left, status_text, table_text, tables, write_tables
+from studies.results import collect
+from studies.run_study import run_study
+from studies.study import read_study
+from tests.helpers import environment
+
+BASE = {
+    'data': {'selection': 'one-class', 'source': 'digits', 'class-name': '0'},
+    'train': {'preset': 'digits'},
+    'evaluate': {'seeds': '0-999'},
+}
+
+
+def make_study(**tables):
+    return read_study(BASE | tables, 'test', 'test.toml')
+
+
+class FakeLauncher:
+    """Finishes every point at once, with the ratio that `curve` gives for its size; None makes it fail."""
+
+    def __init__(self, curve, capacity=1):
+        self.curve, self.capacity, self.resources = curve, capacity, Resources()
+        self.order = []
+
+    def submit(self, folders):
+        assert self.capacity is None or len(folders) <= self.capacity
+        return [self.finish(folder) for folder in folders]
+
+    def finish(self, folder):
+        point = json.loads((folder / 'point.json').read_bytes())
+        self.order.append((point['size'], point['repeat']))
+        ratio = self.curve(point['size'])
+        before = read_status(folder)
+        if ratio is None:
+            write_status(folder, Status(FAILED, 'train', before.failures + 1, 1.0, 'Error: no luck'))
+        else:
+            write_json(folder / 'result.json', record_of(ratio))
+            write_status(folder, Status(DONE, seconds=float(point['size'])))
+        return self
+
+    def done(self):
+        return True
+
+    def stop(self):
+        pass
+
+
+def record_of(ratio):
+    numbers = dict.fromkeys(('ratio', 'ratio_low', 'ratio_high'), ratio)
+    counts = {'num_memorized': round(1000 * ratio), 'num_images': 1000, 'num_duplicates': 0}
+    return {**numbers, **counts, 'mean_distance': 1.0, 'epochs': 1, 'kimg': 1}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(run_study_module, 'SECONDS_BETWEEN_LOOKS', 0.001)
+
+
+def run(study, root, curve, retry=False, capacity=1):
+    launcher = FakeLauncher(curve, capacity)
+    ended = []
+    results = run_study(study, root, launcher, retry, lambda *_: None, lambda result, _: ended.append(result))
+    assert len(ended) == len(launcher.order)
+    return launcher.order, results
+
+
+def test_every_size_and_repeat_is_run_once(tmp_path):
+    study = make_study(sizes={'values': [10, 20]}, repeats={'count': 2})
+    order, results = run(study, tmp_path, lambda size: 10 / size)
+    assert order == [(10, 0), (10, 1), (20, 0), (20, 1)]
+    assert str(results.values[0].emm.estimate) == '12.0'[:2]  # from 100 % at 10 to 50 % at 20: 90 % at 12
+    assert run(study, tmp_path, lambda size: 0.0)[0] == []  # a finished point is never run again
+
+
+def test_a_larger_study_adds_points_and_keeps_the_others(tmp_path):
+    run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 10 / size)
+    order, results = run(make_study(sizes={'values': [20, 40]}), tmp_path, lambda size: 10 / size)
+    assert order == [(40, 0)]
+    assert [ratios.size for ratios in results.values[0].ratios] == [10, 20, 40]
+
+
+def test_a_size_that_left_the_study_is_told_and_never_trained_again(tmp_path):
+    run(make_study(sizes={'values': [10, 20, 30]}), tmp_path, lambda size: None if size == 20 else 1.0)
+    write_status(tmp_path / 'points/all/000030-r0', Status(STOPPED, 'train'))
+    study = make_study(sizes={'values': [40]}, repeats={'count': 2})
+    order, results = run(study, tmp_path, lambda size: 0.5, retry=True)
+    assert order == [(40, 0), (40, 1)]
+    assert [(result.point.size, result.status.state) for result in results.points] == [
+        (10, DONE),
+        (40, DONE),
+        (40, DONE),
+    ]
+
+
+def test_more_repeats_of_a_search_are_trained_where_it_passes_alone(tmp_path):
+    sizes = {'search': [10, 1000], 'tolerance': 0.1}
+    first, _ = run(make_study(sizes=sizes), tmp_path, lambda size: 1.0 if size < 100 else 0.0)
+    again, _ = run(make_study(sizes=sizes, repeats={'count': 2}), tmp_path, lambda size: 1.0 if size < 100 else 0)
+    assert again == [(size, 1) for size, _ in first]
+    wider = make_study(sizes={'search': [10, 1000], 'tolerance': 1.0}, repeats={'count': 3})
+    assert len(run(wider, tmp_path, lambda size: 1.0 if size < 100 else 0.0)[0]) < len(first)
+
+
+@pytest.mark.parametrize(
+    'damaged',
+    [
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b'[]',
+        lambda whole: whole.replace(b'"num_images": 1000', b'"num_images": 0'),
+        lambda whole: whole.replace(b'"num_memorized": 500', b'"num_memorized": 5000'),
+        lambda whole: whole.replace(b'"epochs"', b'"epoch"'),
+    ],
+    ids=['cut short', 'no table', 'no images', 'more copies than images', 'a number missing'],
+)
+def test_a_point_without_a_whole_result_is_gone_on_with(tmp_path, damaged):
+    study = make_study(sizes={'values': [10]})
+    run(study, tmp_path, lambda size: 0.5)
+    path = tmp_path / 'points/all/000010-r0/result.json'
+    path.write_bytes(damaged(path.read_bytes()))
+    assert collect(study, tmp_path).points[0].status.state == STOPPED
+    order, results = run(study, tmp_path, lambda size: 0.25)
+    assert order == [(10, 0)]
+    assert results.values[0].ratios[0].mean == 0.25
+
+
+@pytest.mark.parametrize(
+    ('text', 'status'),
+    [
+        ('[]', Status()),
+        ('{"state": "cancelled", "step": "train", "failures": 2, "other": 1}', Status(LEFT, 'train', 2)),
+        ('{"state": "failed", "failures": "two", "seconds": null, "message": 5}', Status(FAILED)),
+        ('{"state": ["failed"]}', Status()),
+        ('{"state": "done', Status()),
+    ],
+)
+def test_a_status_of_another_version_is_read_as_far_as_it_goes(tmp_path, text, status):
+    (tmp_path / 'status.json').write_text(text)
+    assert read_status(tmp_path) == status
+
+
+def test_whoever_looks_at_a_point_does_not_keep_it_from_being_run(tmp_path):
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            is_locked(tmp_path)
+
+    watchers = [threading.Thread(target=look) for _ in range(3)]
+    (tmp_path / 'lock').touch()
+    for thread in watchers:
+        thread.start()
+    try:
+        for _ in range(200):
+            with lock(tmp_path) as descriptor:
+                assert descriptor is not None
+    finally:
+        stop.set()
+        for thread in watchers:
+            thread.join()
+
+
+def test_two_processes_that_come_to_a_point_at_once_set_nothing_aside(tmp_path):
+    study = make_study(sizes={'values': list(range(10, 40))})
+    points = [make_point(study, tmp_path, study.values[0], size, 0) for size in study.values[0].sizes.values]
+    barrier = threading.Barrier(4)
+
+    def prepare():
+        for point in points:
+            barrier.wait()
+            point.prepare()
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(prepare) for _ in range(4)]:
+            future.result()
+    assert collect(study, tmp_path).set_aside == []
+    assert all(point.matches() for point in points)
+
+
+def test_a_point_of_other_settings_is_set_aside_and_run_anew(tmp_path):
+    run(make_study(sizes={'values': [10]}), tmp_path, lambda size: 0.5)
+    changed = make_study(sizes={'values': [10]}, train={'preset': 'digits', 'lr': 1e-3})
+    assert collect(changed, tmp_path).values[0].ratios == []
+    order, results = run(changed, tmp_path, lambda size: 0.25)
+    assert order == [(10, 0)]
+    assert [path.name for path in results.set_aside] == ['000010-r0.set-aside-1']
+    assert json.loads((results.set_aside[0] / 'result.json').read_bytes())['num_memorized'] == 500
+    assert results.values[0].ratios[0].mean == 0.25
+    assert 'set aside' in status_text(results)
+
+
+@pytest.mark.parametrize(('low', 'high', 'tolerance'), [(10, 1000, 0.1), (100, 170, 0.02), (50, 60, 1.0)])
+def test_a_search_takes_no_more_sizes_than_its_bound(tmp_path, low, high, tolerance):
+    study = make_study(sizes={'search': [low, high], 'tolerance': tolerance})
+    most = 2 + max(0, math.ceil(math.log2(math.log(high / low) / math.log(1 + tolerance))))
+    truth = math.sqrt(low * high) * 1.01
+    order, results = run(study, tmp_path, lambda size: 1.0 if size <= truth else 0.5)
+    assert len(order) <= most
+    ratios = results.values[0].ratios
+    start = max(r.size for r in ratios if r.mean >= 0.9)
+    end = min(r.size for r in ratios if r.mean < 0.9)
+    assert start <= truth < end <= start * (1 + tolerance) + 1
+    assert run(study, tmp_path, lambda size: 0.0)[0] == []
+
+
+@pytest.mark.parametrize(('ratio', 'answer', 'sizes'), [(1.0, '≥ 100', [10, 100]), (0.0, '< 10', [10])])
+def test_a_range_on_one_side_of_the_threshold_is_answered_by_an_inequality(tmp_path, ratio, answer, sizes):
+    order, results = run(make_study(sizes={'search': [10, 100]}), tmp_path, lambda size: ratio)
+    assert [size for size, _ in order] == sizes
+    assert str(results.values[0].emm.estimate) == answer
+    assert answer in table_text(results)
+    assert f'EMM so far: {answer}' in status_text(results)
+
+
+def test_a_search_averages_the_repeats_before_it_goes_on(tmp_path):
+    study = make_study(sizes={'search': [10, 100], 'tolerance': 0.5}, repeats={'count': 3})
+    order, _ = run(study, tmp_path, lambda size: 1.0 if size < 30 else 0.0)
+    sizes = [size for size, _ in order]
+    assert all(sizes[i : i + 3].count(sizes[i]) == 3 for i in range(0, len(sizes), 3))
+
+
+def test_points_of_a_search_wait_for_a_failed_one(tmp_path):
+    study = make_study(sizes={'search': [10, 100]})
+    order, results = run(study, tmp_path, lambda size: None if size == 100 else 1.0)
+    assert order == [(10, 0), (100, 0)]
+    assert results.counts()[FAILED] == 1
+
+
+def test_a_failed_point_is_run_again_only_when_asked_and_three_times_at_most(tmp_path):
+    study = make_study(sizes={'values': [10, 20]})
+
+    def curve(size):
+        return None if size == 20 else 1.0
+
+    assert run(study, tmp_path, curve)[0] == [(10, 0), (20, 0)]
+    order, results = run(study, tmp_path, curve)
+    assert order == []
+    text = status_text(results)
+    assert '1 done' in text
+    assert '1 failed' in text
+    assert 'Error: no luck' in text
+    assert run(study, tmp_path, curve, retry=True)[0] == [(20, 0)]
+    assert run(study, tmp_path, curve, retry=True)[0] == [(20, 0)]
+    order, results = run(study, tmp_path, curve, retry=True)
+    assert order == []
+    assert results.points[1].status.failures == 3
+
+
+def test_a_point_that_runs_elsewhere_is_waited_for_and_not_started_twice(tmp_path):
+    study = make_study(sizes={'values': [10]})
+    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    point.prepare()
+    launcher = FakeLauncher(lambda size: 1.0)
+    locked = threading.Event()
+
+    def run_elsewhere():
+        with open(point.folder / 'lock', 'a') as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            locked.set()
+            time.sleep(0.2)
+            launcher.finish(point.folder)
+
+    thread = threading.Thread(target=run_elsewhere)
+    thread.start()
+    locked.wait()
+    assert point.status().state == RUNNING
+    results = run_study(study, tmp_path, launcher, False, lambda *_: None, lambda *_: None)
+    thread.join()
+    assert launcher.order == [(10, 0)]  # by the other process alone
+    assert results.counts()[DONE] == 1
+
+
+def test_a_point_whose_process_is_gone_is_stopped_and_gone_on_with(tmp_path):
+    study = make_study(sizes={'values': [10]})
+    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    assert point.status().state == LEFT
+    point.prepare()
+    write_status(point.folder, Status(RUNNING, 'train', seconds=3.0))
+    (point.folder / 'log.txt').write_text('tick 1\rtick 2\n\n')
+    assert point.status() == Status(STOPPED, 'train', seconds=3.0, message='tick 2')
+    assert run(study, tmp_path, lambda size: 1.0)[0] == [(10, 0)]
+
+
+def test_settings_of_a_running_point_cannot_change(tmp_path):
+    study = make_study(sizes={'values': [10]})
+    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    point.prepare()
+    changed = dataclasses.replace(point, seeds={'train': 1, 'select': None})
+    with open(point.folder / 'lock', 'a') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match='is running with other settings'):
+            changed.prepare()
+
+
+def test_a_folder_belongs_to_one_study(tmp_path):
+    study = make_study(sizes={'values': [10]})
+    claim(tmp_path / 's', study)
+    assert open_study(tmp_path / 's') == study
+    with pytest.raises(UserError, match='the folder of the study test, not of other; choose another'):
+        claim(tmp_path / 's', dataclasses.replace(study, name='other'))
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'thesis.tex').write_text('')
+    with pytest.raises(UserError, match='not empty, and not the folder of a study'):
+        claim(tmp_path / 'full', study)
+    with pytest.raises(UserError, match=r'no study\.json in it'):
+        open_study(tmp_path / 'full')
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"name": "test", "docu'])
+def test_a_damaged_study_json_is_written_anew(tmp_path, text):
+    study = make_study(sizes={'values': [10]})
+    (tmp_path / 'study.json').write_text(text)
+    claim(tmp_path, study)
+    assert open_study(tmp_path) == study
+
+
+@pytest.mark.parametrize('steps', [5, {'all': 'ten'}, {'all': 0}])
+def test_steps_that_are_none_are_named(tmp_path, steps):
+    claim(tmp_path, make_study(sizes={'search': [10, 20]}))
+    write_json(tmp_path / 'study.json', json.loads((tmp_path / 'study.json').read_bytes()) | {'steps': steps})
+    with pytest.raises(UserError, match=r'study\.json: damaged; run the study again'):
+        open_study(tmp_path)
+
+
+def test_two_processes_make_a_source_once(tmp_path):
+    sources = {'zeros': {'selection': 'one-class', 'source': 'digits', 'class-name': '0'}}
+    study = make_study(sizes={'values': [10]}, sources=sources)
+    script = (
+        'import json, pathlib, sys; from studies.folder import make_sources; from studies.study import read_study;'
+        'make_sources(pathlib.Path(sys.argv[1]), read_study(json.loads(sys.argv[2]), "test", "x"))'
+    )
+    words = [sys.executable, '-c', script, str(tmp_path), json.dumps(study.document)]
+    processes = [subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum(output.count(b'$ python -m dataset_utils') for output in outputs) == 1
+
+
+def test_tables_say_what_was_counted(tmp_path):
+    study = make_study(
+        sizes={'values': [10, 20]}, repeats={'count': 2}, factors={'w': {'option': 'train.batch', 'values': [1, 2]}}
+    )
+    _, results = run(study, tmp_path, lambda size: 0.95 if size == 10 else 0.75)
+    rows = ratio_rows(results)
+    assert [(row['w'], row['size'], row['memorized'], row['images']) for row in rows] == [
+        ('1', 10, 1900, 2000),
+        ('1', 20, 1500, 2000),
+        ('2', 10, 1900, 2000),
+        ('2', 20, 1500, 2000),
+    ]
+    assert rows[0]['interval'] == 't over repeats'
+    write_tables(results)
+    saved = json.loads((tmp_path / 'tables.json').read_bytes())
+    assert saved == tables(results)
+    assert saved['emm'][0]['emm'] == pytest.approx(12.5)  # a quarter of the way from 95 % to 75 %
+    lines = (tmp_path / 'ratios.csv').read_text().splitlines()
+    assert lines[0].startswith('w,size,repeats,images,memorized,ratio,')
+    assert lines[1].startswith('1,10,2,2000,1900,0.95,')
+    assert csv_text([]) == 'size\n'
+
+
+def test_ratios_that_rise_with_the_size_are_warned_about(tmp_path):
+    _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: size / 40)
+    assert '20 training images are memorized more (50.0 %) than 10 (25.0 %)' in results.warnings[0]
+    assert 'Warning: 20 training images' in table_text(results)
+
+
+def test_the_time_left_follows_from_points_of_the_nearest_size(tmp_path):
+    study = make_study(sizes={'values': [10, 40]}, repeats={'count': 3})
+    run(dataclasses.replace(study, repeats=dataclasses.replace(study.repeats, count=1)), tmp_path, lambda size: 1.0)
+    # The stand-in takes a second for each training image: two points each of 10 s and 40 s are left.
+    assert seconds_left(collect(study, tmp_path)) == pytest.approx(100)
+    assert 'About 1m 40s of work left' in status_text(collect(study, tmp_path))
+
+
+def test_nothing_done_is_told_as_that(tmp_path):
+    results = collect(make_study(sizes={'values': [10]}), tmp_path)
+    assert table_text(results) == 'No point is done yet.'
+    assert seconds_left(results) is None
+
+
+def test_a_point_that_another_process_took_first_is_gone_on_with_once_that_is_stopped(tmp_path):
+    study = make_study(sizes={'values': [10]})
+    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    files = []
+
+    class LateLauncher(FakeLauncher):
+        """Finds the point locked at its first try, by a process that is stopped soon after."""
+
+        def submit(self, folders):
+            if files:
+                return super().submit(folders)
+            files.append(open(point.folder / 'lock', 'a'))  # noqa: SIM115
+            fcntl.flock(files[0], fcntl.LOCK_EX)
+            threading.Timer(0.2, files[0].close).start()
+            return [self]
+
+    ended = []
+    results = run_study(
+        study, tmp_path, LateLauncher(lambda size: 1.0), False, lambda *_: None, lambda r, _: ended.append(r)
+    )
+    assert [result.status.state for result in ended] == [DONE]
+    assert results.counts()[DONE] == 1

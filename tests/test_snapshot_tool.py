@@ -1,0 +1,93 @@
+import hashlib
+import json
+import os
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from snapshot_tool import main
+from tests.helpers import CONFORMANCE, ROOT, needs_conformance, run_script
+from tests.training.edm_pickles import Call, dumps, network
+from training.snapshot import NetworkConfig, SnapshotInfo, load_network, read_info, save_network
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def failure(*arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 1, result.output
+    return result.stderr
+
+
+@pytest.mark.parametrize('class_name', ['VPPrecond', 'VEPrecond', 'iDDPMPrecond', 'EDMPrecond'])
+def test_weights_are_the_same_after_both_conversions(tmp_path, class_name):
+    net, record = network(class_name)
+    source, snapshot, plain = (tmp_path / name for name in ('network-snapshot-000012.pkl', 'a.safetensors', 'a.pt'))
+    source.write_bytes(dumps({'ema': record}))
+    assert invoke('convert', source, snapshot).exit_code == 0
+    assert invoke('convert', snapshot, plain).exit_code == 0
+    assert read_info(snapshot) == read_info(source)
+    weights = torch.load(plain, weights_only=True)
+    for found in (load_network(snapshot).state_dict(), weights):
+        assert found.keys() == net.state_dict().keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in net.state_dict().items())
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(load_network(snapshot)(x, 1.0), net(x, 1.0), rtol=1e-5, atol=1e-5)
+
+
+@needs_conformance
+@pytest.mark.parametrize('case', sorted((CONFORMANCE / 'networks').glob('*.json')), ids=lambda path: path.stem)
+def test_plain_weights_have_the_names_and_shapes_of_edm(tmp_path, case):
+    facts = json.loads(case.read_text())
+    keywords = {name: facts[name] for name in ('img_resolution', 'img_channels', 'label_dim')} | facts['model_kwargs']
+    with np.load(case.with_suffix('.npz')) as data:
+        expected = {name.removeprefix('state.'): data[name] for name in data if name.startswith('state.')}
+    info = SnapshotInfo(NetworkConfig(facts['precond'], keywords), 1000, 'fp32', 'x', 'ab' * 32, 20, {})
+    source, plain = tmp_path / 'a.safetensors', tmp_path / 'a.pt'
+    save_network(source, {name: torch.from_numpy(value) for name, value in expected.items()}, info)
+    assert invoke('convert', source, plain).exit_code == 0
+    weights = torch.load(plain, weights_only=True)
+    assert weights.keys() == expected.keys()
+    assert all(np.array_equal(weights[name].numpy(), value) for name, value in expected.items())
+
+
+def test_show_prints_what_a_file_holds(tmp_path):
+    net, record = network()
+    path = tmp_path / 'network-snapshot-000012.pkl'
+    path.write_bytes(dumps({'ema': record, 'dataset_kwargs': {'path': '/data/cifar10.zip'}}))
+    shown = dict(re.split(r':\s+', line, maxsplit=1) for line in invoke('show', path).stdout.splitlines())
+    assert shown['File'] == f'{path.name}, network pickle of EDM'
+    assert shown['SHA-256'] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert shown['Architecture'] == 'VPPrecond of a SongUNet'
+    assert json.loads(shown['Arguments']) == read_info(path).network.arguments
+    assert shown['Parameters'] == f'{sum(parameter.numel() for parameter in net.parameters()):,}'
+    assert (shown['Training'], shown['Training set'], shown['EMA']) == ('12 kimg', 'cifar10.zip', 'unknown')
+    snapshot = tmp_path / 'a.safetensors'
+    info = SnapshotInfo(read_info(path).network, 12000, 'bf16', 'digits', 'ab' * 32, 4000, {'mode': 'mode2'})
+    save_network(snapshot, net.state_dict(), info)
+    text = invoke('show', snapshot).stdout
+    for expected in ('12 kimg, 3 epochs', f'digits, 4,000 images, SHA-256 {"ab" * 32}', 'bf16', '{"mode": "mode2"}'):
+        assert expected in text
+
+
+def test_what_cannot_be_converted_is_one_sentence_and_leaves_nothing(tmp_path):
+    victim, source, dest = tmp_path / 'victim', tmp_path / 'evil.pkl', tmp_path / 'a.safetensors'
+    source.write_bytes(pickle.dumps({'ema': Call(os.system, f'touch {victim}')}))
+    assert "asks for 'posix.system'" in failure('convert', source, dest)
+    assert "asks for 'posix.system'" in failure('show', source)
+    assert 'no such file' in failure('show', tmp_path / 'nothing.pkl')
+    assert 'must end in .safetensors' in failure('convert', source, tmp_path / 'a.onnx')
+    assert sorted(tmp_path.iterdir()) == [source]
+
+
+def test_the_module_is_a_command():
+    result = run_script('snapshot_tool.py', 'show', 'nothing.pkl', check=False, cwd=ROOT)
+    assert result.returncode == 1
+    assert result.stderr.startswith('Error: nothing.pkl: no such file')
+    assert 'Traceback' not in result.stderr

@@ -1,0 +1,472 @@
+"""The optimal denoiser against its definition, written naively in float64."""
+
+import itertools
+import math
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from tests.helpers import CONFORMANCE, needs_conformance
+from torch_utils.int8 import MAX_INNER
+from training.closed_form import int8_sums, optimal, sums
+from training.closed_form.optimal import OptimalDenoiser
+from training.sampling import StackedRandomGenerator, ablation_sampler, edm_sampler, rho_schedule, to_uint8
+
+SIGMAS = [80.0, 20.0, 8.0, 3.0, 1.0, 0.3, 0.05, 0.002]
+
+
+def naive(images: Tensor, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [B, N] and denoised images [B, C, R, R] by the definition, float64."""
+    y = images.to(torch.float64) / 127.5 - 1
+    variance = torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1) ** 2
+    weights = torch.softmax(-squared_distances(x, images) / (2 * variance), dim=1)
+    return weights, torch.einsum('bn,nchw->bchw', weights, y)
+
+
+def squared_distances(x: Tensor, images: Tensor) -> Tensor:
+    """Squared distances [B, N] from x to the images, in units of [-1, 1], float64."""
+    y = images.to(torch.float64) / 127.5 - 1
+    return torch.stack([(y - one).square().sum(dim=(1, 2, 3)) for one in x.to(torch.float64)])
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    error = (found.to(torch.float64) - expected).flatten(1).norm(dim=1)
+    return float((error / expected.flatten(1).norm(dim=1)).max())
+
+
+def smooth_images(count: int, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
+    """Random images with most of their variance at low frequencies, as photographs have; uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn([count, channels, 4, 4], generator=generator) * 60
+    fine = torch.randn([count, channels, size, size], generator=generator) * 12
+    smooth = torch.nn.functional.interpolate(coarse, size=size, mode='bilinear')
+    return (smooth + fine + 120).clamp(0, 255).to(torch.uint8)
+
+
+def noisy(images: Tensor, sigma: float, count: int = 4, seed: int = 1) -> Tensor:
+    """Training images with noise, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(len(images), [count], generator=generator)
+    noise = torch.randn([count, *images.shape[1:]], generator=generator, dtype=torch.float64)
+    return images[index].to(torch.float64) / 127.5 - 1 + sigma * noise
+
+
+@pytest.fixture(scope='module')
+def images() -> Tensor:
+    return smooth_images(2300)
+
+
+@pytest.fixture(scope='module')
+def denoiser(images: Tensor) -> OptimalDenoiser:
+    return OptimalDenoiser(images)
+
+
+@pytest.fixture
+def digits_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small sets go the way of large ones."""
+    monkeypatch.setattr(optimal, 'FEW_PIXELS', 0)
+
+
+def forbid_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object) -> None:
+        raise AssertionError('float64 was called to help')
+
+    monkeypatch.setattr(optimal, 'float64_sums', fail)
+
+
+@pytest.mark.parametrize('sigma', SIGMAS)
+def test_denoised_images_equal_the_definition(
+    images: Tensor, denoiser: OptimalDenoiser, sigma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_float64(monkeypatch)
+    x = noisy(images, sigma)
+    found = denoiser(x, sigma)
+    assert found.dtype == torch.float64
+    assert relative_error(found, naive(images, x, sigma)[1]) < 1e-5
+    assert denoiser(x.float(), sigma).dtype == torch.float32
+    assert relative_error(denoiser(x.float(), sigma), naive(images, x.float(), sigma)[1]) < 1e-5
+
+
+def test_each_image_may_have_its_own_sigma(images: Tensor, denoiser: OptimalDenoiser) -> None:
+    sigmas = torch.tensor(SIGMAS, dtype=torch.float64)
+    x = torch.cat([noisy(images, sigma, count=1, seed=k) for k, sigma in enumerate(SIGMAS)])
+    assert relative_error(denoiser(x, sigmas), naive(images, x, sigmas)[1]) < 1e-5
+
+
+@pytest.mark.parametrize('sigma', [40.0, 3.0, 0.3])
+@pytest.mark.parametrize('rows', [1, 65, 129, 1 << 16])
+def test_block_sizes_change_nothing(
+    rows: int, sigma: float, digits_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8_sums, 'MAX_BLOCK', rows)
+    monkeypatch.setattr(int8_sums, 'PRODUCT_ROWS', min(rows, 37))
+    monkeypatch.setattr(int8_sums, 'CHUNK_WEIGHTS', rows)
+    monkeypatch.setattr(sums, 'FLOAT64_ROWS', min(rows, 41))
+    images = smooth_images(170, size=8)
+    x = noisy(images, sigma)
+    assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-5
+    monkeypatch.setattr(optimal, 'FEW_PIXELS', 1 << 30)
+    assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-12
+
+
+@pytest.mark.parametrize('count', [1, 2])
+@pytest.mark.parametrize('sigma', [80.0, 0.5, 0.002])
+def test_one_or_two_training_images(count: int, sigma: float, digits_only: None) -> None:
+    images = smooth_images(count, channels=1, size=8)
+    x = noisy(images, sigma)
+    assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-10
+
+
+@pytest.mark.parametrize('sigma', SIGMAS)
+def test_copies_count_as_often_as_they_occur(sigma: float) -> None:
+    images = smooth_images(600)
+    images = torch.cat([images, images[:200], images[:100], images[:1].expand(100, -1, -1, -1)])
+    x = noisy(images[:100], sigma, count=6)
+    assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-5
+
+
+@pytest.mark.parametrize('sigma', [1.0, 0.05, 0.002])
+def test_near_ties_share_their_weight(sigma: float) -> None:
+    """100 images, each one grey level in one pixel away from the same image: more than are in float64 anyway."""
+    images = smooth_images(400)
+    near = images[:1].repeat(100, 1, 1, 1)
+    near.view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
+    images = torch.cat([images[1:], near])
+    x = torch.cat([naive_pixels(near[:1]), naive_pixels(near).mean(dim=0, keepdim=True), noisy(near, sigma, count=3)])
+    assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-5
+
+
+def naive_pixels(images: Tensor) -> Tensor:
+    return images.to(torch.float64) / 127.5 - 1
+
+
+def test_point_between_two_images_is_their_mean_at_any_sigma() -> None:
+    images = smooth_images(500)
+    middle = naive_pixels(images[3:5]).mean(dim=0, keepdim=True)
+    for sigma in (0.5, 0.01, 0.002):
+        assert relative_error(OptimalDenoiser(images)(middle, sigma), middle) < 1e-6
+
+
+@pytest.mark.parametrize('sigma', [80.0, 2.0, 0.01])
+def test_device_without_an_exact_int8_product_gives_the_same(
+    images: Tensor, denoiser: OptimalDenoiser, sigma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = noisy(images, sigma)
+    expected = denoiser(x, sigma)
+    monkeypatch.setattr('torch_utils.int8.device_product_is_exact', lambda _: False)
+    assert torch.equal(denoiser(x, sigma), expected)
+
+
+@pytest.mark.parametrize('sigma', [80.0, 5.0, 0.5])
+def test_classes_are_optima_over_their_own_images(sigma: float, digits_only: None) -> None:
+    images = smooth_images(700, size=8)
+    labels = torch.arange(700) * 7919 % 5
+    labels[labels == 3] = 6
+    denoiser = OptimalDenoiser(images, labels)
+    assert denoiser.label_dim == 7
+    x, classes = noisy(images, sigma, count=5), torch.tensor([4, 0, 6, 0, 1])
+    expected = torch.cat([naive(images[labels == c], x[[k]], sigma)[1] for k, c in enumerate(classes.tolist())])
+    assert relative_error(denoiser(x, sigma, classes), expected) < 1e-5
+    one_hot = torch.nn.functional.one_hot(classes, 7).float()
+    assert torch.equal(denoiser(x, sigma, one_hot), denoiser(x, sigma, classes))
+    over_all = naive(images, x, sigma)[1]
+    assert relative_error(denoiser(x, sigma), over_all) < 1e-5
+    one_hot[2] = 0
+    assert relative_error(denoiser(x, sigma, one_hot)[2:3], over_all[2:3]) < 1e-5
+
+
+@pytest.mark.parametrize('sigma', [80.0, 5.0, 0.5])
+def test_statistics_equal_their_definitions(images: Tensor, denoiser: OptimalDenoiser, sigma: float) -> None:
+    x = noisy(images, sigma)
+    distances = squared_distances(x, images)
+    weights = naive(images, x, sigma)[0]
+    found = denoiser.statistics(x, sigma)
+    expected = torch.logsumexp(-distances / (2 * sigma**2), dim=1)
+    torch.testing.assert_close(found.log_normalizer, expected, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.effective_number, 1 / weights.square().sum(dim=1), rtol=1e-5, atol=0)
+    assert torch.equal(found.nearest, distances.argmin(dim=1))
+    torch.testing.assert_close(found.distance, distances.amin(dim=1).sqrt())
+
+
+def test_of_several_copies_the_lowest_index_is_nearest() -> None:
+    images = smooth_images(800)
+    images = torch.cat([images, images.flip(0)])
+    labels = torch.arange(1600) // 400 % 2  # the classes' order puts later copies first
+    x = noisy(images[:800], 1.0, count=8)
+    expected = squared_distances(x, images[:800]).argmin(dim=1)
+    assert torch.equal(OptimalDenoiser(images).statistics(x, 1.0).nearest, expected)
+    assert torch.equal(OptimalDenoiser(images, labels).statistics(x, 1.0).nearest, expected)
+
+
+@pytest.mark.parametrize('brightness', [0, 80])
+def test_error_estimate_bounds_the_error(brightness: int) -> None:
+    """With two digits of z the error is large enough to be seen beside float32's."""
+    images = (smooth_images(2300) // 2 + 64 + brightness).clamp(max=255).to(torch.uint8)
+    denoiser = OptimalDenoiser(images)
+    for sigma in (80.0, 20.0, 5.0, 2.0):
+        x = noisy(images, sigma, count=32)
+        z, variance = denoiser._in_pixels(x, sigma)
+        sums, logit_error = int8_sums.int8_sums(denoiser.images, z, variance, 2, 0, len(images), False)
+        estimate = int8_sums.relative_error(denoiser.images, logit_error, sums)
+        expected = naive(images, x, sigma)[1].flatten(1)
+        actual = ((sums.mean + 0.5) / 127.5 - expected).norm(dim=1) / expected.norm(dim=1)
+        assert (actual <= 5 * estimate).all()
+        assert actual.square().mean() <= estimate.square().mean()
+
+
+def test_logits_are_as_wrong_as_estimated() -> None:
+    images = (smooth_images(500) // 4 + 180).to(torch.uint8)
+    denoiser = OptimalDenoiser(images)
+    x = noisy(images, 10.0, count=32)
+    z, variance = denoiser._in_pixels(x, 10.0)
+    query = int8_sums.Int8Query(denoiser.images, z, variance, 2)
+    logits = query.logits(0, 500)[:, :500].double() + query.offset[:, None]
+    wrong = logits + squared_distances(x, images) / (2 * 10.0**2)
+    contrast = (images.double() - images.double().mean(dim=0)).flatten(1).norm(dim=1)
+    estimate = query.logit_error[:, None] * contrast
+    assert 0.8 < (wrong / estimate).square().mean().sqrt() < 1.2
+    assert (wrong.abs() <= query.logit_bound[:, None]).all()
+
+
+def test_logits_that_are_useless_are_not_believed() -> None:
+    """At the lowest noise two digits cannot tell near ties apart."""
+    images = smooth_images(400)
+    images[:100] = images[:1]
+    images[:100].view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
+    denoiser = OptimalDenoiser(images)
+    z, variance = denoiser._in_pixels(naive_pixels(images[:1]), 0.002)
+    sums, logit_error = int8_sums.int8_sums(denoiser.images, z, variance, 2, 0, 400, False)
+    assert int8_sums.relative_error(denoiser.images, logit_error, sums).isinf().all()
+
+
+def test_images_of_which_digits_are_not_sure_are_computed_in_float64(
+    images: Tensor, denoiser: OptimalDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimal, 'TOLERANCE', 0.0)
+    x = noisy(images, 5.0)
+    assert relative_error(denoiser(x, 5.0), naive(images, x, 5.0)[1]) < 1e-12
+
+
+class CountingDenoiser:
+    """A denoiser that counts the images it is asked for; `settled` is there only where `with_settled` is set."""
+
+    sigma_min, sigma_max, label_dim = 0.0, math.inf, 0
+
+    def __init__(self, inner: OptimalDenoiser, with_settled: bool):
+        self.inner, self.asked, self.fired = inner, 0, 0
+        self.img_channels, self.img_resolution = inner.img_channels, inner.img_resolution
+        if with_settled:
+            self.settled = self._settled
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        return torch.as_tensor(sigma)
+
+    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        self.asked += len(x)
+        return self.inner(x, sigma, class_labels)
+
+    def _settled(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.asked += len(x)
+        done, denoised = self.inner.settled(x, sigma, class_labels)
+        self.fired += int(done.sum())
+        return done, denoised
+
+
+def test_settled_images_leave_the_sampler_and_end_the_same(images: Tensor, denoiser: OptimalDenoiser) -> None:
+    latents = StackedRandomGenerator('cpu', range(16)).randn([16, 3, 16, 16])
+    plain, quick = CountingDenoiser(denoiser, False), CountingDenoiser(denoiser, True)
+    expected, found = edm_sampler(plain, latents), edm_sampler(quick, latents)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    assert torch.equal(to_uint8(found), to_uint8(expected))
+    assert plain.asked == 16 * 35
+    assert quick.fired == 16
+    assert quick.asked < 16 * 28
+
+
+def test_settled_images_stay_along_the_whole_line(images: Tensor, denoiser: OptimalDenoiser) -> None:
+    x = noisy(images, 0.7, count=16)
+    settled, denoised = denoiser.settled(x, 0.7)
+    assert settled.any()
+    assert torch.equal(denoised, denoiser(x, 0.7))
+    for t in (1.0, 0.5, 0.1, 0.01):
+        gaps = squared_distances(denoised + t * (x - denoised), images).sort(dim=1).values
+        others = (-(gaps[:, 1:] - gaps[:, :1]) / (2 * (0.7 * t) ** 2)).exp().sum(dim=1)
+        assert (others[settled] < 2.0**-53).all()
+
+
+def test_nothing_settles_between_two_images(images: Tensor, denoiser: OptimalDenoiser) -> None:
+    middle = naive_pixels(images[3:5]).mean(dim=0, keepdim=True)
+    for sigma in (10.0, 0.1, 0.002):
+        assert not denoiser.settled(middle, sigma)[0].any()
+
+
+@pytest.mark.parametrize('rows', [100, 1 << 16])
+def test_copies_of_one_image_settle_together(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_sums, 'MAX_BLOCK', rows)
+    images = smooth_images(400).repeat(3, 1, 1, 1)
+    settled, denoised = OptimalDenoiser(images).settled(naive_pixels(images[:2]) + 0.001, 0.01)
+    assert settled.all()
+    assert torch.equal(to_uint8(denoised), images[:2])
+
+
+def test_sampler_with_churn_and_ablation_sampler_replay_training_images(
+    images: Tensor, denoiser: OptimalDenoiser
+) -> None:
+    random = StackedRandomGenerator('cpu', range(4))
+    latents = random.randn([4, 3, 16, 16])
+    churned = edm_sampler(denoiser, latents, randn_like=random.randn_like, S_churn=20)
+    for result in (churned, ablation_sampler(denoiser, latents, solver='euler')):
+        assert (to_uint8(result)[:, None] == images).flatten(2).all(dim=2).any(dim=1).all()
+
+
+def test_seeds_are_independent_of_the_batch(denoiser: OptimalDenoiser) -> None:
+    latents = StackedRandomGenerator('cpu', range(9)).randn([9, 3, 16, 16])
+    together = to_uint8(edm_sampler(denoiser, latents))
+    assert torch.equal(together[4:6], to_uint8(edm_sampler(denoiser, latents[4:6])))
+
+
+def test_threads_change_nothing(images: Tensor, denoiser: OptimalDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = noisy(images, 4.0, count=7)
+    expected = denoiser(x, 4.0)
+    monkeypatch.setattr('torch_utils.row_threads.ROWS_PER_THREAD', 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with torch.inference_mode():
+            found = denoiser(x, 4.0)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_memory_mapped_images_give_the_same(images: Tensor, tmp_path: Path) -> None:
+    np.save(tmp_path / 'images.npy', images.numpy())
+    mapped = np.load(tmp_path / 'images.npy', mmap_mode='r')
+    labels = torch.arange(len(images)) % 3
+    on_disk, in_memory = OptimalDenoiser(mapped, labels), OptimalDenoiser(images, labels)
+    classes = torch.tensor([0, 2, 2, 1])
+    for sigma in (30.0, 1.0):
+        x = noisy(images, sigma)
+        assert torch.equal(on_disk(x, sigma), in_memory(x, sigma))
+        assert torch.equal(on_disk(x, sigma, classes), in_memory(x, sigma, classes))
+        assert torch.equal(on_disk.statistics(x, sigma).nearest, in_memory.statistics(x, sigma).nearest)
+
+
+@pytest.mark.parametrize('sigma', [30.0, 1.0])
+@pytest.mark.parametrize('bounds', [[0, 1, 2300], [0, 700, 1500, 2300]])
+def test_sums_over_shards_merge_to_those_over_all(images: Tensor, bounds: list[int], sigma: float) -> None:
+    copies = torch.cat([images[:1100], images[:1100], images[:100]])  # the same images in several shards
+    x = noisy(copies, sigma)
+    merged = None
+    for start, stop in itertools.pairwise(bounds):
+        shard = OptimalDenoiser(copies[start:stop])
+        shard.images.offset = start
+        z, variance = shard._in_pixels(x, sigma)
+        part = sums.Sums.unpack(shard._range_sums(z, variance, (0, stop - start), stop - start, True).pack())
+        merged = part if merged is None else sums.merge(merged, part)
+    assert merged is not None
+    assert relative_error((merged.mean + 0.5).reshape(x.shape) / 127.5, naive(copies, x, sigma)[1]) < 1e-5
+    assert torch.equal(merged.nearest, squared_distances(x, copies).argmin(dim=1))
+
+
+def test_no_images_are_denoised_to_none(images: Tensor, denoiser: OptimalDenoiser) -> None:
+    for one in (denoiser, OptimalDenoiser(images[:2])):
+        none = noisy(images, 1.0)[:0]
+        assert one(none, 1.0).shape == none.shape
+        assert [part.shape[0] for part in one.settled(none, 1.0)] == [0, 0]
+
+
+@pytest.mark.parametrize('sigma', [20.0, 0.5])
+def test_images_of_more_pixels_than_one_int32_sum_holds(sigma: float) -> None:
+    images = smooth_images(65, size=210)
+    assert images[0].numel() > MAX_INNER
+    x = noisy(images, sigma, count=2)
+    assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-5
+
+
+def test_mistakes_are_told_in_a_sentence(images: Tensor, denoiser: OptimalDenoiser) -> None:
+    x = noisy(images, 1.0)
+    with pytest.raises(UserError, match='no images'):
+        OptimalDenoiser(images[:0])
+    with pytest.raises(UserError, match='square'):
+        OptimalDenoiser(images[:, :, :8])
+    with pytest.raises(UserError, match='uint8'):
+        OptimalDenoiser(images.float())
+    with pytest.raises(UserError, match='3 labels are given for 2300'):
+        OptimalDenoiser(images, torch.arange(3))
+    with pytest.raises(UserError, match='shape'):
+        denoiser(x[:, :1], 1.0)
+    for sigma in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UserError, match='sigma must be positive'):
+            denoiser(x, sigma)
+    with pytest.raises(UserError, match='2 values for 4 images'):
+        denoiser(x, torch.ones(2))
+    with pytest.raises(UserError, match='not finite'):
+        denoiser(torch.full_like(x, math.nan), 1.0)
+    with pytest.raises(UserError, match='no labels'):
+        denoiser(x, 1.0, torch.zeros(4, dtype=torch.int64))
+    labelled = OptimalDenoiser(images[:4], torch.tensor([0, 0, 2, 2]))
+    for absent in (1, 3, -1):
+        with pytest.raises(UserError, match=f'class {absent}: no training image'):
+            labelled(x, 1.0, torch.tensor([0, absent, 2, 0]))
+    with pytest.raises(UserError, match='class 1: no training image'):
+        labelled(x, 1.0, torch.eye(3)[[0, 1, 2, 0]])
+    with pytest.raises(UserError, match='1 class labels are given for 4 images'):
+        labelled(x, 1.0, torch.tensor([0]))
+    for wrong in (torch.zeros([4, 2]), torch.zeros([4]), torch.zeros([4, 3], dtype=torch.int64)):
+        with pytest.raises(UserError, match=r'give integers \[B\], or one-hot floats \[B, 3\]'):
+            labelled(x, 1.0, wrong)
+    with pytest.raises(UserError, match='label -1 of the training images'):
+        OptimalDenoiser(images[:2], torch.tensor([0, -1]))
+
+
+def test_set_that_does_not_fit_is_refused_with_its_size(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('training.closed_form.rows.free_bytes', lambda _: 1_000_000)
+    with pytest.raises(UserError, match='need 1,766,400 bytes on cpu, which has 1,000,000 free'):
+        OptimalDenoiser(images)
+
+
+@needs_conformance
+@pytest.mark.parametrize('way', ['float64', 'digits'])
+def test_digits_data_set_conforms(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == 'digits':
+        monkeypatch.setattr(optimal, 'FEW_PIXELS', 0)
+    data = np.load(CONFORMANCE / 'optimal_denoiser_digits.npz')
+    denoiser = OptimalDenoiser(torch.from_numpy(data['images']), torch.from_numpy(data['labels']))
+    for sigma in (80.0, 10.0, 2.0, 1.0, 0.5, 0.05, 0.002):
+        case = {name: torch.from_numpy(data[f'sigma{sigma}.{name}']) for name in ('x', 'class', 'denoised_float64')}
+        in_class = torch.from_numpy(data[f'sigma{sigma}.denoised_class_float64'])
+        x = case['x'].double()
+        assert relative_error(denoiser(x, sigma), case['denoised_float64']) < 1e-5
+        assert relative_error(denoiser(x, sigma, case['class']), in_class) < 1e-5
+    seeds = data['generate.seeds']
+    latents = StackedRandomGenerator('cpu', seeds.tolist()).randn([len(seeds), 1, 8, 8])
+    generated = to_uint8(edm_sampler(OptimalDenoiser(torch.from_numpy(data['images'])), latents))
+    assert np.array_equal(generated.numpy(), data['generate.images_uint8'])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif('CIFAR10_ARCHIVE' not in os.environ, reason='CIFAR10_ARCHIVE names no cifar-10-python.tar.gz')
+def test_cifar10_is_exact_along_trajectories() -> None:
+    with tarfile.open(os.environ['CIFAR10_ARCHIVE']) as archive:
+        batches = [archive.extractfile(f'cifar-10-batches-py/data_batch_{k}') for k in range(1, 6)]
+        pixels = [pickle.load(batch, encoding='bytes')[b'data'] for batch in batches if batch]
+    images = torch.from_numpy(np.concatenate(pixels)).reshape(-1, 3, 32, 32)
+    denoiser = OptimalDenoiser(images)
+    y = naive_pixels(images).flatten(1)
+    x = StackedRandomGenerator('cpu', range(8)).randn([8, 3, 32, 32]).double() * 80
+    sigmas = rho_schedule(0.002, 80, 18, 7).tolist()
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        flat = x.flatten(1)
+        logits = (flat @ y.t() - y.square().sum(dim=1) / 2) / sigma**2
+        expected = (torch.softmax(logits, dim=1) @ y).reshape(x.shape)
+        assert relative_error(denoiser(x, sigma), expected) < 1e-5
+        x = expected + (x - expected) * sigma_next / sigma

@@ -1,0 +1,258 @@
+"""Softmax-weighted sums of training images by exact products of int8 matrices, and how wrong they may be.
+
+The logits of all images are one product, their weighted sum another; both have int8 digits on one side and pixels on
+the other, so the products themselves are exact. What is left is the rounding of z and of the weights to digits, and
+float32 in between. The largest weights of each block of images are computed in float64 instead: at low noise they are
+all that counts, and at middle noise they would set a scale too coarse for the rest.
+
+The error estimate. Let D = sum w q / sum w be the weighted mean of rows q. Digits of z leave an error r of independent
+coordinates with mean zero and variance step²/12, which changes each logit that comes from digits by r·q / s². Up to
+r·m / s², which is known and corrected (m: the mean row), that moves D by r · sum w (q - m)(q - D) / (s² sum w), the sum
+over those images; by Cauchy and Schwarz the mean square of its length is at most
+step²/12 · sum w ||q - m||² · sum w ||q - D||² / (s² sum w)². Digits of weights leave independent errors with mean zero
+and variance at most unit²/4, which move sum w q by a mean square of at most unit²/4 · sum ||q||².
+Both kinds of error are sub-Gaussian with these variances as proxies (uniform; bounded), so by Hsu, Kakade and Zhang's
+tail bound the square of either is more than 1 + 2 sqrt(t) + 2 t times its mean with probability at most exp(-t), over
+the dither, which is drawn once and without looking at images. Float32 adds errors of half a unit in the last place to
+the logits, which we take for independent too. `relative_error` adds up the three.
+Sources: Hsu, Kakade and Zhang 2012, theorem 2.1 (the tail bound); `training.closed_form.int8_digits` (the dither).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from torch_utils.int8 import int8_matmul
+from torch_utils.row_threads import map_rows
+from training.closed_form.int8_digits import (
+    SIGNED_ERROR,
+    WEIGHT_ERROR,
+    join,
+    split_signed,
+    split_weights,
+    weight_offset,
+    weight_scale,
+)
+from training.closed_form.rows import MAX_BLOCK, ImageRows
+from training.closed_form.sums import NO_INDEX, Sums, empty_sums, float64_sums, known_sums, merge
+
+# Images of one product for logits: 512 · 2048 int32 stay in the cache.
+PRODUCT_ROWS = 2048
+# Weights that are turned into digits at a time, 16 MiB of float32.
+CHUNK_WEIGHTS = 1 << 22
+WEIGHT_DIGITS = 3
+# In each block, so many of the largest weights are computed in float64; they are found in groups of images.
+EXACT_WEIGHTS = 16
+GROUP = 64
+# Blocks of no more images than this are summed in float64.
+FEW_IMAGES = 64
+# Weights that are spread over fewer groups than this, as seen from the largest weight of each, have peaks.
+EVEN_GROUPS = 30
+# Gathered rows that are in float64 at a time.
+GATHER_ROWS = 512
+# Rests of weights that have no larger share than this are left out.
+NEGLIGIBLE = 1e-8
+# Half a unit of float32's last place, relative.
+FLOAT32_ERROR = 2.0**-24
+# Logits that may be farther off than this are of no use for weights.
+USELESS_BOUND = 0.3
+
+
+class Int8Query:
+    """Noisy images as int8 digits, to be compared with blocks of training images.
+
+    z: float64 [B, P]; variance: s² float64 [B]; count: digits of z, 1 to 4.
+    """
+
+    def __init__(self, images: ImageRows, z: Tensor, variance: Tensor, count: int):
+        self.images, self.z, self.variance = images, z, variance
+        self.digits, step, left = split_signed(z, count, images.pixel_dither)
+        self.mean_norm, highest_norm = images.norms.mean(), images.highest_norm
+        square = z.square().sum(dim=1)
+        # Logits lack the terms that are equal for all images: -||z||² / (2 s²) and the mean of -||q||² / (2 s²).
+        self.offset = -(square + self.mean_norm) / (2 * variance) + left @ images.mean / variance
+        self.coefficients = torch.stack([-1 / (2 * variance), step / variance], dim=1).to(torch.float32)
+        self.scales = [(256**k * step / variance).to(torch.float32)[:, None] for k in reversed(range(count))]
+        self.logit_error = SIGNED_ERROR * step / variance
+        # No logit is farther off: by Cauchy and Schwarz's inequality for what the digits leave out of z (q - m is at
+        # most twice as long as the longest row), and for at most eight float32 operations on terms that are no larger
+        # than the second line's.
+        self.logit_bound = (
+            step * (z.shape[1] * highest_norm).sqrt()
+            + 8 * FLOAT32_ERROR * ((square * highest_norm).sqrt() + highest_norm)
+        ) / variance
+
+    def logits(self, start: int, stop: int) -> Tensor:
+        """(z·q - ||q||²/2) / s² less `offset`, float32 [B, N]; N is rounded up to groups, with minus infinity there."""
+        count, width = stop - start, -(-(stop - start) // GROUP) * GROUP
+        logits = self.coefficients.new_empty([len(self.z), width])
+        logits[:, count:] = -math.inf
+        for first, rows in self.images.blocks(start, stop, PRODUCT_ROWS):
+            here = slice(first, first + len(rows))
+            norms = (self.images.norms[here] - self.mean_norm).to(torch.float32)
+            sums = self.coefficients @ torch.stack([norms, self.images.dither_products[here]])
+            products = int8_matmul(self.digits, rows.t()).split(len(self.z))
+            for product, scale in zip(products[:-1], self.scales[:-1], strict=True):
+                sums.addcmul_(product.to(torch.float32), scale)
+            out = logits[:, first - start : first - start + len(rows)]
+            torch.addcmul(sums, products[-1].to(torch.float32), self.scales[-1], out=out)
+        return logits
+
+
+def int8_sums(
+    images: ImageRows, z: Tensor, variance: Tensor, digits: int, start: int, stop: int, find_nearest: bool
+) -> tuple[Sums, Tensor]:
+    """Sums over rows start … stop - 1, and the error of logits that `relative_error` wants to know, float64 [B].
+
+    z: float64 [B, P]; variance: s² float64 [B]; digits: of z, 1 to 4.
+    find_nearest: find the nearest image even where weights are even, unless float32 cannot tell.
+    """
+
+    def some(rows: slice) -> tuple[Sums, Tensor]:
+        query = Int8Query(images, z[rows], variance[rows], digits)
+        return query_sums(query, start, stop, find_nearest), query.logit_error
+
+    sums, errors = zip(*map_rows(some, len(z), z.device), strict=True)
+    return Sums.cat(list(sums)), torch.cat(errors)
+
+
+def query_sums(query: Int8Query, start: int, stop: int, find_nearest: bool) -> Sums:
+    """Sums over rows start … stop - 1, block by block."""
+    sums: Sums | None = None
+    known = torch.full_like(query.variance, -math.inf)
+    for first in range(start, stop, MAX_BLOCK):
+        last = min(first + MAX_BLOCK, stop)
+        if last - first <= FEW_IMAGES:
+            part = float64_sums(query.images, query.z, query.variance, first, last)
+        else:
+            part = block_sums(query, first, last, find_nearest, known)
+        sums = part if sums is None else merge(sums, part)
+        known = sums.log_total
+    return empty_sums(query.z) if sums is None else sums
+
+
+def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, known: Tensor) -> Sums:
+    """As `query_sums`, over one block. known: logarithm of the weights elsewhere, beside which some are negligible."""
+    logits = query.logits(start, stop)
+    groups = logits.unflatten(1, (-1, GROUP)).amax(dim=2)
+    highest = groups.amax(dim=1, keepdim=True)
+    peaks = bool((groups - highest).exp().sum(dim=1).amin() < EVEN_GROUPS)
+    top = None
+    if peaks or find_nearest:
+        positions, highest = take_largest(logits, groups)
+        top = gathered_sums(query, positions + start)
+        known = torch.maximum(known, top.log_total)
+    rest = dropped_sums(query, query.offset + highest[:, 0], stop - start)
+    rows = (rest.others > known + math.log(NEGLIGIBLE)).nonzero()[:, 0]
+    if len(rows) == len(logits):
+        rest = rest_sums(query, rows, logits, highest, start, stop)
+    elif len(rows):
+        rest[rows] = rest_sums(query, rows, logits[rows], highest[rows], start, stop)
+    if top is None:
+        return rest
+    # Only where all of the rest is farther away is the nearest image among the largest weights.
+    rest.distance = torch.where(rest.distance > top.distance, rest.distance, math.inf)
+    return merge(top, rest)
+
+
+def take_largest(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The places of the largest logits, int64 [B, EXACT_WEIGHTS], and the largest of the others, [B, 1].
+
+    groups: the largest logit of each group, [B, N / GROUP]; as many groups as there are places hold the places.
+    The logits taken are replaced by minus infinity.
+    """
+    chosen = groups.topk(min(EXACT_WEIGHTS + 1, groups.shape[1]), dim=1).indices
+    places = (chosen[:, :, None] * GROUP + torch.arange(GROUP, device=logits.device)).flatten(1)
+    values, order = logits.gather(1, places).topk(EXACT_WEIGHTS + 1, dim=1)
+    positions = places.gather(1, order[:, :EXACT_WEIGHTS])
+    logits.scatter_(1, positions, -math.inf)
+    return positions, values[:, -1:]
+
+
+def gathered_sums(query: Int8Query, positions: Tensor) -> Sums:
+    """Sums over a few images in float64, of each noisy image its own. positions: int64 [B, K]."""
+    size = max(1, GATHER_ROWS // positions.shape[1])
+    parts = []
+    for z, variance, places in zip(query.z.split(size), query.variance.split(size), positions.split(size), strict=True):
+        q = query.images.rows(places.flatten()).to(torch.float64).unflatten(0, places.shape)
+        parts.append(known_sums(query.images, z, variance, q, places))
+    return Sums.cat(parts)
+
+
+def dropped_sums(query: Int8Query, reference: Tensor, count: int) -> Sums:
+    """Nothing, in place of the sums over `count` images whose logarithmic weights are at most `reference` float64 [B],
+    give or take the logits' bound; `rounding` and `others` account for them."""
+    bound = reference + query.logit_bound
+    none = torch.zeros_like(reference)
+    return Sums(
+        reference=bound,
+        total=none,
+        squares=none.clone(),
+        weighted=torch.zeros_like(query.z),
+        inexact=none.clone(),
+        spread=none.clone(),
+        rounding=torch.full_like(reference, count) * query.images.highest_norm.sqrt(),
+        nearest=torch.full_like(reference, NO_INDEX, dtype=torch.int64),
+        key=torch.zeros_like(reference, dtype=torch.int64),
+        distance=-2 * query.variance * bound,
+        others=bound + math.log(count),
+    )
+
+
+def rest_sums(query: Int8Query, rows: Tensor, logits: Tensor, highest: Tensor, start: int, stop: int) -> Sums:
+    """Sums over images start … stop - 1 for some of the noisy images, through int8 digits of their weights.
+
+    rows: int64 [R], the noisy images; logits: float32 [R, N], overwritten; highest: float32 [R, 1], their maximum.
+    """
+    images, count = query.images, stop - start
+    # One row of ones more, whose product is the sum of all rows of pixels.
+    digits = torch.ones([WEIGHT_DIGITS * len(rows) + 1, count], dtype=torch.int8, device=logits.device)
+    parts = digits[:-1].unflatten(0, (WEIGHT_DIGITS, -1))
+    norms = images.norms[start:stop].to(torch.float32)
+    totals, squares, norm_sums = [], [], []
+    size = max(1, CHUNK_WEIGHTS // count)
+    for first in range(0, len(rows), size):
+        weights = logits[first : first + size, :count]
+        weights = weights.sub_(highest[first : first + size]).exp_()
+        totals.append(weights.sum(dim=1))
+        squares.append(torch.linalg.vector_norm(weights, dim=1).square())
+        norm_sums.append(weights @ norms)
+        split_weights(weights, images.weight_dither[:count], [part[first : first + size] for part in parts])
+    products = int8_matmul(digits, images.block(start, stop))
+    pixel_sums = weight_offset(WEIGHT_DIGITS) * products[-1].to(torch.float64)
+    weighted = (join(list(products[:-1].split(len(rows)))) + pixel_sums) / weight_scale(WEIGHT_DIGITS)
+    total, square, norm_sum = (torch.cat(values).to(torch.float64) for values in (totals, squares, norm_sums))
+    reference, bound = query.offset[rows] + highest[:, 0], query.logit_bound[rows]
+    logit_sizes = highest[:, 0].abs() + query.mean_norm / query.variance[rows]
+    rounding = WEIGHT_ERROR / weight_scale(WEIGHT_DIGITS) * norms.sum(dtype=torch.float64).sqrt()
+    rounding = rounding + FLOAT32_ERROR * logit_sizes * (square * norm_sum / total).sqrt()
+    return Sums(
+        reference=reference,
+        total=total,
+        squares=square,
+        weighted=weighted,
+        inexact=total.clone(),
+        spread=norm_sum - 2 * weighted @ images.mean + total * images.mean.square().sum(),
+        rounding=rounding.masked_fill(bound > USELESS_BOUND, math.inf),
+        nearest=torch.full_like(rows, NO_INDEX),
+        key=torch.zeros_like(rows),
+        distance=-2 * query.variance[rows] * (reference + bound),
+        others=reference + bound + total.log(),
+    )
+
+
+def relative_error(images: ImageRows, logit_error: Tensor, sums: Sums) -> Tensor:
+    """Root mean square error to be expected of the denoised image, relative to its norm in data units, float64 [B]."""
+    mean, center = sums.mean, images.mean
+    distance = (mean - center).square().sum(dim=1)  # [B]
+    exact = sums.total - sums.inexact
+    # sum w ||q - D||² over the inexact images, with D - m = sum w (q - m) / sum w over all images, to which those in
+    # float64 add at most their weight times the longest q - m; or else by the triangle inequality.
+    longest = images.highest_norm.sqrt() + center.norm()
+    scattered = sums.spread - (sums.total + exact) * distance + 2 * exact * longest * distance.sqrt()
+    scattered = torch.minimum(scattered, (sums.spread.sqrt() + (sums.inexact * distance).sqrt()).square())
+    # Where all images are inexact, the logits' common error cancels, and D serves as well as m.
+    spread = torch.where(exact <= 1e-12 * sums.total, scattered, sums.spread)
+    from_logits = logit_error * (spread * scattered).clamp(min=0).sqrt()
+    return (from_logits + sums.rounding) / (sums.total * (mean + 0.5).norm(dim=1))

@@ -1,0 +1,144 @@
+"""A training set as rows of int8 (pixel minus 128, so no bit is lost), resident on a device or read block by block.
+
+Images of one class stand together, so that a class is a range of rows. What does not change between evaluations is
+computed once.
+"""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from training.source_images import SourceImages
+
+Images = Tensor | np.ndarray | SourceImages
+
+# Rows that are read and prepared at a time.
+READ_ROWS = 256
+# Rows of the largest block: int32 holds the sum of so many products of int8.
+MAX_BLOCK = 1 << 16
+
+
+class ImageRows:
+    """uint8 images [N, C, H, W], N >= 1, as int8 rows [N, P].
+
+    A numpy memory map stays on disk and is read block by block; anything else is kept on the device, and what has to be
+    decoded for that is decoded a few rows at a time.
+    labels: int64 [N] >= 0 or None. Raises UserError where the device has too little memory.
+
+    order: int64 [N], position of a row -> index of its image, to which `offset` is added in results.
+    ranges: class -> its range of positions.
+    norms: squared norms of rows, float64 [N]; highest_norm: their maximum. keys: int64 [N], equal for copies of one
+    image. mean: float64 [P].
+    pixel_dither: float64 [P], weight_dither: float32 [MAX_BLOCK], see `int8_digits`; dither_products: float32
+    [N], products of rows with 1/2 - pixel_dither.
+    """
+
+    def __init__(self, images: Images, labels: Tensor | None, device: torch.device):
+        self.device = device
+        self.shape = tuple(images.shape[1:])
+        order, self.ranges = class_ranges(labels, len(images))
+        self.order, self.offset = order.to(device), 0
+        self.source = images if isinstance(images, np.memmap) else None
+        self.resident: Tensor | None = None
+        if self.source is None:
+            self.resident = self._load(images)
+        random = torch.Generator().manual_seed(0)  # before any image is seen: the dither must not depend on them
+        self.pixel_dither = torch.rand([self.num_pixels], generator=random, dtype=torch.float64).to(device)
+        self.weight_dither = torch.rand([MAX_BLOCK], generator=random).to(device)
+        self.norms, self.keys, self.dither_products, self.mean = self._prepare(random)
+        self.highest_norm = self.norms.amax()
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def num_pixels(self) -> int:
+        return int(np.prod(self.shape))
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Rows start … stop - 1 in storage order, int8 [stop - start, P]."""
+        if self.resident is not None:
+            return self.resident[start:stop]
+        assert self.source is not None
+        return as_rows(taken(self.source, self.order[start:stop]).to(self.device))
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Rows at storage positions int64 [K], int8 [K, P]."""
+        if self.resident is not None:
+            return self.resident[positions]
+        assert self.source is not None
+        # Each row once, in the order of the file.
+        index, place = self.order[positions].cpu().unique(return_inverse=True)
+        return as_rows(taken(self.source, index)).to(self.device)[place.to(self.device)]
+
+    def blocks(self, start: int, stop: int, size: int) -> Iterator[tuple[int, Tensor]]:
+        """Blocks of at most `size` rows with the position of their first."""
+        for first in range(start, stop, size):
+            yield first, self.block(first, min(first + size, stop))
+
+    def _load(self, images: Images) -> Tensor:
+        needed, free = len(images) * self.num_pixels, free_bytes(self.device)
+        if needed > free:
+            raise UserError(
+                f'the training images need {needed:,} bytes on {self.device}, which has {free:,} free for this rank; '
+                'spread them over more ranks with --shard, or leave them on disk as an array, --data=FILE.npy'
+            )
+        rows = torch.empty([len(images), self.num_pixels], dtype=torch.int8, device=self.device)
+        for first in range(0, len(images), READ_ROWS):
+            part = taken(images, self.order[first : first + READ_ROWS])
+            rows[first : first + len(part)] = as_rows(part.to(self.device))
+        return rows
+
+    def _prepare(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Squared norms float64 [N], keys int64 [N], products with 1/2 - dither float32 [N], the mean float64 [P]."""
+        limits = torch.iinfo(torch.int64)
+        factors = torch.randint(limits.min, limits.max, [self.num_pixels], generator=random).to(self.device)
+        dither = (0.5 - self.pixel_dither).to(torch.float32)
+        # Filled in place: small tensors made between large ones would keep the heap from shrinking.
+        norms = torch.empty([len(self)], dtype=torch.float64, device=self.device)
+        keys = torch.empty([len(self)], dtype=torch.int64, device=self.device)
+        products = torch.empty([len(self)], device=self.device)
+        total = torch.zeros([self.num_pixels], dtype=torch.int64, device=self.device)
+        for first, rows in self.blocks(0, len(self), READ_ROWS):
+            numbers, here = rows.to(torch.int64), slice(first, first + len(rows))
+            norms[here] = numbers.square().sum(dim=1)
+            # A random linear hash modulo 2^64: two different images share it with probability at most 2^-56.
+            keys[here] = (numbers * factors).sum(dim=1)
+            products[here] = rows.to(torch.float32) @ dither
+            total += numbers.sum(dim=0)
+        return norms, keys, products, total.to(torch.float64) / len(self)
+
+
+def taken(images: Images, index: Tensor) -> Tensor:
+    """Images at positions int64 [K], uint8 [K, C, H, W]."""
+    if isinstance(images, Tensor):
+        return images[index.to(images.device)]
+    return torch.from_numpy(images[index.cpu().numpy()])
+
+
+def as_rows(images: Tensor) -> Tensor:
+    """uint8 [N, …] as int8 [N, P], 128 less each."""
+    return (images.flatten(1) ^ 128).view(torch.int8)
+
+
+def class_ranges(labels: Tensor | None, count: int) -> tuple[Tensor, dict[int, tuple[int, int]]]:
+    """The order that puts each class together, int64 [N], and the range of positions of each class in it."""
+    if labels is None:
+        return torch.arange(count), {}
+    sorted_labels, order = labels.cpu().sort(stable=True)
+    classes, sizes = sorted_labels.unique_consecutive(return_counts=True)
+    stops = sizes.cumsum(0).tolist()
+    starts = [0, *stops[:-1]]
+    return order, {c: (a, b) for c, a, b in zip(classes.tolist(), starts, stops, strict=True)}
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device; of the host's, this rank's share among those that run on it."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))

@@ -1,0 +1,180 @@
+"""Softmax-weighted sums of training images: the inside of the optimal denoiser.
+
+Everything here is in pixel units: z = 127.5 x - 0.5 is a noisy image on the scale of the rows q = pixel - 128, and
+s = 127.5 sigma. The weight of an image is exp(-||z - q||² / (2 s²)).
+
+`Sums` holds the sums over some images, and `merge` puts those of two parts together. `float64_sums` is the plain way,
+block by block; `training.closed_form.int8_sums` is the fast one.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from training.closed_form.rows import ImageRows
+
+# Images of one float64 product.
+FLOAT64_ROWS = 1024
+# The index of no image, greater than any.
+NO_INDEX = torch.iinfo(torch.int64).max
+
+
+@dataclass
+class Sums:
+    """Sums over some images for each of B noisy images. Weights are divided by exp(reference), to stay finite.
+
+    reference, total, squares: float64 [B]: the logarithm of the unit, the sum of weights, the sum of their squares.
+    weighted: float64 [B, P], the weighted sum of rows.
+    inexact, spread: float64 [B]: of the images whose weights come from digits, the sum of weights, and the weighted sum
+    of squared distances to the mean row of the whole set.
+    rounding: float64 [B], root mean square error expected of `weighted` from digits of weights and from float32.
+    nearest: int64 [B], index of the nearest image; of equally near ones the lowest. key: int64 [B], its key.
+    distance: float64 [B], its squared distance; infinite where the nearest image was not looked for.
+    others: float64 [B], logarithm of a bound on the weights of all images that differ from the nearest.
+    """
+
+    reference: Tensor
+    total: Tensor
+    squares: Tensor
+    weighted: Tensor
+    inexact: Tensor
+    spread: Tensor
+    rounding: Tensor
+    nearest: Tensor
+    key: Tensor
+    distance: Tensor
+    others: Tensor
+
+    def __getitem__(self, rows: Tensor) -> 'Sums':
+        return Sums(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def __setitem__(self, rows: Tensor, value: 'Sums') -> None:
+        for f in fields(self):
+            getattr(self, f.name)[rows] = getattr(value, f.name)
+
+    @staticmethod
+    def cat(parts: 'list[Sums]') -> 'Sums':
+        """The sums of several batches of noisy images as those of one."""
+        return Sums(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Sums)))
+
+    def pack(self) -> Tensor:
+        """All numbers as one float64 [B, P + 10], integers by their bits."""
+        columns = [getattr(self, f.name) for f in fields(self)]
+        return torch.cat([c.view(torch.float64).reshape(len(c), -1) for c in columns], dim=1)
+
+    @staticmethod
+    def unpack(packed: Tensor) -> 'Sums':
+        """Inverse of `pack`."""
+        columns = list(packed.split([packed.shape[1] - 10 if f.name == 'weighted' else 1 for f in fields(Sums)], dim=1))
+        values = {f.name: column.contiguous() for f, column in zip(fields(Sums), columns, strict=True)}
+        for name, value in values.items():
+            if name in ('nearest', 'key'):
+                value = value.view(torch.int64)
+            values[name] = value if name == 'weighted' else value[:, 0]
+        return Sums(**values)
+
+    @property
+    def mean(self) -> Tensor:
+        """The weighted mean row, float64 [B, P]."""
+        return self.weighted / self.total[:, None]
+
+    @property
+    def log_total(self) -> Tensor:
+        """Logarithm of the sum of weights, float64 [B]."""
+        return self.reference + self.total.log()
+
+
+def merge(a: Sums, b: Sums) -> Sums:
+    """The sums over the images of both."""
+    reference = torch.maximum(a.reference, b.reference)
+    scale_a, scale_b = (a.reference - reference).exp(), (b.reference - reference).exp()
+    a_nearer = (a.distance < b.distance) | ((a.distance == b.distance) & (a.nearest < b.nearest))
+    # The images of the farther part all count as others, but for copies of the nearest one.
+    copies = a.key == b.key
+    beyond_a = torch.where(copies, b.others, b.log_total)
+    beyond_b = torch.where(copies, a.others, a.log_total)
+    others = torch.where(a_nearer, torch.logaddexp(a.others, beyond_a), torch.logaddexp(b.others, beyond_b))
+    unknown = a.distance.isinf() | b.distance.isinf()
+    return Sums(
+        reference=reference,
+        total=a.total * scale_a + b.total * scale_b,
+        squares=a.squares * scale_a**2 + b.squares * scale_b**2,
+        weighted=a.weighted * scale_a[:, None] + b.weighted * scale_b[:, None],
+        inexact=a.inexact * scale_a + b.inexact * scale_b,
+        spread=a.spread * scale_a + b.spread * scale_b,
+        rounding=a.rounding * scale_a + b.rounding * scale_b,
+        nearest=torch.where(a_nearer, a.nearest, b.nearest),
+        key=torch.where(a_nearer, a.key, b.key),
+        distance=torch.where(unknown, math.inf, torch.minimum(a.distance, b.distance)),
+        others=torch.where(unknown, math.inf, others),
+    )
+
+
+def empty_sums(z: Tensor) -> Sums:
+    """Sums over no images, for noisy images z float64 [B, P]: `merge` changes nothing by them."""
+    none = z.new_zeros([len(z)])
+    return Sums(
+        reference=none - math.inf,
+        total=none,
+        squares=none,
+        weighted=torch.zeros_like(z),
+        inexact=none,
+        spread=none,
+        rounding=none,
+        nearest=torch.full_like(none, NO_INDEX, dtype=torch.int64),
+        key=torch.zeros_like(none, dtype=torch.int64),
+        distance=torch.full_like(none, torch.finfo(torch.float64).max),
+        others=none - math.inf,
+    )
+
+
+def float64_sums(images: ImageRows, z: Tensor, variance: Tensor, start: int, stop: int) -> Sums:
+    """Sums over rows start … stop - 1 in float64. z: float64 [B, P]; variance: s² float64 [B]."""
+    sums = empty_sums(z)
+    for first, rows in images.blocks(start, stop, FLOAT64_ROWS):
+        positions = torch.arange(first, first + len(rows), device=z.device).expand(len(z), -1)
+        sums = merge(sums, known_sums(images, z, variance, rows.to(torch.float64), positions))
+    return sums
+
+
+def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positions: Tensor) -> Sums:
+    """Sums over a few images in float64.
+
+    q: float64, the rows [N, P] of all, or [B, N, P], of each noisy image its own. positions: int64 [B, N] of these.
+    """
+    products = z @ q.t() if q.ndim == 2 else (q @ z[:, :, None])[:, :, 0]
+    distances = (z.square().sum(dim=1, keepdim=True) - 2 * products + images.norms[positions]).clamp(min=0)
+    exponents = distances / (-2 * variance[:, None])
+    reference = exponents.amax(dim=1)
+    weights = (exponents - reference[:, None]).exp()
+    weighted = weights @ q if q.ndim == 2 else (weights[:, None, :] @ q)[:, 0]
+    rounding = 1e-13 * (z.square().sum(dim=1, keepdim=True) + images.highest_norm)
+    nearest, place = nearest_index(distances, images.order[positions] + images.offset, rounding)
+    keys = images.keys[positions]
+    key = keys.gather(1, place)[:, 0]
+    others = torch.where(keys == key[:, None], -math.inf, exponents)
+    return Sums(
+        reference=reference,
+        total=weights.sum(dim=1),
+        squares=weights.square().sum(dim=1),
+        weighted=weighted,
+        inexact=torch.zeros_like(reference),
+        spread=torch.zeros_like(reference),
+        rounding=torch.zeros_like(reference),
+        nearest=nearest,
+        key=key,
+        distance=distances.gather(1, place)[:, 0],
+        others=others.logsumexp(dim=1),
+    )
+
+
+def nearest_index(distances: Tensor, index: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the nearest images the lowest index, int64 [B], and its place among the columns, int64 [B, 1].
+
+    Distances that differ by no more than their rounding count as equal, as those of copies must.
+    """
+    tied = distances <= distances.amin(dim=1, keepdim=True) + rounding
+    nearest, place = torch.where(tied, index, NO_INDEX).min(dim=1, keepdim=True)
+    return nearest[:, 0], place

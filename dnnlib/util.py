@@ -7,6 +7,7 @@
 import contextlib
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,13 +17,17 @@ import click
 
 
 class UserError(ValueError):
-    """A mistake of the user's: its text is one sentence that names the option or file, and the mend."""
+    """A user's mistake: its text is one sentence that names the argument or file, and the remedy.
+
+    An argument is named in backticks, as in 'give `resize`'; a script shows the option of that name, --resize.
+    """
 
 
 def report_errors(command: Callable) -> Callable:
     """Decorate the function of a click command: a user's mistake ends it with one sentence and exit status 1.
 
-    Covers `UserError`, and the operating system's refusals (no such file, no space left on device).
+    Covers `UserError`, and the operating system's refusals (no such file, no space left on device). Arguments named in
+    backticks are replaced with the command's options of the same names.
     """
 
     @functools.wraps(command)
@@ -30,7 +35,7 @@ def report_errors(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except UserError as error:
-            raise _one_sentence(str(error)) from error
+            raise _one_sentence(_with_options(str(error))) from error
         except BrokenPipeError:
             raise  # click ends without a word where nobody reads on
         except OSError as error:
@@ -41,6 +46,13 @@ def report_errors(command: Callable) -> Callable:
             sys.exit(130)
 
     return run
+
+
+def _with_options(text: str) -> str:
+    context = click.get_current_context(silent=True)
+    parameters = context.command.params if context else []
+    options = {parameter.name: max(parameter.opts, key=len) for parameter in parameters}
+    return re.sub(r'`(\w+)`', lambda match: options.get(match[1], match[0]), text)
 
 
 def _one_sentence(text: str) -> Exception:

@@ -75,3 +75,15 @@ def test_a_reader_that_ends_early_is_no_mistake(capsys):
     with pytest.raises(SystemExit):
         speak([])
     assert capsys.readouterr().err == ''
+
+
+def test_arguments_in_backticks_become_the_options_of_the_command():
+    @click.command()
+    @click.option('--knn-ref', 'reference')
+    @report_errors
+    def command(reference):
+        raise UserError('`reference`=x.zip: other images; give `resize`')
+
+    result = CliRunner().invoke(command, [])
+    assert result.exit_code == 1
+    assert result.output == 'Error: --knn-ref=x.zip: other images; give `resize`\n'

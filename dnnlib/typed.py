@@ -1,0 +1,130 @@
+"""Read files into typed records: subclasses of `Typed`, whose fields describe the file.
+
+    class Sizes(Typed):
+        values: list[Annotated[int, Meta(ge=1)]]
+
+    parse_toml(path.read_bytes(), Sizes, str(path))
+
+Types, ranges (`msgspec.Meta`), missing and unknown keys are checked; the UserError names the file, the table and the
+key. A check that involves several fields is a `__post_init__` that raises ValueError.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from dnnlib.util import UserError
+
+T = TypeVar('T')
+_KINDS = {
+    'int': 'a whole number',
+    'float': 'a number',
+    'str': 'a text',
+    'bool': 'true or false',
+    'array': 'a list',
+    'object': 'a table',
+    'null': 'null',
+}
+_LIMITS = {
+    'length >=': 'length at least',
+    'length <=': 'length at most',
+    '>=': 'of at least',
+    '<=': 'of at most',
+    '>': 'above',
+    '<': 'below',
+}
+
+
+class Typed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A record that is read from a file. With `class X(Typed, rename='kebab')`, the file's keys have dashes."""
+
+
+def parse_json(data: bytes | str, kind: type[T], where: str) -> T:
+    """Read JSON text as `kind`. where: the file that messages name. Raises UserError."""
+    return _parse_text(json.loads, 'JSON', data, kind, where)
+
+
+def parse_toml(data: bytes, kind: type[T], where: str) -> T:
+    """Read TOML text as `kind`. where: the file that messages name. Raises UserError."""
+    return _parse_text(lambda data: tomllib.loads(data.decode()), 'TOML', data, kind, where)
+
+
+def _parse_text(load: Callable[[Any], Any], language: str, data: bytes | str, kind: type[T], where: str) -> T:
+    try:
+        content = load(data)
+    except (ValueError, RecursionError) as error:  # also a number with too many digits, or nesting that is too deep
+        raise UserError(f'{where}: not a {language} file ({error})') from error
+    return parse(content, kind, where)
+
+
+def parse(content: Any, kind: type[T], where: str) -> T:
+    """Convert plain values (dicts, lists, numbers, texts) to `kind`. where: the file that messages name.
+
+    Raises UserError, such as 'a.toml: sizes.values[1] must be a whole number of at least 1, not 0'.
+    """
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(' - at `$')
+        raise UserError(f'{where}: {_sentence(problem, content, _keys(content, kind, place))}') from error
+
+
+def shown(value: Any, longest: int = 60) -> str:
+    """A value as a message shows it, in at most about `longest` characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of more than some thousand digits
+        return 'a number with thousands of digits'
+    return text if len(text) <= longest else f'{text[:longest]}…'
+
+
+def _keys(content: Any, kind: Any, place: str) -> list[str | int]:
+    """The keys and indices that lead to a place such as '.factors[...].values[0]', where msgspec leaves keys out."""
+    keys: list[str | int] = []
+    value = content
+    for field, index in re.findall(r'\.([^.[`]+)|\[(\d+|\.\.\.)]', place):
+        if index == '...':  # the key that causes the error even as the only one
+            errors = {key: _error(_with_value(content, keys, {key: item}), kind) for key, item in value.items()}
+            field = next((key for key, error in errors.items() if error.endswith(place)), None)
+            if field is None:
+                return keys
+        keys.append(field or int(index))
+        value = value[keys[-1]]
+    return keys
+
+
+def _error(content: Any, kind: Any) -> str:
+    try:
+        msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return ''
+
+
+def _with_value(content: Any, keys: list[str | int], value: Any) -> Any:
+    """The content with another value at the place that `keys` lead to."""
+    if not keys:
+        return value
+    items: Any = list(content) if isinstance(content, list) else dict(content)
+    items[keys[0]] = _with_value(items[keys[0]], keys[1:], value)
+    return items
+
+
+def _sentence(problem: str, content: Any, keys: list[str | int]) -> str:
+    value = content
+    for key in keys:
+        value = value[key]
+    name = ''.join(f'[{key}]' if isinstance(key, int) else f'.{key}' for key in keys).removeprefix('.')
+    if match := re.fullmatch(r'Object contains unknown field `(.*)`', problem):
+        return f'{name or "the file"} has an unknown key, {match[1]}'
+    if match := re.fullmatch(r'Object missing required field `(.*)`', problem):
+        return f'{name or "the file"} lacks the key {match[1]}'
+    if match := re.fullmatch(r'Expected `(.*?)`(.*?)(, got .*)?', problem):
+        kinds = ' or '.join(_KINDS.get(word, word) for word in match[1].split(' | '))
+        limit = re.sub('(length )?[<>]=?', lambda found: _LIMITS[found[0]], match[2])
+        return f'{name or "the file"} must be {kinds}{limit}, not {shown(value)}'
+    return f'{name}: {problem}' if name else problem

@@ -1,0 +1,73 @@
+from typing import Annotated, Any
+
+import pytest
+from msgspec import Meta
+
+from dnnlib.typed import Typed, parse, parse_json, parse_toml
+from dnnlib.util import UserError
+
+
+class Sizes(Typed, rename='kebab'):
+    values: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1)] | None = None
+    search_range: tuple[int, int] | None = None
+    tolerance: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+
+    def __post_init__(self) -> None:
+        if self.values and self.search_range:
+            raise ValueError('give either values or search-range')
+
+
+class Study(Typed):
+    title: str
+    sizes: Sizes = Sizes()
+    factors: dict[str, dict[str, Sizes]] = {}
+    options: dict[str, int | str | list[int]] = {}
+    anything: dict[str, Any] = {}
+
+
+def test_a_file_becomes_a_typed_record():
+    toml = b'title = "a"\n[sizes]\nsearch-range = [1, 2]\n[factors.width.8]\ntolerance = 0.25\n[options]\nx = [1]\n'
+    study = parse_toml(toml, Study, 'a.toml')
+    assert study == Study('a', Sizes(search_range=(1, 2)), {'width': {'8': Sizes(tolerance=0.25)}}, {'x': [1]})
+    assert parse_json('{"title": "a", "anything": {"x": [null, 1e999]}}', Study, 'a.json').sizes.tolerance == 0.5
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ({'titel': 1}, 'the file has an unknown key, titel'),
+        ({}, 'the file lacks the key title'),
+        ([], r'the file must be a table, not \[\]'),
+        ({'title': 1}, 'title must be a text, not 1'),
+        ({'sizes': {'values': [1, 0]}}, r'sizes\.values\[1\] must be a whole number of at least 1, not 0'),
+        ({'sizes': {'values': []}}, r'sizes\.values must be a list of length at least 1, not \[\]'),
+        ({'sizes': {'values': True}}, r'sizes\.values must be a list or null, not True'),
+        ({'sizes': {'search-range': [1]}}, r'sizes\.search-range must be a list of length 2, not \[1\]'),
+        ({'sizes': {'tolerance': 1.0}}, r'sizes\.tolerance must be a number below 1\.0, not 1\.0'),
+        ({'sizes': {'tolerance': float('nan')}}, r'sizes\.tolerance must be a number above 0\.0, not nan'),
+        ({'sizes': {'values': [1], 'search-range': [1, 2]}}, r'sizes: give either values or search-range'),
+        ({'factors': {'a': {'b': {}}, 'c': {'d': {}, 'e.f': {'x': 1}}}}, r'factors\.c\.e\.f has an unknown key, x'),
+        ({'options': {'x': 1, 'y': [1, 'z']}}, r"options\.y\[1\] must be a whole number, not 'z'"),
+        ({'title': 10**5000}, 'title must be a text, not a number with thousands of digits'),
+        ({'options': {'x': {'y' * 99: 1}}}, r"options\.x must be .*, not {'y{58}…$"),
+    ],
+)
+def test_the_message_names_file_table_and_key(content, message):
+    document = {'title': 'a', **content} if content and 'titel' not in content else content
+    with pytest.raises(UserError, match=f'^a.toml: {message}'):
+        parse(document, Study, 'a.toml')
+
+
+@pytest.mark.parametrize('text', ['', '{', '[' * 100_000, '9' * 5000, '\x00'])
+def test_text_in_another_language_is_refused(text):
+    with pytest.raises(UserError, match='a: not a JSON file'):
+        parse_json(text, Study, 'a')
+    with pytest.raises(UserError, match='a: '):
+        parse_toml(text.encode(), Study, 'a')
+
+
+def test_bytes_that_are_not_text_are_refused():
+    with pytest.raises(UserError, match='a: not a JSON file'):
+        parse_json(b'\xff\xfe\xff', Study, 'a')
+    with pytest.raises(UserError, match='a: not a TOML file'):
+        parse_toml(b'\xff', Study, 'a')

@@ -1,0 +1,186 @@
+"""`Trainer` against a naive training in float64, on one rank and on two."""
+
+import copy
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.helpers import run_script
+from torch_utils import distributed
+from torch_utils.misc import seed_everything
+from training.config import DatasetConfig, OptimizerConfig, TrainingConfig
+from training.dataset import Dataset, ImageOrder, load_dataset
+from training.schedule import EMA_MODES, Schedule
+from training.snapshot import NetworkConfig
+from training.trainer import Trainer
+
+STEPS, BATCH = 4, 4096
+# The weight decay is large because the gradients are: a training without it must differ visibly.
+SGD = OptimizerConfig('SGD', lr=2e-5, weight_decay=500.0, momentum=0.9)
+ADAM = OptimizerConfig('Adam', lr=0.02, weight_decay=500.0, momentum=0.0)
+
+
+class TinyNet(nn.Module):
+    """A denoiser of a few weights that computes in the precision of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+        self.out = nn.Conv2d(3, 1, 1)
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 10))
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor, augment_labels: None = None) -> Tensor:
+        return self.out(torch.tanh(self.conv(x / (1 + sigma)))) * self.scale[labels, None, None, None]
+
+    def set_precision(self, precision: str) -> None:
+        pass
+
+
+class TinyNetwork(NetworkConfig):
+    def build(self, device: torch.device | str = 'cpu') -> TinyNet:  # type: ignore[override]
+        return TinyNet()
+
+
+def make_config(optimizer: OptimizerConfig = SGD, **changes) -> TrainingConfig:
+    """A training on the built-in digits; changes: fields of the configuration, of its schedule or of its data set."""
+    dataset = DatasetConfig('digits', 'digits', 1797, 8, 1, 10, False, window_size=0.5, cache=True, workers=1)
+    schedule = Schedule(
+        dataset_size=25_000, batch_size=BATCH, total_images=10**6, rampup_images=2 * BATCH + 100, ema_mode='mode1',
+        ema_halflife_images=4000, final_ema=0.9, ema_rampup_ratio=0.4,
+    )  # fmt: skip
+    config = TrainingConfig(
+        dataset=dataset, network=TinyNetwork('TinyNet', {}), loss='EDMLoss', augment=0.0, optimizer=optimizer,
+        schedule=schedule, batch_gpu=BATCH, seed=7, loss_scaling=1.0, tick_images=10**6, snapshots=[], states=[],
+        precision='fp32', compile=False, deterministic=False, benchmark=False, transfer=None, world_size=1, options={},
+    )  # fmt: skip
+    for name, value in changes.items():
+        if hasattr(config, name):
+            config = dataclasses.replace(config, **{name: value})
+        elif hasattr(schedule, name):
+            config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, **{name: value}))
+        else:
+            config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, **{name: value}))
+    return config
+
+
+CASES = {
+    'sgd': make_config(),
+    'adam': make_config(ADAM),
+    'sgd with accumulation': make_config(batch_gpu=900),
+    'adam with accumulation': make_config(ADAM, batch_gpu=900),
+    'no warm-up': make_config(rampup_images=0),
+    'scaled loss': make_config(loss_scaling=3.0),
+    'mirror images': make_config(xflip=True),
+    **{mode: make_config(ema_mode=mode) for mode in EMA_MODES},
+}
+
+
+def flat(tensors) -> Tensor:
+    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
+
+
+def trained(config: TrainingConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """The weights and the averaged weights after a few steps of the trainer."""
+    trainer = Trainer(config, dataset, torch.device('cpu'))
+    for _ in range(STEPS):
+        trainer.step()
+    return flat(trainer.net.parameters()), flat(trainer.ema.parameters())
+
+
+def naive_training(config: TrainingConfig, dataset: Dataset, ranks: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Initial, trained and averaged weights by the definition, in float64, one rank and one round after another."""
+    seed_everything(config.seed)
+    net = TinyNet().double()
+    initial = flat(net.parameters())
+    weights, average = initial.clone(), initial.clone()
+    momentum, square = torch.zeros_like(initial), torch.zeros_like(initial)
+    order = ImageOrder(1797 * (2 if config.dataset.xflip else 1), config.seed, config.dataset.window_size)
+    for step in range(STEPS):
+        indices, seen = torch.from_numpy(order.take(BATCH)), step * BATCH
+        gradient = torch.zeros_like(weights)
+        for rank in range(ranks):
+            for number, part in enumerate(indices[rank::ranks].split(config.batch_gpu)):
+                seed_everything(config.seed, rank, seen, number)
+                gradient += loss_gradient(net, dataset, part) * config.loss_scaling / BATCH
+        gradient += config.optimizer.weight_decay * weights
+        ramp = min(seen / config.schedule.rampup_images, 1) if config.schedule.rampup_images else 1
+        if config.optimizer.name == 'SGD':
+            momentum = 0.9 * momentum + gradient
+            update = momentum
+        else:
+            momentum = 0.9 * momentum + 0.1 * gradient
+            square = 0.999 * square + 0.001 * gradient**2
+            update = momentum / (1 - 0.9 ** (step + 1)) / ((square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+        weights = weights - config.optimizer.lr * ramp * update
+        nn.utils.vector_to_parameters(weights, net.parameters())
+        beta = config.schedule.ema_beta(seen)
+        average = beta * average + (1 - beta) * weights
+    return initial, weights, average
+
+
+def loss_gradient(net: nn.Module, dataset: Dataset, indices: Tensor) -> Tensor:
+    """Gradient of EDM's loss summed over images, whose random numbers are drawn here: sigma, then the noise."""
+    clean = torch.cat([dataset.images, dataset.images.flip(3)])[indices].double() / 127.5 - 1
+    sigma = (torch.randn(len(clean), 1, 1, 1) * 1.2 - 1.2).double().exp()
+    noisy = clean + sigma * torch.randn(clean.shape).double()
+    assert dataset.labels is not None
+    error = net(noisy, sigma, dataset.labels[indices % 1797]) - clean
+    loss = ((sigma**2 + 0.5**2) / (0.5 * sigma) ** 2 * error**2).sum()
+    return flat(torch.autograd.grad(loss, list(net.parameters())))
+
+
+@pytest.fixture(scope='module')
+def digits() -> Dataset:
+    return load_dataset('digits')
+
+
+@pytest.fixture(scope='module')
+def trained_on_two_ranks(tmp_path_factory) -> dict[str, tuple[Tensor, Tensor]]:
+    path = tmp_path_factory.mktemp('ranks') / 'trained.pt'
+    run_script('-m', 'tests.training.test_trainer', path, ranks=2)
+    return torch.load(path)
+
+
+def check(config: TrainingConfig, dataset: Dataset, found: tuple[Tensor, Tensor], ranks: int) -> None:
+    initial, *expected = naive_training(config, dataset, ranks)
+    for values, truth in zip(found, expected, strict=True):
+        assert float((truth - initial).norm()) > 0.01, 'a training that changes nothing shows nothing'
+        assert float((values - truth).norm() / (truth - initial).norm()) < 1e-4
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_weights_and_their_average_are_those_of_a_naive_training(digits, name):
+    check(CASES[name], digits, trained(CASES[name], digits), ranks=1)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_two_ranks_train_on_the_sum_of_their_gradients(digits, trained_on_two_ranks, name):
+    check(CASES[name], digits, trained_on_two_ranks[name], ranks=2)
+
+
+def test_gradients_that_are_not_finite_become_0_or_1e5_and_are_counted(digits):
+    config = make_config(OptimizerConfig('SGD', 1e-6, 0.0, 0.0), precision='fp16', rampup_images=0)
+    trainer = Trainer(config, digits, torch.device('cpu'))
+    wrong = torch.tensor([math.nan, math.inf, -math.inf, *[0.0] * 7])
+    assert isinstance(trainer.net.scale, nn.Parameter)
+    trainer.net.scale.register_hook(lambda _: wrong)
+    before = trainer.net.scale.detach().clone()
+    trainer.step()
+    changes = before - trainer.net.scale.detach()
+    torch.testing.assert_close(changes, torch.tensor([0, 0.1, -0.1, *[0.0] * 7]), rtol=1e-5, atol=1e-7)
+    counted = trainer.stats.collect()['Loss/nonfinite_gradients']
+    assert (counted.num, counted.mean) == (1, 3)
+    assert trainer.is_finite()
+
+
+if __name__ == '__main__':
+    with distributed.process_group(torch.device('cpu')):
+        data = load_dataset('digits')
+        results = {name: trained(config, data) for name, config in CASES.items()}
+        if distributed.is_main():
+            torch.save(results, Path(sys.argv[1]))

@@ -1,6 +1,6 @@
 """Read files into typed records: subclasses of `Typed`, whose fields describe the file.
 
-    class Sizes(Typed):
+    class Sizes(Typed, frozen=True):
         values: list[Annotated[int, Meta(ge=1)]]
 
     parse_toml(path.read_bytes(), Sizes, str(path))
@@ -20,6 +20,7 @@ import msgspec
 from dnnlib.util import UserError
 
 T = TypeVar('T')
+_SMALL = 1 << 20  # bytes of JSON that are read again for the message
 _KINDS = {
     'int': 'a whole number',
     'float': 'a number',
@@ -40,11 +41,23 @@ _LIMITS = {
 
 
 class Typed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A record that is read from a file. With `class X(Typed, rename='kebab')`, the file's keys have dashes."""
+    """Base of records that are read from files; subclasses repeat `frozen=True`, which type checkers need.
+
+    With `rename='kebab'` the keys in the file have dashes.
+    """
 
 
 def parse_json(data: bytes | str, kind: type[T], where: str) -> T:
-    """Read JSON text as `kind`. where: the file that messages name. Raises UserError."""
+    """Read JSON text as `kind`. where: the file that messages name. Raises UserError.
+
+    Values of a wrong type end the reading where they stand, so that a large file of them takes no memory.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (ValueError, RecursionError) as error:
+        if len(data) > _SMALL:
+            raise UserError(f'{where}: not a valid file ({error})') from error
+    # Reads NaN and Infinity, which Python writes, and finds the keys that msgspec's message leaves out.
     return _parse_text(json.loads, 'JSON', data, kind, where)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from dataset_utils.manifest import Manifest
 from dataset_utils.sources.base import Source, file_sha256, shown
 from dataset_utils.sources.decoding import FORMATS, MAX_FILE_BYTES, decode_image, is_image_name
+from dnnlib.typed import parse_json
 from dnnlib.util import UserError
 
 LABELS_FILE = 'dataset.json'
@@ -48,7 +49,9 @@ class FilesSource(Source):
         if LABELS_FILE in names:
             self.labels = self._listed_labels(self._read_json(LABELS_FILE))
             if MANIFEST_FILE in names:
-                self.manifest = Manifest.from_json(self._read_json(MANIFEST_FILE), f'{self.where}: {MANIFEST_FILE}')
+                self.manifest = parse_json(
+                    self.read_bytes(MANIFEST_FILE, MAX_JSON_BYTES), Manifest, f'{self.where}: {MANIFEST_FILE}'
+                )
                 self.class_names = self._checked_class_names(self.manifest.class_names)
         else:
             self._refuse_nested_labels(names)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.util import UserError
 from torch_utils import distributed
+from training.closed_form.base import ClosedForm
 from training.closed_form.int8_sums import int8_sums, relative_error
 from training.closed_form.rows import ImageRows, Images
 from training.closed_form.sums import Sums, empty_sums, float64_sums, merge
@@ -49,7 +49,7 @@ class Statistics:
     distance: Tensor
 
 
-class OptimalDenoiser:
+class OptimalDenoiser(ClosedForm):
     """D(x; sigma) of a training set.
 
     images: uint8 [N, C, R, R]; a numpy memory map is read block by block and never held in memory, and `SourceImages`
@@ -62,9 +62,6 @@ class OptimalDenoiser:
     Raises UserError for a set that is empty, not square, or too large for the device.
     """
 
-    sigma_min = 0.0
-    sigma_max = math.inf
-
     def __init__(
         self,
         images: Images,
@@ -73,20 +70,13 @@ class OptimalDenoiser:
         sharded: bool = False,
         float64: bool = False,
     ):
-        check_images(images, labels)
-        self.device, self.sharded, self.float64 = compute_device(device), sharded, float64
-        classes = None if labels is None else torch.as_tensor(labels).to(torch.int64)
+        super().__init__(images, labels, device)
+        self.sharded, self.float64 = sharded, float64
         if sharded:
-            self.images = distributed.on_every_rank(lambda: ImageRows(images, classes, self.device))
-        else:
-            self.images = ImageRows(images, classes, self.device)
-        self.img_channels, self.img_resolution = images.shape[1], images.shape[2]
-        # Over all ranks: the number of images, and that of each class.
-        self.num_images = len(images)
-        self.class_sizes = Counter({c: stop - start for c, (start, stop) in self.images.ranges.items()})
-        if sharded:
+            self.images = distributed.on_every_rank(lambda: ImageRows(images, self.labels, self.device))
             self._join_shards()
-        self.label_dim = max(self.class_sizes, default=-1) + 1
+        else:
+            self.images = ImageRows(images, self.labels, self.device)
 
     def _join_shards(self) -> None:
         """Learn from the other ranks what they hold; what decides how to compute must be the same on all."""
@@ -95,6 +85,7 @@ class OptimalDenoiser:
         sizes = [size for size, _, _, _ in shards]
         self.num_images = sum(sizes)
         self.class_sizes = sum((part for _, part, _, _ in shards), Counter())
+        self.label_dim = max(self.class_sizes, default=-1) + 1
         images.offset = sum(sizes[: distributed.rank()])
         means = torch.stack([size / self.num_images * mean for size, _, mean, _ in shards])
         images.mean = means.sum(dim=0).to(self.device)
@@ -106,7 +97,7 @@ class OptimalDenoiser:
         x: float [B, C, R, R]; sigma: > 0, a scalar or [B]; class_labels: one-hot [B, label_dim], int64 [B] or None for
         the optimum over all classes. Raises UserError for values that are not finite, sigma <= 0, and an empty class.
         """
-        return self._images(self._sums(x, sigma, class_labels), x)
+        return self._as_images(self._sums(x, sigma, class_labels).mean, x)
 
     def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Which images are denoised to one training image for the rest of a deterministic trajectory, bool [B].
@@ -121,7 +112,7 @@ class OptimalDenoiser:
         """
         sums = self._sums(x, sigma, class_labels)
         settled = sums.others - sums.log_total < math.log(SETTLED)
-        return settled.to(x.device), self._images(sums, x)
+        return settled.to(x.device), self._as_images(sums.mean, x)
 
     def statistics(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Statistics:
         """What the softmax says about each noisy image; arguments as for a call."""
@@ -132,13 +123,6 @@ class OptimalDenoiser:
             nearest=sums.nearest.to(x.device),
             distance=(sums.distance.sqrt() / 127.5).to(x.device),
         )
-
-    def round_sigma(self, sigma: Tensor | float) -> Tensor:
-        return torch.as_tensor(sigma)
-
-    def _images(self, sums: Sums, x: Tensor) -> Tensor:
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return ((sums.mean + 0.5) / 127.5).reshape(x.shape).to(dtype).to(x.device)
 
     def _sums(
         self,
@@ -199,57 +183,3 @@ class OptimalDenoiser:
         shards = [torch.empty_like(packed) for _ in range(distributed.world_size())]
         torch.distributed.all_gather(shards, packed)
         return functools.reduce(merge, [Sums.unpack(shard) for shard in shards])
-
-    def _in_pixels(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        """x in pixel units, float64 [B, P], and the noise's variance in them, float64 [B]."""
-        expected = (self.img_channels, self.img_resolution, self.img_resolution)
-        if tuple(x.shape[1:]) != expected:
-            raise UserError(f'x has shape {list(x.shape)}, but the training images are {list(expected)} each')
-        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=self.device).flatten()
-        if len(sigma) not in (1, len(x)):
-            raise UserError(f'sigma has {len(sigma)} values for {len(x)} images; give one, or one for each image')
-        if not bool((sigma > 0).all() & sigma.isfinite().all()):
-            raise UserError('sigma must be positive and finite')
-        z = x.flatten(1).to(self.device).to(torch.float64) * 127.5 - 0.5
-        if not bool(z.isfinite().all()):
-            raise UserError('x has values that are not finite')
-        return z, (127.5 * sigma).square().expand(len(x))
-
-    def _classes(self, class_labels: Tensor | None, count: int) -> Tensor | None:
-        """The class of each image, int64 [B], -1 for all classes; None where all are -1."""
-        if class_labels is None:
-            return None
-        if not self.label_dim:
-            raise UserError('class_labels are given, but the training set has no labels')
-        labels = class_labels.to(self.device)
-        if len(labels) != count:
-            raise UserError(f'{len(labels)} class labels are given for {count} images')
-        if labels.shape[1:] != ((self.label_dim,) if labels.is_floating_point() else ()):
-            raise UserError(
-                f'class_labels are {list(labels.shape)}; give integers [B], or one-hot floats [B, {self.label_dim}]'
-            )
-        known = set(self.class_sizes)
-        if labels.is_floating_point():
-            labels, known = torch.where(labels.any(dim=1), labels.argmax(dim=1), -1), known | {-1}
-        if absent := set(labels.unique().tolist()) - known:
-            raise UserError(f'class {min(absent)}: no training image has it')
-        return labels
-
-
-def check_images(images: Images, labels: Tensor | np.ndarray | None) -> None:
-    if images.ndim != 4 or images.dtype not in (torch.uint8, np.uint8):
-        raise UserError(f'training images must be uint8 [N, C, R, R], not {images.dtype} {list(images.shape)}')
-    if len(images) == 0:
-        raise UserError('the training set has no images')
-    if images.shape[2] != images.shape[3]:
-        raise UserError(f'training images must be square, not {images.shape[2]}×{images.shape[3]}')
-    if labels is not None and len(labels) != len(images):
-        raise UserError(f'{len(labels)} labels are given for {len(images)} training images')
-    if labels is not None and (lowest := int(torch.as_tensor(labels).amin())) < 0:
-        raise UserError(f'label {lowest} of the training images is below 0')
-
-
-def compute_device(device: torch.device | str) -> torch.device:
-    """The device that computes: Apple's has no float64, so the CPU stands in for it."""
-    device = torch.device(device)
-    return torch.device('cpu') if device.type == 'mps' else device

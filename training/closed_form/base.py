@@ -1,0 +1,95 @@
+"""What closed-form denoisers share: the shape and classes of their training set, and the checks of their arguments."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from training.closed_form.rows import Images
+
+
+class ClosedForm:
+    """The attributes of a denoiser that follow from its training set.
+
+    images: uint8 [N, C, R, R]. labels: int64 [N] or None. device: where to compute.
+    num_images, class_sizes: the number of images, in all and of each class.
+    label_dim: 0 without labels, else the highest label + 1.
+    Raises UserError for a set that is empty or not square.
+    """
+
+    sigma_min = 0.0
+    sigma_max = math.inf
+
+    def __init__(self, images: Images, labels: Tensor | np.ndarray | None, device: torch.device | str):
+        check_images(images, labels)
+        self.device = compute_device(device)
+        self.img_channels, self.img_resolution = images.shape[1], images.shape[2]
+        self.labels = None if labels is None else torch.as_tensor(labels).to(torch.int64)
+        self.num_images = len(images)
+        self.class_sizes = Counter([] if self.labels is None else self.labels.tolist())
+        self.label_dim = max(self.class_sizes, default=-1) + 1
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        return torch.as_tensor(sigma)
+
+    def _as_images(self, rows: Tensor, x: Tensor) -> Tensor:
+        """Denoised rows [B, P] in pixel units as images in [-1, 1] like x: float64 if x is, else float32."""
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        return ((rows + 0.5) / 127.5).reshape(x.shape).to(dtype).to(x.device)
+
+    def _in_pixels(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """x in pixel units, float64 [B, P], and the noise's variance in them, float64 [B]."""
+        expected = (self.img_channels, self.img_resolution, self.img_resolution)
+        if tuple(x.shape[1:]) != expected:
+            raise UserError(f'x has shape {list(x.shape)}, but the training images are {list(expected)} each')
+        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=self.device).flatten()
+        if len(sigma) not in (1, len(x)):
+            raise UserError(f'sigma has {len(sigma)} values for {len(x)} images; give one, or one for each image')
+        if not bool((sigma > 0).all() & sigma.isfinite().all()):
+            raise UserError('sigma must be positive and finite')
+        z = x.flatten(1).to(self.device).to(torch.float64) * 127.5 - 0.5
+        if not bool(z.isfinite().all()):
+            raise UserError('x has values that are not finite')
+        return z, (127.5 * sigma).square().expand(len(x))
+
+    def _classes(self, class_labels: Tensor | None, count: int) -> Tensor | None:
+        """The class of each image, int64 [B], -1 for all classes; None where all are -1."""
+        if class_labels is None:
+            return None
+        if not self.label_dim:
+            raise UserError('class_labels are given, but the training set has no labels')
+        labels = class_labels.to(self.device)
+        if len(labels) != count:
+            raise UserError(f'{len(labels)} class labels are given for {count} images')
+        if labels.shape[1:] != ((self.label_dim,) if labels.is_floating_point() else ()):
+            raise UserError(
+                f'class_labels are {list(labels.shape)}; give integers [B], or one-hot floats [B, {self.label_dim}]'
+            )
+        known = set(self.class_sizes)
+        if labels.is_floating_point():
+            labels, known = torch.where(labels.any(dim=1), labels.argmax(dim=1), -1), known | {-1}
+        if absent := set(labels.unique().tolist()) - known:
+            raise UserError(f'class {min(absent)}: no training image has it')
+        return labels
+
+
+def check_images(images: Images, labels: Tensor | np.ndarray | None) -> None:
+    if images.ndim != 4 or images.dtype not in (torch.uint8, np.uint8):
+        raise UserError(f'training images must be uint8 [N, C, R, R], not {images.dtype} {list(images.shape)}')
+    if len(images) == 0:
+        raise UserError('the training set has no images')
+    if images.shape[2] != images.shape[3]:
+        raise UserError(f'training images must be square, not {images.shape[2]}×{images.shape[3]}')
+    if labels is not None and len(labels) != len(images):
+        raise UserError(f'{len(labels)} labels are given for {len(images)} training images')
+    if labels is not None and (lowest := int(torch.as_tensor(labels).amin())) < 0:
+        raise UserError(f'label {lowest} of the training images is below 0')
+
+
+def compute_device(device: torch.device | str) -> torch.device:
+    """The device that computes: Apple's has no float64, so the CPU stands in for it."""
+    device = torch.device(device)
+    return torch.device('cpu') if device.type == 'mps' else device

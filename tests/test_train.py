@@ -11,7 +11,10 @@ from click.testing import CliRunner
 import train
 from tests.helpers import TINY
 from tests.training.edm_pickles import pickle_of
+from training import training_loop
+from training.dataset import StreamedDataset
 from training.snapshot import list_snapshots, list_states, load_network, read_info
+from training.trainer import Trainer
 
 
 def invoke(*arguments):
@@ -231,11 +234,59 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_bad(digits_20
     assert len(list_snapshots(tmp_path)) == 2
 
 
-@pytest.mark.parametrize('extra', [['--optimizer=SGD', '--lr=1e-4'], ['--precision=bf16'], ['--augment=0.5'],
-                                   ['--xflip=1'], ['--cache=0', '--workers=2'], ['--batch-gpu=3']])  # fmt: skip
-def test_every_way_of_training_runs(digits_20, tmp_path, extra):
+class WatchedTrainer(Trainer):
+    """A trainer that keeps which ways of training it sees itself take."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.ways = {type(self.optimizer).__name__, type(self.dataset).__name__}
+        self.rounds = []
+        self.net.model.register_forward_pre_hook(self.watch, with_kwargs=True)
+
+    def watch(self, model, arguments, options):
+        self.ways.add(str(arguments[0].dtype))
+        if options['augment_labels'] is not None and options['augment_labels'].any():
+            self.ways.add('augmented')
+
+    def accumulate(self, images, labels):
+        self.rounds.append(len(images))
+        originals = self.dataset.source.load() if isinstance(self.dataset, StreamedDataset) else self.dataset.images
+        if not {image.numpy().tobytes() for image in images} <= {np.asarray(image).tobytes() for image in originals}:
+            self.ways.add('mirrored')
+        super().accumulate(images, labels)
+
+
+@pytest.mark.parametrize(
+    ('extra', 'new', 'rounds'),
+    [
+        ([], set(), [10]),
+        (['--optimizer=SGD', '--lr=1e-4'], {'SGD'}, [10]),
+        (['--precision=bf16'], {'torch.bfloat16'}, [10]),
+        (['--augment=0.5'], {'augmented'}, [10]),
+        (['--xflip=1'], {'mirrored'}, [10]),
+        (['--cache=0', '--workers=2'], {'StreamedDataset'}, [10]),
+        (['--batch-gpu=3'], set(), [3, 3, 3, 1]),
+    ],
+)
+def test_every_way_of_training_runs(digits_20, tmp_path, monkeypatch, extra, new, rounds):
+    trainers = []
+    monkeypatch.setattr(
+        training_loop, 'Trainer', lambda *arguments: trainers.append(WatchedTrainer(*arguments)) or trainers[-1]
+    )
     result = invoke(
         f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=10', '--epochs=2', *extra
     )
     assert result.exit_code == 0, result.output
-    assert load_network(list_snapshots(tmp_path)[-1][1]).img_channels == 1
+    (trainer,) = trainers
+    assert trainer.ways - {'Adam', 'Dataset', 'torch.float32'} == new
+    assert trainer.rounds == 4 * rounds
+    net = load_network(list_snapshots(tmp_path)[-1][1])
+    torch.testing.assert_close(net.state_dict(), trainer.ema.state_dict(), rtol=0, atol=0, check_stride=False)
+
+
+def test_a_streamed_training_set_trains_the_same_network(digits_20, tmp_path):
+    for name, extra in (('cached', []), ('streamed', ['--cache=0', '--workers=2'])):
+        arguments = [f'--outdir={tmp_path}/{name}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=10']
+        assert invoke(*arguments, '--epochs=2', '--warmup=0', '--seed=1', *extra).exit_code == 0
+    cached, streamed = (load_network(list_snapshots(tmp_path / name)[-1][1]) for name in ('cached', 'streamed'))
+    torch.testing.assert_close(cached.state_dict(), streamed.state_dict(), rtol=0, atol=0)

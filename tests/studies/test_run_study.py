@@ -244,10 +244,14 @@ def test_a_range_on_one_side_of_the_threshold_is_answered_by_an_inequality(tmp_p
 
 
 def test_a_search_averages_the_repeats_before_it_goes_on(tmp_path):
+    # Neither the first nor the last repeat, nor most of them, lie on the side of 90 % on which their mean lies.
+    ratios = {10: [1, 1, 1], 32: [0.85, 1, 0.88], 56: [1, 0.5, 0.95], 42: [1, 1, 1], 100: [0, 0, 0]}
+    left = {size: list(repeats) for size, repeats in ratios.items()}
     study = make_study(sizes={'search': [10, 100], 'tolerance': 0.5}, repeats={'count': 3})
-    order, _ = run(study, tmp_path, lambda size: 1.0 if size < 30 else 0.0)
-    sizes = [size for size, _ in order]
-    assert all(sizes[i : i + 3].count(sizes[i]) == 3 for i in range(0, len(sizes), 3))
+    order, results = run(study, tmp_path, lambda size: left[size].pop(0))
+    assert order == [(size, repeat) for size in (10, 100, 32, 56, 42) for repeat in range(3)]
+    found = {ratio.size: ratio.mean for ratio in results.values[0].ratios}
+    assert found == pytest.approx({size: sum(repeats) / 3 for size, repeats in ratios.items()})
 
 
 def test_points_of_a_search_wait_for_a_failed_one(tmp_path):

@@ -1,6 +1,5 @@
 """`Trainer` against a naive training in float64, on one rank and on two."""
 
-import copy
 import dataclasses
 import math
 import sys

@@ -1,6 +1,5 @@
 """What is in a set of images: sizes, labels, exact copies, and pairs that are nearly copies."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ import numpy as np
 from dataset_utils.manifest import Manifest
 from dataset_utils.selections import name_of
 from dataset_utils.sources import Source, content_sha256
-from dataset_utils.sources.base import shown, words_of
+from dataset_utils.sources.base import copies_of, shown, words_of
 from dnnlib.util import UserError
 
 NEAR = 16.0  # root mean square per pixel, of 255: four pairs of CIFAR-10 are closer
@@ -43,12 +42,6 @@ def describe(source: Source, near: float) -> str:
         *_manifest_lines(getattr(source, 'manifest', None)),
     ]
     return '\n'.join(lines)
-
-
-def copies_of(images: np.ndarray) -> list[int]:
-    """Return for each image, uint8 [N, H, W, C], the lowest index of an image with the same pixels."""
-    first: dict[bytes, int] = {}
-    return [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
 
 
 def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:

@@ -1,6 +1,6 @@
 """The memorization ratio: which generated images are copies of training images, and how sure their share is."""
 
-import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -9,8 +9,10 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from dataset_utils.sources.base import copies_of
 from dnnlib.util import UserError
 from evaluation.neighbors import Images, NeighborIndex
+from training.closed_form.rows import ImageRows
 
 # An image is a copy when it is this much closer to its nearest training image than to the second nearest.
 THRESHOLD = 1 / 3
@@ -53,27 +55,30 @@ def memorization_ratio(images: Images, references: Images, threshold: float = TH
 
 
 class TrainingImages:
-    """Training images prepared for judging many batches: uint8 [M, …]; equal images count as one.
+    """Training images prepared for evaluating many batches: uint8 [M, …] or rows; equal images count as one.
 
-    device: where to compare. Raises UserError where fewer than two are distinct.
+    device, sharded: see `NeighborIndex`. Raises UserError if fewer than two are distinct.
     """
 
-    def __init__(self, references: Images, device: torch.device | str | None = None, name: str = 'the references'):
-        pixels = torch.as_tensor(references)
-        self.num_pixels = pixels[0].numel() if len(pixels) else 0
-        self.first_of_group = first_of_equal_rows(pixels.cpu().numpy())
-        self.num_duplicates = len(pixels) - len(self.first_of_group)
-        if len(self.first_of_group) < 2:
+    def __init__(
+        self,
+        references: Images | ImageRows,
+        device: torch.device | str | None = None,
+        name: str = 'the references',
+        sharded: bool = False,
+    ):
+        self.index = NeighborIndex(references, device, distinct=True, sharded=sharded)
+        self.num_pixels, self.num_duplicates = self.index.num_pixels, self.index.num_references - len(self.index)
+        if len(self.index) < 2:
             raise UserError(
-                f'{name}: {len(self.first_of_group)} distinct image{"s" * (len(self.first_of_group) != 1)}; '
+                f'{name}: {len(self.index)} distinct image{"s" * (len(self.index) != 1)}; '
                 f'the ratio needs at least two, since it compares the two nearest'
             )
-        self.index = NeighborIndex(pixels[self.first_of_group], device)
 
     def nearest_two(self, images: Images) -> tuple[Tensor, Tensor]:
         """Indices and squared distances of the two nearest distinct training images, int64 [N, 2] each, on the CPU."""
         index, squared_distance = self.index.query(images, k=2)
-        return self.first_of_group[index.cpu()], squared_distance.cpu()
+        return index.cpu(), squared_distance.cpu()
 
     def summarize(self, indices: Tensor, squared_distances: Tensor, threshold: float = THRESHOLD) -> Memorization:
         """The ratio and its interval from what `nearest_two` returned."""
@@ -102,13 +107,9 @@ def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> 
     return nearest * fraction.denominator**2 < second * fraction.numerator**2
 
 
-def first_of_equal_rows(rows: np.ndarray) -> Tensor:
-    """The positions of all rows that equal no earlier row, ascending, int64. rows: uint8 [M, …], read one by one."""
-    seen: dict[bytes, int] = {}
-    for position, row in enumerate(rows):
-        # Hashes of the pixels, which take less memory than they do.
-        seen.setdefault(hashlib.blake2b(row.tobytes(), digest_size=32).digest(), position)
-    return torch.tensor(list(seen.values()), dtype=torch.int64)
+def first_of_equal_rows(rows: Iterable[np.ndarray]) -> Tensor:
+    """The positions of all rows that equal no earlier row, ascending, int64."""
+    return torch.tensor(copies_of(rows), dtype=torch.int64).unique()
 
 
 def wilson_interval(successes: int, total: int) -> tuple[float, float]:

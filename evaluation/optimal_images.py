@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dataset_utils import Source
 from dnnlib.util import UserError
+from evaluation.memorization import TrainingImages
 from evaluation.pictures import image_path, save_contact_sheet, save_images
 from evaluation.replays import Replay, ReplayTable, count_copies, find_replays
 from torch_utils import distributed
@@ -88,8 +89,9 @@ def generate_optimal_images(source: Source, run: OptimalRun, device: torch.devic
     sheet: dict[int, Tensor] = {}
     if missing:
         denoiser = make_denoiser(source, labels, run, device)
+        training = TrainingImages(denoiser.images, name=source.where, sharded=run.shard)
         distributed.on_main(lambda: table.open(settings))
-        sheet = generate_missing(denoiser, missing, run, table, shown)
+        sheet = generate_missing(denoiser, training, missing, run, table, shown)
     done = distributed.on_main(lambda: table.consolidate(settings))
     if run.grid is not None:
         save_grid(run, run.grid, sheet)
@@ -136,7 +138,12 @@ def images_of(source: Source, part: range, in_memory: bool) -> Images:
 
 
 def generate_missing(
-    denoiser: OptimalDenoiser, missing: list[int], run: OptimalRun, table: ReplayTable, shown: set[int]
+    denoiser: OptimalDenoiser,
+    training: TrainingImages,
+    missing: list[int],
+    run: OptimalRun,
+    table: ReplayTable,
+    shown: set[int],
 ) -> dict[int, Tensor]:
     """Generate images of seeds, save them and what they replay; return those of `shown` that this rank generated."""
     rank, world_size = (0, 1) if run.shard else (distributed.rank(), distributed.world_size())
@@ -146,7 +153,7 @@ def generate_missing(
     with tqdm(total=total, unit='img', desc='generate', disable=None if distributed.is_main() else True) as bar:
         for batch in generate_images(denoiser, batches, run.sampler, denoiser.device, run.class_index):
             classes = None if batch.class_labels is None else batch.class_labels.tolist()
-            replays = find_replays(denoiser.images, batch.images, classes, run.shard)
+            replays = find_replays(training, batch.images, classes)
             if distributed.is_main() or not run.shard:
                 if run.save_images:
                     save_images(batch.images, batch.seeds, run.outdir, run.subdirs)

@@ -4,12 +4,11 @@
 """
 
 import csv
-import functools
 import io
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,9 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError, atomic_file
-from evaluation.memorization import memorized
-from evaluation.neighbors import MAX_PIXELS, shifted, squared_norms
+from evaluation.memorization import TrainingImages, memorized
 from torch_utils import distributed
-from torch_utils.int8 import int8_matmul
-from training.closed_form.rows import ImageRows
 
-# Training images of one product with 512 generated ones: 2 MiB of int32, which stay in a core's cache.
-REFERENCE_BLOCK = 1024
-# What stands for no index, and for no distance.
-NONE = torch.iinfo(torch.int64).max
 LINE = re.compile(r'(\d+),(\d*),(\d+),(\d+),(\d*)', re.ASCII)
 COLUMNS = ('seed', 'class', 'nearest', 'squared_distance', 'second_squared_distance')
 
@@ -46,20 +38,6 @@ class Replay:
     second_squared_distance: int | None
 
 
-@dataclass(frozen=True)
-class TwoNearest:
-    """For each of B images, of some training images: int64 [B] each.
-
-    nearest: index of the nearest, of several the lowest; key: equal for copies of it; first: squared distance to it;
-    second: to the nearest of those that differ from it, or `NONE`.
-    """
-
-    nearest: Tensor
-    key: Tensor
-    first: Tensor
-    second: Tensor
-
-
 def count_copies(replays: Sequence[Replay]) -> tuple[int, int]:
     """How many images are copies, as `evaluation.memorization.memorized` has it, and how many equal theirs."""
     first = torch.tensor([replay.squared_distance for replay in replays])
@@ -68,56 +46,11 @@ def count_copies(replays: Sequence[Replay]) -> tuple[int, int]:
     return int((exact | memorized(first, second)).sum()), int(exact.sum())
 
 
-def find_replays(rows: ImageRows, images: Tensor, classes: Sequence[int] | None, sharded: bool = False) -> list[Replay]:
-    """Compare uint8 [B, C, R, R] with all training images; with `sharded`, rows are a rank's part of them."""
-    found = two_nearest(rows, images)
-    if sharded:
-        found = functools.reduce(merge, distributed.gather(found))
-    columns = zip(found.nearest.tolist(), found.first.tolist(), found.second.tolist(), strict=True)
-    replays = [Replay(None, nearest, first, None if second == NONE else second) for nearest, first, second in columns]
-    if classes is None:
-        return replays
-    return [replace(replay, class_index=label) for replay, label in zip(replays, classes, strict=True)]
-
-
-def two_nearest(rows: ImageRows, images: Tensor) -> TwoNearest:
-    """The nearest training image and the nearest of the others, by exact distances; on the CPU."""
-    queries = shifted(images.to(rows.device))
-    dtype = torch.int32 if rows.num_pixels <= MAX_PIXELS else torch.int64
-    norms = squared_norms(queries, torch.int64)
-    parts = []
-    for start, block in rows.blocks(0, len(rows), REFERENCE_BLOCK):
-        here = slice(start, start + len(block))
-        # Without the queries' own norms, which change no order.
-        scores = torch.sub(rows.norms[here].to(dtype), int8_matmul(queries, block.t()).to(dtype), alpha=2)
-        parts.append(block_nearest(scores, norms, rows.order[here] + rows.offset, rows.keys[here]))
-    return functools.reduce(merge, parts)
-
-
-def block_nearest(scores: Tensor, norms: Tensor, index: Tensor, keys: Tensor) -> TwoNearest:
-    """Of one block. scores: squared distances less `norms`, [B, N]; norms: int64 [B]; index, keys: int64 [N]."""
-    first = scores.amin(dim=1, keepdim=True)
-    nearest, place = torch.where(scores == first, index, NONE).min(dim=1)
-    key = keys[place]
-    none = torch.iinfo(scores.dtype).max
-    second = torch.where(keys == key[:, None], none, scores).amin(dim=1)
-    distances = torch.where(second == none, NONE, second.to(torch.int64) + norms)
-    return TwoNearest(nearest.cpu(), key.cpu(), (first[:, 0].to(torch.int64) + norms).cpu(), distances.cpu())
-
-
-def merge(a: TwoNearest, b: TwoNearest) -> TwoNearest:
-    """Of the training images of both."""
-    a_nearer = (a.first < b.first) | ((a.first == b.first) & (a.nearest < b.nearest))
-    copies = a.key == b.key
-    # The nearest of the farther part is another image, unless it is a copy.
-    beyond_a = torch.where(copies, b.second, b.first)
-    beyond_b = torch.where(copies, a.second, a.first)
-    return TwoNearest(
-        nearest=torch.where(a_nearer, a.nearest, b.nearest),
-        key=torch.where(a_nearer, a.key, b.key),
-        first=torch.minimum(a.first, b.first),
-        second=torch.where(a_nearer, torch.minimum(a.second, beyond_a), torch.minimum(b.second, beyond_b)),
-    )
+def find_replays(training: TrainingImages, images: Tensor, classes: Sequence[int] | None) -> list[Replay]:
+    """Compare uint8 [B, C, R, R] with all training images. classes: that the images were asked for, or None."""
+    index, squared = training.nearest_two(images)
+    columns = zip(index[:, 0].tolist(), *squared.T.tolist(), strict=True)
+    return [Replay(None if classes is None else classes[place], *column) for place, column in enumerate(columns)]
 
 
 class ReplayTable:

@@ -256,6 +256,8 @@ def test_mistakes_are_told_in_a_sentence(
     fails(
         'need labels, and bare has none', f'--data={tmp_path / "bare.npy"}', f'--outdir={tmp_path / "new"}', '--cond=1'
     )
+    np.save(tmp_path / 'one.npy', np.zeros([3, 8, 8, 1], np.uint8))
+    fails('1 distinct image;', f'--data={tmp_path / "one.npy"}', f'--outdir={tmp_path / "new"}')
     (tmp_path / 'empty').mkdir()
     fails('holds no images', f'--data={tmp_path / "empty"}', f'--outdir={tmp_path / "new"}')
     (tmp_path / 'mixed').mkdir()

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +127,12 @@ def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str) 
     else:
         mend = 'bring all images to one size with dataset_tool.py --transform=center-crop --resolution=WxH'
     raise UserError(f'{name} is {words_of(image.shape)}, but {reference} is {words_of(shape)}; {mend}')
+
+
+def copies_of(images: Iterable[np.ndarray]) -> list[int]:
+    """Return for each image, or row of numbers, the lowest index of one with the same bytes; compared by SHA-256."""
+    first: dict[bytes, int] = {}
+    return [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
 
 
 def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:

@@ -1,0 +1,109 @@
+"""The two nearest distinct images of a training set, wherever it is kept, against all distances written out."""
+
+import itertools
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from evaluation import neighbors
+from evaluation.neighbors import NeighborIndex
+from torch_utils import distributed
+from training.closed_form.rows import ImageRows
+
+
+def two_nearest(images: Tensor, references: Tensor) -> tuple[list[list[int]], list[list[int]]]:
+    """Indices and squared distances of the nearest reference and of the nearest that is not equal to it."""
+    indices, squares = [], []
+    for image in images.numpy().astype(int):
+        distances = np.square(references.numpy().astype(int) - image).sum(axis=(1, 2, 3))
+        nearest = int(distances.argmin())
+        differs = (references != references[nearest]).flatten(1).any(dim=1).numpy()
+        second = int(np.where(differs, distances, 10**9).argmin())
+        indices.append([nearest, second])
+        squares.append([int(distances[nearest]), int(distances[second])])
+    return indices, squares
+
+
+def found(index: NeighborIndex, images: Tensor) -> tuple[list[list[int]], list[list[int]]]:
+    nearest, squared = index.query(images, k=2)
+    return nearest.tolist(), squared.tolist()
+
+
+def rows_of(images: Tensor | np.ndarray, labels: Tensor | None = None) -> ImageRows:
+    return ImageRows(images, labels, torch.device('cpu'))
+
+
+@pytest.fixture(scope='module')
+def references() -> Tensor:
+    """300 small images, of which 60 are copies of others and 60 lie next to others."""
+    random = torch.Generator().manual_seed(0)
+    distinct = torch.randint(0, 256, [180, 3, 4, 4], dtype=torch.uint8, generator=random)
+    near = distinct[40:100].clone()
+    near[:, 0, 0, 0] ^= 1
+    images = torch.cat([distinct, distinct[:60], near])
+    return images[torch.randperm(300, generator=random)]
+
+
+@pytest.fixture(scope='module')
+def images(references: Tensor) -> Tensor:
+    random = torch.Generator().manual_seed(1)
+    noise = torch.randint(0, 3, references[:90].shape, dtype=torch.uint8, generator=random)
+    corners = torch.stack([torch.zeros([3, 4, 4]), torch.full([3, 4, 4], 255)]).to(torch.uint8)
+    return torch.cat([references[100:200], references[:90] // 4 * 4 + noise, corners])
+
+
+@pytest.mark.parametrize('size', [1, 7, 299, 1024])
+def test_the_two_nearest_distinct_images_equal_all_distances(
+    size: int, images: Tensor, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of pixels, of rows in memory, of rows one class after the other, and of rows on disk."""
+    monkeypatch.setattr(neighbors, 'REFERENCE_BLOCK', size)
+    np.save(tmp_path / 'references.npy', references.numpy())
+    on_disk = np.load(tmp_path / 'references.npy', mmap_mode='r')
+    labels = torch.arange(300) * 7 % 3
+    expected = two_nearest(images, references)
+    for kept in (references, rows_of(references), rows_of(references, labels), rows_of(on_disk, labels)):
+        index = NeighborIndex(kept, distinct=True)
+        assert (len(index), index.num_references) == (240, 300)
+        assert found(index, images) == expected
+
+
+def test_images_of_many_pixels(images: Tensor, references: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, 'MAX_PIXELS', 1)
+    assert found(NeighborIndex(rows_of(references), distinct=True), images) == two_nearest(images, references)
+
+
+@pytest.mark.parametrize('bounds', [[0, 1, 300], [0, 100, 150, 300], [0, 60, 61, 62, 300]])
+def test_ranks_that_share_the_references_find_the_same(
+    bounds: list[int], images: Tensor, references: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank is a thread; a gather waits until all have given their value."""
+    shards = list(itertools.pairwise(bounds))
+    barrier, local, box = threading.Barrier(len(shards), timeout=60), threading.local(), {}
+    results: dict[int, object] = {}
+
+    def gather(value: object) -> list[object]:
+        box[local.rank] = value
+        barrier.wait()
+        values = [box[rank] for rank in range(len(shards))]
+        barrier.wait()
+        return values
+
+    def run(rank: int) -> None:
+        local.rank = rank
+        part = references[slice(*shards[rank])]
+        index = NeighborIndex(rows_of(part, torch.arange(len(part)) % 2), distinct=True, sharded=True)
+        results[rank] = len(index), index.num_references, found(index, images)
+
+    monkeypatch.setattr(distributed, 'gather', gather)
+    monkeypatch.setattr(distributed, 'rank', lambda: local.rank)
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(shards))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == dict.fromkeys(range(len(shards)), (240, 300, two_nearest(images, references)))

@@ -22,10 +22,15 @@ def configure_backends(precision: str, deterministic: bool = False, benchmark: b
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS asks for it, before its first use
 
 
-def seed_everything(*parts: int) -> None:
-    """Seed the global generators of all devices with a hash of the parts, so that no two uses share a stream."""
+def derived_seed(*parts: int) -> int:
+    """A seed in [0, 2^63) by a hash of the parts, so that no two uses share a stream of random numbers."""
     text = ','.join(str(part) for part in parts)
-    torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'little') >> 1)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'little') >> 1
+
+
+def seed_everything(*parts: int) -> None:
+    """Seed the global generators of all devices with `derived_seed` of the parts."""
+    torch.manual_seed(derived_seed(*parts))
 
 
 def place(module: nn.Module, device: torch.device | str) -> nn.Module:

@@ -1,0 +1,188 @@
+"""The geometry of a training set at noise levels: where its images merge and where they stand apart. No network.
+
+`Geometry` collects, block by block of training images, what noisy images z = x + sigma · e say about all of them:
+
+- posterior weight: max_i w_i(z) with w = softmax(-||z - x_i||² / (2 sigma²)); 1 if z belongs to one training image;
+- effective number: 1 / sum_i w_i², how many training images take part in the optimum;
+- shell coverage: the share of noisy held-out images that lie in the shell of at least one training image,
+  sigma √(d - 2 √(c d)) <= ||z - x_i|| <= sigma √(d + 2 √(c d) + 2 c), c = 5. Source: Dodson 2026. At the levels with
+  posterior weight and shell coverage >= 0.8, memorization is decided;
+- information: how much z says about x in nats, from the entropy of the training images with noise (at most ln N) and
+  of held-out images, next to the Gaussian with the covariance of the training set. Source: Biroli et al. 2024;
+- local coverage of a training image x_j: sum_{i != j} exp(-||x_i - x_j||² / (2 sigma²)) against 1; images that are not
+  covered are memorized first. Source: Merger and Goldt 2026.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.noise_levels import noise_like
+
+# The c of the shells: a noise vector leaves its shell with probability at most 2 exp(-c).
+SHELL_TAIL = 5
+# Posterior weight and shell coverage at or above which memorization is decided at a level.
+DECIDED = 0.8
+# Training images of one product.
+BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What N noisy images at L levels say about a training set; float64 [L, N] each, in_shell bool [L, N].
+
+    log_density: ln of (1/M) sum_i exp(-||z - x_i||² / (2 sigma²)) over M training images.
+    log_coverage: ln of the local coverage of the clean images, without the training image at their own position.
+    noise_norm: ||e||², [N].
+    """
+
+    posterior_weight: Tensor
+    effective_number: Tensor
+    log_density: Tensor
+    in_shell: Tensor
+    log_coverage: Tensor
+    noise_norm: Tensor
+
+
+def geometry(
+    training: Tensor | np.ndarray,
+    images: Tensor | np.ndarray,
+    levels: Sequence[float],
+    seed: int = 0,
+    positions: Sequence[int] | None = None,
+    held_out: bool = False,
+) -> Geometry:
+    """Compare noisy images with all training images at all levels, in one pass and in float64.
+
+    training: uint8 [M, …] on the device that computes. images: uint8 [N, …]. levels: sigma > 0.
+    positions: of the images in their set, which choose their noise; for training images also which one not to count in
+    the local coverage. None counts from 0. held_out: the images are not in the training set.
+    """
+    references = torch.as_tensor(training).flatten(1)
+    places = torch.as_tensor(range(len(images)) if positions is None else positions, device=references.device)
+    clean = _rows(torch.as_tensor(images).to(references.device))
+    noise = noise_like(clean.reshape(torch.as_tensor(images).shape), seed, places.tolist()).flatten(1)
+    scales = 127.5 * torch.tensor(levels, dtype=torch.float64, device=clean.device)  # in pixel levels
+    sums = _Sums(scales, clean.shape, noise.square().sum(dim=1))
+    for start in range(0, len(references), BLOCK):
+        rows = _rows(references[start : start + BLOCK])
+        squared = clean.square().sum(dim=1, keepdim=True) - 2 * clean @ rows.t() + rows.square().sum(dim=1)  # exact
+        along = (noise * clean).sum(dim=1, keepdim=True) - noise @ rows.t()  # e · (x - x_i)
+        own = None if held_out else places[:, None] == torch.arange(start, start + len(rows), device=places.device)
+        sums.add(squared, along, own)
+    return sums.finish(len(references))
+
+
+class _Sums:
+    """Sums over the training images so far, for N noisy images at L levels, divided by exp(highest)."""
+
+    def __init__(self, scales: Tensor, shape: Sequence[int], noise_norm: Tensor):
+        self.scales, self.noise_norm = scales, noise_norm
+        self.lowest, self.top = (scales[:, None] * radius for radius in shell(shape[1]))
+        none = noise_norm.new_full([len(scales), shape[0]], -math.inf)
+        self.highest, self.log_coverage = none, none.clone()
+        self.total, self.squares = torch.zeros_like(none), torch.zeros_like(none)
+        self.in_shell = torch.zeros_like(none, dtype=torch.bool)
+
+    def add(self, squared: Tensor, along: Tensor, own: Tensor | None) -> None:
+        """Add a block. squared: ||x - x_i||², along: e · (x - x_i), both [N, K]; own: which pairs are one image."""
+        for level, scale in enumerate(self.scales.tolist()):
+            # ||x + s e - x_i||², with no cancellation for x = x_i.
+            distances = squared + 2 * scale * along + scale**2 * self.noise_norm[:, None]
+            exponents = distances / (-2 * scale**2)
+            highest = torch.maximum(self.highest[level], exponents.amax(dim=1))
+            earlier, weights = (self.highest[level] - highest).exp(), (exponents - highest[:, None]).exp()
+            self.total[level] = self.total[level] * earlier + weights.sum(dim=1)
+            self.squares[level] = self.squares[level] * earlier**2 + weights.square().sum(dim=1)
+            self.highest[level] = highest
+            inside = (distances >= self.lowest[level] ** 2) & (distances <= self.top[level] ** 2)
+            self.in_shell[level] |= inside.any(dim=1)
+            others = squared / (-2 * scale**2)
+            others = others if own is None else others.masked_fill(own, -math.inf)
+            self.log_coverage[level] = torch.logaddexp(self.log_coverage[level], others.logsumexp(dim=1))
+
+    def finish(self, count: int) -> Geometry:
+        return Geometry(
+            posterior_weight=(1 / self.total).cpu(),
+            effective_number=(self.total.square() / self.squares).cpu(),
+            log_density=(self.highest + self.total.log() - math.log(count)).cpu(),
+            in_shell=self.in_shell.cpu(),
+            log_coverage=self.log_coverage.cpu(),
+            noise_norm=self.noise_norm.cpu(),
+        )
+
+
+def shell(dimension: int, tail: float = SHELL_TAIL) -> tuple[float, float]:
+    """The inner and outer radius between which almost all noise e lies. Source: Laurent and Massart 2000."""
+    spread = 2 * math.sqrt(tail * dimension)
+    return math.sqrt(max(dimension - spread, 0)), math.sqrt(dimension + spread + 2 * tail)
+
+
+def information(found: Geometry) -> Tensor:
+    """ln of how much denser the noise makes z at its own image than the training set does, in nats, float64 [L, N].
+
+    Its mean over noisy training images is the information that z gives about which image it came from, between 0 and
+    ln M; over held-out images it is an upper bound on the information that z gives about an image of the population.
+    """
+    return -0.5 * found.noise_norm - found.log_density
+
+
+def gaussian_information(variances: Tensor | np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """1/2 sum ln(1 + l / sigma²) in nats, float64 [L], for a Gaussian population with eigenvalues l of its covariance.
+
+    Of all populations with that covariance the Gaussian has the most.
+    """
+    values = np.asarray(variances, dtype=np.float64)
+    return 0.5 * np.log1p(values / np.square(np.asarray(levels))[:, None]).sum(axis=1)
+
+
+def gaussian_collapse_level(variances: Tensor | np.ndarray, num_images: int) -> float:
+    """The noise level at which a Gaussian population's information is ln N, below which N images stand apart.
+
+    For variance s² in all of d directions, s / √(N^(2/d) - 1). Source: Biroli et al. 2024, in other units:
+    t = ln(1 + sigma²) / 2. 0 for a single image.
+    """
+    low, high = -30.0, 30.0  # of ln sigma
+    for _ in range(100):
+        middle = (low + high) / 2
+        if gaussian_information(variances, [math.exp(middle)])[0] > math.log(num_images):
+            low = middle
+        else:
+            high = middle
+    return math.exp(low) if num_images > 1 else 0.0
+
+
+def crossing_level(levels: Sequence[float], values: Sequence[float], threshold: float) -> float | None:
+    """The highest noise level at which a curve rises to a threshold as noise falls, or None if it does not.
+
+    Linear in ln sigma between two levels. At the highest level already: that level.
+    """
+    order = np.argsort(levels)[::-1]
+    sigmas, heights = np.asarray(levels, dtype=np.float64)[order], np.asarray(values, dtype=np.float64)[order]
+    reached = np.flatnonzero(heights >= threshold)
+    if not len(reached):
+        return None
+    k = int(reached[0])
+    if k == 0:
+        return float(sigmas[0])
+    share = (threshold - heights[k - 1]) / (heights[k] - heights[k - 1])
+    return float(np.exp(np.log(sigmas[k - 1]) + share * np.log(sigmas[k] / sigmas[k - 1])))
+
+
+def uncovered_levels(levels: Sequence[float], log_coverage: Tensor | np.ndarray) -> np.ndarray:
+    """The noise level of each image at which its local coverage is 1, float64 [N]: the higher, the earlier memorized.
+
+    log_coverage: [L, N]. The lowest level if all cover the image, and the highest if none does.
+    """
+    curves = -np.asarray(log_coverage, dtype=np.float64)
+    crossings = (crossing_level(levels, curve, 0) for curve in curves.T)
+    return np.array([min(levels) if level is None else level for level in crossings])
+
+
+def _rows(images: Tensor) -> Tensor:
+    """uint8 [N, …] as float64 rows of pixels minus 128, whose products are exact integers."""
+    return images.flatten(1).to(torch.float64) - 128

@@ -1,0 +1,185 @@
+"""How well denoisers denoise at a noise level: errors, distances between denoisers, linearity, and their intervals.
+
+Everything is computed from noisy images z = x + sigma · e in EDM's units: x in [-1, 1], squared errors summed over the
+pixels and channels of an image. The noise e of an image depends on (seed, position of the image) alone, so all
+denoisers see the same z at any batch size, device and number of ranks, and their differences are paired.
+
+Sources: Kadkhodaie et al. 2024 (denoising error as PSNR), Niedoba et al. 2025 (distance to the optimum), Wang and
+Vastola 2024 (distance to the Gaussian), Bonnaire et al. 2025 (gap), Li, Dai and Qu 2024 (linearity).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+import torch
+from torch import Tensor
+
+from evaluation.memorization import CONFIDENCE
+from torch_utils.misc import derived_seed
+from training.denoiser import Denoiser
+
+BATCH_SIZE = 64
+DATA_RANGE = 2  # from -1 to 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def denoising_error(
+    denoiser: Denoiser,
+    images: Tensor | np.ndarray,
+    sigma: float,
+    seed: int = 0,
+    labels: Tensor | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Tensor:
+    """||D(x + sigma e) - x||² of each image, float64 [N], summed over pixels in [-1, 1] units.
+
+    images: uint8 [N, C, R, R] on the device of the denoiser. labels: int64 [N], or None for no class.
+    """
+    clean = torch.as_tensor(images)
+    return torch.cat(
+        [
+            squared_distance(denoise(denoiser, z, sigma, part_labels), to_float64(clean[part]))
+            for part, z, part_labels in noisy_batches(clean, sigma, seed, labels, batch_size)
+        ]
+    )
+
+
+def denoiser_distance(
+    denoiser: Denoiser,
+    other: Denoiser,
+    images: Tensor | np.ndarray,
+    sigma: float,
+    seed: int = 0,
+    labels: Tensor | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Tensor:
+    """||D(z) - D'(z)||² of two denoisers on the same noisy images, float64 [N]; arguments as `denoising_error`."""
+    return torch.cat(
+        [
+            squared_distance(denoise(denoiser, z, sigma, part_labels), denoise(other, z, sigma, part_labels))
+            for _, z, part_labels in noisy_batches(torch.as_tensor(images), sigma, seed, labels, batch_size)
+        ]
+    )
+
+
+def linearity(
+    denoiser: Denoiser, z: Tensor, sigma: float, labels: Tensor | None = None, denoised: Tensor | None = None
+) -> Tensor:
+    """|cos(D((z1 + z2) / √2), (D(z1) + D(z2)) / √2)| of pairs of neighboring images, float64 [B // 2].
+
+    z: noisy images [B, C, R, R]. labels: of all images; the pair has the label of its first. denoised: D(z) if known.
+    1 for a linear denoiser. Source: Li, Dai and Qu 2024.
+    """
+    count = len(z) // 2 * 2
+    first, second = z[0:count:2], z[1:count:2]
+    denoised = denoise(denoiser, z, sigma, labels) if denoised is None else denoised
+    pair_labels = None if labels is None else labels[0:count:2]
+    left = denoise(denoiser, (first + second) / math.sqrt(2), sigma, pair_labels).flatten(1)
+    right = ((denoised[0:count:2] + denoised[1:count:2]) / math.sqrt(2)).flatten(1)
+    return torch.nn.functional.cosine_similarity(left, right, dim=1).abs().cpu()
+
+
+def trajectory(
+    denoiser: Denoiser, latents: Tensor, levels: Sequence[float], labels: Tensor | None = None
+) -> Iterator[tuple[float, Tensor]]:
+    """The states of the deterministic sampling trajectories at each noise level, float64 [B, C, R, R].
+
+    latents: standard normal [B, C, R, R]. levels: descending; Heun's method steps from one to the next, so give enough.
+    Yields (sigma, state), and at last (0, the generated image). Source: Karras et al. 2022, algorithm 1.
+    """
+    x = latents.to(_float64_of(latents)) * levels[0]
+    for sigma, sigma_next in zip(levels, [*levels[1:], 0.0], strict=True):
+        yield sigma, x
+        slope = (x - denoise(denoiser, x, sigma, labels)) / sigma
+        x_next = x + (sigma_next - sigma) * slope
+        if sigma_next > 0:
+            slope_next = (x_next - denoise(denoiser, x_next, sigma_next, labels)) / sigma_next
+            x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
+        x = x_next
+    yield 0.0, x
+
+
+def denoise(denoiser: Denoiser, z: Tensor, sigma: float, labels: Tensor | None = None) -> Tensor:
+    """D(z; sigma) without gradients, in the precision of z."""
+    with torch.inference_mode():
+        return denoiser(z, torch.as_tensor(sigma, dtype=z.dtype, device=z.device), labels).to(z.dtype)
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances between images of two batches [B, C, R, R], float64 [B] on the CPU."""
+    return (a - b).flatten(1).square().sum(dim=1).double().cpu()
+
+
+def noisy_batches(
+    images: Tensor, sigma: float, seed: int, labels: Tensor | None, batch_size: int
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Noisy images of each batch: its place among the images, z float64 [B, C, R, R], and its labels."""
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        clean = to_float64(images[part])
+        z = clean + sigma * noise_like(clean, seed, range(start, start + len(clean)))
+        yield part, z, None if labels is None else labels[part]
+
+
+def noise_like(clean: Tensor, seed: int, positions: Sequence[int]) -> Tensor:
+    """Standard normal noise of clean's shape, dtype and device; that of an image depends on (seed, position) alone."""
+    noise = [
+        torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(derived_seed(seed, position)))
+        for position in positions
+    ]
+    return torch.stack(noise).to(clean.device).to(clean.dtype)
+
+
+def to_float64(images: Tensor) -> Tensor:
+    """8-bit pixels as floats in [-1, 1]: float64, or float32 on devices that have no float64."""
+    return images.to(_float64_of(images)) / 127.5 - 1
+
+
+def _float64_of(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.device.type == 'mps' else torch.float64
+
+
+def mean_interval(values: Tensor | np.ndarray) -> Estimate:
+    """The mean over images, N >= 2, with Student's 95 % interval; for differences of paired values, the paired one."""
+    numbers = np.asarray(values, dtype=np.float64)
+    return _interval(float(numbers.mean()), float(numbers.std(ddof=1)), len(numbers))
+
+
+def ratio_interval(numerators: Tensor | np.ndarray, denominators: Tensor | np.ndarray) -> Estimate:
+    """The ratio of the means of paired values, N >= 2, with its 95 % interval by the delta method.
+
+    Not a number if the denominators are all 0.
+    """
+    a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if not b.any():
+        return Estimate(math.nan, math.nan, math.nan)
+    ratio = float(a.mean() / b.mean())
+    return _interval(ratio, float((a - ratio * b).std(ddof=1) / abs(b.mean())), len(a))
+
+
+def _interval(mean: float, deviation: float, count: int) -> Estimate:
+    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * deviation / math.sqrt(count)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def psnr(error: Estimate, num_values: int) -> Estimate:
+    """The peak signal-to-noise ratio of a mean squared error, in dB: 10 log10(4 / MSE), as data spans 2 units.
+
+    error: summed over the `num_values` pixels and channels of an image.
+    """
+    mean, high, low = (
+        10 * math.log10(DATA_RANGE**2 * num_values / value) if value > 0 else math.inf
+        for value in (error.mean, error.low, error.high)
+    )
+    return Estimate(mean, low, high)

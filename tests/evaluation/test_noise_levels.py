@@ -1,0 +1,152 @@
+"""Measurements at noise levels against their definitions, written naively in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from evaluation.noise_levels import (
+    Estimate,
+    denoiser_distance,
+    denoising_error,
+    linearity,
+    mean_interval,
+    noise_like,
+    psnr,
+    ratio_interval,
+    to_float64,
+    trajectory,
+)
+from tests.training.closed_form.test_gaussian import random_images
+from training.closed_form.gaussian import GaussianDenoiser
+from training.optim import OptimalDenoiser
+from training.sampling import edm_sampler, rho_schedule
+
+IMAGES = random_images(40)
+
+
+class Constant:
+    """A denoiser that returns one value, or the class, in each pixel."""
+
+    def __init__(self, value: float = 0.0):
+        self.value = value
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        if class_labels is None:
+            return torch.full_like(x, self.value)
+        return class_labels[:, None, None, None].to(x.dtype).expand_as(x)
+
+
+def naive_optimum(images: Tensor, z: np.ndarray, sigma: float) -> np.ndarray:
+    """Weighted means of images [B, P] by the definition."""
+    y = images.flatten(1).double().numpy() / 127.5 - 1
+    logits = -np.square(z[:, None] - y).sum(axis=2) / (2 * sigma**2)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True) @ y
+
+
+def noisy(images: Tensor, sigma: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Clean and noisy images as rows, float64 [N, P] each."""
+    clean = to_float64(images)
+    z = clean + sigma * noise_like(clean, seed, range(len(images)))
+    return clean.flatten(1).numpy(), z.flatten(1).numpy()
+
+
+@pytest.mark.parametrize('sigma', [0.05, 0.5, 5.0])
+def test_the_error_is_the_squared_error_summed_over_pixels(sigma):
+    clean, z = noisy(IMAGES[:10], sigma, seed=3)
+    expected = np.square(naive_optimum(IMAGES, z, sigma) - clean).sum(axis=1)
+    found = denoising_error(OptimalDenoiser(IMAGES), IMAGES[:10], sigma, seed=3)
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_noise_depends_on_the_seed_and_the_position_alone():
+    optimum = OptimalDenoiser(IMAGES)
+    whole = denoising_error(optimum, IMAGES, 0.3)
+    for batch_size in (1, 7, 64):
+        np.testing.assert_allclose(denoising_error(optimum, IMAGES, 0.3, batch_size=batch_size), whole, rtol=1e-9)
+    assert not np.allclose(denoising_error(optimum, IMAGES, 0.3, seed=1), whole)
+    clean = to_float64(IMAGES)
+    assert torch.equal(noise_like(clean[5:9], 2, range(5, 9)), noise_like(clean, 2, range(40))[5:9])
+    noise = noise_like(torch.zeros(100, 3, 32, 32), 0, range(100))
+    assert abs(float(noise.mean())) < 0.01
+    assert abs(float(noise.std()) - 1) < 0.01
+    assert len(noise.flatten(1)[:, 0].unique()) == 100
+
+
+def test_the_optimum_has_distance_0_to_itself_and_its_distance_to_the_gaussian_is_the_naive_one():
+    optimum, sigma = OptimalDenoiser(IMAGES), 0.4
+    assert denoiser_distance(optimum, optimum, IMAGES, sigma).tolist() == [0.0] * 40
+    _, z = noisy(IMAGES, sigma)
+    y = IMAGES.flatten(1).double().numpy() / 127.5 - 1
+    gain = np.cov(y.T, bias=True) @ np.linalg.inv(np.cov(y.T, bias=True) + sigma**2 * np.eye(16))
+    wiener = y.mean(axis=0) + (z - y.mean(axis=0)) @ gain.T
+    expected = np.square(naive_optimum(IMAGES, z, sigma) - wiener).sum(axis=1)
+    np.testing.assert_allclose(denoiser_distance(optimum, GaussianDenoiser(IMAGES), IMAGES, sigma), expected, rtol=1e-8)
+
+
+def test_labels_reach_the_denoiser():
+    labels = torch.tensor([3, 0, 1])
+    pairs = zip(IMAGES[:3], labels, strict=True)
+    expected = [float((to_float64(image) - int(label)).square().sum()) for image, label in pairs]
+    np.testing.assert_allclose(denoising_error(Constant(), IMAGES[:3], 1.0, labels=labels), expected)
+
+
+def test_a_linear_denoiser_has_linearity_1():
+    """A Gaussian denoiser of centered images is linear; the optimum of a few images is not."""
+    pairs = torch.cat([IMAGES[:20], 255 - IMAGES[:20]])
+    clean = to_float64(pairs)
+    z = clean + 0.5 * noise_like(clean, 0, range(40))
+    np.testing.assert_allclose(linearity(GaussianDenoiser(pairs), z, 0.5), np.ones(20), rtol=1e-9)
+
+    def optimum(rows: np.ndarray) -> np.ndarray:
+        return naive_optimum(pairs, rows, 0.5)
+
+    rows = z.flatten(1).numpy()
+    left = optimum((rows[0::2] + rows[1::2]) / math.sqrt(2))
+    right = optimum(rows[0::2]) + optimum(rows[1::2])
+    cosine = (left * right).sum(axis=1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+    found = linearity(OptimalDenoiser(pairs), z, 0.5)
+    np.testing.assert_allclose(found, np.abs(cosine), rtol=1e-8)
+    assert found.mean() < 0.95
+    np.testing.assert_array_equal(linearity(OptimalDenoiser(pairs), z[:5], 0.5), found[:2])
+
+
+def test_the_trajectory_is_the_sampler_s():
+    optimum, levels = GaussianDenoiser(IMAGES), rho_schedule(0.002, 80, 18, 7).tolist()
+    latents = noise_like(torch.zeros(4, 1, 4, 4, dtype=torch.float64), 0, range(4))
+    states = list(trajectory(optimum, latents, levels))
+    assert [sigma for sigma, _ in states] == [*levels, 0.0]
+    np.testing.assert_array_equal(states[0][1], latents * 80)
+    np.testing.assert_allclose(states[-1][1], edm_sampler(optimum, latents), rtol=1e-12)
+
+
+def test_psnr_of_a_hand_worked_error():
+    """A squared error of 0.04 per pixel is 20 dB at a range of 2; the interval's ends change places."""
+    found = psnr(Estimate(0.04 * 12, 0.004 * 12, 0.4 * 12), 12)
+    assert (found.mean, found.low, found.high) == pytest.approx((20, 10, 30))
+    assert psnr(Estimate(0, 0, 0), 12).mean == math.inf
+
+
+def test_a_ratio_of_means_and_its_interval():
+    a, b = np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0])
+    assert ratio_interval(a, b) == Estimate(2, 2, 2)
+    assert math.isnan(ratio_interval(a, 0 * b).mean)
+
+
+@pytest.mark.parametrize('count', [50, 300])
+def test_intervals_cover_the_truth(count):
+    """Squared errors of images are skewed, as chi-square numbers are: truth in 90 to 99 % of 200 intervals."""
+    random = np.random.default_rng(0)
+    samples = random.chisquare(4, [200, count]) / 4
+    paired = samples * random.uniform(0.5, 1.5, [200, count])  # mean 1, correlated with the first
+    pairs = list(zip(samples, paired, strict=True))
+    means = [(mean_interval(x), 1) for x in samples]
+    differences = [(mean_interval(x - y), 0) for x, y in pairs]
+    ratios = [(ratio_interval(x, y), 1) for x, y in pairs]
+    for found in (means, differences, ratios):
+        assert 180 <= sum(estimate.low <= truth <= estimate.high for estimate, truth in found) <= 198
+    assert mean_interval(np.array([1.0, 3.0])).high == pytest.approx(2 + 12.7062047)  # Student's t with one degree

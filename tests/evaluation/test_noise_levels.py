@@ -1,6 +1,9 @@
 """Measurements at noise levels against their definitions, written naively in float64."""
 
 import math
+import os
+import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -150,3 +153,23 @@ def test_intervals_cover_the_truth(count):
     for found in (means, differences, ratios):
         assert 180 <= sum(estimate.low <= truth <= estimate.high for estimate, truth in found) <= 198
     assert mean_interval(np.array([1.0, 3.0])).high == pytest.approx(2 + 12.7062047)  # Student's t with one degree
+
+
+@pytest.mark.slow
+@pytest.mark.skipif('CIFAR10_ARCHIVE' not in os.environ, reason='needs CIFAR10_ARCHIVE=cifar-10-python.tar.gz')
+def test_held_out_errors_on_cifar10_are_the_published_ones():
+    """The first 1,000 test images, and the first 10,000 training images as the training set; within 2 %.
+
+    In units of [0, 1], where sigma is half and the squared error a quarter of ours.
+    """
+    with tarfile.open(os.environ['CIFAR10_ARCHIVE']) as archive:
+        training, held_out = (
+            torch.from_numpy(pickle.load(archive.extractfile(f'cifar-10-batches-py/{name}'), encoding='bytes')[b'data'])
+            for name in ('data_batch_1', 'test_batch')
+        )
+    training, held_out = training.reshape(-1, 3, 32, 32), held_out[:1000].reshape(-1, 3, 32, 32)
+    published = {GaussianDenoiser: (2.61, 47.50, 162.19), OptimalDenoiser: (99.8, 100.0, 161.9)}
+    for closed_form, errors in published.items():
+        denoiser = closed_form(training)
+        found = [float(denoising_error(denoiser, held_out, 2 * sigma).mean()) / 4 for sigma in (0.05, 0.853, 10)]
+        np.testing.assert_allclose(found, errors, rtol=0.02)

@@ -1,0 +1,130 @@
+"""The clocks of a training: when it has generalized (tau_gen), when it starts to memorize (tau_mem), how these scale.
+
+- tau_gen: the held-out error reaches its plateau, at most `TOLERANCE` above its lowest value.
+- tau_mem by the ratio: the memorization ratio leaves 0, from which snapshot on its 95 % interval excludes 0.
+  Source: Bonnaire et al. 2025.
+- tau_mem by the error: the held-out error leaves the training error, from which snapshot on the 95 % interval of their
+  paired difference lies above 0. Source: Marion and Wu 2026.
+
+A time is that of a snapshot, in the unit that the caller chooses. Its interval comes from a bootstrap over images, and
+reaches back to the snapshot before, since nothing is known of the time between the two.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+
+from evaluation.memorization import CONFIDENCE
+
+# The plateau of the held-out error reaches so far above its lowest value, relatively.
+TOLERANCE = 0.05
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When something happened in a training. time: of the first snapshot that shows it, None if none does.
+
+    low, high: 95 % interval; low is 0 or the time of a snapshot that did not show it, high None if it may lie beyond
+    the last snapshot.
+    """
+
+    time: float | None
+    low: float
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A line y = intercept + slope · x, fitted by least squares, with the 95 % interval of its slope."""
+
+    slope: float
+    low: float
+    high: float
+    intercept: float
+
+
+def generalization_clock(
+    times: Sequence[float], held_out: np.ndarray, tolerance: float = TOLERANCE, seed: int = 0
+) -> Clock:
+    """tau_gen. times: of S snapshots, ascending. held_out: the error of each held-out image, [S, N]."""
+    values = np.asarray(held_out)
+    lowest = int(values.mean(axis=1).argmin())  # not that of each resample, whose chances would add up
+
+    def find(mean: np.ndarray, _: np.ndarray) -> int:
+        return int(np.argmax(mean <= (1 + tolerance) * mean[lowest]))
+
+    return _bootstrapped(times, values, find, seed)
+
+
+def gap_clock(times: Sequence[float], gaps: np.ndarray, seed: int = 0) -> Clock:
+    """tau_mem by the error. gaps: held-out minus training error of each pair of images, [S, N], N >= 2."""
+    critical = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, np.shape(gaps)[1] - 1))
+    return _bootstrapped(times, np.asarray(gaps), lambda mean, error: _stays(mean > critical * error), seed)
+
+
+def ratio_clock(times: Sequence[float], memorized: Sequence[int], num_images: int, seed: int = 0) -> Clock:
+    """tau_mem by the ratio. memorized: how many of `num_images` generated images are copies, of each snapshot.
+
+    Wilson's interval excludes 0 as soon as one image is a copy. The bootstrap draws the counts of snapshots
+    independently.
+    """
+    counts = np.asarray(memorized)
+    random = np.random.default_rng(seed)
+    drawn = random.binomial(num_images, counts / num_images, [RESAMPLES, len(counts)])
+    return _clock(times, _stays(counts > 0), np.array([_stays(row > 0) for row in drawn]))
+
+
+def _stays(flags: np.ndarray) -> int:
+    """The first place from which on all flags are set; their number if the last is not."""
+    unset = np.flatnonzero(~flags)
+    return int(unset[-1]) + 1 if len(unset) else 0
+
+
+def _bootstrapped(
+    times: Sequence[float], values: np.ndarray, find: Callable[[np.ndarray, np.ndarray], int], seed: int
+) -> Clock:
+    """The clock by `find(means, standard errors) -> snapshot`; images are drawn again for all snapshots together."""
+    count = values.shape[1]
+    random = np.random.default_rng(seed)
+    weights = random.multinomial(count, np.full(count, 1 / count), RESAMPLES)  # how often each image is drawn
+    scale = np.abs(values).max() or 1.0
+    values = values / scale
+    means, squares = weights @ values.T / count, weights @ np.square(values).T / count  # [RESAMPLES, S]
+    errors = np.sqrt(np.maximum(squares - means**2, 0) / (count - 1))
+    places = np.array([find(mean, error) for mean, error in zip(means, errors, strict=True)])
+    own = find(values.mean(axis=1), values.std(axis=1, ddof=1) / math.sqrt(count))
+    return _clock(times, own, places)
+
+
+def _clock(times: Sequence[float], place: int, places: np.ndarray) -> Clock:
+    """The clock at a snapshot, and its interval from the snapshots of the bootstrap; S stands for none of the S."""
+    low, high = np.percentile(places, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], method='nearest').tolist()
+    low, high = min(low, place), max(high, place)
+    before = times[low - 1] if low else 0.0
+    known = [*times, None]
+    return Clock(time=known[place], low=float(before), high=known[high])
+
+
+def fit_line(x: Sequence[float], y: Sequence[float]) -> Slope:
+    """Least squares through at least three points, not all at one x."""
+    found = scipy.stats.linregress(x, y)
+    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2)) * float(found.stderr)
+    return Slope(float(found.slope), float(found.slope) - half, float(found.slope) + half, float(found.intercept))
+
+
+def normalized_time(steps: float, run: Mapping[str, float], smallest: Mapping[str, float]) -> float:
+    """T = steps · (n_min / n) · (B / B_min) · (lr / lr_min), over which curves of different runs should collapse.
+
+    run: `size` (n, training images), `batch` (B) and `lr` of this run. smallest: the smallest of each over all runs.
+    Source: Bonnaire et al. 2025.
+    """
+    return steps * smallest['size'] / run['size'] * run['batch'] / smallest['batch'] * run['lr'] / smallest['lr']
+
+
+def spread(times: Sequence[float]) -> float:
+    """How far times of several runs lie apart: the standard deviation of their natural logarithms, N >= 2."""
+    return float(np.log(times).std(ddof=1))

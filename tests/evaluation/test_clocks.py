@@ -1,0 +1,95 @@
+"""The clocks of trainings on curves whose times are known, and lines whose slopes are."""
+
+import numpy as np
+import pytest
+
+from evaluation.clocks import (
+    Clock,
+    fit_line,
+    gap_clock,
+    generalization_clock,
+    normalized_time,
+    ratio_clock,
+    spread,
+)
+
+TIMES = [1, 2, 4, 8, 16, 32]
+
+
+def noisy_curves(means: list[float], deviation: float, count: int, seed: int = 0) -> np.ndarray:
+    """Values of `count` images around each mean, [S, count]."""
+    random = np.random.default_rng(seed)
+    return np.array(means)[:, None] + deviation * random.normal(size=[len(means), count])
+
+
+def test_generalization_is_the_first_snapshot_at_the_plateau():
+    found = generalization_clock(TIMES, noisy_curves([9, 5, 2, 1.01, 1, 3], 0.01, 100))
+    assert found == Clock(time=8, low=4, high=8)
+    assert generalization_clock(TIMES, noisy_curves([9, 5, 2, 1.01, 1, 3], 0.01, 100), tolerance=1.2).time == 4
+    assert generalization_clock(TIMES, noisy_curves([1, 1, 1, 2, 2, 2], 0.001, 100)) == Clock(time=1, low=0, high=1)
+
+
+def test_noise_widens_the_interval_of_generalization():
+    found = generalization_clock(TIMES, noisy_curves([9, 5, 2, 1.06, 1.04, 1], 0.5, 100))
+    assert found.low < 8 <= found.high
+    assert found.high > found.time or found.low < 4
+
+
+def test_memorization_starts_where_the_gap_leaves_0_for_good():
+    found = gap_clock(TIMES, noisy_curves([0, 0.5, 0, 1, 2, 3], 0.1, 100))
+    assert found == Clock(time=8, low=4, high=8)
+    assert gap_clock(TIMES, noisy_curves([0, 0, 0, 0, 0, 0], 0.1, 50, seed=1)).time is None
+    assert gap_clock(TIMES, noisy_curves([1, 1, 1, 1, 1, 0], 0.01, 50, seed=1)).time is None
+    assert gap_clock(TIMES, noisy_curves([1, 1, 1, 1, 1, 1], 0.01, 50)) == Clock(time=1, low=0, high=1)
+
+
+def test_an_uncertain_gap_may_lie_beyond_the_last_snapshot():
+    found = gap_clock(TIMES, noisy_curves([0, 0, 0, 0, 0, 0.25], 1, 100, seed=3))
+    assert found.high is None
+
+
+def test_the_ratio_leaves_0_with_its_first_copies():
+    assert ratio_clock(TIMES, [0, 0, 0, 50, 500, 900], 1000) == Clock(time=8, low=4, high=8)
+    found = ratio_clock(TIMES, [0, 0, 0, 1, 500, 900], 1000)
+    assert found == Clock(time=8, low=4, high=16)  # another 1,000 images have no copy in a third of all cases
+    assert ratio_clock(TIMES, [0, 0, 0, 0, 0, 0], 1000) == Clock(time=None, low=32, high=None)
+
+
+def test_intervals_of_clocks_cover_the_truth():
+    """Errors of the same images with the same noise at all snapshots are easy or hard alike, and vary a little.
+
+    The mean reaches 1.07 times its lowest at time 20, and the gap is 0 up to time 10 and shows within four snapshots.
+    At least 90 % of 200 intervals hold these times.
+    """
+    times = np.arange(1, 41).tolist()
+    means = np.array([2 - 0.05 * min(k, 20) for k in range(40)])  # at most 1.07 times its lowest from k = 19 on
+    gap = np.array([0.1 * max(k - 9, 0) for k in range(40)])
+    plateaus = departures = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        difficulty = random.chisquare(4, 60) / 4
+        held_out = means[:, None] * difficulty * (1 + 0.05 * random.normal(size=[40, 60]))
+        found = generalization_clock(times, held_out, tolerance=0.07, seed=seed)
+        plateaus += found.low < 20 and found.high is not None and found.high >= 20
+        gaps = gap[:, None] * difficulty + 0.3 * random.normal(size=[40, 60])
+        departed = gap_clock(times, gaps, seed=seed)
+        departures += departed.high is not None and departed.low < 14 and departed.high >= 11
+    assert plateaus >= 180
+    assert departures >= 180
+
+
+def test_a_line_and_the_interval_of_its_slope():
+    found = fit_line([1, 2, 3, 4], [3, 5, 7, 9])
+    assert (found.slope, found.low, found.high, found.intercept) == pytest.approx((2, 2, 2, 1))
+    random = np.random.default_rng(0)
+    x = np.linspace(0, 1, 8)
+    lines = [fit_line(x, 3 * x + random.normal(size=8)) for _ in range(200)]
+    assert 180 <= sum(line.low <= 3 <= line.high for line in lines) <= 198
+
+
+def test_normalized_time_is_1_for_proportional_runs():
+    smallest = {'size': 100, 'batch': 32, 'lr': 1e-3}
+    assert normalized_time(1000, smallest, smallest) == 1000
+    assert normalized_time(1000, {'size': 400, 'batch': 64, 'lr': 2e-3}, smallest) == 1000
+    assert spread([1, 1]) == 0
+    assert spread([1, np.e]) == pytest.approx(0.5**0.5)

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import click
 
-from dataset_utils import options
+from cli import dataset_options as options
 from dataset_utils.archive import Destination
 from dataset_utils.building import write_dataset
 from dataset_utils.downloads import open_downloaded
 from dataset_utils.rules import plan_convert
 from dataset_utils.transforms import TRANSFORMS, make_transform
-from dnnlib.cli import cache_options
 from dnnlib.util import report_errors
 
 
@@ -19,10 +18,11 @@ from dnnlib.util import report_errors
 @click.option('--dest', metavar='ZIP|DIR', required=True, help='Data set to write.')
 @click.option('--max-images', metavar='INT', type=click.IntRange(min=1), help='Take only the first images.')
 @click.option('--transform', type=click.Choice(TRANSFORMS), help='How to make images square; needs --resolution.')
-@click.option('--resolution', metavar='WxH', type=options.Resolution(), help='Size to resize to, in pixels.')
+@click.option('--resolution', metavar='WxH', type=options.RESOLUTION, help='Size to resize to, in pixels.')
 @options.skip_unreadable
 @click.option('--overwrite', is_flag=True, help='Replace the data set at --dest.')
-@cache_options('--source')
+@click.option('--cache-dir', metavar='DIR', type=click.Path(path_type=Path), help="Folder for downloads. [default: the user's cache folder]")  # fmt: skip
+@click.option('--sha256', metavar='HEX', type=str, help='SHA-256 that the file of --source must have.')
 @report_errors
 def main(
     source: str,

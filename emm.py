@@ -14,7 +14,6 @@ import click
 import mem_ratio
 import train
 from dataset_utils.__main__ import main as dataset_utils_command
-from dnnlib.cli import chain
 from dnnlib.util import UserError, format_time, report_errors
 from evaluation.effective_memorization import EMM_RATIO, most_sizes
 from studies.commands import Resources, shell_line
@@ -31,6 +30,7 @@ from studies.study import Study, load_study, read_study
 from studies.validation import Validator
 
 PARSERS = {'data': dataset_utils_command, 'train': train.main, 'evaluate': mem_ratio.main}
+chain = train.chain
 PAGE = 'report.html'
 
 

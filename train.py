@@ -1,5 +1,6 @@
 """Train a denoiser on a data set: parses the options, resolves them into one configuration, and runs it."""
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dnnlib.cli import IntList, chain, device_option, precision_option
+from cli.command import parsed
+from dnnlib.options import integer_list
 from dnnlib.util import UserError, report_errors, tee_output
 from torch_utils import distributed
 from torch_utils.distributed import print0
@@ -65,6 +67,10 @@ CHANGEABLE = {
 _positive = click.FloatRange(min=0, min_open=True)
 
 
+def chain(options: Any) -> Any:
+    return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
 def main_options(command: Any) -> Any:
     return chain(
         [
@@ -103,10 +109,10 @@ def network_options(command: Any) -> Any:
             click.option('--num-blocks', metavar='INT', type=click.IntRange(min=1), default=4, show_default=True, help='Residual blocks per resolution.'),
             click.option('--num-channels', metavar='INT', type=click.IntRange(min=4), default=128, show_default=True, help='Base width.'),
             click.option('--cbase', metavar='INT', type=click.IntRange(min=4), help='EDM\'s name of --num-channels.'),
-            click.option('--cres', metavar='LIST', type=IntList(), help='Width per resolution, as multiples of the base width. [default: the architecture\'s]'),
-            click.option('--attn-resolutions', metavar='LIST', type=IntList(), default='16', show_default=True, help='Resolutions with self-attention.'),
+            click.option('--cres', metavar='LIST', type=parsed(integer_list), help='Width per resolution, as multiples of the base width. [default: the architecture\'s]'),
+            click.option('--attn-resolutions', metavar='LIST', type=parsed(integer_list), default='16', show_default=True, help='Resolutions with self-attention.'),
             click.option('--embed', metavar='positional|fourier', type=click.Choice(['positional', 'fourier']), default='positional', show_default=True, help='Embedding of the noise level.'),
-            click.option('--skip-connections', metavar='LIST', type=IntList(), help='One 0 or 1 for each skip connection, from the highest resolution down. [default: all 1]'),
+            click.option('--skip-connections', metavar='LIST', type=parsed(integer_list), help='One 0 or 1 for each skip connection, from the highest resolution down. [default: all 1]'),
             click.option('--dropout', metavar='FLOAT', type=click.FloatRange(min=0, max=1, max_open=True), default=0.13, show_default=True, help='Dropout probability.'),
         ]
     )(command)  # fmt: skip
@@ -127,8 +133,8 @@ def data_options(command: Any) -> Any:
 def performance_options(command: Any) -> Any:
     return chain(
         [
-            device_option,
-            precision_option('Arithmetic of the network. [default: fp32]'),
+            click.option('--device', metavar='auto|cuda|mps|cpu', default='auto', show_default=True, help='Device to compute on.'),
+            click.option('--precision', metavar='fp32|tf32|bf16|fp16', type=click.Choice(['fp32', 'tf32', 'bf16', 'fp16']), help='Arithmetic of the network. [default: fp32]'),
             click.option('--fp16', metavar='BOOL', type=bool, default=False, show_default=True, help='EDM\'s name of --precision=fp16.'),
             click.option('--ls', metavar='FLOAT', type=_positive, default=1, show_default=True, help='Loss scaling.'),
             click.option('--compile', metavar='BOOL', type=bool, default=False, show_default=True, help='Compile the network.'),

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cli.command import parsed
 from dataset_utils import open_source
-from dnnlib.cli import IntList
+from dnnlib.options import integer_list
 from dnnlib.util import report_errors
 from training.closed_form.optimal import OptimalDenoiser
 from training.denoiser import Denoiser
@@ -143,16 +144,27 @@ def compare(images: Tensor, batches: list[int], plain_batches: list[int], repeat
 @click.command()
 @click.option('--data', metavar='ZIP|DIR', type=str, required=True, help='Training set.')
 @click.option(
-    '--sizes', metavar='LIST', type=IntList(), default='1000,5000,50000', show_default=True, help='Sizes of the set.'
+    '--sizes',
+    metavar='LIST',
+    type=parsed(integer_list),
+    default='1000,5000,50000',
+    show_default=True,
+    help='Sizes of the set.',
 )
 @click.option(
-    '--batch', 'batches', metavar='LIST', type=IntList(), default='512', show_default=True, help='Batches, int8.'
+    '--batch',
+    'batches',
+    metavar='LIST',
+    type=parsed(integer_list),
+    default='512',
+    show_default=True,
+    help='Batches, int8.',
 )
 @click.option(
     '--plain-batch',
     'plain_batches',
     metavar='LIST',
-    type=IntList(),
+    type=parsed(integer_list),
     default='64,256',
     show_default=True,
     help='Batches, plain; none with an empty list.',

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from dataset_utils import inspection, options, rules, verification
+from cli import dataset_options as options
+from dataset_utils import inspection, rules, verification
 from dataset_utils.archive import Destination
 from dataset_utils.building import Plan, write_dataset, write_datasets
 from dataset_utils.downloads import open_downloaded
@@ -84,7 +85,7 @@ def classes(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
 
 @main.command()
 @options.source_and_dest
-@click.option('--resolution', metavar='WxH', type=options.SquareResolution(), required=True, help='Size to resize to.')
+@click.option('--resolution', metavar='WxH', type=options.SQUARE_RESOLUTION, required=True, help='Size to resize to.')
 @options.max_images
 @options.seed
 @report_errors
@@ -177,7 +178,7 @@ def one_class(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
 @click.option(
     '--resolution',
     metavar='WxH',
-    type=options.SquareResolution(),
+    type=options.SQUARE_RESOLUTION,
     default='32x32',
     show_default=True,
     help='Size to resize to, after cropping the central square.',

@@ -23,6 +23,10 @@ class UserError(ValueError):
     """
 
 
+class ArgumentError(UserError):
+    """Arguments that contradict one another, or a value that an argument cannot have; a script exits with status 2."""
+
+
 def report_errors(command: Callable) -> Callable:
     """Decorate the function of a click command: a user's mistake ends it with one sentence and exit status 1.
 
@@ -35,7 +39,8 @@ def report_errors(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except UserError as error:
-            raise _one_sentence(_with_options(str(error))) from error
+            kind = click.UsageError if isinstance(error, ArgumentError) else click.ClickException
+            raise _one_sentence(_with_options(str(error)), kind) from error
         except BrokenPipeError:
             raise  # click ends without a word where nobody reads on
         except OSError as error:
@@ -55,9 +60,9 @@ def _with_options(text: str) -> str:
     return re.sub(r'`(\w+)`', lambda match: options.get(match[1], match[0]), text)
 
 
-def _one_sentence(text: str) -> Exception:
+def _one_sentence(text: str, kind: type[click.ClickException] = click.ClickException) -> Exception:
     # Ranks of one machine make the same mistakes: the first of them says so.
-    return click.ClickException(text) if os.environ.get('LOCAL_RANK', '0') == '0' else click.exceptions.Exit(1)
+    return kind(text) if os.environ.get('LOCAL_RANK', '0') == '0' else click.exceptions.Exit(1)
 
 
 @contextlib.contextmanager

@@ -16,12 +16,9 @@ from dataset_utils.sources.arrays import FloatRange, NumpySource, is_numpy_name
 from dataset_utils.sources.base import words_of
 from dataset_utils.transforms import resize
 from dnnlib.util import UserError
+from evaluation.evaluation_options import FILTERS
 
-FILTERS = {
-    'lanczos': PIL.Image.Resampling.LANCZOS,
-    'box': PIL.Image.Resampling.BOX,
-    'bicubic': PIL.Image.Resampling.BICUBIC,
-}
+RESAMPLING = {name: PIL.Image.Resampling[name.upper()] for name in FILTERS}
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def fitted(images: ImageSet, shape: Sequence[int], reference: str, filter_name: 
     small = np.empty((len(images), *shape), np.uint8)
     for place, image in enumerate(images.pixels):
         hwc = np.ascontiguousarray(image.transpose(1, 2, 0))
-        small[place] = resize(hwc, shape[2], shape[1], FILTERS[filter_name]).transpose(2, 0, 1)
+        small[place] = resize(hwc, shape[2], shape[1], RESAMPLING[filter_name]).transpose(2, 0, 1)
     resized = {'filter': filter_name, 'from': [height, width], 'to': list(shape[1:])}
     return replace(images, pixels=small, resized=resized)
 

@@ -7,7 +7,7 @@ Source: Karras et al. 2022, algorithms 1 and 2 and appendix C.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from training.denoiser import Denoiser
 from training.preconditioning import iddpm_sigmas
+from training.sampler_options import SamplerOptions
 
 RandnLike = Callable[..., Tensor]
 
@@ -237,40 +238,12 @@ def ablation_sampler(
     return x
 
 
-@dataclass(frozen=True)
-class SamplerOptions:
-    """The sampler that a user asked for: `edm_sampler`, or `ablation_sampler` once one of its four choices is given.
-
-    None leaves a value to the sampler's own default.
-    """
-
-    num_steps: int = 18
-    sigma_min: float | None = None
-    sigma_max: float | None = None
-    rho: float = 7
-    S_churn: float = 0
-    S_min: float = 0
-    S_max: float = math.inf
-    S_noise: float = 1
-    solver: str | None = None
-    discretization: str | None = None
-    schedule: str | None = None
-    scaling: str | None = None
-
-    @property
-    def name(self) -> str:
-        choices = (self.solver, self.discretization, self.schedule, self.scaling)
-        return 'edm_sampler' if all(choice is None for choice in choices) else 'ablation_sampler'
-
-    def given(self) -> dict[str, Any]:
-        """The keywords that are set."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
-
-    def sample(self, net: Denoiser, latents: Tensor, class_labels: Tensor | None, randn_like: RandnLike) -> Tensor:
-        """Run the sampler; see `edm_sampler`."""
-        sampler = edm_sampler if self.name == 'edm_sampler' else ablation_sampler
-        return sampler(net, latents, class_labels, randn_like, **self.given())
+def sample(
+    options: SamplerOptions, net: Denoiser, latents: Tensor, class_labels: Tensor | None, randn_like: RandnLike
+) -> Tensor:
+    """Run the sampler that the options choose; see `edm_sampler`."""
+    sampler = edm_sampler if options.name == 'edm_sampler' else ablation_sampler
+    return sampler(net, latents, class_labels, randn_like, **options.given())
 
 
 @dataclass(frozen=True)
@@ -309,7 +282,7 @@ def generate_images(
             if class_index is not None:
                 labels = torch.full_like(labels, class_index)
         with torch.inference_mode():
-            images = to_uint8(sampler.sample(net, latents, labels, random.randn_like))
+            images = to_uint8(sample(sampler, net, latents, labels, random.randn_like))
         yield GeneratedBatch(list(seeds), images, labels)
 
 

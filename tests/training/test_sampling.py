@@ -13,6 +13,7 @@ from training.sampling import (
     ablation_sampler,
     edm_sampler,
     generate_images,
+    sample,
     seed_batches,
     to_uint8,
 )
@@ -48,7 +49,7 @@ def test_float64_images_are_edms(network, run):
     options.pop('seeds'), options.pop('sampler')
     with torch.no_grad():
         chosen = SamplerOptions(**options)
-        images = chosen.sample(Case(network).net, torch.from_numpy(data[f'{run}.latents']), None, torch.randn_like)
+        images = sample(chosen, Case(network).net, torch.from_numpy(data[f'{run}.latents']), None, torch.randn_like)
     expected = torch.from_numpy(data[f'{run}.images_float'])
     assert images.dtype == torch.float64
     assert float((images - expected).norm() / expected.norm()) < 1e-3

@@ -1,0 +1,121 @@
+"""Click commands whose options come from a dataclass: `with_options`."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import click
+from click.core import ParameterSource
+
+from dnnlib.options import REQUIRED, Option, build, options_in, spelling
+
+
+def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], Callable]:
+    """Give a command an option for each option of a dataclass, and call it with an instance of that dataclass.
+
+    argument: keyword that takes the instance. Apply `report_errors` on top: building the instance may raise UserError.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        names = [field.name for field, _ in options_in(kind)]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> Any:
+            own = {name: values.pop(name) for name in names}
+            return command(**values, **{argument: build(kind, own)})
+
+        return functools.reduce(lambda wrapped, add: add(wrapped), reversed(click_options(kind)), run)
+
+    return decorate
+
+
+def given_arguments() -> set[str]:
+    """Names of the arguments that the user gave to the running command, as opposed to defaults."""
+    context = click.get_current_context()
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+
+
+def click_options(kind: type) -> list[Callable[[Callable], Callable]]:
+    """Decorators that add the options of a dataclass, in order."""
+    found = list(options_in(kind))
+    shown = {field.name: f'--{spelling(field)}' for field, _ in found}
+    hints = _type_hints(kind)
+    return [
+        click.option(
+            *_declarations(spelling(field), option),
+            field.name,
+            help=re.sub(r'`(\w+)`', lambda match: shown.get(match[1], match[0]), option.help),
+            **_details(hints[field.name], option),
+        )
+        for field, option in found
+    ]
+
+
+def parsed(parse: Callable[[str], Any]) -> click.ParamType:
+    """A click type for a parser of `dnnlib.options`."""
+    return _Parsed(parse)
+
+
+class _Parsed(click.ParamType):
+    def __init__(self, parse: Callable[[str], Any]):
+        self.parse, self.name = parse, parse.__name__
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _type_hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if 'group' in field.metadata:
+            hints |= _type_hints(field.metadata['group'])
+    return hints
+
+
+def _declarations(name: str, option: Option) -> list[str]:
+    short = [f'-{option.short}'] if option.short else []
+    alias = [f'--{option.alias}'] if option.alias else []
+    return [*short, f'--{name}/--no-{name}' if option.switch and option.default else f'--{name}', *alias]
+
+
+def _details(hint: Any, option: Option) -> dict[str, Any]:
+    """Keywords of `click.option`. hint: the field's type, `X | None` for an optional one."""
+    hint = next((part for part in get_args(hint) if part is not type(None)), hint) if _is_optional(hint) else hint
+    if option.switch:
+        return {'default': option.default, 'show_default': bool(option.default), 'is_flag': True}
+    details: dict[str, Any] = {'metavar': option.unit or '|'.join(option.choices or ()) or None}
+    if option.default is REQUIRED:
+        details['required'] = True
+    elif option.default is not None and option.default != ():
+        details |= {'default': option.default, 'show_default': True}
+    if get_origin(hint) is tuple and option.parse is None:
+        details['multiple'] = True
+        hint = get_args(hint)[0]
+    return {**details, 'type': _type(hint, option)}
+
+
+def _is_optional(hint: Any) -> bool:
+    return type(None) in get_args(hint)
+
+
+def _type(hint: Any, option: Option) -> Any:
+    if option.parse is not None:
+        return parsed(option.parse)
+    if option.choices is not None:
+        return click.Choice(option.choices)
+    low, high = (option.least, option.above), (option.most, option.below)
+    if hint in (int, float) and any(bound is not None for bound in (*low, *high)):
+        ranges: Any = click.IntRange if hint is int else click.FloatRange
+        open_ends = {'min_open': low[1] is not None, 'max_open': high[1] is not None}
+        return ranges(
+            min=low[0] if low[1] is None else low[1], max=high[0] if high[1] is None else high[1], **open_ends
+        )
+    return click.Path(path_type=Path) if hint is Path else hint

@@ -1,0 +1,95 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli.command import given_arguments, with_options
+from dnnlib.options import REQUIRED, integer_list, option
+from dnnlib.util import ArgumentError, report_errors
+from training.sampler_options import SamplerOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    data: Path = option(REQUIRED, 'Training set.', unit='ZIP|DIR')
+    batch_size: int = option(64, 'Images per step, of `data`.', name='batch', unit='INT', least=1)
+    rate: float = option(0.5, 'Rate.', unit='FLOAT', above=0, below=1)
+    kind: str | None = option(None, 'Kind.', choices=('a', 'b'))
+    widths: list[int] = option('16', 'Widths.', unit='LIST', parse=integer_list)
+    images: tuple[str, ...] = option((), 'Images.', unit='DIR')
+    cond: bool = option(False, 'Classes.', unit='BOOL')
+    save: bool = option(True, 'Save.', switch=True)
+    dry_run: bool = option(False, 'Stop.', switch=True, short='n')
+
+    def __post_init__(self):
+        if self.batch_size == 13:
+            raise ArgumentError('`batch_size`=13 brings bad luck')
+
+
+def run(*arguments):
+    """The options and the given arguments that the command receives, or the message that it ends with."""
+    seen = []
+
+    @click.command()
+    @report_errors
+    @with_options(Options)
+    def command(options):
+        seen.extend([options, given_arguments()])
+
+    result = CliRunner().invoke(command, arguments)
+    return seen if result.exit_code == 0 else (result.exit_code, result.stderr)
+
+
+def test_a_command_gets_the_dataclass_of_its_options():
+    options, given = run(
+        '--data=x', '--batch=3', '--widths=1,2', '--images=a', '--images=b', '--cond=1', '-n', '--no-save'
+    )
+    assert options == Options(
+        data=Path('x'), batch_size=3, widths=[1, 2], images=('a', 'b'), cond=True, dry_run=True, save=False
+    )
+    assert given == {'data', 'batch_size', 'widths', 'images', 'cond', 'dry_run', 'save'}
+
+
+def test_defaults_are_the_same_on_the_command_line_and_in_python():
+    assert run('--data=x')[0] == Options(data=Path('x'))
+
+
+@pytest.mark.parametrize('arguments', [[], ['--batch=0'], ['--rate=0'], ['--rate=1'], ['--kind=c'], ['--widths=x']])
+def test_values_outside_the_ranges_are_refused(arguments):
+    status, message = run(*arguments, *(['--data=x'] if arguments else []))
+    assert status == 2
+    assert (arguments[0].split('=')[0] if arguments else '--data') in message
+
+
+def test_an_error_about_arguments_names_the_options():
+    status, message = run('--data=x', '--batch=13')
+    assert status == 2
+    assert '--batch=13 brings bad luck' in message
+
+
+def test_help_names_options_defaults_and_ranges():
+    @click.command()
+    @with_options(Options)
+    def command(options):
+        pass
+
+    text = CliRunner().invoke(command, ['--help'], terminal_width=100).output
+    assert '--batch INT' in text
+    assert 'Images per step, of --data.  [default: 64; x>=1]' in text
+    assert '--kind a|b' in text
+    assert '--save / --no-save' in text
+
+
+@pytest.mark.parametrize('arguments', [['--sigma_min=2', '--sigma_max=1'], ['--S_min=2', '--S_max=1'], ['--steps=1']])
+def test_sampler_options_that_do_not_fit_are_refused(arguments):
+    @click.command()
+    @report_errors
+    @with_options(SamplerOptions)
+    def command(options):
+        pass
+
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert arguments[0].split('=')[0] in result.stderr

@@ -1,0 +1,48 @@
+"""The options of the samplers, without torch: what `training.sampling.sample` is told."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from dnnlib.options import option
+from dnnlib.util import ArgumentError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions:
+    """The sampler to use: `edm_sampler`, or `ablation_sampler` if one of its four choices is given.
+
+    None leaves a value to the sampler's own default. Raises ArgumentError for an empty range of noise levels.
+    """
+
+    # fmt: off
+    num_steps: int = option(18, 'Number of sampling steps.', name='steps', unit='INT', least=2)
+    sigma_min: float | None = option(None, "Lowest noise level. [default: 0.002, or the denoiser's]", name='sigma_min', unit='FLOAT', above=0)
+    sigma_max: float | None = option(None, "Highest noise level. [default: 80, or the denoiser's]", name='sigma_max', unit='FLOAT', above=0)
+    rho: float = option(7, 'Exponent of the time steps.', unit='FLOAT', above=0)
+    S_churn: float = option(0, 'Strength of stochasticity.', name='S_churn', unit='FLOAT', least=0)
+    S_min: float = option(0, 'Lowest noise level with churn.', name='S_min', unit='FLOAT', least=0)
+    S_max: float = option(math.inf, 'Highest noise level with churn.', name='S_max', unit='FLOAT', least=0)
+    S_noise: float = option(1, "Inflation of the churn's noise.", name='S_noise', unit='FLOAT')
+    solver: str | None = option(None, 'Ablation: the solver.', choices=('euler', 'heun'))
+    discretization: str | None = option(None, 'Ablation: the time steps.', name='disc', choices=('vp', 've', 'iddpm', 'edm'))
+    schedule: str | None = option(None, 'Ablation: the noise schedule sigma(t).', choices=('vp', 've', 'linear'))
+    scaling: str | None = option(None, 'Ablation: the signal scaling s(t).', choices=('vp', 'none'))
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        low, high = self.sigma_min, self.sigma_max
+        if low is not None and high is not None and low >= high:
+            raise ArgumentError(f'`sigma_min`={low:g} must be below `sigma_max`={high:g}')
+        if self.S_min > self.S_max:
+            raise ArgumentError(f'`S_min`={self.S_min:g} must not be above `S_max`={self.S_max:g}')
+
+    @property
+    def name(self) -> str:
+        choices = (self.solver, self.discretization, self.schedule, self.scaling)
+        return 'edm_sampler' if all(choice is None for choice in choices) else 'ablation_sampler'
+
+    def given(self) -> dict[str, Any]:
+        """The keywords that are set."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}

@@ -1,15 +1,12 @@
-"""What several tests use: the conformance data, small data sets, and the scripts as a user runs them."""
+"""What several tests use: the reference data, small networks, and the scripts as a user runs them."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
-CONFORMANCE = ROOT.parent / 'shared' / 'conformance'
-needs_conformance = pytest.mark.skipif(not CONFORMANCE.is_dir(), reason='the conformance data is not here')
+DATA = ROOT / 'tests' / 'data'
 
 # A network that trains a step in milliseconds.
 TINY = ['--num-channels=8', '--num-blocks=1', '--attn-resolutions=4', '--precond=vp', '--augment=0', '--dropout=0.1']

@@ -17,7 +17,7 @@ from dnnlib.util import UserError
 from evaluation.memorization import memorization_ratio
 from evaluation.optimal_images import OptimalRun, make_denoiser
 from generate_optim import configure, main
-from tests.helpers import CONFORMANCE, needs_conformance, run_script
+from tests.helpers import DATA, run_script
 
 
 def run(*arguments: str | Path) -> Result:
@@ -54,9 +54,8 @@ def outdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@needs_conformance
 def test_images_conform(outdir: Path) -> None:
-    expected = np.load(CONFORMANCE / 'optimal_denoiser_digits.npz')['generate.images_uint8'][:, 0]
+    expected = np.load(DATA / 'optimal_denoiser_digits.npz')['generate.images_uint8'][:, 0]
     assert np.array_equal([read_image(outdir / f'{seed:06d}.png') for seed in range(32)], expected)
 
 

@@ -4,15 +4,15 @@ import os
 import pickle
 import re
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from snapshot_tool import main
-from tests.helpers import CONFORMANCE, ROOT, needs_conformance, run_script
+from tests.helpers import ROOT, run_script
 from tests.training.edm_pickles import Call, dumps, network
-from training.snapshot import NetworkConfig, SnapshotInfo, load_network, read_info, save_network
+from tests.training.published import NETWORKS, Case
+from training.snapshot import SnapshotInfo, load_network, read_info, save_network
 
 
 def invoke(*arguments):
@@ -41,20 +41,17 @@ def test_weights_are_the_same_after_both_conversions(tmp_path, class_name):
     torch.testing.assert_close(load_network(snapshot)(x, 1.0), net(x, 1.0), rtol=1e-5, atol=1e-5)
 
 
-@needs_conformance
-@pytest.mark.parametrize('case', sorted((CONFORMANCE / 'networks').glob('*.json')), ids=lambda path: path.stem)
-def test_plain_weights_have_the_names_and_shapes_of_edm(tmp_path, case):
-    facts = json.loads(case.read_text())
-    keywords = {name: facts[name] for name in ('img_resolution', 'img_channels', 'label_dim')} | facts['model_kwargs']
-    with np.load(case.with_suffix('.npz')) as data:
-        expected = {name.removeprefix('state.'): data[name] for name in data if name.startswith('state.')}
-    info = SnapshotInfo(NetworkConfig(facts['precond'], keywords), 1000, 'fp32', 'x', 'ab' * 32, 20, {})
+@pytest.mark.parametrize('name', NETWORKS)
+def test_plain_weights_have_the_names_and_shapes_of_edm(tmp_path, name):
+    case = Case(name)
+    expected = case.net.state_dict()
     source, plain = tmp_path / 'a.safetensors', tmp_path / 'a.pt'
-    save_network(source, {name: torch.from_numpy(value) for name, value in expected.items()}, info)
+    save_network(source, expected, SnapshotInfo(case.config, 1000, 'fp32', 'x', 'ab' * 32, 20, {}))
     assert invoke('convert', source, plain).exit_code == 0
     weights = torch.load(plain, weights_only=True)
-    assert weights.keys() == expected.keys()
-    assert all(np.array_equal(weights[name].numpy(), value) for name, value in expected.items())
+    shapes = {key: list(tensor.shape) for key, tensor in weights.items()}
+    assert shapes == {**case.facts['parameters'], **case.facts['buffers']}
+    assert all(torch.equal(weights[key], value) for key, value in expected.items())
 
 
 def test_show_prints_what_a_file_holds(tmp_path):

@@ -137,7 +137,7 @@ class ImageOrder:
     size: number of images. seed: of the shuffle, taken modulo 2^31.
     window_size: share of the order, in [0, 1], within which an image drawn swaps places with an earlier one; 0 keeps
         one fixed order. The sequence is a function of these three alone: to go on at a place, `skip` to it.
-    Source: EDM's sampler, see the conformance data.
+    Source: EDM's sampler, see tests/data/sampler_order.json.
     """
 
     def __init__(self, size: int, seed: int, window_size: float):

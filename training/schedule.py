@@ -52,7 +52,7 @@ class Schedule:
     def ema_beta(self, images_seen: int) -> float:
         """Weight of the old average for the step after `images_seen` images, in [0, 1].
 
-        Source: the paper's code; see the conformance data's schedules.csv.
+        Source: the paper's code; see tests/data/schedules.csv.
         """
         halflife: float = self.ema_halflife_images
         if self.ema_rampup_ratio is not None:

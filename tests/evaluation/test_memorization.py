@@ -6,7 +6,7 @@ import torch
 
 from dnnlib.util import UserError
 from evaluation.memorization import memorization_ratio, memorized, wilson_interval
-from tests.helpers import CONFORMANCE, needs_conformance
+from tests.helpers import DATA
 
 
 def grey(*values):
@@ -14,9 +14,8 @@ def grey(*values):
     return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
 
 
-@needs_conformance
-def test_ratio_of_the_conformance_data():
-    data = np.load(CONFORMANCE / 'nearest_neighbors_digits.npz')
+def test_ratio_of_the_reference_data():
+    data = np.load(DATA / 'nearest_neighbors_digits.npz')
     result = memorization_ratio(data['queries'], data['references'])
     np.testing.assert_array_equal(result.memorized, data['memorized'])
     assert result.ratio == float(data['memorization_ratio'])

@@ -4,7 +4,7 @@ import torch
 
 from evaluation import neighbors
 from evaluation.neighbors import NeighborIndex, nearest_neighbors
-from tests.helpers import CONFORMANCE, needs_conformance
+from tests.helpers import DATA
 
 
 def naive(queries, references, k):
@@ -27,9 +27,8 @@ def assert_exact(queries, references, k):
     np.testing.assert_array_equal(index, expected_index)
 
 
-@needs_conformance
-def test_neighbours_of_the_conformance_data():
-    data = np.load(CONFORMANCE / 'nearest_neighbors_digits.npz')
+def test_neighbors_of_the_reference_data():
+    data = np.load(DATA / 'nearest_neighbors_digits.npz')
     index, distance = nearest_neighbors(data['queries'], data['references'])
     np.testing.assert_array_equal(index, data['nearest_index'])
     np.testing.assert_array_equal(distance, data['nearest_squared_distance'])

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from tests.helpers import CONFORMANCE, needs_conformance
+from tests.helpers import DATA
 from training.dataset import ImageOrder, load_dataset, stream_dataset, to_float
 
 
-@needs_conformance
 def test_order_of_images_is_edms():
-    cases = json.loads((CONFORMANCE / 'sampler_order.json').read_text())
+    cases = json.loads((DATA / 'sampler_order.json').read_text())
     for name, expected in cases.items():
         size, seed, window, rank, ranks = re.match(r'n(\d+)_seed(\d+)_window(.*)_rank(\d)of(\d)', name).groups()
         order = ImageOrder(int(size), int(seed), float(window))

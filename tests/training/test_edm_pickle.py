@@ -14,11 +14,10 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from tests.helpers import CONFORMANCE, needs_conformance
+from tests.helpers import DATA
 from tests.training.edm_pickles import SMALL, Call, Record, dumps, network, record_of
+from tests.training.published import PICKLES, write_pickle
 from training.snapshot import NetworkConfig, list_snapshots, load_network, read_info
-
-CASES = sorted((CONFORMANCE / 'edm_snapshots').glob('*.pkl'))
 
 
 def write(folder, value, protocol=4, name='network-snapshot-000012.pkl'):
@@ -37,23 +36,21 @@ def refusal(path):
     return message
 
 
-@needs_conformance
-@pytest.mark.parametrize('path', CASES, ids=lambda path: path.stem)
-def test_published_format_gives_the_published_numbers(path):
-    net = load_network(path)
-    with np.load(path.with_suffix('.npz')) as data:
-        values = {name: torch.from_numpy(data[name]) for name in data}
+@pytest.mark.parametrize('name', PICKLES)
+def test_published_format_gives_the_published_numbers(name, tmp_path):
+    net = load_network(write_pickle(name, tmp_path))
+    with np.load(DATA / 'edm_snapshots' / f'{name}.npz') as data:
+        values = {key: torch.from_numpy(data[key]) for key in ('x', 'sigma', 'denoised', 'class_labels') if key in data}
     denoised = net(values['x'], values['sigma'], values.get('class_labels'))
     assert (denoised - values['denoised']).norm() < 1e-4 * values['denoised'].norm()
     assert not net.training
     assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
-@needs_conformance
 def test_a_file_is_known_by_its_content_where_its_name_says_nothing(tmp_path):
-    path = tmp_path / 'weights'
-    shutil.copyfile(CASES[0], path)
-    expected, loaded = load_network(CASES[0]).state_dict(), load_network(path).state_dict()
+    named, path = write_pickle(PICKLES[0], tmp_path), tmp_path / 'weights'
+    shutil.copyfile(named, path)
+    expected, loaded = load_network(named).state_dict(), load_network(path).state_dict()
     assert all(torch.equal(expected[name], loaded[name]) for name in expected)
 
 

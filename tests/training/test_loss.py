@@ -3,12 +3,10 @@ import math
 import pytest
 import torch
 
-from tests.helpers import needs_conformance
-from tests.training.test_networks import Case, relative_error
+from tests.training.published import Case, relative_error
 from training.loss import EDMLoss, VELoss, VPLoss
 
 
-@needs_conformance
 @pytest.mark.parametrize(('name', 'loss'), [('vp_ddpmpp_16x16', VPLoss()), ('ve_ncsnpp_16x16_skips', VELoss())])
 def test_loss_is_edms(name, loss):
     case = Case(name)

@@ -1,51 +1,15 @@
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from tests.helpers import CONFORMANCE, needs_conformance
+from tests.training.published import NETWORKS, Case, edm_order, relative_error
 from training.networks import DhariwalUNet, SongUNet
-from training.preconditioning import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
-
-CASES = ['vp_ddpmpp_16x16', 've_ncsnpp_16x16_skips', 'edm_ddpmpp_16x16_cond_augment', 'iddpm_adm_16x16_cond']
-CLASSES = {cls.__name__: cls for cls in (VPPrecond, VEPrecond, iDDPMPrecond, EDMPrecond)}
 
 
-class Case:
-    """One network of the conformance data with its weights."""
-
-    def __init__(self, name):
-        self.facts = json.loads((CONFORMANCE / 'networks' / f'{name}.json').read_text())
-        self.data = np.load(CONFORMANCE / 'networks' / f'{name}.npz')
-        self.net = CLASSES[self.facts['precond']](
-            img_resolution=self.facts['img_resolution'],
-            img_channels=self.facts['img_channels'],
-            label_dim=self.facts['label_dim'],
-            **self.facts['model_kwargs'],
-        ).eval()
-        self.net.load_state_dict({name: self.tensor(f'state.{name}') for name in self.net.state_dict()})
-
-    def tensor(self, name):
-        return torch.from_numpy(self.data[name]) if name in self.data else None
-
-    def denoise(self, labels='given'):
-        labels = self.tensor('in.class_labels') if isinstance(labels, str) else labels
-        extra = {'augment_labels': self.tensor('in.augment_labels')} if 'in.augment_labels' in self.data else {}
-        with torch.no_grad():
-            return self.net(self.tensor('in.x'), self.tensor('in.sigma'), labels, **extra)
-
-
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=NETWORKS)
 def case(request):
-    if not CONFORMANCE.is_dir():
-        pytest.skip('the conformance data is not here')
     return Case(request.param)
-
-
-def relative_error(result, expected):
-    return float((result - expected).norm() / expected.norm())
 
 
 def test_names_shapes_and_parameter_count_are_edms(case):
@@ -54,13 +18,14 @@ def test_names_shapes_and_parameter_count_are_edms(case):
     assert sum(p.numel() for p in case.net.parameters()) == case.facts['num_params']
 
 
-def test_buffers_that_are_not_random_are_edms(case):
-    fresh = CLASSES[case.facts['precond']](
-        case.facts['img_resolution'], case.facts['img_channels'], case.facts['label_dim'], **case.facts['model_kwargs']
-    )
-    for name, buffer in fresh.named_buffers():
-        if not name.endswith('freqs'):
-            torch.testing.assert_close(buffer, case.tensor(f'state.{name}'), rtol=2e-5, atol=0)
+def test_initial_weights_are_edms(case):
+    weights = torch.stack([parameter.flatten()[-1] for _, parameter in edm_order(case.net)])
+    torch.testing.assert_close(weights, case.tensor('out.last_weights'), rtol=1e-6, atol=1e-6)
+
+
+def test_buffers_are_edms(case):
+    for name, buffer in case.net.named_buffers():
+        torch.testing.assert_close(buffer, case.tensor(f'state.{name}'), rtol=2e-5, atol=0)
 
 
 def test_denoised_images_are_edms(case):
@@ -113,7 +78,6 @@ def test_sigma_may_be_a_scalar(case):
         torch.testing.assert_close(case.net(x, 0.7), expected, rtol=1e-6, atol=1e-6)
 
 
-@needs_conformance
 def test_mask_of_ones_changes_nothing_and_a_zero_changes_the_image():
     case = Case('vp_ddpmpp_16x16')
     expected = case.denoise()

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import CONFORMANCE, needs_conformance
-from tests.training.test_networks import Case
+from tests.helpers import DATA
+from tests.training.published import Case
 from training.sampling import (
     SamplerOptions,
     StackedRandomGenerator,
@@ -27,11 +27,10 @@ RUNS = [
 ]
 
 
-@needs_conformance
 @pytest.mark.parametrize(('network', 'run'), RUNS)
 def test_images_are_edms(network, run):
-    options = json.loads((CONFORMANCE / 'sampling' / f'{network}.json').read_text())['runs'][run]
-    data = np.load(CONFORMANCE / 'sampling' / f'{network}.npz')
+    options = json.loads((DATA / 'sampling' / f'{network}.json').read_text())['runs'][run]
+    data = np.load(DATA / 'sampling' / f'{network}.npz')
     seeds, sampler = options.pop('seeds'), options.pop('sampler')
     chosen = SamplerOptions(**options)
     assert chosen.name == sampler
@@ -41,11 +40,10 @@ def test_images_are_edms(network, run):
         assert batch.class_labels.tolist() == data[f'{run}.class_labels'].argmax(axis=1).tolist()
 
 
-@needs_conformance
 @pytest.mark.parametrize(('network', 'run'), [('vp_ddpmpp_16x16', 'heun18'), ('vp_ddpmpp_16x16', 'ablation_vp_euler')])
 def test_float64_images_are_edms(network, run):
-    options = json.loads((CONFORMANCE / 'sampling' / f'{network}.json').read_text())['runs'][run]
-    data = np.load(CONFORMANCE / 'sampling' / f'{network}.npz')
+    options = json.loads((DATA / 'sampling' / f'{network}.json').read_text())['runs'][run]
+    data = np.load(DATA / 'sampling' / f'{network}.npz')
     options.pop('seeds'), options.pop('sampler')
     with torch.no_grad():
         chosen = SamplerOptions(**options)

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from tests.helpers import CONFORMANCE, needs_conformance
+from tests.helpers import DATA
 from training.schedule import Schedule, evenly, every, rampup_kimg, scaled_kimg
 
 
@@ -14,9 +14,8 @@ def schedule(**given):
     return Schedule(**{**values, **given})
 
 
-@needs_conformance
 def test_lengths_learning_rates_and_averages_are_the_papers():
-    with open(CONFORMANCE / 'schedules.csv') as file:
+    with open(DATA / 'schedules.csv') as file:
         rows = list(csv.DictReader(file))
     assert len(rows) > 50
     for row in rows:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
-from tests.helpers import CONFORMANCE, needs_conformance
+from tests.helpers import DATA
 from torch_utils.int8 import MAX_INNER
 from training.closed_form import int8_sums, optimal, sums
 from training.closed_form.optimal import OptimalDenoiser
@@ -434,12 +434,11 @@ def test_set_that_does_not_fit_is_refused_with_its_size(images: Tensor, monkeypa
         OptimalDenoiser(images)
 
 
-@needs_conformance
 @pytest.mark.parametrize('way', ['float64', 'digits'])
 def test_digits_data_set_conforms(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == 'digits':
         monkeypatch.setattr(optimal, 'FEW_PIXELS', 0)
-    data = np.load(CONFORMANCE / 'optimal_denoiser_digits.npz')
+    data = np.load(DATA / 'optimal_denoiser_digits.npz')
     denoiser = OptimalDenoiser(torch.from_numpy(data['images']), torch.from_numpy(data['labels']))
     for sigma in (80.0, 10.0, 2.0, 1.0, 0.5, 0.05, 0.002):
         case = {name: torch.from_numpy(data[f'sigma{sigma}.{name}']) for name in ('x', 'class', 'denoised_float64')}

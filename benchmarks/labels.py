@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.util import report_errors
-from training.networks import Init, Linear, embed_labels
+from training.networks.layers import Init, Linear, embed_labels
 
 
 @click.command()

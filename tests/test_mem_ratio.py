@@ -294,7 +294,7 @@ def test_a_run_without_snapshots_is_named(tmp_path, digits_20):
 def test_a_snapshot_that_was_cut_short_is_named(fresh):
     path = list_snapshots(fresh)[-1][1]
     path.write_bytes(path.read_bytes()[:-100])
-    assert f'{path}: not a whole snapshot' in failure(f'--expdir={fresh}')
+    assert f'{path}: not a complete snapshot' in failure(f'--expdir={fresh}')
 
 
 @pytest.mark.parametrize(

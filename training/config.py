@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dnnlib.util import UserError, atomic_file
 from training.schedule import Schedule
 from training.snapshot import NetworkConfig
@@ -75,7 +77,7 @@ class TrainingConfig:
     def save(self, run_dir: Path) -> None:
         """Write `training_options.json`."""
         with atomic_file(run_dir / OPTIONS_FILE) as file:
-            file.write(json.dumps(dataclasses.asdict(self), indent=2).encode() + b'\n')
+            file.write(json.dumps(msgspec.to_builtins(self), indent=2).encode() + b'\n')
 
 
 def read_options(run_dir: Path) -> dict[str, Any]:

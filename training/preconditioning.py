@@ -6,16 +6,15 @@ The U-Net F alone may run at a lower precision, chosen by `set_precision`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.networks import DhariwalUNet, SongUNet, UNet
+from training.networks import MODEL_TYPES
 
-MODEL_TYPES: dict[str, Callable[..., UNet]] = {'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet}
 COMPUTE_DTYPES = {'fp32': torch.float32, 'tf32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -47,6 +46,8 @@ class Preconditioned(nn.Module):
         super().__init__()
         if model_type not in MODEL_TYPES:
             raise ValueError(f'model_type must be one of {", ".join(MODEL_TYPES)}, not {model_type!r}')
+        limits = getattr(MODEL_TYPES[model_type], 'argument_limits', {})
+        check_limits({'img_resolution': img_resolution, **model_kwargs}, {'img_resolution': 8192, **limits})
         self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
         self.model = MODEL_TYPES[model_type](
             img_resolution=img_resolution,
@@ -85,6 +86,16 @@ class Preconditioned(nn.Module):
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         """The nearest noise level that the network was trained at, of sigma's shape and dtype."""
         return torch.as_tensor(sigma)
+
+
+def check_limits(arguments: Mapping[str, Any], limits: Mapping[str, int]) -> None:
+    """Raise ValueError if a number, or the length of a list, is above its limit. See `training.networks`."""
+    for name in arguments.keys() & limits.keys():
+        value, limit = arguments[name], limits[name]
+        size = len(value) if isinstance(value, list | tuple) else value
+        if type(size) is not int or not 0 <= size <= limit:
+            unit = ' values' if isinstance(value, list | tuple) else ''
+            raise ValueError(f'{name} must be at most {limit}{unit}')
 
 
 class VPPrecond(Preconditioned):
@@ -169,6 +180,7 @@ class iDDPMPrecond(Preconditioned):
         **model_kwargs: Any,
     ):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
+        check_limits({'M': M}, {'M': 100_000})
         self.M = M
         u = iddpm_sigmas(C_1, C_2, M, dtype=np.float32)  # the published levels were computed so
         self.register_buffer('u', torch.tensor(u))

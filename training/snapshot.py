@@ -1,23 +1,22 @@
-"""Network snapshots and training states: written whole or not at all, and read without running anything in them.
+"""Network snapshots and training states: written completely or not at all, and read without running code from them.
 
 A snapshot is a safetensors file: the averaged weights and buffers under their module names, and in its metadata one
-JSON text with the class and arguments of the network, the training set, the progress and the EMA rule. A training
-state is what an exact continuation needs. `load_network` gives an evaluation-mode denoiser, of a snapshot or of a
-network pickle of NVlabs/edm.
+JSON text, `SnapshotInfo`. A training state holds everything that an exact continuation needs. `load_network` returns an
+evaluation-mode denoiser from a snapshot or from a network pickle of NVlabs/edm.
 """
 
-import dataclasses
 import errno
 import json
-import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import safetensors
 import safetensors.torch
 import torch
 
+from dnnlib.typed import Typed, parse_json, shown
 from dnnlib.util import UserError, atomic_file
 from torch_utils.misc import place
 from training.edm_pickle import EDMPickle, is_pickle, read_edm_pickle
@@ -36,19 +35,22 @@ NETWORK_CLASSES: dict[str, type[Preconditioned]] = {
 FORMAT_VERSION = 1
 STATES_KEPT = 2
 _METADATA_KEY = 'snapshot'
-_SNAPSHOT_NAME = r'network-snapshot-(\d{1,9})\.safetensors'
-_PICKLE_NAME = r'network-snapshot-(\d{1,9})\.pkl'
-# Bounds on what a file may ask to be built before its tensors are compared; far above any network in use.
-_MAX_VALUES = {'num_blocks': 256, 'img_resolution': 8192, 'M': 100_000}
-_MAX_LEVELS = 12
+# Thousands of images, with a fraction for fewer than a thousand.
+_KIMG = r'(\d{1,9}(?:\.\d{3})?)'
+_SNAPSHOT_NAME = rf'network-snapshot-{_KIMG}\.safetensors'
+_PICKLE_NAME = rf'network-snapshot-{_KIMG}\.pkl'
+_STATE_NAME = rf'training-state-{_KIMG}\.pt'
 
 
-@dataclasses.dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Typed, frozen=True):
     """How to build a network: the name of a class of `NETWORK_CLASSES`, and its keyword arguments."""
 
     class_name: str
     arguments: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.class_name not in NETWORK_CLASSES:
+            raise ValueError(f'class_name must be one of {", ".join(NETWORK_CLASSES)}, not {shown(self.class_name)}')
 
     def build(self, device: torch.device | str = 'cpu') -> Preconditioned:
         """Make the network with random weights from the global generator; on 'meta' without any.
@@ -59,61 +61,73 @@ class NetworkConfig:
             return NETWORK_CLASSES[self.class_name](**self.arguments)
 
 
-@dataclasses.dataclass(frozen=True)
-class SnapshotInfo:
-    """What a snapshot's header says. images: training images seen. precision: that of the training.
+class SnapshotInfo(Typed, frozen=True):
+    """The header of a snapshot. images: training images seen. precision: the training's. ema: the rule of the average.
 
-    A network pickle of EDM knows less: its images are those of its file name, network-snapshot-<kimg>.pkl, or None;
-    dataset_sha256 and dataset_size are None, its EMA rule is empty.
+    Network pickles of EDM lack some of it: their images are those of the file name, network-snapshot-<kimg>.pkl, or
+    None; dataset_sha256 and dataset_size are None, and ema is empty.
     """
 
     network: NetworkConfig
-    images: int | None
+    images: Annotated[int, msgspec.Meta(ge=0)] | None
     precision: str
     dataset: str | None
     dataset_sha256: str | None
-    dataset_size: int | None
+    dataset_size: Annotated[int, msgspec.Meta(ge=1)] | None
     ema: dict[str, Any]
+    format: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT_VERSION:
+            raise ValueError(
+                f'its format is {shown(self.format)}, and this version of the toolkit reads {FORMAT_VERSION}'
+            )
+        if self.precision not in COMPUTE_DTYPES:
+            raise ValueError(f'precision must be one of {", ".join(COMPUTE_DTYPES)}, not {shown(self.precision)}')
 
     @property
     def kimg(self) -> float | None:
         return None if self.images is None else self.images / 1000
 
     def epochs(self, dataset_size: int | None = None) -> float | None:
-        """Passes over the training set; over one of this size where the snapshot does not say how large it was."""
+        """Passes over the training set. dataset_size: used if the snapshot does not give the size."""
         size = self.dataset_size or dataset_size
         return None if self.images is None or size is None else self.images / size
 
 
 def snapshot_path(run_dir: Path, images: int) -> Path:
-    return run_dir / f'network-snapshot-{images // 1000:06d}.safetensors'
+    return run_dir / f'network-snapshot-{_kimg(images)}.safetensors'
 
 
 def state_path(run_dir: Path, images: int) -> Path:
-    return run_dir / f'training-state-{images // 1000:06d}.pt'
+    return run_dir / f'training-state-{_kimg(images)}.pt'
 
 
-def _numbered(run_dir: Path, pattern: str) -> list[tuple[int, Path]]:
+def _kimg(images: int) -> str:
+    return f'000000.{images:03d}' if 0 < images < 1000 else f'{images // 1000:06d}'
+
+
+def _numbered(run_dir: Path, pattern: str) -> list[tuple[float, Path]]:
     matches = ((re.fullmatch(pattern, path.name), path) for path in run_dir.iterdir())
-    return sorted((int(match[1]), path) for match, path in matches if match)
+    return sorted((float(match[1]), path) for match, path in matches if match)
 
 
-def list_snapshots(run_dir: Path) -> list[tuple[int, Path]]:
-    """The snapshots of a run as (kimg, path), oldest first; a pickle of EDM's only where no snapshot is at its kimg."""
+def list_snapshots(run_dir: Path) -> list[tuple[float, Path]]:
+    """The snapshots of a run as (kimg, path), oldest first; a pickle of EDM only if no snapshot has its kimg."""
     snapshots = dict(_numbered(run_dir, _PICKLE_NAME)) | dict(_numbered(run_dir, _SNAPSHOT_NAME))
     return sorted(snapshots.items())
 
 
-def list_states(run_dir: Path) -> list[tuple[int, Path]]:
+def list_states(run_dir: Path) -> list[tuple[float, Path]]:
     """The training states of a run as (kimg, path), oldest first."""
-    return _numbered(run_dir, r'training-state-(\d+)\.pt')
+    return _numbered(run_dir, _STATE_NAME)
 
 
 def save_network(path: Path, weights: dict[str, torch.Tensor], info: SnapshotInfo) -> None:
     """Write a snapshot. The same weights and info give the same bytes."""
-    header = {'format': FORMAT_VERSION, **dataclasses.asdict(info)}
+    header = json.dumps(msgspec.to_builtins(info), sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    data = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(header, sort_keys=True)})
+    data = safetensors.torch.save(tensors, metadata={_METADATA_KEY: header})
     with atomic_file(path) as file:
         file.write(data)
 
@@ -125,37 +139,32 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
 
 
 def read_info(path: str | Path) -> SnapshotInfo:
-    """Read a snapshot's header. Raises UserError where the file is missing, cut short or not a snapshot."""
+    """Read a snapshot's header. Raises UserError if the file is missing, incomplete or not a snapshot."""
     return _read(Path(path), with_weights=False)[0]
 
 
 def load_network(path: str | Path, device: torch.device | str = 'cpu', precision: str | None = None) -> Preconditioned:
-    """Build the network of a snapshot or of a pickle of EDM's with its averaged weights, for evaluation only.
+    """Build the network of a snapshot or of an EDM pickle with its averaged weights, for evaluation only.
 
-    precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None keeps that of the training.
-    Raises UserError where the file is missing, cut short, or holds another network than its header says.
+    precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None for the training's.
+    Raises UserError if the file is missing or incomplete, or if its weights do not fit its header or are not finite.
     """
-    info, weights = read_snapshot(path)
-    net = _build(Path(path), info.network)
-    _check_weights(Path(path), net, weights)
+    path = Path(path)
+    info, weights = _read(path, with_weights=True)
+    net = _build(path, info.network)
+    _check_weights(path, net, weights)
     net.load_state_dict(weights, assign=True)
     net.set_precision(precision or info.precision)
     place(net.eval().requires_grad_(False), device)
     return net
 
 
-def read_snapshot(path: str | Path) -> tuple[SnapshotInfo, dict[str, torch.Tensor]]:
-    """Read a snapshot's header and its weights as they are in the file. Raises UserError as `read_info` does."""
-    return _read(Path(path), with_weights=True)
-
-
 def _build(path: Path, network: NetworkConfig) -> Preconditioned:
-    _check_bounds(path, network)
     try:
         return network.build('meta')
     except (TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError) as error:
         reason = str(error).split('\n')[0]
-        raise UserError(f'{path}: its network cannot be built ({reason}); it is not one of this toolkit') from error
+        raise UserError(f'{path}: its network cannot be built: {reason}') from error
 
 
 def _read(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str, torch.Tensor]]:
@@ -168,14 +177,11 @@ def _read(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str, torch
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()} if with_weights else {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f'{path}: not a whole snapshot ({error}); take another, or train again') from error
+        raise UserError(f'{path}: not a complete snapshot ({error}); use another, or train again') from error
     if _METADATA_KEY not in metadata:
         raise UserError(f'{path}: a safetensors file, but not a snapshot of this toolkit')
-    try:
-        info = _parse_header(json.loads(metadata[_METADATA_KEY]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f'{path}: its header is not that of a snapshot of this toolkit ({error})') from error
-    return (dataclasses.replace(info, images=_images_of_name(path)) if info.images is None else info), weights
+    info = parse_json(metadata[_METADATA_KEY], SnapshotInfo, f'{path}: its header')
+    return msgspec.structs.replace(info, images=_images_of_name(path)) if info.images is None else info, weights
 
 
 def _read_pickle(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str, torch.Tensor]]:
@@ -209,56 +215,28 @@ def _pickle_info(path: Path, pickled: EDMPickle) -> SnapshotInfo:
 
 def _images_of_name(path: Path) -> int | None:
     match = re.fullmatch(f'{_SNAPSHOT_NAME}|{_PICKLE_NAME}', path.name)
-    return int(match[1] or match[2]) * 1000 if match else None
-
-
-def _parse_header(header: dict[str, Any]) -> SnapshotInfo:
-    if header.pop('format') != FORMAT_VERSION:
-        raise ValueError('another version of the format')
-    network = NetworkConfig(**header.pop('network'))
-    if network.class_name not in NETWORK_CLASSES:
-        raise ValueError(f'unknown class {network.class_name!r}')
-    if header['precision'] not in COMPUTE_DTYPES:
-        raise ValueError(f'unknown precision {header["precision"]!r}')
-    for name, least in (('images', 0), ('dataset_size', 1)):
-        if header[name] is not None and not (isinstance(header[name], int) and header[name] >= least):
-            raise ValueError('its counts are not whole numbers')
-    return SnapshotInfo(network=network, **header)
-
-
-def _check_bounds(path: Path, network: NetworkConfig) -> None:
-    arguments = network.arguments
-    too_large = [name for name, most in _MAX_VALUES.items() if _magnitude(arguments.get(name, 0)) > most]
-    for name in ('channel_mult', 'attn_resolutions', 'resample_filter'):
-        values = arguments.get(name) or ()
-        if not isinstance(values, list | tuple) or len(values) > _MAX_LEVELS:
-            too_large.append(name)
-    if too_large:
-        raise UserError(f'{path}: its network has an impossible {too_large[0]}; it is not one of this toolkit')
-
-
-def _magnitude(value: Any) -> float:
-    return abs(value) if isinstance(value, int | float) else math.inf
+    return round(float(match[1] or match[2]) * 1000) if match else None
 
 
 def _check_weights(path: Path, net: Preconditioned, weights: dict[str, torch.Tensor]) -> None:
     expected = net.state_dict()
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or unknown:
-        name = (missing or unknown)[0]
-        problem = f'it lacks {name}' if missing else f'it has a {name} that the network does not'
-        raise UserError(f'{path}: its tensors are those of another architecture than its arguments say: {problem}')
-    for name, tensor in expected.items():
-        if weights[name].shape != tensor.shape or weights[name].dtype != torch.float32:
-            has, wants = list(weights[name].shape), list(tensor.shape)
-            raise UserError(
-                f'{path}: its tensors are those of another architecture than its arguments say: '
-                f'{name} is {weights[name].dtype} {has}, and should be torch.float32 {wants}'
-            )
+    problems = [
+        *(f'it lacks {name}' for name in sorted(expected.keys() - weights.keys())),
+        *(f'it has {name}, which the network does not have' for name in sorted(weights.keys() - expected.keys())),
+    ]
+    for name in expected.keys() & weights.keys():
+        has, wants = weights[name], expected[name]
+        if has.shape != wants.shape or has.dtype != torch.float32:
+            problems.append(f'{name} is {has.dtype} {list(has.shape)}, and should be torch.float32 {list(wants.shape)}')
+    if problems:
+        raise UserError(f'{path}: its tensors do not fit the network that its header describes: {problems[0]}')
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UserError(f'{path}: {name} has values that are not finite; use another snapshot')
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state, then drop all but the newest two of its folder."""
+    """Write a training state, then delete all except the newest two in its folder."""
     _save_torch(path, state)
     for _, old in list_states(path.parent)[:-STATES_KEPT]:
         if old != path:
@@ -269,7 +247,7 @@ def _save_torch(path: Path, value: dict[str, Any]) -> None:
     with atomic_file(path) as file:
         try:
             torch.save(value, file)
-        except RuntimeError as error:  # torch's writer turns the file's refusal into its own error
+        except RuntimeError as error:  # torch's writer hides the error of the file
             raise _as_os_error(error, path) from error
 
 
@@ -282,7 +260,7 @@ def _as_os_error(error: RuntimeError, path: Path) -> OSError:
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
-    """Read a training state onto the CPU. Raises UserError where it is missing, cut short or of something else."""
+    """Read a training state onto the CPU. Raises UserError if it is missing, incomplete or another kind of file."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f'{path}: no such file; a training state is a training-state-*.pt of train.py')
@@ -291,7 +269,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch.load has no error of its own for a broken file
         reason = str(error).split('\n')[0][:200]
         raise UserError(
-            f'{path}: not a whole training state ({reason}); remove it, and the one before it is taken'
+            f'{path}: not a complete training state ({reason}); remove it to continue from the one before it'
         ) from error
     if not isinstance(state, dict) or state.get('format') != FORMAT_VERSION:
         raise UserError(f'{path}: not a training state of this toolkit')

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.training.published import NETWORKS, Case, edm_order, relative_error
-from training.networks import DhariwalUNet, SongUNet
+from training.networks.unet import DhariwalUNet, SongUNet
 
 
 @pytest.fixture(params=NETWORKS)

@@ -1,23 +1,28 @@
-import dataclasses
 import errno
 import json
 import pickle
+from typing import ClassVar
 
+import msgspec
 import pytest
 import safetensors.torch
 import torch
 
 from dnnlib.util import UserError
 from training import snapshot
+from training.networks import MODEL_TYPES
 from training.snapshot import (
     NetworkConfig,
     SnapshotInfo,
     list_snapshots,
+    list_states,
     load_network,
     load_state,
     read_info,
     save_network,
     save_state,
+    snapshot_path,
+    state_path,
 )
 
 NETWORK = NetworkConfig(
@@ -57,7 +62,7 @@ def test_the_same_network_gives_the_same_bytes(path, net, tmp_path):
 
 def test_precision_is_that_of_the_training_unless_given(path, net, tmp_path):
     other = tmp_path / 'bf16'
-    save_network(other, net.state_dict(), dataclasses.replace(INFO, precision='bf16'))
+    save_network(other, net.state_dict(), msgspec.structs.replace(INFO, precision='bf16'))
     assert load_network(other).compute_dtype == torch.bfloat16
     assert load_network(other, precision='fp32').compute_dtype == torch.float32
 
@@ -65,7 +70,32 @@ def test_precision_is_that_of_the_training_unless_given(path, net, tmp_path):
 @pytest.mark.parametrize('kept', [0, 7, 100, 5000, -1])
 def test_a_snapshot_that_was_cut_short_is_refused(path, kept):
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match='not a whole snapshot'):
+    with pytest.raises(UserError, match='not a complete snapshot'):
+        load_network(path)
+
+
+class Tiny(torch.nn.Module):
+    """A network with arguments of its own."""
+
+    argument_limits: ClassVar = {'depth': 3}
+
+    def __init__(self, img_resolution, in_channels, out_channels, label_dim, depth):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(in_channels, out_channels, 1) for _ in range(depth))
+
+    def forward(self, x, noise_labels, class_labels=None, augment_labels=None):
+        return sum(layer(x) for layer in self.layers)
+
+
+def test_a_new_network_is_one_line_in_the_table(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODEL_TYPES, 'Tiny', Tiny)
+    network = NetworkConfig('EDMPrecond', {'img_resolution': 8, 'img_channels': 1, 'model_type': 'Tiny', 'depth': 2})
+    net, path = network.build(), tmp_path / 'tiny.safetensors'
+    save_network(path, net.state_dict(), msgspec.structs.replace(INFO, network=network))
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(load_network(path)(x, 1.0), net(x, 1.0))
+    rewrite(path, set_argument('depth', 10**9))
+    with pytest.raises(UserError, match='depth must be at most 3'):
         load_network(path)
 
 
@@ -85,19 +115,23 @@ def set_argument(name, value):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda header, weights: header['network'].__setitem__('class_name', 'os.system'), "unknown class 'os.system'"),
-        (lambda header, weights: header.pop('network'), 'header'),
-        (lambda header, weights: header.__setitem__('images', 'many'), 'whole numbers'),
-        (lambda header, weights: header.__setitem__('surprise', 1), 'header'),
-        (set_argument('model_channels', 16), 'another architecture'),
-        (set_argument('num_blocks', 2), 'another architecture'),
-        (set_argument('num_blocks', 10**9), 'impossible num_blocks'),
-        (set_argument('img_resolution', 2**40), 'impossible img_resolution'),
-        (set_argument('channel_mult', [1] * 10**6), 'impossible channel_mult'),
+        (lambda header, weights: header['network'].__setitem__('class_name', 'x'), 'its header: network: class_name must'),
+        (lambda header, weights: header.pop('network'), 'its header: the file lacks the key network'),
+        (lambda header, weights: header.__setitem__('images', 'many'), "images must be a whole .*, not 'many'"),
+        (lambda header, weights: header.__setitem__('images', -1), 'images must be .* of at least 0'),
+        (lambda header, weights: header.__setitem__('surprise', 1), 'unknown key, surprise'),
+        (lambda header, weights: header.__setitem__('format', 2), 'its format is 2'),
+        (lambda header, weights: header.__setitem__('precision', 'int4'), "precision must be one of .*, not 'int4'"),
+        (set_argument('model_channels', 16), 'do not fit the network'),
+        (set_argument('num_blocks', 2), 'do not fit the network'),
+        (set_argument('num_blocks', 10**9), 'num_blocks must be at most 256'),
+        (set_argument('img_resolution', 2**40), 'img_resolution must be at most 8192'),
+        (set_argument('channel_mult', [1] * 10**6), 'channel_mult must be at most 12 values'),
         (set_argument('surprise', 1), 'cannot be built'),
         (set_argument('model_channels', 'wide'), 'cannot be built|impossible'),
         (lambda header, weights: weights.pop('model.map_layer0.bias'), 'lacks model.map_layer0.bias'),
-        (lambda header, weights: weights.__setitem__('x', torch.ones(1)), 'has a x'),
+        (lambda header, weights: weights.__setitem__('x', torch.ones(1)), 'has x, which the network does not'),
+        (lambda header, weights: weights['model.map_layer0.bias'].fill_(torch.nan), 'bias has values that'),
         (lambda header, weights: weights.update({k: v.half() for k, v in weights.items()}), 'float16'),
     ],
 )  # fmt: skip
@@ -123,6 +157,21 @@ def test_snapshots_are_listed_oldest_first_and_other_files_are_not(tmp_path):
     assert [kimg for kimg, _ in list_snapshots(tmp_path)] == [2, 10]
 
 
+def test_snapshots_of_less_than_a_thousand_images_have_names_of_their_own(net, tmp_path):
+    paths = [snapshot_path(tmp_path, images) for images in (0, 7, 640, 1000, 1999, 12345)]
+    assert [path.name for path in paths] == [
+        f'network-snapshot-{kimg}.safetensors'
+        for kimg in ('000000', '000000.007', '000000.640', '000001', '000001', '000012')
+    ]
+    for path in paths:
+        save_network(path, net.state_dict(), msgspec.structs.replace(INFO, images=None))
+    assert [kimg for kimg, _ in list_snapshots(tmp_path)] == [0, 0.007, 0.64, 1, 12]
+    assert [read_info(path).images for path in paths] == [0, 7, 640, 1000, 1000, 12000]
+    for images in (0, 640, 999):
+        save_state(state_path(tmp_path, images), {'format': 1})
+    assert [kimg for kimg, _ in list_states(tmp_path)] == [0.64, 0.999]
+
+
 def test_the_newest_two_training_states_are_kept(tmp_path):
     for kimg in (1, 5, 12):
         save_state(tmp_path / f'training-state-{kimg:06d}.pt', {'format': 1, 'images': kimg})
@@ -138,10 +187,10 @@ class Payload:
 def test_a_training_state_runs_nothing_that_is_in_it(tmp_path, capsys):
     path = tmp_path / 'training-state-000001.pt'
     path.write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(UserError, match='not a whole training state'):
+    with pytest.raises(UserError, match='not a complete training state'):
         load_state(path)
     torch.save({'format': 1, 'x': Payload()}, path)
-    with pytest.raises(UserError, match='not a whole training state'):
+    with pytest.raises(UserError, match='not a complete training state'):
         load_state(path)
     assert capsys.readouterr().out == ''
 
@@ -151,7 +200,7 @@ def test_a_training_state_that_was_cut_short_is_refused(tmp_path, kept):
     path = tmp_path / 'training-state-000001.pt'
     save_state(path, {'format': 1, 'x': torch.ones(1000)})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match='not a whole training state'):
+    with pytest.raises(UserError, match='not a complete training state'):
         load_state(path)
 
 

@@ -1,9 +1,8 @@
-"""The U-Nets that EDM's preconditioning wraps: `SongUNet` (DDPM++, NCSN++) and `DhariwalUNet` (ADM).
+"""The U-Nets of EDM: `SongUNet` (DDPM++, NCSN++) and `DhariwalUNet` (ADM).
 
-Both are an encoder and a decoder of residual blocks joined by skip connections, and differ in their blocks' options, in
-how noise level and labels are embedded, and in their output. Parameter names, shapes and meaning equal those of EDM's
-published networks, so that weights can be exchanged. Parameters are float32; a network computes in the dtype of the
-images it is given.
+Both are an encoder and a decoder of residual blocks joined by skip connections; they differ in their blocks' options,
+in the embedding of noise level and labels, and in their output. Parameter names, shapes and meaning equal those of
+EDM's published networks, so that weights can be exchanged.
 
 Sources: Song et al. 2021 (arXiv 2011.13456), Dhariwal and Nichol 2021 (arXiv 2105.05233), Karras et al. 2022
 (arXiv 2206.00364).
@@ -12,136 +11,21 @@ Sources: Song et al. 2021 (arXiv 2011.13456), Dhariwal and Nichol 2021 (arXiv 21
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Init:
-    """A rule of initial values: a named distribution scaled by `weight` for weights and by `bias` for biases."""
-
-    rule: str
-    weight: float = 1.0
-    bias: float = 0.0
-
-    def scaled(self, weight: float) -> 'Init':
-        """The same distribution with weights times `weight`, and biases 0."""
-        return Init(self.rule, weight, 0.0)
-
-    def sample(self, shape: Sequence[int], fan_in: int, fan_out: int) -> Tensor:
-        """Draw values from the global CPU generator, float32 of `shape`. Source: Karras et al. 2022, appendix F."""
-        if self.rule == 'xavier_uniform':
-            return math.sqrt(6 / (fan_in + fan_out)) * (torch.rand(*shape) * 2 - 1)
-        if self.rule == 'kaiming_uniform':
-            return math.sqrt(3 / fan_in) * (torch.rand(*shape) * 2 - 1)
-        if self.rule == 'kaiming_normal':
-            return math.sqrt(1 / fan_in) * torch.randn(*shape)
-        raise ValueError(f'unknown initialization {self.rule!r}')
-
-
-class Linear(nn.Module):
-    """Fully connected layer: [B, in_features] -> [B, out_features]."""
-
-    def __init__(self, in_features: int, out_features: int, init: Init, bias: bool = True):
-        super().__init__()
-        self.in_features = in_features
-        fans = in_features, out_features
-        self.weight = nn.Parameter(init.sample([out_features, in_features], *fans) * init.weight)
-        self.bias = nn.Parameter(init.sample([out_features], *fans) * init.bias) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
-
-    def columns(self, index: Tensor, scale: float) -> Tensor:
-        """What `self(one_hot(index) * scale)` gives, at the cost of a gather: int64 [B] -> [B, out_features]."""
-        x = self.weight[:, index].t() * scale
-        return x if self.bias is None else x + self.bias
-
-
-class Conv2d(nn.Module):
-    """Convolution that keeps the size, or halves (`down`) or doubles (`up`) it with a separable low-pass filter.
-
-    kernel: side of the kernel in pixels, odd; 0 resamples only.
-    resample_filter: taps of the low-pass filter along one axis; it is normalized here.
-    fused: with `down`, convolve before resampling, with the paddings of both at once, as NCSN++'s residual path does.
-    """
-
-    resample_filter: Tensor
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        init: Init,
-        up: bool = False,
-        down: bool = False,
-        resample_filter: Sequence[float] = (1, 1),
-        fused: bool = False,
-    ):
-        super().__init__()
-        self.kernel, self.up, self.down, self.fused = kernel, up, down, fused
-        if kernel:
-            fans = in_channels * kernel**2, out_channels * kernel**2
-            self.weight = nn.Parameter(init.sample([out_channels, in_channels, kernel, kernel], *fans) * init.weight)
-            self.bias = nn.Parameter(init.sample([out_channels], *fans) * init.bias)
-        self.is_box = list(resample_filter) == [1, 1]
-        self.filter_padding = (len(resample_filter) - 1) // 2
-        if up or down:
-            taps = torch.as_tensor(resample_filter, dtype=torch.float32)
-            self.register_buffer('resample_filter', (taps.ger(taps) / taps.sum().square())[None, None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.fused and self.down:
-            return self.downsample(self.convolve(x, self.kernel // 2 + self.filter_padding), padding=0)
-        if self.up:
-            x = self.upsample(x)
-        if self.down:
-            x = self.downsample(x, self.filter_padding)
-        return self.convolve(x, self.kernel // 2) if self.kernel else x
-
-    def convolve(self, x: Tensor, padding: int) -> Tensor:
-        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=padding)
-
-    def upsample(self, x: Tensor) -> Tensor:
-        if self.is_box:
-            return F.interpolate(x, scale_factor=2.0, mode='nearest')
-        taps = (self.resample_filter * 4).to(x.dtype).expand(x.shape[1], -1, -1, -1)
-        return F.conv_transpose2d(x, taps, groups=x.shape[1], stride=2, padding=self.filter_padding)
-
-    def downsample(self, x: Tensor, padding: int) -> Tensor:
-        if self.is_box:
-            return F.avg_pool2d(x, 2)
-        taps = self.resample_filter.to(x.dtype).expand(x.shape[1], -1, -1, -1)
-        return F.conv2d(x, taps, groups=x.shape[1], stride=2, padding=padding)
-
-
-class GroupNorm(nn.Module):
-    """Group normalization with at most 32 groups of at least 4 channels."""
-
-    def __init__(self, num_channels: int, eps: float):
-        super().__init__()
-        self.num_groups = min(32, num_channels // 4)
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.normalize(x).to(x.dtype)
-
-    def with_silu(self, x: Tensor) -> Tensor:
-        """Normalize, then apply SiLU."""
-        return F.silu(self.normalize(x)).to(x.dtype)
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """The normalized values, in float32 on a CPU, whose kernel for channels_last bfloat16 is far slower."""
-        if x.device.type == 'cpu':
-            x = x.float()
-        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+from training.networks.layers import (
+    Conv2d,
+    FourierEmbedding,
+    GroupNorm,
+    Init,
+    Linear,
+    PositionalEmbedding,
+    embed_labels,
+)
 
 
 @dataclass(frozen=True)
@@ -223,37 +107,6 @@ class UNetBlock(nn.Module):
         return self.proj(a.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2))
 
 
-class PositionalEmbedding(nn.Module):
-    """Cosines, then sines, of the noise level at geometrically spaced frequencies: [B] -> [B, num_channels].
-
-    endpoint: whether the lowest frequency is 1 / max_positions exactly.
-    """
-
-    def __init__(self, num_channels: int, max_positions: float = 10000, endpoint: bool = False):
-        super().__init__()
-        self.num_channels, self.max_positions, self.endpoint = num_channels, max_positions, endpoint
-
-    def forward(self, x: Tensor) -> Tensor:
-        half = self.num_channels // 2
-        exponents = torch.arange(half, dtype=torch.float32, device=x.device) / (half - int(self.endpoint))
-        angles = x.ger((1 / self.max_positions) ** exponents)
-        return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-class FourierEmbedding(nn.Module):
-    """Cosines, then sines, of the noise level at random frequencies: [B] -> [B, num_channels]."""
-
-    freqs: Tensor
-
-    def __init__(self, num_channels: int, scale: float = 16):
-        super().__init__()
-        self.register_buffer('freqs', torch.randn(num_channels // 2) * scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        angles = x.ger(2 * math.pi * self.freqs)
-        return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
 class UNet(nn.Module):
     """What both U-Nets share: the levels of the encoder and decoder and the skip connections between them.
 
@@ -262,6 +115,10 @@ class UNet(nn.Module):
         connection of 0 carries zeros. None: all are on.
     Raises ValueError when one of them does not fit.
     """
+
+    argument_limits: ClassVar = {'num_blocks': 256, 'channel_mult': 12, 'attn_resolutions': 12, 'resample_filter': 12}
+    map_label: Linear | None
+    label_dropout: float
 
     def __init__(
         self, img_resolution: int, channels: Sequence[int], num_blocks: int, skip_connections: Sequence[int] | None
@@ -327,6 +184,51 @@ class UNet(nn.Module):
                 width = out_channels
             after_level(level)
 
+    def forward(
+        self,
+        x: Tensor,
+        noise_labels: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Map images [B, in_channels, R, R] and noise levels [B] to [B, out_channels, R, R].
+
+        class_labels: see `embed_labels`; augment_labels: [B, augment_dim] or None.
+        """
+        emb = self.embed(noise_labels, class_labels, augment_labels)
+        return self.decode(self.encode(x, emb), emb)
+
+    def embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        """The embedding that every block gets, [B, emb_channels]."""
+        raise NotImplementedError
+
+    def embed_class(self, batch_size: int, class_labels: Tensor | None, scale: float = 1.0) -> Tensor:
+        """The embedded labels; in training each is dropped with probability `label_dropout`."""
+        assert self.map_label is not None
+        labels = embed_labels(self.map_label, class_labels, scale)
+        if self.training and self.label_dropout:
+            kept = torch.rand([batch_size, 1], device=labels.device) >= self.label_dropout
+            labels = torch.where(kept, labels, embed_labels(self.map_label, None))
+        return labels
+
+    def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
+        """All skip connections; the last is what the decoder starts from."""
+        aux, skips = x, list[Tensor]()
+        for name, block in self.enc.items():
+            if name.endswith('_aux_down'):
+                aux = block(aux)
+            elif name.endswith('_aux_skip'):
+                skips[-1] = skips[-1] + block(aux)
+            elif name.endswith('_aux_residual'):
+                skips[-1] = aux = (skips[-1] + block(aux)) * math.sqrt(0.5)
+            else:
+                source = skips[-1] if skips else x
+                skips.append(block(source, emb) if isinstance(block, UNetBlock) else block(source))
+        return skips
+
+    def decode(self, skips: list[Tensor], emb: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def masked(self, skips: list[Tensor]) -> list[Tensor]:
         """The skip connections with zeros in place of those that are off."""
         return [x if on else torch.zeros_like(x) for x, on in zip(skips, self.skip_mask, strict=True)]
@@ -334,9 +236,6 @@ class UNet(nn.Module):
 
 class SongUNet(UNet):
     """DDPM++ (encoder and decoder 'standard') and NCSN++ (encoder 'residual', Fourier embedding) of Song et al. 2021.
-
-    forward(x [B, in_channels, R, R], noise_labels [B], class_labels, augment_labels [B, augment_dim] or None)
-    -> [B, out_channels, R, R]; class_labels as in `embed_labels`.
 
     channel_mult: width per resolution, as a multiple of model_channels.
     channel_mult_emb, channel_mult_noise: widths of the embedding and of its noise-level input, likewise.
@@ -423,44 +322,14 @@ class SongUNet(UNet):
 
         self.add_blocks(in_channels, model_channels, options, attends, add_aux_input, add_aux_output)
 
-    def forward(
-        self,
-        x: Tensor,
-        noise_labels: Tensor,
-        class_labels: Tensor | None = None,
-        augment_labels: Tensor | None = None,
-    ) -> Tensor:
-        emb = self.embed(noise_labels, class_labels, augment_labels)
-        skips = self.encode(x, emb)
-        return self.decode(skips, emb)
-
     def embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         emb = self.map_noise(noise_labels)
         emb = emb.reshape(len(emb), 2, -1).flip(1).reshape(emb.shape)  # the published networks have sines first
         if self.map_label is not None:
-            labels = embed_labels(self.map_label, class_labels, math.sqrt(self.map_label.in_features))
-            if self.training and self.label_dropout:
-                kept = torch.rand([len(emb), 1], device=emb.device) >= self.label_dropout
-                labels = torch.where(kept, labels, embed_labels(self.map_label, None))
-            emb = emb + labels
+            emb = emb + self.embed_class(len(emb), class_labels, math.sqrt(self.map_label.in_features))
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels)
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
-
-    def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """All skip connections; the last is what the decoder starts from."""
-        aux, skips = x, list[Tensor]()
-        for name, block in self.enc.items():
-            if name.endswith('_aux_down'):
-                aux = block(aux)
-            elif name.endswith('_aux_skip'):
-                skips[-1] = skips[-1] + block(aux)
-            elif name.endswith('_aux_residual'):
-                skips[-1] = aux = (skips[-1] + block(aux)) * math.sqrt(0.5)
-            else:
-                source = skips[-1] if skips else x
-                skips.append(block(source, emb) if isinstance(block, UNetBlock) else block(source))
-        return skips
 
     def decode(self, skips: list[Tensor], emb: Tensor) -> Tensor:
         x, aux = skips[-1], None
@@ -523,47 +392,20 @@ class DhariwalUNet(UNet):
         self.out_norm = GroupNorm(self.channels[0], eps=1e-5)
         self.out_conv = Conv2d(self.channels[0], out_channels, 3, init_zero)
 
-    def forward(
-        self,
-        x: Tensor,
-        noise_labels: Tensor,
-        class_labels: Tensor | None = None,
-        augment_labels: Tensor | None = None,
-    ) -> Tensor:
-        emb = self.embed(noise_labels, class_labels, augment_labels)
-        skips: list[Tensor] = []
-        for block in self.enc.values():
-            x = block(x, emb) if isinstance(block, UNetBlock) else block(x)
-            skips.append(x)
-        skips = self.masked(skips)
-        for name, block in self.dec.items():
-            x = block(torch.cat([x, skips.pop()], dim=1) if '_block' in name else x, emb)
-        return self.out_conv(self.out_norm.with_silu(x))
-
     def embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         emb = self.map_noise(noise_labels)
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels)
         emb = self.map_layer1(F.silu(self.map_layer0(emb)))
         if self.map_label is not None:
-            labels = embed_labels(self.map_label, class_labels)
-            if self.training and self.label_dropout:
-                labels = labels * (torch.rand([len(emb), 1], device=emb.device) >= self.label_dropout)
-            emb = emb + labels
+            emb = emb + self.embed_class(len(emb), class_labels)
         return F.silu(emb)
 
-
-def embed_labels(layer: Linear, class_labels: Tensor | None, scale: float = 1.0) -> Tensor:
-    """Apply a label layer to scaled labels: [B, out_features], or [1, out_features] without labels.
-
-    class_labels: one-hot float [B, label_dim], int64 class indices [B] (the same numbers, and cheap for many classes),
-        or None (an all-zero row).
-    """
-    if class_labels is None:
-        return layer(layer.weight.new_zeros([1, layer.in_features]))
-    if class_labels.is_floating_point():
-        return layer(class_labels.to(torch.float32) * scale)
-    return layer.columns(class_labels, scale)
+    def decode(self, skips: list[Tensor], emb: Tensor) -> Tensor:
+        x, skips = skips[-1], self.masked(skips)
+        for name, block in self.dec.items():
+            x = block(torch.cat([x, skips.pop()], dim=1) if '_block' in name else x, emb)
+        return self.out_conv(self.out_norm.with_silu(x))
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

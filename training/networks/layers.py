@@ -1,0 +1,178 @@
+"""Layers of the networks. Parameters are float32; a layer computes in the dtype of the images it is given."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Init:
+    """A rule of initial values: a named distribution scaled by `weight` for weights and by `bias` for biases."""
+
+    rule: str
+    weight: float = 1.0
+    bias: float = 0.0
+
+    def scaled(self, weight: float) -> 'Init':
+        """The same distribution with weights times `weight`, and biases 0."""
+        return Init(self.rule, weight, 0.0)
+
+    def sample(self, shape: Sequence[int], fan_in: int, fan_out: int) -> Tensor:
+        """Draw values from the global CPU generator, float32 of `shape`. Source: Karras et al. 2022, appendix F."""
+        if self.rule == 'xavier_uniform':
+            return math.sqrt(6 / (fan_in + fan_out)) * (torch.rand(*shape) * 2 - 1)
+        if self.rule == 'kaiming_uniform':
+            return math.sqrt(3 / fan_in) * (torch.rand(*shape) * 2 - 1)
+        if self.rule == 'kaiming_normal':
+            return math.sqrt(1 / fan_in) * torch.randn(*shape)
+        raise ValueError(f'unknown initialization {self.rule!r}')
+
+
+class Linear(nn.Module):
+    """Fully connected layer: [B, in_features] -> [B, out_features]."""
+
+    def __init__(self, in_features: int, out_features: int, init: Init, bias: bool = True):
+        super().__init__()
+        self.in_features = in_features
+        fans = in_features, out_features
+        self.weight = nn.Parameter(init.sample([out_features, in_features], *fans) * init.weight)
+        self.bias = nn.Parameter(init.sample([out_features], *fans) * init.bias) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+    def columns(self, index: Tensor, scale: float) -> Tensor:
+        """What `self(one_hot(index) * scale)` gives, at the cost of a gather: int64 [B] -> [B, out_features]."""
+        x = self.weight[:, index].t() * scale
+        return x if self.bias is None else x + self.bias
+
+
+class Conv2d(nn.Module):
+    """Convolution that keeps the size, or halves (`down`) or doubles (`up`) it with a separable low-pass filter.
+
+    kernel: side of the kernel in pixels, odd; 0 resamples only.
+    resample_filter: taps of the low-pass filter along one axis; it is normalized here.
+    fused: with `down`, convolve before resampling, with the paddings of both at once, as NCSN++'s residual path does.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        init: Init,
+        up: bool = False,
+        down: bool = False,
+        resample_filter: Sequence[float] = (1, 1),
+        fused: bool = False,
+    ):
+        super().__init__()
+        self.kernel, self.up, self.down, self.fused = kernel, up, down, fused
+        if kernel:
+            fans = in_channels * kernel**2, out_channels * kernel**2
+            self.weight = nn.Parameter(init.sample([out_channels, in_channels, kernel, kernel], *fans) * init.weight)
+            self.bias = nn.Parameter(init.sample([out_channels], *fans) * init.bias)
+        self.is_box = list(resample_filter) == [1, 1]
+        self.filter_padding = (len(resample_filter) - 1) // 2
+        if up or down:
+            taps = torch.as_tensor(resample_filter, dtype=torch.float32)
+            self.register_buffer('resample_filter', (taps.ger(taps) / taps.sum().square())[None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused and self.down:
+            return self.downsample(self.convolve(x, self.kernel // 2 + self.filter_padding), padding=0)
+        if self.up:
+            x = self.upsample(x)
+        if self.down:
+            x = self.downsample(x, self.filter_padding)
+        return self.convolve(x, self.kernel // 2) if self.kernel else x
+
+    def convolve(self, x: Tensor, padding: int) -> Tensor:
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=padding)
+
+    def upsample(self, x: Tensor) -> Tensor:
+        if self.is_box:
+            return F.interpolate(x, scale_factor=2.0, mode='nearest')
+        taps = (self.resample_filter * 4).to(x.dtype).expand(x.shape[1], -1, -1, -1)
+        return F.conv_transpose2d(x, taps, groups=x.shape[1], stride=2, padding=self.filter_padding)
+
+    def downsample(self, x: Tensor, padding: int) -> Tensor:
+        if self.is_box:
+            return F.avg_pool2d(x, 2)
+        taps = self.resample_filter.to(x.dtype).expand(x.shape[1], -1, -1, -1)
+        return F.conv2d(x, taps, groups=x.shape[1], stride=2, padding=padding)
+
+
+class GroupNorm(nn.Module):
+    """Group normalization with at most 32 groups of at least 4 channels."""
+
+    def __init__(self, num_channels: int, eps: float):
+        super().__init__()
+        self.num_groups = min(32, num_channels // 4)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.normalize(x).to(x.dtype)
+
+    def with_silu(self, x: Tensor) -> Tensor:
+        """Normalize, then apply SiLU."""
+        return F.silu(self.normalize(x)).to(x.dtype)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """The normalized values, in float32 on a CPU, whose kernel for channels_last bfloat16 is far slower."""
+        if x.device.type == 'cpu':
+            x = x.float()
+        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class PositionalEmbedding(nn.Module):
+    """Cosines, then sines, of the noise level at geometrically spaced frequencies: [B] -> [B, num_channels].
+
+    endpoint: whether the lowest frequency is 1 / max_positions exactly.
+    """
+
+    def __init__(self, num_channels: int, max_positions: float = 10000, endpoint: bool = False):
+        super().__init__()
+        self.num_channels, self.max_positions, self.endpoint = num_channels, max_positions, endpoint
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.num_channels // 2
+        exponents = torch.arange(half, dtype=torch.float32, device=x.device) / (half - int(self.endpoint))
+        angles = x.ger((1 / self.max_positions) ** exponents)
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """Cosines, then sines, of the noise level at random frequencies: [B] -> [B, num_channels]."""
+
+    freqs: Tensor
+
+    def __init__(self, num_channels: int, scale: float = 16):
+        super().__init__()
+        self.register_buffer('freqs', torch.randn(num_channels // 2) * scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = x.ger(2 * math.pi * self.freqs)
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def embed_labels(layer: Linear, class_labels: Tensor | None, scale: float = 1.0) -> Tensor:
+    """Apply a label layer to scaled labels: [B, out_features], or [1, out_features] without labels.
+
+    class_labels: one-hot float [B, label_dim], int64 class indices [B] (the same numbers, and cheap for many classes),
+        or None (an all-zero row).
+    """
+    if class_labels is None:
+        return layer(layer.weight.new_zeros([1, layer.in_features]))
+    if class_labels.is_floating_point():
+        return layer(class_labels.to(torch.float32) * scale)
+    return layer.columns(class_labels, scale)

@@ -115,7 +115,7 @@ def set_argument(name, value):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda header, weights: header['network'].__setitem__('class_name', 'x'), 'its header: network: class_name must'),
+        (lambda header, weights: header['network'].__setitem__('class_name', 'x'), 'network: class_name must be'),
         (lambda header, weights: header.pop('network'), 'its header: the file lacks the key network'),
         (lambda header, weights: header.__setitem__('images', 'many'), "images must be a whole .*, not 'many'"),
         (lambda header, weights: header.__setitem__('images', -1), 'images must be .* of at least 0'),

@@ -1,4 +1,4 @@
-"""Every command of the README and of scripts/*.md, and the study files that those pages list.
+"""Every command of the README, docs/*.md and scripts/*.md, and the study files that those pages list.
 
 A page's ```bash blocks are run by bash, each in a shell of its own, with stand-ins for `python` and `torchrun` that
 only record their words; so loops, variables and functions are expanded by a real shell. Each command then goes to the
@@ -28,7 +28,9 @@ from studies.study import load_study
 from tests.dataset_utils.making import write_cifar
 from tests.helpers import ROOT
 
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob('*.md'), *ROOT.glob('scripts/*.md')])
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix() for folder in ('.', 'docs', 'scripts') for path in (ROOT / folder).glob('*.md')
+)
 SWEEPS = ['data_distribution', 'model_config', 'train_procedure', 'conditional']
 # The values of each factor in the paper, as the options of a study's commands.
 VALUES = {

@@ -168,7 +168,7 @@ class Page:
         elif module == 'mem_ratio' and values['expdir']:
             # Without --nosubdir, the run is a numbered folder in --outdir.
             folders = {values['expdir'], str(Path(values['expdir']).parent)}
-            assert '…' in values['expdir'] or folders & self.runs.keys(), f'no training makes {values["expdir"]}'
+            assert folders & self.runs.keys(), f'no training makes {values["expdir"]}'
             assert values['knn_ref'] in (None, self.runs.get(values['expdir'], values['knn_ref']))
         elif module in ('dataset_utils', 'dataset_tool'):
             self.data.update([values['dest']] if 'dest' in values else [])
@@ -207,7 +207,8 @@ def parse(main: click.Command, name: str, arguments: list[str]) -> defaultdict:
             context = command.make_context(command.name, rest, parent=context)
     except click.ClickException as error:
         pytest.fail(f'{name} {" ".join(arguments)}: {error.format_message()}')
-    return defaultdict(lambda: None, context.params)
+    texts = {name: str(value) if isinstance(value, Path) else value for name, value in context.params.items()}
+    return defaultdict(lambda: None, texts)
 
 
 def shrunk(arguments: list[str], values: dict) -> list[str]:

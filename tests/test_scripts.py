@@ -73,7 +73,7 @@ NOT_OURS = ('venv', 'pip', 'pytest')
 # Commands of a page that are not the project's.
 OTHERS = {
     'git', 'make', 'pip', 'pip3', 'curl', 'wget', 'mkdir', 'ls', 'cat', 'tar', 'unzip', 'cp', 'rm', 'open', 'xdg-open',
-    'uv', 'conda', 'kaggle', 'docker', 'apptainer', 'module', 'ssh', 'srun', 'sbatch', 'tensorboard', 'deactivate', 'cd',
+    'uv', 'conda', 'kaggle', 'docker', 'apptainer', 'module', 'ssh', 'srun', 'sbatch', 'tensorboard', 'deactivate',
 }  # fmt: skip
 VALUE_OF_TORCHRUN = re.compile(r'--(nproc_per_node|nnodes|node_rank|master_addr|master_port)=(\S+)')
 

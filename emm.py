@@ -337,7 +337,7 @@ def print_plan(study: Study, root: Path) -> None:
     """Print every point with its commands; of a search, those of its smallest size."""
     for value in study.values:
         print(f'{value.name}: {value.sizes.describe()}, {study.repeats.count} times each')
-        for size in value.sizes.values or value.sizes.search[:1]:
+        for size in value.sizes.values or (value.sizes.search or ())[:1]:
             for repeat in range(study.repeats.count):
                 point = make_point(study, root, value, size, repeat)
                 print(f'\nPoint: {point.name}')

@@ -1,6 +1,7 @@
 """Generate images with a network snapshot: parses the options, and writes one PNG per seed."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -86,7 +87,7 @@ def main(options: GenerateOptions) -> None:
         if options.grid:
             gathered = {seed: image for part in distributed.gather(sheet) for seed, image in part.items()}
             images = torch.stack([gathered[seed] for seed in seeds[:MAX_GRID_IMAGES]])
-            distributed.on_main(lambda: save_contact_sheet(options.grid, images))
+            distributed.on_main(partial(save_contact_sheet, options.grid, images))
         distributed.barrier()
         distributed.print0(f'{len(seeds)} images in {outdir}')
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def main(options: EvaluationOptions) -> None:
     chatter = contextlib.redirect_stdout(sys.stderr) if options.as_json else contextlib.nullcontext()
     with distributed.process_group(device):
         if options.network is not None:
-            network = distributed.on_main(lambda: fetch(options.network, options.cache_dir, options.sha256))
+            network = distributed.on_main(partial(fetch, options.network, options.cache_dir, options.sha256))
             request = dataclasses.replace(request, network=network)
         if options.download_only:
             print0(str(request.network))

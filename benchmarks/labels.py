@@ -54,7 +54,8 @@ def run(layer: Linear, index: Tensor, target: Tensor, one_hot: bool) -> list[Ten
     labels = F.one_hot(index, layer.in_features).float() if one_hot else index
     output = embed_labels(layer, labels, math.sqrt(layer.in_features))
     (output * target).sum().backward()
-    return [output.detach(), layer.weight.grad, layer.bias.grad]
+    gradients = [parameter.grad for parameter in layer.parameters() if parameter.grad is not None]
+    return [output.detach(), *gradients]
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ import torch
 from benchmarks.benchmark_networks import Measured, measured_networks
 from dnnlib.util import report_errors
 from evaluation.memorization import TrainingImages
+from torch_utils.misc import place
 from training.config import DatasetConfig, OptimizerConfig, TrainingConfig
 from training.dataset import Dataset
 from training.sampling import SamplerOptions, generate_images
@@ -61,9 +62,9 @@ def training_share(measured: Measured, steps: int, precision: str) -> float:
     trainer = make_trainer(measured, precision)
     trainer.step()
     clock = Clock()
-    trainer.loss = clock.wrap(trainer.loss)
-    trainer.optimizer.step = clock.wrap(trainer.optimizer.step)
-    torch.Tensor.backward = clock.wrap(torch.Tensor.backward)
+    trainer.loss = clock.wrap(trainer.loss)  # type: ignore[assignment]
+    trainer.optimizer.step = clock.wrap(trainer.optimizer.step)  # type: ignore[method-assign]
+    torch.Tensor.backward = clock.wrap(torch.Tensor.backward)  # type: ignore[method-assign]
     start = time.perf_counter()
     for _ in range(steps):
         trainer.step()
@@ -99,11 +100,12 @@ def make_trainer(measured: Measured, precision: str) -> Trainer:
 
 
 def evaluation_share(measured: Measured, precision: str) -> float:
-    net = measured.build().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    net = measured.build().eval().requires_grad_(False)
+    place(net, 'cpu')
     net.set_precision(precision)
     training = TrainingImages(random_pixels(measured, 50_000))
     clock = Clock()
-    net.forward = clock.wrap(net.forward)
+    net.forward = clock.wrap(net.forward)  # type: ignore[method-assign]
     start = time.perf_counter()
     for batch in generate_images(net, [list(range(measured.batch_size))], SamplerOptions(), 'cpu'):
         training.nearest_two(batch.images)

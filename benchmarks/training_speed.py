@@ -82,12 +82,14 @@ def our_step(measured: Measured, device: torch.device, precision: str, channels_
         images = images.to(memory_format=torch.channels_last)
     flat = FlatParameters(net)
     flat.attach_gradients()
+    gradients = flat.gradients
+    assert gradients is not None
     optimizer = torch.optim.Adam([flat.values], lr=1e-4, fused=True)
     forward = torch.compile(net) if compiled else net
 
     def step() -> None:
         configure_backends(precision)
-        flat.gradients.zero_()
+        gradients.zero_()
         loss(forward, images).sum().backward()
         optimizer.step()
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 import tomllib
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -206,7 +207,8 @@ class Stoppable:
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_trainings_are_stopped_when_emm_py_is_ended_or_its_terminal_closes(number):
-    launcher, before = Stoppable(), signal.getsignal(number)
+    launcher: Any = Stoppable()
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), emm.stopping(launcher):
         signal.raise_signal(number)
     assert launcher.stopped == 1
@@ -214,16 +216,17 @@ def test_trainings_are_stopped_when_emm_py_is_ended_or_its_terminal_closes(numbe
 
 
 def test_a_closed_terminal_does_not_end_a_study_under_nohup():
+    launcher: Any = Stoppable()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with emm.stopping(Stoppable()):
+        with emm.stopping(launcher):
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_trainings_are_stopped_where_nobody_reads_what_is_printed(monkeypatch):
-    launcher = Stoppable()
+    launcher: Any = Stoppable()
 
     def closed(*_, **__):
         raise BrokenPipeError

@@ -5,6 +5,7 @@ import errno
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -12,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from dataset_utils import open_source
+from dataset_utils import Source, open_source
 from dnnlib.util import UserError
 from evaluation.memorization import memorization_ratio
 from evaluation.optimal_images import OptimalRun, make_denoiser
@@ -171,7 +172,7 @@ def test_an_array_that_linux_will_not_map_for_writing_is_mapped_for_reading(
 ) -> None:
     """As one that is larger than memory."""
 
-    def load(path: str, mmap_mode: str, **kwargs: bool) -> np.ndarray:
+    def load(path: str, mmap_mode: Any, **kwargs: Any) -> np.ndarray:
         if mmap_mode != 'r':
             raise OSError(errno.ENOMEM, 'Cannot allocate memory')
         return np_load(path, mmap_mode=mmap_mode, **kwargs)
@@ -185,7 +186,12 @@ def test_an_array_that_linux_will_not_map_for_writing_is_mapped_for_reading(
 def test_a_shard_decodes_nothing_but_its_share(digits_20: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, read = open_source(str(digits_20)), []
     decode = type(source).read
-    monkeypatch.setattr(type(source), 'read', lambda self, index: read.append(index) or decode(self, index))
+
+    def counting(self: Source, index: int) -> np.ndarray:
+        read.append(index)
+        return decode(self, index)
+
+    monkeypatch.setattr(type(source), 'read', counting)
     monkeypatch.setattr('torch_utils.distributed.rank', lambda: 1)
     monkeypatch.setattr('torch_utils.distributed.world_size', lambda: 3)
     monkeypatch.setattr('torch_utils.distributed.gather', lambda value: [value])

@@ -207,7 +207,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(fresh, digits_20, mo
     with np.load(partial) as data:
         known = set(data['seeds'].tolist())
     assert 0 < len(known) < 3000
-    sampled = []
+    sampled: list[int] = []
 
     def recording(net, batches, *rest):
         sampled.extend(seed for batch in batches for seed in batch)
@@ -229,7 +229,10 @@ def test_images_that_anything_made_are_judged(digits_20, tmp_path, kind):
     images[:6] = 255 - images[:6]
     if kind.startswith('npz'):
         path = tmp_path / 'images.npz'
-        np.savez(path, **({'images': images} if kind == 'npz-nchw' else {'arr_0': images.transpose(0, 2, 3, 1)}))
+        if kind == 'npz-nchw':
+            np.savez(path, images=images)
+        else:
+            np.savez(path, images.transpose(0, 2, 3, 1))
     else:
         path = tmp_path / 'images'
         path.mkdir()

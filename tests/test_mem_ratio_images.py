@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -146,7 +147,7 @@ def test_metrics_stand_beside_the_ratio(digits_20, array, images, reference):
 
 def test_metrics_may_be_those_of_features(digits_20, array, tmp_path):
     random = np.random.default_rng(1)
-    parts = [random.normal(size=(count, 7)).astype(np.float32) for count in (12, 20, 30)]
+    parts: Any = [random.normal(size=(count, 7)).astype(np.float32) for count in (12, 20, 30)]
     paths = [tmp_path / f'{name}.npy' for name in ('gen', 'ref', 'test')]
     for path, part in zip(paths, parts, strict=True):
         np.save(path, part)

@@ -122,7 +122,7 @@ class Page:
 
     def __init__(self, monkeypatch):
         self.monkeypatch = monkeypatch
-        self.tried: set[tuple[int | str, ...]] = set()  # ranks and words of commands that need no second try
+        self.tried: set[tuple] = set()  # ranks and words of commands that need no second try
         self.data: set[str] = set()  # data sets that were made
         self.runs: dict[str, str] = {}  # data sets by run folder
 

@@ -65,8 +65,8 @@ class Study:
         self.environ = environ
         self.sizes = sizes
         (folder / 'four.toml').write_text(STUDY.format(sizes=sizes, images=images))
-        arguments = ['sweep', folder / 'four.toml', f'--outdir={self.root}', '--launcher=slurm', '--time-limit=10']
-        self.command = command('emm.py', *arguments, *options)
+        arguments: list[str | Path] = ['sweep', folder / 'four.toml', f'--outdir={self.root}']
+        self.command = command('emm.py', *arguments, '--launcher=slurm', '--time-limit=10', *options)
 
     def start(self) -> subprocess.Popen:
         process = subprocess.Popen(

@@ -270,9 +270,12 @@ class WatchedTrainer(Trainer):
 )
 def test_every_way_of_training_runs(digits_20, tmp_path, monkeypatch, extra, new, rounds):
     trainers = []
-    monkeypatch.setattr(
-        training_loop, 'Trainer', lambda *arguments: trainers.append(WatchedTrainer(*arguments)) or trainers[-1]
-    )
+
+    def watched(*arguments):
+        trainers.append(WatchedTrainer(*arguments))
+        return trainers[-1]
+
+    monkeypatch.setattr(training_loop, 'Trainer', watched)
     result = invoke(
         f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=10', '--epochs=2', *extra
     )

@@ -11,10 +11,16 @@ DATA = bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    requests: list[tuple[str, str | None]]
+    url: str
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Serves DATA; what it does wrong stands in the path, and `requests` keeps what it was asked for."""
 
     protocol_version = 'HTTP/1.1'
+    server: Server
 
     def do_GET(self):
         self.server.requests.append((self.path, self.headers.get('Range')))
@@ -80,7 +86,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+    with Server(('127.0.0.1', 0), Handler) as server:
         server.requests = []
         server.url = f'http://127.0.0.1:{server.server_address[1]}'
         threading.Thread(target=server.serve_forever, daemon=True).start()

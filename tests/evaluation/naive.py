@@ -19,7 +19,7 @@ def random_sets(levels, *sizes, seed=0):
 def metric(name, space, *sets, **options):
     """The metric of sets of images, as they are in pixels, and flat and in float32 as features."""
     if isinstance(space, FeatureSpace):
-        sets = [images.reshape(len(images), -1).astype(np.float32) for images in sets]
+        sets = tuple(images.reshape(len(images), -1).astype(np.float32) for images in sets)
     return compute_metrics([name], space, *sets, **options)[name]
 
 

@@ -83,7 +83,7 @@ def test_a_line_and_the_interval_of_its_slope():
     assert (found.slope, found.low, found.high, found.intercept) == pytest.approx((2, 2, 2, 1))
     random = np.random.default_rng(0)
     x = np.linspace(0, 1, 8)
-    lines = [fit_line(x, 3 * x + random.normal(size=8)) for _ in range(200)]
+    lines = [fit_line(x.tolist(), (3 * x + random.normal(size=8)).tolist()) for _ in range(200)]
     assert 180 <= sum(line.low <= 3 <= line.high for line in lines) <= 198
 
 

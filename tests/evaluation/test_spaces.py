@@ -80,16 +80,17 @@ def test_distances_of_pixels_and_of_the_same_features_agree():
     random = np.random.default_rng(0)
     queries = random.integers(0, 256, (30, 3, 4, 4), dtype=np.uint8)
     references = random.integers(0, 256, (50, 3, 4, 4), dtype=np.uint8)
-    flat = [images.reshape(len(images), -1).astype(np.float32) for images in (queries, references)]
+    flat_queries, flat_references = (x.reshape(len(x), -1).astype(np.float32) for x in (queries, references))
     index, squared = PixelSpace().nearest(queries, references, 3)
-    feature_index, feature_squared = FeatureSpace().nearest(*flat, 3)
+    feature_index, feature_squared = FeatureSpace().nearest(flat_queries, flat_references, 3)
     assert squared.dtype == torch.int64
     assert feature_squared.dtype == torch.float64
     np.testing.assert_array_equal(index, feature_index)
     np.testing.assert_array_equal(squared, feature_squared)
     radii = ((queries[:1].astype(np.int64) - references) ** 2).sum(axis=(1, 2, 3))  # the first query is on all surfaces
     counts = PixelSpace().count_within(queries, references, torch.from_numpy(radii))
-    feature_counts = FeatureSpace().count_within(*flat, torch.from_numpy(radii.astype(np.float64)))
+    feature_radii = torch.from_numpy(radii.astype(np.float64))
+    feature_counts = FeatureSpace().count_within(flat_queries, flat_references, feature_radii)
     assert counts[1].sum() > counts[0].sum()
     for ours, theirs in zip(counts, feature_counts, strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import TextIO
 
 import pytest
 
@@ -245,7 +246,7 @@ def test_a_range_on_one_side_of_the_threshold_is_answered_by_an_inequality(tmp_p
 
 def test_a_search_averages_the_repeats_before_it_goes_on(tmp_path):
     # Neither the first nor the last repeat, nor most of them, lie on the side of 90 % on which their mean lies.
-    ratios = {10: [1, 1, 1], 32: [0.85, 1, 0.88], 56: [1, 0.5, 0.95], 42: [1, 1, 1], 100: [0, 0, 0]}
+    ratios = {10: [1.0] * 3, 32: [0.85, 1.0, 0.88], 56: [1.0, 0.5, 0.95], 42: [1.0] * 3, 100: [0.0] * 3}
     left = {size: list(repeats) for size, repeats in ratios.items()}
     study = make_study(sizes={'search': [10, 100], 'tolerance': 0.5}, repeats={'count': 3})
     order, results = run(study, tmp_path, lambda size: left[size].pop(0))
@@ -417,7 +418,7 @@ def test_nothing_done_is_told_as_that(tmp_path):
 def test_a_point_that_another_process_took_first_is_gone_on_with_once_that_is_stopped(tmp_path):
     study = make_study(sizes={'values': [10]})
     point = make_point(study, tmp_path, study.values[0], 10, 0)
-    files = []
+    files: list[TextIO] = []
 
     class LateLauncher(FakeLauncher):
         """Finds the point locked at its first try, by a process that is stopped soon after."""

@@ -17,7 +17,7 @@ from studies.results import PointResult, StudyResults, ValueResult
 from studies.study import COLUMNS, Settings, Sizes, load_study, read_study
 from studies.validation import Validator
 
-BASE = {
+BASE: dict[str, dict] = {
     'data': {'selection': 'size', 'source': 'digits'},
     'train': {'preset': 'digits', 'epochs': 2},
     'evaluate': {'seeds': '0-15', 'batch': 16},

@@ -81,7 +81,7 @@ def network(class_name='VPPrecond', **arguments):
 def dumps(value, protocol=4):
     """Pickle a value; the module that EDM's records name exists meanwhile."""
     module = types.ModuleType('torch_utils.persistence')
-    module._reconstruct_persistent_obj = reconstruct
+    vars(module)['_reconstruct_persistent_obj'] = reconstruct
     sys.modules['torch_utils.persistence'] = module
     try:
         return pickle.dumps(value, protocol)

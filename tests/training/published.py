@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers import DATA
+from training.preconditioning import Preconditioned
 from training.snapshot import NetworkConfig, read_info
 
 NETWORKS = sorted(path.stem for path in (DATA / 'networks').glob('*.json'))
 PICKLES = sorted(path.name.removesuffix('.pkl.xz') for path in (DATA / 'edm_snapshots').glob('*.pkl.xz'))
 
 
-def randomized(config: NetworkConfig, seed: int, noise_seed: int | None = None) -> nn.Module:
+def randomized(config: NetworkConfig, seed: int, noise_seed: int | None = None) -> Preconditioned:
     """The network with its initial values at a seed plus noise, so that no weight is close to zero."""
     torch.manual_seed(seed)
     net = config.build().eval()

@@ -237,7 +237,7 @@ def test_bytes_of_a_tensor_that_hold_a_payload_are_refused(tmp_path):
 def with_storage(data, shape=(24,)):
     """The record of a network one of whose tensors has other bytes."""
     _, record = network()
-    arguments = (Call(torch.storage._load_from_bytes, data), 0, shape, (1,), False, collections.OrderedDict())
+    arguments: tuple = (Call(torch.storage._load_from_bytes, data), 0, shape, (1,), False, collections.OrderedDict())
     model = record.meta['state']['_modules']['model']
     linear = model.meta['state']['_modules']['map_layer0']
     linear.meta['state']['_parameters']['bias'] = Call(torch._utils._rebuild_tensor_v2, *arguments)
@@ -286,8 +286,9 @@ def share_storages(record, storage):
     state = record.meta['state'] if isinstance(record, Record) else record.__dict__
     for name, parameter in state['_parameters'].items():
         if parameter is not None:
-            arguments = (storage, 0, tuple(parameter.shape), parameter.stride(), False, collections.OrderedDict())
-            state['_parameters'][name] = Call(torch._utils._rebuild_tensor_v2, *arguments)
+            shape, stride = tuple(parameter.shape), parameter.stride()
+            hooks: dict = collections.OrderedDict()
+            state['_parameters'][name] = Call(torch._utils._rebuild_tensor_v2, storage, 0, shape, stride, False, hooks)
     for child in state['_modules'].values():
         share_storages(child, storage)
 

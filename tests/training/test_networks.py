@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -121,7 +122,7 @@ def test_label_dropout_makes_some_labels_an_all_zero_row():
 
 def test_initial_values_of_song_unet_are_the_published_ones():
     torch.manual_seed(0)
-    net = SongUNet(16, 3, 3, model_channels=64, channel_mult=[2], num_blocks=1, attn_resolutions=[16])
+    net: Any = SongUNet(16, 3, 3, model_channels=64, channel_mult=[2], num_blocks=1, attn_resolutions=[16])
     block = net.enc['16x16_block0']
     bound = math.sqrt(6 / ((64 + 128) * 9))
     assert float(block.conv0.weight.detach().abs().max()) == pytest.approx(bound, rel=1e-3)
@@ -134,7 +135,7 @@ def test_initial_values_of_song_unet_are_the_published_ones():
 
 def test_initial_values_of_dhariwal_unet_are_the_published_ones():
     torch.manual_seed(0)
-    net = DhariwalUNet(
+    net: Any = DhariwalUNet(
         16, 3, 3, label_dim=10, augment_dim=9, model_channels=64, channel_mult=[1], num_blocks=1, attn_resolutions=[16]
     )
     block = net.enc['16x16_block0']

@@ -127,7 +127,7 @@ def change(path, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-INDEX_CHANGES = {
+INDEX_CHANGES: dict[str, dict] = {
     'names StableDiffusionPipeline': {'_class_name': 'StableDiffusionPipeline'},
     'of scheduler, unet, vae': {'vae': ['diffusers', 'AutoencoderKL']},
     "asks for ['pipeline', 'MyUNet']": {'unet': ['pipeline', 'MyUNet']},
@@ -152,7 +152,7 @@ def test_classes_off_the_list_are_refused_before_anything_is_loaded(folder, mess
     assert not trace.exists()
 
 
-CONFIG_CHANGES = {
+CONFIG_CHANGES: dict[str, dict] = {
     'config.json is that of UNet1DModel': {'_class_name': 'UNet1DModel'},
     'does not say its sample_size': {'sample_size': None},
     'only square ones': {'sample_size': [8, 16]},

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -213,10 +214,9 @@ class TestImages:
     )
     @pytest.mark.filterwarnings('error')
     def test_other_pixels_become_grey_or_rgb(self, open_files, mode, expected):
-        colour = {'1': 1, 'LA': (200, 9), 'I;16': 128 * 257, 'RGB': (200,) * 3, 'RGBA': (200, 200, 200, 9)}.get(
-            mode, 200
-        )
-        image = PIL.Image.new(mode, (4, 4), colour)
+        colours: dict[str, Any] = {'1': 1, 'I;16': 128 * 257, 'LA': (200, 9)}
+        colours |= {'RGB': (200,) * 3, 'RGBA': (200, 200, 200, 9)}
+        image = PIL.Image.new(mode, (4, 4), colours.get(mode, 200))
         if mode == 'P':
             image.putpalette([value for value in range(256) for _ in range(3)])
         buffer = io.BytesIO()
@@ -353,7 +353,7 @@ class TestFolder:
             source.load()
 
     def test_huge_file_is_refused(self, tmp_path, monkeypatch):
-        source = open_source(write_files(tmp_path / 'set', {'a.png': PNG}))
+        source: Any = open_source(write_files(tmp_path / 'set', {'a.png': PNG}))
         with pytest.raises(UserError, match=r'a\.png is larger than 100 bytes'):
             source.read_bytes('a.png', 100)
 

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_results_survive_json():
 
 def test_torch_and_numpy_images_give_the_same():
     sets = random_sets(4, 60, 50, 45)
-    tensors = [torch.from_numpy(images) for images in sets]
+    tensors: Any = [torch.from_numpy(images) for images in sets]
     names = list(METRICS)
     assert compute_metrics(names, PixelSpace(), *sets) == compute_metrics(names, PixelSpace(), *tensors)
 

@@ -94,8 +94,8 @@ def test_close_sizes_get_no_overlapping_labels():
 def test_ratios_are_drawn_in_percent_by_size_with_the_threshold():
     axes = ratio_figure([Curve('a', POINTS)], 'title').axes[0]
     curve, threshold = axes.lines
-    np.testing.assert_allclose(curve.get_xydata(), [[20, 99], [50, 25], [400, 0]])
-    assert threshold.get_ydata()[0] == pytest.approx(90)
+    np.testing.assert_allclose(np.asarray(curve.get_xydata()), [[20, 99], [50, 25], [400, 0]])
+    assert np.asarray(threshold.get_ydata())[0] == pytest.approx(90)
     assert axes.get_xscale() == 'log'
 
 
@@ -115,7 +115,7 @@ def test_the_relation_of_an_emm_shows_in_its_marker():
 
 def test_ratios_by_value_are_dots_in_their_intervals_in_percent():
     axes = value_figure([('a', POINTS[1]), ('b', POINTS[2])], '', threshold=0.8).axes[0]
-    lines = [line.get_xdata() for line in axes.lines]
+    lines = [np.asarray(line.get_xdata()) for line in axes.lines]
     assert [pytest.approx(list(x)) for x in lines] == [[97, 100], [99], [20, 30], [25], [80, 80]]
 
 

@@ -268,7 +268,7 @@ class CountingDenoiser:
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         return torch.as_tensor(sigma)
 
-    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         self.asked += len(x)
         return self.inner(x, sigma, class_labels)
 

@@ -82,7 +82,8 @@ def test_sigma_may_be_a_scalar(case):
 def test_mask_of_ones_changes_nothing_and_a_zero_changes_the_image():
     case = Case('vp_ddpmpp_16x16')
     expected = case.denoise()
-    case.net.model.skip_mask = (True,) * 8 + (False,)
+    model: Any = case.net.model
+    model.skip_mask = (True,) * 8 + (False,)
     assert relative_error(case.denoise(), expected) > 1e-3
 
 

@@ -40,7 +40,7 @@ class TinyNet(nn.Module):
         pass
 
 
-class TinyNetwork(NetworkConfig):
+class TinyNetwork(NetworkConfig, frozen=True):
     def build(self, device: torch.device | str = 'cpu') -> TinyNet:  # type: ignore[override]
         return TinyNet()
 
@@ -53,7 +53,7 @@ def make_config(optimizer: OptimizerConfig = SGD, **changes) -> TrainingConfig:
         ema_halflife_images=4000, final_ema=0.9, ema_rampup_ratio=0.4,
     )  # fmt: skip
     config = TrainingConfig(
-        dataset=dataset, network=TinyNetwork('TinyNet', {}), loss='EDMLoss', augment=0.0, optimizer=optimizer,
+        dataset=dataset, network=TinyNetwork('EDMPrecond', {}), loss='EDMLoss', augment=0.0, optimizer=optimizer,
         schedule=schedule, batch_gpu=BATCH, seed=7, loss_scaling=1.0, tick_images=10**6, snapshots=[], states=[],
         precision='fp32', compile=False, deterministic=False, benchmark=False, transfer=None, world_size=1, options={},
     )  # fmt: skip

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,28 +13,28 @@ from cli.command import given_arguments, with_options
 from dnnlib.download import fetch
 from dnnlib.options import options_in, spelling
 from dnnlib.util import report_errors
+from evaluation.evaluate import evaluate
 from evaluation.evaluation_options import EvaluationOptions
-from evaluation.judging import Extras, Request, judge, table_of_records
-from evaluation.metrics import METRICS
-from evaluation.model_judge import Evaluation
-from evaluation.trajectory import best_of
+from evaluation.generators import GENERATORS
+from evaluation.printing import ratio_text, summary, table_of_metrics
+from evaluation.records import best_record
 from torch_utils import distributed
 from torch_utils.distributed import print0
 from training.sampler_options import SamplerOptions
 
 SAMPLER_ARGUMENTS = tuple(field.name for field in dataclasses.fields(SamplerOptions))
-SUBJECTS = ('expdir', 'images', 'network', 'pipeline')
-# Options that say something of some of these only.
-SAMPLED = ('expdir', 'network', 'pipeline')
+SUBJECTS = ('images', *GENERATORS)
+# Options that have an effect with some of these only.
+NETWORKS = ('expdir', 'network')
 ONLY_FOR = {
-    **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), SAMPLED),
-    **dict.fromkeys(('class_index', 'precision', *SAMPLER_ARGUMENTS[1:]), ('expdir', 'network')),
+    **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), tuple(GENERATORS)),
+    **dict.fromkeys(('class_index', *SAMPLER_ARGUMENTS[1:]), (*NETWORKS, 'denoiser')),
     **dict.fromkeys(('save_images', 'subdirs'), ('expdir',)),
     **dict.fromkeys(('cache_dir', 'sha256', 'download_only'), ('network',)),
-    'float_range': ('images',),
-    'resize': ('images',),
-    'gallery': ('images', 'network', 'pipeline'),
-    'features': ('images', 'network', 'pipeline'),
+    **dict.fromkeys(('float_range', 'resize'), ('images',)),
+    **dict.fromkeys(('gallery', 'features'), tuple(subject for subject in SUBJECTS if subject != 'expdir')),
+    'precision': NETWORKS,
+    'data': ('denoiser',),
 }
 
 
@@ -65,18 +64,18 @@ def main(options: EvaluationOptions) -> None:
     """
     given = given_arguments()
     check_options(options, given)
-    request = configure(options, given)
+    pipeline_steps = options.sampler.num_steps if 'num_steps' in given else None
     device = distributed.choose_device(options.device)
     chatter = contextlib.redirect_stdout(sys.stderr) if options.as_json else contextlib.nullcontext()
     with distributed.process_group(device):
         if options.network is not None:
             network = distributed.on_main(partial(fetch, options.network, options.cache_dir, options.sha256))
-            request = dataclasses.replace(request, network=network)
+            options = dataclasses.replace(options, network=str(network))
         if options.download_only:
-            print0(str(request.network))
+            print0(options.network)
             return
         with chatter:
-            records = judge(request, device)
+            records = evaluate(options, device, pipeline_steps)
         if options.as_json:
             print0('\n'.join(json.dumps(record) for record in records))
         else:
@@ -89,17 +88,17 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
     if len(subjects) != 1:
         raise click.UsageError(
             'give either --expdir, a run of train.py, or one of --images, a folder or archive of images, '
-            '--network, a snapshot, and --pipeline, a pipeline of diffusers'
+            '--network, a snapshot, --pipeline, a pipeline of diffusers, and --denoiser, a closed form'
         )
     (subject,) = subjects
     for field, _ in options_in(EvaluationOptions):
         if field.name in given and subject not in ONLY_FOR.get(field.name, SUBJECTS):
             raise click.UsageError(f'--{spelling(field)} has no effect with --{subject}; remove it')
-    if options.knn_ref is None and subject != 'expdir' and not options.download_only:
+    if options.training_set is None and subject not in ('expdir', 'denoiser') and not options.download_only:
         raise click.UsageError(f'--{subject} needs --knn-ref, the training set to compare with')
     if options.log is not None and options.log.suffix == '.jsonl':
         raise click.UsageError(f'--log={options.log}: the records go next to the log as .jsonl; name the log .log')
-    if not options.metrics and (options.features or options.test_ref):
+    if not options.metrics and (options.features or options.test_set):
         raise click.UsageError('--features and --test-ref are for metrics; choose some with --metrics')
     if options.features and (not 2 <= len(options.features) <= 3 or len(options.images) > 1):
         raise click.UsageError(
@@ -107,53 +106,16 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
         )
 
 
-def configure(options: EvaluationOptions, given: set[str]) -> Request:
-    """Turn the options into a request; a URL of --network stands for its file."""
-    expdir, log = options.expdir, options.log
-    has_test = options.test_ref is not None or len(options.features or []) > 2
-    metrics = options.metrics or []
-    if metrics == ['all']:
-        metrics = [name for name, metric in METRICS.items() if has_test or not metric.needs_test]
-    return Request(
-        evaluation=Evaluation(options.seeds, options.batch_size, options.save_images, options.subdirs),
-        sampler=options.sampler,
-        images=options.images,
-        expdir=expdir,
-        network=Path(options.network) if options.network is not None else None,
-        pipeline=options.pipeline,
-        knn_ref=options.knn_ref,
-        log=expdir / 'mem_traj.log' if log is None and expdir is not None else log,
-        class_index=options.class_index,
-        precision=options.precision,
-        num_steps=options.sampler.num_steps if 'num_steps' in given else None,
-        resize=options.resize,
-        float_range=options.float_range,
-        extras=Extras(metrics, options.test_ref, options.features or [], options.table, options.gallery),
-    )
-
-
 def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> None:
-    """Print what a reader wants to know."""
-    if options.expdir is not None:
-        best = records[best_of(records)]
-        print0(
-            f'Highest memorization ratio: {100 * best["ratio"]:.2f} % (95 % interval {100 * best["ratio_low"]:.2f} to '
-            f'{100 * best["ratio_high"]:.2f} %), {best["snapshot"]}, {best["epochs"]:.6g} epochs'
-        )
-        if 'metrics' in best:
-            print0(json.dumps(best['metrics']))
-        print0(f'Gallery: {options.expdir / "mem_gallery.png"}')
+    """Print the ratio, and the metrics."""
+    if options.expdir is None:
+        print0(summary(records))
         return
-    for record in records:
-        print0(json.dumps(record))
-    if len(records) > 1:
-        print0(table_of_records(records))
-        return
-    (record,) = records
-    print0(
-        f'Memorization ratio: {100 * record["ratio"]:.2f} % (95 % interval {100 * record["ratio_low"]:.2f} to '
-        f'{100 * record["ratio_high"]:.2f} %) of {record["num_images"]} images'
-    )
+    best = best_record(records)
+    print0(f'Highest memorization ratio: {ratio_text(best)}, {best["snapshot"]}, {best["epochs"]:.6g} epochs')
+    if 'metrics' in best:
+        print0(table_of_metrics([best]))
+    print0(f'Gallery: {options.expdir / "mem_gallery.png"}')
 
 
 if __name__ == '__main__':

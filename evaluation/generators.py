@@ -1,9 +1,13 @@
-"""What is sampled and judged: anything that makes an image of each seed. Weights are read when sampling begins."""
+"""Anything that makes an image from a seed: snapshots, pipelines of diffusers, and closed-form denoisers.
+
+A new kind is a class, a line in `GENERATORS`, and an option of that name.
+"""
 
 import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +15,51 @@ import torch
 
 from dnnlib.util import UserError
 from torch_utils.misc import configure_backends
+from training.closed_form.optimal import OptimalDenoiser
+from training.dataset import load_dataset
+from training.denoiser import Denoiser
 from training.pipeline import load_pipeline, read_pipeline
 from training.sampling import GeneratedBatch, SamplerOptions, generate_images
-from training.snapshot import load_network, read_info
+from training.snapshot import list_snapshots, load_network, read_info
 
-# From batches of seeds to their images.
-Generate = Callable[[list[list[int]]], Iterator[GeneratedBatch]]
+Device = torch.device | str
 
 
-class Model(ABC):
-    """A generative model on disk, and how it is sampled.
+@dataclass(frozen=True)
+class Sampling:
+    """How images are sampled.
 
-    path: of its file or folder. shape: (C, H, W) of its images. kimg: thousands of training images that it has seen, or
-    None where nothing says so. sampler, class_index, precision: as in a record.
+    class_index: class of all images; None draws one for each seed. precision: of networks; None takes that of their
+    training. num_steps: of a pipeline; None takes its scheduler's usual number. data: training set of a closed form.
     """
 
-    path: Path
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    class_index: int | None = None
+    precision: str | None = None
+    num_steps: int | None = None
+    data: str | None = None
+
+
+class Generator(ABC):
+    """Makes one image for each seed. Weights are read when sampling begins.
+
+    name: as in records. where: file, folder or training set that it was made from, for messages. shape: (C, H, W) of an
+    image. kimg: thousands of training images seen, or None if unknown. sampler, class_index, precision: as in records.
+    """
+
+    name: str
+    where: str
     shape: tuple[int, int, int]
     kimg: float | None = None
     sampler: dict[str, Any]
     class_index: int | None = None
-    precision: str
+    precision: str = 'fp32'
 
-    @property
-    def name(self) -> str:
-        return self.path.name
+    def __init__(self, sampling: Sampling, device: Device):
+        self.sampling, self.device = sampling, device
+        given = sampling.sampler.given().items()
+        self.sampler = {'name': sampling.sampler.name}
+        self.sampler |= {name: str(value) if value == float('inf') else value for name, value in given}
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -45,40 +69,36 @@ class Model(ABC):
     @abstractmethod
     def _hash(self) -> str: ...
 
+    @abstractmethod
+    def denoiser(self) -> Denoiser:
+        """The denoiser, ready to evaluate. Raises UserError if there is none."""
+
     def epochs(self, dataset_size: int) -> float | None:
-        """Passes over its training set, or over one of this size where nothing says how large it was."""
+        """Passes over its training set, or over one of this size if its own is unknown; None if unknown."""
         return None
 
-    @abstractmethod
-    def load(self) -> Generate:
-        """Read the weights; what is returned samples with them."""
+    def generate(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
+        """Yield the images of each batch of seeds."""
+        if batches:
+            sampling = self.sampling
+            yield from generate_images(self.denoiser(), batches, sampling.sampler, self.device, sampling.class_index)
 
 
-class SnapshotModel(Model):
-    """A network snapshot, or a network pickle of EDM's.
+class SnapshotGenerator(Generator):
+    """A network snapshot, or a network pickle of EDM.
 
-    class_index: of all images, or None to draw a class for each seed. precision: None keeps that of the training.
-    Raises UserError for what is no snapshot, and for a class that the network does not have.
+    Raises UserError for a file of another kind, and for a class that the network does not have.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        sampler: SamplerOptions,
-        device: torch.device | str,
-        class_index: int | None = None,
-        precision: str | None = None,
-    ):
-        self.path, self.device = path, device
-        self.class_index, self.options = class_index, sampler
-        self.info = read_info(path)
+    def __init__(self, path: str | Path, sampling: Sampling, device: Device):
+        super().__init__(sampling, device)
+        self.path, self.where = Path(path), str(path)
+        self.name, self.info = self.path.name, read_info(path)
         arguments = self.info.network.arguments
         self.shape = arguments['img_channels'], arguments['img_resolution'], arguments['img_resolution']
-        check_class(class_index, arguments.get('label_dim', 0))
-        self.kimg = self.info.kimg
-        self.precision = precision or self.info.precision
-        given = {key: str(value) if value == float('inf') else value for key, value in sampler.given().items()}
-        self.sampler = {'name': sampler.name, **given}
+        check_class(sampling.class_index, arguments.get('label_dim', 0))
+        self.class_index, self.kimg = sampling.class_index, self.info.kimg
+        self.precision = sampling.precision or self.info.precision
 
     def _hash(self) -> str:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
@@ -86,45 +106,105 @@ class SnapshotModel(Model):
     def epochs(self, dataset_size: int) -> float | None:
         return self.info.epochs(dataset_size)
 
-    def load(self) -> Generate:
+    def denoiser(self) -> Denoiser:
         net = load_network(self.path, self.device, self.precision)
         configure_backends(net.precision)
-        return lambda batches: generate_images(net, batches, self.options, self.device, self.class_index)
+        return net
 
 
-class PipelineModel(Model):
-    """An unconditional pipeline that diffusers saved in a folder. num_steps: None takes the scheduler's usual number.
+class PipelineGenerator(Generator):
+    """An unconditional pipeline that diffusers saved in a folder; it samples with its own scheduler.
 
-    Raises UserError where the folder holds another kind of pipeline, or diffusers is not installed.
+    Raises UserError if the folder holds another kind of pipeline, or diffusers is not installed.
     """
 
-    precision = 'fp32'
-
-    def __init__(self, path: Path, num_steps: int | None, device: torch.device | str):
-        self.path, self.device = path, device
-        self.description = read_pipeline(path)
+    def __init__(self, path: str | Path, sampling: Sampling, device: Device):
+        super().__init__(sampling, device)
+        self.description = read_pipeline(Path(path))
+        self.name, self.where = Path(path).resolve().name, str(path)
         self.shape = self.description.shape
-        self.num_steps = num_steps or self.description.usual_steps
+        self.num_steps = sampling.num_steps or self.description.usual_steps
         self.sampler = {'name': self.description.scheduler, 'num_steps': self.num_steps}
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
 
     def _hash(self) -> str:
         return self.description.sha256()
 
-    def load(self) -> Generate:
+    def denoiser(self) -> Denoiser:
+        raise UserError(f'`pipeline`={self.where}: a pipeline has no denoiser at every noise level; give a snapshot')
+
+    def generate(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
         configure_backends(self.precision)
-        pipeline = load_pipeline(self.description, self.device)
-        return lambda batches: pipeline.generate(batches, self.num_steps)
+        yield from load_pipeline(self.description, self.device).generate(batches, self.num_steps)
+
+
+class ClosedFormGenerator(Generator):
+    """A closed-form denoiser of the training set `sampling.data`; with a class, of the images of that class.
+
+    Raises UserError for an unknown name, without a training set, and for a class that the set does not have.
+    """
+
+    def __init__(self, name: str | Path, sampling: Sampling, device: Device):
+        super().__init__(sampling, device)
+        self.name, self.where = str(name), f'the denoiser {name}'
+        if self.name not in CLOSED_FORMS:
+            raise UserError(f'`denoiser`={name}: no such closed form; choose {", ".join(CLOSED_FORMS)}')
+        if sampling.data is None:
+            raise UserError(f'`denoiser`={name} needs `data`, its training set')
+        self.dataset = load_dataset(sampling.data, option='`data`')
+        self.shape = tuple(self.dataset.images.shape[1:])  # type: ignore[assignment]
+        self.class_index = sampling.class_index
+        labels = self.dataset.labels
+        check_class(self.class_index, 0 if labels is None else int(labels.max()) + 1)
+
+    def _hash(self) -> str:
+        return self.dataset.sha256
+
+    def denoiser(self) -> Denoiser:
+        configure_backends(self.precision)
+        labels = None if self.class_index is None else self.dataset.labels
+        return CLOSED_FORMS[self.name](self.dataset.images, labels, self.device)
+
+
+CLOSED_FORMS: dict[str, Callable[..., Denoiser]] = {'optimal': OptimalDenoiser}
+
+
+def generators_of_run(path: str | Path, sampling: Sampling, device: Device) -> list[Generator]:
+    """Every snapshot of a run except the one at 0 kimg, newest first. Raises UserError if there is none."""
+    run_dir = Path(path)
+    if not run_dir.is_dir():
+        raise UserError(f'`expdir`={run_dir}: no such folder; give the run folder that train.py made')
+    paths = [path for kimg, path in reversed(list_snapshots(run_dir)) if kimg]
+    if not paths:
+        raise UserError(
+            f'`expdir`={run_dir}: no network-snapshot-*.safetensors or .pkl in it, except at most one at 0 kimg'
+        )
+    return [SnapshotGenerator(path, sampling, device) for path in paths]
+
+
+# By the argument that names them: one generator, or, of a run, several.
+GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[Generator]]] = {
+    'expdir': generators_of_run,
+    'network': SnapshotGenerator,
+    'pipeline': PipelineGenerator,
+    'denoiser': ClosedFormGenerator,
+}
+
+
+def make_generators(named: object, sampling: Sampling, device: Device) -> list[Generator]:
+    """The generators of the argument that is set. named: an object with an attribute for each of `GENERATORS`."""
+    for argument, make in GENERATORS.items():
+        value = getattr(named, argument)
+        if value is not None:
+            made = make(value, sampling, device)
+            return made if isinstance(made, list) else [made]
+    return []
 
 
 def check_class(class_index: int | None, label_dim: int) -> None:
-    """Raise UserError where a class is asked for that a network does not have."""
+    """Raise UserError for a class that a network does not have."""
     if class_index is None:
         return
     if not label_dim:
-        raise UserError(f'--class={class_index}: the network is unconditional; leave --class out')
+        raise UserError(f'`class_index`={class_index}: the network is unconditional; remove `class_index`')
     if class_index >= label_dim:
-        raise UserError(f'--class={class_index}: the network has {label_dim} classes, 0 to {label_dim - 1}')
+        raise UserError(f'`class_index`={class_index}: the network has {label_dim} classes, 0 to {label_dim - 1}')

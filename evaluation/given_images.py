@@ -1,15 +1,16 @@
-"""Images that are to be judged, whatever made them: read from any source, and brought to the size of the training set.
+"""Sets of generated images: read from any source, and resized to the images of the training set.
 
 An `.npy` stays on disk and is read block by block.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+import torch
 
 from dataset_utils import Source, open_source
 from dataset_utils.sources.arrays import FloatRange, NumpySource, is_numpy_name
@@ -17,33 +18,50 @@ from dataset_utils.sources.base import words_of
 from dataset_utils.transforms import resize
 from dnnlib.util import UserError
 from evaluation.evaluation_options import FILTERS
+from training.sampling import GeneratedBatch
 
 RESAMPLING = {name: PIL.Image.Resampling[name.upper()] for name in FILTERS}
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images to judge. pixels: uint8 [N, C, H, W], a memory map at times.
+    """A generated set. pixels: uint8 [N, C, H, W], possibly a memory map.
 
-    where: the option and path that named them, for messages. name: as in records. name_of: the file, seed or number of
-    each image. resized: the filter and both sizes where they were resized, or None.
+    name: as in records. where: the argument and path that named it, for messages. name_of: the file, seed or position
+    of each image. seeds: of all images, or None if they were not generated here. classes: int64 [N], the class that
+    each image was generated for, -1 without one; or None. resized: the filter and both sizes if the images were
+    resized, or None.
     """
 
     name: str
     where: str
     pixels: np.ndarray
     name_of: Callable[[int], str] = str
+    seeds: list[int] | None = None
+    classes: torch.Tensor | None = None
     resized: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
+        """Yield the images of each batch of positions, as a generator yields the images of seeds."""
+        for places in batches:
+            yield GeneratedBatch(list(places), torch.from_numpy(self.pixels[list(places)]))
+
+
+def generated_set(
+    name: str, where: str, seeds: list[int], images: torch.Tensor, classes: torch.Tensor | None = None
+) -> ImageSet:
+    """The images of seeds, uint8 [N, C, H, W]; each is named after its seed."""
+    return ImageSet(name, where, images.numpy(), lambda place: str(seeds[place]), seeds, classes)
+
 
 def read_images(path: str, option: str, float_range: FloatRange | None = None, progress: bool = False) -> ImageSet:
     """Read a folder, an archive, an .npz or .npy, or any other source of images.
 
-    float_range: what black and white are in an array of floats, such as (-1, 1); None refuses floats.
-    Raises UserError where images cannot be read, or differ from one another in size.
+    float_range: the values of black and white in an array of floats, such as (-1, 1); None refuses floats.
+    Raises UserError if images cannot be read or differ in size.
     """
     source = _open(path, option, float_range)
     pixels = source.load(progress=progress).transpose(0, 3, 1, 2)
@@ -57,20 +75,20 @@ def _open(path: str, option: str, float_range: FloatRange | None) -> Source:
     return open_source(path, option)
 
 
-def fitted(images: ImageSet, shape: Sequence[int], reference: str, filter_name: str | None) -> ImageSet:
-    """Images of the shape (C, H, W) of the reference's, resized by one of `FILTERS` where they are not.
+def fitted(images: ImageSet, shape: Sequence[int], training_set: str, filter_name: str | None) -> ImageSet:
+    """The images in the shape (C, H, W) of the training images, resized by one of `FILTERS` if necessary.
 
-    reference: the option and path of the training set, for messages. filter_name: None refuses another size.
-    Raises UserError for other channels, another size without a filter, and another proportion of sides.
+    training_set: the argument and path of the training set, for messages. filter_name: None refuses another size.
+    Raises UserError for other channels, another size without a filter, and another aspect ratio.
     """
     own, wanted = _words(images.pixels.shape[1:]), _words(shape)
-    both = f'{images.where}: its images are {own}, those of {reference} {wanted}'
+    both = f'{images.where}: its images are {own}, those of {training_set} {wanted}'
     if images.pixels.shape[1] != shape[0]:
-        raise UserError(f'{both}; grey and colour images are not compared, judge them by a training set of their kind')
+        raise UserError(f'{both}; grey and colour images are not compared, give a training set of the same kind')
     if images.pixels.shape[2:] == tuple(shape[1:]):
         return images
     if filter_name is None:
-        raise UserError(f'{both}; say with --resize={"|".join(FILTERS)} how to bring them to that size')
+        raise UserError(f'{both}; choose a filter to resize them with: `resize`={"|".join(FILTERS)}')
     height, width = images.pixels.shape[2:]
     if height * shape[2] != width * shape[1]:
         raise UserError(f'{both}; resizing would distort them, crop them first with dataset_tool.py')

@@ -1,8 +1,9 @@
-"""A table with a row for each judged image: its name, its two nearest training images, and what that makes it."""
+"""The table of nearest training images: one row per generated image, with the same columns wherever it is written."""
 
 import csv
+import dataclasses
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,39 +11,58 @@ from dnnlib.util import atomic_file
 from evaluation.given_images import ImageSet
 from evaluation.memorization import Memorization, first_of_equal_rows
 
-COLUMNS = ('set', 'image', 'd1', 'd2', 'nearest', 'second', 'memorized', 'exact', 'duplicate')
+TABLE_NAME = 'nearest.csv'
+COLUMNS = (
+    *('set', 'image', 'class', 'nearest', 'second', 'squared_distance', 'second_squared_distance'),
+    *('memorized', 'exact', 'duplicate'),
+)
 
 
 @dataclass(frozen=True)
-class JudgedSet:
-    """Images and what was found of them."""
+class ImageRow:
+    """One row; an unknown value is None, an empty field.
 
-    images: ImageSet
-    result: Memorization
-
-
-def write_image_table(path: Path, sets: Iterable[JudgedSet]) -> None:
-    """Write a CSV.
-
-    set: name of the images. image: file in them, number in an array, or seed. d1, d2: Euclidean distances to the
-    nearest and second nearest distinct training images, in pixel levels. nearest, second: their places in the training
-    set. memorized: copies; exact: equal to the nearest, pixel for pixel; duplicate: equal to an image of the same set
-    that stands before it; 0 or 1.
+    set: name of the generated set. image: seed, file, or position in an array. class_index: the class it was generated
+    for. nearest, second: positions of the two nearest distinct training images. squared_distance,
+    second_squared_distance: to them, in squared pixel levels. memorized: whether the image is a copy. exact: whether it
+    equals its nearest training image. duplicate: whether it equals an earlier image of its set.
     """
+
+    set: str
+    image: str
+    class_index: int | None
+    nearest: int
+    second: int | None
+    squared_distance: int
+    second_squared_distance: int | None
+    memorized: bool
+    exact: bool
+    duplicate: bool | None = None
+
+
+def rows_of(images: ImageSet, result: Memorization) -> Iterator[ImageRow]:
+    """The rows of a set, in its order."""
+    firsts = set(first_of_equal_rows(images.pixels).tolist())
+    classes = [-1] * len(images) if images.classes is None else images.classes.tolist()
+    columns = zip(
+        classes, result.indices.tolist(), result.squared_distances.tolist(), result.memorized.tolist(), strict=True
+    )
+    for place, (label, (nearest, second), (first, other), copy) in enumerate(columns):
+        name, known_label = images.name_of(place), label if label >= 0 else None
+        flags = copy, first == 0, place not in firsts
+        yield ImageRow(images.name, name, known_label, nearest, second, first, other, *flags)
+
+
+def write_image_table(path: Path, rows: Iterable[ImageRow]) -> None:
+    """Write a CSV with a header, complete or not at all."""
+    with atomic_file(path) as file:
+        file.write((','.join(COLUMNS) + '\n' + table_lines(rows)).encode('utf-8', 'surrogateescape'))
+
+
+def table_lines(rows: Iterable[ImageRow]) -> str:
+    """The lines of rows, without the header; flags are 0 or 1."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(COLUMNS)
-    for judged in sets:
-        writer.writerows(_rows(judged))
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode('utf-8', 'surrogateescape'))
-
-
-def _rows(judged: JudgedSet) -> Iterable[list]:
-    images, result = judged.images, judged.result
-    firsts = set(first_of_equal_rows(images.pixels).tolist())
-    distances = result.squared_distances.double().sqrt().tolist()
-    for place, (d1, d2) in enumerate(distances):
-        flags = [bool(result.memorized[place]), d1 == 0, place not in firsts]
-        indices = result.indices[place].tolist()
-        yield [images.name, images.name_of(place), d1, d2, *indices, *map(int, flags)]
+    for row in rows:
+        writer.writerow([int(value) if isinstance(value, bool) else value for value in dataclasses.astuple(row)])
+    return text.getvalue()

@@ -1,4 +1,4 @@
-"""The memorization ratio: which generated images are copies of training images, and how sure their share is."""
+"""The memorization ratio: which generated images are copies of training images, and the interval of their share."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,21 +13,22 @@ from dataset_utils.sources.base import copies_of
 from dnnlib.util import UserError
 from evaluation.neighbors import Images, NeighborIndex
 from training.closed_form.rows import ImageRows
+from training.dataset import Dataset
 
-# An image is a copy when it is this much closer to its nearest training image than to the second nearest.
+# An image is a copy if it is this much closer to its nearest training image than to the second nearest.
 THRESHOLD = 1 / 3
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Memorization:
-    """What `memorization_ratio` found of N images.
+    """The result of `memorization_ratio` for N images.
 
     ratio: share of copies; interval: its 95 % Wilson interval. memorized: bool [N].
-    indices: int64 [N, 2], nearest and second nearest distinct training images, as positions in the references as given,
-        the lowest of a group of equal images. squared_distances: int64 [N, 2], exact, in squared pixel levels.
-    num_duplicates: references that are exact copies of an earlier one. mean_distance: root mean square per pixel to the
-        nearest training image in pixel levels, averaged over images.
+    indices: int64 [N, 2], nearest and second nearest distinct training images, as positions in the training set as
+        given, the lowest of a group of equal images. squared_distances: int64 [N, 2], exact, in squared pixel levels.
+    num_duplicates: training images that are exact copies of an earlier one. mean_distance: root mean square per pixel
+        to the nearest training image in pixel levels, averaged over images.
     """
 
     ratio: float
@@ -44,34 +45,36 @@ class Memorization:
 
 
 def memorization_ratio(images: Images, references: Images, threshold: float = THRESHOLD) -> Memorization:
-    """Judge generated images uint8 [N, …], N >= 1, by training images uint8 [M, …].
+    """The share of copies among generated images uint8 [N, …], N >= 1. references: training images uint8 [M, …].
 
     threshold: ratio of distances below which an image counts as a copy, in (0, 1).
-    Raises UserError where fewer than two distinct training images are there.
+    Raises UserError if fewer than two training images are distinct.
     Source: Gu et al. 2023, section 2; the criterion is Yoon et al.'s.
     """
-    training = TrainingImages(references)
-    return training.summarize(*training.nearest_two(images), threshold)
+    training_images = TrainingImages(references)
+    return training_images.summarize(*training_images.nearest_two(images), threshold)
 
 
 class TrainingImages:
     """Training images prepared for evaluating many batches: uint8 [M, …] or rows; equal images count as one.
 
-    device, sharded: see `NeighborIndex`. Raises UserError if fewer than two are distinct.
+    device, sharded: see `NeighborIndex`. where: the argument and path that named them, for messages.
+    Raises UserError if fewer than two are distinct.
     """
 
     def __init__(
         self,
         references: Images | ImageRows,
         device: torch.device | str | None = None,
-        name: str = 'the references',
+        where: str = 'the training set',
         sharded: bool = False,
     ):
+        self.where = where
         self.index = NeighborIndex(references, device, distinct=True, sharded=sharded)
         self.num_pixels, self.num_duplicates = self.index.num_pixels, self.index.num_references - len(self.index)
         if len(self.index) < 2:
             raise UserError(
-                f'{name}: {len(self.index)} distinct image{"s" * (len(self.index) != 1)}; '
+                f'{where}: {len(self.index)} distinct image{"s" * (len(self.index) != 1)}; '
                 f'the ratio needs at least two, since it compares the two nearest'
             )
 
@@ -93,6 +96,14 @@ class TrainingImages:
             num_duplicates=self.num_duplicates,
             mean_distance=float(per_pixel.mean()),
         )
+
+
+class TrainingSet(TrainingImages):
+    """A training set in memory, prepared for an evaluation. name, sha256: as in records; images: uint8 [M, C, R, R]."""
+
+    def __init__(self, dataset: Dataset, device: torch.device | str | None = None, where: str = 'the training set'):
+        super().__init__(dataset.images, device, where)
+        self.name, self.sha256, self.images = dataset.name, dataset.sha256, dataset.images
 
 
 def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> Tensor:

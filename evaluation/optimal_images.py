@@ -89,7 +89,7 @@ def generate_optimal_images(source: Source, run: OptimalRun, device: torch.devic
     sheet: dict[int, Tensor] = {}
     if missing:
         denoiser = make_denoiser(source, labels, run, device)
-        training = TrainingImages(denoiser.images, name=source.where, sharded=run.shard)
+        training = TrainingImages(denoiser.images, where=source.where, sharded=run.shard)
         distributed.on_main(lambda: table.open(settings))
         sheet = generate_missing(denoiser, training, missing, run, table, shown)
     done = distributed.on_main(lambda: table.consolidate(settings))

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import atomic_file
+from evaluation.memorization import Memorization
 
 IMAGES_PER_FOLDER = 1000
+GALLERY_SIZE = 48
 # Sides of an image and widths of lines in a gallery, in pixels.
 _CELL, _FRAME, _GAP, _TEXT_HEIGHT = 64, 3, 10, 14
 _COPY_COLOR, _PLAIN_COLOR = (200, 30, 30), (225, 225, 225)
@@ -94,6 +96,16 @@ def gallery(
         text = f'copy, rms {distances[place]:.1f}' if memorized[place] else f'rms {distances[place]:.1f}'
         draw.text((x, y + _CELL + 2 * _FRAME + 1), text, fill=(60, 60, 60))
     return picture
+
+
+def save_gallery(path: Path, images: np.ndarray, result: Memorization, training: Tensor) -> None:
+    """Write a gallery of the first images, uint8 [N, C, H, W], with what was found of them among training images."""
+    shown = torch.from_numpy(images[:GALLERY_SIZE])
+    nearest = training[result.indices[: len(shown), 0]]
+    distances = rms_per_pixel(result.squared_distances[: len(shown), 0], training[0].numel())
+    picture = gallery(shown, nearest, distances.tolist(), result.memorized.tolist())
+    with atomic_file(path) as file:
+        picture.save(file, format='PNG')
 
 
 def rms_per_pixel(squared_distances: Tensor, num_pixels: int) -> np.ndarray:

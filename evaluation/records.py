@@ -1,7 +1,7 @@
-"""The records of an evaluated run, `mem_traj.jsonl`, and what is known of a snapshot whose evaluation was interrupted.
+"""The records of evaluated snapshots, `mem_traj.jsonl`, and the images of the best of them, `mem_best.npz`.
 
-A record holds the settings that its numbers depend on; a snapshot that has a record of the same settings is not
-evaluated again.
+A record holds the settings that its numbers depend on; a snapshot that has a record with the same settings is not
+evaluated again, and a `mem_best.npz` with other settings is ignored.
 """
 
 import itertools
@@ -9,21 +9,34 @@ import json
 import platform
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dnnlib.util import UserError, atomic_file
+from evaluation.memorization import THRESHOLD
 
 # What the numbers of a record depend on.
 SETTINGS = ('snapshot', 'snapshot_sha256', 'dataset_sha256', 'sampler', 'seeds', 'class_index', 'batch', 'precision')
+BEST_NAME = 'mem_best.npz'
+
+Record = dict[str, Any]
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a mem_traj.jsonl, oldest first; none where there is no such file. A line cut short is left out."""
+def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record.get(name) for name in SETTINGS}
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a mem_traj.jsonl, oldest first; none if there is no such file. An incomplete last line is skipped.
+
+    Raises UserError for another line that is not a record.
+    """
     if not path.exists():
         return []
     records = []
@@ -40,23 +53,25 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def find_record(records: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The newest record of exactly these settings, or None."""
-    for record in reversed(records):
-        if all(record.get(name) == settings[name] for name in SETTINGS):
-            return record
-    return None
+def find_record(records: Sequence[Record], settings: Mapping[str, Any]) -> Record | None:
+    """The newest record with exactly these settings, or None."""
+    return next((record for record in reversed(records) if settings_of(record) == settings_of(settings)), None)
 
 
-def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Add a record; the file is whole at any time."""
+def best_record(records: Sequence[Record]) -> Record:
+    """The record of the highest ratio; among equal ratios, that of the latest snapshot."""
+    return max(records, key=lambda record: (record['ratio'], record['kimg'] or 0))
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Add a record; the file is complete at any time."""
     lines = [json.dumps(old) for old in read_records(path)] + [json.dumps(record)]
     with atomic_file(path) as file:
         file.write(''.join(line + '\n' for line in lines).encode())
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers were computed with."""
+    """Versions of the software that computed a record."""
     return {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
 
 
@@ -67,47 +82,48 @@ def format_seeds(seeds: Sequence[int]) -> str:
     return ','.join(str(run[0]) if len(run) == 1 else f'{run[0]}-{run[-1]}' for run in ranges)
 
 
-class PartialResults:
-    """Neighbours of the images judged so far of one snapshot, kept in a file until its record is written.
+@dataclass(frozen=True)
+class BestSnapshot:
+    """The images of the snapshot with the highest ratio, and their neighbours: the arrays of a mem_best.npz.
 
-    path: of the file, or None to keep nothing. settings: as in the record; a file of other settings is ignored.
+    seeds: int64 [N]. images: uint8 [N, C, H, W]. classes: int64 [N], -1 without a class.
+    indices, squared_distances: int64 [N, 2], as in `evaluation.memorization.Memorization`.
     """
 
-    def __init__(self, path: Path | None, settings: dict[str, Any]):
-        self.path = path
-        self.key = json.dumps(settings, sort_keys=True)
-        self.found: dict[int, tuple[list[int], list[int]]] = {}  # by seed: two indices, two squared distances
-        if path is not None and path.exists():
-            self._read(path)
+    seeds: Tensor
+    images: Tensor
+    classes: Tensor
+    indices: Tensor
+    squared_distances: Tensor
 
-    def _read(self, path: Path) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                if str(data['key']) == self.key:
-                    found = torch.from_numpy(data['indices']), torch.from_numpy(data['squared_distances'])
-                    self.add(data['seeds'].tolist(), *found)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-            return  # a file that cannot be read is as good as none
 
-    def add(self, seeds: Sequence[int], indices: torch.Tensor, squared_distances: torch.Tensor) -> None:
-        """Add the results of a batch: int64 [B, 2] each."""
-        for seed, index, distance in zip(seeds, indices.tolist(), squared_distances.tolist(), strict=True):
-            self.found[seed] = index, distance
+def write_best(path: Path, settings: Mapping[str, Any], best: BestSnapshot) -> None:
+    """Write the file, uncompressed. settings: as in the snapshot's record."""
+    with atomic_file(path) as file:
+        arrays = {name: tensor.numpy() for name, tensor in vars(best).items()}
+        np.savez(file, key=_key(settings), **arrays)  # type: ignore[arg-type]
 
-    def arrays(self, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Indices and squared distances in the order of the seeds, int64 [N, 2] each."""
-        pairs = [self.found[seed] for seed in seeds]
-        indices, distances = zip(*pairs, strict=True)
-        return torch.tensor(indices, dtype=torch.int64), torch.tensor(distances, dtype=torch.int64)
 
-    def save(self) -> None:
-        if self.path is None:
-            return
-        seeds = list(self.found)
-        indices, distances = self.arrays(seeds)
-        with atomic_file(self.path) as file:
-            np.savez(file, key=self.key, seeds=seeds, indices=indices, squared_distances=distances)
+def read_best(path: Path, settings: Mapping[str, Any]) -> BestSnapshot | None:
+    """The images of a snapshot with exactly these settings, or None if the file has others or cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            if str(data['key']) != _key(settings):
+                return None
+            best = BestSnapshot(**{name: torch.from_numpy(data[name]) for name in BestSnapshot.__annotations__})
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+    return best if len(best.images) == len(best.seeds) else None
 
-    def remove(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+
+def closeness(squared_distances: Tensor) -> Tensor:
+    """How far each image is from the threshold of a copy: |log(d1 / d2 / threshold)|, infinite for an exact copy.
+
+    squared_distances: int64 [N, 2]. Returns float64 [N].
+    """
+    nearest, second = squared_distances.double().unbind(1)
+    return (0.5 * (nearest / second).log() - np.log(THRESHOLD)).abs()
+
+
+def _key(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings_of(settings), sort_keys=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.util import UserError
-from evaluation.records import read_records
+from evaluation.records import best_record, read_records
 from studies.commands import Resources, environment, point_commands, process_arguments, shell_line
 from studies.points import (
     DONE,
@@ -118,8 +118,7 @@ class PointRun:
 
     def _finished(self, status: Status, seconds: float) -> Status:
         records = read_records(self.folder / 'run' / 'mem_traj.jsonl')
-        best = max(records, key=lambda record: (record['ratio'], record['kimg']))
-        write_json(self.folder / 'result.json', best)
+        write_json(self.folder / 'result.json', best_record(records))
         status = dataclasses.replace(status, state=DONE, step='', seconds=status.seconds + seconds)
         write_status(self.folder, status)
         return status

@@ -1,4 +1,4 @@
-"""mem_ratio.py on images of any kind, on one snapshot and on a pipeline: what each gives, and what bad input gets."""
+"""mem_ratio.py on images of any kind, on one snapshot and on a closed form, with good and bad input."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def invoke(*arguments):
     return CliRunner().invoke(mem_ratio.main, [str(argument) for argument in arguments])
 
 
-def judged(*arguments):
+def evaluated(*arguments):
     """The records that --json prints, and nothing else."""
     result = invoke(*arguments, '--json')
     assert result.exit_code == 0, result.output
@@ -77,15 +77,14 @@ def test_several_kinds_of_images_give_one_table(digits_20, images, reference, tm
     np.save(tmp_path / 'a.npy', images)
     np.savez(tmp_path / 'b.npz', images=images.transpose(0, 2, 3, 1)[:7])
     sets = [f'--images={path}' for path in (folder, tmp_path / 'a.npy', tmp_path / 'b.npz')]
-    records = judged(*sets, f'--knn-ref={digits_20}')
+    records = evaluated(*sets, f'--knn-ref={digits_20}')
     assert [record['images'] for record in records] == ['deep', 'a.npy', 'b.npz']
     expected = memorization_ratio(images, reference), memorization_ratio(images[:7], reference)
     found = [(record['num_images'], record['num_memorized']) for record in records]
     assert found == [(12, expected[0].num_memorized)] * 2 + [(7, expected[1].num_memorized)]
     lines = invoke(*sets, f'--knn-ref={digits_20}').stdout.splitlines()
-    assert [json.loads(line) for line in lines[:3]] == records
-    assert lines[3].split()[:3] == ['images', 'count', 'copies']
-    assert [line.split()[:3] for line in lines[4:]] == [
+    assert lines[0].split()[:3] == ['images', 'count', 'copies']
+    assert [line.split()[:3] for line in lines[1:]] == [
         [record['images'], str(record['num_images']), f'{100 * record["ratio"]:.2f}'] for record in records
     ]
 
@@ -100,8 +99,8 @@ def test_the_training_set_may_be_of_any_kind(reference, array, tmp_path, kind, d
             PIL.Image.fromarray(image[0]).save(path / f'{index:03d}.png')
     else:
         np.save(path, pixels) if kind == 'npy' else np.savez(path, pixels)
-    (record,) = judged(f'--images={array}', f'--knn-ref={path}')
-    (other,) = judged(f'--images={array}', f'--knn-ref={digits_20}')
+    (record,) = evaluated(f'--images={array}', f'--knn-ref={path}')
+    (other,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}')
     differing = ('dataset', 'dataset_sha256')  # the archive has labels
     assert {k: v for k, v in record.items() if k not in differing} == {
         k: v for k, v in other.items() if k not in differing
@@ -110,7 +109,7 @@ def test_the_training_set_may_be_of_any_kind(reference, array, tmp_path, kind, d
 
 def test_the_table_has_a_row_for_each_image(digits_20, array, images, reference, tmp_path):
     path = tmp_path / 'table.csv'
-    judged(f'--images={array}', f'--knn-ref={digits_20}', f'--table={path}')
+    evaluated(f'--images={array}', f'--knn-ref={digits_20}', f'--table={path}')
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [row['image'] for row in rows] == [str(index) for index in range(12)]
     distances = ((images[:, None].astype(float) - reference.numpy()[None]) ** 2).sum(axis=(2, 3, 4))
@@ -118,9 +117,9 @@ def test_the_table_has_a_row_for_each_image(digits_20, array, images, reference,
     for place, row in enumerate(rows):
         nearest, second = order[place, :2]
         assert (int(row['nearest']), int(row['second'])) == (nearest, second)
-        d1, d2 = math.sqrt(distances[place, nearest]), math.sqrt(distances[place, second])
-        assert (float(row['d1']), float(row['d2'])) == (d1, d2)
-        assert row['memorized'] == str(int(d1 < d2 / 3))
+        first, other = distances[place, nearest], distances[place, second]
+        assert (int(row['squared_distance']), int(row['second_squared_distance'])) == (first, other)
+        assert row['memorized'] == str(int(math.sqrt(first) < math.sqrt(other) / 3))
     assert [row['exact'] for row in rows[:6]] == ['0', '1', '1', '1', '1', '1']
     assert [row['duplicate'] for row in rows] == ['0'] * 5 + ['1'] + ['0'] * 6
 
@@ -130,18 +129,18 @@ def test_rows_of_a_folder_have_the_names_of_its_files(digits_20, images, tmp_pat
     for name in ('a/1.png', 'b/0.png'):
         (folder / name).parent.mkdir(parents=True)
         PIL.Image.fromarray(images[len(name)][0]).save(folder / name)
-    judged(f'--images={folder}', f'--knn-ref={digits_20}', f'--table={tmp_path}/table.csv')
+    evaluated(f'--images={folder}', f'--knn-ref={digits_20}', f'--table={tmp_path}/table.csv')
     rows = list(csv.DictReader((tmp_path / 'table.csv').read_text().splitlines()))
     assert [(row['set'], row['image']) for row in rows] == [('samples', 'a/1.png'), ('samples', 'b/0.png')]
 
 
 def test_metrics_stand_beside_the_ratio(digits_20, array, images, reference):
     test = load_dataset('digits').images
-    (record,) = judged(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all', '--test-ref=digits')
+    (record,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all', '--test-ref=digits')
     expected = compute_metrics(list(METRICS), PixelSpace(), images, reference, test)
     assert record['metrics'] == json.loads(json.dumps(expected))
     assert record['metrics_space'] == 'pixels'
-    (record,) = judged(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all')
+    (record,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all')
     assert list(record['metrics']) == [name for name, metric in METRICS.items() if not metric.needs_test]
 
 
@@ -153,11 +152,11 @@ def test_metrics_may_be_those_of_features(digits_20, array, tmp_path):
         np.save(path, part)
     features = ','.join(map(str, paths))
     common = f'--images={array}', f'--knn-ref={digits_20}', '--metrics=test_gap,precision_recall'
-    (record,) = judged(*common, f'--features={features}')
+    (record,) = evaluated(*common, f'--features={features}')
     expected = compute_metrics(['test_gap', 'precision_recall'], FeatureSpace(), *parts)
     assert record['metrics'] == json.loads(json.dumps(expected))
     assert record['metrics_space'] == 'features'
-    (plain,) = judged(f'--images={array}', f'--knn-ref={digits_20}')
+    (plain,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}')
     assert record['ratio'] == plain['ratio']
 
 
@@ -167,17 +166,17 @@ def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_2
     common = f'--images={tmp_path}/large.npy', f'--knn-ref={digits_20}'
     message = failure(*common)
     assert 'its images are 16x16 grey, those of --knn-ref=' in message
-    assert '8x8 grey; say with --resize=lanczos|box|bicubic' in message
-    (record,) = judged(*common, '--resize=box')
+    assert '8x8 grey; choose a filter to resize them with: --resize=lanczos|box|bicubic' in message
+    (record,) = evaluated(*common, '--resize=box')
     assert record['resize'] == {'filter': 'box', 'from': [16, 16], 'to': [8, 8]}
     assert record['num_memorized'] == memorization_ratio(images, reference).num_memorized  # box undoes the doubling
-    (other,) = judged(*common, '--resize=lanczos')
+    (other,) = evaluated(*common, '--resize=lanczos')
     assert other['mean_distance'] != record['mean_distance']
     np.save(tmp_path / 'large.npy', large[:, :, :8])
     assert 'resizing would distort them' in failure(*common, '--resize=box')
 
 
-def test_grey_images_are_not_judged_by_colour_ones(images, tmp_path):
+def test_grey_images_are_not_compared_with_colour_ones(images, tmp_path):
     np.save(tmp_path / 'grey.npy', images)
     np.save(tmp_path / 'colour.npy', images.repeat(3, axis=1))
     message = failure(f'--images={tmp_path}/grey.npy', f'--knn-ref={tmp_path}/colour.npy')
@@ -190,7 +189,7 @@ def test_floats_need_the_range_that_they_have(digits_20, images, reference, tmp_
     np.save(path, (images / 127.5 - 1).astype(np.float32))
     common = f'--images={path}', f'--knn-ref={digits_20}'
     assert '--float-range=-1,1 say what black and white are' in failure(*common)
-    (record,) = judged(*common, '--float-range=-1,1')
+    (record,) = evaluated(*common, '--float-range=-1,1')
     assert record['num_memorized'] == memorization_ratio(images, reference).num_memorized
     assert 'image 0 has the value -0.992157, outside --float-range=0,1' in failure(*common, '--float-range=0,1')
 
@@ -201,10 +200,10 @@ def network_images(snapshot, seeds, batch_size, **options):
     return torch.cat([batch.images for batch in batches])
 
 
-def test_one_snapshot_is_judged_without_a_run(snapshot, digits_20, reference, tmp_path):
+def test_one_snapshot_is_evaluated_without_a_run(snapshot, digits_20, reference, tmp_path):
     table = tmp_path / 'table.csv'
     common = f'--knn-ref={digits_20}', '--seeds=3-32', '--batch=8', '--steps=6'
-    (record,) = judged(f'--network={snapshot}', *common, '--metrics=precision_recall', f'--table={table}')
+    (record,) = evaluated(f'--network={snapshot}', *common, '--metrics=precision_recall', f'--table={table}')
     made = network_images(snapshot, range(3, 33), 8, num_steps=6)
     expected = memorization_ratio(made, reference)
     assert (record['snapshot'], record['seeds']) == (snapshot.name, '3-32')
@@ -220,9 +219,9 @@ def test_one_snapshot_is_judged_without_a_run(snapshot, digits_20, reference, tm
 
 def test_a_snapshot_gives_the_record_that_its_run_gives(snapshot, digits_20, tmp_path):
     common = f'--knn-ref={digits_20}', '--seeds=0-9', '--steps=4'
-    (alone,) = judged(f'--network={snapshot}', *common)
-    (logged,) = judged(f'--network={snapshot}', *common, f'--log={tmp_path}/one.log')
-    of_run = judged(f'--expdir={snapshot.parent}', *common, f'--log={tmp_path}/run.log')
+    (alone,) = evaluated(f'--network={snapshot}', *common)
+    (logged,) = evaluated(f'--network={snapshot}', *common, f'--log={tmp_path}/one.log')
+    of_run = evaluated(f'--expdir={snapshot.parent}', *common, f'--log={tmp_path}/run.log')
     first = next(record for record in of_run if record['snapshot'] == snapshot.name)
     for record in (alone, logged, first):
         record.pop('seconds')
@@ -231,7 +230,7 @@ def test_a_snapshot_gives_the_record_that_its_run_gives(snapshot, digits_20, tmp
 
 
 def test_metrics_of_a_run_are_those_of_its_best_snapshot(snapshot, digits_20, reference, tmp_path):
-    records = judged(f'--expdir={snapshot.parent}', '--seeds=0-11', '--steps=4', f'--log={tmp_path}/run.log',
+    records = evaluated(f'--expdir={snapshot.parent}', '--seeds=0-11', '--steps=4', f'--log={tmp_path}/run.log',
                      '--metrics=authenticity', f'--table={tmp_path}/table.csv')  # fmt: skip
     best = max(records, key=lambda record: (record['ratio'], record['kimg']))
     assert [record['snapshot'] for record in records if 'metrics' in record] == [best['snapshot']]
@@ -244,7 +243,7 @@ def test_metrics_of_a_run_are_those_of_its_best_snapshot(snapshot, digits_20, re
 def test_a_snapshot_comes_from_a_url(snapshot, digits_20, tmp_path):
     url, sha256 = snapshot.as_uri(), sha256_of(snapshot)
     common = f'--cache-dir={tmp_path}', f'--knn-ref={digits_20}'
-    (record,) = judged(f'--network={url}', *common, f'--sha256={sha256}', '--seeds=0-3', '--steps=3')
+    (record,) = evaluated(f'--network={url}', *common, f'--sha256={sha256}', '--seeds=0-3', '--steps=3')
     assert record['snapshot_sha256'] == sha256
     result = invoke(f'--network={url}', '--download-only')
     assert (result.exit_code, result.stdout.strip()) == (0, str(snapshot))
@@ -315,8 +314,8 @@ def test_metrics_that_cannot_be_computed_are_named(arguments, message, array):
 @pytest.mark.parametrize(
     ('features', 'message'),
     [
-        (np.zeros((11, 3)), 'gen.npy has 11 rows, and there are 12 generated images'),
-        (np.zeros((12, 4)), 'has 3 features of each image'),
+        (np.zeros((11, 3)), 'gen.npy has 11 rows, but there are 12 generated images'),
+        (np.zeros((12, 4)), 'has 3 features per image'),
         (np.zeros((12, 3), int), 'must be float32 or float64 [N, d]'),
         (np.zeros(12), 'must be float32 or float64 [N, d]'),
         (np.full((12, 3), np.nan), 'row 0 is not finite'),
@@ -339,15 +338,32 @@ def test_images_that_are_not_images_are_named(name, tmp_path):
 
 
 @pytest.mark.parametrize('option', ['--table', '--gallery', '--log'])
-def test_a_file_that_cannot_be_written_is_named_before_anything_is_judged(option, snapshot, digits_20, tmp_path):
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_evaluated(option, snapshot, digits_20, tmp_path):
     common = f'--network={snapshot}', f'--knn-ref={digits_20}'
     message = failure(*common, f'{option}={tmp_path}/none/file')
     assert f'{option}={tmp_path}/none/file: there is no folder {tmp_path}/none' in message
     assert f'{option}={tmp_path}: is a folder' in failure(*common, f'{option}={tmp_path}')
 
 
-def test_nothing_is_half_written_where_judging_fails(digits_20, array, tmp_path):
+def test_nothing_is_half_written_when_an_evaluation_fails(digits_20, array, tmp_path):
     before = sorted(tmp_path.iterdir())
     failure(f'--images={array}', f'--images={tmp_path}/none.npy', f'--knn-ref={digits_20}',
             f'--table={tmp_path}/table.csv', f'--gallery={tmp_path}/gallery.png')  # fmt: skip
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
+    common = f'--data={digits_20}', '--seeds=0-19', '--steps=18'
+    (record,) = evaluated('--denoiser=optimal', *common)
+    assert (record['snapshot'], record['kimg'], record['epochs']) == ('optimal', None, None)
+    assert (record['num_images'], record['ratio'], record['mean_distance']) == (20, 1, 0)
+    assert record['snapshot_sha256'] == record['dataset_sha256']
+    labels = load_dataset(str(digits_20)).labels
+    table = tmp_path / 'table.csv'
+    (record,) = evaluated('--denoiser=optimal', *common, f'--knn-ref={digits_20}', '--class=3', f'--table={table}')
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert {labels[int(row['nearest'])].item() for row in rows} == {3}
+    assert {row['class'] for row in rows} == {'3'}
+    assert 'no such closed form; choose optimal' in failure('--denoiser=best', *common)
+    assert 'needs --data' in failure('--denoiser=optimal', f'--knn-ref={digits_20}')
+    assert 'the network has 10 classes' in failure('--denoiser=optimal', *common, '--class=10')

@@ -1,4 +1,4 @@
-"""Features that an extractor made of images beforehand, one .npy for generated, training and, at times, test images."""
+"""Features that an extractor computed beforehand: one .npy for generated, training and possibly test images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from dnnlib.util import UserError
 from evaluation.spaces import FeatureSpace
 
-OPTION = '--features'
+OPTION = '`features`'
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,21 @@ class Features:
 
 
 def read_features(paths: Sequence[str], num_generated: int, num_training: int, num_test: int | None) -> Features:
-    """Map two or three files into memory. num_test: None where there are no test images to count.
+    """Map two or three files into memory. num_test: None if there are no test images to count.
 
-    Raises UserError for what is no array of floats, numbers that are not finite, and counts or widths that differ.
+    Raises UserError for files that are not arrays of floats, numbers that are not finite, and counts or widths that
+    differ.
     """
     arrays = [_map(path) for path in paths]
     counts = [num_generated, num_training, num_test]
     kinds = ('generated', 'training', 'test')
     for path, array, count, kind in zip(paths, arrays, counts, kinds, strict=False):
         if count is not None and len(array) != count:
-            raise UserError(f'{OPTION}: {path} has {len(array)} rows, and there are {count} {kind} images')
+            raise UserError(f'{OPTION}: {path} has {len(array)} rows, but there are {count} {kind} images')
         if array.shape[1] != arrays[0].shape[1]:
             raise UserError(
-                f'{OPTION}: {path} has {array.shape[1]} features of each image, and {paths[0]} '
-                f'{arrays[0].shape[1]}; make all of them with one extractor'
+                f'{OPTION}: {path} has {array.shape[1]} features per image, but {paths[0]} '
+                f'{arrays[0].shape[1]}; compute all of them with one extractor'
             )
     return Features(arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None)
 

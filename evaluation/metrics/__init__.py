@@ -1,129 +1,88 @@
-"""All metrics by name, and `compute_metrics`, which computes those that were asked for and shares their distances.
+"""All metrics by name, and `compute_metrics`, which computes the requested ones and shares what they need.
 
-A new metric is a file with a pure function of distances, and a line in `METRICS`.
+A new metric is a file, and a line in `METRICS`; names and summaries are known without importing torch.
 """
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from dnnlib.util import UserError
-from evaluation.metrics.authenticity import Authenticity, authenticity
-from evaluation.metrics.data_copying import Cells, Copying, CopyingTest, copying
-from evaluation.metrics.distances import Distances
-from evaluation.metrics.held_out_gap import HeldOutGap, held_out_gap
-from evaluation.metrics.precision_recall import NEAREST_K, PrecisionRecall, precision_recall
-from evaluation.metrics.ratio_curve import RatioCurve, ratio_curve
-from evaluation.spaces import Rows, Space
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evaluation.metrics.inputs import Inputs
+    from evaluation.spaces import Rows, Space
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One entry of `METRICS`. summary: a few words for a help text. needs_test: whether it needs a held-out set.
+    """One entry of `METRICS`.
 
-    compute: from the distances and a seed, a dataclass of numbers, lists and None.
+    summary: a few words for a help text. module: file of the metric, imported when it is computed. needs: an attribute
+    of `evaluation.metrics.inputs.Inputs`; features and moments exist in feature space only. The module's function
+    from_<needs> takes that and a seed, and returns a dataclass of numbers, lists and None. needs_test: whether the
+    metric needs a held-out set.
     """
 
     summary: str
-    needs_test: bool
-    compute: Callable[[Distances, int], Any]
+    module: str
+    needs: Literal['distances', 'features', 'moments'] = 'distances'
+    needs_test: bool = False
+
+    def compute(self, inputs: 'Inputs', seed: int) -> Any:
+        function = getattr(importlib.import_module(self.module), f'from_{self.needs}')
+        return function(getattr(inputs, self.needs), seed)
+
+
+METRICS = {
+    'ratio_curve': Metric('the memorization ratio at every threshold', 'evaluation.metrics.ratio_curve'),
+    'authenticity': Metric('AuthPct, per cent of images that are not near-copies', 'evaluation.metrics.authenticity'),
+    'copying_test': Metric('the C_T test of data-copying', 'evaluation.metrics.data_copying', needs_test=True),
+    'precision_recall': Metric('precision, recall, density and coverage', 'evaluation.metrics.precision_recall'),
+    'test_gap': Metric(
+        'nearest distances to training against test images', 'evaluation.metrics.held_out_gap', needs_test=True
+    ),
+}
 
 
 def compute_metrics(
     names: Sequence[str],
-    space: Space,
-    generated: Rows,
-    training: Rows,
-    test: Rows | None = None,
+    space: 'Space',
+    generated: 'Rows',
+    training: 'Rows',
+    test: 'Rows | None' = None,
     seed: int = 0,
-    k: int = NEAREST_K,
-    nearest_two: tuple[Tensor, Tensor] | None = None,
+    k: int | None = None,
+    nearest_two: 'tuple[Tensor, Tensor] | None' = None,
 ) -> dict[str, dict[str, Any]]:
     """The metrics of these names, in their order: a dictionary of numbers, lists and None for each, fit for JSON.
 
-    space: what to compare in; generated, training, test: its rows. seed: of the clustering. k: the neighbour that balls
-    of precision and recall reach to. nearest_two: see `Distances`.
+    space: what to compare in; generated, training, test: its rows. seed: of the clustering. k, nearest_two: see
+    `evaluation.metrics.distances.Distances`.
     Raises UserError for an unknown name, a missing test set, rows that do not fit, or too few of them.
     """
+    from evaluation.metrics.inputs import Inputs
+
     require_known(names, has_test=test is not None)
-    distances = Distances(space, generated, training, test, k, nearest_two)
-    return {name: asdict(METRICS[name].compute(distances, seed)) for name in names}
+    inputs = Inputs(space, generated, training, test, k, nearest_two)
+    return {name: asdict(METRICS[name].compute(inputs, seed)) for name in names}
+
+
+def requested(names: Sequence[str], has_test: bool) -> Sequence[str]:
+    """The names; instead of 'all', those of all metrics that can be computed. Raises UserError as `require_known`."""
+    if list(names) == ['all']:
+        return [name for name, metric in METRICS.items() if has_test or not metric.needs_test]
+    require_known(names, has_test)
+    return names
 
 
 def require_known(names: Sequence[str], has_test: bool) -> None:
-    """Raise UserError where a name is none of `METRICS`, or its metric needs a test set and there is none."""
+    """Raise UserError for an unknown name, and for a metric that needs a test set if there is none."""
     for name in names:
         if name not in METRICS:
-            raise UserError(f'--metrics: no metric is called {name!r}; there are {", ".join(METRICS)}')
+            raise UserError(f'`metrics`: no metric is called {name!r}; there are {", ".join(METRICS)}')
         if METRICS[name].needs_test and not has_test:
-            raise UserError(f'--metrics={name} needs --test-ref, a held-out test set, or a third file of --features')
-
-
-def _ratio_curve(distances: Distances, seed: int) -> RatioCurve:
-    _, squared = distances.nearest_two
-    return ratio_curve(squared[:, 0], squared[:, 1])
-
-
-def _authenticity(distances: Distances, seed: int) -> Authenticity:
-    index, squared = distances.nearest_two
-    nearest = index[:, 0].contiguous()
-    place = torch.searchsorted(distances.distinct_training, nearest)
-    return authenticity(squared[:, 0], distances.within_training[nearest, 0], distances.within_distinct_training[place])
-
-
-def _copying_test(distances: Distances, seed: int) -> CopyingTest:
-    space, generated, test = distances.space, distances.generated, distances.test
-    _, nearest_two = distances.nearest_two
-    cells = Cells(space, distances.training, seed=seed)
-    plain = copying(nearest_two[:, 0], distances.test_to_training, cells.of(generated), cells.of(test), cells.count)
-    cells = Cells(space, generated, seed=seed)
-    exchanged = copying(
-        distances.training_to_generated,
-        distances.test_to_generated,
-        cells.of(distances.training),
-        cells.of(test),
-        cells.count,
-    )
-    return CopyingTest(plain, exchanged, _split_test(space, generated, test, seed) if len(test) > 1 else None)
-
-
-def _split_test(space: Space, generated: Rows, test: Rows, seed: int) -> Copying:
-    half = (len(test) + 1) // 2
-    first, second = test[:half], test[half:]
-    cells = Cells(space, first, seed=seed)
-    generated_to_first, second_to_first = (space.nearest(rows, first, 1)[1][:, 0] for rows in (generated, second))
-    return copying(generated_to_first, second_to_first, cells.of(generated), cells.of(second), cells.count)
-
-
-def _precision_recall(distances: Distances, seed: int) -> PrecisionRecall:
-    k = distances.k
-    for rows, name in ((distances.generated, 'generated'), (distances.training, 'training')):
-        if len(rows) <= k:
-            raise UserError(
-                f'precision_recall: {len(rows)} {name} images; the {k} nearest others need at least {k + 1}'
-            )
-    return precision_recall(
-        distances.in_training_balls,
-        distances.in_generated_balls[1],
-        distances.training_to_generated,
-        distances.within_training[:, -1],
-        k,
-    )
-
-
-def _test_gap(distances: Distances, seed: int) -> HeldOutGap:
-    _, squared = distances.nearest_two
-    num_test = len(distances.space.distinct(distances.test))
-    return held_out_gap(squared[:, 0], distances.to_test, len(distances.distinct_training), num_test)
-
-
-METRICS = {
-    'ratio_curve': Metric('the memorization ratio at every threshold', False, _ratio_curve),
-    'authenticity': Metric('AuthPct, per cent of images that are no near-copies', False, _authenticity),
-    'copying_test': Metric('the C_T test of data-copying', True, _copying_test),
-    'precision_recall': Metric('precision, recall, density and coverage', False, _precision_recall),
-    'test_gap': Metric('nearest distances to training against test images', True, _test_gap),
-}
+            raise UserError(f'`metrics`={name} needs `test_set`, a held-out set, or a third file of `features`')

@@ -13,9 +13,11 @@ the memorization ratio does; without duplicates both are the same.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from evaluation.memorization import wilson_interval
+from evaluation.metrics.distances import Distances
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,13 @@ class Authenticity:
     authpct_high: float
     authpct_distinct: float
     num_authentic: int
+
+
+def from_distances(distances: Distances, seed: int) -> Authenticity:
+    index, squared = distances.nearest_two
+    nearest = index[:, 0].contiguous()
+    place = torch.searchsorted(distances.distinct_training, nearest)
+    return authenticity(squared[:, 0], distances.within_training[nearest, 0], distances.within_distinct_training[place])
 
 
 def authenticity(nearest: Tensor, spacing: Tensor, spacing_distinct: Tensor) -> Authenticity:

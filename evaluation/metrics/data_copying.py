@@ -31,6 +31,7 @@ import sklearn.cluster
 import torch
 from torch import Tensor
 
+from evaluation.metrics.distances import Distances
 from evaluation.spaces import Rows, Space
 
 NUM_CELLS = 3
@@ -62,6 +63,30 @@ class CopyingTest:
     plain: Copying
     exchanged: Copying
     split_test: Copying | None
+
+
+def from_distances(distances: Distances, seed: int) -> CopyingTest:
+    space, generated, test = distances.space, distances.generated, distances.test
+    _, nearest_two = distances.nearest_two
+    cells = Cells(space, distances.training, seed=seed)
+    plain = copying(nearest_two[:, 0], distances.test_to_training, cells.of(generated), cells.of(test), cells.count)
+    cells = Cells(space, generated, seed=seed)
+    exchanged = copying(
+        distances.training_to_generated,
+        distances.test_to_generated,
+        cells.of(distances.training),
+        cells.of(test),
+        cells.count,
+    )
+    return CopyingTest(plain, exchanged, _split_test(space, generated, test, seed) if len(test) > 1 else None)
+
+
+def _split_test(space: Space, generated: Rows, test: Rows, seed: int) -> Copying:
+    half = (len(test) + 1) // 2
+    first, second = test[:half], test[half:]
+    cells = Cells(space, first, seed=seed)
+    generated_to_first, second_to_first = (space.nearest(rows, first, 1)[1][:, 0] for rows in (generated, second))
+    return copying(generated_to_first, second_to_first, cells.of(generated), cells.of(second), cells.count)
 
 
 def copying(

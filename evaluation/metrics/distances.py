@@ -1,12 +1,14 @@
-"""The distances that metrics share, each computed when it is first asked for, and once."""
+"""The distances that metrics share, each computed once, when a metric first needs it."""
 
 from functools import cached_property
 
 from torch import Tensor
 
 from dnnlib.util import UserError
-from evaluation.metrics.precision_recall import NEAREST_K
 from evaluation.spaces import Rows, Space
+
+# Neighbours that the balls of precision and recall reach to, as in Naeem et al. 2020.
+NEAREST_K = 5
 
 
 class Distances:
@@ -14,8 +16,8 @@ class Distances:
 
     generated [N, …], training [M, …], test [T, …]: rows of the space, N, M, T >= 1, of one shape. k: how many
     neighbours balls reach to. nearest_two: what `evaluation.memorization.TrainingImages.nearest_two` returned for the
-    generated images, where that is known already.
-    Raises UserError where rows do not fit the space or one another, or fewer than two training images are distinct.
+    generated images, if already known.
+    Raises UserError if rows do not fit the space or one another, or fewer than two training images are distinct.
     """
 
     def __init__(

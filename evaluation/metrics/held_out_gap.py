@@ -19,6 +19,7 @@ import scipy.stats
 from torch import Tensor
 
 from evaluation.memorization import CONFIDENCE, wilson_interval
+from evaluation.metrics.distances import Distances
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class HeldOutGap:
     share_high: float
     share_tied: float
     expected_share: float
+
+
+def from_distances(distances: Distances, seed: int) -> HeldOutGap:
+    _, squared = distances.nearest_two
+    num_test = len(distances.space.distinct(distances.test))
+    return held_out_gap(squared[:, 0], distances.to_test, len(distances.distinct_training), num_test)
 
 
 def held_out_gap(to_training: Tensor, to_test: Tensor, num_training: int, num_test: int) -> HeldOutGap:

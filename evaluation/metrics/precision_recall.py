@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-NEAREST_K = 5
+from dnnlib.util import UserError
+from evaluation.metrics.distances import Distances
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,22 @@ class PrecisionRecall:
     density: float
     coverage: float
     k: int
+
+
+def from_distances(distances: Distances, seed: int) -> PrecisionRecall:
+    k = distances.k
+    for rows, name in ((distances.generated, 'generated'), (distances.training, 'training')):
+        if len(rows) <= k:
+            raise UserError(
+                f'precision_recall: {len(rows)} {name} images; the {k} nearest others need at least {k + 1}'
+            )
+    return precision_recall(
+        distances.in_training_balls,
+        distances.in_generated_balls[1],
+        distances.training_to_generated,
+        distances.within_training[:, -1],
+        k,
+    )
 
 
 def precision_recall(

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from evaluation.memorization import memorized
+from evaluation.metrics.distances import Distances
 
 # Thresholds 0.01, 0.02, …, 1. At 1 all images are copies that are not just as near to two training images.
 THRESHOLDS = tuple(step / 100 for step in range(1, 101))
@@ -27,6 +28,11 @@ class RatioCurve:
     quantile_levels: list[float]
     quantiles: list[float]
     mean: float
+
+
+def from_distances(distances: Distances, seed: int) -> RatioCurve:
+    _, squared = distances.nearest_two
+    return ratio_curve(squared[:, 0], squared[:, 1])
 
 
 def ratio_curve(nearest: Tensor, second: Tensor) -> RatioCurve:

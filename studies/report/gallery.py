@@ -1,20 +1,17 @@
 """What a point's folder shows of the images that its network made: each beside its two nearest training images."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from dataset_utils import open_source
 from dataset_utils.sources.base import Source
 from dnnlib.util import UserError
-from evaluation.best import BEST_NAME, BestSnapshot, read_best
-from evaluation.memorization import THRESHOLD, memorized
+from evaluation.memorization import memorized
 from evaluation.pictures import rms_per_pixel
-from evaluation.records import SETTINGS, read_records
+from evaluation.records import BEST_NAME, BestSnapshot, best_record, closeness, read_best, read_records
 
 
 @dataclass(frozen=True)
@@ -39,17 +36,15 @@ class GalleryItem:
 
 
 def read_gallery(folder: Path, size: int) -> list[GalleryItem]:
-    """The first `size` images of a point's best snapshot, closest calls first; none where the folder does not hold
-    the images, or their training set.
+    """The `size` closest calls among the images of a point's best snapshot, see `evaluation.records.closeness`.
 
-    A call is the closer, the smaller |log(d1 / d2 / threshold)| is, as in `evaluation.best.shown_rows`.
+    There are none if the folder does not hold the images or their training set.
     """
     run, data = folder / 'run', folder / 'data.zip'
     records = run_records(run)
     if not records or not data.exists():
         return []
-    record = max(records, key=lambda record: (record['ratio'], record['kimg']))
-    best = read_best(run / BEST_NAME, {name: record.get(name) for name in SETTINGS})
+    best = read_best(run / BEST_NAME, best_record(records))
     if best is None:
         return []
     try:
@@ -67,17 +62,18 @@ def run_records(run: Path) -> list[dict[str, Any]]:
 
 
 def _items(best: BestSnapshot, training: Source, size: int) -> list[GalleryItem]:
-    indices, squared = best.indices[best.image_rows], best.squared_distances[best.image_rows]
+    rows = closeness(best.squared_distances).argsort(stable=True)[:size]
+    indices, squared = best.indices[rows], best.squared_distances[rows]
     copies = memorized(squared[:, 0], squared[:, 1])
     num_pixels = best.images[0].numel()
     distances = rms_per_pixel(squared.flatten(), num_pixels).reshape(-1, 2)
     items = []
-    for place in _closeness(squared).argsort(kind='stable')[:size].tolist():
+    for place, row in enumerate(rows.tolist()):
         near, second = (training.read(index).transpose(2, 0, 1) for index in indices[place].tolist())
         items.append(
             GalleryItem(
-                seed=int(best.seeds[best.image_rows[place]]),
-                generated=best.images[place].numpy(),
+                seed=int(best.seeds[row]),
+                generated=best.images[row].numpy(),
                 nearest=near,
                 second=second,
                 distance=float(distances[place, 0]),
@@ -86,9 +82,3 @@ def _items(best: BestSnapshot, training: Source, size: int) -> list[GalleryItem]
             )
         )
     return items
-
-
-def _closeness(squared_distances: Tensor) -> np.ndarray:
-    """|log(d1 / d2 / threshold)| of int64 [n, 2], float64 [n]; infinite for an exact copy."""
-    nearest, second = squared_distances.double().unbind(1)
-    return (0.5 * (nearest / second).log() - math.log(THRESHOLD)).abs().numpy()

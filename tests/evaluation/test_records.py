@@ -1,10 +1,23 @@
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 
 from dnnlib.util import UserError
-from evaluation.records import SETTINGS, PartialResults, append_record, find_record, format_seeds, read_records
+from evaluation.records import (
+    SETTINGS,
+    BestSnapshot,
+    append_record,
+    best_record,
+    closeness,
+    find_record,
+    format_seeds,
+    read_best,
+    read_records,
+    write_best,
+)
 
 
 def test_seeds_are_written_as_ranges():
@@ -36,24 +49,33 @@ def test_a_broken_line_among_the_records_is_named(tmp_path):
         read_records(path)
 
 
-def results(*rows):
-    return torch.tensor(rows, dtype=torch.int64)
+def test_the_best_record_has_the_highest_ratio_and_of_equal_ones_the_latest_snapshot():
+    records = [{'ratio': ratio, 'kimg': kimg} for ratio, kimg in [(0.5, 3), (0.75, 1), (0.75, 2), (0.25, 4)]]
+    assert best_record(records) is records[2]
+    assert best_record([{'ratio': 0, 'kimg': None}]) == {'ratio': 0, 'kimg': None}
 
 
-def test_partial_results_come_back_for_the_same_settings_only(tmp_path):
-    path = tmp_path / 'partial.npz'
-    partial = PartialResults(path, {'seeds': '0-1'})
-    partial.add([4, 2], results([1, 0], [3, 5]), results([9, 10], [11, 2**40]))
-    partial.save()
-    indices, distances = PartialResults(path, {'seeds': '0-1'}).arrays([2, 4])
-    assert indices.tolist() == [[3, 5], [1, 0]]
-    assert distances.tolist() == [[11, 2**40], [9, 10]]
-    assert not PartialResults(path, {'seeds': '0-2'}).found
-    partial.remove()
-    assert not path.exists()
+def best_of(count):
+    random = np.random.default_rng(count)
+    pairs = [torch.from_numpy(random.integers(0, 10**6, (count, 2))) for _ in range(2)]
+    images = torch.from_numpy(random.integers(0, 256, (count, 3, 4, 4), dtype=np.uint8))
+    return BestSnapshot(torch.arange(count) + 1000, images, torch.full([count], -1), *pairs)
 
 
-def test_unreadable_partial_results_are_as_good_as_none(tmp_path):
-    path = tmp_path / 'partial.npz'
-    path.write_bytes(b'PK\x03\x04 cut short')
-    assert not PartialResults(path, {}).found
+def test_the_images_of_the_best_snapshot_come_back_for_the_same_settings_only(tmp_path):
+    path, best = tmp_path / 'mem_best.npz', best_of(200)
+    settings = {name: name for name in SETTINGS}
+    assert read_best(path, settings) is None
+    write_best(path, {**settings, 'ratio': 0.5}, best)
+    read = read_best(path, {**settings, 'ratio': 0.6})
+    assert all(torch.equal(getattr(read, name), getattr(best, name)) for name in vars(best))
+    for name in SETTINGS:
+        assert read_best(path, {**settings, name: 'other'}) is None
+    path.write_bytes(path.read_bytes()[:-300])
+    assert read_best(path, settings) is None
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_closeness_is_the_logarithm_of_the_distance_to_the_threshold():
+    found = closeness(torch.tensor([[1, 9], [4, 9], [1, 81], [0, 5]]))
+    assert found.tolist() == pytest.approx([0, math.log(2), math.log(3), math.inf])

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,9 +10,10 @@ import torch
 
 from dnnlib.util import UserError
 from evaluation.memorization import TrainingImages
-from evaluation.metrics import METRICS, compute_metrics
+from evaluation.metrics import METRICS, Metric, compute_metrics
 from evaluation.spaces import FeatureSpace, PixelSpace
 from tests.evaluation.naive import in_both_spaces, metric, random_sets, with_and_without_ties
+from tests.helpers import ROOT
 
 
 @with_and_without_ties
@@ -71,7 +75,7 @@ def test_neighbours_that_are_known_are_not_computed_again():
 
 @in_both_spaces
 @pytest.mark.parametrize('name', ['ratio_curve', 'authenticity', 'test_gap', 'copying_test'])
-def test_a_single_generated_image_is_judged(space, name):
+def test_a_single_generated_image_is_enough(space, name):
     json.dumps(metric(name, space, *random_sets(256, 1, 2, 1)), allow_nan=False)
 
 
@@ -90,7 +94,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 @pytest.mark.parametrize('name', ['copying_test', 'test_gap'])
 def test_a_metric_of_the_test_set_asks_for_one(name):
-    with pytest.raises(UserError, match=f'--metrics={name} needs --test-ref'):
+    with pytest.raises(UserError, match=f'`metrics`={name} needs `test_set`'):
         compute_metrics([name], PixelSpace(), *random_sets(256, 5, 5))
 
 
@@ -106,3 +110,44 @@ def test_empty_sets_are_refused():
     generated, training = random_sets(256, 0, 5)
     with pytest.raises(UserError, match='generated images: empty'):
         compute_metrics(['ratio_curve'], PixelSpace(), generated, training)
+
+
+@dataclass
+class Distance:
+    value: float
+
+
+def from_distances(distances, seed):
+    return Distance(float(distances.to_test.sum()) + seed)
+
+
+def from_features(features, seed):
+    return Distance(float(np.abs(features.generated.mean(axis=0) - features.training.mean(axis=0)).sum()))
+
+
+def from_moments(moments, seed):
+    generated, training = moments
+    return Distance(float(np.trace(generated.covariance) - np.trace(training.covariance)))
+
+
+@pytest.mark.parametrize('needs', ['distances', 'features', 'moments'])
+def test_a_new_metric_is_a_file_and_a_line(needs, monkeypatch):
+    monkeypatch.setitem(METRICS, 'new', Metric('a new one', __name__, needs=needs, needs_test=needs == 'distances'))
+    generated, training, test = random_sets(256, 30, 20, 10)
+    if needs == 'distances':
+        squared = ((generated[:, None].astype(int) - test[None]) ** 2).sum(axis=(2, 3, 4)).min(axis=1)
+        assert metric('new', PixelSpace(), generated, training, test, seed=3) == {'value': squared.sum() + 3}
+        return
+    a, b = (images.reshape(len(images), -1).astype(float) for images in (generated, training))
+    mean = np.abs(a.sum(axis=0) / 30 - b.sum(axis=0) / 20).sum()
+    variance = sum(((x - x.mean(axis=0)) ** 2).sum() / (len(x) - 1) * sign for x, sign in ((a, 1), (b, -1)))
+    expected = mean if needs == 'features' else variance
+    assert metric('new', FeatureSpace(), generated, training)['value'] == pytest.approx(expected)
+    with pytest.raises(UserError, match='needs `features`, not pixels'):
+        metric('new', PixelSpace(), generated, training)
+
+
+def test_names_and_summaries_are_known_without_torch():
+    code = "import sys, evaluation.metrics as m; assert 'torch' not in sys.modules; print(*m.METRICS)"
+    found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == list(METRICS)

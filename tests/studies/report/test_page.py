@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from dataset_utils import open_source
-from evaluation.best import write_best
 from evaluation.memorization import memorization_ratio
-from evaluation.records import SETTINGS
+from evaluation.records import SETTINGS, BestSnapshot, write_best
 from studies.points import DONE, FAILED, Status, write_json, write_status
 from studies.report.charts import BOTTOM, LEFT, RIGHT, TOP, loss_chart, ratio_chart
 from studies.report.gallery import read_gallery
@@ -23,7 +22,6 @@ from studies.report.page import TEMPLATES, Page, entries, point_charts, render_p
 from studies.results import collect
 from studies.study import read_study
 from tests.studies.report.sample_page import COPIES, HOSTILE, OTHERS, sample_page
-from training.sampling import GeneratedBatch
 
 SEEDS = list(range(100, 140))
 
@@ -142,13 +140,11 @@ def fill_point(folder, data):
     lines = [{'Progress/kimg': kimg, 'Loss/loss': {'mean': 1 / kimg}} for kimg in (1, 2)]
     (run / 'stats.jsonl').write_text('\n'.join(map(json.dumps, lines)) + '\n{"cut short')
     write_json(run / 'training_options.json', {'dataset': {'channels': 1, 'resolution': 8}, 'seed': 1024})
-    settings = {name: record[name] for name in SETTINGS}
-
-    def generate(batches):
-        for seeds in batches:
-            yield GeneratedBatch(seeds, torch.from_numpy(images[[seed - SEEDS[0] for seed in seeds]]))
-
-    write_best(run / 'mem_best.npz', settings, SEEDS, 7, result, generate)
+    best = BestSnapshot(
+        torch.tensor(SEEDS), torch.from_numpy(images), torch.full([len(SEEDS)], -1), result.indices,
+        result.squared_distances,
+    )  # fmt: skip
+    write_best(run / 'mem_best.npz', record, best)
     write_json(folder / 'result.json', record)
     write_status(folder, Status(DONE, seconds=61.0))
     return images, training

@@ -1,0 +1,23 @@
+"""The images themselves, kept in memory until it is known whether they are needed."""
+
+import torch
+from torch import Tensor
+
+from evaluation.given_images import ImageSet, generated_set
+from evaluation.one_pass import Consumer, Context
+from training.sampling import GeneratedBatch
+
+
+class KeptImages(Consumer):
+    """Keeps the images of a generator: ten thousand of 32x32 pixels take 30 MB."""
+
+    @classmethod
+    def wanted(cls, context: Context) -> bool:
+        return context.keep_images
+
+    def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
+        labels = torch.full([len(batch.seeds)], -1) if batch.class_labels is None else batch.class_labels
+        return {'pixels': batch.images.cpu(), 'classes': labels.cpu()}
+
+    def image_set(self, name: str, where: str) -> ImageSet:
+        return generated_set(name, where, list(self.context.seeds), self.rows('pixels'), self.rows('classes'))

@@ -1,0 +1,149 @@
+"""Evaluates runs, snapshots, pipelines, closed forms or given images, as `EvaluationOptions` describe."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dnnlib.util import UserError
+from evaluation.consumers import make_consumers
+from evaluation.evaluation_options import EvaluationOptions
+from evaluation.features.saved import Features, read_features
+from evaluation.generators import Sampling, make_generators
+from evaluation.given_images import ImageSet, fitted, read_images
+from evaluation.image_table import rows_of, write_image_table
+from evaluation.memorization import TrainingSet
+from evaluation.metrics import compute_metrics, requested
+from evaluation.one_pass import Context, PartialResults, one_pass, progress_bar
+from evaluation.pictures import save_gallery
+from evaluation.records import Record
+from evaluation.runs import EvaluatedSet, Evaluation, evaluate_generators, evaluated_set
+from evaluation.spaces import FeatureSpace, PixelSpace
+from torch_utils import distributed
+from training.config import read_options
+from training.dataset import load_dataset
+
+# Given images that are compared at a time, on each rank.
+GIVEN_BATCH = 1024
+
+
+def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: int | None = None) -> list[Record]:
+    """Evaluate, write all files, and return a record per set of images.
+
+    pipeline_steps: sampling steps of a pipeline; None takes its scheduler's usual number. Options of downloads and of
+    printing have no effect. Raises UserError for what cannot be evaluated, or written.
+    """
+    saved_features, log = options.features or [], log_path(options)
+    metrics = requested(options.metrics or [], has_test=options.test_set is not None or len(saved_features) > 2)
+    sampling = Sampling(options.sampler, options.class_index, options.precision, pipeline_steps, options.data)
+    generators = make_generators(options, sampling, device)
+    require_folders({'table': options.table, 'gallery': options.gallery, 'log': log})
+    training_set = load_training_set(options, device)
+    test = None if options.test_set is None else read(options, options.test_set, 'test_set', training_set)
+    given = [read(options, path, 'images', training_set) for path in options.images]
+    features = None
+    if saved_features:
+        num_test = None if test is None else len(test)
+        num_images = len(given[0]) if given else len(options.seeds)
+        features = read_features(saved_features, num_images, len(training_set.images), num_test)
+    if generators:
+        root = options.expdir if options.save_images else None
+        evaluation = Evaluation(training_set, options.seeds, options.batch_size, root, options.subdirs)
+        records, sets = evaluate_generators(generators, evaluation, log)
+    else:
+        sets = [found for images in given for found in evaluate_given(images, training_set)]
+        records = [found.record for found in sets]
+
+    def finish() -> list[Record]:
+        for found in sets:
+            found.record.update(compute(metrics, found, training_set, test, features, device))
+        write_files(options, sets, training_set)
+        return records
+
+    return distributed.on_main(finish)
+
+
+def log_path(options: EvaluationOptions) -> Path | None:
+    return options.expdir / 'mem_traj.log' if options.log is None and options.expdir is not None else options.log
+
+
+def require_folders(files: dict[str, Path | None]) -> None:
+    """Raise UserError if a file could not be written, before hours of work are lost for it."""
+    for argument, path in files.items():
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            problem = 'is a folder' if path.is_dir() else f'there is no folder {path.parent}'
+            raise UserError(f'`{argument}`={path}: {problem}; name a file in a folder that exists')
+
+
+def load_training_set(options: EvaluationOptions, device: torch.device) -> TrainingSet:
+    """The training set to compare with, by default the one of its run or closed form."""
+    path = options.training_set or options.data
+    if path is None:
+        if options.expdir is None:
+            raise UserError('give `training_set`, the training set to compare with')
+        path = training_set_of(options.expdir)
+    dataset = load_dataset(path, option='`training_set`')
+    return TrainingSet(dataset, device, where=f'`training_set`={path}')
+
+
+def training_set_of(run_dir: Path) -> str:
+    """The path of a run's training set. Raises UserError if train.py did not make the run."""
+    try:
+        return read_options(run_dir)['data']
+    except (UserError, KeyError) as error:
+        problem = str(error).split(';')[0]
+        raise UserError(f'{problem}; give `training_set`, the training set to compare with') from error
+
+
+def read(options: EvaluationOptions, path: str, argument: str, training_set: TrainingSet) -> ImageSet:
+    """Given images, in the shape of the training images."""
+    images = read_images(path, f'`{argument}`', options.float_range, progress=distributed.is_main())
+    return fitted(images, training_set.images.shape[1:], training_set.where, options.resize)
+
+
+def evaluate_given(images: ImageSet, training_set: TrainingSet) -> list[EvaluatedSet]:
+    """Compare given images with the training set; returns the set on the main rank."""
+    context = Context(training_set, range(len(images)), keep_images=False)
+    consumers = make_consumers(context)
+    with progress_bar(len(images)) as bar:
+        one_pass(images.batches, context.seeds, GIVEN_BATCH, consumers, PartialResults(None, {}), bar)
+    resized = {} if images.resized is None else {'resize': images.resized}
+    sets: list[EvaluatedSet] = []
+    distributed.on_main(
+        lambda: sets.append(evaluated_set(images, consumers, context, {'images': images.name}, resized))
+    )
+    return sets
+
+
+def compute(
+    names: Sequence[str],
+    found: EvaluatedSet,
+    training_set: TrainingSet,
+    test: ImageSet | None,
+    features: Features | None,
+    device: torch.device,
+) -> Record:
+    """The part of a record that holds the metrics of a set."""
+    if not names:
+        return {}
+    if features is not None:
+        space = FeatureSpace(device)
+        metrics = compute_metrics(names, space, features.generated, features.training, features.test)
+        return {'metrics_space': 'features', 'metrics': metrics}
+    neighbors = found.result.indices, found.result.squared_distances
+    test_pixels = None if test is None else test.pixels
+    metrics = compute_metrics(
+        names, PixelSpace(device), found.images.pixels, training_set.images, test_pixels, nearest_two=neighbors
+    )
+    return {'metrics_space': 'pixels', 'metrics': metrics}
+
+
+def write_files(options: EvaluationOptions, sets: Sequence[EvaluatedSet], training_set: TrainingSet) -> None:
+    """Write the table of all sets, and the gallery of the first; of a run, always next to its log."""
+    if options.table is not None:
+        write_image_table(options.table, (row for found in sets for row in rows_of(found.images, found.result)))
+    gallery, log = options.gallery, log_path(options)
+    if gallery is None and log is not None:
+        gallery = (options.expdir or log.parent) / 'mem_gallery.png'
+    if gallery is not None:
+        save_gallery(gallery, sets[0].images.pixels, sets[0].result, training_set.images)

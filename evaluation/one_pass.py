@@ -1,0 +1,191 @@
+"""One pass over generated images: each batch is sampled once, on one rank, and every consumer takes it there.
+
+An interrupted pass resumes: what the consumers took is saved every few seconds, and they get it again.
+"""
+
+import itertools
+import json
+import shutil
+import time
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.util import atomic_file
+from evaluation.given_images import ImageSet
+from evaluation.memorization import Memorization, TrainingSet
+from torch_utils import distributed
+from training.sampling import GeneratedBatch, seed_batches
+
+SECONDS_BETWEEN_SAVES = 5.0
+
+# From batches of seeds to their images, one batch after the other.
+Generate = Callable[[list[list[int]]], Iterator[GeneratedBatch]]
+# What each consumer took of a batch: by its name, tensors by their names, with one row per seed.
+Taken = Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What consumers are made from.
+
+    seeds: of all images of the pass. keep_images: whether the images exist nowhere else. image_dir: folder to save the
+    images in, or None; subdirs: a thousand images per folder in it.
+    """
+
+    training_set: TrainingSet
+    seeds: Sequence[int]
+    keep_images: bool = True
+    image_dir: Path | None = None
+    subdirs: bool = False
+
+
+class Consumer(ABC):
+    """One use of generated images.
+
+    `take` runs on the rank that sampled a batch. What it returns is sent to the main rank, where `add` gets it batch by
+    batch in the order of the seeds, so that results depend on neither the number of ranks nor an interruption. At the
+    end the main rank calls `finish`.
+    """
+
+    def __init__(self, context: Context):
+        self.context = context
+        self._rows: dict[int, Mapping[str, Tensor]] = {}
+
+    @classmethod
+    def wanted(cls, context: Context) -> bool:
+        """Whether a pass of this context needs the consumer."""
+        return True
+
+    @abstractmethod
+    def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
+        """What to send of a batch: CPU tensors with one row per seed."""
+
+    def add(self, seeds: Sequence[int], taken: Mapping[str, Tensor]) -> None:
+        """Receive what `take` returned, on the main rank; by default every row is kept for `rows`."""
+        for place, seed in enumerate(seeds):
+            self._rows[seed] = {name: values[place] for name, values in taken.items()}
+
+    def rows(self, name: str) -> Tensor:
+        """The kept rows of this name, in the order of the seeds."""
+        return torch.stack([self._rows[seed][name] for seed in self.context.seeds])
+
+    def finish(self, images: ImageSet, result: Memorization) -> dict[str, Any]:
+        """Write files, and return entries for the record, fit for JSON. result: of the images, in the seeds' order."""
+        return {}
+
+
+class PartialResults:
+    """What consumers took of the batches of an unfinished pass, in a folder of `.npz` files; on the main rank.
+
+    folder: None saves nothing. settings: what the images and results depend on; files with other settings, files that
+    cannot be read, and files that lack one of the consumers are ignored.
+    """
+
+    def __init__(self, folder: Path | None, settings: Mapping[str, Any]):
+        self.folder, self.key = folder, json.dumps(settings, sort_keys=True)
+        self._pending: list[tuple[list[int], Taken]] = []
+        self._last_save = time.monotonic()
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[list[int], Taken]]:
+        """The seeds of each file and what these consumers took of them, in the order in which files were saved."""
+        for path in self._paths():
+            try:
+                with np.load(path, allow_pickle=False) as data:
+                    if str(data['key']) != self.key or not set(names) <= set(data['consumers'].tolist()):
+                        continue
+                    taken: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+                    for owner, _, name in (entry.partition('/') for entry in data.files):
+                        if owner in taken:
+                            taken[owner][name] = torch.from_numpy(data[f'{owner}/{name}'])
+                    seeds = data['seeds'].tolist()
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+                continue
+            yield seeds, taken
+
+    def add(self, seeds: list[int], taken: Taken) -> None:
+        """Add a batch; save if the last time is long enough ago."""
+        if self.folder is None:
+            return
+        self._pending.append((seeds, taken))
+        if time.monotonic() - self._last_save > SECONDS_BETWEEN_SAVES:
+            self._save(self.folder)
+
+    def _save(self, folder: Path) -> None:
+        """Write the batches since the last save to a file of their own."""
+        seeds = [seed for some, _ in self._pending for seed in some]
+        parts = [taken for _, taken in self._pending]
+        arrays = {
+            f'{owner}/{name}': torch.cat([part[owner][name] for part in parts]).numpy()
+            for owner, values in parts[0].items()
+            for name in values
+        }
+        folder.mkdir(exist_ok=True)
+        number = max((int(path.stem) for path in self._paths()), default=-1) + 1
+        with atomic_file(folder / f'{number:06d}.npz') as file:
+            np.savez(file, key=self.key, consumers=list(parts[0]), seeds=seeds, **arrays)  # type: ignore[arg-type]
+        self._pending, self._last_save = [], time.monotonic()
+
+    def remove(self) -> None:
+        if self.folder is not None and self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def _paths(self) -> list[Path]:
+        return [] if self.folder is None else sorted(self.folder.glob('[0-9]*.npz'))
+
+
+def one_pass(
+    generate: Generate,
+    seeds: Sequence[int],
+    batch_size: int,
+    consumers: Mapping[str, Consumer],
+    partial: PartialResults,
+    bar: tqdm,
+) -> None:
+    """Hand the image of every seed to all consumers: from `partial` if it is there, else sampled now.
+
+    Seeds are cut into batches, which are dealt to the ranks; after each round the main rank gets what all took. A
+    user's error on one rank is raised on all.
+    """
+
+    def restore() -> set[int]:
+        known = set()
+        for some, taken in partial.read(list(consumers)):
+            known.update(some)
+            for name, consumer in consumers.items():
+                consumer.add(some, taken[name])
+        return known
+
+    known = distributed.on_main(restore)
+    todo = [batch for batch in seed_batches(seeds, batch_size) if not known.issuperset(batch)]
+    bar.update(len(seeds) - sum(map(len, todo)))
+    images = generate(todo[distributed.rank() :: distributed.world_size()])
+
+    def take_next() -> list[tuple[list[int], Taken]]:
+        return [
+            (batch.seeds, {name: consumer.take(batch) for name, consumer in consumers.items()})
+            for batch in itertools.islice(images, 1)
+        ]
+
+    for _ in range(0, len(todo), distributed.world_size()):
+        for some, taken in itertools.chain(*distributed.gather(distributed.on_every_rank(take_next))):
+            bar.update(len(some))
+            if distributed.is_main():
+                for name, consumer in consumers.items():
+                    consumer.add(some, taken[name])
+                partial.add(some, taken)
+
+
+def progress_bar(total: int) -> tqdm:
+    """A bar of images on the main rank's terminal."""
+    hidden = None if distributed.is_main() else True  # None: hidden if stderr is not a terminal
+    return tqdm(total=total, unit='img', desc='evaluate', disable=hidden, leave=False)

@@ -29,7 +29,7 @@ def load_counting_network(*arguments):
             os.kill(os.getpid(), signal.SIGKILL)
         return forward(x, *rest)
 
-    net.forward = counting_forward
+    net.forward = counting_forward  # type: ignore[assignment, method-assign]
     return net
 
 

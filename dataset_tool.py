@@ -61,6 +61,7 @@ def main(
     # CIFAR-10 at 32x32
     python dataset_tool.py --source=datasets/cifar10/cifar-10-python.tar.gz \\
         --dest=datasets/cifar10/cifar10-train.zip
+
     \b
     # ImageNet at 64x64, as ADM crops it
     python dataset_tool.py --source=datasets/imagenet/ILSVRC/Data/CLS-LOC/train \\

@@ -29,6 +29,7 @@ def main() -> None:
     # The paper's basic set: 1,000 images of CIFAR-10, 100 of each class
     python -m dataset_utils size --source=datasets/cifar10/cifar-10-python.tar.gz \\
         --dest=datasets/cifar10/cifar10-1000.zip --max-images=1000
+
     \b
     # What is in it, and whether it is what it claims
     python -m dataset_utils info datasets/cifar10/cifar10-1000.zip \\
@@ -55,6 +56,7 @@ def size(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     \b
     # The first 200 of each of CIFAR-10's ten classes
     python -m dataset_utils size --source=cifar-10-python.tar.gz --dest=cifar10-2000.zip --max-images=2000
+
     \b
     # 200 of each, drawn at random
     python -m dataset_utils size --source=cifar-10-python.tar.gz --dest=drawn.zip --max-images=2000 --seed=1
@@ -76,6 +78,7 @@ def classes(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     \b
     # 1,000 airplanes and 1,000 automobiles
     python -m dataset_utils classes --source=cifar-10-python.tar.gz --dest=c2.zip --num-classes=2 --max-images=2000
+
     \b
     # 166 zeros, 166 ones and 168 twos
     python -m dataset_utils classes --source=digits --dest=c3.zip --num-classes=3 --max-images=500
@@ -98,6 +101,7 @@ def resolution(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     # 2,000 images of CIFAR-10 at 16x16
     python -m dataset_utils resolution --source=cifar-10-python.tar.gz --dest=r16.zip \\
         --resolution=16x16 --max-images=2000
+
     \b
     # And at 8x8
     python -m dataset_utils resolution --source=cifar-10-python.tar.gz --dest=r8.zip --resolution=8x8 --max-images=2000
@@ -123,6 +127,7 @@ def random_labels(source: str, dest: str, overwrite: bool, **choices: Any) -> No
     # 2,000 images of CIFAR-10 with 20 random labels
     python -m dataset_utils random-labels --source=cifar-10-python.tar.gz --dest=r20.zip \\
         --num-classes=20 --max-images=2000
+
     \b
     # Other labels for the same images
     python -m dataset_utils random-labels --source=digits --dest=r5.zip --num-classes=5 --max-images=500 --label-seed=1
@@ -143,6 +148,7 @@ def unique_labels(source: str, dest: str, overwrite: bool, **choices: Any) -> No
     \b
     # All of CIFAR-10 with 50,000 labels
     python -m dataset_utils unique-labels --source=cifar-10-python.tar.gz --dest=u50000.zip --max-images=50000
+
     \b
     # 500 digits with 500 labels
     python -m dataset_utils unique-labels --source=digits --dest=u500.zip --max-images=500
@@ -164,6 +170,7 @@ def one_class(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     \b
     # The first 2,000 dogs of CIFAR-10
     python -m dataset_utils one-class --source=cifar-10-python.tar.gz --dest=dog.zip --class-name=dog --max-images=2000
+
     \b
     # Every digit that is a seven
     python -m dataset_utils one-class --source=digits --dest=seven.zip --class-name=7
@@ -198,6 +205,7 @@ def imagenet_class(source: str, dest: str, overwrite: bool, **choices: Any) -> N
     # 2,000 dogs of 123 synsets, 32x32 as in CIFAR-10
     python -m dataset_utils imagenet-class --source=imagenet/ILSVRC/Data/CLS-LOC/train --dest=dog-imagenet.zip \\
         --superclass=dog --max-images=2000
+
     \b
     # Cats at 64x64, going on after broken files
     python -m dataset_utils imagenet-class --source=imagenet/ILSVRC/Data/CLS-LOC/train --dest=cat-imagenet.zip \\
@@ -223,6 +231,7 @@ def mixture(source: str, dest: str, overwrite: bool, blend: str, **choices: Any)
     # 1,600 dogs of CIFAR-10 and 400 of ImageNet
     python -m dataset_utils mixture --source=dog.zip --blend=dog-imagenet.zip --dest=dog-0.2.zip \\
         --blend-rate=0.2 --max-images=2000
+
     \b
     # Half and half
     python -m dataset_utils mixture --source=dog.zip --blend=dog-imagenet.zip --dest=dog-0.5.zip \\
@@ -250,6 +259,7 @@ def duplicate(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     \b
     # 1,000 images of which 100 are there ten times: 1,900 in all
     python -m dataset_utils duplicate --source=cifar10-1000.zip --dest=d10.zip --copies=10 --fraction=0.1
+
     \b
     # Every image twice
     python -m dataset_utils duplicate --source=cifar10-1000.zip --dest=d2.zip --copies=2 --fraction=1
@@ -270,6 +280,7 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     \b
     # Two times 1,000 images of CIFAR-10
     python -m dataset_utils split --source=cifar-10-python.tar.gz --dest=half.zip --max-images=1000
+
     \b
     # Two times 500 digits, drawn at random
     python -m dataset_utils split --source=digits --dest=digits-half.zip --max-images=500 --seed=3
@@ -310,6 +321,7 @@ def info(path: str, near: float, sources: tuple[str, ...]) -> None:
     \b
     # Does CIFAR-10 have near copies?
     python -m dataset_utils info cifar10-train.zip --near=20
+
     \b
     # Is this the paper's set?
     python -m dataset_utils info cifar10-1000.zip --verify=cifar-10-python.tar.gz

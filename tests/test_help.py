@@ -5,12 +5,15 @@ To renew the texts after a change that is meant: RENEW_HELP=1 python -m pytest t
 
 import importlib
 import os
+import re
 
 import pytest
 from click.testing import CliRunner
 
 from tests.helpers import ROOT
+from tests.shell import commands_of, our_command, parse
 
+HELP = ROOT / 'tests' / 'help'
 SCRIPTS = {
     'train': 'train',
     'generate': 'generate',
@@ -21,6 +24,8 @@ SCRIPTS = {
     'snapshot_tool': 'snapshot_tool',
     'emm': 'emm',
 }
+# Helps that explain no more than their options.
+WITHOUT_EXAMPLES = ('snapshot_tool', 'snapshot_tool_show')
 
 
 @pytest.mark.parametrize('name', SCRIPTS)
@@ -29,7 +34,28 @@ def test_help_is_what_it_was(name):
     for words in [[], *([sub] for sub in getattr(command, 'commands', {}))]:
         result = CliRunner().invoke(command, [*words, '--help'], prog_name=name, terminal_width=100)
         assert result.exit_code == 0
-        path = ROOT / 'tests' / 'help' / f'{"_".join([name, *words])}.txt'
+        path = HELP / f'{"_".join([name, *words])}.txt'
         if os.environ.get('RENEW_HELP'):
             path.write_text(result.output)
         assert result.output == path.read_text()
+
+
+@pytest.mark.parametrize('name', [path.stem for path in sorted(HELP.glob('*.txt'))])
+def test_examples_are_understood_and_those_on_the_digits_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'scripts').symlink_to(ROOT / 'scripts')
+    paragraphs = re.split(r'\n\s*\n', (HELP / f'{name}.txt').read_text())
+    examples = [text for text in paragraphs if re.search(r'^  (python|torchrun) ', text, re.MULTILINE)]
+    assert examples or name in WITHOUT_EXAMPLES
+    for words in (words for text in examples for words in commands_of(text, tmp_path)):
+        command = our_command(words)
+        if command is None:
+            continue
+        main, module, arguments, ranks = command
+        parse(main, module, arguments)
+        if ranks == 1 and 'digits' in ' '.join(words).replace('=', ' ').split():
+            if module in ('train', 'emm'):  # minutes; what they would do is shown
+                place = arguments.index('--') if '--' in arguments else len(arguments)
+                arguments.insert(place, '--dry-run')
+            result = CliRunner().invoke(main, arguments)
+            assert result.exit_code == 0, result.output

@@ -6,13 +6,8 @@ script that it names: data sets are made from the built-in digits, or from a CIF
 of the images, and trainings are dry runs at the number of ranks that the command asks for.
 """
 
-import importlib
-import itertools
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -27,6 +22,7 @@ from studies.points import make_point
 from studies.study import load_study
 from tests.dataset_utils.making import write_cifar
 from tests.helpers import ROOT
+from tests.shell import commands_of, our_command, parse
 
 PAGES = sorted(
     path.relative_to(ROOT).as_posix() for folder in ('.', 'docs', 'scripts') for path in (ROOT / folder).glob('*.md')
@@ -66,28 +62,6 @@ BLOCK = re.compile(r'^([ \t]*)```(?:bash|sh|shell)\n(.*?)^\1```', re.MULTILINE |
 SHRINK = 50
 CIFAR = 'datasets/cifar10/cifar-10-python.tar.gz'
 
-# Where the command of a package is, if not in the module of its name.
-PACKAGES = {'dataset_utils': 'dataset_utils.__main__'}
-NOT_OURS = ('venv', 'pip', 'pytest')
-
-# Commands of a page that are not the project's.
-OTHERS = {
-    'git', 'make', 'pip', 'pip3', 'curl', 'wget', 'mkdir', 'ls', 'cat', 'tar', 'unzip', 'cp', 'rm', 'open', 'xdg-open',
-    'uv', 'conda', 'kaggle', 'docker', 'apptainer', 'module', 'ssh', 'srun', 'sbatch', 'tensorboard', 'deactivate',
-}  # fmt: skip
-VALUE_OF_TORCHRUN = re.compile(r'--(nproc_per_node|nnodes|node_rank|master_addr|master_port)=(\S+)')
-
-STAND_INS = r"""
-set -eu
-note() { printf '%s\0' "$@" >> "$COMMANDS"; printf '\n\0' >> "$COMMANDS"; }
-cd() { :; }
-source() { :; }
-.() { :; }
-for name in python python3 torchrun; do eval "$name() { note $name \"\$@\"; }"; done
-command_not_found_handle() { note "$@"; }
-PATH=/nonexistent
-"""
-
 
 def page_text(page: str) -> str:
     return (ROOT / page).read_text(encoding='utf-8')
@@ -97,24 +71,6 @@ def blocks(page: str) -> list[str]:
     """The bash blocks of a page, in order."""
     text = page_text(page).replace('.venv/bin/', '')  # a path would go past the stand-ins
     return [re.sub(rf'^{match[1]}', '', match[2], flags=re.MULTILINE) for match in BLOCK.finditer(text)]
-
-
-def commands_of(block: str, folder: Path) -> list[list[str]]:
-    """The words of every command that a block runs; its shell must end without an error."""
-    path = folder / 'commands'
-    path.write_bytes(b'')
-    finished = subprocess.run(
-        [shutil.which('bash') or 'bash', '--norc', '-c', STAND_INS + block],
-        env={**os.environ, 'COMMANDS': str(path), 'VIRTUAL_ENV': ''},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert not finished.returncode, f'{finished.stderr}\n{block}'
-    assert not finished.stderr, f'{finished.stderr}\n{block}'
-    words = path.read_text().split('\0')[:-1]
-    return [list(group) for is_end, group in itertools.groupby(words, '\n'.__eq__) if not is_end]
 
 
 class Page:
@@ -132,29 +88,11 @@ class Page:
 
     def try_command(self, words: list[str]) -> None:
         """Try a command as far as it goes here."""
-        name, *rest = words
-        if name not in ('python', 'python3', 'torchrun'):
-            assert name in OTHERS, f'{name}: an unknown command, in {words}'
+        command = our_command(words)
+        if command is None or tuple(words) in self.tried:
             return
-        ranks = 1
-        if name == 'torchrun':
-            place = next(place for place, word in enumerate(rest) if not word.startswith('-'))
-            ranks = check_launcher([word for word in rest[:place] if word != '--'])
-            rest = rest[place:]
-        if (ranks, *rest) not in self.tried:
-            self.tried.add((ranks, *rest))
-            self.run(rest, ranks)
-
-    def run(self, words: list[str], ranks: int) -> None:
-        script, arguments = words[0], words[1:]
-        if script == '-m':
-            script, arguments = words[1], words[2:]
-        elif not script.endswith('.py'):  # python --version, python -c …
-            return
-        if script in NOT_OURS:
-            return
-        module = script.removesuffix('.py').replace('/', '.')
-        main = importlib.import_module(PACKAGES.get(module, module)).main
+        self.tried.add(tuple(words))
+        main, module, arguments, ranks = command
         values = parse(main, module, arguments)
         if module == 'train' and not values['resume']:
             data = values['data']
@@ -180,35 +118,6 @@ class Page:
         self.monkeypatch.setattr(train.distributed, 'broadcast', lambda value: value)
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f'{arguments}\n{result.output}'
-
-
-def check_launcher(options: list[str]) -> int:
-    """The number of ranks of torchrun's options: on one node, or on several that find each other."""
-    values = dict(VALUE_OF_TORCHRUN.findall(' '.join(options)))
-    assert 'nproc_per_node' in values
-    if '--standalone' in options:
-        assert set(options) == {'--standalone', f'--nproc_per_node={values["nproc_per_node"]}'}
-        return int(values['nproc_per_node'])
-    assert set(values) == {'nproc_per_node', 'nnodes', 'node_rank', 'master_addr', 'master_port'}
-    assert int(values['node_rank']) < int(values['nnodes'])
-    assert len(options) == 5
-    return int(values['nproc_per_node']) * int(values['nnodes'])
-
-
-def parse(main: click.Command, name: str, arguments: list[str]) -> defaultdict:
-    """Parse a command line without running it; returns its values by parameter, None if it shows its help."""
-    if '--help' in arguments:
-        return defaultdict(lambda: None)
-    try:
-        context = main.make_context(name, list(arguments))
-        if isinstance(main, click.Group):
-            _, command, rest = main.resolve_command(context, list(arguments))
-            assert command is not None
-            context = command.make_context(command.name, rest, parent=context)
-    except click.ClickException as error:
-        pytest.fail(f'{name} {" ".join(arguments)}: {error.format_message()}')
-    texts = {name: str(value) if isinstance(value, Path) else value for name, value in context.params.items()}
-    return defaultdict(lambda: None, texts)
 
 
 def shrunk(arguments: list[str], values: dict) -> list[str]:

@@ -1,13 +1,12 @@
 """The command line of `python snapshot_tool.py`: convert a network between formats, or show what a file holds."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dnnlib.util import UserError, report_errors
+from dnnlib.util import UserError, file_sha256, report_errors
 from training.snapshot import is_pickle, load_network, read_info, save_network, save_weights
 
 
@@ -53,13 +52,11 @@ def show(source: str) -> None:
 def describe(path: Path) -> dict[str, Any]:
     """What `show` prints, by name. Raises UserError where the file holds no whole network."""
     net, info = load_network(path), read_info(path)
-    with open(path, 'rb') as file:
-        sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
     epochs = info.epochs()
     progress = 'unknown' if info.kimg is None else f'{info.kimg:g} kimg'
     return {
         'File': f'{path.name}, {"network pickle of EDM" if is_pickle(path) else "snapshot"}',
-        'SHA-256': sha256,
+        'SHA-256': file_sha256(path),
         'Architecture': f'{info.network.class_name} of a {type(net.model).__name__}',
         'Arguments': json.dumps(info.network.arguments),
         'Parameters': f'{sum(parameter.numel() for parameter in net.parameters()):,}',

@@ -6,6 +6,7 @@
 
 import contextlib
 import functools
+import hashlib
 import os
 import re
 import sys
@@ -93,6 +94,16 @@ def sync_folder(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def file_sha256(*paths: str | os.PathLike) -> str:
+    """Hash the bytes of files one after the other, as `cat ... | sha256sum` does."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, 'rb') as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def format_time(seconds: float) -> str:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import mem_ratio
 import train
-from dnnlib.download import sha256_of
+from dnnlib.util import file_sha256
 from evaluation.memorization import memorization_ratio
 from evaluation.metrics import METRICS, compute_metrics
 from evaluation.spaces import FeatureSpace, PixelSpace
@@ -241,7 +241,7 @@ def test_metrics_of_a_run_are_those_of_its_best_snapshot(snapshot, digits_20, re
 
 
 def test_a_snapshot_comes_from_a_url(snapshot, digits_20, tmp_path):
-    url, sha256 = snapshot.as_uri(), sha256_of(snapshot)
+    url, sha256 = snapshot.as_uri(), file_sha256(snapshot)
     common = f'--cache-dir={tmp_path}', f'--knn-ref={digits_20}'
     (record,) = evaluated(f'--network={url}', *common, f'--sha256={sha256}', '--seeds=0-3', '--steps=3')
     assert record['snapshot_sha256'] == sha256

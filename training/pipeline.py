@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, file_sha256
 from training.sampling import GeneratedBatch, StackedRandomGenerator, to_uint8
 
 PIPELINES = ('DDPMPipeline', 'DDIMPipeline')
@@ -53,11 +53,7 @@ class PipelineDescription:
 
     def sha256(self) -> str:
         """Hash of all files together."""
-        digest = hashlib.sha256()
-        for path in self.files:
-            with open(path, 'rb') as file:
-                digest.update(hashlib.file_digest(file, 'sha256').digest())
-        return digest.hexdigest()
+        return hashlib.sha256(b''.join(bytes.fromhex(file_sha256(path)) for path in self.files)).hexdigest()
 
 
 def read_pipeline(folder: Path) -> PipelineDescription:

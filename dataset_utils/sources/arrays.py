@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import psutil
 
-from dataset_utils.sources.base import ArraySource, file_sha256
-from dnnlib.util import UserError
+from dataset_utils.sources.base import ArraySource
+from dnnlib.util import UserError, file_sha256
 
 IMAGES_NAMES = ('images', 'arr_0')
 LABELS_NAMES = ('labels', 'arr_1')

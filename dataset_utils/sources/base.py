@@ -148,16 +148,6 @@ def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
     return digest.hexdigest()
 
 
-def file_sha256(*paths: str | os.PathLike) -> str:
-    """Hash the bytes of files one after the other, as `cat ... | sha256sum` does."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, 'rb') as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def strip_extension(file_name: str) -> str:
     """Return a file's name without its extension: 'cifar10-train' of 'cifar10-train.zip'."""
     for extension in ('.tar.gz', '.tgz', '.gz', '.zip', '.npz', '.npy'):

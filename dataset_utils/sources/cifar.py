@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dataset_utils.sources.base import ArraySource, file_sha256, shown
+from dataset_utils.sources.base import ArraySource, shown
 from dnnlib.safe_pickle import RefusedPickleError, load_pickle
-from dnnlib.util import UserError
+from dnnlib.util import UserError, file_sha256
 
 BATCHES = [f'data_batch_{number}' for number in range(1, 6)]
 META = 'batches.meta'

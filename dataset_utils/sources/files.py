@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from dataset_utils.manifest import Manifest
-from dataset_utils.sources.base import Source, file_sha256, shown
+from dataset_utils.sources.base import Source, shown
 from dataset_utils.sources.decoding import FORMATS, MAX_FILE_BYTES, decode_image, is_image_name
 from dnnlib.typed import parse_json
-from dnnlib.util import UserError
+from dnnlib.util import UserError, file_sha256
 
 LABELS_FILE = 'dataset.json'
 MANIFEST_FILE = 'manifest.json'

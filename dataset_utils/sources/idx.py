@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataset_utils.sources.base import ArraySource, file_sha256
-from dnnlib.util import UserError
+from dataset_utils.sources.base import ArraySource
+from dnnlib.util import UserError, file_sha256
 
 IMAGES_NAME = re.compile(r'(.*)-images([-.])idx3-ubyte(?:\.gz)?')
 UNSIGNED_BYTE = 8  # IDX's code for the type of its values

@@ -83,7 +83,8 @@ def check_launcher(options: list[str]) -> int:
     if '--standalone' in options:
         assert set(options) == {'--standalone', f'--nproc_per_node={values["nproc_per_node"]}'}
         return int(values['nproc_per_node'])
-    assert set(values) == {'nproc_per_node', 'nnodes', 'node_rank', 'master_addr', 'master_port'}
+    needed = {'nproc_per_node', 'nnodes', 'node_rank', 'master_addr', 'master_port'}
+    assert set(values) == needed, f'missing: {needed - set(values)}'
     assert int(values['node_rank']) < int(values['nnodes'])
     assert len(options) == 5
     return int(values['nproc_per_node']) * int(values['nnodes'])

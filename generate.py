@@ -1,27 +1,18 @@
 """Generate images with a network snapshot: parses the options, and writes one PNG per seed."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import click
-import torch
-from tqdm import tqdm
 
 from cli.command import with_options
 from dnnlib.download import fetch
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
-from evaluation.generators import check_class
-from evaluation.pictures import save_contact_sheet, save_images
+from evaluation.generation import MAX_GRID_IMAGES, Output, generate_to_folder
+from evaluation.generators import Sampling, SnapshotGenerator
 from torch_utils import distributed
-from torch_utils.misc import configure_backends
 from training.sampler_options import SamplerOptions
-from training.sampling import generate_images, seed_batches
-from training.snapshot import load_network
-
-# A contact sheet shows this many images at most, in the order of the seeds.
-MAX_GRID_IMAGES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +42,8 @@ class GenerateOptions:
 def main(options: GenerateOptions) -> None:
     """Generate images with a network snapshot.
 
-    An image depends on its seed and, within rounding, on --batch, but not on the number of ranks.
+    An image depends on its seed and, within rounding, on --batch, but not on the number of ranks. The same command
+    resumes an interrupted run; a folder with images of another network or other settings is refused.
 
     \b
     # 64 images and a contact sheet of them
@@ -62,34 +54,19 @@ def main(options: GenerateOptions) -> None:
     torchrun --standalone --nproc_per_node=8 generate.py --network=… --outdir=fid-tmp --seeds=0-49999 --subdirs
     """
     if options.outdir is None and not options.download_only:
-        raise click.UsageError('--outdir is missing: where to save the images')
+        raise click.UsageError('--outdir is missing: the folder for the images')
     device = distributed.choose_device(options.device)
     with distributed.process_group(device):
         network = distributed.on_main(lambda: fetch(options.network, options.cache_dir, options.sha256))
         if options.download_only:
             distributed.print0(str(network))
             return
-        outdir, seeds = options.outdir, options.seeds
-        assert outdir is not None
-        net = load_network(network, device, options.precision)
-        configure_backends(net.precision)
-        check_class(options.class_index, net.label_dim)
-        batches = seed_batches(seeds, options.batch_size, distributed.rank(), distributed.world_size())
-        shown = set(seeds[:MAX_GRID_IMAGES]) if options.grid else set()
-        sheet: dict[int, torch.Tensor] = {}
-        total = sum(len(batch) for batch in batches)
-        with tqdm(total=total, unit='img', desc='generate', disable=None if distributed.is_main() else True) as bar:
-            for batch in generate_images(net, batches, options.sampler, device, options.class_index):
-                save_images(batch.images, batch.seeds, outdir, options.subdirs)
-                images = batch.images.cpu()
-                sheet.update({seed: image for seed, image in zip(batch.seeds, images, strict=True) if seed in shown})
-                bar.update(len(batch.seeds))
-        if options.grid:
-            gathered = {seed: image for part in distributed.gather(sheet) for seed, image in part.items()}
-            images = torch.stack([gathered[seed] for seed in seeds[:MAX_GRID_IMAGES]])
-            distributed.on_main(partial(save_contact_sheet, options.grid, images))
-        distributed.barrier()
-        distributed.print0(f'{len(seeds)} images in {outdir}')
+        assert options.outdir is not None
+        sampling = Sampling(options.sampler, options.class_index, options.precision)
+        generator = SnapshotGenerator(network, sampling, device)
+        output = Output(options.outdir, options.seeds, options.batch_size, options.subdirs, grid=options.grid)
+        generate_to_folder(output, distributed.on_main(lambda: generator.settings), lambda: generator.generate)
+        distributed.print0(f'{len(output.seeds)} images in {output.outdir}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Generate images with the optimal denoiser of a training set: parses the options, and writes one PNG per seed."""
+"""Generate images with a closed-form denoiser of a training set: parses the options, and writes one PNG per seed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,10 @@ from cli.command import with_options
 from dataset_utils import open_source
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
-from evaluation.optimal_images import MAX_GRID_IMAGES, OptimalRun, generate_optimal_images
+from evaluation.closed_form_images import ClosedFormRun, generate_closed_form
+from evaluation.generation import MAX_GRID_IMAGES, Output
 from torch_utils import distributed
+from training.closed_form import DENOISERS
 from training.sampler_options import SamplerOptions
 
 
@@ -19,17 +21,18 @@ class GenerateOptimOptions:
     """The options of this script."""
 
     # fmt: off
-    data: str = option(REQUIRED, 'Training set whose optimum generates the images. Without `shard`, an .npy file of pixels stays on disk.', unit='ZIP|DIR|NPY', alias='network')
+    data: str = option(REQUIRED, 'Training set. Without `sharded`, an .npy file of pixels stays on disk.', unit='ZIP|DIR|NPY', alias='network')
+    denoiser: str = option('optimal', f'Closed form: {", ".join(DENOISERS)}.', unit='NAME')
     outdir: Path = option(REQUIRED, 'Folder for the images.', unit='DIR')
     seeds: list[int] = option('0-63', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
     subdirs: bool = option(False, 'Put a thousand images in a folder.', switch=True)
-    conditional: bool = option(False, 'Use the optimum within a class, drawn from the seed; otherwise labels are ignored.', name='cond', unit='BOOL')
+    conditional: bool = option(False, 'Denoise within a class, drawn from the seed; otherwise labels are ignored.', name='cond', unit='BOOL')
     class_index: int | None = option(None, 'Class of all images.', name='class', unit='INT', least=0)
     batch_size: int = option(512, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     grid: Path | None = option(None, f'Also save a contact sheet of the first {MAX_GRID_IMAGES} images.', unit='PNG')
     save_images: bool = option(True, 'Save a PNG for each seed.', switch=True)
-    shard: bool = option(False, 'Spread a training set that one device cannot hold over the ranks; each decodes and holds its share.', switch=True)
-    precision: str = option('fp32', 'fp32 is exact to 1e-5 of a denoised image; fp64 is slow.', choices=('fp32', 'fp64'))
+    sharded: bool = option(False, 'Spread a training set that one device cannot hold over the ranks; each decodes and holds its share.', name='shard', switch=True)
+    precision: str | None = option(None, 'Of the optimum: fp32 is exact to 1e-5 of a denoised image; fp64 is slow. [default: fp32]', choices=('fp32', 'fp64'))
     device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
     # fmt: on
     sampler: SamplerOptions = group(SamplerOptions)
@@ -39,11 +42,10 @@ class GenerateOptimOptions:
 @report_errors
 @with_options(GenerateOptimOptions)
 def main(options: GenerateOptimOptions) -> None:
-    """Generate images with the closed-form optimum of denoising score matching, which replays its training set.
+    """Generate images with a closed-form denoiser of a training set, by default the optimum, which replays it.
 
-    DIR/nearest.csv lists the nearest training image of each image, and the squared pixel distances to it and to the
-    second nearest. The same command resumes an interrupted run. Images depend on neither --batch nor the number of
-    ranks.
+    DIR/nearest.csv lists the two nearest training images of each image and their squared pixel distances. The same
+    command resumes an interrupted run. Images depend on neither --batch nor the number of ranks.
 
     \b
     # 64 images of the optimum on handwritten digits, and a contact sheet of them
@@ -59,31 +61,25 @@ def main(options: GenerateOptimOptions) -> None:
     torchrun --standalone --nproc_per_node=8 generate_optim.py --outdir=optimum --shard --data=imagenet64.zip
     python generate_optim.py --outdir=optimum --data=imagenet64.npy
     """
-    run = configure(options)
     device = distributed.choose_device(options.device)
-    with distributed.process_group(device):
-        result = generate_optimal_images(open_source(options.data, '--data'), run, device)
-        distributed.print0(
-            f'{result.num_images} images in {run.outdir}: {result.num_copies} '
-            f'({100 * result.num_copies / result.num_images:.4g} %) are copies of a training image, less than a third as far '
-            f'from it as from any other; {result.num_exact} of them equal it pixel for pixel'
-        )
-
-
-def configure(options: GenerateOptimOptions) -> OptimalRun:
-    return OptimalRun(
-        outdir=options.outdir,
-        seeds=options.seeds,
-        batch_size=options.batch_size,
+    run = ClosedFormRun(
+        denoiser=options.denoiser,
         sampler=options.sampler,
+        parameters={'precision': options.precision} if options.precision else {},
         conditional=options.conditional or options.class_index is not None,
         class_index=options.class_index,
-        subdirs=options.subdirs,
-        save_images=options.save_images,
-        grid=options.grid,
-        shard=options.shard,
-        float64=options.precision == 'fp64',
+        sharded=options.sharded,
     )
+    output = Output(
+        options.outdir, options.seeds, options.batch_size, options.subdirs, options.save_images, options.grid
+    )
+    with distributed.process_group(device):
+        result = generate_closed_form(open_source(options.data, '`data`'), run, output, device)
+        share = 100 * result.num_copies / result.num_images
+        distributed.print0(
+            f'{result.num_images} images in {output.outdir}: {result.num_copies} ({share:.4g} %) are copies of a training '
+            f'image, less than a third as far from it as from any other; {result.num_exact} of them equal it pixel for pixel'
+        )
 
 
 if __name__ == '__main__':

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from cli.command import parsed
 from dataset_utils import open_source
+from dataset_utils.sources.partial import PartialSource
 from dnnlib.options import integer_list
 from dnnlib.util import report_errors
 from training.closed_form.optimal import OptimalDenoiser
 from training.denoiser import Denoiser
 from training.sampling import StackedRandomGenerator, edm_sampler, to_uint8
-from training.source_images import SourceImages
 
 # Instruction sets that multiply int8, as Linux names them.
 INT8_SETS = ('avx2', 'avx_vnni', 'avx512_vnni', 'amx_int8')
@@ -91,7 +91,7 @@ def training_images(data: str, size: int) -> Tensor:
     """The first images of a set; beyond its end they come again, each time with other noise of up to 16 levels."""
     source = open_source(data, '--data')
     count = min(size, len(source))
-    images = torch.from_numpy(SourceImages(source, range(count))[np.arange(count)])
+    images = torch.from_numpy(PartialSource(source, range(count))[np.arange(count)])
     if count == size:
         return images
     generator = torch.Generator().manual_seed(0)

@@ -13,6 +13,8 @@ from typing import Any
 REQUIRED = dataclasses.MISSING
 # Longer lists of seeds would not fit in memory as a list.
 _MAX_SEEDS = 100_000_000
+# Random number generators take seeds modulo this number.
+_SEEDS_END = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,8 @@ def seed_list(text: str) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f'the range {part} is empty; give the smaller seed first')
+        if last >= _SEEDS_END:
+            raise ValueError(f'{last} is too large; seeds from {_SEEDS_END} on repeat the images of smaller ones')
         if last - first >= _MAX_SEEDS:
             raise ValueError(f'the range {part} has more than {_MAX_SEEDS} seeds')
         found += range(first, last + 1)

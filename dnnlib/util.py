@@ -57,7 +57,7 @@ def report_errors(command: Callable) -> Callable:
 def _with_options(text: str) -> str:
     context = click.get_current_context(silent=True)
     parameters = context.command.params if context else []
-    options = {parameter.name: max(parameter.opts, key=len) for parameter in parameters}
+    options = {p.name: f'--{p.name}' if f'--{p.name}' in p.opts else max(p.opts, key=len) for p in parameters}
     return re.sub(r'`(\w+)`', lambda match: options.get(match[1], match[0]), text)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from dnnlib.util import UserError
 from torch_utils.misc import configure_backends
-from training.closed_form.optimal import OptimalDenoiser
+from training.closed_form import make_denoiser, require_known
 from training.dataset import load_dataset
 from training.denoiser import Denoiser
 from training.pipeline import load_pipeline, read_pipeline
@@ -68,6 +68,17 @@ class Generator(ABC):
 
     @abstractmethod
     def _hash(self) -> str: ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that its images depend on besides their seeds, fit for JSON."""
+        return {
+            'generator': self.name,
+            'sha256': self.sha256,
+            'sampler': self.sampler,
+            'class_index': self.class_index,
+            'precision': self.precision,
+        }
 
     @abstractmethod
     def denoiser(self) -> Denoiser:
@@ -146,8 +157,7 @@ class ClosedFormGenerator(Generator):
     def __init__(self, name: str | Path, sampling: Sampling, device: Device):
         super().__init__(sampling, device)
         self.name, self.where = str(name), f'the denoiser {name}'
-        if self.name not in CLOSED_FORMS:
-            raise UserError(f'`denoiser`={name}: no such closed form; choose {", ".join(CLOSED_FORMS)}')
+        require_known(self.name)
         if sampling.data is None:
             raise UserError(f'`denoiser`={name} needs `data`, its training set')
         self.dataset = load_dataset(sampling.data, option='`data`')
@@ -162,10 +172,7 @@ class ClosedFormGenerator(Generator):
     def denoiser(self) -> Denoiser:
         configure_backends(self.precision)
         labels = None if self.class_index is None else self.dataset.labels
-        return CLOSED_FORMS[self.name](self.dataset.images, labels, self.device)
-
-
-CLOSED_FORMS: dict[str, Callable[..., Denoiser]] = {'optimal': OptimalDenoiser}
+        return make_denoiser(self.name, self.dataset.images, labels, self.device)
 
 
 def generators_of_run(path: str | Path, sampling: Sampling, device: Device) -> list[Generator]:

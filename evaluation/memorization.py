@@ -58,7 +58,7 @@ def memorization_ratio(images: Images, references: Images, threshold: float = TH
 class TrainingImages:
     """Training images prepared for evaluating many batches: uint8 [M, …] or rows; equal images count as one.
 
-    device, sharded: see `NeighborIndex`. where: the argument and path that named them, for messages.
+    device: see `NeighborIndex`. where: the argument and path that named them, for messages.
     Raises UserError if fewer than two are distinct.
     """
 
@@ -67,10 +67,9 @@ class TrainingImages:
         references: Images | ImageRows,
         device: torch.device | str | None = None,
         where: str = 'the training set',
-        sharded: bool = False,
     ):
         self.where = where
-        self.index = NeighborIndex(references, device, distinct=True, sharded=sharded)
+        self.index = NeighborIndex(references, device, distinct=True)
         self.num_pixels, self.num_duplicates = self.index.num_pixels, self.index.num_references - len(self.index)
         if len(self.index) < 2:
             raise UserError(

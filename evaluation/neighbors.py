@@ -40,11 +40,10 @@ def nearest_neighbors(queries: Images, references: Images, k: int = 2) -> tuple[
 class NeighborIndex:
     """References prepared for many queries.
 
-    references: uint8 [M, …], or rows of a closed form, which are read block by block from where they are.
+    references: uint8 [M, …], or `ImageRows`, which are read block by block. If those are sharded, all ranks make the
+        same queries and get the same neighbours, with indices into the whole set.
     device: where uint8 references are compared. [default: where they are]
     distinct: equal references count as one, with the lowest of their indices.
-    sharded: the references are one rank's part of a distinct set that the ranks hold together, in their order. All
-        ranks then make the same queries and get the same neighbours, with indices into the whole set.
 
     num_references: of all ranks. len(): the number of those that are compared, of all ranks.
     """
@@ -54,10 +53,9 @@ class NeighborIndex:
         references: Images | ImageRows,
         device: torch.device | str | None = None,
         distinct: bool = False,
-        sharded: bool = False,
     ):
-        assert distinct or not sharded
-        self.sharded = sharded
+        self.sharded = isinstance(references, ImageRows) and references.sharded
+        assert distinct or not self.sharded
         # Of the references that this rank compares: int8 [n, P] at a slice of positions.
         self.rows: Callable[[slice], Tensor]
         if isinstance(references, ImageRows):

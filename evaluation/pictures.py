@@ -49,6 +49,13 @@ def save_png(path: Path, picture: PIL.Image.Image) -> None:
         raise
 
 
+def read_png(path: Path) -> Tensor:
+    """A grey or RGB picture as uint8 [C, H, W]."""
+    with PIL.Image.open(path) as picture:
+        pixels = torch.from_numpy(np.array(picture))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
 def to_pil(image: Tensor) -> PIL.Image.Image:
     """uint8 [C, H, W], grey or RGB, as a picture."""
     pixels = image.permute(1, 2, 0).cpu().numpy()

@@ -51,6 +51,45 @@ def test_an_image_depends_on_its_seed_and_its_class(snapshot, tmp_path):
     assert any((c[name] != d[name]).any() for name in a)
 
 
+def test_an_interrupted_run_resumes_with_whole_batches(snapshot, tmp_path):
+    """Of batches 3-4, 5-6 and 7-8, the second lacks an image; it is made again as it was, the others are left alone."""
+    arguments = [f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=3-8', '--batch=2', '--steps=4']
+    assert invoke(*arguments).exit_code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / 'o').glob('*.png')}
+    (tmp_path / 'o' / '000006.png').unlink()
+    for seed in (3, 4, 7, 8):
+        (tmp_path / 'o' / f'{seed:06d}.png').write_bytes(b'left alone')
+    assert invoke(*arguments).exit_code == 0
+    for name, image in before.items():
+        assert (tmp_path / 'o' / name).read_bytes() == (
+            image if name in ('000005.png', '000006.png') else b'left alone'
+        )
+
+
+def test_a_folder_has_the_images_of_one_network_and_of_one_way_to_sample(snapshot, tmp_path):
+    other = snapshot.with_name('other.safetensors')
+    other.write_bytes(list_snapshots(snapshot.parent)[0][1].read_bytes())
+    common = [f'--outdir={tmp_path}/o', '--steps=3']
+    assert invoke(f'--network={snapshot}', *common, '--seeds=0-1').exit_code == 0
+    assert invoke(f'--network={snapshot}', *common, '--seeds=1-2').exit_code == 0
+    assert len(read(tmp_path / 'o')) == 3
+    for network, option, difference in [
+        (other, '--seeds=5', 'generator was'),
+        (snapshot, '--steps=4', 'num_steps'),
+        (snapshot, '--class=2', 'class_index was None, not 2'),
+        (snapshot, '--precision=bf16', 'precision was fp32, not bf16'),
+    ]:
+        result = invoke(f'--network={network}', *common, option)
+        assert result.exit_code == 1
+        assert f'--outdir={tmp_path}/o has images of other settings' in result.stderr
+        assert difference in result.stderr
+    (tmp_path / 'unknown').mkdir()
+    (tmp_path / 'unknown' / '000000.png').write_bytes(b'')
+    result = invoke(f'--network={snapshot}', f'--outdir={tmp_path}/unknown')
+    assert 'has images of unknown origin' in result.stderr
+    other.unlink()
+
+
 def test_the_contact_sheet_shows_all_seeds_in_order(snapshot, tmp_path):
     grid = tmp_path / 'grid.png'
     assert (
@@ -83,6 +122,8 @@ def test_images_are_the_same_at_any_number_of_ranks(snapshot, tmp_path):
         (['--network=nowhere'], 'nowhere: no such file', 1),
         (['--class=10'], 'the network has 10 classes', 1),
         (['--seeds=x'], '--seeds', 2),
+        (['--seeds=7,4294967296'], '4294967296 is too large', 2),
+        (['--seeds=4294967290-4294967300'], '4294967300 is too large', 2),
         (['--steps=1'], '--steps', 2),
     ],
 )

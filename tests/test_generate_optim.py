@@ -16,22 +16,20 @@ from click.testing import CliRunner, Result
 from dataset_utils import Source, open_source
 from dnnlib.util import UserError
 from evaluation.memorization import memorization_ratio
-from evaluation.optimal_images import OptimalRun, make_denoiser
-from generate_optim import configure, main
+from generate_optim import main
 from tests.helpers import DATA, run_script
+from training.closed_form import DENOISERS, make_denoiser
+from training.closed_form.base import ClosedForm
+from training.closed_form.rows import Images, rows_of
 
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def options_of(*arguments: str) -> OptimalRun:
-    return configure(**main.make_context('generate_optim', ['--data=x', '--outdir=x', *arguments]).params)
-
-
 def read_table(outdir: Path) -> dict[int, dict[str, str]]:
     with open(outdir / 'nearest.csv', encoding='utf-8', newline='') as file:
-        return {int(line['seed']): line for line in csv.DictReader(file)}
+        return {int(line['image']): line for line in csv.DictReader(file)}
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -82,7 +80,7 @@ def test_a_run_goes_on_where_it_was_interrupted(outdir: Path, tmp_path: Path) ->
     table = read_table(outdir)
     again = tmp_path / 'again'
     again.mkdir()
-    (again / 'nearest.json').write_bytes((outdir / 'nearest.json').read_bytes())
+    (again / 'settings.json').write_bytes((outdir / 'settings.json').read_bytes())
     header, *lines = (outdir / 'nearest.csv').read_text().splitlines(keepends=True)
     (again / 'nearest.csv').write_text(header + lines[0])
     (again / 'nearest.rank3.csv').write_text(lines[1] + 'no line\n' + lines[2] + lines[4].rstrip('\n')[:-3])
@@ -135,6 +133,46 @@ def test_conditional_images_are_of_their_class(tmp_path: Path) -> None:
     assert len({line['class'] for line in drawn}) > 3
     assert run('--data=digits', f'--outdir={tmp_path / "seven"}', '--seeds=0-9', '--class=7').exit_code == 0
     assert {labels[int(line['nearest'])] for line in read_table(tmp_path / 'seven').values()} == {7}
+
+
+def test_any_closed_form_generates_in_any_sampler(tmp_path: Path, digits: np.ndarray) -> None:
+    """The Gaussian makes images of no digit: none is a copy, and the table has the nearest ones all the same."""
+    for name, options in [('edm', []), ('churned', ['--S_churn=10']), ('ablation', ['--solver=euler', '--disc=vp'])]:
+        out = tmp_path / name
+        result = run('--data=digits', '--denoiser=gaussian', f'--outdir={out}', '--seeds=0-5', *options)
+        assert result.exit_code == 0, result.output
+        assert '6 images' in result.output
+        assert ': 0 (0 %) are copies' in result.output
+        for seed, line in read_table(out).items():
+            difference = digits.astype(int) - read_image(out / f'{seed:06d}.png')
+            distances = np.square(difference).sum(axis=(1, 2))
+            assert (int(line['nearest']), int(line['squared_distance'])) == (distances.argmin(), distances.min())
+            assert line['set'] == 'gaussian'
+    assert run('--data=digits', f'--outdir={tmp_path / "edm"}', '--seeds=0-5').exit_code == 1
+
+
+def test_a_new_denoiser_needs_one_line_in_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Grey(ClosedForm):
+        def __init__(self, images: Images, labels: object, device: object, level: int = 100):
+            super().__init__(images, None, 'cpu')
+            self.level = level
+
+        def __call__(self, x: torch.Tensor, sigma: object, class_labels: object = None) -> torch.Tensor:
+            return torch.full_like(x, self.level / 127.5 - 1)
+
+    monkeypatch.setitem(DENOISERS, 'grey', Grey)
+    assert run('--data=digits', '--denoiser=grey', f'--outdir={tmp_path / "grey"}', '--seeds=0-1').exit_code == 0
+    assert (read_image(tmp_path / 'grey' / '000001.png') == 100).all()
+    assert make_denoiser('grey', torch.zeros([2, 1, 4, 4], dtype=torch.uint8), level=7).level == 7  # type: ignore
+    for arguments, message in [
+        (['--denoiser=grey', '--precision=fp64'], '--precision: the grey denoiser does not have this parameter'),
+        (['--denoiser=grey', '--shard'], '--shard: Grey needs the whole training set on each rank'),
+        (['--denoiser=gray'], '--denoiser=gray: no such closed form; choose one of optimal, gaussian'),
+    ]:
+        result = run('--data=digits', f'--outdir={tmp_path / "none"}', *arguments)
+        assert result.exit_code == 1
+        assert message in result.output
+    assert not (tmp_path / 'none').exists()
 
 
 def test_precision_changes_no_image(outdir: Path, tmp_path: Path) -> None:
@@ -195,10 +233,10 @@ def test_a_shard_decodes_nothing_but_its_share(digits_20: Path, monkeypatch: pyt
     monkeypatch.setattr('torch_utils.distributed.rank', lambda: 1)
     monkeypatch.setattr('torch_utils.distributed.world_size', lambda: 3)
     monkeypatch.setattr('torch_utils.distributed.gather', lambda value: [value])
-    denoiser = make_denoiser(source, None, options_of('--shard'), torch.device('cpu'))
+    rows = rows_of(source, None, torch.device('cpu'), sharded=True)
     assert sorted(read) == [0, *range(6, 13)]  # the first image of all tells the size
     expected = source.load()[6:13, ..., 0].reshape(7, -1).astype(int) - 128
-    assert np.array_equal(denoiser.images.rows(torch.arange(7)).numpy(), expected)
+    assert np.array_equal(rows.rows(torch.arange(7)).numpy(), expected)
 
 
 @pytest.mark.slow
@@ -275,6 +313,6 @@ def test_mistakes_are_told_in_a_sentence(
     fails('must be square', f'--data={tmp_path / "wide.npy"}', f'--outdir={tmp_path / "new"}')
     monkeypatch.setattr('torch_utils.distributed.world_size', lambda: 21)
     with pytest.raises(UserError, match='20 training images cannot be spread over 21 ranks'):
-        make_denoiser(open_source(str(digits_20)), None, options_of('--shard'), torch.device('cpu'))
+        rows_of(open_source(str(digits_20)), None, torch.device('cpu'), sharded=True)
     assert not (tmp_path / 'new').exists()
-    assert json.loads((outdir / 'nearest.json').read_text())['num_steps'] == 18
+    assert json.loads((outdir / 'settings.json').read_text())['num_steps'] == 18

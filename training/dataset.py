@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dataset_utils import Source, content_sha256, open_source
-from dnnlib.util import UserError
+from dataset_utils.sources.base import check_shape
 
 
 @dataclass(frozen=True)
@@ -118,17 +118,6 @@ def stream_dataset(path: str, workers: int) -> StreamedDataset:
 
 def _labels(source: Source) -> Tensor | None:
     return None if source.labels is None else torch.tensor(source.labels, dtype=torch.int64)
-
-
-def check_shape(where: str, shape: tuple[int, ...]) -> None:
-    height, width, channels = shape
-    if height != width:
-        raise UserError(
-            f'{where}: its images are {width}x{height} and must be square; '
-            f'make it again with dataset_tool.py --transform=center-crop --resolution=WxH'
-        )
-    if channels not in (1, 3):
-        raise UserError(f'{where}: its images have {channels} channels, and must have 1 (grey) or 3 (RGB)')
 
 
 class ImageOrder:

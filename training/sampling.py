@@ -14,11 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.util import UserError
 from training.denoiser import Denoiser
 from training.preconditioning import iddpm_sigmas
 from training.sampler_options import SamplerOptions
 
 RandnLike = Callable[..., Tensor]
+
+# Seeds are taken modulo this number.
+NUM_SEEDS = 1 << 32
 
 
 class StackedRandomGenerator:
@@ -29,7 +33,7 @@ class StackedRandomGenerator:
 
     def __init__(self, device: torch.device | str, seeds: Sequence[int]):
         self.device = torch.device(device)
-        self.generators = [torch.Generator(self.device).manual_seed(int(seed) % (1 << 32)) for seed in seeds]
+        self.generators = [torch.Generator(self.device).manual_seed(int(seed) % NUM_SEEDS) for seed in seeds]
 
     def randn(self, size: Sequence[int], **kwargs: Any) -> Tensor:
         assert size[0] == len(self.generators)
@@ -256,7 +260,12 @@ class GeneratedBatch:
 
 
 def seed_batches(seeds: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
-    """Cut seeds into batches, then deal the batches to ranks, so that no batch depends on the world size."""
+    """Cut seeds into batches, then deal the batches to ranks, so that no batch depends on the world size.
+
+    Raises UserError for seeds outside 0 to 2^32 - 1: the generators of `StackedRandomGenerator` would repeat images.
+    """
+    if outside := [seed for seed in seeds if not 0 <= seed < NUM_SEEDS]:
+        raise UserError(f'`seeds`: {outside[0]} repeats another seed; give seeds from 0 to {NUM_SEEDS - 1}')
     batches = [list(seeds[start : start + batch_size]) for start in range(0, len(seeds), batch_size)]
     return batches[rank::world_size]
 

@@ -135,6 +135,18 @@ def copies_of(images: Iterable[np.ndarray]) -> list[int]:
     return [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
 
 
+def check_shape(where: str, shape: Sequence[int]) -> None:
+    """Raise UserError unless images of shape [H, W, C] are square, and grey or RGB. where: what has them."""
+    height, width, channels = shape
+    if height != width:
+        raise UserError(
+            f'{where}: its images are {width}x{height} and must be square; '
+            f'make it again with dataset_tool.py --transform=center-crop --resolution=WxH'
+        )
+    if channels not in (1, 3):
+        raise UserError(f'{where}: its images have {channels} channels, and must have 1 (grey) or 3 (RGB)')
+
+
 def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
     """Hash a set of images by its content: shape, pixels and labels, in order, whatever file or folder holds them.
 

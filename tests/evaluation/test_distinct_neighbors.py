@@ -96,7 +96,8 @@ def test_ranks_that_share_the_references_find_the_same(
     def run(rank: int) -> None:
         local.rank = rank
         part = references[slice(*shards[rank])]
-        index = NeighborIndex(rows_of(part, torch.arange(len(part)) % 2), distinct=True, sharded=True)
+        rows = ImageRows(part, torch.arange(len(part)) % 2, torch.device('cpu'), sharded=True)
+        index = NeighborIndex(rows, distinct=True)
         results[rank] = len(index), index.num_references, found(index, images)
 
     monkeypatch.setattr(distributed, 'gather', gather)

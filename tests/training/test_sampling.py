@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from dnnlib.util import UserError
 from tests.helpers import DATA
 from tests.training.published import Case
 from training.sampling import (
@@ -25,6 +26,13 @@ RUNS = [
     ('vp_ddpmpp_16x16', 'ablation_iddpm_heun'),
     ('edm_ddpmpp_16x16_cond_augment', 'heun18_random_classes'),
 ]
+
+
+def test_seeds_that_would_repeat_images_are_refused():
+    assert seed_batches([0, 2**32 - 1], 1) == [[0], [2**32 - 1]]
+    for seed in (2**32, -1):
+        with pytest.raises(UserError, match=f'{seed} repeats another seed'):
+            seed_batches([0, seed], 1)
 
 
 @pytest.mark.parametrize(('network', 'run'), RUNS)

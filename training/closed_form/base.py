@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
-from training.closed_form.rows import Images
+from training.closed_form.rows import ImageRows, Images
 
 
 class ClosedForm:
     """The attributes of a denoiser that follow from its training set.
 
-    images: uint8 [N, C, R, R]. labels: int64 [N] or None. device: where to compute.
+    images: uint8 [N, C, R, R]. labels: int64 [N] or None; `ImageRows` have labels and a device of their own.
+    device: where to compute.
     num_images, class_sizes: the number of images, in all and of each class.
     label_dim: 0 without labels, else the highest label + 1.
     Raises UserError for a set that is empty or not square.
@@ -22,8 +23,14 @@ class ClosedForm:
 
     sigma_min = 0.0
     sigma_max = math.inf
+    # Whether it can be computed from `ImageRows` that are spread over ranks.
+    takes_shards = False
 
     def __init__(self, images: Images, labels: Tensor | np.ndarray | None, device: torch.device | str):
+        if isinstance(images, ImageRows):
+            labels, device = images.labels, images.device
+            if images.sharded and not self.takes_shards:
+                raise UserError(f'`sharded`: {type(self).__name__} needs the whole training set on each rank')
         check_images(images, labels)
         self.device = compute_device(device)
         self.img_channels, self.img_resolution = images.shape[1], images.shape[2]

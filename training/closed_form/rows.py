@@ -1,10 +1,11 @@
-"""A training set as rows of int8 (pixel minus 128, so no bit is lost), resident on a device or read block by block.
+"""A training set as rows of int8 (pixel minus 128, which loses nothing), on a device or read block by block from disk.
 
-Images of one class stand together, so that a class is a range of rows. What does not change between evaluations is
-computed once.
+Images of one class are stored together, so that a class is a range of rows. Values that do not change between
+evaluations are computed once.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,53 +13,76 @@ import psutil
 import torch
 from torch import Tensor
 
+from dataset_utils import Source
+from dataset_utils.sources.base import check_shape
+from dataset_utils.sources.partial import PartialSource
 from dnnlib.util import UserError
-from training.source_images import SourceImages
-
-Images = Tensor | np.ndarray | SourceImages
+from torch_utils import distributed
 
 # Rows that are read and prepared at a time.
 READ_ROWS = 256
-# Rows of the largest block: int32 holds the sum of so many products of int8.
+# Rows of the largest block: int32 holds the sum of this many products of int8.
 MAX_BLOCK = 1 << 16
 
 
 class ImageRows:
-    """uint8 images [N, C, H, W], N >= 1, as int8 rows [N, P].
+    """uint8 images [N, C, R, R], N >= 1, as int8 rows [N, P], for closed forms and to compare images with.
 
-    A numpy memory map stays on disk and is read block by block; anything else is kept on the device, and what has to be
-    decoded for that is decoded a few rows at a time.
-    labels: int64 [N] >= 0 or None. Raises UserError where the device has too little memory.
+    images: a numpy memory map stays on disk and is read block by block; anything else is put on the device, and decoded
+    a few rows at a time if it must be decoded.
+    labels: int64 [N] >= 0 or None.
+    sharded: the images are one rank's share of a training set that the ranks hold together, in their order.
+    Raises UserError if the device has too little memory, on every rank if one rank's device has.
 
+    num_images, class_sizes: number of images, in all and of each class, over all ranks if sharded, like `mean` and
+    `highest_norm`; the rest describes the images of this rank.
     order: int64 [N], position of a row -> index of its image, to which `offset` is added in results.
     ranges: class -> its range of positions.
-    norms: squared norms of rows, float64 [N]; highest_norm: their maximum. keys: int64 [N], equal for copies of one
-    image. mean: float64 [P].
+    norms: squared norms of rows, float64 [N]; highest_norm: their maximum. keys: int64 [N], equal for equal images.
+    mean: float64 [P].
     pixel_dither: float64 [P], weight_dither: float32 [MAX_BLOCK], see `int8_digits`; dither_products: float32
     [N], products of rows with 1/2 - pixel_dither.
     """
 
-    def __init__(self, images: Images, labels: Tensor | None, device: torch.device):
-        self.device = device
-        self.shape = tuple(images.shape[1:])
+    ndim, dtype = 4, torch.uint8
+
+    def __init__(self, images: 'Images', labels: Tensor | None, device: torch.device, sharded: bool = False):
+        self.device, self.labels, self.sharded = device, labels, sharded
+        self.shape: tuple[int, ...] = tuple(images.shape)
         order, self.ranges = class_ranges(labels, len(images))
         self.order, self.offset = order.to(device), 0
+        self.num_images = len(images)
+        self.class_sizes = Counter({c: stop - start for c, (start, stop) in self.ranges.items()})
         self.source = images if isinstance(images, np.memmap) else None
         self.resident: Tensor | None = None
         if self.source is None:
-            self.resident = self._load(images)
+            load = lambda: self._load(images)  # noqa: E731
+            self.resident = distributed.on_every_rank(load) if sharded else load()
         random = torch.Generator().manual_seed(0)  # before any image is seen: the dither must not depend on them
         self.pixel_dither = torch.rand([self.num_pixels], generator=random, dtype=torch.float64).to(device)
         self.weight_dither = torch.rand([MAX_BLOCK], generator=random).to(device)
         self.norms, self.keys, self.dither_products, self.mean = self._prepare(random)
         self.highest_norm = self.norms.amax()
+        if sharded:
+            self._join_shards()
+
+    def _join_shards(self) -> None:
+        """Exchange what decides how to compute, which must be the same on all ranks."""
+        shards = distributed.gather((len(self), self.class_sizes, self.mean.cpu(), self.highest_norm.cpu()))
+        sizes = [size for size, _, _, _ in shards]
+        self.num_images = sum(sizes)
+        self.class_sizes = sum((part for _, part, _, _ in shards), Counter())
+        self.offset = sum(sizes[: distributed.rank()])
+        means = torch.stack([size / self.num_images * mean for size, _, mean, _ in shards])
+        self.mean = means.sum(dim=0).to(self.device)
+        self.highest_norm = torch.stack([norm for _, _, _, norm in shards]).amax().to(self.device)
 
     def __len__(self) -> int:
         return len(self.order)
 
     @property
     def num_pixels(self) -> int:
-        return int(np.prod(self.shape))
+        return int(np.prod(self.shape[1:]))
 
     def block(self, start: int, stop: int) -> Tensor:
         """Rows start … stop - 1 in storage order, int8 [stop - start, P]."""
@@ -81,12 +105,12 @@ class ImageRows:
         for first in range(start, stop, size):
             yield first, self.block(first, min(first + size, stop))
 
-    def _load(self, images: Images) -> Tensor:
+    def _load(self, images: 'Images') -> Tensor:
         needed, free = len(images) * self.num_pixels, free_bytes(self.device)
         if needed > free:
             raise UserError(
                 f'the training images need {needed:,} bytes on {self.device}, which has {free:,} free for this rank; '
-                'spread them over more ranks with --shard, or leave them on disk as an array, --data=FILE.npy'
+                'spread them over more ranks with `sharded`, or give `data` as an .npy file, which stays on disk'
             )
         rows = torch.empty([len(images), self.num_pixels], dtype=torch.int8, device=self.device)
         for first in range(0, len(images), READ_ROWS):
@@ -114,8 +138,38 @@ class ImageRows:
         return norms, keys, products, total.to(torch.float64) / len(self)
 
 
+Images = Tensor | np.ndarray | PartialSource | ImageRows
+
+
+def rows_of(source: Source, labels: Tensor | None, device: torch.device, sharded: bool = False) -> ImageRows:
+    """The training images of a source: all, or with `sharded` this rank's share, of which alone it decodes the images.
+
+    An array on disk stays there unless it is sharded. labels: int64 of each image of the source, or None.
+    Raises UserError for images that are not square or not alike, for fewer images than ranks, and as `ImageRows`.
+    """
+    rank, world_size = (distributed.rank(), distributed.world_size()) if sharded else (0, 1)
+    size = len(source)
+    if size < world_size:
+        raise UserError(f'`sharded`: {size} training images cannot be spread over {world_size} ranks; use fewer ranks')
+    part = range(size * rank // world_size, size * (rank + 1) // world_size)
+    mapped = getattr(source, 'images', None)
+    images: Images
+    if isinstance(mapped, np.memmap) and not sharded:
+        check_shape(source.where, mapped.shape[1:])
+        images = mapped.transpose(0, 3, 1, 2)
+    else:
+        images = PartialSource(source, part, progress=distributed.is_main())
+    labels = None if labels is None else labels[part.start : part.stop]
+    if sharded:
+        return ImageRows(images, labels, device, sharded)
+    return distributed.on_every_rank(lambda: ImageRows(images, labels, device))
+
+
 def taken(images: Images, index: Tensor) -> Tensor:
-    """Images at positions int64 [K], uint8 [K, C, H, W]."""
+    """Images at indices int64 [K], uint8 [K, C, H, W]."""
+    if isinstance(images, ImageRows):
+        rows = images.rows(images.order.argsort()[index.to(images.device)])
+        return (rows.view(torch.uint8) ^ 128).unflatten(1, images.shape[1:])
     if isinstance(images, Tensor):
         return images[index.to(images.device)]
     return torch.from_numpy(images[index.cpu().numpy()])
@@ -138,7 +192,7 @@ def class_ranges(labels: Tensor | None, count: int) -> tuple[Tensor, dict[int, t
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device; of the host's, this rank's share among those that run on it."""
+    """Free memory of the device; for the host's memory, an equal share for each rank on it."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))

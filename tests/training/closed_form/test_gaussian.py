@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
-from training.closed_form.gaussian import GaussianDenoiser
+from training.closed_form import GaussianDenoiser
+from training.closed_form.rows import ImageRows
 
 
 def random_images(count: int, channels: int = 1, size: int = 4, seed: int = 0) -> Tensor:
@@ -102,3 +103,10 @@ def test_wrong_arguments_are_refused_by_name():
         denoiser(noisy([1, 1, 4, 4]), 1.0, torch.tensor([0]))
     with pytest.raises(UserError, match='`rank`=0'):
         GaussianDenoiser(random_images(10), rank=0)
+
+
+def test_rows_that_are_held_already_give_the_same():
+    images, labels = random_images(60), torch.arange(60) * 7 % 3
+    x, classes = noisy([3, 1, 4, 4]), torch.tensor([2, 0, 2])
+    rows = ImageRows(images, labels, torch.device('cpu'))
+    assert torch.equal(GaussianDenoiser(rows)(x, 0.5, classes), GaussianDenoiser(images, labels)(x, 0.5, classes))

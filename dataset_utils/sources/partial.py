@@ -1,4 +1,4 @@
-"""Images of a source, decoded when they are asked for: a part of a set costs its own time and memory and no more."""
+"""Some images of a source, decoded when they are asked for: they cost their own time and memory and no more."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -6,20 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from dataset_utils import Source
 from dataset_utils.parallel import MAX_THREADS
-from dataset_utils.sources.base import match
-from training.dataset import check_shape
+from dataset_utils.sources.base import Source, check_shape, match
 
 # Images that one thread decodes at a time.
 IMAGES_PER_TASK = 32
 
 
-class SourceImages:
+class PartialSource:
     """Some images of a source, uint8 [N, C, R, R], as an array that is indexed by positions int64 [K] alone.
 
-    part: positions in the source. progress: show on stderr how many have been decoded, where that is a terminal.
-    Raises UserError where images are not square, here for the first and on indexing for others unlike it.
+    part: indices in the source. progress: show on stderr how many have been decoded, if that is a terminal.
+    Raises UserError if images are not square: the first one here, and others that differ from it when they are read.
     """
 
     ndim, dtype = 4, np.dtype(np.uint8)

@@ -1,0 +1,138 @@
+"""Generated images in a folder, from any generator: one PNG per seed, over any number of ranks.
+
+`generate_to_folder` resumes: it makes only the batches of which something is missing. Next to the images it writes
+`settings.json`, everything that the images depend on besides their seeds; a folder with other settings is refused.
+"""
+
+import json
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.util import UserError, atomic_file
+from evaluation.pictures import image_path, read_png, save_contact_sheet, save_images
+from torch_utils import distributed
+from training.sampling import GeneratedBatch, seed_batches
+
+SETTINGS_NAME = 'settings.json'
+# A contact sheet shows at most this many images, in the order of the seeds.
+MAX_GRID_IMAGES = 1024
+
+# From batches of seeds to their images.
+Generate = Callable[[list[list[int]]], Iterator[GeneratedBatch]]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where images go, and of which seeds.
+
+    batch_size: images at a time, on each rank. subdirs: a thousand images per folder. save_images: whether to save a
+    PNG per seed. grid: file of a contact sheet of the first seeds, or None.
+    """
+
+    outdir: Path
+    seeds: Sequence[int]
+    batch_size: int
+    subdirs: bool = False
+    save_images: bool = True
+    grid: Path | None = None
+
+
+class Table(Protocol):
+    """Facts about each image, kept in the folder."""
+
+    def read(self) -> Container[int]:
+        """The seeds that earlier calls wrote, on the main rank, before any rank writes."""
+
+    def take(self, batch: GeneratedBatch, write: bool) -> None:
+        """Receive a batch on the rank that made it; write: whether this rank is the one that writes it."""
+
+
+def generate_to_folder(
+    output: Output,
+    settings: dict[str, Any],
+    load: Callable[[], Generate],
+    table: Table | None = None,
+    together: bool = False,
+) -> None:
+    """Make the images that are missing, save them, and hand them to the table.
+
+    settings: see above, fit for JSON. load: called if an image is missing, to prepare the generator.
+    together: all ranks make every batch together, instead of each rank its own batches.
+    Raises UserError for a folder with images of other settings or of unknown origin.
+    """
+    shown = set(output.seeds[:MAX_GRID_IMAGES] if output.grid else [])
+    needed = set(output.seeds) if output.save_images else shown
+
+    def unfinished() -> list[list[int]]:
+        require_settings(output.outdir, settings)
+        known = set(output.seeds) if table is None else table.read()
+
+        def is_done(seed: int) -> bool:
+            return seed in known and (seed not in needed or image_path(output.outdir, seed, output.subdirs).exists())
+
+        return [batch for batch in seed_batches(output.seeds, output.batch_size) if not all(map(is_done, batch))]
+
+    batches = distributed.on_main(unfinished)
+    sheet: dict[int, Tensor] = {}
+    if batches:
+        generate = load()
+        mine = batches if together else batches[distributed.rank() :: distributed.world_size()]
+        write = distributed.is_main() or not together
+        hidden = None if distributed.is_main() else True  # None: hidden if stderr is not a terminal
+        with tqdm(total=sum(map(len, mine)), unit='img', desc='generate', disable=hidden) as bar:
+            for batch in generate(mine):
+                write_settings(output.outdir, settings)
+                if write and output.save_images:
+                    save_images(batch.images, batch.seeds, output.outdir, output.subdirs)
+                if table is not None:
+                    table.take(batch, write)
+                images = zip(batch.seeds, batch.images.cpu(), strict=True)
+                sheet.update((seed, image) for seed, image in images if seed in shown)
+                bar.update(len(batch.seeds))
+    sheet = {seed: image for part in distributed.gather(sheet) for seed, image in part.items()}
+    if output.grid is not None:
+        distributed.on_main(lambda: save_grid(output, sheet))
+
+
+def save_grid(output: Output, sheet: dict[int, Tensor]) -> None:
+    """Save the contact sheet. sheet: images that were made now, by seed; the others are in the folder."""
+    assert output.grid is not None
+    seeds = output.seeds[:MAX_GRID_IMAGES]
+    paths = (image_path(output.outdir, seed, output.subdirs) for seed in seeds)
+    images = [sheet[seed] if seed in sheet else read_png(path) for seed, path in zip(seeds, paths, strict=True)]
+    save_contact_sheet(output.grid, torch.stack(images))
+
+
+def require_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise UserError if the folder has images of other settings, or images without settings."""
+    path = folder / SETTINGS_NAME
+    if not path.exists():
+        if next(folder.glob('**/*.png'), None):
+            raise UserError(f'`outdir`={folder} has images of unknown origin; choose an empty folder')
+        return
+    try:
+        old = dict(json.loads(path.read_text(encoding='utf-8')))
+    except (ValueError, TypeError) as error:
+        raise UserError(f'{path} is not readable; choose another `outdir`') from error
+    new = json.loads(json.dumps(settings))  # infinity and tuples as the file has them
+    for name in [*new, *(name for name in old if name not in new)]:
+        if old.get(name) != new.get(name):
+            raise UserError(
+                f'`outdir`={folder} has images of other settings ({name} was {old.get(name)}, not {new.get(name)}); '
+                f'choose another folder'
+            )
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the settings if they are not there yet."""
+    path = folder / SETTINGS_NAME
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write((json.dumps(settings, indent=2) + '\n').encode())

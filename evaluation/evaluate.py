@@ -17,7 +17,7 @@ from evaluation.metrics import compute_metrics, requested
 from evaluation.one_pass import Context, PartialResults, one_pass, progress_bar
 from evaluation.pictures import save_gallery
 from evaluation.records import Record
-from evaluation.runs import EvaluatedSet, Evaluation, evaluate_generators, evaluated_set
+from evaluation.runs import EvaluatedSet, evaluate_generators, finished
 from evaluation.spaces import FeatureSpace, PixelSpace
 from torch_utils import distributed
 from training.config import read_options
@@ -48,8 +48,8 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
         features = read_features(saved_features, num_images, len(training_set.images), num_test)
     if generators:
         root = options.expdir if options.save_images else None
-        evaluation = Evaluation(training_set, options.seeds, options.batch_size, root, options.subdirs)
-        records, sets = evaluate_generators(generators, evaluation, log)
+        context = Context(training_set, options.seeds, options.batch_size, image_root=root, subdirs=options.subdirs)
+        records, sets = evaluate_generators(generators, context, log)
     else:
         sets = [found for images in given for found in evaluate_given(images, training_set)]
         records = [found.record for found in sets]
@@ -103,16 +103,12 @@ def read(options: EvaluationOptions, path: str, argument: str, training_set: Tra
 
 def evaluate_given(images: ImageSet, training_set: TrainingSet) -> list[EvaluatedSet]:
     """Compare given images with the training set; returns the set on the main rank."""
-    context = Context(training_set, range(len(images)), keep_images=False)
-    consumers = make_consumers(context)
+    context = Context(training_set, range(len(images)), GIVEN_BATCH, images.name, keep_images=False)
     with progress_bar(len(images)) as bar:
-        one_pass(images.batches, context.seeds, GIVEN_BATCH, consumers, PartialResults(None, {}), bar)
+        consumers = make_consumers(context)
+        one_pass(images.batches, context, consumers, PartialResults(None, {}), bar)
     resized = {} if images.resized is None else {'resize': images.resized}
-    sets: list[EvaluatedSet] = []
-    distributed.on_main(
-        lambda: sets.append(evaluated_set(images, consumers, context, {'images': images.name}, resized))
-    )
-    return sets
+    return distributed.kept_on_main(lambda: finished(images, consumers, {'images': images.name}, resized))
 
 
 def compute(

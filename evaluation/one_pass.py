@@ -36,16 +36,19 @@ Taken = Mapping[str, Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Context:
-    """What consumers are made from.
+    """What a pass is over, and what its consumers are made from.
 
-    seeds: of all images of the pass. keep_images: whether the images exist nowhere else. image_dir: folder to save the
-    images in, or None; subdirs: a thousand images per folder in it.
+    name: of the generator or the given set. seeds: of all images, or their positions. batch_size: images at a time, on
+    each rank. keep_images: whether the images exist nowhere else. image_root: folder to save the images in, in a folder
+    of their own, or None; subdirs: a thousand images per folder.
     """
 
     training_set: TrainingSet
     seeds: Sequence[int]
+    batch_size: int
+    name: str = ''
     keep_images: bool = True
-    image_dir: Path | None = None
+    image_root: Path | None = None
     subdirs: bool = False
 
 
@@ -144,12 +147,7 @@ class PartialResults:
 
 
 def one_pass(
-    generate: Generate,
-    seeds: Sequence[int],
-    batch_size: int,
-    consumers: Mapping[str, Consumer],
-    partial: PartialResults,
-    bar: tqdm,
+    generate: Generate, context: Context, consumers: Mapping[str, Consumer], partial: PartialResults, bar: tqdm
 ) -> None:
     """Hand the image of every seed to all consumers: from `partial` if it is there, else sampled now.
 
@@ -166,8 +164,8 @@ def one_pass(
         return known
 
     known = distributed.on_main(restore)
-    todo = [batch for batch in seed_batches(seeds, batch_size) if not known.issuperset(batch)]
-    bar.update(len(seeds) - sum(map(len, todo)))
+    todo = [batch for batch in seed_batches(context.seeds, context.batch_size) if not known.issuperset(batch)]
+    bar.update(len(context.seeds) - sum(map(len, todo)))
     images = generate(todo[distributed.rank() :: distributed.world_size()])
 
     def take_next() -> list[tuple[list[int], Taken]]:

@@ -27,39 +27,6 @@ from torch_utils import distributed
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What generators are compared with, and which images they make. batch_size: images at a time, on each rank.
-
-    image_root: folder in which each generator's images are saved, in a folder of their own, or None. subdirs: a
-    thousand images per folder.
-    """
-
-    training_set: TrainingSet
-    seeds: list[int]
-    batch_size: int
-    image_root: Path | None = None
-    subdirs: bool = False
-
-    def settings(self, generator: Generator) -> dict[str, Any]:
-        """What the numbers of a record depend on; see `evaluation.records.SETTINGS`."""
-        return {
-            'snapshot': generator.name,
-            'snapshot_sha256': generator.sha256,
-            'dataset_sha256': self.training_set.sha256,
-            'sampler': generator.sampler,
-            'seeds': files.format_seeds(self.seeds),
-            'class_index': generator.class_index,
-            'batch': self.batch_size,
-            'precision': generator.precision,
-        }
-
-    def context(self, generator: Generator) -> Context:
-        root, stem = self.image_root, Path(generator.name).stem
-        image_dir = None if root is None else root / f'images-{stem.split("-")[-1]}'
-        return Context(self.training_set, self.seeds, image_dir=image_dir, subdirs=self.subdirs)
-
-
-@dataclass(frozen=True)
 class EvaluatedSet:
     """A set of images, what was found of it, and its record."""
 
@@ -69,95 +36,100 @@ class EvaluatedSet:
 
 
 def evaluate_generators(
-    generators: Sequence[Generator], evaluation: Evaluation, log_path: Path | None
+    generators: Sequence[Generator], context: Context, log_path: Path | None
 ) -> tuple[list[Record], list[EvaluatedSet]]:
     """Evaluate generators in their order; return their records, and on the main rank the set with the highest ratio.
 
-    log_path: see `EvaluationLog`; without one there must be a single generator.
+    context: of the passes, without a name. log_path: see `EvaluationLog`; without one there must be a single generator.
     Raises UserError for a generator whose images differ in shape from the training images.
     """
     for generator in generators:
-        check_fits(generator, evaluation.training_set)
+        check_fits(generator, context.training_set)
     log = EvaluationLog(log_path)
     records: list[Record] = []
-    with progress_bar(len(generators) * len(evaluation.seeds)) as bar:
+    with progress_bar(len(generators) * len(context.seeds)) as bar:
         for generator in generators:
-            sets = evaluate_generator(generator, evaluation, log, records, bar)
+            sets = evaluate_generator(generator, context, log, records, bar)
         best = best_record(records)
         if log_path is not None:
-            sets = best_set(generators[records.index(best)], best, evaluation, log, bar)
+            sets = best_set(generators[records.index(best)], best, context, log, bar)
     return records, [replace(found, record=best) for found in sets]
 
 
-def best_set(
-    generator: Generator, record: Record, evaluation: Evaluation, log: 'EvaluationLog', bar: tqdm
-) -> list[EvaluatedSet]:
-    """The images of the best generator, on the main rank: kept in a file, or else sampled again."""
-    sets = log.read_best(record, generator.where, evaluation.training_set) if distributed.is_main() else []
-    if distributed.on_main(lambda: bool(sets)):
-        return sets
-    bar.total += len(evaluation.seeds)
-    sets = sample(generator, evaluation, log, bar)
-    distributed.on_main(lambda: log.keep(*sets))
-    return sets
-
-
 def evaluate_generator(
-    generator: Generator, evaluation: Evaluation, log: 'EvaluationLog', records: list[Record], bar: tqdm
+    generator: Generator, context: Context, log: 'EvaluationLog', records: list[Record], bar: tqdm
 ) -> list[EvaluatedSet]:
-    """Append a generator's record to `records`: the one in the log, or else one of its images, sampled now.
+    """Append a generator's record to `records`: the one in the log, or else the one of its images, sampled now.
 
     Returns the sampled set, on the main rank.
     """
-    record = distributed.on_main(lambda: log.find(evaluation.settings(generator)))
+    record = distributed.on_main(lambda: log.find(settings(generator, context)))
     if record is not None:
-        bar.update(len(evaluation.seeds))
+        bar.update(len(context.seeds))
         if distributed.is_main():
             tqdm.write(f'{log_line(record)}  (evaluated before)')
         records.append(record)
         return []
-    sets = sample(generator, evaluation, log, bar)
-    distributed.on_main(lambda: log.add(sets[0], records))
-    records.append(distributed.broadcast(sets[0].record if sets else {}))
+    sets = sample(generator, context, log, bar)
+    records.append(distributed.on_main(lambda: log.add(sets[0], records)))
     return sets
 
 
-def sample(generator: Generator, evaluation: Evaluation, log: 'EvaluationLog', bar: tqdm) -> list[EvaluatedSet]:
+def best_set(
+    generator: Generator, record: Record, context: Context, log: 'EvaluationLog', bar: tqdm
+) -> list[EvaluatedSet]:
+    """The images of the best generator, on the main rank: kept in a file, or else sampled again."""
+    sets = log.read_best(record, generator.where, context.training_set) if distributed.is_main() else []
+    if distributed.on_main(lambda: bool(sets)):
+        return sets
+    bar.total += len(context.seeds)
+    sets = sample(generator, context, log, bar)
+    distributed.on_main(lambda: log.keep(*sets))
+    return sets
+
+
+def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tqdm) -> list[EvaluatedSet]:
     """Sample a generator, or resume an interrupted pass over its images. Returns the set, on the main rank."""
-    start, settings = time.monotonic(), evaluation.settings(generator)
-    context = evaluation.context(generator)
+    start, context = time.monotonic(), replace(context, name=generator.name)
+    depends_on = distributed.on_main(lambda: settings(generator, context))
     consumers = make_consumers(context)
-    partial = PartialResults(log.partial, settings)
-    one_pass(generator.generate, evaluation.seeds, evaluation.batch_size, consumers, partial, bar)
+    one_pass(generator.generate, context, consumers, PartialResults(log.partial, depends_on), bar)
     head = {
         'snapshot': generator.name,
         'kimg': generator.kimg,
-        'epochs': generator.epochs(len(evaluation.training_set.images)),
+        'epochs': generator.epochs(len(context.training_set.images)),
     }
-    sets: list[EvaluatedSet] = []
 
-    def finish() -> None:
-        images = cast(KeptImages, consumers['kept_images']).image_set(generator.name, generator.where)
-        tail = {**settings, 'versions': files.versions(), 'seconds': round(time.monotonic() - start, 3)}
-        sets.append(evaluated_set(images, consumers, context, head, tail))
+    def finish() -> EvaluatedSet:
+        images = cast(KeptImages, consumers['kept_images']).image_set(generator.where)
+        seconds = round(time.monotonic() - start, 3)
+        return finished(images, consumers, head, {**depends_on, 'versions': files.versions(), 'seconds': seconds})
 
-    distributed.on_main(finish)
-    return sets
+    return distributed.kept_on_main(finish)
 
 
-def evaluated_set(
-    images: ImageSet,
-    consumers: Mapping[str, Consumer],
-    context: Context,
-    head: Mapping[str, Any],
-    tail: Mapping[str, Any],
-) -> EvaluatedSet:
-    """Finish the consumers of a pass over these images, on the main rank. head, tail: further parts of the record."""
-    result = cast(NearestTwo, consumers['nearest_two']).result()
-    record = {**head, **facts(result, context.training_set), **tail}
+def finished(images: ImageSet, consumers: Mapping[str, Consumer], head: Record, tail: Record) -> EvaluatedSet:
+    """The set of a pass that ended. head, tail: further parts of its record."""
+    nearest_two = cast(NearestTwo, consumers['nearest_two'])
+    result = nearest_two.result()
+    record = {**head, **facts(result, nearest_two.context.training_set), **tail}
     for consumer in consumers.values():
         record |= consumer.finish(images, result)
     return EvaluatedSet(images, result, record)
+
+
+def settings(generator: Generator, context: Context) -> dict[str, Any]:
+    """What the numbers of a record depend on; see `evaluation.records.SETTINGS`."""
+    return {
+        'snapshot': generator.name,
+        'snapshot_sha256': generator.sha256,
+        'dataset_sha256': context.training_set.sha256,
+        'sampler': generator.sampler,
+        'seeds': files.format_seeds(context.seeds),
+        'class_index': generator.class_index,
+        'batch': context.batch_size,
+        'precision': generator.precision,
+    }
 
 
 def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
@@ -202,10 +174,10 @@ class EvaluationLog:
             return None
         return files.find_record(files.read_records(self.path.with_suffix('.jsonl')), settings)
 
-    def add(self, found: EvaluatedSet, earlier: Sequence[Record]) -> None:
-        """Write a record; keep the images if no earlier record is better."""
+    def add(self, found: EvaluatedSet, earlier: Sequence[Record]) -> Record:
+        """Write and return a record; keep the images if no earlier record is better."""
         if self.path is None:
-            return
+            return found.record
         # The images come first: a best record without them would be sampled again after an interruption.
         if best_record([*earlier, found.record]) is found.record:
             self._write_best(found)
@@ -214,6 +186,7 @@ class EvaluationLog:
         with open(self.path, 'a', encoding='utf-8') as file:
             file.write(log_line(found.record) + '\n')
         tqdm.write(log_line(found.record))
+        return found.record
 
     def keep(self, found: EvaluatedSet) -> None:
         """Keep the images of a generator whose record was written before."""
@@ -224,10 +197,11 @@ class EvaluationLog:
         assert self.path is not None
         images, result = found.images, found.result
         assert images.seeds is not None
+        assert images.classes is not None
         best = BestSnapshot(
             torch.tensor(images.seeds),
             torch.from_numpy(images.pixels),
-            images.classes if images.classes is not None else torch.full([len(images)], -1),
+            images.classes,
             result.indices,
             result.squared_distances,
         )

@@ -129,6 +129,13 @@ def on_main(action: Callable[[], T]) -> T:
     return value
 
 
+def kept_on_main(action: Callable[[], T]) -> list[T]:
+    """Run an action on the main rank only, as `on_main`, and leave its result there: a list of it, empty elsewhere."""
+    results: list[T] = []
+    on_main(lambda: results.append(action()))
+    return results
+
+
 def on_every_rank(action: Callable[[], T]) -> T:
     """Run an action on every rank, each for a result of its own; a user's mistake on any rank is raised on all."""
     outcome: list[T] = []

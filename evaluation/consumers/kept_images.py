@@ -19,5 +19,6 @@ class KeptImages(Consumer):
         labels = torch.full([len(batch.seeds)], -1) if batch.class_labels is None else batch.class_labels
         return {'pixels': batch.images.cpu(), 'classes': labels.cpu()}
 
-    def image_set(self, name: str, where: str) -> ImageSet:
-        return generated_set(name, where, list(self.context.seeds), self.rows('pixels'), self.rows('classes'))
+    def image_set(self, where: str) -> ImageSet:
+        seeds = list(self.context.seeds)
+        return generated_set(self.context.name, where, seeds, self.rows('pixels'), self.rows('classes'))

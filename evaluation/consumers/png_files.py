@@ -1,5 +1,6 @@
 """One PNG per image, and a table of their nearest training images."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,18 +14,21 @@ from training.sampling import GeneratedBatch
 
 
 class PngFiles(Consumer):
-    """Writes the images on the rank that sampled them."""
+    """Writes the images on the rank that sampled them, in a folder named after the snapshot's kimg."""
 
     @classmethod
     def wanted(cls, context: Context) -> bool:
-        return context.image_dir is not None
+        return context.image_root is not None
+
+    @property
+    def folder(self) -> Path:
+        assert self.context.image_root is not None
+        return self.context.image_root / f'images-{Path(self.context.name).stem.split("-")[-1]}'
 
     def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
-        assert self.context.image_dir is not None
-        save_images(batch.images, batch.seeds, self.context.image_dir, self.context.subdirs)
+        save_images(batch.images, batch.seeds, self.folder, self.context.subdirs)
         return {}
 
     def finish(self, images: ImageSet, result: Memorization) -> dict[str, Any]:
-        assert self.context.image_dir is not None
-        write_image_table(self.context.image_dir / TABLE_NAME, rows_of(images, result))
+        write_image_table(self.folder / TABLE_NAME, rows_of(images, result))
         return {}

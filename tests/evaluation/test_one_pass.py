@@ -185,8 +185,9 @@ def run_pass(training_set, folder, names, settings=None, seeds=range(10)):
             sampled.extend(batch.seeds)
             yield batch
 
-    consumers = {name: Keep(Context(training_set, list(seeds))) for name in names}
-    one_pass(recording, list(seeds), 4, consumers, PartialResults(folder, settings or {}), tqdm(disable=True))
+    context = Context(training_set, list(seeds), 4)
+    consumers = {name: Keep(context) for name in names}
+    one_pass(recording, context, consumers, PartialResults(folder, settings or {}), tqdm(disable=True))
     return consumers, sampled
 
 

@@ -49,3 +49,9 @@ def test_data_files_of_a_package_are_installed(package):
 def test_folders_with_code_are_packages(package):
     folders: set[Path] = {path.parent for path in package.rglob('*.py')}
     assert all((folder / '__init__.py').is_file() for folder in folders)
+
+
+def test_architecture_has_a_line_for_every_room():
+    text = (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8')
+    rooms = [path.parent.relative_to(ROOT).as_posix() for package in PACKAGES for path in package.rglob('__init__.py')]
+    assert [room for room in rooms if f'| `{room}/` |' not in text] == []

@@ -1,7 +1,7 @@
-"""From memorization ratios to the effective model memorization (EMM), the largest training set that a model replays.
+"""From memorization ratios to the effective model memorization (EMM), the largest training set that a model memorizes.
 
-`Ratios` holds what was counted at one training-set size, over repeats; `effective_memorization` interpolates between
-sizes and resamples what was counted for an interval; `next_size` says which size a search should train next.
+`Ratios` holds the counts at one training-set size, over repeats; `effective_memorization` interpolates between sizes
+and resamples the counts for an interval; `next_size` gives the size that a search should train next.
 """
 
 import itertools
@@ -15,14 +15,14 @@ import scipy.stats
 
 from evaluation.memorization import CONFIDENCE, wilson_interval
 
-# A model memorizes a training set when it replays at least 1 - epsilon of it, with the paper's epsilon of 0.1.
+# A model memorizes a training set if the ratio is at least 1 - epsilon, with the paper's epsilon of 0.1.
 EMM_RATIO = 0.9
 RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % confidence interval of a ratio in [0, 1], and in words what it is an interval over."""
+    """A 95 % confidence interval of a ratio in [0, 1]. kind: in words, what it is an interval over."""
 
     low: float
     high: float
@@ -31,7 +31,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ratios:
-    """What was counted at one training-set size: copies and images of every repeat, in the same order."""
+    """The counts at one training-set size: copies and images of every repeat, in the same order."""
 
     size: int
     memorized: tuple[int, ...]
@@ -55,10 +55,10 @@ class Ratios:
 
     @property
     def interval(self) -> Interval:
-        """Of one repeat Wilson's interval over its images; of several, Student's t over the repeats.
+        """Wilson's interval over the images of one repeat, or Student's t interval over several repeats.
 
-        Repeats that agree by chance, such as three at 100 %, give a t interval of no width: it is widened to Wilson's
-        over all their images, below which no number of repeats can know the ratio.
+        Repeats that agree by chance, such as three at 100 %, give a t interval without width. It is widened to
+        Wilson's interval over all their images: no number of repeats can determine the ratio more precisely.
         """
         wilson = wilson_interval(sum(self.memorized), sum(self.images))
         if len(self.images) == 1:
@@ -71,9 +71,9 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Bound:
-    """A training-set size, or what is known of it: relation '=' is the size, '≥' and '<' that it lies outside.
+    """A training-set size, exact ('=') or a bound ('≥', '<') outside the measured range.
 
-    '≥ 5000' means that the largest size measured, 5000, is replayed; '< 20' that the smallest, 20, is not.
+    '≥ 5000': the largest measured size, 5000, is memorized; '< 20': the smallest, 20, is not.
     """
 
     value: float
@@ -86,7 +86,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class EMM:
-    """An effective model memorization and its 95 % interval, whose ends may lie outside of the measured sizes."""
+    """An effective model memorization and its 95 % interval, whose ends may lie outside the measured sizes."""
 
     estimate: Bound
     low: Bound
@@ -101,8 +101,8 @@ def effective_memorization(
 ) -> EMM:
     """The largest |D| whose ratio is at least `threshold`, linear in |D| between two measured sizes.
 
-    The interval takes the central 95 % of `resamples` estimates from resampled data: repeats are drawn with
-    replacement, then the images of each. With few repeats such an interval is somewhat too narrow.
+    The interval is the central 95 % of `resamples` estimates from resampled counts: repeats are drawn with
+    replacement, then the images of each. With few repeats the interval is somewhat too narrow.
     Raises ValueError without any ratios, or for a size given twice.
     """
     ratios = sorted(ratios, key=lambda r: r.size)
@@ -115,19 +115,19 @@ def effective_memorization(
     found = np.sort(crossings(sizes, resampled, threshold))
     tail = (1 - CONFIDENCE) / 2 * (resamples - 1)
     low, high = found[math.floor(tail)], found[math.ceil(resamples - 1 - tail)]
-    # The resampled middle and the estimate itself can differ where an estimate sits at the edge of what is possible.
+    # The estimate may lie outside the resampled interval if it is at the edge of the possible values.
     low, high = min(low, estimate[0]), max(high, estimate[0])
     return EMM(*(_bound(x, sizes) for x in (estimate[0], low, high)))
 
 
 def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATIO) -> np.ndarray:
-    """Where ratios last come down through the threshold.
+    """The sizes at which ratios last fall below the threshold.
 
-    sizes: ascending [S]. ratios: [B, S], linear between sizes. Returns sizes [B]: -inf where no size reaches the
-    threshold, and inf where the largest does.
+    sizes: ascending [S]. ratios: [B, S], linear between sizes. Returns sizes [B]: -inf if no size reaches the
+    threshold, and inf if the largest does.
     """
     above = ratios >= threshold
-    last = len(sizes) - 1 - np.argmax(above[:, ::-1], axis=1)  # the largest size above, where there is one
+    last = len(sizes) - 1 - np.argmax(above[:, ::-1], axis=1)  # the largest size above, if there is one
     inner = np.minimum(last, len(sizes) - 2) if len(sizes) > 1 else np.zeros_like(last)
     after = np.minimum(inner + 1, len(sizes) - 1)
     rows = np.arange(len(ratios))
@@ -140,7 +140,7 @@ def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATI
 
 
 def _resample(ratios: Ratios, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Mean ratios of `resamples` draws of repeats, and of images within each."""
+    """Mean ratios of `resamples` draws of repeats, and of images within each repeat."""
     repeats = len(ratios.images)
     drawn = rng.integers(repeats, size=[resamples, repeats])
     images = np.array(ratios.images)[drawn]
@@ -157,7 +157,7 @@ def _bound(size: float, sizes: np.ndarray) -> Bound:
 
 
 def rising_pairs(ratios: Iterable[Ratios]) -> list[tuple[Ratios, Ratios]]:
-    """Pairs of a size and a larger one whose ratio is higher beyond both intervals, which a model should not show."""
+    """Pairs of a size and a larger one whose interval lies above the smaller one's, which should not happen."""
     pairs = itertools.combinations(sorted(ratios, key=lambda r: r.size), 2)
     return [(small, large) for small, large in pairs if large.interval.low > small.interval.high]
 
@@ -165,11 +165,11 @@ def rising_pairs(ratios: Iterable[Ratios]) -> list[tuple[Ratios, Ratios]]:
 def next_size(
     ratios: Mapping[int, float], low: int, high: int, tolerance: float, step: int = 1, threshold: float = EMM_RATIO
 ) -> int | None:
-    """The size that a search for the EMM should measure next, or None where it is done.
+    """The size that a search for the EMM should measure next, or None if the search has ended.
 
-    The smallest size comes first, since it is the cheapest and may be all that is needed, then the largest; then the
-    bracket is halved on a geometric grid until its ends are within `tolerance` of each other, or next to each other
-    on the grid. A search takes at most `most_sizes` sizes.
+    The smallest size comes first, because it is the cheapest and may suffice, then the largest. Then the bracket is
+    halved on a geometric grid until its ends are within `tolerance` of each other, or neighbours on the grid. A search
+    takes at most `most_sizes` sizes.
 
     ratios: known ratios by size, of this search or of others. low, high: ends of the range, multiples of `step`.
     tolerance: relative, at least 0.001. step: sizes must be multiples of it.

@@ -1,7 +1,7 @@
-"""Where images are compared: in their pixels (`PixelSpace`) or in features that an extractor made (`FeatureSpace`).
+"""Spaces in which images are compared: pixels (`PixelSpace`), or features from an extractor (`FeatureSpace`).
 
-A metric asks a `Space` for distances and never looks at the images. All work is streamed in blocks: no matrix of all
-distances is ever made, and memory does not grow with queries times references.
+A metric gets distances from a `Space` and never sees the images. All work is done in blocks: the matrix of all
+distances is never stored, and memory does not grow with queries times references.
 """
 
 from collections.abc import Iterator
@@ -20,20 +20,20 @@ Rows = Tensor | np.ndarray
 # Distances of one block of features: 32 MiB of float64.
 _QUERY_BLOCK = 1024
 _REFERENCE_BLOCK = 4096
-# Features are looked at pair by pair in parts of so many numbers: 32 MiB of float64.
+# Numbers in one part of a comparison pair by pair: 32 MiB of float64.
 _PART = 2**22
 # Beyond this, the square of a feature may overflow.
 _LARGEST = 1e140
 
 
 class Space(Protocol):
-    """What metrics ask of images. Squared distances are int64 in pixels (exact) and float64 in features.
+    """What metrics need from images. Squared distances are int64 in pixels (exact) and float64 in features.
 
     Rows are images or features, one for each index of the first dimension. Results are on the CPU.
     """
 
     def validate(self, rows: Rows, name: str) -> None:
-        """Raise UserError, naming the rows, where they are none of this space's."""
+        """Raise UserError if the rows do not belong to this space. name: of the rows, for messages."""
 
     def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
         """Indices int64 [N, k] and squared distances [N, k] of the k nearest references, ties by lowest index."""
@@ -54,7 +54,7 @@ class Space(Protocol):
 class PixelSpace:
     """Images uint8 [N, C, H, W], by their pixels, in levels of 0 to 255; exact integers.
 
-    device: where to compare. [default: where the references are]
+    device: to compare on. [default: the device of the references]
     """
 
     def __init__(self, device: torch.device | str | None = None):
@@ -83,11 +83,11 @@ class PixelSpace:
 class FeatureSpace:
     """Features float32 or float64 [N, d], in the order of the images; distances are Euclidean.
 
-    A matrix product in float64 finds the pairs that may matter, with a bound on its error; these are then computed as
-    the sum of squared differences in float64. So results are those of that plain sum for all pairs, with no
-    cancellation, and of equal features the distance is 0.
+    A matrix product in float64 finds the pairs that may matter, with a bound on its error; their distances are then
+    computed as sums of squared differences in float64. The results equal the plain sums for all pairs: nothing cancels,
+    and equal features have distance 0.
 
-    device: where products are computed. [default: the CPU]
+    device: for the products. [default: the CPU]
     """
 
     def __init__(self, device: torch.device | str | None = None):

@@ -72,7 +72,7 @@ def compute_metrics(
 
 
 def requested(names: Sequence[str], has_test: bool) -> Sequence[str]:
-    """The names; instead of 'all', those of all metrics that can be computed. Raises UserError as `require_known`."""
+    """The names; for 'all', every metric that can be computed. Raises UserError as `require_known` does."""
     if list(names) == ['all']:
         return [name for name, metric in METRICS.items() if has_test or not metric.needs_test]
     require_known(names, has_test)

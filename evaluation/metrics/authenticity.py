@@ -1,14 +1,14 @@
-"""AuthPct: the per cent of generated images that are authentic, that is, no near-copies of a training image.
+"""AuthPct: the per cent of generated images that are authentic, meaning not near-copies of a training image.
 
-A generated image is authentic when it is farther from its nearest training image than that training image is from its
+A generated image is authentic if it is farther from its nearest training image than that training image is from its
 own nearest other training image (Alaa et al. 2022, "How faithful is your synthetic data?"; the plain per cent is that
 of Stein et al. 2023, "Exposing flaws of generative model evaluation metrics and their unfair treatment of diffusion
 models").
 
-Conventions: "farther" is strict, so equal distances are not authentic. Of several nearest training images that with
-the lowest index counts. `authpct` takes the training images as they are: one that occurs twice is at distance 0 from
-its copy, so that only an exact copy of it is not authentic. `authpct_distinct` counts equal training images as one, as
-the memorization ratio does; without duplicates both are the same.
+Conventions: "farther" is strict, so equal distances are not authentic. If several training images are equally near, the
+one with the lowest index counts. `authpct` takes the training images as they are: one that occurs twice is at distance
+0 from its copy, so that only an exact copy of it is not authentic. `authpct_distinct` counts equal training images as
+one, as the memorization ratio does; without duplicates both are the same.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def authenticity(nearest: Tensor, spacing: Tensor, spacing_distinct: Tensor) -> 
     """AuthPct of N >= 1 generated images.
 
     nearest: squared distances [N] of generated images to their nearest training images. spacing: squared distances [N]
-    of those training images to the nearest other one; spacing_distinct: to the nearest other one that is no copy.
+    of those training images to the nearest other one; spacing_distinct: to the nearest other one that is not a copy.
     """
     count = int(authentic(nearest, spacing).sum())
     low, high = wilson_interval(count, len(nearest))

@@ -11,15 +11,15 @@ underfits. `global_z` is Z of all images. A model may copy in one region and und
 is the average of Z over the cells of a partition, weighted by the share of test images in each.
 
 Two variants exchange the sets (Stein et al. 2023, and their package dgm-eval). `exchanged`: generated and training
-images change places, so that training images are judged by their distance to generated ones; far below 0 means again
+images change places, so training images are compared by their distance to generated ones; far below 0 again means
 copying. `split_test`: the first half of the test set stands for the training set and the second for the test set; a
-model that saw neither can not copy, so Z far below 0 tells of samples that are less diverse than the data.
+model that saw neither can not copy, so Z far below 0 indicates samples that are less diverse than the data.
 
-Conventions: no continuity correction, no correction of the variance for ties. Cells are those of k-means, 3 as in
+Conventions: no continuity correction, no correction of the variance for ties. The cells come from k-means, 3 as in
 dgm-eval, with a seed, fitted in the space of the distances (dgm-eval reduces features to 64 dimensions first) to at
 most 2^25 numbers of the training set: 10,922 images of CIFAR-10, drawn with the seed. Distances are to the whole
 training set (the authors' code takes the part in the cell). Cells with fewer than 20 generated or 20 test images are
-left out, since Z is not normal for so few; where all are left out C_T is None.
+left out, since Z is not normal for so few; if all are left out, C_T is None.
 """
 
 import math
@@ -44,8 +44,8 @@ _ASSIGN_BLOCK = 1024
 class Copying:
     """One comparison of generated and test images.
 
-    global_z: Z of all. global_p: probability of a Z so low without copying. clustered_z: C_T, or None where no cell has
-    enough members. cell_z, cell_share: Z of each cell that has, and its share of the test images in such cells.
+    global_z: Z of all. global_p: probability of a Z so low without copying. clustered_z: C_T, or None if no cell has
+    enough members. cell_z, cell_share: Z of each cell that has, and its share of the test images in these cells.
     """
 
     global_z: float
@@ -115,7 +115,7 @@ def copying(
 
 
 def mann_whitney_z(generated: Tensor, test: Tensor) -> float:
-    """Z of the Mann-Whitney statistic: below 0 where generated images have the smaller distances. [m], [n] >= 1."""
+    """Z of the Mann-Whitney statistic: below 0 if generated images have the smaller distances. [m], [n] >= 1."""
     m, n = len(generated), len(test)
     ranks = scipy.stats.rankdata(torch.cat([generated, test]).numpy())  # ties share their mean rank
     u = ranks[:m].sum() - m * (m + 1) / 2

@@ -62,7 +62,7 @@ class Distances:
 
     @cached_property
     def _training_once(self) -> Rows:
-        """Each distinct training image once, without a copy where none occurs twice."""
+        """Each distinct training image once; the training set itself if no image occurs twice."""
         if len(self.distinct_training) == len(self.training):
             return self.training
         return self.training[self.distinct_training.numpy()]
@@ -100,7 +100,7 @@ class Distances:
 
     @cached_property
     def within_distinct_training(self) -> Tensor:
-        """Each distinct training image to the nearest other one that is no copy, in order of `distinct_training`."""
+        """Each distinct training image to the nearest other one that is not a copy, in order of `distinct_training`."""
         if len(self.distinct_training) == len(self.training):
             return self.within_training[:, 0]
         return self._nearest_others(self._training_once, 1)[:, 0]

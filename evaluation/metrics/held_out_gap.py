@@ -1,14 +1,14 @@
 """Are generated images nearer to the training images than to a held-out test set of the same source?
 
 d_train and d_test are the distances of a generated image to the nearest training and the nearest test image. A model
-that learned the distribution and not its training images has no reason to be nearer to either: d_test - d_train is
-then zero on average, where both sets are equally large. The question is that of the C_T test of Meehan et al. 2020
-(`evaluation.metrics.data_copying`), asked of each generated image in turn and in units of distance.
+that learned the distribution instead of its training images is not nearer to either: d_test - d_train is then zero on
+average if both sets are equally large. The C_T test of Meehan et al. 2020 (`evaluation.metrics.data_copying`) asks the
+same question; here it is asked of each generated image, in units of distance.
 
-Conventions: distances are Euclidean (pixel levels in pixels). A larger set has nearer images by its size alone: so
-`expected_share` says which share of generated images would be nearer to the training set if training and test images
-were exchangeable, which is its share of all distinct images. Ties are counted apart. Intervals are of 95 %: normal for
-the mean gap, Wilson's for the share.
+Conventions: distances are Euclidean (pixel levels in pixels). A larger set has nearer images by its size alone:
+`expected_share` is the share of generated images that would be nearer to the training set if training and test images
+were exchangeable, namely the training set's share of all distinct images. Ties are counted apart. Intervals cover
+95 %: normal for the mean gap, Wilson's for the share.
 """
 
 import math
@@ -28,7 +28,7 @@ class HeldOutGap:
 
     mean_gap, median_gap: of d_test - d_train. gap_low, gap_high: interval of the mean gap, None for a single image.
     share_nearer_to_training: of generated images, with its interval; share_tied: as near to both.
-    expected_share: of images nearer to training, if generated images owed nothing to the training images.
+    expected_share: of images nearer to training, if generated images did not depend on the training images.
     """
 
     mean_to_training: float

@@ -10,9 +10,9 @@ The ball of an image reaches to its k-th nearest other image of the same set.
   diversity metrics for generative models".
 
 Conventions: k = 5, as Naeem et al. take it (Kynkäänniemi et al. take 3). Balls of precision and recall are closed, as
-in their definition; those of density and coverage are open, as in their authors' code, which gives a density of 1 where
-the training images themselves are judged. The two differ only for images at exactly the distance of the k-th
-neighbour, which copies of training images are. Training images count as they are given: more than k equal ones have a
+in their definition; those of density and coverage are open, as in their authors' code, which gives a density of 1 if
+the training images themselves are evaluated. Open and closed balls differ only for images at exactly the distance of
+the k-th neighbour, such as copies of training images. Training images count as given: more than k equal ones have a
 ball of radius 0.
 """
 
@@ -26,7 +26,7 @@ from evaluation.metrics.distances import Distances
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares in [0, 1], but for the density, which is at least 0; k is the neighbour that balls reach to."""
+    """Shares in [0, 1], except the density, which is at least 0; k is the neighbour that balls reach to."""
 
     precision: float
     recall: float

@@ -1,8 +1,8 @@
 """The memorization ratio at every threshold, and the distribution of d1/d2 that it comes from.
 
 d1 and d2 are the distances of a generated image to its nearest and second nearest distinct training images. An image
-counts as a copy at a threshold t when d1 < t · d2; the usual threshold is 1/3 (Gu et al. 2023, Yoon et al. 2023). The
-curve shows whether a ratio hangs on that choice: copies have d1/d2 near 0, new images near 1, and a model that
+counts as a copy at a threshold t if d1 < t · d2; the usual threshold is 1/3 (Gu et al. 2023, Yoon et al. 2023). The
+curve shows whether a ratio depends on that choice: copies have d1/d2 near 0, new images near 1, and a model that
 memorizes has few in between.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from evaluation.memorization import memorized
 from evaluation.metrics.distances import Distances
 
-# Thresholds 0.01, 0.02, …, 1. At 1 all images are copies that are not just as near to two training images.
+# Thresholds 0.01, 0.02, …, 1. At 1, all images are copies except those equally near to two training images.
 THRESHOLDS = tuple(step / 100 for step in range(1, 101))
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
@@ -38,8 +38,8 @@ def from_distances(distances: Distances, seed: int) -> RatioCurve:
 def ratio_curve(nearest: Tensor, second: Tensor) -> RatioCurve:
     """Both from squared distances [N] to the two nearest distinct training images, of one dtype; N >= 1.
 
-    Comparisons are those of `evaluation.memorization.memorized`; quantiles are interpolated linearly. Where d2 is 0,
-    which distances of distinct features can be when they underflow, d1/d2 counts as 1.
+    Comparisons are those of `evaluation.memorization.memorized`; quantiles are interpolated linearly. If d2 is 0,
+    which can happen to distinct features by underflow, d1/d2 counts as 1.
     """
     counts = [int(memorized(nearest, second, threshold).sum()) for threshold in THRESHOLDS]
     first, other = nearest.double().sqrt().numpy(), second.double().sqrt().numpy()

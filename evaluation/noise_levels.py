@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from evaluation.memorization import CONFIDENCE
-from torch_utils.misc import derived_seed
+from torch_utils.misc import derived_seed, widest_float
 from training.denoiser import Denoiser
 
 BATCH_SIZE = 64
@@ -98,7 +98,7 @@ def trajectory(
     latents: standard normal [B, C, R, R]. levels: descending; Heun's method steps from one to the next, so give enough.
     Yields (sigma, state), and at last (0, the generated image). Source: Karras et al. 2022, algorithm 1.
     """
-    x = latents.to(_float64_of(latents)) * levels[0]
+    x = latents.to(widest_float(latents.device)) * levels[0]
     for sigma, sigma_next in zip(levels, [*levels[1:], 0.0], strict=True):
         yield sigma, x
         slope = (x - denoise(denoiser, x, sigma, labels)) / sigma
@@ -143,11 +143,7 @@ def noise_like(clean: Tensor, seed: int, positions: Sequence[int]) -> Tensor:
 
 def to_float64(images: Tensor) -> Tensor:
     """8-bit pixels as floats in [-1, 1]: float64, or float32 on devices that have no float64."""
-    return images.to(_float64_of(images)) / 127.5 - 1
-
-
-def _float64_of(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.device.type == 'mps' else torch.float64
+    return images.to(widest_float(images.device)) / 127.5 - 1
 
 
 def mean_interval(values: Tensor | np.ndarray) -> Estimate:

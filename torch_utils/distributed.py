@@ -109,11 +109,6 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on at least one rank."""
-    return bool(all_reduce_sum(torch.tensor(int(flag))))
-
-
 def on_main(action: Callable[[], T]) -> T:
     """Run an action on the main rank only and give its result to all; a user's mistake there is raised on every
     rank."""

@@ -1,4 +1,4 @@
-"""Settings of torch's arithmetic, and random numbers that follow from what they are for."""
+"""Settings of torch's arithmetic, and seeds that depend on what the random numbers are for."""
 
 import hashlib
 import os
@@ -8,10 +8,10 @@ from torch import nn
 
 
 def configure_backends(precision: str, deterministic: bool = False, benchmark: bool = True) -> None:
-    """Set what is global in torch's arithmetic.
+    """Set torch's global options of arithmetic.
 
-    precision: 'tf32' lets float32 products round their inputs to 10 bits on devices that can; anything else forbids it.
-    deterministic: only kernels that give the same bits every time; benchmark: let cuDNN try its kernels first.
+    precision: 'tf32' lets float32 products round their inputs to 10 bits on devices that can; others forbid it.
+    deterministic: use only kernels that give the same bits every time. benchmark: let cuDNN time its kernels first.
     """
     allow_tf32 = precision == 'tf32'
     torch.set_float32_matmul_precision('high' if allow_tf32 else 'highest')
@@ -19,7 +19,7 @@ def configure_backends(precision: str, deterministic: bool = False, benchmark: b
     torch.backends.cudnn.benchmark = benchmark and not deterministic
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
-        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS asks for it, before its first use
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it before its first use
 
 
 def derived_seed(*parts: int) -> int:
@@ -33,6 +33,14 @@ def seed_everything(*parts: int) -> None:
     torch.manual_seed(derived_seed(*parts))
 
 
+def widest_float(device: torch.device | str) -> torch.dtype:
+    """float64, or float32 on a device that has no float64, such as Apple's GPUs."""
+    try:
+        return torch.empty(0, dtype=torch.float64, device=device).dtype
+    except TypeError:
+        return torch.float32
+
+
 def place(module: nn.Module, device: torch.device | str) -> nn.Module:
-    """Move a module to a device, its convolutions laid out channels_last, which is faster on CPUs and GPUs alike."""
+    """Move a module to a device, with channels_last convolutions, which are faster on CPUs and GPUs alike."""
     return module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

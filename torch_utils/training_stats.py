@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed
+from torch_utils.misc import widest_float
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Collector:
     def report(self, name: str, values: Tensor) -> None:
         """Add all elements of a tensor to the moments of a name."""
         values = values.detach()
-        dtype = torch.float32 if values.device.type == 'mps' else torch.float64
+        dtype = widest_float(values.device)
         count = torch.tensor(values.numel(), dtype=dtype)
         sums = torch.stack([values.sum(dtype=dtype), (values * values).sum(dtype=dtype)])
         sums = torch.cat([count.to(values.device, non_blocking=True)[None], sums])

@@ -69,7 +69,7 @@ class Preconditioned(nn.Module):
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **model_kwargs: Any
     ) -> Tensor:
         x = x.to(torch.float32)
-        sigma = torch.as_tensor(sigma, device=x.device).to(torch.float32).reshape(-1, 1, 1, 1)
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
         labels = class_labels if self.label_dim else None
         dtype = self.compute_dtype
@@ -195,7 +195,7 @@ class iDDPMPrecond(Preconditioned):
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         sigma = torch.as_tensor(sigma)
-        return self.u[self.nearest_level(sigma.to(self.u.device))].to(sigma)
+        return self.u[self.nearest_level(sigma.to(self.u))].to(sigma.device).to(sigma.dtype)
 
 
 def iddpm_sigmas(C_1: float, C_2: float, M: int, dtype: type[np.floating] = np.float64) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Samplers that turn noise into images with any denoiser, and random numbers that follow from each image's seed alone.
+"""Samplers that turn noise into images with any denoiser, and random numbers that depend on each image's seed alone.
 
-`edm_sampler` is EDM's; `ablation_sampler` is its generalization over solvers, discretizations, schedules and scalings.
-`generate_images` yields batches of uint8 images for a list of seeds: what all scripts use.
+`edm_sampler` is EDM's; `ablation_sampler` generalizes it over solvers, discretizations, schedules and scalings.
+`generate_images` yields batches of uint8 images for a list of seeds.
 Source: Karras et al. 2022, algorithms 1 and 2 and appendix C.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
+from torch_utils.misc import widest_float
 from training.denoiser import Denoiser
 from training.preconditioning import iddpm_sigmas
 from training.sampler_options import SamplerOptions
@@ -65,21 +66,22 @@ def edm_sampler(
 ) -> Tensor:
     """Integrate from noise to images with Heun's method, deterministic without churn.
 
-    latents: standard normal [B, C, R, R]. randn_like: source of the churn's noise, drawn at every step in float64.
-    num_steps: at least 2. sigma_min, sigma_max: clipped to the denoiser's range. Returns float64 [B, C, R, R].
+    latents: standard normal [B, C, R, R]. randn_like: source of the churn's noise, drawn at every step.
+    num_steps: at least 2. sigma_min, sigma_max: clipped to the denoiser's range.
+    Returns [B, C, R, R] in float64, or in float32 on a device without float64.
 
-    Without churn, images that a denoiser with `settled` reports leave the batch as soon as it does. For a constant
-    denoised image y, both of Heun's slopes are (x - y) / sigma, each step lands on the line from x to y, and the last
-    one, to sigma = 0, on y: they end where the remaining steps would have brought them, up to float64's rounding.
+    Without churn, images that a denoiser reports as `settled` leave the batch at once. For a constant denoised image
+    y, both of Heun's slopes are (x - y) / sigma, so that each step ends on the line from x to y, and the last one, to
+    sigma = 0, at y: the image is the one that the remaining steps would give, up to rounding in float64.
     """
     first, last = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
     sigmas = [*net.round_sigma(rho_schedule(first, last, num_steps, rho)).tolist(), 0.0]
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        return net(x, x.new_tensor(sigma), class_labels).to(torch.float64)
+        return net(x, x.new_tensor(sigma), class_labels).to(x.dtype)
 
     settled = getattr(net, 'settled', None) if S_churn == 0 else None
-    x = latents.to(torch.float64) * sigmas[0]
+    x = latents.to(widest_float(latents.device)) * sigmas[0]
     images, unfinished = torch.empty_like(x), torch.arange(len(x), device=x.device)
     for step in range(num_steps):
         sigma, sigma_next = sigmas[step], sigmas[step + 1]
@@ -92,8 +94,8 @@ def edm_sampler(
             denoised = denoise(x, sigma)
         else:
             done, denoised = settled(x, x.new_tensor(sigma), class_labels)
-            images[unfinished[done]] = denoised[done].to(torch.float64)
-            x, denoised, unfinished = x[~done], denoised[~done].to(torch.float64), unfinished[~done]
+            images[unfinished[done]] = denoised[done].to(x.dtype)
+            x, denoised, unfinished = x[~done], denoised[~done].to(x.dtype), unfinished[~done]
             class_labels = None if class_labels is None else class_labels[~done]
             if not len(x):
                 break
@@ -115,7 +117,7 @@ def rho_schedule(sigma_min: float, sigma_max: float, num_steps: int, rho: float)
 
 @dataclass(frozen=True)
 class Curve:
-    """A positive function of time with its derivative, and its inverse where one is needed."""
+    """A positive function of time with its derivative, and its inverse if one is needed."""
 
     at: Callable[[float], float]
     slope: Callable[[float], float]
@@ -150,7 +152,7 @@ def scale_curve(scaling: str, sigma: Curve) -> Curve:
     return Curve(at=lambda t: 1.0, slope=lambda t: 0.0)
 
 
-# Default sigma range by discretization; that of 'vp' follows from the process that DDPM++ was trained with.
+# Default sigma range by discretization; for 'vp' it follows from the process that DDPM++ was trained with.
 _VP_DEFAULT = sigma_curve('vp', beta_d=19.9, beta_min=0.1)
 _DEFAULT_SIGMA_RANGE = {'ve': (0.02, 100.0), 'iddpm': (0.002, 81.0), 'edm': (0.002, 80.0)}
 
@@ -180,10 +182,10 @@ def ablation_sampler(
 ) -> Tensor:
     """The generalized sampler: as `edm_sampler`, with every choice of the published methods.
 
-    solver: 'euler' or 'heun' (alpha: where within the step the second evaluation stands, in (0, 1]).
+    solver: 'euler' or 'heun' (alpha: position of the second evaluation within the step, in (0, 1]).
     discretization: 'vp', 've', 'iddpm' or 'edm'. schedule: sigma(t), 'vp', 've' or 'linear'. scaling: s(t), 'vp' or
     'none'.
-    epsilon_s: smallest time of 'vp'. C_1, C_2, M: of 'iddpm'.
+    epsilon_s: smallest time of 'vp'. C_1, C_2, M: parameters of 'iddpm'.
     """
     assert solver in ('euler', 'heun')
     assert discretization in ('vp', 've', 'iddpm', 'edm')
@@ -217,12 +219,12 @@ def ablation_sampler(
         return sigma.inverse(float(net.round_sigma(torch.tensor(value, dtype=torch.float64))))
 
     def slope(x: Tensor, t: float) -> Tensor:
-        denoised = net(x / scale.at(t), x.new_tensor(sigma.at(t)), class_labels).to(torch.float64)
+        denoised = net(x / scale.at(t), x.new_tensor(sigma.at(t)), class_labels).to(x.dtype)
         decay = sigma.slope(t) / sigma.at(t)
         return (decay + scale.slope(t) / scale.at(t)) * x - decay * scale.at(t) * denoised
 
     times = [*(rounded_time(value) for value in steps), 0.0]
-    x = latents.to(torch.float64) * (sigma.at(times[0]) * scale.at(times[0]))
+    x = latents.to(widest_float(latents.device)) * (sigma.at(times[0]) * scale.at(times[0]))
     for step in range(num_steps):
         t, t_next = times[step], times[step + 1]
         if S_churn > 0:  # without churn the noise would be multiplied by 0
@@ -279,8 +281,8 @@ def generate_images(
 ) -> Iterator[GeneratedBatch]:
     """Yield the images of each batch of seeds.
 
-    The generator of a seed gives its latents, then, for a denoiser with classes, its class (replaced by class_index
-    where that is given), then the churn's noise.
+    The generator of a seed gives its latents, then, for a denoiser with classes, its class (replaced by class_index if
+    that is given), then the churn's noise. Raises UserError if an image is not finite.
     """
     for seeds in batches:
         random = StackedRandomGenerator(device, seeds)
@@ -291,8 +293,12 @@ def generate_images(
             if class_index is not None:
                 labels = torch.full_like(labels, class_index)
         with torch.inference_mode():
-            images = to_uint8(sample(sampler, net, latents, labels, random.randn_like))
-        yield GeneratedBatch(list(seeds), images, labels)
+            images = sample(sampler, net, latents, labels, random.randn_like)
+        if not images.isfinite().all():
+            raise UserError(
+                f'the images of the seeds {seeds[0]} to {seeds[-1]} are not finite; change the sampler options'
+            )
+        yield GeneratedBatch(list(seeds), to_uint8(images), labels)
 
 
 def to_uint8(images: Tensor) -> Tensor:

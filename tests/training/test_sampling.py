@@ -4,6 +4,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dnnlib.util import UserError
 from tests.helpers import DATA
@@ -18,6 +20,7 @@ from training.sampling import (
     seed_batches,
     to_uint8,
 )
+from training.snapshot import NetworkConfig
 
 RUNS = [
     ('vp_ddpmpp_16x16', 'heun18'),
@@ -104,6 +107,46 @@ def test_churn_draws_noise_at_every_step_and_no_churn_draws_none():
     assert not calls
     edm_sampler(GaussianDenoiser(), latents, randn_like=randn_like, num_steps=5, S_churn=3, S_min=1, S_max=2)
     assert calls == [torch.float64] * 5
+
+
+class NoFloat64(TorchDispatchMode):
+    """The meta device as one without float64, such as Apple's GPUs: a tensor of it raises TypeError."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor) and value.is_meta and value.dtype == torch.float64:
+                raise TypeError('float64 on a device without it')
+        return result
+
+
+@pytest.mark.parametrize('sampler', [edm_sampler, ablation_sampler])
+@pytest.mark.parametrize('name', ['VPPrecond', 'EDMPrecond'])
+@pytest.mark.parametrize('churn', [0, 5])
+def test_samplers_need_no_float64_on_a_device_without_it(sampler, name, churn):
+    arguments = {'model_type': 'SongUNet', 'model_channels': 8, 'channel_mult': [1], 'num_blocks': 1}
+    net = NetworkConfig(name, {'img_resolution': 8, 'img_channels': 1, **arguments}).build('meta')
+    with NoFloat64(), pytest.raises(TypeError, match='without it'):
+        torch.empty(1, device='meta').double()
+    with NoFloat64():
+        images = sampler(net, torch.empty(2, 1, 8, 8, device='meta'), num_steps=4, S_churn=churn)
+    assert images.dtype == torch.float32
+
+
+@pytest.mark.parametrize(('network', 'run'), [run for run in RUNS if 'churn' not in run[1]])
+def test_float32_images_are_edms(network, run, monkeypatch):
+    """As on a device without float64; with churn the noise differs, because it is drawn in float32."""
+    monkeypatch.setattr('training.sampling.widest_float', lambda device: torch.float32)
+    test_images_are_edms(network, run)
+
+
+def test_images_that_are_not_finite_are_refused():
+    class Broken(GaussianDenoiser):
+        def __call__(self, x, sigma, class_labels=None):
+            return x * torch.nan
+
+    with pytest.raises(UserError, match='images of the seeds 3 to 5 are not finite'):
+        list(generate_images(Broken(), [[3, 4, 5]], SamplerOptions(num_steps=2), 'cpu'))
 
 
 def test_random_numbers_of_an_image_depend_on_its_seed_alone():

@@ -66,15 +66,17 @@ def gap_clock(times: Sequence[float], gaps: np.ndarray, seed: int = 0) -> Clock:
     return _bootstrapped(times, np.asarray(gaps), lambda mean, error: _stays(mean > critical * error), seed)
 
 
-def ratio_clock(times: Sequence[float], memorized: Sequence[int], num_images: int, seed: int = 0) -> Clock:
-    """tau_mem by the ratio. memorized: how many of `num_images` generated images are copies, of each snapshot.
+def ratio_clock(
+    times: Sequence[float], memorized: Sequence[int], num_images: int | Sequence[int], seed: int = 0
+) -> Clock:
+    """tau_mem by the ratio. memorized: how many generated images are copies; num_images: of how many, per snapshot.
 
     Wilson's interval excludes 0 as soon as one image is a copy. The bootstrap draws the counts of snapshots
     independently.
     """
     counts = np.asarray(memorized)
     random = np.random.default_rng(seed)
-    drawn = random.binomial(num_images, counts / num_images, [RESAMPLES, len(counts)])
+    drawn = random.binomial(num_images, counts / np.asarray(num_images), [RESAMPLES, len(counts)])
     return _clock(times, _stays(counts > 0), np.array([_stays(row > 0) for row in drawn]))
 
 

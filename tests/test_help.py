@@ -23,6 +23,7 @@ SCRIPTS = {
     'dataset_utils': 'dataset_utils.__main__',
     'snapshot_tool': 'snapshot_tool',
     'emm': 'emm',
+    'diagnose': 'diagnose',
 }
 # Helps that explain no more than their options.
 WITHOUT_EXAMPLES = ('snapshot_tool', 'snapshot_tool_show')

@@ -98,9 +98,9 @@ def ratio_figure(
 
     interval: what the bands are, as the axis says it. threshold: the ratio that counts for the EMM.
     """
-    with _figure(title, 4 + _legend_height(curve.name for curve in curves)) as (figure, axes):
+    with new_figure(title, 4 + legend_height(curve.name for curve in curves)) as (figure, axes):
         handles = []
-        for style, curve in zip(_styles(), curves, strict=False):
+        for style, curve in zip(curve_styles(), curves, strict=False):
             points = sorted(curve.points, key=lambda point: point.dataset_size)
             sizes = [point.dataset_size for point in points]
             ends = [point.ratio_low for point in points], [point.ratio_high for point in points]
@@ -117,7 +117,7 @@ def ratio_figure(
         axes.set_xlabel(f'training images |D| (bands: {interval})')
         _ratio_axis(axes)
         _threshold(axes, threshold)
-        _legend(figure, handles, [curve.name for curve in curves])
+        add_legend(figure, handles, [curve.name for curve in curves])
     return figure
 
 
@@ -128,17 +128,17 @@ def training_figure(
 
     interval: what the bands are, as the axis says it. threshold: the ratio that counts for the EMM.
     """
-    with _figure(title, 4 + _legend_height(curve.name for curve in curves)) as (figure, axes):
+    with new_figure(title, 4 + legend_height(curve.name for curve in curves)) as (figure, axes):
         handles = [
             _band_curve(axes, curve.epochs, curve.ratios, curve.low, curve.high, style)
-            for style, curve in zip(_styles(), curves, strict=False)
+            for style, curve in zip(curve_styles(), curves, strict=False)
         ]
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda epochs, _: f'{epochs:,.0f}')
         axes.set_xlabel(f'epochs of training (bands: {interval})')
         _ratio_axis(axes)
         _threshold(axes, threshold)
-        _legend(figure, handles, [curve.name for curve in curves])
+        add_legend(figure, handles, [curve.name for curve in curves])
     return figure
 
 
@@ -149,8 +149,8 @@ def emm_figure(bars: Sequence[EmmBar], title: str) -> Figure:
     side on which it lies; an end of an interval that lies outside of them has an arrow too.
     """
     names = [_label(bar.name, width=26) for bar in bars]
-    places, height = _rows(names)
-    with _figure(title, 1.1 + 0.2 * height) as (figure, axes):
+    places, height = row_places(names)
+    with new_figure(title, 1.1 + 0.2 * height) as (figure, axes):
         ends = [bound.value for bar in bars for bound in (bar.emm.estimate, bar.emm.low, bar.emm.high)]
         low, high = max(min(ends), 0.5), max(max(ends), 0.5)
         margin = max((high / low) ** 0.08, 1.15 if high > 1.2 * low else 1.5)
@@ -163,7 +163,7 @@ def emm_figure(bars: Sequence[EmmBar], title: str) -> Figure:
         axes.xaxis.set_major_formatter(FixedFormatter([f'{tick:,}' for tick in ticks]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel('effective model memorization, in training images (95 % interval)')
-        _label_rows(axes, places, names, [str(bar.emm.estimate) for bar in bars], height)
+        label_rows(axes, places, names, [str(bar.emm.estimate) for bar in bars], height)
     return figure
 
 
@@ -178,8 +178,8 @@ def value_figure(
     values: name and ratio of each. interval: what the lines are, as the axis says it.
     """
     names = [_label(name, width=26) for name, _ in values]
-    places, height = _rows(names)
-    with _figure(title, 1.1 + 0.2 * height) as (figure, axes):
+    places, height = row_places(names)
+    with new_figure(title, 1.1 + 0.2 * height) as (figure, axes):
         for y, (_, point) in zip(places, values, strict=True):
             low, ratio, high = (100 * share for share in (point.ratio_low, point.ratio, point.ratio_high))
             axes.plot([low, high], [y, y], color=_EDGE, linewidth=1.6, marker='|', markersize=8)
@@ -187,7 +187,7 @@ def value_figure(
         axes.axvline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
         axes.set_xlim(-2, 102)
         axes.set_xlabel(f'memorized images in % ({interval}; dashed: {100 * threshold:.3g} %, the EMM)')
-        _label_rows(axes, places, names, [f'{100 * point.ratio:.1f}' for _, point in values], height)
+        label_rows(axes, places, names, [f'{100 * point.ratio:.1f}' for _, point in values], height)
     return figure
 
 
@@ -244,7 +244,7 @@ def figure_bytes(figure: Figure, file_format: str) -> bytes:
 
 
 @contextmanager
-def _figure(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
+def new_figure(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
     """An empty figure of README width in the project's style. height: in inches."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout='constrained')
@@ -257,7 +257,7 @@ def _title(figure: Figure, title: str) -> None:
     figure.suptitle(_label(title, width=70), x=0.01, ha='left', fontsize=10, fontweight='bold')
 
 
-def _styles() -> Iterator[dict]:
+def curve_styles() -> Iterator[dict]:
     """Colour, marker and line style of a figure's curves, in order; the three repeat after different numbers."""
     styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), itertools.cycle(_LINES), strict=False)
     for number, (color, marker, line) in enumerate(styles):
@@ -295,16 +295,14 @@ def _threshold(axes: Axes, threshold: float) -> None:
     axes.annotate(text, place, (4, 0), ('axes fraction', 'data'), 'offset points', va='center', fontsize=8)
 
 
-def _rows(names: Sequence[str]) -> tuple[list[float], float]:
+def row_places(names: Sequence[str]) -> tuple[list[float], float]:
     """Places of named rows one below the other, of two lines each or as many as its name has, and lines in all."""
     lines = [max(2, name.count('\n') + 1) for name in names]
     ends = list(itertools.accumulate(lines))
     return [end - own / 2 for end, own in zip(ends, lines, strict=True)], float(ends[-1])
 
 
-def _label_rows(
-    axes: Axes, places: Sequence[float], names: Sequence[str], values: Sequence[str], height: float
-) -> None:
+def label_rows(axes: Axes, places: Sequence[float], names: Sequence[str], values: Sequence[str], height: float) -> None:
     """Name the rows of `_rows` on the left of the axes, and write a value for each on the right."""
     axes.set_yticks(places, names)
     axes.tick_params(axis='y', length=0)
@@ -351,7 +349,7 @@ def _skip_bars(axes: Axes, placements: Sequence[SkipPlacement]) -> None:
     axes.tick_params(axis='x', length=0)
 
 
-def _legend_height(names: Sequence[str] | Iterator[str]) -> float:
+def legend_height(names: Sequence[str] | Iterator[str]) -> float:
     """Inches that the legend under a figure takes."""
     names = [_label(name) for name in names]
     if len(names) < 2:
@@ -360,7 +358,7 @@ def _legend_height(names: Sequence[str] | Iterator[str]) -> float:
     return 0.15 + 0.17 * rows * max(name.count('\n') + 1 for name in names)
 
 
-def _legend(figure: Figure, handles: list[Line2D], names: Sequence[str]) -> None:
+def add_legend(figure: Figure, handles: list[Line2D], names: Sequence[str]) -> None:
     """A legend under the figure, which takes nothing from the curves however long the names are."""
     labels = [_label(name) for name in names]
     if len(labels) > 1:

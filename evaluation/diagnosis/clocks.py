@@ -1,0 +1,173 @@
+"""The clocks of trainings, from the errors of their snapshots and from their records of memorization ratios."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.clocks import (
+    fit_line,
+    gap_clock,
+    generalization_clock,
+    normalized_time,
+    ratio_clock,
+    spread,
+)
+from evaluation.diagnosis.inputs import ImageSets, labels_of, noise_levels
+from evaluation.diagnosis.tables import Row, flat
+from evaluation.diagnosis.tasks import joined, run_tasks
+from evaluation.generators import Generator
+from evaluation.noise_levels import denoise, mean_interval, noise_like, squared_distance, to_float64
+
+SIGMA_DATA = 0.5  # of EDM's loss
+CLOCKS = {'tau_gen': 'tau_gen', 'tau_mem_error': 'tau_mem (error)', 'tau_mem_ratio': 'tau_mem (ratio)'}
+COLUMNS = {'run': 'run', 'dataset_size': '|D|', 'snapshots': 'snapshots'} | {
+    name + end: heading if end == '' else end[1:] for name, heading in CLOCKS.items() for end in ('', '_low', '_high')
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its snapshots, oldest first, and what its times are normalized by. records: of mem_traj.jsonl."""
+
+    name: str
+    snapshots: Sequence[Generator]
+    batch: int
+    lr: float
+    records: Sequence[Mapping]
+
+
+def measure_clocks(
+    run: Run,
+    sets: ImageSets,
+    levels: Sequence[float] | int,
+    class_index: int | None,
+    use_labels: bool,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    partial: Path,
+    settings: Row,
+) -> Row:
+    """A record: `rows` with both errors of each snapshot, and the clocks in kimg. partial, settings: see `run_tasks`.
+
+    The error is that of EDM's loss: its mean per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)², over the levels.
+    """
+    load = functools.lru_cache(maxsize=1)(lambda place: run.snapshots[place].denoiser())
+    first = load(0)
+    sigmas = noise_levels(levels, first)
+    labels = labels_of(sets, first.label_dim, class_index, use_labels)
+
+    def compute(task: str) -> dict[str, Tensor]:
+        place, kind, start = task.split()
+        positions = range(int(start), min(int(start) + batch_size, sets.num))
+        part = slice(positions.start, positions.stop)
+        dataset = sets.training if kind == 'train' else sets.held_out
+        assert dataset is not None
+        clean = to_float64(dataset.images[part].to(device))
+        noise = noise_like(clean, seed, positions)
+        classes = None if labels is None else labels[kind][part].to(device)
+        errors = [
+            squared_distance(denoise(load(int(place)), clean + sigma * noise, sigma, classes), clean)
+            * (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+            for sigma in sigmas
+        ]  # fmt: skip
+        return {kind: torch.stack(errors).mean(dim=0)[None] / clean[0].numel()}
+
+    places, starts = range(len(run.snapshots)), range(0, sets.num, batch_size)
+    names = [f'{place} {kind} {start}' for place in places for kind in ('train', 'test') for start in starts]
+    results = run_tasks(names, compute, run.name, partial, settings)
+    errors = {
+        kind: np.concatenate(
+            [
+                joined({name: results[name] for name in names if name.split()[:2] == [str(place), kind]}, axis=1)[kind]
+                for place in places
+            ]
+        )
+        for kind in ('train', 'test')
+    }  # [S, N]
+    return clocks_record(run, len(sets.training.images), errors['train'], errors['test'])
+
+
+def clocks_record(run: Run, dataset_size: int, train: np.ndarray, test: np.ndarray) -> Row:
+    """The record of a run from the errors [S, N] of its snapshots."""
+    times = [snapshot.kimg or 0.0 for snapshot in run.snapshots]
+    evaluated = {record['snapshot']: record for record in run.records}  # the newest of each snapshot
+    found = {'tau_gen': generalization_clock(times, test), 'tau_mem_error': gap_clock(times, test - train)}
+    known = [evaluated[snapshot.name] for snapshot in run.snapshots if snapshot.name in evaluated]
+    if known:
+        found['tau_mem_ratio'] = ratio_clock(
+            [record['kimg'] for record in known],
+            [record['num_memorized'] for record in known],
+            [record['num_images'] for record in known],
+        )
+    rows = []
+    for place, snapshot in enumerate(run.snapshots):
+        estimates = {
+            'train_error': mean_interval(train[place]),
+            'test_error': mean_interval(test[place]),
+            'gap': mean_interval(test[place] - train[place]),
+        }
+        record = evaluated.get(snapshot.name, {})
+        ratio = {name: record.get(name) for name in ('ratio', 'ratio_low', 'ratio_high')}
+        rows.append({'snapshot': snapshot.name, 'kimg': snapshot.kimg, **flat(estimates), **ratio})
+    return {
+        'run': run.name,
+        'dataset_size': dataset_size,
+        'batch': run.batch,
+        'lr': run.lr,
+        'clocks': {name: asdict(clock) for name, clock in found.items()},
+        'rows': rows,
+    }
+
+
+def summary_row(record: Row) -> Row:
+    """A run's clocks in kimg as one row."""
+    row = {name: record[name] for name in ('run', 'dataset_size', 'batch', 'lr')}
+    row['snapshots'] = len(record['rows'])
+    for name, clock in record['clocks'].items():
+        row |= {name: clock['time'], f'{name}_low': clock['low'], f'{name}_high': clock['high']}
+    return row
+
+
+def compare_runs(records: Sequence[Row]) -> Row:
+    """How each clock scales over runs: its regression on |D| in steps, and how far runs lie apart before and after.
+
+    `exponent`: of tau in |D|, by least squares on logarithms, `slope`: in steps per training image; with intervals, for
+    three or more runs of different sizes. `spread`: standard deviation of ln tau over runs, in `steps` and in
+    `normalized` time, for two or more. Runs without the clock are left out.
+    """
+    factors = {'size': 'dataset_size', 'batch': 'batch', 'lr': 'lr'}
+    smallest = {factor: min(record[name] for record in records) for factor, name in factors.items()}
+    found: Row = {}
+    for clock in CLOCKS:
+        known = [record for record in records if record['clocks'].get(clock, {}).get('time')]
+        sizes = [record['dataset_size'] for record in known]
+        steps = [1000 * record['clocks'][clock]['time'] / record['batch'] for record in known]
+        if len(known) < 2:
+            continue
+        own = [{factor: record[name] for factor, name in factors.items()} for record in known]
+        normalized = [normalized_time(step, run, smallest) for step, run in zip(steps, own, strict=True)]
+        found[clock] = {'spread_steps': spread(steps), 'spread_normalized': spread(normalized)}
+        if len(known) > 2 and len(set(sizes)) > 1:
+            found[clock]['slope'] = asdict(fit_line(sizes, steps))
+            found[clock]['exponent'] = asdict(fit_line(np.log(sizes).tolist(), np.log(steps).tolist()))
+    return found
+
+
+def comparison_lines(found: Row) -> list[str]:
+    """What `compare_runs` found, in words."""
+    lines = []
+    for clock, values in found.items():
+        text = f'{CLOCKS[clock]}: ln tau differs over runs by {values["spread_steps"]:.3g} in steps, '
+        text += f'{values["spread_normalized"]:.3g} in normalized time'
+        if 'exponent' in values:
+            slope, exponent = values['slope'], values['exponent']
+            text += f'; tau grows by {slope["slope"]:.4g} steps per image ({slope["low"]:.4g} to {slope["high"]:.4g}), '
+            text += f'as |D|^{exponent["slope"]:.3g} ({exponent["low"]:.3g} to {exponent["high"]:.3g})'
+        lines.append(text)
+    return lines

@@ -1,0 +1,122 @@
+"""The sets and noise levels of a measurement, and the checks that they fit the denoiser and one another."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from training.dataset import Dataset, load_dataset
+from training.denoiser import Denoiser
+from training.sampling import rho_schedule
+
+# Images of each set that are measured, if it has so many.
+USUAL_NUMBER = 1000
+# Noise levels of EDM's sampler.
+USUAL_LEVELS = 18
+LOWEST, HIGHEST, RHO = 0.002, 80, 7
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """A training set and, if given, a held-out set. num: images of each that are measured, the first ones."""
+
+    training: Dataset
+    held_out: Dataset | None
+    num: int
+
+    @property
+    def sha256(self) -> dict[str, str | None]:
+        return {'training': self.training.sha256, 'held_out': self.held_out.sha256 if self.held_out else None}
+
+
+def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool) -> ImageSets:
+    """Read the sets. num: None takes `USUAL_NUMBER`, or all images of a smaller set.
+
+    Raises UserError if the sets differ in shape, share images (unless that is allowed), or have fewer images.
+    """
+    training = load_dataset(data, option='`data`')
+    held_out = None if test is None else load_dataset(test, option='`test`')
+    sizes = {f'`data`={data}': len(training.images)}
+    if held_out is not None:
+        check_shape(held_out, tuple(training.images.shape[1:]), f'`test`={test}', 'the training set has')
+        sizes[f'`test`={test}'] = len(held_out.images)
+        shared = count_shared(held_out.images, training.images)
+        if shared and not allow_overlap:
+            raise UserError(
+                f'`test`={test}: {shared} of its {len(held_out.images)} images are in the training set too; '
+                'give other images, or `allow_overlap` to continue'
+            )
+    for name, size in sizes.items():
+        if size < (num or 2):
+            raise UserError(f'{name}: it has {size} images, fewer than the {num or 2} to measure; lower `num`')
+    return ImageSets(training, held_out, num or min(USUAL_NUMBER, *sizes.values()))
+
+
+def check_shape(dataset: Dataset, shape: Sequence[int], where: str, owner: str) -> None:
+    """Raise UserError if images differ from a shape (C, H, W). owner: subject and verb, such as 'the network makes'."""
+    own = tuple(dataset.images.shape[1:])
+    if own != tuple(shape):
+        raise UserError(
+            f'{where}: its images are {own[2]}x{own[1]} with {own[0]} channels, but {owner} {shape[2]}x{shape[1]} '
+            f'with {shape[0]}; give sets of the same shape'
+        )
+
+
+def count_shared(images: Tensor, others: Tensor) -> int:
+    """How many images uint8 [N, …] equal one of the others, pixel for pixel."""
+    known = {_digest(image) for image in others.cpu().numpy()}
+    return sum(_digest(image) in known for image in images.cpu().numpy())
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[float]:
+    """The noise levels to measure at, descending, as the denoiser rounds them.
+
+    levels: the levels, or how many to take from the schedule of EDM's sampler within the denoiser's range.
+    Raises UserError for a level that is not positive, or outside of the denoiser's range.
+    """
+    low, high = denoiser.sigma_min, denoiser.sigma_max
+    if isinstance(levels, int):
+        levels = rho_schedule(max(LOWEST, low), min(HIGHEST, high), levels, RHO).tolist()
+    for sigma in levels:
+        if not (sigma > 0 and math.isfinite(sigma)):
+            raise UserError(f'`levels`: {sigma:g} is not a noise level; give numbers above 0')
+        if not low <= sigma <= high:
+            raise UserError(f"`levels`: {sigma:g} is outside of the denoiser's range, {low:g} to {high:g}")
+    return sorted(
+        {float(denoiser.round_sigma(torch.tensor(sigma, dtype=torch.float64))) for sigma in levels}, reverse=True
+    )
+
+
+def labels_of(sets: ImageSets, label_dim: int, class_index: int | None, use_labels: bool) -> dict[str, Tensor] | None:
+    """The class of each measured image by set: its own or one for all; None for an unconditional denoiser.
+
+    Raises UserError for a class or a label that the network does not have.
+    """
+    if class_index is not None and not 0 <= class_index < label_dim:
+        raise UserError(f'`class_index`={class_index}: the denoiser has {label_dim} classes')
+    if not label_dim or not use_labels:
+        return None
+    found = {}
+    for name, dataset in (('train', sets.training), ('test', sets.held_out)):
+        if dataset is None:
+            continue
+        if class_index is not None:
+            found[name] = torch.full([sets.num], class_index)
+        elif dataset.labels is None:
+            raise UserError(
+                f'{dataset.name} has no labels, which the denoiser needs; give `class_index` or `no_labels`'
+            )
+        else:
+            found[name] = dataset.labels[: sets.num]
+            if int(found[name].max()) >= label_dim:
+                raise UserError(f'{dataset.name} has label {int(found[name].max())}, the denoiser {label_dim} classes')
+    return found

@@ -1,0 +1,268 @@
+"""Runs what diagnose.py is asked for: from options to records, JSON, CSV and printed tables.
+
+Each function returns the records on every rank, and the path of the results without its ending.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dnnlib.download import fetch
+from dnnlib.util import UserError
+from evaluation.diagnosis import agreement, clocks, geometry, levels
+from evaluation.diagnosis.inputs import ImageSets, check_shape, load_sets, noise_levels
+from evaluation.diagnosis.tables import Row, measure_missing, text_table, write_csv
+from evaluation.diagnosis_options import (
+    SOURCES,
+    AgreementOptions,
+    ClocksOptions,
+    GeometryOptions,
+    LevelsOptions,
+    OutputOptions,
+    SetOptions,
+)
+from evaluation.features.saved import read_features
+from evaluation.generators import ClosedFormGenerator, Generator, Sampling, SnapshotGenerator, generators_of_run
+from evaluation.records import format_seeds, read_records
+from torch_utils import distributed
+from torch_utils.distributed import print0
+from training.closed_form.gaussian import GaussianDenoiser
+from training.config import read_options
+from training.dataset import load_dataset
+
+Results = tuple[list[Row], Path]
+
+
+def run_levels(options: LevelsOptions, device: torch.device) -> Results:
+    """The denoising errors of each denoiser. Raises UserError for sets and denoisers that do not fit together."""
+    if options.data is None and options.expdir is None:
+        raise UserError('`data` is missing: the training set')
+    sampling = Sampling(precision=options.denoising.precision, class_index=None, data=options.data)
+    generators = levels_generators(options, sampling, device)
+    sources = options.sources or [name for name in SOURCES if name != 'test' or options.sets.test is not None]
+    if 'test' in sources and options.sets.test is None:
+        raise UserError('`test` is missing: the held-out set whose images are to be noised')
+    data = options.data or data_of(options.expdir)
+    sets = open_sets(data, options.sets)
+    request = levels.LevelsRequest(
+        sets=sets,
+        levels=options.levels,
+        sources=sources,
+        class_index=options.denoising.class_index,
+        use_labels=not options.denoising.no_labels,
+        batch_size=options.denoising.batch_size,
+        seed=options.sets.seed,
+        device=device,
+    )
+    wanted = []
+    for generator in generators:
+        check_shape(sets.training, generator.shape, f'`data`={data}', f'{generator.where} makes')
+        settings = {
+            'denoiser': generator.name,
+            'kimg': generator.kimg,
+            'sha256': generator.sha256,
+            'precision': generator.precision,
+            **sets_settings(sets, options.sets),
+            'levels': options.levels,
+            'sources': sources,
+            'class_index': request.class_index,
+            'use_labels': request.use_labels,
+            'batch': request.batch_size,
+        }
+        wanted.append((settings, functools.partial(levels.measure_levels, request, generator.denoiser)))
+    path = results_path(options.output, 'levels', options.expdir)
+    records = measure_missing(path.with_suffix('.json'), wanted)
+    rows = [{**_head(record, 'denoiser', 'kimg'), **row} for record in records for row in record['rows']]
+    distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), rows))
+    for record in records:
+        for source in sources:
+            own = [row for row in record['rows'] if row['source'] == source]
+            print0(f'\n{record["settings"]["denoiser"]}: {source}, {own[0]["num_images"]} images; intervals of 95 %')
+            print0(text_table(own, levels.COLUMNS))
+    return records, path
+
+
+def run_geometry(options: GeometryOptions, device: torch.device) -> Results:
+    """The geometry of a training set. Raises UserError for sets that do not fit together."""
+    sets = open_sets(options.data, options.sets)
+    gaussian = GaussianDenoiser(sets.training.images, device=device)
+    sigmas = noise_levels(options.levels, gaussian)
+    settings = {**sets_settings(sets, options.sets), 'levels': sigmas}
+    path = results_path(options.output, 'geometry')
+    measure = functools.partial(geometry.measure_geometry, sets, gaussian, sigmas, options.sets.seed, device)
+    (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
+    distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), record['rows']))
+    distributed.on_main(lambda: write_csv(path.with_name(f'{path.name}_images.csv'), record['images']))
+    print0(f'{len(sets.training.images):,} training images; {sets.num} of each set measured; intervals of 95 %')
+    print0(text_table(record['rows'], geometry.COLUMNS))
+    print0(f'Information is in nats, at most ln |D| = {record["log_size"]:.4g}, which it reaches as noise falls to')
+    held_out = record['collapse_level']
+    measured = 'not measured' if held_out is None else f'{held_out:.4g}'
+    print0(
+        f'sigma = {measured} for held-out images, {record["gaussian_collapse_level"]:.4g} for a Gaussian population.'
+    )
+    print0(text_table(record['classes'], geometry.CLASS_COLUMNS))
+    return [record], path
+
+
+def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
+    """The agreement of two generators. Raises UserError for generators and sets that do not fit together."""
+    count = len(options.network) + (options.denoiser is not None)
+    if count != 2:
+        raise UserError(f'`network`: {count} generators are given; give two networks, or one and `denoiser`')
+    if not 1 <= len(options.data) <= 2:
+        raise UserError('`data`: give one training set, or one for each of the two')
+    training = [load_dataset(path, option='`data`') for path in options.data]
+    held_out = None if options.test is None else load_dataset(options.test, option='`test`')
+    sampling = Sampling(options.sampler, options.class_index, options.precision, data=options.data[-1])
+    generators: list[Generator] = [SnapshotGenerator(fetched(name), sampling, device) for name in options.network]
+    if options.denoiser is not None:
+        generators.append(ClosedFormGenerator(options.denoiser, sampling, device))
+    first, second = generators
+    if first.shape != second.shape:
+        raise UserError(
+            f'`network`: {first.where} makes images of {first.shape[1]}x{first.shape[2]}, {second.where} of '
+            f'{second.shape[1]}x{second.shape[2]}, with {first.shape[0]} and {second.shape[0]} channels; '
+            'give two of one shape'
+        )
+    for dataset, data in zip(training, options.data, strict=True):
+        check_shape(dataset, first.shape, f'`data`={data}', f'{first.where} makes')
+    features = None
+    if options.features is not None:
+        read = read_features(options.features, len(options.seeds), len(options.seeds), None)
+        features = [np.array(read.generated), np.array(read.training)]
+    pair = agreement.Pair(generators, [training[0], training[-1]], held_out, features)
+    settings = {
+        'generators': [_identity(generator) for generator in generators],
+        'training': [dataset.sha256 for dataset in pair.training],
+        'held_out': held_out.sha256 if held_out else None,
+        'seeds': format_seeds(options.seeds),
+        'batch': options.batch_size,
+        'threshold': options.threshold,
+        'features': options.features,
+    }
+    path = results_path(options.output, 'agreement')
+    gallery = path.with_name(f'{path.name}_gallery.png')
+    measure = functools.partial(
+        agreement.measure_agreement, pair, options.seeds, options.batch_size, options.threshold, gallery
+    )
+    (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
+    distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), record['rows']))
+    distributed.on_main(lambda: write_csv(path.with_name(f'{path.name}_images.csv'), record['images']))
+    print0(f'A: {first.name}, B: {second.name}; cosines of {len(options.seeds)} seeds; intervals of 95 %')
+    print0(text_table(record['rows'], agreement.COLUMNS))
+    rms = record['rms']
+    print0(
+        f'Root mean square distance: {rms["mean"]:.4g} pixel levels ({rms["mean_low"]:.4g} to {rms["mean_high"]:.4g})'
+    )
+    print0(f'Gallery: {gallery}')
+    return [record], path
+
+
+def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
+    """The clocks of runs. Raises UserError for a run without a held-out set, or with fewer than two snapshots."""
+    if options.sets.test is None:
+        raise UserError('`test` is missing: the held-out set whose error the clocks are read from')
+    wanted = []
+    for expdir in options.expdir:
+        run = open_run(expdir, Sampling(precision=options.denoising.precision), device)
+        data = data_of(expdir)
+        sets = open_sets(data, options.sets)
+        shape = run.snapshots[0].shape
+        check_shape(sets.training, shape, f'`data`={data}', f'the networks of {expdir} make')
+        settings = {
+            'run': str(expdir),
+            'snapshots': {snapshot.name: snapshot.sha256 for snapshot in run.snapshots},
+            'copies': [[record['snapshot'], record['num_memorized'], record['num_images']] for record in run.records],
+            **sets_settings(sets, options.sets),
+            'levels': options.levels,
+            'class_index': options.denoising.class_index,
+            'use_labels': not options.denoising.no_labels,
+            'batch': options.denoising.batch_size,
+        }
+        measure = functools.partial(
+            clocks.measure_clocks,
+            run,
+            sets,
+            options.levels,
+            options.denoising.class_index,
+            not options.denoising.no_labels,
+            options.denoising.batch_size,
+            options.sets.seed,
+            device,
+        )
+        wanted.append((settings, measure))
+    path = results_path(options.output, 'clocks', options.expdir[0] if len(options.expdir) == 1 else None)
+    records = measure_missing(path.with_suffix('.json'), wanted)
+    rows = [{'run': record['run'], **row} for record in records for row in record['rows']]
+    distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), rows))
+    print0('Times in thousands of training images seen; intervals of 95 %')
+    print0(text_table([clocks.summary_row(record) for record in records], clocks.COLUMNS))
+    for line in clocks.comparison_lines(clocks.compare_runs(records)):
+        print0(line)
+    return records, path
+
+
+def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.device) -> list[Generator]:
+    """The denoisers to measure; those of a run oldest first. Raises UserError unless one kind is given."""
+    kinds = [bool(options.network), options.expdir is not None, options.denoiser is not None]
+    if sum(kinds) != 1:
+        raise UserError('give one of `network`, `expdir` and `denoiser`')
+    if options.expdir is not None:
+        return generators_of_run(options.expdir, sampling, device)[::-1]
+    if options.denoiser is not None:
+        return [ClosedFormGenerator(options.denoiser, sampling, device)]
+    return [SnapshotGenerator(fetched(name), sampling, device) for name in options.network]
+
+
+def open_run(expdir: Path, sampling: Sampling, device: torch.device) -> clocks.Run:
+    generators = generators_of_run(expdir, sampling, device)[::-1]
+    if len(generators) < 2:
+        raise UserError(f'`expdir`={expdir}: it has one snapshot after 0 kimg, and clocks need several')
+    given = read_options(expdir)
+    return clocks.Run(
+        name=expdir.name,
+        snapshots=generators,
+        batch=given['batch'],
+        lr=given['lr'],
+        records=read_records(expdir / 'mem_traj.jsonl'),
+    )
+
+
+def open_sets(data: str, options: SetOptions) -> ImageSets:
+    return load_sets(data, options.test, options.num, options.allow_overlap)
+
+
+def sets_settings(sets: ImageSets, options: SetOptions) -> Row:
+    return {**sets.sha256, 'num': sets.num, 'seed': options.seed}
+
+
+def data_of(expdir: Path | None) -> str:
+    """The training set of a run of train.py. Raises UserError if the run does not name one."""
+    assert expdir is not None
+    return read_options(expdir)['data']
+
+
+def fetched(network: str) -> Path:
+    """The file of a network, downloaded once if it is a URL."""
+    return distributed.on_main(lambda: fetch(network))
+
+
+def results_path(options: OutputOptions, name: str, run_dir: Path | None = None) -> Path:
+    return (options.outdir or run_dir or Path()) / name
+
+
+def _identity(generator: Generator) -> Row:
+    return {
+        'name': generator.name,
+        'sha256': generator.sha256,
+        'sampler': generator.sampler,
+        'class_index': generator.class_index,
+        'precision': generator.precision,
+    }
+
+
+def _head(record: Row, *names: str) -> Row:
+    return {name: record['settings'][name] for name in names}

@@ -1,0 +1,89 @@
+"""Results as JSON, whose finished parts are not measured again, as CSV, and as tables to read."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dnnlib.util import UserError, atomic_file
+from evaluation.noise_levels import Estimate
+from torch_utils import distributed
+
+Row = dict[str, Any]
+# From a path for partial results, and the settings that these depend on, to a record.
+Measure = Callable[[Path, Row], Row]
+
+
+def flat(estimates: Mapping[str, Estimate]) -> Row:
+    """Estimates as columns: NAME, NAME_low and NAME_high; None for what is not a finite number."""
+    row: Row = {}
+    for name, estimate in estimates.items():
+        for suffix, value in (('', estimate.mean), ('_low', estimate.low), ('_high', estimate.high)):
+            row[name + suffix] = value if math.isfinite(value) else None
+    return row
+
+
+def measure_missing(path: Path, wanted: Sequence[tuple[Row, Measure]]) -> list[Row]:
+    """A record for each of the settings, in their order, on every rank: those of a JSON file, others measured now.
+
+    path: of the file, which is written after each measurement; records with other settings are dropped from it.
+    wanted: settings, and what measures the rest of their record, fit for JSON.
+    """
+    order = [json.loads(json.dumps(settings)) for settings, _ in wanted]
+    records = [record for record in distributed.on_main(lambda: _read_records(path)) if record['settings'] in order]
+    partial = path.with_suffix('.partial.npz')
+    distributed.on_main(lambda: path.parent.mkdir(parents=True, exist_ok=True))
+    for settings, (_, measure) in zip(order, wanted, strict=True):
+        if all(record['settings'] != settings for record in records):
+            records.append({'settings': settings, **measure(partial, settings)})
+            records.sort(key=lambda record: order.index(record['settings']))
+            distributed.on_main(lambda: _write_records(path, records))
+            distributed.on_main(lambda: partial.unlink(missing_ok=True))
+    return records
+
+
+def _read_records(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    try:
+        records = json.loads(path.read_bytes())
+        assert isinstance(records, list)
+        assert all('settings' in record for record in records)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f'{path}: not the results of a measurement; remove it') from error
+    return records
+
+
+def _write_records(path: Path, records: Sequence[Row]) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(records, indent=1).encode() + b'\n')
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """A CSV with the columns of all rows, in the order of their first appearance; empty for None."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_file(path) as file:
+        file.write(text.getvalue().encode('utf-8', 'surrogateescape'))
+
+
+def text_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+    """Aligned columns. columns: from a row's name to the heading; columns that no row has are left out."""
+    shown = {name: heading for name, heading in columns.items() if any(row.get(name) is not None for row in rows)}
+    cells = [list(shown.values()), *([_cell(row.get(name)) for name in shown] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return 'yes' if value else ''
+    if isinstance(value, float):
+        return f'{value:.4g}'
+    return '' if value is None else str(value)

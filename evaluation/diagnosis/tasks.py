@@ -1,0 +1,86 @@
+"""Independent parts of a measurement, dealt to ranks; an interrupted measurement resumes."""
+
+import functools
+import json
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.util import atomic_file
+from torch_utils import distributed
+
+SECONDS_BETWEEN_SAVES = 5.0
+
+Arrays = dict[str, np.ndarray]
+
+
+def run_tasks(
+    names: Sequence[str],
+    compute: Callable[[str], Mapping[str, Tensor]],
+    description: str,
+    partial: Path,
+    settings: Mapping[str, Any],
+) -> dict[str, Arrays]:
+    """Compute each task on one rank, and return the results of all on every rank, in the order of the names.
+
+    compute: from a task's name to tensors on the CPU; they must not depend on the rank.
+    partial: `.npz` file that keeps finished tasks until all are done, and that the caller removes once it has saved
+    what it made of them. settings: what results depend on; a file with other settings, or a broken one, is ignored.
+    """
+    key = json.dumps(settings, sort_keys=True)
+    done = distributed.on_main(lambda: _read(partial, key))
+    todo = [name for name in names if name not in done]
+    rank, world_size = distributed.rank(), distributed.world_size()
+    last_save = time.monotonic()
+    hidden = None if distributed.is_main() else True  # None: hidden if stderr is not a terminal
+    with tqdm(total=len(names), initial=len(names) - len(todo), desc=description, disable=hidden, leave=False) as bar:
+        for start in range(0, len(todo), world_size):
+            mine = todo[start:][rank : rank + 1]
+            for part in distributed.gather(distributed.on_every_rank(functools.partial(_compute, compute, mine))):
+                done |= part
+                bar.update(len(part))
+            if distributed.is_main() and time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
+                _save(partial, key, done)
+                last_save = time.monotonic()
+        if distributed.is_main() and todo:
+            _save(partial, key, done)
+    return {name: done[name] for name in names}
+
+
+def joined(results: Mapping[str, Arrays], axis: int) -> Arrays:
+    """The arrays of several tasks, joined in order along an axis; each name is in all or some of the tasks."""
+    names = dict.fromkeys(name for arrays in results.values() for name in arrays)
+    return {
+        name: np.concatenate([arrays[name] for arrays in results.values() if name in arrays], axis) for name in names
+    }
+
+
+def _compute(compute: Callable[[str], Mapping[str, Tensor]], names: Sequence[str]) -> dict[str, Arrays]:
+    return {name: {key: tensor.numpy() for key, tensor in compute(name).items()} for name in names}
+
+
+def _read(path: Path, key: str) -> dict[str, Arrays]:
+    done: dict[str, Arrays] = {}
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            if str(data['key']) == key:
+                for entry in data.files:
+                    task, _, name = entry.rpartition('|')
+                    if task:
+                        done.setdefault(task, {})[name] = data[entry]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return {}
+    return done
+
+
+def _save(path: Path, key: str, done: Mapping[str, Arrays]) -> None:
+    arrays = {f'{task}|{name}': array for task, found in done.items() for name, array in found.items()}
+    with atomic_file(path) as file:
+        np.savez(file, key=key, **arrays)  # type: ignore[arg-type]

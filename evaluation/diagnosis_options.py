@@ -1,0 +1,126 @@
+"""The options of diagnose.py, without torch: one dataclass for each of its commands."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnnlib.options import REQUIRED, group, option, seed_list, word_list
+from training.sampler_options import SamplerOptions
+
+SOURCES = ('train', 'test', 'trajectory', 'generated')
+PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
+
+
+def level_list(text: str) -> int | list[float]:
+    """A number of levels, '18', or the levels themselves, '0.1,1.0'; a single level has a decimal point."""
+    try:
+        levels = int(text) if text.strip().isdecimal() else [float(part) for part in text.split(',')]
+    except ValueError:
+        raise ValueError(f'{text!r} is neither a number of levels such as 18 nor levels such as 0.1,1.0') from None
+    if isinstance(levels, int) and levels < 2:
+        raise ValueError(f'{levels} levels are too few; give at least 2, or a level with a decimal point')
+    return levels
+
+
+def source_list(text: str) -> list[str]:
+    """Some of `SOURCES`, comma-separated."""
+    words = word_list(text)
+    if unknown := [word for word in words if word not in SOURCES]:
+        raise ValueError(f'{unknown[0]!r} is not one of {", ".join(SOURCES)}')
+    return words
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where results go, and where they are computed."""
+
+    # fmt: off
+    outdir: Path | None = option(None, 'Folder for the results. [default: the run folder, else the current folder]', unit='DIR')
+    plot: bool = option(False, 'Draw the figures as PNG and SVG.', switch=True)
+    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
+    # fmt: on
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetOptions:
+    """The held-out set, and what is measured of both sets."""
+
+    # fmt: off
+    test: str | None = option(None, 'Held-out set.', unit='ZIP|DIR')
+    allow_overlap: bool = option(False, 'Continue if the held-out set shares images with the training set.', switch=True)
+    num: int | None = option(None, 'Images of each set to measure, the first ones. [default: 1000, or all of a smaller set]', unit='INT', least=2)
+    seed: int = option(0, 'Seed of the noise.', unit='INT', least=0)
+    # fmt: on
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingOptions:
+    """How networks are evaluated."""
+
+    # fmt: off
+    class_index: int | None = option(None, 'Class of all images. [default: the class of each image]', name='class', unit='INT', least=0)
+    no_labels: bool = option(False, 'Denoise without a class.', switch=True)
+    batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=2)
+    precision: str | None = option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
+    # fmt: on
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelsOptions:
+    """The options of `levels`."""
+
+    # fmt: off
+    network: tuple[str, ...] = option((), 'Snapshot, or network pickle of EDM; repeat the option for several.', unit='FILE|URL')
+    expdir: Path | None = option(None, 'Run folder; every snapshot of it is measured.', unit='DIR')
+    denoiser: str | None = option(None, 'Closed form of the training set: optimal, gaussian, ….', unit='NAME')
+    data: str | None = option(None, 'Training set. [default: the training set of `expdir`]', unit='ZIP|DIR')
+    sources: list[str] | None = option(None, f'Where noisy images come from: {",".join(SOURCES)}. [default: all that are there]', name='from', unit='LIST', parse=source_list)
+    levels: int | list[float] = option('18', "Number of levels of EDM's schedule, or the levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)
+    # fmt: on
+    sets: SetOptions = group(SetOptions)
+    denoising: DenoisingOptions = group(DenoisingOptions)
+    output: OutputOptions = group(OutputOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryOptions:
+    """The options of `geometry`."""
+
+    # fmt: off
+    data: str = option(REQUIRED, 'Training set.', unit='ZIP|DIR')
+    levels: int | list[float] = option('18', "Number of levels of EDM's schedule, or the levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)
+    # fmt: on
+    sets: SetOptions = group(SetOptions)
+    output: OutputOptions = group(OutputOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementOptions:
+    """The options of `agreement`."""
+
+    # fmt: off
+    network: tuple[str, ...] = option((), 'Snapshot, or network pickle of EDM; give two, or one and `denoiser`.', unit='FILE|URL')
+    denoiser: str | None = option(None, 'Closed form of the last training set in place of the second network.', unit='NAME')
+    data: tuple[str, ...] = option(REQUIRED, 'Training set of the first and, if it differs, of the second; repeat the option.', unit='ZIP|DIR')
+    test: str | None = option(None, 'Held-out set, for the background.', unit='ZIP|DIR')
+    seeds: list[int] = option('0-999', 'One image of each for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
+    features: list[str] | None = option(None, 'Also compare features: two .npy files, float [N, d], in the order of the seeds.', unit='A,B', parse=word_list)
+    threshold: float = option(0.6, 'Cosine above which two images count as the same.', unit='FLOAT')
+    class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
+    batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
+    precision: str | None = option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
+    # fmt: on
+    output: OutputOptions = group(OutputOptions)
+    sampler: SamplerOptions = group(SamplerOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClocksOptions:
+    """The options of `clocks`."""
+
+    # fmt: off
+    expdir: tuple[Path, ...] = option(REQUIRED, 'Run folder; repeat the option to compare runs.', unit='DIR')
+    levels: list[float] = option('0.1,0.3,1.0,3.0', 'Noise levels whose errors are averaged.', unit='LIST', parse=level_list)
+    # fmt: on
+    sets: SetOptions = group(SetOptions)
+    denoising: DenoisingOptions = group(DenoisingOptions)
+    output: OutputOptions = group(OutputOptions)

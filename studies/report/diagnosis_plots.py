@@ -1,0 +1,157 @@
+"""Figures of diagnose.py: errors by noise level, the geometry of a training set, agreement, and clocks."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from evaluation.diagnosis.clocks import CLOCKS
+from evaluation.geometry import DECIDED
+from studies.report.plots import add_legend, curve_styles, label_rows, legend_height, new_figure, row_places
+
+Row = dict[str, Any]
+SIGMA = 'noise level sigma (images in [-1, 1])'
+NAMES = {
+    'train': 'training images', 'test': 'held-out images', 'trajectory': 'own trajectory', 'generated': 'own images',
+}  # fmt: skip
+
+
+def error_figure(rows: Sequence[Row], title: str) -> Figure:
+    """Denoising errors per pixel by noise level: of the denoiser for each source, of the optimum and the Gaussian."""
+    sources = [source for source in NAMES if any(row['source'] == source and 'error' in row for row in rows)]
+    shown = 'test' if 'test' in sources else sources[0]
+    curves = [(f'denoiser, {NAMES[source]}', source, 'error_per_pixel') for source in sources]
+    curves += [(f'optimum, {NAMES[shown]}', shown, 'optimum_error_per_pixel')]
+    curves += [(f'Gaussian, {NAMES[shown]}', shown, 'gaussian_error_per_pixel')]
+    return _level_figure(rows, curves, title, 'squared error per pixel')
+
+
+def distance_figure(rows: Sequence[Row], title: str) -> Figure:
+    """Distances per pixel of the denoiser to the optimum and to the Gaussian by noise level, for each source."""
+    sources = [source for source in NAMES if any(row['source'] == source for row in rows)]
+    curves = [
+        (f'to the {name}, {NAMES[source]}', source, f'to_{name.lower()}_per_pixel')
+        for name in ('optimum', 'Gaussian')
+        for source in sources
+    ]
+    return _level_figure(rows, curves, title, 'squared distance per pixel')
+
+
+def _level_figure(rows: Sequence[Row], curves: Sequence[tuple[str, str, str]], title: str, label: str) -> Figure:
+    """Curves (name, source, column) by noise level on logarithmic axes."""
+    names = [name for name, _, _ in curves]
+    with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
+        handles = []
+        for style, (_, source, column) in zip(curve_styles(), curves, strict=False):
+            own = [row for row in rows if row['source'] == source]
+            handles.append(_curve(axes, own, 'sigma', column, style))
+        highest = max((row[column] or 0 for row in rows for _, _, column in curves if column in row), default=1)
+        positive = [row[column] for row in rows for _, _, column in curves if (row.get(column) or 0) > 1e-7 * highest]
+        _logarithmic(axes, 'x', 'y')
+        axes.set_ylim(min(positive, default=1) / 2, highest * 2)
+        axes.set_xlabel(SIGMA)
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        add_legend(figure, handles, names)
+    return figure
+
+
+def geometry_figure(rows: Sequence[Row], title: str) -> Figure:
+    """Posterior weight, shell coverage and share of covered images by noise level; decided levels are shaded."""
+    columns = {'posterior_weight': 'posterior weight', 'shell_coverage': 'shell coverage', 'covered': 'covered images'}
+    shown = {column: name for column, name in columns.items() if column in rows[0]}
+    with new_figure(title, 3.4 + legend_height(list(shown.values()))) as (figure, axes):
+        handles = [
+            _curve(axes, rows, 'sigma', column, style) for style, column in zip(curve_styles(), shown, strict=False)
+        ]
+        _logarithmic(axes, 'x')
+        axes.set_ylim(-0.03, 1.04)
+        for row in rows:
+            if row.get('decided'):
+                axes.axvline(row['sigma'], color='#d55e00', alpha=0.18, linewidth=9, zorder=0)
+        axes.axhline(DECIDED, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
+        decided = ' (shaded: memorization is decided)' if any(row.get('decided') for row in rows) else ''
+        axes.set_xlabel(f'{SIGMA}{decided}')
+        axes.set_ylabel('share')
+        axes.grid(alpha=0.25)
+        add_legend(figure, handles, list(shown.values()))
+    return figure
+
+
+def agreement_figure(rows: Sequence[Row], threshold: float, title: str) -> Figure:
+    """The distribution of each kind of pair: 5 to 95 %, the quartiles, the median; the threshold dashed."""
+    places, height = row_places([row['pairs'] for row in rows])
+    with new_figure(title, 1.1 + 0.2 * height) as (figure, axes):
+        for y, row in zip(places, rows, strict=True):
+            low, left, middle, right, high = (row[f'quantile_{quantile}'] for quantile in (5, 25, 50, 75, 95))
+            axes.plot([low, high], [y, y], color='#222222', linewidth=1, marker='|', markersize=7)
+            axes.plot([left, right], [y, y], color='#222222', linewidth=6, alpha=0.35, solid_capstyle='butt')
+            axes.plot([middle], [y], color='#222222', marker='o', markersize=6)
+        axes.axvline(threshold, color='#d55e00', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
+        axes.set_xlim(right=1.02)
+        axes.set_xlabel(f'cosine (5 to 95 %, quartiles, median; right: share above {threshold:g} in %)')
+        names = [_two_lines(row['pairs']) for row in rows]
+        label_rows(axes, places, names, [f'{100 * row["share"]:.1f}' for row in rows], height)
+    return figure
+
+
+def clocks_figure(record: Row, title: str) -> Figure:
+    """Training and held-out error of a run over training, its memorization ratio below, and its clocks as lines."""
+    rows = record['rows']
+    has_ratio = any(row['ratio'] is not None for row in rows)
+    names = ['held-out error', 'training error', *(['memorization ratio (right)'] if has_ratio else [])]
+    with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
+        styles = curve_styles()
+        handles = [_curve(axes, rows, 'kimg', f'{kind}_error', next(styles)) for kind in ('test', 'train')]
+        _logarithmic(axes, 'x', 'y')
+        if has_ratio:
+            right = axes.twinx()
+            known = [row for row in rows if row['ratio'] is not None]
+            handles.append(_curve(right, known, 'kimg', 'ratio', next(styles)))
+            right.set_ylim(-0.03, 1.04)
+            right.set_ylabel('memorization ratio')
+            right.spines['right'].set_visible(True)
+        clocks = [
+            (CLOCKS[name], clock['time']) for name, clock in record['clocks'].items() if clock['time'] is not None
+        ]
+        for place, (name, time) in enumerate(sorted(clocks, key=lambda pair: pair[1])):
+            axes.axvline(time, color='#555555', linestyle=(0, (2, 2)), linewidth=1, zorder=1)
+            axes.annotate(
+                name, (time, 1), (3, -10 - 12 * place), ('data', 'axes fraction'), 'offset points', fontsize=8
+            )
+        axes.set_xlabel('training images seen, in thousands')
+        axes.set_ylabel('weighted error')
+        axes.grid(alpha=0.25)
+        add_legend(figure, handles, names)
+    return figure
+
+
+def _curve(axes: Axes, rows: Sequence[Row], x: str, column: str, style: dict) -> Line2D:
+    """A column with its interval as a band."""
+    known = [row for row in rows if row.get(column) is not None]
+    places, values = [row[x] for row in known], [row[column] for row in known]
+    low, high = ([row.get(f'{column}_{end}', math.nan) for row in known] for end in ('low', 'high'))
+    axes.fill_between(places, low, high, color=style['color'], alpha=0.18, linewidth=0)
+    return axes.plot(places, values, linewidth=1.4, markersize=4, markeredgewidth=1, **style)[0]
+
+
+def _logarithmic(axes: Axes, *names: str) -> None:
+    """Logarithmic axes 'x', 'y' whose ticks are plain numbers: at powers of ten, and between them if there are few."""
+    for name in names:
+        axis = {'x': axes.xaxis, 'y': axes.yaxis}[name]
+        axes.set(**{f'{name}scale': 'log'})
+        low, high = axis.get_data_interval()
+        few = low > 0 and math.log10(high / low) < 2
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        axis.set_major_formatter(lambda value, _: f'{value:g}')
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _two_lines(name: str) -> str:
+    words = name.split()
+    middle = (len(words) + 1) // 2
+    return f'{" ".join(words[:middle])}\n{" ".join(words[middle:])}'

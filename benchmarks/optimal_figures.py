@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import atomic_file, report_errors
-from evaluation.pictures import gallery
+from evaluation.memorization import memorization_ratio
+from evaluation.pictures import draw_gallery, save_picture
 from training.closed_form.optimal import OptimalDenoiser
 from training.dataset import load_dataset
 from training.sampling import StackedRandomGenerator, edm_sampler, rho_schedule, to_uint8
@@ -23,13 +24,9 @@ matplotlib.use('Agg')
 
 
 def draw_replays(denoiser: OptimalDenoiser, images: Tensor, latents: Tensor, path: Path) -> None:
-    """Generated images beside their nearest training images."""
+    """Generated images next to their nearest training images."""
     generated = to_uint8(edm_sampler(denoiser, latents))
-    found = denoiser.statistics(generated.double() / 127.5 - 1, 0.01)
-    rms = found.distance * 127.5 / images[0].numel() ** 0.5
-    picture = gallery(generated, images[found.nearest], rms.tolist(), (found.distance == 0).tolist())
-    with atomic_file(path) as file:
-        picture.save(file, format='PNG')
+    save_picture(path, draw_gallery(generated, memorization_ratio(generated, images), images, 'The optimal denoiser'))
 
 
 def draw_effective_number(denoiser: OptimalDenoiser, latents: Tensor, path: Path) -> None:

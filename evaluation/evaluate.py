@@ -15,7 +15,7 @@ from evaluation.image_table import rows_of, write_image_table
 from evaluation.memorization import TrainingSet
 from evaluation.metrics import compute_metrics, requested
 from evaluation.one_pass import Context, PartialResults, one_pass, progress_bar
-from evaluation.pictures import save_gallery
+from evaluation.pictures import draw_gallery, save_picture
 from evaluation.records import Record
 from evaluation.runs import EvaluatedSet, evaluate_generators, finished
 from evaluation.spaces import FeatureSpace, PixelSpace
@@ -142,4 +142,6 @@ def write_files(options: EvaluationOptions, sets: Sequence[EvaluatedSet], traini
     if gallery is None and log is not None:
         gallery = (options.expdir or log.parent) / 'mem_gallery.png'
     if gallery is not None:
-        save_gallery(gallery, sets[0].images.pixels, sets[0].result, training_set.images)
+        images, result = sets[0].images, sets[0].result
+        picture = draw_gallery(torch.from_numpy(images.pixels), result, training_set.images, images.name)
+        save_picture(gallery, picture)

@@ -28,7 +28,7 @@ class EvaluationOptions:
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     save_images: bool = option(False, 'Save the images, and a table of their nearest training images, in `expdir`.', switch=True)
     subdirs: bool = option(False, 'With `save_images`, put a thousand images in a folder.', switch=True)
-    gallery: Path | None = option(None, 'Save a gallery of the first images here.', unit='PNG')
+    gallery: Path | None = option(None, 'Save a picture of images next to their nearest training images here.', unit='PNG')
     table: Path | None = option(None, 'Save a row for each image: its nearest two training images, and flags.', unit='CSV')
     metrics: list[str] | None = option(None, 'Also compute these metrics of docs/metrics.md, or all; for a run, for its best snapshot.', unit='LIST', parse=word_list)
     test_set: str | None = option(None, 'Held-out set that some metrics compare with.', name='test-ref', unit='ZIP|DIR|NPZ|NPY')

@@ -1,4 +1,4 @@
-"""Generated images on disk: one PNG per seed, contact sheets, and galleries beside the nearest training images."""
+"""Generated images on disk: one PNG per seed, contact sheets, and galleries with the nearest training images."""
 
 import io
 import math
@@ -9,17 +9,22 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+import PIL.ImageFont
 import torch
 from torch import Tensor
 
 from dnnlib.util import atomic_file
 from evaluation.memorization import Memorization
+from evaluation.records import closeness
 
 IMAGES_PER_FOLDER = 1000
-GALLERY_SIZE = 48
-# Sides of an image and widths of lines in a gallery, in pixels.
-_CELL, _FRAME, _GAP, _TEXT_HEIGHT = 64, 3, 10, 14
-_COPY_COLOR, _PLAIN_COLOR = (200, 30, 30), (225, 225, 225)
+# Images in each part of a gallery.
+GALLERY_ROWS = 24
+# Contact sheets: pixels along the longer side up to which, and up to which edge of an image, images are magnified.
+_SHEET, _LARGEST_CELL = 512, 128
+# Galleries: images per line, and in pixels edge of an image, width of frames, gaps, line height, size of letters.
+_ENTRIES, _CELL, _FRAME, _GAP, _LINE, _FONT = 4, 64, 3, 12, 17, 13
+_COPY_COLOR, _PLAIN_COLOR, _INK = (200, 30, 30), (225, 225, 225), (40, 40, 40)
 
 
 def image_path(outdir: Path, seed: int, subdirs: bool) -> Path:
@@ -63,7 +68,7 @@ def to_pil(image: Tensor) -> PIL.Image.Image:
 
 
 def contact_sheet(images: Tensor, columns: int | None = None) -> PIL.Image.Image:
-    """All images uint8 [N, C, H, W] side by side, row after row, black where the last row is not full."""
+    """All images uint8 [N, C, H, W] side by side, row after row, black in the rest of the last row."""
     N, C, H, W = images.shape
     columns = columns or math.ceil(math.sqrt(N))
     rows = -(-N // columns)
@@ -74,47 +79,77 @@ def contact_sheet(images: Tensor, columns: int | None = None) -> PIL.Image.Image
 
 
 def save_contact_sheet(path: Path, images: Tensor) -> None:
-    """Write `contact_sheet` as a PNG."""
+    """Write `contact_sheet` as a PNG; each pixel of small images becomes a square of several."""
+    sheet = contact_sheet(images)
+    factor = max(1, min(_SHEET // max(sheet.size), _LARGEST_CELL // max(images.shape[2:])))
+    save_picture(path, sheet.resize((sheet.width * factor, sheet.height * factor), PIL.Image.Resampling.NEAREST))
+
+
+def save_picture(path: Path, picture: PIL.Image.Image) -> None:
+    """Write a PNG, complete or not at all, and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        contact_sheet(images).save(file, format='PNG')
-
-
-def gallery(
-    images: Tensor, nearest: Tensor, distances: Sequence[float], memorized: Sequence[bool], pairs_per_row: int = 6
-) -> PIL.Image.Image:
-    """Pairs of a generated image (left) and its nearest training image (right), copies in a red frame.
-
-    images, nearest: uint8 [N, C, H, W]. distances: written under each pair, root mean square per pixel in pixel levels.
-    """
-    pair_width, pair_height = 2 * _CELL + 3 * _FRAME, _CELL + 2 * _FRAME + _TEXT_HEIGHT
-    rows = -(-len(images) // pairs_per_row)
-    size = pairs_per_row * (pair_width + _GAP) + _GAP, rows * (pair_height + _GAP) + _GAP
-    picture = PIL.Image.new('RGB', size, 'white')
-    draw = PIL.ImageDraw.Draw(picture)
-    for place, (image, neighbor) in enumerate(zip(images, nearest, strict=True)):
-        x = _GAP + place % pairs_per_row * (pair_width + _GAP)
-        y = _GAP + place // pairs_per_row * (pair_height + _GAP)
-        color = _COPY_COLOR if memorized[place] else _PLAIN_COLOR
-        draw.rectangle([x, y, x + pair_width - 1, y + _CELL + 2 * _FRAME - 1], fill=color)
-        for side, pixels in enumerate((image, neighbor)):
-            cell = to_pil(pixels).convert('RGB').resize((_CELL, _CELL), PIL.Image.Resampling.NEAREST)
-            picture.paste(cell, (x + _FRAME + side * (_CELL + _FRAME), y + _FRAME))
-        text = f'copy, rms {distances[place]:.1f}' if memorized[place] else f'rms {distances[place]:.1f}'
-        draw.text((x, y + _CELL + 2 * _FRAME + 1), text, fill=(60, 60, 60))
-    return picture
-
-
-def save_gallery(path: Path, images: np.ndarray, result: Memorization, training: Tensor) -> None:
-    """Write a gallery of the first images, uint8 [N, C, H, W], with what was found of them among training images."""
-    shown = torch.from_numpy(images[:GALLERY_SIZE])
-    nearest = training[result.indices[: len(shown), 0]]
-    distances = rms_per_pixel(result.squared_distances[: len(shown), 0], training[0].numel())
-    picture = gallery(shown, nearest, distances.tolist(), result.memorized.tolist())
     with atomic_file(path) as file:
         picture.save(file, format='PNG')
 
 
+def shown_rows(result: Memorization, count: int = GALLERY_ROWS) -> dict[str, list[int]]:
+    """Which images a gallery shows: a sample spread evenly over the set, and those closest to the threshold."""
+    N = len(result.memorized)
+    sample = torch.linspace(0, N - 1, min(count, N), dtype=torch.float64).round().long()
+    closest = closeness(result.squared_distances).argsort(stable=True)[:count]
+    return {f'{len(sample)} images spread evenly over the set': sample.tolist(),
+            f'The {len(closest)} images closest to the threshold of a copy': closest.tolist()}  # fmt: skip
+
+
+def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: str) -> PIL.Image.Image:
+    """Generated images next to their two nearest training images, copies in a red frame.
+
+    images: uint8 [N, C, H, W], the set that `result` is of. training: uint8 [M, C, H, W]. name: of the set.
+    """
+    edge = max(images.shape[2:])
+    cell = max(1, _CELL // edge) * edge if edge <= _CELL else _CELL
+    entry_width, entry_height = 3 * (cell + _FRAME) + _FRAME, cell + 2 * _FRAME + _LINE
+    sections = shown_rows(result)
+    width = _ENTRIES * (entry_width + _GAP) + _GAP
+    num_lines = sum(-(-len(rows) // _ENTRIES) for rows in sections.values())
+    height = _GAP + 3 * _LINE + len(sections) * (2 * _LINE + 2 * _GAP) + num_lines * (entry_height + _GAP)
+    picture = PIL.Image.new('RGB', (width, height), 'white')
+    draw, font = PIL.ImageDraw.Draw(picture), PIL.ImageFont.load_default(_FONT)
+    distances = rms_per_pixel(result.squared_distances, images[0].numel())
+
+    def write(x: int, y: int, text: str) -> None:
+        draw.text((x, y), text, fill=_INK, font=font)
+
+    low, high = (100 * bound for bound in result.interval)
+    share = f'{100 * result.ratio:.2f} % of {len(images)} images are copies (95 % interval {low:.2f} to {high:.2f} %)'
+    write(_GAP, _GAP, f'{name if len(name) <= 50 else name[:47] + "..."}: {share}')
+    write(_GAP, _GAP + _LINE, 'd1, d2: root mean square distance per pixel to the nearest and second nearest training')
+    write(_GAP, _GAP + 2 * _LINE, 'image, in grey levels. Red frame: a copy, d1 < d2 / 3.')
+    y = _GAP + 3 * _LINE
+    for title, rows in sections.items():
+        write(_GAP, y + _GAP, title)
+        y += 2 * _GAP + _LINE
+        for column in range(min(_ENTRIES, len(rows))):
+            for place, head in enumerate(('generated', 'nearest', 'second')):
+                write(_GAP + column * (entry_width + _GAP) + _FRAME + place * (cell + _FRAME), y, head)
+        y += _LINE
+        for place, row in enumerate(rows):
+            x, top = _GAP + place % _ENTRIES * (entry_width + _GAP), y + place // _ENTRIES * (entry_height + _GAP)
+            color = _COPY_COLOR if result.memorized[row] else _PLAIN_COLOR
+            draw.rectangle([x, top, x + entry_width - 1, top + cell + 2 * _FRAME - 1], fill=color)
+            for side, pixels in enumerate((images[row], *training[result.indices[row]])):
+                picture.paste(_resized(pixels, cell), (x + _FRAME + side * (cell + _FRAME), top + _FRAME))
+            write(x, top + cell + 2 * _FRAME, f'd1 {distances[row, 0]:.1f}   d2 {distances[row, 1]:.1f}')
+        y += -(-len(rows) // _ENTRIES) * (entry_height + _GAP)
+    return picture
+
+
+def _resized(pixels: Tensor, cell: int) -> PIL.Image.Image:
+    enlarged = max(pixels.shape[1:]) <= cell
+    resample = PIL.Image.Resampling.NEAREST if enlarged else PIL.Image.Resampling.LANCZOS
+    return to_pil(pixels).convert('RGB').resize((cell, cell), resample)
+
+
 def rms_per_pixel(squared_distances: Tensor, num_pixels: int) -> np.ndarray:
-    """Squared pixel distances int64 [N] as root mean squares per pixel, float64 [N], in pixel levels."""
+    """Squared pixel distances int64 […] as root mean squares per pixel, float64 […], in grey levels."""
     return (squared_distances.double() / num_pixels).sqrt().numpy()

@@ -70,7 +70,7 @@ def test_table_tells_which_training_image_each_image_replays(outdir: Path, digit
 
 
 def test_contact_sheet_shows_the_images_in_order(outdir: Path) -> None:
-    sheet = read_image(outdir / 'grid.png')
+    sheet = read_image(outdir / 'grid.png')[::10, ::10]  # each pixel is a square of 10
     assert sheet.shape == (6 * 8, 6 * 8)
     assert np.array_equal(sheet[8:16, 16:24], read_image(outdir / '000008.png'))
 

@@ -2,7 +2,8 @@ import numpy as np
 import PIL.Image
 import torch
 
-from evaluation.pictures import contact_sheet, gallery, image_path, save_images
+from evaluation.memorization import TrainingImages, memorization_ratio
+from evaluation.pictures import contact_sheet, draw_gallery, image_path, save_contact_sheet, save_images, shown_rows
 
 
 def test_images_are_named_after_their_seeds(tmp_path):
@@ -25,10 +26,33 @@ def test_contact_sheet_places_images_row_after_row():
     assert np.asarray(contact_sheet(images)).tolist() == expected
 
 
+def test_a_sheet_of_small_images_is_magnified(tmp_path):
+    """By whole factors: to 512 pixels along the longer side at most, and to 128 for an image."""
+    for count, edge, size in [(64, 8, 512), (4, 8, 256), (16, 32, 512), (100, 32, 320), (4, 300, 600)]:
+        images = torch.randint(0, 256, [count, 1, edge, edge], dtype=torch.uint8)
+        save_contact_sheet(tmp_path / 'sheet.png', images)
+        picture = np.asarray(PIL.Image.open(tmp_path / 'sheet.png'))
+        assert picture.shape == (size, size)
+        factor = size // np.asarray(contact_sheet(images)).shape[0]
+        np.testing.assert_array_equal(picture[::factor, ::factor], np.asarray(contact_sheet(images)))
+
+
+def test_a_gallery_shows_a_spread_sample_and_the_closest_calls():
+    """Of 100 images, distances to the second nearest of 900 and to the nearest rising: the 33rd is at the threshold."""
+    squared = torch.stack([torch.arange(1, 101) ** 2, torch.full([100], 99**2)], dim=1)
+    result = TrainingImages(torch.arange(2, dtype=torch.uint8)[:, None]).summarize(torch.zeros_like(squared), squared)
+    sample, closest = shown_rows(result, count=5).values()
+    assert sample == [0, 25, 50, 74, 99]
+    assert closest == [32, 33, 31, 34, 30]
+
+
 def test_copies_and_only_copies_are_framed_in_red():
-    images = torch.zeros([2, 3, 8, 8], dtype=torch.uint8)
-    pixels = np.asarray(gallery(images, images, [0.0, 9.0], [True, False], pairs_per_row=2)).astype(int)
-    red = (pixels[..., 0] > 150) & (pixels[..., 1] < 80)
-    left, right = np.split(red, 2, axis=1)
-    assert left.sum() > 500
-    assert not right.any()
+    training = torch.tensor([0, 40, 200], dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
+    for level, is_copy in [(40, True), (20, False)]:
+        images = torch.full([1, 3, 8, 8], level, dtype=torch.uint8)
+        picture = draw_gallery(images, memorization_ratio(images, training), training, 'images')
+        pixels = np.asarray(picture).astype(int)
+        red = (pixels[..., 0] > 150) & (pixels[..., 1] < 80)
+        assert bool(red.any()) == is_copy
+        if is_copy:
+            assert red.sum() > 2 * 800  # once in the sample, once among the closest calls

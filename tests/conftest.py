@@ -5,6 +5,7 @@ import torch
 
 from dataset_utils import open_source
 from dataset_utils.__main__ import main as dataset_utils_main
+from tests.dataset_utils.making import write_cifar
 
 # The networks of the tests are too small for two threads to help, and threads that wait for one another do harm.
 torch.set_num_threads(1)
@@ -30,3 +31,10 @@ def digits_20(tmp_path_factory):
     dataset_utils_main(arguments, standalone_mode=False)
     assert len(open_source(str(path))) == 20
     return path
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    """Path of an archive like CIFAR-10's with 200 random images."""
+    write_cifar(tmp_path / 'cifar-10-python.tar.gz')
+    return tmp_path / 'cifar-10-python.tar.gz'

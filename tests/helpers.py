@@ -1,12 +1,22 @@
 """What several tests use: the reference data, small networks, and the scripts as a user runs them."""
 
 import os
+import pickle
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / 'tests' / 'data'
+needs_cifar10 = pytest.mark.skipif(
+    'CIFAR10_ARCHIVE' not in os.environ, reason='CIFAR10_ARCHIVE names no cifar-10-python.tar.gz'
+)
 
 # A network that trains a step in milliseconds.
 TINY = ['--num-channels=8', '--num-blocks=1', '--attn-resolutions=4', '--precond=vp', '--augment=0', '--dropout=0.1']
@@ -29,3 +39,31 @@ def command(*arguments: str | Path, ranks: int = 1) -> list[str]:
 def environment() -> dict[str, str]:
     """One thread, since tests run beside one another, and the project on the path."""
     return {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+
+
+def invoke(command: click.Command, *arguments: object) -> Result:
+    """Run a command of the project in this process."""
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def refusal(result: Result, status: int = 1) -> str:
+    """Return the one sentence on stderr of a command that refused; fails for a traceback or other output."""
+    assert result.exit_code == status, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(('Usage:', 'Try ')) and line.strip()]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith('Error: '), lines
+    return lines[0]
+
+
+def failure_of(command: click.Command, *arguments: object, status: int = 1) -> str:
+    """The one sentence of a command that must fail."""
+    return refusal(invoke(command, *arguments), status)
+
+
+def cifar10_pixels(batch: str) -> np.ndarray:
+    """The images of a batch of CIFAR-10, uint8 [10000, 3, 32, 32], read by pickle alone."""
+    with tarfile.open(os.environ['CIFAR10_ARCHIVE']) as archive:
+        file = archive.extractfile(f'cifar-10-batches-py/{batch}')
+        assert file is not None
+        return pickle.load(file, encoding='bytes')[b'data'].reshape(-1, 3, 32, 32)

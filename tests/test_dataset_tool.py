@@ -20,20 +20,19 @@ from tests.dataset_utils.making import (
     labelled_files,
     random_images,
     read_zip,
-    refusal,
-    run,
     write_cifar,
     write_files,
     write_idx,
     write_zip,
 )
+from tests.helpers import invoke, needs_cifar10, refusal
 
 ROOT = Path(__file__).parents[1]
 
 
 def convert(source: object, dest: Path, *arguments: object) -> tuple[np.ndarray, list[int] | None, dict]:
     """Convert a source into an archive, and return its images [N, H, W, C], labels and manifest."""
-    result = run(dataset_tool.main, f'--source={source}', f'--dest={dest}', *arguments)
+    result = invoke(dataset_tool.main, f'--source={source}', f'--dest={dest}', *arguments)
     assert result.exit_code == 0, result.output
     assert result.stdout == ''
     return read_zip(dest)
@@ -42,7 +41,7 @@ def convert(source: object, dest: Path, *arguments: object) -> tuple[np.ndarray,
 def refused(source: object, dest: Path, *arguments: object, status: int = 1) -> str:
     """Run a conversion that must be refused, see that it left nothing behind, and return its one sentence."""
     before = folder_state(dest.parent)
-    message = refusal(run(dataset_tool.main, f'--source={source}', f'--dest={dest}', *arguments), status)
+    message = refusal(invoke(dataset_tool.main, f'--source={source}', f'--dest={dest}', *arguments), status)
     assert folder_state(dest.parent) == before
     assert not list(dest.parent.glob('*.partial'))
     return message
@@ -107,9 +106,8 @@ class TestSources:
             expected = image.crop((3, 0, 36, 33)).resize((16, 16), PIL.Image.Resampling.LANCZOS)
         assert np.array_equal(made[1], np.asarray(expected))
 
-    def test_class_names_survive_a_second_conversion(self, tmp_path):
-        write_cifar(tmp_path / 'cifar-10-python.tar.gz')
-        convert(tmp_path / 'cifar-10-python.tar.gz', tmp_path / 'a.zip')
+    def test_class_names_survive_a_second_conversion(self, tmp_path, cifar):
+        convert(cifar, tmp_path / 'a.zip')
         _, _, manifest = convert(tmp_path / 'a.zip', tmp_path / 'b.zip', '--max-images=7')
         assert manifest['class_names'] == CIFAR_CLASSES
         assert manifest['indices'] == list(range(7))
@@ -117,14 +115,13 @@ class TestSources:
 
 class TestOptions:
     def test_folder_as_destination(self, tmp_path):
-        result = run(dataset_tool.main, '--source=digits', f'--dest={tmp_path / "d"}', '--max-images=5')
+        result = invoke(dataset_tool.main, '--source=digits', f'--dest={tmp_path / "d"}', '--max-images=5')
         assert result.exit_code == 0
         assert np.array_equal(open_source(tmp_path / 'd').load(), open_source('digits').load()[:5])
 
-    def test_same_command_gives_the_same_bytes(self, tmp_path):
-        write_cifar(tmp_path / 'cifar-10-python.tar.gz')
+    def test_same_command_gives_the_same_bytes(self, tmp_path, cifar):
         for name in ('a.zip', 'b.zip'):
-            convert(tmp_path / 'cifar-10-python.tar.gz', tmp_path / name, '--resolution=16x16')
+            convert(cifar, tmp_path / name, '--resolution=16x16')
         assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
 
     def test_manifest_holds_no_paths_and_no_times(self, tmp_path):
@@ -148,7 +145,7 @@ class TestOptions:
         source = write_files(tmp_path / 'p', files)
         options = ['--transform=center-crop-wide', '--resolution=16x12']
         dest = tmp_path / 'w.zip'
-        result = run(dataset_tool.main, f'--source={source}', f'--dest={dest}', *options, '--max-images=2')
+        result = invoke(dataset_tool.main, f'--source={source}', f'--dest={dest}', *options, '--max-images=2')
         assert result.exit_code == 0
         assert 'Left out 1 images smaller than --resolution.' in result.stderr
         made, _, manifest = read_zip(dest)
@@ -252,7 +249,7 @@ class TestProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif('CIFAR10_ARCHIVE' not in os.environ, reason='needs CIFAR10_ARCHIVE=cifar-10-python.tar.gz')
+@needs_cifar10
 def test_real_cifar10_in_half_a_minute(tmp_path):
     start = time.perf_counter()
     images, labels, _ = convert(os.environ['CIFAR10_ARCHIVE'], tmp_path / 'cifar10-train.zip')

@@ -2,17 +2,20 @@ import functools
 import hashlib
 import http.server
 import threading
+from functools import partial
 
 import numpy as np
 import PIL.Image
 import pytest
-from click.testing import CliRunner
 
 import generate
 import train
-from tests.helpers import TINY, run_script
+from tests.helpers import TINY, failure_of, invoke, run_script
 from tests.training.edm_pickles import pickle_of
 from training.snapshot import list_snapshots
+
+run = partial(invoke, generate.main)
+failure = partial(failure_of, generate.main)
 
 
 @pytest.fixture(scope='module')
@@ -28,12 +31,8 @@ def snapshot(digits_20, tmp_path_factory):
         '--cond=1',
         '--seed=1',
     ]
-    assert CliRunner().invoke(train.main, arguments).exit_code == 0
+    assert invoke(train.main, *arguments).exit_code == 0
     return list_snapshots(run_dir)[-1][1]
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(generate.main, [str(argument) for argument in arguments])
 
 
 def read(folder):
@@ -42,7 +41,7 @@ def read(folder):
 
 def test_an_image_depends_on_its_seed_and_its_class(snapshot, tmp_path):
     for name, options in [('a', []), ('b', ['--batch=4']), ('c', ['--class=1']), ('d', ['--class=2'])]:
-        result = invoke(f'--network={snapshot}', f'--outdir={tmp_path}/{name}', '--seeds=3-11', '--steps=5', *options)
+        result = run(f'--network={snapshot}', f'--outdir={tmp_path}/{name}', '--seeds=3-11', '--steps=5', *options)
         assert result.exit_code == 0, result.output
     a, b, c, d = (read(tmp_path / name) for name in 'abcd')
     assert list(a) == [f'{seed:06d}.png' for seed in range(3, 12)]
@@ -54,12 +53,12 @@ def test_an_image_depends_on_its_seed_and_its_class(snapshot, tmp_path):
 def test_an_interrupted_run_resumes_with_whole_batches(snapshot, tmp_path):
     """Of batches 3-4, 5-6 and 7-8, the second lacks an image; it is made again as it was, the others are left alone."""
     arguments = [f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=3-8', '--batch=2', '--steps=4']
-    assert invoke(*arguments).exit_code == 0
+    assert run(*arguments).exit_code == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / 'o').glob('*.png')}
     (tmp_path / 'o' / '000006.png').unlink()
     for seed in (3, 4, 7, 8):
         (tmp_path / 'o' / f'{seed:06d}.png').write_bytes(b'left alone')
-    assert invoke(*arguments).exit_code == 0
+    assert run(*arguments).exit_code == 0
     for name, image in before.items():
         assert (tmp_path / 'o' / name).read_bytes() == (
             image if name in ('000005.png', '000006.png') else b'left alone'
@@ -70,8 +69,8 @@ def test_a_folder_has_the_images_of_one_network_and_of_one_way_to_sample(snapsho
     other = snapshot.with_name('other.safetensors')
     other.write_bytes(list_snapshots(snapshot.parent)[0][1].read_bytes())
     common = [f'--outdir={tmp_path}/o', '--steps=3']
-    assert invoke(f'--network={snapshot}', *common, '--seeds=0-1').exit_code == 0
-    assert invoke(f'--network={snapshot}', *common, '--seeds=1-2').exit_code == 0
+    assert run(f'--network={snapshot}', *common, '--seeds=0-1').exit_code == 0
+    assert run(f'--network={snapshot}', *common, '--seeds=1-2').exit_code == 0
     assert len(read(tmp_path / 'o')) == 3
     for network, option, difference in [
         (other, '--seeds=5', 'generator was'),
@@ -79,13 +78,13 @@ def test_a_folder_has_the_images_of_one_network_and_of_one_way_to_sample(snapsho
         (snapshot, '--class=2', 'class_index was None, not 2'),
         (snapshot, '--precision=bf16', 'precision was fp32, not bf16'),
     ]:
-        result = invoke(f'--network={network}', *common, option)
+        result = run(f'--network={network}', *common, option)
         assert result.exit_code == 1
         assert f'--outdir={tmp_path}/o has images of other settings' in result.stderr
         assert difference in result.stderr
     (tmp_path / 'unknown').mkdir()
     (tmp_path / 'unknown' / '000000.png').write_bytes(b'')
-    result = invoke(f'--network={snapshot}', f'--outdir={tmp_path}/unknown')
+    result = run(f'--network={snapshot}', f'--outdir={tmp_path}/unknown')
     assert 'has images of unknown origin' in result.stderr
     other.unlink()
 
@@ -93,8 +92,12 @@ def test_a_folder_has_the_images_of_one_network_and_of_one_way_to_sample(snapsho
 def test_the_contact_sheet_shows_all_seeds_in_order(snapshot, tmp_path):
     grid = tmp_path / 'grid.png'
     assert (
-        invoke(
-            f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=5,2,9', '--steps=3', f'--grid={grid}'
+        run(
+            f'--network={snapshot}',
+            f'--outdir={tmp_path}/o',
+            '--seeds=5,2,9',
+            '--steps=3',
+            f'--grid={grid}',
         ).exit_code
         == 0
     )
@@ -128,7 +131,7 @@ def test_images_are_the_same_at_any_number_of_ranks(snapshot, tmp_path):
     ],
 )
 def test_what_cannot_be_generated_is_one_sentence(snapshot, tmp_path, options, message, status):
-    result = invoke(f'--network={snapshot}', f'--outdir={tmp_path}/o', *options)
+    result = run(f'--network={snapshot}', f'--outdir={tmp_path}/o', *options)
     assert result.exit_code == status
     assert message in result.stderr.splitlines()[-1]
     assert not (tmp_path / 'o').exists()
@@ -138,7 +141,7 @@ def test_a_pickle_of_edm_gives_the_images_of_its_network(snapshot, tmp_path):
     path = tmp_path / 'network.pkl'
     path.write_bytes(pickle_of(snapshot))
     for name, network in [('a', snapshot), ('b', path)]:
-        result = invoke(f'--network={network}', f'--outdir={tmp_path}/{name}', '--seeds=3-5', '--steps=4')
+        result = run(f'--network={network}', f'--outdir={tmp_path}/{name}', '--seeds=3-5', '--steps=4')
         assert result.exit_code == 0, result.output
     a, b = (read(tmp_path / name) for name in 'ab')
     assert a.keys() == b.keys()
@@ -162,12 +165,12 @@ def test_a_network_is_downloaded_checked_and_used(snapshot, served, tmp_path):
     (folder / 'net.pkl').write_bytes(pickle_of(snapshot))
     sha256 = hashlib.sha256((folder / 'net.pkl').read_bytes()).hexdigest()
     common = [f'--network={url}/net.pkl', f'--cache-dir={tmp_path}/cache', f'--sha256={sha256}']
-    result = invoke(*common, '--download-only')
+    result = run(*common, '--download-only')
     assert result.exit_code == 0, result.output
     cached = next((tmp_path / 'cache').glob('*.pkl'))
     assert result.stdout == f'{cached}\n'
     (folder / 'net.pkl').unlink()
-    result = invoke(*common, f'--outdir={tmp_path}/out', '--seeds=3-4', '--steps=4')
+    result = run(*common, f'--outdir={tmp_path}/out', '--seeds=3-4', '--steps=4')
     assert result.exit_code == 0, result.output
     assert list(read(tmp_path / 'out')) == ['000003.png', '000004.png']
 
@@ -180,8 +183,8 @@ def test_a_download_that_fails_is_one_sentence(snapshot, served, tmp_path):
         ('ftp://127.0.0.1/x', 'only file, http and https'),
         (snapshot, 'it is another file'),
     ]:
-        result = invoke(f'--network={network}', *common)
+        result = run(f'--network={network}', *common)
         assert result.exit_code == 1
         assert message in result.stderr.splitlines()[-1]
     assert not (tmp_path / 'o').exists()
-    assert '--outdir is missing' in invoke(f'--network={snapshot}').stderr
+    assert '--outdir is missing' in run(f'--network={snapshot}').stderr

@@ -2,31 +2,24 @@ import csv
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from click.testing import CliRunner
 
 import mem_ratio
 import train
 from evaluation.memorization import memorization_ratio
-from tests.helpers import TINY, command, environment, run_script
+from tests.helpers import TINY, command, environment, failure_of, invoke, run_script
 from tests.training.edm_pickles import pickle_of
 from training.dataset import load_dataset
 from training.sampling import SamplerOptions, generate_images, seed_batches
 from training.snapshot import list_snapshots, load_network
 
-
-def invoke(*arguments):
-    return CliRunner().invoke(mem_ratio.main, [str(argument) for argument in arguments])
-
-
-def failure(*arguments, status=1):
-    result = invoke(*arguments)
-    assert result.exit_code == status, result.output
-    return result.stderr.splitlines()[-1]
+run = partial(invoke, mem_ratio.main)
+failure = partial(failure_of, mem_ratio.main)
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +28,7 @@ def run_dir(digits_20, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp('run')
     arguments = ['--nosubdir', f'--data={digits_20}', *TINY, '--cond=1', '--batch=20', '--lr=5e-3', '--warmup=0',
                  '--epochs=100', '--tick=1', '--snap=1', '--seed=1']  # fmt: skip
-    assert CliRunner().invoke(train.main, [f'--outdir={run_dir}', *arguments]).exit_code == 0
+    assert invoke(train.main, f'--outdir={run_dir}', *arguments).exit_code == 0
     assert [kimg for kimg, _ in list_snapshots(run_dir)] == [0, 1, 2]
     return run_dir
 
@@ -55,7 +48,7 @@ def records(folder, without=('seconds',)):
 
 
 def test_every_snapshot_except_the_first_is_evaluated_newest_first(fresh, digits_20):
-    result = invoke(f'--expdir={fresh}', f'--knn-ref={digits_20}', f'--log={fresh}/mem_traj.log', '--seeds=0-29',
+    result = run(f'--expdir={fresh}', f'--knn-ref={digits_20}', f'--log={fresh}/mem_traj.log', '--seeds=0-29',
                     '--subdirs', '--batch=8')  # fmt: skip
     assert result.exit_code == 0, result.output
     found = records(fresh)
@@ -80,12 +73,12 @@ def test_every_snapshot_except_the_first_is_evaluated_newest_first(fresh, digits
 
 def test_a_snapshot_with_a_record_of_the_same_settings_is_not_evaluated_again(fresh):
     common = [f'--expdir={fresh}', '--seeds=0-4', '--steps=4']
-    assert invoke(*common).exit_code == 0
+    assert run(*common).exit_code == 0
     before = (fresh / 'mem_traj.jsonl').read_bytes()
-    again = invoke(*common)
+    again = run(*common)
     assert again.stdout.count('(evaluated before)') == 2
     assert (fresh / 'mem_traj.jsonl').read_bytes() == before
-    assert invoke(*common, '--class=3').exit_code == 0
+    assert run(*common, '--class=3').exit_code == 0
     assert len(records(fresh)) == 4
 
 
@@ -96,7 +89,7 @@ def kept_arrays(folder):
 
 def test_the_images_of_the_best_snapshot_are_kept(fresh, digits_20, monkeypatch):
     common = [f'--expdir={fresh}', '--seeds=5-104', '--batch=100']
-    assert invoke(*common).exit_code == 0
+    assert run(*common).exit_code == 0
     best = max(records(fresh), key=lambda record: (record['ratio'], record['kimg']))
     kept = kept_arrays(fresh)
     assert json.loads(str(kept['key']))['snapshot'] == best['snapshot']
@@ -115,10 +108,10 @@ def test_the_images_of_the_best_snapshot_are_kept(fresh, digits_20, monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr('evaluation.generators.generate_images', refuse)
         (fresh / 'mem_gallery.png').unlink()
-        assert invoke(*common, '--metrics=all', f'--table={fresh}/table.csv').exit_code == 0
+        assert run(*common, '--metrics=all', f'--table={fresh}/table.csv').exit_code == 0
     assert (fresh / 'mem_gallery.png').read_bytes() == gallery
     (fresh / 'mem_best.npz').unlink()
-    assert invoke(*common).exit_code == 0
+    assert run(*common).exit_code == 0
     again = kept_arrays(fresh)
     assert all((again[name] == kept[name]).all() for name in kept)
     assert not list(fresh.glob('*partial*'))
@@ -126,12 +119,12 @@ def test_the_images_of_the_best_snapshot_are_kept(fresh, digits_20, monkeypatch)
 
 def test_pickles_of_edm_are_evaluated_as_snapshots_are(fresh, digits_20, tmp_path_factory):
     common = [f'--knn-ref={digits_20}', '--seeds=0-9', '--steps=4']
-    assert invoke(f'--expdir={fresh}', *common).exit_code == 0
+    assert run(f'--expdir={fresh}', *common).exit_code == 0
     folder = tmp_path_factory.mktemp('edm')
     for _, path in list_snapshots(fresh):
         (folder / f'{path.stem}.pkl').write_bytes(pickle_of(path))
     assert 'training_options.json: no such file; give --knn-ref' in failure(f'--expdir={folder}')
-    result = invoke(f'--expdir={folder}', *common)
+    result = run(f'--expdir={folder}', *common)
     assert result.exit_code == 0, result.output
     differing = ('seconds', 'snapshot', 'snapshot_sha256')
     assert records(folder, differing) == records(fresh, differing)
@@ -139,7 +132,7 @@ def test_pickles_of_edm_are_evaluated_as_snapshots_are(fresh, digits_20, tmp_pat
         'network-snapshot-000002.pkl', 'network-snapshot-000001.pkl'
     ]  # fmt: skip
     assert [record['epochs'] for record in records(folder)] == [100, 50]
-    assert invoke(f'--expdir={folder}', *common).stdout.count('(evaluated before)') == 2
+    assert run(f'--expdir={folder}', *common).stdout.count('(evaluated before)') == 2
 
 
 def test_a_hostile_pickle_in_a_run_is_named(fresh, digits_20):
@@ -151,7 +144,7 @@ def test_a_hostile_pickle_in_a_run_is_named(fresh, digits_20):
 
 
 def test_images_and_their_table_are_saved_on_request(fresh, digits_20):
-    assert invoke(f'--expdir={fresh}', '--seeds=998-1001', '--steps=4', '--save-images', '--subdirs').exit_code == 0
+    assert run(f'--expdir={fresh}', '--seeds=998-1001', '--steps=4', '--save-images', '--subdirs').exit_code == 0
     folder = fresh / 'images-000002'
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob('*.png'))
     assert names == ['000000/000998.png', '000000/000999.png', '001000/001000.png', '001000/001001.png']
@@ -207,7 +200,7 @@ def test_images_from_any_source_are_evaluated(digits_20, tmp_path, kind):
     expected = memorization_ratio(images, load_dataset(str(digits_20)).images)
     assert 6 <= expected.num_memorized < 12
     gallery = tmp_path / 'gallery.png'
-    result = invoke(f'--images={path}', f'--knn-ref={digits_20}', f'--gallery={gallery}', '--json')
+    result = run(f'--images={path}', f'--knn-ref={digits_20}', f'--gallery={gallery}', '--json')
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout.splitlines()[0])
     assert (record['num_images'], record['num_memorized']) == (12, expected.num_memorized)

@@ -3,13 +3,13 @@
 import csv
 import json
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from click.testing import CliRunner
 
 import mem_ratio
 import train
@@ -17,28 +17,20 @@ from dnnlib.util import file_sha256
 from evaluation.memorization import memorization_ratio
 from evaluation.metrics import METRICS, compute_metrics
 from evaluation.spaces import FeatureSpace, PixelSpace
-from tests.helpers import TINY, run_script
+from tests.helpers import TINY, failure_of, invoke, run_script
 from training.dataset import load_dataset
 from training.sampling import SamplerOptions, generate_images, seed_batches
 from training.snapshot import list_snapshots, load_network
 
-
-def invoke(*arguments):
-    return CliRunner().invoke(mem_ratio.main, [str(argument) for argument in arguments])
+run = partial(invoke, mem_ratio.main)
+failure = partial(failure_of, mem_ratio.main)
 
 
 def evaluated(*arguments):
     """The records that --json prints, and nothing else."""
-    result = invoke(*arguments, '--json')
+    result = run(*arguments, '--json')
     assert result.exit_code == 0, result.output
     return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def failure(*arguments, status=1):
-    result = invoke(*arguments)
-    assert result.exit_code == status, result.output
-    assert 'Traceback' not in result.output
-    return result.stderr.splitlines()[-1]
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +57,7 @@ def array(images, tmp_path):
 def snapshot(digits_20, tmp_path_factory):
     folder = tmp_path_factory.mktemp('one')
     arguments = [f'--outdir={folder}', '--nosubdir', f'--data={digits_20}', *TINY, '--cond=1', '--batch=20']
-    assert CliRunner().invoke(train.main, [*arguments, '--epochs=50', '--tick=1', '--snap=1']).exit_code == 0
+    assert invoke(train.main, *arguments, '--epochs=50', '--tick=1', '--snap=1').exit_code == 0
     return list_snapshots(folder)[-1][1]
 
 
@@ -82,7 +74,7 @@ def test_several_kinds_of_images_give_one_table(digits_20, images, reference, tm
     expected = memorization_ratio(images, reference), memorization_ratio(images[:7], reference)
     found = [(record['num_images'], record['num_memorized']) for record in records]
     assert found == [(12, expected[0].num_memorized)] * 2 + [(7, expected[1].num_memorized)]
-    lines = invoke(*sets, f'--knn-ref={digits_20}').stdout.splitlines()
+    lines = run(*sets, f'--knn-ref={digits_20}').stdout.splitlines()
     assert lines[0].split()[:3] == ['images', 'count', 'copies']
     assert [line.split()[:3] for line in lines[1:]] == [
         [record['images'], str(record['num_images']), f'{100 * record["ratio"]:.2f}'] for record in records
@@ -245,7 +237,7 @@ def test_a_snapshot_comes_from_a_url(snapshot, digits_20, tmp_path):
     common = f'--cache-dir={tmp_path}', f'--knn-ref={digits_20}'
     (record,) = evaluated(f'--network={url}', *common, f'--sha256={sha256}', '--seeds=0-3', '--steps=3')
     assert record['snapshot_sha256'] == sha256
-    result = invoke(f'--network={url}', '--download-only')
+    result = run(f'--network={url}', '--download-only')
     assert (result.exit_code, result.stdout.strip()) == (0, str(snapshot))
     assert 'its SHA-256 is' in failure(f'--network={url}', *common, '--sha256=00')
     assert 'only file, http and https' in failure('--network=ftp://host/a.pkl', *common)

@@ -3,26 +3,19 @@ import json
 import os
 import pickle
 import re
+from functools import partial
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 from snapshot_tool import main
-from tests.helpers import ROOT, run_script
+from tests.helpers import ROOT, failure_of, invoke, run_script
 from tests.training.edm_pickles import Call, dumps, network
 from tests.training.published import NETWORKS, Case
 from training.snapshot import SnapshotInfo, load_network, read_info, save_network
 
-
-def invoke(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def failure(*arguments):
-    result = invoke(*arguments)
-    assert result.exit_code == 1, result.output
-    return result.stderr
+run = partial(invoke, main)
+failure = partial(failure_of, main)
 
 
 @pytest.mark.parametrize('class_name', ['VPPrecond', 'VEPrecond', 'iDDPMPrecond', 'EDMPrecond'])
@@ -30,8 +23,8 @@ def test_weights_are_the_same_after_both_conversions(tmp_path, class_name):
     net, record = network(class_name)
     source, snapshot, plain = (tmp_path / name for name in ('network-snapshot-000012.pkl', 'a.safetensors', 'a.pt'))
     source.write_bytes(dumps({'ema': record}))
-    assert invoke('convert', source, snapshot).exit_code == 0
-    assert invoke('convert', snapshot, plain).exit_code == 0
+    assert run('convert', source, snapshot).exit_code == 0
+    assert run('convert', snapshot, plain).exit_code == 0
     assert read_info(snapshot) == read_info(source)
     weights = torch.load(plain, weights_only=True)
     for found in (load_network(snapshot).state_dict(), weights):
@@ -47,7 +40,7 @@ def test_plain_weights_have_the_names_and_shapes_of_edm(tmp_path, name):
     expected = case.net.state_dict()
     source, plain = tmp_path / 'a.safetensors', tmp_path / 'a.pt'
     save_network(source, expected, SnapshotInfo(case.config, 1000, 'fp32', 'x', 'ab' * 32, 20, {}))
-    assert invoke('convert', source, plain).exit_code == 0
+    assert run('convert', source, plain).exit_code == 0
     weights = torch.load(plain, weights_only=True)
     shapes = {key: list(tensor.shape) for key, tensor in weights.items()}
     assert shapes == {**case.facts['parameters'], **case.facts['buffers']}
@@ -58,7 +51,7 @@ def test_show_prints_what_a_file_holds(tmp_path):
     net, record = network()
     path = tmp_path / 'network-snapshot-000012.pkl'
     path.write_bytes(dumps({'ema': record, 'dataset_kwargs': {'path': '/data/cifar10.zip'}}))
-    shown = dict(re.split(r':\s+', line, maxsplit=1) for line in invoke('show', path).stdout.splitlines())
+    shown = dict(re.split(r':\s+', line, maxsplit=1) for line in run('show', path).stdout.splitlines())
     assert shown['File'] == f'{path.name}, network pickle of EDM'
     assert shown['SHA-256'] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert shown['Architecture'] == 'VPPrecond of a SongUNet'
@@ -68,7 +61,7 @@ def test_show_prints_what_a_file_holds(tmp_path):
     snapshot = tmp_path / 'a.safetensors'
     info = SnapshotInfo(read_info(path).network, 12000, 'bf16', 'digits', 'ab' * 32, 4000, {'mode': 'mode2'})
     save_network(snapshot, net.state_dict(), info)
-    text = invoke('show', snapshot).stdout
+    text = run('show', snapshot).stdout
     for expected in ('12 kimg, 3 epochs', f'digits, 4,000 images, SHA-256 {"ab" * 32}', 'bf16', '{"mode": "mode2"}'):
         assert expected in text
 

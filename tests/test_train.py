@@ -1,39 +1,30 @@
 import json
 import re
+from functools import partial
 
 import click
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from click.testing import CliRunner
 
 import train
-from tests.helpers import TINY
+from tests.helpers import TINY, failure_of, invoke
 from tests.training.edm_pickles import pickle_of
 from training import training_loop
 from training.dataset import StreamedDataset
 from training.snapshot import list_snapshots, list_states, load_network, read_info
 from training.trainer import Trainer
 
-
-def invoke(*arguments):
-    return CliRunner().invoke(train.main, [str(argument) for argument in arguments])
+run = partial(invoke, train.main)
+failure = partial(failure_of, train.main, '--outdir=unused', '--dry-run')
 
 
 def dry_run(*arguments):
     """What a dry run prints, by line."""
-    result = invoke('--outdir=unused', '--dry-run', *arguments)
+    result = run('--outdir=unused', '--dry-run', *arguments)
     assert result.exit_code == 0, result.output
     return dict(re.split(r':\s+', line, maxsplit=1) for line in result.output.splitlines() if ': ' in line)
-
-
-def failure(*arguments, status):
-    """The one sentence of a command that must fail."""
-    result = invoke('--outdir=unused', '--dry-run', *arguments)
-    assert result.exit_code == status, result.output
-    assert result.stdout == ''
-    return result.stderr.splitlines()[-1]
 
 
 @pytest.fixture(scope='module')
@@ -148,7 +139,7 @@ def test_what_does_not_fit_the_machine_or_the_data_is_named(color_16, options, m
 
 
 def test_float16_is_not_silently_something_else_on_a_cpu(digits_20, tmp_path):
-    result = invoke(f'--outdir={tmp_path}/run', f'--data={digits_20}', *TINY, '--fp16=1', '--device=cpu')
+    result = run(f'--outdir={tmp_path}/run', f'--data={digits_20}', *TINY, '--fp16=1', '--device=cpu')
     assert result.exit_code == 1
     assert '--precision=fp16 needs a GPU' in result.stderr
     assert not (tmp_path / 'run').exists()
@@ -166,29 +157,29 @@ def test_a_world_size_that_does_not_divide_the_batch_is_named(color_16):
 def test_a_run_leaves_what_it_should(digits_20, tmp_path):
     arguments = [f'--data={digits_20}', *TINY, '--cond=1', '--batch=16', '--epochs=100', '--snapshots=2', '--seed=5']
     for desc in ('first', 'second'):
-        result = invoke(f'--outdir={tmp_path}', f'--desc={desc}', *arguments)
+        result = run(f'--outdir={tmp_path}', f'--desc={desc}', *arguments)
         assert result.exit_code == 0, result.output
     runs = sorted(path.name for path in tmp_path.iterdir())
     assert runs == [
         '00000-digits-20-cond-ddpmpp-vp-gpus1-batch16-fp32-first',
         '00001-digits-20-cond-ddpmpp-vp-gpus1-batch16-fp32-second',
     ]
-    run = tmp_path / runs[0]
-    assert [kimg for kimg, _ in list_snapshots(run)] == [1, 2]
-    assert [kimg for kimg, _ in list_states(run)] == [1, 2]
-    assert json.loads((run / 'training_options.json').read_text())['options']['seed'] == 5
-    assert 'tick 1 ' in (run / 'log.txt').read_text()
-    stats = [json.loads(line) for line in (run / 'stats.jsonl').read_text().splitlines()]
+    run_dir = tmp_path / runs[0]
+    assert [kimg for kimg, _ in list_snapshots(run_dir)] == [1, 2]
+    assert [kimg for kimg, _ in list_states(run_dir)] == [1, 2]
+    assert json.loads((run_dir / 'training_options.json').read_text())['options']['seed'] == 5
+    assert 'tick 1 ' in (run_dir / 'log.txt').read_text()
+    stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
     assert [line['Progress/kimg'] for line in stats] == [1.008, 2.0]
     assert all(line['Loss/loss']['num'] > 0 for line in stats)
-    info = read_info(list_snapshots(run)[-1][1])
+    info = read_info(list_snapshots(run_dir)[-1][1])
     assert (info.dataset, info.dataset_size, info.images) == ('digits-20', 20, 2000)
-    assert str(tmp_path) not in list_snapshots(run)[0][1].read_bytes().decode('latin1')
-    assert list_snapshots(run)[-1][1].read_bytes() == list_snapshots(tmp_path / runs[1])[-1][1].read_bytes()
+    assert str(tmp_path) not in list_snapshots(run_dir)[0][1].read_bytes().decode('latin1')
+    assert list_snapshots(run_dir)[-1][1].read_bytes() == list_snapshots(tmp_path / runs[1])[-1][1].read_bytes()
 
 
 def test_training_lowers_the_loss(digits_20, tmp_path):
-    result = invoke(
+    result = run(
         f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--dropout=0', '--batch=20', '--lr=5e-3',
         '--epochs=300', '--snapshots=3', '--warmup=0', '--seed=5',
     )  # fmt: skip
@@ -200,26 +191,31 @@ def test_training_lowers_the_loss(digits_20, tmp_path):
 @pytest.mark.parametrize('kind', ['snapshot', 'pickle'])
 def test_transfer_starts_from_the_weights_of_a_network(digits_20, tmp_path, kind):
     common = [f'--data={digits_20}', *TINY, '--batch=20', '--nosubdir', '--seed=5', '--warmup=0']
-    assert invoke(f'--outdir={tmp_path}/a', *common, '--epochs=100').exit_code == 0
+    assert run(f'--outdir={tmp_path}/a', *common, '--epochs=100').exit_code == 0
     source = list_snapshots(tmp_path / 'a')[-1][1]
     if kind == 'pickle':
         (tmp_path / 'network.pkl').write_bytes(pickle_of(source))
         source = tmp_path / 'network.pkl'
     # Without a learning rate and with the whole average kept, the weights stay what they were.
-    result = invoke(
-        f'--outdir={tmp_path}/b', *common, '--epochs=50', '--lr=0', f'--transfer={source}', '--ema_mode=mode3'
+    result = run(
+        f'--outdir={tmp_path}/b',
+        *common,
+        '--epochs=50',
+        '--lr=0',
+        f'--transfer={source}',
+        '--ema_mode=mode3',
     )
     assert result.exit_code == 0, result.output
     first, second = (load_network(list_snapshots(tmp_path / name)[-1][1]).state_dict() for name in 'ab')
     assert all(torch.allclose(first[name], second[name], atol=1e-7) for name in first)
-    other = invoke(f'--outdir={tmp_path}/c', *common, '--epochs=50', f'--transfer={source}', '--num-channels=16')
+    other = run(f'--outdir={tmp_path}/c', *common, '--epochs=50', f'--transfer={source}', '--num-channels=16')
     assert other.exit_code == 1
     assert 'another architecture' in other.stderr
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_bad(digits_20, tmp_path):
     arguments = [f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--seed=5']
-    assert invoke(*arguments, '--epochs=50').exit_code == 0
+    assert run(*arguments, '--epochs=50').exit_code == 0
     kept = {path.name: path.read_bytes() for path in tmp_path.glob('*.pt')}
     # A weight that overflows makes every loss from the next step on NaN.
     state_path = next(tmp_path.glob('training-state-*.pt'))
@@ -227,7 +223,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_bad(digits_20
     state['net']['model.map_layer0.weight'] += 3e38
     torch.save(state, state_path)
     kept[state_path.name] = state_path.read_bytes()
-    result = invoke(*arguments, '--epochs=200')
+    result = run(*arguments, '--epochs=200')
     assert result.exit_code == 1
     assert f'not finite from step 50 (1 kimg) on; the last good state is {state_path.name}' in result.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.glob('*.pt')} == kept
@@ -276,8 +272,14 @@ def test_every_way_of_training_runs(digits_20, tmp_path, monkeypatch, extra, new
         return trainers[-1]
 
     monkeypatch.setattr(training_loop, 'Trainer', watched)
-    result = invoke(
-        f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=10', '--epochs=2', *extra
+    result = run(
+        f'--outdir={tmp_path}',
+        '--nosubdir',
+        f'--data={digits_20}',
+        *TINY,
+        '--batch=10',
+        '--epochs=2',
+        *extra,
     )
     assert result.exit_code == 0, result.output
     (trainer,) = trainers
@@ -290,6 +292,6 @@ def test_every_way_of_training_runs(digits_20, tmp_path, monkeypatch, extra, new
 def test_a_streamed_training_set_trains_the_same_network(digits_20, tmp_path):
     for name, extra in (('cached', []), ('streamed', ['--cache=0', '--workers=2'])):
         arguments = [f'--outdir={tmp_path}/{name}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=10']
-        assert invoke(*arguments, '--epochs=2', '--warmup=0', '--seed=1', *extra).exit_code == 0
+        assert run(*arguments, '--epochs=2', '--warmup=0', '--seed=1', *extra).exit_code == 0
     cached, streamed = (load_network(list_snapshots(tmp_path / name)[-1][1]) for name in ('cached', 'streamed'))
     torch.testing.assert_close(cached.state_dict(), streamed.state_dict(), rtol=0, atol=0)

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from dataset_utils.__main__ import main
-from tests.dataset_utils.making import folder_state, read_zip, refusal, run
+from tests.dataset_utils.making import folder_state, read_zip
+from tests.helpers import invoke, refusal
 
 
 def make(command: str, source: object, dest: Path, *arguments: object) -> tuple[np.ndarray, list[int] | None, dict]:
     """Run a sub-command and return the images [N, H, W, C], labels and manifest that it wrote into an archive."""
-    result = run(main, command, f'--source={source}', f'--dest={dest}', *arguments)
+    result = invoke(main, command, f'--source={source}', f'--dest={dest}', *arguments)
     assert result.exit_code == 0, result.output
     assert result.stdout == ''
     return read_zip(dest)
@@ -19,7 +20,7 @@ def make(command: str, source: object, dest: Path, *arguments: object) -> tuple[
 def refused(command: str, source: object, dest: Path, *arguments: object, status: int = 1) -> str:
     """Run a sub-command that must be refused, see that it left nothing behind, and return its one sentence."""
     before = folder_state(dest.parent)
-    message = refusal(run(main, command, f'--source={source}', f'--dest={dest}', *arguments), status)
+    message = refusal(invoke(main, command, f'--source={source}', f'--dest={dest}', *arguments), status)
     assert folder_state(dest.parent) == before
     assert not list(dest.parent.glob('*.partial'))
     return message

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from click.testing import CliRunner, Result
 
 CIFAR_CLASSES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 CIFAR_FOLDER = 'cifar-10-batches-py'
@@ -128,17 +127,3 @@ def folder_state(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob('*'))
         if path.is_file()
     }
-
-
-def run(command, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-def refusal(result: Result, status: int = 1) -> str:
-    """Return the one sentence on stderr of a command that refused; fails for a traceback or other output."""
-    assert result.exit_code == status, result.output
-    assert isinstance(result.exception, SystemExit), result.exception
-    lines = [line for line in result.stderr.splitlines() if not line.startswith(('Usage:', 'Try ')) and line.strip()]
-    assert len(lines) == 1, lines
-    assert lines[0].startswith('Error: '), lines
-    return lines[0]

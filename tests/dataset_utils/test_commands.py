@@ -24,13 +24,11 @@ from tests.dataset_utils.making import (
     labelled_files,
     random_images,
     read_zip,
-    refusal,
-    run,
-    write_cifar,
     write_files,
     write_idx,
     write_zip,
 )
+from tests.helpers import invoke, refusal
 
 DIGITS = open_source('digits')
 DIGIT_IMAGES, DIGIT_LABELS = DIGITS.load(), DIGITS.labels
@@ -39,12 +37,6 @@ DIGIT_IMAGES, DIGIT_LABELS = DIGITS.load(), DIGITS.labels
 def first_of(digit: int, count: int) -> list[int]:
     """Indices of the first images of a digit, found naively."""
     return [index for index, label in enumerate(DIGIT_LABELS) if label == digit][:count]
-
-
-@pytest.fixture
-def cifar(tmp_path) -> Path:
-    write_cifar(tmp_path / 'cifar-10-python.tar.gz')
-    return tmp_path / 'cifar-10-python.tar.gz'
 
 
 class TestSize:
@@ -308,7 +300,7 @@ class TestImagenetClass:
             i for i, pair in enumerate(zip(manifest['indices'], replaced['indices'], strict=True)) if len({*pair}) > 1
         ]
         assert differing == [5]
-        assert 'Verified' in run(main, 'info', tmp_path / 'b.zip', f'--verify={tree}').stdout
+        assert 'Verified' in invoke(main, 'info', tmp_path / 'b.zip', f'--verify={tree}').stdout
 
     def test_table_holds_every_synset_once(self):
         assert {name: len(synsets) for name, synsets in superclasses().items()} == {'bird': 17, 'cat': 13, 'dog': 123}
@@ -430,7 +422,7 @@ class TestDuplicate:
 
 class TestSplit:
     def test_two_disjoint_halves(self, tmp_path):
-        result = run(main, 'split', '--source=digits', f'--dest={tmp_path / "half.zip"}', '--max-images=500')
+        result = invoke(main, 'split', '--source=digits', f'--dest={tmp_path / "half.zip"}', '--max-images=500')
         assert result.exit_code == 0, result.output
         first, second = (read_zip(tmp_path / f'half-{half}.zip') for half in 'ab')
         assert first[1] == second[1] == [digit for digit in range(10) for _ in range(50)]
@@ -438,7 +430,7 @@ class TestSplit:
         assert np.array_equal(first[0], make('size', 'digits', tmp_path / 's.zip', '--max-images=500')[0])
 
     def test_folders(self, tmp_path):
-        assert run(main, 'split', '--source=digits', f'--dest={tmp_path / "half"}', '--max-images=10').exit_code == 0
+        assert invoke(main, 'split', '--source=digits', f'--dest={tmp_path / "half"}', '--max-images=10').exit_code == 0
         assert sorted(os.listdir(tmp_path)) == ['half-a', 'half-b']
 
     def test_either_both_or_none(self, tmp_path):
@@ -451,7 +443,7 @@ class TestSplit:
     @pytest.mark.parametrize('dest', ['', '.', 'folder/..', '.zip'])
     def test_destination_without_a_name(self, tmp_path, monkeypatch, dest):
         monkeypatch.chdir(tmp_path)
-        message = refusal(run(main, 'split', '--source=digits', f'--dest={dest}', '--max-images=10'))
+        message = refusal(invoke(main, 'split', '--source=digits', f'--dest={dest}', '--max-images=10'))
         assert f'--dest={dest} gives the halves no name; end it in one, such as half.zip' in message
 
     def test_more_images_than_two_halves_hold(self, tmp_path):
@@ -482,7 +474,7 @@ class TestEverySelection:
     def test_verifies_and_a_changed_pixel_or_label_is_found(self, tmp_path, command):
         images, labels, manifest = make(command, 'digits', tmp_path / 'a.zip', *SELECTIONS[command])
         sources = ['--verify=digits'] * (2 if command == 'mixture' else 1)
-        result = run(main, 'info', tmp_path / 'a.zip', *sources)
+        result = invoke(main, 'info', tmp_path / 'a.zip', *sources)
         assert result.exit_code == 0, result.output
         assert 'Verified: every image' in result.stdout
         images[60, 2, 2, 0] ^= 1
@@ -491,7 +483,7 @@ class TestEverySelection:
         forged = labelled_files(images, labels) | {
             'manifest.json': json.dumps(manifest | {'class_names': None}).encode()
         }
-        message = refusal(run(main, 'info', write_zip(tmp_path / 'b.zip', forged), *sources))
+        message = refusal(invoke(main, 'info', write_zip(tmp_path / 'b.zip', forged), *sources))
         assert f'2 of {len(images)} images or labels differ' in message
         assert 'the first is 00000/img00000060.png' in message
 
@@ -500,7 +492,7 @@ def test_source_may_be_a_url(tmp_path, cifar):
     make('size', cifar, tmp_path / 'path.zip', '--max-images=10')
     make('size', cifar.as_uri(), tmp_path / 'url.zip', '--max-images=10')
     assert (tmp_path / 'path.zip').read_bytes() == (tmp_path / 'url.zip').read_bytes()
-    result = run(main, 'info', tmp_path / 'path.zip', f'--verify={cifar.as_uri()}')
+    result = invoke(main, 'info', tmp_path / 'path.zip', f'--verify={cifar.as_uri()}')
     assert 'Verified' in result.stdout, result.output
     options = [f'--blend={(tmp_path / "path.zip").as_uri()}', '--blend-rate=0.5', '--max-images=10']
     make('mixture', tmp_path / 'url.zip', tmp_path / 'm.zip', *options)

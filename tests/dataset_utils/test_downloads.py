@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import dataset_tool
-from tests.dataset_utils.making import random_images, read_zip, refusal, run, write_cifar, write_idx
+from tests.dataset_utils.making import random_images, read_zip, write_cifar, write_idx
+from tests.helpers import invoke, refusal
 
 CIFAR = 'cifar-10-python.tar.gz'
 
@@ -48,13 +49,13 @@ def test_a_url_gives_the_data_set_that_its_file_gives(site, tmp_path):
     write_cifar(folder / CIFAR)
     cache = f'--cache-dir={tmp_path}/cache'
     local, remote = tmp_path / 'local.zip', tmp_path / 'remote.zip'
-    assert run(dataset_tool.main, f'--source={folder}/{CIFAR}', f'--dest={local}').exit_code == 0
-    result = run(dataset_tool.main, f'--source={address}/{CIFAR}', f'--dest={remote}', cache)
+    assert invoke(dataset_tool.main, f'--source={folder}/{CIFAR}', f'--dest={local}').exit_code == 0
+    result = invoke(dataset_tool.main, f'--source={address}/{CIFAR}', f'--dest={remote}', cache)
     assert result.exit_code == 0, result.output
     assert remote.read_bytes() == local.read_bytes()
     sha256 = hashlib.sha256((folder / CIFAR).read_bytes()).hexdigest()
     (folder / CIFAR).unlink()  # it is in the cache
-    again = run(dataset_tool.main, f'--source={address}/{CIFAR}', f'--dest={tmp_path}/again.zip', cache,
+    again = invoke(dataset_tool.main, f'--source={address}/{CIFAR}', f'--dest={tmp_path}/again.zip', cache,
                 f'--sha256={sha256}')  # fmt: skip
     assert again.exit_code == 0, again.output
     assert (tmp_path / 'again.zip').read_bytes() == local.read_bytes()
@@ -63,7 +64,7 @@ def test_a_url_gives_the_data_set_that_its_file_gives(site, tmp_path):
 def test_arrays_of_numpy_are_converted(tmp_path):
     images = random_images(4)
     np.savez(tmp_path / 'a.npz', arr_0=images, arr_1=np.array([3, 0, 3, 1]))
-    assert run(dataset_tool.main, f'--source=file://{tmp_path}/a.npz', f'--dest={tmp_path}/a.zip').exit_code == 0
+    assert invoke(dataset_tool.main, f'--source=file://{tmp_path}/a.npz', f'--dest={tmp_path}/a.zip').exit_code == 0
     found, labels, manifest = read_zip(tmp_path / 'a.zip')
     assert np.array_equal(found, images)
     assert (labels, manifest['source']) == ([3, 0, 3, 1], 'a.npz')
@@ -82,7 +83,7 @@ def test_what_cannot_be_downloaded_leaves_no_data_set(site, tmp_path, place, mes
     folder, address = site
     write_idx(folder)
     dest = tmp_path / 'a.zip'
-    result = run(dataset_tool.main, f'--source={address}{place}', f'--dest={dest}', f'--cache-dir={tmp_path}/cache')
+    result = invoke(dataset_tool.main, f'--source={address}{place}', f'--dest={dest}', f'--cache-dir={tmp_path}/cache')
     assert message in refusal(result)
     assert not dest.exists()
 
@@ -92,6 +93,6 @@ def test_another_hash_and_another_scheme_are_refused(site, tmp_path):
     write_cifar(folder / CIFAR)
     common = f'--dest={tmp_path}/a.zip', f'--cache-dir={tmp_path}/cache'
     for source in (f'{address}/{CIFAR}', f'{folder}/{CIFAR}'):
-        assert 'its SHA-256 is' in refusal(run(dataset_tool.main, f'--source={source}', *common, '--sha256=00'))
-    result = run(dataset_tool.main, f'--source=ftp://host/{CIFAR}', *common)
+        assert 'its SHA-256 is' in refusal(invoke(dataset_tool.main, f'--source={source}', *common, '--sha256=00'))
+    result = invoke(dataset_tool.main, f'--source=ftp://host/{CIFAR}', *common)
     assert 'only file, http and https' in refusal(result)

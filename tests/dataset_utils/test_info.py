@@ -14,11 +14,10 @@ from tests.dataset_utils.making import (
     labelled_files,
     random_images,
     read_zip,
-    refusal,
-    run,
     write_files,
     write_zip,
 )
+from tests.helpers import invoke, refusal
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def forge(archive: Path, **changes) -> Path:
 
 
 def test_manifest_in_words(archive):
-    text = run(main, 'info', archive).stdout
+    text = invoke(main, 'info', archive).stdout
     assert 'Made by the rule "size" of version 1, with max_images=50\n' in text
     assert f'from digits, sha256 {open_source("digits").sha256()}\n' in text
     assert 'labels: those of the source\n' in text
@@ -43,7 +42,7 @@ def test_manifest_in_words(archive):
 
 def test_another_source_is_noticed(archive, tmp_path):
     make('size', 'digits', tmp_path / 'other.zip', '--max-images=500', '--seed=1')
-    message = refusal(run(main, 'info', archive, f'--verify={tmp_path / "other.zip"}'))
+    message = refusal(invoke(main, 'info', archive, f'--verify={tmp_path / "other.zip"}'))
     assert 'The source is another one: its hash is' in message
     assert 'images or labels differ' in message
 
@@ -61,7 +60,7 @@ def test_another_source_is_noticed(archive, tmp_path):
     ],
 )
 def test_false_claims_are_noticed(archive, changes, finding):
-    assert finding in refusal(run(main, 'info', forge(archive, **changes), '--verify=digits'))
+    assert finding in refusal(invoke(main, 'info', forge(archive, **changes), '--verify=digits'))
 
 
 @pytest.mark.parametrize(
@@ -80,23 +79,23 @@ def test_false_claims_are_noticed(archive, changes, finding):
     ],
 )
 def test_manifest_that_cannot_be_followed_is_a_sentence(archive, changes):
-    message = refusal(run(main, 'info', forge(archive, **changes), '--verify=digits'))
+    message = refusal(invoke(main, 'info', forge(archive, **changes), '--verify=digits'))
     assert 'cannot be made again' in message or 'is not one that this version can follow' in message
 
 
 def test_data_set_without_manifest(tmp_path):
     archive = write_zip(tmp_path / 'a.zip', labelled_files(random_images(3), None))
-    assert 'has no manifest.json' in refusal(run(main, 'info', archive, '--verify=digits'))
-    assert 'Manifest: none' in run(main, 'info', archive).stdout
+    assert 'has no manifest.json' in refusal(invoke(main, 'info', archive, '--verify=digits'))
+    assert 'Manifest: none' in invoke(main, 'info', archive).stdout
 
 
 def test_mixture_needs_two_sources(archive, tmp_path):
     make('mixture', 'digits', tmp_path / 'm.zip', f'--blend={archive}', '--blend-rate=0.5', '--max-images=20')
-    message = refusal(run(main, 'info', tmp_path / 'm.zip', '--verify=digits'))
+    message = refusal(invoke(main, 'info', tmp_path / 'm.zip', '--verify=digits'))
     assert '--verify must be given 2 times: for digits, a.zip' in message
-    result = run(main, 'info', tmp_path / 'm.zip', '--verify=digits', f'--verify={archive}')
+    result = invoke(main, 'info', tmp_path / 'm.zip', '--verify=digits', f'--verify={archive}')
     assert result.exit_code == 0, result.output
-    message = refusal(run(main, 'info', tmp_path / 'm.zip', f'--verify={archive}', '--verify=digits'))
+    message = refusal(invoke(main, 'info', tmp_path / 'm.zip', f'--verify={archive}', '--verify=digits'))
     assert 'The two sources are those of the manifest in the other order; give --verify the --source first.' in message
 
 
@@ -104,20 +103,20 @@ def test_converted_and_split_sets_verify(tmp_path):
     files = labelled_files(random_images(6, 12), None) | {'00000/img00000002.png': b'broken'}
     source = write_zip(tmp_path / 'a.zip', files)
     options = ['--transform=center-crop', '--resolution=7x7', '--skip-unreadable', '--max-images=4']
-    run(dataset_tool.main, f'--source={source}', f'--dest={tmp_path / "b.zip"}', *options)
-    assert 'Verified' in run(main, 'info', tmp_path / 'b.zip', f'--verify={source}').stdout
-    run(main, 'split', '--source=digits', f'--dest={tmp_path / "half"}', '--max-images=20')
-    assert 'Verified' in run(main, 'info', tmp_path / 'half-b', '--verify=digits').stdout
+    invoke(dataset_tool.main, f'--source={source}', f'--dest={tmp_path / "b.zip"}', *options)
+    assert 'Verified' in invoke(main, 'info', tmp_path / 'b.zip', f'--verify={source}').stdout
+    invoke(main, 'split', '--source=digits', f'--dest={tmp_path / "half"}', '--max-images=20')
+    assert 'Verified' in invoke(main, 'info', tmp_path / 'half-b', '--verify=digits').stdout
 
 
 def test_images_of_different_sizes(tmp_path):
     files = {'a.png': image_bytes(random_images(1)[0]), 'b.png': image_bytes(random_images(1, 9)[0])}
-    assert 'b.png is 9x9 RGB, but a.png is 8x8 RGB' in refusal(run(main, 'info', write_files(tmp_path / 'p', files)))
+    assert 'b.png is 9x9 RGB, but a.png is 8x8 RGB' in refusal(invoke(main, 'info', write_files(tmp_path / 'p', files)))
 
 
 def test_near_that_is_no_number():
-    assert '--near=nan is no distance' in refusal(run(main, 'info', 'digits', '--near=nan'))
+    assert '--near=nan is no distance' in refusal(invoke(main, 'info', 'digits', '--near=nan'))
 
 
 def test_no_such_data_set():
-    assert 'nowhere: no such file or folder' in refusal(run(main, 'info', 'nowhere'))
+    assert 'nowhere: no such file or folder' in refusal(invoke(main, 'info', 'nowhere'))

@@ -8,7 +8,7 @@ import pytest
 from dataset_utils import open_source, selections
 from dataset_utils.labelling import random_labels
 from dnnlib.util import UserError
-from tests.helpers import DATA
+from tests.helpers import DATA, needs_cifar10
 
 SUBSETS = DATA / 'cifar10_subsets.json'
 LABELS = [2, 0, 1, 0, 2, 1, 1, 0, 2, 0, 1, 2]
@@ -203,9 +203,6 @@ def all_labels_of_cifar10() -> list[int]:
     labels = open_source(os.environ['CIFAR10_ARCHIVE']).labels
     assert labels is not None
     return list(labels)
-
-
-needs_cifar10 = pytest.mark.skipif('CIFAR10_ARCHIVE' not in os.environ, reason='needs CIFAR10_ARCHIVE=…tar.gz')
 
 
 @pytest.mark.parametrize('read', [first_labels_of_cifar10, pytest.param(all_labels_of_cifar10, marks=needs_cifar10)])

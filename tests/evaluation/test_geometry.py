@@ -1,9 +1,6 @@
 """The geometry of training sets against its definitions, written naively in float64, and on Gaussian data."""
 
 import math
-import os
-import pickle
-import tarfile
 
 import numpy as np
 import pytest
@@ -19,6 +16,7 @@ from evaluation.geometry import (
     uncovered_levels,
 )
 from evaluation.noise_levels import noise_like, to_float64
+from tests.helpers import cifar10_pixels, needs_cifar10
 from tests.training.closed_form.test_gaussian import random_images
 from training.sampling import rho_schedule
 
@@ -124,15 +122,11 @@ def test_lone_images_lose_their_coverage_at_higher_noise():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif('CIFAR10_ARCHIVE' not in os.environ, reason='needs CIFAR10_ARCHIVE=cifar-10-python.tar.gz')
+@needs_cifar10
 def test_memorization_of_1000_cifar10_images_is_decided_at_two_levels():
     """Source: Dodson 2026: of EDM's 18 levels, 3.26 and 1.92 have posterior weight and shell coverage >= 0.8."""
     levels = rho_schedule(0.002, 80, 18, 7).tolist()
-    with tarfile.open(os.environ['CIFAR10_ARCHIVE']) as archive:
-        training, held_out = (
-            pickle.load(archive.extractfile(f'cifar-10-batches-py/{name}'), encoding='bytes')[b'data'][:1000]
-            for name in ('data_batch_1', 'test_batch')
-        )
+    training, held_out = (cifar10_pixels(name)[:1000].reshape(1000, -1) for name in ('data_batch_1', 'test_batch'))
     weight = geometry(training, training, levels).posterior_weight.mean(dim=1)
     coverage = geometry(training, held_out, levels, held_out=True).in_shell.double().mean(dim=1)
     decided = [f'{sigma:.2f}' for sigma, w, c in zip(levels, weight, coverage, strict=True) if min(w, c) >= 0.8]

@@ -1,9 +1,6 @@
 """Measurements at noise levels against their definitions, written naively in float64."""
 
 import math
-import os
-import pickle
-import tarfile
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from evaluation.noise_levels import (
     to_float64,
     trajectory,
 )
+from tests.helpers import cifar10_pixels, needs_cifar10
 from tests.training.closed_form.test_gaussian import random_images
 from training.closed_form.gaussian import GaussianDenoiser
 from training.optim import OptimalDenoiser
@@ -158,20 +156,15 @@ def test_intervals_cover_the_truth(count):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif('CIFAR10_ARCHIVE' not in os.environ, reason='needs CIFAR10_ARCHIVE=cifar-10-python.tar.gz')
+@needs_cifar10
 def test_held_out_errors_on_cifar10_are_the_published_ones():
     """The first 1,000 test images, and the first 10,000 training images as the training set; within 2 %.
 
     In units of [0, 1], where sigma is half and the squared error a quarter of ours.
     """
-    with tarfile.open(os.environ['CIFAR10_ARCHIVE']) as archive:
-        training, held_out = (
-            torch.from_numpy(pickle.load(archive.extractfile(f'cifar-10-batches-py/{name}'), encoding='bytes')[b'data'])
-            for name in ('data_batch_1', 'test_batch')
-        )
-    training, held_out = training.reshape(-1, 3, 32, 32), held_out[:1000].reshape(-1, 3, 32, 32)
+    training, held_out = (torch.from_numpy(cifar10_pixels(name)) for name in ('data_batch_1', 'test_batch'))
     published = {GaussianDenoiser: (2.61, 47.50, 162.19), OptimalDenoiser: (99.8, 100.0, 161.9)}
     for closed_form, errors in published.items():
         denoiser = closed_form(training)
-        found = [float(denoising_error(denoiser, held_out, 2 * sigma).mean()) / 4 for sigma in (0.05, 0.853, 10)]
+        found = [float(denoising_error(denoiser, held_out[:1000], 2 * sigma).mean()) / 4 for sigma in (0.05, 0.853, 10)]
         np.testing.assert_allclose(found, errors, rtol=0.02)

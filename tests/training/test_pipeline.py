@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from click.testing import CliRunner
 import mem_ratio
 from dnnlib.util import UserError
 from evaluation.memorization import memorization_ratio
+from tests.helpers import failure_of
 from training.dataset import load_dataset
 from training.pipeline import WEIGHTS_NAME, load_pipeline, read_pipeline
+
+failure = partial(failure_of, mem_ratio.main)
 
 diffusers = pytest.importorskip('diffusers')
 SCHEDULERS = ['DDPMScheduler', 'DDIMScheduler', 'EDMEulerScheduler', 'EDMDPMSolverMultistepScheduler']
@@ -193,12 +197,6 @@ def test_an_index_that_is_no_index_is_named(folder, text):
     (folder / 'model_index.json').write_text(text)
     with pytest.raises(UserError, match=r'model_index\.json is no'):
         read_pipeline(folder)
-
-
-def failure(*arguments):
-    result = CliRunner().invoke(mem_ratio.main, [str(argument) for argument in arguments])
-    assert result.exit_code == 1, result.output
-    return result.stderr.splitlines()[-1]
 
 
 def test_what_a_user_may_get_wrong_is_one_sentence(folder, digits_20, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from dataset_utils import content_sha256, open_source
 from dataset_utils.sources import cifar
 from dnnlib.util import UserError
 from tests.dataset_utils.making import write_cifar
+from tests.helpers import needs_cifar10
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_links_are_not_followed(path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif('CIFAR10_ARCHIVE' not in os.environ, reason='needs CIFAR10_ARCHIVE=cifar-10-python.tar.gz')
+@needs_cifar10
 def test_real_cifar10():
     source = open_source(os.environ['CIFAR10_ARCHIVE'])
     assert len(source) == 50_000

@@ -90,10 +90,9 @@ def test_hash_is_the_same_each_time_and_another_for_other_sources(expected, tmp_
     assert open_source(expected[0]).sha256() == open_source(expected[0]).sha256() != open_source(other).sha256()
 
 
-def test_hash_of_a_file_is_that_of_its_bytes(tmp_path):
-    write_cifar(tmp_path / 'cifar-10-python.tar.gz')
+def test_hash_of_a_file_is_that_of_its_bytes(tmp_path, cifar):
     archive = write_zip(tmp_path / 'a.zip', labelled_files(random_images(3), None))
-    for path in (tmp_path / 'cifar-10-python.tar.gz', archive):
+    for path in (cifar, archive):
         assert open_source(path).sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -141,9 +140,8 @@ def test_content_hash_stays_what_it_is():
     assert content_sha256(images, [5]) == hashlib.sha256(data).hexdigest()
 
 
-def test_class_names(tmp_path):
-    write_cifar(tmp_path / 'cifar-10-python.tar.gz')
-    assert open_source(tmp_path / 'cifar-10-python.tar.gz').class_names == CIFAR_CLASSES
+def test_class_names(cifar):
+    assert open_source(cifar).class_names == CIFAR_CLASSES
     assert open_source('digits').class_names == list('0123456789')
 
 

@@ -2,9 +2,6 @@
 
 import itertools
 import math
-import os
-import pickle
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
-from tests.helpers import DATA
+from tests.helpers import DATA, cifar10_pixels, needs_cifar10
 from torch_utils.int8 import MAX_INNER
 from training.closed_form import int8_sums, optimal, sums
 from training.closed_form.optimal import OptimalDenoiser
@@ -453,12 +450,9 @@ def test_digits_data_set_conforms(way: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif('CIFAR10_ARCHIVE' not in os.environ, reason='CIFAR10_ARCHIVE names no cifar-10-python.tar.gz')
+@needs_cifar10
 def test_cifar10_is_exact_along_trajectories() -> None:
-    with tarfile.open(os.environ['CIFAR10_ARCHIVE']) as archive:
-        batches = [archive.extractfile(f'cifar-10-batches-py/data_batch_{k}') for k in range(1, 6)]
-        pixels = [pickle.load(batch, encoding='bytes')[b'data'] for batch in batches if batch]
-    images = torch.from_numpy(np.concatenate(pixels)).reshape(-1, 3, 32, 32)
+    images = torch.from_numpy(np.concatenate([cifar10_pixels(f'data_batch_{k}') for k in range(1, 6)]))
     denoiser = OptimalDenoiser(images)
     y = naive_pixels(images).flatten(1)
     x = StackedRandomGenerator('cpu', range(8)).randn([8, 3, 32, 32]).double() * 80

@@ -23,13 +23,18 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
         names = [field.name for field, _ in options_in(kind)]
 
         @functools.wraps(command)
-        def run(**values: Any) -> Any:
+        def run(*positional: Any, **values: Any) -> Any:
             own = {name: values.pop(name) for name in names}
-            return command(**values, **{argument: build(kind, own)})
+            return command(*positional, **values, **{argument: build(kind, own)})
 
         return functools.reduce(lambda wrapped, add: add(wrapped), reversed(click_options(kind)), run)
 
     return decorate
+
+
+def command_of(name: str, kind: type) -> click.Command:
+    """A command that only parses the options of a dataclass."""
+    return click.command(name)(with_options(kind)(lambda options: options))
 
 
 def given_arguments() -> set[str]:
@@ -40,7 +45,7 @@ def given_arguments() -> set[str]:
 
 def click_options(kind: type) -> list[Callable[[Callable], Callable]]:
     """Decorators that add the options of a dataclass, in order."""
-    found = list(options_in(kind))
+    found = sorted(options_in(kind), key=lambda pair: pair[1].default is not REQUIRED)  # required options first
     shown = {field.name: f'--{spelling(field)}' for field, _ in found}
     hints = _type_hints(kind)
     return [

@@ -7,6 +7,7 @@
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import re
 import sys
@@ -84,6 +85,19 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or None if it does not exist or is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b'\n')
 
 
 def sync_folder(path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.memorization import wilson_interval
+from evaluation.intervals import wilson_interval
 from evaluation.noise_levels import Estimate, mean_interval
 
 Rows = Tensor | np.ndarray

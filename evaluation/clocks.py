@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-from evaluation.memorization import CONFIDENCE
+from evaluation.intervals import CONFIDENCE
 
 # The plateau of the held-out error reaches so far above its lowest value, relatively.
 TOLERANCE = 0.05

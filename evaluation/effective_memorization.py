@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-import scipy.stats
 
-from evaluation.memorization import CONFIDENCE, wilson_interval
+from evaluation.intervals import CONFIDENCE, t_quantile, wilson_interval
 
 # A model memorizes a training set if the ratio is at least 1 - epsilon, with the paper's epsilon of 0.1.
 EMM_RATIO = 0.9
@@ -64,7 +63,7 @@ class Ratios:
         if len(self.images) == 1:
             return Interval(*wilson, 'Wilson over images')
         spread = float(np.std(self.of_repeats, ddof=1)) / math.sqrt(len(self.images))
-        half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(self.images) - 1)) * spread
+        half = t_quantile(len(self.images) - 1) * spread
         low, high = max(0.0, self.mean - half), min(1.0, self.mean + half)
         return Interval(min(low, wilson[0]), max(high, wilson[1]), 't over repeats')
 

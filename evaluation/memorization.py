@@ -5,19 +5,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import Tensor
 
 from dataset_utils.sources.base import copies_of
 from dnnlib.util import UserError
+from evaluation.intervals import wilson_interval
 from evaluation.neighbors import Images, NeighborIndex
 from training.closed_form.rows import ImageRows
 from training.dataset import Dataset
 
 # An image is a copy if it is this much closer to its nearest training image than to the second nearest.
 THRESHOLD = 1 / 3
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,3 @@ def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> 
 def first_of_equal_rows(rows: Iterable[np.ndarray]) -> Tensor:
     """The positions of all rows that equal no earlier row, ascending, int64."""
     return torch.tensor(copies_of(rows), dtype=torch.int64).unique()
-
-
-def wilson_interval(successes: int, total: int) -> tuple[float, float]:
-    """95 % confidence interval of a share. Source: Wilson 1927."""
-    interval = scipy.stats.binomtest(successes, total).proportion_ci(CONFIDENCE, method='wilson')
-    return float(interval.low), float(interval.high)

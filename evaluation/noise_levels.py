@@ -17,7 +17,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from evaluation.memorization import CONFIDENCE
+from evaluation.intervals import CONFIDENCE
 from torch_utils.misc import derived_seed, widest_float
 from training.denoiser import Denoiser
 

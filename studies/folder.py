@@ -1,49 +1,56 @@
-"""The folder of a study: what study it is of, and the data sets that the study makes once for all of its points."""
+"""The folder of a study: which study it belongs to, and the data sets that are made once for all of its points."""
 
 import fcntl
 import subprocess
 from pathlib import Path
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, read_json, write_json
 from studies.commands import Resources, environment, process_arguments, selection_command, shell_line
-from studies.points import read_json, set_aside, write_json
+from studies.points import set_aside
+from studies.results import StudyResults, collect
 from studies.study import Options, Study, read_study
 
 STUDY_FILE = 'study.json'
+PAGE = 'report.html'
 
 
 def claim(root: Path, study: Study) -> None:
-    """Make the folder a study's, or keep it so. Raises UserError where it is another study's, or holds other files."""
+    """Claim a folder for a study. Raises UserError if it belongs to another study, or holds other files."""
     path = root / STUDY_FILE
     if root.exists() and any(root.iterdir()) and not path.exists():
-        raise UserError(f'--outdir={root}: not empty, and not the folder of a study; choose another')
-    saved = read_json(path)  # a damaged file says nothing that the study does not, and is written anew
+        raise UserError(f'`outdir`={root}: not empty, and not the folder of a study; choose another')
+    saved = read_json(path)  # a damaged file is written again
     if isinstance(saved, dict) and saved.get('name') != study.name:
         raise UserError(
-            f'--outdir={root}: the folder of the study {saved.get("name")}, not of {study.name}; choose another'
+            f'`outdir`={root}: the folder of the study {saved.get("name")}, not of {study.name}; choose another'
         )
     root.mkdir(parents=True, exist_ok=True)
     write_json(path, {'name': study.name, 'document': study.document, 'steps': study.steps})
 
 
 def open_study(root: Path) -> Study:
-    """The study that a folder is of. Raises UserError where it is none's."""
+    """The study that a folder belongs to. Raises UserError if it belongs to none."""
     saved = read_json(root / STUDY_FILE)
     if not isinstance(saved, dict) or not isinstance(saved.get('document'), dict):
         raise UserError(f'{root}: no {STUDY_FILE} in it; give a folder that emm.py sweep or search made')
     study = read_study(saved['document'], str(saved.get('name')), str(root / STUDY_FILE))
     steps = saved.get('steps')
     if not isinstance(steps, dict) or not all(type(step) is int and step > 0 for step in steps.values()):
-        raise UserError(f'{root / STUDY_FILE}: damaged; run the study again with emm.py, which writes it anew')
+        raise UserError(f'{root / STUDY_FILE}: damaged; run the study again with emm.py, which writes it again')
     study.steps.update(steps)
     return study
 
 
+def open_results(root: Path) -> StudyResults:
+    """The results so far of the study that a folder belongs to. Raises UserError if it belongs to none."""
+    return collect(open_study(root), root)
+
+
 def make_sources(root: Path, study: Study) -> None:
-    """Make the study's own data sets that are not there yet, by commands that are printed."""
+    """Make the study's own data sets that do not exist yet, by commands that are printed."""
     folder = root / 'sources'
     folder.mkdir(parents=True, exist_ok=True)
-    # The command inherits the lock: another emm.py waits for it, even where this one is killed.
+    # The command inherits the lock: another emm.py waits for it, even if this one is killed.
     with open(folder / 'lock', 'a') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         for name, options in study.sources.items():

@@ -7,14 +7,13 @@ done, the training set `data.zip` and the run folder `run`. Whoever runs a point
 import contextlib
 import dataclasses
 import fcntl
-import json
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from dnnlib.util import UserError, atomic_file
+from dnnlib.util import UserError, read_json, write_json
 from studies.commands import point_commands
 from studies.study import Combination, Options, Study, source_name
 
@@ -53,7 +52,7 @@ class Point:
     sources: the study's own data sets that it is made from, by name. folder: where everything of it is.
     """
 
-    value: Combination
+    combination: Combination
     size: int
     repeat: int
     seeds: dict[str, int | None]
@@ -63,22 +62,26 @@ class Point:
     @property
     def name(self) -> str:
         repeat = f', repeat {self.repeat + 1}' if self.repeat else ''
-        return f'{self.value.name}, {self.size} images{repeat}' if self.value.of else f'{self.size} images{repeat}'
+        return (
+            f'{self.combination.name}, {self.size} images{repeat}'
+            if self.combination.values
+            else f'{self.size} images{repeat}'
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the numbers of the point depend on."""
         return {
-            'factors': self.value.of,
+            'factors': self.combination.values,
             'size': self.size,
             'repeat': self.repeat,
             'seeds': self.seeds,
             'sources': self.sources,
-            **dataclasses.asdict(self.value.settings),
+            **dataclasses.asdict(self.combination.settings),
         }
 
     def commands(self) -> dict[str, list[str]]:
-        return point_commands(self.value.settings, self.size, self.seeds, self.folder)
+        return point_commands(self.combination.settings, self.size, self.seeds, self.folder)
 
     def prepare(self) -> None:
         """Make the folder, or set one aside that was made with other settings. Raises UserError while that one runs."""
@@ -107,22 +110,22 @@ class Point:
         return read_status(self.folder) if self.matches() else Status()
 
 
-def make_point(study: Study, root: Path, value: Combination, size: int, repeat: int) -> Point:
+def make_point(study: Study, root: Path, combination: Combination, size: int, repeat: int) -> Point:
     """The point of a study whose folder is `root`."""
     repeats = study.repeats
     seeds = {
         'train': repeats.train_seed + repeat,
         'select': None if repeats.select_seed is None else repeats.select_seed + repeat,
     }
-    used = [source_name(value.settings.data.get(key)) for key in ('source', 'blend')]
+    used = [source_name(combination.settings.data.get(key)) for key in ('source', 'blend')]
     sources = {name: study.sources[name] for name in used if name is not None}
-    folder = root / 'points' / slug(value) / f'{size:06d}-r{repeat}'
-    return Point(value, size, repeat, seeds, sources, folder)
+    folder = root / 'points' / slug(combination) / f'{size:06d}-r{repeat}'
+    return Point(combination, size, repeat, seeds, sources, folder)
 
 
-def slug(value: Combination) -> str:
+def slug(combination: Combination) -> str:
     """A folder's name for a combination: 'width=16,labels=random'."""
-    parts = [f'{factor}={name}' for factor, name in value.of.items()]
+    parts = [f'{factor}={name}' for factor, name in combination.values.items()]
     return re.sub(r'[^A-Za-z0-9._=,+-]+', '-', ','.join(parts)).strip('.-')[:200] or 'all'
 
 
@@ -217,16 +220,3 @@ def last_line(path: Path, max_bytes: int = 4096) -> str:
         return ''
     lines = [line.strip() for line in re.split(r'[\r\n]+', text)]
     return next((line for line in reversed(lines) if line), '')
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None where it is not there or not whole."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def write_json(path: Path, content: Any) -> None:
-    with atomic_file(path) as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b'\n')

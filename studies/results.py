@@ -21,14 +21,14 @@ class PointResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class ValueResult:
+class Outcome:
     """What is known of one combination of factor values. points: by size, then repeat. emm: None before any is
     done, and where one size is all that the study measures.
 
     next_size: what its search measures next; None where it is done, or where the sizes are fixed.
     """
 
-    value: Combination
+    combination: Combination
     points: list[PointResult]
     ratios: list[Ratios]
     emm: EMM | None
@@ -45,16 +45,16 @@ class StudyResults:
 
     study: Study
     root: Path
-    values: list[ValueResult]
+    outcomes: list[Outcome]
     set_aside: list[Path]
 
     @property
     def points(self) -> list[PointResult]:
-        return [point for value in self.values for point in value.points]
+        return [point for outcome in self.outcomes for point in outcome.points]
 
     @property
     def warnings(self) -> list[str]:
-        return [warning for value in self.values for warning in value.warnings]
+        return [warning for outcome in self.outcomes for warning in outcome.warnings]
 
     def counts(self) -> dict[str, int]:
         """Number of points by state."""
@@ -65,34 +65,36 @@ class StudyResults:
 def collect(study: Study, root: Path) -> StudyResults:
     """Read what the folder of a study holds."""
     aside = sorted(path for path in (root / 'points').glob('*/*.set-aside-*') if path.is_dir())
-    return StudyResults(study, root, [collect_value(study, root, value) for value in study.values], aside)
+    return StudyResults(
+        study, root, [collect_outcome(study, root, combination) for combination in study.combinations], aside
+    )
 
 
-def collect_value(study: Study, root: Path, value: Combination) -> ValueResult:
+def collect_outcome(study: Study, root: Path, combination: Combination) -> Outcome:
     """Read the points of one combination: those that the study names, or its search measures next, and of other sizes
     those that are done or still run."""
 
     def points_of(size: int) -> list[PointResult]:
-        return [read_point(make_point(study, root, value, size, r)) for r in range(study.repeats.count)]
+        return [read_point(make_point(study, root, combination, size, r)) for r in range(study.repeats.count)]
 
-    everything = {size: points_of(size) for size in {*value.sizes.values, *sizes_on_disk(root, value)}}
+    everything = {size: points_of(size) for size in {*combination.sizes.values, *sizes_on_disk(root, combination)}}
     ratios = {size: ratios_of(size, results) for size, results in everything.items()}
     known = {size: r for size, r in ratios.items() if r is not None}
-    upcoming = search_on(value, known, study)
-    wanted = {*value.sizes.values} if upcoming is None else {*value.sizes.values, upcoming}
+    upcoming = search_on(combination, known, study)
+    wanted = {*combination.sizes.values} if upcoming is None else {*combination.sizes.values, upcoming}
     found = {size: everything.get(size) or points_of(size) for size in wanted}
     for size in everything.keys() - wanted:
         if others := [result for result in everything[size] if result.status.state in (DONE, RUNNING)]:
             found[size] = others
     ordered = sorted(known.values(), key=lambda r: r.size)
-    tells_emm = bool(ordered) and (len(ordered) > 1 or len(value.sizes.values) != 1)
-    return ValueResult(
-        value=value,
+    tells_emm = bool(ordered) and (len(ordered) > 1 or len(combination.sizes.values) != 1)
+    return Outcome(
+        combination=combination,
         points=[result for size in sorted(found) for result in found[size]],
         ratios=ordered,
         emm=cached_emm(tuple(ordered), study.threshold) if tells_emm else None,
         next_size=upcoming,
-        warnings=[warning_of(value, small, large) for small, large in rising_pairs(ordered)],
+        warnings=[warning_of(combination, small, large) for small, large in rising_pairs(ordered)],
     )
 
 
@@ -107,8 +109,10 @@ def read_point(point: Point) -> PointResult:
     return PointResult(point, status, read_result(point.folder) if status.state == DONE else None)
 
 
-def sizes_on_disk(root: Path, value: Combination) -> set[int]:
-    names = (path.name.partition('-r')[0] for path in (root / 'points' / slug(value)).glob('*-r*') if path.is_dir())
+def sizes_on_disk(root: Path, combination: Combination) -> set[int]:
+    names = (
+        path.name.partition('-r')[0] for path in (root / 'points' / slug(combination)).glob('*-r*') if path.is_dir()
+    )
     return {int(name) for name in names if name.isdecimal()}
 
 
@@ -121,17 +125,17 @@ def ratios_of(size: int, results: Sequence[PointResult]) -> Ratios | None:
     return Ratios(size, tuple(memorized for memorized, _ in counts), tuple(images for _, images in counts))
 
 
-def search_on(value: Combination, known: dict[int, Ratios], study: Study) -> int | None:
+def search_on(combination: Combination, known: dict[int, Ratios], study: Study) -> int | None:
     """The size that the search of a combination measures next, or None. Sizes count once all repeats are done."""
-    if value.sizes.search is None:
+    if combination.sizes.search is None:
         return None
-    low, high = value.sizes.search
+    low, high = combination.sizes.search
     ratios = {size: r.mean for size, r in known.items() if len(r.images) == study.repeats.count}
-    return next_size(ratios, low, high, value.sizes.tolerance, value.sizes.step or 1, study.threshold)
+    return next_size(ratios, low, high, combination.sizes.tolerance, combination.sizes.step or 1, study.threshold)
 
 
-def warning_of(value: Combination, small: Ratios, large: Ratios) -> str:
-    name = f'{value.name}: ' if value.of else ''
+def warning_of(combination: Combination, small: Ratios, large: Ratios) -> str:
+    name = f'{combination.name}: ' if combination.values else ''
     return (
         f'{name}{large.size} training images are memorized more ({100 * large.mean:.1f} %) than {small.size} '
         f'({100 * small.mean:.1f} %), beyond their intervals: train longer, or with more repeats'

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from studies.launchers.launcher import Job, Launcher
+from studies.launchers.contract import Job, Launcher
 from studies.points import FAILED, LEFT, MAX_FAILURES, RUNNING, STOPPED
 from studies.results import PointResult, StudyResults, collect
 from studies.study import Study

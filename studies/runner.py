@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, read_json, write_json
 from evaluation.records import best_record, read_records
 from studies.commands import Resources, environment, point_commands, process_arguments, shell_line
 from studies.points import (
@@ -22,9 +22,7 @@ from studies.points import (
     Status,
     last_line,
     lock,
-    read_json,
     saved_status,
-    write_json,
     write_status,
 )
 from studies.study import Settings

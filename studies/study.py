@@ -1,6 +1,6 @@
 """A study as it stands in its file: base options, factors with their values, training-set sizes, and repeats.
 
-`read_study` turns the document of a study file into a checked `Study`; `Study.values` are the combinations of the
+`read_study` turns the document of a study file into a checked `Study`; `Study.combinations` are the combinations of the
 factors' values, each with the options of its points. docs/studies.md has the format.
 """
 
@@ -98,15 +98,15 @@ class Factor:
 
 @dataclasses.dataclass(frozen=True)
 class Combination:
-    """One value of every factor, with the options and sizes that follow. of: value's name by factor's name."""
+    """One value of every factor, with the options and sizes that follow. values: name of the factor value by factor."""
 
-    of: dict[str, str]
+    values: dict[str, str]
     settings: Settings
     sizes: Sizes
 
     @property
     def name(self) -> str:
-        return ', '.join(f'{factor} {value}' for factor, value in self.of.items()) or 'all'
+        return ', '.join(f'{factor} {value}' for factor, value in self.values.items()) or 'all'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Study:
     steps: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
-    def values(self) -> list[Combination]:
+    def combinations(self) -> list[Combination]:
         """All combinations of the factors' values; a single one where there is no factor."""
         result: list[Combination] = []
         for chosen in itertools.product(*(factor.values for factor in self.factors)):
@@ -383,14 +383,14 @@ class _Reader:
 
     def check_values(self, study: Study) -> None:
         """Raise UserError where a combination lacks what every point needs, or names a source that is not there."""
-        for value in study.values:
+        for combination in study.combinations:
             for key in ('selection', 'source'):
-                if not isinstance(value.settings.data.get(key), str):
+                if not isinstance(combination.settings.data.get(key), str):
                     raise self.fail(
                         f'[data] needs {key}, such as {key} = {"size" if key == "selection" else "digits"!r}'
                     )
             for key in ('source', 'blend'):
-                path = value.settings.data.get(key)
+                path = combination.settings.data.get(key)
                 name = source_name(path)
                 if name is not None and name not in study.sources:
                     raise self.fail(f'{key} = {path!r}: there is no table [sources.{name}]')

@@ -1,4 +1,4 @@
-"""Checks a study before anything of it runs: options by the scripts' own parsers, sizes by the rules of selection."""
+"""Checks a study before it runs: options by the parsers of its commands, sizes by the rules of selection."""
 
 import dataclasses
 import difflib
@@ -8,48 +8,63 @@ from typing import Any
 
 import click
 
+from cli.command import command_of
 from dataset_utils import open_source
+from dataset_utils.commands import main as dataset_commands
 from dataset_utils.rules import RULES
 from dataset_utils.sources import Source
 from dnnlib.util import UserError
+from evaluation.evaluation_options import EvaluationOptions
 from studies.commands import selection_command
 from studies.points import make_point, slug
 from studies.study import PARTS, Combination, Options, Study
+from training.training_options import RunOptions
 
 # Selections that take as many images of each class, so that sizes are multiples of the number of classes.
 BALANCED = ('size', 'resolution', 'random-labels', 'unique-labels')
 NOT_SELECTIONS = ('convert', 'info', 'split')
 
 
-class Validator:
-    """Checks studies. parsers: click commands of 'data' (a group), 'train' and 'evaluate'."""
+# The commands of a point, which parse its options; the first one is a group.
+PARSERS: dict[str, click.Command] = {
+    'data': dataset_commands,
+    'train': command_of('train.py', RunOptions),
+    'evaluate': command_of('mem_ratio.py', EvaluationOptions),
+}
 
-    def __init__(self, parsers: Mapping[str, click.Command]):
-        self.parsers = parsers
+
+class Validator:
+    """Checks studies; opens each source once."""
+
+    def __init__(self) -> None:
         self.opened: dict[str, Source] = {}
 
     def check_options(self, study: Study) -> None:
-        """Raise UserError for an option that a command does not have or take, naming its table and key."""
+        """Raise UserError for an unknown option or a value that it cannot have, naming its table and key."""
         folders: dict[str, Combination] = {}
-        for value in study.values:
-            other = folders.setdefault(slug(value), value)
-            if other.of != value.of:
-                raise UserError(f'{study.name}: {other.name} and {value.name} would share a folder; rename one')
-            self._check_names(study, value)
-            size = value.sizes.values[0] if value.sizes.search is None else value.sizes.search[1]
-            point = make_point(study, Path('study'), value, size, 0)
+        for combination in study.combinations:
+            other = folders.setdefault(slug(combination), combination)
+            if other.values != combination.values:
+                raise UserError(f'{study.name}: {other.name} and {combination.name} would share a folder; rename one')
+            self._check_names(study, combination)
+            size = combination.sizes.values[0] if combination.sizes.search is None else combination.sizes.search[1]
+            point = make_point(study, Path('study'), combination, size, 0)
             for part, command in point.commands().items():
-                self._parse(part, command, f'{study.name}: {f"{value.name}: " if value.of else ""}[{part}]')
+                self._parse(
+                    part, command, f'{study.name}: {f"{combination.name}: " if combination.values else ""}[{part}]'
+                )
         for name, options in study.sources.items():
             self._check_known(study, 'data', options, f'[sources.{name}]')
             self._parse('data', selection_command(options, Path('x.zip'), Path('sources')), f'[sources.{name}]')
 
-    def _check_names(self, study: Study, value: Combination) -> None:
+    def _check_names(self, study: Study, combination: Combination) -> None:
         for part in PARTS:
-            self._check_known(study, part, getattr(value.settings, part), self._table_of(study, value, part))
+            self._check_known(
+                study, part, getattr(combination.settings, part), self._table_of(study, combination, part)
+            )
 
     def _check_known(self, study: Study, part: str, options: Options, where: str | Mapping[str, str]) -> None:
-        parser = self.parsers[part]
+        parser = PARSERS[part]
         if isinstance(parser, click.Group):
             selection = str(options['selection'])
             names = sorted(set(parser.commands) - set(NOT_SELECTIONS))
@@ -65,19 +80,21 @@ class Validator:
                 close = difflib.get_close_matches(key, known, 1)
                 hint = f'; did you mean {close[0]}?' if close else ''
                 place = where if isinstance(where, str) else where.get(key, f'[{part}]')
-                raise UserError(f'{study.name}: {key} in {place} is no option of {command_name(part, options)}{hint}')
+                raise UserError(
+                    f'{study.name}: {key} in {place} is not an option of {command_name(part, options)}{hint}'
+                )
 
-    def _table_of(self, study: Study, value: Combination, part: str) -> dict[str, str]:
+    def _table_of(self, study: Study, combination: Combination, part: str) -> dict[str, str]:
         """The table that each option of a factor stands in."""
         tables: dict[str, str] = {}
         for factor in study.factors:
-            chosen = next(v for v in factor.values if v.name == value.of[factor.name])
+            chosen = next(v for v in factor.values if v.name == combination.values[factor.name])
             tables |= dict.fromkeys(chosen.changes.get(part, {}), f'[factors.{factor.name}], value {chosen.name},')
         return tables
 
     def _parse(self, part: str, command: list[str], where: str) -> dict[str, Any]:
         """The values of a command's options, as its script reads them."""
-        parser = self.parsers[part]
+        parser = PARSERS[part]
         words = command[1:]
         if isinstance(parser, click.Group):
             parser, words = parser.commands[command[2]], command[3:]
@@ -92,33 +109,37 @@ class Validator:
         root: the study's folder, with the data sets that it makes itself. Raises UserError for a size that cannot be
         made of its source, or a range without one.
         """
-        steps = {value.name: self._step(study, root, value) for value in study.values if value.sizes.search is not None}
+        steps = {
+            combination.name: self._step(study, root, combination)
+            for combination in study.combinations
+            if combination.sizes.search is not None
+        }
         study = dataclasses.replace(study, steps=steps)
-        for value in study.values:
-            low, high = value.sizes.search or (1, 1)
+        for combination in study.combinations:
+            low, high = combination.sizes.search or (1, 1)
             if not 0 < low <= high:
                 raise UserError(
-                    f'{study.name}: {value.name}: the range of the search has no multiple of {value.sizes.step} in it, '
-                    f'which the selection needs; widen it'
+                    f'{study.name}: {combination.name}: the range of the search contains no multiple of '
+                    f'{combination.sizes.step}, which the selection needs; widen it'
                 )
             # A step that is wrong shows at the second size.
-            for size in value.sizes.values or sorted({low, min(low + (value.sizes.step or 1), high), high}):
-                self._check_size(study, root, value, size)
+            for size in combination.sizes.values or sorted({low, min(low + (combination.sizes.step or 1), high), high}):
+                self._check_size(study, root, combination, size)
         return study
 
-    def _selection(self, study: Study, root: Path, value: Combination, size: int) -> tuple[str, dict[str, Any]]:
-        command = make_point(study, root, value, size, 0).commands()['data']
-        return command[2], self._parse('data', command, value.name)
+    def _selection(self, study: Study, root: Path, combination: Combination, size: int) -> tuple[str, dict[str, Any]]:
+        command = make_point(study, root, combination, size, 0).commands()['data']
+        return command[2], self._parse('data', command, combination.name)
 
-    def _step(self, study: Study, root: Path, value: Combination) -> int:
-        assert value.sizes.search is not None
-        selection, choices = self._selection(study, root, value, value.sizes.search[1])
+    def _step(self, study: Study, root: Path, combination: Combination) -> int:
+        assert combination.sizes.search is not None
+        selection, choices = self._selection(study, root, combination, combination.sizes.search[1])
         if selection not in BALANCED:
             return 1
         return len(set(self._open(choices['source']).labels or [0]))
 
-    def _check_size(self, study: Study, root: Path, value: Combination, size: int) -> None:
-        selection, choices = self._selection(study, root, value, size)
+    def _check_size(self, study: Study, root: Path, combination: Combination, size: int) -> None:
+        selection, choices = self._selection(study, root, combination, size)
         choices = {key: choice for key, choice in choices.items() if key not in ('dest', 'overwrite')}
         for key in ('source', 'blend'):
             if key in choices:
@@ -126,7 +147,7 @@ class Validator:
         try:
             RULES[selection](**choices)
         except UserError as error:
-            raise UserError(f'{study.name}: {value.name}, {size} images: {error}') from error
+            raise UserError(f'{study.name}: {combination.name}, {size} images: {error}') from error
 
     def _open(self, path: str) -> Source:
         if path not in self.opened:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import diagnose
 import train
-from dataset_utils.__main__ import main as dataset_utils_main
+from dataset_utils.commands import main as dataset_utils_main
 from evaluation.agreement import cosines
 from evaluation.diagnosis import tasks
 from evaluation.geometry import geometry

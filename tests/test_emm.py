@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import emm
 from dnnlib.util import UserError
+from studies import session
 from studies.points import STOPPED, Status, make_point, write_status
 from studies.results import collect
 from studies.study import read_study
@@ -134,7 +135,7 @@ def test_a_search_answers_with_an_inequality_and_ends_at_ctrl_c(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert 'the same command goes on from here' in output
+    assert 'the same command resumes the study' in output
     output = run_script(*arguments).stdout
     assert 'At most 7 sizes from 10 to 100' in output  # 2 + ceil(log2(ln 10 / ln 1.1)), which is 2 + ceil(4.6)
     assert '< 10' in output
@@ -152,7 +153,7 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
     assert failed.returncode == 1
     assert 'not finite' in failed.stderr
     assert str(folder / 'points/all/000010-r0/log.txt') in failed.stderr
-    assert '1 point failed; mend the cause, and run again with --retry' in failed.stderr
+    assert '1 point failed; fix the cause, and run again with --retry' in failed.stderr
     assert 'Traceback' not in failed.stderr
     status_path = folder / 'points/all/000010-r0/status.json'
     status_path.write_text(status_path.read_text().replace('"failures": 1', '"failures": 2'))
@@ -169,12 +170,12 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
         (['sweep', 'STUDY', '--jobs=2', '--gpus-per-job=1000'], '--jobs=2 with --gpus-per-job=1000 needs 2000 GPUs'),
         (['sweep', 'STUDY', '--nodes-per-job=2'], '--nodes-per-job needs --launcher=slurm'),
         (['status', '.'], 'no study.json in it'),
-        (['search', '--outdir=x', '--source=digits', '--range=100-10'], "'100-10' is no range of sizes"),
-        (['search', '--outdir=x', '--source=digits', '--range=11-19'], 'has no multiple of 10 in it'),
+        (['search', '--outdir=x', '--source=digits', '--range=100-10'], "'100-10' is not a range of sizes"),
+        (['search', '--outdir=x', '--source=digits', '--range=11-19'], 'contains no multiple of 10'),
         (['search', '--outdir=x', '--source=digits', '--range=10-5000'], 'all, 5000 images:'),
         (
             ['search', '--outdir=x', '--source=digits', '--range=10-20', '--', '--widht=3'],
-            'widht in [train] is no option',
+            'widht in [train] is not an option',
         ),
         (['search', '--outdir=x', '--source=digits', '--range=10-20', '--', '-n'], '-n: write options as --name=value'),
         (
@@ -209,7 +210,7 @@ class Stoppable:
 def test_trainings_are_stopped_when_emm_py_is_ended_or_its_terminal_closes(number):
     launcher: Any = Stoppable()
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), emm.stopping(launcher):
+    with pytest.raises(KeyboardInterrupt), session.stopping(launcher):
         signal.raise_signal(number)
     assert launcher.stopped == 1
     assert signal.getsignal(number) == before
@@ -219,7 +220,7 @@ def test_a_closed_terminal_does_not_end_a_study_under_nohup():
     launcher: Any = Stoppable()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with emm.stopping(launcher):
+        with session.stopping(launcher):
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -232,7 +233,7 @@ def test_trainings_are_stopped_where_nobody_reads_what_is_printed(monkeypatch):
         raise BrokenPipeError
 
     monkeypatch.setattr('builtins.print', closed)
-    with pytest.raises(BrokenPipeError), emm.stopping(launcher):
+    with pytest.raises(BrokenPipeError), session.stopping(launcher):
         print('Point')
     assert launcher.stopped == 1
 
@@ -240,16 +241,16 @@ def test_trainings_are_stopped_where_nobody_reads_what_is_printed(monkeypatch):
 def test_a_point_that_was_killed_ends_the_study_with_a_sentence(tmp_path):
     document = tomllib.loads(STUDY.replace('[10, 20]', '[10]'))
     study = read_study(document, 'two', 'two.toml')
-    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     point.prepare()
     write_status(point.folder, Status(STOPPED, 'train'))
-    with pytest.raises(UserError, match='1 point stopped before the end; the same command goes on'):
-        emm.report_stopped(collect(study, tmp_path))
+    with pytest.raises(UserError, match='1 point stopped before the end; the same command resumes'):
+        session.report_stopped(collect(study, tmp_path))
 
 
 def test_the_folder_of_a_search_can_be_renamed(tmp_path, monkeypatch):
     found = []
-    monkeypatch.setattr(emm, 'carry_out', lambda study, root, options: found.append(study.name))
+    monkeypatch.setattr(session, 'carry_out', lambda study, root, options: found.append(study.name))
     for name in ('first', 'second', '.'):
         arguments = ['search', f'--outdir={tmp_path / name}', '--source=digits', '--range=10-100', '--', '--batch=10']
         assert CliRunner().invoke(emm.main, arguments).exit_code == 0
@@ -262,4 +263,4 @@ def test_a_selection_is_split_as_a_shell_does(tmp_path):
     assert '--class-name=0 ' in told.output
     told = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0'])
     assert told.exit_code == 2
-    assert 'quote it as a shell does' in told.output
+    assert 'quote it as in a shell' in told.output

@@ -20,7 +20,7 @@ SCRIPTS = {
     'mem_ratio': 'mem_ratio',
     'dataset_tool': 'dataset_tool',
     'generate_optim': 'generate_optim',
-    'dataset_utils': 'dataset_utils.__main__',
+    'dataset_utils': 'dataset_utils.commands',
     'snapshot_tool': 'snapshot_tool',
     'emm': 'emm',
     'diagnose': 'diagnose',

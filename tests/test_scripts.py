@@ -17,12 +17,12 @@ import PIL.Image
 import pytest
 from click.testing import CliRunner
 
-import train
 from studies.points import make_point
 from studies.study import load_study
 from tests.dataset_utils.making import write_cifar
 from tests.helpers import ROOT
 from tests.shell import commands_of, our_command, parse
+from torch_utils import distributed
 
 PAGES = sorted(
     path.relative_to(ROOT).as_posix() for folder in ('.', 'docs', 'scripts') for path in (ROOT / folder).glob('*.md')
@@ -104,18 +104,19 @@ class Page:
                 self.tried.add(options)
                 self.invoke(main, [*arguments, '--dry-run'], ranks)
         elif module == 'mem_ratio' and values['expdir']:
+            expdir = str(values['expdir'])
             # Without --nosubdir, the run is a numbered folder in --outdir.
-            folders = {values['expdir'], str(Path(values['expdir']).parent)}
+            folders = {expdir, str(Path(expdir).parent)}
             assert folders & self.runs.keys(), f'no training makes {values["expdir"]}'
-            assert values['knn_ref'] in (None, self.runs.get(values['expdir'], values['knn_ref']))
+            assert values['knn_ref'] in (None, self.runs.get(expdir, values['knn_ref']))
         elif module in ('dataset_utils', 'dataset_tool'):
             self.data.update([values['dest']] if 'dest' in values else [])
             self.invoke(main, shrunk(arguments, values), ranks)
 
     def invoke(self, main: click.Command, arguments: list[str], ranks: int) -> None:
         # As if there were so many ranks, all of which are this one.
-        self.monkeypatch.setattr(train.distributed, 'world_size', lambda: ranks)
-        self.monkeypatch.setattr(train.distributed, 'broadcast', lambda value: value)
+        self.monkeypatch.setattr(distributed, 'world_size', lambda: ranks)
+        self.monkeypatch.setattr(distributed, 'broadcast', lambda value: value)
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f'{arguments}\n{result.output}'
 
@@ -165,7 +166,7 @@ def test_every_training_of_a_sweep_is_evaluated_on_its_training_set(name, tmp_pa
 def test_study_file_has_all_values_of_the_paper(name):
     study = load_study(ROOT / 'scripts' / 'studies' / f'{name}.toml')
     found: dict[str, set[str]] = defaultdict(set)
-    for value in study.values:
+    for value in study.combinations:
         for size in value.sizes.values:
             for command in make_point(study, Path('out'), value, size, 0).commands().values():
                 for option, _, choice in (word.partition('=') for word in command if 'mem_ratio.py' not in command):

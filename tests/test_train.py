@@ -9,12 +9,17 @@ import pytest
 import torch
 
 import train
+from cli.command import given_arguments, with_options
+from dnnlib.util import ArgumentError
 from tests.helpers import TINY, failure_of, invoke
 from tests.training.edm_pickles import pickle_of
 from training import training_loop
-from training.dataset import StreamedDataset
+from training.config import resolve
+from training.dataset import StreamedDataset, describe_dataset
+from training.runs import with_seed
 from training.snapshot import list_snapshots, list_states, load_network, read_info
 from training.trainer import Trainer
+from training.training_options import RunOptions, with_preset
 
 run = partial(invoke, train.main)
 failure = partial(failure_of, train.main, '--outdir=unused', '--dry-run')
@@ -76,24 +81,30 @@ def test_the_papers_command_works_as_written(color_16):
     ],
 )  # fmt: skip
 def test_architectures_are_the_papers(color_16, options, expected):
-    config = resolve(f'--data={color_16}', *options)
+    config = resolved(f'--data={color_16}', *options)
     arguments = config.network.arguments
     found = (config.network.class_name, config.loss, arguments['model_type'], arguments.get('resample_filter'),
              arguments.get('embedding_type'), arguments['model_channels'])  # fmt: skip
     assert found == expected
 
 
-def resolve(*arguments, world_size=1):
+def resolved(*arguments, world_size=1):
     """The configuration that a command line resolves to."""
-    with train.main.make_context('train', ['--outdir=unused', *arguments]) as ctx:
-        given = {name for name in ctx.params if ctx.get_parameter_source(name).name == 'COMMANDLINE'}
-        options = train.with_preset(ctx.params, given)
-        options['seed'] = options['seed'] or 0
-        return train.configure(options, given, train.describe_dataset(options['data']), world_size)
+    found = []
+
+    @click.command()
+    @with_options(RunOptions)
+    def command(options):
+        given = given_arguments()
+        info = describe_dataset(options.data)
+        found.append(resolve(with_seed(with_preset(options, given)), info, world_size, given))
+
+    command.main(['--outdir=unused', *arguments], standalone_mode=False)
+    return found[0]
 
 
 def test_defaults_are_the_papers_codes(color_16):
-    config = resolve(f'--data={color_16}')
+    config = resolved(f'--data={color_16}')
     assert (config.augment, config.optimizer.lr, config.batch_gpu) == (0.12, 1e-3, 512)
     assert config.dataset.window_size == 0.5
     assert config.network.arguments['num_blocks'] == 4
@@ -114,7 +125,7 @@ def test_defaults_are_the_papers_codes(color_16):
         (['--arch=adm', '--skip-connections=1'], '--skip-connections does not apply to --arch=adm'),
         (['--duration=2', '--epochs=3'], '--duration and --epochs'),
         (['--snap=2', '--snapshots=3'], '--snap and --snapshots'),
-        (['--epochs=10', '--snapshots=3'], 'both fall on 0 kimg; ask for fewer'),
+        (['--epochs=10', '--snapshots=3'], 'both fall on 0 kimg; choose fewer'),
         (['--fp16=1', '--precision=bf16'], '--fp16=True and --precision=bf16 differ'),
         (['--cbase=32', '--num-channels=64'], '--cbase and --num-channels'),
         (['--cres=1,1,1,1,1,1'], 'cannot be halved'),
@@ -150,8 +161,8 @@ def test_a_missing_training_set_is_one_sentence():
 
 
 def test_a_world_size_that_does_not_divide_the_batch_is_named(color_16):
-    with pytest.raises(click.UsageError, match='--batch=64 must be a multiple of the 3 ranks; 63 would be'):
-        resolve(f'--data={color_16}', '--batch=64', world_size=3)
+    with pytest.raises(ArgumentError, match='`batch`=64 must be a multiple of the 3 ranks, such as 63'):
+        resolved(f'--data={color_16}', '--batch=64', world_size=3)
 
 
 def test_a_run_leaves_what_it_should(digits_20, tmp_path):

@@ -1,17 +1,45 @@
-"""The full, resolved configuration of one training, as it stands in `training_options.json`."""
+"""The resolved configuration of one training, and `resolve`, which makes it from the options and the training set.
+
+`training_options.json` in a run folder holds the configuration together with the options that it was made from.
+"""
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dnnlib.util import UserError, atomic_file
-from training.schedule import Schedule
+from dnnlib.util import ArgumentError, UserError, atomic_file
+from training.augment import AUGMENT_LABELS
+from training.dataset import DatasetInfo
+from training.schedule import Schedule, evenly, every, rampup_kimg, scaled_kimg
 from training.snapshot import NetworkConfig
+from training.training_options import TrainingOptions, changed
 
 OPTIONS_FILE = 'training_options.json'
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    'ddpmpp': {
+        'model_type': 'SongUNet',
+        'channel_mult': [2, 2, 2],
+        'encoder_type': 'standard',
+        'decoder_type': 'standard',
+        'channel_mult_noise': 1,
+        'resample_filter': [1, 1],
+    },
+    'ncsnpp': {
+        'model_type': 'SongUNet',
+        'channel_mult': [2, 2, 2],
+        'encoder_type': 'residual',
+        'decoder_type': 'standard',
+        'channel_mult_noise': 2,
+        'resample_filter': [1, 3, 3, 1],
+    },
+    'adm': {'model_type': 'DhariwalUNet', 'model_channels': 192, 'channel_mult': [1, 2, 3, 4]},
+}
+PRECONDITIONING = {'vp': ('VPPrecond', 'VPLoss'), 've': ('VEPrecond', 'VELoss'), 'edm': ('EDMPrecond', 'EDMLoss')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +75,10 @@ class OptimizerConfig:
 class TrainingConfig:
     """Everything that a training depends on.
 
-    loss: 'VPLoss', 'VELoss' or 'EDMLoss'. augment: probability. loss_scaling: factor of the loss, not divided out
-    again.
+    loss: 'VPLoss', 'VELoss' or 'EDMLoss'. augment: probability. loss_scaling: factor of the loss, never divided out.
     batch_gpu: most images of one forward pass on one device. tick_images: images between two status lines.
-    snapshots, states: numbers of images, ascending, at which the first step that reaches them is followed by a file.
-    options: the command line's values, by option, for comparing on continuation.
+    snapshots, states: numbers of images, ascending; a file is saved after the first step that reaches each of them.
+    options: values of the options by name, to compare with when the training resumes.
     """
 
     dataset: DatasetConfig
@@ -80,15 +107,192 @@ class TrainingConfig:
             file.write(json.dumps(msgspec.to_builtins(self), indent=2).encode() + b'\n')
 
 
+def resolve(
+    options: TrainingOptions, info: DatasetInfo, world_size: int = 1, given: set[str] | None = None
+) -> TrainingConfig:
+    """Turn options into a configuration; nothing is read, printed or drawn here.
+
+    options: with a seed, and after `with_preset`. info: what the training set is. given: names of the options that the
+    user chose; None for those that differ from their defaults.
+    Raises ArgumentError if options contradict one another, and UserError if they do not fit the training set.
+    """
+    given = changed(options) if given is None else given
+    assert options.seed is not None
+    if 'duration' in given and options.epochs is not None:
+        raise ArgumentError('`duration` and `epochs` both give the length; choose one')
+    if 'snap' in given and options.snapshots is not None:
+        raise ArgumentError('`snap` and `snapshots` both set when to save a snapshot; choose one')
+    if options.batch % world_size:
+        raise ArgumentError(
+            f'`batch`={options.batch} must be a multiple of the {world_size} ranks, such as '
+            f'{options.batch // world_size * world_size or world_size}'
+        )
+    if options.fp16 and options.precision not in (None, 'fp16'):
+        raise ArgumentError(f'`fp16`=True and `precision`={options.precision} differ; choose one')
+    precision = 'fp16' if options.fp16 else options.precision or 'fp32'
+    if options.cond and not info.num_classes:
+        raise UserError(f'`cond`=True: {info.path} has no labels; make it from a source with labels, or remove `cond`')
+    schedule = make_schedule(options, info.size)
+    tick_images = options.tick * 1000
+    snapshots, states = make_plan(options, schedule)
+    return TrainingConfig(
+        dataset=DatasetConfig(
+            path=info.path,
+            name=info.name,
+            size=info.size,
+            resolution=info.resolution,
+            channels=info.channels,
+            label_dim=info.num_classes if options.cond else 0,
+            xflip=options.xflip,
+            window_size=options.window_size,
+            cache=options.cache,
+            workers=options.workers,
+        ),
+        network=make_network(options, given, info),
+        loss=PRECONDITIONING[options.precond][1],
+        augment=options.augment,
+        optimizer=OptimizerConfig(options.optimizer, options.lr, options.weight_decay, options.momentum),
+        schedule=schedule,
+        batch_gpu=min(options.batch_gpu or options.batch, options.batch // world_size),
+        seed=options.seed,
+        loss_scaling=options.ls,
+        tick_images=tick_images,
+        snapshots=snapshots,
+        states=states,
+        precision=precision,
+        compile=options.compile,
+        deterministic=options.deterministic,
+        benchmark=options.bench and not options.deterministic,
+        transfer=options.transfer,
+        world_size=world_size,
+        options=dict(vars(options)),
+    )
+
+
+def make_schedule(options: TrainingOptions, size: int) -> Schedule:
+    if options.epochs is not None:
+        total_images = options.epochs * size
+    else:
+        total_images = max(1, scaled_kimg(options.duration, size)) * 1000
+    return Schedule(
+        dataset_size=size,
+        batch_size=options.batch,
+        total_images=total_images,
+        rampup_images=rampup_kimg(size, options.warmup) * 1000,
+        ema_mode=options.ema_mode,
+        ema_halflife_images=scaled_kimg(options.ema, size) * 1000,
+        final_ema=options.final_ema,
+        **({'ema_rampup_ratio': None} if options.transfer else {}),
+    )
+
+
+def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], list[int]]:
+    """Numbers of images at which to save snapshots and training states."""
+    tick_images, total = options.tick * 1000, schedule.total_images
+    if options.snapshots is not None:
+        try:
+            snapshots = evenly(options.snapshots, total, schedule.batch_size)
+        except ValueError as error:
+            raise ArgumentError(f'`snapshots`={options.snapshots}: {error}; choose fewer') from error
+    else:
+        snapshots = every(tick_images * options.snap, total, schedule.batch_size)
+        if snapshots[0] >= 1000:  # otherwise both would be named after 0 kimg
+            snapshots.insert(0, 0)
+    states = snapshots if options.dump is None else every(tick_images * options.dump, total, schedule.batch_size)
+    return snapshots, [place for place in states if place]
+
+
+def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -> NetworkConfig:
+    """Class and arguments of the network. Raises ArgumentError for an option that does not apply or fit."""
+    arguments: dict[str, Any] = {
+        'img_resolution': info.resolution,
+        'img_channels': info.channels,
+        'label_dim': info.num_classes if options.cond else 0,
+        'use_fp16': bool(options.fp16 or options.precision == 'fp16'),
+        **ARCHITECTURES[options.arch],
+        'dropout': options.dropout,
+    }
+    if options.cbase is not None and 'num_channels' in given and options.cbase != options.num_channels:
+        raise ArgumentError('`cbase` and `num_channels` both give the base width; choose one')
+    width = options.cbase or options.num_channels
+    if options.arch == 'adm':
+        for name in ('skip_connections', 'embed'):
+            if name in given:
+                raise ArgumentError(f'`{name}` does not apply to `arch`=adm; remove it')
+        if options.cbase is not None or 'num_channels' in given:
+            arguments['model_channels'] = width
+        for name in ('num_blocks', 'attn_resolutions'):
+            if name in given:
+                arguments[name] = getattr(options, name)
+    else:
+        arguments['model_channels'] = width
+        arguments['num_blocks'] = options.num_blocks
+        arguments['attn_resolutions'] = options.attn_resolutions
+        arguments['embedding_type'] = options.embed
+    if options.cres is not None:
+        arguments['channel_mult'] = options.cres
+    if options.augment:
+        arguments['augment_dim'] = AUGMENT_LABELS
+    if options.arch != 'adm':
+        levels = len(arguments['channel_mult'])
+        mask = options.skip_connections
+        arguments['skip_connections'] = [1] * (levels * (options.num_blocks + 1)) if mask is None else mask
+    config = NetworkConfig(PRECONDITIONING[options.precond][0], arguments)
+    try:
+        config.build('meta')
+    except ValueError as error:
+        text = re.sub(r'^skip_connections', '`skip_connections`', str(error))
+        raise ArgumentError(f'{text}; change the option, or use another training set') from error
+    return config
+
+
+def describe(config: TrainingConfig, device_type: str) -> str:
+    """The configuration as text, with the lengths that the scaling rules give."""
+    dataset, schedule, optimizer = config.dataset, config.schedule, config.optimizer
+    parameters = sum(p.numel() for p in config.network.build('meta').parameters())
+    kinds = f'{dataset.label_dim} classes' if dataset.label_dim else 'unconditional'
+    if config.optimizer.lr and schedule.rampup_images:
+        warmup = f'{schedule.rampup_images / dataset.size:.4g} epochs ({schedule.rampup_images / 1000:g} kimg)'
+    else:
+        warmup = 'none'
+    if schedule.ema_mode == 'mode3':
+        average = f'beta {schedule.ema_beta(schedule.total_images):.6g}'
+    elif schedule.ema_halflife_images == 0:
+        average = 'none: its half-life is below 1 kimg'
+    else:
+        average = f'half-life {schedule.ema_halflife_images / 1000:g} kimg'
+    average += (
+        f' ({schedule.ema_mode}; weight of the old average at the end {schedule.ema_beta(schedule.total_images):.6g})'
+    )
+    lines = {
+        'Training set': f'{dataset.name}: {dataset.size:,} images, {dataset.resolution}x{dataset.resolution}, '
+        f'{"RGB" if dataset.channels == 3 else "grey"}, {kinds}',
+        'Network': f'{config.network.class_name}, {parameters:,} parameters, {config.precision} on {device_type}',
+        'Length': f'{schedule.epochs:,.6g} epochs = {schedule.total_images:,} images = {schedule.total_steps:,} steps '
+        f'of {schedule.batch_size} on {config.world_size} rank{"s" if config.world_size > 1 else ""}',
+        'Optimizer': f'{optimizer.name}, learning rate {optimizer.lr:g}, warm-up {warmup}, '
+        f'weight decay {optimizer.weight_decay:g}',
+        'Weight average': average,
+        'Snapshots': f'{len(config.snapshots)}, at kimg ' + shortened([place // 1000 for place in config.snapshots]),
+        'Seed': str(config.seed),
+    }
+    return '\n'.join(f'{name + ":":<16}{text}' for name, text in lines.items())
+
+
+def shortened(values: list[int]) -> str:
+    texts = [str(value) for value in values]
+    return ', '.join(texts if len(texts) <= 8 else [*texts[:4], '…', *texts[-2:]])
+
+
 def read_options(run_dir: Path) -> dict[str, Any]:
-    """The command line's values that a run was started with. Raises UserError where they cannot be read."""
+    """The options that a run was started with, by name. Raises UserError if they cannot be read."""
     path = run_dir / OPTIONS_FILE
     try:
         options = json.loads(path.read_bytes())['options']
     except FileNotFoundError as error:
-        raise UserError(f'{path}: no such file; continuing needs the folder that train.py made') from error
+        raise UserError(f'{path}: no such file; give the run folder that train.py made') from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path}: not the options of a training ({error}); it cannot be continued') from error
+        raise UserError(f'{path}: not the options of a training ({error}); the training cannot resume') from error
     if not isinstance(options, dict):
-        raise UserError(f'{path}: not the options of a training; it cannot be continued')
+        raise UserError(f'{path}: not the options of a training; it cannot resume')
     return options

@@ -20,7 +20,7 @@ from evaluation.geometry import (
     information,
     uncovered_levels,
 )
-from evaluation.memorization import wilson_interval
+from evaluation.intervals import wilson_interval
 from evaluation.noise_levels import Estimate, mean_interval
 from torch_utils import distributed
 from training.closed_form.gaussian import GaussianDenoiser

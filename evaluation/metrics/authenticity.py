@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evaluation.memorization import wilson_interval
+from evaluation.intervals import wilson_interval
 from evaluation.metrics.distances import Distances
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.stats
 from torch import Tensor
 
-from evaluation.memorization import CONFIDENCE, wilson_interval
+from evaluation.intervals import CONFIDENCE, wilson_interval
 from evaluation.metrics.distances import Distances
 
 

@@ -1,4 +1,4 @@
-"""Runs points on this machine, several at a time, each on devices of its own."""
+"""Runs points on this machine, several at a time, each on its own devices."""
 
 import itertools
 import os
@@ -7,24 +7,33 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from dnnlib.util import UserError
+from dnnlib.util import ArgumentError, UserError
 from studies.commands import Resources
-from studies.launchers.launcher import Job
+from studies.launchers.contract import Job, Launcher
 from studies.points import Status
 from studies.runner import PointRun
+from studies.study_options import LaunchOptions
+
+
+def make_launcher(root: Path, options: LaunchOptions) -> Launcher:
+    if options.nodes_per_job > 1:
+        raise ArgumentError('`nodes_per_job` needs `launcher`=slurm')
+    devices = visible_gpus()
+    gpus_per_job = (1 if devices else 0) if options.gpus_per_job is None else options.gpus_per_job
+    return LocalLauncher(options.jobs or 1, gpus_per_job, devices)
 
 
 class LocalLauncher:
     """Runs up to `jobs` points at once. devices: ids of GPUs to hand out, `gpus_per_job` to each; none for the CPU.
 
-    On the CPU several jobs share the cores evenly, unless OMP_NUM_THREADS says otherwise.
-    Raises UserError where there are too few GPUs.
+    On the CPU several jobs share the cores evenly, unless OMP_NUM_THREADS is set.
+    Raises UserError if there are too few GPUs.
     """
 
     def __init__(self, jobs: int = 1, gpus_per_job: int = 0, devices: Sequence[str] = ()):
         if jobs * gpus_per_job > len(devices):
             raise UserError(
-                f'--jobs={jobs} with --gpus-per-job={gpus_per_job} needs {jobs * gpus_per_job} GPUs, and there are '
+                f'`jobs`={jobs} with `gpus_per_job`={gpus_per_job} needs {jobs * gpus_per_job} GPUs, and there are '
                 f'{len(devices)}; lower one of them'
             )
         self.capacity: int | None = jobs
@@ -60,7 +69,7 @@ class LocalLauncher:
 
 
 class LocalJob:
-    """A point in the pool; `done` raises what kept it from being run at all, such as a full disk."""
+    """A point in the pool; `done` raises the error that prevented it from running, such as a full disk."""
 
     def __init__(self, future: Future):
         self.future = future
@@ -90,7 +99,7 @@ def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
     named = environ.get('CUDA_VISIBLE_DEVICES')
     if named is not None:
         names = [name.strip() for name in named.split(',') if name.strip()]
-        return list(itertools.takewhile(lambda name: name != '-1', names))  # CUDA sees none from there on
+        return list(itertools.takewhile(lambda name: name != '-1', names))  # CUDA sees none after it
     import torch  # only here: a study on a cluster starts without it
 
     return [str(index) for index in range(torch.cuda.device_count())]

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, read_json, write_json
 from studies.commands import ROOT, Resources
-from studies.launchers.launcher import Job
+from studies.launchers.contract import Job, Launcher
 from studies.launchers.slurm_job import SECONDS_TO_STOP, PointJob
-from studies.points import read_json, write_json
+from studies.study_options import LaunchOptions
 
 # Sent by Slurm before a job's time is over. Whatever does not listen to it ignores it, unlike SIGUSR1 and SIGUSR2: only
 # the process that watches a point hears it, and the training below goes on until it is asked to stop.
@@ -88,6 +88,20 @@ class SlurmOptions:
 def extra_options(words: Iterable[str]) -> dict[str, str | bool]:
     """Options for `SlurmOptions.extra` from words such as constraint=a100, or exclusive, which has no value."""
     return {name: value if equals else True for name, equals, value in (word.partition('=') for word in words)}
+
+
+def make_launcher(root: Path, options: LaunchOptions) -> Launcher:
+    wanted = SlurmOptions(
+        partition=options.partition,
+        account=options.account,
+        qos=options.qos,
+        time_limit=options.time_limit,
+        cpus_per_task=options.cpus_per_job,
+        mem=options.mem,
+        max_parallel=options.jobs,
+        extra=extra_options(options.sbatch),
+    )
+    return SlurmLauncher(root / 'slurm', Resources(options.nodes_per_job, options.gpus_per_job or 0), wanted)
 
 
 class SlurmLauncher:
@@ -254,13 +268,13 @@ def _write_record(folder: Path, name: str, index: int, job: str | None) -> None:
 def _check_installed() -> None:
     if importlib.util.find_spec('submitit') is None:
         raise UserError(
-            '--launcher=slurm needs submitit, which is not installed: pip install -r requirements-slurm.txt'
+            '`launcher`=slurm needs submitit, which is not installed: pip install -r requirements-slurm.txt'
         )
     missing = [program for program in ('sbatch', 'srun', 'squeue') if shutil.which(program) is None]
     if missing:
         raise UserError(
-            f'--launcher=slurm finds no {missing[0]} here: run it on a machine of the cluster from which jobs can be '
-            'submitted, or choose --launcher=local'
+            f'`launcher`=slurm finds no {missing[0]} here: run it on a machine of the cluster from which jobs can be '
+            'submitted, or choose `launcher`=local'
         )
 
 

@@ -1,4 +1,4 @@
-"""The figures of a study: ratio by size, by epochs and by the place of skip connections, and the EMM by value."""
+"""The figures of a study: ratio by size, by epochs and by placement of skip connections, and EMM by factor value."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dnnlib.util import read_json
 from evaluation.effective_memorization import Ratios
 from evaluation.records import read_records
-from studies.points import read_json
 from studies.report.plots import (
     Curve,
     EmmBar,
@@ -23,7 +23,7 @@ from studies.report.plots import (
     training_figure,
     value_figure,
 )
-from studies.results import PointResult, StudyResults, ValueResult
+from studies.results import Outcome, PointResult, StudyResults
 from training.config import OPTIONS_FILE
 
 FOLDER = 'figures'
@@ -40,29 +40,29 @@ class StudyFigure:
 
 def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
     """All figures that the finished points allow, the most telling first."""
-    values = [value for value in results.values if value.ratios]
-    if not values:
+    outcomes = [outcome for outcome in results.outcomes if outcome.ratios]
+    if not outcomes:
         return
     study = results.study
-    kinds = sorted({ratios.interval.kind for value in values for ratios in value.ratios})
+    kinds = sorted({ratios.interval.kind for outcome in outcomes for ratios in outcome.ratios})
     interval = f'95 % interval, {" or ".join(kinds)}'
-    if len({ratios.size for value in values for ratios in value.ratios}) > 1:
-        curves = [Curve(name_of(value), [ratio_point(ratios) for ratios in value.ratios]) for value in values]
+    if len({ratios.size for outcome in outcomes for ratios in outcome.ratios}) > 1:
+        curves = [Curve(name_of(outcome), [ratio_point(ratios) for ratios in outcome.ratios]) for outcome in outcomes]
         figure = ratio_figure(curves, study.title, interval, study.threshold)
         yield StudyFigure('ratios', f'Memorization ratio by size of the training set. Bands: {interval}.', figure)
     elif not sets_skips(results):
-        points = [(name_of(value), ratio_point(value.ratios[0])) for value in values]
-        title = f'{study.title}: {values[0].ratios[0].size:,} training images'
+        points = [(name_of(outcome), ratio_point(outcome.ratios[0])) for outcome in outcomes]
+        title = f'{study.title}: {outcomes[0].ratios[0].size:,} training images'
         figure = value_figure(points, title, interval, study.threshold)
-        yield StudyFigure('values', f'Memorization ratio by value. Lines: {interval}.', figure)
-    bars = [EmmBar(name_of(value), value.emm) for value in values if value.emm is not None]
+        yield StudyFigure('values', f'Memorization ratio by factor value. Lines: {interval}.', figure)
+    bars = [EmmBar(name_of(outcome), outcome.emm) for outcome in outcomes if outcome.emm is not None]
     caption = (
         'Effective model memorization. Intervals: resampled images and repeats; arrows: beyond the sizes measured.'
     )
     if bars:
         yield StudyFigure('emm', caption, emm_figure(bars, study.title))
-    yield from skip_figures(results, values)
-    yield from training_figures(results, values)
+    yield from skip_figures(results, outcomes)
+    yield from training_figures(results, outcomes)
 
 
 def write_figures(results: StudyResults) -> list[Path]:
@@ -76,25 +76,25 @@ def write_figures(results: StudyResults) -> list[Path]:
     return paths
 
 
-def name_of(value: ValueResult) -> str:
-    """The name of a combination in a figure; with one factor its value is enough."""
-    names = list(value.value.of.values())
-    return names[0] if len(names) == 1 else value.value.name
+def name_of(outcome: Outcome) -> str:
+    """The name of a combination in a figure; with one factor its factor value is enough."""
+    names = list(outcome.combination.values.values())
+    return names[0] if len(names) == 1 else outcome.combination.name
 
 
 def ratio_point(ratios: Ratios) -> RatioPoint:
     return RatioPoint(ratios.size, ratios.mean, ratios.interval.low, ratios.interval.high)
 
 
-def skip_figures(results: StudyResults, values: list[ValueResult]) -> Iterator[StudyFigure]:
+def skip_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
     """One figure for each size, where a factor sets the skip connections."""
     if not sets_skips(results):
         return
-    for size in sorted({ratios.size for value in values for ratios in value.ratios}):
+    for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
         placements, levels = [], []
-        for value in values:
-            ratios = next((r for r in value.ratios if r.size == size), None)
-            network = network_of(value.at(size)) if ratios is not None else None
+        for outcome in outcomes:
+            ratios = next((r for r in outcome.ratios if r.size == size), None)
+            network = network_of(outcome.at(size)) if ratios is not None else None
             if ratios is None or network is None:
                 continue
             levels = [network['img_resolution'] >> level for level in range(len(network['channel_mult']))]
@@ -123,15 +123,15 @@ def network_of(points: list[PointResult]) -> dict[str, Any] | None:
     return None
 
 
-def training_figures(results: StudyResults, values: list[ValueResult]) -> Iterator[StudyFigure]:
+def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
     """One figure for each size whose runs have several snapshots; of the repeats, the first."""
-    for size in sorted({ratios.size for value in values for ratios in value.ratios}):
+    for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
         curves = []
-        for value in values:
-            records = training_records(value.at(size))
+        for outcome in outcomes:
+            records = training_records(outcome.at(size))
             if len(records) > 1:
                 series = ([record[key] for record in records] for key in ('epochs', 'ratio', 'ratio_low', 'ratio_high'))
-                curves.append(TrainingCurve(name_of(value), *series))
+                curves.append(TrainingCurve(name_of(outcome), *series))
         if curves:
             title = f'{results.study.title}: {size:,} training images'
             figure = training_figure(curves, title, '95 % interval, Wilson over images', results.study.threshold)

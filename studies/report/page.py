@@ -17,16 +17,17 @@ import jinja2
 import numpy as np
 import PIL.Image
 
-from dnnlib.util import atomic_file, format_time
+from dnnlib.util import atomic_file, format_time, read_json
 from evaluation.effective_memorization import EMM
 from studies.commands import Resources, shell_line
-from studies.points import LEFT, read_json
+from studies.folder import PAGE
+from studies.points import LEFT
 from studies.report.charts import Chart, loss_chart, ratio_chart
 from studies.report.figures import study_figures
 from studies.report.gallery import GalleryItem, read_gallery, run_records
 from studies.report.plots import figure_bytes
 from studies.report.tables import ratio_rows
-from studies.results import PointResult, StudyResults, ValueResult
+from studies.results import Outcome, PointResult, StudyResults
 from training.config import OPTIONS_FILE
 from training.training_loop import STATS_FILE
 
@@ -35,7 +36,7 @@ TEMPLATES = Path(__file__).resolve().parent / 'templates'
 MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
 MOST_PIXEL_BYTES = 6_000_000
 _MOST_LOSSES = 200
-_MOST_SENTENCES = 12  # values whose EMM the summary tells
+_MOST_SENTENCES = 12  # EMMs that the summary lists
 _LONGEST_LIST = 24  # entries of a list in a configuration; those beyond are counted
 
 
@@ -122,7 +123,9 @@ class Page:
 
 def study_page(results: StudyResults) -> Page:
     """The page of what a study has found so far."""
-    begun = [(value, result) for value in results.values for result in value.points if result.status.state != LEFT]
+    begun = [
+        (outcome, result) for outcome in results.outcomes for result in outcome.points if result.status.state != LEFT
+    ]
     anchors = {result.point.folder: f'point-{number}' for number, (_, result) in enumerate(begun, start=1)}
     gallery_size = images_of_point([result for _, result in begun])
     return Page(
@@ -137,7 +140,7 @@ def study_page(results: StudyResults) -> Page:
             )
             for figure in study_figures(results)
         ],
-        points=[page_point(value, result, anchors[result.point.folder], gallery_size) for value, result in begun],
+        points=[page_point(outcome, result, anchors[result.point.folder], gallery_size) for outcome, result in begun],
     )
 
 
@@ -157,21 +160,21 @@ def image_bytes(result: PointResult) -> int:
 
 
 def summary(results: StudyResults) -> list[str]:
-    """What a reader should know first: the EMM of each value, what is still to come, and what an EMM is here."""
+    """What a reader should know first: the EMM of each combination, what is still to come, and what an EMM is."""
     sentences = [
-        f'{value.value.name + ": " if value.value.of else ""}EMM {value.emm.estimate}, '
-        f'95 % interval {interval_text(value.emm)}.'
-        for value in results.values
-        if value.emm is not None
+        f'{outcome.combination.name + ": " if outcome.combination.values else ""}EMM {outcome.emm.estimate}, '
+        f'95 % interval {interval_text(outcome.emm)}.'
+        for outcome in results.outcomes
+        if outcome.emm is not None
     ]
     if len(sentences) > _MOST_SENTENCES:
-        sentences = [f'The EMM of {len(sentences)} values is known; the table has each.']
+        sentences = [f'The EMM of {len(sentences)} combinations is known; the table lists them.']
     counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
     sentences.append(f'Trainings: {counts or "none yet"}.')
     sentences += [
-        f'The search of {value.value.name} measures {value.next_size:,} training images next.'
-        for value in results.values
-        if value.next_size is not None
+        f'The search of {outcome.combination.name} measures {outcome.next_size:,} training images next.'
+        for outcome in results.outcomes
+        if outcome.next_size is not None
     ]
     if results.set_aside:
         sentences.append(f'{len(results.set_aside)} earlier trainings with other settings were set aside.')
@@ -179,7 +182,7 @@ def summary(results: StudyResults) -> list[str]:
 
 
 def study_tables(results: StudyResults, anchors: dict[Path, str]) -> list[PageTable]:
-    """EMM by value and ratio by value and size; a size leads to the first of its trainings."""
+    """EMM by combination and ratio by combination and size; a size leads to the first of its trainings."""
     factors = [factor.name for factor in results.study.factors]
     labels = [factor.label for factor in results.study.factors]
     threshold = f'{100 * results.study.threshold:.3g} %'
@@ -187,17 +190,21 @@ def study_tables(results: StudyResults, anchors: dict[Path, str]) -> list[PageTa
         'EMM, in training images',
         [*labels, 'EMM', '95 % interval'],
         [
-            [*map(Cell, value.value.of.values()), Cell(str(value.emm.estimate)), Cell(interval_text(value.emm))]
-            for value in results.values
-            if value.emm is not None
+            [
+                *map(Cell, outcome.combination.values.values()),
+                Cell(str(outcome.emm.estimate)),
+                Cell(interval_text(outcome.emm)),
+            ]
+            for outcome in results.outcomes
+            if outcome.emm is not None
         ],
         left=len(factors),
         note=f'The largest |D| with a ratio of at least {threshold}. Interval: resampled images and repeats.',
     )
     leads = {
-        (tuple(value.value.of.values()), result.point.size): anchors[result.point.folder]
-        for value in results.values
-        for result in reversed(value.points)
+        (tuple(outcome.combination.values.values()), result.point.size): anchors[result.point.folder]
+        for outcome in results.outcomes
+        for result in reversed(outcome.points)
         if result.point.folder in anchors
     }
     rows = ratio_rows(results)
@@ -232,16 +239,16 @@ def percent(share: float) -> str:
     return f'{100 * share:.1f} %'
 
 
-def page_point(value: ValueResult, result: PointResult, anchor: str, gallery_size: int) -> PagePoint:
+def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size: int) -> PagePoint:
     """A point with all that its folder holds; what is not there is left out."""
     point, status, record = result.point, result.status, result.record
-    repeat = f', repeat {point.repeat + 1}' if len(value.at(point.size)) > 1 else ''
+    repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
     gallery = read_gallery(point.folder, gallery_size)
     note = f'{len(gallery)} of {record["num_images"]:,} images, the closest calls first.' if record else ''
     return PagePoint(
         anchor=anchor,
         name=f'{point.size:,} training images{repeat}',
-        group=value.value.name if value.value.of else '',
+        group=outcome.combination.name if outcome.combination.values else '',
         state=status.state,
         ratio=record['ratio'] if record else None,
         headline=headline(record) if record else '',
@@ -321,8 +328,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def write_study_page(results: StudyResults) -> Path:
+    """Write the page of a study into its folder; returns its path."""
+    path = results.root / PAGE
+    write_page(path, study_page(results))
+    return path
+
+
 def write_page(path: Path, page: Page) -> None:
-    """Write the page as one HTML file, whole or not at all."""
+    """Write the page as one HTML file, completely or not at all."""
     html = render_page(page)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:

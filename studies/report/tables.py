@@ -10,18 +10,18 @@ from typing import Any
 from dnnlib.util import atomic_file, format_time
 from evaluation.effective_memorization import EMM
 from studies.points import DONE, FAILED, RUNNING, STOPPED
-from studies.results import PointResult, StudyResults, ValueResult
+from studies.results import Outcome, PointResult, StudyResults
 
 
 def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
     """One row for each combination and size with a finished repeat; ratios are shares in [0, 1]."""
     rows = []
-    for value in results.values:
-        for ratios in value.ratios:
-            records = [result.record for result in value.at(ratios.size) if result.record is not None]
+    for outcome in results.outcomes:
+        for ratios in outcome.ratios:
+            records = [result.record for result in outcome.at(ratios.size) if result.record is not None]
             rows.append(
                 {
-                    **value.value.of,
+                    **outcome.combination.values,
                     'size': ratios.size,
                     'repeats': len(ratios.images),
                     'images': sum(ratios.images),
@@ -38,7 +38,7 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
 
 def emm_rows(results: StudyResults) -> list[dict[str, Any]]:
     """One row for each combination: its EMM and interval, each end with its relation '=', '≥' or '<'."""
-    return [{**value.value.of, **emm_fields(value.emm)} for value in results.values]
+    return [{**outcome.combination.values, **emm_fields(outcome.emm)} for outcome in results.outcomes]
 
 
 def emm_fields(emm: EMM | None) -> dict[str, Any]:
@@ -106,9 +106,9 @@ def table_text(results: StudyResults) -> str:
     kinds = sorted({row['interval'] for row in ratio_rows(results)})
     header = [*factors, '|D|', 'repeats', 'copies', 'ratio', '95 % interval', 'mean distance']
     emms = [
-        [*value.value.of.values(), str(value.emm.estimate), f'[{value.emm.low}, {value.emm.high}]']
-        for value in results.values
-        if value.emm is not None
+        [*outcome.combination.values.values(), str(outcome.emm.estimate), f'[{outcome.emm.low}, {outcome.emm.high}]']
+        for outcome in results.outcomes
+        if outcome.emm is not None
     ]
     parts = [
         f'Highest memorization ratio over the snapshots of each training; intervals: {" and ".join(kinds)}',
@@ -145,10 +145,14 @@ def status_text(results: StudyResults) -> str:
         for result in results.points:
             if result.status.state == state:
                 lines.append(point_line(result))
-    searching = [value for value in results.values if value.next_size is not None]
-    for value in searching:
-        lines.append(f'search of {value.value.name}: {value.next_size} images next')
-    lines += [f'EMM{f" of {v.value.name}" if v.value.of else ""} so far: {v.emm}' for v in results.values if v.emm]
+    searching = [outcome for outcome in results.outcomes if outcome.next_size is not None]
+    for outcome in searching:
+        lines.append(f'search of {outcome.combination.name}: {outcome.next_size} images next')
+    lines += [
+        f'EMM{f" of {o.combination.name}" if o.combination.values else ""} so far: {o.emm}'
+        for o in results.outcomes
+        if o.emm
+    ]
     lines += [f'set aside, made with other settings: {path}' for path in results.set_aside]
     seconds = seconds_left(results)
     if seconds:
@@ -173,15 +177,15 @@ def seconds_left(results: StudyResults) -> float | None:
     if not any(result.status.state == DONE for result in results.points):
         return None
     total = 0.0
-    for value in results.values:
-        for result in value.points:
+    for outcome in results.outcomes:
+        for result in outcome.points:
             if result.status.state != DONE:
-                total += max(0.0, expected_seconds(result, value, results) - result.status.seconds)
+                total += max(0.0, expected_seconds(result, outcome, results) - result.status.seconds)
     return total
 
 
-def expected_seconds(result: PointResult, value: ValueResult, results: StudyResults) -> float:
-    done = [other for other in value.points if other.status.state == DONE]
+def expected_seconds(result: PointResult, outcome: Outcome, results: StudyResults) -> float:
+    done = [other for other in outcome.points if other.status.state == DONE]
     done = done or [other for other in results.points if other.status.state == DONE]
     distance = min(abs(other.point.size - result.point.size) for other in done)
     nearest = [other.status.seconds for other in done if abs(other.point.size - result.point.size) == distance]

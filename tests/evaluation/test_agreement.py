@@ -6,7 +6,7 @@ import torch
 
 from evaluation import agreement
 from evaluation.agreement import cosines, distribution, nearest_cosines, rms_distances, unrelated
-from evaluation.memorization import wilson_interval
+from evaluation.intervals import wilson_interval
 from evaluation.noise_levels import mean_interval
 from tests.training.closed_form.test_gaussian import random_images
 

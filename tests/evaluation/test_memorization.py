@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from evaluation.memorization import memorization_ratio, memorized, wilson_interval
+from evaluation.intervals import wilson_interval
+from evaluation.memorization import memorization_ratio, memorized
 from tests.helpers import DATA
 
 

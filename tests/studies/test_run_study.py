@@ -101,7 +101,7 @@ def test_every_size_and_repeat_is_run_once(tmp_path):
     study = make_study(sizes={'values': [10, 20]}, repeats={'count': 2})
     order, results = run(study, tmp_path, lambda size: 10 / size)
     assert order == [(10, 0), (10, 1), (20, 0), (20, 1)]
-    assert str(results.values[0].emm.estimate) == '12.0'[:2]  # from 100 % at 10 to 50 % at 20: 90 % at 12
+    assert str(results.outcomes[0].emm.estimate) == '12.0'[:2]  # from 100 % at 10 to 50 % at 20: 90 % at 12
     assert run(study, tmp_path, lambda size: 0.0)[0] == []  # a finished point is never run again
 
 
@@ -109,7 +109,7 @@ def test_a_larger_study_adds_points_and_keeps_the_others(tmp_path):
     run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 10 / size)
     order, results = run(make_study(sizes={'values': [20, 40]}), tmp_path, lambda size: 10 / size)
     assert order == [(40, 0)]
-    assert [ratios.size for ratios in results.values[0].ratios] == [10, 20, 40]
+    assert [ratios.size for ratios in results.outcomes[0].ratios] == [10, 20, 40]
 
 
 def test_a_size_that_left_the_study_is_told_and_never_trained_again(tmp_path):
@@ -153,7 +153,7 @@ def test_a_point_without_a_whole_result_is_gone_on_with(tmp_path, damaged):
     assert collect(study, tmp_path).points[0].status.state == STOPPED
     order, results = run(study, tmp_path, lambda size: 0.25)
     assert order == [(10, 0)]
-    assert results.values[0].ratios[0].mean == 0.25
+    assert results.outcomes[0].ratios[0].mean == 0.25
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,9 @@ def test_whoever_looks_at_a_point_does_not_keep_it_from_being_run(tmp_path):
 
 def test_two_processes_that_come_to_a_point_at_once_set_nothing_aside(tmp_path):
     study = make_study(sizes={'values': list(range(10, 40))})
-    points = [make_point(study, tmp_path, study.values[0], size, 0) for size in study.values[0].sizes.values]
+    points = [
+        make_point(study, tmp_path, study.combinations[0], size, 0) for size in study.combinations[0].sizes.values
+    ]
     barrier = threading.Barrier(4)
 
     def prepare():
@@ -212,12 +214,12 @@ def test_two_processes_that_come_to_a_point_at_once_set_nothing_aside(tmp_path):
 def test_a_point_of_other_settings_is_set_aside_and_run_anew(tmp_path):
     run(make_study(sizes={'values': [10]}), tmp_path, lambda size: 0.5)
     changed = make_study(sizes={'values': [10]}, train={'preset': 'digits', 'lr': 1e-3})
-    assert collect(changed, tmp_path).values[0].ratios == []
+    assert collect(changed, tmp_path).outcomes[0].ratios == []
     order, results = run(changed, tmp_path, lambda size: 0.25)
     assert order == [(10, 0)]
     assert [path.name for path in results.set_aside] == ['000010-r0.set-aside-1']
     assert json.loads((results.set_aside[0] / 'result.json').read_bytes())['num_memorized'] == 500
-    assert results.values[0].ratios[0].mean == 0.25
+    assert results.outcomes[0].ratios[0].mean == 0.25
     assert 'set aside' in status_text(results)
 
 
@@ -228,7 +230,7 @@ def test_a_search_takes_no_more_sizes_than_its_bound(tmp_path, low, high, tolera
     truth = math.sqrt(low * high) * 1.01
     order, results = run(study, tmp_path, lambda size: 1.0 if size <= truth else 0.5)
     assert len(order) <= most
-    ratios = results.values[0].ratios
+    ratios = results.outcomes[0].ratios
     start = max(r.size for r in ratios if r.mean >= 0.9)
     end = min(r.size for r in ratios if r.mean < 0.9)
     assert start <= truth < end <= start * (1 + tolerance) + 1
@@ -239,7 +241,7 @@ def test_a_search_takes_no_more_sizes_than_its_bound(tmp_path, low, high, tolera
 def test_a_range_on_one_side_of_the_threshold_is_answered_by_an_inequality(tmp_path, ratio, answer, sizes):
     order, results = run(make_study(sizes={'search': [10, 100]}), tmp_path, lambda size: ratio)
     assert [size for size, _ in order] == sizes
-    assert str(results.values[0].emm.estimate) == answer
+    assert str(results.outcomes[0].emm.estimate) == answer
     assert answer in table_text(results)
     assert f'EMM so far: {answer}' in status_text(results)
 
@@ -251,7 +253,7 @@ def test_a_search_averages_the_repeats_before_it_goes_on(tmp_path):
     study = make_study(sizes={'search': [10, 100], 'tolerance': 0.5}, repeats={'count': 3})
     order, results = run(study, tmp_path, lambda size: left[size].pop(0))
     assert order == [(size, repeat) for size in (10, 100, 32, 56, 42) for repeat in range(3)]
-    found = {ratio.size: ratio.mean for ratio in results.values[0].ratios}
+    found = {ratio.size: ratio.mean for ratio in results.outcomes[0].ratios}
     assert found == pytest.approx({size: sum(repeats) / 3 for size, repeats in ratios.items()})
 
 
@@ -284,7 +286,7 @@ def test_a_failed_point_is_run_again_only_when_asked_and_three_times_at_most(tmp
 
 def test_a_point_that_runs_elsewhere_is_waited_for_and_not_started_twice(tmp_path):
     study = make_study(sizes={'values': [10]})
-    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     point.prepare()
     launcher = FakeLauncher(lambda size: 1.0)
     locked = threading.Event()
@@ -308,7 +310,7 @@ def test_a_point_that_runs_elsewhere_is_waited_for_and_not_started_twice(tmp_pat
 
 def test_a_point_whose_process_is_gone_is_stopped_and_gone_on_with(tmp_path):
     study = make_study(sizes={'values': [10]})
-    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     assert point.status().state == LEFT
     point.prepare()
     write_status(point.folder, Status(RUNNING, 'train', seconds=3.0))
@@ -319,7 +321,7 @@ def test_a_point_whose_process_is_gone_is_stopped_and_gone_on_with(tmp_path):
 
 def test_settings_of_a_running_point_cannot_change(tmp_path):
     study = make_study(sizes={'values': [10]})
-    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     point.prepare()
     changed = dataclasses.replace(point, seeds={'train': 1, 'select': None})
     with open(point.folder / 'lock', 'a') as file:
@@ -417,7 +419,7 @@ def test_nothing_done_is_told_as_that(tmp_path):
 
 def test_a_point_that_another_process_took_first_is_gone_on_with_once_that_is_stopped(tmp_path):
     study = make_study(sizes={'values': [10]})
-    point = make_point(study, tmp_path, study.values[0], 10, 0)
+    point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     files: list[TextIO] = []
 
     class LateLauncher(FakeLauncher):

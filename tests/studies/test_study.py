@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import emm
 from dnnlib.util import UserError
 from evaluation.effective_memorization import Ratios
 from studies.commands import point_commands
 from studies.points import DONE, RESULT_NUMBERS, Status, make_point
 from studies.report.tables import emm_rows, ratio_rows
-from studies.results import PointResult, StudyResults, ValueResult
+from studies.results import Outcome, PointResult, StudyResults
 from studies.study import COLUMNS, Settings, Sizes, load_study, read_study
 from studies.validation import Validator
 
@@ -43,13 +42,13 @@ def read(**tables):
 
 def validated(**tables):
     study = read(**tables)
-    validator = Validator(emm.PARSERS)
+    validator = Validator()
     validator.check_options(study)
     return validator.with_steps(study, Path('nowhere'))
 
 
 def test_a_point_is_three_commands_that_a_person_would_type():
-    point = make_point(read(), Path('out'), read().values[0], 20, 0)
+    point = make_point(read(), Path('out'), read().combinations[0], 20, 0)
     folder = Path('out/points/all/000020-r0')
     assert point.folder == folder
     assert point.commands() == {
@@ -67,25 +66,25 @@ def test_a_point_is_three_commands_that_a_person_would_type():
 def test_factors_combine_and_change_their_options_alone():
     labels = {'values': {'none': {}, 'true': {'train': {'cond': True}}}}
     study = read(factors={'width': WIDTH, 'labels': labels})
-    assert [value.of for value in study.values] == [
+    assert [combination.values for combination in study.combinations] == [
         {'width': '8', 'labels': 'none'},
         {'width': '8', 'labels': 'true'},
         {'width': '16', 'labels': 'none'},
         {'width': '16', 'labels': 'true'},
     ]
-    assert study.values[3].settings.train == {'preset': 'digits', 'epochs': 2, 'num-channels': 16, 'cond': True}
-    assert study.values[3].name == 'width 16, labels true'
+    assert study.combinations[3].settings.train == {'preset': 'digits', 'epochs': 2, 'num-channels': 16, 'cond': True}
+    assert study.combinations[3].name == 'width 16, labels true'
 
 
 def test_a_value_can_have_sizes_of_its_own():
     study = read(factors={'x': {'values': {'a': {}, 'b': {'sizes': {'search': [10, 100]}}}}})
-    assert study.values[0].sizes == Sizes(values=(10, 20))
-    assert study.values[1].sizes.search == (10, 100)
+    assert study.combinations[0].sizes == Sizes(values=(10, 20))
+    assert study.combinations[1].sizes.search == (10, 100)
 
 
 def test_repeats_have_seeds_of_their_own():
     study = read(repeats={'count': 2, 'train-seed': 5, 'select-seed': 7})
-    commands = make_point(study, Path('out'), study.values[0], 20, 1).commands()
+    commands = make_point(study, Path('out'), study.combinations[0], 20, 1).commands()
     assert '--seed=8' in commands['data']
     assert '--seed=6' in commands['train']
 
@@ -105,7 +104,7 @@ def test_lengths_in_images_are_equal_at_every_size(size):
 def test_lists_and_booleans_are_written_as_train_py_reads_them():
     factors = {'skips': {'option': 'train.skip-connections', 'values': [[1, 0, 1, 1, 1, 1]]}}
     study = read(train={'cond': True}, factors=factors)
-    point = make_point(study, Path('o'), study.values[0], 20, 0)
+    point = make_point(study, Path('o'), study.combinations[0], 20, 0)
     assert '--skip-connections=1,0,1,1,1,1' in point.commands()['train']
     assert '--cond=True' in point.commands()['train']
 
@@ -113,9 +112,9 @@ def test_lists_and_booleans_are_written_as_train_py_reads_them():
 def test_a_search_of_a_balanced_selection_goes_in_steps_of_the_classes():
     document = changed(sizes=None) | {'sizes': {'search': [15, 105]}}
     study = read_study(document, 'test', 'test.toml')
-    validator = Validator(emm.PARSERS)
+    validator = Validator()
     validator.check_options(study)
-    sizes = validator.with_steps(study, Path('nowhere')).values[0].sizes
+    sizes = validator.with_steps(study, Path('nowhere')).combinations[0].sizes
     assert (sizes.search, sizes.step) == ((20, 100), 10)
 
 
@@ -123,19 +122,19 @@ def test_a_step_that_the_selection_cannot_take_is_named_before_anything_runs():
     document = changed(sizes=None) | {'sizes': {'search': [10, 100], 'step': 5}}
     study = read_study(document, 'test', 'test.toml')
     with pytest.raises(UserError, match=r'all, 15 images: .*multiple'):
-        Validator(emm.PARSERS).with_steps(study, Path('nowhere'))
+        Validator().with_steps(study, Path('nowhere'))
 
 
 def test_a_length_in_images_names_its_value():
     study = read(factors={'length': {'option': 'train.epochs', 'values': [{'images': 500}, 20]}})
-    assert [value.of['length'] for value in study.values] == ['500 images', '20']
+    assert [combination.values['length'] for combination in study.combinations] == ['500 images', '20']
 
 
 def test_no_factor_has_the_name_of_a_column(tmp_path):
     study = read()
     record = dict.fromkeys(RESULT_NUMBERS, 1)
-    point = PointResult(make_point(study, tmp_path, study.values[0], 10, 0), Status(DONE), record)
-    value = ValueResult(study.values[0], [point], [Ratios(10, (1,), (1,))], None, None, [])
+    point = PointResult(make_point(study, tmp_path, study.combinations[0], 10, 0), Status(DONE), record)
+    value = Outcome(study.combinations[0], [point], [Ratios(10, (1,), (1,))], None, None, [])
     results = StudyResults(study, tmp_path, [value], [])
     assert {*ratio_rows(results)[0], *emm_rows(results)[0]} == COLUMNS
 
@@ -144,7 +143,7 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
     sources = {'zeros': {'selection': 'one-class', 'source': 'digits', 'class-name': '0'}}
     data = {'selection': 'one-class', 'source': 'sources.zeros', 'class-name': '0'}
     study = read(data=data, sources=sources)
-    point = make_point(study, Path('out'), study.values[0], 10, 0)
+    point = make_point(study, Path('out'), study.combinations[0], 10, 0)
     assert '--source=out/sources/zeros.zip' in point.commands()['data']
     assert point.identity['sources'] == sources
 
@@ -209,16 +208,16 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
     [
         (
             {'train': {'num-chanels': 8}},
-            r'num-chanels in \[train\] is no option of train.py; did you mean num-channels',
+            r'num-chanels in \[train\] is not an option of train.py; did you mean num-channels',
         ),
-        ({'evaluate': {'sedes': '0-3'}}, r'sedes in \[evaluate\] is no option of mem_ratio.py; did you mean seeds'),
-        ({'data': {'num-classes': 2}}, r'num-classes in \[data\] is no option of python -m dataset_utils size'),
+        ({'evaluate': {'sedes': '0-3'}}, r'sedes in \[evaluate\] is not an option of mem_ratio.py; did you mean seeds'),
+        ({'data': {'num-classes': 2}}, r'num-classes in \[data\] is not an option of python -m dataset_utils size'),
         ({'data': {'selection': 'sice'}}, r"selection = 'sice' in \[data\] is not known; choose one of classes"),
         ({'train': {'arch': 'unet'}}, r"arch.*'unet' is not one of"),
         ({'train': {'lr': -1}}, r'lr'),
         (
             {'factors': {'x': {'values': {'a': {'train': {'widht': 3}}}}}},
-            r'widht in \[factors.x\], value a, is no option of train.py',
+            r'widht in \[factors.x\], value a, is not an option of train.py',
         ),
         ({'factors': {'x': {'values': {'a b': {}, 'a-b': {}}}}}, r'x a b and x a-b would share a folder'),
         ({'sizes': {'values': [15]}}, r'all, 15 images: .*multiple'),

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-import emm
 from studies.points import make_point
 from studies.study import load_study
 from studies.validation import Validator
@@ -24,7 +23,7 @@ FACTORS = {
 @pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(STUDIES)))
 def test_options_of_a_study_file_are_those_of_the_scripts(path):
     study = load_study(path)
-    Validator(emm.PARSERS).check_options(study)
+    Validator().check_options(study)
     assert study.description
 
 
@@ -33,7 +32,7 @@ def test_sizes_of_a_pocket_study_can_be_made_of_the_digits(path):
     study = load_study(path)
     if study.sources:
         pytest.skip('made of data sets of its own')
-    Validator(emm.PARSERS).with_steps(study, Path('nowhere'))
+    Validator().with_steps(study, Path('nowhere'))
 
 
 @pytest.mark.parametrize('folder', [STUDIES, STUDIES / 'pocket'], ids=['paper', 'pocket'])
@@ -43,19 +42,20 @@ def test_every_factor_of_the_paper_has_a_file(folder):
 
 def test_the_papers_values_are_those_of_its_table():
     width = load_study(STUDIES / 'width.toml')
-    assert [value.of['width'] for value in width.values] == ['128', '192', '256', '320']
-    batches = load_study(STUDIES / 'batch_size.toml').values
+    assert [combination.values['width'] for combination in width.combinations] == ['128', '192', '256', '320']
+    batches = load_study(STUDIES / 'batch_size.toml').combinations
     assert [(v.settings.train['batch'], v.settings.train['lr']) for v in batches] == [
         (128, 0.5e-4), (256, 1e-4), (384, 1.5e-4), (512, 2e-4), (640, 2.5e-4), (768, 3e-4), (896, 3.5e-4),
     ]  # fmt: skip
-    masks = [value.settings.train['skip-connections'] for value in load_study(STUDIES / 'skip_connections.toml').values]
+    skips = load_study(STUDIES / 'skip_connections.toml').combinations
+    masks = [combination.settings.train['skip-connections'] for combination in skips]
     assert [sum(mask) for mask in masks] == [9] + [3, 2] * 3 + [1] * 9
     assert sorted(mask.index(1) for mask in masks if sum(mask) == 1) == list(range(9))
 
 
 def test_a_point_of_the_papers_basic_run_is_its_commands():
     study = load_study(STUDIES / 'size.toml')
-    commands = make_point(study, Path('out'), study.values[0], 1000, 0).commands()
+    commands = make_point(study, Path('out'), study.combinations[0], 1000, 0).commands()
     assert commands['data'][2:4] == ['size', '--source=datasets/cifar10/cifar-10-python.tar.gz']
     assert '--preset=paper' in commands['train']
     assert '--seed=1024' in commands['train']

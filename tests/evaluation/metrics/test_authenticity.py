@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.memorization import wilson_interval
+from evaluation.intervals import wilson_interval
 from evaluation.metrics.authenticity import authentic, authenticity
 from evaluation.spaces import PixelSpace
 from tests.evaluation.naive import (

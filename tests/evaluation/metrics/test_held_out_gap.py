@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.memorization import wilson_interval
+from evaluation.intervals import wilson_interval
 from evaluation.metrics.held_out_gap import held_out_gap
 from evaluation.spaces import PixelSpace
 from tests.evaluation.naive import distances, in_both_spaces, metric, once, random_sets, with_and_without_ties

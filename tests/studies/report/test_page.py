@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from dataset_utils import open_source
+from dnnlib.util import write_json
 from evaluation.memorization import memorization_ratio
 from evaluation.records import SETTINGS, BestSnapshot, write_best
-from studies.points import DONE, FAILED, Status, write_json, write_status
+from studies.points import DONE, FAILED, Status, write_status
 from studies.report.charts import BOTTOM, LEFT, RIGHT, TOP, loss_chart, ratio_chart
 from studies.report.gallery import read_gallery
 from studies.report.page import TEMPLATES, Page, entries, point_charts, render_page, study_page, write_page
@@ -200,7 +201,7 @@ def study():
 
 
 def test_a_study_becomes_a_page_of_what_is_there(tmp_path, study, digits_20):
-    narrow, wide = collect(study, tmp_path).values
+    narrow, wide = collect(study, tmp_path).outcomes
     done, failed = narrow.at(20)[0].point, wide.at(10)[0].point
     for point in (done, failed):
         point.prepare()
@@ -233,7 +234,7 @@ def test_a_study_without_any_result_becomes_a_page(tmp_path, study):
 
 
 def test_galleries_shrink_where_there_are_many(monkeypatch, tmp_path, study, digits_20):
-    point = collect(study, tmp_path).values[0].at(20)[0].point
+    point = collect(study, tmp_path).outcomes[0].at(20)[0].point
     point.prepare()
     fill_point(point.folder, digits_20)
     monkeypatch.setattr('studies.report.page.MOST_IMAGES', 9)

@@ -1,0 +1,53 @@
+"""The study that a search of one configuration stands for."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from dnnlib.util import ArgumentError
+from studies.study import Study, read_study
+from studies.study_options import SearchOptions
+
+
+def search_study(options: SearchOptions, train_options: Sequence[str]) -> Study:
+    """The study of a search. train_options: words such as --lr=2e-4.
+
+    All searches have one name, so that their folders can be renamed.
+    """
+    return read_study(search_document(options, train_options), 'search', 'the search')
+
+
+def search_document(options: SearchOptions, train_options: Sequence[str]) -> dict[str, Any]:
+    """The document of the study file that a search stands for."""
+    try:
+        words = shlex.split(options.selection)
+    except ValueError as error:
+        raise ArgumentError(f'`selection`={options.selection}: {error}; quote it as in a shell') from error
+    if not words:
+        raise ArgumentError('`selection` is empty; give a sub-command of dataset_utils, such as size')
+    repeats = {'count': options.repeats}
+    if options.select_seed is not None:
+        repeats['select-seed'] = options.select_seed
+    sizes = {'search': options.size_range, 'tolerance': options.tolerance}
+    if options.step is not None:
+        sizes['step'] = options.step
+    return {
+        'title': f'EMM of {options.outdir.resolve().name}',
+        'data': {'selection': words[0], 'source': options.source, **long_options(words[1:])},
+        'train': long_options(train_options),
+        'evaluate': {'seeds': options.seeds, 'batch': options.batch},
+        'sizes': sizes,
+        'repeats': repeats,
+        'threshold': options.threshold,
+    }
+
+
+def long_options(words: Sequence[str]) -> dict[str, str]:
+    """Words such as --lr=2e-4 as values by name. Raises ArgumentError for other words."""
+    found = {}
+    for word in words:
+        name, equals, value = word.removeprefix('--').partition('=')
+        if not word.startswith('--') or not equals:
+            raise ArgumentError(f'{word}: write options as --name=value')
+        found[name] = value
+    return found

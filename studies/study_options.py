@@ -1,0 +1,58 @@
+"""The options of emm.py, which show its help without importing what runs and shows studies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnnlib.options import REQUIRED, group, option, size_range
+from evaluation.effective_memorization import EMM_RATIO
+from studies.points import MAX_FAILURES
+from studies.study import MIN_TOLERANCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """Where points run, and what each of them gets."""
+
+    # fmt: off
+    launcher: str = option('local', 'Where points run.', unit='local|slurm')
+    jobs: int | None = option(None, 'Points at a time. [default: 1; with Slurm as many as it runs]', unit='INT', least=1)
+    gpus_per_job: int | None = option(None, 'GPUs of each point, on each node. [default: 1 if there are any; with Slurm none]', unit='INT', least=0)
+    nodes_per_job: int = option(1, 'Slurm: nodes of each point.', unit='INT', least=1)
+    time_limit: int = option(24 * 60, 'Slurm: time limit of one job; the job is requeued and resumes.', unit='MINUTES', least=5)
+    partition: str | None = option(None, 'Slurm: the partition.', unit='STR')
+    account: str | None = option(None, 'Slurm: the account.', unit='STR')
+    qos: str | None = option(None, 'Slurm: the quality of service.', unit='STR')
+    cpus_per_job: int | None = option(None, 'Slurm: cores of each point, on each node.', unit='INT', least=1)
+    mem: str | None = option(None, 'Slurm: memory of each point, on each node, such as 64G.', unit='SIZE')
+    sbatch: tuple[str, ...] = option((), 'Slurm: a further option of sbatch, such as constraint=a100; may be repeated.', unit='NAME=VALUE')
+    # fmt: on
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """How to run a study."""
+
+    # fmt: off
+    retry: bool = option(False, f'Run failed points again, unless they have failed {MAX_FAILURES} times.', switch=True)
+    launch: LaunchOptions = group(LaunchOptions)
+    dry_run: bool = option(False, 'Print the points and their commands, and stop.', switch=True, short='n')
+    # fmt: on
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What to search: the images, the sizes, and how to evaluate a training."""
+
+    # fmt: off
+    outdir: Path = option(REQUIRED, 'Folder of the study.', unit='DIR')
+    source: str = option(REQUIRED, 'Images that the training sets are taken from.', unit='ZIP|DIR|FILE')
+    size_range: list[int] = option(REQUIRED, 'Smallest and largest |D|.', name='range', unit='MIN-MAX', parse=size_range)
+    tolerance: float = option(0.1, 'Stop once two sizes this close, relatively, bracket the EMM.', unit='FLOAT', least=MIN_TOLERANCE, most=10)
+    step: int | None = option(None, 'Sizes are multiples of it. [default: the number of classes]', unit='INT', least=1)
+    selection: str = option('size', 'Sub-command of dataset_utils, with its options such as "classes --num-classes=2".', unit='STR')
+    threshold: float = option(EMM_RATIO, 'Ratio at or above which a training set counts as memorized.', unit='FLOAT', above=0, below=1)
+    repeats: int = option(1, 'Trainings of each size, each with its own seed.', unit='INT', least=1)
+    select_seed: int | None = option(None, 'Draw the images by this seed, and by the next one for each repeat. [default: the first images]', unit='INT', least=0)
+    seeds: str = option('0-9999', 'One generated image for each seed.', unit='LIST')
+    batch: int = option(64, 'Images at a time in the evaluation.', unit='INT', least=1)
+    # fmt: on

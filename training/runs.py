@@ -1,0 +1,147 @@
+"""Trains: from Python on images in memory (`train`), or in a run folder as train.py does (`train_in_folder`)."""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset_utils import content_sha256
+from dnnlib.util import UserError, tee_output
+from torch_utils import distributed
+from torch_utils.distributed import print0
+from torch_utils.misc import configure_backends
+from training.config import OPTIONS_FILE, TrainingConfig, describe, read_options, resolve
+from training.dataset import Dataset, DatasetInfo, describe_dataset
+from training.preconditioning import Preconditioned
+from training.snapshot import list_snapshots, list_states, load_network
+from training.trainer import Trainer
+from training.training_loop import open_training_set, run_training
+from training.training_options import RunOptions, T, TrainingOptions, changed, resumed_options, with_preset
+
+
+def train(
+    images: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor | None = None,
+    options: TrainingOptions | None = None,
+    device: torch.device | str = 'cpu',
+    run_dir: Path | str | None = None,
+) -> Preconditioned:
+    """Train a network on images in memory, and return the averaged network, in evaluation mode, as a denoiser.
+
+    images: uint8 [N, C, R, R], C = 1 or 3. labels: int [N] for a class-conditional network, or None.
+    options: an option that equals its default counts as not given. run_dir: folder for snapshots, training states and
+    statistics, which must not hold a run yet; None writes no files.
+    Raises UserError for options that do not fit, and for a loss that is not finite.
+    """
+    dataset = dataset_in_memory(images, labels)
+    options = dataclasses.replace(options or TrainingOptions(), cond=labels is not None)
+    given = changed(options)
+    options = with_seed(with_preset(options, given))
+    size, channels, resolution, _ = dataset.images.shape
+    num_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
+    info = DatasetInfo('', dataset.name, size, resolution, channels, num_classes)
+    config, device = resolve(options, info, given=given), torch.device(device)
+    if run_dir is not None:
+        folder = Path(run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        config.save(folder)
+        run_training(config, dataset, folder, device)
+        return load_network(list_snapshots(folder)[-1][1], device)
+    configure_backends(config.precision, config.deterministic, config.benchmark)
+    trainer = Trainer(config, dataset, device)
+    while trainer.images < config.schedule.total_images:
+        trainer.step()
+    if int(trainer.first_bad_step) < trainer.steps or not trainer.is_finite():
+        raise UserError(
+            f'the loss or the weights are not finite from step {int(trainer.first_bad_step)} on; lower `lr`'
+        )
+    return trainer.ema.requires_grad_(False)
+
+
+def dataset_in_memory(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | None) -> Dataset:
+    """A training set of arrays. Raises UserError if they are not square 8-bit images, or if labels do not fit."""
+    pixels = torch.as_tensor(images)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        raise UserError('`images` must be a uint8 array [N, C, R, R] with 1 or 3 channels')
+    if pixels.shape[2] != pixels.shape[3] or not len(pixels):
+        raise UserError('`images` must be square, and at least one')
+    classes = None if labels is None else torch.as_tensor(labels).to(torch.int64)
+    if classes is not None and (classes.shape != pixels.shape[:1] or int(classes.min()) < 0):
+        raise UserError('`labels` must be an integer of at least 0 for each image')
+    hwc = np.ascontiguousarray(pixels.cpu().numpy().transpose(0, 2, 3, 1))
+    return Dataset('array', pixels, classes, content_sha256(hwc, None if classes is None else classes.tolist()))
+
+
+def with_seed(options: T) -> T:
+    """Options with a seed: a random one if none was given, and the same on every rank."""
+    if options.seed is not None:
+        return options
+    return dataclasses.replace(options, seed=distributed.broadcast(int.from_bytes(os.urandom(4), 'little') >> 1))
+
+
+def train_in_folder(options: RunOptions, given: set[str], device: torch.device) -> int:
+    """Train as train.py does: start a run, resume one, or describe it. Call it on every rank.
+
+    given: names of the options that the user gave. Returns the number of the signal that stopped the training, or 0.
+    """
+    folder, state = find_run(options)
+    if folder is not None:
+        options = resumed_options(options, given, read_options(folder))
+    else:
+        options = with_seed(with_preset(options, given))
+    config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)
+    if options.dry_run:
+        print0(describe(config, device.type))
+        print0('Dry run; stopping here.')
+        return 0
+    if config.precision == 'fp16' and device.type == 'cpu':
+        raise UserError("`precision`=fp16 needs a GPU; on a CPU choose bf16, or fp32 for the paper's numerics")
+    dataset = open_training_set(config)
+    run_dir = distributed.on_main(lambda: folder or make_run_dir(options, config))
+    if not distributed.is_main():
+        return run_training(config, dataset, run_dir, device, state)
+    with tee_output(run_dir / 'log.txt'):
+        print0(describe(config, device.type))
+        print0(f'Run folder: {run_dir}')
+        config.save(run_dir)
+        return run_training(config, dataset, run_dir, device, state)
+
+
+def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
+    """The folder of the run to resume and its training state, or None for each if a new run starts."""
+    if options.resume is not None:
+        path = Path(options.resume)
+        if path.is_file():
+            return path.parent, path
+        if not path.is_dir():
+            raise UserError(f'`resume`={path}: no such file or folder; give a run folder or a training-state-*.pt')
+        states = list_states(path)
+        if not states:
+            raise UserError(f'`resume`={path}: it has no training-state-*.pt to resume from')
+        return path, states[-1][1]
+    folder = Path(options.outdir)
+    if options.nosubdir and (folder / OPTIONS_FILE).is_file():
+        states = list_states(folder)
+        return folder, states[-1][1] if states else None
+    return None, None
+
+
+def make_run_dir(options: RunOptions, config: TrainingConfig) -> Path:
+    """Make the run folder: `outdir` itself with `nosubdir`, else a folder in it with a number and the main options."""
+    outdir = Path(options.outdir)
+    outdir.mkdir(parents=True, exist_ok=True)
+    if options.nosubdir:
+        return outdir
+    numbers = [int(match[0]) for path in outdir.iterdir() if (match := re.match(r'\d+', path.name)) and path.is_dir()]
+    condition = 'cond' if config.dataset.label_dim else 'uncond'
+    name = (
+        f'{max(numbers, default=-1) + 1:05d}-{config.dataset.name}-{condition}-{options.arch}-{options.precond}'
+        f'-gpus{config.world_size}-batch{config.schedule.batch_size}-{config.precision}'
+    )
+    run_dir = outdir / (f'{name}-{options.desc}' if options.desc else name)
+    run_dir.mkdir()
+    return run_dir

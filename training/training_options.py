@@ -1,0 +1,143 @@
+"""The options of a training, without torch: defaults, ranges, presets, and what may change when a training resumes.
+
+`TrainingOptions` is what Python code passes to `training.runs.train`; `RunOptions` adds the files and the device, and is
+the command line of train.py and the [train] table of a study. `training.config.resolve` makes a configuration of them.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dnnlib.options import REQUIRED, integer_list, option
+from dnnlib.util import UserError
+from training.schedule import EMA_MODES, WARMUP_EPOCHS
+
+# Options that a preset stands for; an option that is given as well wins.
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper's basic run on CIFAR-10.
+    'paper': {
+        'arch': 'ddpmpp', 'precond': 'vp', 'duration': 2000, 'batch': 512, 'lr': 2e-4, 'ema': 0.5, 'dropout': 0.13,
+        'augment': 0, 'xflip': False, 'window_size': 0, 'num_blocks': 2, 'num_channels': 128, 'attn_resolutions': [16],
+        'embed': 'positional', 'weight_decay': 0, 'ema_mode': 'mode2', 'seed': 1024,
+    },
+    # A small network for the built-in 8x8 digits, which two CPU cores train in a minute or two.
+    'digits': {
+        'arch': 'ddpmpp', 'precond': 'vp', 'batch': 64, 'lr': 2e-3, 'ema': 5, 'dropout': 0, 'augment': 0, 'xflip':
+        False, 'window_size': 0, 'num_blocks': 1, 'num_channels': 16, 'attn_resolutions': [4], 'embed': 'positional',
+        'weight_decay': 0, 'ema_mode': 'mode1', 'seed': 1024,
+    },
+}  # fmt: skip
+
+# What may differ when a training resumes: its length, its files, and where and how it runs.
+CHANGEABLE = {
+    'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump',
+    'device', 'workers', 'cache', 'bench', 'data',
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How to train: network, length, optimizer, data and arithmetic."""
+
+    # fmt: off
+    preset: str | None = option(None, 'Start from the options of a known run.', choices=tuple(PRESETS))
+    cond: bool = option(False, 'Train a class-conditional network.', unit='BOOL')
+    arch: str = option('ddpmpp', 'Network architecture.', choices=('ddpmpp', 'ncsnpp', 'adm'))
+    precond: str = option('edm', 'Preconditioning and loss.', choices=('vp', 've', 'edm'))
+
+    duration: float = option(200, 'Training length at 50,000 images, in millions of images; scales with the size of the training set: 1 is 20 epochs.', unit='MIMG', above=0)
+    epochs: int | None = option(None, 'Training length in passes over the training set, instead of `duration`.', unit='INT', least=1)
+    batch: int = option(512, 'Images per step, over all ranks.', unit='INT', least=1)
+    batch_gpu: int | None = option(None, "Most images of one forward pass. [default: a rank's share of `batch`]", unit='INT', least=1)
+    lr: float = option(10e-4, 'Learning rate.', unit='FLOAT', least=0)
+    warmup: int = option(WARMUP_EPOCHS, 'The learning rate rises linearly over this many passes over the training set.', unit='EPOCHS', least=0)
+    ema: float = option(0.5, 'Half-life of the weight average at 50,000 images; scales likewise.', unit='MIMG', least=0)
+    ema_mode: str = option('mode2', 'Rule of the weight average: docs/training.md.', name='ema_mode', choices=EMA_MODES)
+    final_ema: float = option(0.99929, 'Weight of the old average per step after warm-up, for mode4.', unit='FLOAT', least=0, most=1)
+    optimizer: str = option('Adam', 'Optimizer.', choices=('Adam', 'SGD'))
+    momentum: float = option(0.9, 'Momentum of SGD.', unit='FLOAT', least=0)
+    weight_decay: float = option(0, 'L2 term in the gradient.', unit='FLOAT', least=0)
+
+    num_blocks: int = option(4, 'Residual blocks per resolution.', unit='INT', least=1)
+    num_channels: int = option(128, 'Base width.', unit='INT', least=4)
+    cbase: int | None = option(None, 'Alias of `num_channels`, as in EDM.', unit='INT', least=4)
+    cres: list[int] | None = option(None, "Width per resolution, as multiples of the base width. [default: the architecture's]", unit='LIST', parse=integer_list)
+    attn_resolutions: list[int] = option('16', 'Resolutions with self-attention.', unit='LIST', parse=integer_list)
+    embed: str = option('positional', 'Embedding of the noise level.', choices=('positional', 'fourier'))
+    skip_connections: list[int] | None = option(None, 'One 0 or 1 for each skip connection, from the highest resolution down. [default: all 1]', unit='LIST', parse=integer_list)
+    dropout: float = option(0.13, 'Dropout probability.', unit='FLOAT', least=0, below=1)
+
+    augment: float = option(0.12, 'Augmentation probability.', unit='FLOAT', least=0, most=1)
+    xflip: bool = option(False, 'Draw mirrored images as well.', unit='BOOL')
+    window_size: float = option(0.5, 'Window within which the order of the images is shuffled, as a share of the training set; 0 keeps the order fixed.', unit='FLOAT', least=0, most=1)
+    cache: bool = option(True, 'Keep all images in memory.', unit='BOOL')
+    workers: int = option(1, 'Threads that decode images if they are not in memory (`cache`).', unit='INT', least=1)
+
+    precision: str | None = option(None, 'Arithmetic of the network. [default: fp32]', choices=('fp32', 'tf32', 'bf16', 'fp16'))
+    fp16: bool = option(False, 'Alias of `precision`=fp16, as in EDM.', unit='BOOL')
+    ls: float = option(1, 'Loss scaling.', unit='FLOAT', above=0)
+    compile: bool = option(False, 'Compile the network.', unit='BOOL')
+    deterministic: bool = option(False, 'Compute the same bits every time on a GPU too; turns `bench` off.', unit='BOOL')
+    bench: bool = option(True, 'Let cuDNN choose its kernels by trying them.', unit='BOOL')
+
+    tick: int = option(50, 'How often to print a status line.', unit='KIMG', least=1)
+    snap: int = option(50, 'How often to save a snapshot.', unit='TICKS', least=1)
+    dump: int | None = option(None, 'How often to save a training state. [default: with every snapshot]', unit='TICKS', least=1)
+    snapshots: int | None = option(None, 'Save this many snapshots, evenly spaced, instead of `snap`.', unit='INT', least=1)
+    seed: int | None = option(None, 'Seed of all randomness. [default: random]', unit='INT', least=0, most=2**31 - 1)
+    transfer: str | None = option(None, 'Start from the weights of a snapshot, or of a network pickle of EDM.', unit='FILE')
+    # fmt: on
+
+
+T = TypeVar('T', bound=TrainingOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(TrainingOptions):
+    """A training with its files: the options of train.py."""
+
+    # fmt: off
+    outdir: str = option(REQUIRED, 'Folder for the run.', unit='DIR')
+    data: str = option(REQUIRED, 'Training set.', unit='ZIP|DIR')
+    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
+    desc: str | None = option(None, "Text at the end of the run folder's name.", unit='STR')
+    nosubdir: bool = option(False, 'Save in `outdir` itself; resume there if a training was stopped.', switch=True)
+    resume: str | None = option(None, 'Resume a run, from its newest training state or from this one.', unit='DIR|FILE')
+    dry_run: bool = option(False, 'Print what would be done, and stop.', switch=True, short='n')
+    # fmt: on
+
+
+def changed(options: TrainingOptions) -> set[str]:
+    """Names of the options that differ from their defaults."""
+    named = dataclasses.fields(options)
+    defaults = {f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in named}
+    return {name for name, value in vars(options).items() if value != defaults[name]}
+
+
+def with_preset(options: T, given: set[str]) -> T:
+    """Options with the preset's values in place of those that were not given."""
+    values = PRESETS[options.preset] if options.preset is not None else {}
+    return dataclasses.replace(options, **{name: value for name, value in values.items() if name not in given})
+
+
+def resumed_options(options: RunOptions, given: set[str], saved: dict[str, Any]) -> RunOptions:
+    """The options that the run was started with, and the changeable ones among those that are given now.
+
+    saved: by name, as the run folder has them. Raises UserError for a given option that differs and may not.
+    """
+    values = dict(saved)
+    for name in given:
+        if name in CHANGEABLE:
+            values[name] = getattr(options, name)
+        elif name in saved and getattr(options, name) != saved[name]:
+            raise UserError(
+                f'`{name}`={getattr(options, name)}: the training was started with {saved[name]}; remove the option to '
+                f'resume, or start a new run in another `outdir`'
+            )
+    # A new length in one unit replaces the old one in the other.
+    if 'duration' in given:
+        values['epochs'] = options.epochs
+    if given & {'tick', 'snap'}:
+        values['snapshots'] = options.snapshots
+    values |= {name: getattr(options, name) for name in ('outdir', 'nosubdir', 'resume', 'dry_run', 'device')}
+    return dataclasses.replace(options, **values)

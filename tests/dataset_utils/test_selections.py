@@ -40,6 +40,11 @@ class TestBalanced:
         with pytest.raises(UserError, match=r'3 images of class 1 \(cat\), which has 2; the largest possible is .*=6'):
             selections.balanced(labels, NAMES, 9, None)
 
+    @pytest.mark.parametrize('names', [None, ['0', '1', '2']])
+    def test_class_without_a_name_of_its_own_is_called_by_its_label(self, names):
+        with pytest.raises(UserError, match=r'of class 1, which has 2'):
+            selections.balanced([0, 0, 0, 1, 1, 2, 2, 2], names, 9, None)
+
     @pytest.mark.parametrize('seed', [None, 0, 1, 2**32 - 1])
     def test_smaller_sets_are_contained_in_larger_ones(self, seed):
         labels = many_labels()
@@ -84,6 +89,9 @@ class TestFirstClasses:
 
     def test_classes_are_counted_from_the_lowest_that_is_present(self):
         assert selections.first_classes([9, 4, 6, 4], None, 2, 2, None) == [1, 2]
+
+    def test_all_classes_may_be_taken(self):
+        assert selections.first_classes(LABELS, NAMES, 3, 12, None) == ZEROS + ONES + TWOS
 
     def test_more_classes_than_there_are(self):
         with pytest.raises(UserError, match=r'--num-classes=4 is more than the 3 classes of the source'):

@@ -1,3 +1,5 @@
+import inspect
+import itertools
 import json
 import math
 
@@ -16,6 +18,7 @@ from training.sampling import (
     ablation_sampler,
     edm_sampler,
     generate_images,
+    rho_schedule,
     sample,
     seed_batches,
     to_uint8,
@@ -104,6 +107,7 @@ def test_churn_draws_noise_at_every_step_and_no_churn_draws_none():
 
     latents = torch.zeros(1, 1, 4, 4)
     edm_sampler(GaussianDenoiser(), latents, randn_like=randn_like, num_steps=5)
+    ablation_sampler(GaussianDenoiser(), latents, randn_like=randn_like, num_steps=5)
     assert not calls
     edm_sampler(GaussianDenoiser(), latents, randn_like=randn_like, num_steps=5, S_churn=3, S_min=1, S_max=2)
     assert calls == [torch.float64] * 5
@@ -147,6 +151,107 @@ def test_images_that_are_not_finite_are_refused():
 
     with pytest.raises(UserError, match='images of the seeds 3 to 5 are not finite'):
         list(generate_images(Broken(), [[3, 4, 5]], SamplerOptions(num_steps=2), 'cpu'))
+
+
+def naive_churned(latents, noise, levels, curves, solver, alpha, churn, inside):
+    """The generalized sampler by its definition, with derivatives by differences: Karras et al. 2022, algorithm 2."""
+    sigma, scale, time_of = curves
+
+    def slope(x, t):
+        step = 1e-6 * t
+        d_sigma, d_scale = ((f(t + step) - f(t - step)) / (2 * step) for f in (sigma, scale))
+        denoised = x / scale(t) / (1 + sigma(t) ** 2)
+        return (d_sigma / sigma(t) + d_scale / scale(t)) * x - d_sigma * scale(t) / sigma(t) * denoised
+
+    times = [*map(time_of, levels), 0.0]
+    x = latents.double() * sigma(times[0]) * scale(times[0])
+    for step, (t, t_next) in enumerate(itertools.pairwise(times)):
+        gamma = min(churn / len(levels), math.sqrt(2) - 1) if step in inside else 0.0
+        t_hat = time_of(sigma(t) * (1 + gamma))
+        added = math.sqrt(max(sigma(t_hat) ** 2 - sigma(t) ** 2, 0.0))
+        x = x * scale(t_hat) / scale(t) + added * scale(t_hat) * 1.1 * noise[step]
+        first = slope(x, t_hat)
+        x_next = x + (t_next - t_hat) * first
+        if solver == 'heun' and step < len(levels) - 1:
+            middle = t_hat + alpha * (t_next - t_hat)
+            second = slope(x + (middle - t_hat) * first, middle)
+            x_next = x + (t_next - t_hat) * ((1 - 0.5 / alpha) * first + 0.5 / alpha * second)
+        x = x_next
+    return x
+
+
+def curves(schedule, scaling, low, high, epsilon=1e-3):
+    if schedule == 'vp':
+        matrix = np.array([[epsilon**2 / 2, epsilon], [0.5, 1.0]])
+        beta_d, beta_min = np.linalg.solve(matrix, np.log1p(np.square([low, high])))
+        sigma = lambda t: math.sqrt(math.expm1(beta_d * t**2 / 2 + beta_min * t))  # noqa: E731
+        time_of = lambda s: max(np.roots([beta_d / 2, beta_min, -math.log1p(s**2)]))  # noqa: E731
+    else:
+        sigma, time_of = (math.sqrt, lambda s: s**2) if schedule == 've' else (lambda t: t, lambda s: s)
+    scale = (lambda t: 1 / math.sqrt(1 + sigma(t) ** 2)) if scaling == 'vp' else (lambda t: 1.0)
+    return sigma, scale, time_of
+
+
+@pytest.mark.parametrize(('schedule', 'scaling'), [('linear', 'none'), ('vp', 'vp'), ('ve', 'none')])
+@pytest.mark.parametrize(('solver', 'alpha'), [('euler', 1.0), ('heun', 1.0), ('heun', 0.6)])
+@pytest.mark.parametrize('churn', [2.0, 30.0])
+def test_churn_is_the_published_one(schedule, scaling, solver, alpha, churn):
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 1, 4, 4, generator=generator)
+    noise = torch.randn(6, 2, 1, 4, 4, generator=generator, dtype=torch.float64)
+    levels = [(20 ** (1 / 7) + step / 5 * (0.01 ** (1 / 7) - 20 ** (1 / 7))) ** 7 for step in range(6)]
+    # The interval's ends lie on two levels where rounding leaves them there, and next to them elsewhere.
+    exact = rho_schedule(0.01, 20.0, 6, 7).tolist()
+    margin = 1 if schedule == 'linear' else 1.001
+    options = {
+        'num_steps': 6, 'sigma_min': 0.01, 'sigma_max': 20.0, 'S_churn': churn, 'S_min': exact[3] / margin,
+        'S_max': exact[1] * margin, 'S_noise': 1.1,
+    }  # fmt: skip
+    found = ablation_sampler(
+        GaussianDenoiser(), latents, randn_like=fixed(noise), solver=solver, alpha=alpha, schedule=schedule,
+        scaling=scaling, **options,
+    )  # fmt: skip
+    expected = naive_churned(
+        latents, noise, levels, curves(schedule, scaling, 0.01, 20), solver, alpha, churn, {1, 2, 3}
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    if (schedule, solver, alpha) == ('linear', 'heun', 1.0):
+        found = edm_sampler(GaussianDenoiser(), latents, randn_like=fixed(noise), **options)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+def fixed(noise):
+    """A source of noise that gives one entry after another."""
+    steps = iter(noise)
+    return lambda x: next(steps)
+
+
+def test_defaults_are_edms():
+    edm = {'num_steps': 18, 'sigma_min': 0.002, 'sigma_max': 80, 'rho': 7, 'S_churn': 0, 'S_min': 0, 'S_max': math.inf,
+           'S_noise': 1}  # fmt: skip
+    general = {'sigma_min': None, 'sigma_max': None, 'solver': 'heun', 'discretization': 'edm', 'schedule': 'linear',
+               'scaling': 'none', 'epsilon_s': 1e-3, 'C_1': 0.001, 'C_2': 0.008, 'M': 1000, 'alpha': 1}  # fmt: skip
+    for sampler, expected in ((edm_sampler, edm), (ablation_sampler, {**edm, **general})):
+        found = {name: parameter.default for name, parameter in inspect.signature(sampler).parameters.items()}
+        assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ('discretization', 'low', 'high'),
+    [('vp', 0.0105, 152.167), ('ve', 0.02, 100), ('iddpm', 0.00642, 81), ('edm', 0.002, 80)],
+)
+def test_default_noise_levels_are_those_of_the_method(discretization, low, high):
+    asked = []
+
+    class Watched(GaussianDenoiser):
+        def __call__(self, x, sigma, class_labels=None):
+            asked.append(float(sigma))
+            return super().__call__(x, sigma)
+
+    ablation_sampler(Watched(), torch.zeros(1, 1, 4, 4), discretization=discretization, solver='euler')
+    # iDDPM's levels are a fixed list, of which the range takes those inside.
+    tolerance = 0.02 if discretization == 'iddpm' else 2e-3
+    assert (asked[-1], asked[0]) == (pytest.approx(low, rel=tolerance), pytest.approx(high, rel=tolerance))
 
 
 def test_random_numbers_of_an_image_depend_on_its_seed_alone():

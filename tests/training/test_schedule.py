@@ -56,3 +56,9 @@ def test_places_are_where_the_first_steps_reach_them():
 def test_two_snapshots_of_one_name_are_refused():
     with pytest.raises(ValueError, match='2 and 3 both fall on 1 kimg'):
         evenly(4, 2000, batch_size=10)
+
+
+def test_counts_are_rounded_as_documented():
+    short = schedule(total_images=1500, rampup_images=0)
+    assert (short.total_steps, short.epochs, short.lr_multiplier(0)) == (3, 1.5, 1.0)
+    assert rampup_kimg(99) == 19  # 19,800 images

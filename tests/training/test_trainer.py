@@ -37,7 +37,7 @@ class TinyNet(nn.Module):
         return self.out(torch.tanh(self.conv(x / (1 + sigma)))) * self.scale[labels, None, None, None]
 
     def set_precision(self, precision: str) -> None:
-        pass
+        self.precision = precision
 
 
 class TinyNetwork(NetworkConfig, frozen=True):
@@ -175,6 +175,16 @@ def test_gradients_that_are_not_finite_become_0_or_1e5_and_are_counted(digits):
     counted = trainer.stats.collect()['Loss/nonfinite_gradients']
     assert (counted.num, counted.mean) == (1, 3)
     assert trainer.is_finite()
+    assert trainer.net.precision == 'fp16'
+
+
+def test_augmentations_are_edms(digits):
+    """Karras et al. 2022, table 6: every kind at the probability given, and the mirror image always half the time."""
+    pipe = Trainer(make_config(augment=0.12), digits, torch.device('cpu')).augment
+    assert pipe is not None
+    multipliers = {'xflip': 1e8, 'yflip': 1, 'scale': 1, 'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}
+    assert {name: getattr(pipe, name) for name in ('p', *multipliers)} == {'p': 0.12, **multipliers}
+    assert Trainer(make_config(), digits, torch.device('cpu')).augment is None
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ def table_of_records(records: Sequence[Mapping[str, Any]]) -> str:
     for record in records:
         interval = f'{100 * record["ratio_low"]:.2f} to {100 * record["ratio_high"]:.2f} %'
         ratio, distance = f'{100 * record["ratio"]:.2f} %', f'{record["mean_distance"]:.2f}'
-        rows.append([name_of(record), str(record['num_images']), ratio, interval, distance])
+        rows.append([_name(record), str(record['num_images']), ratio, interval, distance])
     return aligned(rows)
 
 
@@ -50,12 +50,12 @@ def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
     columns = [dict(_numbers(record.get('metrics', {}))) for record in records]
     names = list(dict.fromkeys(name for column in columns for name in column))
     space = next((record['metrics_space'] for record in records if 'metrics' in record), '')
-    rows = [[f'metrics in {space}', *map(name_of, records)]]
+    rows = [[f'metrics in {space}', *map(_name, records)]]
     rows += [[name, *(_shown(column.get(name)) for column in columns)] for name in names]
     return aligned(rows)
 
 
-def name_of(record: Mapping[str, Any]) -> str:
+def _name(record: Mapping[str, Any]) -> str:
     return record['images'] if 'images' in record else record['snapshot']
 
 

@@ -4,7 +4,6 @@ A new kind is a class, a line in `GENERATORS`, and an option of that name.
 """
 
 import functools
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, file_sha256
 from torch_utils.misc import configure_backends
 from training.closed_form import make_denoiser, require_known
 from training.dataset import load_dataset
@@ -112,7 +111,7 @@ class SnapshotGenerator(Generator):
         self.precision = sampling.precision or self.info.precision
 
     def _hash(self) -> str:
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return file_sha256(self.path)
 
     def epochs(self, dataset_size: int) -> float | None:
         return self.info.epochs(dataset_size)

@@ -110,7 +110,7 @@ def test_gallery_and_table_show_the_images_that_were_evaluated(make_run, monkeyp
         shown.append(images)
         return PIL.Image.new('L', (1, 1))
 
-    monkeypatch.setattr('evaluation.pictures.gallery', record_images)
+    monkeypatch.setattr('evaluation.evaluate.draw_gallery', record_images)
     arguments = [f'--expdir={folder}', f'--seeds=0-{SEEDS - 1}', '--batch=4', f'--steps={STEPS}', '--save-images']
     result = CliRunner().invoke(mem_ratio.main, [*arguments, f'--table={folder}/table.csv', '--json'])
     assert result.exit_code == 0, result.output

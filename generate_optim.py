@@ -74,7 +74,7 @@ def main(options: GenerateOptimOptions) -> None:
         options.outdir, options.seeds, options.batch_size, options.subdirs, options.save_images, options.grid
     )
     with distributed.process_group(device):
-        result = generate_closed_form(open_source(options.data, '`data`'), run, output, device)
+        result = generate_closed_form(open_source(options.data, 'data'), run, output, device)
         share = 100 * result.num_copies / result.num_images
         distributed.print0(
             f'{result.num_images} images in {output.outdir}: {result.num_copies} ({share:.4g} %) are copies of a training '

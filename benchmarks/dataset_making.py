@@ -39,7 +39,7 @@ def main(source: str | None, num_images: int) -> None:
     """Measure how fast data sets are read and written, beside a plain loop over zipfile and Pillow."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = open_source(source, '--source') if source else random_source(folder / 'random.zip', num_images)
+        images = open_source(source, 'source') if source else random_source(folder / 'random.zip', num_images)
         measure(images, folder)
 
 

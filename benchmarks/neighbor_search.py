@@ -35,7 +35,7 @@ def main(source: str | None, num_references: int, num_queries: int, runs: int) -
     if source is None:
         pixels = random.integers(0, 256, (num_references, 3, 32, 32), dtype=np.uint8)
     else:
-        pixels = np.ascontiguousarray(open_source(source, '--source').load()[:num_references].transpose(0, 3, 1, 2))
+        pixels = np.ascontiguousarray(open_source(source, 'source').load()[:num_references].transpose(0, 3, 1, 2))
     chosen = pixels[random.permutation(len(pixels))[:num_queries]]
     noise = random.normal(0, [[[[5.0]]], [[[40.0]]]] * (len(chosen) // 2), chosen.shape)
     queries = torch.from_numpy((chosen + noise).clip(0, 255).astype(np.uint8))

@@ -89,7 +89,7 @@ def identical_share(images: Tensor, count: int, batch_size: int) -> float:
 
 def training_images(data: str, size: int) -> Tensor:
     """The first images of a set; beyond its end they come again, each time with other noise of up to 16 levels."""
-    source = open_source(data, '--data')
+    source = open_source(data, 'data')
     count = min(size, len(source))
     images = torch.from_numpy(PartialSource(source, range(count))[np.arange(count)])
     if count == size:

@@ -1,7 +1,7 @@
 """Options that several commands for data sets share."""
 
-import functools
-from collections.abc import Callable
+from inspect import Parameter
+from typing import Any
 
 import click
 
@@ -11,18 +11,34 @@ from dnnlib.options import resolution, square_resolution
 RESOLUTION = parsed(resolution)
 SQUARE_RESOLUTION = parsed(square_resolution)
 SEED = click.IntRange(0, 2**32 - 1)
+SHARE = click.FloatRange(0, 1)
+COUNT = click.IntRange(min=1)
 
-# fmt: off
-max_images = click.option('--max-images', metavar='INT', type=click.IntRange(min=1), required=True, help='Images to take.')
-num_classes = click.option('--num-classes', metavar='INT', type=click.IntRange(min=1), required=True, help='Classes.')
-seed = click.option('--seed', metavar='INT', type=SEED, help='Draw the images by this seed instead of taking the first of each class.')
-skip_unreadable = click.option('--skip-unreadable', is_flag=True, help='Leave broken images out, and list them in the manifest.')
-source = click.option('--source', metavar='ZIP|DIR|FILE', required=True, help='Images to read: everything that dataset_tool.py reads.')
-dest = click.option('--dest', metavar='ZIP|DIR', required=True, help='Data set to write.')
-overwrite = click.option('--overwrite', is_flag=True, help='Replace the data set at --dest.')
-# fmt: on
+# The options of selections, by the name of the rule's argument.
+OPTIONS: dict[str, dict[str, Any]] = {
+    'source': {'metavar': 'ZIP|DIR|FILE', 'help': 'Images to read: anything that dataset_tool.py reads.'},
+    'blend': {'metavar': 'ZIP|DIR|FILE', 'help': 'Images to mix in.'},
+    'dest': {'metavar': 'ZIP|DIR', 'help': 'Data set to write.'},
+    'overwrite': {'is_flag': True, 'help': 'Replace the data set at --dest.'},
+    'max_images': {'metavar': 'INT', 'type': COUNT, 'help': 'Number of images.'},
+    'num_classes': {'metavar': 'INT', 'type': COUNT, 'help': 'Number of classes.'},
+    'class_name': {'metavar': 'NAME|INT', 'help': 'Name or label of the class.'},
+    'superclass': {'metavar': 'bird|cat|dog', 'help': "CIFAR-10's class."},
+    'resolution': {'metavar': 'WxH', 'type': SQUARE_RESOLUTION, 'help': 'Size to resize to.'},
+    'blend_rate': {'metavar': 'FLOAT', 'type': SHARE, 'help': 'Share of images from --blend.'},
+    'copies': {'metavar': 'INT', 'type': click.IntRange(min=2), 'help': 'Number of times that a repeated image occurs.'},
+    'fraction': {'metavar': 'FLOAT', 'type': SHARE, 'help': 'Share of images to repeat.'},
+    'seed': {'metavar': 'INT', 'type': SEED, 'help': 'Draw the images with this seed instead of taking the first ones.'},
+    'label_seed': {'metavar': 'INT', 'type': SEED, 'help': 'Seed of the labels.'},
+    'skip_unreadable': {'is_flag': True, 'help': 'Skip damaged images, and list them in the manifest.'},
+}  # fmt: skip
 
 
-def source_and_dest(command: Callable) -> Callable:
-    """Add the options of every command that writes a data set from a source."""
-    return functools.reduce(lambda wrapped, option: option(wrapped), (overwrite, dest, source), command)
+def option(name: str, default: Any = Parameter.empty) -> click.Option:
+    """Return the option for an argument of this name; without a default it is required, unless it is a flag."""
+    settings = OPTIONS[name]
+    if default is not Parameter.empty:
+        default = 'x'.join(map(str, default)) if isinstance(default, tuple) else default
+        settings = settings | {'default': default, 'show_default': type(default) in (int, str)}
+    is_required = default is Parameter.empty and not settings.get('is_flag')
+    return click.Option([f'--{name.replace("_", "-")}'], required=is_required, **settings)

@@ -3,6 +3,6 @@
 `open_source` reads whatever holds images. `python -m dataset_utils` writes training sets that differ in one factor.
 """
 
-from dataset_utils.sources import Source, content_sha256, open_source
+from dataset_utils.sources import Reading, Source, content_sha256, open_source
 
-__all__ = ['Source', 'content_sha256', 'open_source']
+__all__ = ['Reading', 'Source', 'content_sha256', 'open_source']

@@ -1,4 +1,4 @@
-"""Write a data set, as a ZIP archive or a folder: whole or not at all, and the same bytes for the same content."""
+"""Write a data set, as a ZIP archive or a folder: complete or not at all, and the same bytes for the same content."""
 
 import contextlib
 import errno
@@ -17,7 +17,9 @@ import numpy as np
 
 from dataset_utils.manifest import Manifest
 from dataset_utils.png import encode_png
-from dataset_utils.sources.files import LABELS_FILE, MANIFEST_FILE, is_hidden
+from dataset_utils.sources.base import named
+from dataset_utils.sources.files import MANIFEST_FILE, is_hidden
+from dataset_utils.sources.labels import LABELS_FILE
 from dnnlib.util import UserError, atomic_file, sync_folder
 
 IMAGES_PER_FOLDER = 1000
@@ -31,18 +33,18 @@ Put = Callable[[str, bytes], None]
 
 
 class Destination:
-    """Where a data set is to be written: checked when it is made, so that a refusal comes before the work.
+    """The place where a data set is written; it is checked at once, so that a refusal comes before the work.
 
-    path: ends in .zip for an archive, else a folder. overwrite: replace a data set that is there.
-    sources: paths of what is read; the destination must lie apart from them.
-    Raises UserError.
+    path: ends in .zip for an archive, otherwise it is a folder. overwrite: replace an existing data set.
+    sources: paths of what is read; the destination must not be inside one, nor contain one.
+    argument: the name of the argument that gave the path, for messages. Raises UserError.
     """
 
-    def __init__(self, path: str, overwrite: bool, sources: Sequence[str] = (), option: str = '--dest'):
+    def __init__(self, path: str, overwrite: bool, sources: Sequence[str] = (), argument: str = 'dest'):
         self.path = Path(path)
-        self.where = f'{option}={path}'
+        self.where = named(argument, path)
         if not path or self.path.name.lower() == '.zip':
-            raise UserError(f'{self.where} gives the data set no name; end it in one, such as data.zip')
+            raise UserError(f'{self.where} has no name for the data set; end it in one, such as data.zip')
         self.is_archive = self.path.suffix.lower() == '.zip'
         try:
             self._refuse_other_kinds()
@@ -55,7 +57,7 @@ class Destination:
 
     def _refuse_other_kinds(self) -> None:
         if self.path.suffix.lower() in OTHER_ARCHIVES:
-            raise UserError(f'{self.where}: {self.path.suffix} cannot be written; end it in .zip, or name a folder')
+            raise UserError(f'{self.where}: {self.path.suffix} cannot be written; end it in .zip, or give a folder')
         if self.is_archive and self.path.is_dir():
             raise UserError(f'{self.where} is a folder; give the archive another name')
 
@@ -68,17 +70,17 @@ class Destination:
         here = self.path.resolve()
         for source in sources:
             if not os.path.exists(source):
-                continue  # the built-in source, or a mistake that opening it reports
+                continue  # the built-in source, or a mistake that is reported when it is opened
             there = Path(source).resolve()
             if here == there or there in here.parents or here in there.parents:
-                raise UserError(f'{self.where} and the source {source} lie in one another; write somewhere else')
+                raise UserError(f'{self.where} and the source {source} contain one another; write somewhere else')
 
     def _is_empty_folder(self) -> bool:
         return self.path.is_dir() and not any(self.path.iterdir())
 
     def _refuse_to_overwrite(self, overwrite: bool) -> None:
         if not overwrite:
-            raise UserError(f'{self.where} exists; add --overwrite to replace it, or give another name')
+            raise UserError(f'{self.where} exists; add `overwrite` to replace it, or give another name')
         if self.is_archive:
             return
         if not self.path.is_dir():
@@ -86,12 +88,12 @@ class Destination:
         stranger = _stranger_in(self.path)
         if stranger:
             raise UserError(
-                f'{self.where} holds {stranger}, which is no part of a data set; move it away, or give another name'
+                f'{self.where} contains {stranger}, which is not part of a data set; move it, or give another name'
             )
 
     @contextlib.contextmanager
     def create(self) -> Iterator['DatasetWriter']:
-        """Give a writer; what it wrote appears under the destination's name when the block ends without exception."""
+        """Yield a writer; its data set appears under the destination's name if the block ends without exception."""
         try:
             with _removal_when_stopped(), _parents(self.path), self._open(self.path) as put:
                 yield DatasetWriter(put)
@@ -109,7 +111,7 @@ class Destination:
         return _archive(path) if self.is_archive else _folder(path)
 
     def _is_own(self, name: Any) -> bool:
-        """Tell whether what an OSError names is the partial file or folder of this data set, or a folder above it."""
+        """Return whether an OSError names the partial file or folder of this data set, or a folder above it."""
         if not isinstance(name, str):
             return False
         here, there = self.path.resolve(), Path(name).resolve()
@@ -117,14 +119,14 @@ class Destination:
 
 
 class DatasetWriter:
-    """Takes the images of a data set one by one, then its manifest."""
+    """Writes the images of a data set one by one, then its manifest."""
 
     def __init__(self, put: Put):
         self._put = put
         self._labels: list[list] = []
 
     def add(self, image: np.ndarray, label: int | None) -> None:
-        """Write the next image, uint8 [H, W, C]; either all images have a label or none has."""
+        """Write the next image, uint8 [H, W, C]; either all images have labels or none."""
         number = len(self._labels)
         name = f'{number // IMAGES_PER_FOLDER:05d}/img{number:08d}.png'
         self._put(name, encode_png(image))
@@ -139,7 +141,7 @@ class DatasetWriter:
 
 @contextlib.contextmanager
 def _removal_when_stopped() -> Iterator[None]:
-    """Let a signal that ends the process end the block as an exception does, so that what it began is removed."""
+    """Turn SIGTERM and SIGHUP into an exception inside the block, so that partial output is removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -160,20 +162,20 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _parents(path: Path) -> Iterator[None]:
-    """Make the folders above a path, and remove those that were made when the block raises."""
+    """Create the folders above a path, and remove them again if the block raises."""
     missing = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         for parent in missing:
-            with contextlib.suppress(OSError):  # it is not there yet, or holds what others put there
+            with contextlib.suppress(OSError):  # it does not exist yet, or others put files there
                 parent.rmdir()
         raise
 
 
 def _nearest(path: Path) -> Path:
-    """Return the lowest folder or file above a path that is there."""
+    """Return the lowest existing folder or file above a path."""
     return next((parent for parent in path.absolute().parents if parent.exists()), path.absolute())
 
 
@@ -225,9 +227,9 @@ def _replace_folder(path: Path, new: Path) -> None:
 
 
 def _stranger_in(folder: Path) -> str | None:
-    """Return a file that a data set would not hold, or None; a folder without `dataset.json` is no data set."""
+    """Return a file that does not belong to a data set, or None; a data set has a `dataset.json`."""
     if not (folder / LABELS_FILE).is_file():
-        return f'no {LABELS_FILE} but other files'
+        return f'files but no {LABELS_FILE}'
     for parent, _, files in os.walk(folder):
         for file in files:
             name = os.path.relpath(os.path.join(parent, file), folder)

@@ -2,24 +2,26 @@
 
 import contextlib
 import dataclasses
-import functools
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 from tqdm import tqdm
 
 from dataset_utils.archive import DatasetWriter, Destination
 from dataset_utils.manifest import Manifest
 from dataset_utils.parallel import ordered_map
 from dataset_utils.sources import Source
-from dataset_utils.sources.base import match
+from dataset_utils.sources.base import ONE_SIZE, match, print_remarks, shown, with_channels
 from dataset_utils.transforms import Transform, checked_square, pad
 from dnnlib.util import UserError
 
-SKIPPED = 'skipped'  # among a manifest's arguments: the names of unreadable images that were left out
+SKIPPED = 'skipped'  # among a manifest's arguments: the names of unreadable images that were skipped
+MAX_SKIPPED_FILES = 1000  # names of other files in a manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +34,14 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All that decides a data set's bytes.
+    """Everything that determines a data set's bytes.
 
-    rule, arguments: the function of `rules.RULES` that made the plan, and its keywords.
-    parts: what to read, part after part. labels: of the images of all parts in order, or None; labels_note: how they
-    were made, in words. transform: of each image; None leaves square images as they are.
-    skip_unreadable: leave broken images out instead of stopping; None where the rule needs each image that it chose.
-    limit: stop after so many images, None for all.
-    hash_all: whether the manifest's hash of a folder covers the bytes of all of its images, or of those taken.
+    rule, arguments: the function in `rules.RULES` that made the plan, and its keywords.
+    parts: what to read, part after part. labels: for the images of all parts in order, or None; labels_note: how they
+    were made, in words. transform: applied to each image; None keeps square images as they are.
+    skip_unreadable: skip damaged images instead of stopping; None if the rule needs each image that it chose.
+    limit: stop after this many images, None for all.
+    hash_all: whether the manifest's hash of a folder covers the bytes of all of its images, or only of those taken.
     """
 
     rule: str
@@ -56,10 +58,10 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """An image of a data set and where it is from.
+    """An image of a data set and its origin.
 
     part, index: the source among the plan's parts, and the image in it. image: uint8 [S, S, C], or None for one that
-    is left out, which is either unreadable or too small for the transformation.
+    is skipped because it is unreadable or too small for the transformation.
     """
 
     part: int
@@ -70,7 +72,7 @@ class Made:
 
 
 def write_dataset(plan: Plan, destination: Destination) -> None:
-    """Write what the plan says, with a bar on stderr. Raises UserError, and then leaves nothing behind."""
+    """Write a plan's data set, with a bar on stderr. Raises UserError, and then leaves nothing behind."""
     write_datasets([(plan, destination)])
 
 
@@ -79,28 +81,30 @@ def write_datasets(jobs: Sequence[tuple[Plan, Destination]]) -> None:
     with contextlib.ExitStack() as stack:
         for plan, destination in jobs:
             _write(plan, stack.enter_context(destination.create()), destination.path.name)
+    print_remarks(list({part.source.path: part.source for plan, _ in jobs for part in plan.parts}.values()))
 
 
 def _write(plan: Plan, writer: DatasetWriter, name: str) -> None:
     total = min(sum(len(part.indices) for part in plan.parts), plan.limit or sys.maxsize)
     kept: list[Made] = []
-    left_out: list[Made] = []
+    skipped: list[Made] = []
     with tqdm(None, f'Writing {name}', total, unit='img', disable=None) as progress:
         for made in make_images(plan):
             if made.image is None:
-                left_out.append(made)
+                skipped.append(made)
                 continue
             writer.add(made.image, made.label)
             kept.append(dataclasses.replace(made, image=None))
             progress.update()
-    writer.finish(make_manifest(plan, kept, left_out))
-    _report(left_out)
+    writer.finish(make_manifest(plan, kept, skipped))
+    _report(skipped)
 
 
 def make_images(plan: Plan) -> Iterator[Made]:
-    """Make the images of a plan in order, of one size and channels, and say of others that they are left out.
+    """Make the images of a plan in order, of one size and number of channels; skipped ones come without an image.
 
-    Raises UserError that names the image: unreadable (unless the plan skips those), not square, unlike the first one.
+    Raises UserError that names an image that is unreadable (unless the plan skips those), not square, or of another
+    size than the first.
     """
     shape, reference = None, ''
     remaining = sys.maxsize if plan.limit is None else plan.limit
@@ -109,61 +113,71 @@ def make_images(plan: Plan) -> Iterator[Made]:
             source = plan.parts[made.part].source
             if shape is None:
                 shape, reference = made.image.shape, source.describe(made.index)
-            image = match(made.image, f'{source.where}: {source.describe(made.index)}', shape, reference)
+            name = f'{source.where}: {source.describe(made.index)}'
+            image = match(made.image, name, shape, reference, _remedy(plan))
             made = dataclasses.replace(made, image=image)
             remaining -= 1
         yield made
         if remaining == 0:
             return
     if shape is None:
-        raise UserError(f'{plan.parts[0].source.where}: every image is unreadable or smaller than --resolution')
+        raise UserError(
+            f'{plan.parts[0].source.where}: every image is unreadable or smaller than `resolution`; give other images'
+        )
 
 
-def _report(left_out: list[Made]) -> None:
-    unreadable = sum(made.is_unreadable for made in left_out)
+def _report(skipped: list[Made]) -> None:
+    unreadable = sum(made.is_unreadable for made in skipped)
     if unreadable:
-        print(f'Left out {unreadable} unreadable images, see "{SKIPPED}" in the manifest.', file=sys.stderr)
-    if len(left_out) > unreadable:
-        print(f'Left out {len(left_out) - unreadable} images smaller than --resolution.', file=sys.stderr)
+        print(f'Skipped {unreadable} unreadable images, see "{SKIPPED}" in the manifest.', file=sys.stderr)
+    if len(skipped) > unreadable:
+        print(f'Skipped {len(skipped) - unreadable} images smaller than the resolution.', file=sys.stderr)
 
 
 def _transformed_images(plan: Plan) -> Iterator[Made]:
     labels = iter(plan.labels) if plan.labels is not None else repeat(None)
+    channels = max(part.source.channels for part in plan.parts)
     for number, part in enumerate(plan.parts):
-        make = functools.partial(_make_image, plan, part.source)
+        make = partial(_make_image, plan, part.source, channels)
         for index, (image, is_unreadable) in zip(part.indices, ordered_map(make, part.indices), strict=True):
             yield Made(number, index, next(labels), image, is_unreadable)
 
 
-def _make_image(plan: Plan, source: Source, index: int) -> tuple[np.ndarray | None, bool]:
+def _make_image(plan: Plan, source: Source, channels: int, index: int) -> tuple[np.ndarray | None, bool]:
     try:
-        image = source.read(index)
+        image = with_channels(source.read(index), channels)
     except UserError as error:
         if plan.skip_unreadable:
             return None, True
-        hint = ', or add --skip-unreadable' if plan.skip_unreadable is False else ''
+        hint = ', or add `skip_unreadable`' if plan.skip_unreadable is False else ''
         raise UserError(f'{error}{hint}') from error
     try:
         return _transform_of(plan, source)(image), False
     except ValueError as error:
-        raise UserError(f'{source.where}: {source.describe(index)} {error}') from error
+        raise UserError(f'{source.where}: {source.describe(index)} {error}; {_remedy(plan)}') from error
+
+
+def _remedy(plan: Plan) -> str:
+    if plan.rule == 'convert':
+        return 'give `transform`=center-crop and `resolution`=WxH'
+    return ONE_SIZE
 
 
 def _transform_of(plan: Plan, source: Source) -> Transform:
     if plan.transform:
         return plan.transform
     if source.padded_size is not None:
-        return functools.partial(pad, size=source.padded_size)
+        return partial(pad, size=source.padded_size)
     return checked_square
 
 
-def make_manifest(plan: Plan, kept: list[Made], left_out: list[Made]) -> Manifest:
-    """Say how a data set was made. kept, left_out: what `make_images` yielded, with and without an image."""
+def make_manifest(plan: Plan, kept: list[Made], skipped: list[Made]) -> Manifest:
+    """Record how a data set was made. kept, skipped: what `make_images` yielded, with and without an image."""
     sources = [part.source for part in plan.parts]
     indices = [[made.index for made in kept if made.part == number] for number in range(len(sources))]
-    arguments = plan.arguments
+    arguments = plan.arguments | sources[0].reading.changes()
     if plan.skip_unreadable:
-        names = [sources[made.part].describe(made.index) for made in left_out if made.is_unreadable]
+        names = [sources[made.part].describe(made.index) for made in skipped if made.is_unreadable]
         arguments = arguments | {SKIPPED: names}
     covered = [None] * len(sources) if plan.hash_all else indices
     hashes = [source.sha256(used) for source, used in zip(sources, covered, strict=True)]
@@ -175,7 +189,14 @@ def make_manifest(plan: Plan, kept: list[Made], left_out: list[Made]) -> Manifes
         indices=_one_or_all(indices),
         labels=plan.labels_note,
         class_names=plan.class_names,
+        skipped_files=_skipped_files(sources) or UNSET,
     )
+
+
+def _skipped_files(sources: Sequence[Source]) -> list[str]:
+    names = [shown(name) for source in sources for name in source.skipped]
+    rest = len(names) - MAX_SKIPPED_FILES
+    return names if rest <= 0 else [*names[:MAX_SKIPPED_FILES], f'... and {rest} more']
 
 
 def _one_or_all(values: list) -> Any:

@@ -1,4 +1,4 @@
-"""Which of ImageNet's synsets stand for a class of CIFAR-10: the table `imagenet_superclasses.csv`."""
+"""ImageNet's synsets for each class of CIFAR-10: the table `imagenet_superclasses.csv`."""
 
 import csv
 from importlib.resources import files
@@ -12,7 +12,7 @@ TRAIN = 'ILSVRC/Data/CLS-LOC/train'
 
 
 def superclasses() -> dict[str, list[str]]:
-    """Return the synsets of each superclass, sorted, by its name, which is one of CIFAR-10's class names."""
+    """Return the sorted synsets of each superclass; superclasses have the names of CIFAR-10's classes."""
     table: dict[str, list[str]] = {}
     text = (files('dataset_utils') / 'imagenet_superclasses.csv').read_text(encoding='utf-8')
     for row in csv.DictReader(text.splitlines()):
@@ -21,13 +21,13 @@ def superclasses() -> dict[str, list[str]]:
 
 
 def images_by_synset(source: Source, superclass: str) -> list[tuple[str, list[int]]]:
-    """Return the indices of the source's images of each synset of a superclass, synsets and images sorted.
+    """Return each synset of a superclass with the indices of its images in the source, both sorted.
 
-    Raises UserError when the superclass is unknown, or one of its synsets is missing in the source.
+    Raises UserError if the superclass is unknown, or if the source lacks one of its synsets.
     """
     table = superclasses()
     if superclass not in table:
-        raise UserError(f'--superclass={superclass} is unknown; give one of {", ".join(sorted(table))}')
+        raise UserError(f'`superclass`={superclass} is unknown; give one of {", ".join(sorted(table))}')
     names = source.class_names or []
     missing = [synset for synset in table[superclass] if synset not in names]
     if missing:
@@ -45,11 +45,11 @@ def _missing_words(source: Source, superclass: str, total: int, missing: list[st
             f'its folders are {shown(", ".join(source.class_names[:5]))}' if source.class_names else 'it has no folders'
         )
         return (
-            f'{source.where}: none of the {total} synset folders of {superclass} is there, {folders}; '
-            f"name ImageNet's folder of synsets, such as {TRAIN}"
+            f'{source.where}: it has none of the {total} synset folders of {superclass}, {folders}; '
+            f"give ImageNet's folder of synsets, such as {TRAIN}"
         )
     listed = ', '.join(missing[:10]) + (', ...' if len(missing) > 10 else '')
     return (
-        f'{source.where}: {total - len(missing)} of the {total} synset folders of {superclass} are there, '
+        f'{source.where}: it has {total - len(missing)} of the {total} synset folders of {superclass}, '
         f'{listed} missing or empty; add them'
     )

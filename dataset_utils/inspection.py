@@ -1,4 +1,4 @@
-"""What is in a set of images: sizes, labels, exact copies, and pairs that are nearly copies."""
+"""The content of a set of images: sizes, labels, exact copies, and near copies."""
 
 import math
 from collections import Counter
@@ -24,11 +24,11 @@ SHOWN_CLASSES = 20
 def describe(source: Source, near: float) -> str:
     """Describe a source in words: counts, sizes, labels, copies, near copies, and how it was made.
 
-    near: pairs whose root mean square difference per pixel, in units of 0 to 255, is below it are near copies.
-    Raises UserError when images are unreadable or of different sizes, or `near` is not at least 0.
+    near: pairs whose root mean square difference per pixel, out of 255, is below it are near copies.
+    Raises UserError if images are unreadable or of different sizes, or if `near` is negative.
     """
     if not near >= 0:
-        raise UserError(f'--near={near} is no distance; give a number from 0')
+        raise UserError(f'`near`={near} is not a distance; give a number of at least 0')
     images = source.load(progress=True)
     copies = copies_of(images)
     distinct = [index for index, original in enumerate(copies) if index == original]
@@ -39,7 +39,7 @@ def describe(source: Source, near: float) -> str:
         *_label_lines(source),
         *_copy_lines(source, copies),
         *_pair_lines(source, pairs, near),
-        *_manifest_lines(getattr(source, 'manifest', None)),
+        *_manifest_lines(source.manifest),
     ]
     return '\n'.join(lines)
 
@@ -58,7 +58,7 @@ def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
     for first, second in _candidate_pairs(_project(pixels), pixels.shape[1] * near**2):
         candidates += len(first)
         if candidates > MAX_CANDIDATES:
-            raise UserError(f'--near={near:g} holds for too many pairs to list; lower it')
+            raise UserError(f'`near`={near:g} has too many pairs to list; lower it')
         for i, j in zip(first.tolist(), second.tolist(), strict=True):
             difference = pixels[i].astype(np.float64) - pixels[j]
             distance = math.sqrt(difference @ difference / len(difference))

@@ -18,6 +18,7 @@ class Manifest(Typed, frozen=True):
     rule: the sub-command, or 'convert' for dataset_tool.py; arguments: its options, without paths.
     indices: indices of the images in the source, in order; a list of two such lists for a mixture.
     labels: how the labels were made, in words. class_names: names of label 0, 1, ..., or None.
+    skipped_files: names of the files next to the images that are not images; absent if there are none.
     """
 
     source: str | list[str]
@@ -28,6 +29,7 @@ class Manifest(Typed, frozen=True):
     labels: str
     class_names: list[str] | None
     version: int = VERSION
+    skipped_files: list[str] | msgspec.UnsetType = msgspec.UNSET
 
     def to_json(self) -> str:
         """Return the manifest as JSON text; equal manifests give equal text."""

@@ -1,4 +1,4 @@
-"""An ordered map on threads: decoding, resizing and checksums release Python's lock, so threads are enough."""
+"""An ordered map on threads: decoding, resizing and checksums release Python's lock, so threads suffice."""
 
 import os
 import time
@@ -12,14 +12,14 @@ Result = TypeVar('Result')
 
 MAX_THREADS = 32
 BLOCK = 64  # items per task: a task costs about as much as decoding one small image
-# Seconds per item below which threads lose more by waiting for Python's lock than they win (measured on two cores).
+# Seconds per item below which waiting for Python's lock costs more than threads gain (measured on two cores).
 WORTH_A_THREAD = 100e-6
 
 
 def ordered_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Yield function(item) for each item, in order; where items take long, on threads a few blocks ahead of the caller.
+    """Yield function(item) for each item, in order; slow functions run on threads, a few blocks ahead of the caller.
 
-    The first item, in order, whose function raises ends the iteration with that exception.
+    The first exception, in the order of the items, ends the iteration.
     """
     start = time.perf_counter()
     yield from _apply(function, items[:BLOCK])

@@ -1,6 +1,7 @@
 """PNG files whose pixels are stored uncompressed: fast, and the same bytes with every version of zlib and Pillow.
 
-`encode_png` writes them. `decode_png` reads back exactly those, several times faster than a general decoder.
+`encode_png` writes them. `decode_png` reads exactly those files, several times faster than a general decoder.
+`is_contact_sheet` recognizes overviews of images, so that they are not read as images.
 """
 
 import struct
@@ -9,16 +10,20 @@ import zlib
 import numpy as np
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
-GREY, RGB = 0, 2  # colour types of the PNG specification, section 11.2.2
+GREY, RGB, GREY_ALPHA = 0, 2, 4  # colour types of the PNG specification, section 11.2.2
 HEADER = struct.Struct('>IIBBBBB')
 HEADER_START = len(SIGNATURE) + 8  # after the length and kind of the first chunk
 MAX_STORED = 65535  # bytes of a stored block, RFC 1951 section 3.2.4
 BLOCK_HEADER = struct.Struct('<BHH')
 FIRST_BLOCK = HEADER_START + HEADER.size + 4 + 8 + 2  # after its checksum, the next chunk's start and zlib's two bytes
 
+# The text chunk, keyword and value, in which a contact sheet or gallery states what it is.
+SHEET_KEYWORD, SHEET_TEXT = 'Title', 'Contact sheet'
+SHEET_MARK = f'tEXt{SHEET_KEYWORD}\0{SHEET_TEXT}'.encode()
+
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encode an image, uint8 [H, W, C] with C = 1 or 3, as a PNG file whose pixels are stored as they are.
+    """Encode an image, uint8 [H, W, C] with C = 1 or 3, as a PNG file with uncompressed pixels.
 
     Source: PNG specification (W3C), second edition; RFC 1950 and 1951 for the zlib stream of stored blocks.
     """
@@ -31,7 +36,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> np.ndarray | None:
-    """Decode a file that `encode_png` wrote: uint8 [H, W, C]. Any other or damaged file gives None."""
+    """Decode a file that `encode_png` wrote: uint8 [H, W, C]; None for any other file and for a damaged one."""
     if len(data) < FIRST_BLOCK:
         return None
     width, height, _, colour_type, *_ = HEADER.unpack_from(data, HEADER_START)
@@ -42,8 +47,25 @@ def decode_png(data: bytes) -> np.ndarray | None:
     if len(rows) != height * row_bytes:
         return None
     image = rows.reshape(height, row_bytes)[:, 1:].copy().reshape(height, width, -1)
-    # Encoding is cheap, and its equality proves every header, filter and checksum at once.
+    # Encoding is cheap, and equal bytes prove every header, filter and checksum at once.
     return image if encode_png(image) == data else None
+
+
+def png_has_colour(data: bytes) -> bool | None:
+    """Return whether a PNG file has colour by its header; None for a file of another format."""
+    if not data.startswith(SIGNATURE) or len(data) < HEADER_START + HEADER.size:
+        return None
+    return HEADER.unpack_from(data, HEADER_START)[3] not in (GREY, GREY_ALPHA)
+
+
+def png_bits(data: bytes) -> int:
+    """Return the bits per channel that a PNG file's header states, 0 for a file of another format."""
+    return data[HEADER_START + 8] if data.startswith(SIGNATURE) and len(data) > HEADER_START + 8 else 0
+
+
+def is_contact_sheet(data: bytes) -> bool:
+    """Return whether a PNG file is marked as an overview of several images."""
+    return SHEET_MARK in data[: FIRST_BLOCK + 2 * len(SHEET_MARK)]
 
 
 def _blocks(data: bytes, size: int) -> bytes:

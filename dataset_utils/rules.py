@@ -1,11 +1,18 @@
-"""The rules by which training sets are made: each is a pure function from sources and options to a `Plan`.
+"""The rules by which training sets are made: each is a pure function from sources and arguments to a `Plan`.
 
-A rule's keywords are what a manifest stores as its arguments, and RULES names the rules, so that the same plan can be
-made again from a manifest and its sources.
+A rule's keywords are what a manifest stores as its arguments, and RULES has the rules by name, so that the same plan
+can be made again from a manifest and its sources. A selection is a rule with a sub-command of its own:
+
+    @selection('first', examples={'The first ten digits': '--source=digits --dest=ten.zip --max-images=10'})
+    def plan_first(source: Source, *, max_images: int) -> Plan:
+        '''Take the first images.'''
+        return subset('first', source, list(range(max_images)), max_images=max_images)
+
+Its positional arguments are sources, its keywords are options (see `options.OPTIONS`), and its docstring is the help.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dataset_utils import selections
@@ -13,8 +20,7 @@ from dataset_utils.building import SKIPPED, Part, Plan
 from dataset_utils.imagenet import CIFAR10_CLASSES, images_by_synset
 from dataset_utils.labelling import PAPER_SEED, random_labels, unique_labels
 from dataset_utils.sources import Source
-from dataset_utils.sources.base import shown, words_of
-from dataset_utils.sources.files import MAX_LABEL
+from dataset_utils.sources.base import MAX_LABEL, shown, words_of
 from dataset_utils.transforms import make_transform
 from dnnlib.util import UserError
 
@@ -23,7 +29,47 @@ NO_LABELS = 'none'
 MAX_IMAGES = 10**8  # the eight digits of an image's name
 MADE_LABELS = ('random-labels', 'unique-labels')  # rules whose labels are not the source's
 
+Rule = Callable[..., Plan]
 
+# Sources in the examples.
+CIFAR = '--source=cifar-10-python.tar.gz'
+MIX = '--source=dog.zip --blend=dog-imagenet.zip'
+IMAGENET = '--source=imagenet/ILSVRC/Data/CLS-LOC/train'
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """A rule that has a sub-command. examples: command lines for its help, by what they do."""
+
+    plan: Rule
+    examples: Mapping[str, str]
+
+
+RULES: dict[str, Rule] = {}
+SELECTIONS: dict[str, Selection] = {}
+
+
+def rule(name: str) -> Callable[[Rule], Rule]:
+    """Decorate a rule, to register it under this name."""
+
+    def register(plan: Rule) -> Rule:
+        RULES[name] = plan
+        return plan
+
+    return register
+
+
+def selection(name: str, examples: Mapping[str, str]) -> Callable[[Rule], Rule]:
+    """Decorate a rule, to register it under this name and as a sub-command."""
+
+    def register(plan: Rule) -> Rule:
+        SELECTIONS[name] = Selection(plan, examples)
+        return rule(name)(plan)
+
+    return register
+
+
+@rule('convert')
 def plan_convert(
     source: Source,
     *,
@@ -32,12 +78,12 @@ def plan_convert(
     resolution: Sequence[int] | None = None,
     skip_unreadable: bool = False,
 ) -> Plan:
-    """Plan the conversion of a whole source, or of its first `max_images` images: the rule of dataset_tool.py.
+    """Convert a complete source, or its first `max_images` images: the rule of dataset_tool.py.
 
-    transform, resolution: see `transforms.make_transform`; resolution (width, height).
-    skip_unreadable: leave broken images out, and take others up to `max_images`.
+    transform, resolution: see `transforms.make_transform`; resolution is (width, height).
+    skip_unreadable: skip damaged images, and take others up to `max_images`.
     """
-    plan = _subset(
+    plan = subset(
         'convert',
         source,
         list(range(len(source))),
@@ -54,33 +100,73 @@ def plan_convert(
     )
 
 
+@selection(
+    'size',
+    examples={
+        "The first 200 of each of CIFAR-10's ten classes": f'{CIFAR} --dest=cifar10-2000.zip --max-images=2000',
+        '200 of each, drawn at random': f'{CIFAR} --dest=drawn.zip --max-images=2000 --seed=1',
+    },
+)
 def plan_size(source: Source, *, max_images: int, seed: int | None = None) -> Plan:
-    """Plan a class-balanced subset of `max_images` images, see `selections.balanced`; labels are kept."""
-    indices = selections.balanced(labels_of(source), source.class_names, max_images, seed)
-    return _subset('size', source, indices, max_images=max_images, seed=seed)
+    """Take the same number of images of each class.
+
+    The set is ordered by class and keeps the labels; `max_images` must be a multiple of the number of classes. Images
+    without labels are taken in order, or drawn uniformly.
+    """
+    return subset('size', source, _balanced(source, max_images, seed), max_images=max_images, seed=seed)
 
 
+@selection(
+    'classes',
+    examples={
+        '1,000 airplanes and 1,000 automobiles': f'{CIFAR} --dest=c2.zip --num-classes=2 --max-images=2000',
+        '166 zeros, 166 ones and 168 twos': '--source=digits --dest=c3.zip --num-classes=3 --max-images=500',
+    },
+)
 def plan_classes(source: Source, *, num_classes: int, max_images: int, seed: int | None = None) -> Plan:
-    """Plan a subset of the first `num_classes` classes, see `selections.first_classes`; labels are kept."""
+    """Take images of the first classes only (inter-diversity).
+
+    Each of the first `num_classes` classes gives the same number of images, and the last also the remainder.
+    """
     indices = selections.first_classes(labels_of(source), source.class_names, num_classes, max_images, seed)
-    return _subset('classes', source, indices, num_classes=num_classes, max_images=max_images, seed=seed)
+    return subset('classes', source, indices, num_classes=num_classes, max_images=max_images, seed=seed)
 
 
+@selection(
+    'resolution',
+    examples={
+        '2,000 images of CIFAR-10 at 16x16': f'{CIFAR} --dest=r16.zip --resolution=16x16 --max-images=2000',
+        'The same at 8x8': f'{CIFAR} --dest=r8.zip --resolution=8x8 --max-images=2000',
+    },
+)
 def plan_resolution(source: Source, *, resolution: Sequence[int], max_images: int, seed: int | None = None) -> Plan:
-    """Plan what `plan_size` does, resized as dataset_tool.py does. resolution: (width, height), which are equal."""
-    indices = selections.balanced(labels_of(source), source.class_names, max_images, seed)
-    plan = _subset('resolution', source, indices, resolution=resolution, max_images=max_images, seed=seed)
+    """Take what `size` takes, and resize it (data dimension).
+
+    The filter is Lanczos, as in dataset_tool.py.
+    """
+    indices = _balanced(source, max_images, seed)
+    plan = subset('resolution', source, indices, resolution=resolution, max_images=max_images, seed=seed)
     return dataclasses.replace(plan, transform=make_transform(None, resolution))
 
 
+@selection(
+    'random-labels',
+    examples={
+        '2,000 images of CIFAR-10 with 20 random labels': f'{CIFAR} --dest=r20.zip --num-classes=20 --max-images=2000',
+        'Other labels for the same images': '--source=digits --dest=r5.zip --num-classes=5 --max-images=500 --label-seed=1',
+    },
+)
 def plan_random_labels(
     source: Source, *, num_classes: int, max_images: int, seed: int | None = None, label_seed: int = PAPER_SEED
 ) -> Plan:
-    """Plan what `plan_size` does, with random labels in [0, num_classes), see `labelling.random_labels`."""
+    """Take what `size` takes, and label it at random (conditioning).
+
+    Labels are independent and uniform, drawn for the images in order.
+    """
     if not 1 <= num_classes <= MAX_LABEL + 1:
-        raise UserError(f'--num-classes={num_classes} is not in the range from 1 to {MAX_LABEL + 1}')
-    indices = selections.balanced(labels_of(source), source.class_names, max_images, seed)
-    plan = _subset(
+        raise UserError(f'`num_classes`={num_classes} is not in the range from 1 to {MAX_LABEL + 1}; change it')
+    indices = _balanced(source, max_images, seed)
+    plan = subset(
         'random-labels',
         source,
         indices,
@@ -94,20 +180,47 @@ def plan_random_labels(
     return dataclasses.replace(plan, labels=labels, labels_note=note, class_names=None)
 
 
+@selection(
+    'unique-labels',
+    examples={
+        'All of CIFAR-10 with 50,000 labels': f'{CIFAR} --dest=u50000.zip --max-images=50000',
+        '500 digits with 500 labels': '--source=digits --dest=u500.zip --max-images=500',
+    },
+)
 def plan_unique_labels(source: Source, *, max_images: int, seed: int | None = None) -> Plan:
-    """Plan what `plan_size` does, with the image's position as its label."""
-    indices = selections.balanced(labels_of(source), source.class_names, max_images, seed)
-    plan = _subset('unique-labels', source, indices, max_images=max_images, seed=seed)
+    """Take what `size` takes, and make each image its own class (conditioning).
+
+    The label is the image's position in the data set.
+    """
+    indices = _balanced(source, max_images, seed)
+    plan = subset('unique-labels', source, indices, max_images=max_images, seed=seed)
     note = 'unique: the position of the image'
     return dataclasses.replace(plan, labels=unique_labels(len(indices)), labels_note=note, class_names=None)
 
 
+@selection(
+    'one-class',
+    examples={
+        'The first 2,000 dogs of CIFAR-10': f'{CIFAR} --dest=dog.zip --class-name=dog --max-images=2000',
+        'Every digit that is a seven': '--source=digits --dest=seven.zip --class-name=7',
+    },
+)
 def plan_one_class(source: Source, *, class_name: str, max_images: int | None = None, seed: int | None = None) -> Plan:
-    """Plan a subset of one class, by name or label, see `selections.one_class`; the label is kept."""
+    """Take images of one class; all of them without `max_images`.
+
+    They keep the label of the class in the source.
+    """
     indices = selections.one_class(labels_of(source), source.class_names, class_name, max_images, seed)
-    return _subset('one-class', source, indices, class_name=class_name, max_images=max_images, seed=seed)
+    return subset('one-class', source, indices, class_name=class_name, max_images=max_images, seed=seed)
 
 
+@selection(
+    'imagenet-class',
+    examples={
+        '2,000 dogs of 123 synsets, 32x32 as in CIFAR-10': f'{IMAGENET} --dest=dog-imagenet.zip --superclass=dog --max-images=2000',
+        'Cats at 64x64, without damaged files': f'{IMAGENET} --dest=cat-imagenet.zip --superclass=cat --max-images=1000 --resolution=64x64 --skip-unreadable',
+    },
+)
 def plan_imagenet_class(
     source: Source,
     *,
@@ -117,12 +230,12 @@ def plan_imagenet_class(
     seed: int = 0,
     skip_unreadable: bool = False,
 ) -> Plan:
-    """Plan images of a superclass of ImageNet, spread evenly over its synsets, see `selections.spread`.
+    """Draw images of one of CIFAR-10's classes from ImageNet (intra-diversity).
 
-    They are center-cropped and resized to `resolution`, and have the label of CIFAR-10's class of that name.
-    skip_unreadable: draw another image of the synset instead of a broken one, and list those in the arguments.
-    Source: Gu et al. 2023, section 4.3 (intra-diversity).
+    They are spread evenly over the synsets of the class, whose folders must all be present, and get CIFAR-10's label.
+    `source` is ImageNet's train folder, or the part of it with those synsets. Images are center-cropped, then resized.
     """
+    # Source: Gu et al. 2023, section 4.3.
     groups = images_by_synset(source, superclass)
     arguments: dict[str, Any] = {
         'superclass': superclass,
@@ -150,22 +263,28 @@ def plan_imagenet_class(
     )
 
 
+@selection(
+    'mixture',
+    examples={
+        '1,600 dogs of CIFAR-10 and 400 of ImageNet': f'{MIX} --dest=dog-0.2.zip --blend-rate=0.2 --max-images=2000',
+        'Half and half': f'{MIX} --dest=dog-0.5.zip --blend-rate=0.5 --max-images=2000',
+    },
+)
 def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images: int) -> Plan:
-    """Plan the first int(max_images * (1 - blend_rate)) images of `source`, and the first of `blend` for the rest.
+    """Mix two data sets (intra-diversity).
 
-    blend_rate: in [0, 1]. The product is taken in float64: at 0.8, 199 of 1,000 images come from `source`.
-    Raises UserError when a source has too few images, or the two differ in size, channels or classes.
-    Source: Gu et al. 2023, section 4.3 (intra-diversity).
+    The first int(N * (1 - rate)) of N = `max_images` images are the first of `source`, the others the first of `blend`.
     """
+    # The product is taken in float64: at 0.8, 199 of 1,000 images come from `source`. Source: Gu et al. 2023, sec. 4.3.
     if not 0 <= blend_rate <= 1:
-        raise UserError(f'--blend-rate={blend_rate} is not in the range from 0 to 1')
+        raise UserError(f'`blend_rate`={blend_rate} is not in the range from 0 to 1; change it')
     _check_alike(source, blend)
     counts = [int(max_images * (1 - blend_rate))]
     counts.append(max_images - counts[0])
     labels: list[int] = []
     for part, count in zip((source, blend), counts, strict=True):
         if count > len(part):
-            raise UserError(f'{part.where} has {len(part)} images, but {count} are needed; lower --max-images')
+            raise UserError(f'{part.where} has {len(part)} images, but {count} are needed; lower `max_images`')
         labels += (part.labels or [])[:count]
     return Plan(
         rule='mixture',
@@ -177,60 +296,48 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
     )
 
 
+@selection(
+    'duplicate',
+    examples={
+        '1,000 images of which 100 occur ten times: 1,900 in all': '--source=cifar10-1000.zip --dest=d10.zip --copies=10 --fraction=0.1',
+        'Every image twice': '--source=cifar10-1000.zip --dest=d2.zip --copies=2 --fraction=1',
+    },
+)
 def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | None = None) -> Plan:
-    """Plan all images of a source, a fraction of them `copies` times, see `selections.repeated`; labels are kept."""
+    """Repeat a fraction of the images.
+
+    All images keep their places, and after them the fraction is repeated until each of its images occurs `copies`
+    times. It is taken evenly from the classes: the first images of each class, or drawn by `seed`.
+    """
     if copies < 1:
-        raise UserError(f'--copies={copies} must be at least 1')
+        raise UserError(f'`copies`={copies} must be at least 1')
     if not 0 <= fraction <= 1:
-        raise UserError(f'--fraction={fraction} is not in the range from 0 to 1')
+        raise UserError(f'`fraction`={fraction} is not in the range from 0 to 1; change it')
     if copies * len(source) > MAX_IMAGES:
-        raise UserError(f'--copies={copies} may give more than {MAX_IMAGES} images; lower it')
+        raise UserError(f'`copies`={copies} may give more than {MAX_IMAGES} images; lower it')
     indices = selections.repeated(source.labels, len(source), copies, fraction, seed)
     if copies > 1 and fraction > 0 and len(indices) == len(source):
         raise UserError(
-            f'--fraction={fraction:g} of {len(source)} images is less than one, so none is repeated; raise it'
+            f'`fraction`={fraction:g} of {len(source)} images is less than one, so none is repeated; raise it'
         )
-    return _subset('duplicate', source, indices, copies=copies, fraction=fraction, seed=seed)
+    return subset('duplicate', source, indices, copies=copies, fraction=fraction, seed=seed)
 
 
+@rule('split')
 def plan_split(source: Source, *, max_images: int, half: str, seed: int | None = None) -> Plan:
-    """Plan one of two disjoint class-balanced halves of `max_images` images each, see `selections.halves`.
+    """Take one of two disjoint sets of `max_images` images each, see `selections.halves`.
 
-    half: 'a', which is what `plan_size` takes, or 'b'.
+    half: 'a', which is what `size` takes, or 'b'.
     """
-    halves = selections.halves(labels_of(source), source.class_names, max_images, seed)
-    return _subset('split', source, halves['ab'.index(half)], max_images=max_images, half=half, seed=seed)
+    halves = selections.halves(*_classes_of(source), max_images, seed)
+    return subset('split', source, halves['ab'.index(half)], max_images=max_images, half=half, seed=seed)
 
 
-RULES: dict[str, Callable[..., Plan]] = {
-    'convert': plan_convert,
-    'size': plan_size,
-    'classes': plan_classes,
-    'resolution': plan_resolution,
-    'random-labels': plan_random_labels,
-    'unique-labels': plan_unique_labels,
-    'one-class': plan_one_class,
-    'imagenet-class': plan_imagenet_class,
-    'mixture': plan_mixture,
-    'duplicate': plan_duplicate,
-    'split': plan_split,
-}
-
-
-def labels_of(source: Source) -> list[int]:
-    """Return the labels that a selection by class needs; raises UserError for a source without."""
-    if source.labels is None:
-        raise UserError(
-            f'{source.where} has no labels, which this selection needs; '
-            f'take the first images of it with dataset_tool.py --max-images'
-        )
-    return source.labels
-
-
-def _subset(rule: str, source: Source, indices: list[int], **arguments: Any) -> Plan:
+def subset(name: str, source: Source, indices: list[int], **arguments: Any) -> Plan:
+    """Plan a subset of one source that keeps its labels, by the rule of this name with these arguments."""
     labels = source.labels
     return Plan(
-        rule=rule,
+        rule=name,
         arguments=arguments,
         parts=[Part(source, indices)],
         labels=[labels[index] for index in indices] if labels is not None else None,
@@ -239,22 +346,37 @@ def _subset(rule: str, source: Source, indices: list[int], **arguments: Any) -> 
     )
 
 
+def labels_of(source: Source) -> list[int]:
+    """Return the labels that a selection by class needs; raises UserError for a source without labels."""
+    if source.labels is None:
+        raise UserError(f'{source.where} has no labels, which this selection needs; select by size instead')
+    return source.labels
+
+
+def _balanced(source: Source, max_images: int, seed: int | None) -> list[int]:
+    return selections.balanced(*_classes_of(source), max_images, seed)
+
+
+def _classes_of(source: Source) -> tuple[list[int], list[str] | None]:
+    """Return labels and class names; images without labels count as one class."""
+    return ([0] * len(source), None) if source.labels is None else (source.labels, source.class_names)
+
+
 def _check_alike(source: Source, blend: Source) -> None:
-    shapes = [part.read(0).shape for part in (source, blend)]
-    if shapes[0] != shapes[1]:
+    if source.shape[:2] != blend.shape[:2]:
         raise UserError(
-            f'{source.where} is {words_of(shapes[0])}, but {blend.where} is {words_of(shapes[1])}; '
-            f'bring both to one size and to one of grey and RGB with dataset_tool.py'
+            f'{source.where} is {words_of(source.shape)}, but {blend.where} is {words_of(blend.shape)}; '
+            f'bring both to one size with dataset_tool.py'
         )
     if (source.labels is None) != (blend.labels is None):
         bare = source if source.labels is None else blend
-        raise UserError(f'{bare.where} has no labels, but what it is mixed with has; label both or neither')
+        raise UserError(f'{bare.where} has no labels, but the set that it is mixed with has; label both or neither')
     for part in (source, blend):
-        manifest = getattr(part, 'manifest', None)
+        manifest = part.manifest
         if manifest is not None and manifest.rule in MADE_LABELS:
             raise UserError(
-                f'{part.where} has labels of its own making ({shown(manifest.labels)}), which do not mix; '
-                f'mix the sets before them, and then label the mixture'
+                f'{part.where} has labels made by {shown(manifest.rule)}, which do not mix; '
+                f'mix the sets that it was made of, and then label the mixture'
             )
     _check_classes_alike(source, blend)
 
@@ -263,19 +385,19 @@ def _check_classes_alike(source: Source, blend: Source) -> None:
     names = [part.class_names for part in (source, blend)]
     if None not in names and names[0] != names[1]:
         raise UserError(
-            f'{source.where} and {blend.where} name their classes differently, so that labels would mean two things; '
+            f'{source.where} and {blend.where} have different class names, so that a label would have two meanings; '
             f'make both from sources with the same classes'
         )
     for part, others in ((source, names[1]), (blend, names[0])):
         if part.labels is not None and others is not None and max(part.labels) >= len(others):
             raise UserError(
-                f'{part.where} has the label {max(part.labels)}, but what it is mixed with has {len(others)} classes; '
-                f'make both from sources with the same classes'
+                f'{part.where} has the label {max(part.labels)}, but the set that it is mixed with has {len(others)} '
+                f'classes; make both from sources with the same classes'
             )
 
 
 class _UnreadableSkipper:
-    """Tells which images can be read, and remembers the names of those that cannot."""
+    """Finds out which images can be read, and keeps the names of the others."""
 
     def __init__(self, source: Source):
         self.source = source

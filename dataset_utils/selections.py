@@ -1,6 +1,7 @@
 """Which images a training set takes: pure functions from labels to indices into the source.
 
-For one seed, and for none, a smaller set is contained in every larger one, but for the remainder of `first_classes`.
+With the same seed, or without one, a smaller set is contained in every larger one, except for the remainder of
+`first_classes`. Labels that are all 0 select from all images alike.
 """
 
 from collections import Counter
@@ -15,8 +16,8 @@ from dnnlib.util import UserError
 def balanced(labels: Sequence[int], class_names: Sequence[str] | None, max_images: int, seed: int | None) -> list[int]:
     """Take max_images / C images of each of the C classes that are present, class after class in order of label.
 
-    labels: of each image in the source. seed: None takes each class's first images, a seed draws them (see `members`).
-    Raises UserError when C does not divide max_images, or a class has too few.
+    labels: one for each image in the source. seed: None takes each class's first images, a seed draws them (see
+    `members`). Raises UserError if C does not divide max_images, or if a class has too few images.
     Source: Gu et al. 2023, section 3.1: the first |D|/10 images of each class of CIFAR-10.
     """
     classes = members(labels, seed)
@@ -26,9 +27,9 @@ def balanced(labels: Sequence[int], class_names: Sequence[str] | None, max_image
 def halves(
     labels: Sequence[int], class_names: Sequence[str] | None, max_images: int, seed: int | None
 ) -> tuple[list[int], list[int]]:
-    """Take two disjoint sets of `max_images` images each: the first is `balanced`'s, the second the next of each class.
+    """Take two disjoint sets of `max_images` images each: what `balanced` takes, and the next images of each class.
 
-    Raises UserError as `balanced` does, for twice as many images.
+    Raises UserError as `balanced` does for twice as many images.
     """
     classes = members(labels, seed)
     counts = _equal_counts(classes, max_images)
@@ -41,16 +42,16 @@ def halves(
 def first_classes(
     labels: Sequence[int], class_names: Sequence[str] | None, num_classes: int, max_images: int, seed: int | None
 ) -> list[int]:
-    """Take max_images // C images of each of the first C classes that are present, and the remainder of the last.
+    """Take max_images // C images of each of the first C classes that are present, and the rest from the last one.
 
-    Raises UserError when there are fewer classes, less than one image for each, or a class has too few.
+    Raises UserError if there are fewer classes, less than one image for each, or if a class has too few images.
     Source: Gu et al. 2023, section 4.2 (inter-diversity).
     """
     classes = members(labels, seed)
     if num_classes > len(classes):
-        raise UserError(f'--num-classes={num_classes} is more than the {len(classes)} classes of the source; lower it')
+        raise UserError(f'`num_classes`={num_classes} is more than the {len(classes)} classes of the source; lower it')
     if max_images < num_classes:
-        raise UserError(f'--max-images={max_images} is less than one for each of --num-classes={num_classes}; raise it')
+        raise UserError(f'`max_images`={max_images} is less than `num_classes`={num_classes}; raise it')
     counts = dict.fromkeys(list(classes)[:num_classes], max_images // num_classes)
     counts[list(counts)[-1]] += max_images % num_classes
     return take(classes, class_names, counts)
@@ -59,9 +60,9 @@ def first_classes(
 def one_class(
     labels: Sequence[int], class_names: Sequence[str] | None, name: str, max_images: int | None, seed: int | None
 ) -> list[int]:
-    """Take the first `max_images` images of one class, or all of it. name: the class's name, or its label in digits.
+    """Take the first `max_images` images of one class, or all of them. name: the class's name, or its label in digits.
 
-    Raises UserError when there is no such class, listing those that are, or it has too few images.
+    Raises UserError if there is no such class, with a list of the classes, or if it has too few images.
     """
     classes = members(labels, seed)
     label = _find_class(classes, class_names, name)
@@ -69,15 +70,14 @@ def one_class(
 
 
 def repeated(labels: Sequence[int] | None, count: int, copies: int, fraction: float, seed: int | None) -> list[int]:
-    """Take all `count` images in order, then a fraction of them again and again, until each of those is there `copies`
-    times.
+    """Take all `count` images in order, and then repeat a fraction of them until each of those occurs `copies` times.
 
-    Repeated are round(fraction * count) images, of each class the same share to within an image: the first, or drawn by
-    the seed; without labels all images count as one class. A smaller fraction's are among a larger one's. fraction: in
-    [0, 1].
+    fraction: in [0, 1]; round(fraction * count) images are repeated, the same share of each class to within one image:
+    the first ones, or drawn by the seed. Without labels all images count as one class. The images of a smaller fraction
+    are among those of a larger one.
     """
     classes = members(labels if labels is not None else [0] * count, seed)
-    # Every image stands at the share of its class that it completes, and those that stand first are taken.
+    # The k-th image of a class has the place (k - 1/2) / (size of the class), and the lowest places are taken.
     places = sorted(
         ((position + 0.5) / len(indices), label)
         for label, indices in classes.items()
@@ -94,11 +94,11 @@ def spread(
     seed: int,
     is_wanted: Callable[[int], bool] = lambda index: True,
 ) -> list[int]:
-    """Draw `max_images` images evenly from groups, group after group; the first max_images mod S of S give one more.
+    """Draw `max_images` images evenly from S groups, group after group; the first max_images mod S give one more.
 
-    groups: name, such as 'n02085620', and indices of each; its digits and the seed decide how a group is shuffled, so
-    that the draw does not depend on what else the source holds. is_wanted: whether an index may be taken; the next of
-    its group takes its place. Raises UserError when a group has too few.
+    groups: name, such as 'n02085620', and indices of each. A group is shuffled by its digits and the seed, so that the
+    draw does not depend on the rest of the source. is_wanted: whether an index may be taken; otherwise the next index
+    of its group takes its place. Raises UserError if a group has too few images.
     """
     share, extra = divmod(max_images, len(groups))
     chosen: list[int] = []
@@ -113,7 +113,7 @@ def spread(
         if len(taken) < count:
             kind = 'images' if len(taken) == len(indices) else 'readable images'
             raise UserError(
-                f'--max-images={max_images} asks for {count} images of {name}, which has {len(taken)} {kind}; lower it'
+                f'`max_images`={max_images} asks for {count} images of {name}, which has {len(taken)} {kind}; lower it'
             )
         chosen += taken
     return chosen
@@ -122,8 +122,8 @@ def spread(
 def members(labels: Sequence[int], seed: int | None) -> dict[int, list[int]]:
     """Return the indices of each class's images by label, labels ascending.
 
-    seed: None keeps the source's order; a seed in [0, 2^32) shuffles each class by a generator of its own, seeded by
-    (seed, label), so that neither a longer prefix nor another class changes a class's order.
+    seed: None keeps the source's order; a seed in [0, 2^32) shuffles each class with its own generator, seeded by
+    (seed, label), so that a class's order depends on nothing else.
     """
     every = np.asarray(labels)
     order = np.argsort(every, kind='stable')
@@ -135,14 +135,14 @@ def members(labels: Sequence[int], seed: int | None) -> dict[int, list[int]]:
 
 
 def shuffled(indices: Sequence[int], seed: int, key: int) -> list[int]:
-    """Shuffle indices by a generator that is seeded by (seed, key), both in [0, 2^32)."""
-    # RandomState's streams are frozen by numpy's policy (NEP 19), those of newer generators are not.
+    """Shuffle indices with a generator seeded by (seed, key), both in [0, 2^32)."""
+    # numpy guarantees that the streams of RandomState never change (NEP 19), but not those of newer generators.
     order = np.random.RandomState([seed, key]).permutation(len(indices))
     return [indices[position] for position in order]
 
 
 def take(classes: dict[int, list[int]], class_names: Sequence[str] | None, counts: dict[int, int]) -> list[int]:
-    """Take the first counts[label] images of each class in `counts`; raises UserError when a class has too few."""
+    """Take the first counts[label] images of each class in `counts`; raises UserError if a class has too few."""
     _check_enough(classes, class_names, counts)
     return [index for label, count in counts.items() for index in classes[label][:count]]
 
@@ -157,7 +157,7 @@ def name_of(label: int, class_names: Sequence[str] | None) -> str:
 def _equal_counts(classes: dict[int, list[int]], max_images: int) -> dict[int, int]:
     if max_images % len(classes):
         raise UserError(
-            f'--max-images={max_images} is no multiple of the {len(classes)} classes; '
+            f'`max_images`={max_images} is not a multiple of the {len(classes)} classes; '
             f'give {max_images - max_images % len(classes) or len(classes)}'
         )
     return dict.fromkeys(classes, max_images // len(classes))
@@ -169,9 +169,10 @@ def _check_enough(
     for label, count in counts.items():
         if sets * count > len(classes[label]):
             smallest = min(len(classes[other]) for other in counts)
+            which = f'of class {name_of(label, class_names)}, which has' if len(classes) > 1 else 'of'
             raise UserError(
-                f'--max-images asks for {sets * count} images of class {name_of(label, class_names)}, which has '
-                f'{len(classes[label])}; the largest possible is --max-images={smallest // sets * len(counts)}'
+                f'`max_images` asks for {sets * count} images {which} {len(classes[label])}; '
+                f'give at most {smallest // sets * len(counts)}'
             )
 
 
@@ -183,4 +184,4 @@ def _find_class(classes: dict[int, list[int]], class_names: Sequence[str] | None
         return int(name)
     known = [name_of(label, class_names) for label in classes]
     listed = ', '.join(known[:20]) + (', ...' if len(known) > 20 else '')
-    raise UserError(f'--class-name={name} is no class of the source, which has {listed}; give one of those')
+    raise UserError(f'`class_name`={name} is not a class of the source, which has {listed}; give one of those')

@@ -11,25 +11,27 @@ from dnnlib.util import UserError
 LANCZOS, BOX, BICUBIC = PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BOX, PIL.Image.Resampling.BICUBIC
 MAX_EDGE = 8192
 
-# From one image to another, uint8 [H, W, C]; None leaves the image out of the data set.
+# From one image to another, uint8 [H, W, C]; None skips the image.
 Transform = Callable[[np.ndarray], np.ndarray | None]
 
 
 def make_transform(name: str | None, resolution: Sequence[int]) -> Transform:
-    """Return the transformation of dataset_tool.py's --transform and --resolution.
+    """Return the transformation of this name, to images of this size.
 
-    name: a key of TRANSFORMS, or None to resize images that are square already. resolution: (width, height), equal
-    unless the name is 'center-crop-wide', whose height is at most the width. Raises UserError.
+    name: one of TRANSFORMS, or None to resize images that are square already. resolution: (width, height), equal
+    except for 'center-crop-wide', where the height is at most the width. Raises UserError.
     """
     width, height = resolution
     if not all(type(edge) is int and 1 <= edge <= MAX_EDGE for edge in resolution):
-        raise UserError(f'--resolution={width}x{height} is out of range; give an edge of 1 to {MAX_EDGE} pixels')
+        raise UserError(f'`resolution`={width}x{height} is out of range; give an edge of 1 to {MAX_EDGE} pixels')
     if name not in (None, *TRANSFORMS):
-        raise UserError(f'--transform={name} is unknown; choose one of {", ".join(TRANSFORMS)}')
+        raise UserError(f'`transform`={name} is unknown; choose one of {", ".join(TRANSFORMS)}')
     if name == 'center-crop-wide' and height > width:
-        raise UserError(f'--resolution={width}x{height} is higher than wide, which center-crop-wide cannot make')
+        raise UserError(
+            f'`resolution`={width}x{height} is taller than wide, which center-crop-wide cannot make; swap the numbers'
+        )
     if name != 'center-crop-wide' and height != width:
-        raise UserError(f'--resolution={width}x{height} is not square; give {width}x{width}')
+        raise UserError(f'`resolution`={width}x{height} is not square; give {width}x{width}')
     if name == 'center-crop-wide':
         return lambda image: center_crop_wide(image, width, height)
     one_size = {None: resize_square, 'center-crop': center_crop, 'center-crop-dhariwal': center_crop_dhariwal}[name]
@@ -45,12 +47,9 @@ def resize(image: np.ndarray, width: int, height: int, resample: PIL.Image.Resam
 
 
 def checked_square(image: np.ndarray) -> np.ndarray:
-    """Return a square image as it is; raises ValueError for any other, since how to make it square is a choice."""
+    """Return a square image unchanged; raises ValueError for any other, since there are several ways to crop it."""
     if image.shape[0] != image.shape[1]:
-        raise ValueError(
-            f'is {words_of(image.shape)}, not square; '
-            f'crop with dataset_tool.py --transform=center-crop --resolution=WxH'
-        )
+        raise ValueError(f'is {words_of(image.shape)}, not square')
     return image
 
 
@@ -68,7 +67,7 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 def center_crop_wide(image: np.ndarray, width: int, height: int) -> np.ndarray | None:
     """Crop the largest central box of proportions width : height, resize it, and center it in a black square.
 
-    Returns uint8 [width, width, C], or None for an image whose box would have to be enlarged.
+    Returns uint8 [width, width, C], or None if the box would have to be enlarged.
     """
     image_height, image_width = image.shape[:2]
     box_width = min(image_width, round(image_height * width / height))
@@ -82,7 +81,7 @@ def center_crop_wide(image: np.ndarray, width: int, height: int) -> np.ndarray |
 
 
 def center_crop_dhariwal(image: np.ndarray, size: int) -> np.ndarray:
-    """Halve by averaging while twice the size is left, scale the short side to `size` bicubically, crop the center.
+    """Halve by averaging while both sides are at least 2 * size, scale the short side to `size` bicubically, and crop.
 
     Source: the preprocessing of ImageNet in Dhariwal and Nichol 2021.
     """

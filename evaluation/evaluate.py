@@ -82,7 +82,7 @@ def load_training_set(options: EvaluationOptions, device: torch.device) -> Train
         if options.expdir is None:
             raise UserError('give `training_set`, the training set to compare with')
         path = training_set_of(options.expdir)
-    dataset = load_dataset(path, option='`training_set`')
+    dataset = load_dataset(path, argument='training_set')
     return TrainingSet(dataset, device, where=f'`training_set`={path}')
 
 
@@ -97,7 +97,7 @@ def training_set_of(run_dir: Path) -> str:
 
 def read(options: EvaluationOptions, path: str, argument: str, training_set: TrainingSet) -> ImageSet:
     """Given images, in the shape of the training images."""
-    images = read_images(path, f'`{argument}`', options.float_range, progress=distributed.is_main())
+    images = read_images(path, argument, options.float_range, progress=distributed.is_main())
     return fitted(images, training_set.images.shape[1:], training_set.where, options.resize)
 
 

@@ -159,7 +159,7 @@ class ClosedFormGenerator(Generator):
         require_known(self.name)
         if sampling.data is None:
             raise UserError(f'`denoiser`={name} needs `data`, its training set')
-        self.dataset = load_dataset(sampling.data, option='`data`')
+        self.dataset = load_dataset(sampling.data, argument='data')
         self.shape = tuple(self.dataset.images.shape[1:])  # type: ignore[assignment]
         self.class_index = sampling.class_index
         labels = self.dataset.labels

@@ -71,7 +71,7 @@ def read_images(path: str, option: str, float_range: FloatRange | None = None, p
 
 def _open(path: str, option: str, float_range: FloatRange | None) -> Source:
     if float_range is not None and is_numpy_name(path) and Path(path).is_file():
-        return NumpySource(path, option, float_range)
+        return NumpySource(path, option, float_range=float_range)
     return open_source(path, option)
 
 

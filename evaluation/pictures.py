@@ -11,8 +11,10 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 import torch
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from dataset_utils.png import SHEET_KEYWORD, SHEET_TEXT
 from dnnlib.util import atomic_file
 from evaluation.memorization import Memorization
 from evaluation.records import closeness
@@ -89,7 +91,14 @@ def save_picture(path: Path, picture: PIL.Image.Image) -> None:
     """Write a PNG, complete or not at all, and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
-        picture.save(file, format='PNG')
+        picture.save(file, format='PNG', pnginfo=_sheet_mark())
+
+
+def _sheet_mark() -> PngInfo:
+    """The text in a PNG by which readers of images recognize an overview and skip it."""
+    mark = PngInfo()
+    mark.add_text(SHEET_KEYWORD, SHEET_TEXT)
+    return mark
 
 
 def shown_rows(result: Memorization, count: int = GALLERY_ROWS) -> dict[str, list[int]]:

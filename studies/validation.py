@@ -67,13 +67,13 @@ class Validator:
         parser = PARSERS[part]
         if isinstance(parser, click.Group):
             selection = str(options['selection'])
-            names = sorted(set(parser.commands) - set(NOT_SELECTIONS))
+            names = sorted(set(parser.list_commands(click.Context(parser))) - set(NOT_SELECTIONS))
             if selection not in names:
                 place = where if isinstance(where, str) else where.get('selection', '[data]')
                 raise UserError(
                     f'{study.name}: selection = {selection!r} in {place} is not known; choose one of {", ".join(names)}'
                 )
-            parser = parser.commands[selection]
+            parser = _sub_command(parser, selection)
         known = {name.lstrip('-') for parameter in parser.params for name in parameter.opts} | {'selection'}
         for key in options:
             if key not in known:
@@ -97,7 +97,7 @@ class Validator:
         parser = PARSERS[part]
         words = command[1:]
         if isinstance(parser, click.Group):
-            parser, words = parser.commands[command[2]], command[3:]
+            parser, words = _sub_command(parser, command[2]), command[3:]
         try:
             return parser.make_context(command[0], list(words)).params
         except click.UsageError as error:
@@ -151,8 +151,14 @@ class Validator:
 
     def _open(self, path: str) -> Source:
         if path not in self.opened:
-            self.opened[path] = open_source(path, '--source')
+            self.opened[path] = open_source(path, 'source')
         return self.opened[path]
+
+
+def _sub_command(group: click.Group, name: str) -> click.Command:
+    command = group.get_command(click.Context(group), name)
+    assert command is not None, 'the names were checked before'
+    return command
 
 
 def command_name(part: str, options: Options) -> str:

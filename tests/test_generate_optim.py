@@ -302,7 +302,7 @@ def test_mistakes_are_told_in_a_sentence(
     np.save(tmp_path / 'one.npy', np.zeros([3, 8, 8, 1], np.uint8))
     fails('1 distinct image;', f'--data={tmp_path / "one.npy"}', f'--outdir={tmp_path / "new"}')
     (tmp_path / 'empty').mkdir()
-    fails('holds no images', f'--data={tmp_path / "empty"}', f'--outdir={tmp_path / "new"}')
+    fails('has no images', f'--data={tmp_path / "empty"}', f'--outdir={tmp_path / "new"}')
     (tmp_path / 'mixed').mkdir()
     for edge in (8, 16):
         PIL.Image.new('L', (edge, edge)).save(tmp_path / 'mixed' / f'{edge:02d}.png')

@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -32,7 +33,8 @@ WITHOUT_EXAMPLES = ('snapshot_tool', 'snapshot_tool_show')
 @pytest.mark.parametrize('name', SCRIPTS)
 def test_help_is_what_it_was(name):
     command = importlib.import_module(SCRIPTS[name]).main
-    for words in [[], *([sub] for sub in getattr(command, 'commands', {}))]:
+    subs = command.list_commands(click.Context(command)) if isinstance(command, click.Group) else []
+    for words in [[], *([sub] for sub in subs)]:
         result = CliRunner().invoke(command, [*words, '--help'], prog_name=name, terminal_width=100)
         assert result.exit_code == 0
         path = HELP / f'{"_".join([name, *words])}.txt'

@@ -69,7 +69,7 @@ class StreamedDataset:
         size = len(self.source)
 
         def fetch(index: np.ndarray, pool: ThreadPoolExecutor) -> tuple[Tensor, Tensor | None]:
-            decoded = np.stack(list(pool.map(self.source.read, (index % size).tolist())))
+            decoded = np.stack(list(pool.map(self.source.read_alike, (index % size).tolist())))
             images = torch.from_numpy(np.ascontiguousarray(decoded.transpose(0, 3, 1, 2)))
             if xflip:
                 images = mirrored(images, torch.from_numpy(index >= size))
@@ -90,30 +90,32 @@ def mirrored(images: Tensor, flags: Tensor) -> Tensor:
 
 def describe_dataset(path: str) -> DatasetInfo:
     """Read a training set's list of images and its first image. Raises UserError as `load_dataset` does."""
-    source = open_source(path, '--data')
-    image = source[0][0]
-    check_shape(f'--data={path}', image.shape)
+    source = open_source(path, 'data')
+    check_shape(source.where, source.shape)
     num_classes = 0 if source.labels is None else max(source.labels) + 1
-    return DatasetInfo(path, source.name, len(source), image.shape[0], image.shape[2], num_classes)
+    return DatasetInfo(path, source.name, len(source), source.shape[0], source.channels, num_classes)
 
 
-def load_dataset(path: str, progress: bool = False, option: str = '--data') -> Dataset:
-    """Read a whole training set into memory. option: that of the command line that named it, for messages.
+def load_dataset(path: str, progress: bool = False, argument: str = 'data') -> Dataset:
+    """Read a complete training set into memory. argument: the name of the argument that gave it, for messages.
 
-    Raises UserError where a file is missing, broken or hostile, or where images are not square and of one shape.
+    Raises UserError if a file is missing, damaged or hostile, or if images are not square and of one size.
     """
-    source = open_source(path, option)
+    source = open_source(path, argument)
+    check_shape(source.where, source.shape)
     images = source.load(progress=progress)
-    check_shape(f'{option}={path}', images.shape[1:])
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return Dataset(source.name, pixels, _labels(source), content_sha256(images, source.labels))
 
 
-def stream_dataset(path: str, workers: int) -> StreamedDataset:
-    """Open a training set that does not fit in memory; `workers` threads decode. Raises UserError as `load_dataset`."""
-    source = open_source(path, '--data')
-    check_shape(f'--data={path}', source[0][0].shape)
-    return StreamedDataset(source.name, source, _labels(source), source.sha256(), workers)
+def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedDataset:
+    """Open a training set that does not fit in memory, and check every image once; `workers` threads decode later.
+
+    Raises UserError as `load_dataset` does.
+    """
+    source = open_source(path, 'data')
+    check_shape(source.where, source.shape)
+    return StreamedDataset(source.name, source, _labels(source), source.content_sha256(progress), workers)
 
 
 def _labels(source: Source) -> Tensor | None:

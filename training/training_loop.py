@@ -32,7 +32,7 @@ def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
     """The training set, in memory or to be decoded as it is drawn. Raises UserError where it cannot be read."""
     if config.dataset.cache:
         return load_dataset(config.dataset.path, progress=distributed.is_main())
-    return stream_dataset(config.dataset.path, config.dataset.workers)
+    return stream_dataset(config.dataset.path, config.dataset.workers, progress=distributed.is_main())
 
 
 def run_training(

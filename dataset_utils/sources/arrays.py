@@ -1,4 +1,4 @@
-"""Images in one array of a numpy file: an `.npz`, as OpenAI samples are kept, or an `.npy`, which stays on disk."""
+"""Images in one array of a numpy file: an `.npz`, the format of OpenAI's samples, or an `.npy`, which stays on disk."""
 
 import math
 import os
@@ -8,30 +8,34 @@ from collections.abc import Sequence
 import numpy as np
 import psutil
 
-from dataset_utils.sources.base import ArraySource
+from dataset_utils.sources.base import MAX_LABEL, ArraySource, Reading, with_channels
 from dnnlib.util import UserError, file_sha256
 
 IMAGES_NAMES = ('images', 'arr_0')
 LABELS_NAMES = ('labels', 'arr_1')
-MAX_LABEL = 2**31 - 1
 CHANNELS = (1, 3)
-# Images whose floats are brought to 8 bits at a time.
-_PART = 256
+PART = 256  # images of floats that are converted to 8 bits at a time
 
 FloatRange = tuple[float, float]
 
 
 class NumpySource(ArraySource):
-    """An array of images, uint8 [N, H, W, C] or [N, C, H, W]; where both fit, the former is meant.
+    """An array of images, uint8 [N, H, W, C] or [N, C, H, W]; the former is assumed if both fit.
 
-    An .npy file is mapped into memory and read as far as images are asked for. Of an .npz, `images` or `arr_0` is read,
-    and `labels` or `arr_1` where those are N whole numbers.
-    float_range: what black and white are in an array of floats, such as (-1, 1); None refuses floats.
+    An .npy file is mapped into memory and read only as far as images are used. In an .npz, the images are `images` or
+    `arr_0`, and the labels are `labels` or `arr_1` if those are N whole numbers.
+    float_range: values of black and white in an array of floats, such as (-1, 1); None refuses floats.
     Raises UserError.
     """
 
-    def __init__(self, path: str, option: str = '', float_range: FloatRange | None = None):
-        super().__init__(path, option)
+    def __init__(
+        self,
+        path: str,
+        argument: str = '',
+        reading: Reading | None = None,
+        float_range: FloatRange | None = None,
+    ):
+        super().__init__(path, argument, reading)
         self.float_range = float_range
         self.array_name = ''
         array, labels = self._read_npz() if is_npz(path) else (self._map_npy(), None)
@@ -41,22 +45,22 @@ class NumpySource(ArraySource):
         self.images = array if array.dtype == np.uint8 else self._to_uint8(array)
 
     def load(self, progress: bool = False) -> np.ndarray:
-        # Not a copy: a map of a file is larger than memory at times. What is written to it does not reach the file.
-        return self.images
+        # Not a copy: a mapped file can be larger than memory. Changes to the array do not reach the file.
+        return with_channels(self.images, self.channels)
 
     def sha256(self, indices: Sequence[int] | None = None) -> str:
         return file_sha256(self.path)
 
     def __reduce__(self):
-        return NumpySource, (self.path, self.option, self.float_range)
+        return NumpySource, (self.path, self.argument, self.reading, self.float_range)
 
     def _map_npy(self) -> np.ndarray:
         try:
             try:
                 return np.load(self.path, mmap_mode='c', allow_pickle=False)
-            except OSError:  # Linux refuses a map that could be written to and is larger than memory
+            except OSError:  # Linux refuses a writable map that is larger than memory
                 return np.load(self.path, mmap_mode='r', allow_pickle=False)
-        except Exception as error:  # numpy meets a broken file with many exceptions
+        except Exception as error:  # numpy meets a damaged file with many exceptions
             raise self._unreadable('.npy', error) from error
 
     def _read_npz(self) -> tuple[np.ndarray, list[int] | None]:
@@ -65,17 +69,19 @@ class NumpySource(ArraySource):
             with np.load(self.path, allow_pickle=False) as data:
                 name = next((name for name in IMAGES_NAMES if name in data), None)
                 if name is None:
-                    raise UserError(f'{self.where}: it has no array named {" or ".join(IMAGES_NAMES)}')
+                    raise UserError(
+                        f'{self.where} has no array named {" or ".join(IMAGES_NAMES)}; save the images as one'
+                    )
                 self.array_name = f'{name} is '
                 labels = next((data[name] for name in LABELS_NAMES if name in data), None)
                 return data[name], _whole_numbers(labels)
         except UserError:
             raise
-        except Exception as error:  # zipfile, zlib and numpy each have errors of their own for a broken file
+        except Exception as error:  # zipfile, zlib and numpy each have their own errors for a damaged file
             raise self._unreadable('.npz', error) from error
 
     def _refuse_more_than_memory(self) -> None:
-        """Refuse an archive that claims more than fits: a few megabytes of it can unpack to a thousandfold."""
+        """Refuse an archive that would not fit into memory: a few megabytes can unpack to a thousand times as much."""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 claimed = max((info.file_size for info in archive.infolist()), default=0)
@@ -83,8 +89,8 @@ class NumpySource(ArraySource):
             raise self._unreadable('.npz', error) from error
         if claimed > psutil.virtual_memory().available:
             raise UserError(
-                f'{self.where}: it unpacks to {claimed >> 20} MiB, more than the memory that is free; '
-                f'save the images as an .npy, which is read as it is needed'
+                f'{self.where}: it unpacks to {claimed >> 20} MiB, more than the free memory; '
+                f'save the images as an .npy, which is read piece by piece'
             )
 
     def _unreadable(self, kind: str, error: Exception) -> UserError:
@@ -101,25 +107,25 @@ class NumpySource(ArraySource):
             )
         if is_float and self.float_range is None:
             raise UserError(
-                f'{self.where}: {self.array_name}{array.dtype}, and must be uint8; save the images as uint8, or let '
-                f'mem_ratio.py --float-range=-1,1 say what black and white are'
+                f'{self.where}: {self.array_name}{array.dtype}, and must be uint8; save the images as uint8, or state '
+                f'the values of black and white with `float_range`'
             )
 
     def _to_uint8(self, array: np.ndarray) -> np.ndarray:
-        """Floats as pixels: black and white are the ends of the range, and halves are rounded up."""
+        """Convert floats to pixels: black and white are the ends of the range, and halves are rounded up."""
         assert self.float_range is not None
         low, high = self.float_range
         images = np.empty(array.shape, np.uint8)
-        for start in range(0, len(array), _PART):
-            part = array[start : start + _PART].astype(np.float64)
+        for start in range(0, len(array), PART):
+            part = array[start : start + PART].astype(np.float64)
             outside = ~((part >= low) & (part <= high))
             if outside.any():
                 place = tuple(np.argwhere(outside)[0])
                 raise UserError(
                     f'{self.where}: image {start + int(place[0])} has the value {part[place]:g}, outside '
-                    f'--float-range={low:g},{high:g}; give the range that the images have'
+                    f'`float_range`={low:g},{high:g}; give the range of the images'
                 )
-            images[start : start + _PART] = (part - low) * (255 / (high - low)) + 0.5
+            images[start : start + PART] = (part - low) * (255 / (high - low)) + 0.5
         return images
 
 
@@ -128,7 +134,7 @@ def is_npz(path: str | os.PathLike) -> bool:
 
 
 def is_numpy_name(path: str | os.PathLike) -> bool:
-    """Tell by its extension whether a file is numpy's."""
+    """Return whether a file's extension is one of numpy's."""
     return os.fspath(path).lower().endswith(('.npz', '.npy'))
 
 

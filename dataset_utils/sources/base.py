@@ -1,59 +1,141 @@
-"""What every source of images offers, and the hash that tells two sets of images apart whatever holds them."""
+"""What every source of images offers, and the hash that identifies a set of images by its content."""
 
 import hashlib
 import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from dataset_utils.manifest import Manifest
 from dataset_utils.parallel import ordered_map
 from dnnlib.util import UserError
 
+Result = TypeVar('Result')
 
-class Source(ABC):
-    """Images in a fixed order, with a label each or none at all.
+# A network has a weight for every class, so a larger label in a file is a mistake, or meant to exhaust the memory.
+MAX_LABEL = 2**21 - 1
+MAX_NAMES = 5  # names in one remark
 
-    path: as the user gave it. option: the command line's option that gave it, for messages; '' for none.
-    labels: int of each image, in order, or None. class_names: of label 0, 1, ..., or None. Neither decodes an image.
-    name: file name without folder and extension. file_name: with the extension.
-    padded_size: the edge to which data sets pad these images with zeros unless another size is asked for, or None.
+ONE_SIZE = 'bring all images to one square size with dataset_tool.py --transform=center-crop --resolution=WxH'
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read, as far as that is a choice.
+
+    channels: 1 (grey) or 3 (RGB) for all images; None takes 3 if any image has colour, else 1.
+    exif_transpose: rotate images as their EXIF orientation says. follow_links: follow links out of a folder.
+    split: 'train' or 'test' of a source that has both in one file; None takes 'train'.
     """
 
-    labels: list[int] | None = None
-    class_names: list[str] | None = None
-    padded_size: int | None = None
+    channels: int | None = None
+    exif_transpose: bool = False
+    follow_links: bool = False
+    split: str | None = None
 
-    def __init__(self, path: str | os.PathLike, option: str = ''):
+    def changes(self) -> dict[str, Any]:
+        """Return the values that are not the defaults, which a manifest stores."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(Reading, name)}
+
+    @staticmethod
+    def from_changes(values: dict[str, Any]) -> 'Reading':
+        """Undo `changes`; other keys are ignored. Raises UserError for values of the wrong type."""
+        chosen = {field.name: values[field.name] for field in fields(Reading) if field.name in values}
+        allowed = {'channels': (1, 3), 'split': ('train', 'test')}
+        for name, value in chosen.items():
+            if value not in allowed.get(name, (True, False)) or isinstance(value, bool) == (name in allowed):
+                raise UserError(f'the manifest has {shown(repr(value))} as {name}; make the data set again')
+        return Reading(**chosen)
+
+
+class Source(ABC):
+    """Images in a fixed order, each with a label, or all without.
+
+    path: as the user gave it. argument: the name of the argument that gave it, for messages; '' for none.
+    name: file name without folder and extension. file_name: with the extension.
+    padded_size: the edge to which data sets pad these images with zeros unless another size is asked for, or None.
+    manifest: how the data set was made, or None. skipped: names of files that are not images. splits: its parts.
+    """
+
+    padded_size: int | None = None
+    manifest: Manifest | None = None
+    skipped: Sequence[str] = ()
+    splits: tuple[str, ...] = ()
+
+    def __init__(self, path: str | os.PathLike, argument: str = '', reading: Reading | None = None):
         self.path = os.fspath(path)
-        self.option = option
-        self.where = f'{option}={self.path}' if option else self.path
+        self.argument = argument
+        self.reading = reading or Reading()
+        self.where = named(argument, self.path)
         self.file_name = Path(os.path.abspath(self.path)).name
         self.name = strip_extension(self.file_name)
+        if self.reading.split is not None and self.reading.split not in self.splits:
+            raise UserError(f'{self.where} has no training and test part; remove `split`')
+
+    @cached_property
+    def labels(self) -> list[int] | None:
+        """Label of each image, in order, or None. Raises UserError if they are inconsistent; decodes no image."""
+        return None
+
+    @cached_property
+    def class_names(self) -> list[str] | None:
+        """Names of the labels 0, 1, ..., or None."""
+        return None
+
+    @cached_property
+    def channels(self) -> int:
+        """Channels of every image that `read` returns: 1 or 3, see `Reading`."""
+        return self.reading.channels or self._stored_channels()
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape [H, W, C] of the first image, which the others should share."""
+        return self.read(0).shape
 
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of images, at least 1."""
 
     @abstractmethod
-    def read(self, index: int) -> np.ndarray:
-        """Decode one image: uint8 [H, W, C], C being 1 or 3. Safe to call from several threads and after a fork.
+    def _decode(self, index: int) -> np.ndarray:
+        """Decode one image as it is stored: uint8 [H, W, C], C being 1 or 3."""
 
-        Raises UserError, with the name of the image, when it cannot be read.
-        """
+    @abstractmethod
+    def _stored_channels(self) -> int:
+        """Return 3 if any image has colour, else 1."""
 
     @abstractmethod
     def sha256(self, indices: Sequence[int] | None = None) -> str:
         """Return the hexadecimal hash of the source's file or files.
 
-        Of a folder: of all names and labels, and of the bytes of the images in `indices`, by default all.
+        For a folder: of all names and labels, and of the bytes of the images in `indices`, by default all.
         """
 
     def describe(self, index: int) -> str:
         """Name one image for a message."""
         return f'image {index}'
+
+    def remarks(self) -> list[str]:
+        """Return a sentence for each fact about the images read so far that a user may not expect."""
+        return []
+
+    def read(self, index: int) -> np.ndarray:
+        """Decode one image: uint8 [H, W, C] with C = `channels`. Safe to call from several threads and after a fork.
+
+        Raises UserError, with the name of the image, when it cannot be read.
+        """
+        return with_channels(self._decode(index), self.channels)
+
+    def read_alike(self, index: int) -> np.ndarray:
+        """As `read`; raises UserError for an image whose size differs from the first one's."""
+        return match(self.read(index), f'{self.where}: {self.describe(index)}', self.shape, self.describe(0))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int | None]:
         if not -len(self) <= index < len(self):
@@ -67,66 +149,81 @@ class Source(ABC):
         # Workers that are spawned get the path and open the source themselves.
         from dataset_utils.sources import open_source
 
-        return open_source, (self.path, self.option)
+        return open_source, (self.path, self.argument, self.reading)
+
+    def images_in_order(self, progress: bool = False) -> Iterator[np.ndarray]:
+        """Decode every image in order, uint8 [H, W, C] of one shape.
+
+        progress: show a bar on stderr if that is a terminal, and afterwards print `remarks` there.
+        Raises UserError that names the first image that is unreadable or differs in size from image 0.
+        """
+        return self._for_each(self.read_alike, progress)
+
+    def _for_each(self, function: Callable[[int], Result], progress: bool) -> Iterator[Result]:
+        tasks = ordered_map(function, range(len(self)))
+        disable = None if progress else True
+        yield from tqdm(tasks, f'Reading {self.file_name}', len(self), unit='img', disable=disable)
+        if progress:
+            print_remarks([self])
 
     def load(self, progress: bool = False) -> np.ndarray:
-        """Decode every image into one array, uint8 [N, H, W, C].
-
-        progress: show a bar on stderr where that is a terminal.
-        Raises UserError that names the first image whose size or channels differ from image 0's; a grey image among
-        colour ones is repeated over the channels.
-        """
-        shape = self.read(0).shape
-        images = self._allocate(shape)
-
-        def decode(index: int) -> None:
-            name = f'{self.where}: {self.describe(index)}'
-            images[index] = match(self.read(index), name, shape, self.describe(0))
-
-        tasks = ordered_map(decode, range(len(self)))
-        for _ in tqdm(tasks, f'Reading {self.file_name}', len(self), unit='img', disable=None if progress else True):
-            pass
-        return images
-
-    def _allocate(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Decode every image into one array, uint8 [N, H, W, C]; see `images_in_order`."""
         try:
-            return np.empty((len(self), *shape), np.uint8)
+            images = np.empty((len(self), *self.shape), np.uint8)
         except (MemoryError, ValueError) as error:
             raise UserError(
-                f'{self.where}: {len(self)} images of {words_of(shape)} do not fit into memory; '
+                f'{self.where}: {len(self)} images of {words_of(self.shape)} do not fit into memory; '
                 f'make them smaller with dataset_tool.py --resolution, or fewer with --max-images'
             ) from error
 
+        def decode(index: int) -> None:
+            images[index] = self.read_alike(index)
+
+        for _ in self._for_each(decode, progress):
+            pass
+        return images
+
+    def content_sha256(self, progress: bool = False) -> str:
+        """Return the `content_sha256` of all images and labels, decoding the images one after the other."""
+        return _content_hash((len(self), *self.shape), self.images_in_order(progress), self.labels)
+
 
 class ArraySource(Source):
-    """A source whose images lie in one array, uint8 [N, H, W, C]."""
+    """A source whose images are in one array, uint8 [N, H, W, C]."""
 
     images: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, index: int) -> np.ndarray:
+    def _decode(self, index: int) -> np.ndarray:
         return self.images[index].copy()
 
+    def _stored_channels(self) -> int:
+        return self.images.shape[3]
+
     def load(self, progress: bool = False) -> np.ndarray:
-        return self.images.copy()
+        return with_channels(self.images.copy(), self.channels)
 
 
-def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str) -> np.ndarray:
-    """Return an image with the shape [H, W, C] of the first one; a grey image among colour ones is repeated over C.
+def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Bring images, uint8 [..., C], to 1 or 3 channels: grey is repeated, colour becomes its luma (ITU-R BT.601)."""
+    if images.shape[-1] == channels:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=-1)
+    weights = np.array([19595, 38470, 7471], np.uint32)  # Pillow's 16-bit weights: grey stays exactly what it is
+    return ((images @ weights + 0x8000) >> 16).astype(np.uint8)[..., np.newaxis]
 
-    name, reference: what to call this image and the first one in the UserError when they cannot be alike.
+
+def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str, remedy: str = ONE_SIZE) -> np.ndarray:
+    """Return the image if it has the shape [H, W, C]; raises UserError otherwise.
+
+    name, reference: what to call this image and the one whose shape is given.
     """
-    if image.shape[2] == 1 and shape[2] == 3:
-        image = np.repeat(image, 3, axis=2)
-    if image.shape == shape:
-        return image
-    if image.shape[2] != shape[2]:
-        mend = f'keep grey and colour images apart, or store {reference} as RGB'
-    else:
-        mend = 'bring all images to one size with dataset_tool.py --transform=center-crop --resolution=WxH'
-    raise UserError(f'{name} is {words_of(image.shape)}, but {reference} is {words_of(shape)}; {mend}')
+    if image.shape != shape:
+        raise UserError(f'{name} is {words_of(image.shape)}, but {reference} is {words_of(shape)}; {remedy}')
+    return image
 
 
 def copies_of(images: Iterable[np.ndarray]) -> list[int]:
@@ -136,45 +233,62 @@ def copies_of(images: Iterable[np.ndarray]) -> list[int]:
 
 
 def check_shape(where: str, shape: Sequence[int]) -> None:
-    """Raise UserError unless images of shape [H, W, C] are square, and grey or RGB. where: what has them."""
-    height, width, channels = shape
+    """Raise UserError unless images of shape [H, W, C] are square. where: what contains them."""
+    height, width, _ = shape
     if height != width:
-        raise UserError(
-            f'{where}: its images are {width}x{height} and must be square; '
-            f'make it again with dataset_tool.py --transform=center-crop --resolution=WxH'
-        )
-    if channels not in (1, 3):
-        raise UserError(f'{where}: its images have {channels} channels, and must have 1 (grey) or 3 (RGB)')
+        raise UserError(f'{where}: its images are {width}x{height} and must be square; {ONE_SIZE}')
 
 
 def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
-    """Hash a set of images by its content: shape, pixels and labels, in order, whatever file or folder holds them.
+    """Hash a set of images by its content: shape, pixels and labels in order, independent of the file that holds them.
 
     images: uint8 [N, H, W, C]. labels: N integers, or None, which differs from any labels.
     """
-    digest = hashlib.sha256(np.array(images.shape, '<i8').tobytes())
-    digest.update(np.ascontiguousarray(images).data)
+    return _content_hash(images.shape, [images], labels)
+
+
+def _content_hash(shape: tuple[int, ...], images: Iterable[np.ndarray], labels: Sequence[int] | None) -> str:
+    digest = hashlib.sha256(np.array(shape, '<i8').tobytes())
+    for pixels in images:
+        digest.update(np.ascontiguousarray(pixels).data)
     if labels is not None:
         digest.update(b'labels')
         digest.update(np.array(labels, '<i8').tobytes())
     return digest.hexdigest()
 
 
+def print_remarks(sources: Sequence[Source]) -> None:
+    """Print the remarks of each source on stderr."""
+    for source in sources:
+        for remark in source.remarks():
+            print(f'{source.file_name}: {remark}', file=sys.stderr)
+
+
+def named(argument: str, path: str) -> str:
+    """Name a path for a message, together with the argument that gave it: '`data`=path'."""
+    return f'`{argument}`={path}' if argument else path
+
+
 def strip_extension(file_name: str) -> str:
     """Return a file's name without its extension: 'cifar10-train' of 'cifar10-train.zip'."""
-    for extension in ('.tar.gz', '.tgz', '.gz', '.zip', '.npz', '.npy'):
+    for extension in ('.tar.gz', '.tgz', '.tar', '.gz', '.zip', '.npz', '.npy'):
         if file_name.lower().endswith(extension):
             return file_name[: -len(extension)]
     return file_name
 
 
 def words_of(shape: Sequence[int]) -> str:
-    """Say the shape [H, W, C] of an image as users do: '32x16 RGB'."""
+    """Write the shape [H, W, C] of an image as users do: '32x16 RGB'."""
     height, width, channels = shape
     return f'{width}x{height} {"grey" if channels == 1 else "RGB"}'
 
 
+def some(names: Sequence[str]) -> str:
+    """List the first few names for a message, fit for a terminal."""
+    return ', '.join([*map(shown, names[:MAX_NAMES]), *(['...'] if len(names) > MAX_NAMES else [])])
+
+
 def shown(text: str) -> str:
-    """Make a name out of a stranger's file fit for a terminal: no control characters, no endless lines."""
+    """Make text from a stranger's file fit for a terminal: no control characters, no endless lines."""
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= 200 else f'{text[:200]}...'

@@ -1,105 +1,149 @@
-"""CIFAR-10 as its authors publish it for Python: a tar archive of pickles, read without running them."""
+"""CIFAR-10 and CIFAR-100 as their authors publish them for Python: pickles, read without running them."""
 
 import gzip
 import io
+import os
 import tarfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from dataset_utils.sources.base import ArraySource, shown
+from dataset_utils.sources.base import ArraySource, Reading, shown
 from dnnlib.safe_pickle import RefusedPickleError, load_pickle
 from dnnlib.util import UserError, file_sha256
 
-BATCHES = [f'data_batch_{number}' for number in range(1, 6)]
-META = 'batches.meta'
 CHANNELS, SIZE = 3, 32
-MAX_TAR_BYTES = 1 << 29  # the real one has 186 MB
+MAX_TAR_BYTES = 1 << 29  # the real ones have 186 MB
 MAX_MEMBERS = 100
 
 
-class CifarSource(ArraySource):
-    """The training images of `cifar-10-python.tar.gz`, in the order of the batches; the test batch is left out."""
+@dataclass(frozen=True)
+class Edition:
+    """The files of one of the two data sets, and the keys of what is in them."""
 
-    def __init__(self, path: str, option: str = ''):
-        super().__init__(path, option)
-        files = self._members([META, *BATCHES])
-        self.class_names = self._class_names(files[META])
-        batches = [self._batch(name, files[name]) for name in BATCHES]
+    meta: str
+    batches: dict[str, list[str]]
+    labels: str
+    class_names: str
+
+
+CIFAR10 = Edition(
+    'batches.meta',
+    {'train': [f'data_batch_{number}' for number in range(1, 6)], 'test': ['test_batch']},
+    'labels',
+    'label_names',
+)
+CIFAR100 = Edition('meta', {'train': ['train'], 'test': ['test']}, 'fine_labels', 'fine_label_names')
+
+
+def is_cifar_folder(path: str) -> bool:
+    """Return whether a folder is what unpacking CIFAR's archive gives."""
+    return any(
+        all(os.path.isfile(os.path.join(path, name)) for name in (edition.meta, edition.batches['train'][0]))
+        for edition in (CIFAR10, CIFAR100)
+    )
+
+
+class CifarSource(ArraySource):
+    """The training or the test images of CIFAR-10 or CIFAR-100, in the order of the batches.
+
+    path: cifar-10-python.tar.gz, cifar-100-python.tar.gz, or the folder that was unpacked from one. CIFAR-100's labels
+    are its 100 fine ones.
+    """
+
+    splits = ('train', 'test')
+
+    def __init__(self, path: str, argument: str = '', reading: Reading | None = None):
+        super().__init__(path, argument, reading)
+        files = self._folder_files() if os.path.isdir(path) else self._archive_files()
+        self.edition = CIFAR100 if CIFAR100.meta in files else CIFAR10
+        wanted = self.edition.batches[self.reading.split or 'train']
+        missing = [name for name in [self.edition.meta, *wanted] if name not in files]
+        if missing:
+            raise UserError(
+                f'{self.where} has no {", ".join(missing)}, so it is not CIFAR-10 or CIFAR-100 for Python; download '
+                f'that, or pack images as .zip or .tar'
+            )
+        self._files = {name: files[name] for name in [self.edition.meta, *wanted]}
+        names = self._class_names()
+        batches = [self._batch(name, len(names)) for name in wanted]
+        self.class_names = names
         self.images = np.concatenate([images for images, _ in batches])
         self.labels = [label for _, labels in batches for label in labels]
 
     def sha256(self, indices: Sequence[int] | None = None) -> str:
+        if os.path.isdir(self.path):
+            return file_sha256(*(os.path.join(self.path, name) for name in self._files))
         return file_sha256(self.path)
 
-    def _members(self, wanted: list[str]) -> dict[str, dict]:
-        """Read the wanted pickles, each a dict with its keys as text."""
+    def _folder_files(self) -> dict[str, Callable[[], bytes]]:
+        return {entry.name: partial(_read_file, entry.path) for entry in os.scandir(self.path) if entry.is_file()}
+
+    def _archive_files(self) -> dict[str, Callable[[], bytes]]:
         try:
             with gzip.open(self.path) as file:
                 content = file.read(MAX_TAR_BYTES + 1)
             if len(content) > MAX_TAR_BYTES:
-                raise UserError(f'{self.where} holds more than {MAX_TAR_BYTES} bytes, CIFAR-10 does not; fetch it anew')
+                raise ValueError(f'more than {MAX_TAR_BYTES} bytes')
             with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-                found = self._read_members(tar, wanted)
-        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f'{self.where} is not a readable .tar.gz ({shown(str(error))}); fetch it anew') from error
-        missing = [name for name in wanted if name not in found]
-        if missing:
+                return {
+                    PurePosixPath(member.name).name: partial(_slice, content, member.offset_data, member.size)
+                    for member in islice(tar, MAX_MEMBERS)
+                    if member.isreg() and not member.issparse()
+                }
+        except Exception as error:  # the readers meet a damaged archive with many exceptions
             raise UserError(
-                f'{self.where} has no {", ".join(missing)}; give cifar-10-python.tar.gz as the authors publish it'
-            )
-        return found
+                f'{self.where} is not a readable .tar.gz of CIFAR-10 or CIFAR-100 ({shown(str(error))}); '
+                f'download it again, or pack images as .zip or .tar'
+            ) from error
 
-    def _read_members(self, tar: tarfile.TarFile, wanted: list[str]) -> dict[str, dict]:
-        found = {}
-        for member in islice(tar, MAX_MEMBERS):
-            name = PurePosixPath(member.name).name
-            file = tar.extractfile(member) if member.isreg() and name in wanted else None
-            if file is not None:
-                found[name] = self._unpickle(name, file.read())
-            if len(found) == len(wanted):
-                break
-        return found
-
-    def _unpickle(self, name: str, data: bytes) -> dict:
+    def _unpickle(self, name: str) -> dict:
         try:
-            content = load_pickle(data)
+            content = load_pickle(self._files[name]())
         except RefusedPickleError as error:
             raise UserError(
-                f'{self.where}: {name} is refused, {shown(str(error))}; fetch the archive from the authors'
+                f'{self.where}: {name} is refused, {shown(str(error))}; download the archive from the authors'
             ) from error
         if not isinstance(content, dict):
             raise self._malformed(name)
         return {_text(key): value for key, value in content.items()}
 
-    def _class_names(self, meta: dict) -> list[str]:
-        names = meta.get('label_names')
+    def _class_names(self) -> list[str]:
+        names = self._unpickle(self.edition.meta).get(self.edition.class_names)
         if not isinstance(names, list) or not names or not all(isinstance(name, str | bytes) for name in names):
-            raise self._malformed(META)
+            raise self._malformed(self.edition.meta)
         return [_text(name) for name in names]
 
-    def _batch(self, name: str, batch: dict) -> tuple[np.ndarray, list[int]]:
-        rows, labels = batch.get('data'), batch.get('labels')
+    def _batch(self, name: str, num_classes: int) -> tuple[np.ndarray, list[int]]:
+        batch = self._unpickle(name)
+        rows, labels = batch.get('data'), batch.get(self.edition.labels)
         if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != CHANNELS * SIZE * SIZE:
             raise self._malformed(name)
-        if not isinstance(labels, list) or len(labels) != len(rows) or not all(map(self._is_label, labels)):
+        if not isinstance(labels, list) or len(labels) != len(rows):
+            raise self._malformed(name)
+        if not all(type(label) is int and 0 <= label < num_classes for label in labels):
             raise self._malformed(name)
         images = rows.reshape(-1, CHANNELS, SIZE, SIZE)
         return images.transpose(0, 2, 3, 1), labels
 
-    def _is_label(self, label: Any) -> bool:
-        return type(label) is int and self.class_names is not None and 0 <= label < len(self.class_names)
-
     def _malformed(self, name: str) -> UserError:
         return UserError(
-            f'{self.where}: {name} does not hold what CIFAR-10 has there; fetch the archive from the authors'
+            f'{self.where}: {name} does not contain what CIFAR has there; download the archive from the authors'
         )
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, 'rb') as file:
+        return file.read(MAX_TAR_BYTES)
+
+
+def _slice(content: bytes, start: int, size: int) -> bytes:
+    return content[start : start + size]
 
 
 def _text(value: Any) -> str:

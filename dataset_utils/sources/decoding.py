@@ -1,30 +1,44 @@
-"""Decode image files that may come from strangers: bounded, without warnings, one sentence when it fails."""
+"""Decode image files that may come from strangers: with limits, without warnings, and with one sentence on failure."""
 
 import io
 import warnings
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
-from dataset_utils.png import decode_png
+from dataset_utils.png import decode_png, png_bits, png_has_colour
 from dataset_utils.sources.base import shown
 from dnnlib.util import UserError
 
-FORMATS = {
-    '.png': 'PNG',
-    '.jpg': 'JPEG',
-    '.jpeg': 'JPEG',
-    '.bmp': 'BMP',
-    '.webp': 'WEBP',
-    '.ppm': 'PPM',
-    '.pgm': 'PPM',
-    '.tif': 'TIFF',
-    '.tiff': 'TIFF',
+_EXTENSIONS = {
+    'PNG': '.png .apng',
+    'JPEG': '.jpg .jpeg .jpe .jfif .jif',
+    'BMP': '.bmp',
+    'DIB': '.dib',
+    'WEBP': '.webp',
+    'PPM': '.ppm .pgm .pbm .pnm',
+    'TIFF': '.tif .tiff',
+    'GIF': '.gif',
+    'AVIF': '.avif',
+    'JPEG2000': '.jp2 .j2k .j2c .jpc .jpx .jpf',
+    'QOI': '.qoi',
+    'SGI': '.sgi',
+    'PCX': '.pcx',
+    'TGA': '.tga',
 }
+FORMATS = {extension: name for name, extensions in _EXTENSIONS.items() for extension in extensions.split()}
+# Formats that nothing at a file's start identifies are tried only if the extension names them.
+_IDENTIFIED = tuple(name for name in _EXTENSIONS if name not in ('DIB', 'SGI', 'PCX', 'TGA'))
 MAX_FILE_BYTES = 1 << 28
 GREY_MODES = ('1', 'L', 'LA', 'La')
 SIXTEEN_BIT_MODES = ('I;16', 'I;16B', 'I;16L', 'I;16N')
 COLOUR_MODES = ('RGB', 'RGBA', 'RGBa', 'RGBX', 'P', 'PA', 'CMYK', 'YCbCr', 'LAB', 'HSV')
+TIFF_BITS, TIFF_LARGEST = 258, (341, 281)  # tags BitsPerSample, SMaxSampleValue and MaxSampleValue
+EXIF_ORIENTATION, UPRIGHT = 274, 1
+WHITE = 65535
 
 MAX_PIXELS = 1 << 26
 
@@ -32,8 +46,22 @@ MAX_PIXELS = 1 << 26
 warnings.filterwarnings('ignore', category=PIL.Image.DecompressionBombWarning)
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """An image, uint8 [H, W, C], and what a user may not expect of it.
+
+    is_turned: its EXIF orientation was not applied. is_animated: it has more frames than the one that was read.
+    largest: the largest value of a 16-bit image, out of 65535, or None for 8 bits and for a stated range.
+    """
+
+    pixels: np.ndarray
+    is_turned: bool = False
+    is_animated: bool = False
+    largest: int | None = None
+
+
 def is_image_name(name: str) -> bool:
-    """Tell by its extension whether a file is an image of a format that is read here."""
+    """Return whether a file's extension is one of a format that is read here."""
     return extension_of(name) in FORMATS
 
 
@@ -42,31 +70,42 @@ def extension_of(name: str) -> str:
     return '.' + name.rpartition('.')[2].lower()
 
 
-def decode_image(data: bytes, where: str, name: str) -> np.ndarray:
+def has_colour(data: bytes) -> bool:
+    """Return whether an image file would be decoded as RGB, from its header; False if it is damaged."""
+    is_coloured = png_has_colour(data)
+    if is_coloured is not None:
+        return is_coloured
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            return image.mode in COLOUR_MODES
+    except Exception:  # decoders meet a damaged file with nearly any exception
+        return False
+
+
+def decode_image(data: bytes, where: str, name: str, exif_transpose: bool = False) -> Decoded:
     """Decode an image file: uint8 [H, W, C], C being 1 for grey and 3 for RGB.
 
-    data: the file's bytes. where, name: the source and the file's name in it, for messages.
-    Palette, CMYK and other colour spaces become RGB, transparency is dropped, and 16 bits become 8.
-    Raises UserError.
+    data: the file's bytes. where, name: the source and the file's name in it, for messages. exif_transpose: rotate the
+    image as its EXIF orientation says. Palettes, CMYK and other colour spaces become RGB, transparency is dropped, and
+    16 bits become 8. Raises UserError.
     """
     stored = decode_png(data)
     if stored is not None:
-        return stored
-    format_name = FORMATS[extension_of(name)]
+        return Decoded(stored)
+    own = FORMATS[extension_of(name)]
     try:
-        # A .png that holds a JPEG is common and harmless, so the extension does not choose the decoder.
-        with PIL.Image.open(io.BytesIO(data), formats=tuple(dict.fromkeys(FORMATS.values()))) as image:
-            return _to_array(image)
+        # A .png that contains a JPEG is common and harmless, so the extension does not choose the decoder.
+        with PIL.Image.open(io.BytesIO(data), formats=(*_IDENTIFIED, own)) as image:
+            return _decode(image, data, exif_transpose)
     except UnsupportedModeError as error:
         raise UserError(f'{where}: {shown(name)} {error}; convert it to an 8-bit RGB or grey PNG') from error
     except PIL.Image.DecompressionBombError as error:
         raise UserError(
             f'{where}: {shown(name)} claims more than {MAX_PIXELS} pixels; remove it or scale it down'
         ) from error
-    except Exception as error:  # decoders meet a broken file with nearly any exception
+    except Exception as error:  # decoders meet a damaged file with nearly any exception
         raise UserError(
-            f'{where}: {shown(name)} is not a readable {format_name} ({_reason(error, data)}); '
-            f'replace it, or make the archive again with dataset_tool.py'
+            f'{where}: {shown(name)} is not a readable {own} ({_reason(error, data)}); replace or remove it'
         ) from error
 
 
@@ -74,17 +113,44 @@ class UnsupportedModeError(ValueError):
     """Pixels that have no obvious meaning in 8 bits."""
 
 
-def _to_array(image: PIL.Image.Image) -> np.ndarray:
+def _decode(image: PIL.Image.Image, data: bytes, exif_transpose: bool) -> Decoded:
     if image.width * image.height > MAX_PIXELS:
         raise PIL.Image.DecompressionBombError
-    image.info.pop('transparency', None)  # else Pillow warns that a palette's transparency is lost
-    if image.mode in SIXTEEN_BIT_MODES:
-        return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)[..., np.newaxis]
+    is_animated = image.format != 'MPO' and getattr(image, 'is_animated', False)  # MPO: a photograph and its preview
+    image.load()
+    is_turned = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) in range(UPRIGHT + 1, 9)
+    if is_turned and exif_transpose:
+        image = PIL.ImageOps.exif_transpose(image)
+        is_turned = False
+    pixels, largest = _to_array(image, png_bits(data))
+    return Decoded(pixels, is_turned, is_animated, largest)
+
+
+def _to_array(image: PIL.Image.Image, stored_bits: int) -> tuple[np.ndarray, int | None]:
+    image.info.pop('transparency', None)  # otherwise Pillow warns that a palette's transparency is lost
+    if image.mode in SIXTEEN_BIT_MODES or (image.mode == 'I' and image.format == 'PPM'):
+        values = np.asarray(image).astype(np.uint32)
+        white = _stated_white(image)
+        pixels = (np.minimum(values, white) * 255 + white // 2) // white
+        return pixels.astype(np.uint8)[..., np.newaxis], int(values.max()) if white == WHITE else None
     if image.mode in GREY_MODES:
-        return np.array(image if image.mode == 'L' else image.convert('L'))[..., np.newaxis]
+        return np.array(image if image.mode == 'L' else image.convert('L'))[..., np.newaxis], None
     if image.mode in COLOUR_MODES:
-        return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
+        pixels = np.array(image if image.mode == 'RGB' else image.convert('RGB'))
+        return pixels, int(pixels.max()) << 8 | 0xFF if stored_bits == 16 else None
     raise UnsupportedModeError(f'has pixels of the kind {image.mode}')
+
+
+def _stated_white(image: PIL.Image.Image) -> int:
+    """Return the value of white that a TIFF file states; a .pgm file's is 65535 after Pillow has scaled it."""
+    tags = getattr(image, 'tag_v2', {})
+    bits = _first(tags.get(TIFF_BITS, 16))
+    stated = next((_first(tags[tag]) for tag in TIFF_LARGEST if tag in tags), (1 << bits) - 1)
+    return int(stated) if 0 < stated < WHITE else WHITE
+
+
+def _first(value: Any) -> int:
+    return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _reason(error: Exception, data: bytes) -> str:

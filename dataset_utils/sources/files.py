@@ -1,65 +1,66 @@
-"""Image files in a folder or in a ZIP archive, labelled by `dataset.json` or by the folders that they lie in."""
+"""Image files in a folder or in an archive, labelled by `dataset.json` or by their folders."""
 
-import hashlib
-import json
-import os
 import re
-import stat
-import struct
-import weakref
-import zipfile
-import zlib
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection
+from functools import cached_property
 
 import numpy as np
 
 from dataset_utils.manifest import Manifest
-from dataset_utils.sources.base import Source, shown
-from dataset_utils.sources.decoding import FORMATS, MAX_FILE_BYTES, decode_image, is_image_name
+from dataset_utils.png import is_contact_sheet
+from dataset_utils.sources.base import Reading, Source, shown, some
+from dataset_utils.sources.decoding import FORMATS, MAX_FILE_BYTES, decode_image, has_colour, is_image_name
+from dataset_utils.sources.labels import LABELS_FILE, folder_labels, listed_labels, refuse_splits
 from dnnlib.typed import parse_json
-from dnnlib.util import UserError, file_sha256
+from dnnlib.util import UserError
 
-LABELS_FILE = 'dataset.json'
 MANIFEST_FILE = 'manifest.json'
 MAX_JSON_BYTES = 1 << 29
-MAX_LABEL = 2**31 - 1
-LOCAL_HEADER_BYTES, LOCAL_HEADER_SIGNATURE = 30, b'PK\x03\x04'  # ZIP's APPNOTE, section 4.3.7
-SYNSET = re.compile(r'n\d{8}')
-CHUNK = re.compile(r'\d{5,}')  # the folders 00000, 00001, ... that archives and generated images are cut into
+SEED_NAME = re.compile(r'(?:.*/)?\d+\.png')
 
 
 class FilesSource(Source):
     """Image files, in the order of their sorted names.
 
-    Labels: `dataset.json` at the top rules, and its {"labels": null} means none. Without it the folders are the
-    classes: an image's class is the first folder in which paths differ, or the one folder that holds them all, and
-    labels count the classes' sorted names. Folders that are plain numbers of five digits or more are no classes.
-    manifest: what `manifest.json` says of the data set's making, or None.
+    Labels: `dataset.json` at the top decides, and {"labels": null} in it means none. Without it the folders are the
+    classes, see `folder_labels`. Labels are read when they are used.
+    skipped: names of files that are not images, in order; hidden files and those of a data set are not listed.
     """
 
-    manifest: Manifest | None = None
+    def __init__(self, path: str, argument: str = '', reading: Reading | None = None):
+        super().__init__(path, argument, reading)
+        # By kind of remark, the images that it applies to; the values of `bits` are the largest pixels of 16 bits.
+        self._turned: set[int] = set()
+        self._animated: set[int] = set()
+        self._largest: dict[int, int] = {}
 
-    def _index(self, names: set[str]) -> None:
-        """Sort the images out of all files' names, and find their labels."""
-        self.names = sorted(name for name in names if is_image_name(name) and not is_hidden(name))
+    def _index(self, names: Collection[str]) -> None:
+        """Find the images among the names of all files."""
+        self._others = {name for name in names if name in (LABELS_FILE, MANIFEST_FILE) or _is_deeper_labels(name)}
+        candidates = sorted(name for name in names if not is_hidden(name) and name not in self._others)
+        images = [name for name in candidates if is_image_name(name)]
+        sheets = self._contact_sheets(images)
+        self.names = [name for name in images if name not in sheets]
+        self.skipped = [name for name in candidates if name in sheets or not is_image_name(name)]
         if not self.names:
-            raise UserError(f'{self.where} holds no images ({" ".join(FORMATS)}); name the folder or archive that does')
-        if LABELS_FILE in names:
-            self.labels = self._listed_labels(self._read_json(LABELS_FILE))
-            if MANIFEST_FILE in names:
-                self.manifest = parse_json(
-                    self.read_bytes(MANIFEST_FILE, MAX_JSON_BYTES), Manifest, f'{self.where}: {MANIFEST_FILE}'
-                )
-                self.class_names = self._checked_class_names(self.manifest.class_names)
-        else:
-            self._refuse_nested_labels(names)
-            self.labels, self.class_names = self._folder_labels()
+            raise UserError(
+                f'{self.where} has no images ({" ".join(FORMATS)})'
+                f'{f", only {some(self.skipped)}" if self.skipped else ""}; give the folder or archive that has them'
+            )
+        if LABELS_FILE not in self._others:
+            refuse_splits(self.names, self.where)
+
+    def _contact_sheets(self, images: list[str]) -> set[str]:
+        """Find the overviews that the toolkit saved next to images named after their seeds."""
+        others = [name for name in images if name.endswith('.png') and not SEED_NAME.fullmatch(name)]
+        if len(others) == len(images):
+            return set()
+        return {name for name in others if is_contact_sheet(self.read_bytes(name))}
 
     @abstractmethod
     def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
-        """Return a file's bytes; raises UserError when it is broken or larger than `limit` bytes."""
+        """Return a file's bytes; raises UserError when it is damaged or larger than `limit` bytes."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,235 +68,102 @@ class FilesSource(Source):
     def describe(self, index: int) -> str:
         return shown(self.names[index])
 
-    def read(self, index: int) -> np.ndarray:
-        name = self.names[index]
-        return decode_image(self.read_bytes(name), self.where, name)
-
-    def _read_json(self, name: str) -> Any:
-        try:
-            return json.loads(self.read_bytes(name, MAX_JSON_BYTES))
-        except UserError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f'{self.where}: {name} is not valid JSON ({error}); make the data set again with dataset_tool.py'
-            ) from error
-
-    def _listed_labels(self, content: Any) -> list[int] | None:
-        if not isinstance(content, dict) or not isinstance(content.get('labels', ''), list | None):
-            raise UserError(
-                f'{self.where}: {LABELS_FILE} must be {{"labels": [["name.png", 0], ...]}} or {{"labels": null}}; '
-                f'make the data set again with dataset_tool.py'
-            )
-        if content['labels'] is None:
+    @cached_property
+    def manifest(self) -> Manifest | None:  # type: ignore[override]
+        if not {LABELS_FILE, MANIFEST_FILE} <= self._others:
             return None
-        labels: dict[str, int] = {}
-        for entry in content['labels']:
-            name, label = self._checked_entry(entry)
-            if labels.setdefault(name, label) != label:
-                raise UserError(f'{self.where}: {LABELS_FILE} gives {shown(name)} two labels; leave one of them')
-        present = set(self.names)
-        for name in labels:
-            if name not in present:
+        return parse_json(self.read_bytes(MANIFEST_FILE, MAX_JSON_BYTES), Manifest, f'{self.where}: {MANIFEST_FILE}')
+
+    @cached_property
+    def labels(self) -> list[int] | None:
+        return self._labelling[0]
+
+    @cached_property
+    def class_names(self) -> list[str] | None:
+        return self._labelling[1]
+
+    @cached_property
+    def _labelling(self) -> tuple[list[int] | None, list[str] | None]:
+        if LABELS_FILE not in self._others:
+            nested = min(self._others - {MANIFEST_FILE}, default=None)
+            if nested:
+                deeper = shown(nested.removesuffix(LABELS_FILE))
                 raise UserError(
-                    f'{self.where}: {LABELS_FILE} lists {shown(name)}, which is not there; '
-                    f'add the image or remove it from {LABELS_FILE}'
+                    f'{self.where}: the data set is deeper, in {deeper}; '
+                    f'give that folder, or pack its content without the folder around it'
                 )
-        missing = [name for name in self.names if name not in labels]
-        if missing:
-            raise UserError(
-                f'{self.where}: {LABELS_FILE} has no label for {len(missing)} of {len(self.names)} images, the first '
-                f'is {shown(missing[0])}; label every image, or none with {{"labels": null}}'
-            )
-        return [labels[name] for name in self.names]
-
-    def _checked_entry(self, entry: Any) -> tuple[str, int]:
-        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
-            raise UserError(
-                f'{self.where}: {LABELS_FILE} has {shown(json.dumps(entry))} among its labels, where ["name.png", 0] '
-                f'is expected; make the data set again with dataset_tool.py'
-            )
-        name, label = entry
-        if type(label) is not int or not 0 <= label <= MAX_LABEL:
-            raise UserError(
-                f'{self.where}: {LABELS_FILE} gives {shown(name)} the label {shown(json.dumps(label))}; '
-                f'labels must be whole numbers from 0'
-            )
-        return name, label
-
-    def _refuse_nested_labels(self, names: set[str]) -> None:
-        nested = min((name for name in names if name.endswith(f'/{LABELS_FILE}')), default=None)
-        if nested:
-            raise UserError(
-                f'{self.where}: the data set lies deeper, in {shown(nested.removesuffix(LABELS_FILE))}; '
-                f'name that folder, or pack its content without the folder around it'
-            )
-
-    def _folder_labels(self) -> tuple[list[int] | None, list[str] | None]:
-        folders = [name.split('/')[:-1] for name in self.names]
-        lowest, highest = min(folders), max(folders)
-        common = next(
-            (i for i, pair in enumerate(zip(lowest, highest, strict=False)) if pair[0] != pair[1]), len(lowest)
-        )
-        level = common if any(len(folder) > common for folder in folders) else common - 1
-        if level < 0:
-            return None, None
-        beside = next((i for i, folder in enumerate(folders) if len(folder) <= level), None)
-        if beside is not None:
-            raise UserError(
-                f'{self.where}: {self.describe(beside)} lies beside folders of images, so the folders cannot be '
-                f'classes; move it into one, or add a {LABELS_FILE} with {{"labels": null}}'
-            )
-        classes = sorted({folder[level] for folder in folders})
-        if all(CHUNK.fullmatch(name) for name in classes):
-            return None, None
-        self._refuse_tree_of_trees(folders, classes, level)
-        numbers = {name: number for number, name in enumerate(classes)}
-        return [numbers[folder[level]] for folder in folders], classes
-
-    def _refuse_tree_of_trees(self, folders: list[list[str]], classes: list[str], level: int) -> None:
-        if all(len(folder) > level + 1 and SYNSET.fullmatch(folder[level + 1]) for folder in folders):
-            raise UserError(
-                f'{self.where}: the synset folders lie one level deeper, in {shown(", ".join(classes))}; '
-                f'name one of those, such as {self.path.rstrip("/")}/{shown(classes[0])}'
-            )
-
-    def _checked_class_names(self, class_names: list[str] | None) -> list[str] | None:
-        if class_names is not None and self.labels is not None and max(self.labels) >= len(class_names):
+            return folder_labels(self.names, self.where)
+        labels = listed_labels(self.read_bytes(LABELS_FILE, MAX_JSON_BYTES), self.names, self.where)
+        class_names = self.manifest.class_names if self.manifest else None
+        if class_names is not None and labels is not None and max(labels) >= len(class_names):
             raise UserError(
                 f'{self.where}: {MANIFEST_FILE} names {len(class_names)} classes, but {LABELS_FILE} has the label '
-                f'{max(self.labels)}; make the data set again'
+                f'{max(labels)}; make the data set again'
             )
-        return class_names
+        return labels, class_names
 
-
-class FolderSource(FilesSource):
-    """A folder of image files, with all folders in it. Symbolic links inside are refused: they could lead anywhere."""
-
-    def __init__(self, path: str, option: str = ''):
-        super().__init__(path, option)
-        self._index(set(self._walk()))
-
-    def _walk(self) -> list[str]:
-        names, folders = [], ['']
-        while folders:
-            folder = folders.pop()
-            with os.scandir(os.path.join(self.path, folder)) as entries:
-                for entry in entries:
-                    name = folder + entry.name
-                    if is_hidden(name):
-                        continue
-                    if entry.is_symlink():
-                        raise UserError(
-                            f'{self.where}: {shown(name)} is a symbolic link, which could lead anywhere; '
-                            f'put a copy of its target there'
-                        )
-                    if entry.is_dir():
-                        folders.append(f'{name}/')
-                    elif entry.is_file():
-                        names.append(name)
-        return names
-
-    def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
+    def _label_lines(self) -> list[str]:
         try:
-            with open(os.path.join(self.path, name), 'rb') as file:
-                data = file.read(limit + 1)
-        except OSError as error:
-            raise UserError(
-                f'{self.where}: {shown(name)} cannot be read ({error.strerror}); mend or remove it'
-            ) from error
-        if len(data) > limit:
-            raise UserError(f'{self.where}: {shown(name)} is larger than {limit} bytes; remove it')
-        return data
+            labels = self.labels
+        except UserError:  # labels that cannot be used count as none
+            labels = None
+        return ['None'] * len(self) if labels is None else [str(label) for label in labels]
 
-    def sha256(self, indices: Sequence[int] | None = None) -> str:
-        digest = hashlib.sha256()
-        for index, name in enumerate(self.names):
-            label = self.labels[index] if self.labels is not None else None
-            digest.update(f'{name}\0{label}\n'.encode(errors='surrogateescape'))
-        for index in range(len(self)) if indices is None else indices:
-            digest.update(hashlib.sha256(self.read_bytes(self.names[index])).digest())
-        return digest.hexdigest()
+    def _stored_channels(self) -> int:
+        return 3 if any(map(self._has_colour, self.names)) else 1
 
-
-class ArchiveSource(FilesSource):
-    """A ZIP archive of image files. Only what its directory and each entry agree on is read, and never unpacked."""
-
-    def __init__(self, path: str, option: str = ''):
-        super().__init__(path, option)
-        self._file = open(path, 'rb')  # noqa: SIM115 - open as long as the source is
-        weakref.finalize(self, self._file.close)
-        self._entries = {info.filename: info for info in self._directory() if not info.is_dir()}
-        self._index(set(self._entries))
-
-    def _directory(self) -> list[zipfile.ZipInfo]:
+    def _has_colour(self, name: str) -> bool:
         try:
-            with zipfile.ZipFile(self._file) as archive:
-                entries = archive.infolist()
-        except OSError:
-            raise
-        except Exception as error:  # zipfile meets a broken directory with many exceptions
-            raise UserError(
-                f'{self.where} is not a readable ZIP archive ({shown(str(error))}), it may be truncated; '
-                f'fetch it again, or make it again with dataset_tool.py'
-            ) from error
-        seen: set[str] = set()
-        for info in entries:
-            reason = _distrust(info) or ('is there twice' if info.filename in seen else '')
-            if reason:
-                raise UserError(f'{self.where}: the entry {shown(info.filename)} {reason}; pack the archive again')
-            seen.add(info.filename)
-        return entries
+            return has_colour(self.read_bytes(name))
+        except UserError:  # a damaged file is reported when its turn comes
+            return False
 
-    def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
-        info = self._entries[name]
-        if max(info.file_size, info.compress_size) > limit:
-            raise UserError(f'{self.where}: {shown(name)} is larger than {limit} bytes; remove it')
-        try:
-            return self._unpack(info)
-        except (OSError, struct.error, zlib.error, zipfile.BadZipFile) as error:
-            raise UserError(
-                f'{self.where}: {shown(name)} is damaged ({error}); '
-                f'fetch the archive again, or make it again with dataset_tool.py'
-            ) from error
+    def _decode(self, index: int) -> np.ndarray:
+        name = self.names[index]
+        decoded = decode_image(self.read_bytes(name), self.where, name, self.reading.exif_transpose)
+        if decoded.is_turned:
+            self._turned.add(index)
+        if decoded.is_animated:
+            self._animated.add(index)
+        if decoded.largest is not None:
+            self._largest[index] = decoded.largest
+        return decoded.pixels
 
-    def _unpack(self, info: zipfile.ZipInfo) -> bytes:
-        # pread, unlike ZipFile.read, needs no lock and no shared position, so threads and forked workers do not meet.
-        descriptor = self._file.fileno()
-        header = os.pread(descriptor, LOCAL_HEADER_BYTES, info.header_offset)
-        if header[:4] != LOCAL_HEADER_SIGNATURE:
-            raise zipfile.BadZipFile('no entry where the directory says')
-        name_length, extra_length = struct.unpack('<HH', header[26:30])
-        start = info.header_offset + len(header) + name_length + extra_length
-        data = os.pread(descriptor, info.compress_size, start)
-        if info.compress_type == zipfile.ZIP_DEFLATED:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
-        if len(data) != info.file_size:
-            raise zipfile.BadZipFile(f'{len(data)} bytes instead of {info.file_size}')
-        if zlib.crc32(data) != info.CRC:
-            raise zipfile.BadZipFile('wrong checksum')
-        return data
-
-    def sha256(self, indices: Sequence[int] | None = None) -> str:
-        return file_sha256(self.path)
+    def remarks(self) -> list[str]:
+        remarks = []
+        if self.skipped:
+            remarks.append(f'skipped {len(self.skipped)} files that are not images: {some(self.skipped)}.')
+        if LABELS_FILE not in self._others and '/' in self.names[0] and '_labelling' in self.__dict__:
+            remarks.append(
+                f'{len(self.class_names)} classes, named after the folders {some(self.class_names)}.'
+                if self.class_names
+                else 'no labels; the folders only divide the numbered images into parts.'
+            )
+        if self._turned:
+            remarks.append(
+                f'{len(self._turned)} images have an EXIF orientation, such as {self.describe(min(self._turned))}; '
+                f'their pixels are kept as stored, and dataset_tool.py --exif-transpose rotates them.'
+            )
+        if self._animated:
+            remarks.append(f'only the first frame of {len(self._animated)} images with several frames was read.')
+        top = max(self._largest.values(), default=1 << 15)
+        if top < 1 << 15:
+            remarks.append(
+                f'{len(self._largest)} images of 16 bits have no value above {top} of 65535, so they are dark in '
+                f'8 bits; save them with the full range, or as .pgm or TIFF files that state their largest value.'
+            )
+        return remarks
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a path has a part that file managers hide, such as '.git' or '__MACOSX'."""
+    """Return whether a path has a part that file managers hide, such as '.git' or '__MACOSX'."""
     return any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
 
 
-def _distrust(info: zipfile.ZipInfo) -> str:
-    """Say what is wrong with an entry of an archive, '' for nothing."""
-    name = info.orig_filename
-    if name.startswith('/') or '\\' in name or '\0' in name or re.match(r'[A-Za-z]:', name):
-        return 'has an absolute or foreign path'
-    if '..' in name.split('/'):
-        return 'leads out of the archive'
-    if stat.S_ISLNK(info.external_attr >> 16):
-        return 'is a symbolic link'
-    if info.flag_bits & 1:
-        return 'is encrypted'
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return 'is compressed by another method than "store" and "deflate"'
-    return ''
+def _is_deeper_labels(name: str) -> bool:
+    return name.endswith(f'/{LABELS_FILE}') and not is_hidden(name)
+
+
+def is_read(name: str) -> bool:
+    """Return whether a file of this name would be read: an image, or how the images were labelled and made."""
+    return is_image_name(name) or name in (LABELS_FILE, MANIFEST_FILE)

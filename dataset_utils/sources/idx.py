@@ -1,4 +1,4 @@
-"""MNIST's format: `*-images-idx3-ubyte` with `*-labels-idx1-ubyte` beside it, either with or without .gz."""
+"""MNIST's format: `*-images-idx3-ubyte` with `*-labels-idx1-ubyte` next to it, either with or without .gz."""
 
 import gzip
 import io
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataset_utils.sources.base import ArraySource
+from dataset_utils.sources.base import ArraySource, Reading
 from dnnlib.util import UserError, file_sha256
 
 IMAGES_NAME = re.compile(r'(.*)-images([-.])idx3-ubyte(?:\.gz)?')
@@ -19,21 +19,21 @@ MAX_BYTES = 1 << 31
 
 
 class IdxSource(ArraySource):
-    """Grey images with labels. Their edge of 28 cannot be halved three times, so data sets get them padded to 32."""
+    """Grey images with labels. The U-Net cannot halve their edge of 28 three times, so data sets pad them to 32."""
 
     padded_size = 32
 
-    def __init__(self, path: str, option: str = ''):
-        super().__init__(path, option)
+    def __init__(self, path: str, argument: str = '', reading: Reading | None = None):
+        super().__init__(path, argument, reading)
         self._labels_path = self._find_labels()
         self.images = self._read(self.path, dimensions=3)[..., np.newaxis]
         self.labels = self._read(self._labels_path, dimensions=1).tolist()
         if len(self.images) == 0:
-            raise UserError(f'{self.where} holds no images; fetch it anew')
+            raise UserError(f'{self.where} has no images; download it again')
         if len(self.labels) != len(self.images):
             raise UserError(
                 f'{self.where} has {len(self.images)} images, but {self._labels_path} has {len(self.labels)} labels; '
-                f'fetch both anew'
+                f'download both again'
             )
 
     def sha256(self, indices: Sequence[int] | None = None) -> str:
@@ -48,7 +48,7 @@ class IdxSource(ArraySource):
         for path in (f'{plain}.gz', plain) if file_name.endswith('.gz') else (plain, f'{plain}.gz'):
             if os.path.isfile(path):
                 return path
-        raise UserError(f'{self.where}: its labels are missing; put {os.path.basename(plain)}.gz beside it')
+        raise UserError(f'{self.where}: its labels are missing; put {os.path.basename(plain)}.gz next to it')
 
     def _read(self, path: str, dimensions: int) -> np.ndarray:
         try:
@@ -56,13 +56,13 @@ class IdxSource(ArraySource):
                 return _parse(file, dimensions)
         except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, MemoryError) as error:
             where = self.where if path == self.path else path
-            raise UserError(f'{where} is not a readable IDX file ({error}); fetch it anew') from error
+            raise UserError(f'{where} is not a readable IDX file ({error}); download it again') from error
 
 
 def _parse(file: io.BufferedIOBase, dimensions: int) -> np.ndarray:
     header = file.read(4 + 4 * dimensions)
     if header[:4] != bytes([0, 0, UNSIGNED_BYTE, dimensions]) or len(header) < 4 + 4 * dimensions:
-        raise ValueError(f'its header is not that of {dimensions}-dimensional bytes')
+        raise ValueError(f'its header does not announce {dimensions}-dimensional bytes')
     shape = struct.unpack(f'>{dimensions}I', header[4:])
     size = int(np.prod(shape, dtype=object))
     if size > MAX_BYTES:

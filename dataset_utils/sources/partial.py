@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset_utils.parallel import MAX_THREADS
-from dataset_utils.sources.base import Source, check_shape, match
+from dataset_utils.sources.base import Source, check_shape
 
 # Images that one thread decodes at a time.
 IMAGES_PER_TASK = 32
@@ -24,10 +24,8 @@ class PartialSource:
 
     def __init__(self, source: Source, part: range, progress: bool = False):
         self.source, self.part = source, part
-        first = source.read(0)
-        check_shape(source.where, first.shape)
-        self.image_shape = first.shape
-        height, width, channels = first.shape
+        check_shape(source.where, source.shape)
+        height, width, channels = source.shape
         self.shape = (len(part), channels, height, width)
         self.bar = tqdm(
             total=len(part), desc=f'Reading {source.file_name}', unit='img', disable=None if progress else True
@@ -46,9 +44,5 @@ class PartialSource:
         return images
 
     def _decode(self, positions: np.ndarray) -> np.ndarray:
-        return np.stack([self._image(self.part[position]) for position in positions.tolist()])
-
-    def _image(self, index: int) -> np.ndarray:
-        source = self.source
-        name = f'{source.where}: {source.describe(index)}'
-        return match(source.read(index), name, self.image_shape, source.describe(0)).transpose(2, 0, 1)
+        images = [self.source.read_alike(self.part[position]) for position in positions.tolist()]
+        return np.stack(images).transpose(0, 3, 1, 2)

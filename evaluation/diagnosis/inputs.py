@@ -39,8 +39,8 @@ def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool)
 
     Raises UserError if the sets differ in shape, share images (unless that is allowed), or have fewer images.
     """
-    training = load_dataset(data, option='`data`')
-    held_out = None if test is None else load_dataset(test, option='`test`')
+    training = load_dataset(data, argument='data')
+    held_out = None if test is None else load_dataset(test, argument='test')
     sizes = {f'`data`={data}': len(training.images)}
     if held_out is not None:
         check_shape(held_out, tuple(training.images.shape[1:]), f'`test`={test}', 'the training set has')

@@ -114,8 +114,8 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
         raise UserError(f'`network`: {count} generators are given; give two networks, or one and `denoiser`')
     if not 1 <= len(options.data) <= 2:
         raise UserError('`data`: give one training set, or one for each of the two')
-    training = [load_dataset(path, option='`data`') for path in options.data]
-    held_out = None if options.test is None else load_dataset(options.test, option='`test`')
+    training = [load_dataset(path, argument='data') for path in options.data]
+    held_out = None if options.test is None else load_dataset(options.test, argument='test')
     sampling = Sampling(options.sampler, options.class_index, options.precision, data=options.data[-1])
     generators: list[Generator] = [SnapshotGenerator(fetched(name), sampling, device) for name in options.network]
     if options.denoiser is not None:

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from dataset_utils import Source
+
 CIFAR_CLASSES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 CIFAR_FOLDER = 'cifar-10-batches-py'
 
@@ -127,3 +129,8 @@ def folder_state(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob('*'))
         if path.is_file()
     }
+
+
+def names_of(source: Source) -> list[str]:
+    """The names of a source's images."""
+    return [source.describe(index) for index in range(len(source))]

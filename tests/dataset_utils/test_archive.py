@@ -173,14 +173,14 @@ def test_full_disk_is_a_sentence_and_leaves_what_was_there(dest, monkeypatch):
 
     monkeypatch.setattr(Path, 'write_bytes', full)
     monkeypatch.setattr('os.fsync', full)
-    with pytest.raises(UserError, match=r'--dest=.*set(.zip)?: No space left on device; make room'):
+    with pytest.raises(UserError, match=r'`dest`=.*set(.zip)?: No space left on device; make room'):
         write(dest, overwrite=True)
     assert folder_state(dest.parent) == before
 
 
 def test_existing_data_set_is_refused_without_overwrite(dest):
     write(dest)
-    with pytest.raises(UserError, match=r'--dest=.* exists; add --overwrite'):
+    with pytest.raises(UserError, match=r'`dest`=.* exists; add `overwrite`'):
         Destination(str(dest), False)
 
 
@@ -217,9 +217,9 @@ def test_empty_folder_may_be_filled(tmp_path):
 @pytest.mark.parametrize(
     ('files', 'stranger'),
     [
-        ({'thesis.tex': b'x'}, 'no dataset.json but other files'),
-        ({'dataset.json': b'{}', 'notes.txt': b'x'}, 'notes.txt, which is no part'),
-        ({'dataset.json': b'{}', '00000/.git/config': b'x'}, '.git/config, which is no part'),
+        ({'thesis.tex': b'x'}, 'files but no dataset.json'),
+        ({'dataset.json': b'{}', 'notes.txt': b'x'}, 'notes.txt, which is not part'),
+        ({'dataset.json': b'{}', '00000/.git/config': b'x'}, '.git/config, which is not part'),
     ],
 )
 def test_folder_of_something_else_is_never_overwritten(tmp_path, files, stranger):
@@ -241,7 +241,7 @@ def test_file_is_no_folder_and_folder_no_archive(tmp_path):
 
 @pytest.mark.parametrize('name', ['', '.zip', 'folder/.ZIP'])
 def test_destination_without_a_name(name):
-    with pytest.raises(UserError, match=r'^--dest=.* gives the data set no name; end it in one, such as data\.zip$'):
+    with pytest.raises(UserError, match=r'^`dest`=.* has no name for the data set; end it in one, such as data\.zip$'):
         Destination(name, True)
 
 
@@ -253,7 +253,7 @@ def test_destination_below_a_file(tmp_path, name):
 
 
 def test_name_that_is_too_long(tmp_path):
-    with pytest.raises(UserError, match=r'^--dest=.* cannot be written \(File name too long\); write somewhere else$'):
+    with pytest.raises(UserError, match=r'^`dest`=.* cannot be written \(File name too long\); write somewhere else$'):
         Destination(str(tmp_path / f'{"a" * 300}.zip'), False)
 
 
@@ -266,7 +266,7 @@ def test_place_that_takes_no_files(dest, monkeypatch):
 
     monkeypatch.setattr('builtins.open', refuse)
     monkeypatch.setattr(Path, 'mkdir', refuse)
-    with pytest.raises(UserError, match=r'^--dest=.* cannot be written \(Permission denied\); write somewhere else$'):
+    with pytest.raises(UserError, match=r'^`dest`=.* cannot be written \(Permission denied\); write somewhere else$'):
         write(dest, overwrite=True)
     monkeypatch.undo()
     assert folder_state(dest.parent) == before
@@ -283,14 +283,14 @@ def test_other_archives_are_refused(tmp_path, name):
 )
 def test_source_and_destination_must_not_lie_in_one_another(tmp_path, monkeypatch, dest, source):
     monkeypatch.chdir(write_files(tmp_path / 'here', {'a.zip': b'x', 'photos/b.png': b'x'}))
-    with pytest.raises(UserError, match='lie in one another'):
+    with pytest.raises(UserError, match='contain one another'):
         Destination(dest, True, [source])
 
 
 def test_root_is_no_destination(tmp_path):
-    with pytest.raises(UserError, match='lie in one another'):
+    with pytest.raises(UserError, match='contain one another'):
         Destination('/', True, [str(tmp_path)])
-    with pytest.raises(UserError, match='exists; add --overwrite'):
+    with pytest.raises(UserError, match='exists; add `overwrite`'):
         Destination('/', False)
 
 

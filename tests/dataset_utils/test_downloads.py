@@ -73,9 +73,9 @@ def test_arrays_of_numpy_are_converted(tmp_path):
 @pytest.mark.parametrize(
     ('place', 'message'),
     [
-        ('/none.zip', 'the server says 404'),
-        ('/moved/a.zip', 'it redirects to'),
-        ('/cut/a.zip', 'the download was cut at'),
+        ('/none.zip', 'the server answers 404'),
+        ('/moved/a.zip', 'cannot be downloaded'),
+        ('/cut/a.zip', 'the download was cut'),
         ('/train-images-idx3-ubyte.gz', 'its labels are another file'),
     ],
 )

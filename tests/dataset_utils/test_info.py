@@ -43,14 +43,14 @@ def test_manifest_in_words(archive):
 def test_another_source_is_noticed(archive, tmp_path):
     make('size', 'digits', tmp_path / 'other.zip', '--max-images=500', '--seed=1')
     message = refusal(invoke(main, 'info', archive, f'--verify={tmp_path / "other.zip"}'))
-    assert 'The source is another one: its hash is' in message
+    assert 'The source is a different one: its hash is' in message
     assert 'images or labels differ' in message
 
 
 @pytest.mark.parametrize(
     ('changes', 'finding'),
     [
-        ({'source_sha256': '00'}, 'The source is another one'),
+        ({'source_sha256': '00'}, 'The source is a different one'),
         ({'indices': [0]}, '"indices" in the manifest is not what the rule makes'),
         ({'labels': 'magic'}, '"labels" in the manifest'),
         ({'class_names': list('abcdefghij')}, '"class_names" in the manifest'),
@@ -80,7 +80,7 @@ def test_false_claims_are_noticed(archive, changes, finding):
 )
 def test_manifest_that_cannot_be_followed_is_a_sentence(archive, changes):
     message = refusal(invoke(main, 'info', forge(archive, **changes), '--verify=digits'))
-    assert 'cannot be made again' in message or 'is not one that this version can follow' in message
+    assert 'cannot be made again' in message or 'is not one that this version understands' in message
 
 
 def test_data_set_without_manifest(tmp_path):
@@ -96,7 +96,7 @@ def test_mixture_needs_two_sources(archive, tmp_path):
     result = invoke(main, 'info', tmp_path / 'm.zip', '--verify=digits', f'--verify={archive}')
     assert result.exit_code == 0, result.output
     message = refusal(invoke(main, 'info', tmp_path / 'm.zip', f'--verify={archive}', '--verify=digits'))
-    assert 'The two sources are those of the manifest in the other order; give --verify the --source first.' in message
+    assert 'The two sources are those of the manifest in the other order; give --verify the source first.' in message
 
 
 def test_converted_and_split_sets_verify(tmp_path):
@@ -115,7 +115,7 @@ def test_images_of_different_sizes(tmp_path):
 
 
 def test_near_that_is_no_number():
-    assert '--near=nan is no distance' in refusal(invoke(main, 'info', 'digits', '--near=nan'))
+    assert '--near=nan is not a distance' in refusal(invoke(main, 'info', 'digits', '--near=nan'))
 
 
 def test_no_such_data_set():

@@ -28,7 +28,7 @@ class TestBalanced:
         assert selections.balanced([7, 3, 7, 3], None, 4, None) == [1, 3, 0, 2]
 
     def test_size_that_the_classes_do_not_divide_is_refused(self):
-        with pytest.raises(UserError, match=r'--max-images=8 is no multiple of the 3 classes; give 6'):
+        with pytest.raises(UserError, match=r'`max_images`=8 is not a multiple of the 3 classes; give 6'):
             selections.balanced(LABELS, NAMES, 8, None)
 
     def test_size_below_the_number_of_classes_is_refused_with_the_smallest_possible(self):
@@ -37,7 +37,7 @@ class TestBalanced:
 
     def test_class_with_too_few_images_is_named_with_the_largest_size(self):
         labels = [0, 0, 0, 1, 1, 2, 2, 2]
-        with pytest.raises(UserError, match=r'3 images of class 1 \(cat\), which has 2; the largest possible is .*=6'):
+        with pytest.raises(UserError, match=r'3 images of class 1 \(cat\), which has 2; give at most 6'):
             selections.balanced(labels, NAMES, 9, None)
 
     @pytest.mark.parametrize('names', [None, ['0', '1', '2']])
@@ -79,7 +79,7 @@ class TestHalves:
         assert selections.halves(LABELS, None, 3, None) == ([1, 2, 0], [3, 5, 4])
 
     def test_too_few_images_for_two(self):
-        with pytest.raises(UserError, match=r'6 images of class 0 \(bird\), which has 4; the largest .*--max-images=6'):
+        with pytest.raises(UserError, match=r'6 images of class 0 \(bird\), which has 4; give at most 6'):
             selections.halves(LABELS, NAMES, 9, None)
 
 
@@ -94,11 +94,11 @@ class TestFirstClasses:
         assert selections.first_classes(LABELS, NAMES, 3, 12, None) == ZEROS + ONES + TWOS
 
     def test_more_classes_than_there_are(self):
-        with pytest.raises(UserError, match=r'--num-classes=4 is more than the 3 classes of the source'):
+        with pytest.raises(UserError, match=r'`num_classes`=4 is more than the 3 classes of the source'):
             selections.first_classes(LABELS, NAMES, 4, 8, None)
 
     def test_fewer_images_than_classes(self):
-        with pytest.raises(UserError, match=r'--max-images=1 is less than one for each of --num-classes=2'):
+        with pytest.raises(UserError, match=r'`max_images`=1 is less than `num_classes`=2'):
             selections.first_classes(LABELS, NAMES, 2, 1, None)
 
     def test_only_classes_that_are_taken_must_have_enough(self):
@@ -116,11 +116,11 @@ class TestOneClass:
 
     @pytest.mark.parametrize('name', ['fish', '3', '-1', ''])
     def test_unknown_class_lists_those_that_are(self, name):
-        with pytest.raises(UserError, match=rf'--class-name={name} is no .* 0 \(bird\), 1 \(cat\), 2 \(dog\); give'):
+        with pytest.raises(UserError, match=rf'`class_name`={name} is not .* 0 \(bird\), 1 \(cat\), 2 \(dog\); give'):
             selections.one_class(LABELS, NAMES, name, None, None)
 
     def test_too_few(self):
-        with pytest.raises(UserError, match=r'5 images of class 2 \(dog\), which has 4; the largest .*--max-images=4'):
+        with pytest.raises(UserError, match=r'5 images of class 2 \(dog\), which has 4; give at most 4'):
             selections.one_class(LABELS, NAMES, 'dog', 5, None)
 
 
@@ -182,7 +182,7 @@ class TestSpread:
 
     def test_group_with_too_few(self):
         with pytest.raises(
-            UserError, match=r'--max-images=153 asks for 51 images of n00000003, which has 50 images; lower it'
+            UserError, match=r'`max_images`=153 asks for 51 images of n00000003, which has 50 images; lower it'
         ):
             selections.spread(self.GROUPS, 153, 0)
 

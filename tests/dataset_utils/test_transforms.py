@@ -87,7 +87,7 @@ def test_padding_centers_between_zeros():
     [
         ('center-crop', (8, 4), 'not square'),
         (None, (8, 4), 'not square'),
-        ('center-crop-wide', (4, 8), 'higher than wide'),
+        ('center-crop-wide', (4, 8), 'taller than wide'),
         ('stretch', (4, 4), 'unknown'),
     ],
 )

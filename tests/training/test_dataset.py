@@ -52,7 +52,7 @@ def test_mirrored_images_stand_behind_the_others(digits_20):
 
 
 def test_a_missing_training_set_is_named():
-    with pytest.raises(UserError, match=r'--data=nowhere\.zip'):
+    with pytest.raises(UserError, match=r'`data`=nowhere\.zip'):
         load_dataset('nowhere.zip')
 
 

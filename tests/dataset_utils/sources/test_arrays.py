@@ -54,7 +54,7 @@ def test_floats_become_pixels_within_the_range_that_is_said(tmp_path, low_high):
     floats = (IMAGES / 255 * (high - low) + low).astype(np.float32)
     path = saved(tmp_path / 'a.npy', floats)
     assert np.array_equal(NumpySource(path, float_range=low_high).load(), IMAGES)
-    with pytest.raises(UserError, match=r'float32, and must be uint8; .*--float-range'):
+    with pytest.raises(UserError, match=r'float32, and must be uint8; .*`float_range`'):
         open_source(path)
 
 
@@ -62,7 +62,7 @@ def test_floats_become_pixels_within_the_range_that_is_said(tmp_path, low_high):
 def test_a_float_outside_the_range_is_named(tmp_path, value):
     floats = (IMAGES / 127.5 - 1).astype(np.float32)
     floats[3, 2, 1, 0] = value
-    with pytest.raises(UserError, match=rf'image 3 has the value {value:g}, outside --float-range=-1,1'):
+    with pytest.raises(UserError, match=rf'image 3 has the value {value:g}, outside `float_range`=-1,1'):
         NumpySource(saved(tmp_path / 'a.npz', floats), float_range=(-1, 1))
 
 
@@ -116,5 +116,5 @@ def test_an_npz_that_claims_more_than_the_memory_is_refused_before_it_is_unpacke
         np.save(entry, np.zeros((1000, 32, 32, 3), np.uint8))
     monkeypatch.setattr('psutil.virtual_memory', lambda: type('', (), {'available': 3_000_000}))
     monkeypatch.setattr('numpy.load', None)
-    with pytest.raises(UserError, match=r'unpacks to 2 MiB, more than the memory that is free; save .* \.npy'):
+    with pytest.raises(UserError, match=r'unpacks to 2 MiB, more than the free memory; save .* \.npy'):
         open_source(str(path))

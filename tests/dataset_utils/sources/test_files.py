@@ -14,13 +14,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dataset_utils import open_source
+from dataset_utils import Reading, open_source
 from dataset_utils.manifest import Manifest
 from dataset_utils.sources import files
 from dnnlib.util import UserError
 from tests.dataset_utils.making import (
     image_bytes,
     labelled_files,
+    names_of,
     png_header,
     random_images,
     write_files,
@@ -87,24 +88,57 @@ class TestLabels:
     def test_images_without_folders_have_no_labels(self, open_files):
         assert open_files({'a.png': PNG, 'b.png': PNG}).labels is None
 
-    def test_numbered_chunks_are_no_classes(self, open_files):
-        assert open_files({'00000/a.png': PNG, '00001/b.png': PNG}).labels is None
+    @pytest.mark.parametrize(
+        'names', [['00000/img00000007.png', '00001/img00001000.png'], ['000000/000999.png', '012000/012345.png']]
+    )
+    def test_parts_of_numbered_images_are_not_classes(self, open_files, names):
+        assert open_files(dict.fromkeys(names, PNG)).labels is None
 
-    def test_short_numbers_are_classes(self, open_files):
-        assert open_files({'0/a.png': PNG, '10/b.png': PNG}).class_names == ['0', '10']
+    @pytest.mark.parametrize(
+        'names',
+        [
+            ['00000/00000_00000.ppm', '00042/00000_00001.ppm'],  # as in GTSRB
+            ['00000/000001.png', '00001/000001.png'],
+            ['00000/a.png', '00001/b.png'],
+            ['0/a.png', '10/b.png'],
+        ],
+    )
+    def test_other_numbers_are_classes(self, open_files, names):
+        source = open_files(dict.fromkeys(names, PNG))
+        assert source.labels == [0, 1]
+        assert source.class_names == [name.split('/')[0] for name in names]
 
     def test_images_beside_class_folders_are_refused(self, open_files):
-        with pytest.raises(UserError, match=r'a.png lies beside folders of images'):
-            open_files({'a.png': PNG, 'dog/b.png': PNG, 'cat/c.png': PNG})
+        source = open_files({'a.png': PNG, 'dog/b.png': PNG, 'cat/c.png': PNG})
+        with pytest.raises(UserError, match=r'a.png is next to folders of images'):
+            source.labels  # noqa: B018 - reading them is what fails
+        assert len(source.load()) == 3, 'images are read without labels'
 
-    def test_synsets_one_level_deeper_are_pointed_at(self, open_files):
-        with pytest.raises(UserError, match=r'one level deeper, in train, val; name one of those, such as .*/train'):
-            open_files({'train/n01440764/a.png': PNG, 'val/n01440764/b.png': PNG})
+    @pytest.mark.parametrize(
+        ('names', 'found'),
+        [
+            (['train/cat/a.png', 'test/cat/a.png'], 'it has the folders test and train'),
+            (['train/n01440764/a.png', 'val/n01440764/b.png'], 'it has the folders train and val'),
+            (['x/Training/a.png', 'x/Testing/a.png', 'x/extra/a.png'], 'x has the folders Testing and Training'),
+            (['train2017/a.png', 'val2017/a.png'], 'it has the folders train2017 and val2017'),
+            (['bottle/test/good/a.png', 'bottle/train/good/a.png'], 'bottle has the folders test and train'),
+        ],
+    )
+    def test_training_and_test_images_are_not_mixed(self, open_files, names, found):
+        with pytest.raises(UserError, match=f'{found}, whose images would be mixed; give one of these folders alone'):
+            open_files(dict.fromkeys(names, PNG))
+
+    def test_one_folder_named_after_a_split_may_be_a_class(self, open_files):
+        assert open_files({'train/a.png': PNG, 'truck/b.png': PNG}).class_names == ['train', 'truck']
+
+    def test_dataset_json_allows_folders_named_after_splits(self, open_files):
+        labels = json.dumps({'labels': [['test/a.png', 1], ['train/a.png', 0]]}).encode()
+        assert open_files({'test/a.png': PNG, 'train/a.png': PNG, 'dataset.json': labels}).labels == [1, 0]
 
     def test_data_set_one_level_deeper_is_pointed_at(self, open_files):
         deeper = {f'pets/{name}': data for name, data in labelled_files(random_images(2), [0, 1]).items()}
         with pytest.raises(UserError, match=r'deeper, in pets/'):
-            open_files(deeper)
+            open_files(deeper).labels  # noqa: B018
 
     def test_hidden_files_and_other_files_are_no_images(self, open_files):
         source = open_files({'a.png': PNG, '.b.png': b'', '__MACOSX/._a.png': b'', '.git/c.png': b'', 'notes.txt': b''})
@@ -119,36 +153,38 @@ class TestBrokenLabels:
             ([], 'no label for 2 of 2 images'),
             ([['a.png', 0], ['b.png', 0], ['c.png', 1]], r'lists c\.png, which is not there'),
             ([['a.png', 0], ['b.png', 0], ['../../etc/passwd.png', 1]], 'which is not there'),
-            ([['a.png', 0], ['b.png', -1]], r'gives b\.png the label -1; labels must be whole numbers from 0'),
-            ([['a.png', 0], ['b.png', 1.5]], 'the label 1.5'),
-            ([['a.png', 0], ['b.png', '1']], 'the label "1"'),
-            ([['a.png', 0], ['b.png', None]], 'the label null'),
-            ([['a.png', 0], ['b.png', True]], 'the label true'),
-            ([['a.png', 0], ['b.png', [0, 1]]], r'the label \[0, 1\]'),
-            ([['a.png', 0], ['b.png', 10**30]], 'the label 1000'),
+            ([['a.png', 0], ['b.png', -1]], r'labels\[1\]\[1\] must be a whole number of at least 0, not -1'),
+            ([['a.png', 0], ['b.png', 1.5]], 'must be a whole number, not 1.5'),
+            ([['a.png', 0], ['b.png', '1']], "must be a whole number, not '1'"),
+            ([['a.png', 0], ['b.png', None]], 'must be a whole number, not None'),
+            ([['a.png', 0], ['b.png', True]], 'must be a whole number, not True'),
+            ([['a.png', 0], ['b.png', [0, 1]]], r'must be a whole number, not \[0, 1\]'),
+            ([['a.png', 0], ['b.png', 10**30]], 'labels'),
             ([['a.png', 0], ['b.png', 0], ['b.png', 1]], r'gives b\.png two labels'),
-            ([['a.png', 0], ['b.png']], r'has \["b.png"\] among its labels'),
-            ([['a.png', 0], 'b.png'], 'has "b.png" among its labels'),
-            ([['a.png', 0], [3, 4]], r'has \[3, 4\] among its labels'),
-            ({'a.png': 0}, 'must be {"labels"'),
-            (3, 'must be {"labels"'),
+            ([['a.png', 0], ['b.png']], r'labels\[1\].* must be .*length 2'),
+            ([['a.png', 0], 'b.png'], r"labels\[1\] must be a list, not 'b.png'"),
+            ([['a.png', 0], [3, 4]], r'labels\[1\]\[0\] must be a text, not 3'),
+            ({'a.png': 0}, 'labels must be a list or null'),
+            (3, 'labels must be a list or null, not 3'),
         ],
     )
     def test_labels_of_the_wrong_shape(self, open_files, labels, message):
-        with pytest.raises(UserError, match=f'dataset.json .*{message}'):
-            open_files(with_labels(labels))
+        source = open_files(with_labels(labels))
+        with pytest.raises(UserError, match=f'dataset.json.*{message}'):
+            source.labels  # noqa: B018
+        assert len(source.load()) == 2, 'images are read without labels'
 
     @pytest.mark.parametrize(
         'text', [b'', b'{', b'\xff\xfe\x00', b'[' * 100_000, b'{"labels": [["a.png", ' + b'9' * 5000 + b']]}']
     )
     def test_no_json(self, open_files, text):
-        with pytest.raises(UserError, match=r'dataset.json is not valid JSON'):
-            open_files({'a.png': PNG, 'dataset.json': text})
+        with pytest.raises(UserError, match=r'dataset.json: not a JSON file .*; fix dataset.json, or remove it'):
+            open_files({'a.png': PNG, 'dataset.json': text}).labels  # noqa: B018
 
     @pytest.mark.parametrize('text', [b'{}', b'[]', b'null', b'{"label": null}'])
     def test_json_of_another_kind(self, open_files, text):
-        with pytest.raises(UserError, match=r'dataset.json must be'):
-            open_files({'a.png': PNG, 'dataset.json': text})
+        with pytest.raises(UserError, match=r'dataset.json: the file (must be a table|lacks the key labels)'):
+            open_files({'a.png': PNG, 'dataset.json': text}).labels  # noqa: B018
 
 
 class TestManifest:
@@ -171,15 +207,15 @@ class TestManifest:
     )
     def test_values_of_the_wrong_kind_are_refused(self, open_files, change):
         with pytest.raises(UserError, match=rf'manifest.json: {next(iter(change))}.* must be'):
-            open_files(self.files(**change))
+            open_files(self.files(**change)).labels  # noqa: B018
 
     def test_other_keys_are_refused(self, open_files):
         with pytest.raises(UserError, match=r'manifest.json: the file has an unknown key, date'):
-            open_files(self.files(date='today'))
+            open_files(self.files(date='today')).labels  # noqa: B018
 
     def test_fewer_class_names_than_classes_are_refused(self, open_files):
         with pytest.raises(UserError, match=r'names 1 classes, but dataset.json has the label 1'):
-            open_files(self.files(class_names=['cat']))
+            open_files(self.files(class_names=['cat'])).labels  # noqa: B018
 
     def test_manifest_of_something_else_is_ignored(self, open_files):
         assert open_files({'a.png': PNG, 'manifest.json': b'{"name": "some web page"}'}).class_names is None
@@ -245,15 +281,28 @@ class TestImages:
         with pytest.raises(UserError, match=r'set.*: a\.tif has pixels of the kind F; convert it'):
             open_files({'a.tif': buffer.getvalue()}).read(0)
 
-    def test_grey_images_among_colour_ones_become_rgb(self, open_files):
+    @pytest.mark.parametrize('names', [('a.png', 'b.png'), ('b.png', 'a.png')])
+    def test_grey_images_among_colour_ones_become_rgb_in_any_order(self, open_files, names):
         grey = random_images(1, channels=1)[0]
-        loaded = open_files({'a.png': PNG, 'b.png': image_bytes(grey)}).load()
-        assert np.array_equal(loaded[1], np.concatenate([grey, grey, grey], axis=2))
+        colour_name, grey_name = names
+        source = open_files({colour_name: PNG, grey_name: image_bytes(grey)})
+        assert source.channels == 3
+        loaded = dict(zip(names_of(source), source.load(), strict=True))
+        assert np.array_equal(loaded[grey_name], np.concatenate([grey, grey, grey], axis=2))
+        assert np.array_equal(loaded[colour_name], PIXELS)
 
-    def test_colour_images_among_grey_ones_are_named(self, open_files):
-        grey = image_bytes(random_images(1, channels=1)[0])
-        with pytest.raises(UserError, match=r'c\.png is 8x8 RGB, but a\.png is 8x8 grey; keep grey and colour'):
-            open_files({'a.png': grey, 'b.png': grey, 'c.png': PNG, 'd.png': PNG}).load()
+    @pytest.mark.parametrize('format', ['PNG', 'BMP', 'TIFF'])
+    def test_grey_images_stay_grey_whatever_their_format(self, open_files, format):
+        grey = random_images(2, channels=1)
+        data = {f'{n}.{format.lower()}': image_bytes(image, format) for n, image in enumerate(grey)}
+        assert np.array_equal(open_files(data).load(), grey)
+
+    def test_channels_can_be_chosen(self, tmp_path):
+        path = write_zip(tmp_path / 'a.zip', {'a.png': PNG})
+        luma = np.asarray(PIL.Image.fromarray(PIXELS).convert('L'))[..., None]
+        assert np.array_equal(open_source(path, '', Reading(channels=1)).load()[0], luma)
+        digits = open_source('digits', '', Reading(channels=3)).load()
+        assert np.array_equal(digits, np.repeat(open_source('digits').load(), 3, axis=3))
 
     def test_first_image_of_another_size_is_named(self, open_files):
         content = {f'{number:03}.png': PNG for number in range(300)}
@@ -273,11 +322,11 @@ class TestBrokenImages:
         png = image_bytes(random_images(1, 64)[0])
         archive = write_zip(tmp_path / 'cifar.zip', {'00012/img00012345.png': png[:812]})
         expected = (
-            f'--data={archive}: 00012/img00012345.png is not a readable PNG (truncated after 812 bytes); '
-            f'replace it, or make the archive again with dataset_tool.py'
+            f'`data`={archive}: 00012/img00012345.png is not a readable PNG '
+            f'(truncated after 812 bytes); replace or remove it'
         )
         with pytest.raises(UserError) as caught:
-            open_source(archive, '--data').load()
+            open_source(archive, 'data').load()
         assert str(caught.value) == expected
 
     @pytest.mark.parametrize('length', range(0, len(PNG) - 16, 7))
@@ -314,28 +363,55 @@ class TestBrokenImages:
 
 class TestEmpty:
     def test_no_images(self, open_files):
-        with pytest.raises(UserError, match=r'holds no images \(\.png \.jpg .*\); name the folder or archive'):
+        with pytest.raises(UserError, match=r'has no images \(\.png .*\.jpg .*\), only readme\.txt; give'):
             open_files({'readme.txt': b'x'})
 
     def test_empty_folder(self, tmp_path):
         (tmp_path / 'empty').mkdir()
-        with pytest.raises(UserError, match=r'holds no images'):
+        with pytest.raises(UserError, match=r'has no images'):
             open_source(tmp_path / 'empty')
 
 
 class TestFolder:
-    def test_links_are_refused(self, tmp_path):
-        secret = write_files(tmp_path / 'outside', {'secret.png': PNG})
+    @pytest.mark.parametrize('link', ['b.png', 'more', 'dataset.json'])
+    def test_links_out_of_the_folder_are_followed_only_if_asked(self, tmp_path, link):
+        outside = write_files(tmp_path / 'outside', {'x.png': PNG, 'none.json': b'{"labels": null}'})
         folder = write_files(tmp_path / 'set', {'a.png': PNG})
-        (folder / 'b.png').symlink_to(secret / 'secret.png')
-        with pytest.raises(UserError, match=r'b\.png is a symbolic link'):
+        (folder / link).symlink_to({'b.png': outside / 'x.png', 'more': outside}.get(link, outside / 'none.json'))
+        with pytest.raises(UserError, match=rf'{link} is a symbolic link out of the folder; .*--follow-links'):
             open_source(folder)
+        expected = {'b.png': ['a.png', 'b.png'], 'more': ['a.png', 'more/x.png']}.get(link, ['a.png'])
+        assert names_of(open_source(folder, '', Reading(follow_links=True))) == expected
 
-    def test_linked_folders_are_refused_even_in_a_circle(self, tmp_path):
+    def test_links_inside_the_folder_are_followed(self, tmp_path):
+        folder = write_files(tmp_path / 'set', {'blobs/0a': PNG, 'blobs/0b': PNG})
+        (folder / 'snapshot').mkdir()
+        for name in ('0a', '0b'):
+            (folder / 'snapshot' / f'{name}.png').symlink_to(f'../blobs/{name}')
+        source = open_source(folder)
+        assert names_of(source) == ['snapshot/0a.png', 'snapshot/0b.png']
+        assert np.array_equal(source.load(), [PIXELS, PIXELS])
+
+    def test_links_that_are_not_images_do_not_matter(self, tmp_path):
         folder = write_files(tmp_path / 'set', {'a.png': PNG})
+        (folder / 'README').symlink_to(write_files(tmp_path, {'README': b'x'}) / 'README')
+        (folder / 'latest').symlink_to('nowhere')
+        assert names_of(open_source(folder)) == ['a.png']
+
+    def test_circles_of_links_end(self, tmp_path):
+        folder = write_files(tmp_path / 'set', {'a.png': PNG, 'x/b.png': PNG})
         (folder / 'again').symlink_to(folder)
-        with pytest.raises(UserError, match=r'again is a symbolic link'):
-            open_source(folder)
+        (folder / 'x' / 'up').symlink_to('..')
+        other = write_files(tmp_path / 'other', {'c.png': PNG})
+        (other / 'back').symlink_to(folder)
+        (folder / 'other').symlink_to(other)
+        assert names_of(open_source(folder, '', Reading(follow_links=True))) == ['a.png', 'other/c.png', 'x/b.png']
+
+    def test_a_link_to_nothing_is_named(self, tmp_path):
+        folder = write_files(tmp_path / 'set', {'a.png': PNG})
+        (folder / 'b.png').symlink_to('c.png')
+        with pytest.raises(UserError, match=r'b\.png cannot be read \(No such file'):
+            open_source(folder).load()
 
     def test_the_folder_itself_may_be_a_link(self, tmp_path):
         (tmp_path / 'link').symlink_to(write_files(tmp_path / 'set', {'a.png': PNG}))
@@ -380,7 +456,7 @@ class TestArchive:
             link = zipfile.ZipInfo('a.png')
             link.external_attr = 0o120777 << 16
             archive.writestr(link, '/etc/passwd')
-        with pytest.raises(UserError, match=r'is a symbolic link'):
+        with pytest.raises(UserError, match=r'a\.png is a link to something that is not in the archive'):
             open_source(tmp_path / 'a.zip')
 
     def test_names_that_are_there_twice_are_refused(self, tmp_path):
@@ -466,4 +542,6 @@ class TestArchive:
             path = tmp_path / f'{trial}.zip'
             path.write_bytes(data)
             with contextlib.suppress(UserError):
-                assert open_source(path).load().shape == (3, 8, 8, 3)
+                source = open_source(path)
+                assert source.labels in (None, [0, 1, 2])
+                assert source.load().shape == (len(source), 8, 8, 3)

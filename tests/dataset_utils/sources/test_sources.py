@@ -79,10 +79,10 @@ def test_images_that_were_read_can_be_changed_without_harm(expected):
 
 def test_source_travels_to_another_process(expected):
     path, images, labels, _ = expected
-    copy = pickle.loads(pickle.dumps(open_source(path, '--data')))
+    copy = pickle.loads(pickle.dumps(open_source(path, 'data')))
     assert np.array_equal(copy.load(), images)
     assert copy.labels == labels
-    assert copy.where == f'--data={path}'
+    assert copy.where == f'`data`={path}'
 
 
 def test_hash_is_the_same_each_time_and_another_for_other_sources(expected, tmp_path):
@@ -147,18 +147,18 @@ def test_class_names(cifar):
 
 def test_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'a.zip')
-    with pytest.raises(UserError, match=r'^--data=.*a\.zip is a pipe or a device, which cannot be read twice'):
-        open_source(tmp_path / 'a.zip', '--data')
+    with pytest.raises(UserError, match=r'^`data`=.*a\.zip is a pipe or a device, which cannot be read twice'):
+        open_source(tmp_path / 'a.zip', 'data')
 
 
 def test_no_such_source_says_so_with_the_option():
-    with pytest.raises(UserError, match=r'^--data=nowhere.zip: no such file or folder'):
-        open_source('nowhere.zip', '--data')
+    with pytest.raises(UserError, match=r'^`data`=nowhere.zip: no such file or folder'):
+        open_source('nowhere.zip', 'data')
 
 
 def test_unknown_kind_of_file_says_what_is_known(tmp_path):
     (tmp_path / 'x.rar').write_bytes(b'Rar!')
-    with pytest.raises(UserError, match=r'x\.rar is no known source; give a \.zip'):
+    with pytest.raises(UserError, match=r'x\.rar is not a known source; give a \.zip'):
         open_source(tmp_path / 'x.rar')
 
 
@@ -201,7 +201,7 @@ class TestIdx:
     def test_missing_labels_are_named(self, tmp_path):
         path, _, _ = write_idx(tmp_path)
         (tmp_path / 'train-labels-idx1-ubyte.gz').unlink()
-        with pytest.raises(UserError, match=r'put train-labels-idx1-ubyte.gz beside it'):
+        with pytest.raises(UserError, match=r'put train-labels-idx1-ubyte.gz next to it'):
             open_source(path)
 
     def test_truncated_images(self, tmp_path):
@@ -249,5 +249,5 @@ class TestIdx:
 
     def test_no_images(self, tmp_path):
         path, _, _ = write_idx(tmp_path, count=0)
-        with pytest.raises(UserError, match=r'holds no images'):
+        with pytest.raises(UserError, match=r'has no images'):
             open_source(path)

@@ -1,0 +1,116 @@
+"""Labels of image files: listed in `dataset.json`, or the folders that the files are in."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from dataset_utils.sources.base import MAX_LABEL, shown
+from dnnlib.typed import Typed, parse_json
+from dnnlib.util import UserError
+
+LABELS_FILE = 'dataset.json'
+# Folders that data sets and generated images are divided into: 00001 or 001000 for the images 1000 to 1999.
+PART, NUMBERED_IMAGE = re.compile(r'\d{5,}'), re.compile(r'(?:img)?(\d+)\.\w+')
+IMAGES_PER_PART = 1000
+SPLIT = re.compile(
+    r'(train|training|test|testing|val|valid|validation|dev|eval)(?:\d+|[-_.]\w+)?(?:\.\w+)?', re.IGNORECASE
+)
+
+
+class LabelsFile(Typed, frozen=True, forbid_unknown_fields=False):
+    """The content of `dataset.json`: the name and label of every image, or None."""
+
+    labels: list[tuple[str, Annotated[int, Meta(ge=0, le=MAX_LABEL)]]] | None
+
+
+def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | None:
+    """Return the label of each of the images `names` from the text of a `dataset.json`, or None if it gives none.
+
+    where: the source, for messages. Raises UserError for a file that is not of this kind, or that lacks an image.
+    """
+    where = f'{where}: {LABELS_FILE}'
+    try:
+        listed = parse_json(data, LabelsFile, where).labels
+    except UserError as error:
+        raise UserError(f'{error}; fix {LABELS_FILE}, or remove it') from error
+    if listed is None:
+        return None
+    # Archives and Macs write é as one character or as two, so names are compared in one form.
+    places = {_plain(name): place for place, name in enumerate(names)}
+    labels: list[int | None] = [None] * len(names)
+    for name, label in listed:
+        place = places.get(_plain(name))
+        if place is None:
+            raise UserError(
+                f'{where} lists {shown(name)}, which is not there; add the image or remove it from {LABELS_FILE}'
+            )
+        if labels[place] not in (None, label):
+            raise UserError(f'{where} gives {shown(name)} two labels; remove one of them')
+        labels[place] = label
+    complete = [label for label in labels if label is not None]
+    if len(complete) < len(names):
+        first = shown(names[labels.index(None)])
+        raise UserError(
+            f'{where} has no label for {len(names) - len(complete)} of {len(names)} images, the first is {first}; '
+            f'label every image, or none with {{"labels": null}}'
+        )
+    return complete
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize('NFC', name)
+
+
+def folder_labels(names: Sequence[str], where: str) -> tuple[list[int] | None, list[str] | None]:
+    """Return the label of each image, and the names of the classes, from the folders in the images' sorted names.
+
+    An image's class is the first folder in which names differ, or the one folder that holds them all, unless folders
+    only divide numbered images into parts. (None, None) without classes. Raises UserError if some images are outside.
+    """
+    paths = [name.split('/') for name in names]
+    lowest, highest = paths[0][:-1], paths[-1][:-1]
+    common = next((i for i, pair in enumerate(zip(lowest, highest, strict=False)) if pair[0] != pair[1]), len(lowest))
+    level = common if any(len(path) > common + 1 for path in paths) else common - 1
+    if level < 0:
+        return None, None
+    outside = next((path for path in paths if len(path) <= level + 1), None)
+    if outside:
+        raise UserError(
+            f'{where}: {shown("/".join(outside))} is next to folders of images, so the folders cannot be classes; '
+            f'move it into one, or add a {LABELS_FILE} with {{"labels": null}}'
+        )
+    if all(_is_in_part(path, level) for path in paths):
+        return None, None
+    classes = sorted({path[level] for path in paths})
+    numbers = {name: number for number, name in enumerate(classes)}
+    return [numbers[path[level]] for path in paths], classes
+
+
+def _is_in_part(path: list[str], level: int) -> bool:
+    folder, match = path[level], NUMBERED_IMAGE.fullmatch(path[-1])
+    if len(path) != level + 2 or not match or not PART.fullmatch(folder):
+        return False
+    number = int(match[1])
+    return int(folder) in (number // IMAGES_PER_PART, number - number % IMAGES_PER_PART)
+
+
+def refuse_splits(names: Sequence[str], where: str) -> None:
+    """Raise UserError if the images are in folders such as train/ and test/, which would be mixed."""
+    folders: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for folder in {name.rpartition('/')[0] for name in names}:
+        while folder:
+            above, _, last = folder.rpartition('/')
+            if match := SPLIT.fullmatch(last):
+                folders[above].setdefault(match[1].lower(), last)
+            folder = above
+    for above, splits in sorted(folders.items()):
+        if len(splits) > 1:
+            found = sorted(splits.values())
+            raise UserError(
+                f'{where}: {shown(above) or "it"} has the folders {" and ".join(map(shown, found))}, whose images '
+                f'would be mixed; give one of these folders alone, or add a {LABELS_FILE} if they are classes'
+            )

@@ -131,7 +131,7 @@ class Trainer:
 
     def _by_name(self, value: Tensor) -> Tensor | dict[str, Tensor]:
         if value.shape != self.flat.values.shape:
-            return value.detach().cpu()
+            return value.detach().cpu().clone()
         names = [name for name, _ in self.net.named_parameters()]
         return _copies(dict(zip(names, self.flat.views(value), strict=True)))
 

@@ -175,3 +175,20 @@ def test_search_uses_what_is_known():
 
 def test_search_of_sizes_that_cannot_be_split_ends():
     assert search(lambda size: size <= 10, 10, 20, 0.1, step=10)[0] == [10, 20]
+
+
+def test_an_interval_of_repeats_stays_within_all_and_nothing():
+    interval = Ratios(10, (50, 100), (100, 100)).interval  # 75 % ± 12.7 · 25 %, cut at both ends
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+def test_ratios_need_no_more_copies_than_images_and_may_have_none():
+    assert Ratios(1, (0,), (1,)).mean == 0
+    for size, memorized, images in [(0, (1,), (1,)), (1, (2,), (1,)), (1, (-1,), (1,)), (1, (0,), (0,)), (1, (), ())]:
+        with pytest.raises(ValueError, match=r'size|copies'):
+            Ratios(size, memorized, images)
+
+
+def test_a_search_ends_when_its_bracket_is_within_the_tolerance():
+    assert next_size({100: 1.0, 125: 0.0}, 50, 800, tolerance=0.25) is None
+    assert next_size({100: 1.0, 126: 0.0}, 50, 800, tolerance=0.25) in range(101, 126)

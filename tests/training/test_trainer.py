@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dnnlib.util import UserError
 from tests.helpers import run_script
 from torch_utils import distributed
 from torch_utils.misc import seed_everything
@@ -176,6 +177,37 @@ def test_gradients_that_are_not_finite_become_0_or_1e5_and_are_counted(digits):
     assert (counted.num, counted.mean) == (1, 3)
     assert trainer.is_finite()
     assert trainer.net.precision == 'fp16'
+
+
+@pytest.mark.parametrize('name', ['sgd with accumulation', 'adam', 'mirror images'])
+def test_a_training_that_is_saved_and_restored_ends_with_the_same_bits(digits, name):
+    expected = trained(CASES[name], digits)
+    saved = Trainer(CASES[name], digits, torch.device('cpu'))
+    saved.step()
+    saved.step()
+    state = saved.state_dict()
+    assert (state['steps'], state['images']) == (2, 2 * BATCH)
+    saved.step()  # the state is a copy that this changes nothing in
+    resumed = Trainer(CASES[name], digits, torch.device('cpu'))
+    resumed.load_state_dict(state)
+    resumed.step()
+    resumed.step()
+    assert torch.equal(flat(resumed.net.parameters()), expected[0])
+    assert torch.equal(flat(resumed.ema.parameters()), expected[1])
+    with pytest.raises(UserError, match='not the images that this training was started with'):
+        saved.load_state_dict({**state, 'dataset_sha256': '0' * 64})
+
+
+def test_the_first_bad_step_is_the_first_whose_loss_is_not_finite(digits):
+    trainer = Trainer(make_config(batch_gpu=900, rampup_images=0), digits, torch.device('cpu'))
+    trainer.step()
+    assert int(trainer.first_bad_step) > trainer.steps
+    assert isinstance(trainer.net.scale, nn.Parameter)
+    trainer.net.scale.detach()[3] = math.inf
+    trainer.step()
+    trainer.step()
+    assert int(trainer.first_bad_step) == 1
+    assert not trainer.is_finite()
 
 
 def test_augmentations_are_edms(digits):

@@ -68,3 +68,18 @@ def test_interval_is_wilsons_formula(successes, total):
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
     assert wilson_interval(successes, total) == pytest.approx((middle - half, middle + half), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('threshold', 'nearest', 'second', 'expected'),
+    [
+        (1 / 3, 1, 9, False),
+        (1 / 3, 1, 10, True),
+        (2 / 5, 4, 25, False),
+        (2 / 5, 4, 26, True),
+        (0.001, 1, 999**2, False),  # as 1 / 999
+        (0.001, 1, 999**2 + 1, True),
+    ],
+)
+def test_the_threshold_is_a_fraction_of_distances_that_a_copy_is_below(threshold, nearest, second, expected):
+    assert memorized(torch.tensor([nearest]), torch.tensor([second]), threshold).tolist() == [expected]

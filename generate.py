@@ -6,12 +6,8 @@ from pathlib import Path
 import click
 
 from cli.command import with_options
-from dnnlib.download import fetch
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
-from evaluation.generation import MAX_GRID_IMAGES, Output, generate_to_folder
-from evaluation.generators import Sampling, SnapshotGenerator
-from torch_utils import distributed
 from training.sampler_options import SamplerOptions
 
 
@@ -26,7 +22,7 @@ class GenerateOptions:
     subdirs: bool = option(False, 'Put a thousand images in a folder.', switch=True)
     class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
-    grid: Path | None = option(None, f'Also save a contact sheet of the first {MAX_GRID_IMAGES} images.', unit='PNG')
+    grid: Path | None = option(None, 'Also save a contact sheet of the first images.', unit='PNG')
     cache_dir: Path | None = option(None, "Folder for downloads. [default: the user's cache folder]", unit='DIR')
     sha256: str | None = option(None, 'SHA-256 that the file of `network` must have.', unit='HEX')
     download_only: bool = option(False, 'Download the file of `network`, print where it is, and stop.', switch=True)
@@ -55,6 +51,11 @@ def main(options: GenerateOptions) -> None:
     """
     if options.outdir is None and not options.download_only:
         raise click.UsageError('--outdir is missing: the folder for the images')
+    from dnnlib.download import fetch
+    from evaluation.generation import Output, generate_to_folder
+    from evaluation.generators import Sampling, SnapshotGenerator
+    from torch_utils import distributed
+
     device = distributed.choose_device(options.device)
     with distributed.process_group(device):
         network = distributed.on_main(lambda: fetch(options.network, options.cache_dir, options.sha256))

@@ -6,12 +6,8 @@ from pathlib import Path
 import click
 
 from cli.command import with_options
-from dataset_utils import open_source
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
-from evaluation.closed_form_images import ClosedFormRun, generate_closed_form
-from evaluation.generation import MAX_GRID_IMAGES, Output
-from torch_utils import distributed
 from training.closed_form import DENOISERS
 from training.sampler_options import SamplerOptions
 
@@ -29,7 +25,7 @@ class GenerateOptimOptions:
     conditional: bool = option(False, 'Denoise within a class, drawn from the seed; otherwise labels are ignored.', name='cond', unit='BOOL')
     class_index: int | None = option(None, 'Class of all images.', name='class', unit='INT', least=0)
     batch_size: int = option(512, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
-    grid: Path | None = option(None, f'Also save a contact sheet of the first {MAX_GRID_IMAGES} images.', unit='PNG')
+    grid: Path | None = option(None, 'Also save a contact sheet of the first images.', unit='PNG')
     save_images: bool = option(True, 'Save a PNG for each seed.', switch=True)
     sharded: bool = option(False, 'Spread a training set that one device cannot hold over the ranks; each decodes and holds its share.', name='shard', switch=True)
     precision: str | None = option(None, 'Of the optimum: fp32 is exact to 1e-5 of a denoised image; fp64 is slow. [default: fp32]', choices=('fp32', 'fp64'))
@@ -61,6 +57,11 @@ def main(options: GenerateOptimOptions) -> None:
     torchrun --standalone --nproc_per_node=8 generate_optim.py --outdir=optimum --shard --data=imagenet64.zip
     python generate_optim.py --outdir=optimum --data=imagenet64.npy
     """
+    from dataset_utils import open_source
+    from evaluation.closed_form_images import ClosedFormRun, generate_closed_form
+    from evaluation.generation import Output
+    from torch_utils import distributed
+
     device = distributed.choose_device(options.device)
     run = ClosedFormRun(
         denoiser=options.denoiser,

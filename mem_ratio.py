@@ -10,32 +10,9 @@ from typing import Any
 import click
 
 from cli.command import given_arguments, with_options
-from dnnlib.download import fetch
-from dnnlib.options import options_in, spelling
 from dnnlib.util import report_errors
-from evaluation.evaluate import evaluate
-from evaluation.evaluation_options import EvaluationOptions
-from evaluation.generators import GENERATORS
+from evaluation.evaluation_options import EvaluationOptions, check_options
 from evaluation.printing import ratio_text, summary, table_of_metrics
-from evaluation.records import best_record
-from torch_utils import distributed
-from torch_utils.distributed import print0
-from training.sampler_options import SamplerOptions
-
-SAMPLER_ARGUMENTS = tuple(field.name for field in dataclasses.fields(SamplerOptions))
-SUBJECTS = ('images', *GENERATORS)
-# Options that have an effect with some of these only.
-NETWORKS = ('expdir', 'network')
-ONLY_FOR = {
-    **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), tuple(GENERATORS)),
-    **dict.fromkeys(('class_index', *SAMPLER_ARGUMENTS[1:]), (*NETWORKS, 'denoiser')),
-    **dict.fromkeys(('save_images', 'subdirs'), ('expdir',)),
-    **dict.fromkeys(('cache_dir', 'sha256', 'download_only'), ('network',)),
-    **dict.fromkeys(('float_range', 'resize'), ('images',)),
-    **dict.fromkeys(('gallery', 'features'), tuple(subject for subject in SUBJECTS if subject != 'expdir')),
-    'precision': NETWORKS,
-    'data': ('denoiser',),
-}
 
 
 @click.command()
@@ -62,6 +39,10 @@ def main(options: EvaluationOptions) -> None:
     # One network from elsewhere, with metrics in addition to the ratio
     python mem_ratio.py --network=https://… --knn-ref=datasets/cifar10/cifar10-train.zip --metrics=all
     """
+    from dnnlib.download import fetch
+    from evaluation.evaluate import evaluate
+    from torch_utils import distributed
+
     given = given_arguments()
     check_options(options, given)
     pipeline_steps = options.sampler.num_steps if 'num_steps' in given else None
@@ -72,50 +53,28 @@ def main(options: EvaluationOptions) -> None:
             network = distributed.on_main(partial(fetch, options.network, options.cache_dir, options.sha256))
             options = dataclasses.replace(options, network=str(network))
         if options.download_only:
-            print0(options.network)
+            distributed.print0(options.network)
             return
         with chatter:
             records = evaluate(options, device, pipeline_steps)
-        if options.as_json:
-            print0('\n'.join(json.dumps(record) for record in records))
-        else:
-            report(options, records)
+        text = '\n'.join(map(json.dumps, records)) if options.as_json else report(options, records)
+        distributed.print0(text)
 
 
-def check_options(options: EvaluationOptions, given: set[str]) -> None:
-    """Raise click.UsageError if options do not go together. given: arguments that the user gave."""
-    subjects = [name for name in SUBJECTS if getattr(options, name)]
-    if len(subjects) != 1:
-        raise click.UsageError(
-            'give either --expdir, a run of train.py, or one of --images, a folder or archive of images, '
-            '--network, a snapshot, --pipeline, a pipeline of diffusers, and --denoiser, a closed form'
-        )
-    (subject,) = subjects
-    for field, _ in options_in(EvaluationOptions):
-        if field.name in given and subject not in ONLY_FOR.get(field.name, SUBJECTS):
-            raise click.UsageError(f'--{spelling(field)} has no effect with --{subject}; remove it')
-    if options.training_set is None and subject not in ('expdir', 'denoiser') and not options.download_only:
-        raise click.UsageError(f'--{subject} needs --knn-ref, the training set to compare with')
-    if options.log is not None and options.log.suffix == '.jsonl':
-        raise click.UsageError(f'--log={options.log}: the records go next to the log as .jsonl; name the log .log')
-    if not options.metrics and (options.features or options.test_set):
-        raise click.UsageError('--features and --test-ref are for metrics; choose some with --metrics')
-    if options.features and (not 2 <= len(options.features) <= 3 or len(options.images) > 1):
-        raise click.UsageError(
-            '--features=GEN.npy,REF.npy[,TEST.npy] is for one set of images; give two or three files'
-        )
+def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> str:
+    """The ratio and the metrics as text."""
+    from evaluation.records import best_record
 
-
-def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> None:
-    """Print the ratio, and the metrics."""
     if options.expdir is None:
-        print0(summary(records))
-        return
+        return summary(records)
     best = best_record(records)
-    print0(f'Highest memorization ratio: {ratio_text(best)}, {best["snapshot"]}, {best["epochs"]:.6g} epochs')
-    if 'metrics' in best:
-        print0(table_of_metrics([best]))
-    print0(f'Gallery: {options.expdir / "mem_gallery.png"}')
+    metrics = [table_of_metrics([best])] if 'metrics' in best else []
+    lines = [
+        f'Highest memorization ratio: {ratio_text(best)}, {best["snapshot"]}, {best["epochs"]:.6g} epochs',
+        *metrics,
+        f'Gallery: {options.expdir / "mem_gallery.png"}',
+    ]
+    return '\n'.join(lines)
 
 
 if __name__ == '__main__':

@@ -1,13 +1,10 @@
 """The command line of `python snapshot_tool.py`: convert a network between formats, or show what a file holds."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import click
 
-from dnnlib.util import UserError, file_sha256, report_errors
-from training.snapshot import is_pickle, load_network, read_info, save_network, save_weights
+from dnnlib.util import report_errors
 
 
 @click.group()
@@ -29,15 +26,9 @@ def convert(source: str, dest: str) -> None:
     python snapshot_tool.py convert edm-cifar10-32x32-uncond-vp.pkl edm-cifar10.safetensors
     python snapshot_tool.py convert runs/00000-…/network-snapshot-002000.safetensors weights.pt
     """
-    path = Path(dest)
-    if path.suffix not in ('.safetensors', '.pt'):
-        raise UserError(f'{dest}: the name must end in .safetensors (a snapshot) or .pt (a dictionary of tensors)')
-    weights, info = load_network(source).state_dict(), read_info(source)
-    if path.suffix == '.pt':
-        save_weights(path, weights)
-    else:
-        save_network(path, weights, info)
-    print(f'{dest}: {info.network.class_name}, {len(weights)} tensors')
+    from training.snapshot_files import convert_network
+
+    convert_network(source, dest)
 
 
 @main.command()
@@ -45,35 +36,10 @@ def convert(source: str, dest: str) -> None:
 @report_errors
 def show(source: str) -> None:
     """Print a network's architecture, arguments, number of parameters, progress of training, and hash."""
-    for name, value in describe(Path(source)).items():
+    from training.snapshot_files import describe_network
+
+    for name, value in describe_network(Path(source)).items():
         print(f'{name + ":":<14}{value}')
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """What `show` prints, by name. Raises UserError where the file holds no whole network."""
-    net, info = load_network(path), read_info(path)
-    epochs = info.epochs()
-    progress = 'unknown' if info.kimg is None else f'{info.kimg:g} kimg'
-    return {
-        'File': f'{path.name}, {"network pickle of EDM" if is_pickle(path) else "snapshot"}',
-        'SHA-256': file_sha256(path),
-        'Architecture': f'{info.network.class_name} of a {type(net.model).__name__}',
-        'Arguments': json.dumps(info.network.arguments),
-        'Parameters': f'{sum(parameter.numel() for parameter in net.parameters()):,}',
-        'Training': progress if epochs is None else f'{progress}, {epochs:g} epochs',
-        'Training set': describe_dataset(info.dataset, info.dataset_size, info.dataset_sha256),
-        'Precision': info.precision,
-        'EMA': json.dumps(info.ema) if info.ema else 'unknown',
-    }
-
-
-def describe_dataset(name: str | None, size: int | None, sha256: str | None) -> str:
-    parts = [
-        ascii(name)[1:-1] if name else '',
-        f'{size:,} images' if size else '',
-        f'SHA-256 {sha256}' if sha256 else '',
-    ]
-    return ', '.join(filter(None, parts)) or 'unknown'
 
 
 if __name__ == '__main__':

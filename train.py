@@ -1,4 +1,4 @@
-"""Train a denoiser on a data set: parses the options, and calls `training.runs`."""
+"""Train a denoiser on a data set: parses the options, and calls `training.training_run`."""
 
 import click
 
@@ -27,7 +27,7 @@ def main(ctx: click.Context, options: RunOptions) -> None:
         --data=datasets/cifar10/cifar10-1000.zip --preset=paper
     """
     from torch_utils import distributed
-    from training.runs import train_in_folder
+    from training.training_run import train_in_folder
 
     device = distributed.choose_device(options.device)
     with distributed.process_group(device):

@@ -12,7 +12,7 @@ from evaluation.memorization import TrainingImages
 from evaluation.nearest_table import NearestTable
 from torch_utils import distributed
 from training.closed_form import make_denoiser
-from training.closed_form.base import compute_device
+from training.closed_form.closed_form import compute_device
 from training.closed_form.rows import rows_of
 from training.sampling import SamplerOptions, generate_images
 

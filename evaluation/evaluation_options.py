@@ -1,9 +1,11 @@
 """The options of an evaluation, without torch: the command line of mem_ratio.py and the [evaluate] table of a study."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnnlib.options import group, number_pair, option, seed_list, word_list
+from dnnlib.options import group, number_pair, option, options_in, seed_list, word_list
+from dnnlib.util import ArgumentError
 from training.sampler_options import SamplerOptions
 
 FILTERS = ('lanczos', 'box', 'bicubic')
@@ -43,3 +45,42 @@ class EvaluationOptions:
     precision: str | None = option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
     # fmt: on
     sampler: SamplerOptions = group(SamplerOptions)
+
+
+SAMPLER_ARGUMENTS = tuple(field.name for field in dataclasses.fields(SamplerOptions))
+GENERATORS = ('expdir', 'network', 'pipeline', 'denoiser')  # those of `evaluation.generators`
+SUBJECTS = ('images', *GENERATORS)
+# Options that have an effect with some of these only.
+NETWORKS = ('expdir', 'network')
+ONLY_FOR = {
+    **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), GENERATORS),
+    **dict.fromkeys(('class_index', *SAMPLER_ARGUMENTS[1:]), (*NETWORKS, 'denoiser')),
+    **dict.fromkeys(('save_images', 'subdirs'), ('expdir',)),
+    **dict.fromkeys(('cache_dir', 'sha256', 'download_only'), ('network',)),
+    **dict.fromkeys(('float_range', 'resize'), ('images',)),
+    **dict.fromkeys(('gallery', 'features'), tuple(subject for subject in SUBJECTS if subject != 'expdir')),
+    'precision': NETWORKS,
+    'data': ('denoiser',),
+}
+
+
+def check_options(options: EvaluationOptions, given: set[str]) -> None:
+    """Raise ArgumentError if options do not go together. given: names of the arguments that the user gave."""
+    subjects = [name for name in SUBJECTS if getattr(options, name)]
+    if len(subjects) != 1:
+        raise ArgumentError(
+            'give either `expdir`, a run of train.py, or one of `images`, a folder or archive of images, `network`, a '
+            'snapshot, `pipeline`, a pipeline of diffusers, and `denoiser`, a closed form'
+        )
+    (subject,) = subjects
+    for field, _ in options_in(EvaluationOptions):
+        if field.name in given and subject not in ONLY_FOR.get(field.name, SUBJECTS):
+            raise ArgumentError(f'`{field.name}` has no effect with `{subject}`; remove it')
+    if options.training_set is None and subject not in ('expdir', 'denoiser') and not options.download_only:
+        raise ArgumentError(f'`{subject}` needs `training_set`, the training set to compare with')
+    if options.log is not None and options.log.suffix == '.jsonl':
+        raise ArgumentError(f'`log`={options.log}: the records go next to the log as .jsonl; name the log .log')
+    if not options.metrics and (options.features or options.test_set):
+        raise ArgumentError('`features` and `test_set` are for metrics; choose some with `metrics`')
+    if options.features and (not 2 <= len(options.features) <= 3 or len(options.images) > 1):
+        raise ArgumentError('`features`=GEN.npy,REF.npy[,TEST.npy] is for one set of images; give two or three files')

@@ -10,7 +10,7 @@ import click
 
 from cli.command import command_of
 from dataset_utils import open_source
-from dataset_utils.commands import main as dataset_commands
+from dataset_utils.command_line import main as dataset_commands
 from dataset_utils.rules import RULES
 from dataset_utils.sources import Source
 from dnnlib.util import UserError

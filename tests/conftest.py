@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dataset_utils import open_source
-from dataset_utils.commands import main as dataset_utils_main
+from dataset_utils.command_line import main as dataset_utils_main
 from tests.dataset_utils.making import write_cifar
 
 # The networks of the tests are too small for two threads to help, and threads that wait for one another do harm.

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 import diagnose
 import train
-from dataset_utils.commands import main as dataset_utils_main
+from dataset_utils.command_line import main as dataset_utils_main
 from evaluation.agreement import cosines
-from evaluation.diagnosis import tasks
+from evaluation.diagnosis import levels, tasks
 from evaluation.geometry import geometry
 from evaluation.noise_levels import denoiser_distance, denoising_error, mean_interval
 from tests.helpers import TINY, run_script
@@ -145,7 +145,7 @@ def test_each_snapshot_of_a_run_is_measured_once(run_dir, halves, tmp_path, monk
     before = results(tmp_path, 'levels')
     assert [record['settings']['kimg'] for record in before] == sorted(record['settings']['kimg'] for record in before)
     assert len(before) == 3
-    monkeypatch.setattr(diagnose.run_levels.__globals__['levels'], 'run_tasks', None)
+    monkeypatch.setattr(levels, 'run_tasks', None)
     assert invoke(*arguments, f'--outdir={tmp_path}').exit_code == 0
     assert results(tmp_path, 'levels') == before
 

@@ -19,7 +19,7 @@ from evaluation.memorization import memorization_ratio
 from generate_optim import main
 from tests.helpers import DATA, run_script
 from training.closed_form import DENOISERS, make_denoiser
-from training.closed_form.base import ClosedForm
+from training.closed_form.closed_form import ClosedForm
 from training.closed_form.rows import Images, rows_of
 
 

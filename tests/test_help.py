@@ -21,7 +21,7 @@ SCRIPTS = {
     'mem_ratio': 'mem_ratio',
     'dataset_tool': 'dataset_tool',
     'generate_optim': 'generate_optim',
-    'dataset_utils': 'dataset_utils.commands',
+    'dataset_utils': 'dataset_utils.command_line',
     'snapshot_tool': 'snapshot_tool',
     'emm': 'emm',
     'diagnose': 'diagnose',

@@ -16,10 +16,10 @@ from tests.training.edm_pickles import pickle_of
 from training import training_loop
 from training.config import resolve
 from training.dataset import StreamedDataset, describe_dataset
-from training.runs import with_seed
 from training.snapshot import list_snapshots, list_states, load_network, read_info
 from training.trainer import Trainer
 from training.training_options import RunOptions, with_preset
+from training.training_run import with_seed
 
 run = partial(invoke, train.main)
 failure = partial(failure_of, train.main, '--outdir=unused', '--dry-run')

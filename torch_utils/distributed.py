@@ -65,15 +65,15 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f'--device={name}: no such device; choose auto, cuda, mps or cpu') from error
+        raise UserError(f'`device`={name}: no such device; choose auto, cuda, mps or cpu') from error
     if device.type == 'cuda' and not torch.cuda.is_available():
-        raise UserError(f'--device={name}: this machine has no such device; choose --device=auto')
+        raise UserError(f'`device`={name}: this machine has no such device; choose `device`=auto')
     if device.type == 'mps' and not torch.backends.mps.is_available():
-        raise UserError(f'--device={name}: this machine has no such device; choose --device=auto')
+        raise UserError(f'`device`={name}: this machine has no such device; choose `device`=auto')
     if device.type == 'cuda':
         index = int(os.environ.get('LOCAL_RANK', '0')) if device.index is None else device.index
         if index >= torch.cuda.device_count():
-            raise UserError(f'--device={name}: rank {rank()} wants GPU {index} of {torch.cuda.device_count()} here')
+            raise UserError(f'`device`={name}: rank {rank()} wants GPU {index} of {torch.cuda.device_count()} here')
         device = torch.device('cuda', index)
         torch.cuda.set_device(device)
     return device

@@ -138,7 +138,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state. Raises UserError where it belongs to another network, optimizer or training set."""
         if state['dataset_sha256'] != self.dataset.sha256:
-            raise UserError(f'--data={self.config.dataset.path}: not the images that this training was started with')
+            raise UserError(f'`data`={self.config.dataset.path}: not the images that this training was started with')
         try:
             self.net.load_state_dict(state['net'])
             self.ema.load_state_dict(state['ema'])
@@ -182,5 +182,5 @@ def transfer_weights(path: str, net: Preconditioned) -> None:
     except RuntimeError as error:
         reason = str(error).split('\n')[1].strip() if '\n' in str(error) else str(error)
         raise UserError(
-            f'--transfer={path}: a network of another architecture than the options ask for ({reason})'
+            f'`transfer`={path}: a network of another architecture than the options ask for ({reason})'
         ) from error

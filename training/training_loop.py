@@ -201,7 +201,7 @@ def check_finite(trainer: Trainer, run_dir: Path) -> None:
     kept = f'the last good state is {states[-1][1].name}' if states else 'no state was saved before it'
     raise UserError(
         f'the loss or the weights are not finite from step {step} '
-        f'({step * trainer.config.schedule.batch_size / 1000:g} kimg) on; {kept}; try a lower --lr or --precision=fp32'
+        f'({step * trainer.config.schedule.batch_size / 1000:g} kimg) on; {kept}; try a lower `lr` or `precision`=fp32'
     )
 
 

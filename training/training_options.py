@@ -1,6 +1,6 @@
 """The options of a training, without torch: defaults, ranges, presets, and what may change when a training resumes.
 
-`TrainingOptions` is what Python code passes to `training.runs.train`; `RunOptions` adds the files and the device, and is
+`TrainingOptions` is what Python code passes to `training.training_run.train`; `RunOptions` adds the files and the device, and is
 the command line of train.py and the [train] table of a study. `training.config.resolve` makes a configuration of them.
 """
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evaluation.diagnosis.inputs import USUAL_LEVELS, ImageSets, labels_of, noise_levels
-from evaluation.diagnosis.tables import Row, flat
+from evaluation.diagnosis.image_sets import USUAL_LEVELS, ImageSets, labels_of, noise_levels
+from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import Arrays, joined, run_tasks
 from evaluation.diagnosis_options import SOURCES
 from evaluation.noise_levels import (

@@ -11,9 +11,9 @@ import torch
 
 from dnnlib.download import fetch
 from dnnlib.util import UserError
-from evaluation.diagnosis import agreement, clocks, geometry, levels
-from evaluation.diagnosis.inputs import ImageSets, check_shape, load_sets, noise_levels
-from evaluation.diagnosis.tables import Row, measure_missing, text_table, write_csv
+from evaluation.diagnosis import agreement_table, clocks_table, geometry_table, levels
+from evaluation.diagnosis.image_sets import ImageSets, check_shape, load_sets, noise_levels
+from evaluation.diagnosis.result_files import Row, measure_missing, text_table, write_csv
 from evaluation.diagnosis_options import (
     SOURCES,
     AgreementOptions,
@@ -91,19 +91,19 @@ def run_geometry(options: GeometryOptions, device: torch.device) -> Results:
     sigmas = noise_levels(options.levels, gaussian)
     settings = {**sets_settings(sets, options.sets), 'levels': sigmas}
     path = results_path(options.output, 'geometry')
-    measure = functools.partial(geometry.measure_geometry, sets, gaussian, sigmas, options.sets.seed, device)
+    measure = functools.partial(geometry_table.measure_geometry, sets, gaussian, sigmas, options.sets.seed, device)
     (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), record['rows']))
     distributed.on_main(lambda: write_csv(path.with_name(f'{path.name}_images.csv'), record['images']))
     print0(f'{len(sets.training.images):,} training images; {sets.num} of each set measured; intervals of 95 %')
-    print0(text_table(record['rows'], geometry.COLUMNS))
+    print0(text_table(record['rows'], geometry_table.COLUMNS))
     print0(f'Information is in nats, at most ln |D| = {record["log_size"]:.4g}, which it reaches as noise falls to')
     held_out = record['collapse_level']
     measured = 'not measured' if held_out is None else f'{held_out:.4g}'
     print0(
         f'sigma = {measured} for held-out images, {record["gaussian_collapse_level"]:.4g} for a Gaussian population.'
     )
-    print0(text_table(record['classes'], geometry.CLASS_COLUMNS))
+    print0(text_table(record['classes'], geometry_table.CLASS_COLUMNS))
     return [record], path
 
 
@@ -133,7 +133,7 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
     if options.features is not None:
         read = read_features(options.features, len(options.seeds), len(options.seeds), None)
         features = [np.array(read.generated), np.array(read.training)]
-    pair = agreement.Pair(generators, [training[0], training[-1]], held_out, features)
+    pair = agreement_table.Pair(generators, [training[0], training[-1]], held_out, features)
     settings = {
         'generators': [_identity(generator) for generator in generators],
         'training': [dataset.sha256 for dataset in pair.training],
@@ -146,13 +146,13 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
     path = results_path(options.output, 'agreement')
     gallery = path.with_name(f'{path.name}_gallery.png')
     measure = functools.partial(
-        agreement.measure_agreement, pair, options.seeds, options.batch_size, options.threshold, gallery
+        agreement_table.measure_agreement, pair, options.seeds, options.batch_size, options.threshold, gallery
     )
     (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), record['rows']))
     distributed.on_main(lambda: write_csv(path.with_name(f'{path.name}_images.csv'), record['images']))
     print0(f'A: {first.name}, B: {second.name}; cosines of {len(options.seeds)} seeds; intervals of 95 %')
-    print0(text_table(record['rows'], agreement.COLUMNS))
+    print0(text_table(record['rows'], agreement_table.COLUMNS))
     rms = record['rms']
     print0(
         f'Root mean square distance: {rms["mean"]:.4g} pixel levels ({rms["mean_low"]:.4g} to {rms["mean_high"]:.4g})'
@@ -183,7 +183,7 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
             'batch': options.denoising.batch_size,
         }
         measure = functools.partial(
-            clocks.measure_clocks,
+            clocks_table.measure_clocks,
             run,
             sets,
             options.levels,
@@ -199,8 +199,8 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
     rows = [{'run': record['run'], **row} for record in records for row in record['rows']]
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), rows))
     print0('Times in thousands of training images seen; intervals of 95 %')
-    print0(text_table([clocks.summary_row(record) for record in records], clocks.COLUMNS))
-    for line in clocks.comparison_lines(clocks.compare_runs(records)):
+    print0(text_table([clocks_table.summary_row(record) for record in records], clocks_table.COLUMNS))
+    for line in clocks_table.comparison_lines(clocks_table.compare_runs(records)):
         print0(line)
     return records, path
 
@@ -217,12 +217,12 @@ def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.
     return [SnapshotGenerator(fetched(name), sampling, device) for name in options.network]
 
 
-def open_run(expdir: Path, sampling: Sampling, device: torch.device) -> clocks.Run:
+def open_run(expdir: Path, sampling: Sampling, device: torch.device) -> clocks_table.Run:
     generators = generators_of_run(expdir, sampling, device)[::-1]
     if len(generators) < 2:
         raise UserError(f'`expdir`={expdir}: it has one snapshot after 0 kimg, and clocks need several')
     given = read_options(expdir)
-    return clocks.Run(
+    return clocks_table.Run(
         name=expdir.name,
         snapshots=generators,
         batch=given['batch'],

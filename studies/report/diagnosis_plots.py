@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from evaluation.diagnosis.clocks import CLOCKS
+from evaluation.diagnosis.clocks_table import CLOCKS
 from evaluation.geometry import DECIDED
 from studies.report.plots import add_legend, curve_styles, label_rows, legend_height, new_figure, row_places
 

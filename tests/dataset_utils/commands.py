@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_utils.commands import main
+from dataset_utils.command_line import main
 from tests.dataset_utils.making import folder_state, read_zip
 from tests.helpers import invoke, refusal
 

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 
 from dataset_utils import open_source
-from dataset_utils.commands import main
+from dataset_utils.command_line import main
 from dataset_utils.imagenet import superclasses
 from tests.dataset_utils.commands import make, refused
 from tests.dataset_utils.making import (

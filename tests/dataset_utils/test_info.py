@@ -7,7 +7,7 @@ import pytest
 
 import dataset_tool
 from dataset_utils import open_source
-from dataset_utils.commands import main
+from dataset_utils.command_line import main
 from tests.dataset_utils.commands import make
 from tests.dataset_utils.making import (
     image_bytes,

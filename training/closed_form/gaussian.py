@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
-from training.closed_form.base import ClosedForm
+from training.closed_form.closed_form import ClosedForm
 from training.closed_form.rows import READ_ROWS, Images, taken
 
 # Eigenvalues below this share of the largest are rounding errors, and count as 0.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed
-from training.closed_form.base import ClosedForm
+from training.closed_form.closed_form import ClosedForm
 from training.closed_form.int8_sums import int8_sums, relative_error
 from training.closed_form.rows import ImageRows, Images
 from training.closed_form.sums import Sums, empty_sums, float64_sums, merge

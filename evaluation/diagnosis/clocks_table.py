@@ -17,8 +17,8 @@ from evaluation.clocks import (
     ratio_clock,
     spread,
 )
-from evaluation.diagnosis.inputs import ImageSets, labels_of, noise_levels
-from evaluation.diagnosis.tables import Row, flat
+from evaluation.diagnosis.image_sets import ImageSets, labels_of, noise_levels
+from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import joined, run_tasks
 from evaluation.generators import Generator
 from evaluation.noise_levels import denoise, mean_interval, noise_like, squared_distance, to_float64

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.diagnosis.inputs import ImageSets
-from evaluation.diagnosis.tables import Row, flat
+from evaluation.diagnosis.image_sets import ImageSets
+from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import Arrays, joined, run_tasks
 from evaluation.geometry import (
     DECIDED,

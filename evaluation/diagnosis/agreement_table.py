@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evaluation.agreement import Distribution, cosines, distribution, nearest_cosines, rms_distances, unrelated
-from evaluation.diagnosis.tables import Row, flat
+from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import joined, run_tasks
 from evaluation.generators import Generator
 from evaluation.pictures import save_png, to_pil

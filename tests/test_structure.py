@@ -1,0 +1,147 @@
+"""The rooms: imports run downwards without cycles, names tell modules apart, and packages know no command line."""
+
+import ast
+import fnmatch
+import graphlib
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from evaluation.evaluation_options import GENERATORS as GENERATOR_NAMES
+from evaluation.generators import GENERATORS
+from tests.helpers import ROOT
+
+# The packages that each package may import.
+BELOW = {
+    'dnnlib': set(),
+    'cli': {'dnnlib'},
+    'torch_utils': {'dnnlib'},
+    'dataset_utils': {'dnnlib', 'cli'},
+    'training': {'dnnlib', 'torch_utils', 'dataset_utils'},
+    'evaluation': {'dnnlib', 'torch_utils', 'dataset_utils', 'training'},
+    'studies': {'dnnlib', 'torch_utils', 'dataset_utils', 'training', 'evaluation', 'cli'},
+}
+# An option that is not part of a command such as 'dataset_tool.py --resolution'.
+OPTION = re.compile(r'(?<!\.py )(?<![\w-])--[a-z]')
+SCRIPTS = {path.stem: path for path in ROOT.glob('*.py')}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+MODULES = {module_name(path): path for package in BELOW for path in (ROOT / package).rglob('*.py')}
+EVERYTHING = MODULES | SCRIPTS
+TREES = {name: ast.parse(path.read_text(encoding='utf-8')) for name, path in EVERYTHING.items()}
+
+
+def imports_of(name: str, nodes) -> set[str]:
+    """The project's modules that import statements among these nodes name."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{name}: a relative import'
+            found |= {f'{node.module}.{alias.name}' for alias in node.names} | {node.module}
+    return {module for module in found if module in EVERYTHING}
+
+
+def test_modules_import_one_another_without_cycles():
+    graph = {}
+    for name, tree in TREES.items():
+        modules = imports_of(name, tree.body)
+        # `from training import runs` needs runs; the package itself is there already.
+        graph[name] = {m for m in modules if not any(other.startswith(f'{m}.') for other in modules)} - {name}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the cycle
+
+
+@pytest.mark.parametrize('package', BELOW)
+def test_imports_run_downwards(package):
+    for name, tree in TREES.items():
+        if name.split('.')[0] == package and name in MODULES:
+            rooms = {module.split('.')[0] for module in imports_of(name, ast.walk(tree))}
+            assert rooms <= BELOW[package] | {package}, name
+
+
+def test_no_script_is_imported():
+    for name, tree in TREES.items():
+        assert not imports_of(name, ast.walk(tree)) & SCRIPTS.keys(), name
+
+
+def test_no_two_modules_share_a_name():
+    stems = Counter(path.stem for path in EVERYTHING.values() if path.stem not in ('__init__', '__main__'))
+    assert [stem for stem, count in stems.items() if count > 1] == []
+
+
+def test_no_module_looks_like_a_test():
+    for path in EVERYTHING.values():
+        assert not any(fnmatch.fnmatch(path.name, pattern) for pattern in ('test_*.py', '*_test.py')), path
+
+
+# These write and read command lines.
+COMMAND_LINES = {'studies.commands', 'studies.search', 'dataset_utils.command_line'}
+IN_WORK = {name for name in MODULES if name.startswith(('dataset_utils', 'training.pipeline'))}
+
+
+def test_errors_of_packages_name_arguments_and_not_options():
+    found = []
+    for name in MODULES.keys() - COMMAND_LINES - IN_WORK:
+        for node in ast.walk(TREES[name]):
+            if isinstance(node, ast.Raise):
+                texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+                found += [f'{name}:{node.lineno}: {text}' for text in texts if OPTION.search(text)]
+    assert found == []
+
+
+def test_options_name_every_generator():
+    assert set(GENERATOR_NAMES) == GENERATORS.keys()
+
+
+HEAVY = ('torch', 'sklearn', 'scipy.stats', 'matplotlib')
+COMMANDS = [
+    *([script, '--help'] for script in sorted(SCRIPTS)),
+    ['dataset_utils.command_line', '--help'],
+    ['emm', 'search', '--help'],
+    ['emm', 'status', 'STUDY'],
+    ['emm', 'table', 'STUDY'],
+]
+
+
+@pytest.fixture
+def study_folder(tmp_path):
+    """A study of which one point is done and another one was never started."""
+    from dnnlib.util import write_json
+    from studies.folder import claim
+    from studies.points import DONE, RESULT_NUMBERS, Status, make_point, write_status
+    from studies.study import read_study
+
+    document = {
+        'data': {'selection': 'size', 'source': 'digits'},
+        'train': {'preset': 'digits'},
+        'sizes': {'values': [10, 20]},
+    }
+    study = read_study(document, 'small', 'small.toml')
+    claim(tmp_path / 'study', study)
+    point = make_point(study, tmp_path / 'study', study.combinations[0], 10, 0)
+    point.prepare()
+    write_json(point.folder / 'result.json', dict.fromkeys(RESULT_NUMBERS, 1))
+    write_status(point.folder, Status(DONE))
+    return tmp_path / 'study'
+
+
+@pytest.mark.parametrize('words', COMMANDS, ids=' '.join)
+def test_commands_that_compute_nothing_import_nothing_heavy(words, study_folder):
+    module, *arguments = [str(study_folder) if word == 'STUDY' else word for word in words]
+    code = (
+        f'import sys, {module} as script\n'
+        f'script.main({arguments}, standalone_mode=False)\n'
+        f'print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == '[]'

@@ -1,0 +1,51 @@
+"""Converts network files between formats, and describes them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dnnlib.util import UserError, file_sha256
+from training.snapshot import is_pickle, load_network, read_info, save_network, save_weights
+
+
+def convert_network(source: str, dest: str) -> None:
+    """Convert a snapshot or network pickle to a snapshot (.safetensors) or a dictionary of tensors (.pt).
+
+    Raises UserError for another ending of `dest`, and for a file that holds no complete network.
+    """
+    path = Path(dest)
+    if path.suffix not in ('.safetensors', '.pt'):
+        raise UserError(f'{dest}: the name must end in .safetensors (a snapshot) or .pt (a dictionary of tensors)')
+    weights, info = load_network(source).state_dict(), read_info(source)
+    if path.suffix == '.pt':
+        save_weights(path, weights)
+    else:
+        save_network(path, weights, info)
+    print(f'{dest}: {info.network.class_name}, {len(weights)} tensors')
+
+
+def describe_network(path: Path) -> dict[str, Any]:
+    """What a file holds, as text by name. Raises UserError if it holds no complete network."""
+    net, info = load_network(path), read_info(path)
+    epochs = info.epochs()
+    progress = 'unknown' if info.kimg is None else f'{info.kimg:g} kimg'
+    return {
+        'File': f'{path.name}, {"network pickle of EDM" if is_pickle(path) else "snapshot"}',
+        'SHA-256': file_sha256(path),
+        'Architecture': f'{info.network.class_name} of a {type(net.model).__name__}',
+        'Arguments': json.dumps(info.network.arguments),
+        'Parameters': f'{sum(parameter.numel() for parameter in net.parameters()):,}',
+        'Training': progress if epochs is None else f'{progress}, {epochs:g} epochs',
+        'Training set': describe_dataset(info.dataset, info.dataset_size, info.dataset_sha256),
+        'Precision': info.precision,
+        'EMA': json.dumps(info.ema) if info.ema else 'unknown',
+    }
+
+
+def describe_dataset(name: str | None, size: int | None, sha256: str | None) -> str:
+    parts = [
+        ascii(name)[1:-1] if name else '',
+        f'{size:,} images' if size else '',
+        f'SHA-256 {sha256}' if sha256 else '',
+    ]
+    return ', '.join(filter(None, parts)) or 'unknown'

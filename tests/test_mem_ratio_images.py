@@ -356,6 +356,6 @@ def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert {labels[int(row['nearest'])].item() for row in rows} == {3}
     assert {row['class'] for row in rows} == {'3'}
-    assert 'no such closed form; choose optimal' in failure('--denoiser=best', *common)
+    assert 'no such closed form; choose one of optimal' in failure('--denoiser=best', *common)
     assert 'needs --data' in failure('--denoiser=optimal', f'--knn-ref={digits_20}')
     assert 'the network has 10 classes' in failure('--denoiser=optimal', *common, '--class=10')

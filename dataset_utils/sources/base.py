@@ -173,7 +173,7 @@ class Source(ABC):
         except (MemoryError, ValueError) as error:
             raise UserError(
                 f'{self.where}: {len(self)} images of {words_of(self.shape)} do not fit into memory; '
-                f'make them smaller with dataset_tool.py --resolution, or fewer with --max-images'
+                f'make them smaller or fewer with dataset_tool.py'
             ) from error
 
         def decode(index: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from dataset_utils import open_source, rules
 from dataset_utils.building import Plan
-from dataset_utils.commands import main
+from dataset_utils.command_line import main
 from dataset_utils.sources import Source
 from studies.validation import Validator
 from tests.dataset_utils.commands import make, refused

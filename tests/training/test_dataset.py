@@ -1,12 +1,15 @@
+import functools
 import itertools
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 
 from dnnlib.util import UserError
+from tests.dataset_utils.making import image_bytes, random_images, write_files
 from tests.helpers import DATA
 from training.dataset import ImageOrder, load_dataset, stream_dataset, to_float
 
@@ -41,6 +44,33 @@ def test_streaming_gives_the_same_batches_as_memory(digits_20):
     for (images, labels), (same_images, same_labels) in zip(from_memory, from_files, strict=True):
         assert torch.equal(images, same_images)
         assert torch.equal(labels, same_labels)
+
+
+def test_a_training_set_has_one_hash_however_it_is_read(digits_20, tmp_path):
+    with zipfile.ZipFile(digits_20) as archive:
+        archive.extractall(tmp_path / 'folder')
+    paths = [str(digits_20), str(tmp_path / 'folder')]
+    hashes = {load_dataset(path).sha256 for path in paths} | {stream_dataset(path, workers=1).sha256 for path in paths}
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize('order', ['ab', 'ba'])
+def test_a_grey_image_among_colour_ones_is_streamed_as_it_is_loaded(tmp_path, order):
+    colour, grey = order
+    write_files(tmp_path, {f'{colour}.png': image_bytes(random_images(1)[0]),
+                           f'{grey}.png': image_bytes(random_images(1, channels=1)[0])})  # fmt: skip
+    streamed = stream_dataset(str(tmp_path), workers=2)
+    indices = iter([np.array([0, 1]), np.array([0, 1])])
+    images, _ = next(streamed.batches(indices, torch.device('cpu'), xflip=False))
+    assert torch.equal(images, load_dataset(str(tmp_path)).images)
+    assert streamed.sha256 == load_dataset(str(tmp_path)).sha256
+
+
+@pytest.mark.parametrize('read', [load_dataset, functools.partial(stream_dataset, workers=2)])
+def test_an_image_of_another_size_is_named_before_the_training_starts(tmp_path, read):
+    write_files(tmp_path, {f'{n}.png': image_bytes(random_images(1, 8 + n // 5)[0]) for n in range(6)})
+    with pytest.raises(UserError, match=r'5\.png is 9x9 RGB, but 0\.png is 8x8 RGB; bring all images to one'):
+        read(str(tmp_path))
 
 
 def test_mirrored_images_stand_behind_the_others(digits_20):

@@ -7,16 +7,64 @@ import tarfile
 import numpy as np
 import pytest
 
-from dataset_utils import content_sha256, open_source
+import dataset_tool
+from dataset_utils import Reading, content_sha256, open_source
+from dataset_utils.commands import main as dataset_utils_main
 from dataset_utils.sources import cifar
 from dnnlib.util import UserError
-from tests.dataset_utils.making import write_cifar
-from tests.helpers import needs_cifar10
+from tests.dataset_utils.making import random_images, read_zip, write_cifar, write_files, write_tar
+from tests.helpers import invoke, needs_cifar10
 
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / 'cifar-10-python.tar.gz'
+
+
+def pickled_batch(images: np.ndarray, **labels: list[int]) -> bytes:
+    rows = np.stack([image.transpose(2, 0, 1).ravel() for image in images])
+    return pickle.dumps({'data': rows, **labels}, 2)
+
+
+def test_the_test_images_and_the_unpacked_folder(path, tmp_path):
+    training = write_cifar(path, members={'test_batch': pickled_batch(random_images(3, 32, seed=7), labels=[4, 5, 6])})
+    test = Reading(split='test')
+    with tarfile.open(path) as tar:
+        tar.extractall(tmp_path, filter='data')
+    for place in (path, tmp_path / 'cifar-10-batches-py'):
+        assert np.array_equal(open_source(place).load(), training)
+        source = open_source(place, '', test)
+        assert np.array_equal(source.load(), random_images(3, 32, seed=7))
+        assert source.labels == [4, 5, 6]
+        assert source.class_names == open_source(path).class_names
+    result = invoke(dataset_tool.main, f'--source={path}', f'--dest={tmp_path / "t.zip"}', '--split=test')
+    assert result.exit_code == 0, result.output
+    images, labels, manifest = read_zip(tmp_path / 't.zip')
+    assert np.array_equal(images, random_images(3, 32, seed=7))
+    assert labels == [4, 5, 6]
+    assert manifest['arguments']['split'] == 'test'
+    assert 'Verified' in invoke(dataset_utils_main, 'info', tmp_path / 't.zip', f'--verify={path}').stdout
+
+
+def test_cifar100_has_its_fine_labels(tmp_path):
+    names = [f'class {number}' for number in range(100)]
+    files = {
+        'meta': pickle.dumps({b'fine_label_names': names, b'coarse_label_names': names[:20]}, 2),
+        'train': pickled_batch(random_images(4, 32), fine_labels=[99, 0, 5, 6], coarse_labels=[1, 2, 3, 4]),
+        'test': pickled_batch(random_images(2, 32, seed=3), fine_labels=[7, 8], coarse_labels=[1, 2]),
+    }
+    write_tar(tmp_path / 'cifar-100-python.tar.gz', files)
+    for place in (tmp_path / 'cifar-100-python.tar.gz', write_files(tmp_path / 'cifar-100-python', files)):
+        source = open_source(place)
+        assert source.labels == [99, 0, 5, 6]
+        assert source.class_names == names
+        assert np.array_equal(source.load(), random_images(4, 32))
+        assert open_source(place, '', Reading(split='test')).labels == [7, 8]
+
+
+def test_other_sources_have_no_split(tmp_path):
+    with pytest.raises(UserError, match=r'digits has no training and test part; remove `split`'):
+        open_source('digits', '', Reading(split='test'))
 
 
 class _Payload:

@@ -1,7 +1,7 @@
 """Unconditional pipelines of diffusers, saved in a folder: `read_pipeline`, and `load_pipeline` to sample from one.
 
-Only data is read: the classes must be on a short list, they are built from the recorded arguments, and the weights are
-safetensors. Nothing is fetched, and no code from the folder is run. diffusers itself is needed for sampling alone.
+Only data is read: classes must be on a short list and are built from the recorded arguments, and weights are
+safetensors. Nothing is downloaded, and no code from the folder is run. diffusers is needed only for sampling.
 """
 
 import hashlib
@@ -16,24 +16,25 @@ import safetensors
 import safetensors.torch
 import torch
 
+from dnnlib.typed import shown
 from dnnlib.util import UserError, file_sha256
 from training.sampling import GeneratedBatch, StackedRandomGenerator, to_uint8
 
 PIPELINES = ('DDPMPipeline', 'DDIMPipeline')
-# Schedulers that are sampled with, and the steps that are usual for them.
+# Supported schedulers, and their usual numbers of steps.
 SCHEDULERS = {'DDPMScheduler': 1000, 'DDIMScheduler': 50, 'EDMEulerScheduler': 18, 'EDMDPMSolverMultistepScheduler': 18}
 NETWORK = 'UNet2DModel'
 WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'
 _MAX_JSON_BYTES = 1 << 20
-# Bounds on what a folder may ask to be built before its tensors are compared; far above any network in use.
-_MAX_LEVELS, _MAX_LAYERS, _MAX_RESOLUTION = 12, 64, 8192
-# Names of attention's weights in pipelines of 2022, and what they became.
+# Bounds on what a folder may ask for, far above any pipeline in use.
+_MAX_LEVELS, _MAX_LAYERS, _MAX_NUMBER = 12, 64, 10_000
+# Names of attention weights in pipelines of 2022, and their names today.
 _OLD_NAMES = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 
 
 @dataclass(frozen=True)
 class PipelineDescription:
-    """What the files of a pipeline say, all but its weights. shape: (C, H, W) of its images."""
+    """The content of a pipeline's files, except its weights. shape: (C, H, W) of its images."""
 
     folder: Path
     scheduler: str
@@ -57,17 +58,17 @@ class PipelineDescription:
 
 
 def read_pipeline(folder: Path) -> PipelineDescription:
-    """Read what a pipeline consists of. Raises UserError where the folder holds none, or one of another kind."""
+    """Read the description of a pipeline. Raises UserError if the folder holds none, or one of an unsupported kind."""
     if not folder.is_dir():
-        raise UserError(f'--pipeline={folder}: no such folder; give one that save_pretrained of diffusers wrote')
+        raise UserError(f'`pipeline`={folder}: no such folder; give one that save_pretrained of diffusers wrote')
     index_path = folder / 'model_index.json'
     index = _read_json(folder, index_path)
     name = index.get('_class_name')
     parts = {key: value for key, value in index.items() if not key.startswith('_')}
     if name not in PIPELINES or parts.keys() != {'scheduler', 'unet'}:
         raise UserError(
-            f'--pipeline={folder}: its model_index.json names {_shown(name)} of {_shown(", ".join(sorted(parts)))}; '
-            f'only {" and ".join(PIPELINES)} of a scheduler and a unet are sampled'
+            f'`pipeline`={folder}: its model_index.json names {shown(name)} of {shown(", ".join(sorted(parts)))}; '
+            f'only {" and ".join(PIPELINES)} of a scheduler and a unet are supported'
         )
     scheduler = _class_of(folder, parts['scheduler'], tuple(SCHEDULERS))
     _class_of(folder, parts['unet'], (NETWORK,))
@@ -76,7 +77,7 @@ def read_pipeline(folder: Path) -> PipelineDescription:
     weights = _part(folder, 'unet') / WEIGHTS_NAME
     if not weights.is_file():
         raise UserError(
-            f'--pipeline={folder}: {weights.relative_to(folder)} is missing; weights in other formats are not read, '
+            f'`pipeline`={folder}: {weights.relative_to(folder)} is missing, and other formats are not supported; '
             f'save the pipeline with safe_serialization=True'
         )
     description = PipelineDescription(
@@ -91,12 +92,12 @@ def read_pipeline(folder: Path) -> PipelineDescription:
 
 
 def _part(folder: Path, name: str) -> Path:
-    """Where a part of a pipeline lies: in a folder of its own, in old pipelines beside the index."""
+    """The folder of a part of a pipeline: its own, or in old pipelines the index's."""
     return folder / name if (folder / name).is_dir() else folder
 
 
 def _read_json(folder: Path, path: Path) -> dict[str, Any]:
-    where = f'--pipeline={folder}: {path.relative_to(folder)}'
+    where = f'`pipeline`={folder}: {path.relative_to(folder)}'
     if not path.is_file():
         raise UserError(f'{where} is missing; give a folder that save_pretrained of diffusers wrote')
     try:
@@ -106,16 +107,16 @@ def _read_json(folder: Path, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f'{where} is not valid JSON; save the pipeline again') from error
     if not isinstance(content, dict):
-        raise UserError(f'{where} is no description of a part of a pipeline; save the pipeline again')
+        raise UserError(f'{where} does not describe a part of a pipeline; save the pipeline again')
     return content
 
 
 def _class_of(folder: Path, named: Any, allowed: Sequence[str]) -> str:
-    """The class that ["diffusers", "Class"] of an index names."""
+    """The class in an index's ["diffusers", "Class"]."""
     if not isinstance(named, list) or len(named) != 2 or named[0] != 'diffusers' or named[1] not in allowed:
         raise UserError(
-            f'--pipeline={folder}: its model_index.json asks for {_shown(named)}; of diffusers, '
-            f'{", ".join(allowed)} {"is" if len(allowed) == 1 else "are"} known here, and other code is not run'
+            f'`pipeline`={folder}: its model_index.json asks for {shown(named)}; supported are, from '
+            f'diffusers, {", ".join(allowed)}, and other code is not run'
         )
     return named[1]
 
@@ -125,31 +126,37 @@ def _arguments(folder: Path, path: Path, class_name: str) -> dict[str, Any]:
     named = content.get('_class_name', class_name)
     if named != class_name:
         raise UserError(
-            f'--pipeline={folder}: {path.relative_to(folder)} is that of {_shown(named)}, '
-            f'and model_index.json names {class_name}; save the pipeline again'
+            f'`pipeline`={folder}: {path.relative_to(folder)} describes {shown(named)}, '
+            f'but model_index.json names {class_name}; save the pipeline again'
         )
-    return {key: value for key, value in content.items() if not key.startswith('_')}
+    arguments = {key: value for key, value in content.items() if not key.startswith('_')}
+    for key, value in arguments.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not abs(number) <= _MAX_NUMBER:
+                raise UserError(
+                    f'`pipeline`={folder}: {key} = {shown(value)} in {path.relative_to(folder)} is not from '
+                    f'-{_MAX_NUMBER} to {_MAX_NUMBER}; save the pipeline again'
+                )
+    return arguments
 
 
 def _check_network(description: PipelineDescription) -> None:
-    arguments, where = description.network_arguments, f'--pipeline={description.folder}: its unet'
+    arguments, where = description.network_arguments, f'`pipeline`={description.folder}: its unet'
     size, channels = arguments.get('sample_size'), arguments.get('in_channels', 3)
     sides = [size, size] if isinstance(size, int) else size
     if not isinstance(sides, list) or len(sides) != 2 or not all(isinstance(side, int) for side in sides):
-        raise UserError(f'{where} does not say its sample_size, the side of its images')
-    if sides[0] != sides[1] or not 1 <= sides[0] <= _MAX_RESOLUTION:
-        raise UserError(f'{where} makes images of {sides[1]}x{sides[0]}; only square ones are judged')
+        raise UserError(f'{where} does not give its sample_size, the side of its images')
+    if sides[0] != sides[1] or sides[0] < 1:
+        raise UserError(f'{where} makes images of {sides[1]}x{sides[0]}; only square ones can be evaluated')
     if channels not in (1, 3):
-        raise UserError(f'{where} makes images of {_shown(channels)} channels; 1 (grey) or 3 (RGB) are judged')
+        raise UserError(
+            f'{where} makes images of {shown(channels)} channels; only 1 (grey) or 3 (RGB) can be evaluated'
+        )
     if arguments.get('num_class_embeds') is not None or arguments.get('class_embed_type') is not None:
-        raise UserError(f'{where} is conditional on classes; only unconditional pipelines are sampled')
+        raise UserError(f'{where} is conditional on classes; only unconditional pipelines are supported')
     levels, layers = arguments.get('block_out_channels', []), arguments.get('layers_per_block', 2)
     if not isinstance(levels, list) or len(levels) > _MAX_LEVELS or not isinstance(layers, int) or layers > _MAX_LAYERS:
-        raise UserError(f'{where} has more levels or layers than any network in use; it is not built')
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:100] if not isinstance(value, str) or not value.isprintable() else value[:100]
+        raise UserError(f'{where} has more levels or layers than any network in use; it is refused')
 
 
 class Pipeline:
@@ -161,13 +168,22 @@ class Pipeline:
     def generate(self, batches: Sequence[Sequence[int]], num_steps: int) -> Iterator[GeneratedBatch]:
         """Yield the images of each batch of seeds; the generator of a seed gives its latents, then the steps' noise.
 
-        Raises UserError where the scheduler cannot make so many steps.
+        Raises UserError if the scheduler does not accept the number of steps, if its arguments fail in sampling, or if
+        an image is not finite.
         """
+        where = f'`pipeline`={self.description.folder}'
         for seeds in batches:
             random = StackedRandomGenerator(self.device, seeds)
-            with torch.inference_mode():
-                images = to_uint8(self._sample(random, num_steps))
-            yield GeneratedBatch(list(seeds), images)
+            try:
+                with torch.inference_mode():
+                    images = self._sample(random, num_steps)
+            except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, LookupError) as error:
+                if isinstance(error, UserError | torch.OutOfMemoryError):
+                    raise
+                raise UserError(f'{where} cannot be sampled with its arguments ({_reason(error)})') from error
+            if not images.isfinite().all():
+                raise UserError(f'{where} gives images that are not finite, at the seeds {seeds[0]} to {seeds[-1]}')
+            yield GeneratedBatch(list(seeds), to_uint8(images))
 
     def _sample(self, random: StackedRandomGenerator, num_steps: int) -> torch.Tensor:
         x = random.randn([len(random.generators), *self.description.shape])
@@ -175,7 +191,9 @@ class Pipeline:
             self.scheduler.set_timesteps(num_steps)
         except ValueError as error:
             reason = str(error).split('\n')[0]
-            raise UserError(f'--steps={num_steps}: the scheduler of the pipeline refuses ({reason})') from error
+            raise UserError(
+                f'`num_steps`={num_steps}: the scheduler of the pipeline does not accept it ({reason})'
+            ) from error
         x = x * float(self.scheduler.init_noise_sigma)
         for t in self.scheduler.timesteps:
             output = self.net(self.scheduler.scale_model_input(x, t), t.to(self.device)).sample
@@ -186,29 +204,32 @@ class Pipeline:
 def load_pipeline(description: PipelineDescription, device: torch.device | str) -> Pipeline:
     """Build a pipeline and read its weights, in float32.
 
-    Raises UserError where diffusers is not installed, or the arguments or weights do not fit.
+    Raises UserError if diffusers is not installed, or if the arguments or weights do not fit or are not finite.
     """
     try:
         diffusers = importlib.import_module('diffusers')
     except ImportError as error:
-        raise UserError('--pipeline needs diffusers; install it with: pip install diffusers') from error
-    where = f'--pipeline={description.folder}'
+        raise UserError('`pipeline` needs diffusers; install it with: pip install diffusers') from error
+    where = f'`pipeline`={description.folder}'
     try:
         scheduler = getattr(diffusers, description.scheduler)(**description.scheduler_arguments)
         with torch.device('meta'):
             net = getattr(diffusers, NETWORK)(**description.network_arguments)
-    except Exception as error:  # diffusers meets arguments that do not fit with many exceptions
+    except Exception as error:  # diffusers raises many kinds for arguments that do not fit
         raise UserError(f'{where} cannot be built by the installed diffusers ({_reason(error)})') from error
     try:
         net.load_state_dict(_read_weights(description.files[-1]), assign=True)
     except (RuntimeError, safetensors.SafetensorError, OSError) as error:
-        raise UserError(f'{where}: the weights do not fit its unet, or are cut short ({_reason(error)})') from error
+        raise UserError(f'{where}: its weights do not fit its unet, or are incomplete ({_reason(error)})') from error
+    for name, tensor in net.named_parameters():
+        if not tensor.isfinite().all():
+            raise UserError(f'{where}: {name} has values that are not finite; use another pipeline')
     net = net.to(device).float().eval().requires_grad_(False)
     return Pipeline(description, net, scheduler, torch.device(device))
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors under today's names."""
+    """The tensors under their names of today."""
     weights = safetensors.torch.load_file(path)
     return {'.'.join(_OLD_NAMES.get(part, part) for part in name.split('.')): value for name, value in weights.items()}
 

@@ -132,8 +132,8 @@ def change(path, **values):
 
 
 INDEX_CHANGES: dict[str, dict] = {
-    'names StableDiffusionPipeline': {'_class_name': 'StableDiffusionPipeline'},
-    'of scheduler, unet, vae': {'vae': ['diffusers', 'AutoencoderKL']},
+    "names 'StableDiffusionPipeline'": {'_class_name': 'StableDiffusionPipeline'},
+    "of 'scheduler, unet, vae'": {'vae': ['diffusers', 'AutoencoderKL']},
     "asks for ['pipeline', 'MyUNet']": {'unet': ['pipeline', 'MyUNet']},
     "asks for ['diffusers', 'UNet2DConditionModel']": {'unet': ['diffusers', 'UNet2DConditionModel']},
     "asks for ['os', 'system']": {'scheduler': ['os', 'system']},
@@ -157,14 +157,16 @@ def test_classes_off_the_list_are_refused_before_anything_is_loaded(folder, mess
 
 
 CONFIG_CHANGES: dict[str, dict] = {
-    'config.json is that of UNet1DModel': {'_class_name': 'UNet1DModel'},
-    'does not say its sample_size': {'sample_size': None},
+    "config.json describes 'UNet1DModel'": {'_class_name': 'UNet1DModel'},
+    'does not give its sample_size': {'sample_size': None},
     'only square ones': {'sample_size': [8, 16]},
     'of 4 channels': {'in_channels': 4},
     'conditional on classes': {'num_class_embeds': 10},
-    'more levels or layers': {'layers_per_block': 10**9},
+    'more levels or layers': {'layers_per_block': 1000},
+    'norm_eps = nan in unet/config.json is not from': {'norm_eps': float('nan')},
+    'layers_per_block = 1000000000 in unet': {'layers_per_block': 10**9},
     "unexpected keyword argument 'surprise'": {'surprise': 1},
-    'the weights do not fit its unet': {'block_out_channels': [8, 24]},
+    'its weights do not fit its unet': {'block_out_channels': [8, 24]},
 }
 
 
@@ -180,7 +182,7 @@ def test_weights_in_a_pickle_are_not_read(folder):
     path = folder / 'unet' / WEIGHTS_NAME
     path.with_name('diffusion_pytorch_model.bin').write_bytes(b'cos\nsystem\n(S"false"\ntR.')
     path.unlink()
-    with pytest.raises(UserError, match=r'safetensors is missing; weights in other formats are not read'):
+    with pytest.raises(UserError, match=r'safetensors is missing, and other formats are not supported'):
         read_pipeline(folder)
 
 
@@ -188,14 +190,14 @@ def test_weights_in_a_pickle_are_not_read(folder):
 def test_weights_that_were_cut_short_are_named(folder, size):
     path = folder / 'unet' / WEIGHTS_NAME
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UserError, match='are cut short'):
+    with pytest.raises(UserError, match='are incomplete'):
         load_pipeline(read_pipeline(folder), 'cpu')
 
 
 @pytest.mark.parametrize('text', ['', '{', '[1]', '[' * 100_000, '"' + 'a' * (1 << 21) + '"'])
 def test_an_index_that_is_no_index_is_named(folder, text):
     (folder / 'model_index.json').write_text(text)
-    with pytest.raises(UserError, match=r'model_index\.json is no'):
+    with pytest.raises(UserError, match=r'model_index\.json (is not valid JSON|does not describe)'):
         read_pipeline(folder)
 
 
@@ -208,3 +210,32 @@ def test_what_a_user_may_get_wrong_is_one_sentence(folder, digits_20, tmp_path, 
     assert 'makes 16x16 of 1' in failure(f'--pipeline={tmp_path}/large', reference)
     monkeypatch.setitem(__import__('sys').modules, 'diffusers', None)
     assert '--pipeline needs diffusers; install it with: pip install' in failure(f'--pipeline={folder}', reference)
+
+
+@pytest.mark.parametrize(
+    'values', [{'num_train_timesteps': 10**9}, {'steps_offset': 10**9}, {'beta_start': float('inf')}]
+)
+def test_scheduler_settings_out_of_bounds_are_refused(folder, values):
+    change(folder / 'scheduler' / 'scheduler_config.json', **values)
+    with pytest.raises(UserError, match=f'{next(iter(values))} = .* is not from -10000 to 10000'):
+        read_pipeline(folder)
+
+
+@pytest.mark.parametrize('values', [{'clip_sample_range': 'x'}, {'prediction_type': 'zz'}])
+def test_settings_that_fail_in_sampling_end_in_a_sentence(folder, values):
+    change(folder / 'scheduler' / 'scheduler_config.json', **values)
+    with pytest.raises(UserError, match=r'cannot be sampled with its arguments|cannot be built'):
+        sampled(folder, [0, 1], 4)
+
+
+def test_weights_and_images_that_are_not_finite_are_refused(folder):
+    path = folder / 'unet' / WEIGHTS_NAME
+    weights = safetensors.torch.load_file(path)
+    weights['conv_in.bias'][0] = torch.nan
+    safetensors.torch.save_file(weights, path)
+    with pytest.raises(UserError, match=r'conv_in\.bias has values that are not finite'):
+        sampled(folder, [0], 4)
+    weights['conv_in.bias'][0] = 3e38  # overflows in the network
+    safetensors.torch.save_file(weights, path)
+    with pytest.raises(UserError, match='images that are not finite, at the seeds 0 to 1'):
+        sampled(folder, [0, 1], 4)

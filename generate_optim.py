@@ -57,29 +57,29 @@ def main(options: GenerateOptimOptions) -> None:
     torchrun --standalone --nproc_per_node=8 generate_optim.py --outdir=optimum --shard --data=imagenet64.zip
     python generate_optim.py --outdir=optimum --data=imagenet64.npy
     """
-    from dataset_utils import open_source
-    from evaluation.closed_form_images import ClosedFormRun, generate_closed_form
     from evaluation.generation import Output
+    from evaluation.generators import ClosedFormGenerator, Sampling
+    from evaluation.nearest_table import generate_and_compare
     from torch_utils import distributed
 
     device = distributed.choose_device(options.device)
-    run = ClosedFormRun(
-        denoiser=options.denoiser,
-        sampler=options.sampler,
-        parameters={'precision': options.precision} if options.precision else {},
-        conditional=options.conditional or options.class_index is not None,
-        class_index=options.class_index,
+    sampling = Sampling(
+        options.sampler,
+        options.class_index,
+        options.precision,
+        data=options.data,
+        conditional=options.conditional,
         sharded=options.sharded,
     )
     output = Output(
         options.outdir, options.seeds, options.batch_size, options.subdirs, options.save_images, options.grid
     )
     with distributed.process_group(device):
-        result = generate_closed_form(open_source(options.data, 'data'), run, output, device)
-        share = 100 * result.num_copies / result.num_images
+        rows = generate_and_compare(output, ClosedFormGenerator(options.denoiser, sampling, device))
+        copies, exact = (sum(row[name] == '1' for row in rows) for name in ('memorized', 'exact'))
         distributed.print0(
-            f'{result.num_images} images in {output.outdir}: {result.num_copies} ({share:.4g} %) are copies of a training '
-            f'image, less than a third as far from it as from any other; {result.num_exact} of them equal it pixel for pixel'
+            f'{len(rows)} images in {output.outdir}: {copies} ({100 * copies / len(rows):.4g} %) are copies of a training '
+            f'image, less than a third as far from it as from any other; {exact} of them equal it pixel for pixel'
         )
 
 

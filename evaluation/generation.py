@@ -62,7 +62,7 @@ def generate_to_folder(
 ) -> None:
     """Make the images that are missing, save them, and hand them to the table.
 
-    settings: see above, fit for JSON. load: called if an image is missing, to prepare the generator.
+    settings: see above, fit for JSON. load: called on all ranks if an image is missing, to prepare the generator.
     together: all ranks make every batch together, instead of each rank its own batches.
     Raises UserError for a folder with images of other settings or of unknown origin.
     """
@@ -81,7 +81,7 @@ def generate_to_folder(
     batches = distributed.on_main(unfinished)
     sheet: dict[int, Tensor] = {}
     if batches:
-        generate = load()
+        generate = load() if together else distributed.on_every_rank(load)
         mine = batches if together else batches[distributed.rank() :: distributed.world_size()]
         write = distributed.is_main() or not together
         hidden = None if distributed.is_main() else True  # None: hidden if stderr is not a terminal

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
+from dataset_utils import Source, open_source
 from dnnlib.util import UserError, file_sha256
 from torch_utils.misc import configure_backends
 from training.closed_form import make_denoiser, require_known
-from training.dataset import load_dataset
+from training.closed_form.closed_form import compute_device
+from training.closed_form.rows import ImageRows, rows_of
 from training.denoiser import Denoiser
 from training.pipeline import load_pipeline, read_pipeline
 from training.sampling import GeneratedBatch, SamplerOptions, generate_images
@@ -28,8 +30,10 @@ Device = torch.device | str
 class Sampling:
     """How images are sampled.
 
-    class_index: class of all images; None draws one for each seed. precision: of networks; None takes that of their
-    training. num_steps: of a pipeline; None takes its scheduler's usual number. data: training set of a closed form.
+    class_index: class of all images; None draws one for each seed. precision: of a denoiser; None takes that of a
+    network's training. num_steps: of a pipeline; None takes its scheduler's usual number.
+    Of a closed form: data, its training set; conditional, whether it has classes without class_index; sharded, whether
+    its training set is spread over the ranks, which then make every batch together.
     """
 
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
@@ -37,6 +41,8 @@ class Sampling:
     precision: str | None = None
     num_steps: int | None = None
     data: str | None = None
+    conditional: bool = False
+    sharded: bool = False
 
 
 class Generator(ABC):
@@ -71,13 +77,9 @@ class Generator(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that its images depend on besides their seeds, fit for JSON."""
-        return {
-            'generator': self.name,
-            'sha256': self.sha256,
-            'sampler': self.sampler,
-            'class_index': self.class_index,
-            'precision': self.precision,
-        }
+        sampler = {'sampler' if name == 'name' else name: value for name, value in self.sampler.items()}
+        own = {'class_index': self.class_index, 'precision': self.precision}
+        return {'generator': self.name, 'sha256': self.sha256, **sampler, **own}
 
     @abstractmethod
     def denoiser(self) -> Denoiser:
@@ -148,30 +150,54 @@ class PipelineGenerator(Generator):
 
 
 class ClosedFormGenerator(Generator):
-    """A closed-form denoiser of the training set `sampling.data`; with a class, of the images of that class.
+    """A closed-form denoiser of the training set `sampling.data`; the set's labels are used only to choose classes.
 
-    Raises UserError for an unknown name, without a training set, and for a class that the set does not have.
+    Raises UserError for an unknown name, without a training set, and for a class without training images.
     """
 
     def __init__(self, name: str | Path, sampling: Sampling, device: Device):
-        super().__init__(sampling, device)
+        super().__init__(sampling, compute_device(device))
         self.name, self.where = str(name), f'the denoiser {name}'
         require_known(self.name)
         if sampling.data is None:
             raise UserError(f'`denoiser`={name} needs `data`, its training set')
-        self.dataset = load_dataset(sampling.data, argument='data')
-        self.shape = tuple(self.dataset.images.shape[1:])  # type: ignore[assignment]
-        self.class_index = sampling.class_index
-        labels = self.dataset.labels
-        check_class(self.class_index, 0 if labels is None else int(labels.max()) + 1)
+        self.source = open_source(sampling.data, 'data')
+        height, width, channels = self.source.shape
+        self.shape = channels, height, width
+        self.class_index, self.precision = sampling.class_index, sampling.precision or 'fp32'
+        self.labels = class_labels(self.source, sampling)
 
     def _hash(self) -> str:
-        return self.dataset.sha256
+        return self.source.sha256()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {'dataset': self.source.name, **super().settings, 'conditional': self.labels is not None}
+
+    @functools.cached_property
+    def rows(self) -> ImageRows:
+        """The training set on the device, or this rank's share of it."""
+        return rows_of(self.source, self.labels, torch.device(self.device), self.sampling.sharded)
 
     def denoiser(self) -> Denoiser:
         configure_backends(self.precision)
-        labels = None if self.class_index is None else self.dataset.labels
-        return make_denoiser(self.name, self.dataset.images, labels, self.device)
+        parameters: dict[str, Any] = {} if self.sampling.precision is None else {'precision': self.sampling.precision}
+        return make_denoiser(self.name, self.rows, **parameters)
+
+
+def class_labels(source: Source, sampling: Sampling) -> torch.Tensor | None:
+    """The labels of a training set, int64 [N], if they are used. Raises UserError for a class without images."""
+    if not sampling.conditional and sampling.class_index is None:
+        return None
+    if source.labels is None:
+        raise UserError(f'`conditional` and `class_index` need labels, and {source.name} has none; remove both')
+    present = set(source.labels)
+    wanted = range(max(present) + 1) if sampling.class_index is None else [sampling.class_index]
+    for absent in sorted(set(wanted) - present):
+        if sampling.class_index is None:
+            raise UserError(f'`conditional`: no training image has class {absent}; choose another with `class_index`')
+        raise UserError(f'`class_index`={absent}: no training image has it; there are {len(present)} classes')
+    return torch.tensor(source.labels)
 
 
 def generators_of_run(path: str | Path, sampling: Sampling, device: Device) -> list[Generator]:

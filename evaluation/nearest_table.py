@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dnnlib.util import atomic_file
+from evaluation.generation import Generate, Output, generate_to_folder
+from evaluation.generators import ClosedFormGenerator
 from evaluation.image_table import COLUMNS, TABLE_NAME, ImageRow, table_lines
 from evaluation.memorization import TrainingImages, memorized
 from torch_utils import distributed
@@ -51,6 +53,23 @@ class NearestTable:
         for part in parts:
             part.unlink()
         return {seed: dict(zip(COLUMNS, row_of(line), strict=True)) for seed, line in lines.items()}
+
+
+def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> list[dict[str, str]]:
+    """Generate images of a closed form into a folder, with the table; return its rows in the order of the seeds.
+
+    Raises UserError for a training set that does not fit in memory, and as `generate_to_folder`.
+    """
+    table = NearestTable(output.outdir, generator.name)
+
+    def load() -> Generate:
+        table.training_set = TrainingImages(generator.rows, where=generator.source.where)
+        return generator.generate
+
+    settings = distributed.on_main(lambda: generator.settings)
+    generate_to_folder(output, settings, load, table, together=generator.sampling.sharded)
+    found = distributed.on_main(table.read)
+    return [found[seed] for seed in output.seeds]
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

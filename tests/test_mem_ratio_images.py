@@ -349,7 +349,7 @@ def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
     (record,) = evaluated('--denoiser=optimal', *common)
     assert (record['snapshot'], record['kimg'], record['epochs']) == ('optimal', None, None)
     assert (record['num_images'], record['ratio'], record['mean_distance']) == (20, 1, 0)
-    assert record['snapshot_sha256'] == record['dataset_sha256']
+    assert record['snapshot_sha256'] == file_sha256(digits_20)
     labels = load_dataset(str(digits_20)).labels
     table = tmp_path / 'table.csv'
     (record,) = evaluated('--denoiser=optimal', *common, f'--knn-ref={digits_20}', '--class=3', f'--table={table}')
@@ -358,4 +358,4 @@ def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
     assert {row['class'] for row in rows} == {'3'}
     assert 'no such closed form; choose one of optimal' in failure('--denoiser=best', *common)
     assert 'needs --data' in failure('--denoiser=optimal', f'--knn-ref={digits_20}')
-    assert 'the network has 10 classes' in failure('--denoiser=optimal', *common, '--class=10')
+    assert '--class=10: no training image has it' in failure('--denoiser=optimal', *common, '--class=10')

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.util import UserError
 from torch_utils import distributed
 from training.closed_form.closed_form import ClosedForm
 from training.closed_form.int8_sums import int8_sums, relative_error
@@ -69,6 +70,8 @@ class OptimalDenoiser(ClosedForm):
         precision: str = 'fp32',
     ):
         super().__init__(images, labels, device)
+        if precision not in ('fp32', 'fp64'):
+            raise UserError(f'`precision`={precision}: the optimal denoiser has fp32 and fp64')
         self.images = images if isinstance(images, ImageRows) else ImageRows(images, self.labels, self.device)
         self.float64 = precision == 'fp64'
         # Over all ranks.

@@ -160,9 +160,7 @@ def rows_of(source: Source, labels: Tensor | None, device: torch.device, sharded
     else:
         images = PartialSource(source, part, progress=distributed.is_main())
     labels = None if labels is None else labels[part.start : part.stop]
-    if sharded:
-        return ImageRows(images, labels, device, sharded)
-    return distributed.on_every_rank(lambda: ImageRows(images, labels, device))
+    return ImageRows(images, labels, device, sharded)
 
 
 def taken(images: Images, index: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
+from dataset_utils import Reading
 from dnnlib.util import UserError
 from evaluation.consumers import make_consumers
 from evaluation.evaluation_options import EvaluationOptions
 from evaluation.features.saved import Features, read_features
 from evaluation.generators import Sampling, make_generators
-from evaluation.given_images import ImageSet, fitted, read_images
+from evaluation.given_images import ImageSet, fitted, open_images, read_images
 from evaluation.image_table import rows_of, write_image_table
 from evaluation.memorization import TrainingSet
 from evaluation.metrics import compute_metrics, requested
@@ -82,8 +83,16 @@ def load_training_set(options: EvaluationOptions, device: torch.device) -> Train
         if options.expdir is None:
             raise UserError('give `training_set`, the training set to compare with')
         path = training_set_of(options.expdir)
-    dataset = load_dataset(path, argument='training_set')
+    dataset = load_dataset(path, argument='training_set', channels=_channels(options))
     return TrainingSet(dataset, device, where=f'`training_set`={path}')
+
+
+def _channels(options: EvaluationOptions) -> int | None:
+    """The channels that training images are converted to, None to keep those that they have."""
+    if options.channels != 'auto':
+        return int(options.channels)
+    has_colour = any(open_images(path, 'images', options.float_range).channels == 3 for path in options.images)
+    return 3 if has_colour else None
 
 
 def training_set_of(run_dir: Path) -> str:
@@ -97,7 +106,8 @@ def training_set_of(run_dir: Path) -> str:
 
 def read(options: EvaluationOptions, path: str, argument: str, training_set: TrainingSet) -> ImageSet:
     """Given images, in the shape of the training images."""
-    images = read_images(path, argument, options.float_range, progress=distributed.is_main())
+    reading = Reading(channels=training_set.images.shape[1])
+    images = read_images(path, argument, options.float_range, reading, progress=distributed.is_main())
     return fitted(images, training_set.images.shape[1:], training_set.where, options.resize)
 
 

@@ -36,6 +36,7 @@ class EvaluationOptions:
     test_set: str | None = option(None, 'Held-out set that some metrics compare with.', name='test-ref', unit='ZIP|DIR|NPZ|NPY')
     features: list[str] | None = option(None, 'Compute metrics in features instead of pixels: .npy files, float [N, d], in the order of the images.', unit='GEN,REF[,TEST]', parse=word_list)
     resize: str | None = option(None, 'Resize `images` of another size to the size of `training_set`, by this filter.', choices=FILTERS)
+    channels: str = option('auto', 'Compare as grey (1) or RGB (3); auto takes RGB if `images` or `training_set` have colour.', choices=('auto', '1', '3'))
     float_range: tuple[float, float] | None = option(None, 'Pixel range of floating-point `images`, such as -1,1.', unit='LOW,HIGH', parse=number_pair)
     as_json: bool = option(False, 'Print records alone on stdout, one line of JSON each.', name='json', switch=True)
     cache_dir: Path | None = option(None, "Folder for downloads. [default: the user's cache folder]", unit='DIR')
@@ -57,7 +58,7 @@ ONLY_FOR = {
     **dict.fromkeys(('class_index', *SAMPLER_ARGUMENTS[1:]), (*NETWORKS, 'denoiser')),
     **dict.fromkeys(('save_images', 'subdirs'), ('expdir',)),
     **dict.fromkeys(('cache_dir', 'sha256', 'download_only'), ('network',)),
-    **dict.fromkeys(('float_range', 'resize'), ('images',)),
+    **dict.fromkeys(('float_range', 'resize', 'channels'), ('images',)),
     **dict.fromkeys(('gallery', 'features'), tuple(subject for subject in SUBJECTS if subject != 'expdir')),
     'precision': NETWORKS,
     'data': ('denoiser',),

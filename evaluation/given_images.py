@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from dataset_utils import Source, open_source
+from dataset_utils import Reading, Source, open_source
 from dataset_utils.sources.arrays import FloatRange, NumpySource, is_numpy_name
 from dataset_utils.sources.base import words_of
 from dataset_utils.transforms import resize
@@ -57,34 +57,41 @@ def generated_set(
     return ImageSet(name, where, images.numpy(), lambda place: str(seeds[place]), seeds, classes)
 
 
-def read_images(path: str, option: str, float_range: FloatRange | None = None, progress: bool = False) -> ImageSet:
+def read_images(
+    path: str,
+    argument: str,
+    float_range: FloatRange | None = None,
+    reading: Reading | None = None,
+    progress: bool = False,
+) -> ImageSet:
     """Read a folder, an archive, an .npz or .npy, or any other source of images.
 
     float_range: the values of black and white in an array of floats, such as (-1, 1); None refuses floats.
-    Raises UserError if images cannot be read or differ in size.
+    reading: the channels to convert the images to. Raises UserError if images cannot be read or differ in size.
     """
-    source = _open(path, option, float_range)
+    source = open_images(path, argument, float_range, reading)
     pixels = source.load(progress=progress).transpose(0, 3, 1, 2)
     name_of = str if isinstance(source, NumpySource) else source.describe
     return ImageSet(Path(path).name or source.file_name, source.where, pixels, name_of)
 
 
-def _open(path: str, option: str, float_range: FloatRange | None) -> Source:
+def open_images(
+    path: str, argument: str, float_range: FloatRange | None = None, reading: Reading | None = None
+) -> Source:
+    """As `open_source`, for arrays of floats as well."""
     if float_range is not None and is_numpy_name(path) and Path(path).is_file():
-        return NumpySource(path, option, float_range=float_range)
-    return open_source(path, option)
+        return NumpySource(path, argument, reading, float_range)
+    return open_source(path, argument, reading)
 
 
 def fitted(images: ImageSet, shape: Sequence[int], training_set: str, filter_name: str | None) -> ImageSet:
     """The images in the shape (C, H, W) of the training images, resized by one of `FILTERS` if necessary.
 
     training_set: the argument and path of the training set, for messages. filter_name: None refuses another size.
-    Raises UserError for other channels, another size without a filter, and another aspect ratio.
+    Raises UserError for another size without a filter, and for another aspect ratio.
     """
     own, wanted = _words(images.pixels.shape[1:]), _words(shape)
     both = f'{images.where}: its images are {own}, those of {training_set} {wanted}'
-    if images.pixels.shape[1] != shape[0]:
-        raise UserError(f'{both}; grey and colour images are not compared, give a training set of the same kind')
     if images.pixels.shape[2:] == tuple(shape[1:]):
         return images
     if filter_name is None:

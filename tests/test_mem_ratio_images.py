@@ -168,19 +168,30 @@ def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_2
     assert 'resizing would distort them' in failure(*common, '--resize=box')
 
 
-def test_grey_images_are_not_compared_with_colour_ones(images, tmp_path):
+def test_grey_and_colour_images_are_compared_in_colour_unless_asked_otherwise(images, reference, digits_20, tmp_path):
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 256, (len(images), 3, 8, 8), dtype=np.uint8)
+    colour[::2] = images[::2]
+    np.save(tmp_path / 'colour.npy', colour)
+    training = np.asarray(reference)
+    luma = ((colour * np.array([19595, 38470, 7471])[:, None, None]).sum(1, keepdims=True) + 0x8000) >> 16
+    for options, given, expected in [
+        ([], colour, training.repeat(3, axis=1)),
+        (['--channels=1'], luma.astype(np.uint8), training),
+    ]:
+        (record,) = evaluated(f'--images={tmp_path}/colour.npy', f'--knn-ref={digits_20}', *options)
+        assert record['num_memorized'] == int(memorization_ratio(given, expected).memorized.sum())
     np.save(tmp_path / 'grey.npy', images)
-    np.save(tmp_path / 'colour.npy', images.repeat(3, axis=1))
-    message = failure(f'--images={tmp_path}/grey.npy', f'--knn-ref={tmp_path}/colour.npy')
-    assert '8x8 grey, those of' in message
-    assert '8x8 RGB; grey and colour images are not compared' in message
+    np.save(tmp_path / 'rgb.npy', training.repeat(3, axis=1))
+    (record,) = evaluated(f'--images={tmp_path}/grey.npy', f'--knn-ref={tmp_path}/rgb.npy')
+    assert record['num_memorized'] == int(memorization_ratio(images, training).memorized.sum())
 
 
 def test_floats_need_the_range_that_they_have(digits_20, images, reference, tmp_path):
     path = tmp_path / 'floats.npy'
     np.save(path, (images / 127.5 - 1).astype(np.float32))
     common = f'--images={path}', f'--knn-ref={digits_20}'
-    assert '--float-range=-1,1 say what black and white are' in failure(*common)
+    assert 'state the values of black and white with --float-range' in failure(*common)
     (record,) = evaluated(*common, '--float-range=-1,1')
     assert record['num_memorized'] == memorization_ratio(images, reference).num_memorized
     assert 'image 0 has the value -0.992157, outside --float-range=0,1' in failure(*common, '--float-range=0,1')

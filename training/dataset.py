@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dataset_utils import Source, content_sha256, open_source
-from dataset_utils.sources.base import check_shape
+from dataset_utils.sources.base import check_shape, with_channels
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,17 @@ def describe_dataset(path: str) -> DatasetInfo:
     return DatasetInfo(path, source.name, len(source), source.shape[0], source.channels, num_classes)
 
 
-def load_dataset(path: str, progress: bool = False, argument: str = 'data') -> Dataset:
+def load_dataset(path: str, progress: bool = False, argument: str = 'data', channels: int | None = None) -> Dataset:
     """Read a complete training set into memory. argument: the name of the argument that gave it, for messages.
 
-    Raises UserError if a file is missing, damaged or hostile, or if images are not square and of one size.
+    channels: 1 or 3 to convert the images to; the hash is the one of the images as they are stored. Raises UserError if
+    a file is missing, damaged or hostile, or if images are not square and of one size.
     """
     source = open_source(path, argument)
     check_shape(source.where, source.shape)
     images = source.load(progress=progress)
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    converted = with_channels(images, channels or source.channels)
+    pixels = torch.from_numpy(np.ascontiguousarray(converted.transpose(0, 3, 1, 2)))
     return Dataset(source.name, pixels, _labels(source), content_sha256(images, source.labels))
 
 

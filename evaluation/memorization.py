@@ -19,7 +19,7 @@ from training.dataset import Dataset
 THRESHOLD = 1 / 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Memorization:
     """The result of `memorization_ratio` for N images.
 
@@ -41,6 +41,13 @@ class Memorization:
     @property
     def num_memorized(self) -> int:
         return int(self.memorized.sum())
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f'Memorization(ratio={self.ratio:.4f}, interval=({low:.4f}, {high:.4f}), '
+            f'{self.num_memorized} of {len(self.memorized)} images, mean_distance={self.mean_distance:.2f})'
+        )
 
 
 def memorization_ratio(images: Images, references: Images, threshold: float = THRESHOLD) -> Memorization:

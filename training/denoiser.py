@@ -1,7 +1,13 @@
-"""The contract between denoisers and everything that calls them: samplers, measurements, evaluations."""
+"""The contract between denoisers and everything that calls them: samplers, measurements, evaluations.
 
+`as_denoiser` makes a denoiser of any function or module.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -19,3 +25,41 @@ class Denoiser(Protocol):
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         """The nearest noise level that the denoiser supports."""
+
+
+def as_denoiser(
+    function: Callable[..., Tensor],
+    img_channels: int,
+    img_resolution: int,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80,
+    label_dim: int = 0,
+) -> Denoiser:
+    """A denoiser that calls a function or a `torch.nn.Module`.
+
+    function: (x, sigma) -> denoised, with x float32 [B, C, R, R] and sigma float32 [B]; with label_dim > 0, (x, sigma,
+    class_labels), where class_labels are int64 indices [B] or None.
+    sigma_min, sigma_max: range of noise levels in which the function is defined.
+    """
+    return _FunctionDenoiser(function, img_channels, img_resolution, sigma_min, sigma_max, label_dim)
+
+
+@dataclass
+class _FunctionDenoiser:
+    function: Callable[..., Tensor]
+    img_channels: int
+    img_resolution: int
+    sigma_min: float
+    sigma_max: float
+    label_dim: int
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
+        if not self.label_dim:
+            return self.function(x.to(torch.float32), levels)
+        if class_labels is not None and class_labels.ndim == 2:
+            class_labels = class_labels.argmax(dim=1)
+        return self.function(x.to(torch.float32), levels, class_labels)
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        return torch.as_tensor(sigma)

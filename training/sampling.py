@@ -1,7 +1,7 @@
 """Samplers that turn noise into images with any denoiser, and random numbers that depend on each image's seed alone.
 
 `edm_sampler` is EDM's; `ablation_sampler` generalizes it over solvers, discretizations, schedules and scalings.
-`generate_images` yields batches of uint8 images for a list of seeds.
+`generate` returns one uint8 image for each seed; `generate_images` yields them in batches.
 Source: Karras et al. 2022, algorithms 1 and 2 and appendix C.
 """
 
@@ -250,6 +250,19 @@ def sample(
     """Run the sampler that the options choose; see `edm_sampler`."""
     sampler = edm_sampler if options.name == 'edm_sampler' else ablation_sampler
     return sampler(net, latents, class_labels, randn_like, **options.given())
+
+
+def generate(
+    net: Denoiser,
+    seeds: Sequence[int],
+    sampler: SamplerOptions | None = None,
+    batch_size: int = 64,
+    device: torch.device | str = 'cpu',
+    class_index: int | None = None,
+) -> Tensor:
+    """One image for each seed, uint8 [N, C, R, R] on the CPU; see `generate_images`."""
+    batches = generate_images(net, seed_batches(seeds, batch_size), sampler or SamplerOptions(), device, class_index)
+    return torch.cat([batch.images.cpu() for batch in batches])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""The page on Python: its code runs as it stands, and each example is short."""
+
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from evaluation.metrics import METRICS
+from tests.helpers import ROOT
+from training.denoiser import as_denoiser
+from training.sampling import generate
+from training.snapshot import list_snapshots, load_network
+from training.training_options import PRESETS, TrainingOptions
+from training.training_run import train
+
+BLOCKS = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'python.md').read_text(encoding='utf-8'), re.DOTALL)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
+TINY = TrainingOptions(**PRESETS['digits'] | {'num_channels': 4, 'batch': 6}, epochs=10, tick=1, snapshots=1)
+
+
+def test_examples_are_short():
+    assert len(BLOCKS) == 6
+    for block in BLOCKS:
+        assert len([line for line in block.splitlines() if line.strip()]) <= 10, block
+
+
+def test_examples_run(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    page = types.ModuleType('page_of_python')
+    monkeypatch.setitem(sys.modules, page.__name__, page)
+    monkeypatch.setattr('evaluation.metrics.METRICS', METRICS.copy())
+    for block in BLOCKS:
+        exec(block.replace('epochs=200', 'epochs=20'), page.__dict__)
+    assert page.samples.shape == (32, 1, 8, 8)
+    assert page.nearest.shape == (32, 1, 8, 8)
+    assert page.noise.shape == (8, 1, 8, 8)
+    assert len(repr(page.net)) < 100
+    assert len(repr(page.result)) < 200
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_on_arrays_gives_the_network_of_a_run_folder(tmp_path):
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    net = train(IMAGES, labels, TINY)
+    assert net.label_dim == 2
+    assert not net.training
+    again = train(torch.from_numpy(IMAGES), torch.from_numpy(labels), TINY, run_dir=tmp_path / 'run')
+    saved = load_network(list_snapshots(tmp_path / 'run')[-1][1])
+    for name, weights in net.state_dict().items():
+        assert torch.equal(weights, again.state_dict()[name])
+        assert torch.equal(weights, saved.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ('images', 'labels', 'message'),
+    [
+        (IMAGES.astype(np.float32), None, '`images` must be a uint8 array'),
+        (IMAGES[:, :, :4], None, '`images` must be square'),
+        (IMAGES, np.zeros(5, int), '`labels` must be'),
+        (IMAGES, np.full(6, -1), '`labels` must be'),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(images, labels, message):
+    with pytest.raises(UserError, match=message):
+        train(images, labels, TINY)
+
+
+def test_a_function_becomes_a_denoiser():
+    seen = []
+
+    def function(x, sigma, class_labels):
+        seen.append((x.dtype, sigma.shape, class_labels.tolist()))
+        return torch.full_like(x, 0.5)
+
+    denoiser = as_denoiser(function, img_channels=1, img_resolution=4, label_dim=3)
+    images = generate(denoiser, seeds=[0, 1], class_index=2)
+    assert torch.equal(images, torch.full((2, 1, 4, 4), 191, dtype=torch.uint8))  # 0.5 * 127.5 + 128, truncated
+    assert set(map(str, seen)) == {str((torch.float32, torch.Size([2]), [2, 2]))}
+    one_hot = torch.eye(3)[[2, 2]]
+    denoiser(torch.zeros(2, 1, 4, 4), 1.0, one_hot)
+    assert seen[-1][2] == [2, 2]

@@ -96,5 +96,17 @@ def evenly(count: int, total: int, batch_size: int) -> list[int]:
     return places
 
 
+def logarithmically(count: int, total: int, batch_size: int) -> list[int]:
+    """The numbers of images seen after the first steps that reach `count` places from 1,000 images to `total`.
+
+    Each place is the same multiple of the one before. Of places within one thousand of images, which would share the
+    name of a snapshot, one is kept, so that there may be fewer.
+    """
+    first = min(1000, total)
+    shares = [k / max(count - 1, 1) for k in range(count - 1, -1, -1)]
+    places = [_reached(round(total * (first / total) ** share), batch_size) for share in shares]  # ascending
+    return list({place // 1000: place for place in places}.values())
+
+
 def _reached(images: int, batch_size: int) -> int:
     return -(-images // batch_size) * batch_size

@@ -3,7 +3,7 @@ import csv
 import pytest
 
 from tests.helpers import DATA
-from training.schedule import Schedule, evenly, every, rampup_kimg, scaled_kimg
+from training.schedule import Schedule, evenly, every, logarithmically, rampup_kimg, scaled_kimg
 
 
 def schedule(**given):
@@ -62,3 +62,18 @@ def test_counts_are_rounded_as_documented():
     short = schedule(total_images=1500, rampup_images=0)
     assert (short.total_steps, short.epochs, short.lr_multiplier(0)) == (3, 1.5, 1.0)
     assert rampup_kimg(99) == 19  # 19,800 images
+
+
+def test_logarithmic_places_are_the_same_multiple_of_one_another():
+    assert logarithmically(4, 1_000_000, batch_size=1) == [1000, 10_000, 100_000, 1_000_000]
+    assert logarithmically(3, 100_000, batch_size=512) == [1024, 10240, 100352]
+    assert logarithmically(1, 5000, batch_size=10) == [5000]
+
+
+def test_logarithmic_places_that_would_share_a_name_are_left_out():
+    places = logarithmically(50, 20_000, batch_size=100)
+    assert len({place // 1000 for place in places}) == len(places) < 50
+    assert 1000 <= places[0] < 2000
+    assert places[-1] == 20_000
+    assert logarithmically(5, 700, batch_size=50) == [700]
+    assert logarithmically(1000, 20_500, batch_size=100)[-1] == 20_500

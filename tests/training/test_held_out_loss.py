@@ -1,0 +1,79 @@
+"""The loss by noise level in training against its definition, written naively in float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.util import UserError
+from tests.training.closed_form.test_gaussian import random_images
+from training.closed_form import GaussianDenoiser
+from training.dataset import Dataset
+from training.held_out_loss import BINS, HeldOutLoss, Images, first_images
+
+
+class Recorder:
+    """A denoiser that returns 0, and keeps what it is asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x, sigma, class_labels=None):
+        self.calls.append((x.clone(), sigma.clone(), class_labels))
+        return torch.zeros_like(x)
+
+
+def sets(count=100, labels=None):
+    images = random_images(2 * count)
+    return Images(images[:count], labels), Images(images[count:], labels)
+
+
+def test_the_loss_is_the_weighted_squared_error_of_each_bin():
+    training, held_out = sets()
+    net = Recorder()
+    found = HeldOutLoss(training, held_out, torch.device('cpu')).evaluate(net)
+    for name, images, calls in (('train', training, net.calls[:8]), ('test', held_out, net.calls[8:])):
+        clean = images.pixels.flatten(1).double().numpy() / 127.5 - 1
+        error = np.square(clean).mean(axis=1)  # the denoised image is 0
+        means = []
+        for k, (low, high) in enumerate(itertools.pairwise(BINS)):
+            sigma = torch.cat([calls[k][1], calls[k + 4][1]]).double().numpy()
+            assert ((sigma >= low) & (sigma < high)).all()
+            means.append(((sigma**2 + 0.25) / (0.5 * sigma) ** 2 * error).mean())
+            noisy = torch.cat([calls[k][0], calls[k + 4][0]]).flatten(1).double().numpy()
+            noise = (noisy - clean) / sigma[:, None]
+            assert abs(noise.std() - 1) < 0.05
+            assert found[f'Loss/{name}_{low:g}_to_{high:g}'] == pytest.approx(means[-1], rel=1e-5)
+        assert found[f'Loss/{name}'] == pytest.approx(np.mean(means), rel=1e-5)
+
+
+def test_each_evaluation_has_the_same_noise_and_leaves_the_global_generator_alone():
+    evaluator = HeldOutLoss(*sets(), torch.device('cpu'))
+    torch.manual_seed(5)
+    first = evaluator.evaluate(GaussianDenoiser(random_images(30)))
+    drawn = torch.rand(3)
+    torch.manual_seed(6)
+    assert evaluator.evaluate(GaussianDenoiser(random_images(30))) == first
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), drawn)
+
+
+def test_each_image_has_its_own_class():
+    labels = torch.arange(100) % 10
+    net = Recorder()
+    HeldOutLoss(*sets(labels=labels), torch.device('cpu')).evaluate(net)
+    assert torch.equal(torch.cat([net.calls[0][2], net.calls[4][2]]), labels)
+
+
+def test_a_gaussian_of_the_training_images_is_better_on_these():
+    training, held_out = sets(12)
+    found = HeldOutLoss(training, held_out, torch.device('cpu')).evaluate(GaussianDenoiser(training.pixels))
+    assert found['Loss/train'] < found['Loss/test']
+
+
+def test_labels_are_needed_for_a_conditional_training():
+    dataset = Dataset('some', random_images(10), None, '')
+    assert first_images(dataset, 4, with_labels=False).pixels.shape == (4, 1, 4, 4)
+    with pytest.raises(UserError, match='some has no labels'):
+        first_images(dataset, 4, with_labels=True)

@@ -1,0 +1,100 @@
+"""The loss of a network in training on training and on held-out images, by noise level.
+
+The images, their noise and its levels are the same at each evaluation, so that curves over training are smooth, and no
+random numbers of the training are used, so that its weights stay the same to the last bit.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from torch_utils import distributed
+from torch_utils.misc import derived_seed
+from training.dataset import Dataset, StreamedDataset, to_float
+from training.denoiser import Denoiser
+
+# Ends of the bins of noise levels; each image has a level in each bin.
+BINS = (0.05, 0.2, 0.8, 3.2, 12.8)
+SIGMA_DATA = 0.5
+BATCH_SIZE = 64
+USUAL_NUMBER = 256
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some images of a set: uint8 [N, C, R, R], and labels int64 [N] or None."""
+
+    pixels: Tensor
+    labels: Tensor | None
+
+
+def first_images(dataset: Dataset | StreamedDataset, count: int, with_labels: bool) -> Images:
+    """The first images of a set, or all of a smaller one. Raises UserError if labels are missing."""
+    if with_labels and dataset.labels is None:
+        raise UserError(f'`test_data`: {dataset.name} has no labels, which a class-conditional training needs')
+    labels = dataset.labels[:count] if with_labels and dataset.labels is not None else None
+    if isinstance(dataset, Dataset):
+        return Images(dataset.images[:count], labels)
+    decoded = np.stack([dataset.source.read(place) for place in range(min(count, len(dataset.source)))])
+    return Images(torch.from_numpy(decoded.transpose(0, 3, 1, 2).copy()), labels)
+
+
+class HeldOutLoss:
+    """Evaluates a network by bins of noise levels. training, held_out: equally many images, N >= 1."""
+
+    def __init__(self, training: Images, held_out: Images, device: torch.device):
+        self.sets = {'train': training, 'test': held_out}
+        self.device = device
+
+    def evaluate(self, net: Denoiser) -> dict[str, float]:
+        """The mean loss of each set in each bin, by names such as 'Loss/test_0.2_to_0.8', and 'Loss/test' over all.
+
+        The loss is EDM's: the squared error per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)². Every rank calls
+        this with the same weights, takes a part of the batches, and gets the same result.
+        """
+        names = [
+            (name, start) for name, images in self.sets.items() for start in range(0, len(images.pixels), BATCH_SIZE)
+        ]
+        mine = {key: self._losses(net, *key) for key in names[distributed.rank() :: distributed.world_size()]}
+        found = {key: losses for part in distributed.gather(mine) for key, losses in part.items()}
+        fields = {}
+        for name in self.sets:
+            means = torch.cat([found[key] for key in names if key[0] == name], dim=1).mean(dim=1).tolist()  # [bins]
+            fields[f'Loss/{name}'] = sum(means) / len(means)
+            for (low, high), mean in zip(itertools.pairwise(BINS), means, strict=True):
+                fields[f'Loss/{name}_{low:g}_to_{high:g}'] = mean
+        return fields
+
+    def _losses(self, net: Denoiser, name: str, start: int) -> Tensor:
+        """The loss of each image of a batch in each bin, float64 [bins, B] on the CPU."""
+        images = self.sets[name]
+        part = slice(start, start + BATCH_SIZE)
+        clean = to_float(images.pixels[part].to(self.device)).contiguous(memory_format=torch.channels_last)
+        labels = None if images.labels is None else images.labels[part].to(self.device)
+        losses = []
+        for low, high in itertools.pairwise(BINS):
+            sigma, noise = self._noise(clean, start, low, high)
+            with torch.inference_mode():
+                error = (net(clean + sigma * noise, sigma.flatten(), labels) - clean).square().flatten(1).mean(dim=1)
+            weight = (sigma.flatten() ** 2 + SIGMA_DATA**2) / (sigma.flatten() * SIGMA_DATA) ** 2
+            losses.append((weight * error).double().cpu())
+        return torch.stack(losses)
+
+    def _noise(self, clean: Tensor, start: int, low: float, high: float) -> tuple[Tensor, Tensor]:
+        """Levels log-uniform in a bin, [B, 1, 1, 1], and noise like the images, for images from `start` on."""
+        uniform, noise = [], []
+        for place in range(start, start + len(clean)):
+            generator = torch.Generator().manual_seed(derived_seed(place))
+            uniform.append(torch.rand([1, 1, 1], generator=generator))
+            noise.append(torch.randn(clean.shape[1:], generator=generator))
+        sigma = low * (high / low) ** torch.stack(uniform)
+        return sigma.to(self.device), torch.stack(noise).to(self.device)
+
+
+def short_text(fields: dict[str, float]) -> str:
+    """Both losses, for the status line."""
+    return f'train {fields["Loss/train"]:<8.4f} test {fields["Loss/test"]:<8.4f}'

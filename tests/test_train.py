@@ -10,12 +10,14 @@ import torch
 
 import train
 from cli.command import given_arguments, with_options
+from dataset_utils.__main__ import main as dataset_utils_main
 from dnnlib.util import ArgumentError
 from tests.helpers import TINY, failure_of, invoke
 from tests.training.edm_pickles import pickle_of
 from training import training_loop
 from training.config import resolve
-from training.dataset import StreamedDataset, describe_dataset
+from training.dataset import StreamedDataset, describe_dataset, load_dataset
+from training.held_out_loss import HeldOutLoss, Images
 from training.snapshot import list_snapshots, list_states, load_network, read_info
 from training.trainer import Trainer
 from training.training_options import RunOptions, with_preset
@@ -306,3 +308,56 @@ def test_a_streamed_training_set_trains_the_same_network(digits_20, tmp_path):
         assert run(*arguments, '--epochs=2', '--warmup=0', '--seed=1', *extra).exit_code == 0
     cached, streamed = (load_network(list_snapshots(tmp_path / name)[-1][1]) for name in ('cached', 'streamed'))
     torch.testing.assert_close(cached.state_dict(), streamed.state_dict(), rtol=0, atol=0)
+
+
+def test_held_out_loss_is_reported_at_every_tick_and_leaves_the_weights_as_they_are(digits_20, tmp_path):
+    common = [
+        '--nosubdir',
+        f'--data={digits_20}',
+        *TINY,
+        '--batch=20',
+        '--seed=5',
+        '--warmup=0',
+        '--tick=1',
+        '--snap=1',
+    ]
+    held_out = tmp_path / 'held-out.zip'
+    arguments = ['size', '--source=digits', f'--dest={held_out}', '--max-images=30', '--seed=1']
+    dataset_utils_main(arguments, standalone_mode=False)
+    reporting = [f'--test-data={held_out}', '--test-images=10']
+    assert run(f'--outdir={tmp_path}/plain', *common, '--epochs=150').exit_code == 0
+    result = run(f'--outdir={tmp_path}/whole', *common, *reporting, '--epochs=150')
+    assert result.exit_code == 0, result.output
+    assert re.search(r'train \d+\.\d+ +test \d+\.\d+', result.output)
+    assert run(f'--outdir={tmp_path}/resumed', *common, *reporting, '--epochs=100').exit_code == 0
+    assert run(f'--outdir={tmp_path}/resumed', *common, *reporting, '--epochs=150').exit_code == 0
+    plain, whole, resumed = (list_snapshots(tmp_path / name)[-1][1] for name in ('plain', 'whole', 'resumed'))
+    assert plain.read_bytes() == whole.read_bytes() == resumed.read_bytes()
+    losses = []
+    for name in ('whole', 'resumed'):
+        lines = [json.loads(line) for line in (tmp_path / name / 'stats.jsonl').read_text().splitlines()]
+        losses.append([{key: line[key] for key in line if re.match('Loss/(train|test)', key)} for line in lines])
+    assert losses[0] == losses[1]
+    assert [len(line) for line in losses[0]] == [10, 10, 10]
+    # The first ten images of each set, once more, by the last snapshot.
+    sets = [load_dataset(str(path)).images[:10] for path in (digits_20, held_out)]
+    evaluator = HeldOutLoss(Images(sets[0], None), Images(sets[1], None), torch.device('cpu'))
+    evaluated = evaluator.evaluate(load_network(whole))
+    assert evaluated == pytest.approx(losses[0][-1], rel=1e-4)
+
+
+def test_snapshots_are_spaced_logarithmically(digits_20, tmp_path):
+    arguments = [f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--seed=5']
+    result = run(*arguments, '--epochs=400', '--snapshots=log:4', '--dry-run')
+    assert 'Snapshots:      4, at kimg 1, 2, 4, 8' in result.output
+    assert 'neither a number of snapshots' in failure(*arguments, '--snapshots=log:none', status=2)
+
+
+def test_a_held_out_set_must_fit_the_training_set(digits_20, tmp_path):
+    large = tmp_path / 'large.zip'
+    arguments = ['resolution', '--source=digits', f'--dest={large}', '--max-images=10', '--resolution=16x16']
+    dataset_utils_main(arguments, standalone_mode=False)
+    message = failure_of(train.main, f'--outdir={tmp_path}/run', f'--data={digits_20}', *TINY, f'--test-data={large}')
+    assert '--test-data' in message
+    assert not (tmp_path / 'run').exists()
+    assert '16x16 with 1 channels, but those of the training set 8x8' in message

@@ -14,7 +14,7 @@ import msgspec
 from dnnlib.util import ArgumentError, UserError, atomic_file
 from training.augment import AUGMENT_LABELS
 from training.dataset import DatasetInfo
-from training.schedule import Schedule, evenly, every, rampup_kimg, scaled_kimg
+from training.schedule import Schedule, evenly, every, logarithmically, rampup_kimg, scaled_kimg
 from training.snapshot import NetworkConfig
 from training.training_options import TrainingOptions, changed
 
@@ -79,6 +79,7 @@ class TrainingConfig:
     batch_gpu: most images of one forward pass on one device. tick_images: images between two status lines.
     snapshots, states: numbers of images, ascending; a file is saved after the first step that reaches each of them.
     options: values of the options by name, to compare with when the training resumes.
+    test_data, test_images: a held-out set or None, and how many images of each set `training.held_out_loss` takes.
     """
 
     dataset: DatasetConfig
@@ -100,6 +101,8 @@ class TrainingConfig:
     transfer: str | None
     world_size: int
     options: dict[str, Any]
+    test_data: str | None = None
+    test_images: int = 0
 
     def save(self, run_dir: Path) -> None:
         """Write `training_options.json`."""
@@ -163,6 +166,8 @@ def resolve(
         compile=options.compile,
         deterministic=options.deterministic,
         benchmark=options.bench and not options.deterministic,
+        test_data=options.test_data,
+        test_images=options.test_images,
         transfer=options.transfer,
         world_size=world_size,
         options=dict(vars(options)),
@@ -189,7 +194,9 @@ def make_schedule(options: TrainingOptions, size: int) -> Schedule:
 def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], list[int]]:
     """Numbers of images at which to save snapshots and training states."""
     tick_images, total = options.tick * 1000, schedule.total_images
-    if options.snapshots is not None:
+    if isinstance(options.snapshots, str):
+        snapshots = logarithmically(int(options.snapshots.removeprefix('log:')), total, schedule.batch_size)
+    elif options.snapshots is not None:
         try:
             snapshots = evenly(options.snapshots, total, schedule.batch_size)
         except ValueError as error:

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset_utils import Source, open_source
 from dnnlib.util import UserError
 from torch_utils import distributed
 from torch_utils.misc import derived_seed
+from training.config import TrainingConfig
 from training.dataset import Dataset, StreamedDataset, to_float
 from training.denoiser import Denoiser
 
@@ -21,7 +23,6 @@ from training.denoiser import Denoiser
 BINS = (0.05, 0.2, 0.8, 3.2, 12.8)
 SIGMA_DATA = 0.5
 BATCH_SIZE = 64
-USUAL_NUMBER = 256
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,50 @@ class Images:
     labels: Tensor | None
 
 
-def first_images(dataset: Dataset | StreamedDataset, count: int, with_labels: bool) -> Images:
-    """The first images of a set, or all of a smaller one. Raises UserError if labels are missing."""
-    if with_labels and dataset.labels is None:
-        raise UserError(f'`test_data`: {dataset.name} has no labels, which a class-conditional training needs')
-    labels = dataset.labels[:count] if with_labels and dataset.labels is not None else None
-    if isinstance(dataset, Dataset):
-        return Images(dataset.images[:count], labels)
-    decoded = np.stack([dataset.source.read(place) for place in range(min(count, len(dataset.source)))])
-    return Images(torch.from_numpy(decoded.transpose(0, 3, 1, 2).copy()), labels)
+def open_held_out_loss(
+    config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device
+) -> 'HeldOutLoss | None':
+    """What a training reports of `config.test_data`; None without one. Raises UserError for a set that does not fit."""
+    if config.test_data is None:
+        return None
+    where, wanted = f'`test_data`={config.test_data}', config.dataset
+    source = open_source(config.test_data, 'test_data')
+    held_out = first_images(source, _labels(source), config.test_images, wanted.label_dim, where)
+    shape = (wanted.channels, wanted.resolution, wanted.resolution)
+    if tuple(held_out.pixels.shape[1:]) != shape:
+        channels, height, width = held_out.pixels.shape[1:]
+        raise UserError(
+            f'{where}: its images are {width}x{height} with {channels} channels, but those of the training set '
+            f'{shape[2]}x{shape[1]} with {shape[0]}; give images of the same shape'
+        )
+    if isinstance(dataset, StreamedDataset):
+        training = first_images(dataset.source, dataset.labels, config.test_images, wanted.label_dim, wanted.path)
+    else:
+        labels = dataset.labels[: config.test_images] if wanted.label_dim and dataset.labels is not None else None
+        training = Images(dataset.images[: config.test_images], labels)
+    return HeldOutLoss(training, held_out, device)
+
+
+def first_images(source: Source, labels: Tensor | None, count: int, label_dim: int, where: str) -> Images:
+    """The first images of a source, or all of a smaller one, with labels for a class-conditional network.
+
+    Raises UserError for labels that are missing or that the network does not have.
+    """
+    pixels = np.stack([source.read(place) for place in range(min(count, len(source)))]).transpose(0, 3, 1, 2)
+    images = torch.from_numpy(np.ascontiguousarray(pixels))
+    if not label_dim:
+        return Images(images, None)
+    if labels is None or int(labels[:count].max()) >= label_dim:
+        raise UserError(f'{where}: a class-conditional training needs images with labels from 0 to {label_dim - 1}')
+    return Images(images, labels[:count])
+
+
+def _labels(source: Source) -> Tensor | None:
+    return None if source.labels is None else torch.tensor(source.labels, dtype=torch.int64)
 
 
 class HeldOutLoss:
-    """Evaluates a network by bins of noise levels. training, held_out: equally many images, N >= 1."""
+    """Evaluates a network by bins of noise levels. training, held_out: at least one image each."""
 
     def __init__(self, training: Images, held_out: Images, device: torch.device):
         self.sets = {'train': training, 'test': held_out}
@@ -93,8 +125,3 @@ class HeldOutLoss:
             noise.append(torch.randn(clean.shape[1:], generator=generator))
         sigma = low * (high / low) ** torch.stack(uniform)
         return sigma.to(self.device), torch.stack(noise).to(self.device)
-
-
-def short_text(fields: dict[str, float]) -> str:
-    """Both losses, for the status line."""
-    return f'train {fields["Loss/train"]:<8.4f} test {fields["Loss/test"]:<8.4f}'

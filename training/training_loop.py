@@ -22,6 +22,7 @@ from torch_utils.misc import configure_backends
 from torch_utils.stop_signal import StopSignal
 from training.config import TrainingConfig
 from training.dataset import Dataset, StreamedDataset, load_dataset, stream_dataset
+from training.held_out_loss import HeldOutLoss
 from training.snapshot import SnapshotInfo, list_states, load_state, save_network, save_state, snapshot_path, state_path
 from training.trainer import Trainer
 
@@ -41,18 +42,19 @@ def run_training(
     run_dir: Path,
     device: torch.device,
     state_file: Path | None = None,
+    held_out: HeldOutLoss | None = None,
 ) -> int:
     """Train until the end, or until a stop signal; returns the number of the signal, 0 for none.
 
     run_dir: exists; snapshots, training states and stats.jsonl go there. state_file: the training state to go on from.
-    Raises UserError where the state does not fit, or where the loss is not finite.
+    held_out: evaluated at every tick. Raises UserError where the state does not fit, or where the loss is not finite.
     """
     configure_backends(config.precision, config.deterministic, config.benchmark)
     trainer = Trainer(config, dataset, device)
     if state_file is not None:
         trainer.load_state_dict(load_state(state_file))
         print0(f'Going on from {state_file.name}: {trainer.images / 1000:g} kimg.')
-    journal = Journal(run_dir, trainer)
+    journal = Journal(run_dir, trainer, held_out)
     stop = StopSignal()
     with stop.listen(), journal.open():
         loop(trainer, journal, stop)
@@ -91,8 +93,8 @@ def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
 class Journal:
     """What a training leaves behind: status lines, stats.jsonl, TensorBoard events, snapshots and training states."""
 
-    def __init__(self, run_dir: Path, trainer: Trainer):
-        self.run_dir, self.trainer = run_dir, trainer
+    def __init__(self, run_dir: Path, trainer: Trainer, held_out: HeldOutLoss | None = None):
+        self.run_dir, self.trainer, self.held_out = run_dir, trainer, held_out
         self.tick = trainer.images // trainer.config.tick_images
         self.start_time = self.tick_time = time.monotonic()
         self.tick_images = trainer.images
@@ -141,6 +143,8 @@ class Journal:
             fields['Resources/peak_gpu_mem_gb'] = torch.cuda.max_memory_allocated() / 2**30
             fields['Resources/peak_gpu_mem_reserved_gb'] = torch.cuda.max_memory_reserved() / 2**30
             torch.cuda.reset_peak_memory_stats()
+        if self.held_out is not None:
+            fields |= self.held_out.evaluate(trainer.ema)
         if distributed.is_main():
             self.write({**fields, **{name: dataclasses.asdict(value) for name, value in moments.items()}})
             loss = moments['Loss/loss'].mean if 'Loss/loss' in moments else float('nan')
@@ -216,6 +220,8 @@ def status_line(fields: dict[str, float], loss: float) -> str:
         f'loss {loss:<8.4f}',
         f'cpumem {fields["Resources/cpu_mem_gb"]:<6.2f}',
     ]
+    if 'Loss/test' in fields:
+        parts.insert(-1, f'train {fields["Loss/train"]:<8.4f} test {fields["Loss/test"]:<8.4f}')
     if 'Resources/peak_gpu_mem_gb' in fields:
         parts.append(f'gpumem {fields["Resources/peak_gpu_mem_gb"]:<6.2f}')
         parts.append(f'reserved {fields["Resources/peak_gpu_mem_reserved_gb"]:<6.2f}')

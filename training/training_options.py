@@ -31,8 +31,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 # What may differ when a training resumes: its length, its files, and where and how it runs.
 CHANGEABLE = {
     'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump',
-    'device', 'workers', 'cache', 'bench', 'data',
+    'device', 'workers', 'cache', 'bench', 'data', 'test_data', 'test_images',
 }  # fmt: skip
+
+
+def snapshot_plan(text: str) -> int | str:
+    """A number of snapshots, '20', or 'log:20' for logarithmic spacing."""
+    number = text.removeprefix('log:')
+    if not (number.isdecimal() and int(number)):
+        raise ValueError(f'{text!r} is neither a number of snapshots such as 20 nor log:20')
+    return text if text.startswith('log:') else int(number)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +91,10 @@ class TrainingOptions:
     tick: int = option(50, 'How often to print a status line.', unit='KIMG', least=1)
     snap: int = option(50, 'How often to save a snapshot.', unit='TICKS', least=1)
     dump: int | None = option(None, 'How often to save a training state. [default: with every snapshot]', unit='TICKS', least=1)
-    snapshots: int | None = option(None, 'Save this many snapshots, evenly spaced, instead of `snap`.', unit='INT', least=1)
+    snapshots: int | str | None = option(None, 'Save this many snapshots, evenly spaced, instead of `snap`; log:N spaces them logarithmically.', unit='INT|log:INT', parse=snapshot_plan)
     seed: int | None = option(None, 'Seed of all randomness. [default: random]', unit='INT', least=0, most=2**31 - 1)
+    test_data: str | None = option(None, 'Held-out set; its loss and that of training images are reported by noise level at every tick.', unit='ZIP|DIR')
+    test_images: int = option(256, 'Images of each set whose loss is reported with `test_data`.', unit='INT', least=1)
     transfer: str | None = option(None, 'Start from the weights of a snapshot, or of a network pickle of EDM.', unit='FILE')
     # fmt: on
 

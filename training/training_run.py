@@ -16,6 +16,7 @@ from torch_utils.distributed import print0
 from torch_utils.misc import configure_backends
 from training.config import OPTIONS_FILE, TrainingConfig, describe, read_options, resolve
 from training.dataset import Dataset, DatasetInfo, describe_dataset
+from training.held_out_loss import open_held_out_loss
 from training.preconditioning import Preconditioned
 from training.snapshot import list_snapshots, list_states, load_network
 from training.trainer import Trainer
@@ -49,7 +50,7 @@ def train(
         folder = Path(run_dir)
         folder.mkdir(parents=True, exist_ok=True)
         config.save(folder)
-        run_training(config, dataset, folder, device)
+        run_training(config, dataset, folder, device, held_out=open_held_out_loss(config, dataset, device))
         return load_network(list_snapshots(folder)[-1][1], device)
     configure_backends(config.precision, config.deterministic, config.benchmark)
     trainer = Trainer(config, dataset, device)
@@ -101,14 +102,15 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
     if config.precision == 'fp16' and device.type == 'cpu':
         raise UserError("`precision`=fp16 needs a GPU; on a CPU choose bf16, or fp32 for the paper's numerics")
     dataset = open_training_set(config)
+    held_out = open_held_out_loss(config, dataset, device)
     run_dir = distributed.on_main(lambda: folder or make_run_dir(options, config))
     if not distributed.is_main():
-        return run_training(config, dataset, run_dir, device, state)
+        return run_training(config, dataset, run_dir, device, state, held_out)
     with tee_output(run_dir / 'log.txt'):
         print0(describe(config, device.type))
         print0(f'Run folder: {run_dir}')
         config.save(run_dir)
-        return run_training(config, dataset, run_dir, device, state)
+        return run_training(config, dataset, run_dir, device, state, held_out)
 
 
 def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:

@@ -1,16 +1,15 @@
 """The loss by noise level in training against its definition, written naively in float64."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from dnnlib.util import UserError
 from tests.training.closed_form.test_gaussian import random_images
 from training.closed_form import GaussianDenoiser
-from training.dataset import Dataset
-from training.held_out_loss import BINS, HeldOutLoss, Images, first_images
+from training.held_out_loss import BINS, HeldOutLoss, Images
 
 
 class Recorder:
@@ -24,6 +23,10 @@ class Recorder:
         return torch.zeros_like(x)
 
 
+def evaluator_of(training: Images, held_out: Images) -> HeldOutLoss:
+    return HeldOutLoss(training, held_out, torch.device('cpu'))
+
+
 def sets(count=100, labels=None):
     images = random_images(2 * count)
     return Images(images[:count], labels), Images(images[count:], labels)
@@ -31,8 +34,8 @@ def sets(count=100, labels=None):
 
 def test_the_loss_is_the_weighted_squared_error_of_each_bin():
     training, held_out = sets()
-    net = Recorder()
-    found = HeldOutLoss(training, held_out, torch.device('cpu')).evaluate(net)
+    net: Any = Recorder()
+    found = evaluator_of(training, held_out).evaluate(net)
     for name, images, calls in (('train', training, net.calls[:8]), ('test', held_out, net.calls[8:])):
         clean = images.pixels.flatten(1).double().numpy() / 127.5 - 1
         error = np.square(clean).mean(axis=1)  # the denoised image is 0
@@ -49,7 +52,7 @@ def test_the_loss_is_the_weighted_squared_error_of_each_bin():
 
 
 def test_each_evaluation_has_the_same_noise_and_leaves_the_global_generator_alone():
-    evaluator = HeldOutLoss(*sets(), torch.device('cpu'))
+    evaluator = evaluator_of(*sets())
     torch.manual_seed(5)
     first = evaluator.evaluate(GaussianDenoiser(random_images(30)))
     drawn = torch.rand(3)
@@ -61,19 +64,12 @@ def test_each_evaluation_has_the_same_noise_and_leaves_the_global_generator_alon
 
 def test_each_image_has_its_own_class():
     labels = torch.arange(100) % 10
-    net = Recorder()
-    HeldOutLoss(*sets(labels=labels), torch.device('cpu')).evaluate(net)
+    net: Any = Recorder()
+    evaluator_of(*sets(labels=labels)).evaluate(net)
     assert torch.equal(torch.cat([net.calls[0][2], net.calls[4][2]]), labels)
 
 
 def test_a_gaussian_of_the_training_images_is_better_on_these():
     training, held_out = sets(12)
-    found = HeldOutLoss(training, held_out, torch.device('cpu')).evaluate(GaussianDenoiser(training.pixels))
+    found = evaluator_of(training, held_out).evaluate(GaussianDenoiser(training.pixels))
     assert found['Loss/train'] < found['Loss/test']
-
-
-def test_labels_are_needed_for_a_conditional_training():
-    dataset = Dataset('some', random_images(10), None, '')
-    assert first_images(dataset, 4, with_labels=False).pixels.shape == (4, 1, 4, 4)
-    with pytest.raises(UserError, match='some has no labels'):
-        first_images(dataset, 4, with_labels=True)

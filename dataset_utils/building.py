@@ -44,12 +44,12 @@ class Plan:
     hash_all: whether the manifest's hash of a folder covers the bytes of all of its images, or only of those taken.
     """
 
-    rule: str
-    arguments: dict[str, Any]
     parts: list[Part]
     labels: list[int] | None
     labels_note: str
     class_names: list[str] | None
+    rule: str = ''
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     transform: Transform | None = None
     skip_unreadable: bool | None = None
     limit: int | None = None

@@ -6,12 +6,14 @@ can be made again from a manifest and its sources. A selection is a rule with a 
     @selection('first', examples={'The first ten digits': '--source=digits --dest=ten.zip --max-images=10'})
     def plan_first(source: Source, *, max_images: int) -> Plan:
         '''Take the first images.'''
-        return subset('first', source, list(range(max_images)), max_images=max_images)
+        return subset(source, list(range(max_images)))
 
 Its positional arguments are sources, its keywords are options (see `options.OPTIONS`), and its docstring is the help.
 """
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,11 +52,18 @@ SELECTIONS: dict[str, Selection] = {}
 
 
 def rule(name: str) -> Callable[[Rule], Rule]:
-    """Decorate a rule, to register it under this name."""
+    """Decorate a rule, to register it under this name; its plans get the name, and its keywords as their arguments."""
 
     def register(plan: Rule) -> Rule:
-        RULES[name] = plan
-        return plan
+        @functools.wraps(plan)
+        def complete(*sources: Source, **keywords: Any) -> Plan:
+            given = inspect.signature(plan).bind(*sources, **keywords)
+            given.apply_defaults()
+            made = plan(*sources, **keywords)
+            return dataclasses.replace(made, rule=name, arguments={**given.kwargs, **made.arguments})
+
+        RULES[name] = complete
+        return complete
 
     return register
 
@@ -63,8 +72,9 @@ def selection(name: str, examples: Mapping[str, str]) -> Callable[[Rule], Rule]:
     """Decorate a rule, to register it under this name and as a sub-command."""
 
     def register(plan: Rule) -> Rule:
-        SELECTIONS[name] = Selection(plan, examples)
-        return rule(name)(plan)
+        complete = rule(name)(plan)
+        SELECTIONS[name] = Selection(complete, examples)
+        return complete
 
     return register
 
@@ -83,17 +93,8 @@ def plan_convert(
     transform, resolution: see `transforms.make_transform`; resolution is (width, height).
     skip_unreadable: skip damaged images, and take others up to `max_images`.
     """
-    plan = subset(
-        'convert',
-        source,
-        list(range(len(source))),
-        max_images=max_images,
-        transform=transform,
-        resolution=resolution,
-        skip_unreadable=skip_unreadable,
-    )
     return dataclasses.replace(
-        plan,
+        subset(source, list(range(len(source)))),
         transform=make_transform(transform, resolution) if resolution is not None else None,
         skip_unreadable=skip_unreadable,
         limit=max_images,
@@ -113,7 +114,7 @@ def plan_size(source: Source, *, max_images: int, seed: int | None = None) -> Pl
     The set is ordered by class and keeps the labels; `max_images` must be a multiple of the number of classes. Images
     without labels are taken in order, or drawn uniformly.
     """
-    return subset('size', source, _balanced(source, max_images, seed), max_images=max_images, seed=seed)
+    return subset(source, _balanced(source, max_images, seed))
 
 
 @selection(
@@ -129,7 +130,7 @@ def plan_classes(source: Source, *, num_classes: int, max_images: int, seed: int
     Each of the first `num_classes` classes gives the same number of images, and the last also the remainder.
     """
     indices = selections.first_classes(labels_of(source), source.class_names, num_classes, max_images, seed)
-    return subset('classes', source, indices, num_classes=num_classes, max_images=max_images, seed=seed)
+    return subset(source, indices)
 
 
 @selection(
@@ -144,8 +145,7 @@ def plan_resolution(source: Source, *, resolution: Sequence[int], max_images: in
 
     The filter is Lanczos, as in dataset_tool.py.
     """
-    indices = _balanced(source, max_images, seed)
-    plan = subset('resolution', source, indices, resolution=resolution, max_images=max_images, seed=seed)
+    plan = subset(source, _balanced(source, max_images, seed))
     return dataclasses.replace(plan, transform=make_transform(None, resolution))
 
 
@@ -165,18 +165,9 @@ def plan_random_labels(
     """
     if not 1 <= num_classes <= MAX_LABEL + 1:
         raise UserError(f'`num_classes`={num_classes} is not in the range from 1 to {MAX_LABEL + 1}; change it')
-    indices = _balanced(source, max_images, seed)
-    plan = subset(
-        'random-labels',
-        source,
-        indices,
-        num_classes=num_classes,
-        max_images=max_images,
-        seed=seed,
-        label_seed=label_seed,
-    )
+    plan = subset(source, _balanced(source, max_images, seed))
     note = f"random: Python's random.Random({label_seed}).randint(0, {num_classes - 1}) for each image in order"
-    labels = random_labels(len(indices), num_classes, label_seed)
+    labels = random_labels(max_images, num_classes, label_seed)
     return dataclasses.replace(plan, labels=labels, labels_note=note, class_names=None)
 
 
@@ -192,10 +183,9 @@ def plan_unique_labels(source: Source, *, max_images: int, seed: int | None = No
 
     The label is the image's position in the data set.
     """
-    indices = _balanced(source, max_images, seed)
-    plan = subset('unique-labels', source, indices, max_images=max_images, seed=seed)
+    plan = subset(source, _balanced(source, max_images, seed))
     note = 'unique: the position of the image'
-    return dataclasses.replace(plan, labels=unique_labels(len(indices)), labels_note=note, class_names=None)
+    return dataclasses.replace(plan, labels=unique_labels(max_images), labels_note=note, class_names=None)
 
 
 @selection(
@@ -211,7 +201,7 @@ def plan_one_class(source: Source, *, class_name: str, max_images: int | None = 
     They keep the label of the class in the source.
     """
     indices = selections.one_class(labels_of(source), source.class_names, class_name, max_images, seed)
-    return subset('one-class', source, indices, class_name=class_name, max_images=max_images, seed=seed)
+    return subset(source, indices)
 
 
 @selection(
@@ -237,13 +227,7 @@ def plan_imagenet_class(
     """
     # Source: Gu et al. 2023, section 4.3.
     groups = images_by_synset(source, superclass)
-    arguments: dict[str, Any] = {
-        'superclass': superclass,
-        'max_images': max_images,
-        'resolution': resolution,
-        'seed': seed,
-        'skip_unreadable': skip_unreadable,
-    }
+    arguments: dict[str, Any] = {}
     if skip_unreadable:
         reader = _UnreadableSkipper(source)
         indices = selections.spread(groups, max_images, seed, reader.is_readable)
@@ -251,7 +235,6 @@ def plan_imagenet_class(
     else:
         indices = selections.spread(groups, max_images, seed)
     return Plan(
-        rule='imagenet-class',
         arguments=arguments,
         parts=[Part(source, indices)],
         labels=[CIFAR10_CLASSES.index(superclass)] * len(indices),
@@ -287,8 +270,6 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
             raise UserError(f'{part.where} has {len(part)} images, but {count} are needed; lower `max_images`')
         labels += (part.labels or [])[:count]
     return Plan(
-        rule='mixture',
-        arguments={'blend_rate': blend_rate, 'max_images': max_images},
         parts=[Part(part, list(range(count))) for part, count in zip((source, blend), counts, strict=True)],
         labels=labels if source.labels is not None else None,
         labels_note='those of the sources' if source.labels is not None else NO_LABELS,
@@ -320,7 +301,7 @@ def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | 
         raise UserError(
             f'`fraction`={fraction:g} of {len(source)} images is less than one, so none is repeated; raise it'
         )
-    return subset('duplicate', source, indices, copies=copies, fraction=fraction, seed=seed)
+    return subset(source, indices)
 
 
 @rule('split')
@@ -330,15 +311,13 @@ def plan_split(source: Source, *, max_images: int, half: str, seed: int | None =
     half: 'a', which is what `size` takes, or 'b'.
     """
     halves = selections.halves(*_classes_of(source), max_images, seed)
-    return subset('split', source, halves['ab'.index(half)], max_images=max_images, half=half, seed=seed)
+    return subset(source, halves['ab'.index(half)])
 
 
-def subset(name: str, source: Source, indices: list[int], **arguments: Any) -> Plan:
-    """Plan a subset of one source that keeps its labels, by the rule of this name with these arguments."""
+def subset(source: Source, indices: list[int]) -> Plan:
+    """Plan a subset of one source that keeps its labels."""
     labels = source.labels
     return Plan(
-        rule=name,
-        arguments=arguments,
         parts=[Part(source, indices)],
         labels=[labels[index] for index in indices] if labels is not None else None,
         labels_note=LABELS_OF_SOURCE if labels is not None else NO_LABELS,

@@ -20,7 +20,7 @@ def last():
         if max_images > len(source):
             raise rules.UserError(f'`max_images`={max_images} is too many')
         indices = list(range(len(source) - max_images, len(source)))
-        return rules.subset('last', source, indices, max_images=max_images, seed=seed)
+        return rules.subset(source, indices)
 
     yield plan_last
     del rules.RULES['last'], rules.SELECTIONS['last']

@@ -10,7 +10,7 @@ from dnnlib.util import UserError
 from evaluation.consumers import make_consumers
 from evaluation.evaluation_options import EvaluationOptions
 from evaluation.features.saved import Features, read_features
-from evaluation.generators import Sampling, make_generators
+from evaluation.generators import Generator, Sampling, make_generators
 from evaluation.given_images import ImageSet, fitted, open_images, read_images
 from evaluation.image_table import rows_of, write_image_table
 from evaluation.memorization import TrainingSet
@@ -39,7 +39,7 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     sampling = Sampling(options.sampler, options.class_index, options.precision, pipeline_steps, options.data)
     generators = make_generators(options, sampling, device)
     require_folders({'table': options.table, 'gallery': options.gallery, 'log': log})
-    training_set = load_training_set(options, device)
+    training_set = load_training_set(options, generators, device)
     test = None if options.test_set is None else read(options, options.test_set, 'test_set', training_set)
     given = [read(options, path, 'images', training_set) for path in options.images]
     features = None
@@ -76,15 +76,30 @@ def require_folders(files: dict[str, Path | None]) -> None:
             raise UserError(f'`{argument}`={path}: {problem}; name a file in a folder that exists')
 
 
-def load_training_set(options: EvaluationOptions, device: torch.device) -> TrainingSet:
-    """The training set to compare with, by default the one of its run or closed form."""
+def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:
+    """The training set to compare with, by default the one of its run or closed form.
+
+    Says if it is not the one that the generators were trained on, or if mirrored images count. Generators that do not
+    know their classes get those of the set.
+    """
     path = options.training_set or options.data
     if path is None:
         if options.expdir is None:
             raise UserError('give `training_set`, the training set to compare with')
         path = training_set_of(options.expdir)
     dataset = load_dataset(path, argument='training_set', channels=_channels(options))
-    return TrainingSet(dataset, device, where=f'`training_set`={path}')
+    mirrored = any(generator.xflip for generator in generators) if options.xflip is None else options.xflip
+    for generator in generators:
+        generator.draw_unknown_classes_from(dataset.classes)
+    others = [generator.name for generator in generators if generator.trained_on not in (None, dataset.sha256)]
+    if others:
+        distributed.print0(
+            f'Warning: {others[0]} was trained on another set than {path} (images or labels differ); copies of the '
+            f'images that it was trained on are not counted.'
+        )
+    if mirrored:
+        distributed.print0('Mirrored training images (xflip) count as training images.')
+    return TrainingSet(dataset, device, f'`training_set`={path}', mirrored)
 
 
 def _channels(options: EvaluationOptions) -> int | None:

@@ -24,6 +24,7 @@ class EvaluationOptions:
     denoiser: str | None = option(None, 'Evaluate a closed-form denoiser of `data`, such as optimal.', unit='NAME')
     data: str | None = option(None, 'Training set of `denoiser`.', unit='ZIP|DIR|NPZ|NPY')
     training_set: str | None = option(None, 'Training set to compare with. [default: the training set of `expdir` or `denoiser`]', name='knn-ref', unit='ZIP|DIR|NPZ|NPY')
+    xflip: bool | None = option(None, 'Compare with mirrored training images as well. [default: as in the training]', unit='BOOL')
     log: Path | None = option(None, 'Log file; the records go next to it as .jsonl. [default: mem_traj.log in `expdir`, else none]', unit='FILE')
     seeds: list[int] = option('0-9999', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
     class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)

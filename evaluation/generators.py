@@ -18,6 +18,7 @@ from torch_utils.misc import configure_backends
 from training.closed_form import make_denoiser, require_known
 from training.closed_form.closed_form import compute_device
 from training.closed_form.rows import ImageRows, rows_of
+from training.config import read_options
 from training.denoiser import Denoiser
 from training.pipeline import load_pipeline, read_pipeline
 from training.sampling import GeneratedBatch, SamplerOptions, generate_images
@@ -50,6 +51,8 @@ class Generator(ABC):
 
     name: as in records. where: file, folder or training set that it was made from, for messages. shape: (C, H, W) of an
     image. kimg: thousands of training images seen, or None if unknown. sampler, class_index, precision: as in records.
+    label_dim: number of classes. classes: those that the class of an image is drawn from, if not all of them.
+    trained_on: the hash of its training set's content, if known. xflip: whether its training showed mirrored images.
     """
 
     name: str
@@ -58,7 +61,12 @@ class Generator(ABC):
     kimg: float | None = None
     sampler: dict[str, Any]
     class_index: int | None = None
+    label_dim = 0
+    classes: list[int] | None = None
+    draws_any_class = True
     precision: str = 'fp32'
+    trained_on: str | None = None
+    xflip: bool = False
 
     def __init__(self, sampling: Sampling, device: Device):
         self.sampling, self.device = sampling, device
@@ -89,11 +97,25 @@ class Generator(ABC):
         """Passes over its training set, or over one of this size if its own is unknown; None if unknown."""
         return None
 
+    def draw_unknown_classes_from(self, classes: Sequence[int] | None) -> None:
+        """Draw classes from these, which have training images, if the generator does not know which have."""
+        if self.draws_any_class and classes and max(classes) < self.label_dim:
+            self._draw_classes_from(classes)
+
+    def _draw_classes_from(self, classes: Sequence[int]) -> None:
+        self.draws_any_class = False
+        if self.class_index is None:
+            self.classes = list(classes) if len(classes) < self.label_dim else None
+        elif self.class_index not in classes:
+            raise UserError(
+                f'`class_index`={self.class_index}: no training image has it; there are {len(classes)} classes'
+            )
+
     def generate(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
         """Yield the images of each batch of seeds."""
         if batches:
-            sampling = self.sampling
-            yield from generate_images(self.denoiser(), batches, sampling.sampler, self.device, sampling.class_index)
+            sampler, class_index = self.sampling.sampler, self.sampling.class_index
+            yield from generate_images(self.denoiser(), batches, sampler, self.device, class_index, self.classes)
 
 
 class SnapshotGenerator(Generator):
@@ -108,9 +130,13 @@ class SnapshotGenerator(Generator):
         self.name, self.info = self.path.name, read_info(path)
         arguments = self.info.network.arguments
         self.shape = arguments['img_channels'], arguments['img_resolution'], arguments['img_resolution']
-        check_class(sampling.class_index, arguments.get('label_dim', 0))
         self.class_index, self.kimg = sampling.class_index, self.info.kimg
         self.precision = sampling.precision or self.info.precision
+        self.trained_on, self.xflip = self.info.dataset_sha256, self.info.xflip or trained_with_xflip(self.path)
+        self.label_dim = self.info.label_dim
+        check_class(self.class_index, self.label_dim)
+        if self.info.classes is not None:
+            self._draw_classes_from(self.info.classes)
 
     def _hash(self) -> str:
         return file_sha256(self.path)
@@ -166,6 +192,9 @@ class ClosedFormGenerator(Generator):
         self.shape = channels, height, width
         self.class_index, self.precision = sampling.class_index, sampling.precision or 'fp32'
         self.labels = class_labels(self.source, sampling)
+        if self.labels is not None:
+            self.label_dim = int(self.labels.max()) + 1
+            self._draw_classes_from(self.labels.unique().tolist())
 
     def _hash(self) -> str:
         return self.source.sha256()
@@ -186,17 +215,11 @@ class ClosedFormGenerator(Generator):
 
 
 def class_labels(source: Source, sampling: Sampling) -> torch.Tensor | None:
-    """The labels of a training set, int64 [N], if they are used. Raises UserError for a class without images."""
+    """The labels of a training set, int64 [N], if they are used. Raises UserError if it has none."""
     if not sampling.conditional and sampling.class_index is None:
         return None
     if source.labels is None:
         raise UserError(f'`conditional` and `class_index` need labels, and {source.name} has none; remove both')
-    present = set(source.labels)
-    wanted = range(max(present) + 1) if sampling.class_index is None else [sampling.class_index]
-    for absent in sorted(set(wanted) - present):
-        if sampling.class_index is None:
-            raise UserError(f'`conditional`: no training image has class {absent}; choose another with `class_index`')
-        raise UserError(f'`class_index`={absent}: no training image has it; there are {len(present)} classes')
     return torch.tensor(source.labels)
 
 
@@ -230,6 +253,14 @@ def make_generators(named: object, sampling: Sampling, device: Device) -> list[G
             made = make(value, sampling, device)
             return made if isinstance(made, list) else [made]
     return []
+
+
+def trained_with_xflip(snapshot: Path) -> bool:
+    """What the run folder of an older snapshot, which does not say so itself, says of mirrored training images."""
+    try:
+        return read_options(snapshot.parent).get('xflip') is True
+    except UserError:
+        return False
 
 
 def check_class(class_index: int | None, label_dim: int) -> None:

@@ -26,8 +26,8 @@ class Memorization:
     ratio: share of copies; interval: its 95 % Wilson interval. memorized: bool [N].
     indices: int64 [N, 2], nearest and second nearest distinct training images, as positions in the training set as
         given, the lowest of a group of equal images. squared_distances: int64 [N, 2], exact, in squared pixel levels.
-    num_duplicates: training images that are exact copies of an earlier one. mean_distance: root mean square per pixel
-        to the nearest training image in pixel levels, averaged over images.
+    num_duplicates: training images that are exact copies of an earlier one, or of its mirror image if that counts.
+    mean_distance: root mean square per pixel to the nearest training image in pixel levels, averaged over images.
     """
 
     ratio: float
@@ -50,21 +50,24 @@ class Memorization:
         )
 
 
-def memorization_ratio(images: Images, references: Images, threshold: float = THRESHOLD) -> Memorization:
+def memorization_ratio(
+    images: Images, references: Images, threshold: float = THRESHOLD, mirrored: bool = False
+) -> Memorization:
     """The share of copies among generated images uint8 [N, …], N >= 1. references: training images uint8 [M, …].
 
-    threshold: ratio of distances below which an image counts as a copy, in (0, 1).
+    threshold: ratio of distances below which an image counts as a copy, in (0, 1). mirrored: whether the training
+    showed mirrored images as well; the distance to a training image is then the smaller one of its two versions.
     Raises UserError if fewer than two training images are distinct.
     Source: Gu et al. 2023, section 2; the criterion is Yoon et al.'s.
     """
-    training_images = TrainingImages(references)
+    training_images = TrainingImages(references, mirrored=mirrored)
     return training_images.summarize(*training_images.nearest_two(images), threshold)
 
 
 class TrainingImages:
     """Training images prepared for evaluating many batches: uint8 [M, …] or rows; equal images count as one.
 
-    device: see `NeighborIndex`. where: the argument and path that named them, for messages.
+    device, mirrored: see `NeighborIndex`. where: the argument and path that named them, for messages.
     Raises UserError if fewer than two are distinct.
     """
 
@@ -73,9 +76,10 @@ class TrainingImages:
         references: Images | ImageRows,
         device: torch.device | str | None = None,
         where: str = 'the training set',
+        mirrored: bool = False,
     ):
-        self.where = where
-        self.index = NeighborIndex(references, device, distinct=True)
+        self.where, self.mirrored = where, mirrored
+        self.index = NeighborIndex(references, device, distinct=True, mirrored=mirrored)
         self.num_pixels, self.num_duplicates = self.index.num_pixels, self.index.num_references - len(self.index)
         if len(self.index) < 2:
             raise UserError(
@@ -104,11 +108,21 @@ class TrainingImages:
 
 
 class TrainingSet(TrainingImages):
-    """A training set in memory, prepared for an evaluation. name, sha256: as in records; images: uint8 [M, C, R, R]."""
+    """A training set in memory, prepared for an evaluation.
 
-    def __init__(self, dataset: Dataset, device: torch.device | str | None = None, where: str = 'the training set'):
-        super().__init__(dataset.images, device, where)
+    name, sha256: as in records. images: uint8 [M, C, R, R]. classes: the labels that have images, or None.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        device: torch.device | str | None = None,
+        where: str = 'the training set',
+        mirrored: bool = False,
+    ):
+        super().__init__(dataset.images, device, where, mirrored)
         self.name, self.sha256, self.images = dataset.name, dataset.sha256, dataset.images
+        self.classes = dataset.classes
 
 
 def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> Tensor:

@@ -44,6 +44,8 @@ class NeighborIndex:
         same queries and get the same neighbours, with indices into the whole set.
     device: where uint8 references are compared. [default: where they are]
     distinct: equal references count as one, with the lowest of their indices.
+    mirrored: the distance to a reference uint8 [C, H, W] is the smaller one of those to it and to its mirror image,
+        and with `distinct` a reference equals its mirror image. Not for `ImageRows`.
 
     num_references: of all ranks. len(): the number of those that are compared, of all ranks.
     """
@@ -53,8 +55,11 @@ class NeighborIndex:
         references: Images | ImageRows,
         device: torch.device | str | None = None,
         distinct: bool = False,
+        mirrored: bool = False,
     ):
+        self.mirrored = mirrored
         self.sharded = isinstance(references, ImageRows) and references.sharded
+        assert not (mirrored and isinstance(references, ImageRows))
         assert distinct or not self.sharded
         # Of the references that this rank compares: int8 [n, P] at a slice of positions.
         self.rows: Callable[[slice], Tensor]
@@ -69,7 +74,8 @@ class NeighborIndex:
         else:
             pixels = torch.as_tensor(references)
             assert pixels.dtype == torch.uint8, 'images must be uint8'
-            keys = torch.tensor(copies_of(pixels.cpu().numpy())) if distinct else None
+            versions = first_versions(pixels) if mirrored else pixels
+            keys = torch.tensor(copies_of(versions.cpu().numpy())) if distinct else None
             self.device, self.num_pixels = torch.device(device or pixels.device), pixels[:1].numel()
             self.index = self._compared(len(pixels), keys)
             if len(self.index) < len(pixels):
@@ -103,6 +109,12 @@ class NeighborIndex:
         """The k nearest references of queries uint8 [N, …]; see `nearest_neighbors`."""
         assert 1 <= k <= len(self), f'{len(self)} references have no {k} neighbours'
         pixels = self._checked(queries)
+        if self.mirrored:  # an image is as far from a mirrored reference as its mirror image from the reference
+            (index, distance), other = self._query(pixels, k), self._query(pixels.flip(-1), k)
+            return lowest_of_both(index, distance, *other, k)
+        return self._query(pixels, k)
+
+    def _query(self, pixels: Tensor, k: int) -> tuple[Tensor, Tensor]:
         found = [self._query_block(block, k) for block in pixels.split(QUERY_BLOCK)]
         if not found:
             empty = torch.empty([0, k], dtype=torch.int64, device=pixels.device)
@@ -122,6 +134,7 @@ class NeighborIndex:
         squared_radii: int64 [M], one for each reference, in squared pixel levels. Exact, in the memory of `query`.
         """
         pixels = self._checked(queries)
+        assert not self.mirrored
         assert len(squared_radii) == len(self) == self.num_references, 'one radius for each reference'
         # A squared distance is within the radius if norm - radius - 2 · product is below the query's negative norm;
         # these numbers need a bit more than those of `query`.
@@ -167,6 +180,26 @@ class NeighborIndex:
                 position[closer] = torch.where(place < k, earlier, place - k + start)
         distance = best.to(torch.int64) + squared_norms(queries, torch.int64)[:, None]
         return self.index[position] + self.offset, torch.where(best == missing, _MISSING, distance)
+
+
+def first_versions(pixels: Tensor) -> Tensor:
+    """The first, in the order of pixels, of each image and its mirror image: uint8 [N, …, W] -> [N, P]."""
+    rows, mirrored = pixels.flatten(1), pixels.flip(-1).flatten(1)
+    place = (rows != mirrored).to(torch.uint8).argmax(dim=1, keepdim=True)
+    return torch.where(mirrored.gather(1, place) < rows.gather(1, place), mirrored, rows)
+
+
+def lowest_of_both(
+    index: Tensor, distance: Tensor, other_index: Tensor, other_distance: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k nearest neighbours among two lists of them, int64 [N, k] each, in which the same neighbour may appear."""
+    same = index[:, :, None] == other_index[:, None, :]
+    here = same & (distance[:, :, None] <= other_distance[:, None, :])
+    distance = distance.masked_fill((same & ~here).any(dim=2), _MISSING)
+    other_distance = other_distance.masked_fill(here.any(dim=1), _MISSING)
+    index, order = torch.cat([index, other_index], dim=1).sort(dim=1)  # ties go to the lowest index
+    distance, column = lowest(torch.cat([distance, other_distance], dim=1).gather(1, order), k)
+    return index.gather(1, column), distance
 
 
 def squared_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -22,7 +22,10 @@ from dnnlib.util import UserError, atomic_file
 from evaluation.memorization import THRESHOLD
 
 # What the numbers of a record depend on.
-SETTINGS = ('snapshot', 'snapshot_sha256', 'dataset_sha256', 'sampler', 'seeds', 'class_index', 'batch', 'precision')
+SETTINGS = (
+    *('snapshot', 'snapshot_sha256', 'dataset_sha256', 'xflip', 'sampler', 'seeds', 'class_index', 'classes', 'batch'),
+    'precision',
+)
 BEST_NAME = 'mem_best.npz'
 
 Record = dict[str, Any]

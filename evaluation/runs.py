@@ -99,6 +99,8 @@ def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tq
         'kimg': generator.kimg,
         'epochs': generator.epochs(len(context.training_set.images)),
     }
+    if generator.trained_on not in (None, context.training_set.sha256):
+        head['trained_on_sha256'] = generator.trained_on
 
     def finish() -> EvaluatedSet:
         images = cast(KeptImages, consumers['kept_images']).image_set(generator.where)
@@ -129,6 +131,8 @@ def settings(generator: Generator, context: Context) -> dict[str, Any]:
         'class_index': generator.class_index,
         'batch': context.batch_size,
         'precision': generator.precision,
+        **({} if generator.classes is None else {'classes': generator.classes}),
+        **({'xflip': True} if context.training_set.mirrored else {}),
     }
 
 
@@ -145,6 +149,7 @@ def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
         'dataset': training_set.name,
         'dataset_size': len(training_set.images),
         'dataset_sha256': training_set.sha256,
+        **({'xflip': True} if training_set.mirrored else {}),
     }
 
 

@@ -36,6 +36,11 @@ class Dataset:
     labels: Tensor | None
     sha256: str
 
+    @property
+    def classes(self) -> list[int] | None:
+        """The labels that have images, ascending."""
+        return _classes(self.labels)
+
     def batches(
         self, indices: Iterator[np.ndarray], device: torch.device, xflip: bool
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -62,6 +67,11 @@ class StreamedDataset:
     labels: Tensor | None
     sha256: str
     workers: int
+
+    @property
+    def classes(self) -> list[int] | None:
+        """The labels that have images, ascending."""
+        return _classes(self.labels)
 
     def batches(
         self, indices: Iterator[np.ndarray], device: torch.device, xflip: bool
@@ -122,6 +132,10 @@ def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedD
 
 def _labels(source: Source) -> Tensor | None:
     return None if source.labels is None else torch.tensor(source.labels, dtype=torch.int64)
+
+
+def _classes(labels: Tensor | None) -> list[int] | None:
+    return None if labels is None else labels.unique().tolist()
 
 
 class ImageOrder:

@@ -291,9 +291,11 @@ def generate_images(
     sampler: SamplerOptions,
     device: torch.device | str,
     class_index: int | None = None,
+    classes: Sequence[int] | None = None,
 ) -> Iterator[GeneratedBatch]:
     """Yield the images of each batch of seeds.
 
+    classes: those that a class is drawn from, each with the same probability; None for all that the denoiser has.
     The generator of a seed gives its latents, then, for a denoiser with classes, its class (replaced by class_index if
     that is given), then the churn's noise. Raises UserError if an image is not finite.
     """
@@ -302,7 +304,9 @@ def generate_images(
         latents = random.randn([len(seeds), net.img_channels, net.img_resolution, net.img_resolution])
         labels = None
         if net.label_dim:
-            labels = random.randint(net.label_dim, [len(seeds)])
+            labels = random.randint(len(classes or range(net.label_dim)), [len(seeds)])
+            if classes is not None:
+                labels = labels.new_tensor(classes)[labels]
             if class_index is not None:
                 labels = torch.full_like(labels, class_index)
         with torch.inference_mode():

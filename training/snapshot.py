@@ -64,6 +64,8 @@ class NetworkConfig(Typed, frozen=True):
 class SnapshotInfo(Typed, frozen=True):
     """The header of a snapshot. images: training images seen. precision: the training's. ema: the rule of the average.
 
+    classes: those that have training images, ascending; None for an unconditional network, or if unknown.
+    xflip: whether the training showed mirrored images as well.
     Network pickles of EDM lack some of it: their images are those of the file name, network-snapshot-<kimg>.pkl, or
     None; dataset_sha256 and dataset_size are None, and ema is empty.
     """
@@ -76,6 +78,8 @@ class SnapshotInfo(Typed, frozen=True):
     dataset_size: Annotated[int, msgspec.Meta(ge=1)] | None
     ema: dict[str, Any]
     format: int = FORMAT_VERSION
+    classes: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1)] | None = None
+    xflip: bool = False
 
     def __post_init__(self) -> None:
         if self.format != FORMAT_VERSION:
@@ -84,6 +88,14 @@ class SnapshotInfo(Typed, frozen=True):
             )
         if self.precision not in COMPUTE_DTYPES:
             raise ValueError(f'precision must be one of {", ".join(COMPUTE_DTYPES)}, not {shown(self.precision)}')
+        if self.classes is not None and max(self.classes) >= self.label_dim:
+            raise ValueError(f'class {max(self.classes)} is not one of the {self.label_dim} classes of its network')
+
+    @property
+    def label_dim(self) -> int:
+        """The number of classes of the network; 0 if it is unconditional."""
+        label_dim = self.network.arguments.get('label_dim', 0)
+        return label_dim if type(label_dim) is int else 0
 
     @property
     def kimg(self) -> float | None:
@@ -125,9 +137,11 @@ def list_states(run_dir: Path) -> list[tuple[float, Path]]:
 
 def save_network(path: Path, weights: dict[str, torch.Tensor], info: SnapshotInfo) -> None:
     """Write a snapshot. The same weights and info give the same bytes."""
-    header = json.dumps(msgspec.to_builtins(info), sort_keys=True)
+    header = msgspec.to_builtins(info)
+    # These entries are left out at their defaults, as in snapshots from before the entries existed.
+    header = {name: value for name, value in header.items() if name not in ('classes', 'xflip') or value}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    data = safetensors.torch.save(tensors, metadata={_METADATA_KEY: header})
+    data = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(header, sort_keys=True)})
     with atomic_file(path) as file:
         file.write(data)
 

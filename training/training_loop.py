@@ -50,6 +50,9 @@ def run_training(
     held_out: evaluated at every tick. Raises UserError where the state does not fit, or where the loss is not finite.
     """
     configure_backends(config.precision, config.deterministic, config.benchmark)
+    num_classes = config.dataset.label_dim
+    if num_classes and (empty := num_classes - len(dataset.classes or [])):
+        print0(f'{empty} of the {num_classes} classes have no training images; they are never sampled.')
     trainer = Trainer(config, dataset, device)
     if state_file is not None:
         trainer.load_state_dict(load_state(state_file))
@@ -174,6 +177,8 @@ class Journal:
                 dataset=config.dataset.name,
                 dataset_sha256=trainer.dataset.sha256,
                 dataset_size=config.dataset.size,
+                classes=trainer.dataset.classes if config.dataset.label_dim else None,
+                xflip=config.dataset.xflip,
                 ema={
                     'mode': config.schedule.ema_mode,
                     'halflife_images': config.schedule.ema_halflife_images,

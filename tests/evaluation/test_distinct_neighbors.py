@@ -108,3 +108,21 @@ def test_ranks_that_share_the_references_find_the_same(
     for thread in threads:
         thread.join()
     assert results == dict.fromkeys(range(len(shards)), (240, 300, two_nearest(images, references)))
+
+
+@pytest.mark.parametrize('k', [1, 2, 3])
+def test_with_mirrored_images_the_nearer_version_counts_and_versions_of_one_image_are_one(references, images, k):
+    training = torch.cat([references, references[:50].flip(3)])  # 50 images in both versions
+    queries = torch.cat([images, training[300:330], images[:40].flip(3)])
+    index, squared = NeighborIndex(training, distinct=True, mirrored=True).query(queries, k)
+
+    first: dict[frozenset[bytes], int] = {}
+    for place, image in enumerate(training):
+        first.setdefault(frozenset({image.numpy().tobytes(), image.flip(2).numpy().tobytes()}), place)
+    places = sorted(first.values())
+    assert len(places) == 240 - sum(1 for image in training if torch.equal(image, image.flip(2))) == 240
+    versions = torch.stack([training[places], training[places].flip(3)]).long()
+    distances = (versions[None] - queries.long()[:, None, None]).square().sum(dim=(3, 4, 5)).amin(dim=1)
+    expected, order = distances.sort(dim=1, stable=True)
+    assert torch.equal(squared, expected[:, :k])
+    assert torch.equal(index, torch.tensor(places)[order[:, :k]])

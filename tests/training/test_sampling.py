@@ -279,6 +279,16 @@ def test_a_class_that_is_asked_for_replaces_the_drawn_one():
     assert batch.class_labels.tolist() == [4, 4]
 
 
+def test_a_class_is_drawn_from_those_that_are_given_by_the_same_random_number():
+    net = GaussianDenoiser()
+    net.label_dim = 4
+    (batch,) = generate_images(net, [range(40)], SamplerOptions(num_steps=2), 'cpu')
+    net.label_dim = 10
+    (other,) = generate_images(net, [range(40)], SamplerOptions(num_steps=2), 'cpu', classes=[1, 5, 6, 9])
+    assert set(batch.class_labels.tolist()) == {0, 1, 2, 3}
+    assert other.class_labels.tolist() == [[1, 5, 6, 9][place] for place in batch.class_labels.tolist()]
+
+
 def test_pixels_are_scaled_clipped_and_truncated():
     values = torch.tensor([-2, -1, -1 + 1 / 127.5, 0, 0.999, 1, 2], dtype=torch.float64)
     assert to_uint8(values).tolist() == [0, 0, 1, 128, 255, 255, 255]

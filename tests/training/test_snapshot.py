@@ -60,6 +60,14 @@ def test_the_same_network_gives_the_same_bytes(path, net, tmp_path):
     assert (tmp_path / 'again').read_bytes() == path.read_bytes()
 
 
+def test_what_is_not_known_of_the_training_set_is_left_out_of_the_header(path, net):
+    with safetensors.safe_open(path, 'pt') as file:
+        assert json.loads(file.metadata()['snapshot']).keys().isdisjoint({'classes', 'xflip'})
+    save_network(path, net.state_dict(), msgspec.structs.replace(INFO, classes=[0, 2], xflip=True))
+    assert read_info(path).classes == [0, 2]
+    assert read_info(path).xflip
+
+
 def test_precision_is_that_of_the_training_unless_given(path, net, tmp_path):
     other = tmp_path / 'bf16'
     save_network(other, net.state_dict(), msgspec.structs.replace(INFO, precision='bf16'))
@@ -121,6 +129,8 @@ def set_argument(name, value):
         (lambda header, weights: header.__setitem__('images', -1), 'images must be .* of at least 0'),
         (lambda header, weights: header.__setitem__('surprise', 1), 'unknown key, surprise'),
         (lambda header, weights: header.__setitem__('format', 2), 'its format is 2'),
+        (lambda header, weights: header.__setitem__('classes', [0, 3]), 'class 3 is not one of the 3 classes'),
+        (lambda header, weights: header.__setitem__('classes', []), 'classes must be .* at least 1'),
         (lambda header, weights: header.__setitem__('precision', 'int4'), "precision must be one of .*, not 'int4'"),
         (set_argument('model_channels', 16), 'do not fit the network'),
         (set_argument('num_blocks', 2), 'do not fit the network'),

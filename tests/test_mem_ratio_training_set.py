@@ -1,0 +1,127 @@
+"""A run is compared with what its network was trained on: the classes and the versions of images that it saw."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import generate
+import mem_ratio
+import train
+from evaluation import generators
+from tests.helpers import TINY, failure_of, invoke
+from training.sampling import GeneratedBatch
+
+run = partial(invoke, mem_ratio.main)
+
+
+def images_of(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
+
+
+@pytest.fixture(scope='module')
+def sets(tmp_path_factory):
+    """A folder with training sets of classes 1 and 4 (gaps.npz), of other images (other.npz)."""
+    folder = tmp_path_factory.mktemp('sets')
+    for seed, name in enumerate(('gaps', 'other')):
+        np.savez(folder / f'{name}.npz', images=images_of(seed), labels=np.array([1, 4] * 4))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def run_dir(sets, tmp_path_factory):
+    """A conditional run that shows mirrored images as well."""
+    run_dir = tmp_path_factory.mktemp('run')
+    arguments = [f'--data={sets}/gaps.npz', *TINY, '--cond=1', '--xflip=1', '--batch=8', '--epochs=1', '--snapshots=1']
+    result = invoke(train.main, f'--outdir={run_dir}', '--nosubdir', *arguments, '--seed=1')
+    assert result.exit_code == 0, result.output
+    assert '3 of the 5 classes have no training images' in result.output
+    return run_dir
+
+
+@pytest.fixture
+def fresh(run_dir, tmp_path):
+    for name in ('network-snapshot-000000.008.safetensors', 'training_options.json'):
+        (tmp_path / name).write_bytes((run_dir / name).read_bytes())
+    return tmp_path
+
+
+def record_of(folder):
+    return json.loads((folder / 'mem_traj.jsonl').read_text().splitlines()[-1])
+
+
+def forget(folder, *entries):
+    """Make the snapshot one from before these entries existed."""
+    path = folder / 'network-snapshot-000000.008.safetensors'
+    weights = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, 'pt') as file:
+        header = json.loads(file.metadata()['snapshot'])
+    header = {name: value for name, value in header.items() if name not in entries}
+    path.write_bytes(safetensors.torch.save(weights, {'snapshot': json.dumps(header)}))
+
+
+@pytest.mark.parametrize('old', [False, True])
+def test_only_classes_with_training_images_are_drawn(fresh, monkeypatch, old):
+    if old:
+        forget(fresh, 'classes')
+    drawn = set()
+    sampler = generators.generate_images
+
+    def spy(*arguments):
+        for batch in sampler(*arguments):
+            drawn.update(batch.class_labels.tolist())
+            yield batch
+
+    monkeypatch.setattr(generators, 'generate_images', spy)
+    result = run(f'--expdir={fresh}', '--seeds=0-19', '--steps=2')
+    assert result.exit_code == 0, result.output
+    assert drawn == {1, 4}
+    assert record_of(fresh)['classes'] == [1, 4]
+
+
+def test_a_class_without_training_images_is_refused(fresh, tmp_path):
+    network = fresh / 'network-snapshot-000000.008.safetensors'
+    message = failure_of(generate.main, f'--network={network}', f'--outdir={tmp_path}/out', '--class=2')
+    assert '--class=2: no training image has it; there are 2 classes' in message
+
+
+@pytest.mark.parametrize('old', [False, True])
+def test_replays_of_mirrored_images_count_if_the_training_showed_them(fresh, monkeypatch, old):
+    if old:
+        forget(fresh, 'xflip')
+    pixels = torch.from_numpy(images_of(0).transpose(0, 3, 1, 2).copy())
+
+    def replay(net, batches, *arguments):
+        for seeds in batches:
+            images = torch.stack([pixels[seed % 8].flip(2) if seed % 2 else pixels[seed % 8] for seed in seeds])
+            yield GeneratedBatch(list(seeds), images)
+
+    monkeypatch.setattr(generators, 'generate_images', replay)
+    result = run(f'--expdir={fresh}', '--seeds=0-15')
+    assert 'Mirrored training images' in result.output
+    record = record_of(fresh)
+    assert (record['num_memorized'], record['mean_distance'], record['xflip']) == (16, 0, True)
+    assert run(f'--expdir={fresh}', '--seeds=0-15', '--xflip=0').exit_code == 0
+    record = record_of(fresh)
+    assert (record['num_memorized'], 'xflip' in record) == (8, False)
+
+
+@pytest.mark.parametrize('given', [True, False])
+def test_another_training_set_than_the_runs_is_reported(fresh, sets, given):
+    if given:
+        result = run(f'--expdir={fresh}', f'--knn-ref={sets}/other.npz', '--seeds=0-3', '--steps=2')
+    else:  # the file that the run names has other content by now
+        options = (fresh / 'training_options.json').read_text().replace('gaps.npz', 'other.npz')
+        (fresh / 'training_options.json').write_text(options)
+        result = run(f'--expdir={fresh}', '--seeds=0-3', '--steps=2')
+    assert f'was trained on another set than {sets}/other.npz' in result.output
+    assert len(record_of(fresh)['trained_on_sha256']) == 64
+
+
+def test_the_training_set_itself_is_not_reported(fresh):
+    result = run(f'--expdir={fresh}', '--seeds=0-3', '--steps=2')
+    assert 'another' not in result.output
+    assert 'trained_on_sha256' not in record_of(fresh)

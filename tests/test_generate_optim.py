@@ -316,3 +316,9 @@ def test_mistakes_are_told_in_a_sentence(
         rows_of(open_source(str(digits_20)), None, torch.device('cpu'), sharded=True)
     assert not (tmp_path / 'new').exists()
     assert json.loads((outdir / 'settings.json').read_text())['num_steps'] == 18
+
+
+def test_classes_without_training_images_are_never_drawn(tmp_path: Path) -> None:
+    np.savez(tmp_path / 'gaps.npz', images=np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1), labels=[7, 2, 2, 7])
+    assert run(f'--data={tmp_path}/gaps.npz', f'--outdir={tmp_path}/out', '--seeds=0-15', '--cond=1').exit_code == 0
+    assert {line['class'] for line in read_table(tmp_path / 'out').values()} == {'2', '7'}

@@ -77,11 +77,13 @@ def test_images_of_many_pixels(images: Tensor, references: Tensor, monkeypatch: 
     assert found(NeighborIndex(rows_of(references), distinct=True), images) == two_nearest(images, references)
 
 
+@pytest.mark.parametrize('max_pixels', [1, neighbors.MAX_PIXELS])
 @pytest.mark.parametrize('bounds', [[0, 1, 300], [0, 100, 150, 300], [0, 60, 61, 62, 300]])
 def test_ranks_that_share_the_references_find_the_same(
-    bounds: list[int], images: Tensor, references: Tensor, monkeypatch: pytest.MonkeyPatch
+    bounds: list[int], max_pixels: int, images: Tensor, references: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each rank is a thread; a gather waits until all have given their value."""
+    """Each rank is a thread; a gather waits for all. Some ranks hold fewer images than neighbours."""
+    monkeypatch.setattr(neighbors, 'MAX_PIXELS', max_pixels)
     shards = list(itertools.pairwise(bounds))
     barrier, local, box = threading.Barrier(len(shards), timeout=60), threading.local(), {}
     results: dict[int, object] = {}

@@ -2,25 +2,25 @@
 
 `split_signed` is for noisy images, `split_weights` for softmax weights. Both round with a dither: noise uniform in
 [0, 1), drawn once and independent of the data, is added before rounding down. Rounding errors are then independent of
-one another with mean zero, whatever the values are, which is what the error estimate of `int8_sums` needs;
- plain rounding would leave that to luck.
+one another with mean zero for any values, as the error estimate of `int8_sums` assumes; plain rounding does not
+guarantee this.
 Source of the dither: Schuchman 1964 (subtractive), Wannamaker et al. 2000 (non-subtractive).
 """
 
 import torch
 from torch import Tensor
 
-# Root mean square rounding errors in units of the last digit: uniform over one unit where the dither is subtracted
-# again, at most that of a fair coin between two units where it is not.
+# Root mean square rounding errors in units of the last digit: uniform over one unit if the dither is subtracted again,
+# and otherwise at most the error of a fair coin between two units.
 SIGNED_ERROR = 12**-0.5
 WEIGHT_ERROR = 0.5
 
 
 def split_signed(values: Tensor, count: int, dither: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Write each row as `count` signed digits times a step of its own.
+    """Write each row as `count` signed digits times the row's own step.
 
     values: float64 [B, P]. count: 1 to 4. dither: float64 [P] in [0, 1).
-    Returns digits int8 [count · B, P], the most significant first; the step float64 [B]; and what is left, float64
+    Returns digits int8 [count · B, P], the most significant first; the step float64 [B]; and the remainder, float64
     [B, P], uniform within step / 2: values = step · (digits · 256^k - dither + 1/2) + left.
     """
     step = values.abs().amax(dim=1).clamp(min=1e-300) / (127 * _ones(count) - 1)
@@ -51,7 +51,7 @@ def split_weights(weights: Tensor, dither: Tensor, digits: list[Tensor]) -> None
 
 
 def join(products: list[Tensor]) -> Tensor:
-    """Products with each digit, the most significant first, as products with the number: float64."""
+    """Combine products with each digit, the most significant first, into products with the number: float64."""
     total = products[0].to(torch.float64)
     for product in products[1:]:
         total = total * 256 + product
@@ -59,12 +59,12 @@ def join(products: list[Tensor]) -> Tensor:
 
 
 def weight_scale(count: int) -> int:
-    """Units of the last digit in the weight 1; one less than the digits hold, for the dither."""
+    """The weight 1 in units of the last digit; one unit less than the digits hold leaves room for the dither."""
     return 256**count - 2
 
 
 def weight_offset(count: int) -> int:
-    """What the digits of the weight 0 stand for, negated."""
+    """The negated value of the digits of the weight 0."""
     return 128 * _ones(count)
 
 

@@ -1,9 +1,9 @@
-"""Softmax-weighted sums of training images by exact products of int8 matrices, and how wrong they may be.
+"""Softmax-weighted sums of training images by exact products of int8 matrices, with an estimate of their error.
 
 The logits of all images are one product, their weighted sum another; both have int8 digits on one side and pixels on
-the other, so the products themselves are exact. What is left is the rounding of z and of the weights to digits, and
-float32 in between. The largest weights of each block of images are computed in float64 instead: at low noise they are
-all that counts, and at middle noise they would set a scale too coarse for the rest.
+the other, so the products themselves are exact. Errors come from rounding z and the weights to digits, and from float32
+in between. The largest weights of each block of images are computed in float64 instead: at low noise only they matter,
+and at intermediate noise they would make the scale too coarse for the rest.
 
 The error estimate. Let D = sum w q / sum w be the weighted mean of rows q. Digits of z leave an error r of independent
 coordinates with mean zero and variance step²/12, which changes each logit that comes from digits by r·q / s². Up to
@@ -14,7 +14,7 @@ and variance at most unit²/4, which move sum w q by a mean square of at most un
 Both kinds of error are sub-Gaussian with these variances as proxies (uniform; bounded), so by Hsu, Kakade and Zhang's
 tail bound the square of either is more than 1 + 2 sqrt(t) + 2 t times its mean with probability at most exp(-t), over
 the dither, which is drawn once and without looking at images. Float32 adds errors of half a unit in the last place to
-the logits, which we take for independent too. `relative_error` adds up the three.
+the logits, which we also assume to be independent. `relative_error` adds the three.
 Sources: Hsu, Kakade and Zhang 2012, theorem 2.1 (the tail bound); `training.closed_form.int8_digits` (the dither).
 """
 
@@ -39,23 +39,23 @@ from training.closed_form.sums import NO_INDEX, Sums, empty_sums, float64_sums, 
 
 # Images of one product for logits: 512 · 2048 int32 stay in the cache.
 PRODUCT_ROWS = 2048
-# Weights that are turned into digits at a time, 16 MiB of float32.
+# Weights that are converted to digits at a time, 16 MiB of float32.
 CHUNK_WEIGHTS = 1 << 22
 WEIGHT_DIGITS = 3
-# In each block, so many of the largest weights are computed in float64; they are found in groups of images.
+# Number of largest weights per block that are computed in float64; they are found in groups of images.
 EXACT_WEIGHTS = 16
 GROUP = 64
-# Blocks of no more images than this are summed in float64.
+# Blocks with at most this many images are summed in float64.
 FEW_IMAGES = 64
-# Weights that are spread over fewer groups than this, as seen from the largest weight of each, have peaks.
+# Weights have peaks if they are spread over fewer groups than this, measured by the largest weight of each group.
 EVEN_GROUPS = 30
 # Gathered rows that are in float64 at a time.
 GATHER_ROWS = 512
-# Rests of weights that have no larger share than this are left out.
+# The remaining weights are left out if their share is at most this.
 NEGLIGIBLE = 1e-8
 # Half a unit of float32's last place, relative.
 FLOAT32_ERROR = 2.0**-24
-# Logits that may be farther off than this are of no use for weights.
+# Logits whose error may exceed this are useless for weights.
 USELESS_BOUND = 0.3
 
 
@@ -75,9 +75,9 @@ class Int8Query:
         self.coefficients = torch.stack([-1 / (2 * variance), step / variance], dim=1).to(torch.float32)
         self.scales = [(256**k * step / variance).to(torch.float32)[:, None] for k in reversed(range(count))]
         self.logit_error = SIGNED_ERROR * step / variance
-        # No logit is farther off: by Cauchy and Schwarz's inequality for what the digits leave out of z (q - m is at
-        # most twice as long as the longest row), and for at most eight float32 operations on terms that are no larger
-        # than the second line's.
+        # A bound on the error of every logit: by the Cauchy-Schwarz inequality for the part of z that the digits leave
+        # out (q - m is at most twice as long as the longest row), and for at most eight float32 operations on terms no
+        # larger than those of the second line.
         self.logit_bound = (
             step * (z.shape[1] * highest_norm).sqrt()
             + 8 * FLOAT32_ERROR * ((square * highest_norm).sqrt() + highest_norm)
@@ -103,10 +103,10 @@ class Int8Query:
 def int8_sums(
     images: ImageRows, z: Tensor, variance: Tensor, digits: int, start: int, stop: int, find_nearest: bool
 ) -> tuple[Sums, Tensor]:
-    """Sums over rows start … stop - 1, and the error of logits that `relative_error` wants to know, float64 [B].
+    """Sums over rows start … stop - 1, and the error of logits for `relative_error`, float64 [B].
 
     z: float64 [B, P]; variance: s² float64 [B]; digits: of z, 1 to 4.
-    find_nearest: find the nearest image even where weights are even, unless float32 cannot tell.
+    find_nearest: find the nearest image even if weights have no peaks, unless float32 cannot decide.
     """
 
     def some(rows: slice) -> tuple[Sums, Tensor]:
@@ -133,7 +133,7 @@ def query_sums(query: Int8Query, start: int, stop: int, find_nearest: bool) -> S
 
 
 def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, known: Tensor) -> Sums:
-    """As `query_sums`, over one block. known: logarithm of the weights elsewhere, beside which some are negligible."""
+    """As `query_sums`, over one block. known: logarithm of the total weight of the blocks so far."""
     logits = query.logits(start, stop)
     groups = logits.unflatten(1, (-1, GROUP)).amax(dim=2)
     highest = groups.amax(dim=1, keepdim=True)
@@ -151,7 +151,7 @@ def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, know
         rest[rows] = rest_sums(query, rows, logits[rows], highest[rows], start, stop)
     if top is None:
         return rest
-    # Only where all of the rest is farther away is the nearest image among the largest weights.
+    # The nearest image is among the largest weights only if all remaining images are farther away.
     rest.distance = torch.where(rest.distance > top.distance, rest.distance, math.inf)
     return merge(top, rest)
 
@@ -171,7 +171,7 @@ def take_largest(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gathered_sums(query: Int8Query, positions: Tensor) -> Sums:
-    """Sums over a few images in float64, of each noisy image its own. positions: int64 [B, K]."""
+    """Sums over a few images in float64, different ones for each noisy image. positions: int64 [B, K]."""
     size = max(1, GATHER_ROWS // positions.shape[1])
     parts = []
     for z, variance, places in zip(query.z.split(size), query.variance.split(size), positions.split(size), strict=True):
@@ -181,8 +181,8 @@ def gathered_sums(query: Int8Query, positions: Tensor) -> Sums:
 
 
 def dropped_sums(query: Int8Query, reference: Tensor, count: int) -> Sums:
-    """Nothing, in place of the sums over `count` images whose logarithmic weights are at most `reference` float64 [B],
-    give or take the logits' bound; `rounding` and `others` account for them."""
+    """Zeros in place of the sums over `count` images whose logarithmic weights are at most `reference` float64 [B] plus
+    the logits' bound; `rounding` and `others` account for these images."""
     bound = reference + query.logit_bound
     none = torch.zeros_like(reference)
     return Sums(
@@ -206,7 +206,7 @@ def rest_sums(query: Int8Query, rows: Tensor, logits: Tensor, highest: Tensor, s
     rows: int64 [R], the noisy images; logits: float32 [R, N], overwritten; highest: float32 [R, 1], their maximum.
     """
     images, count = query.images, stop - start
-    # One row of ones more, whose product is the sum of all rows of pixels.
+    # The last row has ones; its product is the sum of all rows of pixels.
     digits = torch.ones([WEIGHT_DIGITS * len(rows) + 1, count], dtype=torch.int8, device=logits.device)
     parts = digits[:-1].unflatten(0, (WEIGHT_DIGITS, -1))
     norms = images.norms[start:stop].to(torch.float32)
@@ -243,7 +243,7 @@ def rest_sums(query: Int8Query, rows: Tensor, logits: Tensor, highest: Tensor, s
 
 
 def relative_error(images: ImageRows, logit_error: Tensor, sums: Sums) -> Tensor:
-    """Root mean square error to be expected of the denoised image, relative to its norm in data units, float64 [B]."""
+    """Expected root mean square error of the denoised image, relative to its norm in data units, float64 [B]."""
     mean, center = sums.mean, images.mean
     distance = (mean - center).square().sum(dim=1)  # [B]
     exact = sums.total - sums.inexact
@@ -252,7 +252,7 @@ def relative_error(images: ImageRows, logit_error: Tensor, sums: Sums) -> Tensor
     longest = images.highest_norm.sqrt() + center.norm()
     scattered = sums.spread - (sums.total + exact) * distance + 2 * exact * longest * distance.sqrt()
     scattered = torch.minimum(scattered, (sums.spread.sqrt() + (sums.inexact * distance).sqrt()).square())
-    # Where all images are inexact, the logits' common error cancels, and D serves as well as m.
+    # If all images are inexact, the logits' common error cancels, and D can replace m.
     spread = torch.where(exact <= 1e-12 * sums.total, scattered, sums.spread)
     from_logits = logit_error * (spread * scattered).clamp(min=0).sqrt()
     return (from_logits + sums.rounding) / (sums.total * (mean + 0.5).norm(dim=1))

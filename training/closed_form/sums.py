@@ -1,10 +1,10 @@
-"""Softmax-weighted sums of training images: the inside of the optimal denoiser.
+"""Softmax-weighted sums of training images, of which the optimal denoiser consists.
 
 Everything here is in pixel units: z = 127.5 x - 0.5 is a noisy image on the scale of the rows q = pixel - 128, and
 s = 127.5 sigma. The weight of an image is exp(-||z - q||² / (2 s²)).
 
-`Sums` holds the sums over some images, and `merge` puts those of two parts together. `float64_sums` is the plain way,
-block by block; `training.closed_form.int8_sums` is the fast one.
+`Sums` holds the sums over some images, and `merge` adds the sums of two parts. `float64_sums` computes them directly,
+block by block; `training.closed_form.int8_sums` is the fast way.
 """
 
 import math
@@ -17,22 +17,22 @@ from training.closed_form.rows import ImageRows
 
 # Images of one float64 product.
 FLOAT64_ROWS = 1024
-# The index of no image, greater than any.
+# Stands for a missing index; greater than any index.
 NO_INDEX = torch.iinfo(torch.int64).max
 
 
 @dataclass
 class Sums:
-    """Sums over some images for each of B noisy images. Weights are divided by exp(reference), to stay finite.
+    """Sums over some images for each of B noisy images. Weights are divided by exp(reference) to stay finite.
 
     reference, total, squares: float64 [B]: the logarithm of the unit, the sum of weights, the sum of their squares.
     weighted: float64 [B, P], the weighted sum of rows.
-    inexact, spread: float64 [B]: of the images whose weights come from digits, the sum of weights, and the weighted sum
-    of squared distances to the mean row of the whole set.
-    rounding: float64 [B], root mean square error expected of `weighted` from digits of weights and from float32.
+    inexact, spread: float64 [B]: over the images whose weights come from digits, the sum of weights, and the weighted
+    sum of squared distances to the mean row of the training set.
+    rounding: float64 [B], expected root mean square error of `weighted` due to digits of weights and to float32.
     nearest: int64 [B], index of the nearest image; of equally near ones the lowest. key: int64 [B], its key.
-    distance: float64 [B], its squared distance; infinite where the nearest image was not looked for.
-    others: float64 [B], logarithm of a bound on the weights of all images that differ from the nearest.
+    distance: float64 [B], its squared distance; infinite if the nearest image is unknown.
+    others: float64 [B], logarithm of a bound on the total weight of the images that differ from the nearest.
     """
 
     reference: Tensor
@@ -91,7 +91,7 @@ def merge(a: Sums, b: Sums) -> Sums:
     reference = torch.maximum(a.reference, b.reference)
     scale_a, scale_b = (a.reference - reference).exp(), (b.reference - reference).exp()
     a_nearer = (a.distance < b.distance) | ((a.distance == b.distance) & (a.nearest < b.nearest))
-    # The images of the farther part all count as others, but for copies of the nearest one.
+    # All images of the farther part count as others, except copies of the nearest one.
     copies = a.key == b.key
     beyond_a = torch.where(copies, b.others, b.log_total)
     beyond_b = torch.where(copies, a.others, a.log_total)
@@ -113,7 +113,7 @@ def merge(a: Sums, b: Sums) -> Sums:
 
 
 def empty_sums(z: Tensor) -> Sums:
-    """Sums over no images, for noisy images z float64 [B, P]: `merge` changes nothing by them."""
+    """Sums over no images, for noisy images z float64 [B, P]: the neutral element of `merge`."""
     none = z.new_zeros([len(z)])
     return Sums(
         reference=none - math.inf,
@@ -142,7 +142,7 @@ def float64_sums(images: ImageRows, z: Tensor, variance: Tensor, start: int, sto
 def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positions: Tensor) -> Sums:
     """Sums over a few images in float64.
 
-    q: float64, the rows [N, P] of all, or [B, N, P], of each noisy image its own. positions: int64 [B, N] of these.
+    q: float64, rows [N, P] shared by all noisy images, or [B, N, P], different for each. positions: int64 [B, N].
     """
     products = z @ q.t() if q.ndim == 2 else (q @ z[:, :, None])[:, :, 0]
     distances = (z.square().sum(dim=1, keepdim=True) - 2 * products + images.norms[positions]).clamp(min=0)
@@ -171,9 +171,9 @@ def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positi
 
 
 def nearest_index(distances: Tensor, index: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the nearest images the lowest index, int64 [B], and its place among the columns, int64 [B, 1].
+    """The lowest index among the nearest images, int64 [B], and its column, int64 [B, 1].
 
-    Distances that differ by no more than their rounding count as equal, as those of copies must.
+    Distances that differ by no more than their rounding count as equal, since distances of copies must be.
     """
     tied = distances <= distances.amin(dim=1, keepdim=True) + rounding
     nearest, place = torch.where(tied, index, NO_INDEX).min(dim=1, keepdim=True)

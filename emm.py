@@ -82,7 +82,7 @@ def sweep(study_file: Path, outdir: Path | None, session: SessionOptions) -> Non
         --gpus-per-job=8 --jobs=16 --time-limit=720
     """
     from studies.session import carry_out
-    from studies.study import load_study
+    from studies.study_file import load_study
 
     study = load_study(study_file)
     carry_out(study, outdir or Path('studies-out') / study.name, session)

@@ -1,4 +1,4 @@
-"""The commands of a point, as a person would type them: make the training set, train, evaluate."""
+"""The commands of a point, as a user would type them: make the training set, train, evaluate."""
 
 import dataclasses
 import math
@@ -14,13 +14,13 @@ from training.schedule import REFERENCE_SIZE
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ('data', 'train', 'evaluate')
-# Nodes wait so long for one another: the first makes the training set while the others are there already.
+# How long nodes wait for one another: the first makes the training set while the others are already running.
 SECONDS_TO_MEET = 3600
 
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What one point gets to run on. gpus_per_node: 0 for the CPU, or a GPU that the commands choose themselves."""
+    """What one point runs on. gpus_per_node: 0 for the CPU, or a GPU that the commands choose themselves."""
 
     nodes: int = 1
     gpus_per_node: int = 0
@@ -31,7 +31,7 @@ class Resources:
 
 
 def selection_command(options: Options, dest: Path, sources: Path, extra: Mapping[str, Any] | None = None) -> list[str]:
-    """Arguments of python that make a data set. options: of the selection. sources: folder of the study's own sets."""
+    """Arguments of python that make a data set. options: of the selection. sources: where the study keeps its own."""
     options = options | dict(extra or {})
     for key in ('source', 'blend'):
         name = source_name(options.get(key))
@@ -42,14 +42,18 @@ def selection_command(options: Options, dest: Path, sources: Path, extra: Mappin
 
 
 def point_commands(
-    settings: Settings, size: int, seeds: Mapping[str, int | None], folder: Path
+    settings: Settings, size: int, seeds: Mapping[str, int | None], folder: Path, sources: Path
 ) -> dict[str, list[str]]:
-    """Arguments of python for every step of a point. seeds: 'train', and 'select', or None to take the first images."""
+    """Arguments of python for every step of a point.
+
+    seeds: 'train', and 'select', or None to take the first images. folder: of the point. sources: folder of the study's
+    own data sets.
+    """
     data, run = folder / 'data.zip', folder / 'run'
     extra = {'max-images': size} | ({} if seeds['select'] is None else {'seed': seeds['select']})
     train = {name: length_of(name, value, size) for name, value in settings.train.items()}
     return {
-        'data': selection_command(settings.data, data, sources_folder(folder), extra),
+        'data': selection_command(settings.data, data, sources, extra),
         'train': [
             'train.py',
             *arguments({'outdir': run}),
@@ -58,11 +62,6 @@ def point_commands(
         ],
         'evaluate': ['mem_ratio.py', *arguments({'expdir': run, 'knn-ref': data, **settings.evaluate})],
     }
-
-
-def sources_folder(folder: Path) -> Path:
-    """Where a study keeps the data sets that it makes once. folder: of one of its points."""
-    return next(parent for parent in folder.parents if parent.name == 'points').parent / 'sources'
 
 
 def length_of(name: str, value: Any, size: int) -> Any:
@@ -87,12 +86,12 @@ def argument(value: Any) -> str:
 
 def shell_line(command: list[str], resources: Resources) -> str:
     """A command as it can be pasted into a shell, in the folder of the toolkit."""
-    # The words before the command stay unquoted: the variables among them are the shell's to fill in.
+    # The words before the command stay unquoted, so that the shell fills in their variables.
     return f'{" ".join(launch_words(command, resources))} {shlex.join(command)}'
 
 
 def launch_words(command: list[str], resources: Resources) -> list[str]:
-    """What stands before a command: python, or torchrun where it runs on several devices."""
+    """The words before a command: python, or torchrun if it runs on several devices."""
     if command[0] == '-m' or resources.world_size == 1:
         return ['python']
     if resources.nodes == 1:
@@ -124,6 +123,6 @@ def process_arguments(command: list[str], resources: Resources, environ: Mapping
 
 
 def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables of a command's process: its packages are found wherever it is started."""
+    """Variables of a command's process: its packages are found from any folder."""
     paths = [str(ROOT), *filter(None, [base.get('PYTHONPATH')])]
     return {**base, 'PYTHONPATH': os.pathsep.join(paths), 'PYTHONUNBUFFERED': '1'}

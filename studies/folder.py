@@ -8,7 +8,8 @@ from dnnlib.util import UserError, read_json, write_json
 from studies.commands import Resources, environment, process_arguments, selection_command, shell_line
 from studies.points import set_aside
 from studies.results import StudyResults, collect
-from studies.study import Options, Study, read_study
+from studies.study import Options, Study
+from studies.study_file import read_study
 
 STUDY_FILE = 'study.json'
 PAGE = 'report.html'

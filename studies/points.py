@@ -81,7 +81,7 @@ class Point:
         }
 
     def commands(self) -> dict[str, list[str]]:
-        return point_commands(self.combination.settings, self.size, self.seeds, self.folder)
+        return point_commands(self.combination.settings, self.size, self.seeds, self.folder, sources_of(self.folder))
 
     def prepare(self) -> None:
         """Make the folder, or set one aside that was made with other settings. Raises UserError while that one runs."""
@@ -121,6 +121,11 @@ def make_point(study: Study, root: Path, combination: Combination, size: int, re
     sources = {name: study.sources[name] for name in used if name is not None}
     folder = root / 'points' / slug(combination) / f'{size:06d}-r{repeat}'
     return Point(combination, size, repeat, seeds, sources, folder)
+
+
+def sources_of(folder: Path) -> Path:
+    """The folder of the data sets that a study makes itself. folder: of one of its points, as in `make_point`."""
+    return folder.parents[2] / 'sources'
 
 
 def slug(combination: Combination) -> str:

@@ -23,6 +23,7 @@ from studies.points import (
     last_line,
     lock,
     saved_status,
+    sources_of,
     write_status,
 )
 from studies.study import Settings
@@ -141,4 +142,4 @@ def commands_of(folder: Path) -> dict[str, list[str]]:
     if point is None:
         raise UserError(f'{folder}: no point.json in it; give the folder of a point of a study')
     settings = Settings(point['data'], point['train'], point['evaluate'])
-    return point_commands(settings, point['size'], point['seeds'], folder)
+    return point_commands(settings, point['size'], point['seeds'], folder, sources_of(folder))

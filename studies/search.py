@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dnnlib.util import ArgumentError
-from studies.study import Study, read_study
+from studies.study import Study
+from studies.study_file import read_study
 from studies.study_options import SearchOptions
 
 

@@ -15,7 +15,7 @@ from dnnlib.util import UserError
 from studies import session
 from studies.points import STOPPED, Status, make_point, write_status
 from studies.results import collect
-from studies.study import read_study
+from studies.study_file import read_study
 from tests.helpers import TINY, command, environment, run_script
 
 STUDY = """

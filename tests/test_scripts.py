@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from studies.points import make_point
-from studies.study import load_study
+from studies.study_file import load_study
 from tests.dataset_utils.making import write_cifar
 from tests.helpers import ROOT
 from tests.shell import commands_of, our_command, parse

@@ -1,8 +1,7 @@
 """Points as jobs of a Slurm cluster, through submitit: `SlurmLauncher`. Each submission is one job array.
 
-A job stops its point gracefully before its time is over, queues itself again and goes on from there; so it does when
-the cluster preempts it. Which job a point was given to stands in `slurm.json` in the point's folder, so that a study
-that is run again follows the jobs that are still there.
+Before its time is over, or when the cluster preempts it, a job stops its point gracefully, queues itself again and then
+resumes. `slurm.json` in a point's folder names its job, so that a study that is run again follows the jobs that exist.
 """
 
 import contextlib
@@ -14,8 +13,8 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,106 +24,50 @@ from studies.launchers.contract import Job, Launcher
 from studies.launchers.slurm_job import SECONDS_TO_STOP, PointJob
 from studies.study_options import LaunchOptions
 
-# Sent by Slurm before a job's time is over. Whatever does not listen to it ignores it, unlike SIGUSR1 and SIGUSR2: only
-# the process that watches a point hears it, and the training below goes on until it is asked to stop.
+# Sent by Slurm before a job's time is over. Unlike SIGUSR1 and SIGUSR2, it is ignored by default: only the process that
+# watches a point handles it, and the training continues until it is asked to stop.
 WARNING_SIGNAL = 'URG'
-# Sent so many seconds before the end.
+# Sent this many seconds before the end.
 WARNING_SECONDS = SECONDS_TO_STOP + 30
-# How often a job that reached its time limit is queued again; a point that is still not done then has failed.
+# How often a job that reached its time limit is queued again; a point that is still unfinished has then failed.
 MAX_TIMEOUTS = 100
-# Every point asks whether its job still lives, and the cluster is asked no more often than this.
+# Every point asks whether its job still exists; the cluster is asked at most this often.
 SECONDS_BETWEEN_QUERIES = 5.0
 
 RECORD = 'slurm.json'  # in a point's folder: the name of its job, its index in the array, and the array's number
 NAME_PREFIX = 'emm-'
 
-# Set from the resources and the options, or relied upon here.
+# Set from the options, or relied upon here.
 RESERVED_OPTIONS = {
     *('account', 'array', 'chdir', 'cpus-per-task', 'error', 'gpus-per-node', 'job-name', 'mem', 'nodes', 'ntasks'),
     *('ntasks-per-node', 'open-mode', 'output', 'partition', 'qos', 'requeue', 'no-requeue', 'signal', 'time', 'wckey'),
 }
 
 
-@dataclass(frozen=True)
-class SlurmOptions:
-    """What sbatch is asked for beside nodes and GPUs. None leaves it to the cluster.
-
-    time_limit: minutes for one job, at least 5; a point may take several, since its job is queued again.
-    cpus_per_task: cores for each node of a job.
-    mem: memory for each node, as sbatch reads it: '32G'.
-    max_parallel: jobs of one array that run at a time.
-    extra: further long options of sbatch without their dashes, {'constraint': 'a100'}; True for one without a value.
-    Raises UserError for what sbatch cannot be given.
-    """
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time_limit: int = 24 * 60
-    cpus_per_task: int | None = None
-    mem: str | None = None
-    max_parallel: int | None = None
-    extra: Mapping[str, str | int | bool] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.time_limit < 5:
-            raise UserError(
-                f'a time limit of {self.time_limit} minutes leaves no time to stop and go on: give at least 5'
-            )
-        given = {'partition': self.partition, 'account': self.account, 'qos': self.qos, 'mem': self.mem, **self.extra}
-        for name, value in given.items():
-            # They become lines of a shell script.
-            if any(not character.isprintable() for character in str(value)):
-                raise UserError(f'the option {name!r} of sbatch holds a line break or another control character')
-        for name in self.extra:
-            if not re.fullmatch('[a-z][a-z0-9-]*', name):
-                raise UserError(
-                    f'{name!r} is no long option of sbatch: write it without dashes in front, as constraint'
-                )
-            if name in RESERVED_OPTIONS:
-                raise UserError(f'the option {name!r} of sbatch is set by the study: leave it out of the extra options')
-
-
-def extra_options(words: Iterable[str]) -> dict[str, str | bool]:
-    """Options for `SlurmOptions.extra` from words such as constraint=a100, or exclusive, which has no value."""
-    return {name: value if equals else True for name, equals, value in (word.partition('=') for word in words)}
-
-
 def make_launcher(root: Path, options: LaunchOptions) -> Launcher:
-    wanted = SlurmOptions(
-        partition=options.partition,
-        account=options.account,
-        qos=options.qos,
-        time_limit=options.time_limit,
-        cpus_per_task=options.cpus_per_job,
-        mem=options.mem,
-        max_parallel=options.jobs,
-        extra=extra_options(options.sbatch),
-    )
-    return SlurmLauncher(root / 'slurm', Resources(options.nodes_per_job, options.gpus_per_job or 0), wanted)
+    return SlurmLauncher(root / 'slurm', options)
 
 
 class SlurmLauncher:
     """Queues points as jobs of the cluster that this machine belongs to.
 
     log_dir: folder that all nodes see, for the scripts and logs of the jobs.
-    resources: nodes for each job, and GPUs for each node.
-    Raises UserError where submitit is not installed or there is no cluster.
+    Raises UserError if submitit is not installed, if there is no cluster, and for options that sbatch cannot be given.
     """
 
-    def __init__(self, log_dir: Path, resources: Resources, options: SlurmOptions) -> None:
+    def __init__(self, log_dir: Path, options: LaunchOptions) -> None:
         _check_installed()
         self.capacity: int | None = None
         self.log_dir = log_dir.resolve()
-        self.resources = resources
-        self.options = options
+        self.resources = Resources(options.nodes_per_job, options.gpus_per_job or 0)
+        self.parameters = sbatch_parameters(options)
         self.queue = _Queue()
         self.jobs: list[SlurmJob] = []
 
     def submit(self, folders: Sequence[Path]) -> list[Job]:
-        """Queue the points of these folders as one job array, apart from those whose job still waits or runs.
+        """Queue the points of these folders as one job array, except those whose job still waits or runs.
 
-        Returns a job for each folder, in order. Raises UserError with sbatch's words where it refuses.
+        Returns a job for each folder, in order. Raises UserError with sbatch's message if it refuses.
         """
         self.queue.refresh()
         known = {folder: job for folder in folders if (job := self._job_of(folder)) and not job.done()}
@@ -137,11 +80,11 @@ class SlurmLauncher:
         return [known[folder] for folder in folders]
 
     def stop(self) -> None:
-        """Leave the jobs to the cluster, and say how to end them."""
+        """Leave the jobs to the cluster, and print how to end them."""
         left = sorted({job.array_id for job in self.jobs} - {''})
         if left:
             print(
-                'The jobs stay on the cluster and go on by themselves. Run the same command again to follow them, '
+                'The jobs continue on the cluster. Run the same command again to follow them, '
                 f'or end them: scancel {" ".join(left)}',
                 flush=True,
             )
@@ -151,7 +94,7 @@ class SlurmLauncher:
         return SlurmJob(self.queue, record['name'], record['index']) if record else None
 
     def _submit_array(self, folders: Sequence[Path]) -> list['SlurmJob']:
-        # The name is written first: should this process die before it learns the number, the next finds the jobs by it.
+        # The name is written first: if this process dies before it knows the number, the next one uses the name.
         name = f'{NAME_PREFIX}{uuid.uuid4().hex[:12]}'
         for index, folder in enumerate(folders):
             _write_record(folder, name, index, None)
@@ -171,38 +114,56 @@ class SlurmLauncher:
         import submitit
 
         executor = submitit.SlurmExecutor(self.log_dir, max_num_timeout=MAX_TIMEOUTS)
-        executor.update_parameters(**sbatch_parameters(name, self.resources, self.options))
+        executor.update_parameters(job_name=name, **self.parameters)
         return executor
 
 
-def sbatch_parameters(name: str, resources: Resources, options: SlurmOptions) -> dict[str, Any]:
-    """What submitit's executor for Slurm is given for jobs of this name."""
-    cores = [] if options.cpus_per_task is None else [f'--cpus-per-task={options.cpus_per_task}']
+def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
+    """Parameters of submitit's executor for Slurm. Raises UserError for options that sbatch cannot be given."""
+    extra = extra_options(options.sbatch)
     chosen = {
         'partition': options.partition,
         'account': options.account,
         'qos': options.qos,
         'mem': options.mem,
-        'cpus_per_task': options.cpus_per_task,
-        'gpus_per_node': resources.gpus_per_node or None,
-        'array_parallelism': options.max_parallel,
+        'cpus_per_task': options.cpus_per_job,
+        'gpus_per_node': options.gpus_per_job or None,
+        'array_parallelism': options.jobs,
     }
+    for name, value in {**chosen, **extra}.items():
+        # They become lines of a shell script.
+        if any(not character.isprintable() for character in str(value)):
+            raise UserError(f'the option {name!r} of sbatch contains a line break or another control character')
+    cores = [] if options.cpus_per_job is None else [f'--cpus-per-task={options.cpus_per_job}']
     return {
-        'job_name': name,
         'time': options.time_limit,
-        'nodes': resources.nodes,
+        'nodes': options.nodes_per_job,
         'ntasks_per_node': 1,
-        # srun does not take over the cores that sbatch was asked for.
+        # srun does not take over the cores requested from sbatch.
         'srun_args': ['--kill-on-bad-exit=1', *cores],
         'setup': [f'export SUBMITIT_PREEMPT_SIGNAL={WARNING_SIGNAL}'],
         'additional_parameters': {
             'chdir': str(ROOT),
             'requeue': True,
             'signal': f'{WARNING_SIGNAL}@{WARNING_SECONDS}',
-            **{name: value for name, value in options.extra.items() if value is not False},
+            **extra,
         },
         **{key: value for key, value in chosen.items() if value is not None},
     }
+
+
+def extra_options(words: Iterable[str]) -> dict[str, str | bool]:
+    """Further options of sbatch from words such as constraint=a100, or exclusive, which has no value.
+
+    Raises UserError for words that are not long options, and for options that the study sets.
+    """
+    found = {name: value if equals else True for name, equals, value in (word.partition('=') for word in words)}
+    for name in found:
+        if not re.fullmatch('[a-z][a-z0-9-]*', name):
+            raise UserError(f'{name!r} is not a long option of sbatch: write it without leading dashes, as constraint')
+        if name in RESERVED_OPTIONS:
+            raise UserError(f'the option {name!r} of sbatch is set by the study: remove it from `sbatch`')
+    return found
 
 
 @dataclass(frozen=True)
@@ -215,7 +176,7 @@ class SlurmJob:
 
     @property
     def array_id(self) -> str:
-        """The number of the array on the cluster, '' once the job has gone."""
+        """The number of the array on the cluster, '' once the job is gone."""
         return self.queue.living().get((self.name, self.index), '')
 
     def done(self) -> bool:
@@ -224,14 +185,14 @@ class SlurmJob:
 
 
 class _Queue:
-    """The jobs of this user that wait or run, as squeue tells them every few seconds."""
+    """The jobs of this user that wait or run, from squeue every few seconds."""
 
     def __init__(self) -> None:
         self._jobs: dict[tuple[str, int], str] = {}
         self._next_query = 0.0
 
     def living(self) -> dict[tuple[str, int], str]:
-        """Numbers of arrays, by name and index. While the cluster does not answer, what it last said."""
+        """Numbers of arrays, by name and index; the last known ones while the cluster does not answer."""
         if time.monotonic() >= self._next_query:
             with contextlib.suppress(UserError):
                 self._jobs = _query()
@@ -239,11 +200,11 @@ class _Queue:
         return self._jobs
 
     def add(self, jobs: Sequence[SlurmJob], number: str) -> None:
-        """Count jobs as waiting that the cluster has just accepted."""
+        """Count jobs that the cluster has just accepted as waiting."""
         self._jobs |= {(job.name, job.index): number for job in jobs}
 
     def refresh(self) -> None:
-        """Ask now. Raises UserError where the cluster does not answer."""
+        """Ask now. Raises UserError if the cluster does not answer."""
         self._jobs = _query()
         self._next_query = time.monotonic() + SECONDS_BETWEEN_QUERIES
 
@@ -273,8 +234,8 @@ def _check_installed() -> None:
     missing = [program for program in ('sbatch', 'srun', 'squeue') if shutil.which(program) is None]
     if missing:
         raise UserError(
-            f'`launcher`=slurm finds no {missing[0]} here: run it on a machine of the cluster from which jobs can be '
-            'submitted, or choose `launcher`=local'
+            f'`launcher`=slurm finds no {missing[0]} here: run it on a machine of the cluster that can submit jobs, '
+            'or choose `launcher`=local'
         )
 
 
@@ -282,13 +243,13 @@ def _sbatch(submit: Callable[[], str]) -> str:
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the reason is in the exception, too
+        with contextlib.redirect_stderr(io.StringIO()):  # the reason is in the exception as well
             return submit()
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(
-            f'sbatch refuses the jobs ({_last_line(str(error))}); mend the options of the launcher'
+            f'sbatch refuses the jobs ({_last_line(str(error))}); change the options of the launcher'
         ) from error
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ['it says nothing'])[-1]
+    return (text.strip().splitlines() or ['no message'])[-1]

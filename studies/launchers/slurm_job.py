@@ -1,7 +1,7 @@
-"""What a Slurm job runs on its nodes: `PointJob`, which submitit calls there, and below it the point in a process of
-its own, `python -m studies.launchers.slurm_job FOLDER NODES GPUS`.
+"""What a Slurm job runs on its nodes: submitit calls `PointJob`, which starts the point in a separate process,
+`python -m studies.launchers.slurm_job FOLDER NODES GPUS`.
 
-Only that process imports the toolkit; the one above it, which watches it, starts and answers signals at once.
+Only that process imports the toolkit; the process that watches it starts and answers signals at once.
 """
 
 import os
@@ -13,18 +13,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# For a training to write its state (20 s, or one tick) and for the ranks to end.
+# Enough for a training to save its state (20 s, or one tick) and for the ranks to end.
 SECONDS_TO_STOP = 90
 
-# torchrun on several nodes meets at one of these, below the ports that systems hand out by themselves.
+# torchrun on several nodes meets at one of these, below the ports that systems assign automatically.
 FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
 
 class PointJob:
     """Runs a point on each node of a job.
 
-    folder: the point's, a full path. nodes, gpus_per_node: what the job was given. workdir: where the study was begun,
-    which relative paths of its commands, such as that of a source, are told from; the job itself runs in the toolkit's.
+    folder: of the point, an absolute path. nodes, gpus_per_node: resources of the job. workdir: directory that relative
+    paths in the commands, such as the path of a source, refer to; the job itself runs in the toolkit's directory.
     """
 
     def __init__(self, folder: Path, nodes: int, gpus_per_node: int, workdir: Path) -> None:
@@ -35,7 +35,7 @@ class PointJob:
         self.process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
-        """Run the point to its end. The first node says how the job ended: srun ends the others when it fails."""
+        """Run the point to its end. The first node decides how the job ends: srun ends the others when it fails."""
         numbers = [str(self.nodes), str(self.gpus_per_node)]
         command = [sys.executable, '-m', 'studies.launchers.slurm_job', str(self.folder), *numbers]
         root = str(Path(__file__).resolve().parents[2])
@@ -43,11 +43,11 @@ class PointJob:
         self.process = subprocess.Popen(command, cwd=self.workdir, env={**os.environ, 'PYTHONPATH': paths})
         code = self.process.wait()
         if code and node_rank() == 0:
-            sys.exit(f'{self.folder}: the point is not done; status.json and log.txt there say how far it is')
+            sys.exit(f'{self.folder}: the point is not done; see status.json and log.txt there')
 
     def checkpoint(self) -> Any:
-        """Called by submitit on the first node when the time is nearly over: stop the point, and with it the other
-        nodes' share; return what goes on with it when the job runs again."""
+        """Called by submitit on the first node when the time is nearly over: stop the point on all nodes, and return
+        the task that resumes it when the job runs again."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
@@ -56,7 +56,7 @@ class PointJob:
         return DelayedSubmission(PointJob(self.folder, self.nodes, self.gpus_per_node, self.workdir))
 
     def _wait_until_ended(self, pid: int) -> None:
-        # This is a signal handler inside of process.wait(), whose lock it must not ask for.
+        # This runs in a signal handler inside process.wait(), and must not take its lock.
         deadline = time.monotonic() + SECONDS_TO_STOP
         while time.monotonic() < deadline:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
@@ -65,7 +65,7 @@ class PointJob:
 
 
 def run_point_on_node(folder: Path, nodes: int, gpus_per_node: int) -> bool:
-    """This node's share of a point, until it is done or SIGTERM comes; returns whether it is done."""
+    """Run this node's share of a point until it is done or SIGTERM arrives; returns whether it is done."""
     from studies.commands import Resources
     from studies.points import DONE
     from studies.runner import PointRun
@@ -76,7 +76,7 @@ def run_point_on_node(folder: Path, nodes: int, gpus_per_node: int) -> bool:
 
 
 def rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables by which torchrun on several nodes of a job finds its first node, at a port that is the job's own."""
+    """Variables by which torchrun on several nodes finds the first node, at a port of this job alone."""
     return {
         'NODE_RANK': environ['SLURM_NODEID'],
         'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # srun runs on the first node

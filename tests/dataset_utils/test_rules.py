@@ -45,7 +45,7 @@ def test_a_registered_selection_has_a_help(last):
 
 
 def test_a_study_may_use_a_registered_selection(last, tmp_path):
-    from studies.study import read_study
+    from studies.study_file import read_study
 
     validator = Validator()
     document = {'data': {'selection': 'last', 'source': 'digits'}, 'sizes': {'values': [10]}}

@@ -34,7 +34,8 @@ from studies.points import (
 from studies.report.tables import csv_text, ratio_rows, seconds_left, status_text, table_text, tables, write_tables
 from studies.results import collect
 from studies.run_study import run_study
-from studies.study import read_study
+from studies.study import Repeats
+from studies.study_file import read_study
 from tests.helpers import environment
 
 BASE = {
@@ -364,7 +365,7 @@ def test_two_processes_make_a_source_once(tmp_path):
     sources = {'zeros': {'selection': 'one-class', 'source': 'digits', 'class-name': '0'}}
     study = make_study(sizes={'values': [10]}, sources=sources)
     script = (
-        'import json, pathlib, sys; from studies.folder import make_sources; from studies.study import read_study;'
+        'import json, pathlib, sys; from studies.folder import make_sources; from studies.study_file import read_study;'
         'make_sources(pathlib.Path(sys.argv[1]), read_study(json.loads(sys.argv[2]), "test", "x"))'
     )
     words = [sys.executable, '-c', script, str(tmp_path), json.dumps(study.document)]
@@ -405,7 +406,7 @@ def test_ratios_that_rise_with_the_size_are_warned_about(tmp_path):
 
 def test_the_time_left_follows_from_points_of_the_nearest_size(tmp_path):
     study = make_study(sizes={'values': [10, 40]}, repeats={'count': 3})
-    run(dataclasses.replace(study, repeats=dataclasses.replace(study.repeats, count=1)), tmp_path, lambda size: 1.0)
+    run(dataclasses.replace(study, repeats=Repeats(count=1)), tmp_path, lambda size: 1.0)
     # The stand-in takes a second for each training image: two points each of 10 s and 40 s are left.
     assert seconds_left(collect(study, tmp_path)) == pytest.approx(100)
     assert 'About 1m 40s of work left' in status_text(collect(study, tmp_path))

@@ -13,7 +13,8 @@ from studies.commands import point_commands
 from studies.points import DONE, RESULT_NUMBERS, Status, make_point
 from studies.report.tables import emm_rows, ratio_rows
 from studies.results import Outcome, PointResult, StudyResults
-from studies.study import COLUMNS, Settings, Sizes, load_study, read_study
+from studies.study import COLUMNS, Settings, Sizes
+from studies.study_file import load_study, read_study
 from studies.validation import Validator
 
 BASE: dict[str, dict] = {
@@ -93,7 +94,7 @@ def test_repeats_have_seeds_of_their_own():
 def test_lengths_in_images_are_equal_at_every_size(size):
     train = {'epochs': {'images': 51_200}, 'warmup': {'images': 5000}, 'ema': {'images': 4000}}
     seeds = {'train': 0, 'select': None}
-    command = point_commands(Settings(BASE['data'], train, {}), size, seeds, Path('o/points/all/x'))['train']
+    command = point_commands(Settings(BASE['data'], train, {}), size, seeds, Path('o/x'), Path('o/sources'))['train']
     options = dict(word.removeprefix('--').split('=') for word in command if '=' in word)
     assert 51_200 <= int(options['epochs']) * size < 51_200 + size
     # train.py takes whole kimg of both, rounded down: |D| * epochs / 1000, and 1000 * ema * |D| / 50000.
@@ -151,49 +152,52 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
 @pytest.mark.parametrize(
     ('tables', 'message'),
     [
-        ({'sises': {}}, r'the study has no key sises; it knows .*sizes'),
+        ({'sises': {}}, r'the file has an unknown key, sises'),
         ({'train': {'outdir': 'x'}}, r'outdir in \[train\] is set by the study itself'),
-        ({'train': {'lr': {'images': 5}}}, r'lr = .* only epochs, duration, warmup, ema'),
+        ({'train': {'lr': {'images': 5}}}, r'lr in \[train\]: only epochs, duration, warmup, ema'),
         (
             {'train': {'epochs': {'images': 0}}},
-            r'images = 0 in epochs of \[train\] must be .* at least 1',
+            r'train.epochs.images must be .* at least 1, not 0',
         ),
-        ({'train': {'lr': [0.5]}}, r'lr = \[0.5\] in \[train\] must be'),
-        ({'sizes': {'search': [10, 20]}}, r'\[sizes\] needs either values'),
-        ({'sizes': {'values': []}}, r'values = \[\] in \[sizes\]'),
+        ({'train': {'lr': [0.5]}}, r'train.lr\[0\] must be a whole number, not 0.5'),
+        ({'sizes': {'search': [10, 20]}}, r'sizes: needs either values'),
+        ({'sizes': {'values': []}}, r'sizes: needs either values'),
         ({'sizes': {'values': [0]}}, r'at least 1'),
-        ({'sizes': {'values': 'all'}}, r"values = 'all'"),
-        ({'repeats': {'count': 0}}, r'count = 0 in \[repeats\] must be a whole number of at least 1'),
-        ({'repeats': {'counts': 3}}, r'\[repeats\] has no key counts'),
-        ({'factors': {'x': {}}}, r'\[factors.x\] needs values'),
-        ({'factors': {'x': {'values': [1]}}}, r'\[factors.x\] needs values: a list together with option'),
-        ({'factors': {'x': {'option': 'lr', 'values': [1]}}}, r"option = 'lr' in \[factors.x\] must be one such as"),
-        ({'factors': {'x': {'values': {'a': {'trane': {}}}}}}, r'\[factors.x.values.a\] has no key trane'),
+        ({'sizes': {'values': 'all'}}, r"sizes.values must be a list, not 'all'"),
+        ({'repeats': {'count': 0}}, r'repeats.count must be a whole number of at least 1, not 0'),
+        ({'repeats': {'counts': 3}}, r'repeats has an unknown key, counts'),
+        ({'factors': {'x': {}}}, r'factors.x: needs values'),
+        ({'factors': {'x': {'values': [1]}}}, r'factors.x: needs values: a list together with option'),
+        ({'factors': {'x': {'option': 'lr', 'values': [1]}}}, r"option = 'lr' in \[factors.x\] must be an option of"),
+        ({'factors': {'x': {'values': {'a': {'trane': {}}}}}}, r'factors.x.values.a has an unknown key, trane'),
         ({'factors': {'x': WIDTH, 'y': WIDTH}}, r'\[factors.x\] and \[factors.y\] both set num-channels of \[train\]'),
         ({'factors': {'x': WIDTH | {'values': [8, 8]}}}, r'has a value twice'),
         ({'data': {'source': 'sources.dogs'}}, r"source = 'sources.dogs': there is no table \[sources.dogs\]"),
-        ({'threshold': 2.0}, r'threshold = 2.0 must be a share'),
-        ({'title': 5}, r'title in the study must be a text'),
-        ({'train': 5}, r'train in the study must be a table'),
-        ({'name': '../x'}, r"the name of the study is '../x'; use letters"),
-        ({'name': '/x'}, r'the name of the study is'),
-        ({'name': ''}, r'the name of the study is'),
-        ({'title': 'a\x1b[31m'}, r'title in the study holds a control character'),
-        ({'data': {'source': 'a\x00b'}}, r'source in \[data\] holds a control character'),
-        ({'train': {'batch': 10**400}}, r'batch = 1000\S*… in \[train\] must be'),
-        ({'train': {'skip-connections': [1, 10**400]}}, r'skip-connections = \[1, 1000\S*… in \[train\] must be'),
+        ({'threshold': 2.0}, r'threshold must be a number below 1.0, not 2.0'),
+        ({'title': 5}, r'title must be a text, not 5'),
+        ({'train': 5}, r'train must be a table, not 5'),
+        ({'name': '../x'}, r"name is '../x'; use letters"),
+        ({'name': '/x'}, r'name is'),
+        ({'name': ''}, r'name is'),
+        ({'title': 'a\x1b[31m'}, r'title contains a control character'),
+        ({'data': {'source': 'a\x00b'}}, r'data.source contains a control character'),
+        ({'train': {'batch': 10**400}}, r'train.batch must be .* not 1000\S*…'),
+        ({'train': {'skip-connections': [1, 10**400]}}, r'train.skip-connections\[1\] must be .* not 1000\S*…'),
         ({'train': {'lr': math.inf}}, r'lr = inf in \[train\] must be'),
-        ({'train': {'preset': datetime.date(1979, 5, 27)}}, r'preset = datetime.date\(1979, 5, 27\) in \[train\]'),
-        ({'sizes': {'values': [10**400]}}, r'\[sizes\] must be a list of sizes of at least 1 and at most 1000000000'),
-        ({'sizes': {'values': [10**5000]}}, r'values = a number of thousands of digits in \[sizes\]'),
-        ({'repeats': {'count': 10**6}}, r'count = 1000000 in \[repeats\] must be .* at most 1000'),
+        (
+            {'train': {'preset': datetime.date(1979, 5, 27)}},
+            r'train.preset must be .* not datetime.date\(1979, 5, 27\)',
+        ),
+        ({'sizes': {'values': [10**400]}}, r'sizes.values\[0\] must be a whole number of at most 1000000000'),
+        ({'sizes': {'values': [10**5000]}}, r'sizes.values\[0\] must be .* not a number with thousands of digits'),
+        ({'repeats': {'count': 10**6}}, r'repeats.count must be .* at most 1000, not 1000000'),
         ({'factors': {'size': WIDTH}}, r'\[factors.size\]: size is a column of every table'),
-        ({'factors': {'': WIDTH}}, r"\[factors.\] has the name ''"),
-        ({'factors': {'x': {'values': {' ': {}}}}}, r"a value of \[factors.x\] has the name ' '"),
+        ({'factors': {'': WIDTH}}, r"factors.'' is not a name"),
+        ({'factors': {'x': {'values': {' ': {}}}}}, r"factors.x.values.' ' is not a name"),
         ({'sources': {'../x': {}}}, r"the name of \[sources.../x\] is '../x'"),
         (
             {'sources': {'x': {'source': 'sources.y'}}},
-            r"'sources.y' in \[sources.x\]: a source is not made of",
+            r"'sources.y' in \[sources.x\]: a source cannot be made of",
         ),
     ],
 )

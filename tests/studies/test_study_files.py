@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from studies.points import make_point
-from studies.study import load_study
+from studies.study_file import load_study
 from studies.validation import Validator
 from tests.helpers import ROOT
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from dnnlib.util import UserError
-from studies.commands import Resources
 from studies.launchers import slurm
-from studies.launchers.slurm import SlurmLauncher, SlurmOptions, extra_options
+from studies.launchers.slurm import SlurmLauncher, sbatch_parameters
 from studies.launchers.slurm_job import PointJob, rendezvous
+from studies.study_options import LaunchOptions
 from tests.helpers import ROOT
 
 pytest.importorskip('submitit')
@@ -64,8 +64,8 @@ def folders(tmp_path):
     return folders
 
 
-def launcher(tmp_path: Path, resources: Resources = Resources(), **options) -> SlurmLauncher:  # noqa: B008
-    return SlurmLauncher(tmp_path / 'logs', resources, SlurmOptions(**options))
+def launcher(tmp_path: Path, **options) -> SlurmLauncher:
+    return SlurmLauncher(tmp_path / 'logs', LaunchOptions(launcher='slurm', **options))
 
 
 def sbatch_options(script: str) -> dict[str, str]:
@@ -79,8 +79,9 @@ def record(folder: Path) -> dict:
 
 
 def test_points_are_one_array_with_what_was_asked_for(cluster, folders, tmp_path):
-    options = {'partition': 'gpu', 'account': 'lab', 'qos': 'long', 'mem': '64G', 'extra': {'constraint': 'a100|h100'}}
-    cluster_launcher = launcher(tmp_path, Resources(2, 8), time_limit=90, cpus_per_task=16, max_parallel=3, **options)
+    options = {'partition': 'gpu', 'account': 'lab', 'qos': 'long', 'mem': '64G', 'sbatch': ('constraint=a100|h100',)}
+    resources = {'nodes_per_job': 2, 'gpus_per_job': 8, 'cpus_per_job': 16, 'jobs': 3}
+    cluster_launcher = launcher(tmp_path, time_limit=90, **resources, **options)
     cluster_launcher.submit(folders)
     (script,) = cluster.scripts
     name = record(folders[0])['name']
@@ -112,7 +113,7 @@ def test_points_are_one_array_with_what_was_asked_for(cluster, folders, tmp_path
 
 
 def test_each_job_of_an_array_is_given_its_point(cluster, folders, tmp_path):
-    launcher(tmp_path, Resources(2, 8)).submit(folders)
+    launcher(tmp_path, nodes_per_job=2, gpus_per_job=8).submit(folders)
     tasks = [pickle.loads((tmp_path / 'logs' / f'71_{i}_submitted.pkl').read_bytes()).function for i in range(4)]
     assert [(task.folder, task.nodes, task.gpus_per_node) for task in tasks] == [(f, 2, 8) for f in folders]
 
@@ -202,20 +203,19 @@ def test_submitit_is_not_installed(cluster, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('options', 'problem'),
     [
-        ({'time_limit': 4}, 'at least 5'),
         ({'partition': 'gpu\nrm -rf'}, 'line break'),
-        ({'extra': {'comment': 'a\rb'}}, 'line break'),
-        ({'extra': {'--constraint': 'a100'}}, 'without dashes'),
-        ({'extra': {'array': '0-9'}}, "'array' of sbatch is set by the study"),
+        ({'sbatch': ['comment=a\rb']}, 'line break'),
+        ({'sbatch': ['--constraint=a100']}, 'without leading dashes'),
+        ({'sbatch': ['array=0-9']}, "'array' of sbatch is set by the study"),
     ],
 )
 def test_options_that_sbatch_cannot_be_given(options, problem):
     with pytest.raises(UserError, match=problem):
-        SlurmOptions(**options)
+        sbatch_parameters(LaunchOptions(**options))
 
 
 def test_further_options_of_sbatch(cluster, folders, tmp_path):
-    launcher(tmp_path, extra=extra_options(['constraint=a=b', 'exclusive'])).submit(folders)
+    launcher(tmp_path, sbatch=('constraint=a=b', 'exclusive')).submit(folders)
     given = sbatch_options(cluster.scripts[0])
     assert (given['constraint'], given['exclusive']) == ('a=b', '')
 

@@ -21,7 +21,7 @@ from studies.report.charts import BOTTOM, LEFT, RIGHT, TOP, loss_chart, ratio_ch
 from studies.report.gallery import read_gallery
 from studies.report.page import TEMPLATES, Page, entries, point_charts, render_page, study_page, write_page
 from studies.results import collect
-from studies.study import read_study
+from studies.study_file import read_study
 from tests.studies.report.sample_page import COPIES, HOSTILE, OTHERS, sample_page
 
 SEEDS = list(range(100, 140))

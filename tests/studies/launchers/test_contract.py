@@ -1,0 +1,28 @@
+"""Launchers by name: one registry, and nothing else to change for a new one."""
+
+import sys
+import types
+
+import pytest
+
+from dnnlib.util import UserError
+from studies.launchers.contract import LAUNCHERS, make_launcher
+from studies.launchers.local import LocalLauncher
+from studies.study_options import LaunchOptions
+
+
+def test_a_new_launcher_is_a_module_and_a_line(tmp_path, monkeypatch):
+    module = types.ModuleType('my_launcher')
+    module.make_launcher = lambda root, options: (root, options.jobs)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, 'my_launcher', module)
+    monkeypatch.setitem(LAUNCHERS, 'mine', 'my_launcher')
+    assert make_launcher(tmp_path, LaunchOptions(launcher='mine', jobs=3)) == (tmp_path, 3)
+
+
+def test_launchers_are_chosen_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    launcher = make_launcher(tmp_path, LaunchOptions(jobs=2))
+    assert isinstance(launcher, LocalLauncher)
+    assert launcher.capacity == 2
+    with pytest.raises(UserError, match='`launcher`=cloud: choose one of local, slurm'):
+        make_launcher(tmp_path, LaunchOptions(launcher='cloud'))

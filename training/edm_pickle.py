@@ -1,9 +1,9 @@
 """Read the network pickles of NVlabs/edm, such as network-snapshot-002000.pkl, without running anything in them.
 
-Such a pickle is made of records: source text, the name of a class in it, the arguments that an object was made with,
-and its state. Nothing of the text is compiled or imported. `read_edm_pickle` takes from the outermost network its class
-name, its arguments and its tensors; `training.snapshot` builds our class of that name with them. All that a pickle may
-ask for is in `STAND_INS`.
+Such a pickle is made of records: source text, the name of a class in it, the arguments of an object, and its state.
+Nothing of the text is compiled or imported. `read_edm_pickle` takes from the outermost network its class name, its
+arguments and its tensors; `training.snapshot` builds our class of that name with them. `STAND_INS` lists everything
+that a pickle may ask for.
 """
 
 import dataclasses
@@ -11,8 +11,6 @@ import inspect
 import io
 import math
 import pickletools
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +18,27 @@ import numpy as np
 import torch
 
 import dnnlib.safe_pickle as safe_pickle
-from dnnlib.safe_pickle import Array, Dtype, DtypeClass, RefusedPickleError, StandIn, read_restricted
+from dnnlib.safe_pickle import Array, Dtype, RefusedPickleError, StandIn, are_sizes, read_restricted
 from dnnlib.util import UserError
 
-# How torch's format from before its archives begins: protocol 2, and a pickled magic number.
+# The start of torch's format from before its archives: protocol 2, and a pickled magic number.
 _STORAGE_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
-# Bounds on what is read of a file; far above any network in use.
-_MAX_MODULES = 100_000
+_STORAGE_DTYPES = {
+    **{'torch FloatStorage': '<f4', 'torch DoubleStorage': '<f8', 'torch HalfStorage': '<f2', 'torch BoolStorage': '?'},
+    **{'torch LongStorage': '<i8', 'torch IntStorage': '<i4', 'torch ByteStorage': 'u1'},
+}
+# Bounds on what is read from a file; far above any network in use.
+_MAX_MODULES = _MAX_TENSORS = 100_000
 _MAX_DEPTH = 16
-_MAX_DIMENSIONS = 8
 _MAX_ARGUMENT_VALUES = 10_000
 _MAX_NAME = 200
-_MAX_HEADER_NUMBER = 4096  # the version number that precedes a tensor is 1001
 
 
 @dataclasses.dataclass(frozen=True)
 class EDMPickle:
-    """What a network pickle says. dataset: the name of its training set, None where it has none.
+    """The content of a network pickle. dataset: the name of its training set, or None.
 
-    class_name: of the outermost network. arguments, keywords: what it was made with, plain values.
+    class_name: of the outermost network. arguments, keywords: its constructor's, plain values.
     """
 
     class_name: str
@@ -48,7 +48,7 @@ class EDMPickle:
     dataset: str | None
 
     def bound_arguments(self, network_class: type) -> dict[str, Any]:
-        """All arguments by the names that a class gives them. Raises ValueError where they do not fit it."""
+        """All arguments by the names that a class gives them. Raises ValueError if they do not fit it."""
         names = [name for name in inspect.signature(network_class).parameters if name != 'model_kwargs']
         positional = dict(zip(names, self.arguments, strict=False))
         twice = positional.keys() & self.keywords.keys()
@@ -59,13 +59,13 @@ class EDMPickle:
     def weights(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers under their module names, each in memory of its own, on the CPU.
 
-        Raises RefusedPickleError where a tensor does not fit its bytes.
+        Raises RefusedPickleError if a tensor does not fit its bytes.
         """
         return {name: tensor.load() for name, tensor in self.tensors.items()}
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file holds a pickle by its name, or by its first bytes where its name does not say it."""
+    """Whether a file holds a pickle, by its extension, or else by its first bytes."""
     if path.suffix in ('.pkl', '.safetensors'):
         return path.suffix == '.pkl'
     with open(path, 'rb') as file:
@@ -76,7 +76,7 @@ def is_pickle(path: Path) -> bool:
 def read_edm_pickle(path: str | Path) -> EDMPickle:
     """Read a network pickle of EDM: a dict with an 'ema' network, or the network itself.
 
-    Raises UserError where it is broken, or asks for anything that such a pickle does not need.
+    Raises UserError if it is broken, or asks for anything that such a pickle does not need.
     """
     data = Path(path).read_bytes()
     try:
@@ -90,7 +90,7 @@ def read_edm_pickle(path: str | Path) -> EDMPickle:
 def _parse(root: Any, num_bytes: int) -> EDMPickle:
     network = root.get('ema') if isinstance(root, dict) else root
     if not isinstance(network, Record):
-        raise RefusedPickleError("it holds no network, neither as 'ema' of a dict nor by itself")
+        raise RefusedPickleError("it holds no network, neither as 'ema' in a dict nor by itself")
     state = _dict(network.meta.get('state'), 'state')
     arguments, keywords = state.get('_init_args', ()), _dict(state.get('_init_kwargs'), 'arguments')
     if not isinstance(arguments, tuple | list):
@@ -140,8 +140,10 @@ def _collect_tensors(network: 'Record') -> dict[str, 'PickledTensor']:
             for name, tensor in _dict(state.get(kind), kind).items():
                 if tensor is None or (isinstance(skipped, set) and name in skipped):
                     continue
+                if len(tensors) == _MAX_TENSORS:
+                    raise RefusedPickleError(f'it has more than {_MAX_TENSORS} tensors')
                 if not isinstance(tensor, PickledTensor):
-                    raise RefusedPickleError(f'{f"{prefix}{name}"[:100]!a} is no tensor ({_kind(tensor)})')
+                    raise RefusedPickleError(f'{f"{prefix}{name}"[:100]!a} is not a tensor ({_kind(tensor)})')
                 tensors[f'{prefix}{name}'] = tensor
         children = _dict(state.get('_modules'), '_modules').items()
         todo += [(f'{prefix}{name}.', depth + 1, child) for name, child in children if child is not None]
@@ -152,8 +154,8 @@ def _module_state(module: Any) -> dict[str, Any]:
     if isinstance(module, Record):
         return _dict(module.meta.get('state'), 'state')
     if isinstance(module, Container):
-        return module.state
-    raise RefusedPickleError(f'a module of its network is no record ({_kind(module)})')
+        return getattr(module, 'state', {})
+    raise RefusedPickleError(f'a module of its network is not a record ({_kind(module)})')
 
 
 def _dict(value: Any, what: str) -> dict[str, Any]:
@@ -171,113 +173,73 @@ def _kind(value: Any) -> str:
 
 
 class Record(StandIn):
-    """An object of EDM's, as its class name, arguments and state. Its source text is never looked at."""
+    """An object of EDM's, as its class name, arguments and state. Its source text is not used."""
 
     __slots__ = ('class_name', 'meta')
 
-    def __init__(self, meta: dict[str, Any]):
+    def __init__(self, meta: Any):
+        if not isinstance(meta, dict) or meta.get('type') != 'class' or not isinstance(meta.get('class_name'), str):
+            raise RefusedPickleError('a record in it has no class')
         self.meta, self.class_name = meta, meta['class_name']
 
 
-class _MakeRecord(StandIn):
-    __slots__ = ()
-
-    def __call__(self, meta: Any) -> Record:
-        if not isinstance(meta, dict) or meta.get('type') != 'class' or not isinstance(meta.get('class_name'), str):
-            raise RefusedPickleError('a record in it is of no class')
-        return Record(meta)
-
-
 class Container(StandIn):
-    """A module of torch's that only holds others."""
+    """A module of torch that only holds others."""
 
     __slots__ = ('state',)
-
-    def __init__(self) -> None:
-        self.state: dict[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
         self.state = _dict(state, 'state')
 
 
-class _MakeContainer(StandIn):
-    __slots__ = ()
-
-    def __call__(self) -> Container:
-        return Container()
-
-
-class _MakeDict(StandIn):
-    """Ordered and attribute dictionaries; their items come in a later step."""
+class _Dict(dict, StandIn):
+    """Ordered and attribute dictionaries."""
 
     __slots__ = ()
 
-    def __call__(self) -> dict:
-        return {}
 
-
-class _MakeSet(StandIn):
-    """How older protocols write sets; those of a network's state hold names."""
+class _Names(set, StandIn):
+    """Sets as older protocols write them; those in the state of a network hold names."""
 
     __slots__ = ()
 
-    def __call__(self, items: Any = ()) -> set[str]:
+    def __init__(self, items: Any = ()):
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
             raise RefusedPickleError('a set in it holds more than names')
-        return set(items)
+        super().__init__(items)
 
 
 class Storage(StandIn):
-    """The bytes of a tensor, in torch's own format of a file; not looked at before they are needed."""
+    """The bytes of a tensor, in torch's own file format; not parsed before they are needed."""
 
     __slots__ = ('data',)
 
-    def __init__(self, data: bytes):
-        self.data = data
-
-    def load(self) -> tuple[torch.UntypedStorage, torch.dtype]:
-        """The bytes in memory and the type of their values, read by torch with weights_only.
-
-        Raises RefusedPickleError.
-        """
-        try:
-            _check_storage(self.data)
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # torch warns of typed storages, which is what such files hold
-                storage = torch.load(io.BytesIO(self.data), map_location='cpu', weights_only=True)
-                return storage.untyped(), storage.dtype
-        except RefusedPickleError:
-            raise
-        except Exception as error:  # torch.load has no error of its own for a broken file
-            raise RefusedPickleError(f'a tensor in it is broken ({_first_line(error)})') from error
-
-
-def _first_line(error: Exception) -> str:
-    return ascii(str(error).split('\n')[0][:100])[1:-1] or type(error).__name__
-
-
-def _check_storage(data: bytes) -> None:
-    """Refuse what makes torch reserve memory beyond the bytes given: archives, and sizes larger than the bytes.
-
-    After the magic number come four pickles: version, system, storage and keys.
-    """
-    if not data.startswith(_STORAGE_MAGIC):
-        raise RefusedPickleError('a tensor in it is in another format than EDM writes')
-    stream = io.BytesIO(data)
-    stream.seek(len(_STORAGE_MAGIC))
-    for _ in range(4):
-        for _, argument, _ in pickletools.genops(stream):
-            if isinstance(argument, int) and argument > max(len(data), _MAX_HEADER_NUMBER):
-                raise RefusedPickleError('a tensor in it claims to be larger than it is')
-
-
-class _MakeStorage(StandIn):
-    __slots__ = ()
-
-    def __call__(self, data: Any) -> Storage:
+    def __init__(self, data: Any):
         if not isinstance(data, bytes):
             raise RefusedPickleError('a tensor in it has no bytes')
-        return Storage(data)
+        self.data = data
+
+    def load(self) -> torch.Tensor:
+        """The values, [N]. Raises RefusedPickleError.
+
+        After the magic number come four pickles (version, system, storage, keys), then the number of values and the
+        values. The pickles are only parsed, never run: the storage's names the type of the values.
+        """
+        if not self.data.startswith(_STORAGE_MAGIC):
+            raise RefusedPickleError('a tensor in it is in another format than EDM writes')
+        stream = io.BytesIO(self.data)
+        stream.seek(len(_STORAGE_MAGIC))
+        try:
+            opcodes = [item for _ in range(4) for item in pickletools.genops(stream)]
+        except Exception as error:  # broken pickles raise many kinds
+            raise RefusedPickleError(f'a tensor in it is broken ({ascii(str(error)[:100])[1:-1]})') from error
+        names = [argument for opcode, argument, _ in opcodes if 'GLOBAL' in opcode.name or opcode.name == 'INST']
+        if len(names) != 1 or names[0] not in _STORAGE_DTYPES:
+            raise RefusedPickleError(f'a tensor in it holds no numbers ({ascii(str(names)[:100])[1:-1]})')
+        dtype, count = np.dtype(_STORAGE_DTYPES[names[0]]), int.from_bytes(stream.read(8), 'little')
+        if count * dtype.itemsize != len(self.data) - stream.tell():
+            raise RefusedPickleError('a tensor in it is broken: its size is not the number of its bytes')
+        return torch.from_numpy(np.frombuffer(self.data, dtype, offset=stream.tell()).copy())
 
 
 class PickledTensor(StandIn):
@@ -285,73 +247,59 @@ class PickledTensor(StandIn):
 
     __slots__ = ('offset', 'shape', 'storage', 'stride')
 
-    def __init__(self, storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]):
+    def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any):
+        are_sound = isinstance(storage, Storage) and are_sizes((offset,)) and are_sizes(shape) and are_sizes(stride)
+        if not are_sound or len(shape) != len(stride):
+            raise RefusedPickleError('a tensor in it is malformed or has an impossible shape')
         self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
 
     def load(self) -> torch.Tensor:
-        """Its values, contiguous, in memory of their own. Raises RefusedPickleError where it does not fit its bytes."""
-        values, dtype = self.storage.load()
-        num_values = values.nbytes() // dtype.itemsize
+        """Its values, contiguous, in memory of their own. Raises RefusedPickleError if it does not fit its bytes."""
+        values = self.storage.load()
         reach = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)) + 1
-        if math.prod(self.shape) > num_values or (0 not in self.shape and reach > num_values):
+        if math.prod(self.shape) > len(values) or (0 not in self.shape and reach > len(values)):
             raise RefusedPickleError('a tensor in it does not fit its own shape')
-        view = torch.empty(0, dtype=dtype).set_(values, self.offset, self.shape, self.stride)  # type: ignore[call-overload]
-        return view.clone(memory_format=torch.contiguous_format)
+        return values.as_strided(self.shape, self.stride, self.offset).clone(memory_format=torch.contiguous_format)
 
 
-class _MakeTensor(StandIn):
+class _Parameter(StandIn):
     __slots__ = ()
 
-    def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> PickledTensor:
-        is_sound = isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(stride, tuple)
-        if not is_sound or len(shape) != len(stride) or len(shape) > _MAX_DIMENSIONS:
-            raise RefusedPickleError('a tensor in it is malformed')
-        if any(type(number) is not int or not 0 <= number < 2**48 for number in (offset, *shape, *stride)):
-            raise RefusedPickleError('a tensor in it has an impossible shape')
-        return PickledTensor(storage, offset, shape, stride)
-
-
-class _MakeParameter(StandIn):
-    __slots__ = ()
-
-    def __call__(self, tensor: Any, *rest: Any) -> PickledTensor:
+    def __new__(cls, tensor: Any, *rest: Any) -> Any:
         if not isinstance(tensor, PickledTensor):
-            raise RefusedPickleError(f'a parameter in it is no tensor ({_kind(tensor)})')
+            raise RefusedPickleError(f'a parameter in it is not a tensor ({_kind(tensor)})')
         return tensor
 
 
-class _NumberClass(DtypeClass):
-    """Makes the types of numbers that numpy may have left among the arguments."""
+class _NumberDtype(Dtype):
+    """The types of numpy numbers that may be among the arguments."""
 
     __slots__ = ()
     names = ('b1', 'i1', 'u1', 'i2', 'u2', 'i4', 'u4', 'i8', 'u8', 'f2', 'f4', 'f8')
-    meaning = 'numbers'
 
 
-class _MakeNumber(StandIn):
-    """A number of numpy's, as Python's."""
+class _Number(StandIn):
+    """A number of numpy, as Python's."""
 
     __slots__ = ()
 
-    def __call__(self, dtype: Any, data: Any) -> int | float | bool:
+    def __new__(cls, dtype: Any, data: Any) -> Any:
         if not isinstance(dtype, Dtype) or not isinstance(data, bytes) or len(data) != dtype.value.itemsize:
             raise RefusedPickleError('a number in it is malformed')
         return np.frombuffer(data, dtype.value)[0].item()
 
 
-STAND_INS: dict[tuple[str, str], Callable[[], Any]] = {
+STAND_INS: dict[tuple[str, str], type] = {
     **safe_pickle.STAND_INS,
-    ('numpy', 'dtype'): _NumberClass,
-    ('numpy.core.multiarray', 'scalar'): _MakeNumber,
-    ('torch_utils.persistence', '_reconstruct_persistent_obj'): _MakeRecord,
-    ('torch.storage', '_load_from_bytes'): _MakeStorage,
-    ('torch._utils', '_rebuild_tensor_v2'): _MakeTensor,
-    ('torch._utils', '_rebuild_parameter'): _MakeParameter,
-    ('torch.nn.modules.container', 'ModuleDict'): _MakeContainer,
-    ('torch.nn.modules.container', 'ModuleList'): _MakeContainer,
-    ('torch.nn.modules.container', 'Sequential'): _MakeContainer,
-    ('collections', 'OrderedDict'): _MakeDict,
-    ('dnnlib.util', 'EasyDict'): _MakeDict,
-    ('builtins', 'set'): _MakeSet,
-    ('__builtin__', 'set'): _MakeSet,
+    ('numpy', 'dtype'): _NumberDtype,
+    ('numpy.core.multiarray', 'scalar'): _Number,
+    ('torch_utils.persistence', '_reconstruct_persistent_obj'): Record,
+    ('torch.storage', '_load_from_bytes'): Storage,
+    ('torch._utils', '_rebuild_tensor_v2'): PickledTensor,
+    ('torch._utils', '_rebuild_parameter'): _Parameter,
+    **{('torch.nn.modules.container', name): Container for name in ('ModuleDict', 'ModuleList', 'Sequential')},
+    ('collections', 'OrderedDict'): _Dict,
+    ('dnnlib.util', 'EasyDict'): _Dict,
+    ('builtins', 'set'): _Names,
+    ('__builtin__', 'set'): _Names,
 }

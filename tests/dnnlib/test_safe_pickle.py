@@ -5,7 +5,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from dnnlib.safe_pickle import RefusedPickleError, load_pickle
+from dnnlib.safe_pickle import Dtype, RefusedPickleError, load_pickle
 
 
 @pytest.mark.parametrize('protocol', range(6))
@@ -81,8 +81,17 @@ def test_names_below_an_allowed_module_are_refused():
 
 def test_state_cannot_be_set_on_an_allowed_name():
     data = b'\x80\x02cnumpy\ndtype\nN}U\x08__call__K\x01s\x86b.'
-    with pytest.raises(RefusedPickleError, match=r'changes'):
+    with pytest.raises(RefusedPickleError, match='broken'):
         load_pickle(data)
+    with pytest.raises(RefusedPickleError, match='changes StandIn'):
+        load_pickle(data.replace(b'dtype\n', b'ndarray\n)R'))
+    assert '__call__' not in vars(Dtype)
+
+
+def test_a_healthy_pickle_is_read_where_the_child_cannot_be_limited():
+    """The limits hold in the child alone, and a large honest array stays far below them."""
+    rows = np.zeros((10_000, 3072), np.uint8)
+    assert load_pickle(pickle.dumps({'data': rows}, 4))['data'].shape == rows.shape
 
 
 def test_array_that_claims_more_than_it_has_is_refused():
@@ -91,25 +100,27 @@ def test_array_that_claims_more_than_it_has_is_refused():
         load_pickle(good.replace(b'K\x04\x85', b'K\x05\x85'))
 
 
-def test_memo_of_a_huge_index_costs_nothing():
-    assert load_pickle(b'\x80\x02K\x01r\xff\xff\xff\x7f.') == 1
-
-
 @pytest.mark.parametrize('data', [b'', b'\x80', b'hello', b'\x80\x02}(', b'\x80\x63.', b'P1\n.', b'\x80\x02\x82\x01.'])
 def test_broken_pickles_are_refused(data):
     with pytest.raises(RefusedPickleError):
         load_pickle(data)
 
 
+# numpy.dtype of a tuple of 2^60 elements: each of 60 tuples holds the one before it twice.
+NESTED = b'\x80\x04cnumpy\ndtype\nN' + b'2\x86' * 60 + b'\x85R.'
+
+
 @pytest.mark.parametrize(
     ('data', 'message'),
     [
-        (b'\x80\x04}N' + b'\x85' * 900_000 + b'Ns.', 'a key that is neither'),  # its hash would overflow the C stack
-        (b'\x80\x04(' + b'\x8f' * 2_000_000 + b'l.', 'more than 1000000 steps'),  # 200 bytes of memory for each byte
-        (b'\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00.', 'broken'),  # a bytearray of a terabyte
-        (b'\x80\x04\x8c\x01xQ.', 'opcode'),
+        (b'\x80\x04}N' + b'\x85' * 900_000 + b'Ns.', 'too much memory or time'),  # its hash overflows the C stack
+        (b'\x80\x04(' + b'\x8f' * 2_000_000 + b'l.', 'too much memory or time'),  # 200 bytes of memory for each byte
+        (b'\x80\x02K\x01r\xff\xff\xff\xff.', 'too much memory or time'),  # 64 GB for the memo
+        (b'\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00.', 'broken|too much'),  # a bytearray of a terabyte
+        (b'\x80\x04\x8c\x01xQ.', 'broken'),
+        (NESTED, 'it holds an array of tuple'),
     ],
-    ids=['key', 'steps', 'bytearray', 'persistent name'],
+    ids=['key', 'objects', 'memo', 'bytearray', 'persistent name', 'dtype'],
 )
 def test_pickle_bombs_are_refused(data, message):
     with pytest.raises(RefusedPickleError, match=message):

@@ -254,17 +254,19 @@ def test_bytes_of_a_tensor_are_no_archive_and_no_object(tmp_path):
     stream = io.BytesIO()
     torch.save(torch.zeros(24), stream)
     assert 'another format' in refusal(write(tmp_path, with_storage(stream.getvalue())))
-    assert 'a tensor in it is broken' in refusal(write(tmp_path, with_storage(legacy_bytes({'a': 1}))))
-    assert 'a tensor in it is broken' in refusal(write(tmp_path, with_storage(legacy_bytes(torch.zeros(24))[:-5])))
+    assert 'a tensor in it holds no numbers' in refusal(write(tmp_path, with_storage(legacy_bytes({'a': 1}))))
+    data = legacy_bytes(torch.zeros(24)._typed_storage())
+    assert 'a tensor in it is broken' in refusal(write(tmp_path, with_storage(data[:-5])))
+    assert 'a tensor in it is broken' in refusal(write(tmp_path, with_storage(data[:100])))
 
 
 def test_a_tensor_that_claims_more_than_it_has_takes_no_memory(tmp_path):
-    good = legacy_bytes(torch.zeros(24).untyped_storage())
-    size = struct.pack('<BB', ord('K'), 96)
+    good = legacy_bytes(torch.zeros(24)._typed_storage())
+    size = struct.pack('<q', 24)
     assert good.count(size) == 1
-    claimed = good.replace(size, b'J' + struct.pack('<i', 2**31 - 1))
+    claimed = good.replace(size, struct.pack('<q', 2**40))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert 'claims to be larger' in refusal(write(tmp_path, with_storage(claimed)))
+    assert 'its size is not the number of its bytes' in refusal(write(tmp_path, with_storage(claimed)))
     huge = with_storage(legacy_bytes(torch.zeros(24)._typed_storage()), shape=(2**40,))
     assert 'does not fit its own shape' in refusal(write(tmp_path, huge))
     assert 'impossible shape' in refusal(write(tmp_path, with_storage(b'', shape=(2**60,))))
@@ -317,6 +319,15 @@ def test_a_pickle_bomb_is_refused(tmp_path, name):
     assert 'that can be read safely' in refusal(write(tmp_path, BOMBS[name]))
 
 
+def test_modules_that_share_their_tensors_are_refused(tmp_path):
+    _, record = network()
+    shared = Record(
+        'Linear', {'_parameters': {str(i): torch.ones(1) for i in range(400)}, '_buffers': {}, '_modules': {}}
+    )
+    record.meta['state']['_modules'].update({f'm{i}': shared for i in range(400)})
+    assert 'more than 100000 tensors' in refusal(write(tmp_path, record))
+
+
 def test_modules_without_end_are_refused(tmp_path):
     _, record = network()
     modules = record.meta['state']['_modules']
@@ -364,12 +375,12 @@ def set_state(name, value):
     ('change', 'message'),
     [
         (set_meta('class_name', 'UnknownPrecond'), "its network is a 'UnknownPrecond', and must be one of VPPrecond"),
-        (set_meta('class_name', 7), 'a record in it is of no class'),
-        (set_meta('type', 'function'), 'a record in it is of no class'),
+        (set_meta('class_name', 7), 'a record in it has no class'),
+        (set_meta('type', 'function'), 'a record in it has no class'),
         (set_meta('state', None), 'malformed state'),
         (set_state('_parameters', 5), 'malformed _parameters'),
-        (set_state('_parameters', {'a': 5}), "'a' is no tensor (int)"),
-        (set_state('_modules', {'model': 5}), 'a module of its network is no record (int)'),
+        (set_state('_parameters', {'a': 5}), "'a' is not a tensor (int)"),
+        (set_state('_modules', {'model': 5}), 'a module of its network is not a record (int)'),
         (set_state('_modules', {'a\x1b[31m': 5}), 'malformed _modules'),
         (set_state('_init_args', 5), 'its arguments are malformed'),
         (set_state('_init_kwargs', None), 'malformed arguments'),

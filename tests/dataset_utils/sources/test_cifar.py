@@ -6,10 +6,10 @@ import tarfile
 
 import numpy as np
 import pytest
-from dataset_utils.commands import main as dataset_utils_main
 
 import dataset_tool
 from dataset_utils import Reading, content_sha256, open_source
+from dataset_utils.command_line import main as dataset_utils_main
 from dataset_utils.sources import cifar
 from dnnlib.util import UserError
 from tests.dataset_utils.making import random_images, read_zip, write_cifar, write_files, write_tar

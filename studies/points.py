@@ -1,7 +1,7 @@
 """A point of a study: one training-set size, one combination of factor values, one repeat. Each has a folder.
 
-The folder holds `point.json` (what the point is), `commands.sh`, `log.txt`, `status.json`, `result.json` once it is
-done, the training set `data.zip` and the run folder `run`. Whoever runs a point holds its lock.
+The folder contains `point.json` (the settings of the point), `commands.sh`, `log.txt`, `status.json`, the training set
+`data.zip`, the run folder `run`, and `result.json` once it is done. The process that runs a point holds its lock.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from studies.study import Combination, Options, Study, source_name
 
 STATES = LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
 MAX_FAILURES = 3
-# Whoever looks whether a point runs holds its lock for a moment; whoever wants to run it tries for longer than that.
+# Checking whether a point runs takes its lock for a moment; a process that wants to run it tries for longer than that.
 SECONDS_TO_TRY = 0.5
-# What the tables and the page say of a record.
+# Numbers of a record that the tables and the page show.
 RESULT_NUMBERS = (
     *('num_memorized', 'num_images', 'num_duplicates', 'ratio', 'ratio_low', 'ratio_high'),
     *('mean_distance', 'kimg', 'epochs'),
@@ -30,11 +30,11 @@ RESULT_NUMBERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """How far a point is.
+    """Progress of a point.
 
-    state: 'left' (never begun), 'running', 'stopped' (begun, and to be continued), 'failed' or 'done'.
-    step: the command that it is at. failures: how often it failed. seconds: spent on it so far. message: the last
-    line of its log.
+    state: 'left' (never started), 'running', 'stopped' (started, and to be resumed), 'failed' or 'done'.
+    step: the current command. failures: how often it failed. seconds: spent on it so far. message: the last line of its
+    log.
     """
 
     state: str = LEFT
@@ -48,8 +48,8 @@ class Status:
 class Point:
     """One training and its evaluation.
 
-    seeds: of train.py as 'train', and of the selection as 'select', or None there to take the first images.
-    sources: the study's own data sets that it is made from, by name. folder: where everything of it is.
+    seeds: 'train' for train.py, and 'select' for the selection, which may be None to take the first images.
+    sources: the study's own data sets that it uses, by name. folder: contains all its files.
     """
 
     combination: Combination
@@ -70,7 +70,7 @@ class Point:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the numbers of the point depend on."""
+        """Everything that the results of the point depend on."""
         return {
             'factors': self.combination.values,
             'size': self.size,
@@ -84,7 +84,7 @@ class Point:
         return point_commands(self.combination.settings, self.size, self.seeds, self.folder, sources_of(self.folder))
 
     def prepare(self) -> None:
-        """Make the folder, or set one aside that was made with other settings. Raises UserError while that one runs."""
+        """Make the folder; one with other settings is set aside. Raises UserError while that one is running."""
         if self.matches():
             return
         self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ class Point:
             write_json(self.folder / 'point.json', self.identity)
 
     def matches(self) -> bool:
-        """Whether the folder is this point's, and not one that was made with other settings."""
+        """Whether the folder was made for this point with these settings."""
         return read_json(self.folder / 'point.json') == self.identity
 
     def status(self) -> Status:
@@ -135,7 +135,7 @@ def slug(combination: Combination) -> str:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a folder, so that another can take its place; nothing of it is lost."""
+    """Rename a folder, so that another one can take its place; returns its new path."""
     number = 1
     while (aside := folder.with_name(f'{folder.name}.set-aside-{number}')).exists():
         number += 1
@@ -143,10 +143,10 @@ def set_aside(folder: Path) -> Path:
 
 
 def read_status(folder: Path) -> Status:
-    """How far the point of a folder is.
+    """Progress of the point in a folder.
 
-    One that says that it runs but has no living process was stopped, and so was one that says that it is done but has
-    no whole result.
+    A point whose status is running but whose process is gone was stopped, and so was one whose status is done but whose
+    result is incomplete.
     """
     status = saved_status(folder)
     if is_locked(folder):
@@ -159,7 +159,7 @@ def read_status(folder: Path) -> Status:
 
 
 def saved_status(folder: Path) -> Status:
-    """What status.json says; what is missing in it, or cannot be, is as if the point had never been begun."""
+    """The content of status.json; missing or impossible values are those of a point that was never started."""
     saved = read_json(folder / 'status.json')
     if not isinstance(saved, dict):
         return Status()
@@ -169,7 +169,7 @@ def saved_status(folder: Path) -> Status:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The record of the snapshot with the highest ratio; None where there is none, or one that lacks a number."""
+    """The record of the snapshot with the highest ratio; None if there is none, or if a number is missing."""
     record = read_json(folder / 'result.json')
     if not isinstance(record, dict) or not all(isinstance(record.get(key), int | float) for key in RESULT_NUMBERS):
         return None
@@ -183,8 +183,8 @@ def write_status(folder: Path, status: Status) -> None:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[int | None]:
-    """Hold a point's lock inside the block, which gets the descriptor to hand to child processes, or None where the
-    point runs already.
+    """Hold a point's lock inside the block, which gets the descriptor to pass to child processes, or None if the point
+    is already running.
 
     The lock lives as long as any process has the descriptor: a training that outlived a killed study still holds it.
     """
@@ -216,7 +216,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def last_line(path: Path, max_bytes: int = 4096) -> str:
-    """The last line of a log that says something; '' where there is none."""
+    """The last line of a log that is not empty; '' if there is none."""
     try:
         with open(path, 'rb') as file:
             file.seek(max(0, path.stat().st_size - max_bytes))

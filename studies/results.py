@@ -1,4 +1,4 @@
-"""What a study has found so far: ratios by factor value and size, EMM by value, and the state of every point."""
+"""Results of a study so far: ratios by combination and size, EMM by combination, and the state of every point."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from studies.study import Combination, Study
 
 @dataclasses.dataclass(frozen=True)
 class PointResult:
-    """A point, how far it is, and, once it is done, the record of its snapshot with the highest ratio."""
+    """A point, its status, and, once it is done, the record of its snapshot with the highest ratio."""
 
     point: Point
     status: Status
@@ -22,10 +22,10 @@ class PointResult:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What is known of one combination of factor values. points: by size, then repeat. emm: None before any is
-    done, and where one size is all that the study measures.
+    """Results of one combination of factor values. points: by size, then repeat. emm: None before any point is done,
+    and if the study measures a single size.
 
-    next_size: what its search measures next; None where it is done, or where the sizes are fixed.
+    next_size: the size that its search measures next; None if it is done, or if the sizes are fixed.
     """
 
     combination: Combination
@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class StudyResults:
-    """All of a study. root: its folder. set_aside: folders of points that were made with other settings."""
+    """All results of a study. root: its folder. set_aside: folders of points that were made with other settings."""
 
     study: Study
     root: Path
@@ -63,7 +63,7 @@ class StudyResults:
 
 
 def collect(study: Study, root: Path) -> StudyResults:
-    """Read what the folder of a study holds."""
+    """Read the results in the folder of a study."""
     aside = sorted(path for path in (root / 'points').glob('*/*.set-aside-*') if path.is_dir())
     return StudyResults(
         study, root, [collect_outcome(study, root, combination) for combination in study.combinations], aside
@@ -71,8 +71,8 @@ def collect(study: Study, root: Path) -> StudyResults:
 
 
 def collect_outcome(study: Study, root: Path, combination: Combination) -> Outcome:
-    """Read the points of one combination: those that the study names, or its search measures next, and of other sizes
-    those that are done or still run."""
+    """Read the points of one combination: those of the study's sizes or of the next size of its search, and those of
+    other sizes that are done or still running."""
 
     def points_of(size: int) -> list[PointResult]:
         return [read_point(make_point(study, root, combination, size, r)) for r in range(study.repeats.count)]
@@ -100,7 +100,7 @@ def collect_outcome(study: Study, root: Path, combination: Combination) -> Outco
 
 @functools.lru_cache(maxsize=4096)
 def cached_emm(ratios: tuple[Ratios, ...], threshold: float) -> EMM:
-    """`effective_memorization`, whose resampling is not done again while nothing new was counted."""
+    """Cached `effective_memorization`: unchanged counts are not resampled."""
     return effective_memorization(ratios, threshold)
 
 
@@ -117,7 +117,7 @@ def sizes_on_disk(root: Path, combination: Combination) -> set[int]:
 
 
 def ratios_of(size: int, results: Sequence[PointResult]) -> Ratios | None:
-    """What the finished repeats of a size counted; None where none is finished."""
+    """Counts of the finished repeats of a size; None if none is finished."""
     records = [result.record for result in results if result.record is not None]
     if not records:
         return None

@@ -1,4 +1,4 @@
-"""Runs a study to its end: which points are to be run now, and the loop that hands them to a launcher."""
+"""Runs a study to its end: chooses the points to run now, and passes them to a launcher."""
 
 import time
 from collections.abc import Callable
@@ -16,10 +16,10 @@ Listener = Callable[[PointResult, StudyResults], None]
 def run_study(
     study: Study, root: Path, launcher: Launcher, retry: bool, begun: Listener, ended: Listener
 ) -> StudyResults:
-    """Run every point that is left or was stopped, and with `retry` those that failed; returns all results.
+    """Run every point that is left or was stopped, and with `retry` the failed ones; returns all results.
 
-    begun, ended: called with each point when it is handed to the launcher, and when it is done, stopped or failed.
-    A point that another process runs is waited for, and gone on with should that process be stopped.
+    begun, ended: called with each point when the launcher gets it, and when it is done, stopped or failed.
+    Waits for points run by another process, and resumes them if that process stops.
     """
     jobs: dict[Path, Job] = {}
     given: set[Path] = set()
@@ -48,7 +48,7 @@ def run_study(
 
 
 def is_to_run(result: PointResult, retry: bool) -> bool:
-    """Whether a point is to be started: failed ones only when that is asked for, and not for a fourth time."""
+    """Whether to start a point: a failed one only with `retry`, and unless it has failed MAX_FAILURES times."""
     status = result.status
     return status.state in (LEFT, STOPPED) or (status.state == FAILED and retry and status.failures < MAX_FAILURES)
 

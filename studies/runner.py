@@ -1,4 +1,4 @@
-"""Runs one point: its three commands one after the other, each of which goes on where it was stopped."""
+"""Runs one point: its three commands one after the other, each of which resumes where it was stopped."""
 
 import dataclasses
 import math
@@ -28,11 +28,11 @@ from studies.points import (
 )
 from studies.study import Settings
 
-# A command that was asked to stop saves its state and ends; later it is killed.
+# A command that was asked to stop saves its state and ends; after this time it is killed.
 SECONDS_TO_STOP = 60.0
 SECONDS_BETWEEN_LOOKS = 0.5
 _KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-_KILLED |= {128 - code for code in tuple(_KILLED)}  # as a shell, or train.py after its last save, tells it
+_KILLED |= {128 - code for code in tuple(_KILLED)}  # as reported by a shell, or by train.py after its last save
 
 
 class PointRun:
@@ -54,9 +54,9 @@ class PointRun:
         self.stopping.set()
 
     def run(self) -> Status:
-        """Run what is left of the point; returns how it ended. A point that another process runs is left to it."""
+        """Run the remaining commands of the point, unless another process runs it; returns its status."""
         if self.node_rank:
-            return self._run_beside_main()
+            return self._run_with_main()
         with lock(self.folder) as descriptor:
             if descriptor is None:
                 return Status(state=RUNNING)
@@ -122,8 +122,8 @@ class PointRun:
         write_status(self.folder, status)
         return status
 
-    def _run_beside_main(self) -> Status:
-        """Take part in the commands that several nodes run together; each meets the others at its start."""
+    def _run_with_main(self) -> Status:
+        """Take part in the commands that several nodes run together; the nodes meet at the start of each command."""
         for step, command in commands_of(self.folder).items():
             if step == 'data':
                 continue
@@ -137,7 +137,7 @@ STOPPED_BEFORE = -signal.SIGTERM  # as if the command had been stopped at once
 
 
 def commands_of(folder: Path) -> dict[str, list[str]]:
-    """The commands of the point that a folder was made for. Raises UserError where it was made for none."""
+    """The commands of the point that a folder was made for. Raises UserError if it was made for none."""
     point: dict[str, Any] | None = read_json(folder / 'point.json')
     if point is None:
         raise UserError(f'{folder}: no point.json in it; give the folder of a point of a study')

@@ -66,7 +66,7 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class FactorValue:
-    """One value of a factor: its name, the options it changes, by part, and sizes of its own if it has any."""
+    """One value of a factor: its name, the options it changes, by part, and its own sizes if it has any."""
 
     name: str
     changes: dict[str, Options]

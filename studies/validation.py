@@ -20,7 +20,7 @@ from studies.points import make_point, slug
 from studies.study import PARTS, Combination, Options, Study
 from training.training_options import RunOptions
 
-# Selections that take as many images of each class, so that sizes are multiples of the number of classes.
+# Selections that take the same number of images of each class, so that sizes are multiples of the number of classes.
 BALANCED = ('size', 'resolution', 'random-labels', 'unique-labels')
 NOT_SELECTIONS = ('convert', 'info', 'split')
 
@@ -85,7 +85,7 @@ class Validator:
                 )
 
     def _table_of(self, study: Study, combination: Combination, part: str) -> dict[str, str]:
-        """The table that each option of a factor stands in."""
+        """The table of the study file that contains each option of a factor."""
         tables: dict[str, str] = {}
         for factor in study.factors:
             chosen = next(v for v in factor.values if v.name == combination.values[factor.name])
@@ -93,7 +93,7 @@ class Validator:
         return tables
 
     def _parse(self, part: str, command: list[str], where: str) -> dict[str, Any]:
-        """The values of a command's options, as its script reads them."""
+        """The values of a command's options, as parsed by its script."""
         parser = PARSERS[part]
         words = command[1:]
         if isinstance(parser, click.Group):
@@ -104,7 +104,7 @@ class Validator:
             raise UserError(f'{where}: {error.format_message()}') from error
 
     def with_steps(self, study: Study, root: Path) -> Study:
-        """The study with the steps of its searches, once its sizes are known to be possible.
+        """The study with the steps of its searches, after checking that its sizes are possible.
 
         root: the study's folder, with the data sets that it makes itself. Raises UserError for a size that cannot be
         made of its source, or a range without one.
@@ -122,7 +122,7 @@ class Validator:
                     f'{study.name}: {combination.name}: the range of the search contains no multiple of '
                     f'{combination.sizes.step}, which the selection needs; widen it'
                 )
-            # A step that is wrong shows at the second size.
+            # A wrong step shows at the second size.
             for size in combination.sizes.values or sorted({low, min(low + (combination.sizes.step or 1), high), high}):
                 self._check_size(study, root, combination, size)
         return study

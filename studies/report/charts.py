@@ -1,4 +1,4 @@
-"""Small line charts for the page, as the numbers of an inline SVG that takes the page's colours."""
+"""Small line charts for the page, as numbers of an inline SVG in the page's colours."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _MOST_DOTS = 40
 
 @dataclass(frozen=True)
 class Tick:
-    """A number on an axis, and where it stands, in the chart's units."""
+    """A number on an axis, and its position in the chart's units."""
 
     place: float
     text: str
@@ -34,7 +34,7 @@ class Chart:
 
 
 def loss_chart(kimg: Sequence[float], losses: Sequence[float]) -> Chart | None:
-    """Training loss by thousands of images, on a logarithmic scale; None where fewer than two losses are positive."""
+    """Training loss by thousands of images, on a logarithmic scale; None if fewer than two losses are positive."""
     pairs = [(x, y) for x, y in zip(kimg, losses, strict=True) if math.isfinite(x) and math.isfinite(y) and y > 0]
     if len(pairs) < 2:
         return None
@@ -92,7 +92,7 @@ def _y(value: float, low: float, high: float) -> float:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Two to about six numbers from low to high: powers of ten, with 2 and 5 where they are few, or the ends."""
+    """Two to about six numbers from low to high: powers of ten, with 2 and 5 if there are few, or the ends."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ([1], [1, 3], [1, 2, 5]):
         ticks = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]

@@ -39,7 +39,7 @@ class StudyFigure:
 
 
 def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
-    """All figures that the finished points allow, the most telling first."""
+    """All figures that the finished points allow, the most informative first."""
     outcomes = [outcome for outcome in results.outcomes if outcome.ratios]
     if not outcomes:
         return
@@ -87,7 +87,7 @@ def ratio_point(ratios: Ratios) -> RatioPoint:
 
 
 def skip_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
-    """One figure for each size, where a factor sets the skip connections."""
+    """One figure for each size, if a factor sets the skip connections."""
     if not sets_skips(results):
         return
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
@@ -109,7 +109,7 @@ def skip_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[Stu
 
 
 def sets_skips(results: StudyResults) -> bool:
-    """Whether a factor of the study is the skip connections."""
+    """Whether a factor of the study sets the skip connections."""
     changes = (value.changes.get('train', {}) for factor in results.study.factors for value in factor.values)
     return any('skip-connections' in options for options in changes)
 
@@ -124,7 +124,7 @@ def network_of(points: list[PointResult]) -> dict[str, Any] | None:
 
 
 def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
-    """One figure for each size whose runs have several snapshots; of the repeats, the first."""
+    """One figure for each size whose runs have several snapshots, from the first repeat."""
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
         curves = []
         for outcome in outcomes:

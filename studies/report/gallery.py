@@ -1,4 +1,4 @@
-"""What a point's folder shows of the images that its network made: each beside its two nearest training images."""
+"""Generated images of a point, each next to its two nearest training images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from evaluation.records import BEST_NAME, BestSnapshot, best_record, closeness, 
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """A generated image beside its two nearest distinct training images: uint8 [C, H, W] each, C being 1 or 3.
+    """A generated image and its two nearest distinct training images: uint8 [C, H, W] each, C = 1 or 3.
 
     distance, second_distance: to them, root mean squares per pixel in grey levels. memorized: whether it is a copy.
     """
@@ -50,11 +50,11 @@ def read_gallery(folder: Path, size: int) -> list[GalleryItem]:
     try:
         return _items(best, open_source(data), size)
     except (UserError, IndexError):
-        return []  # a training set that cannot be read, or that is another than the one that images were judged by
+        return []  # the training set cannot be read, or is not the one of the evaluation
 
 
 def run_records(run: Path) -> list[dict[str, Any]]:
-    """The records of a run folder's mem_traj.jsonl, oldest first; none where it is missing or damaged."""
+    """The records of a run folder's mem_traj.jsonl, oldest first; empty if the file is missing or damaged."""
     try:
         return [record for record in read_records(run / 'mem_traj.jsonl') if 'ratio' in record]
     except (UserError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""The page of a study: what it holds, and how it is written as one HTML file that needs nothing else.
+"""The page of a study: its contents, and how it is written as one self-contained HTML file.
 
 `study_page` makes a `Page` of a study's results; `write_page` writes any. The file has no scripts, styles, fonts or
 images outside of itself, and its policy forbids a browser to load any.
@@ -32,7 +32,7 @@ from training.config import OPTIONS_FILE
 from training.training_loop import STATS_FILE
 
 TEMPLATES = Path(__file__).resolve().parent / 'templates'
-# Images in all galleries of a page, and in that of one point; more make a file that is slow to open.
+# Images in all galleries of a page, and in the gallery of one point; more make a file that is slow to open.
 MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
 MOST_PIXEL_BYTES = 6_000_000
 _MOST_LOSSES = 200
@@ -42,7 +42,7 @@ _LONGEST_LIST = 24  # entries of a list in a configuration; those beyond are cou
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table. share: in [0, 1], drawn as a bar behind the text. anchor: of the point that it leads to."""
+    """A cell of a table. share: in [0, 1], drawn as a bar behind the text. anchor: of the point that it links to."""
 
     text: str
     share: float | None = None
@@ -51,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table. left: how many of its first columns are text, aligned to the left; the others hold numbers."""
+    """A table. left: number of leading text columns, aligned to the left; the others hold numbers."""
 
     caption: str
     header: Sequence[str]
@@ -71,7 +71,7 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class PagePoint:
-    """One training and its evaluation. Whatever is not known of it is left empty, and the page leaves it out.
+    """One training and its evaluation. Unknown fields are empty, and omitted from the page.
 
     anchor: its identifier on the page, letters, digits and dashes. group: of the points that share its factor values.
     state: 'left', 'running', 'stopped', 'failed' or 'done'. ratio: of memorized images, in [0, 1]. headline: the ratio
@@ -97,7 +97,7 @@ class PagePoint:
 
 @dataclass(frozen=True)
 class Page:
-    """All that a page shows, in this order. Texts are plain: whatever stands in them is shown as it is."""
+    """Everything that a page shows, in this order. Texts are plain, without markup."""
 
     title: str
     description: str = ''
@@ -122,7 +122,7 @@ class Page:
 
 
 def study_page(results: StudyResults) -> Page:
-    """The page of what a study has found so far."""
+    """The page of the results of a study so far."""
     begun = [
         (outcome, result) for outcome in results.outcomes for result in outcome.points if result.status.state != LEFT
     ]
@@ -145,7 +145,7 @@ def study_page(results: StudyResults) -> Page:
 
 
 def images_of_point(results: Sequence[PointResult]) -> int:
-    """How many images the gallery of each point has, so that a page of any study stays quick to open."""
+    """Number of images in the gallery of each point, limited so that the page opens quickly."""
     done = max(1, sum(result.record is not None for result in results))
     # Three images each, and base64 takes four characters for three bytes.
     pixels = max((4 * image_bytes(result) for result in results), default=0)
@@ -154,13 +154,13 @@ def images_of_point(results: Sequence[PointResult]) -> int:
 
 
 def image_bytes(result: PointResult) -> int:
-    """Bytes of one training image before compression; 0 where the point has no resolved configuration yet."""
+    """Bytes of one training image before compression; 0 if the point has no resolved configuration yet."""
     options = read_json(result.point.folder / 'run' / OPTIONS_FILE)
     return options['dataset']['channels'] * options['dataset']['resolution'] ** 2 if options else 0
 
 
 def summary(results: StudyResults) -> list[str]:
-    """What a reader should know first: the EMM of each combination, what is still to come, and what an EMM is."""
+    """The first sentences of the page: the EMM of each combination, and the progress of the study."""
     sentences = [
         f'{outcome.combination.name + ": " if outcome.combination.values else ""}EMM {outcome.emm.estimate}, '
         f'95 % interval {interval_text(outcome.emm)}.'
@@ -182,7 +182,7 @@ def summary(results: StudyResults) -> list[str]:
 
 
 def study_tables(results: StudyResults, anchors: dict[Path, str]) -> list[PageTable]:
-    """EMM by combination and ratio by combination and size; a size leads to the first of its trainings."""
+    """EMM by combination and ratio by combination and size; a size links to the first of its trainings."""
     factors = [factor.name for factor in results.study.factors]
     labels = [factor.label for factor in results.study.factors]
     threshold = f'{100 * results.study.threshold:.3g} %'
@@ -231,7 +231,7 @@ def study_tables(results: StudyResults, anchors: dict[Path, str]) -> list[PageTa
 
 
 def interval_text(emm: EMM) -> str:
-    """The ends of the interval, or the one thing that is known where both lie beyond the measured sizes."""
+    """The ends of the interval, or the single bound if both lie outside the measured sizes."""
     return f'{emm.low} to {emm.high}' if emm.low != emm.high else str(emm.low)
 
 
@@ -240,7 +240,7 @@ def percent(share: float) -> str:
 
 
 def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size: int) -> PagePoint:
-    """A point with all that its folder holds; what is not there is left out."""
+    """A point with everything in its folder; missing parts are omitted."""
     point, status, record = result.point, result.status, result.record
     repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
     gallery = read_gallery(point.folder, gallery_size)
@@ -267,7 +267,7 @@ def headline(record: dict[str, Any]) -> str:
 
 
 def facts(result: PointResult) -> list[tuple[str, str]]:
-    """Numbers of a point beside its ratio."""
+    """Numbers of a point in addition to its ratio."""
     seeds, select = result.point.seeds, result.point.seeds.get('select')
     known = [
         ('Seed of training', str(seeds['train'])),
@@ -297,7 +297,7 @@ def point_charts(run: Path) -> list[Chart]:
 
 
 def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of one evaluation, by epochs: those of the newest one's seeds and sampler, one for each snapshot."""
+    """The records of the newest evaluation, by epochs: one for each snapshot, all with the same seeds and sampler."""
     if not records:
         return []
     same = [r for r in records if all(r.get(key) == records[-1].get(key) for key in ('seeds', 'sampler', 'precision'))]
@@ -312,7 +312,7 @@ def loss_of(fields: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; what is missing, cut short or something else is left out."""
+    """The objects of a file of JSON lines; missing, truncated or other lines are omitted."""
     found = []
     try:
         lines = path.read_text(encoding='utf-8').splitlines()
@@ -358,7 +358,7 @@ def render_page(page: Page) -> str:
         page=page,
         style=(TEMPLATES / 'page.css').read_text(encoding='utf-8'),
         script=script,
-        # The only script that a browser runs here: a name in a study file cannot bring in another.
+        # The only script that a browser runs here: a name in a study file cannot add another.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
@@ -379,7 +379,7 @@ def pixels_uri(image: np.ndarray) -> str:
 
 
 def entries(configuration: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Keys of a configuration with a text each, or with a configuration of their own."""
+    """Keys of a configuration, each with a text or a nested configuration."""
     for key, value in configuration.items():
         yield str(key), value if isinstance(value, dict) and value else _setting(value)
 

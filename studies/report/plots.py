@@ -37,7 +37,7 @@ _STYLE: dict[Any, Any] = {
     'axes.spines.top': False,
     'axes.spines.right': False,
     'text.parse_math': False,  # a dollar sign in a name is a dollar sign
-    'svg.hashsalt': 'figure',  # the same figure gives the same bytes
+    'svg.hashsalt': 'figure',  # for deterministic bytes
 }
 
 
@@ -53,7 +53,7 @@ class RatioPoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """The ratios of one configuration by training-set size. name: of a factor's value, as the legend shows it."""
+    """The ratios of one configuration by training-set size. name: of the factor value, for the legend."""
 
     name: str
     points: Sequence[RatioPoint]
@@ -61,7 +61,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """The ratios of one run's snapshots: epochs, ratios and the ends of their 95 % intervals, equally many each."""
+    """The ratios of one run's snapshots: epochs, ratios and the ends of their 95 % intervals, of equal length."""
 
     name: str
     epochs: Sequence[float]
@@ -72,7 +72,7 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class EmmBar:
-    """The EMM of one value of a factor. name: of the value."""
+    """The EMM of one factor value. name: of the factor value."""
 
     name: str
     emm: EMM
@@ -82,7 +82,7 @@ class EmmBar:
 class SkipPlacement:
     """A ratio in [0, 1] with its 95 % interval, of a network that keeps some of its skip connections.
 
-    mask: 1 where a connection is kept, in encoder order from the highest resolution down, as in --skip-connections.
+    mask: 1 for each connection that is kept, in encoder order from the highest resolution down.
     """
 
     mask: Sequence[int]
@@ -94,9 +94,9 @@ class SkipPlacement:
 def ratio_figure(
     curves: Sequence[Curve], title: str, interval: str = '95 % interval', threshold: float = EMM_RATIO
 ) -> Figure:
-    """Ratio against size, a curve for each value of a factor; intervals as bands, the EMM's threshold dashed.
+    """Ratio against size, a curve for each factor value; intervals as bands, the EMM's threshold dashed.
 
-    interval: what the bands are, as the axis says it. threshold: the ratio that counts for the EMM.
+    interval: meaning of the bands, for the axis label. threshold: the ratio that counts for the EMM.
     """
     with new_figure(title, 4 + legend_height(curve.name for curve in curves)) as (figure, axes):
         handles = []
@@ -126,7 +126,7 @@ def training_figure(
 ) -> Figure:
     """Ratio against training epochs, a curve for each run; intervals as bands, the EMM's threshold dashed.
 
-    interval: what the bands are, as the axis says it. threshold: the ratio that counts for the EMM.
+    interval: meaning of the bands, for the axis label. threshold: the ratio that counts for the EMM.
     """
     with new_figure(title, 4 + legend_height(curve.name for curve in curves)) as (figure, axes):
         handles = [
@@ -143,7 +143,7 @@ def training_figure(
 
 
 def emm_figure(bars: Sequence[EmmBar], title: str) -> Figure:
-    """The EMM by value of a factor, on a logarithmic scale, first value on top.
+    """The EMM by factor value, on a logarithmic scale, first value on top.
 
     A known EMM is a dot in its interval. One outside of the measured sizes is an open triangle with an arrow to the
     side on which it lies; an end of an interval that lies outside of them has an arrow too.
@@ -173,9 +173,9 @@ def value_figure(
     interval: str = '95 % interval',
     threshold: float = EMM_RATIO,
 ) -> Figure:
-    """Ratio at one size by value of a factor, first value on top: a dot in its interval; the EMM's threshold dashed.
+    """Ratio at one size by factor value, first value on top: a dot in its interval; the EMM's threshold dashed.
 
-    values: name and ratio of each. interval: what the lines are, as the axis says it.
+    values: name and ratio of each. interval: meaning of the lines, for the axis label.
     """
     names = [_label(name, width=26) for name, _ in values]
     places, height = row_places(names)
@@ -192,7 +192,7 @@ def value_figure(
 
 
 def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int], title: str) -> Figure:
-    """Ratio by the skip connections that are kept: a bar each, and under it the places, filled where one is kept.
+    """Ratio by the skip connections that are kept: a bar for each mask, and below it the positions, filled if kept.
 
     resolutions: of the encoder, highest first; each has an equal share of the places.
     Raises ValueError for masks of unequal lengths, or of a length that the resolutions do not divide.
@@ -235,7 +235,7 @@ def save_figure(path: Path, figure: Figure) -> None:
 
 
 def figure_bytes(figure: Figure, file_format: str) -> bytes:
-    """A figure as the bytes of a 'png' or 'svg' file; the same figure gives the same bytes."""
+    """A figure as the bytes of a 'png' or 'svg' file; deterministic."""
     data = io.BytesIO()
     metadata: dict[str, None] = {'Software': None} if file_format == 'png' else {'Date': None, 'Creator': None}
     with matplotlib.rc_context(_STYLE):
@@ -258,10 +258,10 @@ def _title(figure: Figure, title: str) -> None:
 
 
 def curve_styles() -> Iterator[dict]:
-    """Colour, marker and line style of a figure's curves, in order; the three repeat after different numbers."""
+    """Colour, marker and line style of a figure's curves, in order; the three cycles have different lengths."""
     styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), itertools.cycle(_LINES), strict=False)
     for number, (color, marker, line) in enumerate(styles):
-        # From the ninth on, markers repeat as open ones.
+        # From the ninth curve on, markers are open.
         face = 'white' if number // len(_MARKERS) % 2 else color
         yield {'color': color, 'marker': marker, 'linestyle': line, 'markerfacecolor': face}
 
@@ -276,7 +276,7 @@ def _band_curve(
 ) -> Line2D:
     middle, bottom, top = (100 * np.array(shares, dtype=np.float64) for shares in (ratios, low, high))
     axes.fill_between(x, bottom, top, color=style['color'], alpha=0.13, linewidth=0)
-    # The ends are drawn too: a band of no width, as of a curve with one point, is not seen.
+    # The ends are drawn too: a band without width, such as for a curve with one point, is invisible.
     axes.vlines(x, bottom, top, color=style['color'], linewidth=1)
     return axes.plot(x, middle, linewidth=1.5, markersize=5.5, markeredgewidth=1.2, **style)[0]
 
@@ -289,14 +289,14 @@ def _ratio_axis(axes: Axes) -> None:
 
 
 def _threshold(axes: Axes, threshold: float) -> None:
-    """The EMM's threshold as a dashed line, named beside the axes, where no curve hides the name."""
+    """The EMM's threshold as a dashed line, labelled next to the axes, so that no curve hides the label."""
     axes.axhline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
     place, text = (1, 100 * threshold), f'{100 * threshold:.3g} %\nEMM'
     axes.annotate(text, place, (4, 0), ('axes fraction', 'data'), 'offset points', va='center', fontsize=8)
 
 
 def row_places(names: Sequence[str]) -> tuple[list[float], float]:
-    """Places of named rows one below the other, of two lines each or as many as its name has, and lines in all."""
+    """Vertical positions of the labelled rows, two text lines each or more for long labels, and the height in lines."""
     lines = [max(2, name.count('\n') + 1) for name in names]
     ends = list(itertools.accumulate(lines))
     return [end - own / 2 for end, own in zip(ends, lines, strict=True)], float(ends[-1])
@@ -341,7 +341,7 @@ def _skip_bars(axes: Axes, placements: Sequence[SkipPlacement]) -> None:
         top = 100 * max(placement.ratio_high, placement.ratio)
         text, size = f'{100 * placement.ratio:.1f}', 8 if len(placements) <= 13 else 6.5
         axes.annotate(text, (column, top), (0, 2), textcoords='offset points', ha='center', fontsize=size)
-    middle, half = (len(placements) - 1) / 2, max(len(placements) + 0.4, 6) / 2  # few bars are not drawn wide
+    middle, half = (len(placements) - 1) / 2, max(len(placements) + 0.4, 6) / 2  # keeps few bars narrow
     axes.set_xlim(middle - half, middle + half)
     _ratio_axis(axes)
     axes.set_ylim(0, 112)
@@ -359,7 +359,7 @@ def legend_height(names: Sequence[str] | Iterator[str]) -> float:
 
 
 def add_legend(figure: Figure, handles: list[Line2D], names: Sequence[str]) -> None:
-    """A legend under the figure, which takes nothing from the curves however long the names are."""
+    """A legend below the figure, so that long names take no space from the curves."""
     labels = [_label(name) for name in names]
     if len(labels) > 1:
         columns = _legend_columns(labels)
@@ -372,7 +372,7 @@ def _legend_columns(labels: Sequence[str]) -> int:
 
 
 def _label(name: str, width: int = _LABEL_LENGTH) -> str:
-    """A name as a figure shows it: on at most two lines, without characters that fonts lack."""
+    """A name as a label: at most two lines, without characters that fonts lack."""
     name = ''.join(character if character.isprintable() else ' ' for character in name).strip()
     # matplotlib leaves labels out of the legend that begin with an underscore.
     name = f' {name}' if name.startswith('_') else name
@@ -380,9 +380,9 @@ def _label(name: str, width: int = _LABEL_LENGTH) -> str:
 
 
 def _apart(sizes: Sequence[int], share: float) -> list[int]:
-    """Of ascending sizes those whose labels have room on a logarithmic axis; the first and the last stay.
+    """The ascending sizes whose labels have room on a logarithmic axis, always with the first and the last one.
 
-    share: of the axis between two labels.
+    share: smallest distance between two labels, as a share of the axis.
     """
     if len(sizes) < 3:
         return list(sizes)

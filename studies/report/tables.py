@@ -1,4 +1,4 @@
-"""What a study found as text, CSV and JSON. Tables hold no times, so that a study that was interrupted has the same."""
+"""Results of a study as text, CSV and JSON. Tables contain no times: an interrupted study has the same tables."""
 
 import csv
 import io
@@ -125,7 +125,7 @@ def table_text(results: StudyResults) -> str:
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """Text in columns: the first `left` of them aligned to the left, the others to the right."""
+    """Text in columns, the first `left` aligned to the left and the others to the right."""
     table = [header, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     return '\n'.join(
@@ -138,7 +138,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> 
 
 
 def status_text(results: StudyResults) -> str:
-    """How far a study is: counts, what runs, what failed and why, and about how long the rest takes."""
+    """Progress of a study: counts, running points, failed points with their errors, and the estimated time left."""
     counts = results.counts()
     lines = [f'{results.study.title}: ' + ', '.join(f'{number} {state}' for state, number in counts.items() if number)]
     for state in (RUNNING, FAILED, STOPPED):
@@ -156,8 +156,8 @@ def status_text(results: StudyResults) -> str:
     lines += [f'set aside, made with other settings: {path}' for path in results.set_aside]
     seconds = seconds_left(results)
     if seconds:
-        more = ', and what the searches need beyond it' if searching else ''
-        lines.append(f'About {format_time(seconds)} of work left, one point after the other{more}.')
+        more = ', plus the further sizes of the searches' if searching else ''
+        lines.append(f'About {format_time(seconds)} of work left, if points run one after the other{more}.')
     return '\n'.join(lines)
 
 
@@ -172,7 +172,7 @@ def point_line(result: PointResult) -> str:
 def seconds_left(results: StudyResults) -> float | None:
     """An estimate of the work left in seconds, from finished points of the same combination and the nearest size.
 
-    None where nothing is done yet; what runs now counts by what it has not had yet.
+    None if nothing is done yet; for a running point, the time that it has used is subtracted.
     """
     if not any(result.status.state == DONE for result in results.points):
         return None

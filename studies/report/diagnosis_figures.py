@@ -69,8 +69,7 @@ def geometry_figures(records: list[Row]) -> dict[str, Figure]:
 
 
 def agreement_figures(records: list[Row]) -> dict[str, Figure]:
-    names = [generator['name'] for generator in records[0]['settings']['generators']]
-    title = f'Agreement of A, {names[0]}, and B, {names[1]}'
+    title = 'Agreement of A and B'
     return {'': agreement_figure(records[0]['rows'], records[0]['threshold'], title)}
 
 

@@ -1,7 +1,7 @@
 """Ranks: one process for each device, started by torchrun, or a plain `python` as a world of one.
 
-Collectives that pass Python objects and host tensors always work, whatever the device; every one of them may be called
-in a world of one. A gather takes whatever each rank has, zero items included.
+Collectives of Python objects and host tensors work on every device, and in a world of one. Ranks may gather different
+numbers of items, including none.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ def print0(*args: Any) -> None:
 def choose_device(name: str) -> torch.device:
     """This rank's device for 'auto', 'cuda', 'mps', 'cpu', or one device such as 'cuda:1'.
 
-    Raises UserError where this machine has no such device.
+    Raises UserError if this machine has no such device.
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
@@ -110,8 +110,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def on_main(action: Callable[[], T]) -> T:
-    """Run an action on the main rank only and give its result to all; a user's mistake there is raised on every
-    rank."""
+    """Run an action on the main rank only and return its result on all; a UserError or OSError is raised on all."""
     outcome: tuple[Any, Exception | None] = (None, None)
     if is_main():
         try:
@@ -132,7 +131,7 @@ def kept_on_main(action: Callable[[], T]) -> list[T]:
 
 
 def on_every_rank(action: Callable[[], T]) -> T:
-    """Run an action on every rank, each for a result of its own; a user's mistake on any rank is raised on all."""
+    """Run an action on every rank, each with its own result; a UserError or OSError of any rank is raised on all."""
     outcome: list[T] = []
     failure: Exception | None = None
     try:

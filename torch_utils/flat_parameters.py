@@ -1,7 +1,7 @@
-"""All parameters of a module as one flat tensor, and likewise their gradients.
+"""All parameters of a module as one flat tensor, and all gradients as another.
 
-One operation then updates, averages, zeroes or checks everything, and the reduction of gradients over ranks has the
-same layout from the first step on, so that a continued training gives the same bits as one that never stopped.
+One operation then updates, averages, zeroes or checks everything. Gradients are reduced over ranks in the same layout
+from the first step on, so that a resumed training gives the same bits as an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ class GradientReducer:
     order.
     Use: `start()`, the last backward pass of a step, `finish()`.
 
-    bucket_size: elements in a bucket, about.
+    bucket_size: approximate number of elements in a bucket.
     """
 
     def __init__(self, flat: FlatParameters, bucket_size: int = 6 * 2**20):
@@ -66,9 +66,8 @@ class GradientReducer:
         for offset in reversed(flat.offsets):
             if bounds[-1] - offset >= bucket_size or offset == 0:
                 bounds.append(offset)
-        self.buckets = list(
-            zip(bounds[1:], bounds[:-1], strict=True)
-        )  # backward passes reach the last parameters first
+        # The last parameters come first, as in a backward pass.
+        self.buckets = list(zip(bounds[1:], bounds[:-1], strict=True))
         self.members = [0] * len(self.buckets)
         for parameter, offset in zip(flat.parameters, flat.offsets, strict=True):
             index = next(i for i, (low, _) in enumerate(self.buckets) if offset >= low)

@@ -1,7 +1,7 @@
-"""Exact products of int8 matrices: what CPUs and GPUs multiply fastest, wherever it is exact.
+"""Exact products of int8 matrices, by the device's own instructions if they are exact.
 
 Some processors saturate inside their int8 instructions (AVX2 without VNNI adds pairs of products in 16 bits), so the
-device's own product is used only after it has multiplied the extreme values right.
+device's own product is used only if it multiplies the extreme values correctly.
 """
 
 import functools
@@ -9,14 +9,14 @@ import functools
 import torch
 from torch import Tensor
 
-# int32 holds so many products of two int8 values: 2^14 each.
+# Largest number of products of two int8 values (2^14 each) whose sum fits int32.
 MAX_INNER = (2**31 - 1) // 2**14
-# Sums of so many products of int8 are exact in float32.
+# Largest number of such products whose sum is exact in float32.
 _EXACT_IN_FLOAT32 = 2**24 // 2**14
 
 
 def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Exact product of int8 [M, K] and [K, N] on one device: int32 [M, N], or int64 where K is above `MAX_INNER`."""
+    """Exact product of int8 [M, K] and [K, N] on one device: int32 [M, N], or int64 if K is above `MAX_INNER`."""
     if a.shape[1] > MAX_INNER:
         parts = zip(a.split(MAX_INNER, dim=1), b.split(MAX_INNER, dim=0), strict=True)
         return torch.stack([int8_matmul(*part).to(torch.int64) for part in parts]).sum(dim=0)
@@ -32,7 +32,7 @@ def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
 
 @functools.cache
 def device_product_is_exact(device_type: str) -> bool:
-    """Whether the device has an int8 product that neither saturates nor rounds, tried once on extreme values."""
+    """Whether the device has an int8 product that neither saturates nor rounds, tested once on extreme values."""
     a = torch.tensor([[-128, 127], [127, 127], [-128, -128]], dtype=torch.int8).repeat(16, 64)
     b = torch.tensor([[-128, 127], [-128, 127]], dtype=torch.int8).repeat(64, 16)
     try:

@@ -1,7 +1,7 @@
-"""Parts of a batch side by side, each in a thread of its own.
+"""Process parts of a batch in parallel threads.
 
-A chain of many short operations spends much of its time where torch's threads meet after each of them, most of all on a
-machine that others use as well. Threads that each take a part of the rows through the whole chain meet once.
+In a chain of many short operations, torch's threads wait for one another after each of them, above all on a machine
+with other load. Threads that each take a part of the rows through the complete chain wait only once.
 """
 
 import functools
@@ -14,7 +14,7 @@ import torch
 
 T = TypeVar('T')
 
-# Fewer rows than this for each thread are not worth a thread: matrix products get slower than they gain.
+# With fewer rows per thread, slower matrix products cost more than the threads gain.
 ROWS_PER_THREAD = 64
 
 

@@ -1,4 +1,4 @@
-"""A polite end: Ctrl-C or SIGTERM is remembered, agreed on by all ranks, and acted on between two steps."""
+"""Graceful shutdown: Ctrl-C or SIGTERM stops all ranks together between two steps."""
 
 import contextlib
 import signal
@@ -8,14 +8,14 @@ from types import FrameType
 
 from torch_utils import distributed
 
-# Ranks ask one another about this often, and more often while the length of a step is not yet known.
+# Approximate interval at which ranks exchange signals; shorter until the duration of a step is known.
 SECONDS_BETWEEN_CHECKS = 5.0
 
 
 class StopSignal:
     """Tells whether any rank was asked to stop. `listen` installs the handlers; `agreed` is called after every step.
 
-    number: the signal that came, 0 for none.
+    number: the signal received, 0 for none.
     """
 
     def __init__(self) -> None:

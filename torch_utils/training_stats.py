@@ -1,7 +1,6 @@
-"""Means and standard deviations of what a training reports, collected over steps and ranks without waiting for the
-device.
+"""Means and standard deviations of reported values over steps and ranks, without waiting for the device.
 
-`report` adds to running moments on the device; `collect`, once per tick, is the only place that waits.
+`report` adds to running moments on the device; only `collect`, once per tick, waits for it.
 """
 
 import math
@@ -16,7 +15,7 @@ from torch_utils.misc import widest_float
 
 @dataclass(frozen=True)
 class Moments:
-    """How many values were reported, their mean and their standard deviation; both NaN where there were none."""
+    """Number of reported values, their mean and standard deviation; both are NaN without values."""
 
     num: int
     mean: float

@@ -1,5 +1,4 @@
-"""EDM's augmentation: random flips and affine maps of the training images, with labels that tell the network about
-them.
+"""EDM's augmentation: random flips and affine maps of the training images, with labels that describe them.
 
 Source: Karras et al. 2020 (arXiv 2006.06676), appendix B, with the probabilities and labels of Karras et al. 2022,
 table 6.
@@ -132,14 +131,14 @@ def transform(images: Tensor, forward: Tensor) -> Tensor:
 
     images: float [B, C, R, R]. forward: [B, 3, 3], moves points (x, y, 1) in pixels, with the image's centre as the
     origin.
-    Outside the image is its reflection. With the identity the images come back as they were: the wavelet is
-    orthogonal, so that downsampling undoes upsampling. Padding is the largest that reflection allows, since choosing
-    it would need a wait.
+    Outside the image is its reflection. The identity returns the images unchanged: the wavelet is orthogonal, so that
+    downsampling undoes upsampling. Padding is the largest that reflection allows, since a choice by the maps would
+    have to wait for the device.
     """
     B, _, R, _ = images.shape
     margin = R - 1
     taps = torch.tensor(SYM6, device=images.device, dtype=images.dtype) / math.sqrt(2)  # they sum to 1
-    # The filter's delay: pixel n stands at 2 n + center among the upsampled pixels.
+    # The filter's delay: pixel n becomes pixel 2 n + center of the upsampled image.
     center = sum(index * tap for index, tap in enumerate(SYM6)) / math.sqrt(2)
     padded = F.pad(images, [margin] * 4, mode='reflect')
     fine = upsample_by_2(padded, taps)
@@ -164,7 +163,7 @@ def upsample_by_2(images: Tensor, taps: Tensor) -> Tensor:
 
 
 def downsample_by_2(images: Tensor, taps: Tensor) -> Tensor:
-    """The adjoint of `upsample_by_2`, but for the gain."""
+    """The adjoint of `upsample_by_2`, except for the gain."""
     C, length = images.shape[1], len(taps)
     along_x = taps.expand(C, 1, 1, length)
     images = F.conv2d(images, along_x, stride=(1, 2), groups=C)

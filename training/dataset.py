@@ -1,6 +1,6 @@
 """Training images in memory, and the order in which they are drawn.
 
-`load_dataset` reads any source into one uint8 tensor; `ImageOrder` is the endless, slightly shuffled order of EDM.
+`load_dataset` reads any source into one uint8 tensor; `ImageOrder` is EDM's endless, slightly shuffled order.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from dataset_utils.sources.base import check_shape, with_channels
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a configuration must know of a training set; see `describe_dataset`."""
+    """Properties of a training set that a configuration needs; see `describe_dataset`."""
 
     path: str
     name: str
@@ -143,7 +143,7 @@ class ImageOrder:
 
     size: number of images. seed: of the shuffle, taken modulo 2^31.
     window_size: share of the order, in [0, 1], within which an image drawn swaps places with an earlier one; 0 keeps
-        one fixed order. The sequence is a function of these three alone: to go on at a place, `skip` to it.
+        one fixed order. The sequence is a function of these three alone: to resume at a position, `skip` to it.
     Source: EDM's sampler, see tests/data/sampler_order.json.
     """
 
@@ -168,7 +168,7 @@ class ImageOrder:
         return drawn
 
     def skip(self, count: int) -> None:
-        """Go on as if `count` indices had been taken."""
+        """Continue as if `count` indices had been taken."""
         if self.window < 2:
             self.position += count
             return

@@ -87,12 +87,12 @@ def every(interval: int, total: int, batch_size: int) -> list[int]:
 def evenly(count: int, total: int, batch_size: int) -> list[int]:
     """The numbers of images seen after the first steps that reach k/count of `total` images, k = 1 … count.
 
-    Raises ValueError when two of them fall on one thousand of images, where snapshots would share a name.
+    Raises ValueError if two of them are in the same thousand of images, so that snapshots would share a name.
     """
     places = [_reached(-(-total * k // count), batch_size) for k in range(1, count + 1)]
     for k, (before, after) in enumerate(itertools.pairwise(places), start=1):
-        if before // 1000 == after // 1000:
-            raise ValueError(f'number {k} and {k + 1} both fall on {before // 1000} kimg')
+        if _kimg(before) == _kimg(after):
+            raise ValueError(f'number {k} and {k + 1} both fall on {_kimg(before):g} kimg')
     return places
 
 
@@ -105,7 +105,12 @@ def logarithmically(count: int, total: int, batch_size: int) -> list[int]:
     first = min(1000, total)
     shares = [k / max(count - 1, 1) for k in range(count - 1, -1, -1)]
     places = [_reached(round(total * (first / total) ** share), batch_size) for share in shares]  # ascending
-    return list({place // 1000: place for place in places}.values())
+    return list({_kimg(place): place for place in places}.values())
+
+
+def _kimg(images: int) -> float:
+    """Thousands of images as the names of snapshots give them; see `training.snapshot.snapshot_path`."""
+    return images // 1000 or images / 1000
 
 
 def _reached(images: int, batch_size: int) -> int:

@@ -56,6 +56,12 @@ def test_places_are_where_the_first_steps_reach_them():
 def test_two_snapshots_of_one_name_are_refused():
     with pytest.raises(ValueError, match='2 and 3 both fall on 1 kimg'):
         evenly(4, 2000, batch_size=10)
+    with pytest.raises(ValueError, match=r'1 and 2 both fall on 0\.512 kimg'):
+        evenly(2, 100, batch_size=512)
+
+
+def test_snapshots_of_short_trainings_have_names_of_their_own():
+    assert evenly(3, 400, batch_size=32) == [160, 288, 416]
 
 
 def test_counts_are_rounded_as_documented():

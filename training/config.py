@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from dnnlib.typed import parse_json
 from dnnlib.util import ArgumentError, UserError, atomic_file
 from training.augment import AUGMENT_LABELS
 from training.dataset import DatasetInfo
@@ -291,15 +292,17 @@ def shortened(values: list[int]) -> str:
     return ', '.join(texts if len(texts) <= 8 else [*texts[:4], '…', *texts[-2:]])
 
 
+class _OptionsFile(msgspec.Struct):
+    """The part of `training_options.json` that is read back."""
+
+    options: dict[str, Any]
+
+
 def read_options(run_dir: Path) -> dict[str, Any]:
     """The options that a run was started with, by name. Raises UserError if they cannot be read."""
     path = run_dir / OPTIONS_FILE
     try:
-        options = json.loads(path.read_bytes())['options']
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file; give the run folder that train.py made') from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path}: not the options of a training ({error}); the training cannot resume') from error
-    if not isinstance(options, dict):
-        raise UserError(f'{path}: not the options of a training; it cannot resume')
-    return options
+    return parse_json(data, _OptionsFile, str(path)).options

@@ -7,12 +7,12 @@ import click
 
 from cli import dataset_options as options
 from dataset_utils.archive import Destination
-from dataset_utils.building import write_dataset
+from dataset_utils.building import write_datasets
 from dataset_utils.downloads import open_downloaded
 from dataset_utils.rules import plan_convert
 from dataset_utils.sources import Reading
 from dataset_utils.transforms import TRANSFORMS, make_transform
-from dnnlib.util import UserError, report_errors
+from dnnlib.util import report_errors
 
 
 @click.command()
@@ -74,21 +74,11 @@ def main(
     python dataset_tool.py --source=datasets/imagenet/ILSVRC/Data/CLS-LOC/train \\
         --dest=datasets/imagenet-64x64.zip --resolution=64x64 --transform=center-crop-dhariwal
     """
-    check_resolution(choices['transform'], choices['resolution'])
+    make_transform(choices['transform'], choices['resolution'])  # refuses what does not fit before anything is read
     destination = Destination(dest, overwrite, [source])
     reading = Reading(None if channels == 'auto' else int(channels), exif_transpose, follow_links, split)
-    write_dataset(plan_convert(open_downloaded(source, 'source', cache_dir, sha256, reading), **choices), destination)
-
-
-def check_resolution(transform: str | None, resolution: tuple[int, int] | None) -> None:
-    """Raise click.UsageError unless --transform and --resolution fit together."""
-    if transform is not None and resolution is None:
-        raise click.UsageError(f'--transform={transform} needs --resolution=WxH, the size to crop to.')
-    if resolution is not None:
-        try:
-            make_transform(transform, resolution)
-        except UserError as error:
-            raise click.UsageError(f'{error}.'.replace('`resolution`', '--resolution')) from error
+    opened = open_downloaded(source, 'source', cache_dir, sha256, reading)
+    write_datasets((plan_convert(opened, **choices), destination))
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ import PIL.Image
 
 from dataset_utils import open_source
 from dataset_utils.archive import Destination
-from dataset_utils.building import write_dataset
+from dataset_utils.building import write_datasets
 from dataset_utils.rules import plan_convert, plan_size, plan_unique_labels
 from dataset_utils.sources import Source
 from dnnlib.util import report_errors
@@ -48,7 +48,7 @@ def measure(source: Source, folder: Path) -> None:
     ours, plain = folder / 'ours.zip', folder / 'plain.zip'
     print(f'{len(source)} images of {source.read(0).shape}, {os.cpu_count()} cores')
     writing = seconds(lambda: plain_write(source, plain))
-    report('write all', seconds(lambda: write_dataset(plan_convert(source), Destination(str(ours), False))), writing)
+    report('write all', seconds(lambda: write_datasets((plan_convert(source), Destination(str(ours), False)))), writing)
     report('read what this project wrote', seconds(lambda: open_source(ours).load()), seconds(lambda: plain_read(ours)))
     report('read what Pillow wrote', seconds(lambda: open_source(plain).load()), seconds(lambda: plain_read(plain)))
     half = len(source) // 2 // CLASSES * CLASSES
@@ -57,7 +57,7 @@ def measure(source: Source, folder: Path) -> None:
         (f'unique-labels --max-images={2 * half}', lambda: plan_unique_labels(open_source(ours), max_images=2 * half)),
     ):
         dest = Destination(str(folder / f'{name.split()[0]}.zip'), False)
-        report(name, seconds(lambda: write_dataset(plan(), dest)), None)  # noqa: B023 - called in this round only
+        report(name, seconds(lambda: write_datasets((plan(), dest))), None)  # noqa: B023 - called in this round only
 
 
 def plain_write(source: Source, path: Path) -> None:

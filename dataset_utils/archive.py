@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -43,59 +43,47 @@ class Destination:
     def __init__(self, path: str, overwrite: bool, sources: Sequence[str] = (), argument: str = 'dest'):
         self.path = Path(path)
         self.where = named(argument, path)
+        self.is_archive = self.path.suffix.lower() == '.zip'
         if not path or self.path.name.lower() == '.zip':
             raise UserError(f'{self.where} has no name for the data set; end it in one, such as data.zip')
-        self.is_archive = self.path.suffix.lower() == '.zip'
         try:
-            self._refuse_other_kinds()
-            self._refuse_place()
-            self._refuse_sources(sources)
-            if self.path.exists() and not self._is_empty_folder():
-                self._refuse_to_overwrite(overwrite)
+            problem = self._problem(overwrite, sources)
         except OSError as error:  # a name that is too long, a folder that may not be entered
             raise self._unwritable(error) from error
+        if problem:
+            raise UserError(f'{self.where}{problem}')
 
-    def _refuse_other_kinds(self) -> None:
+    def _problem(self, overwrite: bool, sources: Sequence[str]) -> str:
+        """Return why the data set may not be written here, to follow the name of the place, or ''."""
         if self.path.suffix.lower() in OTHER_ARCHIVES:
-            raise UserError(f'{self.where}: {self.path.suffix} cannot be written; end it in .zip, or give a folder')
+            return f': {self.path.suffix} cannot be written; end it in .zip, or give a folder'
         if self.is_archive and self.path.is_dir():
-            raise UserError(f'{self.where} is a folder; give the archive another name')
-
-    def _refuse_place(self) -> None:
-        above = _nearest(self.path)
+            return ' is a folder; give the archive another name'
+        above = next((parent for parent in self.path.absolute().parents if parent.exists()), self.path)
         if not above.is_dir():
-            raise UserError(f'{self.where}: {above} is a file, where a folder is needed; write somewhere else')
-
-    def _refuse_sources(self, sources: Sequence[str]) -> None:
+            return f': {above} is a file, where a folder is needed; write somewhere else'
         here = self.path.resolve()
-        for source in sources:
-            if not os.path.exists(source):
-                continue  # the built-in source, or a mistake that is reported when it is opened
+        for source in filter(os.path.exists, sources):  # others are built in, or refused when they are opened
             there = Path(source).resolve()
-            if here == there or there in here.parents or here in there.parents:
-                raise UserError(f'{self.where} and the source {source} contain one another; write somewhere else')
-
-    def _is_empty_folder(self) -> bool:
-        return self.path.is_dir() and not any(self.path.iterdir())
-
-    def _refuse_to_overwrite(self, overwrite: bool) -> None:
+            if here.is_relative_to(there) or there.is_relative_to(here):
+                return f' and the source {source} contain one another; write somewhere else'
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return ''
         if not overwrite:
-            raise UserError(f'{self.where} exists; add `overwrite` to replace it, or give another name')
+            return ' exists; add `overwrite` to replace it, or give another name'
         if self.is_archive:
-            return
+            return ''
         if not self.path.is_dir():
-            raise UserError(f'{self.where} is a file; end the name in .zip, or give another')
+            return ' is a file; end the name in .zip, or give another'
         stranger = _stranger_in(self.path)
-        if stranger:
-            raise UserError(
-                f'{self.where} contains {stranger}, which is not part of a data set; move it, or give another name'
-            )
+        return stranger and f' contains {stranger}, which is not part of a data set; move it, or give another name'
 
     @contextlib.contextmanager
     def create(self) -> Iterator['DatasetWriter']:
         """Yield a writer; its data set appears under the destination's name if the block ends without exception."""
         try:
-            with _removal_when_stopped(), _parents(self.path), self._open(self.path) as put:
+            create = _archive if self.is_archive else _folder
+            with _removal_when_stopped(), _parents(self.path), create(self.path) as put:
                 yield DatasetWriter(put)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -106,9 +94,6 @@ class Destination:
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(f'{self.where} cannot be written ({error.strerror}); write somewhere else')
-
-    def _open(self, path: Path) -> contextlib.AbstractContextManager[Put]:
-        return _archive(path) if self.is_archive else _folder(path)
 
     def _is_own(self, name: Any) -> bool:
         """Return whether an OSError names the partial file or folder of this data set, or a folder above it."""
@@ -142,22 +127,15 @@ class DatasetWriter:
 @contextlib.contextmanager
 def _removal_when_stopped() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into an exception inside the block, so that partial output is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number, handler in before.items():
-        if handler == signal.SIG_DFL:
-            signal.signal(number, _stop)
+    is_main = threading.current_thread() is threading.main_thread()
+    taken = [number for number in STOP_SIGNALS if is_main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -172,11 +150,6 @@ def _parents(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # it does not exist yet, or others put files there
                 parent.rmdir()
         raise
-
-
-def _nearest(path: Path) -> Path:
-    """Return the lowest existing folder or file above a path."""
-    return next((parent for parent in path.absolute().parents if parent.exists()), path.absolute())
 
 
 @contextlib.contextmanager
@@ -195,7 +168,7 @@ def _archive(path: Path) -> Iterator[Put]:
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[Put]:
     path = path.resolve()
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+    partial, old = (path.with_name(f'{path.name}.{os.getpid()}.{kind}') for kind in ('partial', 'old'))
 
     def put(name: str, data: bytes) -> None:
         file = partial / name
@@ -205,34 +178,26 @@ def _folder(path: Path) -> Iterator[Put]:
     try:
         partial.mkdir()
         yield put
-        _replace_folder(path, partial)
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
         sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
         raise
+    if old.exists():
+        shutil.rmtree(old)
 
 
-def _replace_folder(path: Path, new: Path) -> None:
-    if not path.exists():
-        new.rename(path)
-        return
-    old = path.with_name(f'{path.name}.{os.getpid()}.old')
-    path.rename(old)
-    try:
-        new.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    shutil.rmtree(old)
-
-
-def _stranger_in(folder: Path) -> str | None:
-    """Return a file that does not belong to a data set, or None; a data set has a `dataset.json`."""
+def _stranger_in(folder: Path) -> str:
+    """Return a file that does not belong to a data set, or ''; a data set has a `dataset.json`."""
     if not (folder / LABELS_FILE).is_file():
         return f'files but no {LABELS_FILE}'
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            name = os.path.relpath(os.path.join(parent, file), folder)
-            if is_hidden(name) or not (name in (LABELS_FILE, MANIFEST_FILE) or name.endswith('.png')):
-                return name
-    return None
+    for file in folder.rglob('*'):
+        name = file.relative_to(folder).as_posix()
+        is_own = name in (LABELS_FILE, MANIFEST_FILE) or name.endswith('.png')
+        if not file.is_dir() and (is_hidden(name) or not is_own):
+            return name
+    return ''

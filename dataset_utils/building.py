@@ -25,26 +25,19 @@ MAX_SKIPPED_FILES = 1000  # names of other files in a manifest
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """Images of one source, by index, in the order in which the data set has them."""
-
-    source: Source
-    indices: list[int]
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
     """Everything that determines a data set's bytes.
 
     rule, arguments: the function in `rules.RULES` that made the plan, and its keywords.
-    parts: what to read, part after part. labels: for the images of all parts in order, or None; labels_note: how they
-    were made, in words. transform: applied to each image; None keeps square images as they are.
+    parts: sources, and the indices of the images to read from each, in order. labels: of the images of all parts in
+    order, or None; labels_note: how they were made, in words. transform: applied to each image; None keeps square
+    images as they are.
     skip_unreadable: skip damaged images instead of stopping; None if the rule needs each image that it chose.
     limit: stop after this many images, None for all.
     hash_all: whether the manifest's hash of a folder covers the bytes of all of its images, or only of those taken.
     """
 
-    parts: list[Part]
+    parts: Sequence[tuple[Source, Sequence[int]]]
     labels: list[int] | None
     labels_note: str
     class_names: list[str] | None
@@ -56,94 +49,88 @@ class Plan:
     hash_all: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """An image of a data set and its origin.
-
-    part, index: the source among the plan's parts, and the image in it. image: uint8 [S, S, C], or None for one that
-    is skipped because it is unreadable or too small for the transformation.
-    """
-
-    part: int
-    index: int
-    label: int | None
-    image: np.ndarray | None
-    is_unreadable: bool = False
-
-
-def write_dataset(plan: Plan, destination: Destination) -> None:
-    """Write a plan's data set, with a bar on stderr. Raises UserError, and then leaves nothing behind."""
-    write_datasets([(plan, destination)])
-
-
-def write_datasets(jobs: Sequence[tuple[Plan, Destination]]) -> None:
-    """Write several data sets, of which either all appear or none. Raises UserError."""
+def write_datasets(*jobs: tuple[Plan, Destination]) -> None:
+    """Write the data sets of plans, of which either all appear or none, with a bar on stderr. Raises UserError."""
     with contextlib.ExitStack() as stack:
         for plan, destination in jobs:
             _write(plan, stack.enter_context(destination.create()), destination.path.name)
-    print_remarks(list({part.source.path: part.source for plan, _ in jobs for part in plan.parts}.values()))
+    print_remarks(list({source.path: source for plan, _ in jobs for source, _ in plan.parts}.values()))
 
 
 def _write(plan: Plan, writer: DatasetWriter, name: str) -> None:
-    total = min(sum(len(part.indices) for part in plan.parts), plan.limit or sys.maxsize)
-    kept: list[Made] = []
-    skipped: list[Made] = []
-    with tqdm(None, f'Writing {name}', total, unit='img', disable=None) as progress:
-        for made in make_images(plan):
-            if made.image is None:
-                skipped.append(made)
-                continue
-            writer.add(made.image, made.label)
-            kept.append(dataclasses.replace(made, image=None))
-            progress.update()
-    writer.finish(make_manifest(plan, kept, skipped))
-    _report(skipped)
+    making = Making(plan)
+    total = min(sum(len(indices) for _, indices in plan.parts), plan.limit or sys.maxsize)
+    for image, label in tqdm(making, f'Writing {name}', total, unit='img', disable=None):
+        writer.add(image, label)
+    writer.finish(making.manifest())
+    if making.unreadable:
+        print(f'Skipped {len(making.unreadable)} unreadable images, see "{SKIPPED}" in the manifest.', file=sys.stderr)
+    if making.num_small:
+        print(f'Skipped {making.num_small} images smaller than the resolution.', file=sys.stderr)
 
 
-def make_images(plan: Plan) -> Iterator[Made]:
-    """Make the images of a plan in order, of one size and number of channels; skipped ones come without an image.
+class Making:
+    """Make a plan's images one after the other; afterwards `manifest` records how.
 
-    Raises UserError that names an image that is unreadable (unless the plan skips those), not square, or of another
-    size than the first.
+    Iterating yields (uint8 [S, S, C], label or None). Raises UserError that names an image that is unreadable (unless
+    the plan skips those), not square, or of another size than the first.
+
+    kept: indices of the images made from each part. unreadable: names of the images skipped because they are damaged.
+    num_small: number of those skipped because they are too small for the transformation.
     """
-    shape, reference = None, ''
-    remaining = sys.maxsize if plan.limit is None else plan.limit
-    for made in _transformed_images(plan):
-        if made.image is not None:
-            source = plan.parts[made.part].source
-            if shape is None:
-                shape, reference = made.image.shape, source.describe(made.index)
-            name = f'{source.where}: {source.describe(made.index)}'
-            image = match(made.image, name, shape, reference, _remedy(plan))
-            made = dataclasses.replace(made, image=image)
-            remaining -= 1
-        yield made
-        if remaining == 0:
-            return
-    if shape is None:
-        raise UserError(
-            f'{plan.parts[0].source.where}: every image is unreadable or smaller than `resolution`; give other images'
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.kept: list[list[int]] = [[] for _ in plan.parts]
+        self.unreadable: list[str] = []
+        self.num_small = 0
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int | None]]:
+        labels = iter(self.plan.labels) if self.plan.labels is not None else repeat(None)
+        channels = max(source.channels for source, _ in self.plan.parts)
+        first: tuple[tuple[int, ...], str] | None = None
+        for kept, (source, indices) in zip(self.kept, self.plan.parts, strict=True):
+            make = partial(_make_image, self.plan, source, channels)
+            for index, (image, is_unreadable) in zip(indices, ordered_map(make, indices), strict=True):
+                label, name = next(labels), source.describe(index)
+                if is_unreadable:
+                    self.unreadable.append(name)
+                elif image is None:
+                    self.num_small += 1
+                else:
+                    first = first or (image.shape, name)
+                    kept.append(index)
+                    yield match(image, f'{source.where}: {name}', *first, _remedy(self.plan)), label
+                    if self.plan.limit is not None and sum(map(len, self.kept)) >= self.plan.limit:
+                        return
+        if first is None:
+            where = self.plan.parts[0][0].where
+            raise UserError(f'{where}: every image is unreadable or smaller than `resolution`; give other images')
+
+    def manifest(self) -> Manifest:
+        """Record how the data set was made."""
+        plan, sources = self.plan, [source for source, _ in self.plan.parts]
+        arguments = plan.arguments | sources[0].reading.changes()
+        if plan.skip_unreadable:
+            arguments |= {SKIPPED: self.unreadable}
+        covered = [None] * len(sources) if plan.hash_all else self.kept
+        others = [shown(name) for source in sources for name in source.skipped]
+        if len(others) > MAX_SKIPPED_FILES:
+            others[MAX_SKIPPED_FILES:] = [f'... and {len(others) - MAX_SKIPPED_FILES} more']
+        return Manifest(
+            source=_one_or_all([source.file_name for source in sources]),
+            source_sha256=_one_or_all([source.sha256(used) for source, used in zip(sources, covered, strict=True)]),
+            rule=plan.rule,
+            arguments=arguments,
+            indices=_one_or_all(self.kept),
+            labels=plan.labels_note,
+            class_names=plan.class_names,
+            skipped_files=others or UNSET,
         )
 
 
-def _report(skipped: list[Made]) -> None:
-    unreadable = sum(made.is_unreadable for made in skipped)
-    if unreadable:
-        print(f'Skipped {unreadable} unreadable images, see "{SKIPPED}" in the manifest.', file=sys.stderr)
-    if len(skipped) > unreadable:
-        print(f'Skipped {len(skipped) - unreadable} images smaller than the resolution.', file=sys.stderr)
-
-
-def _transformed_images(plan: Plan) -> Iterator[Made]:
-    labels = iter(plan.labels) if plan.labels is not None else repeat(None)
-    channels = max(part.source.channels for part in plan.parts)
-    for number, part in enumerate(plan.parts):
-        make = partial(_make_image, plan, part.source, channels)
-        for index, (image, is_unreadable) in zip(part.indices, ordered_map(make, part.indices), strict=True):
-            yield Made(number, index, next(labels), image, is_unreadable)
-
-
 def _make_image(plan: Plan, source: Source, channels: int, index: int) -> tuple[np.ndarray | None, bool]:
+    """Return the image, or None if it is skipped, and whether that is because it cannot be read."""
     try:
         image = with_channels(source.read(index), channels)
     except UserError as error:
@@ -152,51 +139,15 @@ def _make_image(plan: Plan, source: Source, channels: int, index: int) -> tuple[
         hint = ', or add `skip_unreadable`' if plan.skip_unreadable is False else ''
         raise UserError(f'{error}{hint}') from error
     try:
-        return _transform_of(plan, source)(image), False
+        if plan.transform:
+            return plan.transform(image), False
+        return pad(image, source.padded_size) if source.padded_size else checked_square(image), False
     except ValueError as error:
         raise UserError(f'{source.where}: {source.describe(index)} {error}; {_remedy(plan)}') from error
 
 
 def _remedy(plan: Plan) -> str:
-    if plan.rule == 'convert':
-        return 'give `transform`=center-crop and `resolution`=WxH'
-    return ONE_SIZE
-
-
-def _transform_of(plan: Plan, source: Source) -> Transform:
-    if plan.transform:
-        return plan.transform
-    if source.padded_size is not None:
-        return partial(pad, size=source.padded_size)
-    return checked_square
-
-
-def make_manifest(plan: Plan, kept: list[Made], skipped: list[Made]) -> Manifest:
-    """Record how a data set was made. kept, skipped: what `make_images` yielded, with and without an image."""
-    sources = [part.source for part in plan.parts]
-    indices = [[made.index for made in kept if made.part == number] for number in range(len(sources))]
-    arguments = plan.arguments | sources[0].reading.changes()
-    if plan.skip_unreadable:
-        names = [sources[made.part].describe(made.index) for made in skipped if made.is_unreadable]
-        arguments = arguments | {SKIPPED: names}
-    covered = [None] * len(sources) if plan.hash_all else indices
-    hashes = [source.sha256(used) for source, used in zip(sources, covered, strict=True)]
-    return Manifest(
-        source=_one_or_all([source.file_name for source in sources]),
-        source_sha256=_one_or_all(hashes),
-        rule=plan.rule,
-        arguments=arguments,
-        indices=_one_or_all(indices),
-        labels=plan.labels_note,
-        class_names=plan.class_names,
-        skipped_files=_skipped_files(sources) or UNSET,
-    )
-
-
-def _skipped_files(sources: Sequence[Source]) -> list[str]:
-    names = [shown(name) for source in sources for name in source.skipped]
-    rest = len(names) - MAX_SKIPPED_FILES
-    return names if rest <= 0 else [*names[:MAX_SKIPPED_FILES], f'... and {rest} more']
+    return 'give `transform`=center-crop and `resolution`=WxH' if plan.rule == 'convert' else ONE_SIZE
 
 
 def _one_or_all(values: list) -> Any:

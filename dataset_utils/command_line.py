@@ -1,6 +1,7 @@
 """The command line `python -m dataset_utils`: a sub-command for each selection in `rules`, `split`, and `info`."""
 
 import inspect
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,23 @@ import click
 from cli.dataset_options import option
 from dataset_utils import inspection, verification
 from dataset_utils.archive import Destination
-from dataset_utils.building import write_dataset, write_datasets
+from dataset_utils.building import write_datasets
 from dataset_utils.downloads import open_downloaded
-from dataset_utils.rules import SELECTIONS, Selection, plan_split
+from dataset_utils.rules import EXAMPLES, RULES, plan_split
 from dataset_utils.sources import Reading, open_source
 from dnnlib.util import UserError, report_errors
 
-WIDTH = 112  # columns of an example in a help text
+WIDTH = 110  # columns of an example in a help text, without the backslash at a line's end
 
 
 class Selections(click.Group):
     """A group with a sub-command for each registered selection, in addition to its own."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *SELECTIONS])
+        return sorted([*super().list_commands(ctx), *EXAMPLES])
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        found = SELECTIONS.get(name)
-        return selection_command(name, found) if found else super().get_command(ctx, name)
+        return selection_command(name) if name in EXAMPLES else super().get_command(ctx, name)
 
 
 @click.group(cls=Selections)
@@ -49,9 +49,10 @@ def main() -> None:
     """
 
 
-def selection_command(name: str, selection: Selection) -> click.Command:
+def selection_command(name: str) -> click.Command:
     """Return the sub-command of a selection: its options are the arguments of the rule."""
-    arguments = inspect.signature(selection.plan).parameters
+    plan = RULES[name]
+    arguments = inspect.signature(plan).parameters
     sources = [key for key, argument in arguments.items() if argument.kind is argument.POSITIONAL_OR_KEYWORD]
     first = [option('source'), option('dest'), option('overwrite')]
 
@@ -60,27 +61,21 @@ def selection_command(name: str, selection: Selection) -> click.Command:
         paths = {key: choices.pop(key) for key in sources}
         destination = Destination(dest, overwrite, list(paths.values()))
         opened = [open_downloaded(path, key) for key, path in paths.items()]
-        write_dataset(selection.plan(*opened, **choices), destination)
+        write_datasets((plan(*opened, **choices), destination))
 
     options = [option(key, argument.default) for key, argument in arguments.items() if key != 'source']
-    return click.Command(name, callback=run, params=[*first, *options], help=_help(name, selection, list(arguments)))
+    text = inspect.getdoc(plan) or ''
+    for key in arguments:
+        text = text.replace(f'`{key}`', f'--{key.replace("_", "-")}')
+    text = '\n\n'.join([text, *(_example(name, example) for example in EXAMPLES[name])])
+    return click.Command(name, callback=run, params=[*first, *options], help=text)
 
 
-def _help(name: str, selection: Selection, arguments: list[str]) -> str:
-    text = inspect.getdoc(selection.plan) or ''
-    for argument in arguments:
-        text = text.replace(f'`{argument}`', f'--{argument.replace("_", "-")}')
-    return '\n\n'.join([text, *(_example(name, *example) for example in selection.examples.items())])
-
-
-def _example(name: str, purpose: str, options: str) -> str:
-    lines, words = [f'python -m dataset_utils {name}'], options.split()
-    for word in words:
-        if len(lines[-1]) + len(word) + len(' ') + len(' \\') > WIDTH:
-            lines[-1] += ' \\'
-            lines.append('   ')
-        lines[-1] += f' {word}'
-    return '\n'.join(['\b', f'# {purpose}', *lines])
+def _example(name: str, example: str) -> str:
+    purpose, _, options = example.partition(': --')
+    command = f'python -m dataset_utils {name} --{options}'
+    lines = textwrap.wrap(command, WIDTH, subsequent_indent='    ', break_on_hyphens=False)
+    return f'\b\n# {purpose}\n' + ' \\\n'.join(lines)
 
 
 @main.command(params=[option(name) for name in ('source', 'dest', 'overwrite', 'max_images')] + [option('seed', None)])
@@ -105,7 +100,7 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     names = {half: str(path.with_name(f'{path.name.removesuffix(suffix)}-{half}{suffix}')) for half in 'ab'}
     destinations = {half: Destination(name, overwrite, [source]) for half, name in names.items()}
     opened = open_downloaded(source, 'source')
-    write_datasets([(plan_split(opened, half=half, **choices), destinations[half]) for half in 'ab'])
+    write_datasets(*((plan_split(opened, half=half, **choices), destinations[half]) for half in 'ab'))
 
 
 @main.command()

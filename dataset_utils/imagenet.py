@@ -4,7 +4,7 @@ import csv
 from importlib.resources import files
 
 from dataset_utils.sources import Source
-from dataset_utils.sources.base import shown
+from dataset_utils.sources.base import some
 from dnnlib.util import UserError
 
 CIFAR10_CLASSES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
@@ -29,27 +29,15 @@ def images_by_synset(source: Source, superclass: str) -> list[tuple[str, list[in
     if superclass not in table:
         raise UserError(f'`superclass`={superclass} is unknown; give one of {", ".join(sorted(table))}')
     names = source.class_names or []
-    missing = [synset for synset in table[superclass] if synset not in names]
-    if missing:
-        raise UserError(_missing_words(source, superclass, len(table[superclass]), missing))
     found: dict[str, list[int]] = {synset: [] for synset in table[superclass]}
+    missing = [synset for synset in found if synset not in names]
+    if missing:
+        raise UserError(
+            f'{source.where}: it has {len(found) - len(missing)} of the {len(found)} synset folders of {superclass} '
+            f'({some(missing)} missing or empty; its folders are {some(names) or "none"}); '
+            f'give a folder with all of them, such as {TRAIN}'
+        )
     for index, label in enumerate(source.labels or []):
         if names[label] in found:
             found[names[label]].append(index)
     return list(found.items())
-
-
-def _missing_words(source: Source, superclass: str, total: int, missing: list[str]) -> str:
-    if len(missing) == total:
-        folders = (
-            f'its folders are {shown(", ".join(source.class_names[:5]))}' if source.class_names else 'it has no folders'
-        )
-        return (
-            f'{source.where}: it has none of the {total} synset folders of {superclass}, {folders}; '
-            f"give ImageNet's folder of synsets, such as {TRAIN}"
-        )
-    listed = ', '.join(missing[:10]) + (', ...' if len(missing) > 10 else '')
-    return (
-        f'{source.where}: it has {total - len(missing)} of the {total} synset folders of {superclass}, '
-        f'{listed} missing or empty; add them'
-    )

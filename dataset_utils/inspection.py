@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dataset_utils.manifest import Manifest
+from dataset_utils.manifest import Manifest, listed
 from dataset_utils.selections import name_of
 from dataset_utils.sources import Source, content_sha256
 from dataset_utils.sources.base import copies_of, shown, words_of
@@ -107,10 +107,8 @@ def _label_lines(source: Source) -> list[str]:
     counts = sorted(Counter(source.labels).items())
     sizes = [count for _, count in counts]
     if len(counts) > SHOWN_CLASSES:
-        smallest, largest = min(sizes), max(sizes)
-        each = (
-            f'{smallest} to {largest} images' if smallest < largest else f'{smallest} image{"s" * (smallest > 1)} each'
-        )
+        least, most = min(sizes), max(sizes)
+        each = f'{least} to {most} images' if least < most else f'{least} image{"s" * (least > 1)} each'
         return [f'Labels: {len(counts)} classes of {each}']
     return [
         f'Labels: {len(counts)} class{"es" if len(counts) > 1 else ""}',
@@ -120,26 +118,27 @@ def _label_lines(source: Source) -> list[str]:
 
 def _copy_lines(source: Source, copies: Sequence[int]) -> list[str]:
     pairs = [(original, index) for index, original in enumerate(copies) if index != original]
-    lines = [f'Exact copies of an earlier image: {len(pairs)}']
-    lines += [f'  {source.describe(copy)} of {source.describe(original)}' for original, copy in pairs[:SHOWN]]
-    return lines + (['  ...'] if len(pairs) > SHOWN else [])
+    lines = [f'  {source.describe(copy)} of {source.describe(original)}' for original, copy in pairs]
+    return [f'Exact copies of an earlier image: {len(pairs)}', *_first(lines)]
 
 
 def _pair_lines(source: Source, pairs: Sequence[tuple[int, int, float]], near: float) -> list[str]:
-    lines = [f'Pairs of others closer than {near:g} (root mean square per pixel, of 255): {len(pairs)}']
-    lines += [f'  {source.describe(i)} and {source.describe(j)}: {distance:.2f}' for i, j, distance in pairs[:SHOWN]]
-    return lines + (['  ...'] if len(pairs) > SHOWN else [])
+    lines = [f'  {source.describe(i)} and {source.describe(j)}: {distance:.2f}' for i, j, distance in pairs]
+    return [f'Pairs of others closer than {near:g} (root mean square per pixel, of 255): {len(pairs)}', *_first(lines)]
+
+
+def _first(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= SHOWN else [*lines[:SHOWN], '  ...']
 
 
 def _manifest_lines(manifest: Manifest | None) -> list[str]:
     if manifest is None:
         return ['Manifest: none']
-    sources = [manifest.source] if isinstance(manifest.source, str) else manifest.source
-    hashes = [manifest.source_sha256] if isinstance(manifest.source_sha256, str) else manifest.source_sha256
+    sources = zip(listed(manifest.source), listed(manifest.source_sha256), strict=False)
     arguments = ', '.join(f'{name}={value}' for name, value in manifest.arguments.items() if value is not None)
     return [
         f'Made by the rule "{shown(manifest.rule)}" of version {manifest.version}, with {shown(arguments)}',
-        *(f'  from {shown(name)}, sha256 {shown(digest)}' for name, digest in zip(sources, hashes, strict=False)),
+        *(f'  from {shown(name)}, sha256 {shown(digest)}' for name, digest in sources),
         f'  its images {shown(str(manifest.indices)[1:-1])}',
         f'  labels: {shown(manifest.labels)}',
     ]

@@ -34,3 +34,8 @@ class Manifest(Typed, frozen=True):
     def to_json(self) -> str:
         """Return the manifest as JSON text; equal manifests give equal text."""
         return json.dumps(msgspec.to_builtins(self))
+
+
+def listed(value: str | list[str]) -> list[str]:
+    """Return a value of a manifest for each of its sources."""
+    return [value] if isinstance(value, str) else value

@@ -1,12 +1,12 @@
 """The rules by which training sets are made: each is a pure function from sources and arguments to a `Plan`.
 
 A rule's keywords are what a manifest stores as its arguments, and RULES has the rules by name, so that the same plan
-can be made again from a manifest and its sources. A selection is a rule with a sub-command of its own:
+can be made again from a manifest and its sources. A rule with examples is a selection, with a sub-command of its own:
 
-    @selection('first', examples={'The first ten digits': '--source=digits --dest=ten.zip --max-images=10'})
+    @rule('first', 'The first ten digits: --source=digits --dest=ten.zip --max-images=10')
     def plan_first(source: Source, *, max_images: int) -> Plan:
         '''Take the first images.'''
-        return subset(source, list(range(max_images)))
+        return subset(source, range(max_images))
 
 Its positional arguments are sources, its keywords are options (see `options.OPTIONS`), and its docstring is the help.
 """
@@ -14,13 +14,12 @@ Its positional arguments are sources, its keywords are options (see `options.OPT
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dataset_utils import selections
-from dataset_utils.building import SKIPPED, Part, Plan
+from dataset_utils.building import SKIPPED, Plan
 from dataset_utils.imagenet import CIFAR10_CLASSES, images_by_synset
-from dataset_utils.labelling import PAPER_SEED, random_labels, unique_labels
 from dataset_utils.sources import Source
 from dataset_utils.sources.base import MAX_LABEL, shown, words_of
 from dataset_utils.transforms import make_transform
@@ -39,19 +38,11 @@ MIX = '--source=dog.zip --blend=dog-imagenet.zip'
 IMAGENET = '--source=imagenet/ILSVRC/Data/CLS-LOC/train'
 
 
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """A rule that has a sub-command. examples: command lines for its help, by what they do."""
-
-    plan: Rule
-    examples: Mapping[str, str]
-
-
 RULES: dict[str, Rule] = {}
-SELECTIONS: dict[str, Selection] = {}
+EXAMPLES: dict[str, tuple[str, ...]] = {}  # of each selection, for its help: what each does, and its options
 
 
-def rule(name: str) -> Callable[[Rule], Rule]:
+def rule(name: str, *examples: str) -> Callable[[Rule], Rule]:
     """Decorate a rule, to register it under this name; its plans get the name, and its keywords as their arguments."""
 
     def register(plan: Rule) -> Rule:
@@ -63,17 +54,8 @@ def rule(name: str) -> Callable[[Rule], Rule]:
             return dataclasses.replace(made, rule=name, arguments={**given.kwargs, **made.arguments})
 
         RULES[name] = complete
-        return complete
-
-    return register
-
-
-def selection(name: str, examples: Mapping[str, str]) -> Callable[[Rule], Rule]:
-    """Decorate a rule, to register it under this name and as a sub-command."""
-
-    def register(plan: Rule) -> Rule:
-        complete = rule(name)(plan)
-        SELECTIONS[name] = Selection(complete, examples)
+        if examples:
+            EXAMPLES[name] = examples
         return complete
 
     return register
@@ -94,19 +76,17 @@ def plan_convert(
     skip_unreadable: skip damaged images, and take others up to `max_images`.
     """
     return dataclasses.replace(
-        subset(source, list(range(len(source)))),
-        transform=make_transform(transform, resolution) if resolution is not None else None,
+        subset(source, range(len(source))),
+        transform=make_transform(transform, resolution),
         skip_unreadable=skip_unreadable,
         limit=max_images,
     )
 
 
-@selection(
+@rule(
     'size',
-    examples={
-        "The first 200 of each of CIFAR-10's ten classes": f'{CIFAR} --dest=cifar10-2000.zip --max-images=2000',
-        '200 of each, drawn at random': f'{CIFAR} --dest=drawn.zip --max-images=2000 --seed=1',
-    },
+    f"The first 200 of each of CIFAR-10's ten classes: {CIFAR} --dest=cifar10-2000.zip --max-images=2000",
+    f'200 of each, drawn at random: {CIFAR} --dest=drawn.zip --max-images=2000 --seed=1',
 )
 def plan_size(source: Source, *, max_images: int, seed: int | None = None) -> Plan:
     """Take the same number of images of each class.
@@ -114,15 +94,13 @@ def plan_size(source: Source, *, max_images: int, seed: int | None = None) -> Pl
     The set is ordered by class and keeps the labels; `max_images` must be a multiple of the number of classes. Images
     without labels are taken in order, or drawn uniformly.
     """
-    return subset(source, _balanced(source, max_images, seed))
+    return subset(source, selections.balanced(*_classes_of(source), max_images, seed))
 
 
-@selection(
+@rule(
     'classes',
-    examples={
-        '1,000 airplanes and 1,000 automobiles': f'{CIFAR} --dest=c2.zip --num-classes=2 --max-images=2000',
-        '166 zeros, 166 ones and 168 twos': '--source=digits --dest=c3.zip --num-classes=3 --max-images=500',
-    },
+    f'1,000 airplanes and 1,000 automobiles: {CIFAR} --dest=c2.zip --num-classes=2 --max-images=2000',
+    '166 zeros, 166 ones and 168 twos: --source=digits --dest=c3.zip --num-classes=3 --max-images=500',
 )
 def plan_classes(source: Source, *, num_classes: int, max_images: int, seed: int | None = None) -> Plan:
     """Take images of the first classes only (inter-diversity).
@@ -133,31 +111,32 @@ def plan_classes(source: Source, *, num_classes: int, max_images: int, seed: int
     return subset(source, indices)
 
 
-@selection(
+@rule(
     'resolution',
-    examples={
-        '2,000 images of CIFAR-10 at 16x16': f'{CIFAR} --dest=r16.zip --resolution=16x16 --max-images=2000',
-        'The same at 8x8': f'{CIFAR} --dest=r8.zip --resolution=8x8 --max-images=2000',
-    },
+    f'2,000 images of CIFAR-10 at 16x16: {CIFAR} --dest=r16.zip --resolution=16x16 --max-images=2000',
+    f'The same at 8x8: {CIFAR} --dest=r8.zip --resolution=8x8 --max-images=2000',
 )
 def plan_resolution(source: Source, *, resolution: Sequence[int], max_images: int, seed: int | None = None) -> Plan:
     """Take what `size` takes, and resize it (data dimension).
 
     The filter is Lanczos, as in dataset_tool.py.
     """
-    plan = subset(source, _balanced(source, max_images, seed))
+    plan = plan_size(source, max_images=max_images, seed=seed)
     return dataclasses.replace(plan, transform=make_transform(None, resolution))
 
 
-@selection(
+@rule(
     'random-labels',
-    examples={
-        '2,000 images of CIFAR-10 with 20 random labels': f'{CIFAR} --dest=r20.zip --num-classes=20 --max-images=2000',
-        'Other labels for the same images': '--source=digits --dest=r5.zip --num-classes=5 --max-images=500 --label-seed=1',
-    },
+    f'2,000 images of CIFAR-10 with 20 random labels: {CIFAR} --dest=r20.zip --num-classes=20 --max-images=2000',
+    'Other labels for the same images: --source=digits --dest=r5.zip --num-classes=5 --max-images=500 --label-seed=1',
 )
 def plan_random_labels(
-    source: Source, *, num_classes: int, max_images: int, seed: int | None = None, label_seed: int = PAPER_SEED
+    source: Source,
+    *,
+    num_classes: int,
+    max_images: int,
+    seed: int | None = None,
+    label_seed: int = selections.PAPER_SEED,
 ) -> Plan:
     """Take what `size` takes, and label it at random (conditioning).
 
@@ -165,35 +144,31 @@ def plan_random_labels(
     """
     if not 1 <= num_classes <= MAX_LABEL + 1:
         raise UserError(f'`num_classes`={num_classes} is not in the range from 1 to {MAX_LABEL + 1}; change it')
-    plan = subset(source, _balanced(source, max_images, seed))
+    plan = plan_size(source, max_images=max_images, seed=seed)
     note = f"random: Python's random.Random({label_seed}).randint(0, {num_classes - 1}) for each image in order"
-    labels = random_labels(max_images, num_classes, label_seed)
+    labels = selections.random_labels(max_images, num_classes, label_seed)
     return dataclasses.replace(plan, labels=labels, labels_note=note, class_names=None)
 
 
-@selection(
+@rule(
     'unique-labels',
-    examples={
-        'All of CIFAR-10 with 50,000 labels': f'{CIFAR} --dest=u50000.zip --max-images=50000',
-        '500 digits with 500 labels': '--source=digits --dest=u500.zip --max-images=500',
-    },
+    f'All of CIFAR-10 with 50,000 labels: {CIFAR} --dest=u50000.zip --max-images=50000',
+    '500 digits with 500 labels: --source=digits --dest=u500.zip --max-images=500',
 )
 def plan_unique_labels(source: Source, *, max_images: int, seed: int | None = None) -> Plan:
     """Take what `size` takes, and make each image its own class (conditioning).
 
     The label is the image's position in the data set.
     """
-    plan = subset(source, _balanced(source, max_images, seed))
+    plan = plan_size(source, max_images=max_images, seed=seed)
     note = 'unique: the position of the image'
-    return dataclasses.replace(plan, labels=unique_labels(max_images), labels_note=note, class_names=None)
+    return dataclasses.replace(plan, labels=list(range(max_images)), labels_note=note, class_names=None)
 
 
-@selection(
+@rule(
     'one-class',
-    examples={
-        'The first 2,000 dogs of CIFAR-10': f'{CIFAR} --dest=dog.zip --class-name=dog --max-images=2000',
-        'Every digit that is a seven': '--source=digits --dest=seven.zip --class-name=7',
-    },
+    f'The first 2,000 dogs of CIFAR-10: {CIFAR} --dest=dog.zip --class-name=dog --max-images=2000',
+    'Every digit that is a seven: --source=digits --dest=seven.zip --class-name=7',
 )
 def plan_one_class(source: Source, *, class_name: str, max_images: int | None = None, seed: int | None = None) -> Plan:
     """Take images of one class; all of them without `max_images`.
@@ -204,12 +179,10 @@ def plan_one_class(source: Source, *, class_name: str, max_images: int | None = 
     return subset(source, indices)
 
 
-@selection(
+@rule(
     'imagenet-class',
-    examples={
-        '2,000 dogs of 123 synsets, 32x32 as in CIFAR-10': f'{IMAGENET} --dest=dog-imagenet.zip --superclass=dog --max-images=2000',
-        'Cats at 64x64, without damaged files': f'{IMAGENET} --dest=cat-imagenet.zip --superclass=cat --max-images=1000 --resolution=64x64 --skip-unreadable',
-    },
+    f'2,000 dogs of 123 synsets, 32x32 as in CIFAR-10: {IMAGENET} --dest=dog-imagenet.zip --superclass=dog --max-images=2000',
+    f'Cats at 64x64, without damaged files: {IMAGENET} --dest=cat-imagenet.zip --superclass=cat --max-images=1000 --resolution=64x64 --skip-unreadable',
 )
 def plan_imagenet_class(
     source: Source,
@@ -227,16 +200,19 @@ def plan_imagenet_class(
     """
     # Source: Gu et al. 2023, section 4.3.
     groups = images_by_synset(source, superclass)
-    arguments: dict[str, Any] = {}
-    if skip_unreadable:
-        reader = _UnreadableSkipper(source)
-        indices = selections.spread(groups, max_images, seed, reader.is_readable)
-        arguments[SKIPPED] = reader.skipped
-    else:
-        indices = selections.spread(groups, max_images, seed)
+    skipped: list[str] = []
+
+    def is_wanted(index: int) -> bool:
+        try:
+            return not skip_unreadable or source.read(index) is not None
+        except UserError:
+            skipped.append(source.describe(index))
+            return False
+
+    indices = selections.spread(groups, max_images, seed, is_wanted)
     return Plan(
-        arguments=arguments,
-        parts=[Part(source, indices)],
+        arguments={SKIPPED: skipped} if skip_unreadable else {},
+        parts=[(source, indices)],
         labels=[CIFAR10_CLASSES.index(superclass)] * len(indices),
         labels_note=f"that of CIFAR-10's class {superclass}",
         class_names=CIFAR10_CLASSES,
@@ -246,12 +222,10 @@ def plan_imagenet_class(
     )
 
 
-@selection(
+@rule(
     'mixture',
-    examples={
-        '1,600 dogs of CIFAR-10 and 400 of ImageNet': f'{MIX} --dest=dog-0.2.zip --blend-rate=0.2 --max-images=2000',
-        'Half and half': f'{MIX} --dest=dog-0.5.zip --blend-rate=0.5 --max-images=2000',
-    },
+    f'1,600 dogs of CIFAR-10 and 400 of ImageNet: {MIX} --dest=dog-0.2.zip --blend-rate=0.2 --max-images=2000',
+    f'Half and half: {MIX} --dest=dog-0.5.zip --blend-rate=0.5 --max-images=2000',
 )
 def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images: int) -> Plan:
     """Mix two data sets (intra-diversity).
@@ -262,27 +236,24 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
     if not 0 <= blend_rate <= 1:
         raise UserError(f'`blend_rate`={blend_rate} is not in the range from 0 to 1; change it')
     _check_alike(source, blend)
-    counts = [int(max_images * (1 - blend_rate))]
-    counts.append(max_images - counts[0])
-    labels: list[int] = []
-    for part, count in zip((source, blend), counts, strict=True):
-        if count > len(part):
-            raise UserError(f'{part.where} has {len(part)} images, but {count} are needed; lower `max_images`')
-        labels += (part.labels or [])[:count]
+    first = int(max_images * (1 - blend_rate))
+    parts = [(source, range(first)), (blend, range(max_images - first))]
+    for part, indices in parts:
+        if indices.stop > len(part):
+            raise UserError(f'{part.where} has {len(part)} images, but {indices.stop} are needed; lower `max_images`')
+    is_labelled = source.labels is not None
     return Plan(
-        parts=[Part(part, list(range(count))) for part, count in zip((source, blend), counts, strict=True)],
-        labels=labels if source.labels is not None else None,
-        labels_note='those of the sources' if source.labels is not None else NO_LABELS,
+        parts=parts,
+        labels=[label for part, indices in parts for label in labels_of(part)[: len(indices)]] if is_labelled else None,
+        labels_note='those of the sources' if is_labelled else NO_LABELS,
         class_names=source.class_names or blend.class_names,
     )
 
 
-@selection(
+@rule(
     'duplicate',
-    examples={
-        '1,000 images of which 100 occur ten times: 1,900 in all': '--source=cifar10-1000.zip --dest=d10.zip --copies=10 --fraction=0.1',
-        'Every image twice': '--source=cifar10-1000.zip --dest=d2.zip --copies=2 --fraction=1',
-    },
+    '1,000 images of which 100 occur ten times: 1,900 in all: --source=cifar10-1000.zip --dest=d10.zip --copies=10 --fraction=0.1',
+    'Every image twice: --source=cifar10-1000.zip --dest=d2.zip --copies=2 --fraction=1',
 )
 def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | None = None) -> Plan:
     """Repeat a fraction of the images.
@@ -306,19 +277,15 @@ def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | 
 
 @rule('split')
 def plan_split(source: Source, *, max_images: int, half: str, seed: int | None = None) -> Plan:
-    """Take one of two disjoint sets of `max_images` images each, see `selections.halves`.
-
-    half: 'a', which is what `size` takes, or 'b'.
-    """
-    halves = selections.halves(*_classes_of(source), max_images, seed)
-    return subset(source, halves['ab'.index(half)])
+    """Take one of two disjoint sets of `max_images` images each: 'a', which is what `size` takes, or 'b'."""
+    return subset(source, selections.balanced(*_classes_of(source), max_images, seed, 2, 'ab'.index(half)))
 
 
-def subset(source: Source, indices: list[int]) -> Plan:
+def subset(source: Source, indices: Sequence[int]) -> Plan:
     """Plan a subset of one source that keeps its labels."""
     labels = source.labels
     return Plan(
-        parts=[Part(source, indices)],
+        parts=[(source, indices)],
         labels=[labels[index] for index in indices] if labels is not None else None,
         labels_note=LABELS_OF_SOURCE if labels is not None else NO_LABELS,
         class_names=source.class_names,
@@ -330,10 +297,6 @@ def labels_of(source: Source) -> list[int]:
     if source.labels is None:
         raise UserError(f'{source.where} has no labels, which this selection needs; select by size instead')
     return source.labels
-
-
-def _balanced(source: Source, max_images: int, seed: int | None) -> list[int]:
-    return selections.balanced(*_classes_of(source), max_images, seed)
 
 
 def _classes_of(source: Source) -> tuple[list[int], list[str] | None]:
@@ -373,19 +336,3 @@ def _check_classes_alike(source: Source, blend: Source) -> None:
                 f'{part.where} has the label {max(part.labels)}, but the set that it is mixed with has {len(others)} '
                 f'classes; make both from sources with the same classes'
             )
-
-
-class _UnreadableSkipper:
-    """Finds out which images can be read, and keeps the names of the others."""
-
-    def __init__(self, source: Source):
-        self.source = source
-        self.skipped: list[str] = []
-
-    def is_readable(self, index: int) -> bool:
-        try:
-            self.source.read(index)
-        except UserError:
-            self.skipped.append(self.source.describe(index))
-            return False
-        return True

@@ -4,39 +4,42 @@ With the same seed, or without one, a smaller set is contained in every larger o
 `first_classes`. Labels that are all 0 select from all images alike.
 """
 
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import numpy as np
 
-from dataset_utils.sources.base import shown
+from dataset_utils.sources.base import shown, some
 from dnnlib.util import UserError
 
+PAPER_SEED = 1024
 
-def balanced(labels: Sequence[int], class_names: Sequence[str] | None, max_images: int, seed: int | None) -> list[int]:
+
+def balanced(
+    labels: Sequence[int],
+    class_names: Sequence[str] | None,
+    max_images: int,
+    seed: int | None,
+    sets: int = 1,
+    number: int = 0,
+) -> list[int]:
     """Take max_images / C images of each of the C classes that are present, class after class in order of label.
 
     labels: one for each image in the source. seed: None takes each class's first images, a seed draws them (see
-    `members`). Raises UserError if C does not divide max_images, or if a class has too few images.
+    `members`). sets, number: take the set of this number, from 0, of several disjoint ones; the first is what a single
+    one takes. Raises UserError if C does not divide max_images, or if a class has too few images for all the sets.
     Source: Gu et al. 2023, section 3.1: the first |D|/10 images of each class of CIFAR-10.
     """
     classes = members(labels, seed)
-    return take(classes, class_names, _equal_counts(classes, max_images))
-
-
-def halves(
-    labels: Sequence[int], class_names: Sequence[str] | None, max_images: int, seed: int | None
-) -> tuple[list[int], list[int]]:
-    """Take two disjoint sets of `max_images` images each: what `balanced` takes, and the next images of each class.
-
-    Raises UserError as `balanced` does for twice as many images.
-    """
-    classes = members(labels, seed)
-    counts = _equal_counts(classes, max_images)
-    _check_enough(classes, class_names, counts, sets=2)
-    first = [index for label, count in counts.items() for index in classes[label][:count]]
-    second = [index for label, count in counts.items() for index in classes[label][count : 2 * count]]
-    return first, second
+    rest = max_images % len(classes)
+    if rest:
+        raise UserError(
+            f'`max_images`={max_images} is not a multiple of the {len(classes)} classes; '
+            f'give {max_images - rest or len(classes)}'
+        )
+    return take(classes, class_names, dict.fromkeys(classes, max_images // len(classes)), sets, number)
 
 
 def first_classes(
@@ -65,7 +68,12 @@ def one_class(
     Raises UserError if there is no such class, with a list of the classes, or if it has too few images.
     """
     classes = members(labels, seed)
-    label = _find_class(classes, class_names, name)
+    label = next((label for label in classes if class_names is not None and class_names[label] == name), None)
+    if label is None and name.isdecimal():
+        label = int(name)
+    if label is None or label not in classes:
+        known = some([name_of(label, class_names) for label in classes], 20)
+        raise UserError(f'`class_name`={name} is not a class of the source, which has {known}; give one of those')
     return take(classes, class_names, {label: len(classes[label]) if max_images is None else max_images})
 
 
@@ -104,12 +112,8 @@ def spread(
     chosen: list[int] = []
     for number, (name, indices) in enumerate(groups):
         count = share + (number < extra)
-        taken: list[int] = []
-        for index in shuffled(indices, seed, int(name[1:])):
-            if len(taken) == count:
-                break
-            if is_wanted(index):
-                taken.append(index)
+        order = shuffled(indices, seed, int(name[1:]))
+        taken = list(islice(filter(is_wanted, order), min(count, len(order))))
         if len(taken) < count:
             kind = 'images' if len(taken) == len(indices) else 'readable images'
             raise UserError(
@@ -141,31 +145,14 @@ def shuffled(indices: Sequence[int], seed: int, key: int) -> list[int]:
     return [indices[position] for position in order]
 
 
-def take(classes: dict[int, list[int]], class_names: Sequence[str] | None, counts: dict[int, int]) -> list[int]:
-    """Take the first counts[label] images of each class in `counts`; raises UserError if a class has too few."""
-    _check_enough(classes, class_names, counts)
-    return [index for label, count in counts.items() for index in classes[label][:count]]
-
-
-def name_of(label: int, class_names: Sequence[str] | None) -> str:
-    """Name a class for a message: '5 (dog)'."""
-    if class_names is None or class_names[label] == str(label):
-        return str(label)
-    return f'{label} ({shown(class_names[label])})'
-
-
-def _equal_counts(classes: dict[int, list[int]], max_images: int) -> dict[int, int]:
-    if max_images % len(classes):
-        raise UserError(
-            f'`max_images`={max_images} is not a multiple of the {len(classes)} classes; '
-            f'give {max_images - max_images % len(classes) or len(classes)}'
-        )
-    return dict.fromkeys(classes, max_images // len(classes))
-
-
-def _check_enough(
-    classes: dict[int, list[int]], class_names: Sequence[str] | None, counts: dict[int, int], sets: int = 1
-) -> None:
+def take(
+    classes: dict[int, list[int]],
+    class_names: Sequence[str] | None,
+    counts: dict[int, int],
+    sets: int = 1,
+    number: int = 0,
+) -> list[int]:
+    """Take counts[label] images of each class; sets, number: see `balanced`. Raises UserError if there are too few."""
     for label, count in counts.items():
         if sets * count > len(classes[label]):
             smallest = min(len(classes[other]) for other in counts)
@@ -174,14 +161,20 @@ def _check_enough(
                 f'`max_images` asks for {sets * count} images {which} {len(classes[label])}; '
                 f'give at most {smallest // sets * len(counts)}'
             )
+    return [index for label, count in counts.items() for index in classes[label][number * count : (number + 1) * count]]
 
 
-def _find_class(classes: dict[int, list[int]], class_names: Sequence[str] | None, name: str) -> int:
-    for label in classes:
-        if class_names is not None and class_names[label] == name:
-            return label
-    if name.isdecimal() and int(name) in classes:
-        return int(name)
-    known = [name_of(label, class_names) for label in classes]
-    listed = ', '.join(known[:20]) + (', ...' if len(known) > 20 else '')
-    raise UserError(f'`class_name`={name} is not a class of the source, which has {listed}; give one of those')
+def random_labels(count: int, num_classes: int, seed: int = PAPER_SEED) -> list[int]:
+    """Draw `count` independent labels, uniform in [0, num_classes).
+
+    Source: Gu et al. 2023, section 5.1: Python's generator, one `random.randint` for each image in order.
+    """
+    generator = random.Random(seed)
+    return [generator.randint(0, num_classes - 1) for _ in range(count)]
+
+
+def name_of(label: int, class_names: Sequence[str] | None) -> str:
+    """Name a class for a message: '5 (dog)'."""
+    if class_names is None or class_names[label] == str(label):
+        return str(label)
+    return f'{label} ({shown(class_names[label])})'

@@ -1,41 +1,46 @@
 """Bring images to one square size: how each is cropped, resized and padded."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import PIL.Image
 
 from dataset_utils.sources.base import words_of
-from dnnlib.util import UserError
+from dnnlib.util import ArgumentError
 
 LANCZOS, BOX, BICUBIC = PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BOX, PIL.Image.Resampling.BICUBIC
 MAX_EDGE = 8192
+TRANSFORMS = ('center-crop', 'center-crop-wide', 'center-crop-dhariwal')
 
 # From one image to another, uint8 [H, W, C]; None skips the image.
 Transform = Callable[[np.ndarray], np.ndarray | None]
 
 
-def make_transform(name: str | None, resolution: Sequence[int]) -> Transform:
-    """Return the transformation of this name, to images of this size.
+def make_transform(name: str | None, resolution: Sequence[int] | None) -> Transform | None:
+    """Return the transformation of this name, to images of this size; None without both.
 
     name: one of TRANSFORMS, or None to resize images that are square already. resolution: (width, height), equal
-    except for 'center-crop-wide', where the height is at most the width. Raises UserError.
+    except for 'center-crop-wide', where the height is at most the width. Raises ArgumentError.
     """
+    if resolution is None:
+        if name is not None:
+            raise ArgumentError(f'`transform`={name} needs `resolution`=WxH, the size to crop to')
+        return None
     width, height = resolution
+    size = f'`resolution`={width}x{height}'
     if not all(type(edge) is int and 1 <= edge <= MAX_EDGE for edge in resolution):
-        raise UserError(f'`resolution`={width}x{height} is out of range; give an edge of 1 to {MAX_EDGE} pixels')
+        raise ArgumentError(f'{size} is out of range; give an edge of 1 to {MAX_EDGE} pixels')
     if name not in (None, *TRANSFORMS):
-        raise UserError(f'`transform`={name} is unknown; choose one of {", ".join(TRANSFORMS)}')
-    if name == 'center-crop-wide' and height > width:
-        raise UserError(
-            f'`resolution`={width}x{height} is taller than wide, which center-crop-wide cannot make; swap the numbers'
-        )
-    if name != 'center-crop-wide' and height != width:
-        raise UserError(f'`resolution`={width}x{height} is not square; give {width}x{width}')
+        raise ArgumentError(f'`transform`={name} is unknown; choose one of {", ".join(TRANSFORMS)}')
     if name == 'center-crop-wide':
-        return lambda image: center_crop_wide(image, width, height)
+        if height > width:
+            raise ArgumentError(f'{size} is taller than wide, which center-crop-wide cannot make; swap the numbers')
+        return partial(center_crop_wide, width=width, height=height)
+    if height != width:
+        raise ArgumentError(f'{size} is not square; give {width}x{width}')
     one_size = {None: resize_square, 'center-crop': center_crop, 'center-crop-dhariwal': center_crop_dhariwal}[name]
-    return lambda image: one_size(image, width)
+    return partial(one_size, size=width)
 
 
 def resize(image: np.ndarray, width: int, height: int, resample: PIL.Image.Resampling = LANCZOS) -> np.ndarray:
@@ -74,10 +79,7 @@ def center_crop_wide(image: np.ndarray, width: int, height: int) -> np.ndarray |
     box_height = min(image_height, round(image_width * height / width))
     if box_width < width or box_height < height:
         return None
-    top = (width - height) // 2
-    canvas = np.zeros((width, width, image.shape[2]), np.uint8)
-    canvas[top : top + height] = resize(_central(image, box_width, box_height), width, height)
-    return canvas
+    return pad(resize(_central(image, box_width, box_height), width, height), width)
 
 
 def center_crop_dhariwal(image: np.ndarray, size: int) -> np.ndarray:
@@ -104,6 +106,3 @@ def pad(image: np.ndarray, size: int) -> np.ndarray:
 def _central(image: np.ndarray, width: int, height: int) -> np.ndarray:
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
-
-
-TRANSFORMS = ('center-crop', 'center-crop-wide', 'center-crop-dhariwal')

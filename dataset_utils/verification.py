@@ -3,13 +3,12 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from dataset_utils.building import SKIPPED, Made, Plan, make_images, make_manifest
-from dataset_utils.manifest import Manifest
+from dataset_utils.building import SKIPPED, Making, Plan
+from dataset_utils.manifest import Manifest, listed
 from dataset_utils.rules import RULES
 from dataset_utils.sources import Reading, Source
 from dataset_utils.sources.base import shown
@@ -25,11 +24,13 @@ def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
     manifest = dataset.manifest
     if manifest is None:
         raise UserError(f'{dataset.where} has no manifest.json, so it cannot be verified; remove `verify`')
-    names = _listed(manifest.source)
+    names = listed(manifest.source)
     if len(names) != len(sources):
         raise UserError(f'`verify` must be given {len(names)} times: for {", ".join(map(shown, names))}')
+    recorded = (SKIPPED, *(field.name for field in dataclasses.fields(Reading)))  # not arguments of rules
+    arguments = {name: value for name, value in manifest.arguments.items() if name not in recorded}
     try:
-        return _compare(dataset, manifest, _plan_again(manifest, sources))
+        return _compare(dataset, manifest, RULES[manifest.rule](*sources, **arguments))
     except UserError as error:
         raise UserError(f'{dataset.where} cannot be made again from these sources: {error}') from error
     except Exception as error:  # a stranger's manifest can have any values
@@ -39,26 +40,18 @@ def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
         ) from error
 
 
-def _plan_again(manifest: Manifest, sources: Sequence[Source]) -> Plan:
-    recorded = (SKIPPED, *(field.name for field in dataclasses.fields(Reading)))  # not arguments of rules
-    arguments = {name: value for name, value in manifest.arguments.items() if name not in recorded}
-    return RULES[manifest.rule](*sources, **arguments)
-
-
 def _compare(dataset: Source, manifest: Manifest, plan: Plan) -> list[str]:
-    kept: list[Made] = []
-    skipped: list[Made] = []
-    differing: list[int] = []
-    for made in tqdm(make_images(plan), f'Verifying {dataset.file_name}', len(dataset), unit='img', disable=None):
-        if made.image is None:
-            skipped.append(made)
-            continue
-        if len(kept) < len(dataset) and not _is_same(dataset[len(kept)], made.image, made.label):
-            differing.append(len(kept))
-        kept.append(dataclasses.replace(made, image=None))
-    findings = _compare_manifests(manifest, make_manifest(plan, kept, skipped))
-    if len(kept) != len(dataset):
-        findings.append(f'It has {len(dataset)} images, but the rule makes {len(kept)}.')
+    making = Making(plan)
+    count, differing = 0, []
+    bar = tqdm(making, f'Verifying {dataset.file_name}', len(dataset), unit='img', disable=None)
+    for count, (image, label) in enumerate(bar, start=1):
+        if count <= len(dataset):
+            present, present_label = dataset[count - 1]
+            if present_label != label or not np.array_equal(present, image):
+                differing.append(count - 1)
+    findings = _compare_manifests(manifest, making.manifest())
+    if count != len(dataset):
+        findings.append(f'It has {len(dataset)} images, but the rule makes {count}.')
     if differing:
         findings.append(
             f'{len(differing)} of {len(dataset)} images or labels differ from what the rule makes; the first is '
@@ -67,30 +60,17 @@ def _compare(dataset: Source, manifest: Manifest, plan: Plan) -> list[str]:
     return findings
 
 
-def _is_same(present: tuple[np.ndarray, int | None], image: np.ndarray, label: int | None) -> bool:
-    return present[1] == label and np.array_equal(present[0], image)
-
-
 def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
     findings = []
-    if claimed.source_sha256 != made.source_sha256:
-        findings.append(_source_sentence(_listed(claimed.source_sha256), _listed(made.source_sha256)))
-    expected = json.loads(made.to_json())
+    hashes, expected = listed(claimed.source_sha256), listed(made.source_sha256)
+    if hashes == expected[::-1] != expected:
+        findings.append('The two sources are those of the manifest in the other order; give `verify` the source first.')
+    elif hashes != expected:
+        is_not = f'its hash is {" and ".join(expected)}, not {shown(" and ".join(hashes))}'
+        findings.append(f'The source is a different one: {is_not}.')
     for name in ('arguments', 'indices', 'labels', 'class_names', 'version'):
-        if _differs(getattr(claimed, name), expected[name]):
+        # As JSON, in which 1, 1.0 and true differ.
+        texts = [json.dumps(json.loads(manifest.to_json())[name], sort_keys=True) for manifest in (claimed, made)]
+        if texts[0] != texts[1]:
             findings.append(f'"{name}" in the manifest is not what the rule makes.')
     return findings
-
-
-def _source_sentence(claimed: list[str], made: list[str]) -> str:
-    if claimed == made[::-1]:
-        return 'The two sources are those of the manifest in the other order; give `verify` the source first.'
-    return f'The source is a different one: its hash is {" and ".join(made)}, not {shown(" and ".join(claimed))}.'
-
-
-def _listed(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
-
-
-def _differs(claimed: Any, expected: Any) -> bool:
-    return json.dumps(claimed, sort_keys=True) != json.dumps(expected, sort_keys=True)

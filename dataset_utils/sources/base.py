@@ -21,7 +21,6 @@ Result = TypeVar('Result')
 
 # A network has a weight for every class, so a larger label in a file is a mistake, or meant to exhaust the memory.
 MAX_LABEL = 2**21 - 1
-MAX_NAMES = 5  # names in one remark
 
 ONE_SIZE = 'bring all images to one square size with dataset_tool.py --transform=center-crop --resolution=WxH'
 
@@ -283,9 +282,9 @@ def words_of(shape: Sequence[int]) -> str:
     return f'{width}x{height} {"grey" if channels == 1 else "RGB"}'
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Sequence[str], limit: int = 5) -> str:
     """List the first few names for a message, fit for a terminal."""
-    return ', '.join([*map(shown, names[:MAX_NAMES]), *(['...'] if len(names) > MAX_NAMES else [])])
+    return ', '.join([*map(shown, names[:limit]), *(['...'] if len(names) > limit else [])])
 
 
 def shown(text: str) -> str:

@@ -14,7 +14,7 @@ from tests.helpers import invoke
 
 @pytest.fixture
 def last():
-    @rules.selection('last', examples={'The last ten digits': '--source=digits --dest=ten.zip --max-images=10'})
+    @rules.rule('last', 'The last ten digits: --source=digits --dest=ten.zip --max-images=10')
     def plan_last(source: Source, *, max_images: int, seed: int = 3) -> Plan:
         """Take the last `max_images` images."""
         if max_images > len(source):
@@ -23,7 +23,7 @@ def last():
         return rules.subset(source, indices)
 
     yield plan_last
-    del rules.RULES['last'], rules.SELECTIONS['last']
+    del rules.RULES['last'], rules.EXAMPLES['last']
 
 
 def test_a_registered_selection_is_a_sub_command(last, tmp_path):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from dataset_utils import open_source, selections
-from dataset_utils.labelling import random_labels
 from dnnlib.util import UserError
 from tests.helpers import DATA, needs_cifar10
 
@@ -69,18 +68,19 @@ class TestHalves:
     @pytest.mark.parametrize('seed', [None, 3])
     def test_disjoint_and_balanced_and_the_first_is_the_plain_subset(self, seed):
         labels = many_labels()
-        first, second = selections.halves(labels, None, 100, seed)
+        first, second = (selections.balanced(labels, None, 100, seed, 2, number) for number in (0, 1))
         assert first == selections.balanced(labels, None, 100, seed)
         assert not set(first) & set(second)
         for half in (first, second):
             assert Counter(labels[index] for index in half) == dict.fromkeys(range(5), 20)
 
     def test_second_half_is_the_next_of_each_class(self):
-        assert selections.halves(LABELS, None, 3, None) == ([1, 2, 0], [3, 5, 4])
+        assert selections.balanced(LABELS, None, 3, None, 2, 0) == [1, 2, 0]
+        assert selections.balanced(LABELS, None, 3, None, 2, 1) == [3, 5, 4]
 
     def test_too_few_images_for_two(self):
         with pytest.raises(UserError, match=r'6 images of class 0 \(bird\), which has 4; give at most 6'):
-            selections.halves(LABELS, NAMES, 9, None)
+            selections.balanced(LABELS, NAMES, 9, None, sets=2)
 
 
 class TestFirstClasses:
@@ -189,13 +189,13 @@ class TestSpread:
 
 def test_random_labels_are_pythons():
     # The first numbers of random.seed(1024) and random.randint(0, 9), as published.
-    assert random_labels(23, 10) == [0, 7, 6, 5, 8, 1, 7, 8, 5, 5, 6, 1, 2, 6, 1, 6, 2, 6, 7, 7, 8, 5, 9]
+    assert selections.random_labels(23, 10) == [0, 7, 6, 5, 8, 1, 7, 8, 5, 5, 6, 1, 2, 6, 1, 6, 2, 6, 7, 7, 8, 5, 9]
 
 
 def test_random_labels_are_the_papers():
     for name, expected in json.loads(SUBSETS.read_text())['random_labels'].items():
         count, num_classes = name.split('_classes')
-        assert random_labels(int(count), int(num_classes)) == expected
+        assert selections.random_labels(int(count), int(num_classes)) == expected
 
 
 def first_labels_of_cifar10() -> list[int]:

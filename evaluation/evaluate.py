@@ -35,7 +35,8 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     printing have no effect. Raises UserError for what cannot be evaluated, or written.
     """
     saved_features, log = options.features or [], log_path(options)
-    metrics = requested(options.metrics or [], has_test=options.test_set is not None or len(saved_features) > 2)
+    has_test = options.test_set is not None or len(saved_features) > 2
+    metrics = requested(options.metrics or [], has_test, has_features=bool(saved_features))
     sampling = Sampling(options.sampler, options.class_index, options.precision, pipeline_steps, options.data)
     generators = make_generators(options, sampling, device)
     require_folders({'table': options.table, 'gallery': options.gallery, 'log': log})

@@ -15,7 +15,7 @@ import mem_ratio
 import train
 from dnnlib.util import file_sha256
 from evaluation.memorization import memorization_ratio
-from evaluation.metrics import METRICS, compute_metrics
+from evaluation.metrics import compute_metrics, requested
 from evaluation.spaces import FeatureSpace, PixelSpace
 from tests.helpers import TINY, failure_of, invoke, run_script
 from training.dataset import load_dataset
@@ -129,11 +129,11 @@ def test_rows_of_a_folder_have_the_names_of_its_files(digits_20, images, tmp_pat
 def test_metrics_stand_beside_the_ratio(digits_20, array, images, reference):
     test = load_dataset('digits').images
     (record,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all', '--test-ref=digits')
-    expected = compute_metrics(list(METRICS), PixelSpace(), images, reference, test)
+    expected = compute_metrics(requested(['all'], True, False), PixelSpace(), images, reference, test)
     assert record['metrics'] == json.loads(json.dumps(expected))
     assert record['metrics_space'] == 'pixels'
     (record,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all')
-    assert list(record['metrics']) == [name for name, metric in METRICS.items() if not metric.needs_test]
+    assert list(record['metrics']) == ['ratio_curve', 'authenticity', 'precision_recall']
 
 
 def test_metrics_may_be_those_of_features(digits_20, array, tmp_path):
@@ -150,6 +150,9 @@ def test_metrics_may_be_those_of_features(digits_20, array, tmp_path):
     assert record['metrics_space'] == 'features'
     (plain,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}')
     assert record['ratio'] == plain['ratio']
+    (record,) = evaluated(*common[:2], '--metrics=frechet,kernel_distance', f'--features={features}')
+    expected = compute_metrics(['frechet', 'kernel_distance'], FeatureSpace(), *parts)
+    assert record['metrics'] == json.loads(json.dumps(expected))
 
 
 def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_20, images, reference, tmp_path):

@@ -22,14 +22,14 @@ class Metric:
     """One entry of `METRICS`.
 
     summary: a few words for a help text. module: file of the metric, imported when it is computed. needs: an attribute
-    of `evaluation.metrics.needs.Inputs`; features and moments exist in feature space only. The module's function
-    from_<needs> takes that and a seed, and returns a dataclass of numbers, lists and None. needs_test: whether the
-    metric needs a held-out set.
+    of `evaluation.metrics.needs.Inputs`; features exist in feature space only. The module's function from_<needs> takes
+    that and a seed, and returns a dataclass of numbers, lists and None. needs_test: whether the metric needs a held-out
+    set.
     """
 
     summary: str
     module: str
-    needs: Literal['distances', 'features', 'moments'] = 'distances'
+    needs: Literal['distances', 'features'] = 'distances'
     needs_test: bool = False
 
     def compute(self, inputs: 'Inputs', seed: int) -> Any:
@@ -44,6 +44,10 @@ METRICS = {
     'precision_recall': Metric('precision, recall, density and coverage', 'evaluation.metrics.precision_recall'),
     'test_gap': Metric(
         'nearest distances to training against test images', 'evaluation.metrics.held_out_gap', needs_test=True
+    ),
+    'frechet': Metric('Fréchet distance of features, such as the FID', 'evaluation.metrics.frechet', 'features'),
+    'kernel_distance': Metric(
+        'kernel distance of features, such as the KID', 'evaluation.metrics.kernel_distance', 'features'
     ),
 }
 
@@ -71,10 +75,11 @@ def compute_metrics(
     return {name: asdict(METRICS[name].compute(inputs, seed)) for name in names}
 
 
-def requested(names: Sequence[str], has_test: bool) -> Sequence[str]:
+def requested(names: Sequence[str], has_test: bool, has_features: bool) -> Sequence[str]:
     """The names; for 'all', every metric that can be computed. Raises UserError as `require_known` does."""
     if list(names) == ['all']:
-        return [name for name, metric in METRICS.items() if has_test or not metric.needs_test]
+        has = {'distances': True, 'features': has_features}
+        return [name for name, metric in METRICS.items() if has[metric.needs] and (has_test or not metric.needs_test)]
     require_known(names, has_test)
     return names
 

@@ -1,6 +1,5 @@
-"""What metrics are computed from: distances, features, or moments of features, each made once, when it is needed."""
+"""What metrics are computed from: distances or features, each made once, when it is needed."""
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,15 +9,6 @@ from dnnlib.util import UserError
 from evaluation.features.saved import Features
 from evaluation.metrics.distances import NEAREST_K, Distances
 from evaluation.spaces import FeatureSpace, Rows, Space
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean [d] and unbiased covariance [d, d] of `count` features, float64."""
-
-    count: int
-    mean: np.ndarray
-    covariance: np.ndarray
 
 
 class Inputs:
@@ -46,14 +36,3 @@ class Inputs:
         if not isinstance(self.space, FeatureSpace):
             raise UserError('`metrics`: a metric of features needs `features`, not pixels')
         return Features(*(None if rows is None else np.asarray(rows) for rows in self.sets))  # type: ignore[arg-type]
-
-    @cached_property
-    def moments(self) -> tuple[Moments, Moments]:
-        """Of generated and training images. Raises UserError in pixel space."""
-        return moments(self.features.generated), moments(self.features.training)
-
-
-def moments(features: np.ndarray) -> Moments:
-    """Moments of features [N, d], N >= 2, in float64."""
-    rows = features.astype(np.float64)
-    return Moments(len(rows), rows.mean(axis=0), np.atleast_2d(np.cov(rows, rowvar=False)))

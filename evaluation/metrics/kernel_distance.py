@@ -1,0 +1,86 @@
+"""The kernel distance (KID) of two sets of features: the squared maximum mean discrepancy under a cubic kernel.
+
+k(x, y) = (x·y / d + 1)³, in float64. Source: Bińkowski et al. 2018, "Demystifying MMD GANs". The estimate is unbiased,
+so that its expectation does not depend on the number of images; it may be negative.
+
+Conventions: the mean over disjoint subsets of both sets, drawn with a seed, with Student's 95 % interval. Disjoint
+subsets are independent; those of other implementations overlap, and their deviation is not an error of the mean.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnnlib.util import UserError
+from evaluation.features.saved import Features
+from evaluation.intervals import t_quantile
+
+SUBSET_SIZE = 1000  # of Bińkowski et al.; smaller if there are fewer than ten such subsets
+FEWEST_SUBSETS, MOST_SUBSETS = 10, 100
+
+
+@dataclass(frozen=True)
+class KernelDistance:
+    """The mean over num_subsets subsets of subset_size images each, and its interval; None for a single subset."""
+
+    distance: float
+    low: float | None
+    high: float | None
+    num_subsets: int
+    subset_size: int
+
+
+@dataclass(frozen=True)
+class KernelDistances:
+    """To the training images; to the held-out images, or None; the second minus the first."""
+
+    to_training: KernelDistance
+    to_test: KernelDistance | None
+    difference: float | None
+
+
+def from_features(features: Features, seed: int) -> KernelDistances:
+    to_training = kernel_distance(features.generated, features.training, seed)
+    if features.test is None:
+        return KernelDistances(to_training, None, None)
+    to_test = kernel_distance(features.generated, features.test, seed)
+    return KernelDistances(to_training, to_test, to_test.distance - to_training.distance)
+
+
+def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> KernelDistance:
+    """The distance of features [N, d] and [M, d]; N, M >= 2.
+
+    Raises UserError for fewer than two features, and for features of different dimensions.
+    """
+    if a.shape[1] != b.shape[1]:
+        raise UserError(f'{a.shape[1]} features per image against {b.shape[1]}; compute both with one extractor')
+    fewest = min(len(a), len(b))
+    if fewest < 2:
+        raise UserError(f'{fewest} images: a kernel distance needs at least two')
+    size = max(2, min(SUBSET_SIZE, fewest // FEWEST_SUBSETS))
+    count = min(MOST_SUBSETS, fewest // size)
+    random = np.random.default_rng(seed)
+    first, second = (random.permutation(len(rows))[: count * size].reshape(count, size) for rows in (a, b))
+    values = [squared_discrepancy(a[i], b[j]) for i, j in zip(first, second, strict=True)]
+    mean = float(np.mean(values))
+    if count == 1:
+        return KernelDistance(mean, None, None, count, size)
+    half = t_quantile(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return KernelDistance(mean, mean - half, mean + half, count, size)
+
+
+def squared_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
+    """The unbiased estimate from all pairs of features [N, d] and [M, d]."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return _between_others(a) + _between_others(b) - 2 * float(_kernel(a, b).mean())
+
+
+def _between_others(rows: np.ndarray) -> float:
+    """The mean kernel of different rows."""
+    values = _kernel(rows, rows)
+    return float(values.sum() - values.trace()) / (len(rows) * (len(rows) - 1))
+
+
+def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a @ b.T / a.shape[1] + 1) ** 3

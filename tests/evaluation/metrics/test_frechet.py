@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from dnnlib.util import UserError
+from evaluation.metrics.frechet import Moments, frechet_distance, moments
+from evaluation.spaces import FeatureSpace
+from tests.evaluation.naive import metric, random_sets
+
+
+def features(count, dimension=12, seed=0):
+    """Correlated features away from 0."""
+    random = np.random.default_rng(seed)
+    return random.normal(size=(count, dimension)) @ random.normal(size=(dimension, dimension)) + random.normal() + 3
+
+
+def plainly(a, b):
+    """From the eigenvalues of the product of both covariances, as torch-fidelity computes the FID."""
+    A, B = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    roots = np.sqrt(np.linalg.eigvals(A @ B).astype(complex)).real.sum()
+    return np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(A + B) - 2 * roots
+
+
+@pytest.mark.parametrize(('count', 'other'), [(60, 45), (7, 45), (45, 7), (7, 9), (2, 2)])
+def test_distance_for_few_and_for_many_images(count, other):
+    a, b = features(count), features(other, seed=1)
+    # The roots of eigenvalues near 0 keep half of the digits.
+    assert frechet_distance(a, b) == pytest.approx(plainly(a, b), rel=1e-9 if min(count, other) > 12 else 1e-6)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(moments(a), moments(b)), rel=1e-9)
+
+
+@pytest.mark.parametrize('count', [5, 12, 13, 60])
+def test_a_set_and_itself_in_any_order_have_distance_0(count):
+    a = features(count)
+    scale = np.trace(np.atleast_2d(np.cov(a, rowvar=False)))
+    assert frechet_distance(a, a) <= 1e-12 * scale
+    assert frechet_distance(a, a[::-1]) <= 1e-12 * scale
+    assert frechet_distance(moments(a), a) <= 1e-12 * scale
+
+
+@pytest.mark.parametrize('dimension', [3, 400])
+def test_distance_of_two_gaussians_is_the_analytic_one(dimension):
+    """At n < d too: images at ± an orthogonal direction have diagonal covariances."""
+    variances, others = np.linspace(1, 4, dimension), np.linspace(3, 0, dimension)
+    mean = np.arange(dimension) / dimension
+    expected = np.square(mean).sum() + np.square(np.sqrt(variances) - np.sqrt(others)).sum()
+    a, b = Moments(None, mean, np.diag(variances)), Moments(None, np.zeros(dimension), np.diag(others))
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+    signs = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * np.sqrt(3 / 4)  # unit variance in two directions
+    low = np.zeros([2, 4, dimension])
+    low[0, :, :2], low[1, :, :2] = signs * [2, 5], signs * [4, 1]
+    low[1] += 1
+    assert frechet_distance(*low) == pytest.approx(dimension + 4 + 16, rel=1e-12)
+
+
+def test_moments_do_not_depend_on_blocks(monkeypatch):
+    a = features(50).astype(np.float32)
+    monkeypatch.setattr('evaluation.metrics.frechet._BLOCK', 7)
+    found = moments(a)
+    np.testing.assert_allclose(found.mean, a.astype(np.float64).mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(found.covariance, np.cov(a.astype(np.float64), rowvar=False), rtol=1e-12)
+
+
+def test_fewer_than_two_images_and_other_dimensions_are_refused():
+    with pytest.raises(UserError, match='1 images: a covariance needs at least two'):
+        frechet_distance(features(1), features(5))
+    with pytest.raises(UserError, match='12 features per image against 3; compute both with one extractor'):
+        frechet_distance(features(5), features(5, 3))
+
+
+def test_difference_is_between_sets_of_equal_size():
+    generated, training, test = random_sets(256, 60, 50, 20)
+    found = metric('frechet', FeatureSpace(), generated, training, test)
+    assert (found['num_generated'], found['num_training'], found['num_test']) == (60, 50, 20)
+    a, b, c = (images.reshape(len(images), -1).astype(np.float64) for images in (generated, training, test))
+    assert found['to_training'] == pytest.approx(plainly(a, b))
+    assert found['to_test'] == pytest.approx(plainly(a, c))
+    same = metric('frechet', FeatureSpace(), generated, test[::-1], test)
+    assert same['difference'] == pytest.approx(0, abs=1e-6)
+    chosen = np.random.default_rng(0).choice(50, 20, replace=False)
+    assert found['difference'] == pytest.approx(plainly(a, c) - plainly(a, b[chosen]))
+    assert metric('frechet', FeatureSpace(), generated, training)['to_test'] is None

@@ -1,8 +1,6 @@
 """Checks a study before it runs: options by the parsers of its commands, sizes by the rules of selection."""
 
 import dataclasses
-import difflib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,12 @@ from dnnlib.util import UserError
 from evaluation.evaluation_options import EvaluationOptions
 from studies.commands import selection_command
 from studies.points import make_point, slug
-from studies.study import PARTS, Combination, Options, Study
+from studies.study import Combination, Study
 from training.training_options import RunOptions
 
 # Selections that take the same number of images of each class, so that sizes are multiples of the number of classes.
 BALANCED = ('size', 'resolution', 'random-labels', 'unique-labels')
 NOT_SELECTIONS = ('convert', 'info', 'split')
-
-
 # The commands of a point, which parse its options; the first one is a group.
 PARSERS: dict[str, click.Command] = {
     'data': dataset_commands,
@@ -40,68 +36,19 @@ class Validator:
         self.opened: dict[str, Source] = {}
 
     def check_options(self, study: Study) -> None:
-        """Raise UserError for an unknown option or a value that it cannot have, naming its table and key."""
+        """Raise UserError for an unknown option or a value that it cannot have, naming its combination and table."""
         folders: dict[str, Combination] = {}
         for combination in study.combinations:
             other = folders.setdefault(slug(combination), combination)
             if other.values != combination.values:
                 raise UserError(f'{study.name}: {other.name} and {combination.name} would share a folder; rename one')
-            self._check_names(study, combination)
             size = combination.sizes.values[0] if combination.sizes.search is None else combination.sizes.search[1]
-            point = make_point(study, Path('study'), combination, size, 0)
-            for part, command in point.commands().items():
-                self._parse(
-                    part, command, f'{study.name}: {f"{combination.name}: " if combination.values else ""}[{part}]'
-                )
+            place = f'{study.name}: {combination.name}: ' if combination.values else f'{study.name}: '
+            for part, command in make_point(study, Path('study'), combination, size, 0).commands().items():
+                parse_options(part, command, f'{place}[{part}]')
         for name, options in study.sources.items():
-            self._check_known(study, 'data', options, f'[sources.{name}]')
-            self._parse('data', selection_command(options, Path('x.zip'), Path('sources')), f'[sources.{name}]')
-
-    def _check_names(self, study: Study, combination: Combination) -> None:
-        for part in PARTS:
-            self._check_known(
-                study, part, getattr(combination.settings, part), self._table_of(study, combination, part)
-            )
-
-    def _check_known(self, study: Study, part: str, options: Options, where: str | Mapping[str, str]) -> None:
-        parser = PARSERS[part]
-        if isinstance(parser, click.Group):
-            selection = str(options['selection'])
-            names = sorted(set(parser.list_commands(click.Context(parser))) - set(NOT_SELECTIONS))
-            if selection not in names:
-                place = where if isinstance(where, str) else where.get('selection', '[data]')
-                raise UserError(
-                    f'{study.name}: selection = {selection!r} in {place} is not known; choose one of {", ".join(names)}'
-                )
-            parser = _sub_command(parser, selection)
-        known = {name.lstrip('-') for parameter in parser.params for name in parameter.opts} | {'selection'}
-        for key in options:
-            if key not in known:
-                close = difflib.get_close_matches(key, known, 1)
-                hint = f'; did you mean {close[0]}?' if close else ''
-                place = where if isinstance(where, str) else where.get(key, f'[{part}]')
-                raise UserError(
-                    f'{study.name}: {key} in {place} is not an option of {command_name(part, options)}{hint}'
-                )
-
-    def _table_of(self, study: Study, combination: Combination, part: str) -> dict[str, str]:
-        """The table of the study file that contains each option of a factor."""
-        tables: dict[str, str] = {}
-        for factor in study.factors:
-            chosen = next(v for v in factor.values if v.name == combination.values[factor.name])
-            tables |= dict.fromkeys(chosen.changes.get(part, {}), f'[factors.{factor.name}], value {chosen.name},')
-        return tables
-
-    def _parse(self, part: str, command: list[str], where: str) -> dict[str, Any]:
-        """The values of a command's options, as parsed by its script."""
-        parser = PARSERS[part]
-        words = command[1:]
-        if isinstance(parser, click.Group):
-            parser, words = _sub_command(parser, command[2]), command[3:]
-        try:
-            return parser.make_context(command[0], list(words)).params
-        except click.UsageError as error:
-            raise UserError(f'{where}: {error.format_message()}') from error
+            command = selection_command(options, Path('x.zip'), Path('sources'))
+            parse_options('data', command, f'{study.name}: [sources.{name}]')
 
     def with_steps(self, study: Study, root: Path) -> Study:
         """The study with the steps of its searches, after checking that its sizes are possible.
@@ -129,7 +76,7 @@ class Validator:
 
     def _selection(self, study: Study, root: Path, combination: Combination, size: int) -> tuple[str, dict[str, Any]]:
         command = make_point(study, root, combination, size, 0).commands()['data']
-        return command[2], self._parse('data', command, combination.name)
+        return command[2], parse_options('data', command, combination.name)
 
     def _step(self, study: Study, root: Path, combination: Combination) -> int:
         assert combination.sizes.search is not None
@@ -155,13 +102,19 @@ class Validator:
         return self.opened[path]
 
 
-def _sub_command(group: click.Group, name: str) -> click.Command:
-    command = group.get_command(click.Context(group), name)
-    assert command is not None, 'the names were checked before'
-    return command
-
-
-def command_name(part: str, options: Options) -> str:
-    return {'data': f'python -m dataset_utils {options.get("selection")}', 'train': 'train.py'}.get(
-        part, 'mem_ratio.py'
-    )
+def parse_options(part: str, command: list[str], where: str) -> dict[str, Any]:
+    """The values of a command's options, as parsed by its script. Raises UserError, which begins with `where`."""
+    parser, words = PARSERS[part], command[1:]
+    context = click.Context(parser)
+    if isinstance(parser, click.Group):
+        name, words = command[2], command[3:]
+        known = sorted(set(parser.list_commands(context)) - set(NOT_SELECTIONS))
+        if name not in known:
+            raise UserError(f'{where}: selection = {name!r} is not known; choose one of {", ".join(known)}')
+        found = parser.get_command(context, name)
+        assert found is not None
+        parser = found
+    try:
+        return parser.make_context(command[0], list(words)).params
+    except click.UsageError as error:
+        raise UserError(f'{where}: {error.format_message()}') from error

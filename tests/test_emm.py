@@ -175,12 +175,12 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
         (['search', '--outdir=x', '--source=digits', '--range=10-5000'], 'all, 5000 images:'),
         (
             ['search', '--outdir=x', '--source=digits', '--range=10-20', '--', '--widht=3'],
-            'widht in [train] is not an option',
+            "search: [train]: No such option '--widht'",
         ),
         (['search', '--outdir=x', '--source=digits', '--range=10-20', '--', '-n'], '-n: write options as --name=value'),
         (
             ['search', '--outdir=x', '--source=digits', '--range=10-20', '--selection=sise'],
-            "selection = 'sise' in [data]",
+            "[data]: selection = 'sise' is not known",
         ),
     ],
 )

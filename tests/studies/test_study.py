@@ -212,16 +212,16 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
     [
         (
             {'train': {'num-chanels': 8}},
-            r'num-chanels in \[train\] is not an option of train.py; did you mean num-channels',
+            r"test: \[train\]: No such option '--num-chanels'.*'--num-channels'",
         ),
-        ({'evaluate': {'sedes': '0-3'}}, r'sedes in \[evaluate\] is not an option of mem_ratio.py; did you mean seeds'),
-        ({'data': {'num-classes': 2}}, r'num-classes in \[data\] is not an option of python -m dataset_utils size'),
-        ({'data': {'selection': 'sice'}}, r"selection = 'sice' in \[data\] is not known; choose one of classes"),
+        ({'evaluate': {'sedes': '0-3'}}, r"test: \[evaluate\]: No such option '--sedes'.*'--seeds'"),
+        ({'data': {'num-classes': 2}}, r"test: \[data\]: No such option '--num-classes'"),
+        ({'data': {'selection': 'sice'}}, r"test: \[data\]: selection = 'sice' is not known; choose one of classes"),
         ({'train': {'arch': 'unet'}}, r"arch.*'unet' is not one of"),
         ({'train': {'lr': -1}}, r'lr'),
         (
             {'factors': {'x': {'values': {'a': {'train': {'widht': 3}}}}}},
-            r'widht in \[factors.x\], value a, is not an option of train.py',
+            r"test: x a: \[train\]: No such option '--widht'",
         ),
         ({'factors': {'x': {'values': {'a b': {}, 'a-b': {}}}}}, r'x a b and x a-b would share a folder'),
         ({'sizes': {'values': [15]}}, r'all, 15 images: .*multiple'),

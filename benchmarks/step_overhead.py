@@ -94,6 +94,7 @@ def make_trainer(measured: Measured, precision: str) -> Trainer:
         benchmark=False,
         transfer=None,
         world_size=1,
+        threads=1,
         options={},
     )
     return Trainer(config, Dataset('', random_pixels(measured, size), None, ''), torch.device('cpu'))

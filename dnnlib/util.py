@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+import psutil
 
 
 class UserError(ValueError):
@@ -98,6 +99,15 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, content: Any) -> None:
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b'\n')
+
+
+def remove_partial_files(folder: Path, *patterns: str) -> None:
+    """Remove what killed processes left of files that match; no process of another machine may be writing them."""
+    for pattern in patterns:
+        for path in folder.glob(f'{pattern}.*.partial'):
+            process = path.name.split('.')[-2]
+            if re.fullmatch(r'\d{1,9}', process, re.ASCII) and not psutil.pid_exists(int(process)):
+                path.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:

@@ -21,7 +21,7 @@ from evaluation.records import Record
 from evaluation.runs import EvaluatedSet, evaluate_generators, finished
 from evaluation.spaces import FeatureSpace, PixelSpace
 from torch_utils import distributed
-from training.config import read_options
+from training.config import read_run
 from training.dataset import load_dataset
 
 # Given images that are compared at a time, on each rank.
@@ -114,8 +114,8 @@ def _channels(options: EvaluationOptions) -> int | None:
 def training_set_of(run_dir: Path) -> str:
     """The path of a run's training set. Raises UserError if train.py did not make the run."""
     try:
-        return read_options(run_dir)['data']
-    except (UserError, KeyError) as error:
+        return read_run(run_dir).options.data
+    except UserError as error:
         problem = str(error).split(';')[0]
         raise UserError(f'{problem}; give `training_set`, the training set to compare with') from error
 

@@ -18,7 +18,7 @@ from torch_utils.misc import configure_backends
 from training.closed_form import make_denoiser, require_known
 from training.closed_form.closed_form import compute_device
 from training.closed_form.rows import ImageRows, rows_of
-from training.config import read_options
+from training.config import read_run
 from training.denoiser import Denoiser
 from training.pipeline import load_pipeline, read_pipeline
 from training.sampling import GeneratedBatch, SamplerOptions, generate_images
@@ -258,7 +258,7 @@ def make_generators(named: object, sampling: Sampling, device: Device) -> list[G
 def trained_with_xflip(snapshot: Path) -> bool:
     """What the run folder of an older snapshot, which does not say so itself, says of mirrored training images."""
     try:
-        return read_options(snapshot.parent).get('xflip') is True
+        return read_run(snapshot.parent).options.xflip
     except UserError:
         return False
 

@@ -3,10 +3,12 @@
 Each rank appends to a file of its own, so that a killed run loses nothing; a last line that was cut short is dropped.
 """
 
+import contextlib
 import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from dnnlib.locks import sole_use
 from dnnlib.util import atomic_file
 from evaluation.generation import Generate, Output, generate_to_folder
 from evaluation.generators import ClosedFormGenerator
@@ -67,8 +69,11 @@ def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> list
         return generator.generate
 
     settings = distributed.on_main(lambda: generator.settings)
-    generate_to_folder(output, settings, load, table, together=generator.sampling.sharded)
-    found = distributed.on_main(table.read)
+    with contextlib.ExitStack() as stack:
+        lock = sole_use(output.outdir / '.lock', f'`outdir`={output.outdir}')
+        distributed.on_main(lambda: stack.enter_context(lock))
+        generate_to_folder(output, settings, load, table, together=generator.sampling.sharded)
+        found = distributed.on_main(table.read)
     return [found[seed] for seed in output.seeds]
 
 

@@ -4,6 +4,7 @@ Each generator is sampled once. With a log, a record per generator is appended t
 record with the same settings are not sampled again, and an interrupted evaluation resumes.
 """
 
+import contextlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from typing import Any, cast
 import torch
 from tqdm import tqdm
 
-from dnnlib.util import UserError
+from dnnlib.locks import sole_use
+from dnnlib.util import UserError, remove_partial_files
 from evaluation import records as files
 from evaluation.consumers import KeptImages, NearestTwo, make_consumers
 from evaluation.generators import Generator
@@ -47,7 +49,9 @@ def evaluate_generators(
         check_fits(generator, context.training_set)
     log = EvaluationLog(log_path)
     records: list[Record] = []
-    with progress_bar(len(generators) * len(context.seeds)) as bar:
+    with contextlib.ExitStack() as stack:
+        distributed.on_main(lambda: log.claim(stack))
+        bar = stack.enter_context(progress_bar(len(generators) * len(context.seeds)))
         for generator in generators:
             sets = evaluate_generator(generator, context, log, records, bar)
         best = best_record(records)
@@ -172,6 +176,13 @@ class EvaluationLog:
     def __init__(self, path: Path | None):
         self.path = path
         self.partial = None if path is None else path.with_suffix('.partial')
+
+    def claim(self, stack: contextlib.ExitStack) -> None:
+        """Keep other processes from the files until the stack ends. Raises UserError if another one writes them."""
+        if self.path is not None:
+            lock = self.path.with_name(f'.{self.path.stem}.lock')
+            stack.enter_context(sole_use(lock, f'the log {self.path}'))
+            remove_partial_files(self.path.parent, f'{self.path.stem}.jsonl', files.BEST_NAME)
 
     def find(self, settings: Mapping[str, Any]) -> Record | None:
         """The record with these settings, or None."""

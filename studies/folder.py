@@ -1,10 +1,11 @@
 """The folder of a study: which study it belongs to, and the data sets that are made once for all of its points."""
 
-import fcntl
+import math
 import subprocess
 from pathlib import Path
 
-from dnnlib.util import UserError, read_json, write_json
+from dnnlib.locks import locked
+from dnnlib.util import UserError, read_json, remove_partial_files, write_json
 from studies.commands import Resources, environment, process_arguments, selection_command, shell_line
 from studies.points import set_aside
 from studies.results import StudyResults, collect
@@ -18,7 +19,8 @@ PAGE = 'report.html'
 def claim(root: Path, study: Study) -> None:
     """Claim a folder for a study. Raises UserError if it belongs to another study, or holds other files."""
     path = root / STUDY_FILE
-    if root.exists() and any(root.iterdir()) and not path.exists():
+    others = [] if path.exists() or not root.exists() else [other for other in root.iterdir() if not _partial(other)]
+    if others:
         raise UserError(f'`outdir`={root}: not empty, and not the folder of a study; choose another')
     saved = read_json(path)  # a damaged file is written again
     if isinstance(saved, dict) and saved.get('name') != study.name:
@@ -27,6 +29,12 @@ def claim(root: Path, study: Study) -> None:
         )
     root.mkdir(parents=True, exist_ok=True)
     write_json(path, {'name': study.name, 'document': study.document, 'steps': study.steps})
+    remove_partial_files(root, STUDY_FILE)
+
+
+def _partial(path: Path) -> bool:
+    """Whether a file is what a killed process left of its first study file."""
+    return path.name.startswith(f'{STUDY_FILE}.') and path.suffix == '.partial'
 
 
 def open_study(root: Path) -> Study:
@@ -52,10 +60,10 @@ def make_sources(root: Path, study: Study) -> None:
     folder = root / 'sources'
     folder.mkdir(parents=True, exist_ok=True)
     # The command inherits the lock: another emm.py waits for it, even if this one is killed.
-    with open(folder / 'lock', 'a') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / 'lock', math.inf) as descriptor:
+        assert descriptor is not None
         for name, options in study.sources.items():
-            make_source(folder, name, options, file.fileno())
+            make_source(folder, name, options, descriptor)
 
 
 def make_source(folder: Path, name: str, options: Options, descriptor: int) -> None:

@@ -6,21 +6,18 @@ The folder contains `point.json` (the settings of the point), `commands.sh`, `lo
 
 import contextlib
 import dataclasses
-import fcntl
+import math
 import re
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from dnnlib import locks
 from dnnlib.util import UserError, read_json, write_json
 from studies.commands import point_commands
 from studies.study import Combination, Options, Study, source_name
 
 STATES = LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
 MAX_FAILURES = 3
-# Checking whether a point runs takes its lock for a moment; a process that wants to run it tries for longer than that.
-SECONDS_TO_TRY = 0.5
 # Numbers of a record that the tables and the page show.
 RESULT_NUMBERS = (
     *('num_memorized', 'num_images', 'num_duplicates', 'ratio', 'ratio_low', 'ratio_high'),
@@ -88,8 +85,7 @@ class Point:
         if self.matches():
             return
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.folder.parent / 'lock', 'a') as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another emm.py may be about to do the same
+        with locks.locked(self.folder.parent / 'lock', math.inf):  # another emm.py may be about to do the same
             if self.matches():
                 return
             if self.folder.exists() and any(self.folder.iterdir()):
@@ -181,38 +177,18 @@ def write_status(folder: Path, status: Status) -> None:
     write_json(folder / 'status.json', dataclasses.asdict(status))
 
 
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[int | None]:
+def lock(folder: Path) -> contextlib.AbstractContextManager[int | None]:
     """Hold a point's lock inside the block, which gets the descriptor to pass to child processes, or None if the point
     is already running.
 
     The lock lives as long as any process has the descriptor: a training that outlived a killed study still holds it.
     """
-    with open(folder / 'lock', 'a') as file:
-        yield file.fileno() if locked_in_time(file, time.monotonic() + SECONDS_TO_TRY) else None
-
-
-def locked_in_time(file: IO, deadline: float) -> bool:
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
+    return locks.locked(folder / 'lock')
 
 
 def is_locked(folder: Path) -> bool:
     """Whether a process runs the point."""
-    try:
-        with open(folder / 'lock') as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return locks.is_locked(folder / 'lock')
 
 
 def last_line(path: Path, max_bytes: int = 4096) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from dnnlib.typed import parse_json
 from dnnlib.util import ArgumentError, UserError, atomic_file
@@ -17,7 +18,7 @@ from training.augment import AUGMENT_LABELS
 from training.dataset import DatasetInfo
 from training.schedule import Schedule, evenly, every, logarithmically, rampup_kimg, scaled_kimg
 from training.snapshot import NetworkConfig
-from training.training_options import TrainingOptions, changed
+from training.training_options import RunOptions, TrainingOptions, changed
 
 OPTIONS_FILE = 'training_options.json'
 
@@ -79,6 +80,7 @@ class TrainingConfig:
     loss: 'VPLoss', 'VELoss' or 'EDMLoss'. augment: probability. loss_scaling: factor of the loss, never divided out.
     batch_gpu: most images of one forward pass on one device. tick_images: images between two status lines.
     snapshots, states: numbers of images, ascending; a file is saved after the first step that reaches each of them.
+    world_size, threads: the number of ranks, and of threads of each, with which the last bits of the weights change.
     options: values of the options by name, to compare with when the training resumes.
     test_data, test_images: a held-out set or None, and how many images of each set `training.held_out_loss` takes.
     """
@@ -101,6 +103,7 @@ class TrainingConfig:
     benchmark: bool
     transfer: str | None
     world_size: int
+    threads: int
     options: dict[str, Any]
     test_data: str | None = None
     test_images: int = 0
@@ -171,6 +174,7 @@ def resolve(
         test_images=options.test_images,
         transfer=options.transfer,
         world_size=world_size,
+        threads=torch.get_num_threads(),
         options=dict(vars(options)),
     )
 
@@ -292,17 +296,19 @@ def shortened(values: list[int]) -> str:
     return ', '.join(texts if len(texts) <= 8 else [*texts[:4], '…', *texts[-2:]])
 
 
-class _OptionsFile(msgspec.Struct):
-    """The part of `training_options.json` that is read back."""
+class SavedRun(msgspec.Struct, frozen=True):
+    """What a training that resumes needs of its `training_options.json`; see `TrainingConfig`."""
 
-    options: dict[str, Any]
+    options: RunOptions
+    world_size: int
+    threads: int | None = None
 
 
-def read_options(run_dir: Path) -> dict[str, Any]:
-    """The options that a run was started with, by name. Raises UserError if they cannot be read."""
+def read_run(run_dir: Path) -> SavedRun:
+    """The options that a run was started with. Raises UserError if they cannot be read."""
     path = run_dir / OPTIONS_FILE
     try:
-        data = path.read_bytes()
+        text = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file; give the run folder that train.py made') from error
-    return parse_json(data, _OptionsFile, str(path)).options
+    return parse_json(text, SavedRun, str(path))

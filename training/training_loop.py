@@ -36,27 +36,26 @@ def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
     return stream_dataset(config.dataset.path, config.dataset.workers, progress=distributed.is_main())
 
 
-def run_training(
-    config: TrainingConfig,
-    dataset: Dataset | StreamedDataset,
-    run_dir: Path,
-    device: torch.device,
-    state_file: Path | None = None,
-    held_out: HeldOutLoss | None = None,
-) -> int:
-    """Train until the end, or until a stop signal; returns the number of the signal, 0 for none.
-
-    run_dir: exists; snapshots, training states and stats.jsonl go there. state_file: the training state to go on from.
-    held_out: evaluated at every tick. Raises UserError where the state does not fit, or where the loss is not finite.
-    """
+def make_trainer(
+    config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device, state_file: Path | None = None
+) -> Trainer:
+    """A training at its start, or at a training state. Raises UserError if the state does not fit; writes nothing."""
     configure_backends(config.precision, config.deterministic, config.benchmark)
-    num_classes = config.dataset.label_dim
-    if num_classes and (empty := num_classes - len(dataset.classes or [])):
-        print0(f'{empty} of the {num_classes} classes have no training images; they are never sampled.')
     trainer = Trainer(config, dataset, device)
     if state_file is not None:
         trainer.load_state_dict(load_state(state_file))
-        print0(f'Going on from {state_file.name}: {trainer.images / 1000:g} kimg.')
+    return trainer
+
+
+def run_training(trainer: Trainer, run_dir: Path, held_out: HeldOutLoss | None = None) -> int:
+    """Train until the end, or until a stop signal; returns the number of the signal, 0 for none.
+
+    run_dir: exists; snapshots, training states and stats.jsonl go there. held_out: evaluated at every tick.
+    Raises UserError if the loss is not finite.
+    """
+    num_classes = trainer.config.dataset.label_dim
+    if num_classes and (empty := num_classes - len(trainer.dataset.classes or [])):
+        print0(f'{empty} of the {num_classes} classes have no training images; they are never sampled.')
     journal = Journal(run_dir, trainer, held_out)
     stop = StopSignal()
     with stop.listen(), journal.open():
@@ -111,7 +110,7 @@ class Journal:
             if distributed.is_main():
                 drop_later_lines(self.run_dir / STATS_FILE, self.trainer.images)
                 self.stats = stack.enter_context(open(self.run_dir / STATS_FILE, 'a', encoding='utf-8'))
-                self.board = open_tensorboard(self.run_dir)
+                self.board = open_tensorboard(self.run_dir, self.trainer.images)
                 if self.board is not None:
                     stack.callback(self.board.close)
                 total = self.trainer.config.schedule.total_images
@@ -246,10 +245,10 @@ def drop_later_lines(path: Path, images: int) -> None:
         file.write(''.join(kept).encode())
 
 
-def open_tensorboard(run_dir: Path) -> Any:
-    """A writer of TensorBoard events, or None where tensorboard is not installed."""
+def open_tensorboard(run_dir: Path, images: int) -> Any:
+    """A writer of TensorBoard events, or None if tensorboard is not installed; hides events from after `images`."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(run_dir)
+    return SummaryWriter(run_dir, purge_step=round(images / 1000) + 1 if images else None)

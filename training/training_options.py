@@ -130,18 +130,18 @@ def with_preset(options: T, given: set[str]) -> T:
     return dataclasses.replace(options, **{name: value for name, value in values.items() if name not in given})
 
 
-def resumed_options(options: RunOptions, given: set[str], saved: dict[str, Any]) -> RunOptions:
+def resumed_options(options: RunOptions, given: set[str], saved: RunOptions) -> RunOptions:
     """The options that the run was started with, and the changeable ones among those that are given now.
 
-    saved: by name, as the run folder has them. Raises UserError for a given option that differs and may not.
+    Raises UserError for a given option that differs and may not.
     """
-    values = dict(saved)
+    values = dict(vars(saved))
     for name in given:
         if name in CHANGEABLE:
             values[name] = getattr(options, name)
-        elif name in saved and getattr(options, name) != saved[name]:
+        elif getattr(options, name) != values[name]:
             raise UserError(
-                f'`{name}`={getattr(options, name)}: the training was started with {saved[name]}; remove the option to '
+                f'`{name}`={getattr(options, name)}: the training was started with {values[name]}; remove the option to '
                 f'resume, or start a new run in another `outdir`'
             )
     # A new length in one unit replaces the old one in the other.

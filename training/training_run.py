@@ -1,6 +1,8 @@
 """Trains: from Python on images in memory (`train`), or in a run folder as train.py does (`train_in_folder`)."""
 
+import contextlib
 import dataclasses
+import itertools
 import os
 import re
 from pathlib import Path
@@ -10,18 +12,22 @@ import torch
 from torch import Tensor
 
 from dataset_utils import content_sha256
-from dnnlib.util import UserError, tee_output
+from dnnlib.locks import sole_use
+from dnnlib.util import UserError, remove_partial_files, tee_output
 from torch_utils import distributed
 from torch_utils.distributed import print0
 from torch_utils.misc import configure_backends
-from training.config import OPTIONS_FILE, TrainingConfig, describe, read_options, resolve
+from training.config import OPTIONS_FILE, SavedRun, TrainingConfig, describe, read_run, resolve
 from training.dataset import Dataset, DatasetInfo, describe_dataset
 from training.held_out_loss import open_held_out_loss
 from training.preconditioning import Preconditioned
 from training.snapshot import list_snapshots, list_states, load_network
 from training.trainer import Trainer
-from training.training_loop import open_training_set, run_training
+from training.training_loop import STATS_FILE, make_trainer, open_training_set, run_training
 from training.training_options import RunOptions, T, TrainingOptions, changed, resumed_options, with_preset
+
+# Held by the process that trains in a run folder.
+LOCK_FILE = '.lock'
 
 
 def train(
@@ -49,8 +55,11 @@ def train(
     if run_dir is not None:
         folder = Path(run_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        config.save(folder)
-        run_training(config, dataset, folder, device, held_out=open_held_out_loss(config, dataset, device))
+        held_out = open_held_out_loss(config, dataset, device)
+        with sole_use(folder / LOCK_FILE, f'the run folder {folder}'):
+            trainer = make_trainer(config, dataset, device)
+            config.save(folder)
+            run_training(trainer, folder, held_out)
         return load_network(list_snapshots(folder)[-1][1], device)
     configure_backends(config.precision, config.deterministic, config.benchmark)
     trainer = Trainer(config, dataset, device)
@@ -89,32 +98,79 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
 
     given: names of the options that the user gave. Returns the number of the signal that stopped the training, or 0.
     """
+    with contextlib.ExitStack() as stack:
+        folder, state = distributed.on_main(lambda: claim_run(options, stack))
+        saved = None
+        if folder is not None:
+            saved = read_run(folder)
+            options = resumed_options(options, given, saved.options)
+        else:
+            options = with_seed(with_preset(options, given))
+        config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)
+        if options.dry_run:
+            print0(describe(config, device.type))
+            print0('Dry run; stopping here.')
+            return 0
+        if config.precision == 'fp16' and device.type == 'cpu':
+            raise UserError("`precision`=fp16 needs a GPU; on a CPU choose bf16, or fp32 for the paper's numerics")
+        dataset = open_training_set(config)
+        held_out = open_held_out_loss(config, dataset, device)
+        trainer = make_trainer(config, dataset, device, state)
+        # Nothing is written before this line, so that a refused training changes nothing.
+        run_dir = distributed.on_main(lambda: folder or start_run(options, config, stack))
+        if distributed.is_main():
+            stack.enter_context(tee_output(run_dir / 'log.txt'))
+            print0(describe(config, device.type))
+            print0(f'Run folder: {run_dir}')
+            if state is not None:
+                print0(f'Going on from {state.name}: {trainer.images / 1000:g} kimg.')
+            if saved is not None:
+                report_changes(saved, config, device)
+            remove_partial_files(run_dir, '*.safetensors', '*.pt', OPTIONS_FILE, STATS_FILE)
+            config.save(run_dir)
+        return run_training(trainer, run_dir, held_out)
+
+
+def claim_run(options: RunOptions, stack: contextlib.ExitStack) -> tuple[Path | None, Path | None]:
+    """What `find_run` finds, once no other process trains there; its lock is held until the stack ends."""
     folder, state = find_run(options)
-    if folder is not None:
-        options = resumed_options(options, given, read_options(folder))
-    else:
-        options = with_seed(with_preset(options, given))
-    config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)
-    if options.dry_run:
-        print0(describe(config, device.type))
-        print0('Dry run; stopping here.')
-        return 0
-    if config.precision == 'fp16' and device.type == 'cpu':
-        raise UserError("`precision`=fp16 needs a GPU; on a CPU choose bf16, or fp32 for the paper's numerics")
-    dataset = open_training_set(config)
-    held_out = open_held_out_loss(config, dataset, device)
-    run_dir = distributed.on_main(lambda: folder or make_run_dir(options, config))
-    if not distributed.is_main():
-        return run_training(config, dataset, run_dir, device, state, held_out)
-    with tee_output(run_dir / 'log.txt'):
-        print0(describe(config, device.type))
-        print0(f'Run folder: {run_dir}')
-        config.save(run_dir)
-        return run_training(config, dataset, run_dir, device, state, held_out)
+    if folder is not None and not options.dry_run:
+        stack.enter_context(sole_use(folder / LOCK_FILE, f'the run folder {folder}'))
+        folder, state = find_run(options)  # another process may just have saved a state
+    return folder, state
+
+
+def start_run(options: RunOptions, config: TrainingConfig, stack: contextlib.ExitStack) -> Path:
+    """Make the folder of a new run, whose lock is held until the stack ends."""
+    run_dir = make_run_dir(options, config)
+    stack.enter_context(sole_use(run_dir / LOCK_FILE, f'the run folder {run_dir}'))
+    if find_run(options)[0] is not None:
+        raise UserError(f'the run folder {run_dir} was used by another process meanwhile; choose another folder')
+    return run_dir
+
+
+def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device) -> None:
+    """Say if the training resumes with other numbers of ranks or threads, which change the last bits of its weights."""
+    before, now = [saved.world_size], [config.world_size]
+    if device.type == 'cpu' and saved.threads is not None:
+        before, now = [*before, saved.threads], [*now, config.threads]
+    if before != now:
+        texts = [' and '.join(map(counted, numbers, ('rank', 'thread'))) for numbers in (before, now)]
+        print0(
+            f'Warning: the training was started with {texts[0]}, and resumes with {texts[1]}; the last bits of its '
+            f'weights will differ from those of an uninterrupted training.'
+        )
+
+
+def counted(number: int, noun: str) -> str:
+    return f'{number} {noun}{"s" * (number != 1)}'
 
 
 def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
-    """The folder of the run to resume and its training state, or None for each if a new run starts."""
+    """The folder of the run to resume and its training state, or None for each if a new run starts.
+
+    A run without a training state can be started again with other options, unless snapshots would be mixed.
+    """
     if options.resume is not None:
         path = Path(options.resume)
         if path.is_file():
@@ -128,7 +184,10 @@ def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
     folder = Path(options.outdir)
     if options.nosubdir and (folder / OPTIONS_FILE).is_file():
         states = list_states(folder)
-        return folder, states[-1][1] if states else None
+        if states:
+            return folder, states[-1][1]
+        if any(kimg for kimg, _ in list_snapshots(folder)):
+            return folder, None
     return None, None
 
 
@@ -141,9 +200,12 @@ def make_run_dir(options: RunOptions, config: TrainingConfig) -> Path:
     numbers = [int(match[0]) for path in outdir.iterdir() if (match := re.match(r'\d+', path.name)) and path.is_dir()]
     condition = 'cond' if config.dataset.label_dim else 'uncond'
     name = (
-        f'{max(numbers, default=-1) + 1:05d}-{config.dataset.name}-{condition}-{options.arch}-{options.precond}'
-        f'-gpus{config.world_size}-batch{config.schedule.batch_size}-{config.precision}'
+        f'{config.dataset.name}-{condition}-{options.arch}-{options.precond}-gpus{config.world_size}'
+        f'-batch{config.schedule.batch_size}-{config.precision}{f"-{options.desc}" if options.desc else ""}'
     )
-    run_dir = outdir / (f'{name}-{options.desc}' if options.desc else name)
-    run_dir.mkdir()
+    for number in itertools.count(max(numbers, default=-1) + 1):
+        with contextlib.suppress(FileExistsError):  # another process has just made it
+            run_dir = outdir / f'{number:05d}-{name}'
+            run_dir.mkdir()
+            break
     return run_dir

@@ -29,7 +29,7 @@ from evaluation.records import format_seeds, read_records
 from torch_utils import distributed
 from torch_utils.distributed import print0
 from training.closed_form.gaussian import GaussianDenoiser
-from training.config import read_options
+from training.config import read_run
 from training.dataset import load_dataset
 
 Results = tuple[list[Row], Path]
@@ -221,12 +221,12 @@ def open_run(expdir: Path, sampling: Sampling, device: torch.device) -> clocks_t
     generators = generators_of_run(expdir, sampling, device)[::-1]
     if len(generators) < 2:
         raise UserError(f'`expdir`={expdir}: it has one snapshot after 0 kimg, and clocks need several')
-    given = read_options(expdir)
+    given = read_run(expdir).options
     return clocks_table.Run(
         name=expdir.name,
         snapshots=generators,
-        batch=given['batch'],
-        lr=given['lr'],
+        batch=given.batch,
+        lr=given.lr,
         records=read_records(expdir / 'mem_traj.jsonl'),
     )
 
@@ -242,7 +242,7 @@ def sets_settings(sets: ImageSets, options: SetOptions) -> Row:
 def data_of(expdir: Path | None) -> str:
     """The training set of a run of train.py. Raises UserError if the run does not name one."""
     assert expdir is not None
-    return read_options(expdir)['data']
+    return read_run(expdir).options.data
 
 
 def fetched(network: str) -> Path:

@@ -1,7 +1,7 @@
 import pytest
 
 from dnnlib.util import UserError
-from training.config import OPTIONS_FILE, read_options
+from training.config import OPTIONS_FILE, read_run
 
 
 @pytest.mark.parametrize(
@@ -12,15 +12,22 @@ from training.config import OPTIONS_FILE, read_options
         ('[]', r'the file must be a table, not \[\]'),
         ('{"seed": 1}', 'the file lacks the key options'),
         ('{"options": [1]}', r'options must be a table, not \[1\]'),
+        (
+            '{"options": {"outdir": "o", "data": "d", "lr": "x"}, "world_size": 1}',
+            "options.lr must be a number, not 'x'",
+        ),
     ],
 )
 def test_damaged_options_of_a_run_are_refused_by_name(tmp_path, text, message):
     path = tmp_path / OPTIONS_FILE
     path.write_text(text)
     with pytest.raises(UserError, match=rf'^{path}: {message}'):
-        read_options(tmp_path)
+        read_run(tmp_path)
 
 
 def test_options_of_a_run_are_read_next_to_other_keys(tmp_path):
-    (tmp_path / OPTIONS_FILE).write_text('{"seed": 5, "options": {"seed": 5, "lr": Infinity}}')
-    assert read_options(tmp_path) == {'seed': 5, 'lr': float('inf')}
+    options = '{"outdir": "o", "data": "d", "seed": 5, "lr": Infinity, "of_the_future": 1}'
+    (tmp_path / OPTIONS_FILE).write_text(f'{{"seed": 5, "options": {options}, "world_size": 2}}')
+    saved = read_run(tmp_path)
+    assert (saved.options.seed, saved.options.lr, saved.options.batch) == (5, float('inf'), 512)
+    assert (saved.world_size, saved.threads) == (2, None)

@@ -56,7 +56,8 @@ def make_config(optimizer: OptimizerConfig = SGD, **changes) -> TrainingConfig:
     config = TrainingConfig(
         dataset=dataset, network=TinyNetwork('EDMPrecond', {}), loss='EDMLoss', augment=0.0, optimizer=optimizer,
         schedule=schedule, batch_gpu=BATCH, seed=7, loss_scaling=1.0, tick_images=10**6, snapshots=[], states=[],
-        precision='fp32', compile=False, deterministic=False, benchmark=False, transfer=None, world_size=1, options={},
+        precision='fp32', compile=False, deterministic=False, benchmark=False, transfer=None, world_size=1,
+        threads=1, options={},
     )  # fmt: skip
     for name, value in changes.items():
         if hasattr(config, name):

@@ -1,0 +1,87 @@
+"""What trainings and evaluations may change in a run folder, and when."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import mem_ratio
+import train
+from dnnlib.locks import sole_use
+from tests.helpers import TINY, failure_of, invoke
+
+run = partial(invoke, train.main)
+failure = partial(failure_of, train.main)
+
+
+@pytest.fixture(scope='module')
+def arguments(digits_20):
+    return [f'--data={digits_20}', *TINY, '--batch=20', '--nosubdir', '--device=cpu', '--snapshots=1', '--seed=1']
+
+
+@pytest.fixture
+def run_dir(arguments, tmp_path):
+    result = run(f'--outdir={tmp_path}/run', *arguments, '--epochs=1')
+    assert result.exit_code == 0, result.output
+    return tmp_path / 'run'
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_refused_continuation_changes_nothing(run_dir, arguments):
+    before = content(run_dir)
+    assert '--data=digits: not the images' in failure(f'--resume={run_dir}', '--outdir=x', '--data=digits')
+    with sole_use(run_dir / '.lock', 'it'):
+        assert 'in use by another process' in failure(f'--outdir={run_dir}', *arguments, '--epochs=2')
+    assert content(run_dir) == before
+
+
+@pytest.mark.parametrize('nosubdir', [True, False])
+def test_a_refused_start_leaves_nothing(arguments, tmp_path, nosubdir):
+    (tmp_path / 'broken.safetensors').write_bytes(bytes(100))
+    given = arguments if nosubdir else [word for word in arguments if word != '--nosubdir']
+    failure(f'--outdir={tmp_path}/run', *given, '--epochs=1', f'--transfer={tmp_path}/broken.safetensors')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_without_a_state_starts_again_with_other_options(run_dir, arguments):
+    for path in run_dir.glob('*.pt'):
+        path.unlink()
+    assert '--lr=0.5: the training was started with' in failure(f'--outdir={run_dir}', *arguments, '--lr=0.5')
+    for path in run_dir.glob('network-snapshot-*'):
+        path.unlink()
+    assert run(f'--outdir={run_dir}', *arguments, '--lr=0.5', '--epochs=1').exit_code == 0
+    assert json.loads((run_dir / 'training_options.json').read_text())['options']['lr'] == 0.5
+
+
+def test_other_numbers_of_ranks_and_threads_are_reported(run_dir, arguments):
+    saved = json.loads((run_dir / 'training_options.json').read_text())
+    saved |= {'world_size': 2, 'threads': saved['threads'] + 2}
+    (run_dir / 'training_options.json').write_text(json.dumps(saved))
+    result = run(f'--outdir={run_dir}', *arguments, '--epochs=2')
+    assert f'started with 2 ranks and {saved["threads"]} threads, and resumes with 1 rank' in result.output
+    assert 'started with' not in run(f'--outdir={run_dir}', *arguments, '--epochs=3').output
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('[' * 100_000, 'not a JSON file'),
+        ('{}', 'lacks the key options'),
+        ('{"options": {"outdir": "x", "data": "d", "batch": "many"}, "world_size": 1}', "batch must be .*, not 'many'"),
+    ],
+)
+def test_damaged_options_are_refused_in_a_sentence(run_dir, text, message):
+    import re
+
+    (run_dir / 'training_options.json').write_text(text)
+    assert re.search(message, failure(f'--resume={run_dir}', '--outdir=x', '--data=d'))
+
+
+def test_two_evaluations_of_one_run_are_refused(run_dir):
+    with sole_use(run_dir / '.mem_traj.lock', 'it'):
+        message = failure_of(mem_ratio.main, f'--expdir={run_dir}', '--seeds=0-3', '--steps=2')
+    assert f'the log {run_dir}/mem_traj.log is in use by another process' in message

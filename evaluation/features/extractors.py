@@ -1,0 +1,208 @@
+"""Feature extractors: from images to vectors. A new kind is a class, and a line in `EXTRACTORS`.
+
+A TorchScript file is a program: `TorchScript` is the only extractor that runs code from a file.
+"""
+
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError, file_sha256
+from evaluation.features.preprocessing import PREPROCESSINGS, read_preprocessing
+from torch_utils import distributed
+
+Device = torch.device | str
+
+
+class Extractor(ABC):
+    """Makes a feature vector of each image, independent of the other images of its batch.
+
+    name: as the user gave it. weights_sha256: of the file, or of the tensors if there is no file. preprocess: as
+    the user gave it, or None if the extractor has its own.
+    """
+
+    name: str
+    weights_sha256: str | None = None
+    preprocess: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the features depend on besides the images, fit for JSON."""
+        own = {'preprocess': self.preprocess, 'weights_sha256': self.weights_sha256}
+        return {'extractor': self.name} | {name: value for name, value in own.items() if value is not None}
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] to float32 [B, d] on the CPU. Raises UserError for features that cannot be compared."""
+
+
+class Pixels(Extractor):
+    """The values of all pixels, in levels of 0 to 255."""
+
+    def __init__(self, argument: str, preprocess: str | None, device: Device):
+        if argument or preprocess is not None:
+            raise UserError('`extractor`=pixels takes images as they are; remove what follows pixels, and `preprocess`')
+        self.name = 'pixels'
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.flatten(1).cpu().float()
+
+
+class Network(Extractor):
+    """A network on colour images; grey ones are repeated, with a note."""
+
+    device: Device
+    _noted = False
+
+    @abstractmethod
+    def run(self, images: Tensor) -> Any:
+        """uint8 RGB [B, 3, H, W] on the device, to features."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.shape[1] == 1:
+            self._note_grey()
+            images = images.expand(-1, 3, -1, -1)
+        with torch.inference_mode():
+            features = self.run(images.to(self.device))
+        where = f'`extractor`={self.name}'
+        if not isinstance(features, Tensor):
+            raise UserError(f'{where} returned a {type(features).__name__} instead of a tensor of features')
+        if features.ndim != 2:
+            raise UserError(
+                f'{where} returned {list(features.shape)}, not vectors [images, features]; add a pooling layer'
+            )
+        if len(features) != len(images):
+            raise UserError(f'{where} returned {len(features)} rows for {len(images)} images')
+        features = features.float().cpu()
+        if not features.isfinite().all():
+            raise UserError(f'{where} returned a number that is not finite; check `preprocess`')
+        return features
+
+    def _note_grey(self) -> None:
+        if not self._noted:
+            distributed.print0(f'Note: {self.name} takes colour images; grey ones are repeated in red, green and blue.')
+        self._noted = True
+
+
+class TorchScript(Network):
+    """A TorchScript file, whose code runs; it must be trusted."""
+
+    def __init__(self, argument: str, preprocess: str | None, device: Device):
+        self.name, self.device = f'torchscript:{argument}', device
+        where = f'`extractor`={self.name}'
+        if argument.endswith('.pkl'):
+            raise UserError(
+                f"{where}: pickles are refused; for the features of EDM's inception-2015-12-05.pkl use "
+                f'torch-fidelity:inception-v3-compat, or the same network as TorchScript'
+            )
+        if preprocess is None:
+            raise UserError(f'{where} needs `preprocess`: {"|".join(PREPROCESSINGS)}, or spelled out')
+        self.preprocess, self.prepare = preprocess, read_preprocessing(preprocess)
+        self.weights_sha256 = file_sha256(argument)
+        try:
+            with warnings.catch_warnings(action='ignore'):
+                self.network = torch.jit.load(argument, map_location=device).eval()
+        except Exception as error:  # torch meets another file with many exceptions
+            raise UserError(
+                f'{where} is not a TorchScript file; save a network with torch.jit.trace(…).save'
+            ) from error
+
+    def run(self, images: Tensor) -> Any:
+        try:
+            return self.network(images if self.prepare is None else self.prepare(images))
+        except RuntimeError as error:
+            reason = str(error).strip().split('\n')[-1]
+            shape = list(images.shape)
+            raise UserError(
+                f'`extractor`={self.name} failed on images {shape}; check `preprocess` ({reason})'
+            ) from error
+
+
+# The layers that torch-fidelity takes for the Fréchet distance.
+FIDELITY_LAYERS = {
+    'inception-v3-compat': '2048',
+    'dinov2-vit-b-14': 'dinov2',
+    'clip-vit-b-32': 'clip',
+    'vgg16': 'fc2_relu',
+}
+
+
+class TorchFidelity(Network):
+    """A network of the package torch-fidelity, which resizes itself; its weights are downloaded by it, or in a file."""
+
+    def __init__(self, argument: str, preprocess: str | None, device: Device):
+        self.name, self.device = f'torch-fidelity:{argument}', device
+        where = f'`extractor`={self.name}'
+        kind, _, weights = argument.partition(':')
+        if kind not in FIDELITY_LAYERS:
+            raise UserError(f'{where}: no extractor is called {kind!r}; there are {", ".join(FIDELITY_LAYERS)}')
+        if preprocess is not None:
+            raise UserError(f'{where} has its own preprocessing; remove `preprocess`')
+        if weights:
+            self.weights_sha256 = file_sha256(weights)
+            _require_tensors(weights, where)
+        try:
+            from torch_fidelity.utils import create_feature_extractor
+        except (ImportError, RuntimeError) as error:  # RuntimeError: of a torchvision for another torch
+            raise UserError(f'{where} needs torch-fidelity: pip install torch-fidelity==0.4.0 ({error})') from error
+        self.layers = [FIDELITY_LAYERS[kind]]
+        try:
+            network = create_feature_extractor(
+                kind, self.layers, cuda=False, feature_extractor_weights_path=weights or None, verbose=False
+            )
+        except OSError as error:
+            raise UserError(
+                f'{where}: cannot download its weights ({error}); download them by hand and give '
+                f'torch-fidelity:{kind}:FILE'
+            ) from error
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise UserError(f'{where}: {weights} are not the weights of {kind}') from error
+        self.weights_sha256 = self.weights_sha256 or _hash_of_tensors(network)
+        self.network = network.to(device)
+
+    def run(self, images: Tensor) -> Any:
+        return self.network(images)[0]
+
+
+def _require_tensors(path: str, where: str) -> None:
+    """Raise UserError if loading a file of weights could run code."""
+    try:
+        torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch meets another file with many exceptions
+        raise UserError(f'{where}: {path} is not a file of tensors alone, as torch.save writes a state dict') from error
+
+
+def _hash_of_tensors(network: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, values in network.state_dict().items():
+        digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# By what stands before the first colon.
+EXTRACTORS: dict[str, Callable[[str, str | None, Device], Extractor]] = {
+    'pixels': Pixels,
+    'torchscript': TorchScript,
+    'torch-fidelity': TorchFidelity,
+}
+
+
+def make_extractor(name: str, preprocess: str | None, device: Device) -> Extractor:
+    """The extractor of a name such as 'pixels' or 'torchscript:FILE.pt'.
+
+    preprocess: for 'torchscript' only; see `read_preprocessing`. Raises UserError for an unknown name, and for a file
+    that cannot be used.
+    """
+    kind, _, argument = name.partition(':')
+    if kind not in EXTRACTORS:
+        if Path(name).suffix == '.pkl':
+            kind, argument = 'torchscript', name  # refuses it
+        else:
+            raise UserError(f'`extractor`={name}: give pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS]')
+    return EXTRACTORS[kind](argument, preprocess, device)

@@ -1,0 +1,119 @@
+"""How images are resized, cropped and normalized for a feature extractor."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from dnnlib.util import UserError
+
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From uint8 images to the input of a network.
+
+    size: of the shorter side after resizing; crop: edge of the square that is cut from the centre; None leaves out the
+    step. filter: bilinear or bicubic; antialias: whether it averages when an image shrinks. mean, deviation: of red,
+    green and blue, with white at 1.
+    """
+
+    size: int | None = None
+    filter: str = 'bilinear'
+    antialias: bool = True
+    crop: int | None = None
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    deviation: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] to float32 [B, 3, h, w]."""
+        x = images.float()
+        if self.size is not None:
+            scale = self.size / min(x.shape[2:])
+            size = [round(edge * scale) for edge in x.shape[2:]]
+            x = interpolate(x, size, mode=self.filter, align_corners=False, antialias=self.antialias)
+        if self.crop is not None:
+            top, left = ((edge - self.crop) // 2 for edge in x.shape[2:])
+            if min(top, left) < 0:
+                raise UserError(f'`preprocess`: cannot cut {self.crop} pixels from {x.shape[3]}x{x.shape[2]}; add size')
+            x = x[:, :, top : top + self.crop, left : left + self.crop]
+        mean, deviation = (
+            torch.tensor(values, device=x.device)[:, None, None] for values in (self.mean, self.deviation)
+        )
+        return (x / 255 - mean) / deviation
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+PREPROCESSINGS = {
+    # Of the Inception network of 2015, whose resizing does not average.
+    'inception': Preprocessing(299, antialias=False, mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
+    'imagenet': Preprocessing(256, crop=224, mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION),
+    'sscd': Preprocessing(288, mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION),
+    'clip': Preprocessing(
+        224,
+        'bicubic',
+        crop=224,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        deviation=(0.26862954, 0.26130258, 0.27577711),
+    ),
+    # uint8 as they are, for a network that does all this itself.
+    'none': None,
+}
+
+
+def read_preprocessing(text: str) -> Preprocessing | None:
+    """One of `PREPROCESSINGS` by name, or fields spelled out: 'size=224,filter=bicubic,mean=0.5/0.5/0.5'.
+
+    Raises UserError for anything else.
+    """
+    if text in PREPROCESSINGS:
+        return PREPROCESSINGS[text]
+    known = [field.name for field in fields(Preprocessing)]
+    values: dict[str, Any] = {}
+    for part in text.split(','):
+        name, _, value = part.partition('=')
+        try:
+            values[name] = _READERS[name](value)
+        except (KeyError, ValueError):
+            raise UserError(
+                f'`preprocess`={text}: {part!r} is neither {", ".join(PREPROCESSINGS)} nor one of {", ".join(known)} '
+                f'with a value, as in size=224,filter=bicubic,crop=224,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5'
+            ) from None
+    return Preprocessing(**values)
+
+
+def _colours(text: str) -> tuple[float, ...]:
+    values = tuple(map(float, text.split('/')))
+    if len(values) != 3 or not all(map(math.isfinite, values)):
+        raise ValueError
+    return values
+
+
+def _deviations(text: str) -> tuple[float, ...]:
+    values = _colours(text)
+    if min(values) <= 0:
+        raise ValueError
+    return values
+
+
+def _edge(text: str) -> int:
+    if not 1 <= int(text) <= 4096:
+        raise ValueError
+    return int(text)
+
+
+_READERS = {
+    'size': _edge,
+    'crop': _edge,
+    'filter': {'bilinear': 'bilinear', 'bicubic': 'bicubic'}.__getitem__,
+    'antialias': {'yes': True, 'no': False}.__getitem__,
+    'mean': _colours,
+    'deviation': _deviations,
+}

@@ -1,0 +1,150 @@
+"""Extractors of features, on tiny networks that the tests make."""
+
+import sys
+import types
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from dnnlib.util import UserError, file_sha256
+from evaluation.features.extractors import make_extractor
+from evaluation.features.preprocessing import Preprocessing, read_preprocessing
+
+pytestmark = pytest.mark.filterwarnings('ignore:`torch.jit.trace')
+
+
+class Saved(torch.nn.Module):
+    """What a test saves as TorchScript: a function of images."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, images):
+        return self.function(images)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def make(function, shape=(2, 3, 8, 8), dtype=torch.float32):
+        path = tmp_path / 'network.pt'
+        torch.jit.trace(Saved(function), torch.ones(shape, dtype=dtype), check_trace=False).save(path)
+        return path
+
+    return make
+
+
+def images(count=5, channels=3, size=8):
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, channels, size, size), dtype=np.uint8))
+
+
+def test_pixels_are_the_levels():
+    extractor = make_extractor('pixels', None, 'cpu')
+    assert torch.equal(extractor(images()), images().reshape(5, -1).float())
+    assert extractor.settings == {'extractor': 'pixels'}
+
+
+def test_torchscript_gets_preprocessed_images_in_any_batch(save):
+    weights = torch.randn([3 * 64, 7], generator=torch.Generator().manual_seed(0))
+    path = save(lambda x: x.flatten(1) @ weights)
+    extractor = make_extractor(f'torchscript:{path}', 'mean=0.5/0.4/0.3,deviation=1/2/4', 'cpu')
+    pixels = images().double() / 255
+    pixels = (pixels - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([1, 2, 4])[:, None, None]
+    torch.testing.assert_close(extractor(images()), (pixels.flatten(1) @ weights.double()).float())
+    torch.testing.assert_close(extractor(images())[2:3], extractor(images()[2:3]))
+    assert extractor.settings == {
+        'extractor': f'torchscript:{path}',
+        'preprocess': 'mean=0.5/0.4/0.3,deviation=1/2/4',
+        'weights_sha256': file_sha256(path),
+    }
+
+
+def test_no_preprocessing_leaves_bytes_and_grey_images_are_repeated_with_one_note(save, capsys):
+    path = save(lambda x: x.sum(dim=(2, 3)).float(), dtype=torch.uint8)
+    extractor = make_extractor(f'torchscript:{path}', 'none', 'cpu')
+    grey = images(channels=1)
+    for _ in range(2):
+        assert torch.equal(extractor(grey), grey.sum(dim=(2, 3)).expand(-1, 3).float())
+    assert capsys.readouterr().out.count('grey ones are repeated') == 1
+
+
+@pytest.mark.parametrize(
+    ('function', 'message'),
+    [
+        (lambda x: x, r'returned \[5, 3, 8, 8\], not vectors'),
+        (lambda x: x.flatten(1)[:1], 'returned 1 rows for 5 images'),
+        (lambda x: x.flatten(1) / 0, 'not finite; check `preprocess`'),
+        (lambda x: (x.flatten(1), x), 'returned a tuple instead of a tensor'),
+        (lambda x: x.reshape(2, -1) @ torch.ones(192, 1), 'failed on images'),
+    ],
+)
+def test_features_that_cannot_be_compared_are_refused(save, function, message):
+    extractor = make_extractor(f'torchscript:{save(function)}', 'mean=0/0/0', 'cpu')
+    with pytest.raises(UserError, match=message):
+        extractor(images())
+
+
+def test_names_that_are_refused(save, tmp_path, monkeypatch):
+    (tmp_path / 'text.pt').write_text('no network')
+    torch.save({'a': torch.ones(1)}, tmp_path / 'tensors.pt')
+    cases = {
+        'inception': 'give pixels, torchscript:FILE.pt or torch-fidelity:NAME',
+        'inception-2015-12-05.pkl': 'pickles are refused; .* use torch-fidelity:inception-v3-compat',
+        f'torchscript:{tmp_path}/text.pt': 'is not a TorchScript file',
+        f'torchscript:{tmp_path}/tensors.pt': 'is not a TorchScript file',
+        'torch-fidelity:resnet': "no extractor is called 'resnet'; there are inception-v3-compat",
+        f'torch-fidelity:vgg16:{tmp_path}/text.pt': 'is not a file of tensors alone',
+    }
+    for name, message in cases.items():
+        with pytest.raises(UserError, match=message):
+            make_extractor(name, None if name.startswith('torch-') else 'none', 'cpu')
+    with pytest.raises(UserError, match=r'needs `preprocess`: inception\|imagenet'):
+        make_extractor(f'torchscript:{save(lambda x: x)}', None, 'cpu')
+    with pytest.raises(UserError, match='takes images as they are'):
+        make_extractor('pixels', 'none', 'cpu')
+    monkeypatch.setitem(sys.modules, 'torch_fidelity', None)
+    with pytest.raises(UserError, match=r'pip install torch-fidelity==0\.4\.0'):
+        make_extractor('torch-fidelity:vgg16', None, 'cpu')
+
+
+def test_torch_fidelity_gets_the_file_and_bytes(tmp_path, monkeypatch):
+    torch.save({'scale': torch.tensor(2.0)}, tmp_path / 'weights.pth')
+
+    def create(name, layers, cuda, feature_extractor_weights_path, verbose):
+        assert (name, layers, cuda) == ('inception-v3-compat', ['2048'], False)
+        if feature_extractor_weights_path is None:
+            raise OSError('no network')
+        scale = torch.load(feature_extractor_weights_path)['scale']
+        return Saved(lambda x: (x.flatten(1) * scale,))
+
+    module = types.ModuleType('torch_fidelity.utils')
+    monkeypatch.setattr(module, 'create_feature_extractor', create, raising=False)
+    monkeypatch.setitem(sys.modules, 'torch_fidelity', types.ModuleType('torch_fidelity'))
+    monkeypatch.setitem(sys.modules, 'torch_fidelity.utils', module)
+    extractor = make_extractor(f'torch-fidelity:inception-v3-compat:{tmp_path}/weights.pth', None, 'cpu')
+    assert torch.equal(extractor(images()), images().flatten(1) * 2.0)
+    assert extractor.settings['weights_sha256'] == file_sha256(tmp_path / 'weights.pth')
+    with pytest.raises(UserError, match=r'cannot download its weights .*give torch-fidelity:inception-v3-compat:FILE'):
+        make_extractor('torch-fidelity:inception-v3-compat', None, 'cpu')
+
+
+@pytest.mark.parametrize(('filter', 'resampling'), [('bilinear', 'BILINEAR'), ('bicubic', 'BICUBIC')])
+def test_resizing_is_pillows_and_the_crop_is_central(filter, resampling):
+    smooth = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8) * 2
+    pixels = torch.from_numpy(np.repeat(smooth[None, None], 3, axis=1))
+    found = Preprocessing(24, filter, crop=20)(pixels) * 255
+    expected = np.asarray(PIL.Image.fromarray(smooth).resize((32, 24), PIL.Image.Resampling[resampling]))
+    assert np.abs(found[0, 0].numpy() - expected[2:22, 6:26]).max() <= 1
+
+
+def test_preprocessing_spelled_out():
+    assert read_preprocessing('size=299,antialias=no,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5') == read_preprocessing(
+        'inception'
+    )
+    for text in ('imagnet', 'size=0', 'filter=box', 'mean=1/2', 'deviation=0/1/1', 'mean=nan/0/0', ''):
+        with pytest.raises(UserError, match='`preprocess`='):
+            read_preprocessing(text)
+    with pytest.raises(UserError, match='cannot cut 9 pixels from 8x8; add size'):
+        Preprocessing(crop=9)(images())

@@ -123,7 +123,7 @@ def test_a_finished_training_is_left_as_it_is(digits_20, tmp_path):
     run_script(*arguments(digits_20, tmp_path))
     before = last_snapshot(tmp_path)
     again = run_script(*arguments(digits_20, tmp_path))
-    assert 'Going on from training-state-000003.pt' in again.stdout
+    assert 'Resuming from training-state-000003.pt' in again.stdout
     assert last_snapshot(tmp_path) == before
     longer = run_script(*arguments(digits_20, tmp_path), '--epochs=200')
     assert '200 epochs' in longer.stdout

@@ -153,8 +153,8 @@ def test_a_study_survives_its_own_death_and_cancelled_and_requeued_jobs(cluster,
 
     study.run()
     assert all(study.done(size) for size in jobs)
-    assert all('Going on from training-state-' in study.log(size) for size in (20, 30, 40))
-    assert 'Going on from' not in study.log(50)
+    assert all('Resuming from training-state-' in study.log(size) for size in (20, 30, 40))
+    assert 'Resuming from' not in study.log(50)
     assert len(study.scripts()) == 2
     assert {size for size in jobs if study.job(size) != jobs[size]} == {20}
     assert not study.jobs_that('pending,running,completing')
@@ -172,7 +172,7 @@ def test_a_point_on_two_nodes_goes_on_after_its_time_was_over(cluster, tmp_path)
         run.kill()
     assert run.returncode == 0, output
     assert study.done(20)
-    assert 'Going on from training-state-' in study.log(20)
+    assert 'Resuming from training-state-' in study.log(20)
     assert len(study.scripts()) == 1
     assert 'on 2 ranks' in study.log(20)
     assert 'Run folder:' not in (study.point(20) / 'log-1.txt').read_text()  # the main rank is on the first node

@@ -238,7 +238,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_bad(digits_20
     kept[state_path.name] = state_path.read_bytes()
     result = run(*arguments, '--epochs=200')
     assert result.exit_code == 1
-    assert f'not finite from step 50 (1 kimg) on; the last good state is {state_path.name}' in result.stderr
+    assert f'not finite since step 50 (1 kimg); the last good state is {state_path.name}' in result.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.glob('*.pt')} == kept
     assert len(list_snapshots(tmp_path)) == 2
 
@@ -360,4 +360,4 @@ def test_a_held_out_set_must_fit_the_training_set(digits_20, tmp_path):
     message = failure_of(train.main, f'--outdir={tmp_path}/run', f'--data={digits_20}', *TINY, f'--test-data={large}')
     assert '--test-data' in message
     assert not (tmp_path / 'run').exists()
-    assert '16x16 with 1 channels, but those of the training set 8x8' in message
+    assert '16x16 with 1 channels, but training images are 8x8' in message

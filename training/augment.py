@@ -31,9 +31,9 @@ AUGMENT_LABELS = 9
 class AugmentPipe:
     """Callable on images float [B, C, R, R]; returns the augmented images and their labels float32 [B, 9].
 
-    p: probability of an augmentation. Each transformation of each image is on with min(1, multiplier · p); one that is
-    off has labels 0. The multipliers are keywords: xflip, yflip, scale, rotate_frac, aniso, translate_frac; those not
-    given are 0.
+    p: probability of an augmentation. Each transformation of each image is applied with probability
+    min(1, multiplier · p); if it is not, its labels are 0. Multipliers are keywords with default 0: xflip, yflip,
+    scale, rotate_frac, aniso, translate_frac.
     Strengths: scale and aniso_std in octaves, translate_std in image sizes.
     Random numbers come from the global generator of the images' device.
     """
@@ -131,9 +131,9 @@ def transform(images: Tensor, forward: Tensor) -> Tensor:
 
     images: float [B, C, R, R]. forward: [B, 3, 3], moves points (x, y, 1) in pixels, with the image's centre as the
     origin.
-    Outside the image is its reflection. The identity returns the images unchanged: the wavelet is orthogonal, so that
-    downsampling undoes upsampling. Padding is the largest that reflection allows, since a choice by the maps would
-    have to wait for the device.
+    Images are continued by reflection. The identity returns them unchanged: the wavelet is orthogonal, so downsampling
+    undoes upsampling. The padding is the largest that reflection allows; choosing it from the maps would have to wait
+    for the device.
     """
     B, _, R, _ = images.shape
     margin = R - 1

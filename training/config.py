@@ -78,11 +78,11 @@ class TrainingConfig:
     """Everything that a training depends on.
 
     loss: 'VPLoss', 'VELoss' or 'EDMLoss'. augment: probability. loss_scaling: factor of the loss, never divided out.
-    batch_gpu: most images of one forward pass on one device. tick_images: images between two status lines.
+    batch_gpu: largest number of images in one forward pass on one device. tick_images: images between two status lines.
     snapshots, states: numbers of images, ascending; a file is saved after the first step that reaches each of them.
     world_size, threads: the number of ranks, and of threads of each, with which the last bits of the weights change.
     options: values of the options by name, to compare with when the training resumes.
-    test_data, test_images: a held-out set or None, and how many images of each set `training.held_out_loss` takes.
+    test_data, test_images: a held-out set or None, and how many images of each set `training.held_out_loss` uses.
     """
 
     dataset: DatasetConfig
@@ -117,9 +117,9 @@ class TrainingConfig:
 def resolve(
     options: TrainingOptions, info: DatasetInfo, world_size: int = 1, given: set[str] | None = None
 ) -> TrainingConfig:
-    """Turn options into a configuration; nothing is read, printed or drawn here.
+    """Turn options into a configuration; without reading, printing or random numbers.
 
-    options: with a seed, and after `with_preset`. info: what the training set is. given: names of the options that the
+    options: with a seed, and after `with_preset`. info: about the training set. given: names of the options that the
     user chose; None for those that differ from their defaults.
     Raises ArgumentError if options contradict one another, and UserError if they do not fit the training set.
     """

@@ -1,7 +1,7 @@
-"""The loss of a network in training on training and on held-out images, by noise level.
+"""During training, the loss on training images and on held-out images, by noise level.
 
-The images, their noise and its levels are the same at each evaluation, so that curves over training are smooth, and no
-random numbers of the training are used, so that its weights stay the same to the last bit.
+Images, noise and noise levels are the same at each evaluation, so that curves over training are smooth. The random
+numbers of the training are not touched, so its weights stay the same to the last bit.
 """
 
 import itertools
@@ -36,7 +36,7 @@ class Images:
 def open_held_out_loss(
     config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device
 ) -> 'HeldOutLoss | None':
-    """What a training reports of `config.test_data`; None without one. Raises UserError for a set that does not fit."""
+    """The loss of `config.test_data`, None if not given. Raises UserError for a set that does not fit."""
     if config.test_data is None:
         return None
     where, wanted = f'`test_data`={config.test_data}', config.dataset
@@ -46,7 +46,7 @@ def open_held_out_loss(
     if tuple(held_out.pixels.shape[1:]) != shape:
         channels, height, width = held_out.pixels.shape[1:]
         raise UserError(
-            f'{where}: its images are {width}x{height} with {channels} channels, but those of the training set '
+            f'{where}: its images are {width}x{height} with {channels} channels, but training images are '
             f'{shape[2]}x{shape[1]} with {shape[0]}; give images of the same shape'
         )
     if isinstance(dataset, StreamedDataset):
@@ -58,7 +58,7 @@ def open_held_out_loss(
 
 
 def first_images(source: Source, labels: Tensor | None, count: int, label_dim: int, where: str) -> Images:
-    """The first images of a source, or all of a smaller one, with labels for a class-conditional network.
+    """The first images of a source (all if it has fewer), with labels for a class-conditional network.
 
     Raises UserError for labels that are missing or that the network does not have.
     """
@@ -83,7 +83,7 @@ class HeldOutLoss:
         self.device = device
 
     def evaluate(self, net: Denoiser) -> dict[str, float]:
-        """The mean loss of each set in each bin, by names such as 'Loss/test_0.2_to_0.8', and 'Loss/test' over all.
+        """The mean loss of each set per bin, such as 'Loss/test_0.2_to_0.8', and over all bins, 'Loss/test'.
 
         The loss is EDM's: the squared error per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)². Every rank calls
         this with the same weights, takes a part of the batches, and gets the same result.
@@ -117,7 +117,7 @@ class HeldOutLoss:
         return torch.stack(losses)
 
     def _noise(self, clean: Tensor, start: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-        """Levels log-uniform in a bin, [B, 1, 1, 1], and noise like the images, for images from `start` on."""
+        """Noise levels log-uniform in a bin, [B, 1, 1, 1], and noise like `clean`, for images from position `start`."""
         uniform, noise = [], []
         for place in range(start, start + len(clean)):
             generator = torch.Generator().manual_seed(derived_seed(place))

@@ -2,7 +2,7 @@
 
 Each is called as `loss(net, images, labels=None, augment_pipe=None)` with images float [B, C, H, W] in [-1, 1], and
 returns weight(sigma) · (D(y + sigma n; sigma) - y)² per pixel, [B, C, H, W]. Random numbers come from the global
-generator of the images' device: one number per image for sigma, then those of the augmentation, then the noise.
+generator of the images' device: one number per image for sigma, then the augmentation's numbers, then the noise.
 Source: Karras et al. 2022, table 1.
 """
 
@@ -17,7 +17,7 @@ AugmentPipe = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class DenoisingLoss:
-    """What the three losses share; they differ in `draw_sigma` and `weight`."""
+    """Base of the three losses, which differ in `draw_sigma` and `weight`."""
 
     def __call__(
         self, net: Callable, images: Tensor, labels: Tensor | None = None, augment_pipe: AugmentPipe | None = None

@@ -19,12 +19,12 @@ COMPUTE_DTYPES = {'fp32': torch.float32, 'tf32': torch.float32, 'bf16': torch.bf
 
 
 class Preconditioned(nn.Module):
-    """What the four wrappers share. They differ in `coefficients`, in the sigma range and in `round_sigma`.
+    """Base of the four wrappers, which differ in `coefficients`, in the sigma range and in `round_sigma`.
 
     img_resolution, img_channels: shape of the images [B, img_channels, img_resolution, img_resolution].
     label_dim: number of classes, 0 for an unconditional network.
-    use_fp16: run the U-Net at float16 (in float32 on a CPU).
-    model_type: 'SongUNet' or 'DhariwalUNet'; model_kwargs: further arguments of it.
+    use_fp16: run the U-Net in float16 (float32 on a CPU).
+    model_type: 'SongUNet' or 'DhariwalUNet'; model_kwargs: its further arguments.
 
     forward(x, sigma, class_labels, **model_kwargs): x float [B, C, R, R]; sigma a scalar or [B]; class_labels one-hot
     float [B, label_dim], int64 indices [B] or None. Returns float32 of x's shape.
@@ -66,7 +66,7 @@ class Preconditioned(nn.Module):
     def set_precision(self, precision: str) -> None:
         """Choose the dtype that the U-Net computes in: 'fp32', 'tf32', 'bf16' or 'fp16'.
 
-        tf32 is float32 here; `torch_utils.misc.configure_backends` lets the products round their inputs.
+        tf32 is float32 here; `torch_utils.misc.configure_backends` allows products to round their inputs.
         """
         self.precision, self.compute_dtype = precision, COMPUTE_DTYPES[precision]
 
@@ -89,7 +89,7 @@ class Preconditioned(nn.Module):
         raise NotImplementedError
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
-        """The nearest noise level that the network was trained at, of sigma's shape and dtype."""
+        """The nearest noise level that the network was trained at; shape and dtype of sigma."""
         return torch.as_tensor(sigma)
 
 
@@ -187,7 +187,7 @@ class iDDPMPrecond(Preconditioned):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
         check_limits({'M': M}, {'M': 100_000})
         self.M = M
-        u = iddpm_sigmas(C_1, C_2, M, dtype=np.float32)  # the published levels were computed so
+        u = iddpm_sigmas(C_1, C_2, M, dtype=np.float32)  # as the published levels were computed
         self.register_buffer('u', torch.tensor(u))
         self.sigma_min, self.sigma_max = float(u[M - 1]), float(u[0])
 

@@ -1,6 +1,6 @@
-"""The paper's scaling rules: how long a training is, how its learning rate warms up, and how its weights are averaged.
+"""The paper's scaling rules: length of a training, warm-up of its learning rate, and average of its weights.
 
-Everything is a function of the images seen before a step, so that nothing about it has to be saved.
+Everything is a function of the images seen before a step, so nothing has to be saved.
 """
 
 import itertools
@@ -23,8 +23,8 @@ EMA_MODES = ('mode1', 'mode2', 'mode3', 'mode4')
 class Schedule:
     """Length, warm-up and EMA of one training; all counts are images.
 
-    dataset_size: |D|. total_images: the training ends at the first step that reaches it. rampup_images: the learning
-    rate rises linearly over them. ema_mode, ema_halflife_images, final_ema: the paper's four rules, see `ema_beta`.
+    dataset_size: |D|. total_images: the training ends at the first step that reaches it. rampup_images: length
+    of the linear warm-up. ema_mode, ema_halflife_images, final_ema: the paper's four rules, see `ema_beta`.
     ema_rampup_ratio: cap of the half-life, or None for no cap.
     """
 
@@ -87,7 +87,7 @@ def every(interval: int, total: int, batch_size: int) -> list[int]:
 def evenly(count: int, total: int, batch_size: int) -> list[int]:
     """The numbers of images seen after the first steps that reach k/count of `total` images, k = 1 … count.
 
-    Raises ValueError if two of them are in the same thousand of images, so that snapshots would share a name.
+    Raises ValueError if two of them lie in the same thousand of images: their snapshots would share a name.
     """
     places = [_reached(-(-total * k // count), batch_size) for k in range(1, count + 1)]
     for k, (before, after) in enumerate(itertools.pairwise(places), start=1):
@@ -99,8 +99,8 @@ def evenly(count: int, total: int, batch_size: int) -> list[int]:
 def logarithmically(count: int, total: int, batch_size: int) -> list[int]:
     """The numbers of images seen after the first steps that reach `count` places from 1,000 images to `total`.
 
-    Each place is the same multiple of the one before. Of places within one thousand of images, which would share the
-    name of a snapshot, one is kept, so that there may be fewer.
+    Each place is the same multiple of the one before. Of places within the same thousand of images, whose snapshots
+    would share a name, one is kept, so there may be fewer.
     """
     first = min(1000, total)
     shares = [k / max(count - 1, 1) for k in range(count - 1, -1, -1)]

@@ -1,7 +1,7 @@
 """One training: the network, its average, the optimizer and the images, advanced by `step`, saved and restored exactly.
 
-All random numbers of a step follow from the seed, the rank, the images seen before it and the accumulation round, so
-that none of their state is saved.
+The random numbers of a step depend only on the seed, the rank, the images seen before it and the accumulation round, so
+no random state is saved.
 """
 
 import copy
@@ -25,7 +25,7 @@ from training.preconditioning import Preconditioned
 from training.snapshot import FORMAT_VERSION, load_network
 
 LOSSES: dict[str, type[DenoisingLoss]] = {cls.__name__: cls for cls in (VPLoss, VELoss, EDMLoss)}
-# Probabilities of EDM's augmentation, as multiples of --augment; Karras et al. 2022, table 6.
+# Probabilities of EDM's augmentation, as multiples of `augment`; Karras et al. 2022, table 6.
 AUGMENTATIONS = {'xflip': 1e8, 'yflip': 1, 'scale': 1, 'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}
 GRADIENT_LIMIT = 1e5
 _NO_STEP = torch.iinfo(torch.int64).max
@@ -106,7 +106,7 @@ class Trainer:
         self.steps += 1
 
     def draw_batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """This rank's share of every step's images, uint8 on the device, and labels, from the images seen so far on."""
+        """Yield this rank's images, uint8 on the device, and labels of each step after the images seen so far."""
         rank, world_size, batch_size = distributed.rank(), distributed.world_size(), self.config.schedule.batch_size
         self.order.skip(self.images - self.order.position)
         indices = (self.order.take(batch_size)[rank::world_size] for _ in itertools.count())
@@ -117,7 +117,7 @@ class Trainer:
         return all(bool(torch.isfinite(flat.values).all()) for flat in (self.flat, self.flat_ema))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that an exact continuation needs, on the CPU: tensors, numbers and strings."""
+        """Everything needed to resume exactly: tensors on the CPU, numbers and strings."""
         (state,) = self.optimizer.state.values() or [{}]
         return {
             'format': FORMAT_VERSION,
@@ -136,7 +136,7 @@ class Trainer:
         return _copies(dict(zip(names, self.flat.views(value), strict=True)))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state. Raises UserError where it belongs to another network, optimizer or training set."""
+        """Resume from a state. Raises UserError if it belongs to another network, optimizer or training set."""
         if state['dataset_sha256'] != self.dataset.sha256:
             raise UserError(f'`data`={self.config.dataset.path}: not the images that this training was started with')
         try:
@@ -147,7 +147,7 @@ class Trainer:
             }
         except (RuntimeError, KeyError, AttributeError) as error:
             reason = str(error).split('\n')[0]
-            raise UserError(f'the training state is that of another architecture ({reason})') from error
+            raise UserError(f'the training state belongs to another architecture ({reason})') from error
         self.images, self.steps = state['images'], state['steps']
         self.batches = None
 
@@ -176,11 +176,11 @@ def make_optimizer(config: OptimizerConfig, values: torch.nn.Parameter) -> torch
 
 
 def transfer_weights(path: str, net: Preconditioned) -> None:
-    """Start from the weights of a snapshot. Raises UserError where it is not of the same architecture."""
+    """Copy the weights of a snapshot into `net`. Raises UserError if its architecture differs."""
     try:
         net.load_state_dict(load_network(path, device=next(net.parameters()).device).state_dict())
     except RuntimeError as error:
         reason = str(error).split('\n')[1].strip() if '\n' in str(error) else str(error)
         raise UserError(
-            f'`transfer`={path}: a network of another architecture than the options ask for ({reason})'
+            f'`transfer`={path}: its network has another architecture than the options describe ({reason})'
         ) from error

@@ -1,5 +1,4 @@
-"""Runs a training from its configuration to its last snapshot: ticks, files, statistics, and a polite end when
-asked."""
+"""Runs a training from its configuration to its last snapshot, with status lines, statistics and stop signals."""
 
 import contextlib
 import dataclasses
@@ -30,7 +29,7 @@ STATS_FILE = 'stats.jsonl'
 
 
 def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
-    """The training set, in memory or to be decoded as it is drawn. Raises UserError where it cannot be read."""
+    """The training set, in memory or decoded as it is drawn. Raises UserError if it cannot be read."""
     if config.dataset.cache:
         return load_dataset(config.dataset.path, progress=distributed.is_main())
     return stream_dataset(config.dataset.path, config.dataset.workers, progress=distributed.is_main())
@@ -39,7 +38,7 @@ def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
 def make_trainer(
     config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device, state_file: Path | None = None
 ) -> Trainer:
-    """A training at its start, or at a training state. Raises UserError if the state does not fit; writes nothing."""
+    """Make a trainer at the start or at a training state, writing nothing. Raises UserError if the state does not fit."""
     configure_backends(config.precision, config.deterministic, config.benchmark)
     trainer = Trainer(config, dataset, device)
     if state_file is not None:
@@ -48,9 +47,9 @@ def make_trainer(
 
 
 def run_training(trainer: Trainer, run_dir: Path, held_out: HeldOutLoss | None = None) -> int:
-    """Train until the end, or until a stop signal; returns the number of the signal, 0 for none.
+    """Train to the end or until a stop signal; return the number of the signal, 0 for none.
 
-    run_dir: exists; snapshots, training states and stats.jsonl go there. held_out: evaluated at every tick.
+    run_dir: existing folder for snapshots, training states and stats.jsonl. held_out: evaluated at every tick.
     Raises UserError if the loss is not finite.
     """
     num_classes = trainer.config.dataset.label_dim
@@ -64,7 +63,7 @@ def run_training(trainer: Trainer, run_dir: Path, held_out: HeldOutLoss | None =
 
 
 def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
-    """Step to the end, saving and reporting where the configuration says."""
+    """Step to the end, saving and reporting at the places in the configuration."""
     config = trainer.config
     if trainer.images == 0 and 0 in config.snapshots:
         journal.save_snapshot()
@@ -82,18 +81,18 @@ def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
         state_due = reached(config.states) or stopping
         if trainer.images // config.tick_images > before // config.tick_images or done or snapshot_due or state_due:
             journal.end_tick()
-        # The snapshot goes first: a run that dies between the two is continued from before both.
+        # The snapshot is saved first: a run killed between the two resumes from before both.
         if snapshot_due:
             journal.save_snapshot()
         if state_due:
             journal.save_state()
         if stopping:
-            print0(f'Stopped at {trainer.images / 1000:g} kimg; run the same command again with --nosubdir to go on.')
+            print0(f'Stopped at {trainer.images / 1000:g} kimg; run the same command again with --nosubdir to resume.')
             return
 
 
 class Journal:
-    """What a training leaves behind: status lines, stats.jsonl, TensorBoard events, snapshots and training states."""
+    """What a training writes: status lines, stats.jsonl, TensorBoard events, snapshots and training states."""
 
     def __init__(self, run_dir: Path, trainer: Trainer, held_out: HeldOutLoss | None = None):
         self.run_dir, self.trainer, self.held_out = run_dir, trainer, held_out
@@ -124,7 +123,7 @@ class Journal:
             self.bar.update(images)
 
     def end_tick(self) -> None:
-        """Write the status line and statistics; stop the run if something is not finite."""
+        """Write the status line and statistics. Raises UserError if a loss or a weight is not finite."""
         trainer = self.trainer
         moments = trainer.stats.collect()
         check_finite(trainer, self.run_dir)
@@ -200,7 +199,7 @@ class Journal:
 
 
 def check_finite(trainer: Trainer, run_dir: Path) -> None:
-    """Stop the run, naming the first bad step, where a loss or a weight is not finite."""
+    """Raise UserError that names the first bad step if a loss or a weight is not finite."""
     first_bad = min(distributed.gather(int(trainer.first_bad_step)))
     if first_bad >= trainer.steps and trainer.is_finite():
         return
@@ -208,8 +207,8 @@ def check_finite(trainer: Trainer, run_dir: Path) -> None:
     states = list_states(run_dir)
     kept = f'the last good state is {states[-1][1].name}' if states else 'no state was saved before it'
     raise UserError(
-        f'the loss or the weights are not finite from step {step} '
-        f'({step * trainer.config.schedule.batch_size / 1000:g} kimg) on; {kept}; try a lower `lr` or `precision`=fp32'
+        f'the loss or the weights are not finite since step {step} '
+        f'({step * trainer.config.schedule.batch_size / 1000:g} kimg); {kept}; try a lower `lr` or `precision`=fp32'
     )
 
 
@@ -233,7 +232,7 @@ def status_line(fields: dict[str, float], loss: float) -> str:
 
 
 def drop_later_lines(path: Path, images: int) -> None:
-    """Remove from stats.jsonl what a continued run will write again, and a line that was cut short."""
+    """Remove from stats.jsonl the lines that a resumed run will write again, and an incomplete line."""
     if not path.exists():
         return
     kept = []

@@ -12,7 +12,7 @@ from dnnlib.options import REQUIRED, integer_list, option
 from dnnlib.util import UserError
 from training.schedule import EMA_MODES, WARMUP_EPOCHS
 
-# Options that a preset stands for; an option that is given as well wins.
+# Options that a preset sets; options given explicitly take precedence.
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's basic run on CIFAR-10.
     'paper': {
@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# What may differ when a training resumes: its length, its files, and where and how it runs.
+# Options that may differ when a training resumes: its length, its files, and where and how it runs.
 CHANGEABLE = {
     'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump',
     'device', 'workers', 'cache', 'bench', 'data', 'test_data', 'test_images',
@@ -56,10 +56,10 @@ class TrainingOptions:
     duration: float = option(200, 'Training length at 50,000 images, in millions of images; scales with the size of the training set: 1 is 20 epochs.', unit='MIMG', above=0)
     epochs: int | None = option(None, 'Training length in passes over the training set, instead of `duration`.', unit='INT', least=1)
     batch: int = option(512, 'Images per step, over all ranks.', unit='INT', least=1)
-    batch_gpu: int | None = option(None, "Most images of one forward pass. [default: a rank's share of `batch`]", unit='INT', least=1)
+    batch_gpu: int | None = option(None, "Largest number of images in a forward pass. [default: a rank's share of `batch`]", unit='INT', least=1)
     lr: float = option(10e-4, 'Learning rate.', unit='FLOAT', least=0)
     warmup: int = option(WARMUP_EPOCHS, 'The learning rate rises linearly over this many passes over the training set.', unit='EPOCHS', least=0)
-    ema: float = option(0.5, 'Half-life of the weight average at 50,000 images; scales likewise.', unit='MIMG', least=0)
+    ema: float = option(0.5, 'Half-life of the weight average at 50,000 images; scales in the same way.', unit='MIMG', least=0)
     ema_mode: str = option('mode2', 'Rule of the weight average: docs/training.md.', name='ema_mode', choices=EMA_MODES)
     final_ema: float = option(0.99929, 'Weight of the old average per step after warm-up, for mode4.', unit='FLOAT', least=0, most=1)
     optimizer: str = option('Adam', 'Optimizer.', choices=('Adam', 'SGD'))
@@ -93,7 +93,7 @@ class TrainingOptions:
     dump: int | None = option(None, 'How often to save a training state. [default: with every snapshot]', unit='TICKS', least=1)
     snapshots: int | str | None = option(None, 'Save this many snapshots, evenly spaced, instead of `snap`; log:N spaces them logarithmically.', unit='INT|log:INT', parse=snapshot_plan)
     seed: int | None = option(None, 'Seed of all randomness. [default: random]', unit='INT', least=0, most=2**31 - 1)
-    test_data: str | None = option(None, 'Held-out set; its loss and that of training images are reported by noise level at every tick.', unit='ZIP|DIR')
+    test_data: str | None = option(None, 'Held-out set; the losses of held-out and of training images are reported by noise level at every tick.', unit='ZIP|DIR')
     test_images: int = option(256, 'Images of each set whose loss is reported with `test_data`.', unit='INT', least=1)
     transfer: str | None = option(None, 'Start from the weights of a snapshot, or of a network pickle of EDM.', unit='FILE')
     # fmt: on

@@ -123,7 +123,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
             print0(describe(config, device.type))
             print0(f'Run folder: {run_dir}')
             if state is not None:
-                print0(f'Going on from {state.name}: {trainer.images / 1000:g} kimg.')
+                print0(f'Resuming from {state.name}: {trainer.images / 1000:g} kimg.')
             if saved is not None:
                 report_changes(saved, config, device)
             remove_partial_files(run_dir, '*.safetensors', '*.pt', OPTIONS_FILE, STATS_FILE)

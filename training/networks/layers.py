@@ -47,7 +47,7 @@ class Linear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype), bias)
 
     def columns(self, index: Tensor, scale: float) -> Tensor:
-        """What `self(one_hot(index) * scale)` gives, at the cost of a gather: int64 [B] -> [B, out_features]."""
+        """Equals `self(one_hot(index) * scale)` at the cost of a gather: int64 [B] -> [B, out_features]."""
         x = self.weight[:, index].t() * scale
         return x if self.bias is None else x + self.bias
 
@@ -128,7 +128,7 @@ class GroupNorm(nn.Module):
         return F.silu(self.normalize(x)).to(x.dtype)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """The normalized values, in float32 on a CPU, whose kernel for channels_last bfloat16 is far slower."""
+        """The normalized values, in float32 on a CPU, where the bfloat16 kernel for channels_last is far slower."""
         if x.device.type == 'cpu':
             x = x.float()
         return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)

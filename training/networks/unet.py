@@ -1,8 +1,8 @@
 """The U-Nets of EDM: `SongUNet` (DDPM++, NCSN++) and `DhariwalUNet` (ADM).
 
 Both are an encoder and a decoder of residual blocks joined by skip connections; they differ in their blocks' options,
-in the embedding of noise level and labels, and in their output. Parameter names, shapes and meaning equal those of
-EDM's published networks, so that weights can be exchanged.
+in the embedding of noise level and labels, and in their output. Names, shapes and meaning of parameters are the same as
+in EDM's published networks, so weights can be exchanged.
 
 Sources: Song et al. 2021 (arXiv 2011.13456), Dhariwal and Nichol 2021 (arXiv 2105.05233), Karras et al. 2022
 (arXiv 2206.00364).
@@ -30,7 +30,7 @@ from training.networks.layers import (
 
 @dataclass(frozen=True)
 class BlockOptions:
-    """What all residual blocks of a U-Net share; see `UNetBlock`."""
+    """Settings shared by all residual blocks of a U-Net; see `UNetBlock`."""
 
     emb_channels: int
     init: Init
@@ -48,7 +48,7 @@ class BlockOptions:
 class UNetBlock(nn.Module):
     """Residual block with the embedding of noise level and labels, and optional self-attention.
 
-    [B, in_channels, H, W], embedding [B, emb_channels] -> [B, out_channels, H, W], or half or double the size.
+    [B, in_channels, H, W], embedding [B, emb_channels] -> [B, out_channels, H, W], possibly at half or double the size.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class UNetBlock(nn.Module):
         return (x + self.attend(x)) * self.skip_scale if self.num_heads else x
 
     def attend(self, x: Tensor) -> Tensor:
-        """Self-attention over the pixels, in float32 whatever the dtype of x."""
+        """Self-attention over the pixels, in float32 for every dtype of x."""
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm2(x)).permute(0, 2, 3, 1)  # [B, H, W, 3 C]
         # The channels are ordered head, channel, then q, k, v.
@@ -108,12 +108,12 @@ class UNetBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """What both U-Nets share: the levels of the encoder and decoder and the skip connections between them.
+    """Base of both U-Nets: the levels of the encoder and decoder, and the skip connections between them.
 
     img_resolution: side of the images in pixels; must be halved len(channel_mult) - 1 times.
     skip_connections: one 0 or 1 per skip connection in encoder order, (num_blocks + 1) for each resolution; a
         connection of 0 carries zeros. None: all are on.
-    Raises ValueError when one of them does not fit.
+    Raises ValueError if one of them does not fit.
     """
 
     argument_limits: ClassVar = {'num_blocks': 256, 'channel_mult': 12, 'attn_resolutions': 12, 'resample_filter': 12}
@@ -151,7 +151,7 @@ class UNet(nn.Module):
         """Make the encoder's and the decoder's blocks.
 
         attends(resolution, index, in_decoder): whether a block has self-attention.
-        after_down, after_level: add what else stands behind a level's downsampling, or ends a level of the decoder.
+        after_down, after_level: add further modules after a level's downsampling, or at the end of a decoder level.
         """
         skips = []
         for level, (resolution, out_channels) in enumerate(zip(self.resolutions, self.channels, strict=True)):
@@ -199,7 +199,7 @@ class UNet(nn.Module):
         return self.decode(self.encode(x, emb), emb)
 
     def embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        """The embedding that every block gets, [B, emb_channels]."""
+        """The embedding passed to every block, [B, emb_channels]."""
         raise NotImplementedError
 
     def embed_class(self, batch_size: int, class_labels: Tensor | None, scale: float = 1.0) -> Tensor:
@@ -230,7 +230,7 @@ class UNet(nn.Module):
         raise NotImplementedError
 
     def masked(self, skips: list[Tensor]) -> list[Tensor]:
-        """The skip connections with zeros in place of those that are off."""
+        """The skip connections, with zeros for those switched off."""
         return [x if on else torch.zeros_like(x) for x, on in zip(skips, self.skip_mask, strict=True)]
 
 

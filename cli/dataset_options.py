@@ -16,7 +16,7 @@ COUNT = click.IntRange(min=1)
 
 # The options of selections, by the name of the rule's argument.
 OPTIONS: dict[str, dict[str, Any]] = {
-    'source': {'metavar': 'ZIP|DIR|FILE', 'help': 'Images to read: anything that dataset_tool.py reads.'},
+    'source': {'metavar': 'ZIP|DIR|FILE', 'help': 'Images to read: any source that dataset_tool.py reads.'},
     'blend': {'metavar': 'ZIP|DIR|FILE', 'help': 'Images to mix in.'},
     'dest': {'metavar': 'ZIP|DIR', 'help': 'Data set to write.'},
     'overwrite': {'is_flag': True, 'help': 'Replace the data set at --dest.'},

@@ -17,7 +17,7 @@ _NAME, _MAX_ATTEMPTS = 'diffusion-memorization', 20
 
 
 def is_url(text: str) -> bool:
-    """Tell whether a text is a URL rather than a path."""
+    """Whether a text is a URL rather than a path."""
     return re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', text) is not None
 
 
@@ -39,7 +39,7 @@ def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None)
         with FileLock(f'{path}.lock'):  # other processes wait, and then find the file
             is_cached = path.exists() and (not sha256 or file_sha256(path) == sha256.lower())
             if not is_cached and not any(_receive(source, path, sha256) for _ in range(_MAX_ATTEMPTS)):
-                raise UserError(f'{source}: the download was cut {_MAX_ATTEMPTS} times; run again to resume it')
+                raise UserError(f'{source}: the connection was lost {_MAX_ATTEMPTS} times; run again to resume it')
     if sha256 and (found := file_sha256(path)) != sha256.lower():
         raise UserError(f'{source}: its SHA-256 is {found}, not the given {sha256}; it is a different file')
     return path

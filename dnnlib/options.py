@@ -19,7 +19,7 @@ _SEEDS_END = 1 << 32
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What a field of an options dataclass carries besides its type.
+    """What a field of an options dataclass carries in addition to its type.
 
     help: one sentence; other fields are named in backticks. name: on a command line and in files, if it differs from
     the field's name with dashes. unit: a few letters for the help. least, most, above, below: bounds, the latter two
@@ -61,7 +61,7 @@ def group(kind: type) -> Any:
 
 
 def options_in(kind: type) -> Iterator[tuple[dataclasses.Field, Option]]:
-    """The fields that are options, in order, those of groups included."""
+    """The fields that are options, in order, including the fields of groups."""
     for field in dataclasses.fields(kind):
         if 'group' in field.metadata:
             yield from options_in(field.metadata['group'])

@@ -1,8 +1,8 @@
-"""Read pickles from strangers without running anything in them: `load_pickle` and `read_restricted`.
+"""Read untrusted pickles without running any code in them: `load_pickle` and `read_restricted`.
 
-A pickle is a program that may call any function it names. Here a few names stand for harmless classes of this module,
-and every other name is refused. A child process reads the pickle first, under limits of memory and time, so that one
-that is made to exhaust them, or to crash Python, does neither here.
+A pickle is a program that may call any function it names. Here a few names are replaced by harmless classes of this
+module, and every other name is refused. A child process reads the pickle first, under limits of memory and time, so a
+pickle designed to exhaust them or to crash Python cannot do so here.
 """
 
 import io
@@ -23,7 +23,7 @@ _MAX_SECONDS = 600
 
 
 class RefusedPickleError(ValueError):
-    """The pickle is broken, or asks for more than its reader allows; the text says which."""
+    """The pickle is broken, or requests more than its reader allows; the text names the cause."""
 
 
 def load_pickle(data: bytes) -> Any:
@@ -75,7 +75,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class StandIn:
-    """Stands for a name. It has no attributes that a pickle could set, and pickles change it only by __setstate__."""
+    """Replaces a name. A pickle cannot set its attributes, and changes it only through __setstate__."""
 
     __slots__ = ()
 
@@ -84,7 +84,7 @@ class StandIn:
 
 
 class Dtype(StandIn):
-    """A number type, here only uint8 by its several names; its byte order comes in a second step."""
+    """A number type, only uint8 (under any of its names); its byte order follows in a second step."""
 
     __slots__ = ('value',)
     names: tuple[str, ...] = ('u1', 'uint8', '|u1')
@@ -102,7 +102,7 @@ class Dtype(StandIn):
 
 
 class Array(StandIn):
-    """An array that is made in two steps, as numpy pickles them; `value` is missing before the second."""
+    """An array, which numpy pickles in two steps; `value` is missing before the second."""
 
     __slots__ = ('value',)
 
@@ -124,7 +124,7 @@ class _FromBuffer(StandIn):
 
 
 class _Encode(StandIn):
-    """How Python 3 writes bytes for Python 2 to read."""
+    """Bytes as Python 3 pickles them for Python 2."""
 
     __slots__ = ()
 

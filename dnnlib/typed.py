@@ -41,7 +41,7 @@ _LIMITS = {
 
 
 class Typed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of records that are read from files; subclasses repeat `frozen=True`, which type checkers need.
+    """Base of records read from files; subclasses repeat `frozen=True` for type checkers.
 
     With `rename='kebab'` the keys in the file have dashes.
     """
@@ -50,7 +50,7 @@ class Typed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_json(data: bytes | str, kind: type[T], where: str) -> T:
     """Read JSON text as `kind`. where: the file that messages name. Raises UserError.
 
-    Values of a wrong type end the reading where they stand, so that a large file of them takes no memory.
+    Reading stops at the first value of a wrong type, so a large file of them takes no memory.
     """
     try:
         return msgspec.json.decode(data, type=kind)
@@ -87,7 +87,7 @@ def parse(content: Any, kind: type[T], where: str) -> T:
 
 
 def shown(value: Any, longest: int = 60) -> str:
-    """A value as a message shows it, in at most about `longest` characters."""
+    """A value as shown in messages, in at most about `longest` characters."""
     try:
         text = repr(value)
     except ValueError:  # Python refuses to write integers of more than some thousand digits
@@ -96,7 +96,7 @@ def shown(value: Any, longest: int = 60) -> str:
 
 
 def _keys(content: Any, kind: Any, place: str) -> list[str | int]:
-    """The keys and indices that lead to a place such as '.factors[...].values[0]', where msgspec leaves keys out."""
+    """The keys and indices that lead to a place such as '.factors[...].values[0]', in which msgspec omits keys."""
     keys: list[str | int] = []
     value = content
     for field, index in re.findall(r'\.([^.[`]+)|\[(\d+|\.\.\.)]', place):

@@ -1,7 +1,7 @@
-"""Helpers that are about neither diffusion nor torch: errors a user can mend, files written whole, times in words.
+"""Helpers without torch: errors a user can fix, complete files, durations in words.
 
-`UserError` is what packages raise for a user's mistake, and `report_errors` turns it into one sentence on stderr.
-`atomic_file` writes a file under a temporary name and renames it when whole. `tee_output` copies stdout into a log.
+Packages raise `UserError` for a user's mistake, and `report_errors` turns it into one sentence on stderr. `atomic_file`
+writes a file under a temporary name and renames it when it is complete. `tee_output` copies stdout into a log.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import psutil
 
 
 class UserError(ValueError):
-    """A user's mistake: its text is one sentence that names the argument or file, and the remedy.
+    """A user's mistake: its text is one sentence that names the argument or file, and how to fix it.
 
     An argument is named in backticks, as in 'give `resize`'; a script shows the option of that name, --resize.
     """
@@ -33,7 +33,7 @@ class ArgumentError(UserError):
 def report_errors(command: Callable) -> Callable:
     """Decorate the function of a click command: a user's mistake ends it with one sentence and exit status 1.
 
-    Covers `UserError`, and the operating system's refusals (no such file, no space left on device). Arguments named in
+    Covers `UserError` and OSError (no such file, no space left on device). Arguments named in
     backticks are replaced with the command's options of the same names.
     """
 
@@ -45,7 +45,7 @@ def report_errors(command: Callable) -> Callable:
             kind = click.UsageError if isinstance(error, ArgumentError) else click.ClickException
             raise _one_sentence(_with_options(str(error)), kind) from error
         except BrokenPipeError:
-            raise  # click ends without a word where nobody reads on
+            raise  # click exits silently when the reader of a pipe is gone
         except OSError as error:
             where = f'{error.filename}: ' if error.filename else ''
             raise _one_sentence(f'{where}{error.strerror or error}') from error
@@ -64,15 +64,15 @@ def _with_options(text: str) -> str:
 
 
 def _one_sentence(text: str, kind: type[click.ClickException] = click.ClickException) -> Exception:
-    # Ranks of one machine make the same mistakes: the first of them says so.
+    # All ranks of a machine meet the same error; the first one reports it.
     return kind(text) if os.environ.get('LOCAL_RANK', '0') == '0' else click.exceptions.Exit(1)
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Open `path` for writing in binary; the file appears under its name only when it is whole and on disk.
+    """Open `path` for writing in binary; the file appears under its name only when it is complete and on disk.
 
-    When the block raises, nothing is left behind and an older file of that name stays as it was.
+    If the block raises, nothing is left behind and an older file of that name stays as it was.
     """
     path = Path(path)
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
@@ -144,7 +144,7 @@ def format_time(seconds: float) -> str:
 
 @contextlib.contextmanager
 def tee_output(path: str | os.PathLike) -> Iterator[None]:
-    """Copy all that is printed on stdout inside the block to the end of a log file as well."""
+    """Append everything printed on stdout inside the block to a log file as well."""
     with open(path, 'a', encoding='utf-8') as log, contextlib.redirect_stdout(_Tee(sys.stdout, log)):  # type: ignore
         yield
 

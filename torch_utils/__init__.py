@@ -1,1 +1,1 @@
-"""What is about torch and not about diffusion: devices, ranks, flat parameters, statistics."""
+"""Torch without diffusion: devices, ranks, flat parameters, statistics."""

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 
-# Imported before any group is made. An optimizer's first step imports it otherwise, and default arguments of its
-# functions then keep the group: gloo's threads outlive it, and can abort the process while the interpreter ends.
+# Imported before any group is made. Otherwise an optimizer's first step imports it, and default arguments of its
+# functions keep the group: gloo's threads then outlive it, and can abort the process while the interpreter ends.
 import torch.distributed.nn
 
 from dnnlib.util import UserError
@@ -73,7 +73,9 @@ def choose_device(name: str) -> torch.device:
     if device.type == 'cuda':
         index = int(os.environ.get('LOCAL_RANK', '0')) if device.index is None else device.index
         if index >= torch.cuda.device_count():
-            raise UserError(f'`device`={name}: rank {rank()} wants GPU {index} of {torch.cuda.device_count()} here')
+            raise UserError(
+                f'`device`={name}: rank {rank()} needs GPU {index}, but there are only {torch.cuda.device_count()}'
+            )
         device = torch.device('cuda', index)
         torch.cuda.set_device(device)
     return device
@@ -124,7 +126,7 @@ def on_main(action: Callable[[], T]) -> T:
 
 
 def kept_on_main(action: Callable[[], T]) -> list[T]:
-    """Run an action on the main rank only, as `on_main`, and leave its result there: a list of it, empty elsewhere."""
+    """Like `on_main`, but the result stays on the main rank: a list of it, empty elsewhere."""
     results: list[T] = []
     on_main(lambda: results.append(action()))
     return results

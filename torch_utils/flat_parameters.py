@@ -1,7 +1,7 @@
 """All parameters of a module as one flat tensor, and all gradients as another.
 
 One operation then updates, averages, zeroes or checks everything. Gradients are reduced over ranks in the same layout
-from the first step on, so that a resumed training gives the same bits as an uninterrupted one.
+at every step, so a resumed training gives the same bits as an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ _ALIGNMENT = 16
 
 
 class FlatParameters:
-    """Moves a module's parameters into one float32 tensor `values` [P]; the module sees views of it.
+    """Moves a module's parameters into one float32 tensor `values` [P]; the module uses views of it.
 
     values: an nn.Parameter that an optimizer can update; elements between parameters are 0 and stay so.
     gradients: [P] or None before `attach_gradients`.
@@ -48,9 +48,9 @@ class FlatParameters:
 
 
 class GradientReducer:
-    """Adds up flat gradients over ranks while the backward pass still runs.
+    """Sums flat gradients over ranks during the backward pass.
 
-    The tensor is cut into buckets at fixed places; each is reduced as soon as its last gradient is there, in a fixed
+    The tensor is cut into buckets at fixed places; each is reduced as soon as its last gradient is ready, in a fixed
     order.
     Use: `start()`, the last backward pass of a step, `finish()`.
 

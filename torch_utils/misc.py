@@ -11,7 +11,7 @@ def configure_backends(precision: str, deterministic: bool = False, benchmark: b
     """Set torch's global options of arithmetic.
 
     precision: 'tf32' lets float32 products round their inputs to 10 bits on devices that can; others forbid it.
-    deterministic: use only kernels that give the same bits every time. benchmark: let cuDNN time its kernels first.
+    deterministic: use only deterministic kernels. benchmark: let cuDNN time its kernels first.
     """
     allow_tf32 = precision == 'tf32'
     torch.set_float32_matmul_precision('high' if allow_tf32 else 'highest')

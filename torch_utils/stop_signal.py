@@ -13,7 +13,7 @@ SECONDS_BETWEEN_CHECKS = 5.0
 
 
 class StopSignal:
-    """Tells whether any rank was asked to stop. `listen` installs the handlers; `agreed` is called after every step.
+    """Whether any rank was asked to stop. `listen` installs the handlers; `agreed` is called after every step.
 
     number: the signal received, 0 for none.
     """
@@ -27,7 +27,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
-        """Handle Ctrl-C and SIGTERM inside the block; a second Ctrl-C interrupts at once."""
+        """Handle Ctrl-C and SIGTERM inside the block; a second Ctrl-C interrupts immediately."""
         before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -41,8 +41,7 @@ class StopSignal:
         self.number = number
 
     def agreed(self) -> bool:
-        """Whether to stop now: the same answer on every rank, at most about 10 seconds after a signal on one of
-        them."""
+        """Whether to stop now; the same on every rank, at most about 10 seconds after a signal on any of them."""
         if distributed.world_size() == 1:
             return self.number != 0
         self.steps += 1

@@ -75,7 +75,7 @@ def test_arrays_of_numpy_are_converted(tmp_path):
     [
         ('/none.zip', 'the server answers 404'),
         ('/moved/a.zip', 'cannot be downloaded'),
-        ('/cut/a.zip', 'the download was cut'),
+        ('/cut/a.zip', 'the connection was lost'),
         ('/train-images-idx3-ubyte.gz', 'its labels are another file'),
     ],
 )

@@ -154,7 +154,7 @@ def test_a_file_that_changed_meanwhile_is_downloaded_from_the_start(server, tmp_
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('long', 'the download was cut 20 times'),
+        ('long', 'the connection was lost 20 times'),
         ('silent', 'length unknown; .* give the `sha256`'),
         ('missing', "the server answers 404 'Not Found'"),
         ('file', "No connection adapters were found for 'file:///etc/passwd'"),

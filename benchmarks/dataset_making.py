@@ -1,9 +1,9 @@
-"""How fast data sets are read and written, beside a plain loop over zipfile and Pillow in the same run.
+"""Time reading and writing of data sets, next to a plain loop over zipfile and Pillow in the same run.
 
-    python -m benchmarks.dataset
+    python -m benchmarks.dataset_making
     python -m benchmarks.dataset_making --source=datasets/cifar10/cifar-10-python.tar.gz
 
-Prints seconds, and how many times faster than the plain loop that is.
+Prints seconds, and the speed-up over the plain loop.
 """
 
 import io
@@ -36,7 +36,7 @@ CLASSES = 10
 )
 @report_errors
 def main(source: str | None, num_images: int) -> None:
-    """Measure how fast data sets are read and written, beside a plain loop over zipfile and Pillow."""
+    """Measure how fast data sets are read and written, next to a plain loop over zipfile and Pillow."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = open_source(source, 'source') if source else random_source(folder / 'random.zip', num_images)
@@ -44,7 +44,7 @@ def main(source: str | None, num_images: int) -> None:
 
 
 def measure(source: Source, folder: Path) -> None:
-    """Print one line for each thing that is measured."""
+    """Print one line per measurement."""
     ours, plain = folder / 'ours.zip', folder / 'plain.zip'
     print(f'{len(source)} images of {source.read(0).shape}, {os.cpu_count()} cores')
     writing = seconds(lambda: plain_write(source, plain))
@@ -61,7 +61,7 @@ def measure(source: Source, folder: Path) -> None:
 
 
 def plain_write(source: Source, path: Path) -> None:
-    """What one would write without this project: Pillow at no compression, and zipfile."""
+    """The plain way: zipfile, and Pillow without compression."""
     with zipfile.ZipFile(path, 'w') as archive:
         labels = []
         for number, (image, label) in enumerate(source):
@@ -74,7 +74,7 @@ def plain_write(source: Source, path: Path) -> None:
 
 
 def plain_read(path: Path) -> np.ndarray:
-    """What one would read without this project."""
+    """The plain way."""
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith('.png'))
         return np.stack([np.asarray(PIL.Image.open(archive.open(name))) for name in names])
@@ -100,8 +100,8 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def report(name: str, measured: float, plain: float | None) -> None:
-    beside = f'plain loop {plain:6.2f} s, {plain / measured:4.1f} times faster' if plain is not None else ''
-    print(f'{name:<40} {measured:6.2f} s   {beside}'.rstrip())
+    comparison = f'plain loop {plain:6.2f} s, {plain / measured:4.1f} times faster' if plain is not None else ''
+    print(f'{name:<40} {measured:6.2f} s   {comparison}'.rstrip())
 
 
 if __name__ == '__main__':

@@ -1,9 +1,9 @@
-"""The label layer with class indices beside one-hot labels: forward and backward, on the same weights in the same run.
+"""Time the label layer with class indices and with one-hot labels: forward and backward, on the same weights in one run.
 
     python -m benchmarks.labels
 
-The paper's 50,000 unique labels make a one-hot matrix of [batch, 50,000], and two products with it. Runs alternate; the
-medians are compared, and so are the numbers that both ways give.
+The paper's 50,000 unique labels make a one-hot matrix of [batch, 50,000], and two products with it. Runs alternate. Their
+median times and their results are compared.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""Exact neighbours beside `torch.cdist` and `topk` in float32, on the same images in the same run.
+"""Time exact neighbours next to `torch.cdist` and `topk` in float32, on the same images in the same run.
 
     python -m benchmarks.neighbor_search --source=datasets/cifar10/cifar10-train.zip
 
-The queries are training images with noise, of which every second one is close to a copy. Runs alternate; the medians
-are compared, and the results are checked against int64 on a part.
+The queries are training images with noise; every second one is close to a copy. Runs alternate, their median times are
+compared, and a part of the results is checked against int64.
 """
 
 import statistics
@@ -25,12 +25,12 @@ QUERY_BLOCK = 512
 
 @click.command()
 @click.option('--source', metavar='ZIP|DIR', help='Reference images. [default: random ones of 3x32x32]')
-@click.option('--num-references', metavar='INT', default=50_000, show_default=True, help='How many of them.')
-@click.option('--num-queries', metavar='INT', default=2_000, show_default=True, help='How many images are looked up.')
+@click.option('--num-references', metavar='INT', default=50_000, show_default=True, help='Number of reference images.')
+@click.option('--num-queries', metavar='INT', default=2_000, show_default=True, help='Number of queries.')
 @click.option('--runs', metavar='INT', default=5, show_default=True, help='Runs of each way.')
 @report_errors
 def main(source: str | None, num_references: int, num_queries: int, runs: int) -> None:
-    """Measure exact neighbours beside torch.cdist and topk."""
+    """Measure exact neighbours next to torch.cdist and topk."""
     random = np.random.default_rng(0)
     if source is None:
         pixels = random.integers(0, 256, (num_references, 3, 32, 32), dtype=np.uint8)
@@ -54,7 +54,7 @@ def main(source: str | None, num_references: int, num_queries: int, runs: int) -
         plain.append(seconds)
     print(f'preparing the references   {prepare_seconds:8.3f} s')
     print(
-        f'exact int8                 {statistics.median(ours):8.3f} s   {ours_memory / 2**20:.0f} MiB beside the data'
+        f'exact int8                 {statistics.median(ours):8.3f} s   {ours_memory / 2**20:.0f} MiB on top of the data'
     )
     print(f'torch.cdist + topk         {statistics.median(plain):8.3f} s')
     print(f'ratio                      {statistics.median(plain) / statistics.median(ours):8.2f}x')
@@ -72,7 +72,7 @@ def timed(action: Callable) -> tuple:
 
 
 def peak_memory(action: Callable) -> int:
-    """Most memory that an action takes beyond what the process has, in bytes, looked at every millisecond."""
+    """Peak memory of an action on top of the memory of the process, in bytes, sampled every millisecond."""
     process = psutil.Process()
     before = process.memory_info().rss
     peak, done = before, threading.Event()
@@ -91,7 +91,7 @@ def peak_memory(action: Callable) -> int:
 
 
 def plain_neighbors(queries: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    """What one would write without this project."""
+    """The plain way."""
     blocks = (torch.cdist(block.flatten(1).float(), references) for block in queries.split(QUERY_BLOCK))
     return torch.cat([distances.topk(2, largest=False).indices for distances in blocks])
 

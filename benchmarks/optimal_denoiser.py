@@ -3,8 +3,8 @@
     python -m benchmarks.optimal_denoiser --data=cifar-10-python.tar.gz
 
 The plain way computes all distances, squares them, takes a softmax and multiplies, in float32, at each of 35
-evaluations. Both ways take turns, so that whatever else the machine does meets both; "times plain" compares with the
-plain way's best batch. `--check` compares the images of that many seeds with those of the plain way in float64.
+evaluations. Both ways take turns, so that other load on the machine affects both; "times plain" compares with the
+plain way's best batch. `--check` compares the images of that many seeds with the plain way in float64.
 """
 
 import math
@@ -68,7 +68,7 @@ def peak_megabytes() -> int:
 
 
 def machine() -> str:
-    """Name of the processor and its instruction sets for int8, where the system tells."""
+    """Name of the processor and its instruction sets for int8, if the system lists them."""
     try:
         lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
     except OSError:
@@ -79,7 +79,7 @@ def machine() -> str:
 
 
 def identical_share(images: Tensor, count: int, batch_size: int) -> float:
-    """Share of the images of seeds 0 … count - 1 that the plain way in float64 gives byte for byte."""
+    """Share of the images of seeds 0 … count - 1 that equal the plain way in float64 byte for byte."""
     denoiser, reference, same = OptimalDenoiser(images), PlainDenoiser(images, torch.float64), 0
     for start in range(0, count, batch_size):
         seeds = range(start, min(start + batch_size, count))
@@ -88,7 +88,7 @@ def identical_share(images: Tensor, count: int, batch_size: int) -> float:
 
 
 def training_images(data: str, size: int) -> Tensor:
-    """The first images of a set; beyond its end they come again, each time with other noise of up to 16 levels."""
+    """The first images of a set; beyond its end they are repeated, each time with new noise of up to 16 levels."""
     source = open_source(data, 'data')
     count = min(size, len(source))
     images = torch.from_numpy(PartialSource(source, range(count))[np.arange(count)])

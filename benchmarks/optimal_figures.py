@@ -2,7 +2,7 @@
 
     python -m benchmarks.optimal_figures --data=cifar-10-python.tar.gz --outdir=docs/figures
 
-`optimum_replays.png`: images of the optimal denoiser, each beside the training image that is nearest to it.
+`optimum_replays.png`: images of the optimal denoiser, each next to its nearest training image.
 `optimum_effective_number.png`: how many training images take part in the denoised image, against the noise level.
 """
 

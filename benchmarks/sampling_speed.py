@@ -1,8 +1,8 @@
-"""Images per second of the 18-step sampler (35 evaluations), beside eager float32 with contiguous tensors in the same run.
+"""Images per second of the 18-step sampler (35 evaluations), relative to eager float32 with contiguous tensors.
 
-    python -m benchmarks.sampling
+    python -m benchmarks.sampling_speed
 
-The time of one evaluation is measured, plain and measured ones in turn, and the medians are compared.
+Plain and measured evaluations are timed in turn in the same run, and their medians are compared.
 """
 
 import click

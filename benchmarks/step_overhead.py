@@ -1,4 +1,4 @@
-"""What share of a training step is forward, backward and optimizer, and what share of an evaluation is the denoiser.
+"""The share of a training step spent in forward, backward and optimizer, and of an evaluation in the denoiser.
 
 python -m benchmarks.step_overhead
 """
@@ -23,7 +23,7 @@ from training.trainer import Trainer
 
 
 class Clock:
-    """Adds up the time spent in wrapped functions, not counting one inside another twice."""
+    """Adds up the time spent in wrapped functions; nested calls count once."""
 
     def __init__(self) -> None:
         self.seconds, self.is_running = 0.0, False
@@ -49,11 +49,11 @@ class Clock:
 @click.option('--precision', metavar='fp32|bf16', default='fp32', show_default=True, help='Arithmetic.')
 @report_errors
 def main(batch_paper: int, batch_demo: int, steps: int, precision: str) -> None:
-    """Measure what a training step and an evaluation do besides the network's arithmetic; on the CPU."""
+    """Measure the overhead of a training step and of an evaluation over the network's arithmetic, on the CPU."""
     for measured in measured_networks(batch_paper, batch_demo):
         print(f'\n{measured.name}, batch {measured.batch_size}, {precision}')
         share = training_share(measured, steps, precision)
-        print(f'training: {100 * (1 - share):.2f} % besides forward, backward and optimizer')
+        print(f'training: {100 * (1 - share):.2f} % outside forward, backward and optimizer')
         share = evaluation_share(measured, precision)
         print(f'evaluation: {100 * share:.2f} % in the denoiser')
 

@@ -1,10 +1,10 @@
-"""Images per second of training, for each precision, layout and compilation, beside a plain loop in the same run.
+"""Images per second of training, for each precision, layout and compilation, next to a plain loop in the same run.
 
-    python -m benchmarks.training
+    python -m benchmarks.training_speed
     python -m benchmarks.training_speed --network=demo --batch-demo=256 --compile
 
 The plain loop is eager float32 with contiguous tensors and torch.optim.Adam over the parameters one by one. Plain and measured
-steps alternate in short turns, and the medians of their times are compared, so that a machine whose speed drifts does not decide.
+steps alternate in short turns, and their median times are compared, so that drifting machine speed cancels out.
 """
 
 import statistics
@@ -97,7 +97,7 @@ def our_step(measured: Measured, device: torch.device, precision: str, channels_
 
 
 def compare(step: Step, plain: Step, batch_size: int, seconds: float, device: torch.device) -> tuple[float, float]:
-    """Images per second of `step`, and how many times those of `plain` that is."""
+    """Images per second of `step`, and their ratio to the images per second of `plain`."""
     times: dict[bool, list[float]] = {True: [], False: []}
     for action in (step, plain):
         action()

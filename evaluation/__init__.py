@@ -1,1 +1,1 @@
-"""All that judges images: exact nearest neighbours, the memorization ratio, figures and galleries."""
+"""Evaluation of generated images: generators, exact nearest neighbours, the memorization ratio, metrics, galleries."""

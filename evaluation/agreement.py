@@ -2,8 +2,8 @@
 
 Images are compared by the cosine of their pixels after subtracting each image's mean value, and by their root mean
 square distance. Trained on disjoint halves of a set, small-data networks copy their own half and disagree; with much
-data they agree and copy neither. A threshold of similarity means something only next to its background: the similarity
-of images that have nothing to do with one another, and of held-out images to their nearest training image.
+data they agree and copy neither. A similarity is meaningful only next to its background: the similarity of
+unrelated images, and of held-out images to their nearest training image.
 Sources: Kadkhodaie et al. 2024 (pixels), Zhang et al. 2024 (cosine of features, share above a threshold).
 """
 
@@ -39,7 +39,7 @@ class Distribution:
 def cosines(a: Rows, b: Rows) -> Tensor:
     """The cosine of each pair of rows, float64 [N]: of mean-removed pixels for uint8 images, of features otherwise.
 
-    a, b: uint8 [N, …], or float [N, d]. 0 if an image has one value everywhere.
+    a, b: uint8 [N, …], or float [N, d]. 0 if an image is constant.
     """
     return (unit_rows(a) * unit_rows(b)).sum(dim=1)
 
@@ -74,7 +74,7 @@ def distribution(similarities: Tensor, threshold: float = THRESHOLD) -> Distribu
 
 
 def unrelated(a: Rows, b: Rows) -> tuple[Rows, Rows]:
-    """Pairs of images of different seeds: each of a with the next of b, the last with the first."""
+    """Pairs of images of different seeds: each image of a with the next one of b, the last with the first."""
     return a, torch.as_tensor(b).roll(-1, dims=0)
 
 

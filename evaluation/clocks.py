@@ -1,13 +1,13 @@
-"""The clocks of a training: when it has generalized (tau_gen), when it starts to memorize (tau_mem), how these scale.
+"""The clocks of a training: when it has generalized (tau_gen), when it starts to memorize (tau_mem), and their scaling.
 
 - tau_gen: the held-out error reaches its plateau, at most `TOLERANCE` above its lowest value.
-- tau_mem by the ratio: the memorization ratio leaves 0, from which snapshot on its 95 % interval excludes 0.
+- tau_mem by the ratio: the memorization ratio leaves 0; from this snapshot on, its 95 % interval excludes 0.
   Source: Bonnaire et al. 2025.
-- tau_mem by the error: the held-out error leaves the training error, from which snapshot on the 95 % interval of their
+- tau_mem by the error: the held-out error leaves the training error; from this snapshot on, the 95 % interval of their
   paired difference lies above 0. Source: Marion and Wu 2026.
 
-A time is that of a snapshot, in the unit that the caller chooses. Its interval comes from a bootstrap over images, and
-reaches back to the snapshot before, since nothing is known of the time between the two.
+Times are times of snapshots, in any unit that the caller chooses. The interval of a time comes from a bootstrap over
+images, and extends back to the previous snapshot, since nothing was measured between the two.
 """
 
 import math
@@ -19,7 +19,7 @@ import scipy.stats
 
 from evaluation.intervals import CONFIDENCE
 
-# The plateau of the held-out error reaches so far above its lowest value, relatively.
+# Height of the plateau of the held-out error above its lowest value, relative to this value.
 TOLERANCE = 0.05
 RESAMPLES = 1000
 
@@ -52,7 +52,7 @@ def generalization_clock(
 ) -> Clock:
     """tau_gen. times: of S snapshots, ascending. held_out: the error of each held-out image, [S, N]."""
     values = np.asarray(held_out)
-    lowest = int(values.mean(axis=1).argmin())  # not that of each resample, whose chances would add up
+    lowest = int(values.mean(axis=1).argmin())  # once for all resamples: their own minima would be too low on average
 
     def find(mean: np.ndarray, _: np.ndarray) -> int:
         return int(np.argmax(mean <= (1 + tolerance) * mean[lowest]))
@@ -69,7 +69,7 @@ def gap_clock(times: Sequence[float], gaps: np.ndarray, seed: int = 0) -> Clock:
 def ratio_clock(
     times: Sequence[float], memorized: Sequence[int], num_images: int | Sequence[int], seed: int = 0
 ) -> Clock:
-    """tau_mem by the ratio. memorized: how many generated images are copies; num_images: of how many, per snapshot.
+    """tau_mem by the ratio. memorized: number of copies; num_images: number of generated images; per snapshot.
 
     Wilson's interval excludes 0 as soon as one image is a copy. The bootstrap draws the counts of snapshots
     independently.
@@ -81,7 +81,7 @@ def ratio_clock(
 
 
 def _stays(flags: np.ndarray) -> int:
-    """The first place from which on all flags are set; their number if the last is not."""
+    """The first place after which all flags are set; the number of flags if the last is not set."""
     unset = np.flatnonzero(~flags)
     return int(unset[-1]) + 1 if len(unset) else 0
 
@@ -128,5 +128,5 @@ def normalized_time(steps: float, run: Mapping[str, float], smallest: Mapping[st
 
 
 def spread(times: Sequence[float]) -> float:
-    """How far times of several runs lie apart: the standard deviation of their natural logarithms, N >= 2."""
+    """The spread of the times of several runs: the standard deviation of their natural logarithms, N >= 2."""
     return float(np.log(times).std(ddof=1))

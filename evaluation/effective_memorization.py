@@ -21,7 +21,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % confidence interval of a ratio in [0, 1]. kind: in words, what it is an interval over."""
+    """A 95 % confidence interval of a ratio in [0, 1]. kind: what it is an interval over, in words."""
 
     low: float
     high: float
@@ -49,7 +49,7 @@ class Ratios:
 
     @property
     def mean(self) -> float:
-        """The mean of the repeats' ratios, rounded once: 85 % and 95 % are 90 % and reach a threshold of 90 %."""
+        """The mean of the repeats' ratios, rounded once, so that 85 % and 95 % reach a threshold of 90 %."""
         return float(sum(map(Fraction, self.memorized, self.images)) / len(self.images))
 
     @property

@@ -24,14 +24,14 @@ from torch_utils import distributed
 from training.config import read_run
 from training.dataset import load_dataset
 
-# Given images that are compared at a time, on each rank.
+# Given images compared at a time, on each rank.
 GIVEN_BATCH = 1024
 
 
 def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: int | None = None) -> list[Record]:
     """Evaluate, write all files, and return a record per set of images.
 
-    pipeline_steps: sampling steps of a pipeline; None takes its scheduler's usual number. Options of downloads and of
+    pipeline_steps: sampling steps of a pipeline; None uses the default of its scheduler. Options of downloads and of
     printing have no effect. Raises UserError for what cannot be evaluated, or written.
     """
     saved_features, log = options.features or [], log_path(options)
@@ -70,7 +70,7 @@ def log_path(options: EvaluationOptions) -> Path | None:
 
 
 def require_folders(files: dict[str, Path | None]) -> None:
-    """Raise UserError if a file could not be written, before hours of work are lost for it."""
+    """Raise UserError if a file could not be written, before hours of work are lost."""
     for argument, path in files.items():
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             problem = 'is a folder' if path.is_dir() else f'there is no folder {path.parent}'
@@ -80,8 +80,8 @@ def require_folders(files: dict[str, Path | None]) -> None:
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:
     """The training set to compare with, by default the one of its run or closed form.
 
-    Says if it is not the one that the generators were trained on, or if mirrored images count. Generators that do not
-    know their classes get those of the set.
+    Prints a warning if the generators were trained on another set, and a note if mirrored images count. Generators
+    that do not know their classes get the classes of the set.
     """
     path = options.training_set or options.data
     if path is None:
@@ -104,7 +104,7 @@ def load_training_set(options: EvaluationOptions, generators: Sequence[Generator
 
 
 def _channels(options: EvaluationOptions) -> int | None:
-    """The channels that training images are converted to, None to keep those that they have."""
+    """The channels that training images are converted to, None to keep their own."""
     if options.channels != 'auto':
         return int(options.channels)
     has_colour = any(open_images(path, 'images', options.float_range).channels == 3 for path in options.images)
@@ -161,7 +161,7 @@ def compute(
 
 
 def write_files(options: EvaluationOptions, sets: Sequence[EvaluatedSet], training_set: TrainingSet) -> None:
-    """Write the table of all sets, and the gallery of the first; of a run, always next to its log."""
+    """Write the table of all sets and the gallery of the first; for a run, always also next to its log."""
     if options.table is not None:
         write_image_table(options.table, (row for found in sets for row in rows_of(found.images, found.result)))
     gallery, log = options.gallery, log_path(options)

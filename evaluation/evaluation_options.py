@@ -50,9 +50,9 @@ class EvaluationOptions:
 
 
 SAMPLER_ARGUMENTS = tuple(field.name for field in dataclasses.fields(SamplerOptions))
-GENERATORS = ('expdir', 'network', 'pipeline', 'denoiser')  # those of `evaluation.generators`
+GENERATORS = ('expdir', 'network', 'pipeline', 'denoiser')  # as in `evaluation.generators`
 SUBJECTS = ('images', *GENERATORS)
-# Options that have an effect with some of these only.
+# Options that have an effect only with some of these.
 NETWORKS = ('expdir', 'network')
 ONLY_FOR = {
     **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), GENERATORS),

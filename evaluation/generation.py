@@ -1,6 +1,6 @@
 """Generated images in a folder, from any generator: one PNG per seed, over any number of ranks.
 
-`generate_to_folder` resumes: it makes only the batches of which something is missing. Next to the images it writes
+`generate_to_folder` resumes: it makes only batches that are incomplete. Next to the images it writes
 `settings.json`, everything that the images depend on besides their seeds; a folder with other settings is refused.
 """
 
@@ -29,7 +29,7 @@ Generate = Callable[[list[list[int]]], Iterator[GeneratedBatch]]
 
 @dataclass(frozen=True)
 class Output:
-    """Where images go, and of which seeds.
+    """Where to write images, and of which seeds.
 
     batch_size: images at a time, on each rank. subdirs: a thousand images per folder. save_images: whether to save a
     PNG per seed. grid: file of a contact sheet of the first seeds, or None.
@@ -50,7 +50,7 @@ class Table(Protocol):
         """The seeds that earlier calls wrote, on the main rank, before any rank writes."""
 
     def take(self, batch: GeneratedBatch, write: bool) -> None:
-        """Receive a batch on the rank that made it; write: whether this rank is the one that writes it."""
+        """Receive a batch on the rank that made it. write: whether this rank writes it."""
 
 
 def generate_to_folder(
@@ -120,7 +120,7 @@ def require_settings(folder: Path, settings: dict[str, Any]) -> None:
         old = dict(json.loads(path.read_text(encoding='utf-8')))
     except (ValueError, TypeError) as error:
         raise UserError(f'{path} is not readable; choose another `outdir`') from error
-    new = json.loads(json.dumps(settings))  # infinity and tuples as the file has them
+    new = json.loads(json.dumps(settings))  # infinity and tuples as JSON stores them
     for name in [*new, *(name for name in old if name not in new)]:
         if old.get(name) != new.get(name):
             raise UserError(

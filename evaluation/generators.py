@@ -31,10 +31,10 @@ Device = torch.device | str
 class Sampling:
     """How images are sampled.
 
-    class_index: class of all images; None draws one for each seed. precision: of a denoiser; None takes that of a
-    network's training. num_steps: of a pipeline; None takes its scheduler's usual number.
-    Of a closed form: data, its training set; conditional, whether it has classes without class_index; sharded, whether
-    its training set is spread over the ranks, which then make every batch together.
+    class_index: class of all images; None draws one for each seed. precision: of a denoiser; None uses the
+    precision of the training. num_steps: of a pipeline; None uses the default of its scheduler.
+    For a closed form: data, its training set; conditional, whether to use classes without class_index; sharded, whether
+    to spread the training set over the ranks, which then make every batch together.
     """
 
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
@@ -51,7 +51,7 @@ class Generator(ABC):
 
     name: as in records. where: file, folder or training set that it was made from, for messages. shape: (C, H, W) of an
     image. kimg: thousands of training images seen, or None if unknown. sampler, class_index, precision: as in records.
-    label_dim: number of classes. classes: those that the class of an image is drawn from, if not all of them.
+    label_dim: number of classes. classes: the classes to draw from, if not all.
     trained_on: the hash of its training set's content, if known. xflip: whether its training showed mirrored images.
     """
 
@@ -94,11 +94,11 @@ class Generator(ABC):
         """The denoiser, ready to evaluate. Raises UserError if there is none."""
 
     def epochs(self, dataset_size: int) -> float | None:
-        """Passes over its training set, or over one of this size if its own is unknown; None if unknown."""
+        """Passes over its training set, or over one of this size if its own is unknown; None without kimg."""
         return None
 
     def draw_unknown_classes_from(self, classes: Sequence[int] | None) -> None:
-        """Draw classes from these, which have training images, if the generator does not know which have."""
+        """Draw classes from these, which have training images, unless the generator knows its own."""
         if self.draws_any_class and classes and max(classes) < self.label_dim:
             self._draw_classes_from(classes)
 
@@ -236,7 +236,7 @@ def generators_of_run(path: str | Path, sampling: Sampling, device: Device) -> l
     return [SnapshotGenerator(path, sampling, device) for path in paths]
 
 
-# By the argument that names them: one generator, or, of a run, several.
+# By the argument that names them: one generator, or several for a run.
 GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[Generator]]] = {
     'expdir': generators_of_run,
     'network': SnapshotGenerator,
@@ -256,7 +256,7 @@ def make_generators(named: object, sampling: Sampling, device: Device) -> list[G
 
 
 def trained_with_xflip(snapshot: Path) -> bool:
-    """What the run folder of an older snapshot, which does not say so itself, says of mirrored training images."""
+    """Whether mirrored images were shown, from the run folder of an older snapshot that does not store it."""
     try:
         return read_run(snapshot.parent).options.xflip
     except UserError:

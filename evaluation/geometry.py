@@ -1,13 +1,13 @@
 """The geometry of a training set at noise levels: where its images merge and where they stand apart. No network.
 
-`Geometry` collects, block by block of training images, what noisy images z = x + sigma · e say about all of them:
+`Geometry` collects, block by block of training images, what noisy images z = x + sigma · e reveal about all of them:
 
 - posterior weight: max_i w_i(z) with w = softmax(-||z - x_i||² / (2 sigma²)); 1 if z belongs to one training image;
 - effective number: 1 / sum_i w_i², how many training images take part in the optimum;
 - shell coverage: the share of noisy held-out images that lie in the shell of at least one training image,
   sigma √(d - 2 √(c d)) <= ||z - x_i|| <= sigma √(d + 2 √(c d) + 2 c), c = 5. Source: Dodson 2026. At the levels with
   posterior weight and shell coverage >= 0.8, memorization is decided;
-- information: how much z says about x in nats, from the entropy of the training images with noise (at most ln N) and
+- information: what z reveals about x in nats, from the entropy of the training images with noise (at most ln N) and
   of held-out images, next to the Gaussian with the covariance of the training set. Source: Biroli et al. 2024;
 - local coverage of a training image x_j: sum_{i != j} exp(-||x_i - x_j||² / (2 sigma²)) against 1; images that are not
   covered are memorized first. Source: Merger and Goldt 2026.
@@ -33,7 +33,7 @@ BLOCK = 2048
 
 @dataclass(frozen=True)
 class Geometry:
-    """What N noisy images at L levels say about a training set; float64 [L, N] each, in_shell bool [L, N].
+    """What N noisy images at L levels reveal about a training set; float64 [L, N] each, in_shell bool [L, N].
 
     log_density: ln of (1/M) sum_i exp(-||z - x_i||² / (2 sigma²)) over M training images.
     log_coverage: ln of the local coverage of the clean images, without the training image at their own position.
@@ -59,7 +59,7 @@ def geometry(
     """Compare noisy images with all training images at all levels, in one pass and in float64.
 
     training: uint8 [M, …] on the device that computes. images: uint8 [N, …]. levels: sigma > 0.
-    positions: of the images in their set, which choose their noise; for training images also which one not to count in
+    positions: of the images in their set, which choose their noise; for training images also which one is excluded from
     the local coverage. None counts from 0. held_out: the images are not in the training set.
     """
     references = torch.as_tensor(training).flatten(1)
@@ -123,7 +123,7 @@ def shell(dimension: int, tail: float = SHELL_TAIL) -> tuple[float, float]:
 
 
 def information(found: Geometry) -> Tensor:
-    """ln of how much denser the noise makes z at its own image than the training set does, in nats, float64 [L, N].
+    """ln of the density of z given its own image over its density given the training set, in nats, float64 [L, N].
 
     Its mean over noisy training images is the information that z gives about which image it came from, between 0 and
     ln M; over held-out images it is an upper bound on the information that z gives about an image of the population.
@@ -134,7 +134,7 @@ def information(found: Geometry) -> Tensor:
 def gaussian_information(variances: Tensor | np.ndarray, levels: Sequence[float]) -> np.ndarray:
     """1/2 sum ln(1 + l / sigma²) in nats, float64 [L], for a Gaussian population with eigenvalues l of its covariance.
 
-    Of all populations with that covariance the Gaussian has the most.
+    The Gaussian has the most among all populations with this covariance.
     """
     values = np.asarray(variances, dtype=np.float64)
     return 0.5 * np.log1p(values / np.square(np.asarray(levels))[:, None]).sum(axis=1)
@@ -159,7 +159,7 @@ def gaussian_collapse_level(variances: Tensor | np.ndarray, num_images: int) -> 
 def crossing_level(levels: Sequence[float], values: Sequence[float], threshold: float) -> float | None:
     """The highest noise level at which a curve rises to a threshold as noise falls, or None if it does not.
 
-    Linear in ln sigma between two levels. At the highest level already: that level.
+    Linear in ln sigma between two levels; the highest level if the curve is above the threshold there.
     """
     order = np.argsort(levels)[::-1]
     sigmas, heights = np.asarray(levels, dtype=np.float64)[order], np.asarray(values, dtype=np.float64)[order]

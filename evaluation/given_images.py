@@ -87,11 +87,11 @@ def open_images(
 def fitted(images: ImageSet, shape: Sequence[int], training_set: str, filter_name: str | None) -> ImageSet:
     """The images in the shape (C, H, W) of the training images, resized by one of `FILTERS` if necessary.
 
-    training_set: the argument and path of the training set, for messages. filter_name: None refuses another size.
+    training_set: the argument and path of the training set, for messages. filter_name: None accepts no other size.
     Raises UserError for another size without a filter, and for another aspect ratio.
     """
     own, wanted = _words(images.pixels.shape[1:]), _words(shape)
-    both = f'{images.where}: its images are {own}, those of {training_set} {wanted}'
+    both = f'{images.where}: its images are {own}, but images of {training_set} are {wanted}'
     if images.pixels.shape[2:] == tuple(shape[1:]):
         return images
     if filter_name is None:

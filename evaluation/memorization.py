@@ -126,12 +126,12 @@ class TrainingSet(TrainingImages):
 
 
 def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> Tensor:
-    """Tell which generated images are copies: nearest < threshold · second.
+    """Whether generated images are copies: nearest < threshold · second.
 
     nearest, second: squared pixel distances to the two nearest distinct training images, int64 [N].
     threshold: ratio of distances (not squared), in (0, 1), taken as the fraction nearest to it with at most three
         digits, so that the comparison is one of integers.
-    Returns bool [N]. An image at distance 0 is memorized whatever the second distance is.
+    Returns bool [N]. An image at distance 0 is memorized for any second distance.
     """
     fraction = Fraction(threshold).limit_denominator(999)
     return nearest * fraction.denominator**2 < second * fraction.numerator**2

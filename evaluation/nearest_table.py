@@ -1,6 +1,6 @@
 """The table of nearest training images of a folder, filled while its images are made.
 
-Each rank appends to a file of its own, so that a killed run loses nothing; a last line that was cut short is dropped.
+Each rank appends to its own file, so that a killed run loses nothing; an incomplete last line is dropped.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class NearestTable:
             file.write(table_lines(rows))
 
     def read(self) -> dict[int, dict[str, str]]:
-        """The rows by seed, in the order of seeds, after moving those of all ranks into the table."""
+        """The rows by seed, in the order of seeds, after moving the rows of all ranks into the table."""
         parts = sorted(self.folder.glob('nearest.rank*.csv'))
         lines = dict(sorted(line for path in [self.folder / TABLE_NAME, *parts] for line in read_lines(path)))
         if parts:

@@ -1,8 +1,8 @@
 """Exact nearest neighbours of 8-bit images: integer distances, no approximation, one pass over the references.
 
 Pixels minus 128 are int8, and products of int8 matrices with int32 accumulators are exact and the fastest that CPUs and
-GPUs do. References are compared in blocks whose distances stay in the cache; only queries that a block brings closer
-look at it twice.
+GPUs do. References are compared in blocks whose distances fit in the cache; a block is examined a second time only for
+queries that have a nearer reference in it.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ from training.closed_form.rows import ImageRows, as_rows
 # Distances of one block of queries to one block of references: 2 MiB of int32, which stay in a core's cache.
 QUERY_BLOCK = 512
 REFERENCE_BLOCK = 1024
-# Squared norms and products of so many int8 pixels fit into 31 bits together: 3 · 2^14 each.
+# Squared norms and products of this many int8 pixels fit into 31 bits together: 3 · 2^14 each.
 MAX_PIXELS = (2**31 - 1) // (3 * 2**14)
-# The distance to a missing neighbour: one rank may hold fewer references than neighbours are asked for.
+# The distance to a missing neighbour: a rank may hold fewer than k references.
 _MISSING = torch.iinfo(torch.int64).max
 
 Images = Tensor | np.ndarray
@@ -44,7 +44,7 @@ class NeighborIndex:
         same queries and get the same neighbours, with indices into the whole set.
     device: where uint8 references are compared. [default: where they are]
     distinct: equal references count as one, with the lowest of their indices.
-    mirrored: the distance to a reference uint8 [C, H, W] is the smaller one of those to it and to its mirror image,
+    mirrored: the distance to a reference uint8 [C, H, W] is the smaller of the distances to it and to its mirror image,
         and with `distinct` a reference equals its mirror image. Not for `ImageRows`.
 
     num_references: of all ranks. len(): the number of those that are compared, of all ranks.
@@ -87,7 +87,7 @@ class NeighborIndex:
     def _compared(self, count: int, keys: Tensor | None) -> Tensor:
         """Indices of this rank's references that are compared, int64, ascending: the first of each key, or all."""
         self.num_references = self.size = count
-        self.offset = 0  # of this rank's references among those of all ranks
+        self.offset = 0  # of this rank's references among the references of all ranks
         if keys is None:
             return torch.arange(count)
         parts = distributed.gather(keys) if self.sharded else [keys]
@@ -99,7 +99,7 @@ class NeighborIndex:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of distances less the norm of the query."""
+        """Of distances minus the norm of the query."""
         return torch.int32 if self.num_pixels <= MAX_PIXELS else torch.int64
 
     def __len__(self) -> int:
@@ -129,7 +129,7 @@ class NeighborIndex:
         return index.gather(1, column).to(pixels.device), distance.to(pixels.device)
 
     def count_within(self, queries: Images, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-        """In how many of the balls around references each query lies: int64 [N] without and [N] with their surface.
+        """The number of balls around references that contain each query: int64 [N] without and [N] with their surface.
 
         squared_radii: int64 [M], one for each reference, in squared pixel levels. Exact, in the memory of `query`.
         """
@@ -137,7 +137,7 @@ class NeighborIndex:
         assert not self.mirrored
         assert len(squared_radii) == len(self) == self.num_references, 'one radius for each reference'
         # A squared distance is within the radius if norm - radius - 2 · product is below the query's negative norm;
-        # these numbers need a bit more than those of `query`.
+        # these numbers need one bit more than in `query`.
         dtype = torch.int32 if 2 * self.num_pixels <= MAX_PIXELS else torch.int64
         radii = squared_radii.to(self.device).clamp(max=self.num_pixels * 2**16)
         offsets = (self.norms.to(torch.int64) - radii).to(dtype)
@@ -164,7 +164,7 @@ class NeighborIndex:
 
     def _query_block(self, pixels: Tensor, k: int) -> tuple[Tensor, Tensor]:
         queries = as_rows(pixels.to(self.device))
-        # Distances less the queries' own norms, which change no order.
+        # Distances minus the norms of the queries, which do not change the order.
         missing = torch.iinfo(self.dtype).max
         best = torch.full([len(queries), k], missing, dtype=self.dtype, device=self.device)
         position = torch.zeros([len(queries), k], dtype=torch.int64, device=self.device)

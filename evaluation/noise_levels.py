@@ -133,7 +133,7 @@ def noisy_batches(
 
 
 def noise_like(clean: Tensor, seed: int, positions: Sequence[int]) -> Tensor:
-    """Standard normal noise of clean's shape, dtype and device; that of an image depends on (seed, position) alone."""
+    """Standard normal noise of clean's shape, dtype and device; for each image it depends only on (seed, position)."""
     noise = [
         torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(derived_seed(seed, position)))
         for position in positions

@@ -28,19 +28,19 @@ from training.sampling import GeneratedBatch, seed_batches
 
 SECONDS_BETWEEN_SAVES = 5.0
 
-# From batches of seeds to their images, one batch after the other.
+# From batches of seeds to their images, one batch at a time.
 Generate = Callable[[list[list[int]]], Iterator[GeneratedBatch]]
-# What each consumer took of a batch: by its name, tensors by their names, with one row per seed.
+# What each consumer took from a batch, by its name: tensors by name, with one row per seed.
 Taken = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass is over, and what its consumers are made from.
+    """What a pass covers, and what its consumers are made from.
 
     name: of the generator or the given set. seeds: of all images, or their positions. batch_size: images at a time, on
-    each rank. keep_images: whether the images exist nowhere else. image_root: folder to save the images in, in a folder
-    of their own, or None; subdirs: a thousand images per folder.
+    each rank. keep_images: whether the images exist nowhere else. image_root: parent of the folder to save the images
+    in, or None; subdirs: a thousand images per folder.
     """
 
     training_set: TrainingSet
@@ -71,7 +71,7 @@ class Consumer(ABC):
 
     @abstractmethod
     def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
-        """What to send of a batch: CPU tensors with one row per seed."""
+        """What to send for a batch: CPU tensors with one row per seed."""
 
     def add(self, seeds: Sequence[int], taken: Mapping[str, Tensor]) -> None:
         """Receive what `take` returned, on the main rank; by default every row is kept for `rows`."""
@@ -116,7 +116,7 @@ class PartialResults:
             yield seeds, taken
 
     def add(self, seeds: list[int], taken: Taken) -> None:
-        """Add a batch; save if the last time is long enough ago."""
+        """Add a batch; save if the last save is some seconds ago."""
         if self.folder is None:
             return
         self._pending.append((seeds, taken))
@@ -151,8 +151,8 @@ def one_pass(
 ) -> None:
     """Hand the image of every seed to all consumers: from `partial` if it is there, else sampled now.
 
-    Seeds are cut into batches, which are dealt to the ranks; after each round the main rank gets what all took. A
-    user's error on one rank is raised on all.
+    Seeds are cut into batches, which are dealt to the ranks; after each round the results go to the main
+    rank. A UserError on one rank is raised on all.
     """
 
     def restore() -> set[int]:

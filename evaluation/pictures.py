@@ -22,7 +22,7 @@ from evaluation.records import closeness
 IMAGES_PER_FOLDER = 1000
 # Images in each part of a gallery.
 GALLERY_ROWS = 24
-# Contact sheets: pixels along the longer side up to which, and up to which edge of an image, images are magnified.
+# Contact sheets: small images are magnified up to this longer side and up to this edge of an image, in pixels.
 _SHEET, _LARGEST_CELL = 512, 128
 # Galleries: images per line, and in pixels edge of an image, width of frames, gaps, line height, size of letters.
 _ENTRIES, _CELL, _FRAME, _GAP, _LINE, _FONT = 4, 64, 3, 12, 17, 13
@@ -44,7 +44,7 @@ def save_images(images: Tensor, seeds: Sequence[int], outdir: Path, subdirs: boo
 
 
 def save_png(path: Path, picture: PIL.Image.Image) -> None:
-    """Write a picture whole or not at all, without waiting for the disk."""
+    """Write a picture completely or not at all, without waiting for the disk."""
     data = io.BytesIO()
     picture.save(data, format='PNG')
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
@@ -95,7 +95,7 @@ def save_picture(path: Path, picture: PIL.Image.Image) -> None:
 
 
 def _sheet_mark() -> PngInfo:
-    """The text in a PNG by which readers of images recognize an overview and skip it."""
+    """The text in a PNG that marks it as an overview, which readers of images skip."""
     mark = PngInfo()
     mark.add_text(SHEET_KEYWORD, SHEET_TEXT)
     return mark

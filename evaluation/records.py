@@ -62,7 +62,7 @@ def find_record(records: Sequence[Record], settings: Mapping[str, Any]) -> Recor
 
 
 def best_record(records: Sequence[Record]) -> Record:
-    """The record of the highest ratio; among equal ratios, that of the latest snapshot."""
+    """The record of the highest ratio; among equal ratios, the record of the latest snapshot."""
     return max(records, key=lambda record: (record['ratio'], record['kimg'] or 0))
 
 

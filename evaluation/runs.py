@@ -30,7 +30,7 @@ from torch_utils import distributed
 
 @dataclass(frozen=True)
 class EvaluatedSet:
-    """A set of images, what was found of it, and its record."""
+    """A set of images, its results, and its record."""
 
     images: ImageSet
     result: Memorization
@@ -115,7 +115,7 @@ def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tq
 
 
 def finished(images: ImageSet, consumers: Mapping[str, Consumer], head: Record, tail: Record) -> EvaluatedSet:
-    """The set of a pass that ended. head, tail: further parts of its record."""
+    """The set of a finished pass. head, tail: further parts of its record."""
     nearest_two = cast(NearestTwo, consumers['nearest_two'])
     result = nearest_two.result()
     record = {**head, **facts(result, nearest_two.context.training_set), **tail}
@@ -141,7 +141,7 @@ def settings(generator: Generator, context: Context) -> dict[str, Any]:
 
 
 def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
-    """The part of a record that any set of images has."""
+    """The part of a record that all sets of images share."""
     return {
         'num_images': len(result.memorized),
         'num_memorized': result.num_memorized,
@@ -194,7 +194,7 @@ class EvaluationLog:
         """Write and return a record; keep the images if no earlier record is better."""
         if self.path is None:
             return found.record
-        # The images come first: a best record without them would be sampled again after an interruption.
+        # The images are written first: without them, a best record would be sampled again after an interruption.
         if best_record([*earlier, found.record]) is found.record:
             self._write_best(found)
         files.append_record(self.path.with_suffix('.jsonl'), found.record)

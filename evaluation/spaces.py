@@ -39,7 +39,7 @@ class Space(Protocol):
         """Indices int64 [N, k] and squared distances [N, k] of the k nearest references, ties by lowest index."""
 
     def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-        """In how many of the balls around references each query lies: int64 [N] without and [N] with their surface.
+        """The number of balls around references that contain each query: int64 [N] without and [N] with their surface.
 
         squared_radii: [M], one for each reference, of the dtype of the squared distances.
         """
@@ -100,7 +100,7 @@ class FeatureSpace:
         for start, block in _blocks(_numpy(rows), _REFERENCE_BLOCK):
             bad = ~(np.abs(block.astype(np.float64)) < _LARGEST).all(axis=1)
             if bad.any():
-                raise UserError(f'{name}: row {start + int(bad.argmax())} is not finite, or beyond {_LARGEST:g}')
+                raise UserError(f'{name}: row {start + int(bad.argmax())} is not finite, or larger than {_LARGEST:g}')
 
     def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
         queries, references = _numpy(queries), _numpy(references)
@@ -151,7 +151,7 @@ class FeatureSpace:
         return torch.from_numpy(below), torch.from_numpy(within)
 
     def distinct(self, rows: Rows) -> Tensor:
-        return first_of_equal_rows(row + 0 for row in _numpy(rows))  # adding zero makes -0 and 0 one number
+        return first_of_equal_rows(row + 0 for row in _numpy(rows))  # adding zero turns -0 into 0
 
     def vectors(self, rows: Rows) -> np.ndarray:
         return _numpy(rows).astype(np.float64)
@@ -164,7 +164,7 @@ def _rough_squared_distances(queries: Tensor, references: Tensor) -> tuple[Tenso
     """Squared distances float64 [Q, R] by a product, and a bound [Q] on how far they are from the plain sum's.
 
     An inner product of d numbers in floating point is off by at most d·u times the product of the norms, u = 2^-53, and
-    so are the squared norms and the plain sum; together less than 2 (d + 8) u (||q|| + ||r||)², of which this is twice.
+    so are the squared norms and the plain sum, together less than 2 (d + 8) u (||q|| + ||r||)². It is doubled.
     """
     norms, reference_norms = queries.square().sum(dim=1), references.square().sum(dim=1)
     rough = torch.addmm(reference_norms[None], queries, references.t(), alpha=-2).add_(norms[:, None])

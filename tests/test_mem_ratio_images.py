@@ -160,7 +160,7 @@ def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_2
     np.save(tmp_path / 'large.npy', large)
     common = f'--images={tmp_path}/large.npy', f'--knn-ref={digits_20}'
     message = failure(*common)
-    assert 'its images are 16x16 grey, those of --knn-ref=' in message
+    assert 'its images are 16x16 grey, but images of --knn-ref=' in message
     assert '8x8 grey; choose a filter to resize them with: --resize=lanczos|box|bicubic' in message
     (record,) = evaluated(*common, '--resize=box')
     assert record['resize'] == {'filter': 'box', 'from': [16, 16], 'to': [8, 8]}

@@ -38,7 +38,7 @@ def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
 def make_trainer(
     config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device, state_file: Path | None = None
 ) -> Trainer:
-    """Make a trainer at the start or at a training state, writing nothing. Raises UserError if the state does not fit."""
+    """A trainer at its start or at a training state. Raises UserError if the state does not fit; writes nothing."""
     configure_backends(config.precision, config.deterministic, config.benchmark)
     trainer = Trainer(config, dataset, device)
     if state_file is not None:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import math
+import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -24,7 +27,7 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
 
         @functools.wraps(command)
         def run(*positional: Any, **values: Any) -> Any:
-            own = {name: values.pop(name) for name in names}
+            own = {name: _in_home(values.pop(name)) for name in names}
             return command(*positional, **values, **{argument: build(kind, own)})
 
         return functools.reduce(lambda wrapped, add: add(wrapped), reversed(click_options(kind)), run)
@@ -35,6 +38,31 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
 def command_of(name: str, kind: type) -> click.Command:
     """A command that only parses the options of a dataclass."""
     return click.command(name)(with_options(kind)(lambda options: options))
+
+
+def _in_home(value: Any) -> Any:
+    """A path that starts with ~, which the shell leaves alone in --name=~/path, in the user's home folder."""
+    if isinstance(value, tuple):
+        return tuple(map(_in_home, value))
+    is_in_home = isinstance(value, str | Path) and str(value).startswith('~')
+    return type(value)(os.path.expanduser(value)) if is_in_home else value
+
+
+class _Number(click.FloatRange):
+    """A number that is not NaN, and infinite only if `infinite` allows it."""
+
+    def __init__(self, infinite: bool, **bounds: Any):
+        super().__init__(**bounds)
+        self.infinite = infinite
+
+    def _describe_range(self) -> str:
+        return '' if self.min is self.max is None else super()._describe_range()
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number) or (math.isinf(number) and not self.infinite):
+            self.fail(f'{value} is not a finite number', param, ctx)
+        return number
 
 
 def given_arguments() -> set[str]:
@@ -117,8 +145,8 @@ def _type(hint: Any, option: Option) -> Any:
     if option.choices is not None:
         return click.Choice(option.choices)
     low, high = (option.least, option.above), (option.most, option.below)
-    if hint in (int, float) and any(bound is not None for bound in (*low, *high)):
-        ranges: Any = click.IntRange if hint is int else click.FloatRange
+    if hint is float or (hint is int and any(bound is not None for bound in (*low, *high))):
+        ranges: Any = click.IntRange if hint is int else partial(_Number, option.default == math.inf)
         open_ends = {'min_open': low[1] is not None, 'max_open': high[1] is not None}
         return ranges(
             min=low[0] if low[1] is None else low[1], max=high[0] if high[1] is None else high[1], **open_ends

@@ -5,8 +5,10 @@ writes a file under a temporary name and renames it when it is complete. `tee_ou
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,6 +19,9 @@ from typing import IO, Any
 
 import click
 import psutil
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'cannot allocate memory')
 
 
 class UserError(ValueError):
@@ -39,6 +44,9 @@ def report_errors(command: Callable) -> Callable:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors='backslashreplace')  # text that the terminal cannot show ends no command
         try:
             return command(*args, **kwargs)
         except UserError as error:
@@ -48,7 +56,12 @@ def report_errors(command: Callable) -> Callable:
             raise  # click exits silently when the reader of a pipe is gone
         except OSError as error:
             where = f'{error.filename}: ' if error.filename else ''
-            raise _one_sentence(f'{where}{error.strerror or error}') from error
+            remedy = '; free some space, and run the command again' if error.errno in _FULL else ''
+            raise _one_sentence(f'{where}{error.strerror or error}{remedy}') from error
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise _one_sentence(_with_options(f'out of memory; lower {_batch_argument()}')) from error
         except KeyboardInterrupt:
             print('Interrupted.', file=sys.stderr)
             sys.exit(130)
@@ -64,8 +77,25 @@ def _with_options(text: str) -> str:
 
 
 def _one_sentence(text: str, kind: type[click.ClickException] = click.ClickException) -> Exception:
-    # All ranks of a machine meet the same error; the first one reports it.
-    return kind(text) if os.environ.get('LOCAL_RANK', '0') == '0' else click.exceptions.Exit(1)
+    return kind(text) if first_to_report(text) else click.exceptions.Exit(kind.exit_code)
+
+
+def _is_main_rank(text: str) -> bool:
+    return os.environ.get('RANK', '0') == '0'
+
+
+# Whether this rank is the first to report this text; `torch_utils.distributed` asks the other ranks.
+first_to_report: Callable[[str], bool] = _is_main_rank
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+
+
+def _batch_argument() -> str:
+    context = click.get_current_context(silent=True)
+    names = [parameter.name for parameter in context.command.params] if context else []
+    return next((f'`{name}`' for name in ('batch_gpu', 'batch_size') if name in names), 'the number of images')
 
 
 @contextlib.contextmanager
@@ -83,7 +113,9 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         partial.replace(path)
         sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename = str(path)  # the name that the user knows
         partial.unlink(missing_ok=True)
         raise
 
@@ -145,8 +177,10 @@ def format_time(seconds: float) -> str:
 @contextlib.contextmanager
 def tee_output(path: str | os.PathLike) -> Iterator[None]:
     """Append everything printed on stdout inside the block to a log file as well."""
-    with open(path, 'a', encoding='utf-8') as log, contextlib.redirect_stdout(_Tee(sys.stdout, log)):  # type: ignore
-        yield
+    with open(path, 'a', encoding='utf-8', errors='backslashreplace') as log:
+        tee: Any = _Tee(sys.stdout, log)
+        with contextlib.redirect_stdout(tee):
+            yield
 
 
 class _Tee:

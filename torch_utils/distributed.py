@@ -5,6 +5,7 @@ numbers of items, including none.
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -17,6 +18,7 @@ import torch.distributed
 # functions keep the group: gloo's threads then outlive it, and can abort the process while the interpreter ends.
 import torch.distributed.nn
 
+from dnnlib import util
 from dnnlib.util import UserError
 
 T = TypeVar('T')
@@ -25,6 +27,12 @@ T = TypeVar('T')
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the other ranks that torchrun started, nccl for CUDA and gloo elsewhere; leave them at the end."""
+    tasks = int(os.environ.get('SLURM_STEP_NUM_TASKS', '1'))
+    if 'WORLD_SIZE' not in os.environ and tasks > 1:
+        raise UserError(
+            f'srun started {tasks} tasks, which would all do the same work; start one task on each node '
+            f'with srun, and torchrun in it'
+        )
     if 'WORLD_SIZE' not in os.environ or int(os.environ['WORLD_SIZE']) == 1:
         yield
         return
@@ -34,6 +42,21 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _first_to_report(text: str) -> bool:
+    """Whether no other rank has reported this text: torchrun's store, which all ranks reach, counts."""
+    if world_size() == 1:
+        return True
+    try:
+        address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
+        store = torch.distributed.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))
+        return store.add(f'reported {hashlib.sha256(text.encode(errors="replace")).hexdigest()}', 1) == 1
+    except (KeyError, ValueError, RuntimeError):
+        return is_main()
+
+
+util.first_to_report = _first_to_report
 
 
 def rank() -> int:

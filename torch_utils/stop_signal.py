@@ -1,6 +1,7 @@
-"""Graceful shutdown: Ctrl-C or SIGTERM stops all ranks together between two steps."""
+"""Graceful shutdown: Ctrl-C, SIGTERM or SIGHUP stops all ranks together between two steps."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -27,8 +28,12 @@ class StopSignal:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
-        """Handle Ctrl-C and SIGTERM inside the block; a second Ctrl-C interrupts immediately."""
-        before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Handle Ctrl-C, SIGTERM and SIGHUP inside the block; a second Ctrl-C interrupts immediately."""
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        # nohup has SIGHUP ignored, and so does this process, except under torchrun, which passes it on all the same.
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and 'TORCHELASTIC_RUN_ID' not in os.environ:
+            numbers.remove(signal.SIGHUP)
+        before = {number: signal.signal(number, self._remember) for number in numbers}
         try:
             yield
         finally:

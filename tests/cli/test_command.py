@@ -93,3 +93,27 @@ def test_sampler_options_that_do_not_fit_are_refused(arguments):
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 2
     assert arguments[0].split('=')[0] in result.stderr
+
+
+@pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
+@pytest.mark.parametrize('name', ['sigma_min', 'S_noise', 'rho', 'S_max'])
+def test_numbers_that_are_not_finite_are_refused_except_for_a_limit_that_may_be_infinite(name, value):
+    @click.command()
+    @with_options(SamplerOptions)
+    def command(options):
+        pass
+
+    result = CliRunner().invoke(command, [f'--{name}={value}'])
+    assert result.exit_code == (0 if (name, value) == ('S_max', 'inf') else 2)
+
+
+def test_a_path_in_the_home_folder_is_found(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+
+    @click.command()
+    @with_options(Options)
+    def command(options):
+        click.echo(f'{options.data} {options.images}')
+
+    result = CliRunner().invoke(command, ['--data=~/a.zip', '--images=~/b', '--images=c~'])
+    assert result.output == "/home/me/a.zip ('/home/me/b', 'c~')\n"

@@ -4,6 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from dnnlib import util
 from dnnlib.util import UserError, atomic_file, format_time, report_errors, tee_output
 
 
@@ -30,17 +31,49 @@ def test_a_file_appears_only_when_whole(tmp_path):
     ('error', 'message'),
     [
         (UserError('--data=x: no such file'), 'Error: --data=x: no such file\n'),
-        (OSError(errno.ENOSPC, 'No space left on device', 'out'), 'Error: out: No space left on device\n'),
+        (
+            OSError(errno.ENOSPC, 'No space left on device', 'out'),
+            'Error: out: No space left on device; free some space, and run the command again\n',
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 'Error: out of memory; lower --batch\n'),
+        (MemoryError(), 'Error: out of memory; lower --batch\n'),
     ],
 )
 def test_a_mistake_ends_with_one_sentence_and_status_1(error, message):
     @click.command()
+    @click.option('--batch', 'batch_size')
     @report_errors
-    def command():
+    def command(batch_size):
         raise error
 
     result = CliRunner().invoke(command)
     assert (result.exit_code, result.stderr, result.stdout) == (1, message, '')
+
+
+def test_a_mistake_that_another_rank_has_reported_is_not_reported_again(monkeypatch):
+    @click.command()
+    @report_errors
+    def command():
+        raise UserError('no such file')
+
+    monkeypatch.setattr(util, 'first_to_report', lambda text: text != 'no such file')
+    result = CliRunner().invoke(command)
+    assert (result.exit_code, result.stderr) == (1, '')
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
+    with pytest.raises(OSError, match='full') as caught:
+        write_half(tmp_path / 'file')
+    assert caught.value.filename == str(tmp_path / 'file')
+
+
+def test_text_that_the_terminal_cannot_show_is_escaped():
+    @click.command()
+    @report_errors
+    def command():
+        click.echo('1 … 2 \udcff')
+
+    assert CliRunner(charset='latin-1').invoke(command).stdout == '1 \\u2026 2 \\udcff\n'
 
 
 def test_a_bug_is_not_hidden():

@@ -8,7 +8,7 @@ from torch_utils import distributed
 from torch_utils.stop_signal import StopSignal
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_remembered_and_the_handlers_come_back(number):
     before, stop = signal.getsignal(number), StopSignal()
     with stop.listen():
@@ -17,6 +17,19 @@ def test_a_signal_is_remembered_and_the_handlers_come_back(number):
         assert stop.agreed()
     assert stop.number == number
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize('torchrun', [False, True])
+def test_a_closed_terminal_is_ignored_under_nohup_except_if_torchrun_passes_it_on(monkeypatch, torchrun):
+    if torchrun:
+        monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'x')
+    before, stop = signal.signal(signal.SIGHUP, signal.SIG_IGN), StopSignal()
+    try:
+        with stop.listen():
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.number == (signal.SIGHUP if torchrun else 0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_ctrl_c_interrupts_at_once():

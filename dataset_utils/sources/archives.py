@@ -13,10 +13,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dataset_utils.sources.base import Reading, shown
+from dataset_utils.sources.base import shown, unreadable
 from dataset_utils.sources.decoding import MAX_FILE_BYTES
 from dataset_utils.sources.files import FilesSource, is_read
-from dnnlib.util import UserError, file_sha256
+from dnnlib.util import UserError
 
 LOCAL_HEADER_BYTES, LOCAL_HEADER_SIGNATURE = 30, b'PK\x03\x04'  # ZIP's APPNOTE, section 4.3.7
 UTF8_FLAG, ENCRYPTED_FLAG = 0x800, 1
@@ -42,20 +42,13 @@ class ArchiveSource(FilesSource):
 
     kind = ''
 
-    def __init__(self, path: str, argument: str = '', reading: Reading | None = None):
-        super().__init__(path, argument, reading)
-        self._file = open(path, 'rb')  # noqa: SIM115 - open as long as the source is
+    def _open(self) -> None:
+        self._file = open(self.path, 'rb')  # noqa: SIM115 - open as long as the source is
         weakref.finalize(self, self._file.close)
         self._entries: dict[str, Entry] = {}
-        try:
+        claim = f'{self.where} is not a readable {self.kind} archive'
+        with unreadable(claim, 'it may be truncated, download or pack it again'):
             entries = self._directory()
-        except OSError:
-            raise
-        except Exception as error:  # the readers meet a damaged directory with many exceptions
-            raise UserError(
-                f'{self.where} is not a readable {self.kind} archive ({shown(str(error))}), it may be truncated; '
-                f'download or pack it again'
-            ) from error
         for name, entry in entries:
             problem = _problem(name) or ('is there twice' if name in self._entries else '')
             if problem or (entry.problem and is_read(name)):
@@ -94,18 +87,11 @@ class ArchiveSource(FilesSource):
         entry = self._entries[name]
         if max(entry.size, entry.packed_size) > limit:
             raise UserError(f'{self.where}: {shown(name)} is larger than {limit} bytes; remove it')
-        try:
+        with unreadable(f'{self.where}: {shown(name)} is damaged', 'download or pack the archive again'):
             data = self._unpack(entry)
             if len(data) != entry.size:
                 raise ValueError(f'{len(data)} bytes instead of {entry.size}')
-        except (OSError, ArithmeticError, ValueError, struct.error, zlib.error) as error:
-            raise UserError(
-                f'{self.where}: {shown(name)} is damaged ({error}); download or pack the archive again'
-            ) from error
         return data
-
-    def sha256(self, indices: Sequence[int] | None = None) -> str:
-        return file_sha256(self.path)
 
 
 class ZipSource(ArchiveSource):

@@ -3,13 +3,12 @@
 import math
 import os
 import zipfile
-from collections.abc import Sequence
 
 import numpy as np
 import psutil
 
-from dataset_utils.sources.base import MAX_LABEL, ArraySource, Reading, with_channels
-from dnnlib.util import UserError, file_sha256
+from dataset_utils.sources.base import MAX_LABEL, ArraySource, Reading, unreadable, with_channels
+from dnnlib.util import UserError
 
 IMAGES_NAMES = ('images', 'arr_0')
 LABELS_NAMES = ('labels', 'arr_1')
@@ -35,11 +34,14 @@ class NumpySource(ArraySource):
         reading: Reading | None = None,
         float_range: FloatRange | None = None,
     ):
-        super().__init__(path, argument, reading)
         self.float_range = float_range
-        self.array_name = ''
-        array, labels = self._read_npz() if is_npz(path) else (self._map_npy(), None)
-        self._check(array)
+        super().__init__(path, argument, reading)
+
+    def _open(self) -> None:
+        kind = '.npz' if is_npz(self.path) else '.npy'
+        with unreadable(f'{self.where}: not a readable {kind}', 'save the images again with numpy'):
+            name, array, labels = self._read_npz() if is_npz(self.path) else ('', self._map_npy(), None)
+        self._check(name, array)
         self.labels = labels if labels is not None and len(labels) == len(array) else None
         array = array if array.shape[3] in CHANNELS else array.transpose(0, 2, 3, 1)  # [N, H, W, C]
         self.images = array if array.dtype == np.uint8 else self._to_uint8(array)
@@ -48,66 +50,41 @@ class NumpySource(ArraySource):
         # Not a copy: a mapped file can be larger than memory. Changes to the array do not reach the file.
         return with_channels(self.images, self.channels)
 
-    def sha256(self, indices: Sequence[int] | None = None) -> str:
-        return file_sha256(self.path)
-
     def __reduce__(self):
         return NumpySource, (self.path, self.argument, self.reading, self.float_range)
 
     def _map_npy(self) -> np.ndarray:
         try:
-            try:
-                return np.load(self.path, mmap_mode='c', allow_pickle=False)
-            except OSError:  # Linux refuses a writable map that is larger than memory
-                return np.load(self.path, mmap_mode='r', allow_pickle=False)
-        except Exception as error:  # numpy meets a damaged file with many exceptions
-            raise self._unreadable('.npy', error) from error
+            return np.load(self.path, mmap_mode='c', allow_pickle=False)
+        except OSError:  # Linux refuses a writable map that is larger than memory
+            return np.load(self.path, mmap_mode='r', allow_pickle=False)
 
-    def _read_npz(self) -> tuple[np.ndarray, list[int] | None]:
-        self._refuse_more_than_memory()
-        try:
-            with np.load(self.path, allow_pickle=False) as data:
-                name = next((name for name in IMAGES_NAMES if name in data), None)
-                if name is None:
-                    raise UserError(
-                        f'{self.where} has no array named {" or ".join(IMAGES_NAMES)}; save the images as one'
-                    )
-                self.array_name = f'{name} is '
-                labels = next((data[name] for name in LABELS_NAMES if name in data), None)
-                return data[name], _whole_numbers(labels)
-        except UserError:
-            raise
-        except Exception as error:  # zipfile, zlib and numpy each have their own errors for a damaged file
-            raise self._unreadable('.npz', error) from error
-
-    def _refuse_more_than_memory(self) -> None:
-        """Refuse an archive that would not fit into memory: a few megabytes can unpack to a thousand times as much."""
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                claimed = max((info.file_size for info in archive.infolist()), default=0)
-        except Exception as error:
-            raise self._unreadable('.npz', error) from error
+    def _read_npz(self) -> tuple[str, np.ndarray, list[int] | None]:
+        with zipfile.ZipFile(self.path) as archive:  # a few megabytes can unpack to a thousand times as much
+            claimed = max((info.file_size for info in archive.infolist()), default=0)
         if claimed > psutil.virtual_memory().available:
             raise UserError(
                 f'{self.where}: it unpacks to {claimed >> 20} MiB, more than the free memory; '
                 f'save the images as an .npy, which is read piece by piece'
             )
+        with np.load(self.path, allow_pickle=False) as data:
+            name = next((name for name in IMAGES_NAMES if name in data), None)
+            if name is None:
+                raise UserError(f'{self.where} has no array named {" or ".join(IMAGES_NAMES)}; save the images as one')
+            labels = next((data[name] for name in LABELS_NAMES if name in data), None)
+            return f'{name} is ', data[name], _whole_numbers(labels)
 
-    def _unreadable(self, kind: str, error: Exception) -> UserError:
-        reason = str(error).split('\n')[0] or type(error).__name__
-        return UserError(f'{self.where}: not a readable {kind} ({reason}); save the images again with numpy')
-
-    def _check(self, array: np.ndarray) -> None:
+    def _check(self, name: str, array: np.ndarray) -> None:
         is_float = array.dtype.kind == 'f'
         fits = array.ndim == 4 and len(array) and math.prod(array.shape) and {array.shape[1], array.shape[3]} & {1, 3}
         if not fits or not (array.dtype == np.uint8 or is_float):
             raise UserError(
-                f'{self.where}: {self.array_name}{array.dtype} {list(array.shape)}, and must be uint8 [N, H, W, C] or '
+                f'{self.where}: {name}{array.dtype} {list(array.shape)}, and must be uint8 [N, H, W, C] or '
                 f'[N, C, H, W] with 1 or 3 channels'
             )
         if is_float and self.float_range is None:
             raise UserError(
-                f'{self.where}: {self.array_name}{array.dtype}, and must be uint8; save the images as uint8, or state '
+                f'{self.where}: {name}{array.dtype}, and must be uint8; save the images as uint8, or state '
                 f'the values of black and white with `float_range`'
             )
 

@@ -1,23 +1,22 @@
 """What every source of images offers, and the hash that identifies a set of images by its content."""
 
+import contextlib
 import hashlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from dataset_utils.manifest import Manifest
 from dataset_utils.parallel import ordered_map
-from dnnlib.util import UserError
-
-Result = TypeVar('Result')
+from dnnlib.util import UserError, file_sha256
 
 # A network has a weight for every class, so a larger label in a file is a mistake, or meant to exhaust the memory.
 MAX_LABEL = 2**21 - 1
@@ -55,12 +54,13 @@ class Reading:
 
 
 class Source(ABC):
-    """Images in a fixed order, each with a label, or all without.
+    """Images in a fixed order, each with a label, or all without. Subclasses open it in `_open`.
 
     path: as the user gave it. argument: the name of the argument that gave it, for messages; '' for none.
     name: file name without folder and extension. file_name: with the extension.
     padded_size: the edge to which data sets pad these images with zeros unless another size is asked for, or None.
     manifest: how the data set was made, or None. skipped: names of files that are not images. splits: its parts.
+    files: paths of the files that `sha256` covers.
     """
 
     padded_size: int | None = None
@@ -77,6 +77,8 @@ class Source(ABC):
         self.name = strip_extension(self.file_name)
         if self.reading.split is not None and self.reading.split not in self.splits:
             raise UserError(f'{self.where} has no training and test part; remove `split`')
+        self.files = [self.path]
+        self._open()
 
     @cached_property
     def labels(self) -> list[int] | None:
@@ -99,6 +101,10 @@ class Source(ABC):
         return self.read(0).shape
 
     @abstractmethod
+    def _open(self) -> None:
+        """Find the images; raises UserError when there are none, or they are damaged."""
+
+    @abstractmethod
     def __len__(self) -> int:
         """Return the number of images, at least 1."""
 
@@ -110,12 +116,12 @@ class Source(ABC):
     def _stored_channels(self) -> int:
         """Return 3 if any image has colour, else 1."""
 
-    @abstractmethod
     def sha256(self, indices: Sequence[int] | None = None) -> str:
-        """Return the hexadecimal hash of the source's file or files.
+        """Return the hexadecimal hash of the source's files, one after the other.
 
         For a folder: of all names and labels, and of the bytes of the images in `indices`, by default all.
         """
+        return file_sha256(*self.files)
 
     def describe(self, index: int) -> str:
         """Name one image for a message."""
@@ -156,10 +162,7 @@ class Source(ABC):
         progress: show a bar on stderr if that is a terminal, and afterwards print `remarks` there.
         Raises UserError that names the first image that is unreadable or differs in size from image 0.
         """
-        return self._for_each(self.read_alike, progress)
-
-    def _for_each(self, function: Callable[[int], Result], progress: bool) -> Iterator[Result]:
-        tasks = ordered_map(function, range(len(self)))
+        tasks = ordered_map(self.read_alike, range(len(self)))
         disable = None if progress else True
         yield from tqdm(tasks, f'Reading {self.file_name}', len(self), unit='img', disable=disable)
         if progress:
@@ -175,11 +178,8 @@ class Source(ABC):
                 f'make them smaller or fewer with dataset_tool.py'
             ) from error
 
-        def decode(index: int) -> None:
-            images[index] = self.read_alike(index)
-
-        for _ in self._for_each(decode, progress):
-            pass
+        for index, image in enumerate(self.images_in_order(progress)):
+            images[index] = image
         return images
 
     def content_sha256(self, progress: bool = False) -> str:
@@ -261,6 +261,18 @@ def print_remarks(sources: Sequence[Source]) -> None:
     for source in sources:
         for remark in source.remarks():
             print(f'{source.file_name}: {remark}', file=sys.stderr)
+
+
+@contextlib.contextmanager
+def unreadable(claim: str, remedy: str) -> Iterator[None]:
+    """Turn any exception into a UserError, 'claim (reason); remedy': damaged files make readers raise nearly all."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = getattr(error, 'strerror', None) or str(error).split('\n')[0] or type(error).__name__
+        raise UserError(f'{claim} ({shown(reason)}); {remedy}') from error
 
 
 def named(argument: str, path: str) -> str:

@@ -4,7 +4,7 @@ import gzip
 import io
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from dataset_utils.sources.base import ArraySource, Reading, shown
-from dnnlib.safe_pickle import RefusedPickleError, load_pickle
-from dnnlib.util import UserError, file_sha256
+from dataset_utils.sources.base import ArraySource, unreadable
+from dnnlib.safe_pickle import load_pickle
+from dnnlib.util import UserError
 
 CHANNELS, SIZE = 3, 32
 MAX_TAR_BYTES = 1 << 29  # the real ones have 186 MB
@@ -58,9 +58,8 @@ class CifarSource(ArraySource):
 
     splits = ('train', 'test')
 
-    def __init__(self, path: str, argument: str = '', reading: Reading | None = None):
-        super().__init__(path, argument, reading)
-        files = self._folder_files() if os.path.isdir(path) else self._archive_files()
+    def _open(self) -> None:
+        files = self._folder_files() if os.path.isdir(self.path) else self._archive_files()
         self.edition = CIFAR100 if CIFAR100.meta in files else CIFAR10
         wanted = self.edition.batches[self.reading.split or 'train']
         missing = [name for name in [self.edition.meta, *wanted] if name not in files]
@@ -69,23 +68,20 @@ class CifarSource(ArraySource):
                 f'{self.where} has no {", ".join(missing)}, so it is not CIFAR-10 or CIFAR-100 for Python; download '
                 f'that, or pack images as .zip or .tar'
             )
-        self._files = {name: files[name] for name in [self.edition.meta, *wanted]}
-        names = self._class_names()
-        batches = [self._batch(name, len(names)) for name in wanted]
-        self.class_names = names
+        self._content = files
+        if os.path.isdir(self.path):
+            self.files = [os.path.join(self.path, name) for name in (self.edition.meta, *wanted)]
+        self.class_names = self._class_names()
+        batches = [self._batch(name, len(self.class_names)) for name in wanted]
         self.images = np.concatenate([images for images, _ in batches])
         self.labels = [label for _, labels in batches for label in labels]
-
-    def sha256(self, indices: Sequence[int] | None = None) -> str:
-        if os.path.isdir(self.path):
-            return file_sha256(*(os.path.join(self.path, name) for name in self._files))
-        return file_sha256(self.path)
 
     def _folder_files(self) -> dict[str, Callable[[], bytes]]:
         return {entry.name: partial(_read_file, entry.path) for entry in os.scandir(self.path) if entry.is_file()}
 
     def _archive_files(self) -> dict[str, Callable[[], bytes]]:
-        try:
+        claim = f'{self.where} is not a readable .tar.gz of CIFAR-10 or CIFAR-100'
+        with unreadable(claim, 'download it again, or pack images as .zip or .tar'):
             with gzip.open(self.path) as file:
                 content = file.read(MAX_TAR_BYTES + 1)
             if len(content) > MAX_TAR_BYTES:
@@ -96,19 +92,10 @@ class CifarSource(ArraySource):
                     for member in islice(tar, MAX_MEMBERS)
                     if member.isreg() and not member.issparse()
                 }
-        except Exception as error:  # the readers meet a damaged archive with many exceptions
-            raise UserError(
-                f'{self.where} is not a readable .tar.gz of CIFAR-10 or CIFAR-100 ({shown(str(error))}); '
-                f'download it again, or pack images as .zip or .tar'
-            ) from error
 
     def _unpickle(self, name: str) -> dict:
-        try:
-            content = load_pickle(self._files[name]())
-        except RefusedPickleError as error:
-            raise UserError(
-                f'{self.where}: {name} is refused, {shown(str(error))}; download the archive from the authors'
-            ) from error
+        with unreadable(f'{self.where}: {name} is refused', 'download the archive from the authors'):
+            content = load_pickle(self._content[name]())
         if not isinstance(content, dict):
             raise self._malformed(name)
         return {_text(key): value for key, value in content.items()}
@@ -121,15 +108,18 @@ class CifarSource(ArraySource):
 
     def _batch(self, name: str, num_classes: int) -> tuple[np.ndarray, list[int]]:
         batch = self._unpickle(name)
-        rows, labels = batch.get('data'), batch.get(self.edition.labels)
-        if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != CHANNELS * SIZE * SIZE:
+        rows: Any = batch.get('data')
+        labels: Any = batch.get(self.edition.labels)
+        if not (
+            isinstance(rows, np.ndarray)
+            and rows.ndim == 2
+            and rows.shape[1] == CHANNELS * SIZE * SIZE
+            and isinstance(labels, list)
+            and len(labels) == len(rows)
+            and all(type(label) is int and 0 <= label < num_classes for label in labels)
+        ):
             raise self._malformed(name)
-        if not isinstance(labels, list) or len(labels) != len(rows):
-            raise self._malformed(name)
-        if not all(type(label) is int and 0 <= label < num_classes for label in labels):
-            raise self._malformed(name)
-        images = rows.reshape(-1, CHANNELS, SIZE, SIZE)
-        return images.transpose(0, 2, 3, 1), labels
+        return rows.reshape(-1, CHANNELS, SIZE, SIZE).transpose(0, 2, 3, 1), labels
 
     def _malformed(self, name: str) -> UserError:
         return UserError(

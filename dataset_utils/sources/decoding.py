@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from dataset_utils.png import decode_png, png_bits, png_has_colour
+from dataset_utils.png import SIGNATURE, decode_png, is_deep_png, png_has_colour
 from dataset_utils.sources.base import shown
 from dnnlib.util import UserError
 
@@ -72,9 +72,8 @@ def extension_of(name: str) -> str:
 
 def has_colour(data: bytes) -> bool:
     """Return whether an image file would be decoded as RGB, from its header; False if it is damaged."""
-    is_coloured = png_has_colour(data)
-    if is_coloured is not None:
-        return is_coloured
+    if data.startswith(SIGNATURE):
+        return png_has_colour(data)
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
             return image.mode in COLOUR_MODES
@@ -92,25 +91,15 @@ def decode_image(data: bytes, where: str, name: str, exif_transpose: bool = Fals
     stored = decode_png(data)
     if stored is not None:
         return Decoded(stored)
-    own = FORMATS[extension_of(name)]
+    own, name = FORMATS[extension_of(name)], f'{where}: {shown(name)}'
     try:
         # A .png that contains a JPEG is common and harmless, so the extension does not choose the decoder.
         with PIL.Image.open(io.BytesIO(data), formats=(*_IDENTIFIED, own)) as image:
             return _decode(image, data, exif_transpose)
-    except UnsupportedModeError as error:
-        raise UserError(f'{where}: {shown(name)} {error}; convert it to an 8-bit RGB or grey PNG') from error
     except PIL.Image.DecompressionBombError as error:
-        raise UserError(
-            f'{where}: {shown(name)} claims more than {MAX_PIXELS} pixels; remove it or scale it down'
-        ) from error
+        raise UserError(f'{name} claims more than {MAX_PIXELS} pixels; remove it or scale it down') from error
     except Exception as error:  # decoders meet a damaged file with nearly any exception
-        raise UserError(
-            f'{where}: {shown(name)} is not a readable {own} ({_reason(error, data)}); replace or remove it'
-        ) from error
-
-
-class UnsupportedModeError(ValueError):
-    """Pixels that have no obvious meaning in 8 bits."""
+        raise UserError(f'{name} is not a readable {own} ({_reason(error, data)}); replace or remove it') from error
 
 
 def _decode(image: PIL.Image.Image, data: bytes, exif_transpose: bool) -> Decoded:
@@ -121,12 +110,11 @@ def _decode(image: PIL.Image.Image, data: bytes, exif_transpose: bool) -> Decode
     is_turned = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) in range(UPRIGHT + 1, 9)
     if is_turned and exif_transpose:
         image = PIL.ImageOps.exif_transpose(image)
-        is_turned = False
-    pixels, largest = _to_array(image, png_bits(data))
-    return Decoded(pixels, is_turned, is_animated, largest)
+    pixels, largest = _to_array(image, is_deep_png(data))
+    return Decoded(pixels, is_turned and not exif_transpose, is_animated, largest)
 
 
-def _to_array(image: PIL.Image.Image, stored_bits: int) -> tuple[np.ndarray, int | None]:
+def _to_array(image: PIL.Image.Image, is_deep: bool) -> tuple[np.ndarray, int | None]:
     image.info.pop('transparency', None)  # otherwise Pillow warns that a palette's transparency is lost
     if image.mode in SIXTEEN_BIT_MODES or (image.mode == 'I' and image.format == 'PPM'):
         values = np.asarray(image).astype(np.uint32)
@@ -137,8 +125,8 @@ def _to_array(image: PIL.Image.Image, stored_bits: int) -> tuple[np.ndarray, int
         return np.array(image if image.mode == 'L' else image.convert('L'))[..., np.newaxis], None
     if image.mode in COLOUR_MODES:
         pixels = np.array(image if image.mode == 'RGB' else image.convert('RGB'))
-        return pixels, int(pixels.max()) << 8 | 0xFF if stored_bits == 16 else None
-    raise UnsupportedModeError(f'has pixels of the kind {image.mode}')
+        return pixels, int(pixels.max()) << 8 | 0xFF if is_deep else None
+    raise ValueError(f'it has pixels of the kind {image.mode}, convert it to an 8-bit RGB or grey PNG')
 
 
 def _stated_white(image: PIL.Image.Image) -> int:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataset_utils.sources.base import ArraySource, Reading, content_sha256
+from dataset_utils.sources.base import ArraySource, content_sha256
 
 
 class DigitsSource(ArraySource):
     """8x8 grey digits, round(value * 255 / 16), in the order of `load_digits`."""
 
-    def __init__(self, path: str = 'digits', argument: str = '', reading: Reading | None = None):
-        super().__init__(path, argument, reading)
+    def _open(self) -> None:
         from sklearn.datasets import load_digits  # a second of imports that only this source needs
 
         digits = load_digits()

@@ -9,7 +9,7 @@ import numpy as np
 
 from dataset_utils.manifest import Manifest
 from dataset_utils.png import is_contact_sheet
-from dataset_utils.sources.base import Reading, Source, shown, some
+from dataset_utils.sources.base import Source, shown, some
 from dataset_utils.sources.decoding import FORMATS, MAX_FILE_BYTES, decode_image, has_colour, is_image_name
 from dataset_utils.sources.labels import LABELS_FILE, folder_labels, listed_labels, refuse_splits
 from dnnlib.typed import parse_json
@@ -28,15 +28,12 @@ class FilesSource(Source):
     skipped: names of files that are not images, in order; hidden files and those of a data set are not listed.
     """
 
-    def __init__(self, path: str, argument: str = '', reading: Reading | None = None):
-        super().__init__(path, argument, reading)
-        # By kind of remark, the images that it applies to; the values of `bits` are the largest pixels of 16 bits.
+    def _index(self, names: Collection[str]) -> None:
+        """Find the images among the names of all files."""
+        # By kind of remark, the images that it applies to; the values of `_largest` are the largest pixels of 16 bits.
         self._turned: set[int] = set()
         self._animated: set[int] = set()
         self._largest: dict[int, int] = {}
-
-    def _index(self, names: Collection[str]) -> None:
-        """Find the images among the names of all files."""
         self._others = {name for name in names if name in (LABELS_FILE, MANIFEST_FILE) or _is_deeper_labels(name)}
         candidates = sorted(name for name in names if not is_hidden(name) and name not in self._others)
         images = [name for name in candidates if is_image_name(name)]

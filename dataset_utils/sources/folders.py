@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-from dataset_utils.sources.base import Reading, shown
+from dataset_utils.sources.base import shown, unreadable
 from dataset_utils.sources.decoding import MAX_FILE_BYTES
 from dataset_utils.sources.files import FilesSource, is_hidden, is_read
 from dnnlib.util import UserError
@@ -17,8 +17,7 @@ class FolderSource(FilesSource):
     several links name is read once.
     """
 
-    def __init__(self, path: str, argument: str = '', reading: Reading | None = None):
-        super().__init__(path, argument, reading)
+    def _open(self) -> None:
         self._index(self._walk())
 
     def _walk(self) -> list[str]:
@@ -59,13 +58,9 @@ class FolderSource(FilesSource):
         return False
 
     def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
-        try:
-            with open(os.path.join(self.path, name), 'rb') as file:
-                data = file.read(limit + 1)
-        except OSError as error:
-            raise UserError(
-                f'{self.where}: {shown(name)} cannot be read ({error.strerror}); fix or remove it'
-            ) from error
+        report = unreadable(f'{self.where}: {shown(name)} cannot be read', 'fix or remove it')
+        with report, open(os.path.join(self.path, name), 'rb') as file:
+            data = file.read(limit + 1)
         if len(data) > limit:
             raise UserError(f'{self.where}: {shown(name)} is larger than {limit} bytes; remove it')
         return data

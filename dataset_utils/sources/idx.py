@@ -5,13 +5,11 @@ import io
 import os
 import re
 import struct
-import zlib
-from collections.abc import Sequence
 
 import numpy as np
 
-from dataset_utils.sources.base import ArraySource, Reading
-from dnnlib.util import UserError, file_sha256
+from dataset_utils.sources.base import ArraySource, unreadable
+from dnnlib.util import UserError
 
 IMAGES_NAME = re.compile(r'(.*)-images([-.])idx3-ubyte(?:\.gz)?')
 UNSIGNED_BYTE = 8  # IDX's code for the type of its values
@@ -23,22 +21,17 @@ class IdxSource(ArraySource):
 
     padded_size = 32
 
-    def __init__(self, path: str, argument: str = '', reading: Reading | None = None):
-        super().__init__(path, argument, reading)
-        self._labels_path = self._find_labels()
+    def _open(self) -> None:
+        self.files = [self.path, self._find_labels()]  # `sha256` covers the images' file, then the labels' file
         self.images = self._read(self.path, dimensions=3)[..., np.newaxis]
-        self.labels = self._read(self._labels_path, dimensions=1).tolist()
+        self.labels = self._read(self.files[1], dimensions=1).tolist()
         if len(self.images) == 0:
             raise UserError(f'{self.where} has no images; download it again')
         if len(self.labels) != len(self.images):
             raise UserError(
-                f'{self.where} has {len(self.images)} images, but {self._labels_path} has {len(self.labels)} labels; '
+                f'{self.where} has {len(self.images)} images, but {self.files[1]} has {len(self.labels)} labels; '
                 f'download both again'
             )
-
-    def sha256(self, indices: Sequence[int] | None = None) -> str:
-        """Return the hash of the images' file followed by the labels' file."""
-        return file_sha256(self.path, self._labels_path)
 
     def _find_labels(self) -> str:
         folder, file_name = os.path.split(self.path)
@@ -51,12 +44,10 @@ class IdxSource(ArraySource):
         raise UserError(f'{self.where}: its labels are missing; put {os.path.basename(plain)}.gz next to it')
 
     def _read(self, path: str, dimensions: int) -> np.ndarray:
-        try:
-            with gzip.open(path) if path.endswith('.gz') else open(path, 'rb') as file:
-                return _parse(file, dimensions)
-        except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, MemoryError) as error:
-            where = self.where if path == self.path else path
-            raise UserError(f'{where} is not a readable IDX file ({error}); download it again') from error
+        where = self.where if path == self.path else path
+        report = unreadable(f'{where} is not a readable IDX file', 'download it again')
+        with report, gzip.open(path) if path.endswith('.gz') else open(path, 'rb') as file:
+            return _parse(file, dimensions)
 
 
 def _parse(file: io.BufferedIOBase, dimensions: int) -> np.ndarray:

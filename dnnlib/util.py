@@ -103,8 +103,15 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Open `path` for writing in binary; the file appears under its name only when it is complete and on disk.
 
     If the block raises, nothing is left behind and an older file of that name stays as it was.
+    A link stays a link, and a device such as /dev/null is written to.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_file():
+        with open(path, 'wb') as file:
+            yield file
+        return
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
     try:
         with open(partial, 'wb') as file:

@@ -1,4 +1,5 @@
 import errno
+import os
 
 import click
 import pytest
@@ -59,6 +60,20 @@ def test_a_mistake_that_another_rank_has_reported_is_not_reported_again(monkeypa
     monkeypatch.setattr(util, 'first_to_report', lambda text: text != 'no such file')
     result = CliRunner().invoke(command)
     assert (result.exit_code, result.stderr) == (1, '')
+
+
+def test_links_and_devices_are_written_to_and_not_replaced(tmp_path):
+    (tmp_path / 'link').symlink_to('target')
+    os.mkfifo(tmp_path / 'pipe')
+    reader = os.open(tmp_path / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
+    for name in ('link', 'pipe'):
+        with atomic_file(tmp_path / name) as file:
+            file.write(b'new')
+    assert os.read(reader, 10) == b'new'
+    os.close(reader)
+    assert (tmp_path / 'link').is_symlink()
+    assert (tmp_path / 'target').read_bytes() == b'new'
+    assert (tmp_path / 'pipe').is_fifo()
 
 
 def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):

@@ -1,4 +1,4 @@
-"""The folder of a study: which study it belongs to, and the data sets that are made once for all of its points."""
+"""The folder of a study: the study it belongs to, and data sets made once for all points."""
 
 import math
 import subprocess

@@ -141,8 +141,8 @@ def set_aside(folder: Path) -> Path:
 def read_status(folder: Path) -> Status:
     """Progress of the point in a folder.
 
-    A point whose status is running but whose process is gone was stopped, and so was one whose status is done but whose
-    result is incomplete.
+    A point counts as stopped if its status is running but its process is gone, or if its status is done but its result
+    is incomplete.
     """
     status = saved_status(folder)
     if is_locked(folder):
@@ -155,7 +155,7 @@ def read_status(folder: Path) -> Status:
 
 
 def saved_status(folder: Path) -> Status:
-    """The content of status.json; missing or impossible values are those of a point that was never started."""
+    """The content of status.json; missing or impossible values become the values of a point that was never started."""
     saved = read_json(folder / 'status.json')
     if not isinstance(saved, dict):
         return Status()

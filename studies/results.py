@@ -1,4 +1,4 @@
-"""Results of a study so far: ratios by combination and size, EMM by combination, and the state of every point."""
+"""Results of a study so far: ratios by combination and size, EMM by combination, and the status of every point."""
 
 import dataclasses
 import functools
@@ -71,8 +71,8 @@ def collect(study: Study, root: Path) -> StudyResults:
 
 
 def collect_outcome(study: Study, root: Path, combination: Combination) -> Outcome:
-    """Read the points of one combination: those of the study's sizes or of the next size of its search, and those of
-    other sizes that are done or still running."""
+    """Read the points of one combination: all at the study's sizes or at the next size of its
+    search, and at other sizes the points that are done or still running."""
 
     def points_of(size: int) -> list[PointResult]:
         return [read_point(make_point(study, root, combination, size, r)) for r in range(study.repeats.count)]

@@ -30,7 +30,7 @@ def run_study(
         results = collect(study, root)
         for result in results.points:
             if result.point.folder in finished and result.status.state == RUNNING:
-                given.discard(result.point.folder)  # another process had it first
+                given.discard(result.point.folder)  # another process was faster
             elif result.point.folder in finished:
                 ended(result, results)
         fresh = [r for r in results.points if r.point.folder not in given and is_to_run(r, retry)]

@@ -1,4 +1,4 @@
-"""Runs one point: its three commands one after the other, each of which resumes where it was stopped."""
+"""Runs the three commands of a point one after another; each resumes at the place it was stopped."""
 
 import dataclasses
 import math

@@ -59,7 +59,7 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
 
 
 class Display:
-    """The tables and the page of a study, updated as its points end; the page seldom enough not to slow them down."""
+    """The tables and the page of a study, updated as its points end; the page rarely enough not to slow them down."""
 
     def __init__(self) -> None:
         self.next_page = 0.0

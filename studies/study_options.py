@@ -1,4 +1,4 @@
-"""The options of emm.py, which show its help without importing what runs and shows studies."""
+"""The options of emm.py, without imports of the code that runs and shows studies."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +47,12 @@ class SearchOptions:
     outdir: Path = option(REQUIRED, 'Folder of the study.', unit='DIR')
     source: str = option(REQUIRED, 'Images that the training sets are taken from.', unit='ZIP|DIR|FILE')
     size_range: list[int] = option(REQUIRED, 'Smallest and largest |D|.', name='range', unit='MIN-MAX', parse=size_range)
-    tolerance: float = option(0.1, 'Stop once two sizes this close, relatively, bracket the EMM.', unit='FLOAT', least=MIN_TOLERANCE, most=10)
-    step: int | None = option(None, 'Sizes are multiples of it. [default: the number of classes]', unit='INT', least=1)
+    tolerance: float = option(0.1, 'Stop once two sizes within this relative distance bracket the EMM.', unit='FLOAT', least=MIN_TOLERANCE, most=10)
+    step: int | None = option(None, 'Sizes are multiples of this number. [default: the number of classes]', unit='INT', least=1)
     selection: str = option('size', 'Sub-command of dataset_utils, with its options such as "classes --num-classes=2".', unit='STR')
     threshold: float = option(EMM_RATIO, 'Ratio at or above which a training set counts as memorized.', unit='FLOAT', above=0, below=1)
     repeats: int = option(1, 'Trainings of each size, each with its own seed.', unit='INT', least=1)
-    select_seed: int | None = option(None, 'Draw the images by this seed, and by the next one for each repeat. [default: the first images]', unit='INT', least=0)
+    select_seed: int | None = option(None, 'Draw the images with this seed, and with the next one for each repeat. [default: the first images]', unit='INT', least=0)
     seeds: str = option('0-9999', 'One generated image for each seed.', unit='LIST')
     batch: int = option(64, 'Images at a time in the evaluation.', unit='INT', least=1)
     # fmt: on

@@ -1,4 +1,4 @@
-"""What runs points: a `Launcher` starts or queues them. `make_launcher` makes one of those in `LAUNCHERS`.
+"""What runs points: a `Launcher` starts or queues them. `make_launcher` makes one from `LAUNCHERS`.
 
 A new launcher is a module with `make_launcher(root, options)`, and a line in `LAUNCHERS`.
 """

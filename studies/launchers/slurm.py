@@ -52,7 +52,7 @@ class SlurmLauncher:
     """Queues points as jobs of the cluster that this machine belongs to.
 
     log_dir: folder that all nodes see, for the scripts and logs of the jobs.
-    Raises UserError if submitit is not installed, if there is no cluster, and for options that sbatch cannot be given.
+    Raises UserError without submitit or a cluster, and for options that cannot be passed to sbatch.
     """
 
     def __init__(self, log_dir: Path, options: LaunchOptions) -> None:
@@ -107,7 +107,7 @@ class SlurmLauncher:
         jobs = [SlurmJob(self.queue, name, index) for index in range(len(folders))]
         self.queue.add(jobs, number)
         self.jobs += jobs
-        print(f'Given to the cluster: {len(folders)} points, as job {number}; output: {self.log_dir}', flush=True)
+        print(f'Submitted to the cluster: {len(folders)} points, as job {number}; output: {self.log_dir}', flush=True)
         return jobs
 
     def _executor(self, name: str) -> Any:
@@ -119,7 +119,7 @@ class SlurmLauncher:
 
 
 def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
-    """Parameters of submitit's executor for Slurm. Raises UserError for options that sbatch cannot be given."""
+    """Parameters of submitit's executor for Slurm. Raises UserError for options that cannot be passed to sbatch."""
     extra = extra_options(options.sbatch)
     chosen = {
         'partition': options.partition,
@@ -168,7 +168,7 @@ def extra_options(words: Iterable[str]) -> dict[str, str | bool]:
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One job of an array, known by the name that the array was given and its index in it."""
+    """One job of an array, known by the name of the array and its index in it."""
 
     queue: '_Queue'
     name: str

@@ -57,7 +57,7 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
         yield StudyFigure('values', f'Memorization ratio by factor value. Lines: {interval}.', figure)
     bars = [EmmBar(name_of(outcome), outcome.emm) for outcome in outcomes if outcome.emm is not None]
     caption = (
-        'Effective model memorization. Intervals: resampled images and repeats; arrows: beyond the sizes measured.'
+        'Effective model memorization. Intervals: resampled images and repeats; arrows: outside the measured sizes.'
     )
     if bars:
         yield StudyFigure('emm', caption, emm_figure(bars, study.title))

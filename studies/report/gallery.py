@@ -36,9 +36,9 @@ class GalleryItem:
 
 
 def read_gallery(folder: Path, size: int) -> list[GalleryItem]:
-    """The `size` closest calls among the images of a point's best snapshot, see `evaluation.records.closeness`.
+    """The `size` images of a point's best snapshot closest to the threshold, see `evaluation.records.closeness`.
 
-    There are none if the folder does not hold the images or their training set.
+    Empty if the folder does not hold the images or their training set.
     """
     run, data = folder / 'run', folder / 'data.zip'
     records = run_records(run)

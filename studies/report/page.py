@@ -1,7 +1,7 @@
 """The page of a study: its contents, and how it is written as one self-contained HTML file.
 
 `study_page` makes a `Page` of a study's results; `write_page` writes any. The file has no scripts, styles, fonts or
-images outside of itself, and its policy forbids a browser to load any.
+images outside of itself, and its policy forbids browsers to load any.
 """
 
 import base64
@@ -76,7 +76,7 @@ class PagePoint:
     anchor: its identifier on the page, letters, digits and dashes. group: of the points that share its factor values.
     state: 'left', 'running', 'stopped', 'failed' or 'done'. ratio: of memorized images, in [0, 1]. headline: the ratio
     in words. facts: further numbers with their names. message: of a point that is not done, the last line of its log.
-    gallery: closest calls first. gallery_note: what the gallery is a part of.
+    gallery: closest to the threshold first. gallery_note: how many of all images it shows.
     """
 
     anchor: str
@@ -244,7 +244,7 @@ def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size:
     point, status, record = result.point, result.status, result.record
     repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
     gallery = read_gallery(point.folder, gallery_size)
-    note = f'{len(gallery)} of {record["num_images"]:,} images, the closest calls first.' if record else ''
+    note = f'{len(gallery)} of {record["num_images"]:,} images, closest to the threshold first.' if record else ''
     return PagePoint(
         anchor=anchor,
         name=f'{point.size:,} training images{repeat}',

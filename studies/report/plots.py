@@ -36,7 +36,7 @@ _STYLE: dict[Any, Any] = {
     'legend.fontsize': 8.5,
     'axes.spines.top': False,
     'axes.spines.right': False,
-    'text.parse_math': False,  # a dollar sign in a name is a dollar sign
+    'text.parse_math': False,  # show dollar signs in names literally
     'svg.hashsalt': 'figure',  # for deterministic bytes
 }
 

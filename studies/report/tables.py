@@ -157,7 +157,7 @@ def status_text(results: StudyResults) -> str:
     seconds = seconds_left(results)
     if seconds:
         more = ', plus the further sizes of the searches' if searching else ''
-        lines.append(f'About {format_time(seconds)} of work left, if points run one after the other{more}.')
+        lines.append(f'About {format_time(seconds)} of work left, if points run one at a time{more}.')
     return '\n'.join(lines)
 
 

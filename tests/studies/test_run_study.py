@@ -1,4 +1,4 @@
-"""Running a study with a stand-in for the trainings, whose ratios are known: what is run, and what is told."""
+"""Running a study with a stand-in for the trainings, whose ratios are known: what is run, and what is reported."""
 
 import dataclasses
 import fcntl

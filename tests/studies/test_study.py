@@ -27,7 +27,7 @@ WIDTH = {'label': 'Channels', 'option': 'train.num-channels', 'values': [8, 16]}
 
 
 def changed(**tables):
-    """The base document with keys of its tables replaced, tables added, or removed where None."""
+    """The base document with keys of its tables replaced, tables added, or removed if None."""
     document = copy.deepcopy(BASE)
     for name, table in tables.items():
         if table is None:

@@ -75,7 +75,7 @@ def sample_point(anchor: str, name: str, ratio: float, items: list[GalleryItem])
         },
         commands=[f'python train.py --outdir=runs/{name} --data=data.zip --preset=digits --epochs=500 --snapshots=2'],
         gallery=items,
-        gallery_note=f'{len(items)} of 512 images, the closest calls first.',
+        gallery_note=f'{len(items)} of 512 images, closest to the threshold first.',
     )
 
 

@@ -23,7 +23,7 @@ from dnnlib.util import report_errors
 @click.option('--transform', type=click.Choice(TRANSFORMS), help='How to make images square; needs --resolution.')  # fmt: skip
 @click.option('--resolution', metavar='WxH', type=options.RESOLUTION, help='Size to resize to, in pixels.')
 @click.option('--channels', metavar='auto|1|3', type=click.Choice(['auto', '1', '3']), default='auto', show_default=True, help='Grey (1) or RGB (3); auto takes RGB if any image has colour.')  # fmt: skip
-@click.option('--exif-transpose', is_flag=True, help='Rotate images as their EXIF orientation says.')
+@click.option('--exif-transpose', is_flag=True, help='Rotate images by their EXIF orientation.')
 @click.option('--follow-links', is_flag=True, help='Follow symbolic links out of the folder --source.')
 @click.option('--skip-unreadable', **options.OPTIONS['skip_unreadable'])
 @click.option('--overwrite', **options.OPTIONS['overwrite'])

@@ -12,10 +12,10 @@ def main() -> None:
     """Measure denoisers at noise levels, the geometry of training sets, agreement, and the clocks of trainings.
 
     Each command writes its tables as JSON and CSV. The same command resumes an interrupted measurement, and gives the
-    same results on any number of ranks. Squared errors and distances are those of images in [-1, 1].
+    same results on any number of ranks. Squared errors and distances refer to images in [-1, 1].
 
     \b
-    # Noise levels at which 1,797 digits stand apart
+    # Noise levels below which 1,797 digits are separate
     python diagnose.py geometry --data=digits --plot
     """
 

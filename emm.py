@@ -1,4 +1,4 @@
-"""Find the effective model memorization: search it, sweep factors, and show what was found."""
+"""Find the effective model memorization: search for it, sweep factors, and show results."""
 
 from pathlib import Path
 

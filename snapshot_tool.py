@@ -1,4 +1,4 @@
-"""The command line of `python snapshot_tool.py`: convert a network between formats, or show what a file holds."""
+"""Convert a network between formats, or show what a file holds: parses the options, and reports."""
 
 from pathlib import Path
 

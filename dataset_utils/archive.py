@@ -33,7 +33,7 @@ Put = Callable[[str, bytes], None]
 
 
 class Destination:
-    """The place where a data set is written; it is checked at once, so that a refusal comes before the work.
+    """The place where a data set is written; it is checked at once, so that errors come before the work.
 
     path: ends in .zip for an archive, otherwise it is a folder. overwrite: replace an existing data set.
     sources: paths of what is read; the destination must not be inside one, nor contain one.

@@ -33,7 +33,7 @@ def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
         return _compare(dataset, manifest, RULES[manifest.rule](*sources, **arguments))
     except UserError as error:
         raise UserError(f'{dataset.where} cannot be made again from these sources: {error}') from error
-    except Exception as error:  # a stranger's manifest can have any values
+    except Exception as error:  # an untrusted manifest can have any values
         reason = shown(repr(error))
         raise UserError(
             f'{dataset.where}: its manifest is not one that this version understands ({reason}); make it again'

@@ -164,7 +164,8 @@ def _rough_squared_distances(queries: Tensor, references: Tensor) -> tuple[Tenso
     """Squared distances float64 [Q, R] by a product, and a bound [Q] on how far they are from the plain sum's.
 
     An inner product of d numbers in floating point is off by at most d·u times the product of the norms, u = 2^-53, and
-    so are the squared norms and the plain sum, together less than 2 (d + 8) u (||q|| + ||r||)². It is doubled.
+    so are the squared norms and the plain sum: in total less than 2 (d + 8) u (||q|| + ||r||)². The bound is twice
+    this sum.
     """
     norms, reference_norms = queries.square().sum(dim=1), references.square().sum(dim=1)
     rough = torch.addmm(reference_norms[None], queries, references.t(), alpha=-2).add_(norms[:, None])

@@ -37,7 +37,7 @@ def command(*arguments: str | Path, ranks: int = 1) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """One thread, since tests run beside one another, and the project on the path."""
+    """One thread, since tests run in parallel, and the project on the path."""
     return {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
 
 

@@ -57,7 +57,7 @@ class ClusterNotHere(Exception):  # noqa: N818 - a reason to skip, not an error
 def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
     """Start the daemons, with everything they write in `folder`, and end them, with all that they started, at the end.
 
-    Yields the environment of a user of the cluster. Raises ClusterNotHere where the programs are missing or the nodes
+    Yields the environment of a user of the cluster. Raises ClusterNotHere if the programs are missing or the nodes
     are not idle within 30 seconds.
     """
     path = f'{os.environ["PATH"]}:/usr/sbin:/sbin'

@@ -1,4 +1,4 @@
-"""emm.py as a user types it: a study with real trainings, killed and gone on with, and what goes wrong."""
+"""emm.py as a user types it: a study with real trainings, killed and resumed, and its errors."""
 
 import os
 import signal
@@ -94,20 +94,20 @@ def test_a_study_that_was_killed_ends_with_the_same_tables(study_file, tmp_path)
 
 
 def check_what_is_told(folder):
-    """A finished study as `status`, `table`, `plot` and `report` tell it."""
+    """A finished study as shown by `status`, `table`, `plot` and `report`."""
 
-    def told(*arguments):
+    def output_of(*arguments):
         result = CliRunner().invoke(emm.main, [*arguments, str(folder)])
         assert result.exit_code == 0, result.output
         return result.output
 
-    assert '2 done' in told('status')
-    assert '95 % interval' in told('table')
-    told('plot')
+    assert '2 done' in output_of('status')
+    assert '95 % interval' in output_of('table')
+    output_of('plot')
     assert {path.name for path in (folder / 'figures').iterdir()} >= {'ratios.png', 'ratios.svg', 'emm.png', 'emm.svg'}
     page = folder / 'report.html'
     page.unlink()
-    told('report')
+    output_of('report')
     assert '<h1' in page.read_text()
     commands = (folder / 'points/all/000010-r0/commands.sh').read_text().splitlines()
     assert [line.split()[1] for line in commands] == ['-m', 'train.py', 'mem_ratio.py']
@@ -259,8 +259,8 @@ def test_the_folder_of_a_search_can_be_renamed(tmp_path, monkeypatch):
 
 def test_a_selection_is_split_as_a_shell_does(tmp_path):
     arguments = ['search', f'--outdir={tmp_path / "x"}', '--source=digits', '--range=10-100', '-n']
-    told = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0"'])
-    assert '--class-name=0 ' in told.output
-    told = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0'])
-    assert told.exit_code == 2
-    assert 'quote it as in a shell' in told.output
+    printed = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0"'])
+    assert '--class-name=0 ' in printed.output
+    printed = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0'])
+    assert printed.exit_code == 2
+    assert 'quote it as in a shell' in printed.output

@@ -234,7 +234,7 @@ def test_a_shard_decodes_nothing_but_its_share(digits_20: Path, monkeypatch: pyt
     monkeypatch.setattr('torch_utils.distributed.world_size', lambda: 3)
     monkeypatch.setattr('torch_utils.distributed.gather', lambda value: [value])
     rows = rows_of(source, None, torch.device('cpu'), sharded=True)
-    assert sorted(read) == [0, *range(6, 13)]  # the first image of all tells the size
+    assert sorted(read) == [0, *range(6, 13)]  # the very first image gives the size
     expected = source.load()[6:13, ..., 0].reshape(7, -1).astype(int) - 128
     assert np.array_equal(rows.rows(torch.arange(7)).numpy(), expected)
 

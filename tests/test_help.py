@@ -1,4 +1,4 @@
-"""The command line is frozen: what a script's help says changes only together with the text kept in tests/help.
+"""The command line is frozen: a script's help changes only together with the text in tests/help.
 
 To renew the texts after a change that is meant: RENEW_HELP=1 python -m pytest tests/test_help.py
 """

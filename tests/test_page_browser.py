@@ -1,4 +1,4 @@
-"""The page of a study in headless Chromium, driven with selenium: `make test-page`. Skips where these are missing."""
+"""The page of a study in headless Chromium, driven with selenium: `make test-page`. Skips if these are missing."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 WIDTHS = [360, 1280]
 
-# Elements that reach beyond the window, but for those inside of what scrolls by itself.
+# Elements that reach beyond the window, except inside elements that scroll.
 BEYOND = """
 return [...document.querySelectorAll('body *')].filter((element) => {
   const box = element.getBoundingClientRect();

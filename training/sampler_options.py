@@ -1,4 +1,4 @@
-"""The options of the samplers, without torch: what `training.sampling.sample` is told."""
+"""The options of the samplers, without torch, for `training.sampling.sample`."""
 
 import math
 from dataclasses import dataclass, fields

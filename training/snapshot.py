@@ -215,7 +215,7 @@ def _pickle_info(path: Path, pickled: EDMPickle) -> SnapshotInfo:
     arguments = pickled.bound_arguments(network_class)
     for name in ('img_resolution', 'img_channels'):
         if type(arguments.get(name)) is not int:
-            raise ValueError(f'it does not say its {name}')
+            raise ValueError(f'it lacks its {name}')
     return SnapshotInfo(
         network=NetworkConfig(pickled.class_name, arguments),
         images=_images_of_name(path),

@@ -66,9 +66,7 @@ def train(
     while trainer.images < config.schedule.total_images:
         trainer.step()
     if int(trainer.first_bad_step) < trainer.steps or not trainer.is_finite():
-        raise UserError(
-            f'the loss or the weights are not finite from step {int(trainer.first_bad_step)} on; lower `lr`'
-        )
+        raise UserError(f'the loss or the weights are not finite since step {int(trainer.first_bad_step)}; lower `lr`')
     return trainer.ema.requires_grad_(False)
 
 
@@ -116,7 +114,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
         dataset = open_training_set(config)
         held_out = open_held_out_loss(config, dataset, device)
         trainer = make_trainer(config, dataset, device, state)
-        # Nothing is written before this line, so that a refused training changes nothing.
+        # Nothing is written before this line, so a training that is refused changes nothing.
         run_dir = distributed.on_main(lambda: folder or start_run(options, config, stack))
         if distributed.is_main():
             stack.enter_context(tee_output(run_dir / 'log.txt'))
@@ -150,7 +148,7 @@ def start_run(options: RunOptions, config: TrainingConfig, stack: contextlib.Exi
 
 
 def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device) -> None:
-    """Say if the training resumes with other numbers of ranks or threads, which change the last bits of its weights."""
+    """Warn if other numbers of ranks or threads will change the last bits of the weights of a resumed training."""
     before, now = [saved.world_size], [config.world_size]
     if device.type == 'cpu' and saved.threads is not None:
         before, now = [*before, saved.threads], [*now, config.threads]
@@ -158,7 +156,7 @@ def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device
         texts = [' and '.join(map(counted, numbers, ('rank', 'thread'))) for numbers in (before, now)]
         print0(
             f'Warning: the training was started with {texts[0]}, and resumes with {texts[1]}; the last bits of its '
-            f'weights will differ from those of an uninterrupted training.'
+            f'weights will differ from the weights of an uninterrupted training.'
         )
 
 

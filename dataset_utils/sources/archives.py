@@ -115,7 +115,7 @@ class ZipSource(ArchiveSource):
         assert isinstance(info, zipfile.ZipInfo)
         header = self._pread(LOCAL_HEADER_BYTES, info.header_offset)
         if header[:4] != LOCAL_HEADER_SIGNATURE:
-            raise ValueError('no entry where the directory says')
+            raise ValueError('no entry at the place in the directory')
         name_length, extra_length = struct.unpack('<HH', header[26:30])
         data = self._pread(info.compress_size, info.header_offset + len(header) + name_length + extra_length)
         if info.compress_type == zipfile.ZIP_DEFLATED:
@@ -155,7 +155,7 @@ def _joined(name: str, target: str) -> str:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """Return an entry's name; archives of Info-ZIP and of Macs have UTF-8 names without the flag that says so."""
+    """Return an entry's name; archives of Info-ZIP and of Macs have UTF-8 names without setting the flag for them."""
     if info.flag_bits & UTF8_FLAG or info.filename.isascii():
         return info.filename
     try:

@@ -29,7 +29,7 @@ class Reading:
     """How a source is read, as far as that is a choice.
 
     channels: 1 (grey) or 3 (RGB) for all images; None takes 3 if any image has colour, else 1.
-    exif_transpose: rotate images as their EXIF orientation says. follow_links: follow links out of a folder.
+    exif_transpose: rotate images by their EXIF orientation. follow_links: follow links out of a folder.
     split: 'train' or 'test' of a source that has both in one file; None takes 'train'.
     """
 
@@ -300,6 +300,6 @@ def some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def shown(text: str) -> str:
-    """Make text from a stranger's file fit for a terminal: no control characters, no endless lines."""
+    """Make text from an untrusted file fit for a terminal: no control characters, no endless lines."""
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= 200 else f'{text[:200]}...'

@@ -85,7 +85,7 @@ def decode_image(data: bytes, where: str, name: str, exif_transpose: bool = Fals
     """Decode an image file: uint8 [H, W, C], C being 1 for grey and 3 for RGB.
 
     data: the file's bytes. where, name: the source and the file's name in it, for messages. exif_transpose: rotate the
-    image as its EXIF orientation says. Palettes, CMYK and other colour spaces become RGB, transparency is dropped, and
+    image by its EXIF orientation. Palettes, CMYK and other colour spaces become RGB, transparency is dropped, and
     16 bits become 8. Raises UserError.
     """
     stored = decode_png(data)

@@ -55,7 +55,7 @@ def measure_clocks(
 ) -> Row:
     """A record: `rows` with both errors of each snapshot, and the clocks in kimg. partial, settings: see `run_tasks`.
 
-    The error is that of EDM's loss: its mean per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)², over the levels.
+    The error is EDM's loss: the mean per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)², over the levels.
     """
     load = functools.lru_cache(maxsize=1)(lambda place: run.snapshots[place].denoiser())
     first = load(0)

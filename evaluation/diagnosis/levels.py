@@ -33,7 +33,7 @@ from training.denoiser import Denoiser
 from training.optim import OptimalDenoiser
 from training.sampling import to_uint8
 
-# Latents of trajectories are other noise than that of training images.
+# Latents of trajectories are different noise than the noise of training images.
 LATENT_SEED = 1 << 31
 COLUMNS = {
     'sigma': 'sigma', 'error_per_pixel': 'error/pixel', 'error_per_pixel_low': 'low', 'error_per_pixel_high': 'high',

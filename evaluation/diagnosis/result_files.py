@@ -27,7 +27,7 @@ def flat(estimates: Mapping[str, Estimate]) -> Row:
 
 
 def measure_missing(path: Path, wanted: Sequence[tuple[Row, Measure]]) -> list[Row]:
-    """A record for each of the settings, in their order, on every rank: those of a JSON file, others measured now.
+    """A record for each of the settings, in their order, on every rank: read from a JSON file, or measured now.
 
     path: of the file, which is written after each measurement; records with other settings are dropped from it.
     wanted: settings, and what measures the rest of their record, fit for JSON.

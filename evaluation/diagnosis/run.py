@@ -206,7 +206,7 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
 
 
 def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.device) -> list[Generator]:
-    """The denoisers to measure; those of a run oldest first. Raises UserError unless one kind is given."""
+    """The denoisers to measure, for a run oldest first. Raises UserError unless one kind is given."""
     kinds = [bool(options.network), options.expdir is not None, options.denoiser is not None]
     if sum(kinds) != 1:
         raise UserError('give one of `network`, `expdir` and `denoiser`')

@@ -56,5 +56,5 @@ def authenticity(nearest: Tensor, spacing: Tensor, spacing_distinct: Tensor) -> 
 
 
 def authentic(nearest: Tensor, spacing: Tensor) -> Tensor:
-    """Tell which generated images are authentic, bool [N]; arguments as for `authenticity`."""
+    """Whether generated images are authentic, bool [N]; arguments as for `authenticity`."""
     return nearest > spacing

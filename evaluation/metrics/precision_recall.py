@@ -10,7 +10,7 @@ The ball of an image reaches to its k-th nearest other image of the same set.
   diversity metrics for generative models".
 
 Conventions: k = 5, as Naeem et al. take it (Kynkäänniemi et al. take 3). Balls of precision and recall are closed, as
-in their definition; those of density and coverage are open, as in their authors' code, which gives a density of 1 if
+in their definition; balls of density and coverage are open, as in their authors' code, which gives a density of 1 if
 the training images themselves are evaluated. Open and closed balls differ only for images at exactly the distance of
 the k-th neighbour, such as copies of training images. Training images count as given: more than k equal ones have a
 ball of radius 0.

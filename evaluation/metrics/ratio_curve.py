@@ -38,7 +38,7 @@ def from_distances(distances: Distances, seed: int) -> RatioCurve:
 def ratio_curve(nearest: Tensor, second: Tensor) -> RatioCurve:
     """Both from squared distances [N] to the two nearest distinct training images, of one dtype; N >= 1.
 
-    Comparisons are those of `evaluation.memorization.memorized`; quantiles are interpolated linearly. If d2 is 0,
+    Comparisons are the same as in `evaluation.memorization.memorized`; quantiles are interpolated linearly. If d2 is 0,
     which can happen to distinct features by underflow, d1/d2 counts as 1.
     """
     counts = [int(memorized(nearest, second, threshold).sum()) for threshold in THRESHOLDS]

@@ -1,4 +1,4 @@
-"""That each image is sampled once, whatever is computed from it, on any number of ranks and after interruptions."""
+"""Each image is sampled once for all results, on any number of ranks and after interruptions."""
 
 import csv
 import json

@@ -55,4 +55,4 @@ def test_copies_and_only_copies_are_framed_in_red():
         red = (pixels[..., 0] > 150) & (pixels[..., 1] < 80)
         assert bool(red.any()) == is_copy
         if is_copy:
-            assert red.sum() > 2 * 800  # once in the sample, once among the closest calls
+            assert red.sum() > 2 * 800  # once in the sample, once among the images closest to the threshold

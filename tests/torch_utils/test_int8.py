@@ -1,4 +1,4 @@
-"""Products of int8 matrices against those of int64."""
+"""Products of int8 matrices against products of int64 matrices."""
 
 import pytest
 import torch

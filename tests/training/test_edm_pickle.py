@@ -309,7 +309,7 @@ BOMBS = {
     'an extension': b'\x80\x04\x82\x01.',
     'old instances': b'(ios\nsystem\n.',
     'nothing': b'',
-    'text': b'hello, this is no pickle at all',
+    'text': b'hello, this is not a pickle at all',
     'an early end': b'\x80\x04.',
 }
 
@@ -388,7 +388,7 @@ def set_state(name, value):
         (changed(channel_mult=[[[1]]]), 'neither a number, a text nor a list (list)'),
         (changed(surprise=1), 'cannot be built'),
         (changed(model_type='EfficientNet'), 'model_type must be one of'),
-        (changed(img_resolution='8'), 'does not say its img_resolution'),
+        (changed(img_resolution='8'), 'lacks its img_resolution'),
         (changed(model_channels=16), 'do not fit the network'),
         (changed(model_channels=10**30), 'cannot be built'),
         (changed(label_dim=10**12), 'do not fit the network|cannot be built'),

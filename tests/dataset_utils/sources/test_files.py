@@ -528,7 +528,7 @@ class TestArchive:
         second = data.rindex(b'PK\1\2')
         data[second + 42 : second + 46] = struct.pack('<I', 17)
         path.write_bytes(data)
-        with pytest.raises(UserError, match=r'b\.png is damaged \(no entry where the directory says\)'):
+        with pytest.raises(UserError, match=r'b\.png is damaged \(no entry at the place in the directory\)'):
             open_source(path).read(1)
 
     def test_random_damage_never_gives_another_exception(self, tmp_path):

@@ -204,7 +204,7 @@ def test_of_several_copies_the_lowest_index_is_nearest() -> None:
 
 @pytest.mark.parametrize('brightness', [0, 80])
 def test_error_estimate_bounds_the_error(brightness: int) -> None:
-    """With two digits of z the error is large enough to be seen beside float32's."""
+    """With two digits of z the error is large enough to be seen next to float32's."""
     images = (smooth_images(2300) // 2 + 64 + brightness).clamp(max=255).to(torch.uint8)
     denoiser = OptimalDenoiser(images)
     for sigma in (80.0, 20.0, 5.0, 2.0):
@@ -252,7 +252,7 @@ def test_images_of_which_digits_are_not_sure_are_computed_in_float64(
 
 
 class CountingDenoiser:
-    """A denoiser that counts the images it is asked for; `settled` is there only where `with_settled` is set."""
+    """A denoiser that counts the images it is asked for; `settled` exists only if `with_settled` is set."""
 
     sigma_min, sigma_max, label_dim = 0.0, math.inf, 0
 

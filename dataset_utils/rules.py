@@ -313,17 +313,6 @@ def _check_alike(source: Source, blend: Source) -> None:
     if (source.labels is None) != (blend.labels is None):
         bare = source if source.labels is None else blend
         raise UserError(f'{bare.where} has no labels, but the set that it is mixed with has; label both or neither')
-    for part in (source, blend):
-        manifest = part.manifest
-        if manifest is not None and manifest.rule in MADE_LABELS:
-            raise UserError(
-                f'{part.where} has labels made by {shown(manifest.rule)}, which do not mix; '
-                f'mix the sets that it was made of, and then label the mixture'
-            )
-    _check_classes_alike(source, blend)
-
-
-def _check_classes_alike(source: Source, blend: Source) -> None:
     names = [part.class_names for part in (source, blend)]
     if None not in names and names[0] != names[1]:
         raise UserError(
@@ -331,6 +320,11 @@ def _check_classes_alike(source: Source, blend: Source) -> None:
             f'make both from sources with the same classes'
         )
     for part, others in ((source, names[1]), (blend, names[0])):
+        if part.manifest is not None and part.manifest.rule in MADE_LABELS:
+            raise UserError(
+                f'{part.where} has labels made by {shown(part.manifest.rule)}, which do not mix; '
+                f'mix the sets that it was made of, and then label the mixture'
+            )
         if part.labels is not None and others is not None and max(part.labels) >= len(others):
             raise UserError(
                 f'{part.where} has the label {max(part.labels)}, but the set that it is mixed with has {len(others)} '

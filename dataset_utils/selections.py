@@ -129,10 +129,9 @@ def members(labels: Sequence[int], seed: int | None) -> dict[int, list[int]]:
     seed: None keeps the source's order; a seed in [0, 2^32) shuffles each class with its own generator, seeded by
     (seed, label), so that a class's order depends on nothing else.
     """
-    every = np.asarray(labels)
-    order = np.argsort(every, kind='stable')
-    present, starts = np.unique(every[order], return_index=True)
-    classes = dict(zip(present.tolist(), [part.tolist() for part in np.split(order, starts[1:])], strict=True))
+    classes: dict[int, list[int]] = {label: [] for label in sorted(set(labels))}
+    for index, label in enumerate(labels):
+        classes[label].append(index)
     if seed is None:
         return classes
     return {label: shuffled(indices, seed, label) for label, indices in classes.items()}

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from dataset_utils.sources.archives import TarSource, ZipSource
-from dataset_utils.sources.arrays import NumpySource, is_numpy_name
+from dataset_utils.sources.arrays import NumpySource
 from dataset_utils.sources.base import Reading, Source, content_sha256, named
 from dataset_utils.sources.cifar import CifarSource, is_cifar_folder
 from dataset_utils.sources.digits import DigitsSource
@@ -13,6 +13,13 @@ from dataset_utils.sources.idx import IMAGES_NAME, IdxSource
 from dnnlib.util import UserError
 
 __all__ = ['Reading', 'Source', 'content_sha256', 'open_source']
+
+KINDS: dict[str | tuple[str, ...], type[Source]] = {
+    '.zip': ZipSource,
+    '.tar': TarSource,
+    ('.tar.gz', '.tgz'): CifarSource,
+    ('.npz', '.npy'): NumpySource,
+}
 
 
 def open_source(path: str | os.PathLike, argument: str = '', reading: Reading | None = None) -> Source:
@@ -42,15 +49,8 @@ def open_source(path: str | os.PathLike, argument: str = '', reading: Reading | 
 
 
 def _kind_of(path: str) -> type[Source] | None:
-    name = Path(path).name.lower()
     if os.path.isdir(path):
         return CifarSource if is_cifar_folder(path) else FolderSource
-    if name.endswith('.zip'):
-        return ZipSource
-    if name.endswith('.tar'):
-        return TarSource
-    if name.endswith(('.tar.gz', '.tgz')):
-        return CifarSource
     if IMAGES_NAME.fullmatch(Path(path).name):
         return IdxSource
-    return NumpySource if is_numpy_name(path) else None
+    return next((kind for ending, kind in KINDS.items() if path.lower().endswith(ending)), None)

@@ -68,7 +68,7 @@ class CifarSource(ArraySource):
                 f'{self.where} has no {", ".join(missing)}, so it is not CIFAR-10 or CIFAR-100 for Python; download '
                 f'that, or pack images as .zip or .tar'
             )
-        self._content = files
+        self._contents = files
         if os.path.isdir(self.path):
             self.files = [os.path.join(self.path, name) for name in (self.edition.meta, *wanted)]
         self.class_names = self._class_names()
@@ -95,7 +95,7 @@ class CifarSource(ArraySource):
 
     def _unpickle(self, name: str) -> dict:
         with unreadable(f'{self.where}: {name} is refused', 'download the archive from the authors'):
-            content = load_pickle(self._content[name]())
+            content = load_pickle(self._contents[name]())
         if not isinstance(content, dict):
             raise self._malformed(name)
         return {_text(key): value for key, value in content.items()}

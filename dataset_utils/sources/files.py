@@ -34,8 +34,9 @@ class FilesSource(Source):
         self._turned: set[int] = set()
         self._animated: set[int] = set()
         self._largest: dict[int, int] = {}
-        self._others = {name for name in names if name in (LABELS_FILE, MANIFEST_FILE) or _is_deeper_labels(name)}
-        candidates = sorted(name for name in names if not is_hidden(name) and name not in self._others)
+        visible = {name for name in names if not is_hidden(name)}
+        self._others = {name for name in visible if name == MANIFEST_FILE or f'/{name}'.endswith(f'/{LABELS_FILE}')}
+        candidates = sorted(visible - self._others)
         images = [name for name in candidates if is_image_name(name)]
         sheets = self._contact_sheets(images)
         self.names = [name for name in images if name not in sheets]
@@ -155,10 +156,6 @@ class FilesSource(Source):
 def is_hidden(name: str) -> bool:
     """Return whether a path has a part that file managers hide, such as '.git' or '__MACOSX'."""
     return any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
-
-
-def _is_deeper_labels(name: str) -> bool:
-    return name.endswith(f'/{LABELS_FILE}') and not is_hidden(name)
 
 
 def is_read(name: str) -> bool:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 from msgspec import Meta
@@ -40,10 +41,11 @@ def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | 
     if listed is None:
         return None
     # Archives and Macs write é as one character or as two, so names are compared in one form.
-    places = {_plain(name): place for place, name in enumerate(names)}
+    plain = partial(unicodedata.normalize, 'NFC')
+    places = {plain(name): place for place, name in enumerate(names)}
     labels: list[int | None] = [None] * len(names)
     for name, label in listed:
-        place = places.get(_plain(name))
+        place = places.get(plain(name))
         if place is None:
             raise UserError(
                 f'{where} lists {shown(name)}, which is not there; add the image or remove it from {LABELS_FILE}'
@@ -59,10 +61,6 @@ def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | 
             f'label every image, or none with {{"labels": null}}'
         )
     return complete
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize('NFC', name)
 
 
 def folder_labels(names: Sequence[str], where: str) -> tuple[list[int] | None, list[str] | None]:

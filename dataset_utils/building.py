@@ -21,7 +21,7 @@ from dataset_utils.transforms import Transform, checked_square, pad
 from dnnlib.util import UserError
 
 SKIPPED = 'skipped'  # among a manifest's arguments: the names of unreadable images that were skipped
-MAX_SKIPPED_FILES = 1000  # names of other files in a manifest
+MAX_SKIPPED_FILES = 1000  # most names of skipped files listed in a manifest
 
 
 @dataclasses.dataclass(frozen=True)

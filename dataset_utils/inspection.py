@@ -124,7 +124,7 @@ def _copy_lines(source: Source, copies: Sequence[int]) -> list[str]:
 
 def _pair_lines(source: Source, pairs: Sequence[tuple[int, int, float]], near: float) -> list[str]:
     lines = [f'  {source.describe(i)} and {source.describe(j)}: {distance:.2f}' for i, j, distance in pairs]
-    return [f'Pairs of others closer than {near:g} (root mean square per pixel, of 255): {len(pairs)}', *_first(lines)]
+    return [f'Near copies, below {near:g} of 255 (root mean square per pixel): {len(pairs)}', *_first(lines)]
 
 
 def _first(lines: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Locks of files, which end with the processes that hold them, even if those are killed."""
+"""File locks, which end with the processes that hold them, even if they are killed."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from typing import IO
 
 from dnnlib.util import UserError
 
-# Looking whether a lock is held takes it for a moment, so an attempt to hold it lasts longer than that.
+# Checking whether a lock is held takes it for a moment, so attempts to hold it continue for longer than that.
 SECONDS_TO_TRY = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -20,7 +20,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def locked(path: Path, seconds: float = SECONDS_TO_TRY) -> Iterator[int | None]:
     """Hold a file's lock inside the block; the file is created if needed. seconds: to wait for it, or infinity.
 
-    Yields the descriptor, for child processes that shall hold the lock as well, or None if another process holds it.
+    Yields the descriptor, for child processes that are to hold the lock as well, or None if another process holds it.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -35,7 +35,7 @@ def locked(path: Path, seconds: float = SECONDS_TO_TRY) -> Iterator[int | None]:
 
 @contextlib.contextmanager
 def sole_use(path: Path, what: str) -> Iterator[None]:
-    """Hold a file's lock inside the block, and remove the file at the end. what: the file's lock stands for.
+    """Hold a file's lock inside the block, and remove the file at the end. what: its name in messages.
 
     The folder is made if needed, and removed if it stays empty. Raises UserError if another process holds the lock.
     """
@@ -43,7 +43,7 @@ def sole_use(path: Path, what: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path) as descriptor:
         if descriptor is None:
-            raise UserError(f'{what} is in use by another process; wait until that ends, or choose another folder')
+            raise UserError(f'{what} is in use by another process; wait until it ends, or choose another folder')
         try:
             yield
         finally:

@@ -96,11 +96,11 @@ def shown(value: Any, longest: int = 60) -> str:
 
 
 def _keys(content: Any, kind: Any, place: str) -> list[str | int]:
-    """The keys and indices that lead to a place such as '.factors[...].values[0]', in which msgspec omits keys."""
+    """The keys and indices of a place such as '.factors[...].values[0]', with the keys that msgspec omits."""
     keys: list[str | int] = []
     value = content
     for field, index in re.findall(r'\.([^.[`]+)|\[(\d+|\.\.\.)]', place):
-        if index == '...':  # the key that causes the error even as the only one
+        if index == '...':  # find the key that causes the error on its own
             errors = {key: _error(_with_value(content, keys, {key: item}), kind) for key, item in value.items()}
             field = next((key for key, error in errors.items() if error.endswith(place)), None)
             if field is None:

@@ -28,8 +28,8 @@ RESAMPLES = 1000
 class Clock:
     """When something happened in a training. time: of the first snapshot that shows it, None if none does.
 
-    low, high: 95 % interval; low is 0 or the time of a snapshot that did not show it, high None if it may lie beyond
-    the last snapshot.
+    low, high: 95 % interval. low is 0 or the time of a snapshot that did not show it yet; high is None if the event
+    may lie after the last snapshot.
     """
 
     time: float | None

@@ -24,7 +24,7 @@ IMAGES_PER_FOLDER = 1000
 GALLERY_ROWS = 24
 # Contact sheets: small images are magnified up to this longer side and up to this edge of an image, in pixels.
 _SHEET, _LARGEST_CELL = 512, 128
-# Galleries: images per line, and in pixels edge of an image, width of frames, gaps, line height, size of letters.
+# Galleries: images per line; in pixels: edge of an image, width of frames, gaps, line height, font size.
 _ENTRIES, _CELL, _FRAME, _GAP, _LINE, _FONT = 4, 64, 3, 12, 17, 13
 _COPY_COLOR, _PLAIN_COLOR, _INK = (200, 30, 30), (225, 225, 225), (40, 40, 40)
 

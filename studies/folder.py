@@ -33,7 +33,7 @@ def claim(root: Path, study: Study) -> None:
 
 
 def _partial(path: Path) -> bool:
-    """Whether a file is what a killed process left of its first study file."""
+    """Whether a file is an incomplete study file of a killed process."""
     return path.name.startswith(f'{STUDY_FILE}.') and path.suffix == '.partial'
 
 
@@ -71,7 +71,7 @@ def make_source(folder: Path, name: str, options: Options, descriptor: int) -> N
     if path.exists() and read_json(made_by) == options:
         return
     if path.exists():
-        print(f'{set_aside(path)}: made with other options, and kept')
+        print(f'{set_aside(path)}: kept, since it was made with other options')
     command = selection_command(options, path, folder)
     print(f'$ {shell_line(command, Resources())}', flush=True)
     words = process_arguments(command, Resources(), {})

@@ -60,7 +60,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class StreamedDataset:
-    """A training set that is decoded as it is drawn, by threads, one batch ahead; otherwise as `Dataset`."""
+    """Like `Dataset`, but threads decode images as they are drawn, one batch ahead."""
 
     name: str
     source: Source

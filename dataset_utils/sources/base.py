@@ -30,7 +30,7 @@ class Reading:
 
     channels: 1 (grey) or 3 (RGB) for all images; None takes 3 if any image has colour, else 1.
     exif_transpose: rotate images by their EXIF orientation. follow_links: follow links out of a folder.
-    split: 'train' or 'test' of a source that has both in one file; None takes 'train'.
+    split: 'train' or 'test' of a source that has both in one file; None means 'train'.
     """
 
     channels: int | None = None

@@ -23,8 +23,8 @@ SEED_NAME = re.compile(r'(?:.*/)?\d+\.png')
 class FilesSource(Source):
     """Image files, in the order of their sorted names.
 
-    Labels: `dataset.json` at the top decides, and {"labels": null} in it means none. Without it the folders are the
-    classes, see `folder_labels`. Labels are read when they are used.
+    Labels come from `dataset.json` in the top folder; {"labels": null} in it means no labels. Without this file the
+    folders are the classes, see `folder_labels`. Labels are read on first use.
     skipped: names of files that are not images, in order; hidden files and those of a data set are not listed.
     """
 

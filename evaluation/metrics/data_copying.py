@@ -123,7 +123,7 @@ def mann_whitney_z(generated: Tensor, test: Tensor) -> float:
 
 
 class Cells:
-    """A partition of a space by k-means of references, at most `count` cells; the same for one seed."""
+    """A partition of a space into at most `count` cells by k-means of references, deterministic for a seed."""
 
     def __init__(self, space: Space, references: Rows, count: int = NUM_CELLS, seed: int = 0):
         self.space = space

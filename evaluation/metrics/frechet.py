@@ -61,7 +61,7 @@ def from_features(features: Features, seed: int) -> FrechetDistances:
 
 
 def _some(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """So many of the rows, drawn with a seed, in their order."""
+    """`count` random rows, in their order."""
     chosen = np.random.default_rng(seed).choice(len(rows), count, replace=False)
     return rows if count == len(rows) else rows[np.sort(chosen)]
 

@@ -77,7 +77,7 @@ def squared_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _between_others(rows: np.ndarray) -> float:
-    """The mean kernel of different rows."""
+    """The mean kernel over pairs of different rows."""
     values = _kernel(rows, rows)
     return float(values.sum() - values.trace()) / (len(rows) * (len(rows) - 1))
 

@@ -1,15 +1,15 @@
-"""Precision and recall of generated images, and density and coverage, by balls around images.
+"""Precision, recall, density and coverage of generated images.
 
-The ball of an image reaches to its k-th nearest other image of the same set.
+The ball of an image has the radius of its distance to the k-th nearest other image of the same set.
 
 - precision: share of generated images that lie in the ball of at least one training image; recall: share of training
   images that lie in the ball of at least one generated image. Kynkäänniemi et al. 2019, "Improved precision and recall
   metric for assessing generative models".
-- density: in how many balls of training images a generated image lies, on average, divided by k; it may exceed 1.
+- density: average number of balls of training images that contain a generated image, divided by k; may exceed 1.
   coverage: share of training images whose ball holds a generated image. Naeem et al. 2020, "Reliable fidelity and
   diversity metrics for generative models".
 
-Conventions: k = 5, as Naeem et al. take it (Kynkäänniemi et al. take 3). Balls of precision and recall are closed, as
+Conventions: k = 5 as in Naeem et al. (3 in Kynkäänniemi et al.). Balls of precision and recall are closed, as
 in their definition; balls of density and coverage are open, as in their authors' code, which gives a density of 1 if
 the training images themselves are evaluated. Open and closed balls differ only for images at exactly the distance of
 the k-th neighbour, such as copies of training images. Training images count as given: more than k equal ones have a
@@ -56,10 +56,10 @@ def precision_recall(
 ) -> PrecisionRecall:
     """All four numbers from N generated and M training images.
 
-    in_training_balls: in how many open, and in how many closed balls of training images each generated image lies,
-    int64 [N] each. in_generated_balls: in how many closed balls of generated images each training image lies, int64
-    [M]. nearest: squared distances [M] of training images to the nearest generated one. radii: the squared radii [M] of
-    the balls of training images.
+    in_training_balls: number of open, and number of closed balls of training images that contain each generated image,
+    int64 [N] each. in_generated_balls: number of closed balls of generated images that contain each training image,
+    int64 [M]. nearest: squared distances of training images to the nearest generated one, [M]. radii: squared radii of
+    the balls of training images, [M].
     """
     in_open, in_closed = in_training_balls
     return PrecisionRecall(

@@ -58,8 +58,8 @@ def test_the_ratio_leaves_0_with_its_first_copies():
 def test_intervals_of_clocks_cover_the_truth():
     """Errors of the same images with the same noise at all snapshots are easy or hard alike, and vary a little.
 
-    The mean reaches 1.07 times its lowest at time 20, and the gap is 0 up to time 10 and shows within four snapshots.
-    At least 90 % of 200 intervals hold these times.
+    The mean reaches 1.07 times its lowest value at time 20. The gap is 0 up to time 10, visible four snapshots later.
+    At least 90 % of 200 intervals contain these times.
     """
     times = np.arange(1, 41).tolist()
     means = np.array([2 - 0.05 * min(k, 20) for k in range(40)])  # at most 1.07 times its lowest from k = 19 on

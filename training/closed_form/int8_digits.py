@@ -10,8 +10,8 @@ Source of the dither: Schuchman 1964 (subtractive), Wannamaker et al. 2000 (non-
 import torch
 from torch import Tensor
 
-# Root mean square rounding errors in units of the last digit: uniform over one unit if the dither is subtracted again,
-# and otherwise at most the error of a fair coin between two units.
+# Root mean square rounding errors in units of the last digit. With subtracted dither, the error is uniform over a unit;
+# otherwise it is at most the error of choosing between two units by a fair coin.
 SIGNED_ERROR = 12**-0.5
 WEIGHT_ERROR = 0.5
 

@@ -39,7 +39,7 @@ from training.closed_form.sums import NO_INDEX, Sums, empty_sums, float64_sums, 
 
 # Images of one product for logits: 512 · 2048 int32 stay in the cache.
 PRODUCT_ROWS = 2048
-# Weights that are converted to digits at a time, 16 MiB of float32.
+# Number of weights converted to digits at once: 16 MiB of float32.
 CHUNK_WEIGHTS = 1 << 22
 WEIGHT_DIGITS = 3
 # Number of largest weights per block that are computed in float64; they are found in groups of images.

@@ -89,7 +89,8 @@ class Sums:
 def merge(a: Sums, b: Sums) -> Sums:
     """The sums over the images of both."""
     reference = torch.maximum(a.reference, b.reference)
-    scale_a, scale_b = (a.reference - reference).exp(), (b.reference - reference).exp()
+    finite = reference.clamp(min=torch.finfo(reference.dtype).min)  # both parts may have no images: -inf - -inf is NaN
+    scale_a, scale_b = (a.reference - finite).exp(), (b.reference - finite).exp()
     a_nearer = (a.distance < b.distance) | ((a.distance == b.distance) & (a.nearest < b.nearest))
     # All images of the farther part count as others, except copies of the nearest one.
     copies = a.key == b.key

@@ -1,5 +1,6 @@
 """The optimal denoiser against its definition, written naively in float64."""
 
+import functools
 import itertools
 import math
 from pathlib import Path
@@ -372,6 +373,25 @@ def test_sums_over_shards_merge_to_those_over_all(images: Tensor, bounds: list[i
     assert merged is not None
     assert relative_error((merged.mean + 0.5).reshape(x.shape) / 127.5, naive(copies, x, sigma)[1]) < 1e-5
     assert torch.equal(merged.nearest, squared_distances(x, copies).argmin(dim=1))
+
+
+@pytest.mark.parametrize('way', ['digits', 'float64'])
+def test_classes_that_most_shards_lack_are_merged(images: Tensor, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == 'digits':
+        monkeypatch.setattr(optimal, 'FEW_PIXELS', 0)
+    labels = torch.arange(len(images)) * 4 // len(images)  # sorted: each of the four shards has one class
+    x = noisy(images, 3.0)
+    z, variance = OptimalDenoiser(images)._in_pixels(x, 3.0)
+    for label in range(4):
+        parts = []
+        for shard_label in range(4):
+            shard = OptimalDenoiser(images[labels == shard_label], labels[labels == shard_label])
+            chosen = shard.images.ranges.get(label, (0, 0))
+            size = int((labels == label).sum())
+            parts.append(sums.Sums.unpack(shard._range_sums(z, variance, chosen, size, False).pack()))
+        found = functools.reduce(sums.merge, parts).mean
+        _, expected = naive(images[labels == label], x, 3.0)
+        assert relative_error((found.reshape(x.shape) + 0.5) / 127.5, expected) < 1e-5
 
 
 def test_no_images_are_denoised_to_none(images: Tensor, denoiser: OptimalDenoiser) -> None:

@@ -353,6 +353,19 @@ def test_snapshots_are_spaced_logarithmically(digits_20, tmp_path):
     assert 'neither a number of snapshots' in failure(*arguments, '--snapshots=log:none', status=2)
 
 
+@pytest.mark.parametrize('cache', [True, False])
+def test_a_held_out_set_may_share_no_images_with_the_training_set(digits_20, tmp_path, cache):
+    held_out = tmp_path / 'held-out.zip'  # its first 30 images include the 20 of the training set
+    dataset_utils_main(['size', '--source=digits', f'--dest={held_out}', '--max-images=30'], standalone_mode=False)
+    arguments = [f'--outdir={tmp_path}/run', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--epochs=1']
+    arguments += [f'--cache={cache}', f'--test-data={held_out}', '--tick=1']
+    assert f'--test-data={held_out}: 20 of its 30 images are in the training set too' in failure_of(
+        train.main, *arguments
+    )
+    assert not (tmp_path / 'run').exists()
+    assert run(*arguments, '--allow-overlap').exit_code == 0
+
+
 def test_a_held_out_set_must_fit_the_training_set(digits_20, tmp_path):
     large = tmp_path / 'large.zip'
     arguments = ['resolution', '--source=digits', f'--dest={large}', '--max-images=10', '--resolution=16x16']

@@ -83,6 +83,7 @@ class TrainingConfig:
     world_size, threads: the number of ranks, and of threads of each, with which the last bits of the weights change.
     options: values of the options by name, to compare with when the training resumes.
     test_data, test_images: a held-out set or None, and how many images of each set `training.held_out_loss` uses.
+    allow_overlap: whether these may be training images.
     """
 
     dataset: DatasetConfig
@@ -107,6 +108,7 @@ class TrainingConfig:
     options: dict[str, Any]
     test_data: str | None = None
     test_images: int = 0
+    allow_overlap: bool = False
 
     def save(self, run_dir: Path) -> None:
         """Write `training_options.json`."""
@@ -172,6 +174,7 @@ def resolve(
         benchmark=options.bench and not options.deterministic,
         test_data=options.test_data,
         test_images=options.test_images,
+        allow_overlap=options.allow_overlap,
         transfer=options.transfer,
         world_size=world_size,
         threads=torch.get_num_threads(),

@@ -4,6 +4,7 @@ Images, noise and noise levels are the same at each evaluation, so that curves o
 numbers of the training are not touched, so its weights stay the same to the last bit.
 """
 
+import hashlib
 import itertools
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ def open_held_out_loss(
             f'{where}: its images are {width}x{height} with {channels} channels, but training images are '
             f'{shape[2]}x{shape[1]} with {shape[0]}; give images of the same shape'
         )
+    if not config.allow_overlap:
+        distributed.on_main(lambda: refuse_shared(held_out.pixels, dataset, where))
     if isinstance(dataset, StreamedDataset):
         training = first_images(dataset.source, dataset.labels, config.test_images, wanted.label_dim, wanted.path)
     else:
@@ -69,6 +72,25 @@ def first_images(source: Source, labels: Tensor | None, count: int, label_dim: i
     if labels is None or int(labels[:count].max()) >= label_dim:
         raise UserError(f'{where}: a class-conditional training needs images with labels from 0 to {label_dim - 1}')
     return Images(images, labels[:count])
+
+
+def refuse_shared(images: Tensor, training: Dataset | StreamedDataset, where: str) -> None:
+    """Raise UserError if held-out images uint8 [N, C, R, R] are in the training set too, equal pixel for pixel."""
+    held_out = [_digest(image) for image in images.numpy()]
+    if isinstance(training, StreamedDataset):
+        source = training.source
+        known = {_digest(source.read(place).transpose(2, 0, 1)) for place in range(len(source))}
+    else:
+        known = {_digest(image) for image in training.images.numpy()}
+    if shared := sum(digest in known for digest in held_out):
+        raise UserError(
+            f'{where}: {shared} of its {len(held_out)} images are in the training set too; give other images, or '
+            '`allow_overlap` to continue'
+        )
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def _labels(source: Source) -> Tensor | None:

@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Options that may differ when a training resumes: its length, its files, and where and how it runs.
 CHANGEABLE = {
     'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump',
-    'device', 'workers', 'cache', 'bench', 'data', 'test_data', 'test_images',
+    'device', 'workers', 'cache', 'bench', 'data', 'test_data', 'test_images', 'allow_overlap',
 }  # fmt: skip
 
 
@@ -95,6 +95,7 @@ class TrainingOptions:
     seed: int | None = option(None, 'Seed of all randomness. [default: random]', unit='INT', least=0, most=2**31 - 1)
     test_data: str | None = option(None, 'Held-out set; the losses of held-out and of training images are reported by noise level at every tick.', unit='ZIP|DIR')
     test_images: int = option(256, 'Images of each set whose loss is reported with `test_data`.', unit='INT', least=1)
+    allow_overlap: bool = option(False, 'Continue if `test_data` shares images with the training set.', switch=True)
     transfer: str | None = option(None, 'Start from the weights of a snapshot, or of a network pickle of EDM.', unit='FILE')
     # fmt: on
 

@@ -1,17 +1,16 @@
 """The sets and noise levels of a measurement, and the checks that they fit the denoiser and one another."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
 from training.dataset import Dataset, load_dataset
 from training.denoiser import Denoiser
+from training.held_out_loss import refuse_shared
 from training.sampling import rho_schedule
 
 # Images of each set that are measured, if it has so many.
@@ -45,12 +44,8 @@ def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool)
     if held_out is not None:
         check_shape(held_out, tuple(training.images.shape[1:]), f'`test`={test}', 'the training set has')
         sizes[f'`test`={test}'] = len(held_out.images)
-        shared = count_shared(held_out.images, training.images)
-        if shared and not allow_overlap:
-            raise UserError(
-                f'`test`={test}: {shared} of its {len(held_out.images)} images are in the training set too; '
-                'give other images, or `allow_overlap` to continue'
-            )
+        if not allow_overlap:
+            refuse_shared(held_out.images, training, f'`test`={test}')
     for name, size in sizes.items():
         if size < (num or 2):
             raise UserError(f'{name}: it has {size} images, fewer than the {num or 2} to measure; lower `num`')
@@ -65,16 +60,6 @@ def check_shape(dataset: Dataset, shape: Sequence[int], where: str, owner: str) 
             f'{where}: its images are {own[2]}x{own[1]} with {own[0]} channels, but {owner} {shape[2]}x{shape[1]} '
             f'with {shape[0]}; give sets of the same shape'
         )
-
-
-def count_shared(images: Tensor, others: Tensor) -> int:
-    """How many images uint8 [N, …] equal one of the others, pixel for pixel."""
-    known = {_digest(image) for image in others.cpu().numpy()}
-    return sum(_digest(image) in known for image in images.cpu().numpy())
-
-
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[float]:

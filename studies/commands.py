@@ -1,4 +1,4 @@
-"""The commands of a point, as a user would type them: make the training set, train, evaluate."""
+"""The commands of a point, as a user would type them: make the training set, train, evaluate, diagnose."""
 
 import dataclasses
 import math
@@ -13,7 +13,6 @@ from studies.study import Options, Settings, source_name
 from training.schedule import REFERENCE_SIZE
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = ('data', 'train', 'evaluate')
 # How long nodes wait for one another: the first makes the training set while the others are already running.
 SECONDS_TO_MEET = 3600
 
@@ -42,12 +41,17 @@ def selection_command(options: Options, dest: Path, sources: Path, extra: Mappin
 
 
 def point_commands(
-    settings: Settings, size: int, seeds: Mapping[str, int | None], folder: Path, sources: Path
+    settings: Settings,
+    size: int,
+    seeds: Mapping[str, int | None],
+    folder: Path,
+    sources: Path,
+    diagnose: Mapping[str, Options],
 ) -> dict[str, list[str]]:
     """Arguments of python for every step of a point.
 
     seeds: 'train', and 'select', or None to take the first images. folder: of the point. sources: folder of the study's
-    own data sets.
+    own data sets. diagnose: options of the measurements of diagnose.py, by their names.
     """
     data, run = folder / 'data.zip', folder / 'run'
     extra = {'max-images': size} | ({} if seeds['select'] is None else {'seed': seeds['select']})
@@ -61,6 +65,7 @@ def point_commands(
             *arguments({'data': data, 'seed': seeds['train'], **train}),
         ],
         'evaluate': ['mem_ratio.py', *arguments({'expdir': run, 'knn-ref': data, **settings.evaluate})],
+        **{name: ['diagnose.py', name, *arguments({'expdir': run, **options})] for name, options in diagnose.items()},
     }
 
 

@@ -1,7 +1,8 @@
 """A point of a study: one training-set size, one combination of factor values, one repeat. Each has a folder.
 
-The folder contains `point.json` (the settings of the point), `commands.sh`, `log.txt`, `status.json`, the training set
-`data.zip`, the run folder `run`, and `result.json` once it is done. The process that runs a point holds its lock.
+The folder contains `point.json` (the settings of the point), `diagnose.json` (its measurements), `commands.sh`,
+`log.txt`, `status.json`, the training set `data.zip`, the run folder `run`, and `result.json` once it is done. The
+process that runs a point holds its lock.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from studies.study import Combination, Options, Study, source_name
 
 STATES = LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
 MAX_FAILURES = 3
+MEASUREMENTS_FILE = 'diagnose.json'
 # Numbers of a record that the tables and the page show.
 RESULT_NUMBERS = (
     *('num_memorized', 'num_images', 'num_duplicates', 'ratio', 'ratio_low', 'ratio_high'),
@@ -46,7 +48,8 @@ class Point:
     """One training and its evaluation.
 
     seeds: 'train' for train.py, and 'select' for the selection, which may be None to take the first images.
-    sources: the study's own data sets that it uses, by name. folder: contains all its files.
+    sources: the study's own data sets that it uses, by name. diagnose: options of its measurements, by their names,
+    which its training and its evaluation do not depend on. folder: contains all its files.
     """
 
     combination: Combination
@@ -55,6 +58,7 @@ class Point:
     seeds: dict[str, int | None]
     sources: dict[str, Options]
     folder: Path
+    diagnose: dict[str, Options] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -67,7 +71,7 @@ class Point:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that the results of the point depend on."""
+        """Everything that the training and the evaluation of the point depend on."""
         return {
             'factors': self.combination.values,
             'size': self.size,
@@ -78,10 +82,19 @@ class Point:
         }
 
     def commands(self) -> dict[str, list[str]]:
-        return point_commands(self.combination.settings, self.size, self.seeds, self.folder, sources_of(self.folder))
+        settings, sources = self.combination.settings, sources_of(self.folder)
+        return point_commands(settings, self.size, self.seeds, self.folder, sources, self.diagnose)
 
     def prepare(self) -> None:
         """Make the folder; one with other settings is set aside. Raises UserError while that one is running."""
+        self._make_folder()
+        if not self.is_diagnosed():
+            # In this order, so that a point that is killed in between is not taken for done.
+            if (status := saved_status(self.folder)).state == DONE:
+                write_status(self.folder, dataclasses.replace(status, state=STOPPED))
+            write_json(self.folder / MEASUREMENTS_FILE, self.diagnose)
+
+    def _make_folder(self) -> None:
         if self.matches():
             return
         self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +118,11 @@ class Point:
     def status(self) -> Status:
         return read_status(self.folder) if self.matches() else Status()
 
+    def is_diagnosed(self) -> bool:
+        """Whether the folder was prepared for these measurements, or for more."""
+        saved = read_measurements(self.folder)
+        return all(saved.get(name) == options for name, options in self.diagnose.items())
+
 
 def make_point(study: Study, root: Path, combination: Combination, size: int, repeat: int) -> Point:
     """The point of a study whose folder is `root`."""
@@ -116,7 +134,12 @@ def make_point(study: Study, root: Path, combination: Combination, size: int, re
     used = [source_name(combination.settings.data.get(key)) for key in ('source', 'blend')]
     sources = {name: study.sources[name] for name in used if name is not None}
     folder = root / 'points' / slug(combination) / f'{size:06d}-r{repeat}'
-    return Point(combination, size, repeat, seeds, sources, folder)
+    return Point(combination, size, repeat, seeds, sources, folder, study.diagnose)
+
+
+def read_measurements(folder: Path) -> dict[str, Options]:
+    """Options of the measurements that a point's folder was prepared for, by their names."""
+    return read_json(folder / MEASUREMENTS_FILE) or {}
 
 
 def sources_of(folder: Path) -> Path:

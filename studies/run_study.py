@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from studies.launchers.contract import Job, Launcher
-from studies.points import FAILED, LEFT, MAX_FAILURES, RUNNING, STOPPED
+from studies.points import DONE, FAILED, LEFT, MAX_FAILURES, RUNNING, STOPPED
 from studies.results import PointResult, StudyResults, collect
 from studies.study import Study
 
@@ -48,8 +48,13 @@ def run_study(
 
 
 def is_to_run(result: PointResult, retry: bool) -> bool:
-    """Whether to start a point: a failed one only with `retry`, and unless it has failed MAX_FAILURES times."""
+    """Whether to start a point: a failed one only with `retry`, and unless it has failed MAX_FAILURES times.
+
+    One that is done is started if it lacks measurements.
+    """
     status = result.status
+    if status.state == DONE:
+        return not result.point.is_diagnosed()
     return status.state in (LEFT, STOPPED) or (status.state == FAILED and retry and status.failures < MAX_FAILURES)
 
 

@@ -1,4 +1,4 @@
-"""Runs the three commands of a point one after another; each resumes at the place it was stopped."""
+"""Runs one point: its commands one after the other, each of which resumes where it was stopped."""
 
 import dataclasses
 import math
@@ -22,6 +22,7 @@ from studies.points import (
     Status,
     last_line,
     lock,
+    read_measurements,
     saved_status,
     sources_of,
     write_status,
@@ -142,4 +143,5 @@ def commands_of(folder: Path) -> dict[str, list[str]]:
     if point is None:
         raise UserError(f'{folder}: no point.json in it; give the folder of a point of a study')
     settings = Settings(point['data'], point['train'], point['evaluate'])
-    return point_commands(settings, point['size'], point['seeds'], folder, sources_of(folder))
+    diagnose = read_measurements(folder)
+    return point_commands(settings, point['size'], point['seeds'], folder, sources_of(folder), diagnose)

@@ -15,6 +15,7 @@ from evaluation.effective_memorization import most_sizes
 Options = dict[str, Any]  # the options of one command, without their dashes: str, int, float, bool or list of int
 
 PARTS = ('data', 'train', 'evaluate')
+MEASUREMENTS = ('levels', 'clocks')  # of diagnose.py
 DEFAULT_TRAIN_SEED = 1024  # the paper's
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 MIN_TOLERANCE = 0.001
@@ -22,6 +23,7 @@ MIN_TOLERANCE = 0.001
 COLUMNS = {
     *('size', 'repeats', 'images', 'memorized', 'ratio', 'ratio_low', 'ratio_high', 'interval', 'mean_distance'),
     *('emm', 'emm_relation', 'low', 'low_relation', 'high', 'high_relation'),
+    *('repeat', 'kimg', 'source', 'sigma'),
 }
 
 
@@ -108,9 +110,10 @@ class Repeats(Typed, frozen=True, rename='kebab'):
 class Study:
     """A checked study.
 
-    document: the file's content. sources: data sets that are made once, by name, with the options of `data`.
-    threshold: the ratio that a model must reach to memorize a training set. steps: by combination's name, the number
-    that a search's sizes must be multiples of, if the file does not set it; see `studies.validation`.
+    document: the file's content. diagnose: the options of each measurement of diagnose.py, by its name. sources: data
+    sets that are made once, by name, with the options of `data`. threshold: the ratio that a model must reach to
+    memorize a training set. steps: by combination's name, the number that a search's sizes must be multiples of, if the
+    file does not set it; see `studies.validation`.
     """
 
     name: str
@@ -123,6 +126,7 @@ class Study:
     sources: dict[str, Options]
     threshold: float
     document: dict[str, Any]
+    diagnose: dict[str, Options] = dataclasses.field(default_factory=dict)
     steps: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property

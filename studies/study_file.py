@@ -17,6 +17,7 @@ from dnnlib.util import UserError
 from evaluation.effective_memorization import EMM_RATIO
 from studies.study import (
     COLUMNS,
+    MEASUREMENTS,
     MIN_TOLERANCE,
     PARTS,
     Factor,
@@ -35,6 +36,7 @@ RESERVED = {
     'sources': {'dest', 'overwrite'},
     'train': {'outdir', 'data', 'nosubdir', 'desc', 'seed', 'resume', 'dry-run'},
     'evaluate': {'expdir', 'knn-ref', 'log', 'images', 'gallery', 'network', 'pipeline', 'table', 'json'},
+    'diagnose': {'expdir', 'network', 'denoiser', 'data', 'outdir', 'plot'},
 }
 # Lengths that train.py takes relative to the size of the training set, and that a study can give in images.
 LENGTHS = ('epochs', 'duration', 'warmup', 'ema')
@@ -90,6 +92,15 @@ class FactorTable(Typed, frozen=True):
             raise ValueError('needs values: a list together with option, or a table for each value')
 
 
+class DiagnoseTable(Typed, frozen=True):
+    levels: OptionTable | UnsetType = UNSET
+    clocks: OptionTable | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.clocks is not UNSET and 'test' not in self.clocks:
+            raise ValueError('clocks needs test, the held-out set')
+
+
 class StudyTable(Typed, frozen=True):
     sizes: SizesTable
     name: str | UnsetType = UNSET
@@ -98,6 +109,7 @@ class StudyTable(Typed, frozen=True):
     data: OptionTable = {}
     train: OptionTable = {}
     evaluate: OptionTable = {}
+    diagnose: DiagnoseTable = DiagnoseTable()
     repeats: Repeats = Repeats()
     factors: dict[str, FactorTable] = {}
     sources: dict[str, OptionTable] = {}
@@ -133,6 +145,11 @@ def read_study(document: dict[str, Any], name: str, where: str) -> Study:
             sources={key: read_source(key, source) for key, source in table.sources.items()},
             threshold=table.threshold,
             document=document,
+            diagnose={
+                name: options_of(options, 'diagnose', f'[diagnose.{name}]')
+                for name in MEASUREMENTS
+                if (options := getattr(table.diagnose, name)) is not UNSET
+            },
         )
         check_factors(study.factors)
         check_combinations(study)

@@ -12,6 +12,7 @@ from dataset_utils.command_line import main as dataset_commands
 from dataset_utils.rules import RULES
 from dataset_utils.sources import Source
 from dnnlib.util import UserError
+from evaluation.diagnosis_options import ClocksOptions, LevelsOptions
 from evaluation.evaluation_options import EvaluationOptions
 from studies.commands import selection_command
 from studies.points import make_point, slug
@@ -26,6 +27,8 @@ PARSERS: dict[str, click.Command] = {
     'data': dataset_commands,
     'train': command_of('train.py', RunOptions),
     'evaluate': command_of('mem_ratio.py', EvaluationOptions),
+    'levels': command_of('diagnose.py levels', LevelsOptions),
+    'clocks': command_of('diagnose.py clocks', ClocksOptions),
 }
 
 
@@ -45,7 +48,7 @@ class Validator:
             size = combination.sizes.values[0] if combination.sizes.search is None else combination.sizes.search[1]
             place = f'{study.name}: {combination.name}: ' if combination.values else f'{study.name}: '
             for part, command in make_point(study, Path('study'), combination, size, 0).commands().items():
-                parse_options(part, command, f'{place}[{part}]')
+                parse_options(part, command, f'{place}[{f"diagnose.{part}" if part in study.diagnose else part}]')
         for name, options in study.sources.items():
             command = selection_command(options, Path('x.zip'), Path('sources'))
             parse_options('data', command, f'{study.name}: [sources.{name}]')
@@ -56,6 +59,9 @@ class Validator:
         root: the study's folder, with the data sets that it makes itself. Raises UserError for a size that cannot be
         made of its source, or a range without one.
         """
+        for options in study.diagnose.values():
+            if 'test' in options:
+                self._open(options['test'], 'test')
         steps = {
             combination.name: self._step(study, root, combination)
             for combination in study.combinations
@@ -96,18 +102,18 @@ class Validator:
         except UserError as error:
             raise UserError(f'{study.name}: {combination.name}, {size} images: {error}') from error
 
-    def _open(self, path: str) -> Source:
+    def _open(self, path: str, argument: str = 'source') -> Source:
         if path not in self.opened:
-            self.opened[path] = open_source(path, 'source')
+            self.opened[path] = open_source(path, argument)
         return self.opened[path]
 
 
 def parse_options(part: str, command: list[str], where: str) -> dict[str, Any]:
     """The values of a command's options, as parsed by its script. Raises UserError, which begins with `where`."""
-    parser, words = PARSERS[part], command[1:]
+    parser, words = PARSERS[part], [word for word in command if word.startswith('--')]
     context = click.Context(parser)
     if isinstance(parser, click.Group):
-        name, words = command[2], command[3:]
+        name = command[2]
         known = sorted(set(parser.list_commands(context)) - set(NOT_SELECTIONS))
         if name not in known:
             raise UserError(f'{where}: selection = {name!r} is not known; choose one of {", ".join(known)}')
@@ -115,6 +121,6 @@ def parse_options(part: str, command: list[str], where: str) -> dict[str, Any]:
         assert found is not None
         parser = found
     try:
-        return parser.make_context(command[0], list(words)).params
+        return parser.make_context(command[0], words).params
     except click.UsageError as error:
         raise UserError(f'{where}: {error.format_message()}') from error

@@ -1,5 +1,7 @@
 """emm.py as a user types it: a study with real trainings, killed and resumed, and its errors."""
 
+import csv
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import emm
+from dataset_utils.command_line import main as dataset_utils_main
 from dnnlib.util import UserError
 from studies import session
 from studies.points import STOPPED, Status, make_point, write_status
@@ -91,6 +94,33 @@ def test_a_study_that_was_killed_ends_with_the_same_tables(study_file, tmp_path)
         (first,) = (whole / 'points/all' / name / 'run').glob('network-snapshot-000002.safetensors')
         assert first.read_bytes() == (killed / 'points/all' / name / 'run' / first.name).read_bytes()
     check_what_is_told(whole)
+
+
+@pytest.mark.slow
+def test_measurements_are_shown_and_new_ones_train_nothing(study_file, tmp_path):
+    arguments = ['split', '--source=digits', f'--dest={tmp_path}/half.zip', '--max-images=20']
+    dataset_utils_main(arguments, standalone_mode=False)
+    options = f'{{ test = "{tmp_path}/half-b.zip", num = 10'
+    text = STUDY.replace('"digits"', f'"{tmp_path}/half-a.zip"').replace('[10, 20]', '[10]')
+    study_file.write_text(f'{text}\n[diagnose]\nlevels = {options}, levels = 3, from = "train,test" }}\n')
+    folder = tmp_path / 'study'
+    run_script('emm.py', 'sweep', study_file, f'--outdir={folder}')
+    run = folder / 'points/all/000010-r0/run'
+    trained = {path.name: path.stat().st_mtime_ns for path in run.glob('*.safetensors')}
+    # Six rows: three levels of each source, of the last snapshot.
+    assert len((folder / 'levels.csv').read_text().splitlines()) == 7
+    assert not (folder / 'clocks.csv').exists()
+    study_file.write_text(study_file.read_text() + f'clocks = {options} }}\n')
+    run_script('emm.py', 'sweep', study_file, f'--outdir={folder}')
+    assert {path.name: path.stat().st_mtime_ns for path in run.glob('*.safetensors')} == trained
+    (clocks,) = csv.DictReader((folder / 'clocks.csv').open())
+    record = json.loads((run / 'clocks.json').read_bytes())[0]['clocks']
+    assert clocks['tau_gen'] == str(record['tau_gen']['time'])
+    page = (folder / 'report.html').read_text()
+    assert 'Errors by noise level of the last snapshot: 10 training images.' in page
+    assert 'Clocks of each training, in kimg' in page
+    CliRunner().invoke(emm.main, ['plot', str(folder)])
+    assert {path.name for path in (folder / 'figures').iterdir()} >= {'levels-all-10.png', 'clocks-all.svg'}
 
 
 def check_what_is_told(folder):

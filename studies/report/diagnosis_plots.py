@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
 from evaluation.diagnosis.clocks_table import CLOCKS
 from evaluation.geometry import DECIDED
@@ -127,6 +127,41 @@ def clocks_figure(record: Row, title: str) -> Figure:
         axes.set_ylabel('weighted error')
         axes.grid(alpha=0.25)
         add_legend(figure, handles, names)
+    return figure
+
+
+def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
+    """Clocks by size of the training set, a marker with its interval for each training; an open interval ends there.
+
+    rows: of `studies.report.diagnosis.clock_rows`.
+    """
+    shown = {name: label for name, label in CLOCKS.items() if any(row.get(name) is not None for row in rows)}
+    with new_figure(title, 3.6 + legend_height(list(shown.values()))) as (figure, axes):
+        handles = []
+        for shift, (style, name) in enumerate(zip(curve_styles(), shown, strict=False)):
+            known = [row for row in rows if row.get(name) is not None]
+            # Moved by a little, so that clocks of the same size do not cover one another.
+            places = [row['size'] * 1.06 ** (shift - 1) for row in known]
+            times = [row[name] for row in known]
+            axes.vlines(
+                places,
+                [row[f'{name}_low'] for row in known],
+                [row[name] if row[f'{name}_high'] is None else row[f'{name}_high'] for row in known],
+                color=style['color'],
+                linewidth=1,
+            )
+            handles += axes.plot(places, times, markersize=5, markeredgewidth=1, **style | {'linestyle': 'none'})
+        axes.set_xscale('log')
+        sizes = sorted({row['size'] for row in rows})
+        axes.xaxis.set_major_locator(FixedLocator(sizes))
+        axes.xaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel('training images |D|')
+        axes.set_ylabel('training images seen, in thousands')
+        axes.grid(alpha=0.25)
+        add_legend(figure, handles, list(shown.values()))
     return figure
 
 

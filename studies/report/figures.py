@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 from dnnlib.util import read_json
 from evaluation.effective_memorization import Ratios
 from evaluation.records import read_records
+from studies.points import slug
+from studies.report.diagnosis import clock_rows, level_rows
+from studies.report.diagnosis_plots import clock_comparison, error_figure
 from studies.report.plots import (
     Curve,
     EmmBar,
@@ -63,6 +66,8 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
         yield StudyFigure('emm', caption, emm_figure(bars, study.title))
     yield from skip_figures(results, outcomes)
     yield from training_figures(results, outcomes)
+    yield from level_figures(results)
+    yield from clock_figures(results)
 
 
 def write_figures(results: StudyResults) -> list[Path]:
@@ -74,6 +79,32 @@ def write_figures(results: StudyResults) -> list[Path]:
             save_figure(path, item.figure)
             paths.append(path)
     return paths
+
+
+def level_figures(results: StudyResults) -> Iterator[StudyFigure]:
+    """Errors by noise level of the last snapshot, one figure for each combination and size, from the first repeat."""
+    rows = level_rows(results)
+    for outcome in results.outcomes:
+        for size in sorted({result.point.size for result in outcome.points}):
+            own = [row for row in rows if outcome.combination.values.items() <= row.items() and row['size'] == size]
+            own = [row for row in own if row['repeat'] == own[0]['repeat']]
+            if own and any('error' in row for row in own):
+                place = f'{name_of(outcome)}, ' if outcome.combination.values else ''
+                name = f'levels-{slug(outcome.combination)}-{size}'
+                caption = f'Errors by noise level of the last snapshot: {place}{size:,} training images.'
+                yield StudyFigure(name, caption, error_figure(own, f'{place}{size:,} training images'))
+
+
+def clock_figures(results: StudyResults) -> Iterator[StudyFigure]:
+    """The clocks of every training by size of the training set, one figure for each combination."""
+    rows = clock_rows(results)
+    for outcome in results.outcomes:
+        own = [row for row in rows if outcome.combination.values.items() <= row.items()]
+        if own:
+            place = f': {name_of(outcome)}' if outcome.combination.values else ''
+            figure = clock_comparison(own, f'Clocks{place}')
+            caption = f'Clocks of each training by size of the training set{place}. Lines: 95 % intervals.'
+            yield StudyFigure(f'clocks-{slug(outcome.combination)}', caption, figure)
 
 
 def name_of(outcome: Outcome) -> str:

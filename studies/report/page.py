@@ -18,11 +18,13 @@ import numpy as np
 import PIL.Image
 
 from dnnlib.util import atomic_file, format_time, read_json
+from evaluation.diagnosis.clocks_table import CLOCKS
 from evaluation.effective_memorization import EMM
 from studies.commands import Resources, shell_line
 from studies.folder import PAGE
 from studies.points import LEFT
 from studies.report.charts import Chart, loss_chart, ratio_chart
+from studies.report.diagnosis import clock_rows
 from studies.report.figures import study_figures
 from studies.report.gallery import GalleryItem, read_gallery, run_records
 from studies.report.plots import figure_bytes
@@ -227,7 +229,32 @@ def study_tables(results: StudyResults, anchors: dict[Path, str]) -> list[PageTa
         note=f'Intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. Mean distance: to the nearest '
         f'training image, in grey levels.',
     )
-    return [table for table in (emm, ratios) if table.rows]
+    measured = clock_rows(results)
+    shown = {name: label for name, label in CLOCKS.items() if any(name in row for row in measured)}
+    clocks = PageTable(
+        'Clocks of each training, in kimg',
+        [*labels, '|D|', 'repeat', *shown.values()],
+        [
+            [
+                *(Cell(str(row[name])) for name in factors),
+                Cell(f'{row["size"]:,}'),
+                Cell(str(row['repeat'] + 1)),
+                *(Cell(clock_text(row, name)) for name in shown),
+            ]
+            for row in measured
+        ],
+        left=len(factors),
+        note='The first snapshot that shows it, with its 95 % interval; a dash if none does.',
+    )
+    return [table for table in (emm, ratios, clocks) if table.rows]
+
+
+def clock_text(row: dict[str, Any], name: str) -> str:
+    """A clock with its interval; one that may lie beyond the last snapshot ends with '…'."""
+    if row.get(name) is None:
+        return '–'
+    high = row[f'{name}_high']
+    return f'{row[name]:.4g} [{row[f"{name}_low"]:.4g}, {"…" if high is None else f"{high:.4g}"}]'
 
 
 def interval_text(emm: EMM) -> str:

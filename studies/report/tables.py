@@ -10,7 +10,11 @@ from typing import Any
 from dnnlib.util import atomic_file, format_time
 from evaluation.effective_memorization import EMM
 from studies.points import DONE, FAILED, RUNNING, STOPPED
+from studies.report.diagnosis import clock_rows, level_rows
 from studies.results import Outcome, PointResult, StudyResults
+
+# Names of the steps of a point.
+STEPS = {'data': 'training set', 'train': 'training', 'evaluate': 'evaluation', 'levels': 'noise levels'}
 
 
 def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
@@ -55,12 +59,15 @@ def emm_fields(emm: EMM | None) -> dict[str, Any]:
 
 
 def write_tables(results: StudyResults) -> list[Path]:
-    """Write ratios.csv, emm.csv and tables.json into the study's folder; returns their paths."""
+    """Write ratios.csv, emm.csv and tables.json into the study's folder, and levels.csv and clocks.csv of its
+    measurements; returns their paths."""
     contents = {
         'ratios.csv': csv_text(ratio_rows(results)),
         'emm.csv': csv_text(emm_rows(results)),
         'tables.json': json.dumps(tables(results), indent=2, ensure_ascii=False) + '\n',
     }
+    measured = {'levels.csv': level_rows(results), 'clocks.csv': clock_rows(results)}
+    contents |= {name: csv_text(rows) for name, rows in measured.items() if rows}
     for name, text in contents.items():
         with atomic_file(results.root / name) as file:
             file.write(text.encode())
@@ -82,7 +89,7 @@ def tables(results: StudyResults) -> dict[str, Any]:
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]) if rows else ['size'], lineterminator='\n')
+    table = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row) or ['size'], lineterminator='\n')
     table.writeheader()
     table.writerows(rows)
     return text.getvalue()
@@ -163,7 +170,7 @@ def status_text(results: StudyResults) -> str:
 
 def point_line(result: PointResult) -> str:
     status, point = result.status, result.point
-    step = {'data': 'training set', 'train': 'training', 'evaluate': 'evaluation'}.get(status.step, status.step)
+    step = STEPS.get(status.step, status.step)
     times = f' ({status.failures} times)' if status.state == FAILED and status.failures > 1 else ''
     where = f'\n    log: {point.folder / "log.txt"}' if status.state == FAILED else ''
     return f'{status.state}{times}: {point.name}, at the {step}: {status.message}{where}'

@@ -34,6 +34,7 @@ from studies.points import (
 from studies.report.tables import csv_text, ratio_rows, seconds_left, status_text, table_text, tables, write_tables
 from studies.results import collect
 from studies.run_study import run_study
+from studies.runner import commands_of
 from studies.study import Repeats
 from studies.study_file import read_study
 from tests.helpers import environment
@@ -111,6 +112,25 @@ def test_a_larger_study_adds_points_and_keeps_the_others(tmp_path):
     order, results = run(make_study(sizes={'values': [20, 40]}), tmp_path, lambda size: 10 / size)
     assert order == [(40, 0)]
     assert [ratios.size for ratios in results.outcomes[0].ratios] == [10, 20, 40]
+
+
+def test_new_measurements_run_a_finished_point_in_its_folder(tmp_path):
+    def order_of(diagnose):
+        study = make_study(sizes={'values': [10]}, diagnose=diagnose)
+        order, results = run(study, tmp_path, lambda size: 0.5)
+        assert [result.status.state for result in results.points] == [DONE]
+        assert results.set_aside == []
+        return order
+
+    levels = {'levels': {'num': 20}}
+    assert order_of({}) == [(10, 0)]
+    assert order_of(levels) == [(10, 0)]
+    folder = tmp_path / 'points/all/000010-r0'
+    assert list(commands_of(folder)) == ['data', 'train', 'evaluate', 'levels']
+    assert order_of(levels) == []
+    assert order_of({}) == []  # what was measured stays
+    assert order_of({'levels': {'num': 30}}) == [(10, 0)]
+    assert commands_of(folder)['levels'][-1] == '--num=30'
 
 
 def test_a_size_that_left_the_study_is_told_and_never_trained_again(tmp_path):

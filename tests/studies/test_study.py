@@ -77,6 +77,17 @@ def test_factors_combine_and_change_their_options_alone():
     assert study.combinations[3].name == 'width 16, labels true'
 
 
+def test_measurements_follow_the_evaluation_and_change_no_training():
+    plain, measured = read(), read(diagnose={'levels': {'num': 20}, 'clocks': {'test': 'held-out.zip'}})
+    points = [make_point(study, Path('out'), study.combinations[0], 20, 0) for study in (plain, measured)]
+    assert points[0].identity == points[1].identity
+    commands = points[1].commands()
+    assert list(commands) == ['data', 'train', 'evaluate', 'levels', 'clocks']
+    run = '--expdir=out/points/all/000020-r0/run'
+    assert commands['levels'] == ['diagnose.py', 'levels', run, '--num=20']
+    assert commands['clocks'] == ['diagnose.py', 'clocks', run, '--test=held-out.zip']
+
+
 def test_a_value_can_have_sizes_of_its_own():
     study = read(factors={'x': {'values': {'a': {}, 'b': {'sizes': {'search': [10, 100]}}}}})
     assert study.combinations[0].sizes == Sizes(values=(10, 20))
@@ -94,7 +105,9 @@ def test_repeats_have_seeds_of_their_own():
 def test_lengths_in_images_are_equal_at_every_size(size):
     train = {'epochs': {'images': 51_200}, 'warmup': {'images': 5000}, 'ema': {'images': 4000}}
     seeds = {'train': 0, 'select': None}
-    command = point_commands(Settings(BASE['data'], train, {}), size, seeds, Path('o/x'), Path('o/sources'))['train']
+    command = point_commands(Settings(BASE['data'], train, {}), size, seeds, Path('o/x'), Path('o/sources'), {})[
+        'train'
+    ]
     options = dict(word.removeprefix('--').split('=') for word in command if '=' in word)
     assert 51_200 <= int(options['epochs']) * size < 51_200 + size
     # train.py takes whole kimg of both, rounded down: |D| * epochs / 1000, and 1000 * ema * |D| / 50000.
@@ -137,7 +150,8 @@ def test_no_factor_has_the_name_of_a_column(tmp_path):
     point = PointResult(make_point(study, tmp_path, study.combinations[0], 10, 0), Status(DONE), record)
     value = Outcome(study.combinations[0], [point], [Ratios(10, (1,), (1,))], None, None, [])
     results = StudyResults(study, tmp_path, [value], [])
-    assert {*ratio_rows(results)[0], *emm_rows(results)[0]} == COLUMNS
+    measured = {'repeat', 'kimg', 'source', 'sigma'}  # of levels.csv and clocks.csv
+    assert {*ratio_rows(results)[0], *emm_rows(results)[0]} | measured == COLUMNS
 
 
 def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
@@ -199,6 +213,9 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
             {'sources': {'x': {'source': 'sources.y'}}},
             r"'sources.y' in \[sources.x\]: a source cannot be made of",
         ),
+        ({'diagnose': {'agreement': {}}}, r'diagnose has an unknown key, agreement'),
+        ({'diagnose': {'clocks': {'num': 5}}}, r'diagnose: clocks needs test, the held-out set'),
+        ({'diagnose': {'levels': {'expdir': 'x'}}}, r'expdir in \[diagnose.levels\] is set by the study itself'),
     ],
 )
 def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, message):
@@ -227,6 +244,12 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
         ({'sizes': {'values': [15]}}, r'all, 15 images: .*multiple'),
         ({'sizes': {'values': [5000]}}, r'all, 5000 images: '),
         ({'data': {'source': 'nothing.zip'}}, r'nothing.zip: no such file'),
+        (
+            {'diagnose': {'levels': {'nun': 5}}},
+            r'\[diagnose.levels\]: No such option .*--nun',
+        ),
+        ({'diagnose': {'levels': {'levels': 1}}}, r'\[diagnose.levels\]: .*1 levels are too few'),
+        ({'diagnose': {'clocks': {'test': 'nothing.zip'}}}, r'`test`=nothing.zip: no such file'),
     ],
 )
 def test_options_and_sizes_are_checked_before_anything_runs(tables, message):

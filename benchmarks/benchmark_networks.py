@@ -37,7 +37,7 @@ def measured_networks(batch_paper: int, batch_demo: int) -> list[Measured]:
 
 
 def ways(device: torch.device, compiled: bool) -> list[tuple[str, bool, bool]]:
-    """Precision, channels_last and compilation of every way that a device can compute."""
+    """All combinations of precision, channels_last and compilation that a device supports."""
     precisions = ['fp32', 'bf16'] if device.type == 'cpu' else ['fp32', 'tf32', 'bf16', 'fp16']
     return [
         (precision, channels_last, with_compile)

@@ -70,7 +70,7 @@ def _write(plan: Plan, writer: DatasetWriter, name: str) -> None:
 
 
 class Making:
-    """Make a plan's images one after the other; afterwards `manifest` records how.
+    """Make a plan's images one at a time; afterwards `manifest` records how.
 
     Iterating yields (uint8 [S, S, C], label or None). Raises UserError that names an image that is unreadable (unless
     the plan skips those), not square, or of another size than the first.

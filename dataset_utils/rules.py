@@ -1,7 +1,7 @@
 """The rules by which training sets are made: each is a pure function from sources and arguments to a `Plan`.
 
 A rule's keywords are what a manifest stores as its arguments, and RULES has the rules by name, so that the same plan
-can be made again from a manifest and its sources. A rule with examples is a selection, with a sub-command of its own:
+can be made again from a manifest and its sources. A rule with examples is a selection, with its own sub-command:
 
     @rule('first', 'The first ten digits: --source=digits --dest=ten.zip --max-images=10')
     def plan_first(source: Source, *, max_images: int) -> Plan:

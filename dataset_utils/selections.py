@@ -117,7 +117,7 @@ def spread(
         if len(taken) < count:
             kind = 'images' if len(taken) == len(indices) else 'readable images'
             raise UserError(
-                f'`max_images`={max_images} asks for {count} images of {name}, which has {len(taken)} {kind}; lower it'
+                f'`max_images`={max_images} requires {count} images of {name}, which has {len(taken)} {kind}; lower it'
             )
         chosen += taken
     return chosen
@@ -157,7 +157,7 @@ def take(
             smallest = min(len(classes[other]) for other in counts)
             which = f'of class {name_of(label, class_names)}, which has' if len(classes) > 1 else 'of'
             raise UserError(
-                f'`max_images` asks for {sets * count} images {which} {len(classes[label])}; '
+                f'`max_images` requires {sets * count} images {which} {len(classes[label])}; '
                 f'give at most {smallest // sets * len(counts)}'
             )
     return [index for label, count in counts.items() for index in classes[label][number * count : (number + 1) * count]]

@@ -47,7 +47,7 @@ def main() -> None:
     except MemoryError:
         sys.exit(1)
     except Exception:
-        return  # the parent meets the same error
+        return  # the parent raises the same error
 
 
 if __name__ == '__main__':

@@ -160,7 +160,7 @@ def sync_folder(path: Path) -> None:
 
 
 def file_sha256(*paths: str | os.PathLike) -> str:
-    """Hash the bytes of files one after the other, as `cat ... | sha256sum` does."""
+    """Hash the concatenated bytes of files, as `cat ... | sha256sum` does."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, 'rb') as file:

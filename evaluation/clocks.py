@@ -103,7 +103,7 @@ def _bootstrapped(
 
 
 def _clock(times: Sequence[float], place: int, places: np.ndarray) -> Clock:
-    """The clock at a snapshot, and its interval from the snapshots of the bootstrap; S stands for none of the S."""
+    """The clock at a snapshot, and its interval from the snapshots of the bootstrap; S means none of them."""
     low, high = np.percentile(places, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], method='nearest').tolist()
     low, high = min(low, place), max(high, place)
     before = times[low - 1] if low else 0.0

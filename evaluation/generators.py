@@ -246,7 +246,7 @@ GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[
 
 
 def make_generators(named: object, sampling: Sampling, device: Device) -> list[Generator]:
-    """The generators of the argument that is set. named: an object with an attribute for each of `GENERATORS`."""
+    """The generators chosen by `named`, an object with an attribute for each of `GENERATORS`, None except for one."""
     for argument, make in GENERATORS.items():
         value = getattr(named, argument)
         if value is not None:

@@ -124,7 +124,7 @@ class PartialResults:
             self._save(self.folder)
 
     def _save(self, folder: Path) -> None:
-        """Write the batches since the last save to a file of their own."""
+        """Write the batches since the last save to a separate file."""
         seeds = [seed for some, _ in self._pending for seed in some]
         parts = [taken for _, taken in self._pending]
         arrays = {

@@ -1,4 +1,4 @@
-"""Evaluates generators one after the other, such as every snapshot of a run, and keeps the images of the best.
+"""Evaluates generators one at a time, such as every snapshot of a run, and keeps the images of the best.
 
 Each generator is sampled once. With a log, a record per generator is appended to its `.jsonl`; generators that have a
 record with the same settings are not sampled again, and an interrupted evaluation resumes.

@@ -1,4 +1,4 @@
-"""The study that a search of one configuration stands for."""
+"""Turns the options of a search into a study of one configuration."""
 
 import shlex
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def search_study(options: SearchOptions, train_options: Sequence[str]) -> Study:
 
 
 def search_document(options: SearchOptions, train_options: Sequence[str]) -> dict[str, Any]:
-    """The document of the study file that a search stands for."""
+    """The document of a study file that is equivalent to a search."""
     try:
         words = shlex.split(options.selection)
     except ValueError as error:

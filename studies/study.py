@@ -52,7 +52,7 @@ class Sizes:
     step: int | None = None
 
     def in_steps(self, step: int) -> 'Sizes':
-        """The same with a search in multiples of `step`, unless it has a step of its own; its range shrinks to them."""
+        """The same with a search in multiples of `step`, unless it has its own step; its range shrinks to them."""
         if self.search is None:
             return self
         step = self.step or step

@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_bad(digits_20
 
 
 class WatchedTrainer(Trainer):
-    """A trainer that keeps which ways of training it sees itself take."""
+    """A trainer that records its optimizer, data set, dtypes and augmentation."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

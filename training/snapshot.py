@@ -53,9 +53,9 @@ class NetworkConfig(Typed, frozen=True):
             raise ValueError(f'class_name must be one of {", ".join(NETWORK_CLASSES)}, not {shown(self.class_name)}')
 
     def build(self, device: torch.device | str = 'cpu') -> Preconditioned:
-        """Make the network with random weights from the global generator; on 'meta' without any.
+        """Make the network with random weights from the global generator; on 'meta' without weights.
 
-        Raises ValueError when the arguments do not fit together.
+        Raises ValueError if the arguments do not fit together.
         """
         with torch.device(device):
             return NETWORK_CLASSES[self.class_name](**self.arguments)

@@ -50,7 +50,7 @@ class ArchiveSource(FilesSource):
         with unreadable(claim, 'it may be truncated, download or pack it again'):
             entries = self._directory()
         for name, entry in entries:
-            problem = _problem(name) or ('is there twice' if name in self._entries else '')
+            problem = _problem(name) or ('occurs twice' if name in self._entries else '')
             if problem or (entry.problem and is_read(name)):
                 problem = problem or entry.problem
                 raise UserError(f'{self.where}: the entry {shown(name)} {problem}; pack the archive again')

@@ -58,7 +58,7 @@ class Source(ABC):
 
     path: as the user gave it. argument: the name of the argument that gave it, for messages; '' for none.
     name: file name without folder and extension. file_name: with the extension.
-    padded_size: the edge to which data sets pad these images with zeros unless another size is asked for, or None.
+    padded_size: the edge to which data sets pad these images with zeros unless another size is chosen, or None.
     manifest: how the data set was made, or None. skipped: names of files that are not images. splits: its parts.
     files: paths of the files that `sha256` covers.
     """
@@ -117,7 +117,7 @@ class Source(ABC):
         """Return 3 if any image has colour, else 1."""
 
     def sha256(self, indices: Sequence[int] | None = None) -> str:
-        """Return the hexadecimal hash of the source's files, one after the other.
+        """Return the hexadecimal hash of the concatenated files of the source.
 
         For a folder: of all names and labels, and of the bytes of the images in `indices`, by default all.
         """
@@ -183,7 +183,7 @@ class Source(ABC):
         return images
 
     def content_sha256(self, progress: bool = False) -> str:
-        """Return the `content_sha256` of all images and labels, decoding the images one after the other."""
+        """Return the `content_sha256` of all images and labels, decoding one image at a time."""
         return _content_hash((len(self), *self.shape), self.images_in_order(progress), self.labels)
 
 

@@ -13,7 +13,7 @@ from dnnlib.util import UserError
 class FolderSource(FilesSource):
     """A folder of image files, with all folders in it.
 
-    Links to files inside the folder are followed, links to other places only if `reading` asks for it. A folder that
+    Links to files inside the folder are followed, links to other places only if `reading` allows it. A folder that
     several links name is read once.
     """
 

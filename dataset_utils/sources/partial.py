@@ -1,4 +1,4 @@
-"""Some images of a source, decoded when they are asked for: they cost their own time and memory and no more."""
+"""Some images of a source, decoded on demand, so that they take only their own time and memory."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

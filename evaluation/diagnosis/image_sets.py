@@ -13,7 +13,7 @@ from training.denoiser import Denoiser
 from training.held_out_loss import refuse_shared
 from training.sampling import rho_schedule
 
-# Images of each set that are measured, if it has so many.
+# Images measured of each set, unless it has fewer.
 USUAL_NUMBER = 1000
 # Noise levels of EDM's sampler.
 USUAL_LEVELS = 18

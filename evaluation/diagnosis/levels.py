@@ -86,7 +86,7 @@ def measure_levels(request: LevelsRequest, load: Callable[[], Denoiser], partial
 
 @dataclass(frozen=True)
 class Measured:
-    """A denoiser, what it is compared with, and the classes that all get: see `labels_of`."""
+    """A denoiser, the denoisers it is compared with, and the classes of all of them, see `labels_of`."""
 
     denoiser: Denoiser
     optimum: Denoiser

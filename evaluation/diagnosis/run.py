@@ -1,4 +1,4 @@
-"""Runs what diagnose.py is asked for: from options to records, JSON, CSV and printed tables.
+"""Runs the commands of diagnose.py: from options to records, JSON, CSV and printed tables.
 
 Each function returns the records on every rank, and the path of the results without its ending.
 """

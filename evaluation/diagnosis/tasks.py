@@ -32,7 +32,7 @@ def run_tasks(
 
     compute: from a task's name to tensors on the CPU; they must not depend on the rank.
     partial: `.npz` file that keeps finished tasks until all are done, and that the caller removes once it has saved
-    what it made of them. settings: what results depend on; a file with other settings, or a broken one, is ignored.
+    its results. settings: what results depend on; a file with other settings, or a broken one, is ignored.
     """
     key = json.dumps(settings, sort_keys=True)
     done = distributed.on_main(lambda: _read(partial, key))

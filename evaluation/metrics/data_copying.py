@@ -12,7 +12,7 @@ is the average of Z over the cells of a partition, weighted by the share of test
 
 Two variants exchange the sets (Stein et al. 2023, and their package dgm-eval). `exchanged`: generated and training
 images change places, so training images are compared by their distance to generated ones; far below 0 again means
-copying. `split_test`: the first half of the test set stands for the training set and the second for the test set; a
+copying. `split_test`: the first half of the test set replaces the training set and the second half the test set; a
 model that saw neither can not copy, so Z far below 0 indicates samples that are less diverse than the data.
 
 Conventions: no continuity correction, no correction of the variance for ties. The cells come from k-means, 3 as in

@@ -73,7 +73,7 @@ def frechet_distance(a: np.ndarray | Moments, b: np.ndarray | Moments) -> float:
     """
     (mean, trace, factor), (other_mean, other_trace, other_factor) = _parts(a), _parts(b)
     if len(mean) != len(other_mean):
-        raise UserError(f'{len(mean)} features per image against {len(other_mean)}; compute both with one extractor')
+        raise UserError(f'{len(mean)} and {len(other_mean)} features per image; compute both with the same extractor')
     both = np.linalg.svd(factor @ other_factor.T, compute_uv=False).sum()
     return max(0.0, float(np.square(mean - other_mean).sum() + trace + other_trace - 2 * both))
 

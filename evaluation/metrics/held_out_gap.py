@@ -81,5 +81,5 @@ def held_out_gap(to_training: Tensor, to_test: Tensor, num_training: int, num_te
 
 
 def _half_width(deviation: float, count: int) -> float:
-    """Half of the normal 95 % interval of a mean of so many values of this standard deviation."""
+    """Half the width of the normal 95 % interval of a mean of `count` values with this standard deviation."""
     return float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)) * deviation / math.sqrt(count)

@@ -139,7 +139,7 @@ def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
         'time': options.time_limit,
         'nodes': options.nodes_per_job,
         'ntasks_per_node': 1,
-        # srun does not take over the cores requested from sbatch.
+        # srun does not inherit the cores requested from sbatch.
         'srun_args': ['--kill-on-bad-exit=1', *cores],
         'setup': [f'export SUBMITIT_PREEMPT_SIGNAL={WARNING_SIGNAL}'],
         'additional_parameters': {

@@ -43,7 +43,7 @@ def diagnose(
     run: Callable[[Options, torch.device], Results],
     figures: Callable[[list[Row]], dict[str, Figure]],
 ) -> None:
-    """Measure, and draw the figures if they are asked for."""
+    """Measure, and draw the figures if requested."""
     device = distributed.choose_device(options.output.device)
     with distributed.process_group(device):
         records, path = run(options, device)

@@ -92,7 +92,7 @@ class TestSize:
         drawn = make('size', source, tmp_path / 'e.zip', '--max-images=7', '--seed=5')[2]['indices']
         assert drawn == np.random.RandomState([5, 0]).permutation(20)[:7].tolist()
         message = refused('size', source, tmp_path / 'f.zip', '--max-images=21')
-        assert '--max-images asks for 21 images of 20; give at most 20' in message
+        assert '--max-images requires 21 images of 20; give at most 20' in message
         assert 'has no labels' in refused('classes', source, tmp_path / 'f.zip', '--max-images=2', '--num-classes=2')
 
     def test_more_images_than_a_class_has(self, tmp_path):
@@ -287,7 +287,7 @@ class TestImagenetClass:
 
     def test_more_images_than_a_synset_has(self, tmp_path, tree):
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=69')
-        assert f'--max-images=69 asks for 5 images of {self.BIRDS[0]}, which has 4 images; lower it' in message
+        assert f'--max-images=69 requires 5 images of {self.BIRDS[0]}, which has 4 images; lower it' in message
         (tree / self.BIRDS[0] / f'{self.BIRDS[0]}_2.JPEG').write_bytes(b'broken')
         options = [*self.OPTIONS, '--max-images=68', '--skip-unreadable']
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', *options)

@@ -182,7 +182,7 @@ class TestSpread:
 
     def test_group_with_too_few(self):
         with pytest.raises(
-            UserError, match=r'`max_images`=153 asks for 51 images of n00000003, which has 50 images; lower it'
+            UserError, match=r'`max_images`=153 requires 51 images of n00000003, which has 50 images; lower it'
         ):
             selections.spread(self.GROUPS, 153, 0)
 

@@ -40,7 +40,7 @@ def test_interval_agrees_with_the_delta_method():
 
 
 def test_repeats_whose_mean_is_the_threshold_reach_it():
-    # 85 % and 95 % are 90 %; added up as binary fractions, they are a little less.
+    # The mean of 85 % and 95 % is 90 %; computed from binary fractions, it is slightly less.
     assert Ratios(10, (17, 19), (20, 20)).mean == 0.9
     emm = effective_memorization([Ratios(10, (17, 19), (20, 20)), Ratios(20, (10, 10), (20, 20))])
     assert str(emm.estimate) == '10'

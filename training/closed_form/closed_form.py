@@ -63,7 +63,7 @@ class ClosedForm:
         return z, (127.5 * sigma).square().expand(len(x))
 
     def _classes(self, class_labels: Tensor | None, count: int) -> Tensor | None:
-        """The class of each image, int64 [B], -1 for all classes; None where all are -1."""
+        """The class of each image, int64 [B], -1 for all classes; None if all are -1."""
         if class_labels is None:
             return None
         if not self.label_dim:

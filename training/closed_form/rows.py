@@ -26,7 +26,7 @@ MAX_BLOCK = 1 << 16
 
 
 class ImageRows:
-    """uint8 images [N, C, R, R], N >= 1, as int8 rows [N, P], for closed forms and to compare images with.
+    """uint8 images [N, C, R, R], N >= 1, as int8 rows [N, P], for closed forms and for nearest neighbours.
 
     images: a numpy memory map stays on disk and is read block by block; anything else is put on the device, and decoded
     a few rows at a time if it must be decoded.

@@ -1,4 +1,4 @@
-"""Launchers by name: one registry, and nothing else to change for a new one."""
+"""Launchers by name: a new one needs only an entry in the registry."""
 
 import sys
 import types

@@ -132,7 +132,7 @@ def test_copies_count_as_often_as_they_occur(sigma: float) -> None:
 
 @pytest.mark.parametrize('sigma', [1.0, 0.05, 0.002])
 def test_near_ties_share_their_weight(sigma: float) -> None:
-    """100 images, each one grey level in one pixel away from the same image: more than are in float64 anyway."""
+    """100 images that differ from one image by one grey level in one pixel: more near ties than float64 recomputes."""
     images = smooth_images(400)
     near = images[:1].repeat(100, 1, 1, 1)
     near.view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1

@@ -291,7 +291,7 @@ class TestImagenetClass:
         (tree / self.BIRDS[0] / f'{self.BIRDS[0]}_2.JPEG').write_bytes(b'broken')
         options = [*self.OPTIONS, '--max-images=68', '--skip-unreadable']
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', *options)
-        assert f'asks for 4 images of {self.BIRDS[0]}, which has 3 readable images; lower it' in message
+        assert f'requires 4 images of {self.BIRDS[0]}, which has 3 readable images; lower it' in message
 
     def test_empty_synset_folder_counts_as_missing(self, tmp_path, tree):
         for path in (tree / self.BIRDS[0]).iterdir():

@@ -50,7 +50,9 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
         features = read_features(saved_features, num_images, len(training_set.images), num_test)
     if generators:
         root = options.expdir if options.save_images else None
-        context = Context(training_set, options.seeds, options.batch_size, image_root=root, subdirs=options.subdirs)
+        context = Context(
+            options.seeds, options.batch_size, training_set=training_set, image_root=root, subdirs=options.subdirs
+        )
         records, sets = evaluate_generators(generators, context, log)
     else:
         sets = [found for images in given for found in evaluate_given(images, training_set)]
@@ -129,7 +131,7 @@ def read(options: EvaluationOptions, path: str, argument: str, training_set: Tra
 
 def evaluate_given(images: ImageSet, training_set: TrainingSet) -> list[EvaluatedSet]:
     """Compare given images with the training set; returns the set on the main rank."""
-    context = Context(training_set, range(len(images)), GIVEN_BATCH, images.name, keep_images=False)
+    context = Context(range(len(images)), GIVEN_BATCH, training_set=training_set, name=images.name, keep_images=False)
     with progress_bar(len(images)) as bar:
         consumers = make_consumers(context)
         one_pass(images.batches, context, consumers, PartialResults(None, {}), bar)

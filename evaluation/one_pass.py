@@ -35,17 +35,22 @@ Taken = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Context:
-    """What a pass covers, and what its consumers are made from.
+class Pass:
+    """What a pass covers. seeds: of all images, or their positions. batch_size: images at a time, on each rank."""
 
-    name: of the generator or the given set. seeds: of all images, or their positions. batch_size: images at a time, on
-    each rank. keep_images: whether the images exist nowhere else. image_root: parent of the folder to save the images
-    in, or None; subdirs: a thousand images per folder.
+    seeds: Sequence[int]
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(Pass):
+    """A pass that compares images with a training set, and what its consumers are made from.
+
+    name: of the generator or the given set. keep_images: whether the images exist nowhere else. image_root: parent of
+    the folder to save the images in, or None; subdirs: a thousand images per folder.
     """
 
     training_set: TrainingSet
-    seeds: Sequence[int]
-    batch_size: int
     name: str = ''
     keep_images: bool = True
     image_root: Path | None = None
@@ -60,7 +65,7 @@ class Consumer(ABC):
     end the main rank calls `finish`.
     """
 
-    def __init__(self, context: Context):
+    def __init__(self, context: Pass):
         self.context = context
         self._rows: dict[int, Mapping[str, Tensor]] = {}
 
@@ -147,7 +152,7 @@ class PartialResults:
 
 
 def one_pass(
-    generate: Generate, context: Context, consumers: Mapping[str, Consumer], partial: PartialResults, bar: tqdm
+    generate: Generate, context: Pass, consumers: Mapping[str, Consumer], partial: PartialResults, bar: tqdm
 ) -> None:
     """Hand the image of every seed to all consumers: from `partial` if it is there, else sampled now.
 

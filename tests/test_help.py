@@ -25,6 +25,7 @@ SCRIPTS = {
     'snapshot_tool': 'snapshot_tool',
     'emm': 'emm',
     'diagnose': 'diagnose',
+    'fid': 'fid',
 }
 # Helps that explain no more than their options.
 WITHOUT_EXAMPLES = ('snapshot_tool', 'snapshot_tool_show')

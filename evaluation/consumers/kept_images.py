@@ -11,6 +11,8 @@ from training.sampling import GeneratedBatch
 class KeptImages(Consumer):
     """Keeps the images of a generator: ten thousand of 32x32 pixels take 30 MB."""
 
+    context: Context
+
     @classmethod
     def wanted(cls, context: Context) -> bool:
         return context.keep_images

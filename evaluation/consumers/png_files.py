@@ -16,6 +16,8 @@ from training.sampling import GeneratedBatch
 class PngFiles(Consumer):
     """Writes the images on the rank that sampled them, in a folder named after the snapshot's kimg."""
 
+    context: Context
+
     @classmethod
     def wanted(cls, context: Context) -> bool:
         return context.image_root is not None

@@ -185,7 +185,7 @@ def run_pass(training_set, folder, names, settings=None, seeds=range(10)):
             sampled.extend(batch.seeds)
             yield batch
 
-    context = Context(training_set, list(seeds), 4)
+    context = Context(list(seeds), 4, training_set=training_set)
     consumers = {name: Keep(context) for name in names}
     one_pass(recording, context, consumers, PartialResults(folder, settings or {}), tqdm(disable=True))
     return consumers, sampled

@@ -1,0 +1,160 @@
+"""Fréchet and kernel distances of images to a reference, as fid.py prints them, and files of reference statistics."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.download import fetch
+from dnnlib.util import UserError, atomic_file
+from evaluation.consumers.feature_rows import extract
+from evaluation.features.extractors import Extractor, make_extractor
+from evaluation.generators import ClosedFormGenerator, Generator, Sampling, SnapshotGenerator
+from evaluation.given_images import read_images
+from evaluation.metrics.frechet import Moments, frechet_distance, moments
+from evaluation.metrics.kernel_distance import kernel_distance
+from evaluation.quality_options import CalcOptions, ExtractionOptions, RefOptions
+from evaluation.records import Record
+from torch_utils import distributed
+
+
+def calculate(options: CalcOptions, device: torch.device) -> Record:
+    """Measure images, and return the record of it. Raises UserError for what cannot be read or compared."""
+    extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
+    references = read_reference(options, extractor)
+    subject, features = measured_features(options, extractor, device)
+
+    def measure() -> Record:
+        (reference,), (rows,) = references, features
+        record = {
+            **subject,
+            'num_images': len(rows),
+            'reference': Path(options.ref).name,
+            'num_reference': reference.count if isinstance(reference, Moments) else len(reference),
+            **extractor.settings,
+            'num_features': rows.shape[1],
+            'frechet_distance': frechet_distance(rows, reference),
+        }
+        if not isinstance(reference, Moments):
+            record['kernel_distance'] = asdict(kernel_distance(rows, reference))
+        return record
+
+    return distributed.on_main(measure)
+
+
+def report(record: Record) -> str:
+    """A record as text for a person; every value stands next to the numbers of images."""
+    counts = f'{record["num_images"]} images of {record["images"]} to '
+    counts += f'{record["num_reference"] or "an unknown number"} of {record["reference"]}'
+    lines = [f'Fréchet distance: {record["frechet_distance"]:.6g}, {counts}, features: {record["extractor"]}']
+    if 'kernel_distance' in record:
+        kernel = record['kernel_distance']
+        interval = '' if kernel['low'] is None else f' (95 % interval {kernel["low"]:.4g} to {kernel["high"]:.4g})'
+        lines.append(f'Kernel distance: {kernel["distance"]:.6g}{interval}, {counts}, features: {record["extractor"]}')
+    fewest = min(record['num_images'], record['num_reference'] or record['num_images'])
+    if fewest <= record['num_features']:
+        lines.append(
+            f'Note: {fewest} images are too few for the covariance of {record["num_features"]} features; the Fréchet '
+            f'distance depends strongly on their number. Compare it with values of equal numbers only.'
+        )
+    return '\n'.join(lines)
+
+
+def write_reference(options: RefOptions, device: torch.device) -> int:
+    """Write the statistics of images, in the format of EDM's fid.py; returns the number of images."""
+    if not options.dest.parent.is_dir() or options.dest.suffix != '.npz':
+        raise UserError(f'`dest`={options.dest}: name an .npz file in a folder that exists')
+    extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
+    features = features_of(options.data, 'data', extractor, options.extraction)
+
+    def write() -> int:
+        found = moments(features[0])
+        with atomic_file(options.dest) as file:
+            settings = json.dumps(extractor.settings)
+            np.savez(file, mu=found.mean, sigma=found.covariance, num=len(features[0]), settings=settings)
+        return len(features[0])
+
+    return distributed.on_main(write)
+
+
+def read_reference(options: CalcOptions, extractor: Extractor) -> Sequence[np.ndarray | Moments]:
+    """The features of the reference, or their moments if it is a file of statistics; on the main rank."""
+    if distributed.on_main(lambda: is_statistics(options.ref)):
+        return distributed.kept_on_main(lambda: read_statistics(options.ref, extractor))
+    return features_of(options.ref, 'ref', extractor, options.extraction)
+
+
+def is_statistics(path: str) -> bool:
+    """Whether a file is an .npz with the names that EDM's fid.py writes."""
+    if not path.endswith('.npz') or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return {'mu.npy', 'sigma.npy'} <= set(file.namelist())
+
+
+def read_statistics(path: str, extractor: Extractor) -> Moments:
+    """Read `mu`, `sigma` and, if we wrote the file, `num` and `settings`.
+
+    Raises UserError for a damaged file, and for features of another extractor.
+    """
+    where = f'`ref`={path}'
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mean, covariance = file['mu'].astype(np.float64), file['sigma'].astype(np.float64)
+            count = int(file['num']) if 'num' in file else None
+            settings = json.loads(str(file['settings'])) if 'settings' in file else None
+    except Exception as error:  # numpy meets a broken file with many exceptions
+        raise UserError(f'{where} is damaged; make it again ({type(error).__name__})') from error
+    if covariance.shape != (len(mean), len(mean)) or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise UserError(f'{where}: mu {mean.shape} and sigma {covariance.shape} are not a mean and its covariance')
+    if settings is not None and _identity(settings) != _identity(extractor.settings):
+        raise UserError(f'{where} was made with {settings}, not with {extractor.settings}; use the same extractor')
+    return Moments(count, mean, covariance)
+
+
+def _identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the path of a file whose hash is known."""
+    return {name: value for name, value in settings.items() if name != 'extractor' or 'weights_sha256' not in settings}
+
+
+def measured_features(
+    options: CalcOptions, extractor: Extractor, device: torch.device
+) -> tuple[Record, list[np.ndarray]]:
+    """What is measured, as in records, and its features on the main rank."""
+    first, last = options.seed, options.seed + options.num - 1
+    if options.images is not None:
+        features = features_of(options.images, 'images', extractor, options.extraction, options.num, options.seed)
+        return {'images': Path(options.images).name, 'seed': options.seed}, features
+    sampling = Sampling(options.sampler, data=options.data)
+    generator: Generator
+    if options.network is not None:
+        network = options.network
+        generator = SnapshotGenerator(distributed.on_main(lambda: fetch(network)), sampling, device)
+    else:
+        generator = ClosedFormGenerator(str(options.denoiser), sampling, device)
+    features = extract(extractor, generator.generate, range(first, last + 1), options.extraction.batch_size)
+    settings = distributed.on_main(lambda: generator.settings)
+    return {
+        'images': generator.name,
+        **settings,
+        'seeds': f'{first}-{last}',
+        'batch': options.extraction.batch_size,
+    }, features
+
+
+def features_of(
+    path: str, argument: str, extractor: Extractor, options: ExtractionOptions, num: int | None = None, seed: int = 0
+) -> list[np.ndarray]:
+    """Features of given images, on the main rank; of num of them, drawn with a seed, if there are more."""
+    images = read_images(path, argument, progress=distributed.is_main())
+    if len(images) < 2:
+        raise UserError(f'`{argument}`={path} has {len(images)} images; a covariance needs at least two')
+    places: Sequence[int] = range(len(images))
+    if num is not None and num < len(images):
+        places = np.sort(np.random.default_rng(seed).choice(len(images), num, replace=False)).tolist()
+    return extract(extractor, images.batches, places, options.batch_size)

@@ -1,0 +1,60 @@
+"""The options of fid.py, without torch: one dataclass for each of its commands."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from dnnlib.options import REQUIRED, group, option
+from dnnlib.util import ArgumentError
+from training.sampler_options import SamplerOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionOptions:
+    """How features are made."""
+
+    # fmt: off
+    extractor: str = option('pixels', 'Feature extractor: pixels, torchscript:FILE.pt, or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
+    preprocess: str | None = option(None, 'Preprocessing for torchscript: inception, imagenet, sscd, clip, none, or spelled out as in size=224,filter=bicubic,crop=224,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5.', unit='NAME')
+    batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
+    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
+    # fmt: on
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalcOptions:
+    """The images to measure, and the reference."""
+
+    # fmt: off
+    images: str | None = option(None, 'Images to measure.', unit='DIR|ZIP|NPZ|NPY')
+    network: str | None = option(None, 'Sample a snapshot, or network pickle of EDM, and measure its images without writing them.', unit='FILE|URL')
+    denoiser: str | None = option(None, 'Sample a closed-form denoiser of `data`, such as gaussian.', unit='NAME')
+    data: str | None = option(None, 'Training set of `denoiser`.', unit='ZIP|DIR|NPZ|NPY')
+    ref: str = option(REQUIRED, 'Statistics of fid.py ref or of EDM, or images; only images give a kernel distance.', unit='NPZ|ZIP|DIR|NPY')
+    num: int = option(50000, 'Number of images; all, if `images` has fewer.', unit='INT', least=2)
+    seed: int = option(0, 'Seed of the choice among `images`, or the first seed to sample.', unit='INT', least=0, most=2**31)
+    as_json: bool = option(False, 'Print the record alone on stdout, as one line of JSON.', name='json', switch=True)
+    # fmt: on
+    extraction: ExtractionOptions = group(ExtractionOptions)
+    sampler: SamplerOptions = group(SamplerOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefOptions:
+    """The images to describe, and the file to write."""
+
+    # fmt: off
+    data: str = option(REQUIRED, 'Images to describe.', unit='ZIP|DIR|NPZ|NPY')
+    dest: Path = option(REQUIRED, 'File for the statistics.', unit='NPZ')
+    # fmt: on
+    extraction: ExtractionOptions = group(ExtractionOptions)
+
+
+def check_calc(options: CalcOptions, given: set[str]) -> None:
+    """Raise ArgumentError if options do not go together. given: names of the arguments that the user gave."""
+    if [options.images, options.network, options.denoiser].count(None) != 2:
+        raise ArgumentError('give one of `images`, `network`, a snapshot, and `denoiser`, a closed form of `data`')
+    if (options.data is None) != (options.denoiser is None):
+        raise ArgumentError('`denoiser` needs `data`, its training set, and `data` has no effect without it')
+    sampling = [field.name for field in fields(SamplerOptions) if field.name in given]
+    if sampling and options.images is not None:
+        raise ArgumentError(f'`{sampling[0]}` has no effect with `images`; remove it')

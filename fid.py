@@ -1,0 +1,77 @@
+"""Measure Fréchet and kernel distances of images, and write reference statistics: parses the options, and reports."""
+
+import contextlib
+import json
+import sys
+
+import click
+
+from cli.command import given_arguments, with_options
+from dnnlib.util import report_errors
+from evaluation.quality_options import CalcOptions, RefOptions, check_calc
+
+
+@click.group()
+def main() -> None:
+    """Measure the Fréchet distance and the kernel distance of images to a reference.
+
+    With the features of Inception, they are the FID and the KID. The statistics are in the format of EDM's fid.py.
+    Results do not depend on the number of ranks. With torchrun, put -- before the script.
+
+    \b
+    # The Fréchet distance in pixels of the Gaussian of the digits
+    python fid.py calc --denoiser=gaussian --data=digits --ref=digits --num=200 --steps=5
+    """
+
+
+@main.command()
+@report_errors
+@with_options(CalcOptions)
+def calc(options: CalcOptions) -> None:
+    """Measure images, or what a network samples, against statistics or images.
+
+    The Fréchet distance depends strongly on the number of images: values of different numbers cannot be compared. A
+    TorchScript file is a program; it must be trusted.
+
+    \b
+    # FID of 50,000 images against statistics published for EDM
+    torchrun --standalone --nproc_per_node=8 -- fid.py calc --images=fid-tmp --ref=cifar10-32x32.npz \\
+        --extractor=torch-fidelity:inception-v3-compat
+
+    \b
+    # A snapshot, sampled without writing images, against its training set
+    python fid.py calc --network=runs/00000-…/network-snapshot-002000.safetensors --ref=cifar10-1000.zip --num=1000 \\
+        --extractor=torchscript:dinov2.pt --preprocess=imagenet
+    """
+    from evaluation.quality import calculate, report
+    from torch_utils import distributed
+
+    check_calc(options, given_arguments())
+    device = distributed.choose_device(options.extraction.device)
+    chatter = contextlib.redirect_stdout(sys.stderr) if options.as_json else contextlib.nullcontext()
+    with distributed.process_group(device):
+        with chatter:
+            record = calculate(options, device)
+        distributed.print0(json.dumps(record) if options.as_json else report(record))
+
+
+@main.command()
+@report_errors
+@with_options(RefOptions)
+def ref(options: RefOptions) -> None:
+    """Write the mean and the covariance of the features of images, which calc and EDM's fid.py read.
+
+    \b
+    python fid.py ref --data=digits --dest=digits.npz
+    """
+    from evaluation.quality import write_reference
+    from torch_utils import distributed
+
+    device = distributed.choose_device(options.extraction.device)
+    with distributed.process_group(device):
+        count = write_reference(options, device)
+        distributed.print0(f'Statistics of {count} images in {options.dest}')
+
+
+if __name__ == '__main__':
+    main()

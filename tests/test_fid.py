@@ -1,0 +1,127 @@
+"""fid.py on given and on sampled images, with its own statistics and with those of EDM."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+
+import fid
+from evaluation.generators import ClosedFormGenerator, Sampling
+from evaluation.metrics.frechet import frechet_distance
+from evaluation.metrics.kernel_distance import kernel_distance
+from tests.helpers import ROOT, failure_of, invoke, run_script
+from training.dataset import load_dataset
+from training.sampling import SamplerOptions, seed_batches
+
+run = partial(invoke, fid.main)
+failure = partial(failure_of, fid.main)
+
+
+def measured(*arguments):
+    """The record that --json prints, and nothing else."""
+    result = run('calc', *arguments, '--json')
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope='module')
+def pixels():
+    """The digits as features."""
+    return load_dataset('digits').images.flatten(1).double().numpy()
+
+
+@pytest.fixture
+def made(tmp_path):
+    path = tmp_path / 'made.npy'
+    np.save(path, np.random.default_rng(0).integers(0, 256, (90, 1, 8, 8), dtype=np.uint8))
+    return path
+
+
+def test_given_images_against_images(made, pixels):
+    rows = np.load(made).reshape(90, 64).astype(np.float64)
+    record = measured(f'--images={made}', '--ref=digits', '--batch=7')
+    assert record['frechet_distance'] == pytest.approx(frechet_distance(rows, pixels), rel=1e-10)
+    assert record['kernel_distance']['distance'] == pytest.approx(kernel_distance(rows, pixels).distance, rel=1e-10)
+    counts = [record[name] for name in ('num_images', 'num_reference', 'num_features')]
+    assert counts == [90, 1797, 64]
+    assert record['extractor'] == 'pixels'
+    text = run('calc', f'--images={made}', '--ref=digits').stdout
+    assert f'Fréchet distance: {record["frechet_distance"]:.6g}, 90 images of made.npy to 1797 of digits' in text
+    assert 'Kernel distance: ' in text
+    assert 'Note' not in text
+
+
+def test_num_images_are_drawn_with_the_seed(made, pixels):
+    rows = np.load(made).reshape(90, 64).astype(np.float64)
+    chosen = np.random.default_rng(3).choice(90, 70, replace=False)
+    record = measured(f'--images={made}', '--ref=digits', '--num=70', '--seed=3')
+    assert record['frechet_distance'] == pytest.approx(frechet_distance(rows[chosen], pixels), rel=1e-10)
+    text = run('calc', f'--images={made}', '--ref=digits', '--num=64').stdout
+    assert 'Note: 64 images are too few for the covariance of 64 features' in text
+
+
+def test_statistics_are_those_of_edm_in_both_directions(made, pixels, tmp_path):
+    assert run('ref', '--data=digits', f'--dest={tmp_path}/ours.npz').exit_code == 0
+    ours = dict(np.load(tmp_path / 'ours.npz'))
+    np.testing.assert_allclose(ours['mu'], pixels.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(ours['sigma'], np.cov(pixels, rowvar=False), rtol=1e-9, atol=1e-9)
+    np.savez(tmp_path / 'edm.npz', mu=ours['mu'], sigma=ours['sigma'])
+    expected = measured(f'--images={made}', '--ref=digits')
+    for name, count in (('ours', 1797), ('edm', None)):
+        record = measured(f'--images={made}', f'--ref={tmp_path}/{name}.npz')
+        assert record['frechet_distance'] == pytest.approx(expected['frechet_distance'], rel=1e-9)
+        assert record['num_reference'] == count
+        assert 'kernel_distance' not in record
+    assert 'to an unknown number of edm.npz' in run('calc', f'--images={made}', f'--ref={tmp_path}/edm.npz').stdout
+
+
+def test_sampled_images_are_those_of_the_seeds(pixels):
+    sampling = Sampling(SamplerOptions(num_steps=3), data='digits')
+    generator = ClosedFormGenerator('gaussian', sampling, 'cpu')
+    batches = generator.generate(seed_batches(range(5, 75), 16))
+    rows = np.concatenate([batch.images.flatten(1).numpy() for batch in batches]).astype(np.float64)
+    arguments = '--denoiser=gaussian', '--data=digits', '--num=70', '--seed=5', '--batch=16', '--steps=3'
+    record = measured(*arguments, '--ref=digits')
+    assert record['frechet_distance'] == pytest.approx(frechet_distance(rows, pixels), rel=1e-10)
+    assert record['seeds'] == '5-74'
+    assert record['num_steps'] == 3
+
+
+@pytest.mark.slow
+def test_results_are_equal_on_any_number_of_ranks(tmp_path):
+    records = []
+    for ranks in (1, 2, 3):
+        script = ['--', ROOT / 'fid.py'] if ranks > 1 else ['fid.py']  # torchrun has options that begin with --num
+        dest = tmp_path / f'{ranks}.npz'
+        run_script(*script, 'ref', '--data=digits', f'--dest={dest}', ranks=ranks)
+        arguments = '--denoiser=gaussian', '--data=digits', '--num=100', '--batch=16', '--steps=3', '--json'
+        records.append(run_script(*script, 'calc', *arguments, '--ref=digits', ranks=ranks).stdout)
+        np.testing.assert_equal(dict(np.load(dest)), dict(np.load(tmp_path / '1.npz')))
+    assert records[0] == records[1] == records[2]
+
+
+def test_errors(made, tmp_path):
+    np.save(tmp_path / 'one.npy', np.load(made)[:1])
+    assert 'one.npy has 1 images; a covariance needs at least two' in failure(
+        'calc', f'--images={tmp_path}/one.npy', '--ref=digits'
+    )
+    (tmp_path / 'cut.npz').write_bytes(b'')
+    np.savez(tmp_path / 'odd.npz', mu=np.zeros(3), sigma=np.eye(2))
+    np.savez(tmp_path / 'other.npz', mu=np.zeros(3), sigma=np.eye(3))
+    np.savez(tmp_path / 'settings.npz', mu=np.zeros(64), sigma=np.eye(64), settings='{"extractor": "net"}')
+    for name, message in {
+        'odd': 'mu (3,) and sigma (2, 2) are not a mean and its covariance',
+        'other': '64 features per image against 3; compute both with one extractor',
+        'settings': "was made with {'extractor': 'net'}, not with {'extractor': 'pixels'}; use the same extractor",
+        'cut': '--ref=',
+    }.items():
+        assert message in failure('calc', f'--images={made}', f'--ref={tmp_path}/{name}.npz')
+    for arguments, message in (
+        ([], 'give one of --images, --network, a snapshot, and --denoiser, a closed form of --data'),
+        ([f'--images={made}', '--network=a.pkl'], 'give one of --images'),
+        ([f'--images={made}', '--steps=3'], '--steps has no effect with --images'),
+        (['--denoiser=gaussian'], '--denoiser needs --data'),
+    ):
+        assert message in failure('calc', *arguments, '--ref=digits', status=2)
+    assert 'name an .npz file' in failure('ref', '--data=digits', f'--dest={tmp_path}/no/d.npz')

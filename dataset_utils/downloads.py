@@ -17,9 +17,9 @@ def open_downloaded(
     sha256: str | None = None,
     reading: Reading | None = None,
 ) -> Source:
-    """As `open_source`, for a path or for a file, http or https URL, whose file keeps its name.
+    """Like `open_source`, for a path, or for a URL of file, http or https; a downloaded file keeps its name.
 
-    cache_dir: None takes the user's cache folder. sha256: the hash that the file must have, also for a path.
+    cache_dir: None means the user's cache folder. sha256: the hash that the file must have, also for a path.
     Raises UserError as `open_source` and `dnnlib.download.fetch` do.
     """
     if not is_url(source) and sha256 is None:

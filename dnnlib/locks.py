@@ -49,7 +49,7 @@ def sole_use(path: Path, what: str) -> Iterator[None]:
         finally:
             path.unlink(missing_ok=True)
             if is_new:
-                with contextlib.suppress(OSError):  # it holds files by now
+                with contextlib.suppress(OSError):  # it has files by now
                     path.parent.rmdir()
 
 
@@ -83,6 +83,6 @@ def _locked_in_time(file: IO, deadline: float) -> bool:
                 return False
             time.sleep(0.02)
         except OSError as error:
-            if error.errno in _NO_LOCKS:  # the file system has none
+            if error.errno in _NO_LOCKS:  # the file system has no locks
                 return True
             raise

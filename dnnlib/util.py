@@ -38,15 +38,15 @@ class ArgumentError(UserError):
 def report_errors(command: Callable) -> Callable:
     """Decorate the function of a click command: a user's mistake ends it with one sentence and exit status 1.
 
-    Covers `UserError` and OSError (no such file, no space left on device). Arguments named in
-    backticks are replaced with the command's options of the same names.
+    Covers `UserError` and OSError (no such file, no space left on device). Arguments named in backticks are replaced
+    with the command's options of the same names.
     """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors='backslashreplace')  # text that the terminal cannot show ends no command
+                stream.reconfigure(errors='backslashreplace')  # never fail on unprintable characters
         try:
             return command(*args, **kwargs)
         except UserError as error:
@@ -141,7 +141,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def remove_partial_files(folder: Path, *patterns: str) -> None:
-    """Remove what killed processes left of files that match; no process of another machine may be writing them."""
+    """Remove partial files of killed processes; no process of another machine may be writing them."""
     for pattern in patterns:
         for path in folder.glob(f'{pattern}.*.partial'):
             process = path.name.split('.')[-2]

@@ -38,7 +38,7 @@ def _partial(path: Path) -> bool:
 
 
 def open_study(root: Path) -> Study:
-    """The study that a folder belongs to. Raises UserError if it belongs to none."""
+    """The study that a folder belongs to. Raises UserError if there is none."""
     saved = read_json(root / STUDY_FILE)
     if not isinstance(saved, dict) or not isinstance(saved.get('document'), dict):
         raise UserError(f'{root}: no {STUDY_FILE} in it; give a folder that emm.py sweep or search made')

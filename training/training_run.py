@@ -26,7 +26,7 @@ from training.trainer import Trainer
 from training.training_loop import STATS_FILE, make_trainer, open_training_set, run_training
 from training.training_options import RunOptions, T, TrainingOptions, changed, resumed_options, with_preset
 
-# Held by the process that trains in a run folder.
+# Lock of the process that trains in a run folder.
 LOCK_FILE = '.lock'
 
 
@@ -76,7 +76,7 @@ def dataset_in_memory(images: np.ndarray | Tensor, labels: np.ndarray | Tensor |
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise UserError('`images` must be a uint8 array [N, C, R, R] with 1 or 3 channels')
     if pixels.shape[2] != pixels.shape[3] or not len(pixels):
-        raise UserError('`images` must be square, and at least one')
+        raise UserError('`images` must hold at least one image, and be square')
     classes = None if labels is None else torch.as_tensor(labels).to(torch.int64)
     if classes is not None and (classes.shape != pixels.shape[:1] or int(classes.min()) < 0):
         raise UserError('`labels` must be an integer of at least 0 for each image')
@@ -130,7 +130,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
 
 
 def claim_run(options: RunOptions, stack: contextlib.ExitStack) -> tuple[Path | None, Path | None]:
-    """What `find_run` finds, once no other process trains there; its lock is held until the stack ends."""
+    """Lock the run to resume, until the stack is closed; returns what `find_run` returns."""
     folder, state = find_run(options)
     if folder is not None and not options.dry_run:
         stack.enter_context(sole_use(folder / LOCK_FILE, f'the run folder {folder}'))
@@ -139,7 +139,7 @@ def claim_run(options: RunOptions, stack: contextlib.ExitStack) -> tuple[Path | 
 
 
 def start_run(options: RunOptions, config: TrainingConfig, stack: contextlib.ExitStack) -> Path:
-    """Make the folder of a new run, whose lock is held until the stack ends."""
+    """Make the folder of a new run, and lock it until the stack is closed."""
     run_dir = make_run_dir(options, config)
     stack.enter_context(sole_use(run_dir / LOCK_FILE, f'the run folder {run_dir}'))
     if find_run(options)[0] is not None:

@@ -33,7 +33,7 @@ class Extractor(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the features depend on besides the images, fit for JSON."""
+        """Everything that the features depend on besides the images, fit for JSON."""
         own = {'preprocess': self.preprocess, 'weights_sha256': self.weights_sha256}
         return {'extractor': self.name} | {name: value for name, value in own.items() if value is not None}
 
@@ -47,7 +47,7 @@ class Pixels(Extractor):
 
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         if argument or preprocess is not None:
-            raise UserError('`extractor`=pixels takes images as they are; remove what follows pixels, and `preprocess`')
+            raise UserError('`extractor`=pixels uses images unchanged; remove the text after pixels, and `preprocess`')
         self.name = 'pixels'
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Network(Extractor):
 
 
 class TorchScript(Network):
-    """A TorchScript file, whose code runs; it must be trusted."""
+    """A TorchScript file. Its code is run, so it must be trusted."""
 
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         self.name, self.device = f'torchscript:{argument}', device
@@ -108,7 +108,7 @@ class TorchScript(Network):
         try:
             with warnings.catch_warnings(action='ignore'):
                 self.network = torch.jit.load(argument, map_location=device).eval()
-        except Exception as error:  # torch meets another file with many exceptions
+        except Exception as error:  # torch raises many exceptions for other files
             raise UserError(
                 f'{where} is not a TorchScript file; save a network with torch.jit.trace(…).save'
             ) from error
@@ -124,7 +124,7 @@ class TorchScript(Network):
             ) from error
 
 
-# The layers that torch-fidelity takes for the Fréchet distance.
+# The layers that torch-fidelity uses for the Fréchet distance.
 FIDELITY_LAYERS = {
     'inception-v3-compat': '2048',
     'dinov2-vit-b-14': 'dinov2',
@@ -134,14 +134,14 @@ FIDELITY_LAYERS = {
 
 
 class TorchFidelity(Network):
-    """A network of the package torch-fidelity, which resizes itself; its weights are downloaded by it, or in a file."""
+    """A network of the package torch-fidelity, which resizes images, and downloads or reads its weights."""
 
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         self.name, self.device = f'torch-fidelity:{argument}', device
         where = f'`extractor`={self.name}'
         kind, _, weights = argument.partition(':')
         if kind not in FIDELITY_LAYERS:
-            raise UserError(f'{where}: no extractor is called {kind!r}; there are {", ".join(FIDELITY_LAYERS)}')
+            raise UserError(f'{where}: no extractor is called {kind!r}; choose one of {", ".join(FIDELITY_LAYERS)}')
         if preprocess is not None:
             raise UserError(f'{where} has its own preprocessing; remove `preprocess`')
         if weights:
@@ -149,7 +149,7 @@ class TorchFidelity(Network):
             _require_tensors(weights, where)
         try:
             from torch_fidelity.utils import create_feature_extractor
-        except (ImportError, RuntimeError) as error:  # RuntimeError: of a torchvision for another torch
+        except (ImportError, RuntimeError) as error:  # RuntimeError: from a torchvision for another version of torch
             raise UserError(f'{where} needs torch-fidelity: pip install torch-fidelity==0.4.0 ({error})') from error
         self.layers = [FIDELITY_LAYERS[kind]]
         try:
@@ -174,7 +174,7 @@ def _require_tensors(path: str, where: str) -> None:
     """Raise UserError if loading a file of weights could run code."""
     try:
         torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch meets another file with many exceptions
+    except Exception as error:  # torch raises many exceptions for other files
         raise UserError(f'{where}: {path} is not a file of tensors alone, as torch.save writes a state dict') from error
 
 
@@ -185,7 +185,7 @@ def _hash_of_tensors(network: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-# By what stands before the first colon.
+# By the text before the first colon.
 EXTRACTORS: dict[str, Callable[[str, str | None, Device], Extractor]] = {
     'pixels': Pixels,
     'torchscript': TorchScript,

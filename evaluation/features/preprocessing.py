@@ -17,9 +17,9 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Preprocessing:
     """From uint8 images to the input of a network.
 
-    size: of the shorter side after resizing; crop: edge of the square that is cut from the centre; None leaves out the
-    step. filter: bilinear or bicubic; antialias: whether it averages when an image shrinks. mean, deviation: of red,
-    green and blue, with white at 1.
+    size: of the shorter side after resizing; crop: edge of the square cut from the centre; None skips the step.
+    filter: bilinear or bicubic; antialias: whether it averages when an image shrinks. mean, deviation: of red, green
+    and blue, with white at 1.
     """
 
     size: int | None = None
@@ -52,7 +52,7 @@ class Preprocessing:
 
 
 PREPROCESSINGS = {
-    # Of the Inception network of 2015, whose resizing does not average.
+    # The Inception network of 2015; its resizing does not average.
     'inception': Preprocessing(299, antialias=False, mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
     'imagenet': Preprocessing(256, crop=224, mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION),
     'sscd': Preprocessing(288, mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION),
@@ -63,7 +63,7 @@ PREPROCESSINGS = {
         mean=(0.48145466, 0.4578275, 0.40821073),
         deviation=(0.26862954, 0.26130258, 0.27577711),
     ),
-    # uint8 as they are, for a network that does all this itself.
+    # unchanged uint8, for a network that does all this itself.
     'none': None,
 }
 

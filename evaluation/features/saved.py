@@ -35,8 +35,8 @@ def read_features(paths: Sequence[str], num_generated: int, num_training: int, n
             raise UserError(f'{OPTION}: {path} has {len(array)} rows, but there are {count} {kind} images')
         if array.shape[1] != arrays[0].shape[1]:
             raise UserError(
-                f'{OPTION}: {path} has {array.shape[1]} features per image, but {paths[0]} '
-                f'{arrays[0].shape[1]}; compute all of them with one extractor'
+                f'{OPTION}: {path} has {array.shape[1]} features per image, but {paths[0]} has '
+                f'{arrays[0].shape[1]}; compute all of them with the same extractor'
             )
     return Features(arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None)
 
@@ -46,7 +46,7 @@ def _map(path: str) -> np.ndarray:
         raise UserError(f'{OPTION}: {path}: no such file; give .npy files of features, float [N, d]')
     try:
         array = np.load(path, mmap_mode='r', allow_pickle=False)
-    except Exception as error:  # numpy meets a broken file with many exceptions
+    except Exception as error:  # numpy raises many exceptions for broken files
         reason = str(error).split('\n')[0] or type(error).__name__
         raise UserError(f'{OPTION}: {path} is not a readable .npy ({reason})') from error
     if not isinstance(array, np.ndarray):

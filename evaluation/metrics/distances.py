@@ -69,7 +69,7 @@ class Distances:
 
     @cached_property
     def nearest_two(self) -> tuple[Tensor, Tensor]:
-        """Of generated images: positions in the training set [N, 2] of the two nearest distinct ones, and distances."""
+        """For each generated image, the positions of its two nearest distinct training images [N, 2], and distances."""
         index, squared = self.space.nearest(self.generated, self._training_once, 2)
         return self.distinct_training[index], squared
 

@@ -30,7 +30,7 @@ def test_emm_of_the_paper():
 
 
 def test_interval_agrees_with_the_delta_method():
-    # d(EMM) = d(ratio) / slope: here both ends of the segment carry noise, with weights by their distance.
+    # d(EMM) = d(ratio) / slope: both ends of the segment carry noise, weighted by their distance.
     images = 1_000_000
     emm = effective_memorization(counted({100: 0.95, 200: 0.85}, images=images), resamples=20_000)
     slope = (0.85 - 0.95) / 100

@@ -116,7 +116,7 @@ def test_churn_draws_noise_at_every_step_and_no_churn_draws_none():
 
 
 class NoFloat64(TorchDispatchMode):
-    """The meta device as one without float64, such as Apple's GPUs: a tensor of it raises TypeError."""
+    """Makes the meta device one without float64, such as Apple's GPUs: float64 tensors raise TypeError."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))

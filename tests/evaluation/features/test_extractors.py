@@ -94,7 +94,7 @@ def test_names_that_are_refused(save, tmp_path, monkeypatch):
         'inception-2015-12-05.pkl': 'pickles are refused; .* use torch-fidelity:inception-v3-compat',
         f'torchscript:{tmp_path}/text.pt': 'is not a TorchScript file',
         f'torchscript:{tmp_path}/tensors.pt': 'is not a TorchScript file',
-        'torch-fidelity:resnet': "no extractor is called 'resnet'; there are inception-v3-compat",
+        'torch-fidelity:resnet': "no extractor is called 'resnet'; choose one of inception-v3-compat",
         f'torch-fidelity:vgg16:{tmp_path}/text.pt': 'is not a file of tensors alone',
     }
     for name, message in cases.items():
@@ -102,7 +102,7 @@ def test_names_that_are_refused(save, tmp_path, monkeypatch):
             make_extractor(name, None if name.startswith('torch-') else 'none', 'cpu')
     with pytest.raises(UserError, match=r'needs `preprocess`: inception\|imagenet'):
         make_extractor(f'torchscript:{save(lambda x: x)}', None, 'cpu')
-    with pytest.raises(UserError, match='takes images as they are'):
+    with pytest.raises(UserError, match='uses images unchanged'):
         make_extractor('pixels', 'none', 'cpu')
     monkeypatch.setitem(sys.modules, 'torch_fidelity', None)
     with pytest.raises(UserError, match=r'pip install torch-fidelity==0\.4\.0'):

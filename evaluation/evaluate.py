@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dataset_utils import Reading
 from dnnlib.util import UserError
 from evaluation.consumers import make_consumers
 from evaluation.evaluation_options import EvaluationOptions
+from evaluation.features.extractors import Extractor, make_extractor
 from evaluation.features.saved import Features, read_features
 from evaluation.generators import Generator, Sampling, make_generators
 from evaluation.given_images import ImageSet, fitted, open_images, read_images
@@ -26,6 +28,8 @@ from training.dataset import load_dataset
 
 # Given images compared at a time, on each rank.
 GIVEN_BATCH = 1024
+# Images whose features are extracted at a time.
+EXTRACTED_BATCH = 64
 
 
 def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: int | None = None) -> list[Record]:
@@ -36,7 +40,8 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     """
     saved_features, log = options.features or [], log_path(options)
     has_test = options.test_set is not None or len(saved_features) > 2
-    metrics = requested(options.metrics or [], has_test, has_features=bool(saved_features))
+    metrics = requested(options.metrics or [], has_test, has_features=bool(saved_features or options.extractor))
+    extractor = make_extractor(options.extractor, options.preprocess, device) if options.extractor else None
     sampling = Sampling(options.sampler, options.class_index, options.precision, pipeline_steps, options.data)
     generators = make_generators(options, sampling, device)
     require_folders({'table': options.table, 'gallery': options.gallery, 'log': log})
@@ -59,12 +64,26 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
         records = [found.record for found in sets]
 
     def finish() -> list[Record]:
+        if extractor is not None:
+            training_rows = extracted(extractor, training_set.images)
+            test_rows = None if test is None else extracted(extractor, test.pixels)
         for found in sets:
-            found.record.update(compute(metrics, found, training_set, test, features, device))
+            mine = features
+            if extractor is not None:
+                mine = Features(extracted(extractor, found.images.pixels), training_rows, test_rows)
+                found.record.update(extractor.settings)
+            found.record.update(compute(metrics, found, training_set, test, mine, device))
         write_files(options, sets, training_set)
         return records
 
     return distributed.on_main(finish)
+
+
+def extracted(extractor: Extractor, images: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Features float32 [N, d] of images uint8 [N, C, H, W]."""
+    starts = range(0, len(images), EXTRACTED_BATCH)
+    batches = (torch.as_tensor(images[start : start + EXTRACTED_BATCH]) for start in starts)
+    return np.concatenate([extractor(batch).numpy() for batch in batches])
 
 
 def log_path(options: EvaluationOptions) -> Path | None:

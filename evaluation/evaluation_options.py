@@ -36,6 +36,8 @@ class EvaluationOptions:
     metrics: list[str] | None = option(None, 'Also compute these metrics of docs/metrics.md, or all; for a run, for its best snapshot.', unit='LIST', parse=word_list)
     test_set: str | None = option(None, 'Held-out set that some metrics compare with.', name='test-ref', unit='ZIP|DIR|NPZ|NPY')
     features: list[str] | None = option(None, 'Compute metrics in features instead of pixels: .npy files, float [N, d], in the order of the images.', unit='GEN,REF[,TEST]', parse=word_list)
+    extractor: str | None = option(None, 'Compute metrics in the features of pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
+    preprocess: str | None = option(None, 'Preprocessing for torchscript: inception, imagenet, sscd, clip, none, or spelled out.', unit='NAME')
     resize: str | None = option(None, 'Resize `images` of another size to the size of `training_set`, by this filter.', choices=FILTERS)
     channels: str = option('auto', 'Compare as grey (1) or RGB (3); auto takes RGB if `images` or `training_set` have colour.', choices=('auto', '1', '3'))
     float_range: tuple[float, float] | None = option(None, 'Pixel range of floating-point `images`, such as -1,1.', unit='LOW,HIGH', parse=number_pair)
@@ -82,7 +84,11 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
         raise ArgumentError(f'`{subject}` needs `training_set`, the training set to compare with')
     if options.log is not None and options.log.suffix == '.jsonl':
         raise ArgumentError(f'`log`={options.log}: the records go next to the log as .jsonl; name the log .log')
-    if not options.metrics and (options.features or options.test_set):
-        raise ArgumentError('`features` and `test_set` are for metrics; choose some with `metrics`')
+    if not options.metrics and (options.features or options.extractor or options.test_set):
+        raise ArgumentError('`features`, `extractor` and `test_set` are for metrics; choose some with `metrics`')
+    if options.features and options.extractor:
+        raise ArgumentError('`features` were extracted before; remove them, or `extractor`')
+    if options.preprocess and not options.extractor:
+        raise ArgumentError('`preprocess` has no effect without `extractor`; remove it')
     if options.features and (not 2 <= len(options.features) <= 3 or len(options.images) > 1):
         raise ArgumentError('`features`=GEN.npy,REF.npy[,TEST.npy] is for one set of images; give two or three files')

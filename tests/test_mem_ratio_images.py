@@ -155,6 +155,23 @@ def test_metrics_may_be_those_of_features(digits_20, array, tmp_path):
     assert record['metrics'] == json.loads(json.dumps(expected))
 
 
+def test_metrics_may_be_those_of_an_extractor(digits_20, array, images, reference):
+    test = load_dataset('digits').images
+    common = f'--images={array}', f'--knn-ref={digits_20}'
+    (record,) = evaluated(*common, '--metrics=frechet,kernel_distance', '--test-ref=digits', '--extractor=pixels')
+    rows: Any = [np.asarray(part).reshape(len(part), -1).astype(np.float32) for part in (images, reference, test)]
+    expected = compute_metrics(['frechet', 'kernel_distance'], FeatureSpace(), *rows)
+    assert record['metrics'] == json.loads(json.dumps(expected))
+    assert (record['metrics_space'], record['extractor']) == ('features', 'pixels')
+    assert record['ratio'] == evaluated(*common)[0]['ratio']
+    for arguments, message in (
+        (['--extractor=pixels'], 'choose some with --metrics'),
+        (['--metrics=all', '--preprocess=none'], '--preprocess has no effect without --extractor'),
+        (['--metrics=all', '--extractor=pixels', '--features=a,b'], 'remove them, or --extractor'),
+    ):
+        assert message in failure(*common, *arguments, status=2)
+
+
 def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_20, images, reference, tmp_path):
     large = images.repeat(2, axis=2).repeat(2, axis=3)
     np.save(tmp_path / 'large.npy', large)

@@ -94,9 +94,11 @@ def edm_sampler(
             denoised = denoise(x, sigma)
         else:
             done, denoised = settled(x, x.new_tensor(sigma), class_labels)
-            images[unfinished[done]] = denoised[done].to(x.dtype)
-            x, denoised, unfinished = x[~done], denoised[~done].to(x.dtype), unfinished[~done]
-            class_labels = None if class_labels is None else class_labels[~done]
+            denoised = denoised.to(x.dtype)
+            if bool(done.any()):
+                images[unfinished[done]] = denoised[done]
+                x, denoised, unfinished = x[~done], denoised[~done], unfinished[~done]
+                class_labels = None if class_labels is None else class_labels[~done]
             if not len(x):
                 break
         slope = (x - denoised) / sigma

@@ -45,10 +45,18 @@ class ClosedForm:
     def _as_images(self, rows: Tensor, x: Tensor) -> Tensor:
         """Denoised rows [B, P] in pixel units as images in [-1, 1] like x: float64 if x is, else float32."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return ((rows + 0.5) / 127.5).reshape(x.shape).to(dtype).to(x.device)
+        return rows.to(torch.float64, copy=True).add_(0.5).div_(127.5).reshape(x.shape).to(dtype).to(x.device)
 
     def _in_pixels(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         """x in pixel units, float64 [B, P], and the noise's variance in them, float64 [B]."""
+        variance = self._variance(x, sigma)
+        z = x.flatten(1).to(self.device).to(torch.float64).mul(127.5).sub_(0.5)
+        if not bool(z.isfinite().all()):
+            raise UserError('x has values that are not finite')
+        return z, variance
+
+    def _variance(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """The noise's variance in pixel units, float64 [B]; checks x's shape and sigma."""
         expected = (self.img_channels, self.img_resolution, self.img_resolution)
         if tuple(x.shape[1:]) != expected:
             raise UserError(f'x has shape {list(x.shape)}, but the training images are {list(expected)} each')
@@ -57,10 +65,7 @@ class ClosedForm:
             raise UserError(f'sigma has {len(sigma)} values for {len(x)} images; give one, or one for each image')
         if not bool((sigma > 0).all() & sigma.isfinite().all()):
             raise UserError('sigma must be positive and finite')
-        z = x.flatten(1).to(self.device).to(torch.float64) * 127.5 - 0.5
-        if not bool(z.isfinite().all()):
-            raise UserError('x has values that are not finite')
-        return z, (127.5 * sigma).square().expand(len(x))
+        return (127.5 * sigma).square().expand(len(x))
 
     def _classes(self, class_labels: Tensor | None, count: int) -> Tensor | None:
         """The class of each image, int64 [B], -1 for all classes; None if all are -1."""

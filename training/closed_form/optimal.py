@@ -9,6 +9,7 @@ See docs/optimal_denoiser.md for the algorithm.
 
 import functools
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils import distributed
+from torch_utils.int8 import int8_matmul
 from training.closed_form.closed_form import ClosedForm
+from training.closed_form.float32_means import float32_means
 from training.closed_form.int8_sums import int8_sums, relative_error
 from training.closed_form.rows import ImageRows, Images
 from training.closed_form.sums import Sums, empty_sums, float64_sums, merge
@@ -25,12 +28,23 @@ from training.closed_form.sums import Sums, empty_sums, float64_sums, merge
 # Expected root mean square error, relative to the norm of the denoised image, above which an image is computed again
 # with more digits. An error five times as large, 1e-5, has a probability below exp(-9) (see int8_sums).
 TOLERANCE = 2e-6
-# Training sets with at most this many pixels in all are computed in float64 at once.
-FEW_PIXELS = 1 << 16
+# Training sets with more pixels are not kept in float32.
+FLOAT32_PIXELS = 1 << 26
+# The int8 way takes as long as float32 products with this many images, apart from its products.
+OVERHEAD = 1000
 # Numbers of digits of z to try, each for the images whose error is too large with fewer digits.
 DIGITS = (3, 4)
 # The nearest image is settled once the weights of all others are below half of float64's rounding unit.
 SETTLED = 2.0**-54
+
+
+@dataclass(frozen=True)
+class Group:
+    """Noisy images of one class: their indices, the range of the class's rows, and its size over all ranks."""
+
+    rows: Tensor | slice
+    chosen: tuple[int, int]
+    size: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,7 @@ class OptimalDenoiser(ClosedForm):
         x: float [B, C, R, R]; sigma: > 0, a scalar or [B]; class_labels: one-hot [B, label_dim], int64 [B] or None for
         the optimum over all classes. Raises UserError for values that are not finite, sigma <= 0, and an empty class.
         """
-        return self._as_images(self._sums(x, sigma, class_labels).mean, x)
+        return self._denoise(x, sigma, class_labels)[0]
 
     def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Which images are denoised to one training image for the rest of a deterministic trajectory, bool [B].
@@ -97,9 +111,8 @@ class OptimalDenoiser(ClosedForm):
         and its weight relative to y's is exp(-g(t) / (2 t² sigma²)) <= exp(-g(1) / (2 sigma²)): no weight grows. Hence
         if the others' weights together are below float64's rounding at (x, sigma), they are along the whole segment.
         """
-        sums = self._sums(x, sigma, class_labels)
-        settled = sums.others - sums.log_total < math.log(SETTLED)
-        return settled.to(x.device), self._as_images(sums.mean, x)
+        denoised, others = self._denoise(x, sigma, class_labels)
+        return (others < math.log(SETTLED)).to(x.device), denoised
 
     def statistics(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Statistics:
         """Properties of the softmax for each noisy image; arguments as for a call."""
@@ -111,35 +124,67 @@ class OptimalDenoiser(ClosedForm):
             distance=(sums.distance.sqrt() / 127.5).to(x.device),
         )
 
-    def _sums(
-        self,
-        x: Tensor,
-        sigma: Tensor | float,
-        class_labels: Tensor | None,
-        find_nearest: bool = False,
-    ) -> Sums:
+    def _denoise(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The denoised images, of x's shape, and the logarithm of a bound on the share of the weights of all images
+        that differ from the nearest, float64 [B]."""
+        if not len(x) or not self._in_float32():
+            sums = self._sums(x, sigma, class_labels)
+            return self._as_images(sums.mean, x), sums.others - sums.log_total
+        variance, rows = self._variance(x, sigma), x.flatten(1).to(self.device)
+        groups = self._groups(class_labels, len(x))
+        parts = [float32_means(self.images, rows[g.rows], variance[g.rows], *g.chosen) for g in groups]
+        means, others, error = parts[0]
+        if len(groups) > 1:
+            order = torch.cat([g.rows for g in groups if isinstance(g.rows, Tensor)]).argsort()
+            means, others, error = (torch.cat(values)[order] for values in zip(*parts, strict=True))
+        denoised, unsure = self._as_images(means, x), ~(error <= TOLERANCE)
+        if bool(unsure.any()):
+            labels = None if class_labels is None else class_labels[unsure]
+            sums = self._sums(x[unsure], (variance[unsure].sqrt() / 127.5), labels)
+            denoised[unsure] = self._as_images(sums.mean, x[unsure])
+            others[unsure] = sums.others - sums.log_total
+        return denoised, others
+
+    def _in_float32(self) -> bool:
+        """Whether to compute in float32 first: it must be faster, exact enough and small enough, and on one rank."""
+        few = self.num_images * self.images.num_pixels <= FLOAT32_PIXELS
+        alone = self.device.type == 'cpu' and not self.images.sharded and self.images.resident is not None
+        exact = torch.get_float32_matmul_precision() == 'highest' and not self.float64
+        return few and alone and exact and self.num_images * (1 - int8_time()) < OVERHEAD
+
+    def _groups(self, class_labels: Tensor | None, count: int) -> list['Group']:
+        """The noisy images of each class."""
+        classes = self._classes(class_labels, count)
+        if classes is None or not count:
+            return [Group(slice(None), (0, len(self.images)), self.num_images)]
+        return [
+            Group(
+                (classes == label).nonzero()[:, 0],
+                self.images.ranges.get(label, (0, 0)) if label >= 0 else (0, len(self.images)),
+                self.class_sizes[label] if label >= 0 else self.num_images,
+            )
+            for label in classes.unique().tolist()
+        ]
+
+    def _sums(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, find_nearest: bool = False) -> Sums:
         z, variance = self._in_pixels(x, sigma)
-        classes = self._classes(class_labels, len(x))
-        if classes is None:
-            return self._range_sums(z, variance, (0, len(self.images)), self.num_images, find_nearest)
-        parts, order = [], []
-        for label in classes.unique().tolist():
-            rows = (classes == label).nonzero()[:, 0]
-            chosen = self.images.ranges.get(label, (0, 0)) if label >= 0 else (0, len(self.images))
-            size = self.class_sizes[label] if label >= 0 else self.num_images
-            parts.append(self._range_sums(z[rows], variance[rows], chosen, size, find_nearest))
-            order.append(rows)
-        return Sums.cat(parts)[torch.cat(order).argsort()]
+        groups = self._groups(class_labels, len(x))
+        parts = [self._range_sums(z[g.rows], variance[g.rows], g.chosen, g.size, find_nearest) for g in groups]
+        if isinstance(groups[0].rows, slice):
+            return parts[0]
+        return Sums.cat(parts)[torch.cat([g.rows for g in groups if isinstance(g.rows, Tensor)]).argsort()]
 
     def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], size: int, find_nearest: bool) -> Sums:
         """Sums over a range of rows: with digits, and in float64 for images whose error is too large with digits.
+
+        Sets that are computed in float32 first get here only for what float32 cannot do, and are summed in float64.
 
         size: number of images in the range, over all ranks.
         """
         if not len(z):
             return empty_sums(z)
         start, stop = chosen
-        if self.float64 or size * z.shape[1] <= FEW_PIXELS:
+        if self.float64 or self._in_float32():
             return self._over_ranks(float64_sums(self.images, z, variance, start, stop))
         parts: list[Sums] = []
         indices: list[Tensor] = []
@@ -170,3 +215,20 @@ class OptimalDenoiser(ClosedForm):
         shards = [torch.empty_like(packed) for _ in range(distributed.world_size())]
         torch.distributed.all_gather(shards, packed)
         return functools.reduce(merge, [Sums.unpack(shard) for shard in shards])
+
+
+@functools.cache
+def int8_time() -> float:
+    """Time of the int8 products, three digits, relative to the float32 product of the same images; measured once."""
+    values = torch.ones([64, 1024])
+    digits, rows = torch.ones([192, 1024], dtype=torch.int8), torch.ones([1024, 1024], dtype=torch.int8)
+    float_rows = rows.to(torch.float32)
+    times = []
+    for product in (lambda: int8_matmul(digits, rows.t()), lambda: values @ float_rows.t()):
+        seconds = []
+        for _ in range(10):
+            start = time.perf_counter()
+            product()
+            seconds.append(time.perf_counter() - start)
+        times.append(min(seconds))
+    return times[0] / times[1]

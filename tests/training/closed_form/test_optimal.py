@@ -13,10 +13,12 @@ from torch import Tensor
 from dnnlib.util import UserError
 from tests.helpers import DATA, cifar10_pixels, needs_cifar10
 from torch_utils.int8 import MAX_INNER
-from training.closed_form import int8_sums, optimal, sums
+from training.closed_form import float32_means, int8_sums, optimal, sums
 from training.closed_form.optimal import OptimalDenoiser
 from training.sampling import StackedRandomGenerator, ablation_sampler, edm_sampler, rho_schedule, to_uint8
 
+# OVERHEAD with which a set is computed in float32 first, or with digits.
+WAYS = {'float32': math.inf, 'digits': -math.inf}
 SIGMAS = [80.0, 20.0, 8.0, 3.0, 1.0, 0.3, 0.05, 0.002]
 
 
@@ -61,15 +63,16 @@ def images() -> Tensor:
     return smooth_images(2300)
 
 
-@pytest.fixture(scope='module')
-def denoiser(images: Tensor) -> OptimalDenoiser:
+@pytest.fixture(params=WAYS)
+def denoiser(images: Tensor, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OptimalDenoiser:
+    monkeypatch.setattr(optimal, 'OVERHEAD', WAYS[request.param])
     return OptimalDenoiser(images)
 
 
 @pytest.fixture
 def digits_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small sets go the way of large ones."""
-    monkeypatch.setattr(optimal, 'FEW_PIXELS', 0)
+    """Small sets are computed like large ones."""
+    monkeypatch.setattr(optimal, 'OVERHEAD', -math.inf)
 
 
 def forbid_float64(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,8 +113,8 @@ def test_block_sizes_change_nothing(
     images = smooth_images(170, size=8)
     x = noisy(images, sigma)
     assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-5
-    monkeypatch.setattr(optimal, 'FEW_PIXELS', 1 << 30)
-    assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-12
+    exact = OptimalDenoiser(images, precision='fp64')
+    assert relative_error(exact(x, sigma), naive(images, x, sigma)[1]) < 1e-12
 
 
 @pytest.mark.parametrize('count', [1, 2])
@@ -217,6 +220,49 @@ def test_error_estimate_bounds_the_error(brightness: int) -> None:
         actual = ((sums.mean + 0.5) / 127.5 - expected).norm(dim=1) / expected.norm(dim=1)
         assert (actual <= 5 * estimate).all()
         assert actual.square().mean() <= estimate.square().mean()
+
+
+def hard_sets() -> dict[str, Tensor]:
+    near = smooth_images(1).repeat(100, 1, 1, 1)
+    near.view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
+    halves = torch.full([64, 3, 16, 16], 255, dtype=torch.uint8)
+    halves[:, :, 8:] = torch.arange(64, dtype=torch.uint8)[:, None, None, None]
+    return {
+        'smooth': smooth_images(2300),
+        'sorted': smooth_images(1500)[smooth_images(1500).flatten(1).double().mean(dim=1).argsort()],
+        'bright': (smooth_images(700) // 4 + 191).to(torch.uint8),
+        'copies': smooth_images(5).repeat(300, 1, 1, 1),
+        'near ties': torch.cat([near, smooth_images(300, seed=3)]),
+        'two halves': halves,
+        'one': smooth_images(1),
+    }
+
+
+@pytest.mark.parametrize('name', hard_sets())
+def test_float32_estimates_bound_the_error_and_the_share_of_other_images(name: str) -> None:
+    images = hard_sets()[name]
+    denoiser = OptimalDenoiser(images)
+    for sigma in (80.0, 20.0, 8.0, 4.0, 2.0, 1.0, 0.3, 0.05, 0.002):
+        x = noisy(images, sigma, count=24)
+        weights, expected = naive(images, x, sigma)
+        variance = denoiser._variance(x, sigma)
+        means, others, estimate = float32_means.float32_means(denoiser.images, x.flatten(1), variance, 0, len(images))
+        found = ((means.double() + 0.5) / 127.5).reshape(x.shape)
+        actual = (found - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+        sure = estimate <= optimal.TOLERANCE
+        assert (actual[sure] <= 5 * estimate[sure]).all()
+        assert (actual[sure] < 1e-5).all()
+        same = (images == images[weights.argmax(dim=1)][:, None]).flatten(2).all(dim=2)
+        assert (weights.masked_fill(same, 0).sum(dim=1) <= others.exp() * (1 + 1e-5) + 1e-30).all()
+
+
+def test_what_float32_is_not_sure_of_is_computed_in_float64(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimal, 'OVERHEAD', math.inf)
+    near = images[:1].repeat(2, 1, 1, 1)
+    near[1, 0, 0, 0] ^= 1
+    middle = naive_pixels(near).mean(dim=0, keepdim=True)
+    found = OptimalDenoiser(torch.cat([near, images[1:]]))(middle, 0.002)
+    assert relative_error(found, middle) < 1e-12
 
 
 def test_logits_are_as_wrong_as_estimated() -> None:
@@ -345,7 +391,7 @@ def test_threads_change_nothing(images: Tensor, denoiser: OptimalDenoiser, monke
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_memory_mapped_images_give_the_same(images: Tensor, tmp_path: Path) -> None:
+def test_memory_mapped_images_give_the_same(images: Tensor, digits_only: None, tmp_path: Path) -> None:
     np.save(tmp_path / 'images.npy', images.numpy())
     mapped = np.load(tmp_path / 'images.npy', mmap_mode='r')
     labels = torch.arange(len(images)) % 3
@@ -360,7 +406,9 @@ def test_memory_mapped_images_give_the_same(images: Tensor, tmp_path: Path) -> N
 
 @pytest.mark.parametrize('sigma', [30.0, 1.0])
 @pytest.mark.parametrize('bounds', [[0, 1, 2300], [0, 700, 1500, 2300]])
-def test_sums_over_shards_merge_to_those_over_all(images: Tensor, bounds: list[int], sigma: float) -> None:
+def test_sums_over_shards_merge_to_those_over_all(
+    images: Tensor, bounds: list[int], sigma: float, digits_only: None
+) -> None:
     copies = torch.cat([images[:1100], images[:1100], images[:100]])  # the same images in several shards
     x = noisy(copies, sigma)
     merged = None
@@ -377,15 +425,16 @@ def test_sums_over_shards_merge_to_those_over_all(images: Tensor, bounds: list[i
 
 @pytest.mark.parametrize('way', ['digits', 'float64'])
 def test_classes_that_most_shards_lack_are_merged(images: Tensor, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if way == 'digits':
-        monkeypatch.setattr(optimal, 'FEW_PIXELS', 0)
+    monkeypatch.setattr(optimal, 'OVERHEAD', -math.inf)
     labels = torch.arange(len(images)) * 4 // len(images)  # sorted: each of the four shards has one class
     x = noisy(images, 3.0)
     z, variance = OptimalDenoiser(images)._in_pixels(x, 3.0)
     for label in range(4):
         parts = []
         for shard_label in range(4):
-            shard = OptimalDenoiser(images[labels == shard_label], labels[labels == shard_label])
+            precision = 'fp64' if way == 'float64' else 'fp32'
+            part = labels == shard_label
+            shard = OptimalDenoiser(images[part], labels[part], precision=precision)
             chosen = shard.images.ranges.get(label, (0, 0))
             size = int((labels == label).sum())
             parts.append(sums.Sums.unpack(shard._range_sums(z, variance, chosen, size, False).pack()))
@@ -451,10 +500,9 @@ def test_set_that_does_not_fit_is_refused_with_its_size(images: Tensor, monkeypa
         OptimalDenoiser(images)
 
 
-@pytest.mark.parametrize('way', ['float64', 'digits'])
+@pytest.mark.parametrize('way', WAYS)
 def test_digits_data_set_conforms(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if way == 'digits':
-        monkeypatch.setattr(optimal, 'FEW_PIXELS', 0)
+    monkeypatch.setattr(optimal, 'OVERHEAD', WAYS[way])
     data = np.load(DATA / 'optimal_denoiser_digits.npz')
     denoiser = OptimalDenoiser(torch.from_numpy(data['images']), torch.from_numpy(data['labels']))
     for sigma in (80.0, 10.0, 2.0, 1.0, 0.5, 0.05, 0.002):

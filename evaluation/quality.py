@@ -24,7 +24,7 @@ from torch_utils import distributed
 
 
 def calculate(options: CalcOptions, device: torch.device) -> Record:
-    """Measure images, and return the record of it. Raises UserError for what cannot be read or compared."""
+    """Measure images, and return the record. Raises UserError for what cannot be read or compared."""
     extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
     references = read_reference(options, extractor)
     subject, features = measured_features(options, extractor, device)
@@ -48,7 +48,7 @@ def calculate(options: CalcOptions, device: torch.device) -> Record:
 
 
 def report(record: Record) -> str:
-    """A record as text for a person; every value stands next to the numbers of images."""
+    """A record as readable text; every value is shown with the numbers of images."""
     counts = f'{record["num_images"]} images of {record["images"]} to '
     counts += f'{record["num_reference"] or "an unknown number"} of {record["reference"]}'
     lines = [f'Fréchet distance: {record["frechet_distance"]:.6g}, {counts}, features: {record["extractor"]}']
@@ -60,7 +60,7 @@ def report(record: Record) -> str:
     if fewest <= record['num_features']:
         lines.append(
             f'Note: {fewest} images are too few for the covariance of {record["num_features"]} features; the Fréchet '
-            f'distance depends strongly on their number. Compare it with values of equal numbers only.'
+            f'distance depends strongly on their number. Compare it only with values at the same number.'
         )
     return '\n'.join(lines)
 
@@ -108,7 +108,7 @@ def read_statistics(path: str, extractor: Extractor) -> Moments:
             mean, covariance = file['mu'].astype(np.float64), file['sigma'].astype(np.float64)
             count = int(file['num']) if 'num' in file else None
             settings = json.loads(str(file['settings'])) if 'settings' in file else None
-    except Exception as error:  # numpy meets a broken file with many exceptions
+    except Exception as error:  # numpy raises many exceptions for broken files
         raise UserError(f'{where} is damaged; make it again ({type(error).__name__})') from error
     if covariance.shape != (len(mean), len(mean)) or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(f'{where}: mu {mean.shape} and sigma {covariance.shape} are not a mean and its covariance')
@@ -125,7 +125,7 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
 def measured_features(
     options: CalcOptions, extractor: Extractor, device: torch.device
 ) -> tuple[Record, list[np.ndarray]]:
-    """What is measured, as in records, and its features on the main rank."""
+    """The name of the measured images, as in records, and their features on the main rank."""
     first, last = options.seed, options.seed + options.num - 1
     if options.images is not None:
         features = features_of(options.images, 'images', extractor, options.extraction, options.num, options.seed)

@@ -155,7 +155,7 @@ def _cancel_jobs(environ: dict[str, str]) -> None:
 
 
 def _processes_of(folder: Path) -> list[psutil.Process]:
-    """What runs for a job, or watches one: no child of a daemon's, but it knows the configuration or writes the log."""
+    """Processes that run or watch jobs. No daemon is their parent, but they know the configuration or write the log."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

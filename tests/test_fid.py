@@ -112,7 +112,7 @@ def test_errors(made, tmp_path):
     np.savez(tmp_path / 'settings.npz', mu=np.zeros(64), sigma=np.eye(64), settings='{"extractor": "net"}')
     for name, message in {
         'odd': 'mu (3,) and sigma (2, 2) are not a mean and its covariance',
-        'other': '64 features per image against 3; compute both with one extractor',
+        'other': '64 and 3 features per image; compute both with the same extractor',
         'settings': "was made with {'extractor': 'net'}, not with {'extractor': 'pixels'}; use the same extractor",
         'cut': '--ref=',
     }.items():

@@ -54,7 +54,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> KernelDistan
     Raises UserError for fewer than two features, and for features of different dimensions.
     """
     if a.shape[1] != b.shape[1]:
-        raise UserError(f'{a.shape[1]} features per image against {b.shape[1]}; compute both with one extractor')
+        raise UserError(f'{a.shape[1]} and {b.shape[1]} features per image; compute both with the same extractor')
     fewest = min(len(a), len(b))
     if fewest < 2:
         raise UserError(f'{fewest} images: a kernel distance needs at least two')

@@ -41,7 +41,7 @@ def test_few_images():
     assert kernel_distance(features(2), features(9)).low is None
     with pytest.raises(UserError, match='1 images: a kernel distance needs at least two'):
         kernel_distance(features(1), features(9))
-    with pytest.raises(UserError, match='6 features per image against 2'):
+    with pytest.raises(UserError, match='6 and 2 features per image'):
         kernel_distance(features(5), features(5)[:, :2])
 
 

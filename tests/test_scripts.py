@@ -110,7 +110,9 @@ class Page:
             assert folders & self.runs.keys(), f'no training makes {values["expdir"]}'
             assert values['knn_ref'] in (None, self.runs.get(expdir, values['knn_ref']))
         elif module in ('dataset_utils', 'dataset_tool'):
-            self.data.update([values['dest']] if 'dest' in values else [])
+            if 'dest' in values:
+                halves = [str(values['dest']).replace('.zip', f'-{half}.zip') for half in 'ab']
+                self.data.update(halves if arguments[0] == 'split' else [values['dest']])
             self.invoke(main, shrunk(arguments, values), ranks)
 
     def invoke(self, main: click.Command, arguments: list[str], ranks: int) -> None:

@@ -65,9 +65,9 @@ class _Number(click.FloatRange):
         return number
 
 
-def given_arguments() -> set[str]:
-    """Names of the arguments that the user gave to the running command, as opposed to defaults."""
-    context = click.get_current_context()
+def given_arguments(context: click.Context | None = None) -> set[str]:
+    """Names of the arguments that were given to a command, as opposed to defaults; context: of the running one."""
+    context = context or click.get_current_context()
     return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 

@@ -9,14 +9,14 @@ import torch
 from dataset_utils import Reading
 from dnnlib.util import UserError
 from evaluation.consumers import make_consumers
-from evaluation.evaluation_options import EvaluationOptions
+from evaluation.evaluation_options import EvaluationOptions, requested_metrics
 from evaluation.features.extractors import Extractor, make_extractor
 from evaluation.features.saved import Features, read_features
 from evaluation.generators import Generator, Sampling, make_generators
 from evaluation.given_images import ImageSet, fitted, open_images, read_images
 from evaluation.image_table import rows_of, write_image_table
 from evaluation.memorization import TrainingSet
-from evaluation.metrics import compute_metrics, requested
+from evaluation.metrics import compute_metrics
 from evaluation.one_pass import Context, PartialResults, one_pass, progress_bar
 from evaluation.pictures import draw_gallery, save_picture
 from evaluation.records import Record
@@ -39,8 +39,7 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     printing have no effect. Raises UserError for what cannot be evaluated, or written.
     """
     saved_features, log = options.features or [], log_path(options)
-    has_test = options.test_set is not None or len(saved_features) > 2
-    metrics = requested(options.metrics or [], has_test, has_features=bool(saved_features or options.extractor))
+    metrics = requested_metrics(options)
     extractor = make_extractor(options.extractor, options.preprocess, device) if options.extractor else None
     sampling = Sampling(options.sampler, options.class_index, options.precision, pipeline_steps, options.data)
     generators = make_generators(options, sampling, device)

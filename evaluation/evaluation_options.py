@@ -1,11 +1,13 @@
 """The options of an evaluation, without torch: the command line of mem_ratio.py and the [evaluate] table of a study."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.options import group, number_pair, option, options_in, seed_list, word_list
 from dnnlib.util import ArgumentError
+from evaluation.metrics import requested
 from training.sampler_options import SamplerOptions
 
 FILTERS = ('lanczos', 'box', 'bicubic')
@@ -69,7 +71,7 @@ ONLY_FOR = {
 
 
 def check_options(options: EvaluationOptions, given: set[str]) -> None:
-    """Raise ArgumentError if options do not go together. given: names of the arguments that the user gave."""
+    """Raise UserError if options do not go together. given: names of the arguments that the user gave."""
     subjects = [name for name in SUBJECTS if getattr(options, name)]
     if len(subjects) != 1:
         raise ArgumentError(
@@ -92,3 +94,11 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
         raise ArgumentError('`preprocess` has no effect without `extractor`; remove it')
     if options.features and (not 2 <= len(options.features) <= 3 or len(options.images) > 1):
         raise ArgumentError('`features`=GEN.npy,REF.npy[,TEST.npy] is for one set of images; give two or three files')
+    requested_metrics(options)
+
+
+def requested_metrics(options: EvaluationOptions) -> Sequence[str]:
+    """Names of the metrics to compute. Raises UserError for an unknown one, and for one whose test set is missing."""
+    features = options.features or []
+    has_test = options.test_set is not None or len(features) > 2
+    return requested(options.metrics or [], has_test, has_features=bool(features or options.extractor))

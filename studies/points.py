@@ -86,7 +86,8 @@ class Point:
         return point_commands(settings, self.size, self.seeds, self.folder, sources, self.diagnose)
 
     def prepare(self) -> None:
-        """Make the folder; one with other settings is set aside. Raises UserError while that one is running."""
+        """Make the folder. One with other settings is set aside, unless only its evaluation differs: then the training
+        is kept, and evaluated again. Raises UserError while that one is running."""
         self._make_folder()
         if not self.is_diagnosed():
             # In this order, so that a point that is killed in between is not taken for done.
@@ -107,9 +108,25 @@ class Point:
                         raise UserError(
                             f'{self.folder} is running with other settings; stop it, or wait until it is done'
                         )
-                    set_aside(self.folder)
+                    if self._is_trained():
+                        self._forget_evaluation()
+                    else:
+                        set_aside(self.folder)
             self.folder.mkdir(exist_ok=True)
             write_json(self.folder / 'point.json', self.identity)
+
+    def _is_trained(self) -> bool:
+        """Whether the folder's training set and training, as far as they got, are those of this point."""
+        saved = read_json(self.folder / 'point.json')
+        return isinstance(saved, dict) and {**saved, 'evaluate': self.identity['evaluate']} == self.identity
+
+    def _forget_evaluation(self) -> None:
+        """Keep the records of another evaluation under another name, since a result is the best of all records."""
+        write_status(self.folder, Status(STOPPED, seconds=saved_status(self.folder).seconds))
+        (self.folder / 'result.json').unlink(missing_ok=True)
+        records = self.folder / 'run' / 'mem_traj.jsonl'
+        if records.exists():
+            set_aside(records)
 
     def matches(self) -> bool:
         """Whether the folder was made for this point with these settings."""
@@ -153,12 +170,12 @@ def slug(combination: Combination) -> str:
     return re.sub(r'[^A-Za-z0-9._=,+-]+', '-', ','.join(parts)).strip('.-')[:200] or 'all'
 
 
-def set_aside(folder: Path) -> Path:
-    """Rename a folder, so that another one can take its place; returns its new path."""
+def set_aside(path: Path) -> Path:
+    """Rename a folder or file, so that another one can take its place; returns its new path."""
     number = 1
-    while (aside := folder.with_name(f'{folder.name}.set-aside-{number}')).exists():
+    while (aside := path.with_name(f'{path.name}.set-aside-{number}')).exists():
         number += 1
-    return folder.rename(aside)
+    return path.rename(aside)
 
 
 def read_status(folder: Path) -> Status:

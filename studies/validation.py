@@ -1,19 +1,21 @@
 """Checks a study before it runs: options by the parsers of its commands, sizes by the rules of selection."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.command import command_of
+from cli.command import command_of, given_arguments
 from dataset_utils import open_source
 from dataset_utils.command_line import main as dataset_commands
 from dataset_utils.rules import RULES
 from dataset_utils.sources import Source
+from dnnlib.options import build, options_in, spelling
 from dnnlib.util import UserError
 from evaluation.diagnosis_options import ClocksOptions, LevelsOptions
-from evaluation.evaluation_options import EvaluationOptions
+from evaluation.evaluation_options import EvaluationOptions, check_options
 from studies.commands import selection_command
 from studies.points import make_point, slug
 from studies.study import Combination, Study
@@ -48,7 +50,10 @@ class Validator:
             size = combination.sizes.values[0] if combination.sizes.search is None else combination.sizes.search[1]
             place = f'{study.name}: {combination.name}: ' if combination.values else f'{study.name}: '
             for part, command in make_point(study, Path('study'), combination, size, 0).commands().items():
-                parse_options(part, command, f'{place}[{f"diagnose.{part}" if part in study.diagnose else part}]')
+                table = f'{place}[{f"diagnose.{part}" if part in study.diagnose else part}]'
+                parsed = parse_options(part, command, table)
+                if part == 'evaluate':
+                    self._check_evaluation(parsed, table)
         for name, options in study.sources.items():
             command = selection_command(options, Path('x.zip'), Path('sources'))
             parse_options('data', command, f'{study.name}: [sources.{name}]')
@@ -82,7 +87,7 @@ class Validator:
 
     def _selection(self, study: Study, root: Path, combination: Combination, size: int) -> tuple[str, dict[str, Any]]:
         command = make_point(study, root, combination, size, 0).commands()['data']
-        return command[2], parse_options('data', command, combination.name)
+        return command[2], parse_options('data', command, combination.name).values
 
     def _step(self, study: Study, root: Path, combination: Combination) -> int:
         assert combination.sizes.search is not None
@@ -97,10 +102,31 @@ class Validator:
         for key in ('source', 'blend'):
             if key in choices:
                 choices[key] = self._open(choices[key])
+        place = f'{study.name}: {combination.name}, {size} images'
         try:
-            RULES[selection](**choices)
+            labels = RULES[selection](**choices).labels
         except UserError as error:
-            raise UserError(f'{study.name}: {combination.name}, {size} images: {error}') from error
+            raise UserError(f'{place}: {error}') from error
+        commands = make_point(study, root, combination, size, 0).commands()
+        conditional = parse_options('train', commands['train'], place).values['cond']
+        chosen = parse_options('evaluate', commands['evaluate'], place).values['class_index']
+        if chosen is not None and not conditional:
+            raise UserError(f'{place}: class = {chosen} in [evaluate] needs cond = true in [train]')
+        if chosen is not None and chosen not in (labels or []):
+            raise UserError(f'{place}: class = {chosen} in [evaluate]: no training image has it')
+
+    @staticmethod
+    def _check_evaluation(parsed: 'ParsedOptions', where: str) -> None:
+        """Raise UserError for what mem_ratio.py would refuse without looking at images."""
+        options = build(EvaluationOptions, parsed.values)
+        try:
+            check_options(options, parsed.given)
+            if options.test_set is not None:
+                open_source(options.test_set, 'test_set')
+        except UserError as error:
+            names = {field.name: spelling(field) for field, _ in options_in(EvaluationOptions)}
+            text = re.sub(r'`(\w+)`', lambda match: names.get(match[1], match[0]), str(error))
+            raise UserError(f'{where}: {text}') from error
 
     def _open(self, path: str, argument: str = 'source') -> Source:
         if path not in self.opened:
@@ -108,8 +134,16 @@ class Validator:
         return self.opened[path]
 
 
-def parse_options(part: str, command: list[str], where: str) -> dict[str, Any]:
-    """The values of a command's options, as parsed by its script. Raises UserError, which begins with `where`."""
+@dataclasses.dataclass(frozen=True)
+class ParsedOptions:
+    """The values of a command's options by the names of their arguments, and the names of those that were given."""
+
+    values: dict[str, Any]
+    given: set[str]
+
+
+def parse_options(part: str, command: list[str], where: str) -> ParsedOptions:
+    """The options of a command, as parsed by its script. Raises UserError, which begins with `where`."""
     parser, words = PARSERS[part], [word for word in command if word.startswith('--')]
     context = click.Context(parser)
     if isinstance(parser, click.Group):
@@ -121,6 +155,7 @@ def parse_options(part: str, command: list[str], where: str) -> dict[str, Any]:
         assert found is not None
         parser = found
     try:
-        return parser.make_context(command[0], words).params
+        context = parser.make_context(command[0], words)
     except click.UsageError as error:
         raise UserError(f'{where}: {error.format_message()}') from error
+    return ParsedOptions(context.params, given_arguments(context))

@@ -244,6 +244,25 @@ def test_a_point_of_other_settings_is_set_aside_and_run_anew(tmp_path):
     assert 'set aside' in status_text(results)
 
 
+def test_a_changed_evaluation_keeps_the_training_and_its_records(tmp_path):
+    run(make_study(sizes={'values': [10]}), tmp_path, lambda size: 0.5)
+    folder = tmp_path / 'points/all/000010-r0'
+    (folder / 'run').mkdir()
+    (folder / 'run/mem_traj.jsonl').write_text('earlier\n')
+    (folder / 'run/training-state-000001.pt').write_text('trained')
+    changed = make_study(sizes={'values': [10]}, evaluate={'seeds': '0-99'})
+    assert collect(changed, tmp_path).outcomes[0].ratios == []
+    order, results = run(changed, tmp_path, lambda size: 0.25)
+    assert (order, results.set_aside) == ([(10, 0)], [])
+    assert json.loads((folder / 'point.json').read_bytes())['evaluate'] == {'seeds': '0-99'}
+    assert (folder / 'run/training-state-000001.pt').read_text() == 'trained'
+    # A result is the best of all records, so those of the other evaluation must not stay.
+    assert not (folder / 'run/mem_traj.jsonl').exists()
+    assert (folder / 'run/mem_traj.jsonl.set-aside-1').read_text() == 'earlier\n'
+    assert results.outcomes[0].ratios[0].mean == 0.25
+    assert read_status(folder).seconds == 10.0
+
+
 @pytest.mark.parametrize(('low', 'high', 'tolerance'), [(10, 1000, 0.1), (100, 170, 0.02), (50, 60, 1.0)])
 def test_a_search_takes_no_more_sizes_than_its_bound(tmp_path, low, high, tolerance):
     study = make_study(sizes={'search': [low, high], 'tolerance': tolerance})

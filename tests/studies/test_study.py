@@ -250,11 +250,30 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
         ),
         ({'diagnose': {'levels': {'levels': 1}}}, r'\[diagnose.levels\]: .*1 levels are too few'),
         ({'diagnose': {'clocks': {'test': 'nothing.zip'}}}, r'`test`=nothing.zip: no such file'),
+        (
+            {'evaluate': {'metrics': 'nope'}},
+            r"test: \[evaluate\]: metrics: no metric is called 'nope'; there are ratio",
+        ),
+        ({'evaluate': {'metrics': 'test_gap'}}, r'test: \[evaluate\]: metrics=test_gap needs test-ref'),
+        ({'evaluate': {'resize': 'box'}}, r'test: \[evaluate\]: resize has no effect with expdir'),
+        (
+            {'evaluate': {'metrics': 'test_gap', 'test-ref': 'none.zip'}},
+            r'test: \[evaluate\]: test-ref=none.zip: no such',
+        ),
+        ({'evaluate': {'class': 1}}, r'all, 10 images: class = 1 in \[evaluate\] needs cond = true in \[train\]'),
+        (
+            {'evaluate': {'class': 10}, 'train': {'cond': True}},
+            r'all, 10 images: class = 10 in \[evaluate\]: no training image has it',
+        ),
     ],
 )
 def test_options_and_sizes_are_checked_before_anything_runs(tables, message):
     with pytest.raises(UserError, match=message):
         validated(**tables)
+
+
+def test_an_evaluation_of_one_class_is_possible():
+    validated(train={'cond': True}, evaluate={'class': 9, 'metrics': 'all'})
 
 
 @pytest.mark.parametrize('text', ['[data', 'x = ' + '9' * 5000, 'x = ' + '[' * 50_000, '\ud800'])

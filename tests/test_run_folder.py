@@ -47,6 +47,12 @@ def test_a_refused_start_leaves_nothing(arguments, tmp_path, nosubdir):
     assert not (tmp_path / 'run').exists()
 
 
+def test_a_folder_whose_name_is_not_utf8_is_refused(arguments, tmp_path):
+    message = failure(f'--outdir={tmp_path}/bad\udcff', *arguments, '--epochs=1')
+    assert 'bad\\udcff: not a UTF-8 name; choose another name for the run folder' in message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_without_a_state_starts_again_with_other_options(run_dir, arguments):
     for path in run_dir.glob('*.pt'):
         path.unlink()

@@ -137,6 +137,9 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state. Raises UserError if it belongs to another network, optimizer or training set."""
+        parts = ('images', 'steps', 'dataset_sha256', 'net', 'ema', 'optimizer')
+        if missing := [name for name in parts if name not in state]:
+            raise UserError(f'the training state lacks {missing[0]}; remove it to continue from the one before it')
         if state['dataset_sha256'] != self.dataset.sha256:
             raise UserError(f'`data`={self.config.dataset.path}: not the images that this training was started with')
         try:

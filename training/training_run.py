@@ -130,8 +130,15 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
 
 
 def claim_run(options: RunOptions, stack: contextlib.ExitStack) -> tuple[Path | None, Path | None]:
-    """Lock the run to resume, until the stack is closed; returns what `find_run` returns."""
+    """Lock the run to resume, until the stack is closed; returns what `find_run` returns.
+
+    Raises UserError for a folder whose name is not UTF-8, in which TensorBoard cannot write.
+    """
     folder, state = find_run(options)
+    for argument, name in (('outdir', options.outdir), ('desc', options.desc), ('resume', folder)):
+        if any('\ud800' <= character <= '\udfff' for character in str(name)):
+            shown = str(name).encode(errors='backslashreplace').decode()
+            raise UserError(f'`{argument}`={shown}: not a UTF-8 name; choose another name for the run folder')
     if folder is not None and not options.dry_run:
         stack.enter_context(sole_use(folder / LOCK_FILE, f'the run folder {folder}'))
         folder, state = find_run(options)  # another process may just have saved a state

@@ -197,6 +197,9 @@ def test_a_training_that_is_saved_and_restored_ends_with_the_same_bits(digits, n
     assert torch.equal(flat(resumed.ema.parameters()), expected[1])
     with pytest.raises(UserError, match='not the images that this training was started with'):
         saved.load_state_dict({**state, 'dataset_sha256': '0' * 64})
+    for name in state.keys() - {'format'}:
+        with pytest.raises(UserError, match=f'the training state lacks {name}; remove it'):
+            saved.load_state_dict({key: value for key, value in state.items() if key != name})
 
 
 def test_the_first_bad_step_is_the_first_whose_loss_is_not_finite(digits):

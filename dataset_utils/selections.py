@@ -81,8 +81,8 @@ def repeated(labels: Sequence[int] | None, count: int, copies: int, fraction: fl
     """Take all `count` images in order, and then repeat a fraction of them until each of those occurs `copies` times.
 
     fraction: in [0, 1]; round(fraction * count) images are repeated, the same share of each class to within one image:
-    the first ones, or drawn by the seed. Without labels all images count as one class. The images of a smaller fraction
-    are among those of a larger one.
+    the first ones, or drawn by the seed. Without labels all images count as one class. The images repeated at a
+    smaller fraction are also repeated at a larger one.
     """
     classes = members(labels if labels is not None else [0] * count, seed)
     # The k-th image of a class has the place (k - 1/2) / (size of the class), and the lowest places are taken.
@@ -139,7 +139,7 @@ def members(labels: Sequence[int], seed: int | None) -> dict[int, list[int]]:
 
 def shuffled(indices: Sequence[int], seed: int, key: int) -> list[int]:
     """Shuffle indices with a generator seeded by (seed, key), both in [0, 2^32)."""
-    # numpy guarantees that the streams of RandomState never change (NEP 19), but not those of newer generators.
+    # numpy guarantees that the streams of RandomState never change (NEP 19), unlike streams of newer generators.
     order = np.random.RandomState([seed, key]).permutation(len(indices))
     return [indices[position] for position in order]
 

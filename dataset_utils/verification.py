@@ -64,7 +64,7 @@ def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
     findings = []
     hashes, expected = listed(claimed.source_sha256), listed(made.source_sha256)
     if hashes == expected[::-1] != expected:
-        findings.append('The two sources are those of the manifest in the other order; give `verify` the source first.')
+        findings.append('The two sources are in the opposite order of the manifest; give `verify` the source first.')
     elif hashes != expected:
         is_not = f'its hash is {" and ".join(expected)}, not {shown(" and ".join(hashes))}'
         findings.append(f'The source is a different one: {is_not}.')

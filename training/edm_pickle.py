@@ -1,7 +1,7 @@
 """Read the network pickles of NVlabs/edm, such as network-snapshot-002000.pkl, without running anything in them.
 
 Such a pickle is made of records: source text, the name of a class in it, the arguments of an object, and its state.
-Nothing of the text is compiled or imported. `read_edm_pickle` takes from the outermost network its class name, its
+The text is neither compiled nor imported. `read_edm_pickle` takes from the outermost network its class name, its
 arguments and its tensors; `training.snapshot` builds our class of that name with them. `STAND_INS` lists everything
 that a pickle may ask for.
 """
@@ -53,7 +53,7 @@ class EDMPickle:
         positional = dict(zip(names, self.arguments, strict=False))
         twice = positional.keys() & self.keywords.keys()
         if twice or len(self.arguments) > len(names):
-            raise ValueError(f'its arguments are not those of {self.class_name}')
+            raise ValueError(f'its arguments do not belong to {self.class_name}')
         return {**positional, **self.keywords}
 
     def weights(self) -> dict[str, torch.Tensor]:

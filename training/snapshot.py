@@ -64,10 +64,10 @@ class NetworkConfig(Typed, frozen=True):
 class SnapshotInfo(Typed, frozen=True):
     """The header of a snapshot. images: training images seen. precision: the training's. ema: the rule of the average.
 
-    classes: those that have training images, ascending; None for an unconditional network, or if unknown.
+    classes: the classes with training images, ascending; None for an unconditional network, or if unknown.
     xflip: whether the training showed mirrored images as well.
-    Network pickles of EDM lack some of it: their images are those of the file name, network-snapshot-<kimg>.pkl, or
-    None; dataset_sha256 and dataset_size are None, and ema is empty.
+    Network pickles of EDM lack some of it: the file name, network-snapshot-<kimg>.pkl, gives their images, or else
+    None is stored; dataset_sha256 and dataset_size are None, and ema is empty.
     """
 
     network: NetworkConfig

@@ -25,7 +25,7 @@ class FilesSource(Source):
 
     Labels come from `dataset.json` in the top folder; {"labels": null} in it means no labels. Without this file the
     folders are the classes, see `folder_labels`. Labels are read on first use.
-    skipped: names of files that are not images, in order; hidden files and those of a data set are not listed.
+    skipped: names of files that are not images, in order; hidden files and files of a data set are not listed.
     """
 
     def _index(self, names: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of features: the FID if the features are those of EDM's Inception network.
+"""The Fréchet distance of two sets of features: the FID for features of EDM's Inception network.
 
     ||mean_a - mean_b||² + tr A + tr B - 2 tr (A B)^½
 

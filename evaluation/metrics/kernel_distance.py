@@ -4,7 +4,7 @@ k(x, y) = (x·y / d + 1)³, in float64. Source: Bińkowski et al. 2018, "Demysti
 so that its expectation does not depend on the number of images; it may be negative.
 
 Conventions: the mean over disjoint subsets of both sets, drawn with a seed, with Student's 95 % interval. Disjoint
-subsets are independent; those of other implementations overlap, and their deviation is not an error of the mean.
+subsets are independent; subsets of other implementations overlap, and their deviation is not an error of the mean.
 """
 
 import math

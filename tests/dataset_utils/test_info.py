@@ -96,7 +96,7 @@ def test_mixture_needs_two_sources(archive, tmp_path):
     result = invoke(main, 'info', tmp_path / 'm.zip', '--verify=digits', f'--verify={archive}')
     assert result.exit_code == 0, result.output
     message = refusal(invoke(main, 'info', tmp_path / 'm.zip', f'--verify={archive}', '--verify=digits'))
-    assert 'The two sources are those of the manifest in the other order; give --verify the source first.' in message
+    assert 'The two sources are in the opposite order of the manifest; give --verify the source first.' in message
 
 
 def test_converted_and_split_sets_verify(tmp_path):

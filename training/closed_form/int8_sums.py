@@ -77,7 +77,7 @@ class Int8Query:
         self.logit_error = SIGNED_ERROR * step / variance
         # A bound on the error of every logit: by the Cauchy-Schwarz inequality for the part of z that the digits leave
         # out (q - m is at most twice as long as the longest row), and for at most eight float32 operations on terms no
-        # larger than those of the second line.
+        # larger than in the second line.
         self.logit_bound = (
             step * (z.shape[1] * highest_norm).sqrt()
             + 8 * FLOAT32_ERROR * ((square * highest_norm).sqrt() + highest_norm)

@@ -56,7 +56,7 @@ class Sums:
 
     @staticmethod
     def cat(parts: 'list[Sums]') -> 'Sums':
-        """The sums of several batches of noisy images as those of one."""
+        """The sums of several batches of noisy images, joined into one batch."""
         return Sums(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Sums)))
 
     def pack(self) -> Tensor:

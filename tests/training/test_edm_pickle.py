@@ -104,8 +104,8 @@ def test_positional_arguments_take_the_names_of_the_constructor(tmp_path):
     path = write(tmp_path, record_of(net, arguments=(8, 1, 3), keywords=rest))
     assert read_info(path).network.arguments == SMALL
     assert load_network(path).label_dim == 3
-    assert 'arguments are not those' in refusal(write(tmp_path, record_of(net, arguments=(8, 1, 3), keywords=SMALL)))
-    assert 'arguments are not those' in refusal(write(tmp_path, record_of(net, arguments=(8,) * 30)))
+    assert 'arguments do not belong' in refusal(write(tmp_path, record_of(net, arguments=(8, 1, 3), keywords=SMALL)))
+    assert 'arguments do not belong' in refusal(write(tmp_path, record_of(net, arguments=(8,) * 30)))
 
 
 def test_skip_connections_are_taken_and_on_where_absent(tmp_path):

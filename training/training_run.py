@@ -76,7 +76,7 @@ def dataset_in_memory(images: np.ndarray | Tensor, labels: np.ndarray | Tensor |
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise UserError('`images` must be a uint8 array [N, C, R, R] with 1 or 3 channels')
     if pixels.shape[2] != pixels.shape[3] or not len(pixels):
-        raise UserError('`images` must hold at least one image, and be square')
+        raise UserError('`images` must be square, with at least one image')
     classes = None if labels is None else torch.as_tensor(labels).to(torch.int64)
     if classes is not None and (classes.shape != pixels.shape[:1] or int(classes.min()) < 0):
         raise UserError('`labels` must be an integer of at least 0 for each image')

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +9,11 @@ from pathlib import Path
 from typing import IO
 
 from dnnlib.util import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    raise SystemExit('Error: the toolkit needs Linux or macOS; on Windows run it in WSL') from None
 
 # Checking whether a lock is held takes it for a moment, so attempts to hold it continue for longer than that.
 SECONDS_TO_TRY = 0.5

@@ -45,7 +45,7 @@ class Destination:
         self.where = named(argument, path)
         self.is_archive = self.path.suffix.lower() == '.zip'
         if not path or self.path.name.lower() == '.zip':
-            raise UserError(f'{self.where} ends without a name for the data set; add one, such as data.zip')
+            raise UserError(f'{self.where} has no name for the data set; add one, such as data.zip')
         try:
             problem = self._problem(overwrite, sources)
         except OSError as error:  # a name that is too long, a folder that may not be entered

@@ -171,7 +171,7 @@ def test_records_are_the_same_at_any_number_of_ranks(fresh, digits_20):
 
 @pytest.mark.slow
 def test_a_log_elsewhere_can_be_named_under_torchrun(fresh, digits_20, tmp_path):
-    """torchrun of torch 2.13 takes --log for an ambiguous option of its own, unless -- stands before the script."""
+    """torchrun of torch 2.13 takes --log for one of its own options, unless -- precedes the script."""
     script, *rest = command('mem_ratio.py', f'--expdir={fresh}', f'--knn-ref={digits_20}', '--seeds=0-3', '--steps=3',
                             f'--log={tmp_path}/elsewhere.log')[1:]  # fmt: skip
     launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '--']

@@ -241,7 +241,7 @@ def test_file_is_no_folder_and_folder_no_archive(tmp_path):
 
 @pytest.mark.parametrize('name', ['', '.zip', 'folder/.ZIP'])
 def test_destination_without_a_name(name):
-    with pytest.raises(UserError, match=r'^`dest`=.* has no name for the data set; end it in one, such as data\.zip$'):
+    with pytest.raises(UserError, match=r'^`dest`=.* has no name for the data set; add one, such as data\.zip$'):
         Destination(name, True)
 
 

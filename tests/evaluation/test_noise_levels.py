@@ -60,13 +60,13 @@ def noisy(images: Tensor, sigma: float, seed: int = 0) -> tuple[np.ndarray, np.n
 def test_the_error_is_the_squared_error_summed_over_pixels(sigma):
     clean, z = noisy(IMAGES[:10], sigma, seed=3)
     expected = np.square(naive_optimum(IMAGES, z, sigma) - clean).sum(axis=1)
-    found = denoising_error(OptimalDenoiser(IMAGES), IMAGES[:10], sigma, seed=3)
+    found = denoising_error(OptimalDenoiser(IMAGES, precision='fp64'), IMAGES[:10], sigma, seed=3)
     assert found.dtype == torch.float64
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_noise_depends_on_the_seed_and_the_position_alone():
-    optimum = OptimalDenoiser(IMAGES)
+    optimum = OptimalDenoiser(IMAGES, precision='fp64')
     whole = denoising_error(optimum, IMAGES, 0.3)
     for batch_size in (1, 7, 64):
         np.testing.assert_allclose(denoising_error(optimum, IMAGES, 0.3, batch_size=batch_size), whole, rtol=1e-9)
@@ -80,7 +80,7 @@ def test_noise_depends_on_the_seed_and_the_position_alone():
 
 
 def test_the_optimum_has_distance_0_to_itself_and_its_distance_to_the_gaussian_is_the_naive_one():
-    optimum, sigma = OptimalDenoiser(IMAGES), 0.4
+    optimum, sigma = OptimalDenoiser(IMAGES, precision='fp64'), 0.4
     assert denoiser_distance(optimum, optimum, IMAGES, sigma).tolist() == [0.0] * 40
     _, z = noisy(IMAGES, sigma)
     y = IMAGES.flatten(1).double().numpy() / 127.5 - 1
@@ -112,10 +112,10 @@ def test_a_linear_denoiser_has_linearity_1():
     left = optimum((rows[0::2] + rows[1::2]) / math.sqrt(2))
     right = optimum(rows[0::2]) + optimum(rows[1::2])
     cosine = (left * right).sum(axis=1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
-    found = linearity(OptimalDenoiser(pairs), z, 0.5)
+    found = linearity(OptimalDenoiser(pairs, precision='fp64'), z, 0.5)
     np.testing.assert_allclose(found, np.abs(cosine), rtol=1e-8)
     assert found.mean() < 0.95
-    np.testing.assert_array_equal(linearity(OptimalDenoiser(pairs), z[:5], 0.5), found[:2])
+    np.testing.assert_array_equal(linearity(OptimalDenoiser(pairs, precision='fp64'), z[:5], 0.5), found[:2])
 
 
 def test_the_trajectory_is_the_sampler_s():

@@ -464,7 +464,7 @@ class TestArchive:
             archive.writestr('a.png', PNG)
             with pytest.warns(UserWarning, match=r'Duplicate'):
                 archive.writestr('a.png', PNG)
-        with pytest.raises(UserError, match=r'a\.png is there twice'):
+        with pytest.raises(UserError, match=r'a\.png occurs twice'):
             open_source(tmp_path / 'a.zip')
 
     def test_encrypted_entries_are_refused(self, tmp_path):

@@ -6,7 +6,9 @@ evaluation-mode denoiser from a snapshot or from a network pickle of NVlabs/edm.
 """
 
 import errno
+import inspect
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +22,7 @@ from dnnlib.typed import Typed, parse_json, shown
 from dnnlib.util import UserError, atomic_file
 from torch_utils.misc import place
 from training.edm_pickle import EDMPickle, is_pickle, read_edm_pickle
+from training.networks import MODEL_TYPES
 from training.preconditioning import (
     COMPUTE_DTYPES,
     EDMPrecond,
@@ -33,6 +36,7 @@ NETWORK_CLASSES: dict[str, type[Preconditioned]] = {
     cls.__name__: cls for cls in (VPPrecond, VEPrecond, iDDPMPrecond, EDMPrecond)
 }
 FORMAT_VERSION = 1
+LARGEST_NUMBER: float = 10**9  # far above any argument of a network
 STATES_KEPT = 2
 _METADATA_KEY = 'snapshot'
 # Thousands of images, with a fraction for fewer than a thousand.
@@ -51,6 +55,14 @@ class NetworkConfig(Typed, frozen=True):
     def __post_init__(self) -> None:
         if self.class_name not in NETWORK_CLASSES:
             raise ValueError(f'class_name must be one of {", ".join(NETWORK_CLASSES)}, not {shown(self.class_name)}')
+        for name in ('img_resolution', 'img_channels'):
+            if type(self.arguments.get(name)) is not int or self.arguments[name] < 1:
+                raise ValueError(f'{name} must be a whole number of at least 1, not {shown(self.arguments.get(name))}')
+        model_type = self.arguments.get('model_type', 'SongUNet')
+        classes = (NETWORK_CLASSES[self.class_name], MODEL_TYPES.get(str(model_type)))
+        for cls in filter(None, classes):
+            for parameter in inspect.signature(cls).parameters.values():
+                _check_number(parameter, self.arguments)
 
     def build(self, device: torch.device | str = 'cpu') -> Preconditioned:
         """Make the network with random weights from the global generator; on 'meta' without weights.
@@ -71,7 +83,7 @@ class SnapshotInfo(Typed, frozen=True):
     """
 
     network: NetworkConfig
-    images: Annotated[int, msgspec.Meta(ge=0)] | None
+    images: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None
     precision: str
     dataset: str | None
     dataset_sha256: str | None
@@ -105,6 +117,20 @@ class SnapshotInfo(Typed, frozen=True):
         """Passes over the training set. dataset_size: used if the snapshot does not give the size."""
         size = self.dataset_size or dataset_size
         return None if self.images is None or size is None else self.images / size
+
+
+def _check_number(parameter: inspect.Parameter, arguments: dict[str, Any]) -> None:
+    """Raise ValueError if the default is a number and the argument is not, or if it is out of range."""
+    name, default = parameter.name, parameter.default
+    if type(default) not in (int, float) or name not in arguments:
+        return
+    value, limit = arguments[name], LARGEST_NUMBER
+    if default == math.inf:
+        limit = math.inf
+    elif name.endswith('dropout'):
+        limit = 1
+    if type(value) not in (int, float) or not -LARGEST_NUMBER <= value <= limit:
+        raise ValueError(f'{name} must be a number of at most {limit:g}, not {shown(value)}')
 
 
 def snapshot_path(run_dir: Path, images: int) -> Path:

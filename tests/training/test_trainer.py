@@ -49,12 +49,13 @@ class TinyNetwork(NetworkConfig, frozen=True):
 def make_config(optimizer: OptimizerConfig = SGD, **changes) -> TrainingConfig:
     """A training on the built-in digits; changes: fields of the configuration, of its schedule or of its data set."""
     dataset = DatasetConfig('digits', 'digits', 1797, 8, 1, 10, False, window_size=0.5, cache=True, workers=1)
+    network = TinyNetwork('EDMPrecond', {'img_resolution': 8, 'img_channels': 1})
     schedule = Schedule(
         dataset_size=25_000, batch_size=BATCH, total_images=10**6, rampup_images=2 * BATCH + 100, ema_mode='mode1',
         ema_halflife_images=4000, final_ema=0.9, ema_rampup_ratio=0.4,
     )  # fmt: skip
     config = TrainingConfig(
-        dataset=dataset, network=TinyNetwork('EDMPrecond', {}), loss='EDMLoss', augment=0.0, optimizer=optimizer,
+        dataset=dataset, network=network, loss='EDMLoss', augment=0.0, optimizer=optimizer,
         schedule=schedule, batch_gpu=BATCH, seed=7, loss_scaling=1.0, tick_images=10**6, snapshots=[], states=[],
         precision='fp32', compile=False, deterministic=False, benchmark=False, transfer=None, world_size=1,
         threads=1, options={},

@@ -29,7 +29,7 @@ def open_source(path: str | os.PathLike, argument: str = '', reading: Reading | 
     images; cifar-10-python.tar.gz or cifar-100-python.tar.gz, or the folder unpacked from it; MNIST's
     *-images-idx3-ubyte, with or without .gz, next to its labels; or numpy's .npz or .npy, see `NumpySource`.
     argument: name of the argument that gave the path, such as 'data', for messages.
-    Raises UserError when there is no such source, or it is damaged or empty.
+    Raises UserError if the source is missing, damaged or empty.
     """
     path = os.fspath(path)
     where = named(argument, path)

@@ -1,0 +1,63 @@
+"""Draws the README's first picture from the demo: generated digits above their nearest training images.
+
+python -m benchmarks.demo_gallery demo-out docs/figures/demo_gallery.png
+"""
+
+from pathlib import Path
+
+import click
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from dataset_utils import open_source
+from dnnlib.util import UserError, atomic_file, report_errors
+from evaluation.memorization import memorized
+from evaluation.records import BEST_NAME, best_record, read_best, read_records
+
+COLUMNS = 8
+COPY_COLOR = '#c81e1e'
+
+
+@click.command()
+@click.argument('study', metavar='DIR', type=click.Path(path_type=Path))
+@click.argument('dest', metavar='PNG', type=click.Path(path_type=Path))
+@click.option('--sizes', default='20,50,400', show_default=True, help='Training-set sizes, one block each.')
+@report_errors
+def main(study: Path, dest: Path, sizes: str) -> None:
+    """Draw, for each size, a sample of the best snapshot's images, and their nearest training images below."""
+    points = [study / 'points' / 'all' / f'{int(size):06d}-r0' for size in sizes.split(',')]
+    figure = Figure(figsize=(7.6, 2.3 * len(points)))
+    for place, point in enumerate(points):
+        draw_block(figure, point, 1 - place / len(points), 1 / len(points))
+    with atomic_file(dest) as file:
+        figure.savefig(file, format='png', dpi=100)
+
+
+def draw_block(figure: Figure, point: Path, top: float, height: float) -> None:
+    """Draw the images of a point into a horizontal band of the figure. top, height: shares of the figure's height."""
+    record = best_record(read_records(point / 'run' / 'mem_traj.jsonl'))
+    best = read_best(point / 'run' / BEST_NAME, record)
+    if best is None:
+        raise UserError(f'{point}: the images of its best snapshot are missing; run `make demo` first')
+    training = open_source(str(point / 'data.zip'))
+    copies = memorized(best.squared_distances[:, 0], best.squared_distances[:, 1])
+    ratio = f'{100 * record["ratio"]:.1f} % of {record["num_images"]} generated images are copies'
+    figure.text(0.02, top - 0.12 * height, f'{len(training)} training images: {ratio}', fontsize=13, weight='bold')
+    rows = torch.linspace(0, len(copies) - 1, COLUMNS).round().long().tolist()
+    for column, row in enumerate(rows):
+        pictures = best.images[row].permute(1, 2, 0).numpy(), training.read(int(best.indices[row, 0]))
+        for line, (label, picture) in enumerate(zip(('generated', 'nearest'), pictures, strict=True)):
+            bottom = top - height * (0.57 + 0.41 * line)
+            axes = figure.add_axes((0.13 + column * 0.108, bottom, 0.1, 0.38 * height))
+            axes.imshow(picture, cmap='gray', vmin=0, vmax=255)
+            axes.set_axis_off()
+            if copies[row]:
+                frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=COPY_COLOR, linewidth=5)
+                axes.add_patch(frame)
+            if column == 0:
+                figure.text(0.015, bottom + 0.19 * height, label, fontsize=11, va='center')
+
+
+if __name__ == '__main__':
+    main()

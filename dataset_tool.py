@@ -6,12 +6,6 @@ from typing import Any
 import click
 
 from cli import dataset_options as options
-from dataset_utils.archive import Destination
-from dataset_utils.building import write_datasets
-from dataset_utils.downloads import open_downloaded
-from dataset_utils.rules import plan_convert
-from dataset_utils.sources import Reading
-from dataset_utils.transforms import TRANSFORMS, make_transform
 from dnnlib.util import report_errors
 
 
@@ -20,7 +14,7 @@ from dnnlib.util import report_errors
 @click.option('--dest', metavar='ZIP|DIR', required=True, help='Data set to write.')
 @click.option('--max-images', metavar='INT', type=options.COUNT, help='Take only the first images.')
 @click.option('--split', metavar='train|test', type=click.Choice(['train', 'test']), help='Part of CIFAR to read. [default: train]')  # fmt: skip
-@click.option('--transform', type=click.Choice(TRANSFORMS), help='How to make images square; needs --resolution.')  # fmt: skip
+@click.option('--transform', type=click.Choice(options.TRANSFORMS), help='How to make images square; needs --resolution.')  # fmt: skip
 @click.option('--resolution', metavar='WxH', type=options.RESOLUTION, help='Size to resize to, in pixels.')
 @click.option('--channels', metavar='auto|1|3', type=click.Choice(['auto', '1', '3']), default='auto', show_default=True, help='Grey (1) or RGB (3); auto takes RGB if any image has colour.')  # fmt: skip
 @click.option('--exif-transpose', is_flag=True, help='Rotate images by their EXIF orientation.')
@@ -74,6 +68,13 @@ def main(
     python dataset_tool.py --source=datasets/imagenet/ILSVRC/Data/CLS-LOC/train \\
         --dest=datasets/imagenet-64x64.zip --resolution=64x64 --transform=center-crop-dhariwal
     """
+    from dataset_utils.archive import Destination
+    from dataset_utils.building import write_datasets
+    from dataset_utils.downloads import open_downloaded
+    from dataset_utils.rules import plan_convert
+    from dataset_utils.sources import Reading
+    from dataset_utils.transforms import make_transform
+
     make_transform(choices['transform'], choices['resolution'])  # refuses what does not fit before anything is read
     destination = Destination(dest, overwrite, [source])
     reading = Reading(None if channels == 'auto' else int(channels), exif_transpose, follow_links, split)

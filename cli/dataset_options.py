@@ -13,6 +13,7 @@ SQUARE_RESOLUTION = parsed(square_resolution)
 SEED = click.IntRange(0, 2**32 - 1)
 SHARE = click.FloatRange(0, 1)
 COUNT = click.IntRange(min=1)
+TRANSFORMS = ('center-crop', 'center-crop-wide', 'center-crop-dhariwal')
 
 # The options of selections, by the name of the rule's argument.
 OPTIONS: dict[str, dict[str, Any]] = {

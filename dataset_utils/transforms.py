@@ -6,12 +6,12 @@ from functools import partial
 import numpy as np
 import PIL.Image
 
+from cli.dataset_options import TRANSFORMS
 from dataset_utils.sources.base import words_of
 from dnnlib.util import ArgumentError
 
 LANCZOS, BOX, BICUBIC = PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BOX, PIL.Image.Resampling.BICUBIC
 MAX_EDGE = 8192
-TRANSFORMS = ('center-crop', 'center-crop-wide', 'center-crop-dhariwal')
 
 # From one image to another, uint8 [H, W, C]; None skips the image.
 Transform = Callable[[np.ndarray], np.ndarray | None]

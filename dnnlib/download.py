@@ -1,16 +1,13 @@
 """Download a file into a cache, completely or not at all: `fetch`. An interrupted download is resumed."""
 
 import hashlib
+import math
 import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import requests
-from filelock import FileLock
-from tqdm import tqdm
-from urllib3.exceptions import HTTPError
-
+from dnnlib.locks import locked
 from dnnlib.util import UserError, file_sha256
 
 _NAME, _MAX_ATTEMPTS = 'diffusion-memorization', 20
@@ -36,7 +33,7 @@ def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None)
         cache_dir.mkdir(parents=True, exist_ok=True)
         name = re.sub(r'[^A-Za-z0-9._-]', '_', unquote(url.path).rpartition('/')[2])[-100:]
         path = cache_dir / f'{hashlib.sha256(source.encode()).hexdigest()[:16]}-{name}'
-        with FileLock(f'{path}.lock'):  # other processes wait, and then find the file
+        with locked(Path(f'{path}.lock'), math.inf):  # other processes wait, and then find the file
             is_cached = path.exists() and (not sha256 or file_sha256(path) == sha256.lower())
             if not is_cached and not any(_receive(source, path, sha256) for _ in range(_MAX_ATTEMPTS)):
                 raise UserError(f'{source}: the connection was lost {_MAX_ATTEMPTS} times; run again to resume it')
@@ -47,6 +44,10 @@ def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None)
 
 def _receive(source: str, path: Path, sha256: str | None) -> bool:
     """Continue a download until its end or until the connection is cut; return whether it is complete."""
+    import requests  # only here: --help does not need them
+    from tqdm import tqdm
+    from urllib3.exceptions import HTTPError
+
     partial, version = Path(f'{path}.partial'), Path(f'{path}.version')  # version: the server's ETag or date
     start = partial.stat().st_size if partial.exists() and version.exists() else 0
     resume = {'Range': f'bytes={start}-', 'If-Range': version.read_text()} if start else {}

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
-import psutil
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'cannot allocate memory')
@@ -142,6 +141,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def remove_partial_files(folder: Path, *patterns: str) -> None:
     """Remove partial files of killed processes; no process of another machine may be writing them."""
+    import psutil  # only here: --help does not need it
+
     for pattern in patterns:
         for path in folder.glob(f'{pattern}.*.partial'):
             process = path.name.split('.')[-2]

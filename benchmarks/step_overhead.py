@@ -14,12 +14,13 @@ from benchmarks.benchmark_networks import Measured, measured_networks
 from dnnlib.util import report_errors
 from evaluation.memorization import TrainingImages
 from torch_utils.misc import place
-from training.config import DatasetConfig, OptimizerConfig, TrainingConfig
-from training.dataset import Dataset
+from training.config import TrainingConfig
+from training.dataset import Dataset, DatasetInfo
 from training.sampling import SamplerOptions, generate_images
 from training.schedule import Schedule
 from training.snapshot import NetworkConfig
 from training.trainer import Trainer
+from training.training_options import TrainingOptions
 
 
 class Clock:
@@ -75,27 +76,16 @@ def make_trainer(measured: Measured, precision: str) -> Trainer:
     size = 1000
     arguments = {'img_resolution': measured.resolution, 'img_channels': measured.channels, 'model_type': 'SongUNet',
                  'channel_mult': [2, 2, 2], 'dropout': 0.13, **measured.arguments}  # fmt: skip
+    options = TrainingOptions(precond='vp', augment=0, lr=1e-4, seed=0)
     config = TrainingConfig(
-        dataset=DatasetConfig('', '', size, measured.resolution, measured.channels, 0, False, 0.5, True, 1),
+        options=options,
+        dataset=DatasetInfo('', '', size, measured.resolution, measured.channels, 0),
         network=NetworkConfig('VPPrecond', arguments),
-        loss='VPLoss',
-        augment=0,
-        optimizer=OptimizerConfig('Adam', 1e-4, 0, 0.9),
         schedule=Schedule(size, measured.batch_size, 10**9, 0, 'mode2', 1000, 0.99929),
+        precision=precision,
         batch_gpu=measured.batch_size,
-        seed=0,
-        loss_scaling=1,
-        tick_images=10**9,
         snapshots=[],
         states=[],
-        precision=precision,
-        compile=False,
-        deterministic=False,
-        benchmark=False,
-        transfer=None,
-        world_size=1,
-        threads=1,
-        options={},
     )
     return Trainer(config, Dataset('', random_pixels(measured, size), None, ''), torch.device('cpu'))
 

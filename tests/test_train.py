@@ -107,8 +107,8 @@ def resolved(*arguments, world_size=1):
 
 def test_defaults_are_the_papers_codes(color_16):
     config = resolved(f'--data={color_16}')
-    assert (config.augment, config.optimizer.lr, config.batch_gpu) == (0.12, 1e-3, 512)
-    assert config.dataset.window_size == 0.5
+    assert (config.options.augment, config.options.lr, config.batch_gpu) == (0.12, 1e-3, 512)
+    assert config.options.window_size == 0.5
     assert config.network.arguments['num_blocks'] == 4
     assert config.network.arguments['augment_dim'] == 9
     assert config.network.arguments['skip_connections'] == [1] * 15

@@ -45,70 +45,40 @@ PRECONDITIONING = {'vp': ('VPPrecond', 'VPLoss'), 've': ('VEPrecond', 'VELoss'),
 
 
 @dataclasses.dataclass(frozen=True)
-class DatasetConfig:
-    """The training set. label_dim: 0 for an unconditional network. window_size, xflip: see `training.dataset`.
-
-    cache: keep all images in memory; otherwise `workers` threads decode them as they are drawn.
-    """
-
-    path: str
-    name: str
-    size: int
-    resolution: int
-    channels: int
-    label_dim: int
-    xflip: bool
-    window_size: float
-    cache: bool
-    workers: int
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """Adam (betas 0.9 and 0.999, eps 1e-8) or SGD (momentum); weight_decay is an L2 term in the gradient."""
-
-    name: str
-    lr: float
-    weight_decay: float
-    momentum: float
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """Everything that a training depends on.
 
-    loss: 'VPLoss', 'VELoss' or 'EDMLoss'. augment: probability. loss_scaling: factor of the loss, never divided out.
-    batch_gpu: largest number of images in one forward pass on one device. tick_images: images between two status lines.
+    options: with a seed and the values of the preset. dataset: about the training set. batch_gpu: largest number of
+    images in one forward pass on one device.
     snapshots, states: numbers of images, ascending; a file is saved after the first step that reaches each of them.
     world_size, threads: the number of ranks, and of threads of each, with which the last bits of the weights change.
-    options: values of the options by name, to compare with when the training resumes.
-    test_data, test_images: a held-out set or None, and how many images of each set `training.held_out_loss` uses.
-    allow_overlap: whether these may be training images.
     """
 
-    dataset: DatasetConfig
+    options: TrainingOptions
+    dataset: DatasetInfo
     network: NetworkConfig
-    loss: str
-    augment: float
-    optimizer: OptimizerConfig
     schedule: Schedule
+    precision: str
     batch_gpu: int
-    seed: int
-    loss_scaling: float
-    tick_images: int
     snapshots: list[int]
     states: list[int]
-    precision: str
-    compile: bool
-    deterministic: bool
-    benchmark: bool
-    transfer: str | None
-    world_size: int
-    threads: int
-    options: dict[str, Any]
-    test_data: str | None = None
-    test_images: int = 0
-    allow_overlap: bool = False
+    world_size: int = 1
+    threads: int = 1
+
+    @property
+    def loss(self) -> str:
+        """'VPLoss', 'VELoss' or 'EDMLoss'."""
+        return PRECONDITIONING[self.options.precond][1]
+
+    @property
+    def label_dim(self) -> int:
+        """The number of classes of the network; 0 if it is unconditional."""
+        return self.dataset.num_classes if self.options.cond else 0
+
+    @property
+    def tick_images(self) -> int:
+        """Images between two status lines."""
+        return self.options.tick * 1000
 
     def save(self, run_dir: Path) -> None:
         """Write `training_options.json`."""
@@ -142,43 +112,18 @@ def resolve(
     if options.cond and not info.num_classes:
         raise UserError(f'`cond`=True: {info.path} has no labels; make it from a source with labels, or remove `cond`')
     schedule = make_schedule(options, info.size)
-    tick_images = options.tick * 1000
     snapshots, states = make_plan(options, schedule)
     return TrainingConfig(
-        dataset=DatasetConfig(
-            path=info.path,
-            name=info.name,
-            size=info.size,
-            resolution=info.resolution,
-            channels=info.channels,
-            label_dim=info.num_classes if options.cond else 0,
-            xflip=options.xflip,
-            window_size=options.window_size,
-            cache=options.cache,
-            workers=options.workers,
-        ),
+        options=options,
+        dataset=info,
         network=make_network(options, given, info),
-        loss=PRECONDITIONING[options.precond][1],
-        augment=options.augment,
-        optimizer=OptimizerConfig(options.optimizer, options.lr, options.weight_decay, options.momentum),
         schedule=schedule,
+        precision=precision,
         batch_gpu=min(options.batch_gpu or options.batch, options.batch // world_size),
-        seed=options.seed,
-        loss_scaling=options.ls,
-        tick_images=tick_images,
         snapshots=snapshots,
         states=states,
-        precision=precision,
-        compile=options.compile,
-        deterministic=options.deterministic,
-        benchmark=options.bench and not options.deterministic,
-        test_data=options.test_data,
-        test_images=options.test_images,
-        allow_overlap=options.allow_overlap,
-        transfer=options.transfer,
         world_size=world_size,
         threads=torch.get_num_threads(),
-        options=dict(vars(options)),
     )
 
 
@@ -263,10 +208,10 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
 
 def describe(config: TrainingConfig, device_type: str) -> str:
     """The configuration as text, with the lengths that the scaling rules give."""
-    dataset, schedule, optimizer = config.dataset, config.schedule, config.optimizer
+    dataset, schedule, options = config.dataset, config.schedule, config.options
     parameters = sum(p.numel() for p in config.network.build('meta').parameters())
-    kinds = f'{dataset.label_dim} classes' if dataset.label_dim else 'unconditional'
-    if config.optimizer.lr and schedule.rampup_images:
+    kinds = f'{config.label_dim} classes' if config.label_dim else 'unconditional'
+    if options.lr and schedule.rampup_images:
         warmup = f'{schedule.rampup_images / dataset.size:.4g} epochs ({schedule.rampup_images / 1000:g} kimg)'
     else:
         warmup = 'none'
@@ -285,11 +230,11 @@ def describe(config: TrainingConfig, device_type: str) -> str:
         'Network': f'{config.network.class_name}, {parameters:,} parameters, {config.precision} on {device_type}',
         'Length': f'{schedule.epochs:,.6g} epochs = {schedule.total_images:,} images = {schedule.total_steps:,} steps '
         f'of {schedule.batch_size} on {config.world_size} rank{"s" if config.world_size > 1 else ""}',
-        'Optimizer': f'{optimizer.name}, learning rate {optimizer.lr:g}, warm-up {warmup}, '
-        f'weight decay {optimizer.weight_decay:g}',
+        'Optimizer': f'{options.optimizer}, learning rate {options.lr:g}, warm-up {warmup}, '
+        f'weight decay {options.weight_decay:g}',
         'Weight average': average,
         'Snapshots': f'{len(config.snapshots)}, at kimg ' + shortened([place // 1000 for place in config.snapshots]),
-        'Seed': str(config.seed),
+        'Seed': str(options.seed),
     }
     return '\n'.join(f'{name + ":":<16}{text}' for name, text in lines.items())
 

@@ -37,12 +37,13 @@ class Images:
 def open_held_out_loss(
     config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device
 ) -> 'HeldOutLoss | None':
-    """The loss of `config.test_data`, None if not given. Raises UserError for a set that does not fit."""
-    if config.test_data is None:
+    """The loss of the option `test_data`, None if not given. Raises UserError for a set that does not fit."""
+    options, wanted = config.options, config.dataset
+    if options.test_data is None:
         return None
-    where, wanted = f'`test_data`={config.test_data}', config.dataset
-    source = open_source(config.test_data, 'test_data')
-    held_out = first_images(source, _labels(source), config.test_images, wanted.label_dim, where)
+    where = f'`test_data`={options.test_data}'
+    source = open_source(options.test_data, 'test_data')
+    held_out = first_images(source, _labels(source), options.test_images, config.label_dim, where)
     shape = (wanted.channels, wanted.resolution, wanted.resolution)
     if tuple(held_out.pixels.shape[1:]) != shape:
         channels, height, width = held_out.pixels.shape[1:]
@@ -50,13 +51,13 @@ def open_held_out_loss(
             f'{where}: its images are {width}x{height} with {channels} channels, but training images are '
             f'{shape[2]}x{shape[1]} with {shape[0]}; give images of the same shape'
         )
-    if not config.allow_overlap:
+    if not options.allow_overlap:
         distributed.on_main(lambda: refuse_shared(held_out.pixels, dataset, where))
     if isinstance(dataset, StreamedDataset):
-        training = first_images(dataset.source, dataset.labels, config.test_images, wanted.label_dim, wanted.path)
+        training = first_images(dataset.source, dataset.labels, options.test_images, config.label_dim, wanted.path)
     else:
-        labels = dataset.labels[: config.test_images] if wanted.label_dim and dataset.labels is not None else None
-        training = Images(dataset.images[: config.test_images], labels)
+        labels = dataset.labels[: options.test_images] if config.label_dim and dataset.labels is not None else None
+        training = Images(dataset.images[: options.test_images], labels)
     return HeldOutLoss(training, held_out, device)
 
 

@@ -18,11 +18,12 @@ from torch_utils.flat_parameters import FlatParameters, GradientReducer
 from torch_utils.misc import place, seed_everything
 from torch_utils.training_stats import Collector
 from training.augment import AugmentPipe
-from training.config import OptimizerConfig, TrainingConfig
+from training.config import TrainingConfig
 from training.dataset import Dataset, ImageOrder, StreamedDataset, to_float
 from training.loss import DenoisingLoss, EDMLoss, VELoss, VPLoss
 from training.preconditioning import Preconditioned
 from training.snapshot import FORMAT_VERSION, load_network
+from training.training_options import TrainingOptions
 
 LOSSES: dict[str, type[DenoisingLoss]] = {cls.__name__: cls for cls in (VPLoss, VELoss, EDMLoss)}
 # Probabilities of EDM's augmentation, as multiples of `augment`; Karras et al. 2022, table 6.
@@ -39,13 +40,16 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device):
         self.config, self.device, self.dataset = config, device, dataset
+        options = config.options
+        assert options.seed is not None
+        self.seed: int = options.seed
         self.images = self.steps = 0
-        seed_everything(config.seed)
+        seed_everything(self.seed)
         self.net = config.network.build()
         place(self.net, device)
         self.net.set_precision(config.precision)
-        if config.transfer is not None:
-            transfer_weights(config.transfer, self.net)
+        if options.transfer is not None:
+            transfer_weights(options.transfer, self.net)
         self.ema = copy.deepcopy(self.net).eval()
         self.flat, self.flat_ema = FlatParameters(self.net), FlatParameters(self.ema)
         self.flat.attach_gradients()
@@ -53,15 +57,14 @@ class Trainer:
             torch.distributed.broadcast(self.flat.values.data, src=0)
             self.flat_ema.values.data.copy_(self.flat.values.data)
         self.reducer = GradientReducer(self.flat) if distributed.world_size() > 1 else None
-        self.optimizer = make_optimizer(config.optimizer, self.flat.values)
-        self.forward = torch.compile(self.net) if config.compile else self.net
+        self.optimizer = make_optimizer(options, self.flat.values)
+        self.forward = torch.compile(self.net) if options.compile else self.net
         self.loss = LOSSES[config.loss]()
-        self.augment = AugmentPipe(p=config.augment, **AUGMENTATIONS) if config.augment else None
+        self.augment = AugmentPipe(p=options.augment, **AUGMENTATIONS) if options.augment else None
         self.stats = Collector()
         self.first_bad_step = torch.tensor(_NO_STEP, device=device)
-        self.order = ImageOrder(
-            config.dataset.size * (2 if config.dataset.xflip else 1), config.seed, config.dataset.window_size
-        )
+        versions = 2 if options.xflip else 1
+        self.order = ImageOrder(config.dataset.size * versions, self.seed, options.window_size)
         self.batches: Iterator[tuple[Tensor, Tensor | None]] | None = None
 
     def step(self) -> None:
@@ -75,7 +78,7 @@ class Trainer:
         self.flat.gradients.zero_()
         for index in range(rounds):
             part = slice(index * config.batch_gpu, (index + 1) * config.batch_gpu)
-            seed_everything(config.seed, distributed.rank(), self.images, index)
+            seed_everything(self.seed, distributed.rank(), self.images, index)
             if self.reducer and index == rounds - 1:
                 self.reducer.start()
             self.accumulate(images[part], None if labels is None else labels[part])
@@ -88,7 +91,7 @@ class Trainer:
         loss = self.loss(self.forward, clean, labels, self.augment)
         self.stats.report('Loss/loss', loss)
         total = loss.sum()
-        (total * (self.config.loss_scaling / self.config.schedule.batch_size)).backward()
+        (total * (self.config.options.ls / self.config.schedule.batch_size)).backward()
         here = torch.where(torch.isfinite(total.detach()), _NO_STEP, self.steps)
         self.first_bad_step = torch.minimum(self.first_bad_step, here)
 
@@ -99,7 +102,7 @@ class Trainer:
             self.stats.report('Loss/nonfinite_gradients', (~torch.isfinite(gradients)).sum(dtype=torch.float32))
         torch.nan_to_num(gradients, nan=0, posinf=GRADIENT_LIMIT, neginf=-GRADIENT_LIMIT, out=gradients)
         group = self.optimizer.param_groups[0]
-        group['lr'] = config.optimizer.lr * config.schedule.lr_multiplier(self.images)
+        group['lr'] = config.options.lr * config.schedule.lr_multiplier(self.images)
         self.optimizer.step()
         self.flat_ema.values.lerp_(self.flat.values, 1 - config.schedule.ema_beta(self.images))
         self.images += config.schedule.batch_size
@@ -110,7 +113,7 @@ class Trainer:
         rank, world_size, batch_size = distributed.rank(), distributed.world_size(), self.config.schedule.batch_size
         self.order.skip(self.images - self.order.position)
         indices = (self.order.take(batch_size)[rank::world_size] for _ in itertools.count())
-        return self.dataset.batches(indices, self.device, self.config.dataset.xflip)
+        return self.dataset.batches(indices, self.device, self.config.options.xflip)
 
     def is_finite(self) -> bool:
         """Whether all weights and averaged weights are finite."""
@@ -169,12 +172,13 @@ def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def make_optimizer(config: OptimizerConfig, values: torch.nn.Parameter) -> torch.optim.Optimizer:
+def make_optimizer(options: TrainingOptions, values: torch.nn.Parameter) -> torch.optim.Optimizer:
+    """Adam (betas 0.9 and 0.999, eps 1e-8) or SGD; the weight decay is an L2 term in the gradient."""
     fused = values.device.type in ('cpu', 'cuda')
-    if config.name == 'Adam':
-        return torch.optim.Adam([values], lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+    if options.optimizer == 'Adam':
+        return torch.optim.Adam([values], lr=options.lr, weight_decay=options.weight_decay, fused=fused)
     return torch.optim.SGD(
-        [values], lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused
+        [values], lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=fused
     )
 
 

@@ -30,16 +30,16 @@ STATS_FILE = 'stats.jsonl'
 
 def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
     """The training set, in memory or decoded as it is drawn. Raises UserError if it cannot be read."""
-    if config.dataset.cache:
+    if config.options.cache:
         return load_dataset(config.dataset.path, progress=distributed.is_main())
-    return stream_dataset(config.dataset.path, config.dataset.workers, progress=distributed.is_main())
+    return stream_dataset(config.dataset.path, config.options.workers, progress=distributed.is_main())
 
 
 def make_trainer(
     config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device, state_file: Path | None = None
 ) -> Trainer:
     """A trainer at its start or at a training state. Raises UserError if the state does not fit; writes nothing."""
-    configure_backends(config.precision, config.deterministic, config.benchmark)
+    configure_backends(config.precision, config.options.deterministic, config.options.bench)
     trainer = Trainer(config, dataset, device)
     if state_file is not None:
         trainer.load_state_dict(load_state(state_file))
@@ -52,7 +52,7 @@ def run_training(trainer: Trainer, run_dir: Path, held_out: HeldOutLoss | None =
     run_dir: existing folder for snapshots, training states and stats.jsonl. held_out: evaluated at every tick.
     Raises UserError if the loss is not finite.
     """
-    num_classes = trainer.config.dataset.label_dim
+    num_classes = trainer.config.label_dim
     if num_classes and (empty := num_classes - len(trainer.dataset.classes or [])):
         print0(f'{empty} of the {num_classes} classes have no training images; they are never sampled.')
     journal = Journal(run_dir, trainer, held_out)
@@ -175,8 +175,8 @@ class Journal:
                 dataset=config.dataset.name,
                 dataset_sha256=trainer.dataset.sha256,
                 dataset_size=config.dataset.size,
-                classes=trainer.dataset.classes if config.dataset.label_dim else None,
-                xflip=config.dataset.xflip,
+                classes=trainer.dataset.classes if config.label_dim else None,
+                xflip=config.options.xflip,
                 ema={
                     'mode': config.schedule.ema_mode,
                     'halflife_images': config.schedule.ema_halflife_images,

@@ -61,7 +61,7 @@ def train(
             config.save(folder)
             run_training(trainer, folder, held_out)
         return load_network(list_snapshots(folder)[-1][1], device)
-    configure_backends(config.precision, config.deterministic, config.benchmark)
+    configure_backends(config.precision, config.options.deterministic, config.options.bench)
     trainer = Trainer(config, dataset, device)
     while trainer.images < config.schedule.total_images:
         trainer.step()
@@ -203,7 +203,7 @@ def make_run_dir(options: RunOptions, config: TrainingConfig) -> Path:
     if options.nosubdir:
         return outdir
     numbers = [int(match[0]) for path in outdir.iterdir() if (match := re.match(r'\d+', path.name)) and path.is_dir()]
-    condition = 'cond' if config.dataset.label_dim else 'uncond'
+    condition = 'cond' if config.label_dim else 'uncond'
     name = (
         f'{config.dataset.name}-{condition}-{options.arch}-{options.precond}-gpus{config.world_size}'
         f'-batch{config.schedule.batch_size}-{config.precision}{f"-{options.desc}" if options.desc else ""}'

@@ -13,16 +13,17 @@ from dnnlib.util import UserError
 from tests.helpers import run_script
 from torch_utils import distributed
 from torch_utils.misc import seed_everything
-from training.config import DatasetConfig, OptimizerConfig, TrainingConfig
-from training.dataset import Dataset, ImageOrder, load_dataset
+from training.config import TrainingConfig
+from training.dataset import Dataset, DatasetInfo, ImageOrder, load_dataset
 from training.schedule import EMA_MODES, Schedule
 from training.snapshot import NetworkConfig
 from training.trainer import Trainer
+from training.training_options import TrainingOptions
 
 STEPS, BATCH = 4, 4096
 # The weight decay is large because the gradients are: a training without it must differ visibly.
-SGD = OptimizerConfig('SGD', lr=2e-5, weight_decay=500.0, momentum=0.9)
-ADAM = OptimizerConfig('Adam', lr=0.02, weight_decay=500.0, momentum=0.0)
+OPTIONS = TrainingOptions(optimizer='SGD', lr=2e-5, weight_decay=500.0, augment=0, seed=7)
+ADAM = {'optimizer': 'Adam', 'lr': 0.02}
 
 
 class TinyNet(nn.Module):
@@ -46,37 +47,34 @@ class TinyNetwork(NetworkConfig, frozen=True):
         return TinyNet()
 
 
-def make_config(optimizer: OptimizerConfig = SGD, **changes) -> TrainingConfig:
-    """A training on the built-in digits; changes: fields of the configuration, of its schedule or of its data set."""
-    dataset = DatasetConfig('digits', 'digits', 1797, 8, 1, 10, False, window_size=0.5, cache=True, workers=1)
+def make_config(**changes) -> TrainingConfig:
+    """A training on the built-in digits; changes: fields of the configuration, of its schedule or of its options."""
     network = TinyNetwork('EDMPrecond', {'img_resolution': 8, 'img_channels': 1})
     schedule = Schedule(
         dataset_size=25_000, batch_size=BATCH, total_images=10**6, rampup_images=2 * BATCH + 100, ema_mode='mode1',
         ema_halflife_images=4000, final_ema=0.9, ema_rampup_ratio=0.4,
     )  # fmt: skip
     config = TrainingConfig(
-        dataset=dataset, network=network, loss='EDMLoss', augment=0.0, optimizer=optimizer,
-        schedule=schedule, batch_gpu=BATCH, seed=7, loss_scaling=1.0, tick_images=10**6, snapshots=[], states=[],
-        precision='fp32', compile=False, deterministic=False, benchmark=False, transfer=None, world_size=1,
-        threads=1, options={},
+        options=OPTIONS, dataset=DatasetInfo('digits', 'digits', 1797, 8, 1, 10), network=network, schedule=schedule,
+        precision='fp32', batch_gpu=BATCH, snapshots=[], states=[],
     )  # fmt: skip
     for name, value in changes.items():
-        if hasattr(config, name):
+        if name in vars(config):
             config = dataclasses.replace(config, **{name: value})
         elif hasattr(schedule, name):
             config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, **{name: value}))
         else:
-            config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, **{name: value}))
+            config = dataclasses.replace(config, options=dataclasses.replace(config.options, **{name: value}))
     return config
 
 
 CASES = {
     'sgd': make_config(),
-    'adam': make_config(ADAM),
+    'adam': make_config(**ADAM),
     'sgd with accumulation': make_config(batch_gpu=900),
-    'adam with accumulation': make_config(ADAM, batch_gpu=900),
+    'adam with accumulation': make_config(**ADAM, batch_gpu=900),
     'no warm-up': make_config(rampup_images=0),
-    'scaled loss': make_config(loss_scaling=3.0),
+    'scaled loss': make_config(ls=3.0),
     'mirror images': make_config(xflip=True),
     **{mode: make_config(ema_mode=mode) for mode in EMA_MODES},
 }
@@ -96,29 +94,30 @@ def trained(config: TrainingConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
 
 def naive_training(config: TrainingConfig, dataset: Dataset, ranks: int) -> tuple[Tensor, Tensor, Tensor]:
     """Initial, trained and averaged weights by the definition, in float64, one rank and one round after another."""
-    seed_everything(config.seed)
+    options = config.options
+    seed_everything(7)
     net = TinyNet().double()
     initial = flat(net.parameters())
     weights, average = initial.clone(), initial.clone()
     momentum, square = torch.zeros_like(initial), torch.zeros_like(initial)
-    order = ImageOrder(1797 * (2 if config.dataset.xflip else 1), config.seed, config.dataset.window_size)
+    order = ImageOrder(1797 * (2 if options.xflip else 1), 7, options.window_size)
     for step in range(STEPS):
         indices, seen = torch.from_numpy(order.take(BATCH)), step * BATCH
         gradient = torch.zeros_like(weights)
         for rank in range(ranks):
             for number, part in enumerate(indices[rank::ranks].split(config.batch_gpu)):
-                seed_everything(config.seed, rank, seen, number)
-                gradient += loss_gradient(net, dataset, part) * config.loss_scaling / BATCH
-        gradient += config.optimizer.weight_decay * weights
+                seed_everything(7, rank, seen, number)
+                gradient += loss_gradient(net, dataset, part) * options.ls / BATCH
+        gradient += options.weight_decay * weights
         ramp = min(seen / config.schedule.rampup_images, 1) if config.schedule.rampup_images else 1
-        if config.optimizer.name == 'SGD':
+        if options.optimizer == 'SGD':
             momentum = 0.9 * momentum + gradient
             update = momentum
         else:
             momentum = 0.9 * momentum + 0.1 * gradient
             square = 0.999 * square + 0.001 * gradient**2
             update = momentum / (1 - 0.9 ** (step + 1)) / ((square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
-        weights = weights - config.optimizer.lr * ramp * update
+        weights = weights - options.lr * ramp * update
         nn.utils.vector_to_parameters(weights, net.parameters())
         beta = config.schedule.ema_beta(seen)
         average = beta * average + (1 - beta) * weights
@@ -166,7 +165,7 @@ def test_two_ranks_train_on_the_sum_of_their_gradients(digits, trained_on_two_ra
 
 
 def test_gradients_that_are_not_finite_become_0_or_1e5_and_are_counted(digits):
-    config = make_config(OptimizerConfig('SGD', 1e-6, 0.0, 0.0), precision='fp16', rampup_images=0)
+    config = make_config(lr=1e-6, weight_decay=0, momentum=0, precision='fp16', rampup_images=0)
     trainer = Trainer(config, digits, torch.device('cpu'))
     wrong = torch.tensor([math.nan, math.inf, -math.inf, *[0.0] * 7])
     assert isinstance(trainer.net.scale, nn.Parameter)

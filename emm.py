@@ -150,7 +150,7 @@ def report(folder: Path) -> None:
     xdg-open width/report.html
     """
     from studies.folder import open_results
-    from studies.report.page import write_study_page
+    from studies.report.sections import write_study_page
 
     print(f'Page: {write_study_page(open_results(folder))}')
 

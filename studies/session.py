@@ -65,7 +65,7 @@ class Display:
         self.next_page = 0.0
 
     def renew(self, results: StudyResults) -> None:
-        from studies.report.page import write_study_page  # only here: it takes seconds to import
+        from studies.report.sections import write_study_page  # only here: it takes seconds to import
 
         write_tables(results)
         start = time.monotonic()

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from studies.report.page import write_page
-from tests.studies.report.sample_page import COPIES, OTHERS, sample_page
+from tests.studies.report.sample_page import COPIES, FIGURES, OTHERS, PAIRS, sample_page
 
 webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not installed: requirements-dev.txt has it')
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -25,7 +25,7 @@ WIDTHS = [360, 1280]
 BEYOND = """
 return [...document.querySelectorAll('body *')].filter((element) => {
   const box = element.getBoundingClientRect();
-  const scrolls = element.parentElement.closest('.scroll, pre');
+  const scrolls = element.parentElement.closest('pre');
   return !scrolls && box.width > 0 && (box.right > innerWidth + 0.5 || box.left < -0.5) && !element.matches('.skip');
 }).map((element) => element.outerHTML.slice(0, 120));
 """
@@ -70,7 +70,7 @@ def test_every_image_loads_and_nothing_is_logged(browser, address):
     visit(browser, address)
     browser.execute_script(OPEN_ALL)
     widths = browser.execute_script('return [...document.images].map((image) => image.complete && image.naturalWidth)')
-    assert len(widths) == 2 + 3 * (COPIES + OTHERS)
+    assert len(widths) == FIGURES + 2 * PAIRS + 3 * (COPIES + OTHERS)
     assert all(width and width > 0 for width in widths)
     assert browser.get_log('browser') == []
     assert browser.title != 'taken'
@@ -117,7 +117,7 @@ def test_a_size_in_a_table_leads_to_its_training(browser, address):
 
 def test_one_button_opens_and_closes_all_trainings(browser, address):
     visit(browser, address)
-    assert visible(browser, '.point .gallery') == 1
+    assert visible(browser, '.point .gallery') == 0
     button = browser.find_element(By.ID, 'fold')
     button.click()
     assert visible(browser, '.point .gallery') == 2

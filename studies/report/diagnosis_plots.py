@@ -74,7 +74,7 @@ def geometry_figure(rows: Sequence[Row], title: str) -> Figure:
             if row.get('decided'):
                 axes.axvline(row['sigma'], color='#d55e00', alpha=0.18, linewidth=9, zorder=0)
         axes.axhline(DECIDED, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
-        decided = ' (shaded: memorization is decided)' if any(row.get('decided') for row in rows) else ''
+        decided = '\n(shaded: memorization is decided)' if any(row.get('decided') for row in rows) else ''
         axes.set_xlabel(f'{SIGMA}{decided}')
         axes.set_ylabel('share')
         axes.grid(alpha=0.25)
@@ -93,7 +93,7 @@ def agreement_figure(rows: Sequence[Row], threshold: float, title: str) -> Figur
             axes.plot([middle], [y], color='#222222', marker='o', markersize=6)
         axes.axvline(threshold, color='#d55e00', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
         axes.set_xlim(right=1.02)
-        axes.set_xlabel(f'cosine (5 to 95 %, quartiles, median; right: share above {threshold:g} in %)')
+        axes.set_xlabel(f'cosine (5 to 95 %, quartiles, median;\nright: share above {threshold:g} in %)')
         names = [_two_lines(row['pairs']) for row in rows]
         label_rows(axes, places, names, [f'{100 * row["share"]:.1f}' for row in rows], height)
     return figure
@@ -171,7 +171,7 @@ def _curve(axes: Axes, rows: Sequence[Row], x: str, column: str, style: dict) ->
     places, values = [row[x] for row in known], [row[column] for row in known]
     low, high = ([row.get(f'{column}_{end}', math.nan) for row in known] for end in ('low', 'high'))
     axes.fill_between(places, low, high, color=style['color'], alpha=0.18, linewidth=0)
-    return axes.plot(places, values, linewidth=1.4, markersize=4, markeredgewidth=1, **style)[0]
+    return axes.plot(places, values, markersize=4, markeredgewidth=1, **style)[0]
 
 
 def _logarithmic(axes: Axes, *names: str) -> None:

@@ -27,6 +27,7 @@ from studies.report.plots import (
     value_figure,
 )
 from studies.results import Outcome, PointResult, StudyResults
+from studies.study import Study
 from training.config import OPTIONS_FILE
 
 FOLDER = 'figures'
@@ -51,19 +52,19 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
     interval = f'95 % interval, {" or ".join(kinds)}'
     if len({ratios.size for outcome in outcomes for ratios in outcome.ratios}) > 1:
         curves = [Curve(name_of(outcome), [ratio_point(ratios) for ratios in outcome.ratios]) for outcome in outcomes]
-        figure = ratio_figure(curves, study.title, interval, study.threshold)
+        figure = ratio_figure(curves, study.title, interval, study.threshold, label_of(study))
         yield StudyFigure('ratios', f'Memorization ratio by size of the training set. Bands: {interval}.', figure)
     elif not sets_skips(results):
         points = [(name_of(outcome), ratio_point(outcome.ratios[0])) for outcome in outcomes]
         title = f'{study.title}: {outcomes[0].ratios[0].size:,} training images'
-        figure = value_figure(points, title, interval, study.threshold)
+        figure = value_figure(points, title, interval, study.threshold, label_of(study))
         yield StudyFigure('values', f'Memorization ratio by factor value. Lines: {interval}.', figure)
     bars = [EmmBar(name_of(outcome), outcome.emm) for outcome in outcomes if outcome.emm is not None]
     caption = (
         'Effective model memorization. Intervals: resampled images and repeats; arrows: outside the measured sizes.'
     )
-    if bars:
-        yield StudyFigure('emm', caption, emm_figure(bars, study.title))
+    if bars and study.factors:
+        yield StudyFigure('emm', caption, emm_figure(bars, study.title, label_of(study)))
     yield from skip_figures(results, outcomes)
     yield from training_figures(results, outcomes)
     yield from level_figures(results)
@@ -111,6 +112,11 @@ def name_of(outcome: Outcome) -> str:
     """The name of a combination in a figure; with one factor its factor value is enough."""
     names = list(outcome.combination.values.values())
     return names[0] if len(names) == 1 else outcome.combination.name
+
+
+def label_of(study: Study) -> str:
+    """The label of the factor whose values `name_of` gives; '' if there is none, or several."""
+    return study.factors[0].label if len(study.factors) == 1 else ''
 
 
 def ratio_point(ratios: Ratios) -> RatioPoint:
@@ -165,7 +171,8 @@ def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator
                 curves.append(TrainingCurve(name_of(outcome), *series))
         if curves:
             title = f'{results.study.title}: {size:,} training images'
-            figure = training_figure(curves, title, '95 % interval, Wilson over images', results.study.threshold)
+            interval = '95 % interval, Wilson over images'
+            figure = training_figure(curves, title, interval, results.study.threshold, label_of(results.study))
             yield StudyFigure(f'epochs-{size}', f'Memorization ratio during training on {size:,} images.', figure)
 
 

@@ -1,10 +1,13 @@
 """Generated images of a point, each next to its two nearest training images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dataset_utils import open_source
 from dataset_utils.sources.base import Source
@@ -35,8 +38,8 @@ class GalleryItem:
         return self.distance / max(self.second_distance, 1e-9)
 
 
-def read_gallery(folder: Path, size: int) -> list[GalleryItem]:
-    """The `size` images of a point's best snapshot closest to the threshold, see `evaluation.records.closeness`.
+def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Tensor]) -> list[GalleryItem]:
+    """`size` images of a point's best snapshot, chosen by `closest_rows` or `spread_rows`.
 
     Empty if the folder does not hold the images or their training set.
     """
@@ -48,9 +51,20 @@ def read_gallery(folder: Path, size: int) -> list[GalleryItem]:
     if best is None:
         return []
     try:
-        return _items(best, open_source(data), size)
+        return _items(best, open_source(data), rows(best, size))
     except (UserError, IndexError):
         return []  # the training set cannot be read, or is not the one of the evaluation
+
+
+def closest_rows(best: BestSnapshot, size: int) -> Tensor:
+    """The images closest to the threshold of a copy, see `evaluation.records.closeness`: int64 [min(size, N)]."""
+    return closeness(best.squared_distances).argsort(stable=True)[:size]
+
+
+def spread_rows(best: BestSnapshot, size: int) -> Tensor:
+    """A fair sample, spread evenly over the generated set: int64 [min(size, N)]."""
+    N = len(best.images)
+    return torch.linspace(0, N - 1, min(size, N), dtype=torch.float64).round().long()
 
 
 def run_records(run: Path) -> list[dict[str, Any]]:
@@ -61,8 +75,7 @@ def run_records(run: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _items(best: BestSnapshot, training: Source, size: int) -> list[GalleryItem]:
-    rows = closeness(best.squared_distances).argsort(stable=True)[:size]
+def _items(best: BestSnapshot, training: Source, rows: Tensor) -> list[GalleryItem]:
     indices, squared = best.indices[rows], best.squared_distances[rows]
     copies = memorized(squared[:, 0], squared[:, 1])
     num_pixels = best.images[0].numel()

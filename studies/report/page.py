@@ -1,60 +1,60 @@
-"""The page of a study: its contents, and how it is written as one self-contained HTML file.
+"""The page of a study as one self-contained HTML file: the parts that a page can have, and how they are written.
 
-`study_page` makes a `Page` of a study's results; `write_page` writes any. The file has no scripts, styles, fonts or
-images outside of itself, and its policy forbids browsers to load any.
+`Page` is a sequence of sections, each a sequence of blocks; `write_page` writes any, and `studies.report.sections`
+makes the sections of a study. The file has no scripts, styles, fonts or images outside of itself, and its policy
+forbids browsers to load any.
 """
 
 import base64
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 import numpy as np
 import PIL.Image
 
-from dnnlib.util import atomic_file, format_time, read_json
-from evaluation.diagnosis.clocks_table import CLOCKS
-from evaluation.effective_memorization import EMM
-from studies.commands import Resources, shell_line
-from studies.folder import PAGE
-from studies.points import LEFT
-from studies.report.charts import Chart, loss_chart, ratio_chart
-from studies.report.diagnosis import clock_rows
-from studies.report.figures import study_figures
-from studies.report.gallery import GalleryItem, read_gallery, run_records
-from studies.report.plots import figure_bytes
-from studies.report.tables import ratio_rows
-from studies.results import Outcome, PointResult, StudyResults
-from training.config import OPTIONS_FILE
-from training.training_loop import STATS_FILE
+from dnnlib.util import atomic_file
+from studies.report.gallery import GalleryItem
 
 TEMPLATES = Path(__file__).resolve().parent / 'templates'
-# Images in all galleries of a page, and in the gallery of one point; more make a file that is slow to open.
-MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
-MOST_PIXEL_BYTES = 6_000_000
-_MOST_LOSSES = 200
-_MOST_SENTENCES = 12  # EMMs that the summary lists
 _LONGEST_LIST = 24  # entries of a list in a configuration; those beyond are counted
+
+
+class Block:
+    """A part of a section. kind: the macro of parts.html.j2 that draws it."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class Sentences(Block):
+    """Paragraphs. style: 'lead' (large), 'plain', or 'warning'."""
+
+    kind = 'sentences'
+    texts: Sequence[str]
+    style: str = 'plain'
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table. share: in [0, 1], drawn as a bar behind the text. anchor: of the point that it links to."""
+    """A cell of a table. detail: on a second line. share: in [0, 1], drawn as a bar behind the text. anchor: of the
+    training that it links to."""
 
     text: str
+    detail: str = ''
     share: float | None = None
     anchor: str | None = None
 
 
 @dataclass(frozen=True)
-class PageTable:
+class PageTable(Block):
     """A table. left: number of leading text columns, aligned to the left; the others hold numbers."""
 
+    kind = 'table'
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -63,12 +63,22 @@ class PageTable:
 
 
 @dataclass(frozen=True)
-class PageFigure:
+class PageFigure(Block):
     """A figure. alt: what it shows, in words. data: the bytes of a PNG or SVG file."""
 
+    kind = 'figure'
     caption: str
     alt: str
     data: bytes
+
+
+@dataclass(frozen=True)
+class Strips(Block):
+    """Rows of generated images above their nearest training images, each with its caption."""
+
+    kind = 'strips'
+    rows: Sequence[tuple[str, Sequence[GalleryItem]]]
+    note: str = ''
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class PagePoint:
     headline: str = ''
     facts: Sequence[tuple[str, str]] = ()
     message: str = ''
-    charts: Sequence[Chart] = ()
+    figure: PageFigure | None = None
     configuration: dict[str, Any] = field(default_factory=dict)
     commands: Sequence[str] = ()
     gallery: Sequence[GalleryItem] = ()
@@ -98,16 +108,11 @@ class PagePoint:
 
 
 @dataclass(frozen=True)
-class Page:
-    """Everything that a page shows, in this order. Texts are plain, without markup."""
+class Trainings(Block):
+    """All trainings, folded, with buttons that choose which images of their galleries are shown."""
 
-    title: str
-    description: str = ''
-    summary: Sequence[str] = ()
-    warnings: Sequence[str] = ()
-    tables: Sequence[PageTable] = ()
-    figures: Sequence[PageFigure] = ()
-    points: Sequence[PagePoint] = ()
+    kind = 'trainings'
+    points: Sequence[PagePoint]
 
     @property
     def groups(self) -> list[tuple[str, list[PagePoint]]]:
@@ -123,243 +128,28 @@ class Page:
         return [item for point in self.points for item in point.gallery]
 
 
-def study_page(results: StudyResults) -> Page:
-    """The page of the results of a study so far."""
-    begun = [
-        (outcome, result) for outcome in results.outcomes for result in outcome.points if result.status.state != LEFT
-    ]
-    anchors = {result.point.folder: f'point-{number}' for number, (_, result) in enumerate(begun, start=1)}
-    gallery_size = images_of_point([result for _, result in begun])
-    return Page(
-        title=results.study.title,
-        description=results.study.description,
-        summary=summary(results),
-        warnings=results.warnings,
-        tables=study_tables(results, anchors),
-        figures=[
-            PageFigure(
-                figure.caption, f'{figure.caption} The tables have the numbers.', figure_bytes(figure.figure, 'svg')
-            )
-            for figure in study_figures(results)
-        ],
-        points=[page_point(outcome, result, anchors[result.point.folder], gallery_size) for outcome, result in begun],
-    )
+@dataclass(frozen=True)
+class Section:
+    """A section with its heading. name: its identifier on the page, in lower case."""
+
+    name: str
+    title: str
+    blocks: Sequence[Block]
 
 
-def images_of_point(results: Sequence[PointResult]) -> int:
-    """Number of images in the gallery of each point, limited so that the page opens quickly."""
-    done = max(1, sum(result.record is not None for result in results))
-    # Three images each, and base64 takes four characters for three bytes.
-    pixels = max((4 * image_bytes(result) for result in results), default=0)
-    fitting = min(MOST_OF_POINT, MOST_IMAGES // done, MOST_PIXEL_BYTES // max(1, pixels * done))
-    return max(FEWEST_OF_POINT, fitting)
+@dataclass(frozen=True)
+class Page:
+    """Everything that a page shows, in this order. Texts are plain, without markup.
 
+    updated: when it was written, and the progress of the study. refreshes: whether a browser loads it again every few
+    seconds, because the study is still running.
+    """
 
-def image_bytes(result: PointResult) -> int:
-    """Bytes of one training image before compression; 0 if the point has no resolved configuration yet."""
-    options = read_json(result.point.folder / 'run' / OPTIONS_FILE)
-    return options['dataset']['channels'] * options['dataset']['resolution'] ** 2 if options else 0
-
-
-def summary(results: StudyResults) -> list[str]:
-    """The first sentences of the page: the EMM of each combination, and the progress of the study."""
-    sentences = [
-        f'{outcome.combination.name + ": " if outcome.combination.values else ""}EMM {outcome.emm.estimate}, '
-        f'95 % interval {interval_text(outcome.emm)}.'
-        for outcome in results.outcomes
-        if outcome.emm is not None
-    ]
-    if len(sentences) > _MOST_SENTENCES:
-        sentences = [f'The EMM of {len(sentences)} combinations is known; the table lists them.']
-    counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
-    sentences.append(f'Trainings: {counts or "none yet"}.')
-    sentences += [
-        f'The search of {outcome.combination.name} measures {outcome.next_size:,} training images next.'
-        for outcome in results.outcomes
-        if outcome.next_size is not None
-    ]
-    if results.set_aside:
-        sentences.append(f'{len(results.set_aside)} earlier trainings with other settings were set aside.')
-    return sentences
-
-
-def study_tables(results: StudyResults, anchors: dict[Path, str]) -> list[PageTable]:
-    """EMM by combination and ratio by combination and size; a size links to the first of its trainings."""
-    factors = [factor.name for factor in results.study.factors]
-    labels = [factor.label for factor in results.study.factors]
-    threshold = f'{100 * results.study.threshold:.3g} %'
-    emm = PageTable(
-        'EMM, in training images',
-        [*labels, 'EMM', '95 % interval'],
-        [
-            [
-                *map(Cell, outcome.combination.values.values()),
-                Cell(str(outcome.emm.estimate)),
-                Cell(interval_text(outcome.emm)),
-            ]
-            for outcome in results.outcomes
-            if outcome.emm is not None
-        ],
-        left=len(factors),
-        note=f'The largest |D| with a ratio of at least {threshold}. Interval: resampled images and repeats.',
-    )
-    leads = {
-        (tuple(outcome.combination.values.values()), result.point.size): anchors[result.point.folder]
-        for outcome in results.outcomes
-        for result in reversed(outcome.points)
-        if result.point.folder in anchors
-    }
-    rows = ratio_rows(results)
-    ratios = PageTable(
-        'Memorization ratio by |D|',
-        [*labels, '|D|', 'repeats', 'copies', 'ratio', '95 % interval', 'mean distance'],
-        [
-            [
-                *(Cell(str(row[name])) for name in factors),
-                Cell(f'{row["size"]:,}', anchor=leads.get((tuple(row[name] for name in factors), row['size']))),
-                Cell(str(row['repeats'])),
-                Cell(f'{row["memorized"]:,} / {row["images"]:,}'),
-                Cell(percent(row['ratio']), share=row['ratio']),
-                Cell(f'{100 * row["ratio_low"]:.1f} to {100 * row["ratio_high"]:.1f}'),
-                Cell(f'{row["mean_distance"]:.1f}'),
-            ]
-            for row in rows
-        ],
-        left=len(factors),
-        note=f'Intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. Mean distance: to the nearest '
-        f'training image, in grey levels.',
-    )
-    measured = clock_rows(results)
-    shown = {name: label for name, label in CLOCKS.items() if any(name in row for row in measured)}
-    clocks = PageTable(
-        'Clocks of each training, in kimg',
-        [*labels, '|D|', 'repeat', *shown.values()],
-        [
-            [
-                *(Cell(str(row[name])) for name in factors),
-                Cell(f'{row["size"]:,}'),
-                Cell(str(row['repeat'] + 1)),
-                *(Cell(clock_text(row, name)) for name in shown),
-            ]
-            for row in measured
-        ],
-        left=len(factors),
-        note='The first snapshot that shows it, with its 95 % interval; a dash if none does.',
-    )
-    return [table for table in (emm, ratios, clocks) if table.rows]
-
-
-def clock_text(row: dict[str, Any], name: str) -> str:
-    """A clock with its interval; one that may lie beyond the last snapshot ends with '…'."""
-    if row.get(name) is None:
-        return '–'
-    high = row[f'{name}_high']
-    return f'{row[name]:.4g} [{row[f"{name}_low"]:.4g}, {"…" if high is None else f"{high:.4g}"}]'
-
-
-def interval_text(emm: EMM) -> str:
-    """The ends of the interval, or the single bound if both lie outside the measured sizes."""
-    return f'{emm.low} to {emm.high}' if emm.low != emm.high else str(emm.low)
-
-
-def percent(share: float) -> str:
-    return f'{100 * share:.1f} %'
-
-
-def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size: int) -> PagePoint:
-    """A point with everything in its folder; missing parts are omitted."""
-    point, status, record = result.point, result.status, result.record
-    repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
-    gallery = read_gallery(point.folder, gallery_size)
-    note = f'{len(gallery)} of {record["num_images"]:,} images, closest to the threshold first.' if record else ''
-    return PagePoint(
-        anchor=anchor,
-        name=f'{point.size:,} training images{repeat}',
-        group=outcome.combination.name if outcome.combination.values else '',
-        state=status.state,
-        ratio=record['ratio'] if record else None,
-        headline=headline(record) if record else '',
-        facts=facts(result),
-        message='' if record else status.message,
-        charts=point_charts(point.folder / 'run'),
-        configuration=read_json(point.folder / 'run' / OPTIONS_FILE) or {},
-        commands=[shell_line(command, Resources()) for command in point.commands().values()],
-        gallery=gallery,
-        gallery_note=note,
-    )
-
-
-def headline(record: dict[str, Any]) -> str:
-    return f'{percent(record["ratio"])} copies [{100 * record["ratio_low"]:.1f}, {100 * record["ratio_high"]:.1f}]'
-
-
-def facts(result: PointResult) -> list[tuple[str, str]]:
-    """Numbers of a point in addition to its ratio."""
-    seeds, select = result.point.seeds, result.point.seeds.get('select')
-    known = [
-        ('Seed of training', str(seeds['train'])),
-        ('Seed of selection', 'none: the first images' if select is None else str(select)),
-    ]
-    if result.status.seconds:
-        known.append(('Time', format_time(result.status.seconds)))
-    if (record := result.record) is None:
-        return known
-    return [
-        ('Copies', f'{record["num_memorized"]:,} of {record["num_images"]:,} images'),
-        ('Mean distance to nearest', f'{record["mean_distance"]:.2f} grey levels'),
-        ('Best snapshot', f'{record["kimg"]:,.6g} kimg, {record["epochs"]:,.6g} epochs'),
-        ('Duplicates in training set', f'{record["num_duplicates"]:,}'),
-        *known,
-    ]
-
-
-def point_charts(run: Path) -> list[Chart]:
-    """The loss by kimg and the ratio by epochs, as far as a run folder has them."""
-    losses = [pair for pair in map(loss_of, read_lines(run / STATS_FILE)) if pair is not None]
-    losses = losses[:: -(-len(losses) // _MOST_LOSSES) or 1]
-    records = newest_records(run_records(run))
-    series = [[record[key] for record in records] for key in ('epochs', 'ratio', 'ratio_low', 'ratio_high')]
-    charts = loss_chart([kimg for kimg, _ in losses], [loss for _, loss in losses]), ratio_chart(*series)
-    return [chart for chart in charts if chart is not None]
-
-
-def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of the newest evaluation, by epochs: one for each snapshot, all with the same seeds and sampler."""
-    if not records:
-        return []
-    same = [r for r in records if all(r.get(key) == records[-1].get(key) for key in ('seeds', 'sampler', 'precision'))]
-    return sorted({record['snapshot']: record for record in same}.values(), key=lambda record: record['epochs'])
-
-
-def loss_of(fields: dict[str, Any]) -> tuple[float, float] | None:
-    """kimg and mean loss of a line of stats.jsonl."""
-    kimg, loss = fields.get('Progress/kimg'), fields.get('Loss/loss')
-    mean = loss.get('mean') if isinstance(loss, dict) else None
-    return (float(kimg), float(mean)) if isinstance(kimg, int | float) and isinstance(mean, int | float) else None
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; missing, truncated or other lines are omitted."""
-    found = []
-    try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    for line in lines:
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(fields, dict):
-            found.append(fields)
-    return found
-
-
-def write_study_page(results: StudyResults) -> Path:
-    """Write the page of a study into its folder; returns its path."""
-    path = results.root / PAGE
-    write_page(path, study_page(results))
-    return path
+    title: str
+    description: str = ''
+    updated: str = ''
+    refreshes: bool = False
+    sections: Sequence[Section] = ()
 
 
 def write_page(path: Path, page: Page) -> None:

@@ -25,8 +25,8 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from dnnlib.util import atomic_file
 from evaluation.effective_memorization import EMM, EMM_RATIO
 
-_WIDTH, _DPI = 6.4, 120  # inches, and pixels per inch of a PNG: 768 pixels, the width of a README
-_LABEL_LENGTH = 34  # characters of a name on one line
+_WIDTH, _DPI = 4.8, 160  # inches, so that a telephone shows readable text, and pixels per inch of a PNG: 768 pixels
+_LABEL_LENGTH = 26  # characters of a name on one line
 _COLORS = ['#0b0b0b', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#7a7a7a', '#56b4e9', '#b58900']
 _MARKERS = 'osD^vPX*'
 _LINES: list[str | tuple] = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1))]
@@ -71,6 +71,17 @@ class TrainingCurve:
 
 
 @dataclass(frozen=True)
+class RunHistory:
+    """One run: its losses by thousands of images seen, and the ratios of its snapshots with their 95 % intervals.
+
+    losses: (kimg, loss), of which those that are not positive numbers are left out. ratios: (kimg, ratio, low, high).
+    """
+
+    losses: Sequence[tuple[float, float]]
+    ratios: Sequence[tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True)
 class EmmBar:
     """The EMM of one factor value. name: of the factor value."""
 
@@ -92,17 +103,24 @@ class SkipPlacement:
 
 
 def ratio_figure(
-    curves: Sequence[Curve], title: str, interval: str = '95 % interval', threshold: float = EMM_RATIO
+    curves: Sequence[Curve],
+    title: str,
+    interval: str = '95 % interval',
+    threshold: float = EMM_RATIO,
+    label: str = '',
 ) -> Figure:
     """Ratio against size, a curve for each factor value; intervals as bands, the EMM's threshold dashed.
 
-    interval: meaning of the bands, for the axis label. threshold: the ratio that counts for the EMM.
+    interval: meaning of the bands, for the axis label. threshold: the ratio that counts for the EMM. label: of the
+    factor, above the legend.
     """
-    with new_figure(title, 4 + legend_height(curve.name for curve in curves)) as (figure, axes):
+    with new_figure(title, 3.2 + legend_height([curve.name for curve in curves], label)) as (figure, axes):
         handles = []
-        for style, curve in zip(curve_styles(), curves, strict=False):
+        for place, (style, curve) in enumerate(zip(curve_styles(len(curves)), curves, strict=False)):
             points = sorted(curve.points, key=lambda point: point.dataset_size)
-            sizes = [point.dataset_size for point in points]
+            # Moved by up to 3 %, so that curves that coincide do not cover one another.
+            shift = 1.03 ** (2 * place / max(len(curves) - 1, 1) - (len(curves) > 1))
+            sizes = [point.dataset_size * shift for point in points]
             ends = [point.ratio_low for point in points], [point.ratio_high for point in points]
             handles.append(_band_curve(axes, sizes, [point.ratio for point in points], *ends, style))
         axes.set_xscale('log')
@@ -114,41 +132,72 @@ def ratio_figure(
         axes.xaxis.set_minor_formatter(FixedFormatter([]))
         if len(sizes) == 1:
             axes.set_xlim(sizes[0] / 2, sizes[0] * 2)
-        axes.set_xlabel(f'training images |D| (bands: {interval})')
+        axes.set_xlabel(f'training images |D|\n(bands: {interval})')
         _ratio_axis(axes)
         _threshold(axes, threshold)
-        add_legend(figure, handles, [curve.name for curve in curves])
+        add_legend(figure, handles, [curve.name for curve in curves], label)
     return figure
 
 
 def training_figure(
-    curves: Sequence[TrainingCurve], title: str, interval: str = '95 % interval', threshold: float = EMM_RATIO
+    curves: Sequence[TrainingCurve],
+    title: str,
+    interval: str = '95 % interval',
+    threshold: float = EMM_RATIO,
+    label: str = '',
 ) -> Figure:
     """Ratio against training epochs, a curve for each run; intervals as bands, the EMM's threshold dashed.
 
-    interval: meaning of the bands, for the axis label. threshold: the ratio that counts for the EMM.
+    interval, threshold, label: as in `ratio_figure`.
     """
-    with new_figure(title, 4 + legend_height(curve.name for curve in curves)) as (figure, axes):
+    with new_figure(title, 3.2 + legend_height([curve.name for curve in curves], label)) as (figure, axes):
         handles = [
             _band_curve(axes, curve.epochs, curve.ratios, curve.low, curve.high, style)
-            for style, curve in zip(curve_styles(), curves, strict=False)
+            for style, curve in zip(curve_styles(len(curves)), curves, strict=False)
         ]
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda epochs, _: f'{epochs:,.0f}')
-        axes.set_xlabel(f'epochs of training (bands: {interval})')
+        axes.set_xlabel(f'epochs of training\n(bands: {interval})')
         _ratio_axis(axes)
         _threshold(axes, threshold)
-        add_legend(figure, handles, [curve.name for curve in curves])
+        add_legend(figure, handles, [curve.name for curve in curves], label)
     return figure
 
 
-def emm_figure(bars: Sequence[EmmBar], title: str) -> Figure:
+def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) -> Figure | None:
+    """The loss of a run above the ratios of its snapshots, over one axis of images seen; None without either."""
+    losses = [(kimg, loss) for kimg, loss in history.losses if math.isfinite(loss) and loss > 0]
+    ratios = sorted(row for row in history.ratios if all(map(math.isfinite, row)))
+    has_losses, has_ratios = len(losses) > 1, bool(ratios)
+    panels = has_losses + has_ratios
+    if not panels:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 0.6 + 1.7 * panels), layout='constrained')
+        all_axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+        _title(figure, title)
+        if has_losses:
+            all_axes[0].plot(*zip(*losses, strict=True), color=_EDGE, linewidth=1.2)
+            all_axes[0].set_yscale('log')
+            all_axes[0].set_ylabel('loss')
+            all_axes[0].grid(alpha=0.25)
+        if has_ratios:
+            kimg, shares, low, high = zip(*ratios, strict=True)
+            _band_curve(all_axes[-1], kimg, shares, low, high, next(curve_styles()))
+            _ratio_axis(all_axes[-1])
+            _threshold(all_axes[-1], threshold)
+        all_axes[-1].set_xlim(left=0)
+        all_axes[-1].set_xlabel('training images seen, in thousands')
+    return figure
+
+
+def emm_figure(bars: Sequence[EmmBar], title: str, label: str = '') -> Figure:
     """The EMM by factor value, on a logarithmic scale, first value on top.
 
     A known EMM is a dot in its interval. One outside of the measured sizes is an open triangle with an arrow to the
-    side on which it lies; an end of an interval that lies outside of them has an arrow too.
+    side on which it lies; an end of an interval that lies outside of them has an arrow too. label: of the factor.
     """
-    names = [_label(bar.name, width=26) for bar in bars]
+    names = [_label(bar.name, width=18) for bar in bars]
     places, height = row_places(names)
     with new_figure(title, 1.1 + 0.2 * height) as (figure, axes):
         ends = [bound.value for bar in bars for bound in (bar.emm.estimate, bar.emm.low, bar.emm.high)]
@@ -162,8 +211,8 @@ def emm_figure(bars: Sequence[EmmBar], title: str) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_major_formatter(FixedFormatter([f'{tick:,}' for tick in ticks]))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel('effective model memorization, in training images (95 % interval)')
-        label_rows(axes, places, names, [str(bar.emm.estimate) for bar in bars], height)
+        axes.set_xlabel('EMM in training images (95 % interval)')
+        label_rows(axes, places, names, [str(bar.emm.estimate) for bar in bars], height, label)
     return figure
 
 
@@ -172,12 +221,13 @@ def value_figure(
     title: str,
     interval: str = '95 % interval',
     threshold: float = EMM_RATIO,
+    label: str = '',
 ) -> Figure:
     """Ratio at one size by factor value, first value on top: a dot in its interval; the EMM's threshold dashed.
 
-    values: name and ratio of each. interval: meaning of the lines, for the axis label.
+    values: name and ratio of each. interval: meaning of the lines, for the axis label. label: of the factor.
     """
-    names = [_label(name, width=26) for name, _ in values]
+    names = [_label(name, width=18) for name, _ in values]
     places, height = row_places(names)
     with new_figure(title, 1.1 + 0.2 * height) as (figure, axes):
         for y, (_, point) in zip(places, values, strict=True):
@@ -186,8 +236,8 @@ def value_figure(
             axes.plot([ratio], [y], marker='o', markersize=8, color=_EDGE)
         axes.axvline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
         axes.set_xlim(-2, 102)
-        axes.set_xlabel(f'memorized images in % ({interval}; dashed: {100 * threshold:.3g} %, the EMM)')
-        label_rows(axes, places, names, [f'{100 * point.ratio:.1f}' for _, point in values], height)
+        axes.set_xlabel(f'memorized images in % (dashed: {100 * threshold:.3g} %, the EMM)\n{interval}')
+        label_rows(axes, places, names, [f'{100 * point.ratio:.1f}' for _, point in values], height, label)
     return figure
 
 
@@ -254,16 +304,20 @@ def new_figure(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def _title(figure: Figure, title: str) -> None:
-    figure.suptitle(_label(title, width=70), x=0.01, ha='left', fontsize=10, fontweight='bold')
+    figure.suptitle(_label(title, width=50), x=0.01, ha='left', fontsize=10, fontweight='bold')
 
 
-def curve_styles() -> Iterator[dict]:
-    """Colour, marker and line style of a figure's curves, in order; the three cycles have different lengths."""
+def curve_styles(count: int = 1) -> Iterator[dict]:
+    """Colour, marker and line style of a figure's `count` curves, in order; the three cycles have different lengths.
+
+    Earlier curves are wider, so that they show behind later ones that coincide with them.
+    """
     styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), itertools.cycle(_LINES), strict=False)
     for number, (color, marker, line) in enumerate(styles):
         # From the ninth curve on, markers are open.
         face = 'white' if number // len(_MARKERS) % 2 else color
-        yield {'color': color, 'marker': marker, 'linestyle': line, 'markerfacecolor': face}
+        width = 1.3 + min(0.6 * max(count - 1 - number, 0), 2.4)
+        yield {'color': color, 'marker': marker, 'linestyle': line, 'markerfacecolor': face, 'linewidth': width}
 
 
 def _band_curve(
@@ -278,7 +332,7 @@ def _band_curve(
     axes.fill_between(x, bottom, top, color=style['color'], alpha=0.13, linewidth=0)
     # The ends are drawn too: a band without width, such as for a curve with one point, is invisible.
     axes.vlines(x, bottom, top, color=style['color'], linewidth=1)
-    return axes.plot(x, middle, linewidth=1.5, markersize=5.5, markeredgewidth=1.2, **style)[0]
+    return axes.plot(x, middle, markersize=5, markeredgewidth=1.2, **style)[0]
 
 
 def _ratio_axis(axes: Axes) -> None:
@@ -302,9 +356,12 @@ def row_places(names: Sequence[str]) -> tuple[list[float], float]:
     return [end - own / 2 for end, own in zip(ends, lines, strict=True)], float(ends[-1])
 
 
-def label_rows(axes: Axes, places: Sequence[float], names: Sequence[str], values: Sequence[str], height: float) -> None:
-    """Name the rows of `_rows` on the left of the axes, and write a value for each on the right."""
+def label_rows(
+    axes: Axes, places: Sequence[float], names: Sequence[str], values: Sequence[str], height: float, label: str = ''
+) -> None:
+    """Name the rows of `row_places` on the left of the axes, under a label, and write a value for each on the right."""
     axes.set_yticks(places, names)
+    axes.set_ylabel(_label(label) if label else '')
     axes.tick_params(axis='y', length=0)
     axes.set_ylim(height + 0.3, -0.3)
     axes.grid(axis='x', alpha=0.3)
@@ -349,26 +406,33 @@ def _skip_bars(axes: Axes, placements: Sequence[SkipPlacement]) -> None:
     axes.tick_params(axis='x', length=0)
 
 
-def legend_height(names: Sequence[str] | Iterator[str]) -> float:
-    """Inches that the legend under a figure takes."""
+def legend_height(names: Sequence[str], label: str = '') -> float:
+    """Inches that the legend under a figure takes. label: above the names."""
     names = [_label(name) for name in names]
     if len(names) < 2:
         return 0
     rows = math.ceil(len(names) / _legend_columns(names))
-    return 0.15 + 0.17 * rows * max(name.count('\n') + 1 for name in names)
+    return 0.15 + 0.17 * (rows * max(name.count('\n') + 1 for name in names) + bool(label))
 
 
-def add_legend(figure: Figure, handles: list[Line2D], names: Sequence[str]) -> None:
+def add_legend(figure: Figure, handles: list[Line2D], names: Sequence[str], label: str = '') -> None:
     """A legend below the figure, so that long names take no space from the curves."""
     labels = [_label(name) for name in names]
     if len(labels) > 1:
-        columns = _legend_columns(labels)
-        figure.legend(handles, labels, loc='outside lower center', ncols=columns, frameon=False, handlelength=3.2)
+        figure.legend(
+            handles,
+            labels,
+            title=_label(label, width=50) if label else None,
+            loc='outside lower center',
+            ncols=_legend_columns(labels),
+            frameon=False,
+            handlelength=3.2,
+        )
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
     longest = max(len(line) for label in labels for line in label.split('\n'))
-    return max(1, min(len(labels), 5, 92 // (longest + 11)))
+    return max(1, min(len(labels), 4, 66 // (longest + 11)))
 
 
 def _label(name: str, width: int = _LABEL_LENGTH) -> str:

@@ -23,6 +23,17 @@
     nameFold();
   }
 
+  // While the study runs, the page is loaded again, with the same trainings open.
+  const opened = 'opened ' + location.pathname;
+  if (root.hasAttribute('data-refreshes')) {
+    const ids = JSON.parse(sessionStorage.getItem(opened) || '[]');
+    for (const point of points) point.open = point.open || ids.includes(point.id);
+    setTimeout(() => {
+      sessionStorage.setItem(opened, JSON.stringify(points.filter((point) => point.open).map((point) => point.id)));
+      location.reload();
+    }, 10000);
+  }
+
   // A link from a table opens the point that it leads to.
   const openTarget = () => {
     const target = location.hash ? document.getElementById(location.hash.slice(1)) : null;

@@ -3,18 +3,37 @@
 import numpy as np
 
 from evaluation.effective_memorization import EMM, Bound
-from studies.report.charts import loss_chart, ratio_chart
 from studies.report.gallery import GalleryItem
-from studies.report.page import Cell, Page, PageFigure, PagePoint, PageTable
-from studies.report.plots import Curve, EmmBar, RatioPoint, emm_figure, figure_bytes, ratio_figure
+from studies.report.page import (
+    Cell,
+    Page,
+    PageFigure,
+    PagePoint,
+    PageTable,
+    Section,
+    Sentences,
+    Strips,
+    Trainings,
+)
+from studies.report.plots import (
+    Curve,
+    EmmBar,
+    RatioPoint,
+    RunHistory,
+    emm_figure,
+    figure_bytes,
+    ratio_figure,
+    run_figure,
+)
 
 HOSTILE = '<script>document.title = "taken"</script>"><img src=x onerror=alert(1)>'
 LONG = 'an_option_whose_name_has_no_place_to_break_' * 4
 COPIES, OTHERS = 5, 7
+PAIRS, FIGURES = 16, 4
 
 
 def sample_page(hostile: bool = False) -> Page:
-    """Four trainings, of which two have galleries with COPIES copies and OTHERS others in all."""
+    """Four trainings, of which two have galleries with COPIES copies and OTHERS others; strips of PAIRS pairs."""
     name = f'{HOSTILE} {LONG}' if hostile else 'width 16'
     points = [
         RatioPoint(size, ratio, ratio - 0.02, ratio + 0.01) for size, ratio in ((20, 0.97), (50, 0.55), (400, 0.1))
@@ -24,36 +43,56 @@ def sample_page(hostile: bool = False) -> Page:
     return Page(
         title=name if hostile else 'Width of the network',
         description=name if hostile else 'Three sizes of the built-in digits, two widths, one repeat each.',
-        summary=['width 16: EMM 25, 95 % interval 23 to 27.', 'Trainings: 2 done, 1 running, 1 failed.', name],
-        warnings=['50 training images are memorized more (55.0 %) than 20 (50.0 %), beyond their intervals.', name],
-        tables=[sample_table(name)],
-        figures=[
-            PageFigure('Ratio by size.', 'Two falling curves.', figure_bytes(ratio_figure(curves, 'Width'), 'svg')),
-            PageFigure('EMM by width.', 'Two intervals.', figure_bytes(emm_figure(bars, 'Width'), 'png')),
-        ],
-        points=[
-            sample_point('point-1', name, 0.97, gallery(3, 2, channels=1)),
-            sample_point('point-2', name, 0.55, gallery(2, 5, channels=3)),
-            PagePoint('point-3', '400 training images', group=name, state='running', message=f'tick 3 {name}'),
-            PagePoint('point-4', '800 training images', group=name, state='failed', message='Error: no space left'),
+        updated='Updated 3 May 2026, 12:00 UTC. Trainings: 2 done, 1 running, 1 failed.',
+        sections=[
+            Section(
+                'finding',
+                'Finding',
+                [
+                    Sentences(['The EMM ranges from 25 to 400.'], 'lead'),
+                    Sentences(
+                        ['50 training images are memorized more than 20, beyond their intervals.', name], 'warning'
+                    ),
+                    PageFigure('Ratio by size.', 'Two curves.', figure_bytes(ratio_figure(curves, 'Width'), 'svg')),
+                    Strips(
+                        [(name, gallery(3, 5, channels=3)), ('50 training images', gallery(1, 7, channels=1))], name
+                    ),
+                ],
+            ),
+            Section(
+                'figures',
+                'Figures',
+                [PageFigure('EMM by width.', 'Two intervals.', figure_bytes(emm_figure(bars, 'Width'), 'png'))],
+            ),
+            Section('tables', 'Tables', [sample_table(name)]),
+            Section('trainings', 'Trainings', [Trainings(sample_points(name))]),
         ],
     )
 
 
+def sample_points(name: str) -> list[PagePoint]:
+    return [
+        sample_point('point-1', name, 0.97, gallery(3, 2, channels=1)),
+        sample_point('point-2', name, 0.55, gallery(2, 5, channels=3)),
+        PagePoint('point-3', '400 training images', group=name, state='running', message=f'tick 3 {name}'),
+        PagePoint('point-4', '800 training images', group=name, state='failed', message='Error: no space left'),
+    ]
+
+
 def sample_table(name: str) -> PageTable:
-    header = ['width', '|D|', 'repeats', 'copies', 'ratio', '95 % interval', 'mean distance']
-    row = [Cell('3'), Cell('15,000 / 30,000'), Cell('97.0 %', share=0.97), Cell('95.0 to 98.0'), Cell('7.5')]
-    rows = [[Cell(name), Cell(f'{size:,}', anchor='point-2'), *row] for size in (20, 50, 4000)]
+    header = ['width', '|D|', 'ratio', 'copies', 'mean distance']
+    row = [Cell('97.0 %', '95.0 to 98.0', share=0.97), Cell('15,000', 'of 30,000'), Cell('7.5')]
+    rows = [[Cell(name), Cell(f'{size:,}', '3 repeats', anchor='point-2'), *row] for size in (20, 50, 4000)]
     return PageTable('Memorization ratio by |D|', header, rows, note='Intervals: Wilson over images.')
 
 
 def sample_point(anchor: str, name: str, ratio: float, items: list[GalleryItem]) -> PagePoint:
     rng = np.random.default_rng(0)
     kimg = np.arange(1, 101) * 0.5
-    charts = [
-        loss_chart(kimg.tolist(), (0.5 / kimg * rng.uniform(0.8, 1.2, 100)).tolist()),
-        ratio_chart([1000, 2000, 4000], [0.1, 0.6, ratio], [0.05, 0.55, ratio - 0.02], [0.2, 0.65, ratio + 0.02]),
-    ]
+    losses = list(zip(kimg.tolist(), (0.5 / kimg * rng.uniform(0.8, 1.2, 100)).tolist(), strict=True))
+    ratios = [(10, 0.1, 0.05, 0.2), (20, 0.6, 0.55, 0.65), (50, ratio, ratio - 0.02, ratio + 0.02)]
+    figure = run_figure(RunHistory(losses, ratios), '')
+    assert figure is not None
     return PagePoint(
         anchor=anchor,
         name='50 training images, repeat 1',
@@ -61,7 +100,7 @@ def sample_point(anchor: str, name: str, ratio: float, items: list[GalleryItem])
         ratio=ratio,
         headline=f'{100 * ratio:.1f} % copies [95.0, 98.0]',
         facts=[('Copies', '497 of 512 images'), ('Mean distance to nearest', '7.51 grey levels'), ('Time', '1m 20s')],
-        charts=[chart for chart in charts if chart is not None],
+        figure=PageFigure('Loss and ratio', 'Two curves.', figure_bytes(figure, 'svg')),
         configuration={
             'dataset': {'path': name, 'size': 50},
             'network': {

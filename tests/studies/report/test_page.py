@@ -6,6 +6,7 @@ import html.parser
 import io
 import json
 import math
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -17,12 +18,13 @@ from dnnlib.util import write_json
 from evaluation.memorization import memorization_ratio
 from evaluation.records import SETTINGS, BestSnapshot, write_best
 from studies.points import DONE, FAILED, Status, write_status
-from studies.report.charts import BOTTOM, LEFT, RIGHT, TOP, loss_chart, ratio_chart
-from studies.report.gallery import read_gallery
-from studies.report.page import TEMPLATES, Page, entries, point_charts, render_page, study_page, write_page
+from studies.report.gallery import closest_rows, read_gallery, spread_rows
+from studies.report.page import TEMPLATES, Page, Sentences, entries, render_page, write_page
+from studies.report.sections import SECTIONS, study_page
+from studies.report.trainings import point_figure, run_history
 from studies.results import collect
 from studies.study_file import read_study
-from tests.studies.report.sample_page import COPIES, HOSTILE, OTHERS, sample_page
+from tests.studies.report.sample_page import COPIES, HOSTILE, OTHERS, PAIRS, sample_page
 
 SEEDS = list(range(100, 140))
 
@@ -71,8 +73,11 @@ def test_the_page_needs_nothing_outside_of_itself():
 def test_a_gallery_has_every_image_as_it_is():
     page = sample_page()
     shown = [a['src'] for tag, a in Reader(render_page(page)).tags if tag == 'img' and 'width' in a]
-    expected = [image for item in page.gallery for image in (item.generated, item.nearest, item.second)]
-    assert len(shown) == len(expected) == 3 * (COPIES + OTHERS)
+    strips: Any = page.sections[0].blocks[-1]
+    trainings: Any = page.sections[-1].blocks[0]
+    expected = [image for _, items in strips.rows for item in items for image in (item.generated, item.nearest)]
+    expected += [image for item in trainings.gallery for image in (item.generated, item.nearest, item.second)]
+    assert len(shown) == len(expected) == 2 * PAIRS + 3 * (COPIES + OTHERS)
     for source, image in zip(shown, expected, strict=True):
         picture = PIL.Image.open(io.BytesIO(base64.b64decode(source.removeprefix('data:image/png;base64,'))))
         np.testing.assert_array_equal(np.atleast_3d(np.asarray(picture)), image.transpose(1, 2, 0))
@@ -100,24 +105,6 @@ def test_settings_are_shown_as_words_and_long_lists_are_cut():
         'e': {'f': 1},
         'g': 'none',
     }
-
-
-def test_a_loss_curve_goes_from_corner_to_corner_on_a_logarithmic_scale():
-    chart = loss_chart([0, 5, 8, 10], [1, 0.1, math.nan, 0.01])
-    assert chart.line == f'M{LEFT}.0 {TOP}.0L{(LEFT + RIGHT) / 2} {(TOP + BOTTOM) / 2}L{RIGHT}.0 {BOTTOM}.0'
-    assert [(tick.place, tick.text) for tick in chart.y_ticks] == [
-        (BOTTOM, '0.01'), ((TOP + BOTTOM) / 2, '0.1'), (TOP, '1'),
-    ]  # fmt: skip
-    assert loss_chart([1, 2], [math.inf, 0.1]) is None
-
-
-def test_a_ratio_curve_has_its_interval_as_a_band():
-    chart = ratio_chart([10, 5], [1, 0.5], [0.5, 0], [1, 1])
-    middle_x, middle_y = (LEFT + RIGHT) / 2, (TOP + BOTTOM) / 2
-    assert chart.line == f'M{middle_x} {middle_y}L{RIGHT}.0 {TOP}.0'
-    band = [(middle_x, TOP), (RIGHT, TOP), (RIGHT, middle_y), (middle_x, BOTTOM)]
-    assert chart.band == 'M' + 'L'.join(f'{x:.1f} {y:.1f}' for x, y in band) + 'Z'
-    assert ratio_chart([], [], [], []) is None
 
 
 def fill_point(folder, data):
@@ -160,7 +147,7 @@ def test_a_gallery_has_the_closest_calls_first_beside_their_two_nearest_images(t
         closeness = abs(math.log(3 * distances[near] / distances[second]))
         expected.append((closeness, seed, image, training[near], training[second], distances[near], distances[second]))
     expected.sort(key=lambda entry: entry[0])
-    items = read_gallery(tmp_path, size=12)
+    items = read_gallery(tmp_path, 12, closest_rows)
     assert len(items) == 12
     assert {item.memorized for item in items} == {True, False}
     for item, (_, seed, image, near, second, distance, second_distance) in zip(items, expected, strict=False):
@@ -176,16 +163,16 @@ def test_without_one_of_its_files_there_is_no_gallery(tmp_path, digits_20, name)
     fill_point(tmp_path, digits_20)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[100 : len(content) // 2] + b'\n{}')
-    assert read_gallery(tmp_path, size=12) == []
+    assert read_gallery(tmp_path, 12, closest_rows) == []
     (tmp_path / name).unlink()
-    assert read_gallery(tmp_path, size=12) == []
+    assert read_gallery(tmp_path, 12, closest_rows) == []
 
 
 def test_a_log_that_is_not_one_leaves_out_its_curve(tmp_path, digits_20):
     fill_point(tmp_path, digits_20)
     for name in ('mem_traj.jsonl', 'stats.jsonl'):
         (tmp_path / 'run' / name).write_bytes(b'\xff\xfe not JSON\n[1]\n{"Loss/loss": 3}\n')
-    assert point_charts(tmp_path / 'run') == []
+    assert point_figure(tmp_path / 'run') is None
 
 
 @pytest.fixture
@@ -208,36 +195,66 @@ def test_a_study_becomes_a_page_of_what_is_there(tmp_path, study, digits_20):
     fill_point(done.folder, digits_20)
     write_status(failed.folder, Status(FAILED, step='train', failures=1, message='Error: no space <left>'))
     page = study_page(collect(study, tmp_path))
-    shown, broken = page.points
+    blocks: dict[str, Any] = {section.name: section.blocks for section in page.sections}
+    assert list(blocks) == list(SECTIONS)
+    shown, broken = blocks['trainings'][0].points
     assert (shown.state, shown.group, shown.name) == ('done', 'width 8', '20 training images')
-    assert [chart.title for chart in shown.charts] == ['Loss', 'Memorized images']
+    assert shown.figure.data.startswith(b'<?xml')
     assert shown.configuration['seed'] == 1024
     assert [command.split()[1] for command in shown.commands] == ['-m', 'train.py', 'mem_ratio.py']
     assert 0 < len(shown.gallery) <= 36
     assert (broken.state, broken.message, broken.gallery) == ('failed', 'Error: no space <left>', [])
-    assert 'Trainings: 1 done, 1 failed, 2 left.' in page.summary
-    emm, ratios = page.tables
+    assert page.updated.endswith('Trainings: 1 done, 1 failed, 2 left.')
+    assert not page.refreshes
+    emm, ratios = blocks['tables']
     assert emm.rows[0][0].text == '8'
     assert [cell.text for cell in ratios.rows[0][:2]] == ['8', '20']
     assert ratios.rows[0][1].anchor == shown.anchor
-    assert page.figures
+    lead, *rest = blocks['finding']
+    assert lead.style == 'lead'
+    assert [block.kind for block in rest] == ['sentences', 'figure', 'strips']
     reader = Reader(render_page(page))
     assert HOSTILE in reader.text
     assert 'Error: no space <left>' in reader.text
 
 
+def test_a_strip_is_spread_evenly_over_the_set(tmp_path, digits_20):
+    fill_point(tmp_path, digits_20)
+    assert [item.seed for item in read_gallery(tmp_path, 4, spread_rows)] == [100, 113, 126, 139]
+
+
+def test_the_history_of_a_run_is_what_its_files_hold(tmp_path, digits_20):
+    fill_point(tmp_path, digits_20)
+    history = run_history(tmp_path / 'run')
+    assert history.losses == [(1, 1), (2, 0.5)]
+    assert history.ratios[0][:2] == (1.0, 0.0)
+    assert history.ratios[1][0] == 2.0
+
+
 def test_a_study_without_any_result_becomes_a_page(tmp_path, study):
     page = study_page(collect(study, tmp_path))
-    assert page.summary == ['Trainings: 4 left.']
-    assert [*page.points, *page.tables, *page.figures] == []
+    assert page.updated.endswith('Trainings: 4 left.')
+    (section,) = page.sections
+    assert section.blocks == [Sentences(['No training is finished yet.'], 'lead')]
     render_page(page)
+
+
+def test_a_new_section_is_an_entry_in_the_registry(tmp_path, study, monkeypatch):
+    monkeypatch.setitem(
+        SECTIONS, 'colours', ('Colours', lambda results: [Sentences([f'{len(results.points)} points'])])
+    )
+    assert '4 points' in Reader(render_page(study_page(collect(study, tmp_path)))).text
+
+
+def gallery_of(page):
+    return page.sections[-1].blocks[0].gallery
 
 
 def test_galleries_shrink_where_there_are_many(monkeypatch, tmp_path, study, digits_20):
     point = collect(study, tmp_path).outcomes[0].at(20)[0].point
     point.prepare()
     fill_point(point.folder, digits_20)
-    monkeypatch.setattr('studies.report.page.MOST_IMAGES', 9)
-    assert len(study_page(collect(study, tmp_path)).points[0].gallery) == 9
-    monkeypatch.setattr('studies.report.page.MOST_PIXEL_BYTES', 1)
-    assert len(study_page(collect(study, tmp_path)).points[0].gallery) == 4
+    monkeypatch.setattr('studies.report.trainings.MOST_IMAGES', 9)
+    assert len(gallery_of(study_page(collect(study, tmp_path)))) == 9
+    monkeypatch.setattr('studies.report.trainings.MOST_PIXEL_BYTES', 1)
+    assert len(gallery_of(study_page(collect(study, tmp_path)))) == 4

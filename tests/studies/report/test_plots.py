@@ -13,11 +13,13 @@ from studies.report.plots import (
     Curve,
     EmmBar,
     RatioPoint,
+    RunHistory,
     SkipPlacement,
     TrainingCurve,
     emm_figure,
     figure_bytes,
     ratio_figure,
+    run_figure,
     save_figure,
     skip_figure,
     training_figure,
@@ -42,8 +44,9 @@ def figures(names):
     runs = [TrainingCurve(name, [100, 200], [0.1, 0.5], [0, 0.4], [0.2, 0.6]) for name in names]
     title = ' '.join(names)
     return [
-        ratio_figure([Curve(name, POINTS) for name in names], title),
-        training_figure(runs, title),
+        ratio_figure([Curve(name, POINTS) for name in names], title, label=title),
+        training_figure(runs, title, label=names[0]),
+        run_figure(RunHistory([(1, 0.5), (9, 0.01)], [(5, 0.1, 0, 0.2)]), title),
         emm_figure([EmmBar(name, emm) for name, emm in zip(names, itertools.cycle(EMMS), strict=False)], title),
         value_figure([(name, point) for name, point in zip(names, itertools.cycle(POINTS), strict=False)], title),
         skip_figure(placements(9), [32, 16, 8], title),
@@ -143,3 +146,19 @@ def test_files_are_what_their_endings_say_and_the_same_each_time(tmp_path):
         assert picture.format == 'PNG'
         assert 640 <= picture.width <= 800
     assert '<dc:date>' not in (tmp_path / 'new' / 'figure.svg').read_text(encoding='utf-8')
+
+
+def test_a_run_is_drawn_as_far_as_it_is_known():
+    losses, ratios = [(5, 0.1), (10, 0.01), (7, float('nan'))], [(10, 1, 0.5, 1), (5, 0.5, 0, 1)]
+    above, below = run_figure(RunHistory(losses, ratios), '').axes
+    np.testing.assert_allclose(np.asarray(above.lines[0].get_xydata()), [[5, 0.1], [10, 0.01]])
+    assert above.get_yscale() == 'log'
+    np.testing.assert_allclose(np.asarray(below.lines[0].get_xydata()), [[5, 50], [10, 100]])
+    assert len(run_figure(RunHistory([], ratios), '').axes) == 1
+    assert run_figure(RunHistory(losses[:1], []), '') is None
+
+
+def test_curves_that_coincide_do_not_cover_one_another():
+    first, last = ratio_figure([Curve('a', POINTS), Curve('b', POINTS)], '').axes[0].lines[:2]
+    assert first.get_linewidth() > last.get_linewidth()
+    assert (np.asarray(first.get_xdata(), float) < np.asarray(last.get_xdata(), float)).all()

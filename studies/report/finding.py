@@ -1,0 +1,85 @@
+"""What a study found so far, in sentences: the first lines of its page and the last lines of the terminal."""
+
+from evaluation.effective_memorization import Ratios
+from studies.results import Outcome, StudyResults
+
+
+def finding(results: StudyResults) -> str:
+    """The result of a study in one sentence."""
+    outcomes = [outcome for outcome in results.outcomes if outcome.ratios]
+    if not outcomes:
+        return 'No training is finished yet.'
+    known = [outcome for outcome in outcomes if outcome.emm is not None]
+    if len(outcomes) == 1 and known:
+        return emm_sentence(known[0], results.study.threshold)
+    if len(known) > 1:
+        return comparison(known, results.study.threshold)
+    ratios = sorted((outcome.ratios[0].mean, place) for place, outcome in enumerate(outcomes))
+    texts = [f'{percent(mean)}{of(outcomes[place])}' for mean, place in (ratios[0], ratios[-1])]
+    size = f'{outcomes[0].ratios[0].size:,} training images'
+    if len(outcomes) == 1:
+        return f'With {size}, {texts[0]} of the generated images are copies.'
+    return f'With {size}, the share of copies ranges from {texts[0]} to {texts[1]}.'
+
+
+def emm_sentence(outcome: Outcome, threshold: float) -> str:
+    """The EMM of one combination in words."""
+    assert outcome.emm is not None
+    emm, share = outcome.emm, f'{100 * threshold:.3g} %'
+    smallest, largest = outcome.ratios[0], outcome.ratios[-1]
+    if emm.estimate.relation == '<':
+        return (
+            f'No measured training set is replayed: {smallest.size:,} images give {percent(smallest.mean)} copies, '
+            f'fewer than the {share} of the EMM.'
+        )
+    if emm.estimate.relation == '≥':
+        return (
+            f'Every measured training set is replayed: {largest.size:,} images give {percent(largest.mean)} copies, '
+            f'at least the {share} of the EMM.'
+        )
+    return f'The model replays training sets of up to about {emm.estimate} images (at least {share} copies).'
+
+
+def comparison(outcomes: list[Outcome], threshold: float) -> str:
+    """The smallest and the largest EMM of several combinations in words."""
+    ranked = sorted(outcomes, key=lambda outcome: _order(outcome))
+    first, last = ranked[0], ranked[-1]
+    assert first.emm is not None
+    assert last.emm is not None
+    if last.emm.estimate.relation == '<':
+        best = max(outcomes, key=lambda outcome: outcome.ratios[0].mean)
+        return (
+            f'No combination replays a measured training set: the highest ratio is {percent(best.ratios[0].mean)}'
+            f'{of(best)}, below {100 * threshold:.3g} %.'
+        )
+    overlap = first.emm.high.value >= last.emm.low.value
+    return (
+        f'The EMM ranges from {first.emm.estimate} training images{of(first)} to {last.emm.estimate}{of(last)}'
+        f'{"; their intervals overlap" if overlap else ""}.'
+    )
+
+
+def _order(outcome: Outcome) -> tuple[float, float]:
+    assert outcome.emm is not None
+    return outcome.emm.estimate.value - (outcome.emm.estimate.relation == '<'), outcome.ratios[-1].mean
+
+
+def bracket_text(outcome: Outcome, threshold: float) -> str:
+    """The measured sizes on both sides of the EMM with their ratios, such as '20 (98.6 %) to 50 (24.4 %)'."""
+    low, high = bracket(outcome.ratios, threshold)
+    return ' to '.join(f'{ratios.size:,} ({percent(ratios.mean)})' for ratios in (low, high) if ratios is not None)
+
+
+def bracket(ratios: list[Ratios], threshold: float) -> tuple[Ratios | None, Ratios | None]:
+    """The largest measured size whose ratio reaches the threshold, and the next larger one; None if there is none."""
+    reached = [place for place, r in enumerate(ratios) if r.mean >= threshold]
+    last = reached[-1] if reached else -1
+    return (ratios[last] if reached else None), (ratios[last + 1] if last + 1 < len(ratios) else None)
+
+
+def of(outcome: Outcome) -> str:
+    return f' for {outcome.combination.name}' if outcome.combination.values else ''
+
+
+def percent(share: float) -> str:
+    return f'{100 * share:.1f} %'

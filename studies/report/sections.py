@@ -1,0 +1,239 @@
+"""The sections of a study's page, from its results: `SECTIONS`, in the order of the page.
+
+A new section is a function that takes the results and returns its blocks, none if it has nothing to show, and an entry
+in `SECTIONS`.
+"""
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.diagnosis.clocks_table import CLOCKS
+from evaluation.effective_memorization import EMM
+from studies.folder import PAGE
+from studies.points import LEFT, RUNNING
+from studies.report.diagnosis import clock_rows
+from studies.report.figures import study_figures
+from studies.report.finding import bracket, bracket_text, finding, percent
+from studies.report.gallery import read_gallery, spread_rows
+from studies.report.page import (
+    Block,
+    Cell,
+    Page,
+    PageFigure,
+    PageTable,
+    Section,
+    Sentences,
+    Strips,
+    Trainings,
+    write_page,
+)
+from studies.report.plots import figure_bytes
+from studies.report.tables import ratio_rows
+from studies.report.trainings import images_of_point, page_point
+from studies.results import StudyResults
+
+STRIP_IMAGES = 8
+MOST_SENTENCES = 6  # EMMs that the first screen lists
+
+
+def write_study_page(results: StudyResults) -> Path:
+    """Write the page of a study into its folder; returns its path."""
+    path = results.root / PAGE
+    write_page(path, study_page(results))
+    return path
+
+
+def study_page(results: StudyResults) -> Page:
+    """The page of the results of a study so far."""
+    counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
+    now = datetime.datetime.now().astimezone()
+    sections = [Section(name, title, blocks(results)) for name, (title, blocks) in SECTIONS.items()]
+    return Page(
+        title=results.study.title,
+        description=results.study.description,
+        updated=f'Updated {now:%-d %B %Y, %H:%M %Z}. Trainings: {counts or "none yet"}.',
+        refreshes=any(result.status.state == RUNNING for result in results.points),
+        sections=[section for section in sections if section.blocks],
+    )
+
+
+def finding_section(results: StudyResults) -> Sequence[Block]:
+    """The first screen: the finding, its figure, and typical images."""
+    figure = next(page_figures(results), None)
+    notes = [
+        f'The search of {outcome.combination.name} measures {outcome.next_size:,} training images next.'
+        for outcome in results.outcomes
+        if outcome.next_size is not None
+    ]
+    if results.set_aside:
+        notes.append(f'{len(results.set_aside)} earlier trainings with other settings were set aside.')
+    strips = typical_strips(results)
+    blocks: list[Block] = [
+        Sentences([finding(results)], 'lead'),
+        Sentences(emm_sentences(results)),
+        Sentences(results.warnings, 'warning'),
+        *([figure] if figure else []),
+        *([strips] if strips.rows else []),
+        Sentences(notes),
+    ]
+    return [block for block in blocks if not (isinstance(block, Sentences) and not block.texts)]
+
+
+def emm_sentences(results: StudyResults) -> list[str]:
+    """The EMM of each combination with its interval and bracket, unless there are so many that a table is better."""
+    known = [outcome for outcome in results.outcomes if outcome.emm is not None]
+    if len(known) > MOST_SENTENCES:
+        return []
+    return [
+        f'{outcome.combination.name + ": " if outcome.combination.values else ""}EMM {outcome.emm.estimate}, '
+        f'95 % interval {interval_text(outcome.emm)}; measured: {bracket_text(outcome, results.study.threshold)}.'
+        for outcome in known
+        if outcome.emm is not None
+    ]
+
+
+def page_figures(results: StudyResults) -> Iterator[PageFigure]:
+    for item in study_figures(results):
+        yield PageFigure(item.caption, f'{item.caption} The tables have the numbers.', figure_bytes(item.figure, 'svg'))
+
+
+def typical_strips(results: StudyResults) -> Strips:
+    """Images spread evenly over the generated sets of the trainings on both sides of the first known EMM."""
+    rows = []
+    for outcome in [outcome for outcome in results.outcomes if outcome.ratios][:1]:
+        for ratios in bracket(outcome.ratios, results.study.threshold):
+            done = [] if ratios is None else [r for r in outcome.at(ratios.size) if r.record is not None]
+            if ratios is not None and done:
+                place = f'{outcome.combination.name}, ' if outcome.combination.values else ''
+                caption = f'{place}{ratios.size:,} training images: {percent(ratios.mean)} copies'
+                rows.append((caption, read_gallery(done[0].point.folder, STRIP_IMAGES, spread_rows)))
+    note = 'Generated images, spread evenly over the set, above their nearest training images; copies have a red frame.'
+    return Strips([(caption, items) for caption, items in rows if items], note)
+
+
+def figures_section(results: StudyResults) -> Sequence[Block]:
+    """All figures except the one on the first screen."""
+    return list(page_figures(results))[1:]
+
+
+def tables_section(results: StudyResults) -> Sequence[Block]:
+    tables = (emm_table(results), ratio_table(results), clocks_table(results))
+    return [table for table in tables if table.rows]
+
+
+def trainings_section(results: StudyResults) -> Sequence[Block]:
+    anchors = anchors_of(results)
+    begun = [
+        (outcome, result) for outcome in results.outcomes for result in outcome.points if result.status.state != LEFT
+    ]
+    size = images_of_point([result for _, result in begun])
+    points = [page_point(outcome, result, anchors[result.point.folder], size) for outcome, result in begun]
+    return [Trainings(points)] if points else []
+
+
+SECTIONS: dict[str, tuple[str, Callable[[StudyResults], Sequence[Block]]]] = {
+    'finding': ('Finding', finding_section),
+    'figures': ('Figures', figures_section),
+    'tables': ('Tables', tables_section),
+    'trainings': ('Trainings', trainings_section),
+}
+
+
+def anchors_of(results: StudyResults) -> dict[Path, str]:
+    """The identifiers of the begun trainings on the page, by folder."""
+    begun = [result.point.folder for result in results.points if result.status.state != LEFT]
+    return {folder: f'point-{number}' for number, folder in enumerate(begun, start=1)}
+
+
+def emm_table(results: StudyResults) -> PageTable:
+    """EMM by combination, with its interval and the measured sizes on its two sides."""
+    factors = results.study.factors
+    return PageTable(
+        'EMM, in training images',
+        [*(factor.label for factor in factors), 'EMM', 'measured between'],
+        [
+            [
+                *map(Cell, outcome.combination.values.values()),
+                Cell(str(outcome.emm.estimate), interval_text(outcome.emm)),
+                Cell(bracket_text(outcome, results.study.threshold)),
+            ]
+            for outcome in results.outcomes
+            if outcome.emm is not None
+        ],
+        left=len(factors),
+        note=f'The largest |D| with a ratio of at least {100 * results.study.threshold:.3g} %, with its 95 % interval.',
+    )
+
+
+def ratio_table(results: StudyResults) -> PageTable:
+    """Ratio by combination and size; a size links to the first of its trainings."""
+    factors = [factor.name for factor in results.study.factors]
+    anchors = anchors_of(results)
+    leads = {
+        (tuple(outcome.combination.values.values()), result.point.size): anchors[result.point.folder]
+        for outcome in results.outcomes
+        for result in reversed(outcome.points)
+        if result.point.folder in anchors
+    }
+    rows = ratio_rows(results)
+    return PageTable(
+        'Memorization ratio by |D|',
+        [*(factor.label for factor in results.study.factors), '|D|', 'ratio', 'copies', 'mean distance'],
+        [
+            [
+                *(Cell(str(row[name])) for name in factors),
+                Cell(
+                    f'{row["size"]:,}',
+                    f'{row["repeats"]} repeats' if row['repeats'] > 1 else '',
+                    anchor=leads.get((tuple(row[name] for name in factors), row['size'])),
+                ),
+                Cell(
+                    percent(row['ratio']),
+                    f'{100 * row["ratio_low"]:.1f} to {100 * row["ratio_high"]:.1f}',
+                    share=row['ratio'],
+                ),
+                Cell(f'{row["memorized"]:,}', f'of {row["images"]:,}'),
+                Cell(f'{row["mean_distance"]:.1f}'),
+            ]
+            for row in rows
+        ],
+        left=len(factors),
+        note=f'95 % intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. Mean distance: to the '
+        f'nearest training image, in grey levels.',
+    )
+
+
+def clocks_table(results: StudyResults) -> PageTable:
+    """The clocks of each training that the study measures."""
+    factors = [factor.name for factor in results.study.factors]
+    measured = clock_rows(results)
+    shown = {name: label for name, label in CLOCKS.items() if any(name in row for row in measured)}
+    return PageTable(
+        'Clocks of each training, in kimg',
+        [*(factor.label for factor in results.study.factors), '|D|', *shown.values()],
+        [
+            [
+                *(Cell(str(row[name])) for name in factors),
+                Cell(f'{row["size"]:,}', f'repeat {row["repeat"] + 1}'),
+                *(clock_cell(row, name) for name in shown),
+            ]
+            for row in measured
+        ],
+        left=len(factors),
+        note='The first snapshot that shows it, with its 95 % interval; a dash if none does.',
+    )
+
+
+def clock_cell(row: dict[str, Any], name: str) -> Cell:
+    """A clock with its interval; one that may lie beyond the last snapshot ends with '…'."""
+    if row.get(name) is None:
+        return Cell('–')
+    high = row[f'{name}_high']
+    return Cell(f'{row[name]:.4g}', f'{row[f"{name}_low"]:.4g} to {"…" if high is None else f"{high:.4g}"}')
+
+
+def interval_text(emm: EMM) -> str:
+    """The ends of the interval, or the single bound if both lie outside the measured sizes."""
+    return f'{emm.low} to {emm.high}' if emm.low != emm.high else str(emm.low)

@@ -1,0 +1,144 @@
+"""The trainings on a study's page: the numbers, figure, commands, configuration and gallery of each."""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dnnlib.util import format_time, read_json
+from studies.commands import Resources, shell_line
+from studies.report.finding import percent
+from studies.report.gallery import closest_rows, read_gallery, run_records
+from studies.report.page import PageFigure, PagePoint
+from studies.report.plots import RunHistory, figure_bytes, run_figure
+from studies.results import Outcome, PointResult
+from training.config import OPTIONS_FILE
+from training.training_loop import STATS_FILE
+
+# Images in all galleries of a page, and in the gallery of one point; more make a file that is slow to open.
+MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
+MOST_PIXEL_BYTES = 6_000_000
+_MOST_LOSSES = 200
+
+
+def images_of_point(results: Sequence[PointResult]) -> int:
+    """Number of images in the gallery of each point, limited so that the page opens quickly."""
+    done = max(1, sum(result.record is not None for result in results))
+    # Three images each, and base64 takes four characters for three bytes.
+    pixels = max((4 * image_bytes(result) for result in results), default=0)
+    fitting = min(MOST_OF_POINT, MOST_IMAGES // done, MOST_PIXEL_BYTES // max(1, pixels * done))
+    return max(FEWEST_OF_POINT, fitting)
+
+
+def image_bytes(result: PointResult) -> int:
+    """Bytes of one training image before compression; 0 if the point has no resolved configuration yet."""
+    options = read_json(result.point.folder / 'run' / OPTIONS_FILE)
+    return options['dataset']['channels'] * options['dataset']['resolution'] ** 2 if options else 0
+
+
+def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size: int) -> PagePoint:
+    """A point with everything in its folder; missing parts are omitted."""
+    point, status, record = result.point, result.status, result.record
+    repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
+    gallery = read_gallery(point.folder, gallery_size, closest_rows)
+    note = f'{len(gallery)} of {record["num_images"]:,} images, closest to the threshold first.' if record else ''
+    return PagePoint(
+        anchor=anchor,
+        name=f'{point.size:,} training images{repeat}',
+        group=outcome.combination.name if outcome.combination.values else '',
+        state=status.state,
+        ratio=record['ratio'] if record else None,
+        headline=headline(record) if record else '',
+        facts=facts(result),
+        message='' if record else status.message,
+        figure=point_figure(point.folder / 'run'),
+        configuration=read_json(point.folder / 'run' / OPTIONS_FILE) or {},
+        commands=[shell_line(command, Resources()) for command in point.commands().values()],
+        gallery=gallery,
+        gallery_note=note,
+    )
+
+
+def headline(record: dict[str, Any]) -> str:
+    return f'{percent(record["ratio"])} copies [{100 * record["ratio_low"]:.1f}, {100 * record["ratio_high"]:.1f}]'
+
+
+def facts(result: PointResult) -> list[tuple[str, str]]:
+    """Numbers of a point in addition to its ratio."""
+    seeds, select = result.point.seeds, result.point.seeds.get('select')
+    known = [
+        ('Seed of training', str(seeds['train'])),
+        ('Seed of selection', 'none: the first images' if select is None else str(select)),
+    ]
+    if result.status.seconds:
+        known.append(('Time', format_time(result.status.seconds)))
+    if (record := result.record) is None:
+        return known
+    return [
+        ('Copies', f'{record["num_memorized"]:,} of {record["num_images"]:,} images'),
+        ('Mean distance to nearest', f'{record["mean_distance"]:.2f} grey levels'),
+        ('Best snapshot', f'{record["kimg"]:,.6g} kimg, {record["epochs"]:,.6g} epochs'),
+        ('Duplicates in training set', f'{record["num_duplicates"]:,}'),
+        *known,
+    ]
+
+
+def point_figure(run: Path) -> PageFigure | None:
+    """The loss and the ratio of a run folder by kimg, as far as it has them."""
+    history = run_history(run)
+    data = drawn(tuple(history.losses), tuple(history.ratios))
+    if data is None:
+        return None
+    top = max(history.ratios, key=lambda row: row[1], default=None)
+    alt = f'Loss and memorized images by thousands of images seen; highest ratio {percent(top[1])}' if top else 'Loss'
+    return PageFigure('Loss, and memorized images of each snapshot', alt, data)
+
+
+@functools.lru_cache(maxsize=4096)
+def drawn(
+    losses: tuple[tuple[float, float], ...], ratios: tuple[tuple[float, float, float, float], ...]
+) -> bytes | None:
+    """The figure of a run, cached: the page of a running study draws it again only if it changes."""
+    figure = run_figure(RunHistory(losses, ratios), '')
+    return None if figure is None else figure_bytes(figure, 'svg')
+
+
+def run_history(run: Path) -> RunHistory:
+    """What a run folder's stats.jsonl and mem_traj.jsonl hold."""
+    losses = [pair for pair in map(loss_of, read_lines(run / STATS_FILE)) if pair is not None]
+    losses = losses[:: -(-len(losses) // _MOST_LOSSES) or 1]
+    names = ('kimg', 'ratio', 'ratio_low', 'ratio_high')
+    return RunHistory(losses, [tuple(record[name] for name in names) for record in newest_records(run_records(run))])
+
+
+def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of the newest evaluation, by epochs: one for each snapshot, all with the same seeds and sampler."""
+    if not records:
+        return []
+    same = [r for r in records if all(r.get(key) == records[-1].get(key) for key in ('seeds', 'sampler', 'precision'))]
+    return sorted({record['snapshot']: record for record in same}.values(), key=lambda record: record['epochs'])
+
+
+def loss_of(fields: dict[str, Any]) -> tuple[float, float] | None:
+    """kimg and mean loss of a line of stats.jsonl."""
+    kimg, loss = fields.get('Progress/kimg'), fields.get('Loss/loss')
+    mean = loss.get('mean') if isinstance(loss, dict) else None
+    return (float(kimg), float(mean)) if isinstance(kimg, int | float) and isinstance(mean, int | float) else None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; missing, truncated or other lines are omitted."""
+    found = []
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    for line in lines:
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(fields, dict):
+            found.append(fields)
+    return found

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DENOISERS: dict[str, Callable[..., 'Denoiser'] | str] = {
     'optimal': 'training.closed_form.optimal:OptimalDenoiser',
     'gaussian': 'training.closed_form.gaussian:GaussianDenoiser',
+    'local': 'training.closed_form.local_score:LocalScoreDenoiser',
+    'equivariant': 'training.closed_form.local_score:EquivariantLocalScoreDenoiser',
 }
 
 

@@ -12,17 +12,14 @@ import math
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.util import UserError
 from torch_utils import distributed
 from torch_utils.int8 import int8_matmul
-from training.closed_form.closed_form import ClosedForm
 from training.closed_form.float32_means import float32_means
 from training.closed_form.int8_sums import int8_sums, relative_error
-from training.closed_form.rows import ImageRows, Images
+from training.closed_form.streamed import Streamed, gather_tensors
 from training.closed_form.sums import Sums, empty_sums, float64_sums, merge
 
 # Expected root mean square error, relative to the norm of the denoised image, above which an image is computed again
@@ -36,15 +33,6 @@ OVERHEAD = 1000
 DIGITS = (3, 4)
 # The nearest image is settled once the weights of all others are below half of float64's rounding unit.
 SETTLED = 2.0**-54
-
-
-@dataclass(frozen=True)
-class Group:
-    """Noisy images of one class: their indices, the range of the class's rows, and its size over all ranks."""
-
-    rows: Tensor | slice
-    chosen: tuple[int, int]
-    size: int
 
 
 @dataclass(frozen=True)
@@ -63,34 +51,12 @@ class Statistics:
     distance: Tensor
 
 
-class OptimalDenoiser(ClosedForm):
+class OptimalDenoiser(Streamed):
     """D(x; sigma) of a training set.
 
-    images: uint8 [N, C, R, R]; a numpy memory map is read block by block and never held in memory. `ImageRows` may be
-    sharded: all ranks then make the same calls and get the same results, over the images of all ranks.
-    labels: int64 [N] or None. With labels, class_labels choose the optimum within a class.
-    device: where to compute.
     precision: 'fp32', exact to 1e-5 of a denoised image, or 'fp64', which computes everything in float64 and is slow.
-    Raises UserError for a set that is empty, not square, or too large for the device.
+    Other arguments: see `Streamed`.
     """
-
-    takes_shards = True
-
-    def __init__(
-        self,
-        images: Images,
-        labels: Tensor | np.ndarray | None = None,
-        device: torch.device | str = 'cpu',
-        precision: str = 'fp32',
-    ):
-        super().__init__(images, labels, device)
-        if precision not in ('fp32', 'fp64'):
-            raise UserError(f'`precision`={precision}: the optimal denoiser has fp32 and fp64')
-        self.images = images if isinstance(images, ImageRows) else ImageRows(images, self.labels, self.device)
-        self.float64 = precision == 'fp64'
-        # Over all ranks.
-        self.num_images, self.class_sizes = self.images.num_images, self.images.class_sizes
-        self.label_dim = max(self.class_sizes, default=-1) + 1
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         """The denoised images, of x's shape: float64 if x is, else float32.
@@ -98,7 +64,7 @@ class OptimalDenoiser(ClosedForm):
         x: float [B, C, R, R]; sigma: > 0, a scalar or [B]; class_labels: one-hot [B, label_dim], int64 [B] or None for
         the optimum over all classes. Raises UserError for values that are not finite, sigma <= 0, and an empty class.
         """
-        return self._denoise(x, sigma, class_labels)[0]
+        return self._denoised(x, sigma, class_labels)[0]
 
     def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Which images are denoised to one training image for the rest of a deterministic trajectory, bool [B].
@@ -111,7 +77,7 @@ class OptimalDenoiser(ClosedForm):
         and its weight relative to y's is exp(-g(t) / (2 t² sigma²)) <= exp(-g(1) / (2 sigma²)): no weight grows. Hence
         if the others' weights together are below float64's rounding at (x, sigma), they are along the whole segment.
         """
-        denoised, others = self._denoise(x, sigma, class_labels)
+        denoised, others = self._denoised(x, sigma, class_labels)
         return (others < math.log(SETTLED)).to(x.device), denoised
 
     def statistics(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Statistics:
@@ -124,7 +90,7 @@ class OptimalDenoiser(ClosedForm):
             distance=(sums.distance.sqrt() / 127.5).to(x.device),
         )
 
-    def _denoise(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _denoised(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """The denoised images, of x's shape, and the logarithm of a bound on the share of the weights of all images
         that differ from the nearest, float64 [B]."""
         if not len(x) or not self._in_float32():
@@ -151,20 +117,6 @@ class OptimalDenoiser(ClosedForm):
         alone = self.device.type == 'cpu' and not self.images.sharded and self.images.resident is not None
         exact = torch.get_float32_matmul_precision() == 'highest' and not self.float64
         return few and alone and exact and self.num_images * (1 - int8_time()) < OVERHEAD
-
-    def _groups(self, class_labels: Tensor | None, count: int) -> list['Group']:
-        """The noisy images of each class."""
-        classes = self._classes(class_labels, count)
-        if classes is None or not count:
-            return [Group(slice(None), (0, len(self.images)), self.num_images)]
-        return [
-            Group(
-                (classes == label).nonzero()[:, 0],
-                self.images.ranges.get(label, (0, 0)) if label >= 0 else (0, len(self.images)),
-                self.class_sizes[label] if label >= 0 else self.num_images,
-            )
-            for label in classes.unique().tolist()
-        ]
 
     def _sums(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, find_nearest: bool = False) -> Sums:
         z, variance = self._in_pixels(x, sigma)
@@ -211,10 +163,7 @@ class OptimalDenoiser(ClosedForm):
         """The sums over the shards of all ranks, equal to the last bit on each."""
         if not self.images.sharded or distributed.world_size() == 1:
             return sums
-        packed = sums.pack()
-        shards = [torch.empty_like(packed) for _ in range(distributed.world_size())]
-        torch.distributed.all_gather(shards, packed)
-        return functools.reduce(merge, [Sums.unpack(shard) for shard in shards])
+        return functools.reduce(merge, map(Sums.unpack, gather_tensors(sums.pack())))
 
 
 @functools.cache

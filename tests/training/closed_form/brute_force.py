@@ -1,0 +1,92 @@
+"""Closed-form denoisers by their definitions: loops over pixels, windows and images, in extended precision."""
+
+import itertools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.closed_form.streamed import Streamed
+
+
+def data(images: Tensor) -> np.ndarray:
+    """uint8 [N, C, R, R] as numbers in [-1, 1]."""
+    return images.numpy().astype(np.longdouble) / 127.5 - 1
+
+
+def posterior_mean(logits: list, values: list) -> np.ndarray:
+    """sum softmax(logits) values, for a value (of any shape) for each logit."""
+    shifted = np.array(logits, dtype=np.longdouble)
+    weights = np.exp(shifted - shifted.max())
+    return np.tensordot(weights / weights.sum(), np.array(values), axes=1)
+
+
+def window_of(image: np.ndarray, row: int, column: int, size: int, circular: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The window [C, k, k] around a pixel, zero outside of the image, and which of its places are inside [k, k]."""
+    resolution, half = image.shape[-1], size // 2
+    window = np.zeros([len(image), size, size], dtype=np.longdouble)
+    inside = np.zeros([size, size], dtype=bool)
+    for i, j in itertools.product(range(size), range(size)):
+        y, x = row + i - half, column + j - half
+        if circular:
+            y, x = y % resolution, x % resolution
+        if 0 <= y < resolution and 0 <= x < resolution:
+            window[:, i, j], inside[i, j] = image[:, y, x], True
+    return window, inside
+
+
+def local_score(images: Tensor, x: Tensor, sigma: float, size: int) -> np.ndarray:
+    training, found = data(images), np.zeros(x.shape)
+    for b, noisy in enumerate(x.numpy()):
+        for i, j in itertools.product(range(x.shape[2]), range(x.shape[3])):
+            own, _ = window_of(noisy, i, j, size, False)
+            others = [window_of(image, i, j, size, False)[0] for image in training]
+            logits = [-((own - other) ** 2).sum() / (2 * np.longdouble(sigma) ** 2) for other in others]
+            found[b, :, i, j] = posterior_mean(logits, [image[:, i, j] for image in training])
+    return found
+
+
+def equivariant(images: Tensor, x: Tensor, sigma: float, size: int, padding: str) -> np.ndarray:
+    training, found, circular = data(images), np.zeros(x.shape), padding == 'circular'
+    places = list(itertools.product(range(x.shape[2]), range(x.shape[3])))
+    candidates = [(*window_of(image, *p, size, circular), image[:, p[0], p[1]]) for image in training for p in places]
+    for b, noisy in enumerate(x.numpy()):
+        for i, j in places:
+            own, inside = window_of(noisy, i, j, size, circular)
+            fit = [(other, value) for other, border, value in candidates if np.array_equal(border, inside)]
+            logits = [-((own - other) ** 2).sum() / (2 * np.longdouble(sigma) ** 2) for other, _ in fit]
+            found[b, :, i, j] = posterior_mean(logits, [value for _, value in fit])
+    return found
+
+
+def mixed_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
+    """Correlated images with exact copies and near copies, one level apart in one pixel; uint8."""
+    random = np.random.default_rng(seed)
+    coarse = random.normal(0, 45, [count, channels, -(-size // 2), -(-size // 2)]).repeat(2, axis=2).repeat(2, axis=3)
+    pixels = 120 + coarse[:, :, :size, :size] + random.normal(0, 20, [count, channels, size, size])
+    images = pixels.clip(1, 254).astype(np.uint8)
+    if count > 3:
+        images[1], images[2] = images[0], images[0]
+        images[2, 0, 0, 0] += 1
+    return torch.from_numpy(images)
+
+
+def queries(images: Tensor, sigma: float, seed: int = 1) -> Tensor:
+    """Noised training images, a point halfway between near copies, and a distant point; float64."""
+    random = np.random.default_rng(seed)
+    clean = images[[0, len(images) - 1]].double() / 127.5 - 1
+    noisy = clean + sigma * torch.from_numpy(random.normal(size=clean.shape))
+    halfway = (images[:1].double() + images[min(2, len(images) - 1)]) / 255 - 1
+    distant = torch.from_numpy(random.normal(size=clean[:1].shape)) * 30 * max(sigma, 0.2)
+    return torch.cat([noisy, halfway, distant])
+
+
+def relative_error(found: Tensor, expected: np.ndarray) -> float:
+    """The largest error of an image, relative to its norm."""
+    error = (found.double().numpy() - expected).reshape(len(expected), -1)
+    return float((np.linalg.norm(error, axis=1) / np.linalg.norm(expected.reshape(len(expected), -1), axis=1)).max())
+
+
+def check(denoiser: Streamed, x: Tensor, sigma: float, expected: np.ndarray) -> None:
+    """That a denoiser is exact to 1e-10 in float64, and to 1e-6 otherwise."""
+    assert relative_error(denoiser(x, sigma), expected) < (1e-10 if denoiser.float64 else 1e-6)

@@ -1,0 +1,53 @@
+"""Denoisers of a sharded training set, each rank a thread."""
+
+import itertools
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.closed_form.rows import ImageRows
+
+
+def on_ranks(
+    count: int,
+    images: Tensor,
+    labels: Tensor | None,
+    compute: Callable[[ImageRows], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[Tensor]:
+    """What each rank computes from its share of the images."""
+    bounds = [len(images) * rank // count for rank in range(count + 1)]
+    barrier, local, box, results = threading.Barrier(count, timeout=60), threading.local(), {}, {}
+
+    def gather(value: object) -> list:
+        box[local.rank] = value
+        barrier.wait()
+        values = [box[rank] for rank in range(count)]
+        barrier.wait()
+        return values
+
+    def all_gather(parts: list[Tensor], tensor: Tensor) -> None:
+        for part, value in zip(parts, gather(tensor), strict=True):
+            part.copy_(value)
+
+    def run(rank: int, start: int, stop: int) -> None:
+        local.rank = rank
+        own = None if labels is None else labels[start:stop]
+        results[rank] = compute(ImageRows(images[start:stop], own, torch.device('cpu'), sharded=True))
+
+    with monkeypatch.context() as patch:
+        patch.setattr('torch_utils.distributed.gather', gather)
+        patch.setattr('torch_utils.distributed.rank', lambda: local.rank)
+        patch.setattr('torch_utils.distributed.world_size', lambda: count)
+        patch.setattr('torch.distributed.all_gather', all_gather)
+        threads = [
+            threading.Thread(target=run, args=(rank, *share)) for rank, share in enumerate(itertools.pairwise(bounds))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return [results[rank] for rank in range(count)]

@@ -1,0 +1,131 @@
+"""Square windows: their sums, their distances, and their sizes by noise level."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+
+# Noise levels of EDM's sampler, 18 steps, as sigma_i = (80^(1/7) + i/17 (0.002^(1/7) - 80^(1/7)))^7.
+LEVELS = tuple((80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18))
+# The image size for which tables are published.
+TABLE_SIZE = 32
+# Windows no smaller than this, unless the image is.
+SMALLEST = 3
+
+
+@dataclass(frozen=True)
+class WindowTable:
+    """The size of a window for each noise level.
+
+    levels: pairs (sigma, window) in descending order of sigma; between them, the nearest on a logarithmic scale counts.
+    low, high: the noise levels that the table covers.
+    """
+
+    levels: tuple[tuple[float, int], ...]
+    low: float = 0.0
+    high: float = math.inf
+
+    def at(self, sigma: float) -> int:
+        """The window at a noise level. Raises UserError for a level outside the table."""
+        if not self.low * (1 - 1e-6) <= sigma <= self.high * (1 + 1e-6):
+            raise UserError(
+                f'`window`: the table covers the noise levels {self.low:g} to {self.high:g}, but not {sigma:g}; '
+                'calibrate at more levels, or sample within these'
+            )
+        return min(self.levels, key=lambda level: abs(math.log(level[0] / sigma)))[1]
+
+
+def window_table(
+    window: int | str | Path | Sequence[tuple[float, int]] | None, published: Sequence[int], size: int, odd: bool
+) -> WindowTable:
+    """The table that an argument `window` describes.
+
+    window: one size for all levels, the file of a table as `diagnose.py calibrate` writes it, pairs (sigma, window), or
+    None for the published table, scaled from 32×32 to the image size.
+    odd: whether windows must have a centre. Raises UserError for windows that do not fit, and for an unreadable file.
+    """
+    if window is None:
+        scaled = [_scaled(value, size, odd) for value in published]
+        return WindowTable(tuple(zip(LEVELS, scaled, strict=True)))
+    if isinstance(window, str) and window.isdecimal():
+        window = int(window)
+    if isinstance(window, int):
+        _check(window, size, odd)
+        return WindowTable(((1.0, window),))
+    pairs = read_table(window) if isinstance(window, str | Path) else window
+    if not pairs:
+        raise UserError('`window`: the table has no levels')
+    for _, value in pairs:
+        _check(value, size, odd)
+    levels = tuple(sorted(((float(sigma), int(value)) for sigma, value in pairs), reverse=True))
+    return WindowTable(levels, low=levels[-1][0], high=levels[0][0])
+
+
+def read_table(path: str | Path) -> list[tuple[float, int]]:
+    """The pairs (sigma, window) of a JSON file {"windows": [[sigma, window], …]}. Raises UserError."""
+    try:
+        pairs = json.loads(Path(path).read_text(encoding='utf-8'))['windows']
+        return [(float(sigma), int(window)) for sigma, window in pairs if float(sigma) > 0 or 1 / 0]
+    except FileNotFoundError as error:
+        raise UserError(f'`window`={path}: neither a number nor a file') from error
+    except (ValueError, TypeError, KeyError, OSError, ZeroDivisionError) as error:
+        raise UserError(f'`window`={path}: not a table of windows, as `diagnose.py calibrate` writes it') from error
+
+
+def _scaled(window: int, size: int, odd: bool) -> int:
+    largest = size - (1 - size % 2 if odd else 0)
+    value = window * size / TABLE_SIZE
+    value = 2 * round((value - 1) / 2) + 1 if odd else round(value)
+    return min(max(value, SMALLEST), largest)
+
+
+def _check(window: int, size: int, odd: bool) -> None:
+    if not 1 <= window <= size:
+        raise UserError(f'`window`={window}: the images are {size}×{size}; give a window of 1 to {size}')
+    if odd and window % 2 == 0:
+        raise UserError(f'`window`={window}: the window has no centre; give an odd number')
+
+
+def box_sums(values: Tensor, window: int, dim: int) -> Tensor:
+    """Sums of `window` neighbors along a dimension, which shrinks by window - 1: by doubling, without subtraction."""
+    size = values.shape[dim] - window + 1
+    total, start, span = None, 0, 1
+    while True:
+        if window & span:
+            part = values.narrow(dim, start, size)
+            total = part if total is None else total + part
+            start += span
+        if 2 * span > window:
+            assert total is not None
+            return total
+        left = values.shape[dim] - span
+        values, span = values.narrow(dim, 0, left) + values.narrow(dim, span, left), 2 * span
+
+
+def squared_differences(z: Tensor, y: Tensor) -> Tensor:
+    """sum_c (z - y)² of one noisy image [C, H, W] and n images [C, H, W, n], [H, W, n]."""
+    difference = y[0] - z[0, ..., None]
+    total = difference.square_()
+    for channel in range(1, len(z)):
+        difference = y[channel] - z[channel, ..., None]
+        total.addcmul_(difference, difference)
+    return total
+
+
+def padded(values: Tensor, width: int, dim: int, wrap: bool) -> Tensor:
+    """Values with `width` entries before and after along a dimension: zeros, or from the other end."""
+    if not width:
+        return values
+    size = values.shape[dim]
+    if wrap:
+        return torch.cat([values.narrow(dim, size - width, width), values, values.narrow(dim, 0, width)], dim)
+    shape = list(values.shape)
+    shape[dim] = width
+    zeros = values.new_zeros(shape)
+    return torch.cat([zeros, values, zeros], dim)

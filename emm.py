@@ -124,6 +124,22 @@ def table(folder: Path) -> None:
 
 @main.command()
 @click.argument('folder', metavar='STUDY', type=click.Path(path_type=Path))
+@click.argument('saved', metavar='TABLES.json', type=click.Path(path_type=Path))
+@report_errors
+def compare(folder: Path, saved: Path) -> None:
+    """Compare a study with another run's tables.json: which ratios and EMMs agree within their intervals.
+
+    \b
+    python emm.py compare studies-out/dimension docs/results/photographs/dimension/tables.json
+    """
+    from studies.folder import open_results
+    from studies.report.comparison import comparison_text
+
+    print(comparison_text(open_results(folder), saved))
+
+
+@main.command()
+@click.argument('folder', metavar='STUDY', type=click.Path(path_type=Path))
 @report_errors
 def plot(folder: Path) -> None:
     """Draw ratio against |D| and against epochs, and EMM by factor value, as PNG and SVG.

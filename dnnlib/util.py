@@ -170,6 +170,19 @@ def file_sha256(*paths: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+# Everything that a number in a record can depend on, except the scripts, which only parse options.
+_PACKAGES = ('cli', 'dataset_utils', 'dnnlib', 'evaluation', 'studies', 'torch_utils', 'training')
+
+
+@functools.cache
+def code_sha256() -> str:
+    """Hash the packages' Python files: `find … -name '*.py' | LC_ALL=C sort | xargs sha256sum | sha256sum`."""
+    root = Path(__file__).parents[1]
+    paths = (path for package in _PACKAGES for path in (root / package).rglob('*.py'))
+    names = sorted(path.relative_to(root).as_posix() for path in paths)
+    return hashlib.sha256(''.join(f'{file_sha256(root / name)}  {name}\n' for name in names).encode()).hexdigest()
+
+
 def format_time(seconds: float) -> str:
     """Write a duration as EDM's status lines do: '47s', '3m 05s', '2h 01m 09s', '1d 04h 12m'."""
     total = round(seconds)

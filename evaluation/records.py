@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.util import UserError, atomic_file
+from dnnlib.util import UserError, atomic_file, code_sha256
 from evaluation.memorization import THRESHOLD
 
 # What the numbers of a record depend on.
@@ -74,8 +74,13 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the software that computed a record."""
-    return {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
+    """Versions of the software that computed a record, and the hash of this toolkit's code."""
+    return {
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'numpy': np.__version__,
+        'code_sha256': code_sha256(),
+    }
 
 
 def format_seeds(seeds: Sequence[int]) -> str:

@@ -1,9 +1,10 @@
 """Results of a study as text, CSV and JSON. Tables contain no times: an interrupted study has the same tables."""
 
 import csv
+import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ STEPS = {'data': 'training set', 'train': 'training', 'evaluate': 'evaluation', 
 
 
 def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
-    """One row for each combination and size with a finished repeat; ratios are shares in [0, 1]."""
+    """One row for each combination and size with a finished repeat; ratios are shares in [0, 1].
+
+    dataset_sha256: the content hashes of the repeats' training sets.
+    """
     rows = []
     for outcome in results.outcomes:
         for ratios in outcome.ratios:
@@ -35,6 +39,7 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
                     'ratio_high': ratios.interval.high,
                     'interval': ratios.interval.kind,
                     'mean_distance': sum(record['mean_distance'] for record in records) / len(records),
+                    'dataset_sha256': ' '.join(record.get('dataset_sha256', '') for record in records),
                 }
             )
     return rows
@@ -79,12 +84,19 @@ def tables(results: StudyResults) -> dict[str, Any]:
     return {
         'study': results.study.name,
         'title': results.study.title,
+        'study_sha256': hashlib.sha256(json.dumps(results.study.document, sort_keys=True).encode()).hexdigest(),
+        'versions': distinct(point.record.get('versions', {}) for point in results.points if point.record is not None),
         'threshold': results.study.threshold,
         'ratios': ratio_rows(results),
         'emm': emm_rows(results),
         'emm_interval': 'percentiles of estimates from resampled images and repeats',
         'warnings': results.warnings,
     }
+
+
+def distinct(values: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """The different values, in the order in which they first occur."""
+    return list({json.dumps(value, sort_keys=True): value for value in values}.values())
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:

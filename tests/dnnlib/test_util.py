@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+from pathlib import Path
 
 import click
 import pytest
@@ -135,3 +137,11 @@ def test_arguments_in_backticks_become_the_options_of_the_command():
     result = CliRunner().invoke(command, [])
     assert result.exit_code == 1
     assert result.output == 'Error: --knn-ref=x.zip: other images; give `resize`\n'
+
+
+def test_the_hash_of_the_code_is_that_of_the_shell():
+    packages = 'cli dataset_utils dnnlib evaluation studies torch_utils training'
+    line = f"find {packages} -name '*.py' | LC_ALL=C sort | xargs sha256sum | sha256sum"
+    root = Path(util.__file__).parents[1]
+    output = subprocess.run(['bash', '-c', line], cwd=root, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert util.code_sha256() == output.split()[0]

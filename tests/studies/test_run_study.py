@@ -83,7 +83,8 @@ class FakeLauncher:
 def record_of(ratio):
     numbers = dict.fromkeys(('ratio', 'ratio_low', 'ratio_high'), ratio)
     counts = {'num_memorized': round(1000 * ratio), 'num_images': 1000, 'num_duplicates': 0}
-    return {**numbers, **counts, 'mean_distance': 1.0, 'epochs': 1, 'kimg': 1}
+    origin = {'dataset_sha256': 'a' * 64, 'versions': {'python': '3.11'}}
+    return {**numbers, **counts, **origin, 'mean_distance': 1.0, 'epochs': 1, 'kimg': 1}
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,90 @@
+"""Compares the results of a study with another run's tables.json: which numbers agree within their intervals."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dnnlib.util import UserError, read_json
+from evaluation.effective_memorization import EMM, Bound
+from studies.report.tables import columns, tables
+from studies.results import StudyResults
+
+Row = Mapping[str, Any]
+ONLY_HERE, ONLY_THERE = 'only here', 'only there'
+
+
+def comparison_text(results: StudyResults, path: Path) -> str:
+    """List the ratios and EMMs of both runs, and whether each agrees: their 95 % intervals overlap.
+
+    path: a tables.json that `write_tables` wrote. Rows are matched by factor values and size.
+    Raises UserError if it is another file, or if the two have no row in common.
+    """
+    here, there = tables(results), read_json(path)
+    factors = [factor.name for factor in results.study.factors]
+    try:
+        ratios = compared(here['ratios'], there['ratios'], [*factors, 'size'], _ratio)
+        emms = compared(here['emm'], there['emm'], factors, _emm)
+        same = [name for name in ('study_sha256', 'versions') if here[name] == there.get(name)]
+        of_rows = [{row['dataset_sha256'] for row in saved['ratios']} for saved in (here, there)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'{path}: not a tables.json of emm.py table') from error
+    verdicts = [row[-1] for row in ratios + emms]
+    if {ONLY_HERE, ONLY_THERE}.issuperset(verdicts):
+        raise UserError(f'{path}: no factor value and size in common with {results.root}; give the same study')
+    parts = [
+        f'Study file: {_same("study_sha256" in same)}; training sets: {_same(of_rows[0] == of_rows[1])}; '
+        f'code and versions: {_same("versions" in same)}.',
+        columns([*factors, '|D|', 'ratio here', 'ratio there', ''], ratios, len(factors)),
+    ]
+    if emms:
+        parts.append(columns([*factors, 'EMM here', 'EMM there', ''], emms, len(factors)))
+    agree, differ = verdicts.count('agrees'), verdicts.count('higher') + verdicts.count('lower')
+    parts.append(f'{agree} of {agree + differ} numbers agree: their 95 % intervals overlap.')
+    return '\n\n'.join(parts)
+
+
+def compared(here: Sequence[Row], there: Sequence[Row], keys: Sequence[str], value_of: Any) -> list[list[str]]:
+    """Rows of text: the values of `keys`, both numbers with their intervals, and the verdict on ours.
+
+    value_of: a function from a row to a number's text and the ends of its interval, or None if it has none.
+    """
+    saved, rows = {_key(row, keys): row for row in there}, []
+    ours = {_key(row, keys): row for row in here}
+    for key in dict.fromkeys([*ours, *saved]):
+        pair = [value_of(table[key]) if key in table else None for table in (ours, saved)]
+        if pair != [None, None]:
+            rows.append([*key, *('' if value is None else value[0] for value in pair), verdict(*pair)])
+    return rows
+
+
+def verdict(ours: tuple[str, float, float] | None, theirs: tuple[str, float, float] | None) -> str:
+    if ours is None:
+        return ONLY_THERE
+    if theirs is None:
+        return ONLY_HERE
+    if ours[1] > theirs[2]:
+        return 'higher'
+    return 'lower' if ours[2] < theirs[1] else 'agrees'
+
+
+def _key(row: Row, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(row[key]) for key in keys)
+
+
+def _same(same: bool) -> str:
+    return 'the same' if same else 'different'
+
+
+def _ratio(row: Row) -> tuple[str, float, float]:
+    low, high = row['ratio_low'], row['ratio_high']
+    return f'{100 * row["ratio"]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]', low, high
+
+
+def _emm(row: Row) -> tuple[str, float, float] | None:
+    if row['emm'] is None:
+        return None
+    estimate, low, high = (Bound(row[name], row[f'{name}_relation']) for name in ('emm', 'low', 'high'))
+    # '< 20' may be any smaller size, and '≥ 400' any larger one.
+    least, most = (0 if low.relation == '<' else low.value), (math.inf if high.relation == '≥' else high.value)
+    return str(EMM(estimate, low, high)), least, most

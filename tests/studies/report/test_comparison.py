@@ -1,0 +1,95 @@
+"""Two runs of a study side by side."""
+
+import copy
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import emm
+from dnnlib.util import code_sha256, write_json
+from studies.points import DONE, RESULT_NUMBERS, Status, make_point, write_status
+from studies.report.tables import write_tables
+from studies.results import collect
+from studies.study_file import read_study
+
+DOCUMENT = {
+    'data': {'selection': 'size', 'source': 'digits'},
+    'train': {'preset': 'digits'},
+    'evaluate': {'seeds': '0-999'},
+    'sizes': {'values': [10, 20]},
+    'factors': {'width': {'option': 'train.num-channels', 'values': [8, 16]}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A study of two widths: 95 and 85 % at 10 and 20 images, so each EMM is 15."""
+    root, study = tmp_path / 'study', read_study(DOCUMENT, 'study', 'study.toml')
+    for combination in study.combinations:
+        for size, copies in ((10, 950), (20, 850)):
+            point = make_point(study, root, combination, size, 0)
+            point.folder.mkdir(parents=True)
+            numbers = dict.fromkeys(RESULT_NUMBERS, 1.0)
+            record = numbers | {'num_memorized': copies, 'num_images': 1000, 'ratio': copies / 1000}
+            origin = {'dataset_sha256': f'{size:064d}', 'versions': {'code_sha256': code_sha256()}}
+            write_json(point.folder / 'point.json', point.identity)
+            write_json(point.folder / 'result.json', record | origin)
+            write_status(point.folder, Status(DONE))
+    write_json(root / 'study.json', {'name': 'study', 'document': DOCUMENT, 'steps': {}})
+    write_tables(collect(study, root))
+    return root
+
+
+def compare(folder, saved):
+    path = folder.parent / 'saved.json'
+    path.write_text(json.dumps(saved))
+    return CliRunner().invoke(emm.main, ['compare', str(folder), str(path)])
+
+
+def test_a_study_agrees_with_its_own_tables(folder):
+    output = compare(folder, json.loads((folder / 'tables.json').read_bytes())).output
+    assert 'Study file: the same; training sets: the same; code and versions: the same.' in output
+    assert output.count('agrees') == 4 + 2  # four ratios and two EMMs
+    assert '6 of 6 numbers agree' in output
+
+
+def test_each_number_is_compared_by_its_interval(folder):
+    saved = json.loads((folder / 'tables.json').read_bytes())
+    higher, lower, above, below = saved['ratios']
+    # Wilson's intervals at 1,000 images are [93.5, 96.2] and [82.7, 87.1].
+    higher.update(ratio=0.5, ratio_low=0.4, ratio_high=0.93)
+    lower.update(ratio=0.9, ratio_low=0.88, ratio_high=0.92)
+    above.update(ratio=0.97, ratio_low=0.96, ratio_high=0.98)
+    below.update(ratio=0.82, ratio_low=0.81, ratio_high=0.83)
+    saved['ratios'].append({**below, 'size': 40})
+    saved['emm'][0].update(emm=20, emm_relation='≥', low=20, low_relation='≥', high=20, high_relation='≥')
+    saved['emm'].pop()
+    saved['study_sha256'] = 'other'
+    output = compare(folder, saved).output
+    assert 'Study file: different' in output
+    rows = {tuple(words[:2]): words for words in map(str.split, output.splitlines()) if words[:1] in (['8'], ['16'])}
+    assert rows['8', '10'][-1] == 'higher'
+    assert rows['8', '20'][-1] == 'lower'
+    assert rows['16', '10'][-1] == 'agrees'
+    assert rows['16', '20'][-1] == 'agrees'
+    assert rows['16', '40'][-2:] == ['only', 'there']
+    assert rows['8', '15'][-1] == 'lower'
+    assert rows['16', '15'][-2:] == ['only', 'here']
+    assert '2 of 5 numbers agree' in output
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda saved: saved.pop('emm'), 'not a tables.json'),
+        (lambda saved: saved['ratios'][0].pop('ratio_low'), 'not a tables.json'),
+        (lambda saved: saved.update(ratios=[{**saved['ratios'][0], 'size': 7}], emm=[]), 'no factor value and size'),
+    ],
+)
+def test_a_file_that_cannot_be_compared_is_refused(folder, change, message):
+    saved = copy.deepcopy(json.loads((folder / 'tables.json').read_bytes()))
+    change(saved)
+    result = compare(folder, saved)
+    assert result.exit_code == 1
+    assert message in result.output

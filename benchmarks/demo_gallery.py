@@ -12,8 +12,9 @@ from matplotlib.patches import Rectangle
 
 from dataset_utils import open_source
 from dnnlib.util import UserError, atomic_file, report_errors
+from evaluation.best_images import BEST_NAME, read_best
 from evaluation.memorization import memorized
-from evaluation.records import BEST_NAME, best_record, read_best, read_records
+from evaluation.records import best_record, read_records
 
 COLUMNS = 8
 COPY_COLOR = '#c81e1e'

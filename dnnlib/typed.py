@@ -3,7 +3,7 @@
     class Sizes(Typed, frozen=True):
         values: list[Annotated[int, Meta(ge=1)]]
 
-    parse_toml(path.read_bytes(), Sizes, str(path))
+    parse_json(path.read_bytes(), Sizes, str(path))
 
 Types, ranges (`msgspec.Meta`), missing and unknown keys are checked; the UserError names the file, the table and the
 key. A check that involves several fields is a `__post_init__` that raises ValueError.
@@ -11,8 +11,7 @@ key. A check that involves several fields is a `__post_init__` that raises Value
 
 import json
 import re
-import tomllib
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -57,21 +56,20 @@ def parse_json(data: bytes | str, kind: type[T], where: str) -> T:
     except (ValueError, RecursionError) as error:
         if len(data) > _SMALL:
             raise UserError(f'{where}: not a valid file ({error})') from error
-    # Reads NaN and Infinity, which Python writes, and finds the keys that msgspec's message leaves out.
-    return _parse_text(json.loads, 'JSON', data, kind, where)
-
-
-def parse_toml(data: bytes, kind: type[T], where: str) -> T:
-    """Read TOML text as `kind`. where: the file that messages name. Raises UserError."""
-    return _parse_text(lambda data: tomllib.loads(data.decode()), 'TOML', data, kind, where)
-
-
-def _parse_text(load: Callable[[Any], Any], language: str, data: bytes | str, kind: type[T], where: str) -> T:
     try:
-        content = load(data)
+        # Reads NaN and Infinity, which Python writes, and finds the keys that msgspec's message leaves out.
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:  # also a number with too many digits, or nesting that is too deep
-        raise UserError(f'{where}: not a {language} file ({error})') from error
+        raise UserError(f'{where}: not a JSON file ({error})') from error
     return parse(content, kind, where)
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """The content of a JSON file as `kind`, or None if it does not exist or is damaged."""
+    try:
+        return parse_json(path.read_bytes(), kind, str(path))
+    except (OSError, UserError):
+        return None
 
 
 def parse(content: Any, kind: type[T], where: str) -> T:

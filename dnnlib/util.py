@@ -126,14 +126,6 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         raise
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None if it does not exist or is damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
 def write_json(path: Path, content: Any) -> None:
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b'\n')

@@ -137,6 +137,15 @@ def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> 
     return nearest * fraction.denominator**2 < second * fraction.numerator**2
 
 
+def closeness(squared_distances: Tensor) -> Tensor:
+    """How far each image is from the threshold of a copy: |log(d1 / d2 / threshold)|, infinite for an exact copy.
+
+    squared_distances: int64 [N, 2]. Returns float64 [N].
+    """
+    nearest, second = squared_distances.double().unbind(1)
+    return (0.5 * (nearest / second).log() - np.log(THRESHOLD)).abs()
+
+
 def first_of_equal_rows(rows: Iterable[np.ndarray]) -> Tensor:
     """The positions of all rows that equal no earlier row, ascending, int64."""
     return torch.tensor(copies_of(rows), dtype=torch.int64).unique()

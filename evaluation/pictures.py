@@ -16,8 +16,7 @@ from torch import Tensor
 
 from dataset_utils.png import SHEET_KEYWORD, SHEET_TEXT
 from dnnlib.util import atomic_file
-from evaluation.memorization import Memorization
-from evaluation.records import closeness
+from evaluation.memorization import Memorization, closeness
 
 IMAGES_PER_FOLDER = 1000
 # Images in each part of a gallery.

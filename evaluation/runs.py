@@ -18,13 +18,14 @@ from tqdm import tqdm
 from dnnlib.locks import sole_use
 from dnnlib.util import UserError, remove_partial_files
 from evaluation import records as files
+from evaluation.best_images import BEST_NAME, BestSnapshot, read_best, write_best
 from evaluation.consumers import KeptImages, NearestTwo, make_consumers
 from evaluation.generators import Generator
 from evaluation.given_images import ImageSet, generated_set
 from evaluation.memorization import Memorization, TrainingSet
 from evaluation.one_pass import Consumer, Context, PartialResults, one_pass, progress_bar
 from evaluation.printing import log_line
-from evaluation.records import BestSnapshot, Record, best_record
+from evaluation.records import Record, best_record
 from torch_utils import distributed
 
 
@@ -182,7 +183,7 @@ class EvaluationLog:
         if self.path is not None:
             lock = self.path.with_name(f'.{self.path.stem}.lock')
             stack.enter_context(sole_use(lock, f'the log {self.path}'))
-            remove_partial_files(self.path.parent, f'{self.path.stem}.jsonl', files.BEST_NAME)
+            remove_partial_files(self.path.parent, f'{self.path.stem}.jsonl', BEST_NAME)
 
     def find(self, settings: Mapping[str, Any]) -> Record | None:
         """The record with these settings, or None."""
@@ -221,12 +222,12 @@ class EvaluationLog:
             result.indices,
             result.squared_distances,
         )
-        files.write_best(self.path.with_name(files.BEST_NAME), found.record, best)
+        write_best(self.path.with_name(BEST_NAME), found.record, best)
 
     def read_best(self, record: Record, where: str, training_set: TrainingSet) -> list[EvaluatedSet]:
         """The kept set that a record belongs to; none if it is missing or has other settings."""
         assert self.path is not None
-        best = files.read_best(self.path.with_name(files.BEST_NAME), record)
+        best = read_best(self.path.with_name(BEST_NAME), record)
         if best is None:
             return []
         images = generated_set(record['snapshot'], where, best.seeds.tolist(), best.images, best.classes)

@@ -3,9 +3,13 @@
 import math
 import subprocess
 from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta, to_builtins
 
 from dnnlib.locks import locked
-from dnnlib.util import UserError, read_json, remove_partial_files, write_json
+from dnnlib.typed import Typed, parse_json, read_json
+from dnnlib.util import UserError, remove_partial_files, write_json
 from studies.commands import Resources, environment, process_arguments, selection_command, shell_line
 from studies.points import set_aside
 from studies.results import StudyResults, collect
@@ -16,19 +20,25 @@ STUDY_FILE = 'study.json'
 PAGE = 'report.html'
 
 
+class SavedStudy(Typed, frozen=True):
+    """The content of `study.json`; see `studies.study.Study`."""
+
+    name: str
+    document: dict[str, Any]
+    steps: dict[str, Annotated[int, Meta(ge=1)]]
+
+
 def claim(root: Path, study: Study) -> None:
     """Claim a folder for a study. Raises UserError if it belongs to another study, or holds other files."""
     path = root / STUDY_FILE
     others = [] if path.exists() or not root.exists() else [other for other in root.iterdir() if not _partial(other)]
     if others:
         raise UserError(f'`outdir`={root}: not empty, and not the folder of a study; choose another')
-    saved = read_json(path)  # a damaged file is written again
-    if isinstance(saved, dict) and saved.get('name') != study.name:
-        raise UserError(
-            f'`outdir`={root}: the folder of the study {saved.get("name")}, not of {study.name}; choose another'
-        )
+    saved = read_json(path, SavedStudy)  # a damaged file is written again
+    if saved is not None and saved.name != study.name:
+        raise UserError(f'`outdir`={root}: the folder of the study {saved.name}, not of {study.name}; choose another')
     root.mkdir(parents=True, exist_ok=True)
-    write_json(path, {'name': study.name, 'document': study.document, 'steps': study.steps})
+    write_json(path, to_builtins(SavedStudy(study.name, study.document, study.steps)))
     remove_partial_files(root, STUDY_FILE)
 
 
@@ -39,14 +49,15 @@ def _partial(path: Path) -> bool:
 
 def open_study(root: Path) -> Study:
     """The study that a folder belongs to. Raises UserError if there is none."""
-    saved = read_json(root / STUDY_FILE)
-    if not isinstance(saved, dict) or not isinstance(saved.get('document'), dict):
+    path = root / STUDY_FILE
+    if not path.exists():
         raise UserError(f'{root}: no {STUDY_FILE} in it; give a folder that emm.py sweep or search made')
-    study = read_study(saved['document'], str(saved.get('name')), str(root / STUDY_FILE))
-    steps = saved.get('steps')
-    if not isinstance(steps, dict) or not all(type(step) is int and step > 0 for step in steps.values()):
-        raise UserError(f'{root / STUDY_FILE}: damaged; run the study again with emm.py, which writes it again')
-    study.steps.update(steps)
+    try:
+        saved = parse_json(path.read_bytes(), SavedStudy, str(path))
+    except UserError as error:
+        raise UserError(f'{error}; run the study again with emm.py, which writes it again') from error
+    study = read_study(saved.document, saved.name, str(path))
+    study.steps.update(saved.steps)
     return study
 
 
@@ -68,7 +79,7 @@ def make_sources(root: Path, study: Study) -> None:
 
 def make_source(folder: Path, name: str, options: Options, descriptor: int) -> None:
     path, made_by = folder / f'{name}.zip', folder / f'{name}.json'
-    if path.exists() and read_json(made_by) == options:
+    if path.exists() and read_json(made_by, dict[str, Any]) == options:
         return
     if path.exists():
         print(f'{set_aside(path)}: kept, since it was made with other options')

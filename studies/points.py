@@ -13,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import locks
-from dnnlib.util import UserError, read_json, write_json
+from dnnlib.typed import read_json
+from dnnlib.util import UserError, write_json
+from evaluation.records import Record, parse_record
 from studies.commands import point_commands
 from studies.study import Combination, Options, Study, source_name
 
 STATES = LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
 MAX_FAILURES = 3
-MEASUREMENTS_FILE = 'diagnose.json'
-# Numbers of a record that the tables and the page show.
-RESULT_NUMBERS = (
-    *('num_memorized', 'num_images', 'num_duplicates', 'ratio', 'ratio_low', 'ratio_high'),
-    *('mean_distance', 'kimg', 'epochs'),
-)
+POINT_FILE, MEASUREMENTS_FILE = 'point.json', 'diagnose.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +38,10 @@ class Status:
     failures: int = 0
     seconds: float = 0.0
     message: str = ''
+
+    def __post_init__(self) -> None:
+        if self.state not in STATES:
+            raise ValueError(f'state must be one of {", ".join(STATES)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +114,12 @@ class Point:
                     else:
                         set_aside(self.folder)
             self.folder.mkdir(exist_ok=True)
-            write_json(self.folder / 'point.json', self.identity)
+            write_json(self.folder / POINT_FILE, self.identity)
 
     def _is_trained(self) -> bool:
         """Whether the folder's training set and training, as far as they got, are those of this point."""
-        saved = read_json(self.folder / 'point.json')
-        return isinstance(saved, dict) and {**saved, 'evaluate': self.identity['evaluate']} == self.identity
+        saved = read_json(self.folder / POINT_FILE, dict[str, Any])
+        return saved is not None and {**saved, 'evaluate': self.identity['evaluate']} == self.identity
 
     def _forget_evaluation(self) -> None:
         """Keep the records of another evaluation under another name, since a result is the best of all records."""
@@ -130,7 +131,7 @@ class Point:
 
     def matches(self) -> bool:
         """Whether the folder was made for this point with these settings."""
-        return read_json(self.folder / 'point.json') == self.identity
+        return read_json(self.folder / POINT_FILE, dict[str, Any]) == self.identity
 
     def status(self) -> Status:
         return read_status(self.folder) if self.matches() else Status()
@@ -156,7 +157,7 @@ def make_point(study: Study, root: Path, combination: Combination, size: int, re
 
 def read_measurements(folder: Path) -> dict[str, Options]:
     """Options of the measurements that a point's folder was prepared for, by their names."""
-    return read_json(folder / MEASUREMENTS_FILE) or {}
+    return read_json(folder / MEASUREMENTS_FILE, dict[str, Options]) or {}
 
 
 def sources_of(folder: Path) -> Path:
@@ -195,22 +196,16 @@ def read_status(folder: Path) -> Status:
 
 
 def saved_status(folder: Path) -> Status:
-    """The content of status.json; missing or impossible values become the values of a point that was never started."""
-    saved = read_json(folder / 'status.json')
-    if not isinstance(saved, dict):
-        return Status()
-    kinds = {'step': str, 'failures': int, 'seconds': int | float, 'message': str}
-    known = {key: saved[key] for key, kind in kinds.items() if isinstance(saved.get(key), kind)}
-    return Status(saved['state'] if saved.get('state') in STATES else LEFT, **known)
+    """The content of status.json; if it is missing or damaged, the point was never started."""
+    return read_json(folder / 'status.json', Status) or Status()
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """The record of the snapshot with the highest ratio; None if there is none, or if a number is missing."""
-    record = read_json(folder / 'result.json')
-    if not isinstance(record, dict) or not all(isinstance(record.get(key), int | float) for key in RESULT_NUMBERS):
+def read_result(folder: Path) -> Record | None:
+    """The record of the snapshot with the highest ratio; None if there is none, or if it is damaged."""
+    try:
+        return parse_record((folder / 'result.json').read_bytes(), '')
+    except (OSError, UserError):
         return None
-    copies, images = record['num_memorized'], record['num_images']
-    return record if type(copies) is type(images) is int and 0 <= copies <= images and images else None
 
 
 def write_status(folder: Path, status: Status) -> None:

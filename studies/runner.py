@@ -9,14 +9,15 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from dnnlib.util import UserError, read_json, write_json
+from dnnlib.typed import parse_json
+from dnnlib.util import write_json
 from evaluation.records import best_record, read_records
 from studies.commands import Resources, environment, point_commands, process_arguments, shell_line
 from studies.points import (
     DONE,
     FAILED,
+    POINT_FILE,
     RUNNING,
     STOPPED,
     Status,
@@ -137,11 +138,16 @@ class PointRun:
 STOPPED_BEFORE = -signal.SIGTERM  # as if the command had been stopped at once
 
 
+@dataclasses.dataclass(frozen=True)
+class SavedPoint(Settings):
+    """What the commands of a point need of its `point.json`; see `studies.points.Point`."""
+
+    size: int
+    seeds: dict[str, int | None]
+
+
 def commands_of(folder: Path) -> dict[str, list[str]]:
-    """The commands of the point that a folder was made for. Raises UserError if it was made for none."""
-    point: dict[str, Any] | None = read_json(folder / 'point.json')
-    if point is None:
-        raise UserError(f'{folder}: no point.json in it; give the folder of a point of a study')
-    settings = Settings(point['data'], point['train'], point['evaluate'])
-    diagnose = read_measurements(folder)
-    return point_commands(settings, point['size'], point['seeds'], folder, sources_of(folder), diagnose)
+    """The commands of the point that a folder was made for. Raises UserError if its `point.json` is damaged."""
+    path = folder / POINT_FILE
+    point = parse_json(path.read_bytes(), SavedPoint, str(path))
+    return point_commands(point, point.size, point.seeds, folder, sources_of(folder), read_measurements(folder))

@@ -116,8 +116,9 @@ COMMANDS = [
 def study_folder(tmp_path):
     """A study of which one point is done and another one was never started."""
     from dnnlib.util import write_json
+    from evaluation.records import Numbers
     from studies.folder import claim
-    from studies.points import DONE, RESULT_NUMBERS, Status, make_point, write_status
+    from studies.points import DONE, Status, make_point, write_status
     from studies.study_file import read_study
 
     document = {
@@ -129,7 +130,7 @@ def study_folder(tmp_path):
     claim(tmp_path / 'study', study)
     point = make_point(study, tmp_path / 'study', study.combinations[0], 10, 0)
     point.prepare()
-    write_json(point.folder / 'result.json', dict.fromkeys(RESULT_NUMBERS, 1))
+    write_json(point.folder / 'result.json', dict.fromkeys(Numbers.__struct_fields__, 1))
     write_status(point.folder, Status(DONE))
     return tmp_path / 'study'
 

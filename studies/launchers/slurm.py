@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import UserError, read_json, write_json
+from dnnlib.typed import read_json
+from dnnlib.util import UserError, write_json
 from studies.commands import ROOT, Resources
 from studies.launchers.contract import Job, Launcher
 from studies.launchers.slurm_job import SECONDS_TO_STOP, PointJob
@@ -90,7 +91,7 @@ class SlurmLauncher:
             )
 
     def _job_of(self, folder: Path) -> 'SlurmJob | None':
-        record = read_json(folder / RECORD)
+        record = read_json(folder / RECORD, dict[str, Any])
         return SlurmJob(self.queue, record['name'], record['index']) if record else None
 
     def _submit_array(self, folders: Sequence[Path]) -> list['SlurmJob']:

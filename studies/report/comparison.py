@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import UserError, read_json
+from dnnlib.typed import read_json
+from dnnlib.util import UserError
 from evaluation.effective_memorization import EMM, Bound
 from studies.report.tables import columns, tables
 from studies.results import StudyResults
@@ -20,7 +21,7 @@ def comparison_text(results: StudyResults, path: Path) -> str:
     path: a tables.json that `write_tables` wrote. Rows are matched by factor values and size.
     Raises UserError if it is another file, or if the two have no row in common.
     """
-    here, there = tables(results), read_json(path)
+    here, there = tables(results), read_json(path, dict[str, Any]) or {}
     factors = [factor.name for factor in results.study.factors]
     try:
         ratios = compared(here['ratios'], there['ratios'], [*factors, 'size'], _ratio)

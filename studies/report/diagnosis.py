@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import read_json
+from dnnlib.typed import read_json
 from studies.results import StudyResults
 
 Row = dict[str, Any]
@@ -15,7 +15,7 @@ def level_rows(results: StudyResults) -> list[Row]:
     return [
         {**head, 'kimg': records[-1]['settings']['kimg'], **row}
         for head, run in _finished(results, 'levels')
-        if (records := read_json(run / 'levels.json'))
+        if (records := read_json(run / 'levels.json', list[Any]))
         for row in records[-1]['rows']
     ]
 
@@ -24,7 +24,7 @@ def clock_rows(results: StudyResults) -> list[Row]:
     """The clocks of each finished point in kimg, with their 95 % intervals."""
     rows = []
     for head, run in _finished(results, 'clocks'):
-        for record in read_json(run / 'clocks.json') or []:
+        for record in read_json(run / 'clocks.json', list[Any]) or []:
             row = dict(head)
             for name, clock in record['clocks'].items():
                 row |= {name: clock['time'], f'{name}_low': clock['low'], f'{name}_high': clock['high']}

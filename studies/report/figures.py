@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dnnlib.util import read_json
+from dnnlib.typed import read_json
 from evaluation.effective_memorization import Ratios
 from evaluation.records import read_records
 from studies.points import slug
@@ -154,7 +154,7 @@ def sets_skips(results: StudyResults) -> bool:
 def network_of(points: list[PointResult]) -> dict[str, Any] | None:
     """Constructor arguments of the network that points trained."""
     for result in points:
-        options = read_json(result.point.folder / 'run' / OPTIONS_FILE)
+        options = read_json(result.point.folder / 'run' / OPTIONS_FILE, dict[str, Any])
         if options is not None:
             return options['network']['arguments']
     return None

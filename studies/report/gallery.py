@@ -12,9 +12,10 @@ from torch import Tensor
 from dataset_utils import open_source
 from dataset_utils.sources.base import Source
 from dnnlib.util import UserError
-from evaluation.memorization import memorized
+from evaluation.best_images import BEST_NAME, BestSnapshot, read_best
+from evaluation.memorization import closeness, memorized
 from evaluation.pictures import rms_per_pixel
-from evaluation.records import BEST_NAME, BestSnapshot, best_record, closeness, read_best, read_records
+from evaluation.records import best_record, read_records
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Te
 
 
 def closest_rows(best: BestSnapshot, size: int) -> Tensor:
-    """The images closest to the threshold of a copy, see `evaluation.records.closeness`: int64 [min(size, N)]."""
+    """The images closest to the threshold of a copy, see `evaluation.memorization.closeness`: int64 [min(size, N)]."""
     return closeness(best.squared_distances).argsort(stable=True)[:size]
 
 

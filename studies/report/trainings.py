@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import format_time, read_json
+from dnnlib.typed import read_json
+from dnnlib.util import format_time
 from studies.commands import Resources, shell_line
 from studies.report.finding import percent
 from studies.report.gallery import closest_rows, read_gallery, run_records
@@ -33,7 +34,7 @@ def images_of_point(results: Sequence[PointResult]) -> int:
 
 def image_bytes(result: PointResult) -> int:
     """Bytes of one training image before compression; 0 if the point has no resolved configuration yet."""
-    options = read_json(result.point.folder / 'run' / OPTIONS_FILE)
+    options = read_json(result.point.folder / 'run' / OPTIONS_FILE, dict[str, Any])
     return options['dataset']['channels'] * options['dataset']['resolution'] ** 2 if options else 0
 
 
@@ -53,7 +54,7 @@ def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size:
         facts=facts(result),
         message='' if record else status.message,
         figure=point_figure(point.folder / 'run'),
-        configuration=read_json(point.folder / 'run' / OPTIONS_FILE) or {},
+        configuration=read_json(point.folder / 'run' / OPTIONS_FILE, dict[str, Any]) or {},
         commands=[shell_line(command, Resources()) for command in point.commands().values()],
         gallery=gallery,
         gallery_note=note,

@@ -6,18 +6,14 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
-from evaluation.records import (
-    SETTINGS,
-    BestSnapshot,
-    append_record,
-    best_record,
-    closeness,
-    find_record,
-    format_seeds,
-    read_best,
-    read_records,
-    write_best,
-)
+from evaluation.best_images import BestSnapshot, read_best, write_best
+from evaluation.memorization import closeness
+from evaluation.records import SETTINGS, append_record, best_record, find_record, format_seeds, read_records
+
+NUMBERS = {
+    'num_images': 10, 'num_memorized': 1, 'num_duplicates': 0, 'ratio': 0.1, 'ratio_low': 0.0, 'ratio_high': 0.5,
+    'mean_distance': 3.5, 'kimg': None, 'epochs': 2,
+}  # fmt: skip
 
 
 def test_seeds_are_written_as_ranges():
@@ -27,8 +23,8 @@ def test_seeds_are_written_as_ranges():
 def test_a_record_is_found_only_for_the_same_settings(tmp_path):
     path = tmp_path / 'mem_traj.jsonl'
     settings = {name: name for name in SETTINGS}
-    append_record(path, {**settings, 'ratio': 0.1})
-    append_record(path, {**settings, 'ratio': 0.2})
+    append_record(path, NUMBERS | settings)
+    append_record(path, NUMBERS | settings | {'ratio': 0.2})
     assert find_record(read_records(path), settings)['ratio'] == 0.2
     for name in SETTINGS:
         assert find_record(read_records(path), {**settings, name: 'other'}) is None
@@ -36,17 +32,24 @@ def test_a_record_is_found_only_for_the_same_settings(tmp_path):
 
 def test_a_record_that_was_cut_short_is_left_out(tmp_path):
     path = tmp_path / 'mem_traj.jsonl'
-    append_record(path, {'ratio': 1})
+    append_record(path, NUMBERS)
     with open(path, 'a') as file:
         file.write('{"ratio": 0.')
-    assert read_records(path) == [{'ratio': 1}]
+    assert read_records(path) == [NUMBERS]
 
 
 def test_a_broken_line_among_the_records_is_named(tmp_path):
     path = tmp_path / 'mem_traj.jsonl'
-    path.write_text('[1]\n' + json.dumps({'ratio': 1}) + '\n')
-    with pytest.raises(UserError, match='line 1 is not a record'):
-        read_records(path)
+    good = json.dumps(NUMBERS)
+    for line, message in (
+        ('[1]', r'line 2: the file must be a table, not \[1\]; remove it'),
+        ('{"ratio": 1}', 'line 2: the file lacks the key num_images; remove it'),
+        (good.replace('0.1', '"x"'), "line 2: ratio must be a number, not 'x'; remove it"),
+        (good.replace('"num_memorized": 1', '"num_memorized": 11'), 'line 2: 11 copies of 10 images; remove it'),
+    ):
+        path.write_text(f'{good}\n{line}\n{good}\n')
+        with pytest.raises(UserError, match=message):
+            read_records(path)
 
 
 def test_the_best_record_has_the_highest_ratio_and_of_equal_ones_the_latest_snapshot():

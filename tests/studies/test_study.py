@@ -9,8 +9,9 @@ import pytest
 
 from dnnlib.util import UserError
 from evaluation.effective_memorization import Ratios
+from evaluation.records import Numbers
 from studies.commands import point_commands
-from studies.points import DONE, RESULT_NUMBERS, Status, make_point
+from studies.points import DONE, Status, make_point
 from studies.report.tables import emm_rows, ratio_rows
 from studies.results import Outcome, PointResult, StudyResults
 from studies.study import COLUMNS, Settings, Sizes
@@ -146,7 +147,7 @@ def test_a_length_in_images_names_its_value():
 
 def test_no_factor_has_the_name_of_a_column(tmp_path):
     study = read()
-    record = dict.fromkeys(RESULT_NUMBERS, 1)
+    record = dict.fromkeys(Numbers.__struct_fields__, 1)
     point = PointResult(make_point(study, tmp_path, study.combinations[0], 10, 0), Status(DONE), record)
     value = Outcome(study.combinations[0], [point], [Ratios(10, (1,), (1,))], None, None, [])
     results = StudyResults(study, tmp_path, [value], [])

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 
 import emm
 from dnnlib.util import code_sha256, write_json
-from studies.points import DONE, RESULT_NUMBERS, Status, make_point, write_status
+from evaluation.records import Numbers
+from studies.points import DONE, Status, make_point, write_status
 from studies.report.tables import write_tables
 from studies.results import collect
 from studies.study_file import read_study
@@ -30,7 +31,7 @@ def folder(tmp_path):
         for size, copies in ((10, 950), (20, 850)):
             point = make_point(study, root, combination, size, 0)
             point.folder.mkdir(parents=True)
-            numbers = dict.fromkeys(RESULT_NUMBERS, 1.0)
+            numbers = dict.fromkeys(Numbers.__struct_fields__, 1)
             record = numbers | {'num_memorized': copies, 'num_images': 1000, 'ratio': copies / 1000}
             origin = {'dataset_sha256': f'{size:064d}', 'versions': {'code_sha256': code_sha256()}}
             write_json(point.folder / 'point.json', point.identity)

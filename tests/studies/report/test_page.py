@@ -15,8 +15,9 @@ import torch
 
 from dataset_utils import open_source
 from dnnlib.util import write_json
+from evaluation.best_images import BestSnapshot, write_best
 from evaluation.memorization import memorization_ratio
-from evaluation.records import SETTINGS, BestSnapshot, write_best
+from evaluation.records import SETTINGS
 from studies.points import DONE, FAILED, Status, write_status
 from studies.report.gallery import closest_rows, read_gallery, spread_rows
 from studies.report.page import TEMPLATES, Page, Sentences, entries, render_page, write_page

@@ -13,6 +13,11 @@ from dnnlib.util import UserError, file_sha256
 _NAME, _MAX_ATTEMPTS = 'diffusion-memorization', 20
 
 
+def user_cache() -> Path:
+    """The user's cache folder, which may not exist yet."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', _NAME)
+
+
 def is_url(text: str) -> bool:
     """Whether a text is a URL rather than a path."""
     return re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', text) is not None
@@ -29,7 +34,7 @@ def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None)
         raise UserError(f'{source}: only file, http and https are supported; download it yourself and give its path')
     path = Path(unquote(url.path) if url.scheme == 'file' else source)
     if url.scheme in ('http', 'https'):
-        cache_dir = cache_dir or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', _NAME)
+        cache_dir = cache_dir or user_cache()
         cache_dir.mkdir(parents=True, exist_ok=True)
         name = re.sub(r'[^A-Za-z0-9._-]', '_', unquote(url.path).rpartition('/')[2])[-100:]
         path = cache_dir / f'{hashlib.sha256(source.encode()).hexdigest()[:16]}-{name}'

@@ -1,24 +1,25 @@
-"""Fréchet and kernel distances of images to a reference, as fid.py prints them, and files of reference statistics."""
+"""Fréchet and kernel distances of images to a reference, and files of their features and statistics."""
 
 import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from dnnlib.download import fetch
 from dnnlib.util import UserError, atomic_file
-from evaluation.consumers.feature_rows import extract
-from evaluation.features.extractors import Extractor, make_extractor
+from evaluation.consumers.feature_rows import extract, extract_given
+from evaluation.features.cache import write_cached
+from evaluation.features.extractors import Extractor, identity, make_extractor
 from evaluation.generators import ClosedFormGenerator, Generator, Sampling, SnapshotGenerator
 from evaluation.given_images import read_images
-from evaluation.metrics.frechet import Moments, frechet_distance, moments
+from evaluation.metrics.frechet import Moments, frechet_distance, frechet_infinity, moments
 from evaluation.metrics.kernel_distance import kernel_distance
-from evaluation.quality_options import CalcOptions, ExtractionOptions, RefOptions
+from evaluation.quality_options import CalcOptions, ExtractionOptions, ExtractOptions, RefOptions
 from evaluation.records import Record
 from torch_utils import distributed
 
@@ -40,6 +41,8 @@ def calculate(options: CalcOptions, device: torch.device) -> Record:
             'num_features': rows.shape[1],
             'frechet_distance': frechet_distance(rows, reference),
         }
+        if options.infinity:
+            record['frechet_infinity'] = asdict(frechet_infinity(rows, reference))
         if not isinstance(reference, Moments):
             record['kernel_distance'] = asdict(kernel_distance(rows, reference))
         return record
@@ -52,6 +55,12 @@ def report(record: Record) -> str:
     counts = f'{record["num_images"]} images of {record["images"]} to '
     counts += f'{record["num_reference"] or "an unknown number"} of {record["reference"]}'
     lines = [f'Fréchet distance: {record["frechet_distance"]:.6g}, {counts}, features: {record["extractor"]}']
+    if 'frechet_infinity' in record:
+        infinity = record['frechet_infinity']
+        lines.append(
+            f'Fréchet distance at infinity: {infinity["distance"]:.6g}, a line in 1/n through {len(infinity["sizes"])} '
+            f'subsets of {infinity["sizes"][0]} to {infinity["sizes"][-1]} images'
+        )
     if 'kernel_distance' in record:
         kernel = record['kernel_distance']
         interval = '' if kernel['low'] is None else f' (95 % interval {kernel["low"]:.4g} to {kernel["high"]:.4g})'
@@ -65,10 +74,28 @@ def report(record: Record) -> str:
     return '\n'.join(lines)
 
 
+def write_features(options: ExtractOptions, device: torch.device) -> tuple[int, int]:
+    """Write the features of images, and return their number and dimension."""
+    require_file(options.dest, '.npy')
+    extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
+    features = features_of(options.source, 'source', extractor, options.extraction, fewest=1)
+
+    def write() -> tuple[int, int]:
+        write_cached(options.dest, features[0])
+        return features[0].shape
+
+    return distributed.on_main(write)
+
+
+def require_file(dest: Path, suffix: str) -> None:
+    """Raise UserError if a file could not be written."""
+    if not dest.parent.is_dir() or dest.suffix != suffix:
+        raise UserError(f'`dest`={dest}: name an {suffix} file in a folder that exists')
+
+
 def write_reference(options: RefOptions, device: torch.device) -> int:
     """Write the statistics of images, in the format of EDM's fid.py; returns the number of images."""
-    if not options.dest.parent.is_dir() or options.dest.suffix != '.npz':
-        raise UserError(f'`dest`={options.dest}: name an .npz file in a folder that exists')
+    require_file(options.dest, '.npz')
     extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
     features = features_of(options.data, 'data', extractor, options.extraction)
 
@@ -112,14 +139,9 @@ def read_statistics(path: str, extractor: Extractor) -> Moments:
         raise UserError(f'{where} is damaged; make it again ({type(error).__name__})') from error
     if covariance.shape != (len(mean), len(mean)) or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(f'{where}: mu {mean.shape} and sigma {covariance.shape} are not a mean and its covariance')
-    if settings is not None and _identity(settings) != _identity(extractor.settings):
+    if settings is not None and identity(settings) != extractor.identity:
         raise UserError(f'{where} was made with {settings}, not with {extractor.settings}; use the same extractor')
     return Moments(count, mean, covariance)
-
-
-def _identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without the path of a file whose hash is known."""
-    return {name: value for name, value in settings.items() if name != 'extractor' or 'weights_sha256' not in settings}
 
 
 def measured_features(
@@ -127,34 +149,38 @@ def measured_features(
 ) -> tuple[Record, list[np.ndarray]]:
     """The name of the measured images, as in records, and their features on the main rank."""
     first, last = options.seed, options.seed + options.num - 1
+    extraction = options.extraction
     if options.images is not None:
-        features = features_of(options.images, 'images', extractor, options.extraction, options.num, options.seed)
+        features = features_of(options.images, 'images', extractor, extraction, options.num, options.seed)
         return {'images': Path(options.images).name, 'seed': options.seed}, features
-    sampling = Sampling(options.sampler, data=options.data)
+    sampling = Sampling(options.sampler, options.class_index, data=options.data)
     generator: Generator
     if options.network is not None:
-        network = options.network
-        generator = SnapshotGenerator(distributed.on_main(lambda: fetch(network)), sampling, device)
+        fetched = partial(fetch, options.network, extraction.cache_dir, options.sha256)
+        generator = SnapshotGenerator(distributed.on_main(fetched), sampling, device)
     else:
         generator = ClosedFormGenerator(str(options.denoiser), sampling, device)
-    features = extract(extractor, generator.generate, range(first, last + 1), options.extraction.batch_size)
-    settings = distributed.on_main(lambda: generator.settings)
-    return {
-        'images': generator.name,
-        **settings,
-        'seeds': f'{first}-{last}',
-        'batch': options.extraction.batch_size,
-    }, features
+    seeds, batch = range(first, last + 1), extraction.batch_size
+    settings = distributed.on_main(
+        lambda: {'images': generator.name, **generator.settings, 'seeds': f'{first}-{last}', 'batch': batch}
+    )
+    return settings, extract(extractor, generator.generate, seeds, batch, lambda: settings, extraction.cache_dir)
 
 
 def features_of(
-    path: str, argument: str, extractor: Extractor, options: ExtractionOptions, num: int | None = None, seed: int = 0
+    path: str,
+    argument: str,
+    extractor: Extractor,
+    options: ExtractionOptions,
+    num: int | None = None,
+    seed: int = 0,
+    fewest: int = 2,
 ) -> list[np.ndarray]:
     """Features of given images, on the main rank; of num of them, drawn with a seed, if there are more."""
     images = read_images(path, argument, progress=distributed.is_main())
-    if len(images) < 2:
+    if len(images) < fewest:
         raise UserError(f'`{argument}`={path} has {len(images)} images; a covariance needs at least two')
-    places: Sequence[int] = range(len(images))
+    places = None
     if num is not None and num < len(images):
         places = np.sort(np.random.default_rng(seed).choice(len(images), num, replace=False)).tolist()
-    return extract(extractor, images.batches, places, options.batch_size)
+    return extract_given(extractor, images, options.batch_size, options.cache_dir, places)

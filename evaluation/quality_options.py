@@ -1,4 +1,4 @@
-"""The options of fid.py, without torch: one dataclass for each of its commands."""
+"""The options of fid.py and of the extraction of features, without torch: one dataclass for each command."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +16,7 @@ class ExtractionOptions:
     extractor: str = option('pixels', 'Feature extractor: pixels, torchscript:FILE.pt, or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
     preprocess: str | None = option(None, 'Preprocessing for torchscript: inception, imagenet, sscd, clip, none, or spelled out as in size=224,filter=bicubic,crop=224,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5.', unit='NAME')
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
+    cache_dir: Path | None = option(None, "Folder for features, which are extracted once, and for downloads. [default: the user's cache folder]", unit='DIR')
     device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
     # fmt: on
 
@@ -32,10 +33,24 @@ class CalcOptions:
     ref: str = option(REQUIRED, 'Statistics of fid.py ref or of EDM, or images; only images give a kernel distance.', unit='NPZ|ZIP|DIR|NPY')
     num: int = option(50000, 'Number of images; all, if `images` has fewer.', unit='INT', least=2)
     seed: int = option(0, 'Seed of the choice among `images`, or the first seed to sample.', unit='INT', least=0, most=2**31)
+    infinity: bool = option(False, 'Also extrapolate the Fréchet distance to infinitely many images.', switch=True)
+    class_index: int | None = option(None, 'Class of all sampled images. [default: drawn from the seed]', name='class', unit='INT', least=0)
+    sha256: str | None = option(None, 'SHA-256 that the file of `network` must have.', unit='HEX')
     as_json: bool = option(False, 'Print the record alone on stdout, as one line of JSON.', name='json', switch=True)
     # fmt: on
     extraction: ExtractionOptions = group(ExtractionOptions)
     sampler: SamplerOptions = group(SamplerOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions:
+    """The images to extract features of, and the file to write."""
+
+    # fmt: off
+    source: str = option(REQUIRED, 'Images.', unit='ZIP|DIR|NPZ|NPY')
+    dest: Path = option(REQUIRED, 'File for the features, float32 [N, d].', unit='NPY')
+    # fmt: on
+    extraction: ExtractionOptions = group(ExtractionOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +70,8 @@ def check_calc(options: CalcOptions, given: set[str]) -> None:
         raise ArgumentError('give one of `images`, `network`, a snapshot, and `denoiser`, a closed form of `data`')
     if (options.data is None) != (options.denoiser is None):
         raise ArgumentError('`denoiser` needs `data`, its training set, and `data` has no effect without it')
-    sampling = [field.name for field in fields(SamplerOptions) if field.name in given]
+    sampling = [name for name in (*(f.name for f in fields(SamplerOptions)), 'class_index', 'sha256') if name in given]
     if sampling and options.images is not None:
         raise ArgumentError(f'`{sampling[0]}` has no effect with `images`; remove it')
+    if options.sha256 and options.network is None:
+        raise ArgumentError('`sha256` has no effect with `denoiser`; remove it')

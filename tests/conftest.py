@@ -1,3 +1,4 @@
+import os
 import signal
 
 import pytest
@@ -21,6 +22,12 @@ def _signals_as_in_a_terminal():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _own_cache(tmp_path_factory):
+    """Features are kept for these tests alone."""
+    os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
 
 
 @pytest.fixture(scope='session')

@@ -13,7 +13,7 @@ import click
 import pytest
 
 # Where the command of a package is, if not in the module of its name.
-PACKAGES = {'dataset_utils': 'dataset_utils.command_line'}
+PACKAGES = {'dataset_utils': 'dataset_utils.command_line', 'evaluation.features': 'evaluation.features.__main__'}
 NOT_OURS = ('venv', 'pip', 'pytest', 'json.tool')
 
 # Commands of a page that are not the project's.

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 import fid
+import train
+from dnnlib.util import file_sha256
 from evaluation.generators import ClosedFormGenerator, Sampling
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.metrics.kernel_distance import kernel_distance
-from tests.helpers import ROOT, failure_of, invoke, run_script
+from tests.helpers import ROOT, TINY, failure_of, invoke, run_script
 from training.dataset import load_dataset
 from training.sampling import SamplerOptions, seed_batches
+from training.snapshot import list_snapshots
 
 run = partial(invoke, fid.main)
 failure = partial(failure_of, fid.main)
@@ -36,6 +39,13 @@ def made(tmp_path):
     path = tmp_path / 'made.npy'
     np.save(path, np.random.default_rng(0).integers(0, 256, (90, 1, 8, 8), dtype=np.uint8))
     return path
+
+
+@pytest.fixture
+def snapshot(digits_20, tmp_path):
+    arguments = [f'--outdir={tmp_path}/run', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--epochs=5']
+    assert invoke(train.main, *arguments).exit_code == 0
+    return list_snapshots(tmp_path / 'run')[-1][1]
 
 
 def test_given_images_against_images(made, pixels):
@@ -88,6 +98,72 @@ def test_sampled_images_are_those_of_the_seeds(pixels):
     assert record['num_steps'] == 3
 
 
+def test_a_class_and_a_hash_of_the_network(pixels, tmp_path, snapshot):
+    labels = load_dataset('digits').labels.numpy()
+    arguments = '--denoiser=gaussian', '--data=digits', '--num=40', '--steps=3', '--ref=digits'
+    record = measured(*arguments, '--class=3')
+    generator = ClosedFormGenerator('gaussian', Sampling(SamplerOptions(num_steps=3), 3, data='digits'), 'cpu')
+    batches = generator.generate(seed_batches(range(40), 64))
+    rows = np.concatenate([batch.images.flatten(1).numpy() for batch in batches]).astype(np.float64)
+    assert record['class_index'] == 3
+    assert record['frechet_distance'] == pytest.approx(frechet_distance(rows, pixels), rel=1e-10)
+    assert np.square(rows.mean(axis=0) - pixels[labels == 3].mean(axis=0)).sum() < record['frechet_distance']
+    network = f'--network={snapshot}', '--num=4', '--steps=2', '--ref=digits'
+    assert measured(*network, f'--sha256={file_sha256(snapshot)}')['sha256'] == file_sha256(snapshot)
+    assert 'its SHA-256 is' in failure('calc', *network, '--sha256=00')
+    assert '--class' in failure('calc', *network, '--class=3')
+
+
+def test_infinity_is_the_intercept_of_a_line_in_one_over_n(pixels, tmp_path):
+    random = np.random.default_rng(0)
+    made = np.clip(random.normal(128, 20, (600, 1, 8, 8)), 0, 255).astype(np.uint8)
+    np.save(tmp_path / 'made.npy', made)
+    arguments = 'calc', f'--images={tmp_path}/made.npy', '--ref=digits', '--infinity'
+    record = measured(*arguments[1:])
+    found = record['frechet_infinity']
+    assert (found['sizes'][0], found['sizes'][-1], len(found['sizes'])) == (60, 600, 15)
+    assert found['distances'][-1] == pytest.approx(record['frechet_distance'], rel=1e-12)
+    x = 1 / np.array(found['sizes'])
+    _, intercept = np.linalg.lstsq(np.stack([x, np.ones(15)], 1), found['distances'], rcond=None)[0]
+    assert found['distance'] == pytest.approx(intercept, rel=1e-9)
+    # Independent pixels of one mean and variance: the distance to the reference is known.
+    levels = np.floor(random.normal(128, 20, 10**6))
+    mean, variance = levels.mean(), levels.var()
+    eigenvalues = np.linalg.eigvalsh(np.cov(pixels, rowvar=False)).clip(0)
+    truth = np.square(mean - pixels.mean(axis=0)).sum() + np.square(np.sqrt(eigenvalues) - np.sqrt(variance)).sum()
+    assert abs(found['distance'] - truth) < 0.25 * abs(record['frechet_distance'] - truth)
+    text = run(*arguments).stdout
+    assert f'at infinity: {found["distance"]:.6g}, a line in 1/n through 15 subsets of 60 to 600 images' in text
+    assert 'needs at least 50' in failure(*arguments, '--num=20')
+
+
+def test_a_stopped_pass_resumes_and_a_finished_one_is_not_repeated(tmp_path, monkeypatch):
+    arguments = '--denoiser=gaussian', '--data=digits', '--num=60', '--batch=10', '--steps=3', '--ref=digits'
+    expected = measured(*arguments, f'--cache-dir={tmp_path}/other')
+    monkeypatch.setattr('evaluation.one_pass.SECONDS_BETWEEN_SAVES', 0)
+    sampled = []
+    generate = ClosedFormGenerator.generate
+
+    def stop(self, batches):
+        for number, batch in enumerate(generate(self, batches)):
+            if number == 4:
+                raise KeyboardInterrupt
+            sampled.append(batch.seeds)
+            yield batch
+
+    monkeypatch.setattr(ClosedFormGenerator, 'generate', stop)
+    cached = *arguments, f'--cache-dir={tmp_path}'
+    assert run('calc', *cached).exit_code != 0
+    assert len(sampled) == 4
+    assert measured(*cached) == expected
+    assert sorted(seed for seeds in sampled for seed in seeds) == list(range(60))
+    assert measured(*cached) == expected
+    assert len(sampled) == 6
+    (file,) = (tmp_path / 'features').glob('*.npy')
+    assert np.load(file).shape == (60, 64)
+    assert not list((tmp_path / 'features').glob('*.partial'))
+
+
 @pytest.mark.slow
 def test_results_are_equal_on_any_number_of_ranks(tmp_path):
     records = []
@@ -95,7 +171,8 @@ def test_results_are_equal_on_any_number_of_ranks(tmp_path):
         script = ['--', ROOT / 'fid.py'] if ranks > 1 else ['fid.py']  # torchrun has options that begin with --num
         dest = tmp_path / f'{ranks}.npz'
         run_script(*script, 'ref', '--data=digits', f'--dest={dest}', ranks=ranks)
-        arguments = '--denoiser=gaussian', '--data=digits', '--num=100', '--batch=16', '--steps=3', '--json'
+        cache = f'--cache-dir={tmp_path}/cache-{ranks}'
+        arguments = '--denoiser=gaussian', '--data=digits', '--num=100', '--batch=16', '--steps=3', '--json', cache
         records.append(run_script(*script, 'calc', *arguments, '--ref=digits', ranks=ranks).stdout)
         np.testing.assert_equal(dict(np.load(dest)), dict(np.load(tmp_path / '1.npz')))
     assert records[0] == records[1] == records[2]
@@ -122,6 +199,8 @@ def test_errors(made, tmp_path):
         ([f'--images={made}', '--network=a.pkl'], 'give one of --images'),
         ([f'--images={made}', '--steps=3'], '--steps has no effect with --images'),
         (['--denoiser=gaussian'], '--denoiser needs --data'),
+        ([f'--images={made}', '--class=3'], '--class has no effect with --images'),
+        (['--denoiser=gaussian', '--data=digits', '--sha256=0'], '--sha256 has no effect with --denoiser'),
     ):
         assert message in failure('calc', *arguments, '--ref=digits', status=2)
     assert 'name an .npz file' in failure('ref', '--data=digits', f'--dest={tmp_path}/no/d.npz')

@@ -26,6 +26,7 @@ SCRIPTS = {
     'emm': 'emm',
     'diagnose': 'diagnose',
     'fid': 'fid',
+    'evaluation.features': 'evaluation.features.__main__',
 }
 # Helps that explain no more than their options.
 WITHOUT_EXAMPLES = ('snapshot_tool', 'snapshot_tool_show')

@@ -1,11 +1,17 @@
-"""The features of each generated image."""
+"""The features of each image of a pass."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from filelock import FileLock
 from torch import Tensor
 
-from evaluation.features.extractors import Extractor
+from evaluation.features.cache import cached_path, pixels_sha256, read_cached, write_cached
+from evaluation.features.extractors import Extractor, Pixels
+from evaluation.given_images import ImageSet
 from evaluation.one_pass import Consumer, Generate, PartialResults, Pass, one_pass, progress_bar
 from torch_utils import distributed
 from training.sampling import GeneratedBatch
@@ -22,10 +28,59 @@ class FeatureRows(Consumer):
         return {'features': self.extractor(batch.images)}
 
 
-def extract(extractor: Extractor, generate: Generate, seeds: Sequence[int], batch_size: int) -> list[np.ndarray]:
-    """Features float32 [N, d] of the images of seeds, in their order, in a list on the main rank; [] on the others."""
-    context = Pass(seeds, batch_size)
-    rows = FeatureRows(context, extractor)
-    with progress_bar(len(seeds)) as bar:
-        one_pass(generate, context, {'features': rows}, PartialResults(None, {}), bar)
-    return distributed.kept_on_main(lambda: rows.rows('features').numpy())
+def extract(
+    extractor: Extractor,
+    generate: Generate,
+    seeds: Sequence[int],
+    batch_size: int,
+    images: Callable[[], Mapping[str, Any]] | None = None,
+    cache_dir: Path | None = None,
+) -> list[np.ndarray]:
+    """Features float32 [N, d] of the images of seeds, in their order, in a list on the main rank; [] on the others.
+
+    images: on the main rank, what the images depend on. The features are then kept in the cache and read from there the
+    next time, and an interrupted pass resumes. cache_dir: see `cached_path`.
+    """
+    rows = FeatureRows(Pass(seeds, batch_size), extractor)
+    with contextlib.ExitStack() as stack:
+        path = None if images is None else distributed.on_main(lambda: _claim(stack, cache_dir, extractor, images))
+        if path is not None:
+            kept = distributed.kept_on_main(lambda: read_cached(path, len(seeds)))
+            if distributed.on_main(lambda: kept[0] is not None):
+                return cast(list[np.ndarray], kept)
+        partial = PartialResults(None if path is None else path.with_suffix('.partial'), {})
+        with progress_bar(len(seeds)) as bar:
+            one_pass(generate, rows.context, {'features': rows}, partial, bar)
+
+        def finish() -> np.ndarray:
+            features = rows.rows('features').numpy()
+            if path is not None:
+                write_cached(path, features)
+                partial.remove()
+            return features
+
+        return distributed.kept_on_main(finish)
+
+
+def _claim(
+    stack: contextlib.ExitStack, cache_dir: Path | None, extractor: Extractor, images: Callable[[], Mapping[str, Any]]
+) -> Path:
+    """The file of these features; other processes wait until the stack ends, and then find it."""
+    path = cached_path(cache_dir, {**extractor.identity, **images()})
+    stack.enter_context(FileLock(path.with_suffix('.lock')))
+    return path
+
+
+def extract_given(
+    extractor: Extractor,
+    images: ImageSet,
+    batch_size: int,
+    cache_dir: Path | None = None,
+    places: Sequence[int] | None = None,
+) -> list[np.ndarray]:
+    """As `extract`, of given images. places: positions of those to use; None uses all."""
+    places = range(len(images)) if places is None else places
+    starts = range(0, len(places), batch_size)
+    parts = (images.pixels[list(places[start : start + batch_size])] for start in starts)
+    key = None if isinstance(extractor, Pixels) else lambda: {'images': pixels_sha256(parts)}
+    return extract(extractor, images.batches, places, batch_size, key, cache_dir)

@@ -37,9 +37,19 @@ class Extractor(ABC):
         own = {'preprocess': self.preprocess, 'weights_sha256': self.weights_sha256}
         return {'extractor': self.name} | {name: value for name, value in own.items() if value is not None}
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings without the path of a file whose hash is known."""
+        return identity(self.settings)
+
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] to float32 [B, d] on the CPU. Raises UserError for features that cannot be compared."""
+
+
+def identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an extractor without the path of a file whose hash is known."""
+    return {name: value for name, value in settings.items() if name != 'extractor' or 'weights_sha256' not in settings}
 
 
 class Pixels(Extractor):

@@ -13,12 +13,14 @@ The distance falls with the number of images: compare values of equal numbers on
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from dnnlib.util import UserError
 from evaluation.features.saved import Features
 
+SUBSETS, MIN_IMAGES = 15, 50  # of an extrapolation
 _BLOCK = 4096  # features that are converted to float64 at a time
 
 
@@ -33,10 +35,10 @@ class Moments:
 
 @dataclass(frozen=True)
 class FrechetDistances:
-    """Distances of num_generated generated images to num_training training images.
+    """Distances of num_generated generated images to num_training training and num_test held-out images, or None.
 
-    to_test: to num_test held-out images, or None; difference: to_test minus the distance to as many training images,
-    which is above 0 if the images resemble the training images more than they resemble held-out ones.
+    equal_to_training, equal_to_test: the same to num_equal images of each set, as many as the smaller has. difference:
+    equal_to_test minus equal_to_training, above 0 if the images resemble the training images more than held-out ones.
     """
 
     to_training: float
@@ -44,20 +46,52 @@ class FrechetDistances:
     num_training: int
     to_test: float | None = None
     num_test: int | None = None
+    equal_to_training: float | None = None
+    equal_to_test: float | None = None
+    num_equal: int | None = None
     difference: float | None = None
 
 
+@dataclass(frozen=True)
+class FrechetInfinity:
+    """The distance extrapolated to infinitely many generated images, from `distances` of `sizes` of them."""
+
+    distance: float
+    sizes: list[int]
+    distances: list[float]
+
+
 def from_features(features: Features, seed: int) -> FrechetDistances:
-    generated, training, test = features.generated, features.training, features.test
+    generated, training, test = _parts(features.generated), features.training, features.test
+    num_generated = len(features.generated)
     to_training = frechet_distance(generated, training)
-    result = FrechetDistances(to_training, len(generated), len(training))
     if test is None:
-        return result
+        return FrechetDistances(to_training, num_generated, len(training))
+    to_test = frechet_distance(generated, test)
     count = min(len(training), len(test))
-    to_test = frechet_distance(generated, _some(test, count, seed))
-    if count < len(training):
-        to_training = frechet_distance(generated, _some(training, count, seed))
-    return FrechetDistances(result.to_training, len(generated), len(training), to_test, count, to_test - to_training)
+    same = to_training if count == len(training) else frechet_distance(generated, _some(training, count, seed))
+    other = to_test if count == len(test) else frechet_distance(generated, _some(test, count, seed))
+    return FrechetDistances(
+        to_training, num_generated, len(training), to_test, len(test), same, other, count, other - same
+    )
+
+
+def frechet_infinity(generated: np.ndarray, reference: np.ndarray | Moments, seed: int = 0) -> FrechetInfinity:
+    """The distance to a reference at infinitely many generated images: the intercept of a line in 1/n.
+
+    The line is fitted by least squares to the distances of SUBSETS random subsets, from a tenth of the images to all,
+    evenly spaced in 1/n. Source: Chong and Forsyth 2020, "Effectively unbiased FID and Inception score and where to
+    find them". The bias from the number of reference images remains.
+    Raises UserError for fewer than MIN_IMAGES images.
+    """
+    count = len(generated)
+    if count < MIN_IMAGES:
+        raise UserError(f'{count} images: an extrapolation of the Fréchet distance needs at least {MIN_IMAGES}')
+    sizes = np.round(1 / np.linspace(10 / count, 1 / count, SUBSETS)).astype(int)
+    other = _parts(reference)
+    distances = [frechet_distance(_some(generated, size, seed + place), other) for place, size in enumerate(sizes)]
+    _, intercept = np.polyfit(1 / sizes, distances, 1)
+    return FrechetInfinity(float(intercept), sizes.tolist(), distances)
 
 
 def _some(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -66,16 +100,16 @@ def _some(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     return rows if count == len(rows) else rows[np.sort(chosen)]
 
 
-def frechet_distance(a: np.ndarray | Moments, b: np.ndarray | Moments) -> float:
+def frechet_distance(a: 'np.ndarray | Moments | _Parts', b: 'np.ndarray | Moments | _Parts') -> float:
     """The distance, at least 0, of features [N, d] and [M, d], each as such or as their moments; N, M >= 2.
 
     Raises UserError for fewer than two features, and for features of different dimensions.
     """
-    (mean, trace, factor), (other_mean, other_trace, other_factor) = _parts(a), _parts(b)
-    if len(mean) != len(other_mean):
-        raise UserError(f'{len(mean)} and {len(other_mean)} features per image; compute both with the same extractor')
-    both = np.linalg.svd(factor @ other_factor.T, compute_uv=False).sum()
-    return max(0.0, float(np.square(mean - other_mean).sum() + trace + other_trace - 2 * both))
+    a, b = _parts(a), _parts(b)
+    if len(a.mean) != len(b.mean):
+        raise UserError(f'{len(a.mean)} and {len(b.mean)} features per image; compute both with the same extractor')
+    both = np.linalg.svd(a.factor @ b.factor.T, compute_uv=False).sum()
+    return max(0.0, float(np.square(a.mean - b.mean).sum() + a.trace + b.trace - 2 * both))
 
 
 def moments(features: np.ndarray) -> Moments:
@@ -94,15 +128,24 @@ def _mean(features: np.ndarray) -> np.ndarray:
     return features.mean(axis=0, dtype=np.float64)
 
 
-def _parts(a: np.ndarray | Moments) -> tuple[np.ndarray, float, np.ndarray]:
+class _Parts(NamedTuple):
     """The mean [d], the trace of the covariance, and a factor [r, d] of it with r <= d."""
+
+    mean: np.ndarray
+    trace: float
+    factor: np.ndarray
+
+
+def _parts(a: np.ndarray | Moments | _Parts) -> _Parts:
+    if isinstance(a, _Parts):
+        return a
     if isinstance(a, np.ndarray):
         if len(a) < a.shape[1]:
             mean = _mean(a)
             factor = (a - mean) / np.sqrt(len(a) - 1)
-            return mean, float(np.square(factor).sum()), factor
+            return _Parts(mean, float(np.square(factor).sum()), factor)
         a = moments(a)
     values, vectors = np.linalg.eigh(a.covariance)
     # Eigenvalues of 0 come out as rounding errors, whose roots would be far larger.
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
-    return a.mean, float(np.trace(a.covariance)), (vectors[:, kept] * np.sqrt(values[kept])).T
+    return _Parts(a.mean, float(np.trace(a.covariance)), (vectors[:, kept] * np.sqrt(values[kept])).T)

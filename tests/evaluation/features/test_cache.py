@@ -1,0 +1,111 @@
+"""Features that are extracted once, and `python -m evaluation.features extract`."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.features import __main__ as features
+from evaluation.features.extractors import TorchScript
+from tests.helpers import failure_of, invoke, run_script
+from training.dataset import load_dataset
+
+pytestmark = pytest.mark.filterwarnings('ignore:`torch.jit.trace')
+run = partial(invoke, features.main, 'extract')
+failure = partial(failure_of, features.main, 'extract')
+
+
+class Projection(torch.nn.Module):
+    """Seeded features of images of 8x8 pixels."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.randn([192, 5], generator=torch.Generator().manual_seed(seed)))
+
+    def forward(self, images):
+        return images.flatten(1) @ self.weights
+
+
+@pytest.fixture
+def network(tmp_path):
+    def save(seed=0):
+        path = tmp_path / f'{seed}.pt'
+        if not path.exists():  # another file of the same network has another hash
+            torch.jit.trace(Projection(seed), torch.ones(2, 3, 8, 8)).save(path)
+        return f'--extractor=torchscript:{path}'
+
+    return save
+
+
+@pytest.fixture
+def extracted(monkeypatch):
+    """Number of images whose features were extracted."""
+    counts = []
+    extract = TorchScript.run
+
+    def counting(self, images):
+        counts.append(len(images))
+        return extract(self, images)
+
+    monkeypatch.setattr(TorchScript, 'run', counting)
+    return counts
+
+
+def test_extract_writes_features_once(network, extracted, tmp_path):
+    common = '--source=digits', '--preprocess=mean=0.5/0.5/0.5', f'--cache-dir={tmp_path}/cache'
+    for number, batch in enumerate((64, 100)):
+        result = run(*common, network(), f'--dest={tmp_path}/{number}.npy', f'--batch={batch}')
+        assert result.exit_code == 0, result.output
+        assert '5 features of each of 1797 images' in result.stdout
+    assert sum(extracted) == 1797
+    images = load_dataset('digits').images.double() / 255 - 0.5
+    expected = Projection(0)(images.float().expand(-1, 3, -1, -1)).detach()
+    for number in (0, 1):
+        rows = np.load(tmp_path / f'{number}.npy')
+        assert rows.dtype == np.float32
+        torch.testing.assert_close(torch.from_numpy(rows), expected)
+
+
+def test_other_images_networks_and_preprocessings_are_extracted(network, extracted, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / 'a.npy', pixels)
+    np.save(tmp_path / 'b.npy', pixels[::-1])
+    (tmp_path / 'sub').mkdir()
+    np.save(tmp_path / 'sub' / 'same.npy', pixels)
+    common = f'--dest={tmp_path}/out.npy', f'--cache-dir={tmp_path}/cache'
+    found = []
+    for source, seed, mean in (('a', 0, 0), ('b', 0, 0), ('a', 1, 0), ('a', 0, 0.5), ('sub/same', 0, 0)):
+        options = f'--source={tmp_path}/{source}.npy', f'--preprocess=mean={mean}/0/0', network(seed)
+        assert run(*options, *common).exit_code == 0
+        found.append(np.load(tmp_path / 'out.npy'))
+    assert len(extracted) == 4  # the last is known
+    np.testing.assert_array_equal(found[0], found[4])
+    assert all(not np.array_equal(found[0], other) for other in found[1:4])
+
+
+@pytest.mark.parametrize('damage', [lambda data: data[:-40], lambda data: b'', lambda data: b'x' * len(data)])
+def test_a_damaged_file_is_extracted_again_with_a_note(network, tmp_path, damage):
+    common = '--source=digits', '--preprocess=mean=0/0/0', f'--cache-dir={tmp_path}/cache', network()
+    assert run(*common, f'--dest={tmp_path}/a.npy').exit_code == 0
+    (file,) = (tmp_path / 'cache' / 'features').glob('*.npy')
+    file.write_bytes(damage(file.read_bytes()))
+    result = run(*common, f'--dest={tmp_path}/b.npy')
+    assert result.exit_code == 0
+    assert f'Note: {file} is damaged; its features are extracted again.' in result.stdout
+    assert (tmp_path / 'a.npy').read_bytes() == (tmp_path / 'b.npy').read_bytes() == file.read_bytes()
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    assert 'name an .npy file in a folder that exists' in failure('--source=digits', f'--dest={tmp_path}/no/a.npy')
+    assert 'name an .npy file' in failure('--source=digits', f'--dest={tmp_path}/a.npz')
+
+
+@pytest.mark.slow
+def test_features_are_equal_on_any_number_of_ranks(network, tmp_path):
+    for ranks in (1, 2, 3):
+        options = '--source=digits', '--preprocess=mean=0/0/0', network(), f'--cache-dir={tmp_path}/{ranks}'
+        run_script('-m', 'evaluation.features', 'extract', *options, f'--dest={tmp_path}/{ranks}.npy', ranks=ranks)
+    first, *others = (np.load(tmp_path / f'{ranks}.npy') for ranks in (1, 2, 3))
+    for other in others:
+        np.testing.assert_array_equal(first, other)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from cli.command import with_options
+from dnnlib.download_options import DownloadOptions
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
 from training.sampler_options import SamplerOptions
@@ -23,9 +24,7 @@ class GenerateOptions:
     class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     grid: Path | None = option(None, 'Also save a contact sheet of the first images.', unit='PNG')
-    cache_dir: Path | None = option(None, "Folder for downloads. [default: the user's cache folder]", unit='DIR')
-    sha256: str | None = option(None, 'SHA-256 that the file of `network` must have.', unit='HEX')
-    download_only: bool = option(False, 'Download the file of `network`, print where it is, and stop.', switch=True)
+    download: DownloadOptions = group(DownloadOptions)
     device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
     precision: str | None = option(None, 'Arithmetic of the network. [default: as in the training]', choices=('fp32', 'tf32', 'bf16', 'fp16'))
     # fmt: on
@@ -49,17 +48,16 @@ def main(options: GenerateOptions) -> None:
     # 50,000 images on 8 GPUs
     torchrun --standalone --nproc_per_node=8 generate.py --network=… --outdir=fid-tmp --seeds=0-49999 --subdirs
     """
-    if options.outdir is None and not options.download_only:
+    if options.outdir is None and not options.download.download_only:
         raise click.UsageError('--outdir is missing: the folder for the images')
-    from dnnlib.download import fetch
     from evaluation.generation import Output, generate_to_folder
-    from evaluation.generators import Sampling, SnapshotGenerator
+    from evaluation.generators import Sampling, SnapshotGenerator, fetched
     from torch_utils import distributed
 
     device = distributed.choose_device(options.device)
     with distributed.process_group(device):
-        network = distributed.on_main(lambda: fetch(options.network, options.cache_dir, options.sha256))
-        if options.download_only:
+        network = fetched(options.network, options.download)
+        if options.download.download_only:
             distributed.print0(str(network))
             return
         assert options.outdir is not None

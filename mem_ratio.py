@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import sys
-from functools import partial
 from typing import Any
 
 import click
@@ -39,8 +38,8 @@ def main(options: EvaluationOptions) -> None:
     # One network from elsewhere, with metrics in addition to the ratio
     python mem_ratio.py --network=https://… --knn-ref=datasets/cifar10/cifar10-train.zip --metrics=all
     """
-    from dnnlib.download import fetch
     from evaluation.evaluate import evaluate
+    from evaluation.generators import fetched
     from torch_utils import distributed
 
     given = given_arguments()
@@ -50,9 +49,8 @@ def main(options: EvaluationOptions) -> None:
     chatter = contextlib.redirect_stdout(sys.stderr) if options.as_json else contextlib.nullcontext()
     with distributed.process_group(device):
         if options.network is not None:
-            network = distributed.on_main(partial(fetch, options.network, options.cache_dir, options.sha256))
-            options = dataclasses.replace(options, network=str(network))
-        if options.download_only:
+            options = dataclasses.replace(options, network=str(fetched(options.network, options.download)))
+        if options.download.download_only:
             distributed.print0(options.network)
             return
         with chatter:

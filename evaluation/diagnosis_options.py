@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dnnlib.download_options import DownloadOptions
 from dnnlib.options import REQUIRED, group, option, seed_list, word_list
 from training.sampler_options import SamplerOptions
 
 SOURCES = ('train', 'test', 'trajectory', 'generated')
+# Kinds of pairs of images whose similarities `agreement` measures.
+SAME_SEED, DIFFERENT_SEEDS = 'A and B at the same seed', 'A and B at different seeds'
+NEAREST = 'A and its nearest training image', 'B and its nearest training image'
+TRAINING = "training images of A and the nearest of B's"
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
 
@@ -78,6 +83,7 @@ class LevelsOptions:
     # fmt: on
     sets: SetOptions = group(SetOptions)
     denoising: DenoisingOptions = group(DenoisingOptions)
+    download: DownloadOptions = group(DownloadOptions)
     output: OutputOptions = group(OutputOptions)
 
 
@@ -98,9 +104,10 @@ class AgreementOptions:
     """The options of `agreement`."""
 
     # fmt: off
-    network: tuple[str, ...] = option((), 'Snapshot, or network pickle of EDM; give two, or one and `denoiser`.', unit='FILE|URL')
+    network: tuple[str, ...] = option((), 'Snapshot, or network pickle of EDM; repeat the option for two.', unit='FILE|URL')
+    expdir: tuple[Path, ...] = option((), 'Run folder; its last snapshot is used. Repeat the option for two.', unit='DIR')
     denoiser: str | None = option(None, 'Closed form of the last training set in place of the second network.', unit='NAME')
-    data: tuple[str, ...] = option(REQUIRED, 'Training set of the first and, if it differs, of the second; repeat the option.', unit='ZIP|DIR')
+    data: tuple[str, ...] = option((), 'Training set of the first and, if it differs, of the second; repeat the option. [default: the training sets of `expdir`]', unit='ZIP|DIR')
     test: str | None = option(None, 'Held-out set, for the background.', unit='ZIP|DIR')
     seeds: list[int] = option('0-999', 'One image of each for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
     features: list[str] | None = option(None, 'Also compare features: two .npy files, float [N, d], in the order of the seeds.', unit='A,B', parse=word_list)
@@ -109,6 +116,7 @@ class AgreementOptions:
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     precision: str | None = option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
     # fmt: on
+    download: DownloadOptions = group(DownloadOptions)
     output: OutputOptions = group(OutputOptions)
     sampler: SamplerOptions = group(SamplerOptions)
 

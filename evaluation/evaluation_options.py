@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dnnlib.download_options import DownloadOptions
 from dnnlib.options import group, number_pair, option, options_in, seed_list, word_list
 from dnnlib.util import ArgumentError
 from evaluation.metrics import requested
@@ -44,9 +45,7 @@ class EvaluationOptions:
     channels: str = option('auto', 'Compare as grey (1) or RGB (3); auto takes RGB if `images` or `training_set` have colour.', choices=('auto', '1', '3'))
     float_range: tuple[float, float] | None = option(None, 'Pixel range of floating-point `images`, such as -1,1.', unit='LOW,HIGH', parse=number_pair)
     as_json: bool = option(False, 'Print records alone on stdout, one line of JSON each.', name='json', switch=True)
-    cache_dir: Path | None = option(None, "Folder for downloads. [default: the user's cache folder]", unit='DIR')
-    sha256: str | None = option(None, 'SHA-256 that the file of `network` must have.', unit='HEX')
-    download_only: bool = option(False, 'Download the file of `network`, print where it is, and stop.', switch=True)
+    download: DownloadOptions = group(DownloadOptions)
     device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
     precision: str | None = option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
     # fmt: on
@@ -82,7 +81,7 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
     for field, _ in options_in(EvaluationOptions):
         if field.name in given and subject not in ONLY_FOR.get(field.name, SUBJECTS):
             raise ArgumentError(f'`{field.name}` has no effect with `{subject}`; remove it')
-    if options.training_set is None and subject not in ('expdir', 'denoiser') and not options.download_only:
+    if options.training_set is None and subject not in ('expdir', 'denoiser') and not options.download.download_only:
         raise ArgumentError(f'`{subject}` needs `training_set`, the training set to compare with')
     if options.log is not None and options.log.suffix == '.jsonl':
         raise ArgumentError(f'`log`={options.log}: the records go next to the log as .jsonl; name the log .log')

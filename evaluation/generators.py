@@ -13,7 +13,10 @@ from typing import Any
 import torch
 
 from dataset_utils import Source, open_source
+from dnnlib.download import fetch
+from dnnlib.download_options import DownloadOptions
 from dnnlib.util import UserError, file_sha256
+from torch_utils import distributed
 from torch_utils.misc import configure_backends
 from training.closed_form import make_denoiser, require_known
 from training.closed_form.closed_form import compute_device
@@ -253,6 +256,12 @@ def make_generators(named: object, sampling: Sampling, device: Device) -> list[G
             made = make(value, sampling, device)
             return made if isinstance(made, list) else [made]
     return []
+
+
+def fetched(network: str, download: DownloadOptions | None = None) -> Path:
+    """The file of a network, downloaded once over all ranks if it is a URL. Raises UserError as `fetch` does."""
+    download = download or DownloadOptions()
+    return distributed.on_main(lambda: fetch(network, download.cache_dir, download.sha256))
 
 
 def trained_with_xflip(snapshot: Path) -> bool:

@@ -5,16 +5,35 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from studies.study import Options, Settings, source_name
+from cli.dataset_options import OPTIONS
+from dnnlib.options import options_in, spelling
+from evaluation.diagnosis_options import AgreementOptions, ClocksOptions, LevelsOptions
+from evaluation.evaluation_options import EvaluationOptions
+from studies.study import Options, Settings, other_half, source_name
 from training.schedule import REFERENCE_SIZE
+from training.training_options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 # How long nodes wait for one another: the first makes the training set while the others are already running.
 SECONDS_TO_MEET = 3600
+# Steps that make a training set, and the file of each; they are done once it exists.
+DATA_STEPS = {'data': 'data.zip', 'data-b': 'data-b.zip'}
+# The options of the steps that run a script.
+KINDS = {
+    'train': RunOptions,
+    'evaluate': EvaluationOptions,
+    'levels': LevelsOptions,
+    'agreement': AgreementOptions,
+    'clocks': ClocksOptions,
+}
+# Options that are given by name alone, by step; true and false in a study file.
+SWITCHES = {
+    step: {spelling(field) for field, option in options_in(kind) if option.switch} for step, kind in KINDS.items()
+} | {'data': {name.replace('_', '-') for name, settings in OPTIONS.items() if settings.get('is_flag')}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +50,18 @@ class Resources:
 
 def selection_command(options: Options, dest: Path, sources: Path, extra: Mapping[str, Any] | None = None) -> list[str]:
     """Arguments of python that make a data set. options: of the selection. sources: where the study keeps its own."""
-    options = options | dict(extra or {})
-    for key in ('source', 'blend'):
-        name = source_name(options.get(key))
-        if name is not None:
-            options[key] = str(sources / f'{name}.zip')
-    selection = options.pop('selection')
-    return ['-m', 'dataset_utils', selection, *arguments({'source': options.pop('source'), 'dest': dest, **options})]
+    options = resolved(options, sources) | dict(extra or {})
+    selection, source = options.pop('selection'), options.pop('source')
+    return ['-m', 'dataset_utils', selection, *arguments({'source': source, 'dest': dest, **options}, SWITCHES['data'])]
+
+
+def resolved(options: Options, sources: Path) -> Options:
+    """The options with the paths of the study's own data sets, which it names as 'sources.NAME'; see `with_tables`."""
+    paths = {key: value['path'] if isinstance(value, dict) else value for key, value in options.items()}
+    return {
+        key: path if (name := source_name(path)) is None else str(sources / f'{name}.zip')
+        for key, path in paths.items()
+    }
 
 
 def point_commands(
@@ -47,26 +71,41 @@ def point_commands(
     folder: Path,
     sources: Path,
     diagnose: Mapping[str, Options],
+    tables: dict[str, Options],
 ) -> dict[str, list[str]]:
     """Arguments of python for every step of a point.
 
     seeds: 'train', and 'select', or None to take the first images. folder: of the point. sources: folder of the study's
-    own data sets. diagnose: options of the measurements of diagnose.py, by their names.
+    own data sets. diagnose: options of the measurements of diagnose.py, by their names. tables: of the own data sets.
+    Agreement needs a second network, trained in the same way on the other half of a split: 'data-b' and 'train-b'.
     """
-    data, run = folder / 'data.zip', folder / 'run'
     extra = {'max-images': size} | ({} if seeds['select'] is None else {'seed': seeds['select']})
-    train = {name: length_of(name, value, size) for name, value in settings.train.items()}
-    return {
+    lengths = {name: length_of(name, value, size) for name, value in settings.train.items()}
+
+    def words(step: str, options: Options) -> list[str]:
+        return arguments(resolved(options, sources), SWITCHES[step])
+
+    def train(run: Path, data: Path) -> list[str]:
+        seed = arguments({'data': data, 'seed': seeds['train']})
+        return ['train.py', *arguments({'outdir': run}), '--nosubdir', *seed, *words('train', lengths)]
+
+    data, run = folder / DATA_STEPS['data'], folder / 'run'
+    own = arguments({'expdir': run})
+    commands = {
         'data': selection_command(settings.data, data, sources, extra),
-        'train': [
-            'train.py',
-            *arguments({'outdir': run}),
-            '--nosubdir',
-            *arguments({'data': data, 'seed': seeds['train'], **train}),
-        ],
-        'evaluate': ['mem_ratio.py', *arguments({'expdir': run, 'knn-ref': data, **settings.evaluate})],
-        **{name: ['diagnose.py', name, *arguments({'expdir': run, **options})] for name, options in diagnose.items()},
+        'train': train(run, data),
+        'evaluate': ['mem_ratio.py', *own, f'--knn-ref={data}', *words('evaluate', settings.evaluate)],
     }
+    for name, options in diagnose.items():
+        others = []
+        if name == 'agreement':
+            other, data_b, run_b = other_half(settings.data, tables), folder / DATA_STEPS['data-b'], folder / 'run-b'
+            assert other is not None
+            commands['data-b'] = selection_command(other, data_b, sources, extra)
+            commands['train-b'] = train(run_b, data_b)
+            others = arguments({'expdir': run_b})
+        commands[name] = ['diagnose.py', name, *own, *others, *words(name, options)]
+    return commands
 
 
 def length_of(name: str, value: Any, size: int) -> Any:
@@ -79,8 +118,14 @@ def length_of(name: str, value: Any, size: int) -> Any:
     return math.ceil(mimg * 1e9) / 1e9  # rounded up: train.py rounds what it scales back down to whole kimg
 
 
-def arguments(options: Mapping[str, Any]) -> list[str]:
-    return [f'--{name}={argument(value)}' for name, value in options.items()]
+def arguments(options: Mapping[str, Any], switches: Collection[str] = ()) -> list[str]:
+    """Words of a command line. switches: names of options that are given by name alone, or not at all."""
+    is_switch = {name: name in switches and isinstance(value, bool) for name, value in options.items()}
+    return [
+        f'--{name}' if is_switch[name] else f'--{name}={argument(value)}'
+        for name, value in options.items()
+        if value or not is_switch[name]
+    ]
 
 
 def argument(value: Any) -> str:

@@ -13,7 +13,7 @@ from dnnlib.util import UserError, remove_partial_files, write_json
 from studies.commands import Resources, environment, process_arguments, selection_command, shell_line
 from studies.points import set_aside
 from studies.results import StudyResults, collect
-from studies.study import Options, Study
+from studies.study import Options, Study, made_by
 from studies.study_file import read_study
 
 STUDY_FILE = 'study.json'
@@ -78,14 +78,16 @@ def make_sources(root: Path, study: Study) -> None:
 
 
 def make_source(folder: Path, name: str, options: Options, descriptor: int) -> None:
-    path, made_by = folder / f'{name}.zip', folder / f'{name}.json'
-    if path.exists() and read_json(made_by, dict[str, Any]) == options:
+    record = folder / f'{name}.json'
+    paths = [folder / f'{made}.zip' for made in made_by({name: options})]
+    if all(path.exists() for path in paths) and read_json(record, dict[str, Any]) == options:
         return
-    if path.exists():
-        print(f'{set_aside(path)}: kept, since it was made with other options')
-    command = selection_command(options, path, folder)
+    for path in paths:
+        if path.exists():
+            print(f'{set_aside(path)}: kept, since it was made with other options')
+    command = selection_command(options, folder / f'{name}.zip', folder)
     print(f'$ {shell_line(command, Resources())}', flush=True)
     words = process_arguments(command, Resources(), {})
     if subprocess.run(words, env=environment(), pass_fds=[descriptor], check=False).returncode:
         raise UserError(f'[sources.{name}]: the data set could not be made; see the message above')
-    write_json(made_by, options)
+    write_json(record, options)

@@ -1,8 +1,8 @@
 """A point of a study: one training-set size, one combination of factor values, one repeat. Each has a folder.
 
 The folder contains `point.json` (the settings of the point), `diagnose.json` (its measurements), `commands.sh`,
-`log.txt`, `status.json`, the training set `data.zip`, the run folder `run`, and `result.json` once it is done. The
-process that runs a point holds its lock.
+`log.txt`, `status.json`, the training set `data.zip`, the run folder `run`, `data-b.zip` and `run-b` of the second
+network of an agreement, and `result.json` once it is done. The process that runs a point holds its lock.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from dnnlib.typed import read_json
 from dnnlib.util import UserError, write_json
 from evaluation.records import Record, parse_record
 from studies.commands import point_commands
-from studies.study import Combination, Options, Study, source_name
+from studies.study import PARTS, Combination, Options, Study, made_by, source_name, with_tables
 
 STATES = LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
 MAX_FAILURES = 3
@@ -84,7 +84,7 @@ class Point:
 
     def commands(self) -> dict[str, list[str]]:
         settings, sources = self.combination.settings, sources_of(self.folder)
-        return point_commands(settings, self.size, self.seeds, self.folder, sources, self.diagnose)
+        return point_commands(settings, self.size, self.seeds, self.folder, sources, self.diagnose, self.sources)
 
     def prepare(self) -> None:
         """Make the folder. One with other settings is set aside, unless only its evaluation differs: then the training
@@ -149,10 +149,12 @@ def make_point(study: Study, root: Path, combination: Combination, size: int, re
         'train': repeats.train_seed + repeat,
         'select': None if repeats.select_seed is None else repeats.select_seed + repeat,
     }
-    used = [source_name(combination.settings.data.get(key)) for key in ('source', 'blend')]
-    sources = {name: study.sources[name] for name in used if name is not None}
+    made, settings = made_by(study.sources), combination.settings
+    used = [source_name(value) for part in PARTS for value in getattr(settings, part).values()]
+    sources = {made[name]: study.sources[made[name]] for name in used if name is not None}
+    diagnose = {name: with_tables(options, study.sources) for name, options in study.diagnose.items()}
     folder = root / 'points' / slug(combination) / f'{size:06d}-r{repeat}'
-    return Point(combination, size, repeat, seeds, sources, folder, study.diagnose)
+    return Point(combination, size, repeat, seeds, sources, folder, diagnose)
 
 
 def read_measurements(folder: Path) -> dict[str, Options]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from dnnlib.typed import parse_json
 from dnnlib.util import write_json
 from evaluation.records import best_record, read_records
-from studies.commands import Resources, environment, point_commands, process_arguments, shell_line
+from studies.commands import DATA_STEPS, Resources, environment, point_commands, process_arguments, shell_line
 from studies.points import (
     DONE,
     FAILED,
@@ -28,7 +28,7 @@ from studies.points import (
     sources_of,
     write_status,
 )
-from studies.study import Settings
+from studies.study import Options, Settings
 
 # A command that was asked to stop saves its state and ends; after this time it is killed.
 SECONDS_TO_STOP = 60.0
@@ -72,7 +72,7 @@ class PointRun:
         (self.folder / 'commands.sh').write_text(text + '\n', encoding='utf-8')
         start = time.monotonic()
         for step, command in commands.items():
-            if step == 'data' and (self.folder / 'data.zip').exists():
+            if step in DATA_STEPS and (self.folder / DATA_STEPS[step]).exists():
                 continue
             status = dataclasses.replace(status, step=step)
             write_status(self.folder, status)
@@ -127,7 +127,7 @@ class PointRun:
     def _run_with_main(self) -> Status:
         """Take part in the commands that several nodes run together; the nodes meet at the start of each command."""
         for step, command in commands_of(self.folder).items():
-            if step == 'data':
+            if step in DATA_STEPS:
                 continue
             code = self._run_command(command, f'log-{self.node_rank}.txt')
             if code:
@@ -144,10 +144,12 @@ class SavedPoint(Settings):
 
     size: int
     seeds: dict[str, int | None]
+    sources: dict[str, Options]
 
 
 def commands_of(folder: Path) -> dict[str, list[str]]:
     """The commands of the point that a folder was made for. Raises UserError if its `point.json` is damaged."""
     path = folder / POINT_FILE
     point = parse_json(path.read_bytes(), SavedPoint, str(path))
-    return point_commands(point, point.size, point.seeds, folder, sources_of(folder), read_measurements(folder))
+    sources, diagnose = sources_of(folder), read_measurements(folder)
+    return point_commands(point, point.size, point.seeds, folder, sources, diagnose, point.sources)

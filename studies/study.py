@@ -15,7 +15,7 @@ from evaluation.effective_memorization import most_sizes
 Options = dict[str, Any]  # the options of one command, without their dashes: str, int, float, bool or list of int
 
 PARTS = ('data', 'train', 'evaluate')
-MEASUREMENTS = ('levels', 'clocks')  # of diagnose.py
+MEASUREMENTS = ('levels', 'agreement', 'clocks')  # of diagnose.py
 DEFAULT_TRAIN_SEED = 1024  # the paper's
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 MIN_TOLERANCE = 0.001
@@ -23,7 +23,7 @@ MIN_TOLERANCE = 0.001
 COLUMNS = {
     *('size', 'repeats', 'images', 'memorized', 'ratio', 'ratio_low', 'ratio_high', 'interval', 'mean_distance'),
     *('emm', 'emm_relation', 'low', 'low_relation', 'high', 'high_relation'),
-    *('repeat', 'kimg', 'source', 'sigma'),
+    *('dataset_sha256', 'repeat', 'kimg', 'source', 'sigma', 'pairs'),
 }
 
 
@@ -148,3 +148,33 @@ class Study:
 def source_name(path: Any) -> str | None:
     """The name of a data set that the study makes itself, from a path such as 'sources.dogs'; None for other paths."""
     return path.removeprefix('sources.') if isinstance(path, str) and path.startswith('sources.') else None
+
+
+def made_by(sources: dict[str, Options]) -> dict[str, str]:
+    """The tables of `sources` by the data sets that they make: NAME makes NAME, and a split NAME-a and NAME-b."""
+    return {
+        f'{name}{half}': name
+        for name, options in sources.items()
+        for half in (('-a', '-b') if options.get('selection') == 'split' else ('',))
+    }
+
+
+def with_tables(options: Options, sources: dict[str, Options]) -> Options:
+    """The options with a dict for each data set of the study's own: its `path` and the table that it is made by."""
+    made = made_by(sources)
+    return {
+        key: value if (name := source_name(value)) is None else {'path': value, 'made-by': sources[made[name]]}
+        for key, value in options.items()
+    }
+
+
+def other_half(data: Options, sources: dict[str, Options]) -> Options | None:
+    """The options of a training set for the other halves of the splits that it is taken from; None without splits."""
+    made, changed = made_by(sources), dict(data)
+    for key in ('source', 'blend'):
+        if key in data:
+            name = source_name(data[key])
+            if name not in made or made[name] == name:
+                return None
+            changed[key] = f'sources.{made[name]}-{"b" if name.endswith("-a") else "a"}'
+    return changed

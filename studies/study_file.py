@@ -27,6 +27,8 @@ from studies.study import (
     Settings,
     Sizes,
     Study,
+    made_by,
+    other_half,
     source_name,
 )
 
@@ -94,6 +96,7 @@ class FactorTable(Typed, frozen=True):
 
 class DiagnoseTable(Typed, frozen=True):
     levels: OptionTable | UnsetType = UNSET
+    agreement: OptionTable | UnsetType = UNSET
     clocks: OptionTable | UnsetType = UNSET
 
     def __post_init__(self) -> None:
@@ -252,12 +255,22 @@ def check_factors(factors: tuple[Factor, ...]) -> None:
 
 def check_combinations(study: Study) -> None:
     """Raise ValueError if a combination lacks what every point needs, or names a source that does not exist."""
+    made = made_by(study.sources)
+    known = f'; there are {", ".join(f"sources.{name}" for name in made)}' if made else ''
     for combination in study.combinations:
         data = combination.settings.data
         for key, example in (('selection', 'size'), ('source', 'digits')):
             if not isinstance(data.get(key), str):
                 raise ValueError(f'[data] needs {key}, such as {key} = {example!r}')
-        for key in ('source', 'blend'):
-            name = source_name(data.get(key))
-            if name is not None and name not in study.sources:
-                raise ValueError(f'{key} = {shown(data[key])}: there is no table [sources.{name}]')
+        if 'agreement' in study.diagnose and other_half(data, study.sources) is None:
+            raise ValueError(
+                '[diagnose.agreement] trains a second network on the other half of a split; make one in a table '
+                '[sources.NAME] with selection = "split", and set source = "sources.NAME-a" in [data]'
+            )
+        tables = {f'[{part}]': getattr(combination.settings, part) for part in PARTS}
+        tables |= {f'[diagnose.{name}]': options for name, options in study.diagnose.items()}
+        for table, options in tables.items():
+            for key, value in options.items():
+                name = source_name(value)
+                if name is not None and name not in made:
+                    raise ValueError(f'{key} = {shown(value)} in {table}: no table of [sources] makes it{known}')

@@ -14,23 +14,19 @@ from dataset_utils.rules import RULES
 from dataset_utils.sources import Source
 from dnnlib.options import build, options_in, spelling
 from dnnlib.util import UserError
-from evaluation.diagnosis_options import ClocksOptions, LevelsOptions
 from evaluation.evaluation_options import EvaluationOptions, check_options
-from studies.commands import selection_command
+from studies.commands import KINDS, resolved, selection_command
 from studies.points import make_point, slug
-from studies.study import Combination, Study
-from training.training_options import RunOptions
+from studies.study import Combination, Study, source_name
 
 # Selections that take the same number of images of each class, so that sizes are multiples of the number of classes.
 BALANCED = ('size', 'resolution', 'random-labels', 'unique-labels')
-NOT_SELECTIONS = ('convert', 'info', 'split')
+NOT_SELECTIONS = {'data': ('convert', 'info', 'split'), 'sources': ('convert', 'info')}
 # The commands of a point, which parse its options; the first one is a group.
 PARSERS: dict[str, click.Command] = {
     'data': dataset_commands,
-    'train': command_of('train.py', RunOptions),
-    'evaluate': command_of('mem_ratio.py', EvaluationOptions),
-    'levels': command_of('diagnose.py levels', LevelsOptions),
-    'clocks': command_of('diagnose.py clocks', ClocksOptions),
+    'sources': dataset_commands,
+    **{step: command_of(step, kind) for step, kind in KINDS.items()},
 }
 
 
@@ -49,14 +45,16 @@ class Validator:
                 raise UserError(f'{study.name}: {other.name} and {combination.name} would share a folder; rename one')
             size = combination.sizes.values[0] if combination.sizes.search is None else combination.sizes.search[1]
             place = f'{study.name}: {combination.name}: ' if combination.values else f'{study.name}: '
-            for part, command in make_point(study, Path('study'), combination, size, 0).commands().items():
+            for step, command in make_point(study, Path('study'), combination, size, 0).commands().items():
+                part = step.removesuffix('-b')
                 table = f'{place}[{f"diagnose.{part}" if part in study.diagnose else part}]'
                 parsed = parse_options(part, command, table)
                 if part == 'evaluate':
-                    self._check_evaluation(parsed, table)
+                    is_own = source_name(combination.settings.evaluate.get('test-ref')) is not None
+                    self._check_evaluation(parsed, table, is_own)
         for name, options in study.sources.items():
             command = selection_command(options, Path('x.zip'), Path('sources'))
-            parse_options('data', command, f'{study.name}: [sources.{name}]')
+            parse_options('sources', command, f'{study.name}: [sources.{name}]')
 
     def with_steps(self, study: Study, root: Path) -> Study:
         """The study with the steps of its searches, after checking that its sizes are possible.
@@ -66,7 +64,7 @@ class Validator:
         """
         for options in study.diagnose.values():
             if 'test' in options:
-                self._open(options['test'], 'test')
+                self._open(resolved(options, root / 'sources')['test'], 'test')
         steps = {
             combination.name: self._step(study, root, combination)
             for combination in study.combinations
@@ -116,12 +114,15 @@ class Validator:
             raise UserError(f'{place}: class = {chosen} in [evaluate]: no training image has it')
 
     @staticmethod
-    def _check_evaluation(parsed: 'ParsedOptions', where: str) -> None:
-        """Raise UserError for what mem_ratio.py would refuse without looking at images."""
+    def _check_evaluation(parsed: 'ParsedOptions', where: str, is_own: bool) -> None:
+        """Raise UserError for what mem_ratio.py would refuse without looking at images.
+
+        is_own: the held-out set is one that the study makes itself.
+        """
         options = build(EvaluationOptions, parsed.values)
         try:
             check_options(options, parsed.given)
-            if options.test_set is not None:
+            if options.test_set is not None and not is_own:
                 open_source(options.test_set, 'test_set')
         except UserError as error:
             names = {field.name: spelling(field) for field, _ in options_in(EvaluationOptions)}
@@ -148,7 +149,7 @@ def parse_options(part: str, command: list[str], where: str) -> ParsedOptions:
     context = click.Context(parser)
     if isinstance(parser, click.Group):
         name = command[2]
-        known = sorted(set(parser.list_commands(context)) - set(NOT_SELECTIONS))
+        known = sorted(set(parser.list_commands(context)) - set(NOT_SELECTIONS[part]))
         if name not in known:
             raise UserError(f'{where}: selection = {name!r} is not known; choose one of {", ".join(known)}')
         found = parser.get_command(context, name)

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import diagnose
 import train
 from dataset_utils.command_line import main as dataset_utils_main
+from dnnlib.util import file_sha256
 from evaluation.agreement import cosines
 from evaluation.diagnosis import levels, tasks
 from evaluation.geometry import geometry
@@ -246,6 +247,26 @@ def test_agreement_with_the_optimum_and_with_features(run_dir, halves, tmp_path)
     assert rows['B and its nearest training image']['quantile_5'] == pytest.approx(1, abs=1e-6)
     assert rows['features of A and B at the same seed']['mean'] == 1
     assert rows['features of A and B at different seeds']['mean'] == 0
+
+
+def test_agreement_takes_the_last_snapshots_of_two_runs_and_their_training_sets(run_dir, conditional, halves, tmp_path):
+    networks = [f'--network={newest(run_dir)}', f'--network={conditional}', *(f'--data={half}' for half in halves)]
+    runs = [f'--expdir={run_dir}', f'--expdir={conditional.parent}']
+    for name, arguments in (('networks', networks), ('runs', runs)):
+        result = invoke('agreement', *arguments, '--seeds=0-4', f'--outdir={tmp_path / name}')
+        assert result.exit_code == 0, result.output
+    assert results(tmp_path / 'runs', 'agreement') == results(tmp_path / 'networks', 'agreement')
+
+
+def test_a_network_is_downloaded_once_and_has_the_given_hash(run_dir, halves, tmp_path):
+    path, cache = newest(run_dir), tmp_path / 'cache'
+    arguments = ['levels', f'--network={path.as_uri()}', f'--data={halves[0]}', f'--cache-dir={cache}']
+    result = invoke(*arguments, f'--sha256={file_sha256(path)}', '--download-only')
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f'{path}\n'
+    assert 'not the given' in failure(*arguments, f'--sha256={"0" * 64}', f'--outdir={tmp_path}')
+    twice = ['agreement', *2 * [f'--network={path}'], f'--data={halves[0]}']
+    assert '--sha256 is the hash of one file' in failure(*twice, f'--sha256={file_sha256(path)}')
 
 
 def test_clocks_are_read_from_errors_and_records(run_dir, halves, tmp_path):

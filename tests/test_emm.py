@@ -13,13 +13,17 @@ import pytest
 from click.testing import CliRunner
 
 import emm
-from dataset_utils.command_line import main as dataset_utils_main
 from dnnlib.util import UserError
+from evaluation.agreement import cosines
+from evaluation.diagnosis_options import SAME_SEED
 from studies import session
 from studies.points import STOPPED, Status, make_point, write_status
 from studies.results import collect
 from studies.study_file import read_study
 from tests.helpers import TINY, command, environment, run_script
+from training.dataset import load_dataset
+from training.sampling import SamplerOptions, generate_images, seed_batches
+from training.snapshot import list_snapshots, load_network
 
 STUDY = """
 title = "Two widths"
@@ -98,10 +102,9 @@ def test_a_study_that_was_killed_ends_with_the_same_tables(study_file, tmp_path)
 
 @pytest.mark.slow
 def test_measurements_are_shown_and_new_ones_train_nothing(study_file, tmp_path):
-    arguments = ['split', '--source=digits', f'--dest={tmp_path}/half.zip', '--max-images=20']
-    dataset_utils_main(arguments, standalone_mode=False)
-    options = f'{{ test = "{tmp_path}/half-b.zip", num = 10'
-    text = STUDY.replace('"digits"', f'"{tmp_path}/half-a.zip"').replace('[10, 20]', '[10]')
+    options = '{ test = "sources.half-b", num = 10'
+    text = STUDY.replace('"digits"', '"sources.half-a"').replace('[10, 20]', '[10]')
+    text += '\n[sources]\nhalf = { selection = "split", source = "digits", max-images = 20 }\n'
     study_file.write_text(f'{text}\n[diagnose]\nlevels = {options}, levels = 3, from = "train,test" }}\n')
     folder = tmp_path / 'study'
     run_script('emm.py', 'sweep', study_file, f'--outdir={folder}')
@@ -110,17 +113,31 @@ def test_measurements_are_shown_and_new_ones_train_nothing(study_file, tmp_path)
     # Six rows: three levels of each source, of the last snapshot.
     assert len((folder / 'levels.csv').read_text().splitlines()) == 7
     assert not (folder / 'clocks.csv').exists()
-    study_file.write_text(study_file.read_text() + f'clocks = {options} }}\n')
+    agreement = 'agreement = { seeds = "0-4" }'
+    study_file.write_text(study_file.read_text() + f'clocks = {options}, allow-overlap = true }}\n{agreement}\n')
     run_script('emm.py', 'sweep', study_file, f'--outdir={folder}')
     assert {path.name: path.stat().st_mtime_ns for path in run.glob('*.safetensors')} == trained
     (clocks,) = csv.DictReader((folder / 'clocks.csv').open())
     record = json.loads((run / 'clocks.json').read_bytes())[0]['clocks']
     assert clocks['tau_gen'] == str(record['tau_gen']['time'])
+    networks = [list_snapshots(folder / 'points/all/000010-r0' / name)[-1][1] for name in ('run', 'run-b')]
+    batches = list(seed_batches(range(5), 64))
+    made = [next(generate_images(load_network(path), batches, SamplerOptions(), 'cpu')).images for path in networks]
+    with open(folder / 'agreement.csv', newline='') as file:
+        means = {row['pairs']: float(row['mean']) for row in csv.DictReader(file)}
+    assert means[SAME_SEED] == pytest.approx(float(cosines(*made).mean()))
+    halves = [load_dataset(str(folder / 'points/all/000010-r0' / name)).images for name in ('data.zip', 'data-b.zip')]
+    assert not (halves[0][:, None] == halves[1][None]).flatten(2).all(dim=2).any()  # disjoint
     page = (folder / 'report.html').read_text()
+    assert f'{means[SAME_SEED]:.3f}' in page
     assert 'Errors by noise level of the last snapshot: 10 training images.' in page
     assert 'Clocks of each training, in kimg' in page
     CliRunner().invoke(emm.main, ['plot', str(folder)])
-    assert {path.name for path in (folder / 'figures').iterdir()} >= {'levels-all-10.png', 'clocks-all.svg'}
+    assert {path.name for path in (folder / 'figures').iterdir()} >= {
+        'levels-all-10.png',
+        'agreement-all.png',
+        'clocks-all.svg',
+    }
 
 
 def check_what_is_told(folder):

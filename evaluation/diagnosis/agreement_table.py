@@ -11,6 +11,7 @@ from torch import Tensor
 from evaluation.agreement import Distribution, cosines, distribution, nearest_cosines, rms_distances, unrelated
 from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import joined, run_tasks
+from evaluation.diagnosis_options import DIFFERENT_SEEDS, NEAREST, SAME_SEED, TRAINING
 from evaluation.generators import Generator
 from evaluation.pictures import save_png, to_pil
 from torch_utils import distributed
@@ -80,14 +81,13 @@ def compare(
     found = [nearest_cosines(images, training) for images, training in zip((a, b), sets, strict=True)]
     same = cosines(a, b)
     pairs = {
-        'A and B at the same seed': same,
-        'A and B at different seeds': cosines(*unrelated(a, b)),
-        'A and its nearest training image': found[0][1],
-        'B and its nearest training image': found[1][1],
+        SAME_SEED: same,
+        DIFFERENT_SEEDS: cosines(*unrelated(a, b)),
+        **{kind: cosine for kind, (_, cosine) in zip(NEAREST, found, strict=True)},
     }
     if pair.training[0].sha256 != pair.training[1].sha256:
         number = min(len(sets[0]), len(seeds))
-        pairs["training images of A and the nearest of B's"] = nearest_cosines(sets[0][:number], sets[1])[1]
+        pairs[TRAINING] = nearest_cosines(sets[0][:number], sets[1])[1]
     if pair.held_out is not None:
         number = min(len(pair.held_out.images), len(seeds))
         for which, training in zip('AB', sets, strict=True):

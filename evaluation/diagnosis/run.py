@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dnnlib.download import fetch
 from dnnlib.util import UserError
 from evaluation.diagnosis import agreement_table, clocks_table, geometry_table, levels
 from evaluation.diagnosis.image_sets import ImageSets, check_shape, load_sets, noise_levels
@@ -24,7 +23,14 @@ from evaluation.diagnosis_options import (
     SetOptions,
 )
 from evaluation.features.saved import read_features
-from evaluation.generators import ClosedFormGenerator, Generator, Sampling, SnapshotGenerator, generators_of_run
+from evaluation.generators import (
+    ClosedFormGenerator,
+    Generator,
+    Sampling,
+    SnapshotGenerator,
+    fetched,
+    generators_of_run,
+)
 from evaluation.records import format_seeds, read_records
 from torch_utils import distributed
 from torch_utils.distributed import print0
@@ -109,25 +115,21 @@ def run_geometry(options: GeometryOptions, device: torch.device) -> Results:
 
 def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
     """The agreement of two generators. Raises UserError for generators and sets that do not fit together."""
-    count = len(options.network) + (options.denoiser is not None)
-    if count != 2:
-        raise UserError(f'`network`: {count} generators are given; give two networks, or one and `denoiser`')
-    if not 1 <= len(options.data) <= 2:
+    paths = [] if options.network else [data_of(expdir) for expdir in options.expdir]
+    paths = list(options.data) or paths
+    if not 1 <= len(paths) <= 2:
         raise UserError('`data`: give one training set, or one for each of the two')
-    training = [load_dataset(path, argument='data') for path in options.data]
+    sampling = Sampling(options.sampler, options.class_index, options.precision, data=paths[-1])
+    first, second = generators = compared_generators(options, sampling, device)
+    training = [load_dataset(path, argument='data') for path in paths]
     held_out = None if options.test is None else load_dataset(options.test, argument='test')
-    sampling = Sampling(options.sampler, options.class_index, options.precision, data=options.data[-1])
-    generators: list[Generator] = [SnapshotGenerator(fetched(name), sampling, device) for name in options.network]
-    if options.denoiser is not None:
-        generators.append(ClosedFormGenerator(options.denoiser, sampling, device))
-    first, second = generators
     if first.shape != second.shape:
         raise UserError(
             f'`network`: {first.where} makes images of {first.shape[1]}x{first.shape[2]}, {second.where} of '
             f'{second.shape[1]}x{second.shape[2]}, with {first.shape[0]} and {second.shape[0]} channels; '
             'give two of one shape'
         )
-    for dataset, data in zip(training, options.data, strict=True):
+    for dataset, data in zip(training, paths, strict=True):
         check_shape(dataset, first.shape, f'`data`={data}', f'{first.where} makes')
     features = None
     if options.features is not None:
@@ -143,7 +145,7 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
         'threshold': options.threshold,
         'features': options.features,
     }
-    path = results_path(options.output, 'agreement')
+    path = results_path(options.output, 'agreement', options.expdir[0] if options.expdir else None)
     gallery = path.with_name(f'{path.name}_gallery.png')
     measure = functools.partial(
         agreement_table.measure_agreement, pair, options.seeds, options.batch_size, options.threshold, gallery
@@ -214,7 +216,25 @@ def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.
         return generators_of_run(options.expdir, sampling, device)[::-1]
     if options.denoiser is not None:
         return [ClosedFormGenerator(options.denoiser, sampling, device)]
-    return [SnapshotGenerator(fetched(name), sampling, device) for name in options.network]
+    return [SnapshotGenerator(path, sampling, device) for path in network_files(options)]
+
+
+def compared_generators(options: AgreementOptions, sampling: Sampling, device: torch.device) -> list[Generator]:
+    """The two generators to compare: networks, then last snapshots of runs, then the closed form."""
+    found: list[Generator] = [SnapshotGenerator(path, sampling, device) for path in network_files(options)]
+    found += [generators_of_run(expdir, sampling, device)[0] for expdir in options.expdir]
+    if options.denoiser is not None:
+        found.append(ClosedFormGenerator(options.denoiser, sampling, device))
+    if len(found) != 2:
+        raise UserError(f'{len(found)} generators are given; give two of `network`, `expdir` and `denoiser`')
+    return found
+
+
+def network_files(options: LevelsOptions | AgreementOptions) -> list[Path]:
+    """The files of the networks; those given by a URL are downloaded once."""
+    if options.download.sha256 is not None and len(options.network) != 1:
+        raise UserError(f'`sha256` is the hash of one file, but `network` gives {len(options.network)}; remove it')
+    return [fetched(network, options.download) for network in options.network]
 
 
 def open_run(expdir: Path, sampling: Sampling, device: torch.device) -> clocks_table.Run:
@@ -243,11 +263,6 @@ def data_of(expdir: Path | None) -> str:
     """The training set of a run of train.py. Raises UserError if the run does not name one."""
     assert expdir is not None
     return read_run(expdir).options.data
-
-
-def fetched(network: str) -> Path:
-    """The file of a network, downloaded once if it is a URL."""
-    return distributed.on_main(lambda: fetch(network))
 
 
 def results_path(options: OutputOptions, name: str, run_dir: Path | None = None) -> Path:

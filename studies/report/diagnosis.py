@@ -1,13 +1,24 @@
-"""What the measurements of a study's points found, as rows: errors by noise level, and clocks."""
+"""The measurements of a study's points as rows: errors by noise level, agreement, and clocks."""
 
+import math
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dnnlib.typed import read_json
+from evaluation.diagnosis_options import DIFFERENT_SEEDS, NEAREST, SAME_SEED, TRAINING
+from evaluation.intervals import t_quantile
 from studies.results import StudyResults
 
 Row = dict[str, Any]
+# Similarities in tables and figures, by the kinds of pairs whose means they average, and their names.
+AGREEMENT = {
+    'same_seed': ((SAME_SEED,), 'A and B, same seed'),
+    'nearest_image': (NEAREST, 'generated images and their nearest training image'),
+    'training_sets': ((TRAINING,), "training images of A and the nearest of B's"),
+    'different_seeds': ((DIFFERENT_SEEDS,), 'A and B, different seeds'),
+}
 
 
 def level_rows(results: StudyResults) -> list[Row]:
@@ -18,6 +29,45 @@ def level_rows(results: StudyResults) -> list[Row]:
         if (records := read_json(run / 'levels.json', list[Any]))
         for row in records[-1]['rows']
     ]
+
+
+def agreement_rows(results: StudyResults) -> list[Row]:
+    """The agreement of each finished point with its second network: a row for each kind of pairs of images."""
+    return [
+        {**head, **row}
+        for head, run in _finished(results, 'agreement')
+        for record in read_json(run / 'agreement.json', list[Any]) or []
+        for row in record['rows']
+    ]
+
+
+def mean_agreement(results: StudyResults) -> list[Row]:
+    """The similarities of `AGREEMENT` for each combination and size: means over repeats, with 95 % intervals.
+
+    The interval is Student's t over the repeats; with a single repeat, the interval over its images.
+    """
+    groups: dict[tuple, list[Row]] = {}
+    for row in agreement_rows(results):
+        head = {factor.name: row[factor.name] for factor in results.study.factors} | {'size': row['size']}
+        groups.setdefault(tuple(head.items()), []).append(row)
+    return [_mean_row(dict(head), rows) for head, rows in groups.items()]
+
+
+def _mean_row(head: Row, rows: list[Row]) -> Row:
+    """The similarities of `AGREEMENT` from the rows of all repeats."""
+    repeats = sorted({row['repeat'] for row in rows})
+    found = {**head, 'repeats': len(repeats)}
+    for name, (kinds, _) in AGREEMENT.items():
+        own = [[row for row in rows if row['repeat'] == repeat and row['pairs'] in kinds] for repeat in repeats]
+        means, lows, highs = (
+            [statistics.fmean(row[f'mean{end}'] for row in each) for each in own] for end in ('', '_low', '_high')
+        )
+        mean, low, high = statistics.fmean(means), lows[0], highs[0]
+        if len(means) > 1:
+            half = t_quantile(len(means) - 1) * statistics.stdev(means) / math.sqrt(len(means))
+            low, high = mean - half, mean + half
+        found |= {name: mean, f'{name}_low': low, f'{name}_high': high}
+    return found
 
 
 def clock_rows(results: StudyResults) -> list[Row]:

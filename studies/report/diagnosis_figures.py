@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from evaluation.diagnosis.result_files import Row
-from evaluation.diagnosis.run import Results, run_agreement, run_clocks, run_geometry, run_levels
+from evaluation.diagnosis.run import Results, network_files, run_agreement, run_clocks, run_geometry, run_levels
 from evaluation.diagnosis_options import AgreementOptions, ClocksOptions, GeometryOptions, LevelsOptions
 from studies.report.diagnosis_plots import (
     agreement_figure,
@@ -43,9 +43,13 @@ def diagnose(
     run: Callable[[Options, torch.device], Results],
     figures: Callable[[list[Row]], dict[str, Figure]],
 ) -> None:
-    """Measure, and draw the figures if requested."""
+    """Measure, and draw the figures if requested; or only download the networks."""
     device = distributed.choose_device(options.output.device)
     with distributed.process_group(device):
+        if isinstance(options, LevelsOptions | AgreementOptions) and options.download.download_only:
+            for path in network_files(options):
+                distributed.print0(str(path))
+            return
         records, path = run(options, device)
         if options.output.plot and distributed.is_main():
             for ending, figure in figures(records).items():

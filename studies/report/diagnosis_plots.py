@@ -11,7 +11,8 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
 from evaluation.diagnosis.clocks_table import CLOCKS
 from evaluation.geometry import DECIDED
-from studies.report.plots import add_legend, curve_styles, label_rows, legend_height, new_figure, row_places
+from studies.report.diagnosis import AGREEMENT
+from studies.report.plots import add_legend, apart, curve_styles, label_rows, legend_height, new_figure, row_places
 
 Row = dict[str, Any]
 SIGMA = 'noise level sigma (images in [-1, 1])'
@@ -130,6 +131,27 @@ def clocks_figure(record: Row, title: str) -> Figure:
     return figure
 
 
+def agreement_by_size(rows: Sequence[Row], title: str, interval: str) -> Figure:
+    """Agreement of two networks, and the similarities to compare it with, by size of the training sets.
+
+    rows: of `studies.report.diagnosis.mean_agreement`. interval: meaning of the bands, for the axis label.
+    """
+    names = [name for _, name in AGREEMENT.values()]
+    with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
+        handles = []
+        for style, column in zip(curve_styles(), AGREEMENT, strict=False):
+            handles.append(_curve(axes, rows, 'size', column, style))
+            # The ends are drawn too: a band without width, such as for a single size, is invisible.
+            low, high = ([row[f'{column}_{end}'] for row in rows] for end in ('low', 'high'))
+            axes.vlines([row['size'] for row in rows], low, high, color=style['color'], linewidth=1)
+        _size_axis(axes, [row['size'] for row in rows])
+        axes.set_xlabel(f'training images |D| of each network (bands: {interval})')
+        axes.set_ylabel('cosine')
+        axes.grid(alpha=0.25)
+        add_legend(figure, handles, names)
+    return figure
+
+
 def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
     """Clocks by size of the training set, a marker with its interval for each training; an open interval ends there.
 
@@ -151,12 +173,7 @@ def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
                 linewidth=1,
             )
             handles += axes.plot(places, times, markersize=5, markeredgewidth=1, **style | {'linestyle': 'none'})
-        axes.set_xscale('log')
-        sizes = sorted({row['size'] for row in rows})
-        axes.xaxis.set_major_locator(FixedLocator(sizes))
-        axes.xaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
+        _size_axis(axes, [row['size'] for row in rows])
         axes.set_ylim(bottom=0)
         axes.set_xlabel('training images |D|')
         axes.set_ylabel('training images seen, in thousands')
@@ -172,6 +189,16 @@ def _curve(axes: Axes, rows: Sequence[Row], x: str, column: str, style: dict) ->
     low, high = ([row.get(f'{column}_{end}', math.nan) for row in known] for end in ('low', 'high'))
     axes.fill_between(places, low, high, color=style['color'], alpha=0.18, linewidth=0)
     return axes.plot(places, values, markersize=4, markeredgewidth=1, **style)[0]
+
+
+def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
+    """A logarithmic axis of training-set sizes, with a tick at each of them that has room for its label."""
+    low, high = min(sizes), max(sizes)
+    axes.set_xscale('log')
+    axes.xaxis.set_major_locator(FixedLocator(apart(sorted(set(sizes)), share=0.07)))
+    axes.xaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(low / 1.5, high * 1.5)
 
 
 def _logarithmic(axes: Axes, *names: str) -> None:

@@ -11,8 +11,8 @@ from dnnlib.typed import read_json
 from evaluation.effective_memorization import Ratios
 from evaluation.records import read_records
 from studies.points import slug
-from studies.report.diagnosis import clock_rows, level_rows
-from studies.report.diagnosis_plots import clock_comparison, error_figure
+from studies.report.diagnosis import clock_rows, level_rows, mean_agreement
+from studies.report.diagnosis_plots import agreement_by_size, clock_comparison, error_figure
 from studies.report.plots import (
     Curve,
     EmmBar,
@@ -68,6 +68,7 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
     yield from skip_figures(results, outcomes)
     yield from training_figures(results, outcomes)
     yield from level_figures(results)
+    yield from agreement_figures(results)
     yield from clock_figures(results)
 
 
@@ -94,6 +95,19 @@ def level_figures(results: StudyResults) -> Iterator[StudyFigure]:
                 name = f'levels-{slug(outcome.combination)}-{size}'
                 caption = f'Errors by noise level of the last snapshot: {place}{size:,} training images.'
                 yield StudyFigure(name, caption, error_figure(own, f'{place}{size:,} training images'))
+
+
+def agreement_figures(results: StudyResults) -> Iterator[StudyFigure]:
+    """The agreement of two networks by size of the training set, one figure for each combination."""
+    rows = mean_agreement(results)
+    for outcome in results.outcomes:
+        own = [row for row in rows if outcome.combination.values.items() <= row.items()]
+        if own:
+            place = f': {name_of(outcome)}' if outcome.combination.values else ''
+            interval = f'95 % interval over {"repeats" if own[0]["repeats"] > 1 else "images"}'
+            figure = agreement_by_size(own, f'Agreement of two networks trained on disjoint halves{place}', interval)
+            caption = f'Agreement of two networks trained on disjoint halves, by |D|{place}. Bands: {interval}.'
+            yield StudyFigure(f'agreement-{slug(outcome.combination)}', caption, figure)
 
 
 def clock_figures(results: StudyResults) -> Iterator[StudyFigure]:

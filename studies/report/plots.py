@@ -125,7 +125,7 @@ def ratio_figure(
             handles.append(_band_curve(axes, sizes, [point.ratio for point in points], *ends, style))
         axes.set_xscale('log')
         sizes = sorted({point.dataset_size for curve in curves for point in curve.points})
-        shown = _apart(sizes, share=0.09)
+        shown = apart(sizes, share=0.09)
         axes.xaxis.set_major_locator(FixedLocator(shown))
         axes.xaxis.set_major_formatter(FixedFormatter([f'{size:,}' for size in shown]))
         axes.xaxis.set_minor_locator(FixedLocator([size for size in sizes if size not in shown]))
@@ -443,7 +443,7 @@ def _label(name: str, width: int = _LABEL_LENGTH) -> str:
     return '\n'.join(textwrap.wrap(name, width, max_lines=2, placeholder=' …', drop_whitespace=False)) or '—'
 
 
-def _apart(sizes: Sequence[int], share: float) -> list[int]:
+def apart(sizes: Sequence[int], share: float) -> list[int]:
     """The ascending sizes whose labels have room on a logarithmic axis, always with the first and the last one.
 
     share: smallest distance between two labels, as a share of the axis.
@@ -467,4 +467,4 @@ def _round_numbers(low: float, high: float) -> list[int]:
         found = sorted(number for number in numbers if max(low, 1) <= number <= high)
         if len(found) >= 3:
             break
-    return _apart(found, share=0.1) if found else []
+    return apart(found, share=0.1) if found else []

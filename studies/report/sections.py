@@ -13,7 +13,7 @@ from evaluation.diagnosis.clocks_table import CLOCKS
 from evaluation.effective_memorization import EMM
 from studies.folder import PAGE
 from studies.points import LEFT, RUNNING
-from studies.report.diagnosis import clock_rows
+from studies.report.diagnosis import AGREEMENT, clock_rows, mean_agreement
 from studies.report.figures import study_figures
 from studies.report.finding import bracket, bracket_text, finding, percent
 from studies.report.gallery import read_gallery, spread_rows
@@ -119,7 +119,7 @@ def figures_section(results: StudyResults) -> Sequence[Block]:
 
 
 def tables_section(results: StudyResults) -> Sequence[Block]:
-    tables = (emm_table(results), ratio_table(results), clocks_table(results))
+    tables = (emm_table(results), ratio_table(results), agreement_table(results), clocks_table(results))
     return [table for table in tables if table.rows]
 
 
@@ -202,6 +202,26 @@ def ratio_table(results: StudyResults) -> PageTable:
         left=len(factors),
         note=f'95 % intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. Mean distance: to the '
         f'nearest training image, in grey levels.',
+    )
+
+
+def agreement_table(results: StudyResults) -> PageTable:
+    """The agreement of two networks by combination and size."""
+    factors = [factor.name for factor in results.study.factors]
+    return PageTable(
+        'Agreement of two networks trained on disjoint halves',
+        [*(factor.label for factor in results.study.factors), '|D|', *(label for _, label in AGREEMENT.values())],
+        [
+            [
+                *(Cell(str(row[name])) for name in factors),
+                Cell(f'{row["size"]:,}', f'{row["repeats"]} repeats' if row['repeats'] > 1 else ''),
+                *(Cell(f'{row[n]:.3f}', f'{row[f"{n}_low"]:.3f} to {row[f"{n}_high"]:.3f}') for n in AGREEMENT),
+            ]
+            for row in mean_agreement(results)
+        ],
+        left=len(factors),
+        note='Cosines of pixels after subtracting the mean of each image, with 95 % intervals over repeats, or over '
+        'images if there is one repeat.',
     )
 
 

@@ -11,11 +11,14 @@ from typing import Any
 from dnnlib.util import atomic_file, format_time
 from evaluation.effective_memorization import EMM
 from studies.points import DONE, FAILED, RUNNING, STOPPED
-from studies.report.diagnosis import clock_rows, level_rows
+from studies.report.diagnosis import agreement_rows, clock_rows, level_rows
 from studies.results import Outcome, PointResult, StudyResults
 
 # Names of the steps of a point.
-STEPS = {'data': 'training set', 'train': 'training', 'evaluate': 'evaluation', 'levels': 'noise levels'}
+STEPS = {
+    'data': 'training set', 'train': 'training', 'evaluate': 'evaluation', 'levels': 'noise levels',
+    'data-b': 'second training set', 'train-b': 'second training',
+}  # fmt: skip
 
 
 def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
@@ -64,15 +67,15 @@ def emm_fields(emm: EMM | None) -> dict[str, Any]:
 
 
 def write_tables(results: StudyResults) -> list[Path]:
-    """Write ratios.csv, emm.csv and tables.json into the study's folder, and levels.csv and clocks.csv of its
-    measurements; returns their paths."""
+    """Write ratios.csv, emm.csv and tables.json into the study's folder, and a CSV for each measurement of `diagnose`;
+    returns their paths."""
     contents = {
         'ratios.csv': csv_text(ratio_rows(results)),
         'emm.csv': csv_text(emm_rows(results)),
         'tables.json': json.dumps(tables(results), indent=2, ensure_ascii=False) + '\n',
     }
-    measured = {'levels.csv': level_rows(results), 'clocks.csv': clock_rows(results)}
-    contents |= {name: csv_text(rows) for name, rows in measured.items() if rows}
+    measured = {'levels': level_rows(results), 'agreement': agreement_rows(results), 'clocks': clock_rows(results)}
+    contents |= {f'{name}.csv': csv_text(rows) for name, rows in measured.items() if rows}
     for name, text in contents.items():
         with atomic_file(results.root / name) as file:
             file.write(text.encode())

@@ -89,6 +89,47 @@ def test_measurements_follow_the_evaluation_and_change_no_training():
     assert commands['clocks'] == ['diagnose.py', 'clocks', run, '--test=held-out.zip']
 
 
+SPLIT = {'halves': {'selection': 'split', 'source': 'digits', 'max-images': 800}}
+
+
+def test_agreement_trains_a_second_network_on_the_other_half_of_a_split():
+    data, options = {'source': 'sources.halves-a'}, {'seeds': '0-9', 'test': 'sources.halves-b'}
+    study = read(data=data, sources=SPLIT, diagnose={'agreement': options})
+    Validator().check_options(study)
+    point = make_point(study, Path('out'), study.combinations[0], 20, 0)
+    commands, folder = point.commands(), 'out/points/all/000020-r0'
+    assert list(commands) == ['data', 'train', 'evaluate', 'data-b', 'train-b', 'agreement']
+    assert '--source=out/sources/halves-a.zip' in commands['data']
+    swapped = [word.replace('halves-a', 'halves-b').replace('data.zip', 'data-b.zip') for word in commands['data']]
+    assert commands['data-b'] == swapped
+    trained = [word.replace('/run', '/run-b').replace('data.zip', 'data-b.zip') for word in commands['train']]
+    assert commands['train-b'] == trained
+    assert commands['agreement'] == [
+        *('diagnose.py', 'agreement', f'--expdir={folder}/run', f'--expdir={folder}/run-b', '--seeds=0-9'),
+        '--test=out/sources/halves-b.zip',
+    ]
+    other = read(data=data, sources={'halves': SPLIT['halves'] | {'seed': 1}}, diagnose={'agreement': options})
+    changed = make_point(other, Path('out'), other.combinations[0], 20, 0)
+    assert changed.identity != point.identity
+    assert changed.diagnose != point.diagnose  # so that the held-out set is measured again
+
+
+def test_switches_are_booleans():
+    options = {'test': 'held-out.zip', 'allow-overlap': True, 'no-labels': False}
+    study = read(
+        data={'selection': 'imagenet-class', 'skip-unreadable': True},
+        train={'allow-overlap': True, 'xflip': False},
+        evaluate={'save-images': True, 'subdirs': False},
+        diagnose={'levels': options},
+    )
+    commands = make_point(study, Path('out'), study.combinations[0], 20, 0).commands()
+    assert '--skip-unreadable' in commands['data']
+    assert commands['train'][-2:] == ['--allow-overlap', '--xflip=False']
+    assert commands['evaluate'][-1] == '--save-images'
+    assert commands['levels'][3:] == ['--test=held-out.zip', '--allow-overlap']
+    Validator().check_options(read(evaluate={'save-images': True}, diagnose={'levels': options}))
+
+
 def test_a_value_can_have_sizes_of_its_own():
     study = read(factors={'x': {'values': {'a': {}, 'b': {'sizes': {'search': [10, 100]}}}}})
     assert study.combinations[0].sizes == Sizes(values=(10, 20))
@@ -106,7 +147,7 @@ def test_repeats_have_seeds_of_their_own():
 def test_lengths_in_images_are_equal_at_every_size(size):
     train = {'epochs': {'images': 51_200}, 'warmup': {'images': 5000}, 'ema': {'images': 4000}}
     seeds = {'train': 0, 'select': None}
-    command = point_commands(Settings(BASE['data'], train, {}), size, seeds, Path('o/x'), Path('o/sources'), {})[
+    command = point_commands(Settings(BASE['data'], train, {}), size, seeds, Path('o/x'), Path('o/sources'), {}, {})[
         'train'
     ]
     options = dict(word.removeprefix('--').split('=') for word in command if '=' in word)
@@ -151,7 +192,7 @@ def test_no_factor_has_the_name_of_a_column(tmp_path):
     point = PointResult(make_point(study, tmp_path, study.combinations[0], 10, 0), Status(DONE), record)
     value = Outcome(study.combinations[0], [point], [Ratios(10, (1,), (1,))], None, None, [])
     results = StudyResults(study, tmp_path, [value], [])
-    measured = {'repeat', 'kimg', 'source', 'sigma'}  # of levels.csv and clocks.csv
+    measured = {'repeat', 'kimg', 'source', 'sigma', 'pairs'}  # of levels.csv, agreement.csv and clocks.csv
     assert {*ratio_rows(results)[0], *emm_rows(results)[0]} | measured == COLUMNS
 
 
@@ -187,7 +228,10 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
         ({'factors': {'x': {'values': {'a': {'trane': {}}}}}}, r'factors.x.values.a has an unknown key, trane'),
         ({'factors': {'x': WIDTH, 'y': WIDTH}}, r'\[factors.x\] and \[factors.y\] both set num-channels of \[train\]'),
         ({'factors': {'x': WIDTH | {'values': [8, 8]}}}, r'has a value twice'),
-        ({'data': {'source': 'sources.dogs'}}, r"source = 'sources.dogs': there is no table \[sources.dogs\]"),
+        (
+            {'data': {'source': 'sources.dogs'}},
+            r"source = 'sources.dogs' in \[data\]: no table of \[sources\]",
+        ),
         ({'threshold': 2.0}, r'threshold must be a number below 1.0, not 2.0'),
         ({'title': 5}, r'title must be a text, not 5'),
         ({'train': 5}, r'train must be a table, not 5'),
@@ -214,7 +258,14 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
             {'sources': {'x': {'source': 'sources.y'}}},
             r"'sources.y' in \[sources.x\]: a source cannot be made of",
         ),
-        ({'diagnose': {'agreement': {}}}, r'diagnose has an unknown key, agreement'),
+        (
+            {'diagnose': {'agreement': {}}},
+            r'\[diagnose.agreement\] trains a second network on the other half of a split',
+        ),
+        (
+            {'diagnose': {'levels': {'test': 'sources.y'}}, 'sources': {'x': {'selection': 'split'}}},
+            r"test = 'sources.y' in \[diagnose.levels\]: no table of \[sources\] makes it; there are sources.x-a",
+        ),
         ({'diagnose': {'clocks': {'num': 5}}}, r'diagnose: clocks needs test, the held-out set'),
         ({'diagnose': {'levels': {'expdir': 'x'}}}, r'expdir in \[diagnose.levels\] is set by the study itself'),
     ],

@@ -1,0 +1,72 @@
+"""Processor time of `diagnose.py levels` for the paper's network, and how it divides among the three denoisers.
+
+    python -m benchmarks.levels_speed --data=cifar10-train.zip --test=cifar10-test.zip
+
+A line for each batch of images, at all levels; times are sums since the start. Use one thread (OMP_NUM_THREADS=1), so
+that they are the times of one core. The network has random weights, which do not change its time.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from benchmarks.benchmark_networks import measured_networks
+from dnnlib.util import report_errors
+from evaluation.diagnosis.image_sets import load_sets, noise_levels
+from evaluation.diagnosis.levels import LevelsRequest, Measured, noised_values
+from torch_utils.misc import place
+
+
+@dataclass
+class Timed:
+    """A denoiser that adds up the processor time of its calls, in seconds."""
+
+    denoiser: Any
+    seconds: float = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.denoiser, name)
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        start = time.process_time()
+        denoised = self.denoiser(x, sigma, class_labels)
+        self.seconds += time.process_time() - start
+        return denoised
+
+
+@click.command()
+@click.option('--data', metavar='ZIP', required=True, help='Training set.')
+@click.option('--test', metavar='ZIP', required=True, help='Held-out set, whose images are noised.')
+@click.option('--levels', metavar='INT', default=18, show_default=True, help='Noise levels.')
+@click.option('--num', metavar='INT', default=1000, show_default=True, help='Images.')
+@click.option('--batch', metavar='INT', default=64, show_default=True, help='Images at a time.')
+@report_errors
+def main(data: str, test: str, levels: int, num: int, batch: int) -> None:
+    """Measure the time of `diagnose.py levels --from=test`, batch by batch."""
+    sets = load_sets(data, test, num, allow_overlap=False)
+    start = time.process_time()
+    network: Any = place(measured_networks(batch, batch)[0].build().eval().requires_grad_(False), 'cpu')
+    request = LevelsRequest(sets, levels, ['test'], None, False, batch, 0, torch.device('cpu'))
+    optimum, gaussian = map(Timed, request.references(False))
+    timed: dict[str, Any] = {'network': Timed(network), 'optimum': optimum, 'Gaussian': gaussian}
+    measured = Measured(timed['network'], timed['optimum'], timed['Gaussian'], labels=None)
+    sigmas = noise_levels(levels, network)
+    print(f'{len(sigmas)} levels, |D| = {len(sets.training.images):,}, {torch.get_num_threads()} threads, '
+          f'{torch.backends.cpu.get_cpu_capability()}')  # fmt: skip
+    for first in range(0, num, batch):
+        part = slice(first, min(first + batch, num))
+        noised_values(measured, request, sigmas, part, 'test')
+        total = time.process_time() - start
+        parts = ', '.join(
+            f'{name} {denoiser.seconds:.1f} s ({100 * denoiser.seconds / total:.1f} %)'
+            for name, denoiser in timed.items()
+        )
+        print(f'{part.stop} images: {total:.1f} s: {parts}', flush=True)
+
+
+if __name__ == '__main__':
+    main()

@@ -132,6 +132,8 @@ def _details(hint: Any, option: Option) -> dict[str, Any]:
     if get_origin(hint) is tuple and option.parse is None:
         details['multiple'] = True
         hint = get_args(hint)[0]
+    if hint is bool:
+        details |= {'is_flag': False, 'flag_value': 'true'}  # --name alone means --name=true
     return {**details, 'type': _type(hint, option)}
 
 

@@ -57,7 +57,7 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
         context = Context(
             options.seeds, options.batch_size, training_set=training_set, image_root=root, subdirs=options.subdirs
         )
-        records, sets = evaluate_generators(generators, context, log)
+        records, sets = evaluate_generators(generators, context, log, options.race)
     else:
         sets = [found for images in given for found in evaluate_given(images, training_set)]
         records = [found.record for found in sets]

@@ -30,6 +30,7 @@ class EvaluationOptions:
     xflip: bool | None = option(None, 'Compare with mirrored training images as well. [default: as in the training]', unit='BOOL')
     log: Path | None = option(None, 'Log file; the records go next to it as .jsonl. [default: mem_traj.log in `expdir`, else none]', unit='FILE')
     seeds: list[int] = option('0-9999', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
+    race: bool = option(False, 'Let the snapshots race on the first seeds, and give only the best one all of them; a quarter of the images.', unit='BOOL')
     class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     save_images: bool = option(False, 'Save the images, and a table of their nearest training images, in `expdir`.', switch=True)
@@ -60,7 +61,7 @@ NETWORKS = ('expdir', 'network')
 ONLY_FOR = {
     **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), GENERATORS),
     **dict.fromkeys(('class_index', *SAMPLER_ARGUMENTS[1:]), (*NETWORKS, 'denoiser')),
-    **dict.fromkeys(('save_images', 'subdirs'), ('expdir',)),
+    **dict.fromkeys(('save_images', 'subdirs', 'race'), ('expdir',)),
     **dict.fromkeys(('cache_dir', 'sha256', 'download_only'), ('network',)),
     **dict.fromkeys(('float_range', 'resize', 'channels'), ('images',)),
     **dict.fromkeys(('gallery', 'features'), tuple(subject for subject in SUBJECTS if subject != 'expdir')),

@@ -48,6 +48,7 @@ class Context(Pass):
 
     name: of the generator or the given set. keep_images: whether the images exist nowhere else. image_root: parent of
     the folder to save the images in, or None; subdirs: a thousand images per folder.
+    raced_seeds: all seeds of a race, of which `seeds` are the first; None without a race.
     """
 
     training_set: TrainingSet
@@ -55,6 +56,7 @@ class Context(Pass):
     keep_images: bool = True
     image_root: Path | None = None
     subdirs: bool = False
+    raced_seeds: Sequence[int] | None = None
 
 
 class Consumer(ABC):
@@ -126,10 +128,12 @@ class PartialResults:
             return
         self._pending.append((seeds, taken))
         if time.monotonic() - self._last_save > SECONDS_BETWEEN_SAVES:
-            self._save(self.folder)
+            self.save()
 
-    def _save(self, folder: Path) -> None:
+    def save(self) -> None:
         """Write the batches since the last save to a separate file."""
+        if self.folder is None or not self._pending:
+            return
         seeds = [seed for some, _ in self._pending for seed in some]
         parts = [taken for _, taken in self._pending]
         arrays = {
@@ -137,9 +141,9 @@ class PartialResults:
             for owner, values in parts[0].items()
             for name in values
         }
-        folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         number = max((int(path.stem) for path in self._paths()), default=-1) + 1
-        with atomic_file(folder / f'{number:06d}.npz') as file:
+        with atomic_file(self.folder / f'{number:06d}.npz') as file:
             np.savez(file, key=self.key, consumers=list(parts[0]), seeds=seeds, **arrays)  # type: ignore[arg-type]
         self._pending, self._last_save = [], time.monotonic()
 

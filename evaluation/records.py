@@ -45,7 +45,8 @@ class Numbers(Struct, frozen=True):
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: record.get(name) for name in SETTINGS}
+    raced = {'raced_seeds': record['raced_seeds']} if 'raced_seeds' in record else {}
+    return {name: record.get(name) for name in SETTINGS} | raced
 
 
 def parse_record(text: str | bytes, where: str) -> Record:
@@ -78,8 +79,11 @@ def find_record(records: Sequence[Record], settings: Mapping[str, Any]) -> Recor
 
 
 def best_record(records: Sequence[Record]) -> Record:
-    """The record of the highest ratio; among equal ratios, the record of the latest snapshot."""
-    return max(records, key=lambda record: (record['ratio'], record['kimg'] or 0))
+    """The record of the highest ratio; among equal ratios, the record of the latest snapshot.
+
+    Only records with the most images count: those of snapshots that left a race have fewer.
+    """
+    return max(records, key=lambda record: (record['num_images'], record['ratio'], record['kimg'] or 0))
 
 
 def append_record(path: Path, record: Record) -> None:

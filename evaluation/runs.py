@@ -7,11 +7,13 @@ record with the same settings are not sampled again, and an interrupted evaluati
 import contextlib
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -25,6 +27,7 @@ from evaluation.given_images import ImageSet, generated_set
 from evaluation.memorization import Memorization, TrainingSet
 from evaluation.one_pass import Consumer, Context, PartialResults, one_pass, progress_bar
 from evaluation.printing import log_line
+from evaluation.race import race
 from evaluation.records import Record, best_record
 from torch_utils import distributed
 
@@ -39,11 +42,12 @@ class EvaluatedSet:
 
 
 def evaluate_generators(
-    generators: Sequence[Generator], context: Context, log_path: Path | None
+    generators: Sequence[Generator], context: Context, log_path: Path | None, raced: bool = False
 ) -> tuple[list[Record], list[EvaluatedSet]]:
     """Evaluate generators in their order; return their records, and on the main rank the set with the highest ratio.
 
     context: of the passes, without a name. log_path: see `EvaluationLog`; without one there must be a single generator.
+    raced: whether to let them race, see `evaluation.race`; records then show the number of images of each generator.
     Raises UserError for a generator whose images differ in shape from the training images.
     """
     for generator in generators:
@@ -53,12 +57,37 @@ def evaluate_generators(
     with contextlib.ExitStack() as stack:
         distributed.on_main(lambda: log.claim(stack))
         bar = stack.enter_context(progress_bar(len(generators) * len(context.seeds)))
-        for generator in generators:
-            sets = evaluate_generator(generator, context, log, records, bar)
+        lengths = [len(context.seeds)] * len(generators)
+        if raced:
+            context = replace(context, raced_seeds=context.seeds)
+            lengths = raced_lengths(generators, context, log, bar)
+        for generator, length in zip(generators, lengths, strict=True):
+            part = replace(context, seeds=context.seeds[:length])
+            sets = evaluate_generator(generator, part, log, records, bar)
         best = best_record(records)
         if log_path is not None:
             sets = best_set(generators[records.index(best)], best, context, log, bar)
+        distributed.on_main(log.remove_partial)
     return records, [replace(found, record=best) for found in sets]
+
+
+def raced_lengths(generators: Sequence[Generator], context: Context, log: 'EvaluationLog', bar: tqdm) -> list[int]:
+    """The number of seeds of each generator in a race. The results of these seeds are in the log's partial results."""
+    known = distributed.on_main(lambda: [log.raced_length(settings(generator, context)) for generator in generators])
+    if all(known):
+        return known
+
+    def copies(place: int, length: int) -> np.ndarray:
+        part = replace(context, seeds=context.seeds[:length])
+        bar.n = sum(lengths) - lengths[place]
+        consumers = pass_of(generators[place], part, log, bar)
+        lengths[place] = length
+        return distributed.on_main(lambda: cast(NearestTwo, consumers['nearest_two']).result().memorized.numpy())
+
+    lengths = [0] * len(generators)
+    result = race(len(generators), len(context.seeds), context.batch_size, copies)
+    bar.total, bar.n = sum(result), 0
+    return result
 
 
 def evaluate_generator(
@@ -95,10 +124,7 @@ def best_set(
 
 def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tqdm) -> list[EvaluatedSet]:
     """Sample a generator, or resume an interrupted pass over its images. Returns the set, on the main rank."""
-    start, context = time.monotonic(), replace(context, name=generator.name)
-    depends_on = distributed.on_main(lambda: settings(generator, context))
-    consumers = make_consumers(context)
-    one_pass(generator.generate, context, consumers, PartialResults(log.partial, depends_on), bar)
+    consumers = pass_of(generator, context, log, bar)
     head = {
         'snapshot': generator.name,
         'kimg': generator.kimg,
@@ -109,10 +135,23 @@ def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tq
 
     def finish() -> EvaluatedSet:
         images = cast(KeptImages, consumers['kept_images']).image_set(generator.where)
-        seconds = round(time.monotonic() - start, 3)
-        return finished(images, consumers, head, {**depends_on, 'versions': files.versions(), 'seconds': seconds})
+        seconds = round(log.seconds[generator.name], 3)
+        tail = {**settings(generator, context), 'versions': files.versions(), 'seconds': seconds}
+        return finished(images, consumers, head, tail)
 
     return distributed.kept_on_main(finish)
+
+
+def pass_of(generator: Generator, context: Context, log: 'EvaluationLog', bar: tqdm) -> dict[str, Consumer]:
+    """Hand the images of a generator to consumers; returns these."""
+    start, context = time.monotonic(), replace(context, name=generator.name)
+    consumers = make_consumers(context)
+    partial = log.partial_results(distributed.on_main(lambda: settings(generator, context)))
+    one_pass(generator.generate, context, consumers, partial, bar)
+    if context.raced_seeds is not None:
+        distributed.on_main(partial.save)
+    log.seconds[generator.name] += time.monotonic() - start
+    return consumers
 
 
 def finished(images: ImageSet, consumers: Mapping[str, Consumer], head: Record, tail: Record) -> EvaluatedSet:
@@ -138,6 +177,7 @@ def settings(generator: Generator, context: Context) -> dict[str, Any]:
         'precision': generator.precision,
         **({} if generator.classes is None else {'classes': generator.classes}),
         **({'xflip': True} if context.training_set.mirrored else {}),
+        **({} if context.raced_seeds is None else {'raced_seeds': files.format_seeds(context.raced_seeds)}),
     }
 
 
@@ -172,11 +212,25 @@ class EvaluationLog:
     """The files of an evaluation, on the main rank. path: of the readable log; None reads and writes nothing.
 
     Next to the log are the records, as .jsonl, the images of the best generator, mem_best.npz, and partial results.
+    seconds: that each generator took, by name.
     """
 
     def __init__(self, path: Path | None):
         self.path = path
         self.partial = None if path is None else path.with_suffix('.partial')
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def partial_results(self, settings: Mapping[str, Any]) -> PartialResults:
+        """Partial results of a generator with these settings. In a race all generators have some until it ends."""
+        if self.partial is None or 'raced_seeds' not in settings:
+            return PartialResults(self.partial, settings)
+        return PartialResults(self.partial / settings['snapshot'], {**settings, 'seeds': settings['raced_seeds']})
+
+    def raced_length(self, settings: Mapping[str, Any]) -> int:
+        """The number of seeds in the newest record of a race with these settings, except `seeds`; 0 without one."""
+        records = [] if self.path is None else files.read_records(self.path.with_suffix('.jsonl'))
+        found = files.find_record([{**record, 'seeds': record.get('raced_seeds')} for record in records], settings)
+        return 0 if found is None else found['num_images']
 
     def claim(self, stack: contextlib.ExitStack) -> None:
         """Keep other processes from the files until the stack ends. Raises UserError if another one writes them."""
@@ -199,7 +253,8 @@ class EvaluationLog:
         if best_record([*earlier, found.record]) is found.record:
             self._write_best(found)
         files.append_record(self.path.with_suffix('.jsonl'), found.record)
-        self._remove_partial()
+        if 'raced_seeds' not in found.record:
+            self.remove_partial()
         with open(self.path, 'a', encoding='utf-8') as file:
             file.write(log_line(found.record) + '\n')
         tqdm.write(log_line(found.record))
@@ -208,7 +263,7 @@ class EvaluationLog:
     def keep(self, found: EvaluatedSet) -> None:
         """Keep the images of a generator whose record was written before."""
         self._write_best(found)
-        self._remove_partial()
+        self.remove_partial()
 
     def _write_best(self, found: EvaluatedSet) -> None:
         assert self.path is not None
@@ -233,6 +288,6 @@ class EvaluationLog:
         images = generated_set(record['snapshot'], where, best.seeds.tolist(), best.images, best.classes)
         return [EvaluatedSet(images, training_set.summarize(best.indices, best.squared_distances), record)]
 
-    def _remove_partial(self) -> None:
+    def remove_partial(self) -> None:
         if self.partial is not None:
             shutil.rmtree(self.partial, ignore_errors=True)

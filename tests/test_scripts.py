@@ -203,7 +203,14 @@ def test_figures_of_a_sweep_are_made_from_the_lines_of_its_runs(tmp_path, monkey
         folder = tmp_path / 'runs' / 'size' / run
         folder.mkdir(parents=True)
         lines = [
-            {'kimg': kimg, 'epochs': 2 * kimg, 'ratio': ratio, 'ratio_low': ratio / 2, 'ratio_high': 1.0}
+            {
+                'kimg': kimg,
+                'epochs': 2 * kimg,
+                'num_images': 99,
+                'ratio': ratio,
+                'ratio_low': ratio / 2,
+                'ratio_high': 1.0,
+            }
             | {'dataset_size': int(Path(run).name)}
             for kimg, ratio in enumerate(ratios)
         ]

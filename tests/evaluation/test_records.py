@@ -53,9 +53,10 @@ def test_a_broken_line_among_the_records_is_named(tmp_path):
 
 
 def test_the_best_record_has_the_highest_ratio_and_of_equal_ones_the_latest_snapshot():
-    records = [{'ratio': ratio, 'kimg': kimg} for ratio, kimg in [(0.5, 3), (0.75, 1), (0.75, 2), (0.25, 4)]]
+    columns = [(99, 0.5, 3), (99, 0.75, 1), (99, 0.75, 2), (99, 0.25, 4), (20, 0.95, 5)]
+    records = [dict(zip(('num_images', 'ratio', 'kimg'), column, strict=True)) for column in columns]
     assert best_record(records) is records[2]
-    assert best_record([{'ratio': 0, 'kimg': None}]) == {'ratio': 0, 'kimg': None}
+    assert best_record([{'num_images': 9, 'ratio': 0, 'kimg': None}])['ratio'] == 0
 
 
 def best_of(count):

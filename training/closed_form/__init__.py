@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 DENOISERS: dict[str, Callable[..., 'Denoiser'] | str] = {
     'optimal': 'training.closed_form.optimal:OptimalDenoiser',
     'gaussian': 'training.closed_form.gaussian:GaussianDenoiser',
+    'smoothed': 'training.closed_form.smoothed:SmoothedDenoiser',
+    'patch': 'training.closed_form.patch:PatchDenoiser',
     'local': 'training.closed_form.local_score:LocalScoreDenoiser',
     'equivariant': 'training.closed_form.local_score:EquivariantLocalScoreDenoiser',
+    'pca-locality': 'training.closed_form.pca_locality:PCALocalityDenoiser',
 }
 
 

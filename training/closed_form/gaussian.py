@@ -5,7 +5,6 @@ covariance. It has no information about single images, so it cannot memorize: a 
 Source: Wang and Vastola 2024; Li, Dai and Qu 2024.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
-from training.closed_form.closed_form import ClosedForm
-from training.closed_form.rows import READ_ROWS, Images, taken
+from torch_utils.distributed import all_reduce_sum
+from training.closed_form.rows import READ_ROWS, Images, require_memory
+from training.closed_form.streamed import Group, Streamed
 
 # Eigenvalues below this share of the largest are rounding errors, and count as 0.
 NEGLIGIBLE = 1e-13
@@ -34,13 +34,13 @@ class Gaussian:
         return self.mean + (((z - self.mean) @ self.directions) * shrinkage) @ self.directions.t()
 
 
-class GaussianDenoiser(ClosedForm):
+class GaussianDenoiser(Streamed):
     """D(x; sigma) of the Gaussian with the mean and the covariance (divided by N) of a training set, in float64.
 
-    images: uint8 [N, C, R, R]. labels: int64 [N] or None. With labels, class_labels choose the Gaussian of a class.
-    device: where to compute. rank: how many of the largest eigenvalues are kept, the others count as 0; None keeps all.
+    rank: how many of the largest eigenvalues are kept, the others count as 0; None keeps all.
+    Other arguments: see `Streamed`. With labels, class_labels choose the Gaussian of a class.
     A Gaussian is fitted when it is first needed: through the Gram matrix if there are fewer images than pixels.
-    Raises UserError as `ClosedForm`, and for a rank below 1.
+    Raises UserError for a rank below 1 or above min(N, P), and if the matrices do not fit in memory.
     """
 
     def __init__(
@@ -51,57 +51,43 @@ class GaussianDenoiser(ClosedForm):
         rank: int | None = None,
     ):
         super().__init__(images, labels, device)
-        if rank is not None and rank < 1:
-            raise UserError(f'`rank`={rank}: a Gaussian denoiser needs at least one direction')
-        self.images, self.rank = images, rank
+        highest = min(self.num_images, self.images.num_pixels)
+        if rank is not None and not 1 <= rank <= highest:
+            raise UserError(
+                f'`rank`={rank}: {self.num_images} images of {self.images.num_pixels} numbers have a covariance of '
+                f'rank {highest} at most; give 1 to {highest}'
+            )
+        self.rank = rank
         self._fitted: dict[int, Gaussian] = {}
 
-    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """The denoised images, of x's shape: float64 if x is, else float32.
-
-        x: float [B, C, R, R]; sigma: > 0, a scalar or [B]; class_labels: one-hot [B, label_dim], int64 [B] or None for
-        the Gaussian of all classes. Raises UserError for values that are not finite, sigma <= 0, and an empty class.
-        """
-        z, variance = self._in_pixels(x, sigma)
-        classes = self._classes(class_labels, len(x))
-        if classes is None:
-            return self._as_images(self.gaussian(-1).denoise(z, variance), x)
-        for label in classes.unique().tolist():
-            rows = classes == label
-            z[rows] = self.gaussian(label).denoise(z[rows], variance[rows])
-        return self._as_images(z, x)
+    def _denoise(self, z: Tensor, variance: Tensor, group: Group) -> Tensor:
+        return self.gaussian(group.label).denoise(z, variance)
 
     def gaussian(self, label: int = -1) -> Gaussian:
         """The Gaussian of a class, or of the whole training set (-1)."""
         if label not in self._fitted:
-            self._fitted[label] = self._fit(label)
+            self._fitted[label] = self._fit(self._group(label))
         return self._fitted[label]
 
-    def _fit(self, label: int) -> Gaussian:
-        index = torch.arange(self.num_images)
-        if label >= 0:
-            assert self.labels is not None
-            index = (self.labels.cpu() == label).nonzero()[:, 0]
-        num_pixels = self.img_channels * self.img_resolution**2
+    def _fit(self, group: Group) -> Gaussian:
+        num_pixels = self.images.num_pixels
+        by_gram = group.size < num_pixels and not self.images.sharded
+        side = group.size if by_gram else num_pixels
+        require_memory(8 * side * (3 * side + 2 * num_pixels * by_gram), self.device, 'the covariance of the images')
         total = torch.zeros([num_pixels], dtype=torch.float64, device=self.device)
-        for rows in self._blocks(index):
+        for rows in self._blocks(group, READ_ROWS):
             total += rows.sum(dim=0)  # sums of integers are exact
-        mean = total / len(index)
-        if len(index) < num_pixels:
-            centered = torch.cat(list(self._blocks(index))) - mean  # [N, P]
-            variances, vectors = self._largest(centered @ centered.t() / len(index))
-            return Gaussian(mean, centered.t() @ vectors / (len(index) * variances).sqrt(), variances)
+        mean = (all_reduce_sum(total) if self.images.sharded else total) / group.size
+        if by_gram:
+            centered = torch.cat(list(self._blocks(group, READ_ROWS))) - mean  # [N, P]
+            variances, vectors = self._largest(centered @ centered.t() / group.size)
+            return Gaussian(mean, centered.t() @ vectors / (group.size * variances).sqrt(), variances)
         products = torch.zeros([num_pixels, num_pixels], dtype=torch.float64, device=self.device)
-        for rows in self._blocks(index):
+        for rows in self._blocks(group, READ_ROWS):
             products.addmm_(rows.t(), rows)
-        variances, directions = self._largest(products / len(index) - torch.outer(mean, mean))
+        products = all_reduce_sum(products) if self.images.sharded else products
+        variances, directions = self._largest(products / group.size - torch.outer(mean, mean))
         return Gaussian(mean, directions, variances)
-
-    def _blocks(self, index: Tensor) -> Iterator[Tensor]:
-        """Images at positions int64 [N] as float64 rows [b, P] of pixels minus 128."""
-        for start in range(0, len(index), READ_ROWS):
-            block = taken(self.images, index[start : start + READ_ROWS])
-            yield block.to(self.device).flatten(1).to(torch.float64) - 128
 
     def _largest(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """The eigenvalues that count, float64 [r], and their eigenvectors [:, r], of a covariance or Gram matrix."""

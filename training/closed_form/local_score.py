@@ -79,7 +79,7 @@ class LocalScoreDenoiser(Streamed):
         window, shape = self.windows.at(variance**0.5 / 127.5), self.image_shape
         noisy = z.unflatten(1, shape)
         means = PosteriorMeans((len(z), *shape[1:]), shape[0], self._weight_dtype, z.device)
-        for block in self._blocks(group, shape[1] * shape[2]):
+        for block in self._blocks(group, self._cached_images):
             images = block.t().contiguous().unflatten(0, shape)  # [C, R, R, n]
             for down in self._shifts(window):
                 lower = down.of_training(images, 1)

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torch_utils import distributed
 from torch_utils.int8 import int8_matmul
 from training.closed_form.float32_means import float32_means
 from training.closed_form.int8_sums import int8_sums, relative_error
-from training.closed_form.streamed import Streamed, gather_tensors
-from training.closed_form.sums import Sums, empty_sums, float64_sums, merge
+from training.closed_form.streamed import Streamed
+from training.closed_form.sums import Sums, empty_sums, float64_sums, over_ranks
 
 # Expected root mean square error, relative to the norm of the denoised image, above which an image is computed again
 # with more digits. An error five times as large, 1e-5, has a probability below exp(-9) (see int8_sums).
@@ -135,15 +134,15 @@ class OptimalDenoiser(Streamed):
         """
         if not len(z):
             return empty_sums(z)
-        start, stop = chosen
+        (start, stop), sharded = chosen, self.images.sharded
         if self.float64 or self._in_float32():
-            return self._over_ranks(float64_sums(self.images, z, variance, start, stop))
+            return over_ranks(float64_sums(self.images, z, variance, start, stop), sharded)
         parts: list[Sums] = []
         indices: list[Tensor] = []
         rows = torch.arange(len(z), device=z.device)
         for count in DIGITS:
             sums, logit_error = int8_sums(self.images, z[rows], variance[rows], count, start, stop, find_nearest)
-            sums = self._over_ranks(sums)
+            sums = over_ranks(sums, sharded)
             sure = relative_error(self.images, logit_error, sums) <= TOLERANCE
             if find_nearest:
                 sure &= sums.distance.isfinite()
@@ -155,15 +154,9 @@ class OptimalDenoiser(Streamed):
             if not len(rows):
                 break
         else:
-            parts.append(self._over_ranks(float64_sums(self.images, z[rows], variance[rows], start, stop)))
+            parts.append(over_ranks(float64_sums(self.images, z[rows], variance[rows], start, stop), sharded))
             indices.append(rows)
         return Sums.cat(parts)[torch.cat(indices).argsort()]
-
-    def _over_ranks(self, sums: Sums) -> Sums:
-        """The sums over the shards of all ranks, equal to the last bit on each."""
-        if not self.images.sharded or distributed.world_size() == 1:
-            return sums
-        return functools.reduce(merge, map(Sums.unpack, gather_tensors(sums.pack())))
 
 
 @functools.cache

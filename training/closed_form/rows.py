@@ -115,12 +115,8 @@ class ImageRows:
             yield first, self.block(first, min(first + size, stop))
 
     def _load(self, images: 'Images') -> Tensor:
-        needed, free = len(images) * self.num_pixels, free_bytes(self.device)
-        if needed > free:
-            raise UserError(
-                f'the training images need {needed:,} bytes on {self.device}, which has {free:,} free for this rank; '
-                'spread them over more ranks with `sharded`, or give `data` as an .npy file, which stays on disk'
-            )
+        remedy = 'spread them over more ranks with `sharded`, or give `data` as an .npy file, which stays on disk'
+        require_memory(len(images) * self.num_pixels, self.device, 'the training images', f'; {remedy}')
         rows = torch.empty([len(images), self.num_pixels], dtype=torch.int8, device=self.device)
         for first in range(0, len(images), READ_ROWS):
             part = taken(images, self.order[first : first + READ_ROWS])
@@ -196,6 +192,12 @@ def class_ranges(labels: Tensor | None, count: int) -> tuple[Tensor, dict[int, t
     stops = sizes.cumsum(0).tolist()
     starts = [0, *stops[:-1]]
     return order, {c: (a, b) for c, a, b in zip(classes.tolist(), starts, stops, strict=True)}
+
+
+def require_memory(needed: int, device: torch.device, what: str, remedy: str = '') -> None:
+    """Raise UserError if something does not fit in the memory of the device."""
+    if needed > (free := free_bytes(device)):
+        raise UserError(f'{what} need {needed:,} bytes on {device}, which has {free:,} free for this rank{remedy}')
 
 
 def free_bytes(device: torch.device) -> int:

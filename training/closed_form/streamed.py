@@ -1,5 +1,6 @@
 """Denoisers that stream over the rows of their training set, and posterior means of candidates that come in blocks."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,25 +88,27 @@ class Streamed(ClosedForm):
         """The noisy images of each class."""
         classes = self._classes(class_labels, count)
         if classes is None or not count:
-            return [Group(slice(None), (0, len(self.images)), self.num_images, -1)]
+            return [self._group(-1)]
         return [
-            Group(
-                (classes == label).nonzero()[:, 0],
-                self.images.ranges.get(label, (0, 0)) if label >= 0 else (0, len(self.images)),
-                self.class_sizes[label] if label >= 0 else self.num_images,
-                label,
-            )
+            dataclasses.replace(self._group(label), rows=(classes == label).nonzero()[:, 0])
             for label in classes.unique().tolist()
         ]
 
-    def _blocks(self, group: Group, numbers: int) -> Iterator[Tensor]:
-        """The group's training images in blocks, float64 [n, P] in pixel units.
+    def _group(self, label: int) -> Group:
+        """The training images of a class, -1 for all, for all noisy images."""
+        if label < 0:
+            return Group(slice(None), (0, len(self.images)), self.num_images, label)
+        return Group(slice(None), self.images.ranges.get(label, (0, 0)), self.class_sizes[label], label)
 
-        numbers: how many the largest tensor has for each image.
-        """
-        size = max(BLOCK_NUMBERS.get(self.device.type, BLOCK_NUMBERS['cpu']) // numbers, 1)
+    def _blocks(self, group: Group, size: int) -> Iterator[Tensor]:
+        """The group's training images in blocks of at most `size`, float64 [n, P] in pixel units."""
         for _, rows in self.images.blocks(*group.chosen, size):
             yield rows.to(torch.float64)
+
+    @property
+    def _cached_images(self) -> int:
+        """Images of a block of which each has a number for each pixel."""
+        return max(BLOCK_NUMBERS.get(self.device.type, BLOCK_NUMBERS['cpu']) // self.img_resolution**2, 1)
 
     @property
     def _weight_dtype(self) -> torch.dtype:
@@ -155,10 +158,10 @@ class PosteriorMeans:
         """float64 [*shape, V]."""
         return self.weighted / self.total[..., None]
 
-    @property
-    def log_normalizer(self) -> Tensor:
-        """Logarithm of the sum of exp(logits), float64 [*shape]."""
-        return self.reference + self.total.log()
+    def weights(self, logits: Tensor, place: tuple[slice | int, ...] = ()) -> Tensor:
+        """The weights of candidates once all are added: exp(logits) over the sum of all. Arguments: as of `add`."""
+        weights = logits.sub_(self.reference[place][..., None]).to(self.dtype).exp_()
+        return weights.div_(self.total[place][..., None])
 
 
 def gather_tensors(tensor: Tensor) -> Tensor:

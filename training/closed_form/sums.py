@@ -7,13 +7,16 @@ s = 127.5 sigma. The weight of an image is exp(-||z - q||² / (2 s²)).
 block by block; `training.closed_form.int8_sums` is the fast way.
 """
 
+import functools
 import math
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from torch_utils import distributed
 from training.closed_form.rows import ImageRows
+from training.closed_form.streamed import gather_tensors
 
 # Images of one float64 product.
 FLOAT64_ROWS = 1024
@@ -111,6 +114,13 @@ def merge(a: Sums, b: Sums) -> Sums:
         distance=torch.where(unknown, math.inf, torch.minimum(a.distance, b.distance)),
         others=torch.where(unknown, math.inf, others),
     )
+
+
+def over_ranks(sums: Sums, sharded: bool) -> Sums:
+    """The sums over the shards of all ranks if the training set is sharded, equal to the last bit on each rank."""
+    if not sharded or distributed.world_size() == 1:
+        return sums
+    return functools.reduce(merge, map(Sums.unpack, gather_tensors(sums.pack())))
 
 
 def empty_sums(z: Tensor) -> Sums:

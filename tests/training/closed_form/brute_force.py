@@ -59,6 +59,45 @@ def equivariant(images: Tensor, x: Tensor, sigma: float, size: int, padding: str
     return found
 
 
+def patches(images: Tensor, x: Tensor, sigma: float, size: int, mirror: bool) -> np.ndarray:
+    training = data(images)
+    training = np.concatenate([training, training[..., ::-1]]) if mirror else training
+    found, covered, places = np.zeros(x.shape), np.zeros(x.shape), range(x.shape[2] - size + 1)
+    for i, j in itertools.product(places, places):
+        there = np.s_[..., i : i + size, j : j + size]
+        candidates = training[there]
+        for b, noisy in enumerate(x.numpy()[there]):
+            logits = [-((noisy - other) ** 2).sum() / (2 * np.longdouble(sigma) ** 2) for other in candidates]
+            found[b][there] += posterior_mean(logits, list(candidates))
+        covered[there] += 1
+    return found / covered
+
+
+def pca_locality(images: Tensor, x: Tensor, sigma: float, tau: float) -> np.ndarray:
+    training = data(images).reshape(len(images), -1)
+    covariance = np.atleast_2d(np.cov(training.astype(np.float64).T, bias=True))
+    wiener = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(covariance)))
+    found = np.zeros([len(x), training.shape[1]])
+    for m, row in enumerate(wiener):
+        mask = np.abs(row) >= tau * np.abs(row).max()  # dividing the row by its diagonal entry changes nothing
+        for b, noisy in enumerate(x.flatten(1).numpy()):
+            squares = ((noisy - training)[:, mask] ** 2).sum(axis=1)
+            found[b, m] = posterior_mean(list(-squares / (2 * np.longdouble(sigma) ** 2)), list(training[:, m]))
+    return found.reshape(x.shape)
+
+
+def optimum(images: Tensor, x: Tensor, sigma: float) -> np.ndarray:
+    training = data(images)
+    return np.stack(
+        [
+            posterior_mean(
+                [-((one - y) ** 2).sum() / (2 * np.longdouble(sigma) ** 2) for y in training], list(training)
+            )
+            for one in x.numpy()
+        ]
+    )
+
+
 def mixed_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
     """Correlated images with exact copies and near copies, one level apart in one pixel; uint8."""
     random = np.random.default_rng(seed)

@@ -33,6 +33,9 @@ def on_ranks(
         for part, value in zip(parts, gather(tensor), strict=True):
             part.copy_(value)
 
+    def all_reduce_sum(tensor: Tensor) -> Tensor:
+        return tensor.copy_(torch.stack(gather(tensor.clone())).sum(dim=0))
+
     def run(rank: int, start: int, stop: int) -> None:
         local.rank = rank
         own = None if labels is None else labels[start:stop]
@@ -43,6 +46,7 @@ def on_ranks(
         patch.setattr('torch_utils.distributed.rank', lambda: local.rank)
         patch.setattr('torch_utils.distributed.world_size', lambda: count)
         patch.setattr('torch.distributed.all_gather', all_gather)
+        patch.setattr('training.closed_form.gaussian.all_reduce_sum', all_reduce_sum)
         threads = [
             threading.Thread(target=run, args=(rank, *share)) for rank, share in enumerate(itertools.pairwise(bounds))
         ]

@@ -1,0 +1,98 @@
+"""The patch posterior denoiser, PSPC-Square: patches denoised one by one, and averaged where they overlap.
+
+At each place within the image, the posterior mean of the s×s patch, given the noisy patch, over the patches at the same
+place of all training images and their mirror images. A pixel is the mean over the patches that cover it.
+Source: Niedoba et al. 2025.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.closed_form.rows import Images
+from training.closed_form.streamed import Group, PosteriorMeans, Streamed, gather_tensors
+from training.closed_form.sums import float64_sums, merge, over_ranks
+from training.closed_form.windows import box_sums, padded, squared_differences, window_table
+
+# The sizes of patches at the 18 noise levels of EDM's sampler, at 32×32.
+PUBLISHED = (*[32] * 7, 23, 15, 11, 7, 5, *[3] * 6)
+
+
+class PatchDenoiser(Streamed):
+    """PSPC-Square of a training set.
+
+    window: size s of a patch: a number, a table or its file, or None; see `windows.window_table`.
+    mirror: whether mirror images of the training images are candidates.
+    precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' everything in float64.
+    Other arguments: see `Streamed`. Raises UserError for a patch larger than the image.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Tensor | np.ndarray | None = None,
+        device: torch.device | str = 'cpu',
+        window: int | str | Path | Sequence[tuple[float, int]] | None = None,
+        mirror: bool = True,
+        precision: str = 'fp32',
+    ):
+        super().__init__(images, labels, device, precision)
+        self.windows = window_table(window, PUBLISHED, self.img_resolution, odd=False)
+        self.mirror = mirror
+
+    def _denoise_level(self, z: Tensor, variance: float, group: Group) -> Tensor:
+        window = self.windows.at(variance**0.5 / 127.5)
+        if window == self.img_resolution:
+            return self._whole_images(z, variance, group)
+        noisy, places = z.unflatten(1, self.image_shape), self.img_resolution - window + 1
+
+        def logits(image: Tensor, y: Tensor) -> Tensor:
+            sums = box_sums(box_sums(squared_differences(image, y), window, 0), window, 1)
+            return sums.mul_(-0.5 / variance)  # [places, places, n]
+
+        # A pixel has weights from several patches, so that their normalizers must be known first.
+        normalizers = PosteriorMeans((len(z), places, places), 0, self._weight_dtype, z.device)
+        for y in self._candidates(group):
+            for index, image in enumerate(noisy):
+                normalizers.add(logits(image, y), place=(index,))
+        normalizers = normalizers.over_ranks(self.images.sharded)
+        summed = torch.zeros([len(z), *self.image_shape], dtype=torch.float64, device=z.device)
+        for y in self._candidates(group):
+            values = y.to(self._weight_dtype)
+            for index, image in enumerate(noisy):
+                weights = normalizers.weights(logits(image, y), (index,))
+                summed[index] += (spread(weights, window) * values).sum(dim=-1)
+        if self.images.sharded:
+            summed = gather_tensors(summed).sum(dim=0)
+        return (summed / spread(z.new_ones([places, places, 1]), window)[:, :, 0]).flatten(1)
+
+    def _candidates(self, group: Group) -> Iterator[Tensor]:
+        """The training images and their mirror images in blocks, [C, R, R, n]."""
+        for block in self._blocks(group, self._cached_images):
+            images = block.t().contiguous().unflatten(0, self.image_shape)
+            yield images
+            if self.mirror:
+                yield images.flip(2)
+
+    def _whole_images(self, z: Tensor, variance: float, group: Group) -> Tensor:
+        """The posterior mean of whole images: the optimum of the training images and their mirror images."""
+        variances = z.new_full([len(z)], variance)
+        sums = float64_sums(self.images, z, variances, *group.chosen)
+        if self.mirror:
+            other = float64_sums(self.images, self._mirrored(z), variances, *group.chosen)
+            sums = merge(sums, dataclasses.replace(other, weighted=self._mirrored(other.weighted)))
+        return over_ranks(sums, self.images.sharded).mean
+
+    def _mirrored(self, rows: Tensor) -> Tensor:
+        return rows.unflatten(1, self.image_shape).flip(3).flatten(1)
+
+
+def spread(weights: Tensor, window: int) -> Tensor:
+    """For each pixel, the sum of the weights [places, places, n] of the patches that cover it, [R, R, n]."""
+    for dim in (0, 1):
+        weights = box_sums(padded(weights, window - 1, dim, wrap=False), window, dim)
+    return weights

@@ -1,0 +1,91 @@
+"""The PCA-locality denoiser: each number of an image is denoised from the numbers that correlate with it.
+
+With the covariance S of the training set and W = S (S + sigma² I)⁻¹, the Wiener filter, the mask of number m consists
+of the entries of row m of W whose absolute value is at least tau times the row's largest. Number m is a posterior mean:
+a softmax over training images by the distance on its mask. Source: Lukoianov et al. 2025.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from training.closed_form.gaussian import GaussianDenoiser
+from training.closed_form.rows import Images, require_memory
+from training.closed_form.streamed import Group, PosteriorMeans, Streamed
+
+# The published thresholds: of CIFAR-10 at 32×32, and at 64×64.
+TAU, TAU_LARGE = 0.05, 0.02
+BLOCK_IMAGES = 1024
+# Masks of several noise levels and classes are kept up to this size.
+MASK_BYTES = 1 << 28
+# Largest error of a logit by rounding, below which distances are computed by products.
+LOGIT_ERROR = {torch.float32: 1e-8, torch.float64: 1e-12}
+
+
+class PCALocalityDenoiser(Streamed):
+    """PCA-locality of a training set.
+
+    tau: threshold in [0, 1]; None takes the published value for the image size.
+    precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' everything in float64.
+    Other arguments: see `Streamed`. With labels, a class has the covariance and the images of the class.
+    Raises UserError for a tau out of range, and if the covariance does not fit in memory.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Tensor | np.ndarray | None = None,
+        device: torch.device | str = 'cpu',
+        tau: float | None = None,
+        precision: str = 'fp32',
+    ):
+        super().__init__(images, labels, device, precision)
+        if tau is not None and not 0 <= tau <= 1:
+            raise UserError(f'`tau`={tau:g}: give a share of the largest entry, 0 to 1')
+        self.tau = tau if tau is not None else TAU if self.img_resolution < 64 else TAU_LARGE
+        self.gaussian = GaussianDenoiser(self.images)
+        self._masks: dict[tuple[int, float], Tensor] = {}
+
+    def masks(self, variance: float, label: int = -1) -> Tensor:
+        """Row m: which numbers of an image the denoised number m depends on, bool [P, P]. variance: in pixel units."""
+        if (label, variance) not in self._masks:
+            size = self.images.num_pixels
+            if (len(self._masks) + 1) * size**2 > MASK_BYTES:
+                self._masks.clear()
+            require_memory(size**2, self.device, 'the masks')
+            gaussian, masks = (
+                self.gaussian.gaussian(label),
+                torch.empty([size, size], dtype=torch.bool, device=self.device),
+            )
+            shrunk = (gaussian.directions * (gaussian.variances / (gaussian.variances + variance))).t()
+            for part in torch.arange(size, device=self.device).split(BLOCK_IMAGES):
+                entries = (gaussian.directions[part] @ shrunk).abs()
+                largest = entries.amax(dim=1, keepdim=True)
+                masks[part] = (entries >= self.tau * largest) & (largest > 0)
+            constant = ~masks.any(dim=1)  # a number that is the same in all images depends on nothing
+            masks[constant, constant] = True
+            self._masks[label, variance] = masks
+        return self._masks[label, variance]
+
+    def _denoise_level(self, z: Tensor, variance: float, group: Group) -> Tensor:
+        masks = self.masks(variance, group.label)
+        columns = [row.nonzero()[:, 0] for row in masks]
+        means = PosteriorMeans((len(columns), len(z)), 1, self._weight_dtype, z.device)
+        queries = z.t().contiguous()
+        for block in self._blocks(group, BLOCK_IMAGES):
+            y = block.t().contiguous()  # [P, n]
+            rounding = (
+                torch.finfo(torch.float64).eps * float(queries.norm(dim=0).max() * y.norm(dim=0).max()) / variance
+            )
+            by_products = rounding < LOGIT_ERROR[self._weight_dtype]
+            values = y.to(self._weight_dtype)
+            for number, mask in enumerate(columns):
+                own, others = queries[mask], y[mask]
+                if by_products:
+                    logits = torch.addmm(others.square().sum(dim=0), own.t(), others, beta=-0.5)
+                else:
+                    logits = torch.cdist(own.t(), others.t(), compute_mode='donot_use_mm_for_euclid_dist').square_()
+                    logits.mul_(-0.5)
+                means.add(logits.div_(variance), values[number, :, None], (number,))
+        return means.over_ranks(self.images.sharded).mean[:, :, 0].t()

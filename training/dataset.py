@@ -36,6 +36,13 @@ class Dataset:
     labels: Tensor | None
     sha256: str
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, place: int) -> np.ndarray:
+        """An image, uint8 [C, R, R]."""
+        return self.images[place].numpy()
+
     @property
     def classes(self) -> list[int] | None:
         """The labels that have images, ascending."""
@@ -67,6 +74,13 @@ class StreamedDataset:
     labels: Tensor | None
     sha256: str
     workers: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, place: int) -> np.ndarray:
+        """An image, uint8 [C, R, R]."""
+        return np.ascontiguousarray(self.source.read(place).transpose(2, 0, 1))
 
     @property
     def classes(self) -> list[int] | None:
@@ -117,7 +131,7 @@ def load_dataset(path: str, progress: bool = False, argument: str = 'data', chan
     images = source.load(progress=progress)
     converted = with_channels(images, channels or source.channels)
     pixels = torch.from_numpy(np.ascontiguousarray(converted.transpose(0, 3, 1, 2)))
-    return Dataset(source.name, pixels, _labels(source), content_sha256(images, source.labels))
+    return Dataset(source.name, pixels, labels_of(source), content_sha256(images, source.labels))
 
 
 def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedDataset:
@@ -127,10 +141,11 @@ def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedD
     """
     source = open_source(path, 'data')
     check_shape(source.where, source.shape)
-    return StreamedDataset(source.name, source, _labels(source), source.content_sha256(progress), workers)
+    return StreamedDataset(source.name, source, labels_of(source), source.content_sha256(progress), workers)
 
 
-def _labels(source: Source) -> Tensor | None:
+def labels_of(source: Source) -> Tensor | None:
+    """The labels of a source, int64 [N], or None if it has none."""
     return None if source.labels is None else torch.tensor(source.labels, dtype=torch.int64)
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset_utils import Source, open_source
+from dataset_utils import open_source
 from dnnlib.util import UserError
 from torch_utils import distributed
 from torch_utils.misc import derived_seed
 from training.config import TrainingConfig
-from training.dataset import Dataset, StreamedDataset, to_float
+from training.dataset import Dataset, StreamedDataset, labels_of, to_float
 from training.denoiser import Denoiser
 
 # Ends of the bins of noise levels; each image has a level in each bin.
@@ -43,7 +43,8 @@ def open_held_out_loss(
         return None
     where = f'`test_data`={options.test_data}'
     source = open_source(options.test_data, 'test_data')
-    held_out = first_images(source, _labels(source), options.test_images, config.label_dim, where)
+    test_set = StreamedDataset(source.name, source, labels_of(source), '', 1)
+    held_out = first_images(test_set, options.test_images, config.label_dim, where)
     shape = (wanted.channels, wanted.resolution, wanted.resolution)
     if tuple(held_out.pixels.shape[1:]) != shape:
         channels, height, width = held_out.pixels.shape[1:]
@@ -53,21 +54,16 @@ def open_held_out_loss(
         )
     if not options.allow_overlap:
         distributed.on_main(lambda: refuse_shared(held_out.pixels, dataset, where))
-    if isinstance(dataset, StreamedDataset):
-        training = first_images(dataset.source, dataset.labels, options.test_images, config.label_dim, wanted.path)
-    else:
-        labels = dataset.labels[: options.test_images] if config.label_dim and dataset.labels is not None else None
-        training = Images(dataset.images[: options.test_images], labels)
-    return HeldOutLoss(training, held_out, device)
+    return HeldOutLoss(first_images(dataset, options.test_images, config.label_dim, wanted.path), held_out, device)
 
 
-def first_images(source: Source, labels: Tensor | None, count: int, label_dim: int, where: str) -> Images:
-    """The first images of a source (all if it has fewer), with labels for a class-conditional network.
+def first_images(dataset: Dataset | StreamedDataset, count: int, label_dim: int, where: str) -> Images:
+    """The first images of a set (all if it has fewer), with labels for a class-conditional network.
 
     Raises UserError for labels that are missing or that the network does not have.
     """
-    pixels = np.stack([source.read(place) for place in range(min(count, len(source)))]).transpose(0, 3, 1, 2)
-    images = torch.from_numpy(np.ascontiguousarray(pixels))
+    images = torch.from_numpy(np.stack([dataset.image(place) for place in range(min(count, len(dataset)))]))
+    labels = dataset.labels
     if not label_dim:
         return Images(images, None)
     if labels is None or int(labels[:count].max()) >= label_dim:
@@ -77,25 +73,16 @@ def first_images(source: Source, labels: Tensor | None, count: int, label_dim: i
 
 def refuse_shared(images: Tensor, training: Dataset | StreamedDataset, where: str) -> None:
     """Raise UserError if held-out images uint8 [N, C, R, R] are in the training set too, equal pixel for pixel."""
-    held_out = [_digest(image) for image in images.numpy()]
-    if isinstance(training, StreamedDataset):
-        source = training.source
-        known = {_digest(source.read(place).transpose(2, 0, 1)) for place in range(len(source))}
-    else:
-        known = {_digest(image) for image in training.images.numpy()}
-    if shared := sum(digest in known for digest in held_out):
+    known = {_digest(training.image(place)) for place in range(len(training))}
+    if shared := sum(_digest(image) in known for image in images.numpy()):
         raise UserError(
-            f'{where}: {shared} of its {len(held_out)} images are in the training set too; give other images, or '
+            f'{where}: {shared} of its {len(images)} images are in the training set too; give other images, or '
             '`allow_overlap` to continue'
         )
 
 
 def _digest(image: np.ndarray) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-
-
-def _labels(source: Source) -> Tensor | None:
-    return None if source.labels is None else torch.tensor(source.labels, dtype=torch.int64)
 
 
 class HeldOutLoss:

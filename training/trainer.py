@@ -63,8 +63,6 @@ class Trainer:
         self.augment = AugmentPipe(p=options.augment, **AUGMENTATIONS) if options.augment else None
         self.stats = Collector()
         self.first_bad_step = torch.tensor(_NO_STEP, device=device)
-        versions = 2 if options.xflip else 1
-        self.order = ImageOrder(config.dataset.size * versions, self.seed, options.window_size)
         self.batches: Iterator[tuple[Tensor, Tensor | None]] | None = None
 
     def step(self) -> None:
@@ -111,9 +109,11 @@ class Trainer:
     def draw_batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield this rank's images, uint8 on the device, and labels of each step after the images seen so far."""
         rank, world_size, batch_size = distributed.rank(), distributed.world_size(), self.config.schedule.batch_size
-        self.order.skip(self.images - self.order.position)
-        indices = (self.order.take(batch_size)[rank::world_size] for _ in itertools.count())
-        return self.dataset.batches(indices, self.device, self.config.options.xflip)
+        options, versions = self.config.options, 2 if self.config.options.xflip else 1
+        order = ImageOrder(self.config.dataset.size * versions, self.seed, options.window_size)
+        order.skip(self.images)
+        indices = (order.take(batch_size)[rank::world_size] for _ in itertools.count())
+        return self.dataset.batches(indices, self.device, options.xflip)
 
     def is_finite(self) -> bool:
         """Whether all weights and averaged weights are finite."""
@@ -159,7 +159,7 @@ class Trainer:
 
     def _from_names(self, value: Tensor | dict[str, Tensor]) -> Tensor:
         if isinstance(value, Tensor):
-            return value
+            return value.clone()
         flat = torch.zeros_like(self.flat.values)
         for view, (name, _) in zip(self.flat.views(flat), self.net.named_parameters(), strict=True):
             view.copy_(value[name])

@@ -85,6 +85,7 @@ def test_balls_hold_what_all_distances_in_int64_say(shape):
     radii = distances[np.arange(len(references)) % len(queries), np.arange(len(references))]
     radii[-2:] = 2**40, 255**2 * references[0].size  # beyond the largest distance there can be, and the largest
     below, within = NeighborIndex(references).count_within(queries, torch.from_numpy(radii))
+    assert below.dtype == within.dtype == torch.int64  # floats would lose counts beyond 2^24
     np.testing.assert_array_equal(below, (distances < radii).sum(axis=1))
     np.testing.assert_array_equal(within, (distances <= radii).sum(axis=1))
     assert (within > below).sum() >= 15

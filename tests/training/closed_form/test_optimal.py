@@ -12,67 +12,20 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from tests.helpers import DATA, cifar10_pixels, needs_cifar10
+from tests.training.closed_form.optimal_cases import (
+    SIGMAS,
+    WAYS,
+    naive,
+    naive_pixels,
+    noisy,
+    relative_error,
+    smooth_images,
+    squared_distances,
+)
 from torch_utils.int8 import MAX_INNER
 from training.closed_form import float32_means, int8_sums, optimal, sums
 from training.closed_form.optimal import OptimalDenoiser
-from training.sampling import StackedRandomGenerator, ablation_sampler, edm_sampler, rho_schedule, to_uint8
-
-# OVERHEAD with which a set is computed in float32 first, or with digits.
-WAYS = {'float32': math.inf, 'digits': -math.inf}
-SIGMAS = [80.0, 20.0, 8.0, 3.0, 1.0, 0.3, 0.05, 0.002]
-
-
-def naive(images: Tensor, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [B, N] and denoised images [B, C, R, R] by the definition, float64."""
-    y = images.to(torch.float64) / 127.5 - 1
-    variance = torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1) ** 2
-    weights = torch.softmax(-squared_distances(x, images) / (2 * variance), dim=1)
-    return weights, torch.einsum('bn,nchw->bchw', weights, y)
-
-
-def squared_distances(x: Tensor, images: Tensor) -> Tensor:
-    """Squared distances [B, N] from x to the images, in units of [-1, 1], float64."""
-    y = images.to(torch.float64) / 127.5 - 1
-    return torch.stack([(y - one).square().sum(dim=(1, 2, 3)) for one in x.to(torch.float64)])
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    error = (found.to(torch.float64) - expected).flatten(1).norm(dim=1)
-    return float((error / expected.flatten(1).norm(dim=1)).max())
-
-
-def smooth_images(count: int, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
-    """Random images with most of their variance at low frequencies, as photographs have; uint8."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn([count, channels, 4, 4], generator=generator) * 60
-    fine = torch.randn([count, channels, size, size], generator=generator) * 12
-    smooth = torch.nn.functional.interpolate(coarse, size=size, mode='bilinear')
-    return (smooth + fine + 120).clamp(0, 255).to(torch.uint8)
-
-
-def noisy(images: Tensor, sigma: float, count: int = 4, seed: int = 1) -> Tensor:
-    """Training images with noise, float64."""
-    generator = torch.Generator().manual_seed(seed)
-    index = torch.randint(len(images), [count], generator=generator)
-    noise = torch.randn([count, *images.shape[1:]], generator=generator, dtype=torch.float64)
-    return images[index].to(torch.float64) / 127.5 - 1 + sigma * noise
-
-
-@pytest.fixture(scope='module')
-def images() -> Tensor:
-    return smooth_images(2300)
-
-
-@pytest.fixture(params=WAYS)
-def denoiser(images: Tensor, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OptimalDenoiser:
-    monkeypatch.setattr(optimal, 'OVERHEAD', WAYS[request.param])
-    return OptimalDenoiser(images)
-
-
-@pytest.fixture
-def digits_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small sets are computed like large ones."""
-    monkeypatch.setattr(optimal, 'OVERHEAD', -math.inf)
+from training.sampling import StackedRandomGenerator, edm_sampler, rho_schedule, to_uint8
 
 
 def forbid_float64(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +95,6 @@ def test_near_ties_share_their_weight(sigma: float) -> None:
     images = torch.cat([images[1:], near])
     x = torch.cat([naive_pixels(near[:1]), naive_pixels(near).mean(dim=0, keepdim=True), noisy(near, sigma, count=3)])
     assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-5
-
-
-def naive_pixels(images: Tensor) -> Tensor:
-    return images.to(torch.float64) / 127.5 - 1
 
 
 def test_point_between_two_images_is_their_mean_at_any_sigma() -> None:
@@ -296,99 +245,6 @@ def test_images_of_which_digits_are_not_sure_are_computed_in_float64(
     monkeypatch.setattr(optimal, 'TOLERANCE', 0.0)
     x = noisy(images, 5.0)
     assert relative_error(denoiser(x, 5.0), naive(images, x, 5.0)[1]) < 1e-12
-
-
-class CountingDenoiser:
-    """A denoiser that counts the images it is asked for; `settled` exists only if `with_settled` is set."""
-
-    sigma_min, sigma_max, label_dim = 0.0, math.inf, 0
-
-    def __init__(self, inner: OptimalDenoiser, with_settled: bool):
-        self.inner, self.asked, self.fired = inner, 0, 0
-        self.img_channels, self.img_resolution = inner.img_channels, inner.img_resolution
-        if with_settled:
-            self.settled = self._settled
-
-    def round_sigma(self, sigma: Tensor | float) -> Tensor:
-        return torch.as_tensor(sigma)
-
-    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        self.asked += len(x)
-        return self.inner(x, sigma, class_labels)
-
-    def _settled(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self.asked += len(x)
-        done, denoised = self.inner.settled(x, sigma, class_labels)
-        self.fired += int(done.sum())
-        return done, denoised
-
-
-def test_settled_images_leave_the_sampler_and_end_the_same(images: Tensor, denoiser: OptimalDenoiser) -> None:
-    latents = StackedRandomGenerator('cpu', range(16)).randn([16, 3, 16, 16])
-    plain, quick = CountingDenoiser(denoiser, False), CountingDenoiser(denoiser, True)
-    expected, found = edm_sampler(plain, latents), edm_sampler(quick, latents)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
-    assert torch.equal(to_uint8(found), to_uint8(expected))
-    assert plain.asked == 16 * 35
-    assert quick.fired == 16
-    assert quick.asked < 16 * 28
-
-
-def test_settled_images_stay_along_the_whole_line(images: Tensor, denoiser: OptimalDenoiser) -> None:
-    x = noisy(images, 0.7, count=16)
-    settled, denoised = denoiser.settled(x, 0.7)
-    assert settled.any()
-    assert torch.equal(denoised, denoiser(x, 0.7))
-    for t in (1.0, 0.5, 0.1, 0.01):
-        gaps = squared_distances(denoised + t * (x - denoised), images).sort(dim=1).values
-        others = (-(gaps[:, 1:] - gaps[:, :1]) / (2 * (0.7 * t) ** 2)).exp().sum(dim=1)
-        assert (others[settled] < 2.0**-53).all()
-
-
-def test_nothing_settles_between_two_images(images: Tensor, denoiser: OptimalDenoiser) -> None:
-    middle = naive_pixels(images[3:5]).mean(dim=0, keepdim=True)
-    for sigma in (10.0, 0.1, 0.002):
-        assert not denoiser.settled(middle, sigma)[0].any()
-
-
-@pytest.mark.parametrize('rows', [100, 1 << 16])
-def test_copies_of_one_image_settle_together(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_sums, 'MAX_BLOCK', rows)
-    images = smooth_images(400).repeat(3, 1, 1, 1)
-    settled, denoised = OptimalDenoiser(images).settled(naive_pixels(images[:2]) + 0.001, 0.01)
-    assert settled.all()
-    assert torch.equal(to_uint8(denoised), images[:2])
-
-
-def test_sampler_with_churn_and_ablation_sampler_replay_training_images(
-    images: Tensor, denoiser: OptimalDenoiser
-) -> None:
-    random = StackedRandomGenerator('cpu', range(4))
-    latents = random.randn([4, 3, 16, 16])
-    churned = edm_sampler(denoiser, latents, randn_like=random.randn_like, S_churn=20)
-    for result in (churned, ablation_sampler(denoiser, latents, solver='euler')):
-        assert (to_uint8(result)[:, None] == images).flatten(2).all(dim=2).any(dim=1).all()
-
-
-def test_seeds_are_independent_of_the_batch(denoiser: OptimalDenoiser) -> None:
-    latents = StackedRandomGenerator('cpu', range(9)).randn([9, 3, 16, 16])
-    together = to_uint8(edm_sampler(denoiser, latents))
-    assert torch.equal(together[4:6], to_uint8(edm_sampler(denoiser, latents[4:6])))
-
-
-def test_threads_change_nothing(images: Tensor, denoiser: OptimalDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = noisy(images, 4.0, count=7)
-    expected = denoiser(x, 4.0)
-    monkeypatch.setattr('torch_utils.row_threads.ROWS_PER_THREAD', 1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        with torch.inference_mode():
-            found = denoiser(x, 4.0)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(threads)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_memory_mapped_images_give_the_same(images: Tensor, digits_only: None, tmp_path: Path) -> None:

@@ -1,0 +1,16 @@
+import pytest
+
+from dataset_utils import open_source
+from tests.dataset_utils.making import write_files, write_zip
+
+
+@pytest.fixture(params=['folder', 'archive'])
+def open_files(request, tmp_path):
+    """Open the given files, name by name, as a folder or as an archive."""
+
+    def open_them(content: dict[str, bytes]):
+        if request.param == 'folder':
+            return open_source(write_files(tmp_path / 'set', content))
+        return open_source(write_zip(tmp_path / 'set.zip', content))
+
+    return open_them

@@ -1,0 +1,25 @@
+import math
+
+import pytest
+from torch import Tensor
+
+from tests.training.closed_form.optimal_cases import WAYS, smooth_images
+from training.closed_form import optimal
+from training.closed_form.optimal import OptimalDenoiser
+
+
+@pytest.fixture(scope='module')
+def images() -> Tensor:
+    return smooth_images(2300)
+
+
+@pytest.fixture(params=WAYS)
+def denoiser(images: Tensor, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OptimalDenoiser:
+    monkeypatch.setattr(optimal, 'OVERHEAD', WAYS[request.param])
+    return OptimalDenoiser(images)
+
+
+@pytest.fixture
+def digits_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small sets are computed like large ones."""
+    monkeypatch.setattr(optimal, 'OVERHEAD', -math.inf)

@@ -1,0 +1,105 @@
+"""Samplers with the optimal denoiser: images that settle leave early, and seeds replay training images."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.closed_form.optimal_cases import naive_pixels, noisy, smooth_images, squared_distances
+from training.closed_form import int8_sums
+from training.closed_form.optimal import OptimalDenoiser
+from training.sampling import StackedRandomGenerator, ablation_sampler, edm_sampler, to_uint8
+
+
+class CountingDenoiser:
+    """A denoiser that counts the images it is asked for; `settled` exists only if `with_settled` is set."""
+
+    sigma_min, sigma_max, label_dim = 0.0, math.inf, 0
+
+    def __init__(self, inner: OptimalDenoiser, with_settled: bool):
+        self.inner, self.asked, self.fired = inner, 0, 0
+        self.img_channels, self.img_resolution = inner.img_channels, inner.img_resolution
+        if with_settled:
+            self.settled = self._settled
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        return torch.as_tensor(sigma)
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        self.asked += len(x)
+        return self.inner(x, sigma, class_labels)
+
+    def _settled(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.asked += len(x)
+        done, denoised = self.inner.settled(x, sigma, class_labels)
+        self.fired += int(done.sum())
+        return done, denoised
+
+
+def test_settled_images_leave_the_sampler_and_end_the_same(images: Tensor, denoiser: OptimalDenoiser) -> None:
+    latents = StackedRandomGenerator('cpu', range(16)).randn([16, 3, 16, 16])
+    plain, quick = CountingDenoiser(denoiser, False), CountingDenoiser(denoiser, True)
+    expected, found = edm_sampler(plain, latents), edm_sampler(quick, latents)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    assert torch.equal(to_uint8(found), to_uint8(expected))
+    assert plain.asked == 16 * 35
+    assert quick.fired == 16
+    assert quick.asked < 16 * 28
+
+
+def test_settled_images_stay_along_the_whole_line(images: Tensor, denoiser: OptimalDenoiser) -> None:
+    x = noisy(images, 0.7, count=16)
+    settled, denoised = denoiser.settled(x, 0.7)
+    assert settled.any()
+    assert torch.equal(denoised, denoiser(x, 0.7))
+    for t in (1.0, 0.5, 0.1, 0.01):
+        gaps = squared_distances(denoised + t * (x - denoised), images).sort(dim=1).values
+        others = (-(gaps[:, 1:] - gaps[:, :1]) / (2 * (0.7 * t) ** 2)).exp().sum(dim=1)
+        assert (others[settled] < 2.0**-53).all()
+
+
+def test_nothing_settles_between_two_images(images: Tensor, denoiser: OptimalDenoiser) -> None:
+    middle = naive_pixels(images[3:5]).mean(dim=0, keepdim=True)
+    for sigma in (10.0, 0.1, 0.002):
+        assert not denoiser.settled(middle, sigma)[0].any()
+
+
+@pytest.mark.parametrize('rows', [100, 1 << 16])
+def test_copies_of_one_image_settle_together(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_sums, 'MAX_BLOCK', rows)
+    images = smooth_images(400).repeat(3, 1, 1, 1)
+    settled, denoised = OptimalDenoiser(images).settled(naive_pixels(images[:2]) + 0.001, 0.01)
+    assert settled.all()
+    assert torch.equal(to_uint8(denoised), images[:2])
+
+
+def test_sampler_with_churn_and_ablation_sampler_replay_training_images(
+    images: Tensor, denoiser: OptimalDenoiser
+) -> None:
+    random = StackedRandomGenerator('cpu', range(4))
+    latents = random.randn([4, 3, 16, 16])
+    churned = edm_sampler(denoiser, latents, randn_like=random.randn_like, S_churn=20)
+    for result in (churned, ablation_sampler(denoiser, latents, solver='euler')):
+        assert (to_uint8(result)[:, None] == images).flatten(2).all(dim=2).any(dim=1).all()
+
+
+def test_seeds_are_independent_of_the_batch(denoiser: OptimalDenoiser) -> None:
+    latents = StackedRandomGenerator('cpu', range(9)).randn([9, 3, 16, 16])
+    together = to_uint8(edm_sampler(denoiser, latents))
+    assert torch.equal(together[4:6], to_uint8(edm_sampler(denoiser, latents[4:6])))
+
+
+def test_threads_change_nothing(images: Tensor, denoiser: OptimalDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = noisy(images, 4.0, count=7)
+    expected = denoiser(x, 4.0)
+    monkeypatch.setattr('torch_utils.row_threads.ROWS_PER_THREAD', 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with torch.inference_mode():
+            found = denoiser(x, 4.0)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

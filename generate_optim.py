@@ -18,7 +18,7 @@ class GenerateOptimOptions:
 
     # fmt: off
     data: str = option(REQUIRED, 'Training set. Without `sharded`, an .npy file of pixels stays on disk.', unit='ZIP|DIR|NPY', alias='network')
-    denoiser: str = option('optimal', f'Closed form: {", ".join(DENOISERS)}.', unit='NAME')
+    denoiser: str = option('optimal', f'Closed form: {", ".join(DENOISERS)}; with parameters as in local:window=5.', unit='NAME')
     outdir: Path = option(REQUIRED, 'Folder for the images.', unit='DIR')
     seeds: list[int] = option('0-63', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
     subdirs: bool = option(False, 'Put a thousand images in a folder.', switch=True)
@@ -46,6 +46,11 @@ def main(options: GenerateOptimOptions) -> None:
     \b
     # 64 images of the optimum on handwritten digits, and a contact sheet of them
     python generate_optim.py --data=digits --outdir=optimum --grid=optimum/grid.png
+
+    \b
+    # Patches of 5×5 pixels at every noise level, and the optimum above noise level 4 followed by a network
+    python generate_optim.py --data=train.zip --outdir=patches --denoiser=patch:window=5
+    python generate_optim.py --data=train.zip --outdir=hybrid --denoiser='hybrid:optimal>4>network-snapshot-000080.safetensors'
 
     \b
     # 50,000 images

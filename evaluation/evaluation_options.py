@@ -24,7 +24,7 @@ class EvaluationOptions:
     images: tuple[str, ...] = option((), 'Evaluate images from any source; repeat the option for several sets.', unit='DIR|ZIP|NPZ|NPY')
     network: str | None = option(None, 'Evaluate one snapshot, or network pickle of EDM.', unit='FILE|URL')
     pipeline: Path | None = option(None, 'Evaluate an unconditional pipeline saved by diffusers.', unit='DIR')
-    denoiser: str | None = option(None, 'Evaluate a closed-form denoiser of `data`, such as optimal.', unit='NAME')
+    denoiser: str | None = option(None, 'Evaluate a closed-form denoiser of `data`, such as optimal, local:window=5 or hybrid:optimal>4>FILE.', unit='NAME')
     data: str | None = option(None, 'Training set of `denoiser`.', unit='ZIP|DIR|NPZ|NPY')
     training_set: str | None = option(None, 'Training set to compare with. [default: the training set of `expdir` or `denoiser`]', name='knn-ref', unit='ZIP|DIR|NPZ|NPY')
     xflip: bool | None = option(None, 'Compare with mirrored training images as well. [default: as in the training]', unit='BOOL')

@@ -4,6 +4,7 @@ A new kind is a class, a line in `GENERATORS`, and an option of that name.
 """
 
 import functools
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from dnnlib.download_options import DownloadOptions
 from dnnlib.util import UserError, file_sha256
 from torch_utils import distributed
 from torch_utils.misc import configure_backends
-from training.closed_form import make_denoiser, require_known
+from training.closed_form import files_of, make_denoiser
 from training.closed_form.closed_form import compute_device
 from training.closed_form.rows import ImageRows, rows_of
 from training.config import read_run
@@ -187,7 +188,7 @@ class ClosedFormGenerator(Generator):
     def __init__(self, name: str | Path, sampling: Sampling, device: Device):
         super().__init__(sampling, compute_device(device))
         self.name, self.where = str(name), f'the denoiser {name}'
-        require_known(self.name)
+        self.files = files_of(self.name)
         if sampling.data is None:
             raise UserError(f'`denoiser`={name} needs `data`, its training set')
         self.source = open_source(sampling.data, 'data')
@@ -200,7 +201,8 @@ class ClosedFormGenerator(Generator):
             self._draw_classes_from(self.labels.unique().tolist())
 
     def _hash(self) -> str:
-        return self.source.sha256()
+        hashes = [self.source.sha256(), *map(file_sha256, self.files)]
+        return hashes[0] if not self.files else hashlib.sha256(''.join(hashes).encode()).hexdigest()
 
     @property
     def settings(self) -> dict[str, Any]:

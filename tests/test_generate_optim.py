@@ -14,14 +14,17 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+import train
 from dataset_utils import Source, open_source
 from dnnlib.util import UserError
 from evaluation.memorization import memorization_ratio
 from generate_optim import main
-from tests.helpers import DATA, run_script
+from tests.helpers import DATA, TINY, run_script
 from training.closed_form import DENOISERS, make_denoiser
 from training.closed_form.closed_form import ClosedForm
 from training.closed_form.rows import Images, rows_of
+from training.sampling import SamplerOptions, generate
+from training.snapshot import list_snapshots
 
 
 def run(*arguments: str | Path) -> Result:
@@ -150,6 +153,42 @@ def test_any_closed_form_generates_in_any_sampler(tmp_path: Path, digits: np.nda
             assert (int(line['nearest']), int(line['squared_distance'])) == (distances.argmin(), distances.min())
             assert line['set'] == 'gaussian'
     assert run('--data=digits', f'--outdir={tmp_path / "edm"}', '--seeds=0-5').exit_code == 1
+
+
+@pytest.mark.parametrize('name', [*DENOISERS][2:-1])
+def test_every_closed_form_samples_with_its_parameters(
+    name: str, digits_20: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = f'--data={digits_20}', '--seeds=0-3', '--steps=4', '--cond=1', '--batch=2'
+    result = run(*arguments, f'--denoiser={name}', f'--outdir={tmp_path / "whole"}', '--S_churn=2')
+    assert result.exit_code == 0, result.output
+    text = f'{name}:precision=fp64'
+    assert run(*arguments, f'--denoiser={text}', f'--outdir={tmp_path / "out"}', '--shard').exit_code == 0
+    assert {line['set'] for line in read_table(tmp_path / 'out').values()} == {text}
+    source = open_source(str(digits_20))
+    images = torch.from_numpy(source.load().transpose(0, 3, 1, 2).copy())
+    denoiser = make_denoiser(name, images, torch.tensor(source.labels), precision='fp64')
+    expected = generate(denoiser, range(4), SamplerOptions(num_steps=4), batch_size=3)
+    for seed in range(4):
+        assert abs(read_image(tmp_path / 'out' / f'{seed:06d}.png') - expected[seed, 0].numpy().astype(int)).max() <= 1
+    result = run(*arguments, f'--denoiser={name}:grey=1', f'--outdir={tmp_path / "none"}')
+    assert f'the {name} denoiser does not have this parameter' in result.output
+
+
+def test_a_hybrid_depends_on_the_content_of_its_network(digits_20: Path, tmp_path: Path) -> None:
+    train_run = [f'--outdir={tmp_path / "run"}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--warmup=0']
+    assert CliRunner().invoke(train.main, [*train_run, '--epochs=100', '--tick=1', '--snap=1']).exit_code == 0
+    first, last = (path for _, path in list_snapshots(tmp_path / 'run')[-2:])
+    arguments = f'--data={digits_20}', f'--outdir={tmp_path / "out"}', '--seeds=0-3', '--steps=4'
+    text = f'--denoiser=hybrid:{first}>4>optimal'
+    result = run(*arguments, text)
+    assert result.exit_code == 0, result.output
+    assert '4 (100 %) are copies' in result.output
+    first.write_bytes(last.read_bytes())
+    assert 'sha256 was' in run(*arguments, text).output
+    assert 'must descend and be above 0, not 4, 5' in run(*arguments, f'{text}>5>optimal').output
+    conditional = run(*arguments, text, '--cond=1', f'--outdir={tmp_path / "none"}')
+    assert 'the parts of a hybrid differ' in conditional.output
 
 
 def test_a_new_denoiser_needs_one_line_in_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -387,6 +387,8 @@ def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert {labels[int(row['nearest'])].item() for row in rows} == {3}
     assert {row['class'] for row in rows} == {'3'}
+    (record,) = evaluated('--denoiser=hybrid:smoothed:draws=1,smoothing=0>0.5>local:window=7', *common)
+    assert (record['num_images'], record['ratio']) == (20, 1)
     assert 'no such closed form; choose one of optimal' in failure('--denoiser=best', *common)
     assert 'needs --data' in failure('--denoiser=optimal', f'--knn-ref={digits_20}')
     assert '--class=10: no training image has it' in failure('--denoiser=optimal', *common, '--class=10')

@@ -5,7 +5,9 @@
 
 import inspect
 import pkgutil
+import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnnlib.util import UserError
@@ -26,6 +28,14 @@ DENOISERS: dict[str, Callable[..., 'Denoiser'] | str] = {
     'local': 'training.closed_form.local_score:LocalScoreDenoiser',
     'equivariant': 'training.closed_form.local_score:EquivariantLocalScoreDenoiser',
     'pca-locality': 'training.closed_form.pca_locality:PCALocalityDenoiser',
+    'hybrid': 'training.closed_form.hybrid:HybridDenoiser',
+}
+# From text to the value of a parameter, by its type.
+VALUES: dict[type, Callable[[str], Any]] = {
+    bool: {'0': False, '1': True}.__getitem__,
+    int: int,
+    float: float,
+    str: str,
 }
 
 
@@ -38,21 +48,90 @@ def make_denoiser(
 ) -> 'Denoiser':
     """The closed-form denoiser of this name.
 
+    name: with parameters as in local:window=5,precision=fp64, or a hybrid as in hybrid:optimal>4>FILE; see `read_name`.
     images: uint8 [N, C, R, R]. labels: int64 [N] or None. parameters: of its class.
-    Raises UserError for an unknown name, a parameter that this denoiser does not have, and as its class does.
+    Raises UserError as `read_name`, for a parameter that this denoiser does not have, and as its class does.
     """
-    require_known(name)
-    made = DENOISERS[name]
-    made = pkgutil.resolve_name(made) if isinstance(made, str) else made
-    if unknown := set(parameters) - set(inspect.signature(made).parameters):
-        raise UserError(f'`{min(unknown)}`: the {name} denoiser does not have this parameter; remove it')
-    return made(images, labels, device, **parameters)
+    name, spelled = read_name(name)
+    made = denoiser_class(name)
+    for parameter in parameters:
+        _require_parameter(name, made, parameter)
+    return made(images, labels, device, **spelled | parameters)
 
 
-def require_known(name: str) -> None:
-    """Raise UserError for a name that is not in `DENOISERS`."""
+def read_name(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the parameters that a text spells: NAME, NAME:PARAMETER=VALUE,… or hybrid:PART>LEVEL>PART….
+
+    A part is again such a text, or the path of a network; from high to low noise, with the noise levels between them.
+    Raises UserError for unknown names and parameters, values of the wrong type, and levels that do not descend.
+    """
+    name, _, rest = text.partition(':')
     if name not in DENOISERS:
         raise UserError(f'`denoiser`={name}: no such closed form; choose one of {", ".join(DENOISERS)}')
+    if name == 'hybrid':
+        return name, _read_hybrid(rest)
+    made, parameters = denoiser_class(name), {}
+    for assignment in rest.split(',') if rest else []:
+        parameter, _, value = assignment.partition('=')
+        annotation = _require_parameter(name, made, parameter)
+        kinds = typing.get_args(annotation) or (annotation,)
+        for kind in [kind for kind in VALUES if kind in kinds]:
+            try:
+                parameters[parameter] = VALUES[kind](value)
+                break
+            except (ValueError, KeyError):
+                continue
+        else:
+            raise UserError(f'`{parameter}`={value}: the {name} denoiser needs a number here')
+    return name, parameters
+
+
+def files_of(text: str) -> list[Path]:
+    """The files that a denoiser of this name reads: networks and tables. Raises UserError as `read_name`."""
+    name, parameters = read_name(text)
+    if name == 'hybrid':
+        parts = parameters['parts']
+        return [path for part in parts for path in (files_of(part) if is_closed_form(part) else [Path(part)])]
+    window = parameters.get('window')
+    return [Path(window)] if isinstance(window, str) else []
+
+
+def is_closed_form(text: str) -> bool:
+    """Whether a part of a hybrid is a closed form; otherwise it is the path of a network."""
+    return text.partition(':')[0] in DENOISERS
+
+
+def denoiser_class(name: str) -> Callable[..., 'Denoiser']:
+    made = DENOISERS[name]
+    return pkgutil.resolve_name(made) if isinstance(made, str) else made
+
+
+def _read_hybrid(text: str) -> dict[str, Any]:
+    from training.closed_form.hybrid import check_levels
+
+    words = text.split('>')
+    try:
+        levels = [float(word) for word in words[1::2]]
+    except ValueError as error:
+        raise UserError(
+            f'`denoiser`=hybrid:{text}: between two parts, give a noise level, as in optimal>4>FILE'
+        ) from error
+    parts = words[0::2]
+    check_levels(levels, len(parts))
+    for part in parts:
+        if is_closed_form(part):
+            read_name(part)
+        elif not Path(part).is_file():
+            raise UserError(f'`denoiser`: {part or "an empty part"} is neither a closed form nor the file of a network')
+    return {'parts': parts, 'levels': levels}
+
+
+def _require_parameter(name: str, made: Callable[..., 'Denoiser'], parameter: str) -> Any:
+    """The type of a parameter. Raises UserError if the denoiser does not have it."""
+    known = dict(list(inspect.signature(made).parameters.items())[3:])  # after images, labels and device
+    if parameter not in known:
+        raise UserError(f'`{parameter}`: the {name} denoiser does not have this parameter; remove it')
+    return known[parameter].annotation
 
 
 def __getattr__(name: str) -> Any:

@@ -34,7 +34,7 @@ class ClosedForm:
         check_images(images, labels)
         self.device = compute_device(device)
         self.img_channels, self.img_resolution = images.shape[1], images.shape[2]
-        self.labels = None if labels is None else torch.as_tensor(labels).to(torch.int64)
+        self.labels = as_labels(labels)
         self.num_images = len(images)
         self.class_sizes = Counter([] if self.labels is None else self.labels.tolist())
         self.label_dim = max(self.class_sizes, default=-1) + 1
@@ -86,6 +86,10 @@ class ClosedForm:
         if absent := set(labels.unique().tolist()) - known:
             raise UserError(f'class {min(absent)}: no training image has it')
         return labels
+
+
+def as_labels(labels: Tensor | np.ndarray | None) -> Tensor | None:
+    return None if labels is None else torch.as_tensor(labels).to(torch.int64)
 
 
 def check_images(images: Images, labels: Tensor | np.ndarray | None) -> None:

@@ -146,7 +146,7 @@ class PosteriorMeans:
 
     def over_ranks(self, sharded: bool) -> 'PosteriorMeans':
         """These means over the candidates of all ranks if the set is sharded; equal to the last bit on each rank."""
-        if sharded and distributed.world_size() > 1:
+        if sharded:
             parts = gather_tensors(torch.cat([self.reference[..., None], self.total[..., None], self.weighted], dim=-1))
             self.reference = parts[..., 0].amax(dim=0)
             sums = ((parts[..., 0] - self.reference).exp()[..., None] * parts[..., 1:]).sum(dim=0)
@@ -166,6 +166,8 @@ class PosteriorMeans:
 
 def gather_tensors(tensor: Tensor) -> Tensor:
     """The tensors of all ranks, of one shape, stacked: [ranks, …], on every rank."""
+    if distributed.world_size() == 1:
+        return tensor[None]
     parts = [torch.empty_like(tensor) for _ in range(distributed.world_size())]
     torch.distributed.all_gather(parts, tensor.contiguous())
     return torch.stack(parts)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from torch_utils import distributed
 from training.closed_form.rows import ImageRows
 from training.closed_form.streamed import gather_tensors
 
@@ -118,9 +117,7 @@ def merge(a: Sums, b: Sums) -> Sums:
 
 def over_ranks(sums: Sums, sharded: bool) -> Sums:
     """The sums over the shards of all ranks if the training set is sharded, equal to the last bit on each rank."""
-    if not sharded or distributed.world_size() == 1:
-        return sums
-    return functools.reduce(merge, map(Sums.unpack, gather_tensors(sums.pack())))
+    return functools.reduce(merge, map(Sums.unpack, gather_tensors(sums.pack()))) if sharded else sums
 
 
 def empty_sums(z: Tensor) -> Sums:

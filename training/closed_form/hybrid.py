@@ -1,0 +1,100 @@
+"""Denoisers switched at noise levels: one above a level, another below it.
+
+Substituting the optimum for a network within a window of noise levels shows where the network's images are decided.
+Source: Bertrand et al. 2025.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from training.closed_form import is_closed_form, make_denoiser
+from training.closed_form.closed_form import as_labels, check_images, compute_device
+from training.closed_form.rows import ImageRows, Images
+from training.denoiser import Denoiser
+from training.snapshot import load_network
+
+
+class HybridDenoiser:
+    """Several denoisers, each within a range of noise levels.
+
+    images, labels, device: of the closed forms, as of these. parts: from high to low noise, denoisers, names of closed
+    forms with their parameters as of `make_denoiser`, or paths of networks; a repeated name or path is made once.
+    levels: where to switch, descending, one fewer than parts; a part acts above its level, the next at and below it.
+    Raises UserError for levels that do not descend, and for parts that differ in shape or classes.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Tensor | np.ndarray | None = None,
+        device: torch.device | str = 'cpu',
+        parts: Sequence[str | Denoiser] = (),
+        levels: Sequence[float] = (),
+    ):
+        check_levels(levels, len(parts))
+        names = dict.fromkeys(part for part in parts if isinstance(part, str))
+        if not isinstance(images, ImageRows) and any(map(is_closed_form, names)):
+            check_images(images, labels)
+            images = ImageRows(images, as_labels(labels), compute_device(device))  # held once for all parts
+        made = {
+            name: make_denoiser(name, images, labels, device) if is_closed_form(name) else load_network(name, device)
+            for name in names
+        }
+        self.parts: list[Denoiser] = [made[part] if isinstance(part, str) else part for part in parts]
+        self.levels = list(levels)
+        first = self.parts[0]
+        self.img_channels, self.img_resolution, self.label_dim = _kind(first)
+        self.sigma_min, self.sigma_max = self.parts[-1].sigma_min, first.sigma_max
+        for part, name in zip(self.parts, parts, strict=True):
+            if _kind(part) != _kind(first):
+                raise UserError(
+                    f'`denoiser`: the parts of a hybrid differ: {_shown(first, parts[0])}, {_shown(part, name)}'
+                )
+
+    def part_at(self, sigma: float) -> Denoiser:
+        """The denoiser of a noise level."""
+        return self.parts[sum(sigma <= level for level in self.levels)]
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        values = torch.as_tensor(sigma)
+        rounded = [torch.as_tensor(self.part_at(float(one)).round_sigma(one)) for one in values.flatten()]
+        return torch.stack([one.flatten()[0] for one in rounded]).reshape(values.shape).to(values)
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        levels = torch.as_tensor(sigma).flatten()
+        if len(levels) == 1:
+            return self.part_at(float(levels))(x, sigma, class_labels)
+        chosen = torch.tensor([sum(float(one) <= level for level in self.levels) for one in levels], device=x.device)
+        result = torch.empty_like(x, dtype=x.dtype if x.dtype == torch.float64 else torch.float32)
+        for index in chosen.unique().tolist():
+            own = chosen == index
+            labels = None if class_labels is None else class_labels[own]
+            result[own] = self.parts[index](x[own], levels.to(x.device)[own], labels).to(result.dtype)
+        return result
+
+
+def check_levels(levels: Sequence[float], num_parts: int) -> None:
+    """Raise UserError for levels that do not separate this many parts."""
+    if num_parts < 2 or len(levels) != num_parts - 1:
+        raise UserError(
+            f'`denoiser`: a hybrid of {num_parts} parts has {len(levels)} levels; give one between two parts'
+        )
+    if not all(high > low for high, low in itertools.pairwise([*levels, 0.0])):
+        shown = ', '.join(f'{level:g}' for level in levels)
+        raise UserError(f'`denoiser`: the levels of a hybrid must descend and be above 0, not {shown}')
+
+
+def _kind(part: Denoiser) -> tuple[int, int, int]:
+    return part.img_channels, part.img_resolution, part.label_dim
+
+
+def _shown(part: Denoiser, name: str | Denoiser) -> str:
+    channels, size, classes = _kind(part)
+    return (
+        f'{name if isinstance(name, str) else type(name).__name__} has {size}×{size}×{channels} and {classes} classes'
+    )

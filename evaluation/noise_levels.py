@@ -35,6 +35,13 @@ class Estimate:
 
 
 def denoising_error(
+    denoiser: Denoiser, images: Tensor | np.ndarray, sigma: float, seed: int = 0, labels: Tensor | None = None
+) -> Tensor:
+    """||D(x + sigma e) - x||² of each image, float64 [N], summed over pixels in [-1, 1] units; see `denoised`."""
+    return squared_distance(denoised(denoiser, images, sigma, seed, labels), to_float64(torch.as_tensor(images)))
+
+
+def denoised(
     denoiser: Denoiser,
     images: Tensor | np.ndarray,
     sigma: float,
@@ -42,35 +49,18 @@ def denoising_error(
     labels: Tensor | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Tensor:
-    """||D(x + sigma e) - x||² of each image, float64 [N], summed over pixels in [-1, 1] units.
+    """D(x + sigma e) of each image, float64 [N, C, R, R] in [-1, 1] units.
 
-    images: uint8 [N, C, R, R] on the device of the denoiser. labels: int64 [N], or None for no class.
+    images: uint8 [N, C, R, R] on the device of the denoiser. labels: int64 [N], or None for no class. Two denoisers see
+    the same noise: ||D - D'||² of each image is the `squared_distance` of their results.
     """
-    clean = torch.as_tensor(images)
-    return torch.cat(
-        [
-            squared_distance(denoise(denoiser, z, sigma, part_labels), to_float64(clean[part]))
-            for part, z, part_labels in noisy_batches(clean, sigma, seed, labels, batch_size)
-        ]
-    )
-
-
-def denoiser_distance(
-    denoiser: Denoiser,
-    other: Denoiser,
-    images: Tensor | np.ndarray,
-    sigma: float,
-    seed: int = 0,
-    labels: Tensor | None = None,
-    batch_size: int = BATCH_SIZE,
-) -> Tensor:
-    """||D(z) - D'(z)||² of two denoisers on the same noisy images, float64 [N]; arguments as `denoising_error`."""
-    return torch.cat(
-        [
-            squared_distance(denoise(denoiser, z, sigma, part_labels), denoise(other, z, sigma, part_labels))
-            for _, z, part_labels in noisy_batches(torch.as_tensor(images), sigma, seed, labels, batch_size)
-        ]
-    )
+    parts = []
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        clean = to_float64(torch.as_tensor(images[part]))
+        z = clean + sigma * noise_like(clean, seed, range(start, start + len(clean)))
+        parts.append(denoise(denoiser, z, sigma, None if labels is None else labels[part]))
+    return torch.cat(parts)
 
 
 def linearity(
@@ -119,17 +109,6 @@ def denoise(denoiser: Denoiser, z: Tensor, sigma: float, labels: Tensor | None =
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Squared distances between images of two batches [B, C, R, R], float64 [B] on the CPU."""
     return (a - b).flatten(1).square().sum(dim=1).double().cpu()
-
-
-def noisy_batches(
-    images: Tensor, sigma: float, seed: int, labels: Tensor | None, batch_size: int
-) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Noisy images of each batch: its place among the images, z float64 [B, C, R, R], and its labels."""
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        clean = to_float64(images[part])
-        z = clean + sigma * noise_like(clean, seed, range(start, start + len(clean)))
-        yield part, z, None if labels is None else labels[part]
 
 
 def noise_like(clean: Tensor, seed: int, positions: Sequence[int]) -> Tensor:

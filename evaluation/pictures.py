@@ -3,7 +3,8 @@
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ IMAGES_PER_FOLDER = 1000
 GALLERY_ROWS = 24
 # Contact sheets: small images are magnified up to this longer side and up to this edge of an image, in pixels.
 _SHEET, _LARGEST_CELL = 512, 128
-# Galleries: images per line; in pixels: edge of an image, width of frames, gaps, line height, font size.
-_ENTRIES, _CELL, _FRAME, _GAP, _LINE, _FONT = 4, 64, 3, 12, 17, 13
+# Galleries: images in a row; in pixels: edge of an image, width of frames, gaps, line height, font size.
+_IMAGES, _CELL, _FRAME, _GAP, _LINE, _FONT = 12, 64, 3, 12, 17, 13
 _COPY_COLOR, _PLAIN_COLOR, _INK = (200, 30, 30), (225, 225, 225), (40, 40, 40)
 
 
@@ -114,41 +115,70 @@ def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: s
 
     images: uint8 [N, C, H, W], the set that `result` is of. training: uint8 [M, C, H, W]. name: of the set.
     """
-    edge = max(images.shape[2:])
-    cell = max(1, _CELL // edge) * edge if edge <= _CELL else _CELL
-    entry_width, entry_height = 3 * (cell + _FRAME) + _FRAME, cell + 2 * _FRAME + _LINE
-    sections = shown_rows(result)
-    width = _ENTRIES * (entry_width + _GAP) + _GAP
-    num_lines = sum(-(-len(rows) // _ENTRIES) for rows in sections.values())
-    height = _GAP + 3 * _LINE + len(sections) * (2 * _LINE + 2 * _GAP) + num_lines * (entry_height + _GAP)
-    picture = PIL.Image.new('RGB', (width, height), 'white')
-    draw, font = PIL.ImageDraw.Draw(picture), PIL.ImageFont.load_default(_FONT)
     distances = rms_per_pixel(result.squared_distances, images[0].numel())
+
+    def entry(row: int) -> GalleryEntry:
+        caption = f'd1 {distances[row, 0]:.1f}   d2 {distances[row, 1]:.1f}'
+        return GalleryEntry([images[row], *training[result.indices[row]]], caption, bool(result.memorized[row]))
+
+    low, high = (100 * bound for bound in result.interval)
+    share = f'{100 * result.ratio:.2f} % of {len(images)} images are copies (95 % interval {low:.2f} to {high:.2f} %)'
+    lines = [
+        f'{name if len(name) <= 50 else name[:47] + "..."}: {share}',
+        'd1, d2: root mean square distance per pixel to the nearest and second nearest training',
+        'image, in grey levels. Red frame: a copy, d1 < d2 / 3.',
+    ]
+    sections = {title: list(map(entry, rows)) for title, rows in shown_rows(result).items()}
+    return draw_entries(lines, sections, ('generated', 'nearest', 'second'))
+
+
+@dataclass(frozen=True)
+class GalleryEntry:
+    """Images uint8 [C, H, W] that belong together, a caption below them, and whether their frame is red."""
+
+    images: Sequence[Tensor]
+    caption: str
+    is_marked: bool = False
+
+
+def draw_entries(
+    lines: Sequence[str], sections: Mapping[str, Sequence[GalleryEntry]], heads: Sequence[str]
+) -> PIL.Image.Image:
+    """Lines of text, and below them the entries of each section, several in a row.
+
+    sections: by their titles, with at least one image in all. heads: above the images of each column of entries.
+    """
+    height, width = next(entry for entries in sections.values() for entry in entries).images[0].shape[1:]
+    edge, per_row, head_lines = max(height, width), _IMAGES // len(heads), 1 + max(head.count('\n') for head in heads)
+    cell = max(1, _CELL // edge) * edge if edge <= _CELL else _CELL
+    entry_width, entry_height = len(heads) * (cell + _FRAME) + _FRAME, cell + 2 * _FRAME + _LINE
+    num_rows = sum(-(-len(entries) // per_row) for entries in sections.values())
+    above = len(sections) * ((1 + head_lines) * _LINE + 2 * _GAP)
+    size = per_row * (entry_width + _GAP) + _GAP, _GAP + len(lines) * _LINE + above + num_rows * (entry_height + _GAP)
+    picture = PIL.Image.new('RGB', size, 'white')
+    draw, font = PIL.ImageDraw.Draw(picture), PIL.ImageFont.load_default(_FONT)
 
     def write(x: int, y: int, text: str) -> None:
         draw.text((x, y), text, fill=_INK, font=font)
 
-    low, high = (100 * bound for bound in result.interval)
-    share = f'{100 * result.ratio:.2f} % of {len(images)} images are copies (95 % interval {low:.2f} to {high:.2f} %)'
-    write(_GAP, _GAP, f'{name if len(name) <= 50 else name[:47] + "..."}: {share}')
-    write(_GAP, _GAP + _LINE, 'd1, d2: root mean square distance per pixel to the nearest and second nearest training')
-    write(_GAP, _GAP + 2 * _LINE, 'image, in grey levels. Red frame: a copy, d1 < d2 / 3.')
-    y = _GAP + 3 * _LINE
-    for title, rows in sections.items():
+    for number, line in enumerate(lines):
+        write(_GAP, _GAP + number * _LINE, line)
+    y = _GAP + len(lines) * _LINE
+    for title, entries in sections.items():
         write(_GAP, y + _GAP, title)
         y += 2 * _GAP + _LINE
-        for column in range(min(_ENTRIES, len(rows))):
-            for place, head in enumerate(('generated', 'nearest', 'second')):
+        for column in range(min(per_row, len(entries))):
+            for place, head in enumerate(heads):
                 write(_GAP + column * (entry_width + _GAP) + _FRAME + place * (cell + _FRAME), y, head)
-        y += _LINE
-        for place, row in enumerate(rows):
-            x, top = _GAP + place % _ENTRIES * (entry_width + _GAP), y + place // _ENTRIES * (entry_height + _GAP)
-            color = _COPY_COLOR if result.memorized[row] else _PLAIN_COLOR
+        y += head_lines * _LINE
+        for number, entry in enumerate(entries):
+            x, top = _GAP + number % per_row * (entry_width + _GAP), y + number // per_row * (entry_height + _GAP)
+            color = _COPY_COLOR if entry.is_marked else _PLAIN_COLOR
             draw.rectangle([x, top, x + entry_width - 1, top + cell + 2 * _FRAME - 1], fill=color)
-            for side, pixels in enumerate((images[row], *training[result.indices[row]])):
+            for side, pixels in enumerate(entry.images):
                 picture.paste(_resized(pixels, cell), (x + _FRAME + side * (cell + _FRAME), top + _FRAME))
-            write(x, top + cell + 2 * _FRAME, f'd1 {distances[row, 0]:.1f}   d2 {distances[row, 1]:.1f}')
-        y += -(-len(rows) // _ENTRIES) * (entry_height + _GAP)
+            write(x, top + cell + 2 * _FRAME, entry.caption)
+        y += -(-len(entries) // per_row) * (entry_height + _GAP)
     return picture
 
 

@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,7 +17,7 @@ from dnnlib.util import file_sha256
 from evaluation.agreement import cosines
 from evaluation.diagnosis import levels, tasks
 from evaluation.geometry import geometry
-from evaluation.noise_levels import denoiser_distance, denoising_error, mean_interval
+from evaluation.noise_levels import denoised, denoising_error, mean_interval, squared_distance
 from tests.helpers import TINY, run_script
 from training.closed_form import GaussianDenoiser
 from training.dataset import load_dataset
@@ -100,7 +101,8 @@ def test_levels_are_those_of_the_functions(run_dir, halves, tmp_path):
         assert row['psnr'] == pytest.approx(10 * math.log10(4 * 64 / error.mean), rel=1e-4)
         for name, other in (('optimum', optimum), ('gaussian', gaussian)):
             assert close(row[f'{name}_error'], float(denoising_error(other, images, sigma).mean()))
-            assert close(row[f'to_{name}'], float(denoiser_distance(net, other, images, sigma).mean()))
+            distance = squared_distance(*(denoised(denoiser, images, sigma) for denoiser in (net, other)))
+            assert close(row[f'to_{name}'], float(distance.mean()))
     for row in record['rows'][3:6]:
         errors = [denoising_error(net, images, row['sigma']) for images in sets]
         gap = mean_interval(errors[1] - errors[0])
@@ -232,7 +234,10 @@ def test_agreement_compares_images_of_the_same_seeds(run_dir, conditional, halve
     rows = {row['pairs']: row for row in record['rows']}
     assert rows['A and B at the same seed']['mean'] == pytest.approx(float(cosines(*images).mean()))
     assert rows["held-out images and the nearest of B's"]['quantile_0'] == pytest.approx(1)  # they are B's own
-    assert (tmp_path / 'agreement_gallery.png').exists()
+    with PIL.Image.open(tmp_path / 'agreement_gallery.png') as picture:
+        # Below four lines of 17 pixels, a title and heads of two lines: the image of A at the first seed, magnified.
+        shown = np.asarray(picture.crop((15, 158, 79, 222)).convert('L'))
+    np.testing.assert_array_equal(shown, images[0][0, 0].numpy().repeat(8, axis=0).repeat(8, axis=1))
     assert (tmp_path / 'agreement.svg').exists()
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import joined, run_tasks
 from evaluation.diagnosis_options import DIFFERENT_SEEDS, NEAREST, SAME_SEED, TRAINING
 from evaluation.generators import Generator
-from evaluation.pictures import save_png, to_pil
+from evaluation.pictures import GalleryEntry, draw_entries, save_picture
 from torch_utils import distributed
 from training.dataset import Dataset
 
@@ -66,17 +67,15 @@ def measure_agreement(
     images = joined(run_tasks(names, compute, 'agreement', partial, settings), axis=0)
 
     def finish() -> Row:
-        record, nearest = compare(pair, images['0'], images['1'], seeds, threshold)
-        save_gallery(gallery, pair, (images['0'], images['1']), nearest)
+        record = compare(pair, images['0'], images['1'], seeds, threshold)
+        save_picture(gallery, draw_pairs(pair, (images['0'], images['1']), record['images']))
         return record
 
     return distributed.on_main(finish)
 
 
-def compare(
-    pair: Pair, a: np.ndarray, b: np.ndarray, seeds: Sequence[int], threshold: float
-) -> tuple[Row, list[Tensor]]:
-    """The record of images uint8 [N, C, R, R] of the same seeds, and the nearest training image of each, by set."""
+def compare(pair: Pair, a: np.ndarray, b: np.ndarray, seeds: Sequence[int], threshold: float) -> Row:
+    """The record of images uint8 [N, C, R, R] of the same seeds; see `measure_agreement`."""
     sets = [dataset.images for dataset in pair.training]
     found = [nearest_cosines(images, training) for images, training in zip((a, b), sets, strict=True)]
     same = cosines(a, b)
@@ -107,8 +106,7 @@ def compare(
         for place, seed in enumerate(seeds)
     ]  # fmt: skip
     rows = [distribution_row(name, values, threshold) for name, values in pairs.items()]
-    record = {'rows': rows, 'images': images, 'threshold': threshold, 'rms': _row(distribution(rms))}
-    return record, [index for index, _ in found]
+    return {'rows': rows, 'images': images, 'threshold': threshold, 'rms': _row(distribution(rms))}
 
 
 def distribution_row(name: str, values: Tensor, threshold: float) -> Row:
@@ -120,12 +118,22 @@ def _row(found: Distribution) -> Row:
     return {**flat({'mean': found.mean}), **quantiles, **flat({'share': found.share})}
 
 
-def save_gallery(path: Path, pair: Pair, images: Sequence[np.ndarray], nearest: Sequence[Tensor]) -> None:
-    """Write a PNG with a column for each of the first seeds: A, B, and the nearest in the training set of each."""
-    count = min(GALLERY_ROWS, len(images[0]))
-    rows = [torch.from_numpy(one[:count]) for one in images]
-    rows += [dataset.images[index[:count]] for dataset, index in zip(pair.training, nearest, strict=True)]
-    scale = max(1, 32 // rows[0].shape[-1])
-    large = [row.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2) for row in rows]
-    padded = [torch.nn.functional.pad(row, (1, 1, 1, 1), value=255) for row in large]
-    save_png(path, to_pil(torch.cat([torch.cat(list(row), dim=-1) for row in padded], dim=-2)))
+def draw_pairs(pair: Pair, images: Sequence[np.ndarray], rows: Sequence[Row]) -> PIL.Image.Image:
+    """The images of both at the first seeds, each with its nearest training image, and their cosines.
+
+    images: of both, uint8 [N, C, R, R]. rows: of each seed, from `compare`.
+    """
+
+    def entry(place: int, row: Row) -> GalleryEntry:
+        nearest = [dataset.images[row[f'nearest_{which}']] for which, dataset in zip('ab', pair.training, strict=True)]
+        cosine = f'A, B {row["cosine"]:.2f}; to nearest {row["cosine_a"]:.2f}, {row["cosine_b"]:.2f}'
+        return GalleryEntry([*(torch.from_numpy(one[place]) for one in images), *nearest], cosine)
+
+    lines = [
+        *(f'{letter}: {generator.where[-100:]}' for letter, generator in zip('AB', pair.generators, strict=True)),
+        'Numbers: cosines of pixels after subtracting the mean of each image, of A and B, and of A and of B to the',
+        'nearest image of its own training set.',
+    ]
+    shown = [entry(place, row) for place, row in enumerate(rows[:GALLERY_ROWS])]
+    heads = 'A', 'B', "nearest in\nA's set", "nearest in\nB's set"
+    return draw_entries(lines, {f'The first {len(shown)} seeds': shown}, heads)

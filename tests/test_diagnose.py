@@ -282,7 +282,8 @@ def test_clocks_are_read_from_errors_and_records(run_dir, halves, tmp_path):
         (copy / path.name).write_bytes(path.read_bytes())
     records = [
         {'snapshot': path.name, 'kimg': kimg, 'num_memorized': count, 'num_images': 100,
-         'ratio': count / 100, 'ratio_low': 0, 'ratio_high': 1}
+         'ratio': count / 100, 'ratio_low': 0, 'ratio_high': 1, 'num_duplicates': 0, 'mean_distance': 1,
+         'epochs': None}
         for (kimg, path), count in zip(enumerate(paths, start=1), (0, 60, 90), strict=True)
     ]  # fmt: skip
     (copy / 'mem_traj.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))

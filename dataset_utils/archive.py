@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from dataset_utils.png import encode_png
 from dataset_utils.sources.base import named
 from dataset_utils.sources.files import MANIFEST_FILE, is_hidden
 from dataset_utils.sources.labels import LABELS_FILE
-from dnnlib.util import UserError, atomic_file, sync_folder
+from dnnlib.util import UserError, atomic_file, exchange, remove_partial_files, sync_folder
 
 IMAGES_PER_FOLDER = 1000
 EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)  # the first that ZIP can express
@@ -168,6 +169,7 @@ def _archive(path: Path) -> Iterator[Put]:
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[Put]:
     path = path.resolve()
+    remove_partial_files(path.parent, glob.escape(path.name))
     partial, old = (path.with_name(f'{path.name}.{os.getpid()}.{kind}') for kind in ('partial', 'old'))
 
     def put(name: str, data: bytes) -> None:
@@ -178,17 +180,19 @@ def _folder(path: Path) -> Iterator[Put]:
     try:
         partial.mkdir()
         yield put
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
+        if not (path.exists() and exchange(partial, path)):
+            if path.exists():
+                path.rename(old)
+            partial.rename(path)
         sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and not path.exists():
             old.rename(path)
         raise
-    if old.exists():
-        shutil.rmtree(old)
+    for left in (partial, old):  # the former data set
+        if left.exists():
+            shutil.rmtree(left)
 
 
 def _stranger_in(folder: Path) -> str:

@@ -29,7 +29,10 @@ def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None)
     source: a path, or a URL of file, http or https. sha256: in hexadecimal, or None if it is not known.
     Raises UserError for another scheme (also of a redirect), and if the server, the length or the hash is wrong.
     """
-    url = urlsplit(source)
+    try:
+        url = urlsplit(source)
+    except ValueError as error:
+        raise UserError(f'{source}: not a URL ({error}); check its spelling') from error
     if is_url(source) and url.scheme not in ('file', 'http', 'https'):
         raise UserError(f'{source}: only file, http and https are supported; download it yourself and give its path')
     path = Path(unquote(url.path) if url.scheme == 'file' else source)
@@ -55,17 +58,18 @@ def _receive(source: str, path: Path, sha256: str | None) -> bool:
 
     partial, version = Path(f'{path}.partial'), Path(f'{path}.version')  # version: the server's ETag or date
     start = partial.stat().st_size if partial.exists() and version.exists() else 0
-    resume = {'Range': f'bytes={start}-', 'If-Range': version.read_text()} if start else {}
+    resume = {'Range': f'bytes={start}-', 'If-Range': version.read_text(encoding='latin-1')} if start else {}
     try:
         response = requests.get(source, headers={'Accept-Encoding': 'identity', **resume}, stream=True, timeout=30)
-    except requests.RequestException as error:
+    except (requests.RequestException, HTTPError, ValueError) as error:  # ValueError: a redirect to no URL
         raise UserError(f'{source}: cannot be downloaded ({error})') from error
     if source.startswith('https:') and not response.url.startswith('https:'):
         raise UserError(f'{source}: redirects to {response.url[:200]!a}, which is not secure')
     length = response.raw.length_remaining or 0  # 0 if it is not announced
     if response.status_code == 200 and (length or sha256):
         start = 0
-        version.write_text(response.headers.get('ETag') or response.headers.get('Last-Modified', ''))
+        etag = response.headers.get('ETag') or response.headers.get('Last-Modified', '')
+        version.write_text(etag, encoding='latin-1', errors='replace')
     elif not start or response.headers.get('Content-Range') != f'bytes {start}-{start + length - 1}/{start + length}':
         version.unlink(missing_ok=True)  # the next attempt starts again
         answer = f'{response.status_code} {response.reason!a}, length {length or "unknown"}'

@@ -5,6 +5,7 @@ writes a file under a temporary name and renames it when it is complete. `tee_ou
 """
 
 import contextlib
+import ctypes
 import errno
 import functools
 import hashlib
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,14 +134,25 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def remove_partial_files(folder: Path, *patterns: str) -> None:
-    """Remove partial files of killed processes; no process of another machine may be writing them."""
+    """Remove partial files and folders of killed processes; no process of another machine may be writing them."""
     import psutil  # only here: --help does not need it
 
     for pattern in patterns:
         for path in folder.glob(f'{pattern}.*.partial'):
             process = path.name.split('.')[-2]
             if re.fullmatch(r'\d{1,9}', process, re.ASCII) and not psutil.pid_exists(int(process)):
-                path.unlink(missing_ok=True)
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Swap two files or folders in one step, so that a killed process leaves both names; False if this is impossible."""
+    library, names = ctypes.CDLL(None), (os.fsencode(first), os.fsencode(second))
+    if hasattr(library, 'renameat2'):  # Linux; -100 is AT_FDCWD, and 2 RENAME_EXCHANGE
+        return library.renameat2(-100, names[0], -100, names[1], 2) == 0
+    return hasattr(library, 'renamex_np') and library.renamex_np(*names, 2) == 0  # macOS; 2 is RENAME_SWAP
 
 
 def sync_folder(path: Path) -> None:

@@ -17,6 +17,8 @@ from training.dataset import Dataset
 
 # An image is a copy if it is this much closer to its nearest training image than to the second nearest.
 THRESHOLD = 1 / 3
+# The squared distance to an image that does not exist.
+INFINITE = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,8 +69,8 @@ def memorization_ratio(
 class TrainingImages:
     """Training images prepared for evaluating many batches: uint8 [M, …] or rows; equal images count as one.
 
-    device, mirrored: see `NeighborIndex`. where: the argument and path that named them, for messages.
-    Raises UserError if fewer than two are distinct.
+    device, mirrored: see `NeighborIndex`. where: the argument and path that named them, for messages. fewest: of
+    distinct images. Raises UserError if there are fewer.
     """
 
     def __init__(
@@ -77,19 +79,25 @@ class TrainingImages:
         device: torch.device | str | None = None,
         where: str = 'the training set',
         mirrored: bool = False,
+        fewest: int = 2,
     ):
         self.where, self.mirrored = where, mirrored
         self.index = NeighborIndex(references, device, distinct=True, mirrored=mirrored)
         self.num_pixels, self.num_duplicates = self.index.num_pixels, self.index.num_references - len(self.index)
-        if len(self.index) < 2:
+        if len(self.index) < fewest:
             raise UserError(
                 f'{where}: {len(self.index)} distinct image{"s" * (len(self.index) != 1)}; '
                 f'the ratio needs at least two, since it compares the two nearest'
             )
 
     def nearest_two(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Indices and squared distances of the two nearest distinct training images, int64 [N, 2] each, on the CPU."""
-        index, squared_distance = self.index.query(images, k=2)
+        """Indices and squared distances of the two nearest distinct training images, int64 [N, 2] each, on the CPU.
+
+        If there is only one, the second has the index -1 and the largest distance.
+        """
+        index, squared_distance = self.index.query(images, k=min(2, len(self.index)))
+        if len(self.index) == 1:
+            index, squared_distance = with_column(index, -1), with_column(squared_distance, INFINITE)
         return index.cpu(), squared_distance.cpu()
 
     def summarize(self, indices: Tensor, squared_distances: Tensor, threshold: float = THRESHOLD) -> Memorization:
@@ -144,6 +152,11 @@ def closeness(squared_distances: Tensor) -> Tensor:
     """
     nearest, second = squared_distances.double().unbind(1)
     return (0.5 * (nearest / second).log() - np.log(THRESHOLD)).abs()
+
+
+def with_column(values: Tensor, value: int) -> Tensor:
+    """Values [N, 1] with a second column."""
+    return torch.cat([values, torch.full_like(values, value)], dim=1)
 
 
 def first_of_equal_rows(rows: Iterable[np.ndarray]) -> Tensor:

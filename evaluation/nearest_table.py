@@ -37,11 +37,11 @@ class NearestTable:
             return
         classes = [None] * len(batch.seeds) if batch.class_labels is None else batch.class_labels.tolist()
         copies = memorized(squared[:, 0], squared[:, 1]).tolist()
-        columns = zip(batch.seeds, classes, *indices.T.tolist(), *squared.T.tolist(), copies, strict=True)
-        rows = [
-            ImageRow(self.name, str(seed), label, nearest, second, first, other, copy, exact=first == 0)
-            for seed, label, nearest, second, first, other, copy in columns
-        ]
+        columns = zip(batch.seeds, classes, indices.tolist(), squared.tolist(), copies, strict=True)
+        rows = []
+        for seed, label, (nearest, second), (first, other), copy in columns:
+            known = (second, other) if second >= 0 else (None, None)
+            rows.append(ImageRow(self.name, str(seed), label, nearest, known[0], first, known[1], copy, first == 0))
         with open(self.part, 'a', encoding='utf-8', newline='') as file:
             file.write(table_lines(rows))
 
@@ -65,7 +65,7 @@ def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> list
     table = NearestTable(output.outdir, generator.name)
 
     def load() -> Generate:
-        table.training_set = TrainingImages(generator.rows, where=generator.source.where)
+        table.training_set = TrainingImages(generator.rows, where=generator.source.where, fewest=1)
         return generator.generate
 
     settings = distributed.on_main(lambda: generator.settings)

@@ -339,8 +339,6 @@ def test_mistakes_are_told_in_a_sentence(
     fails(
         'need labels, and bare has none', f'--data={tmp_path / "bare.npy"}', f'--outdir={tmp_path / "new"}', '--cond=1'
     )
-    np.save(tmp_path / 'one.npy', np.zeros([3, 8, 8, 1], np.uint8))
-    fails('1 distinct image;', f'--data={tmp_path / "one.npy"}', f'--outdir={tmp_path / "new"}')
     (tmp_path / 'empty').mkdir()
     fails('has no images', f'--data={tmp_path / "empty"}', f'--outdir={tmp_path / "new"}')
     (tmp_path / 'mixed').mkdir()
@@ -356,6 +354,20 @@ def test_mistakes_are_told_in_a_sentence(
         rows_of(open_source(str(digits_20)), None, torch.device('cpu'), sharded=True)
     assert not (tmp_path / 'new').exists()
     assert json.loads((outdir / 'settings.json').read_text())['num_steps'] == 18
+
+
+@pytest.mark.parametrize('repeats', [1, 3])
+def test_the_optimum_of_one_image_replays_it(repeats: int, digits: np.ndarray, tmp_path: Path) -> None:
+    """With one distinct image, there is no second nearest one: its columns are empty, and every image is a copy."""
+    np.save(tmp_path / 'one.npy', np.repeat(digits[:1, ..., None], repeats, axis=0))
+    result = run(f'--data={tmp_path / "one.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-4')
+    assert result.exit_code == 0, result.output
+    assert '5 (100 %) are copies' in result.output
+    for seed, row in read_table(tmp_path / 'out').items():
+        assert np.array_equal(read_image(tmp_path / 'out' / f'{seed:06d}.png'), digits[0])
+        assert (row['nearest'], row['squared_distance'], row['memorized'], row['exact']) == ('0', '0', '1', '1')
+        assert row['second'] == row['second_squared_distance'] == ''
+    assert run(f'--data={tmp_path / "one.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-4').exit_code == 0
 
 
 def test_classes_without_training_images_are_never_drawn(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_defaults_are_the_papers_codes(color_16):
         (['--arch=adm', '--skip-connections=1'], '--skip-connections does not apply to --arch=adm'),
         (['--duration=2', '--epochs=3'], '--duration and --epochs'),
         (['--snap=2', '--snapshots=3'], '--snap and --snapshots'),
-        (['--epochs=10', '--snapshots=3'], 'both fall on 0.512 kimg; choose fewer'),
+        (['--epochs=10', '--snapshots=3'], 'both fall on 0.512 kimg; save less often'),
         (['--fp16=1', '--precision=bf16'], '--fp16=True and --precision=bf16 differ'),
         (['--cbase=32', '--num-channels=64'], '--cbase and --num-channels'),
         (['--cres=1,1,1,1,1,1'], 'cannot be halved'),

@@ -147,18 +147,19 @@ def make_schedule(options: TrainingOptions, size: int) -> Schedule:
 def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], list[int]]:
     """Numbers of images at which to save snapshots and training states."""
     tick_images, total = options.tick * 1000, schedule.total_images
-    if isinstance(options.snapshots, str):
-        snapshots = logarithmically(int(options.snapshots.removeprefix('log:')), total, schedule.batch_size)
-    elif options.snapshots is not None:
-        try:
+    try:
+        if isinstance(options.snapshots, str):
+            snapshots = logarithmically(int(options.snapshots.removeprefix('log:')), total, schedule.batch_size)
+        elif options.snapshots is not None:
             snapshots = evenly(options.snapshots, total, schedule.batch_size)
-        except ValueError as error:
-            raise ArgumentError(f'`snapshots`={options.snapshots}: {error}; choose fewer') from error
-    else:
-        snapshots = every(tick_images * options.snap, total, schedule.batch_size)
-        if snapshots[0] >= 1000:  # otherwise both would be named after 0 kimg
-            snapshots.insert(0, 0)
-    states = snapshots if options.dump is None else every(tick_images * options.dump, total, schedule.batch_size)
+        else:
+            snapshots = every(tick_images * options.snap, total, schedule.batch_size)
+            if snapshots[0] >= 1000:  # otherwise both would be named after 0 kimg
+                snapshots.insert(0, 0)
+        states = snapshots if options.dump is None else every(tick_images * options.dump, total, schedule.batch_size)
+    except ValueError as error:
+        given = f'`snap`={options.snap}' if options.snapshots is None else f'`snapshots`={options.snapshots}'
+        raise ArgumentError(f'{given}: {error}; save less often') from error
     return snapshots, [place for place in states if place]
 
 

@@ -17,6 +17,8 @@ EMA_RAMPUP_RATIO = 0.05
 REFERENCE_BATCH = 512
 REFERENCE_HALFLIFE = 500_000
 EMA_MODES = ('mode1', 'mode2', 'mode3', 'mode4')
+# Most times at which a training saves; a larger number is a mistake that would take all memory.
+MOST_PLACES = 100_000
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,11 @@ def rampup_kimg(dataset_size: int, epochs: int = WARMUP_EPOCHS) -> int:
 
 
 def every(interval: int, total: int, batch_size: int) -> list[int]:
-    """The numbers of images seen after the first steps that reach each multiple of `interval` images, and `total`."""
+    """The numbers of images seen after the first steps that reach each multiple of `interval` images, and `total`.
+
+    Raises ValueError for more than `MOST_PLACES`.
+    """
+    _limit(total // interval)
     return [_reached(place, batch_size) for place in (*range(interval, total, interval), total)]
 
 
@@ -89,6 +95,7 @@ def evenly(count: int, total: int, batch_size: int) -> list[int]:
 
     Raises ValueError if two of them lie in the same thousand of images: their snapshots would share a name.
     """
+    _limit(count)
     places = [_reached(-(-total * k // count), batch_size) for k in range(1, count + 1)]
     for k, (before, after) in enumerate(itertools.pairwise(places), start=1):
         if _kimg(before) == _kimg(after):
@@ -100,12 +107,18 @@ def logarithmically(count: int, total: int, batch_size: int) -> list[int]:
     """The numbers of images seen after the first steps that reach `count` places from 1,000 images to `total`.
 
     Each place is the same multiple of the one before. Of places within the same thousand of images, whose snapshots
-    would share a name, one is kept, so there may be fewer.
+    would share a name, one is kept, so there may be fewer. Raises ValueError for more than `MOST_PLACES`.
     """
+    _limit(count)
     first = min(1000, total)
     shares = [k / max(count - 1, 1) for k in range(count - 1, -1, -1)]
     places = [_reached(round(total * (first / total) ** share), batch_size) for share in shares]  # ascending
     return list({_kimg(place): place for place in places}.values())
+
+
+def _limit(count: int) -> None:
+    if count > MOST_PLACES:
+        raise ValueError(f'{count:,} times are too many; the most are {MOST_PLACES:,}')
 
 
 def _kimg(images: int) -> float:

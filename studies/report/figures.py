@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from dnnlib.typed import read_json
 from evaluation.effective_memorization import Ratios
-from evaluation.records import read_records
 from studies.points import slug
 from studies.report.diagnosis import clock_rows, level_rows, mean_agreement
 from studies.report.diagnosis_plots import agreement_by_size, clock_comparison, error_figure
+from studies.report.gallery import run_records
 from studies.report.plots import (
     Curve,
     EmmBar,
@@ -194,6 +194,6 @@ def training_records(points: list[PointResult]) -> list[dict[str, Any]]:
     """The records of all snapshots of the first finished point, by kimg."""
     for result in points:
         if result.record is not None:
-            records = read_records(result.point.folder / 'run' / 'mem_traj.jsonl')
+            records = run_records(result.point.folder / 'run')
             return sorted(records, key=lambda record: record['kimg'])
     return []

@@ -71,7 +71,9 @@ def spread_rows(best: BestSnapshot, size: int) -> Tensor:
 def run_records(run: Path) -> list[dict[str, Any]]:
     """The records of a run folder's mem_traj.jsonl, oldest first; empty if the file is missing or damaged."""
     try:
-        return [record for record in read_records(run / 'mem_traj.jsonl') if 'ratio' in record]
+        return [
+            record for record in read_records(run / 'mem_traj.jsonl') if None not in (record['kimg'], record['epochs'])
+        ]
     except (UserError, UnicodeDecodeError):
         return []
 

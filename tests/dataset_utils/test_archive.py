@@ -3,6 +3,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -192,7 +194,30 @@ def test_overwrite_replaces_all_of_it(dest):
     assert os.listdir(dest.parent) == [dest.name]
 
 
+def test_folder_is_replaced_in_one_step_so_that_its_name_is_never_free(tmp_path, monkeypatch):
+    dest = tmp_path / 'set'
+    write(dest)
+
+    def rename(self, target):
+        raise AssertionError('a process killed after this step would leave nothing under the name')
+
+    monkeypatch.setattr(Path, 'rename', rename)
+    write(dest, IMAGES[:1], [5], overwrite=True)
+    assert open_source(dest).labels == [5]
+    assert os.listdir(tmp_path) == ['set']
+
+
+def test_partial_folders_of_killed_processes_are_removed(tmp_path):
+    gone = subprocess.Popen([sys.executable, '-c', ''])
+    gone.wait()
+    for name in (f'set.{gone.pid}.partial', f'set.{os.getppid()}.partial', f'other.{gone.pid}.partial'):
+        (tmp_path / name / '00000').mkdir(parents=True)
+    write(tmp_path / 'set')
+    assert sorted(os.listdir(tmp_path)) == sorted(['set', f'set.{os.getppid()}.partial', f'other.{gone.pid}.partial'])
+
+
 def test_folder_is_put_back_when_it_cannot_be_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr('dataset_utils.archive.exchange', lambda first, second: False)
     dest = tmp_path / 'set'
     write(dest)
     before = folder_state(tmp_path)

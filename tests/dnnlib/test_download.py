@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import http.server
 import threading
@@ -82,6 +83,34 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def serve_round(self):
         self.send(b'', 302, Location='/round/x')
 
+    def serve_nowhere(self):
+        self.send(b'', 302, Location='http://[::1/')
+
+    def serve_port(self):
+        self.send(b'', 302, Location='http://127.0.0.1:99999999/')
+
+    def serve_digits(self):
+        self.send(b'', Content_Length='9' * 5000, Connection='close')
+        self.close_connection = True
+
+    def serve_negative(self):
+        self.send(DATA, Content_Length=-5, Connection='close')
+        self.close_connection = True
+
+    def serve_header(self):
+        self.send(DATA, ETag='x' * 100_000)
+
+    def serve_headers(self):
+        self.send(DATA, **{f'X{number}': '1' for number in range(300)})
+
+    def serve_nonsense(self):
+        self.wfile.write(b'\x00\xff\r\n\r\n')
+        self.close_connection = True
+
+    def serve_chunks(self):
+        self.send(b'zz\r\nnonsense', Content_Length=None, Transfer_Encoding='chunked', Connection='close')
+        self.close_connection = True
+
     def log_message(self, *arguments):
         pass
 
@@ -160,6 +189,14 @@ def test_a_file_that_changed_meanwhile_is_downloaded_from_the_start(server, tmp_
         ('file', "No connection adapters were found for 'file:///etc/passwd'"),
         ('ftp', 'No connection adapters were found'),
         ('round', 'Exceeded 30 redirects'),
+        ('nowhere', 'cannot be downloaded'),
+        ('port', 'cannot be downloaded'),
+        ('digits', 'length unknown'),
+        ('negative', 'length unknown'),
+        ('header', 'cannot be downloaded'),
+        ('headers', 'cannot be downloaded'),
+        ('nonsense', 'cannot be downloaded'),
+        ('chunks', 'length unknown'),
     ],
 )
 def test_what_cannot_be_trusted_is_refused_and_not_kept(server, tmp_path, name, message):
@@ -168,6 +205,18 @@ def test_what_cannot_be_trusted_is_refused_and_not_kept(server, tmp_path, name, 
         fetch(url, tmp_path)
     assert str(caught.value).startswith(server.url)
     assert '.pkl' not in names(tmp_path)
+
+
+@pytest.mark.parametrize('url', ['http://[::1', 'http://127.0.0.1:x/a', 'http:///a'])
+def test_what_is_not_a_url_is_refused(url, tmp_path):
+    with pytest.raises(UserError, match='not a URL|cannot be downloaded'):
+        fetch(url, tmp_path)
+
+
+def test_an_etag_of_any_bytes_is_kept_for_the_next_attempt(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(Handler, 'serve_cut', functools.partialmethod(Handler.serve_cut, tag='"\x85\xff"'))
+    assert fetch(f'{server.url}/cut/net.pkl', tmp_path).read_bytes() == DATA
+    assert len(server.requests) == 4
 
 
 def test_another_hash_is_refused(server, tmp_path):

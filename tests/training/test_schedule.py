@@ -60,6 +60,20 @@ def test_two_snapshots_of_one_name_are_refused():
         evenly(2, 100, batch_size=512)
 
 
+@pytest.mark.parametrize(
+    'places',
+    [
+        lambda: evenly(10**9, 1000, 64),
+        lambda: logarithmically(10**9, 10**6, 64),
+        lambda: every(1000, 10**12, 64),
+        lambda: every(1, 10**30, 64),
+    ],
+)
+def test_times_that_would_fill_the_memory_are_refused(places):
+    with pytest.raises(ValueError, match='are too many; the most are 100,000'):
+        places()
+
+
 def test_snapshots_of_short_trainings_have_names_of_their_own():
     assert evenly(3, 400, batch_size=32) == [160, 288, 416]
 

@@ -9,7 +9,7 @@ from cli.command import with_options
 from dnnlib.download_options import DownloadOptions
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
-from training.sampler_options import SamplerOptions
+from training.sampler_options import SamplerOptions, class_prior_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class GenerateOptions:
     seeds: list[int] = option('0-63', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
     subdirs: bool = option(False, 'Put a thousand images in a folder.', switch=True)
     class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
+    class_prior: str = class_prior_option()
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     grid: Path | None = option(None, 'Also save a contact sheet of the first images.', unit='PNG')
     download: DownloadOptions = group(DownloadOptions)
@@ -61,7 +62,7 @@ def main(options: GenerateOptions) -> None:
             distributed.print0(str(network))
             return
         assert options.outdir is not None
-        sampling = Sampling(options.sampler, options.class_index, options.precision)
+        sampling = Sampling(options.sampler, options.class_index, options.precision, class_prior=options.class_prior)
         generator = SnapshotGenerator(network, sampling, device)
         output = Output(options.outdir, options.seeds, options.batch_size, options.subdirs, grid=options.grid)
         generate_to_folder(output, distributed.on_main(lambda: generator.settings), lambda: generator.generate)

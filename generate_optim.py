@@ -9,7 +9,7 @@ from cli.command import with_options
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
 from training.closed_form import DENOISERS
-from training.sampler_options import SamplerOptions
+from training.sampler_options import SamplerOptions, class_prior_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class GenerateOptimOptions:
     subdirs: bool = option(False, 'Put a thousand images in a folder.', switch=True)
     conditional: bool = option(False, 'Denoise within a class, drawn from the seed; otherwise labels are ignored.', name='cond', unit='BOOL')
     class_index: int | None = option(None, 'Class of all images.', name='class', unit='INT', least=0)
+    class_prior: str = class_prior_option()
     batch_size: int = option(512, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     grid: Path | None = option(None, 'Also save a contact sheet of the first images.', unit='PNG')
     save_images: bool = option(True, 'Save a PNG for each seed.', switch=True)
@@ -75,6 +76,7 @@ def main(options: GenerateOptimOptions) -> None:
         data=options.data,
         conditional=options.conditional,
         sharded=options.sharded,
+        class_prior=options.class_prior,
     )
     output = Output(
         options.outdir, options.seeds, options.batch_size, options.subdirs, options.save_images, options.grid

@@ -148,7 +148,7 @@ def remove_partial_files(folder: Path, *patterns: str) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Swap two files or folders in one step, so that a killed process leaves both names; False if this is impossible."""
+    """Swap two files or folders in one step, so that both names always exist; False if that is impossible."""
     library, names = ctypes.CDLL(None), (os.fsencode(first), os.fsencode(second))
     if hasattr(library, 'renameat2'):  # Linux; -100 is AT_FDCWD, and 2 RENAME_EXCHANGE
         return library.renameat2(-100, names[0], -100, names[1], 2) == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dnnlib.download_options import DownloadOptions
 from dnnlib.options import REQUIRED, group, option, seed_list, word_list
-from training.sampler_options import SamplerOptions
+from training.sampler_options import SamplerOptions, class_prior_option
 
 SOURCES = ('train', 'test', 'trajectory', 'generated')
 # Kinds of pairs of images whose similarities `agreement` measures.
@@ -113,6 +113,7 @@ class AgreementOptions:
     features: list[str] | None = option(None, 'Also compare features: two .npy files, float [N, d], in the order of the seeds.', unit='A,B', parse=word_list)
     threshold: float = option(0.6, 'Cosine above which two images count as the same.', unit='FLOAT')
     class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
+    class_prior: str = class_prior_option()
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     precision: str | None = option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
     # fmt: on

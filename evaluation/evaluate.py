@@ -41,7 +41,14 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     saved_features, log = options.features or [], log_path(options)
     metrics = requested_metrics(options)
     extractor = make_extractor(options.extractor, options.preprocess, device) if options.extractor else None
-    sampling = Sampling(options.sampler, options.class_index, options.precision, pipeline_steps, options.data)
+    sampling = Sampling(
+        options.sampler,
+        options.class_index,
+        options.precision,
+        pipeline_steps,
+        options.data,
+        class_prior=options.class_prior,
+    )
     generators = make_generators(options, sampling, device)
     require_folders({'table': options.table, 'gallery': options.gallery, 'log': log})
     training_set = load_training_set(options, generators, device)
@@ -111,7 +118,7 @@ def load_training_set(options: EvaluationOptions, generators: Sequence[Generator
     dataset = load_dataset(path, argument='training_set', channels=_channels(options))
     mirrored = any(generator.xflip for generator in generators) if options.xflip is None else options.xflip
     for generator in generators:
-        generator.draw_unknown_classes_from(dataset.classes)
+        generator.draw_unknown_classes_from(dataset.class_sizes)
     others = [generator.name for generator in generators if generator.trained_on not in (None, dataset.sha256)]
     if others:
         distributed.print0(

@@ -9,7 +9,7 @@ from dnnlib.download_options import DownloadOptions
 from dnnlib.options import group, number_pair, option, options_in, seed_list, word_list
 from dnnlib.util import ArgumentError
 from evaluation.metrics import requested
-from training.sampler_options import SamplerOptions
+from training.sampler_options import SamplerOptions, class_prior_option
 
 FILTERS = ('lanczos', 'box', 'bicubic')
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
@@ -32,6 +32,7 @@ class EvaluationOptions:
     seeds: list[int] = option('0-9999', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
     race: bool = option(False, 'Let the snapshots race on the first seeds, and give only the best one all of them; a quarter of the images.', unit='BOOL')
     class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
+    class_prior: str = class_prior_option()
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     save_images: bool = option(False, 'Save the images, and a table of their nearest training images, in `expdir`.', switch=True)
     subdirs: bool = option(False, 'With `save_images`, put a thousand images in a folder.', switch=True)
@@ -60,6 +61,7 @@ SUBJECTS = ('images', *GENERATORS)
 NETWORKS = ('expdir', 'network')
 ONLY_FOR = {
     **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), GENERATORS),
+    'class_prior': NETWORKS,
     **dict.fromkeys(('class_index', *SAMPLER_ARGUMENTS[1:]), (*NETWORKS, 'denoiser')),
     **dict.fromkeys(('save_images', 'subdirs', 'race'), ('expdir',)),
     **dict.fromkeys(('cache_dir', 'sha256', 'download_only'), ('network',)),

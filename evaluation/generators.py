@@ -6,7 +6,7 @@ A new kind is a class, a line in `GENERATORS`, and an option of that name.
 import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from training.closed_form import files_of, make_denoiser
 from training.closed_form.closed_form import compute_device
 from training.closed_form.rows import ImageRows, rows_of
 from training.config import read_run
+from training.dataset import count_labels
 from training.denoiser import Denoiser
 from training.pipeline import load_pipeline, read_pipeline
 from training.sampling import GeneratedBatch, SamplerOptions, generate_images
-from training.snapshot import list_snapshots, load_network, read_info
+from training.snapshot import SnapshotInfo, list_snapshots, load_network, read_info
 
 Device = torch.device | str
 
@@ -35,7 +36,8 @@ Device = torch.device | str
 class Sampling:
     """How images are sampled.
 
-    class_index: class of all images; None draws one for each seed. precision: of a denoiser; None uses the
+    class_index: class of all images; None draws one for each seed, by class_prior: 'uniform' over the classes that have
+    training images, or 'data', as often as the training set has them. precision: of a denoiser; None uses the
     precision of the training. num_steps: of a pipeline; None uses the default of its scheduler.
     For a closed form: data, its training set; conditional, whether to use classes without class_index; sharded, whether
     to spread the training set over the ranks, which then make every batch together.
@@ -48,6 +50,7 @@ class Sampling:
     data: str | None = None
     conditional: bool = False
     sharded: bool = False
+    class_prior: str = 'uniform'
 
 
 class Generator(ABC):
@@ -55,7 +58,8 @@ class Generator(ABC):
 
     name: as in records. where: file, folder or training set that it was made from, for messages. shape: (C, H, W) of an
     image. kimg: thousands of training images seen, or None if unknown. sampler, class_index, precision: as in records.
-    label_dim: number of classes. classes: the classes to draw from, if not all.
+    label_dim: number of classes. classes: the classes to draw from, if not all, with their numbers of images if these
+    are the probabilities.
     trained_on: the hash of its training set's content, if known. xflip: whether its training showed mirrored images.
     """
 
@@ -66,7 +70,7 @@ class Generator(ABC):
     sampler: dict[str, Any]
     class_index: int | None = None
     label_dim = 0
-    classes: list[int] | None = None
+    classes: dict[int, int] | list[int] | None = None
     draws_any_class = True
     precision: str = 'fp32'
     trained_on: str | None = None
@@ -90,8 +94,14 @@ class Generator(ABC):
     def settings(self) -> dict[str, Any]:
         """Everything that its images depend on besides their seeds, fit for JSON."""
         sampler = {'sampler' if name == 'name' else name: value for name, value in self.sampler.items()}
-        own = {'class_index': self.class_index, 'precision': self.precision}
+        own = {'class_index': self.class_index, **self.prior, 'precision': self.precision}
         return {'generator': self.name, 'sha256': self.sha256, **sampler, **own}
+
+    @property
+    def prior(self) -> dict[str, str]:
+        """How classes are drawn, as in records: left out if uniformly."""
+        prior = self.sampling.class_prior
+        return {} if prior == 'uniform' else {'class_prior': prior}
 
     @abstractmethod
     def denoiser(self) -> Denoiser:
@@ -101,23 +111,37 @@ class Generator(ABC):
         """Passes over its training set, or over one of this size if its own is unknown; None without kimg."""
         return None
 
-    def draw_unknown_classes_from(self, classes: Sequence[int] | None) -> None:
-        """Draw classes from these, which have training images, unless the generator knows its own."""
-        if self.draws_any_class and classes and max(classes) < self.label_dim:
-            self._draw_classes_from(classes)
+    def draw_unknown_classes_from(self, class_sizes: Mapping[int, int] | None) -> None:
+        """Draw classes from these, with their numbers of training images, unless the generator knows its own."""
+        if self.draws_any_class and class_sizes and max(class_sizes) < self.label_dim:
+            self._draw_classes_from(class_sizes)
 
-    def _draw_classes_from(self, classes: Sequence[int]) -> None:
+    def _draw_classes_from(self, class_sizes: Mapping[int, int]) -> None:
         self.draws_any_class = False
-        if self.class_index is None:
-            self.classes = list(classes) if len(classes) < self.label_dim else None
-        elif self.class_index not in classes:
+        if self.class_index is not None and self.class_index not in class_sizes:
             raise UserError(
-                f'`class_index`={self.class_index}: no training image has it; there are {len(classes)} classes'
+                f'`class_index`={self.class_index}: no training image has it; there are {len(class_sizes)} classes'
+            )
+        if self.class_index is None and self.sampling.class_prior == 'data':
+            self.classes = dict(class_sizes)
+        elif self.class_index is None:
+            self.classes = list(class_sizes) if len(class_sizes) < self.label_dim else None
+
+    def _check_prior(self) -> None:
+        """Raise UserError if classes are not drawn, or their numbers of training images are unknown."""
+        if self.sampling.class_prior == 'uniform':
+            return
+        if not self.label_dim or self.class_index is not None:
+            raise UserError(f'`class_prior`: {self.where} draws no classes; remove `class_prior`')
+        if self.draws_any_class:
+            raise UserError(
+                f'`class_prior`: {self.where} does not store how many training images its classes have; use uniform'
             )
 
     def generate(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
         """Yield the images of each batch of seeds."""
         if batches:
+            self._check_prior()
             sampler, class_index = self.sampling.sampler, self.sampling.class_index
             yield from generate_images(self.denoiser(), batches, sampler, self.device, class_index, self.classes)
 
@@ -139,8 +163,14 @@ class SnapshotGenerator(Generator):
         self.trained_on, self.xflip = self.info.dataset_sha256, self.info.xflip or trained_with_xflip(self.path)
         self.label_dim = self.info.label_dim
         check_class(self.class_index, self.label_dim)
-        if self.info.classes is not None:
-            self._draw_classes_from(self.info.classes)
+        self._draw_known_classes(self.info)
+
+    def _draw_known_classes(self, info: SnapshotInfo) -> None:
+        """Draw the classes that the snapshot stores; an older one stores no class_sizes, so it gets those of a set."""
+        if info.classes is not None and info.class_sizes is not None:
+            self._draw_classes_from(dict(zip(info.classes, info.class_sizes, strict=True)))
+        elif info.classes is not None and self.sampling.class_prior == 'uniform':
+            self._draw_classes_from(dict.fromkeys(info.classes, 1))
 
     def _hash(self) -> str:
         return file_sha256(self.path)
@@ -198,7 +228,7 @@ class ClosedFormGenerator(Generator):
         self.labels = class_labels(self.source, sampling)
         if self.labels is not None:
             self.label_dim = int(self.labels.max()) + 1
-            self._draw_classes_from(self.labels.unique().tolist())
+            self._draw_classes_from(count_labels(self.labels) or {})
 
     def _hash(self) -> str:
         hashes = [self.source.sha256(), *map(file_sha256, self.files)]

@@ -118,7 +118,7 @@ class TrainingImages:
 class TrainingSet(TrainingImages):
     """A training set in memory, prepared for an evaluation.
 
-    name, sha256: as in records. images: uint8 [M, C, R, R]. classes: the labels that have images, or None.
+    name, sha256: as in records. images: uint8 [M, C, R, R]. class_sizes: the number of images of each label, or None.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class TrainingSet(TrainingImages):
     ):
         super().__init__(dataset.images, device, where, mirrored)
         self.name, self.sha256, self.images = dataset.name, dataset.sha256, dataset.images
-        self.classes = dataset.classes
+        self.class_sizes = dataset.class_sizes
 
 
 def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dnnlib.options import REQUIRED, group, option
 from dnnlib.util import ArgumentError
-from training.sampler_options import SamplerOptions
+from training.sampler_options import SamplerOptions, class_prior_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class CalcOptions:
     seed: int = option(0, 'Seed of the choice among `images`, or the first seed to sample.', unit='INT', least=0, most=2**31)
     infinity: bool = option(False, 'Also extrapolate the Fréchet distance to infinitely many images.', switch=True)
     class_index: int | None = option(None, 'Class of all sampled images. [default: drawn from the seed]', name='class', unit='INT', least=0)
+    class_prior: str = class_prior_option()
     sha256: str | None = option(None, 'SHA-256 that the file of `network` must have.', unit='HEX')
     as_json: bool = option(False, 'Print the record alone on stdout, as one line of JSON.', name='json', switch=True)
     # fmt: on
@@ -70,7 +71,8 @@ def check_calc(options: CalcOptions, given: set[str]) -> None:
         raise ArgumentError('give one of `images`, `network`, a snapshot, and `denoiser`, a closed form of `data`')
     if (options.data is None) != (options.denoiser is None):
         raise ArgumentError('`denoiser` needs `data`, its training set, and `data` has no effect without it')
-    sampling = [name for name in (*(f.name for f in fields(SamplerOptions)), 'class_index', 'sha256') if name in given]
+    sampling = ['class_index', 'class_prior', 'sha256', *(f.name for f in fields(SamplerOptions))]
+    sampling = [name for name in sampling if name in given]
     if sampling and options.images is not None:
         raise ArgumentError(f'`{sampling[0]}` has no effect with `images`; remove it')
     if options.sha256 and options.network is None:

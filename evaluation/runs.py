@@ -175,7 +175,8 @@ def settings(generator: Generator, context: Context) -> dict[str, Any]:
         'class_index': generator.class_index,
         'batch': context.batch_size,
         'precision': generator.precision,
-        **({} if generator.classes is None else {'classes': generator.classes}),
+        **({} if generator.classes is None else {'classes': list(generator.classes)}),
+        **generator.prior,
         **({'xflip': True} if context.training_set.mirrored else {}),
         **({} if context.raced_seeds is None else {'raced_seeds': files.format_seeds(context.raced_seeds)}),
     }

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 import generate
+import generate_optim
 import mem_ratio
 import train
 from evaluation import generators
@@ -27,7 +28,7 @@ def sets(tmp_path_factory):
     """A folder with training sets of classes 1 and 4 (gaps.npz), of other images (other.npz)."""
     folder = tmp_path_factory.mktemp('sets')
     for seed, name in enumerate(('gaps', 'other')):
-        np.savez(folder / f'{name}.npz', images=images_of(seed), labels=np.array([1, 4] * 4))
+        np.savez(folder / f'{name}.npz', images=images_of(seed), labels=np.array([1, 4, 4, 4] * 2))
     return folder
 
 
@@ -63,23 +64,56 @@ def forget(folder, *entries):
     path.write_bytes(safetensors.torch.save(weights, {'snapshot': json.dumps(header)}))
 
 
-@pytest.mark.parametrize('old', [False, True])
-def test_only_classes_with_training_images_are_drawn(fresh, monkeypatch, old):
-    if old:
-        forget(fresh, 'classes')
-    drawn = set()
+@pytest.fixture
+def drawn(monkeypatch):
+    """The class of every image that is sampled, in order."""
+    found = []
     sampler = generators.generate_images
 
     def spy(*arguments):
         for batch in sampler(*arguments):
-            drawn.update(batch.class_labels.tolist())
+            found.extend(batch.class_labels.tolist())
             yield batch
 
     monkeypatch.setattr(generators, 'generate_images', spy)
+    return found
+
+
+@pytest.mark.parametrize('unknown', [(), ('class_sizes',), ('classes', 'class_sizes')])
+def test_only_classes_with_training_images_are_drawn(fresh, drawn, unknown):
+    forget(fresh, *unknown)
     result = run(f'--expdir={fresh}', '--seeds=0-19', '--steps=2')
     assert result.exit_code == 0, result.output
-    assert drawn == {1, 4}
+    assert set(drawn) == {1, 4}
     assert record_of(fresh)['classes'] == [1, 4]
+    assert 'class_prior' not in record_of(fresh)
+
+
+@pytest.mark.parametrize('unknown', [(), ('class_sizes',), ('classes', 'class_sizes')])
+def test_classes_are_drawn_as_often_as_the_training_set_has_them(fresh, drawn, unknown):
+    """Of its eight images, two are of class 1 and six of class 4."""
+    forget(fresh, *unknown)
+    arguments = [f'--expdir={fresh}', '--seeds=0-199', '--steps=2', '--batch=200']
+    assert run(*arguments, '--class-prior=uniform').exit_code == 0
+    assert 80 < drawn.count(1) < 120
+    drawn.clear()
+    assert run(*arguments, '--class-prior=data').exit_code == 0  # a record of its own
+    assert 35 < drawn.count(1) < 65
+    assert drawn.count(1) + drawn.count(4) == 200
+    assert record_of(fresh)['class_prior'] == 'data'
+    drawn.clear()
+    assert 'evaluated before' in run(*arguments, '--class-prior=data').output
+
+
+def test_a_class_prior_without_classes_to_draw_is_refused(fresh, digits_20, tmp_path):
+    network = fresh / 'network-snapshot-000000.008.safetensors'
+    common = [f'--network={network}', f'--outdir={tmp_path}/out', '--class-prior=data']
+    assert '--class-prior: ' in failure_of(generate.main, *common, '--class=1')
+    forget(fresh, 'class_sizes')
+    assert 'does not store how many training images its classes have' in failure_of(generate.main, *common)
+    common = [f'--data={digits_20}', f'--outdir={tmp_path}/out', '--class-prior=data']
+    assert 'draws no classes; remove --class-prior' in failure_of(generate_optim.main, *common)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_class_without_training_images_is_refused(fresh, tmp_path):

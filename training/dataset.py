@@ -44,9 +44,9 @@ class Dataset:
         return self.images[place].numpy()
 
     @property
-    def classes(self) -> list[int] | None:
-        """The labels that have images, ascending."""
-        return _classes(self.labels)
+    def class_sizes(self) -> dict[int, int] | None:
+        """The number of images of each label that has any, in the order of labels; None without labels."""
+        return count_labels(self.labels)
 
     def batches(
         self, indices: Iterator[np.ndarray], device: torch.device, xflip: bool
@@ -83,9 +83,9 @@ class StreamedDataset:
         return np.ascontiguousarray(self.source.read(place).transpose(2, 0, 1))
 
     @property
-    def classes(self) -> list[int] | None:
-        """The labels that have images, ascending."""
-        return _classes(self.labels)
+    def class_sizes(self) -> dict[int, int] | None:
+        """As of `Dataset`."""
+        return count_labels(self.labels)
 
     def batches(
         self, indices: Iterator[np.ndarray], device: torch.device, xflip: bool
@@ -149,8 +149,12 @@ def labels_of(source: Source) -> Tensor | None:
     return None if source.labels is None else torch.tensor(source.labels, dtype=torch.int64)
 
 
-def _classes(labels: Tensor | None) -> list[int] | None:
-    return None if labels is None else labels.unique().tolist()
+def count_labels(labels: Tensor | None) -> dict[int, int] | None:
+    """The number of images of each label that has any, ascending; None without labels."""
+    if labels is None:
+        return None
+    classes, sizes = labels.unique(return_counts=True)
+    return dict(zip(classes.tolist(), sizes.tolist(), strict=True))
 
 
 class ImageOrder:

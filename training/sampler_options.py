@@ -7,6 +7,14 @@ from typing import Any
 from dnnlib.options import option
 from dnnlib.util import ArgumentError
 
+CLASS_PRIORS = ('uniform', 'data')
+
+
+def class_prior_option() -> Any:
+    """The field of an options dataclass that chooses how classes are drawn."""
+    help_text = 'Draw each class that has training images equally often, or as often as the training set has it.'
+    return option('uniform', help_text, choices=CLASS_PRIORS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerOptions:

@@ -6,7 +6,7 @@ Source: Karras et al. 2022, algorithms 1 and 2 and appendix C.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -261,10 +261,12 @@ def generate(
     batch_size: int = 64,
     device: torch.device | str = 'cpu',
     class_index: int | None = None,
+    classes: Mapping[int, int] | Sequence[int] | None = None,
 ) -> Tensor:
     """One image for each seed, uint8 [N, C, R, R] on the CPU; see `generate_images`."""
-    batches = generate_images(net, seed_batches(seeds, batch_size), sampler or SamplerOptions(), device, class_index)
-    return torch.cat([batch.images.cpu() for batch in batches])
+    batches = seed_batches(seeds, batch_size)
+    found = generate_images(net, batches, sampler or SamplerOptions(), device, class_index, classes)
+    return torch.cat([batch.images.cpu() for batch in found])
 
 
 @dataclass(frozen=True)
@@ -293,11 +295,12 @@ def generate_images(
     sampler: SamplerOptions,
     device: torch.device | str,
     class_index: int | None = None,
-    classes: Sequence[int] | None = None,
+    classes: Mapping[int, int] | Sequence[int] | None = None,
 ) -> Iterator[GeneratedBatch]:
     """Yield the images of each batch of seeds.
 
-    classes: those that a class is drawn from, each with the same probability; None for all that the denoiser has.
+    classes: those that a class is drawn from, each with the same probability, or with a probability that is
+        proportional to the number that a mapping gives for it; None for all that the denoiser has.
     The generator of a seed gives its latents, then, for a denoiser with classes, its class (replaced by class_index if
     that is given), then the churn's noise. Raises UserError if an image is not finite.
     """
@@ -306,9 +309,7 @@ def generate_images(
         latents = random.randn([len(seeds), net.img_channels, net.img_resolution, net.img_resolution])
         labels = None
         if net.label_dim:
-            labels = random.randint(len(classes or range(net.label_dim)), [len(seeds)])
-            if classes is not None:
-                labels = labels.new_tensor(classes)[labels]
+            labels = draw_classes(random, range(net.label_dim) if classes is None else classes)
             if class_index is not None:
                 labels = torch.full_like(labels, class_index)
         with torch.inference_mode():
@@ -318,6 +319,17 @@ def generate_images(
                 f'the images of the seeds {seeds[0]} to {seeds[-1]} are not finite; change the sampler options'
             )
         yield GeneratedBatch(list(seeds), to_uint8(images), labels)
+
+
+def draw_classes(random: StackedRandomGenerator, classes: Mapping[int, int] | Sequence[int]) -> Tensor:
+    """A class for each seed, int64 [N]; see `generate_images`."""
+    count = len(random.generators)
+    if not isinstance(classes, Mapping):
+        drawn = random.randint(len(classes), [count])
+    else:
+        ends = torch.tensor(list(classes.values()), device=random.device).cumsum(0)
+        drawn = torch.searchsorted(ends, random.randint(int(ends[-1]), [count]), right=True)
+    return drawn if isinstance(classes, range) else drawn.new_tensor(list(classes))[drawn]
 
 
 def to_uint8(images: Tensor) -> Tensor:

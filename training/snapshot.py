@@ -77,6 +77,7 @@ class SnapshotInfo(Typed, frozen=True):
     """The header of a snapshot. images: training images seen. precision: the training's. ema: the rule of the average.
 
     classes: the classes with training images, ascending; None for an unconditional network, or if unknown.
+    class_sizes: the number of training images of each of them, or None if unknown.
     xflip: whether the training showed mirrored images as well.
     Network pickles of EDM lack some of it: the file name, network-snapshot-<kimg>.pkl, gives their images, or else
     None is stored; dataset_sha256 and dataset_size are None, and ema is empty.
@@ -91,6 +92,7 @@ class SnapshotInfo(Typed, frozen=True):
     ema: dict[str, Any]
     format: int = FORMAT_VERSION
     classes: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1)] | None = None
+    class_sizes: Annotated[list[Annotated[int, msgspec.Meta(ge=1, le=2**40)]], msgspec.Meta(min_length=1)] | None = None
     xflip: bool = False
 
     def __post_init__(self) -> None:
@@ -102,6 +104,8 @@ class SnapshotInfo(Typed, frozen=True):
             raise ValueError(f'precision must be one of {", ".join(COMPUTE_DTYPES)}, not {shown(self.precision)}')
         if self.classes is not None and max(self.classes) >= self.label_dim:
             raise ValueError(f'class {max(self.classes)} is not one of the {self.label_dim} classes of its network')
+        if self.class_sizes is not None and len(self.class_sizes) != len(self.classes or []):
+            raise ValueError('class_sizes must have a number for each of classes')
 
     @property
     def label_dim(self) -> int:
@@ -165,7 +169,7 @@ def save_network(path: Path, weights: dict[str, torch.Tensor], info: SnapshotInf
     """Write a snapshot. The same weights and info give the same bytes."""
     header = msgspec.to_builtins(info)
     # These entries are left out at their defaults, as in snapshots from before the entries existed.
-    header = {name: value for name, value in header.items() if name not in ('classes', 'xflip') or value}
+    header = {name: value for name, value in header.items() if name not in ('classes', 'class_sizes', 'xflip') or value}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     data = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(header, sort_keys=True)})
     with atomic_file(path) as file:

@@ -53,7 +53,7 @@ def run_training(trainer: Trainer, run_dir: Path, held_out: HeldOutLoss | None =
     Raises UserError if the loss is not finite.
     """
     num_classes = trainer.config.label_dim
-    if num_classes and (empty := num_classes - len(trainer.dataset.classes or [])):
+    if num_classes and (empty := num_classes - len(trainer.dataset.class_sizes or {})):
         print0(f'{empty} of the {num_classes} classes have no training images; they are never sampled.')
     journal = Journal(run_dir, trainer, held_out)
     stop = StopSignal()
@@ -168,6 +168,7 @@ class Journal:
 
         def save() -> None:
             config = trainer.config
+            sizes = (trainer.dataset.class_sizes or {}) if config.label_dim else {}
             info = SnapshotInfo(
                 network=config.network,
                 images=trainer.images,
@@ -175,7 +176,8 @@ class Journal:
                 dataset=config.dataset.name,
                 dataset_sha256=trainer.dataset.sha256,
                 dataset_size=config.dataset.size,
-                classes=trainer.dataset.classes if config.label_dim else None,
+                classes=list(sizes) or None,
+                class_sizes=list(sizes.values()) or None,
                 xflip=config.options.xflip,
                 ema={
                     'mode': config.schedule.ema_mode,

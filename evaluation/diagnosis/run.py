@@ -119,7 +119,9 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
     paths = list(options.data) or paths
     if not 1 <= len(paths) <= 2:
         raise UserError('`data`: give one training set, or one for each of the two')
-    sampling = Sampling(options.sampler, options.class_index, options.precision, data=paths[-1])
+    sampling = Sampling(
+        options.sampler, options.class_index, options.precision, data=paths[-1], class_prior=options.class_prior
+    )
     first, second = generators = compared_generators(options, sampling, device)
     training = [load_dataset(path, argument='data') for path in paths]
     held_out = None if options.test is None else load_dataset(options.test, argument='test')
@@ -129,6 +131,8 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
             f'{second.shape[1]}x{second.shape[2]}, with {first.shape[0]} and {second.shape[0]} channels; '
             'give two of one shape'
         )
+    for generator, dataset in zip(generators, (training[0], training[-1]), strict=True):
+        generator.draw_unknown_classes_from(dataset.class_sizes)
     for dataset, data in zip(training, paths, strict=True):
         check_shape(dataset, first.shape, f'`data`={data}', f'{first.where} makes')
     features = None
@@ -275,6 +279,7 @@ def _identity(generator: Generator) -> Row:
         'sha256': generator.sha256,
         'sampler': generator.sampler,
         'class_index': generator.class_index,
+        **generator.prior,
         'precision': generator.precision,
     }
 

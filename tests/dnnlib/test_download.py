@@ -209,7 +209,7 @@ def test_what_cannot_be_trusted_is_refused_and_not_kept(server, tmp_path, name, 
 
 @pytest.mark.parametrize('url', ['http://[::1', 'http://127.0.0.1:x/a', 'http:///a'])
 def test_what_is_not_a_url_is_refused(url, tmp_path):
-    with pytest.raises(UserError, match='not a URL|cannot be downloaded'):
+    with pytest.raises(UserError, match=r'not a URL|cannot be downloaded'):
         fetch(url, tmp_path)
 
 

@@ -289,6 +289,22 @@ def test_a_class_is_drawn_from_those_that_are_given_by_the_same_random_number():
     assert other.class_labels.tolist() == [[1, 5, 6, 9][place] for place in batch.class_labels.tolist()]
 
 
+def test_a_class_is_drawn_as_often_as_its_number_says():
+    """A whole number below the sum of all numbers is drawn for each seed, after its latents; naively, by a loop."""
+    net = GaussianDenoiser()
+    net.label_dim = 10
+    counts = {2: 3, 5: 1, 9: 2}
+    (batch,) = generate_images(net, [range(40)], SamplerOptions(num_steps=2), 'cpu', classes=counts)
+    expected = []
+    for seed in range(40):
+        random = torch.Generator().manual_seed(seed)
+        torch.randn([1, net.img_channels, net.img_resolution, net.img_resolution], generator=random)
+        number = int(torch.randint(6, [], generator=random))
+        expected.append([2, 2, 2, 5, 9, 9][number])
+    assert batch.class_labels.tolist() == expected
+    assert set(expected) == {2, 5, 9}
+
+
 def test_pixels_are_scaled_clipped_and_truncated():
     values = torch.tensor([-2, -1, -1 + 1 / 127.5, 0, 0.999, 1, 2], dtype=torch.float64)
     assert to_uint8(values).tolist() == [0, 0, 1, 128, 255, 255, 255]

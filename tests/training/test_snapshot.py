@@ -62,9 +62,10 @@ def test_the_same_network_gives_the_same_bytes(path, net, tmp_path):
 
 def test_what_is_not_known_of_the_training_set_is_left_out_of_the_header(path, net):
     with safetensors.safe_open(path, 'pt') as file:
-        assert json.loads(file.metadata()['snapshot']).keys().isdisjoint({'classes', 'xflip'})
-    save_network(path, net.state_dict(), msgspec.structs.replace(INFO, classes=[0, 2], xflip=True))
+        assert json.loads(file.metadata()['snapshot']).keys().isdisjoint({'classes', 'class_sizes', 'xflip'})
+    save_network(path, net.state_dict(), msgspec.structs.replace(INFO, classes=[0, 2], class_sizes=[7, 1], xflip=True))
     assert read_info(path).classes == [0, 2]
+    assert read_info(path).class_sizes == [7, 1]
     assert read_info(path).xflip
 
 
@@ -131,6 +132,8 @@ def set_argument(name, value):
         (lambda header, weights: header.__setitem__('format', 2), 'its format is 2'),
         (lambda header, weights: header.__setitem__('classes', [0, 3]), 'class 3 is not one of the 3 classes'),
         (lambda header, weights: header.__setitem__('classes', []), 'classes must be .* at least 1'),
+        (lambda header, weights: header.__setitem__('class_sizes', [1]), 'a number for each of classes'),
+        (lambda header, weights: header.update(classes=[0], class_sizes=[0]), 'at least 1'),
         (lambda header, weights: header.__setitem__('precision', 'int4'), "precision must be one of .*, not 'int4'"),
         (set_argument('model_channels', 16), 'do not fit the network'),
         (set_argument('num_blocks', 2), 'do not fit the network'),

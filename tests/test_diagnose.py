@@ -300,6 +300,12 @@ def test_clocks_are_read_from_errors_and_records(run_dir, halves, tmp_path):
         assert close(row['test_error'], float(error))
     assert (copy / 'clocks.png').exists()
     assert 'tau_gen' in result.output
+    result = invoke(*arguments, f'--expdir={run_dir}', f'--outdir={tmp_path}')
+    assert result.exit_code == 0, result.output
+    comparison = json.loads((tmp_path / 'clocks_comparison.json').read_text())
+    assert comparison['tau_gen'] == {'spread_steps': 0, 'spread_normalized': 0}  # the same run twice
+    assert (tmp_path / 'clocks_comparison.png').exists()
+    assert (tmp_path / 'clocks_collapse.svg').exists()
 
 
 def test_mistakes_are_told_in_a_sentence(run_dir, conditional, halves, digits_20, tmp_path):

@@ -141,8 +141,6 @@ def compare_runs(records: Sequence[Row]) -> Row:
     three or more runs of different sizes. `spread`: standard deviation of ln tau over runs, in `steps` and in
     `normalized` time, for two or more. Runs without the clock are left out.
     """
-    factors = {'size': 'dataset_size', 'batch': 'batch', 'lr': 'lr'}
-    smallest = {factor: min(record[name] for record in records) for factor, name in factors.items()}
     found: Row = {}
     for clock in CLOCKS:
         known = [record for record in records if record['clocks'].get(clock, {}).get('time')]
@@ -150,13 +148,20 @@ def compare_runs(records: Sequence[Row]) -> Row:
         steps = [1000 * record['clocks'][clock]['time'] / record['batch'] for record in known]
         if len(known) < 2:
             continue
-        own = [{factor: record[name] for factor, name in factors.items()} for record in known]
-        normalized = [normalized_time(step, run, smallest) for step, run in zip(steps, own, strict=True)]
+        normalized = [run_time(record, record['clocks'][clock]['time'], records) for record in known]
         found[clock] = {'spread_steps': spread(steps), 'spread_normalized': spread(normalized)}
         if len(known) > 2 and len(set(sizes)) > 1:
             found[clock]['slope'] = asdict(fit_line(sizes, steps))
             found[clock]['exponent'] = asdict(fit_line(np.log(sizes).tolist(), np.log(steps).tolist()))
     return found
+
+
+def run_time(record: Row, kimg: float, records: Sequence[Row]) -> float:
+    """The normalized time, in steps, at which a run had seen so many thousand images. records: of all runs."""
+    factors = {'size': 'dataset_size', 'batch': 'batch', 'lr': 'lr'}
+    smallest = {factor: min(other[name] for other in records) for factor, name in factors.items()}
+    own = {factor: record[name] for factor, name in factors.items()}
+    return normalized_time(1000 * kimg / record['batch'], own, smallest)
 
 
 def comparison_lines(found: Row) -> list[str]:

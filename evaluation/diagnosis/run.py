@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, write_json
 from evaluation.diagnosis import agreement_table, clocks_table, geometry_table, levels
 from evaluation.diagnosis.image_sets import ImageSets, check_shape, load_sets, noise_levels
 from evaluation.diagnosis.result_files import Row, measure_missing, text_table, write_csv
@@ -157,7 +157,7 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
     (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), record['rows']))
     distributed.on_main(lambda: write_csv(path.with_name(f'{path.name}_images.csv'), record['images']))
-    print0(f'A: {first.name}, B: {second.name}; cosines of {len(options.seeds)} seeds; intervals of 95 %')
+    print0(f'A: {first.where}, B: {second.where}; cosines of {len(options.seeds)} seeds; intervals of 95 %')
     print0(text_table(record['rows'], agreement_table.COLUMNS))
     rms = record['rms']
     print0(
@@ -206,8 +206,10 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), rows))
     print0('Times in thousands of training images seen; intervals of 95 %')
     print0(text_table([clocks_table.summary_row(record) for record in records], clocks_table.COLUMNS))
-    for line in clocks_table.comparison_lines(clocks_table.compare_runs(records)):
-        print0(line)
+    if comparison := clocks_table.compare_runs(records):
+        distributed.on_main(lambda: write_json(path.with_name(f'{path.name}_comparison.json'), comparison))
+        for line in clocks_table.comparison_lines(comparison):
+            print0(line)
     return records, path
 
 

@@ -6,12 +6,15 @@ from typing import TypeVar
 import torch
 from matplotlib.figure import Figure
 
+from evaluation.diagnosis.clocks_table import summary_row
 from evaluation.diagnosis.result_files import Row
 from evaluation.diagnosis.run import Results, network_files, run_agreement, run_clocks, run_geometry, run_levels
 from evaluation.diagnosis_options import AgreementOptions, ClocksOptions, GeometryOptions, LevelsOptions
 from studies.report.diagnosis_plots import (
     agreement_figure,
+    clock_comparison,
     clocks_figure,
+    collapse_figure,
     distance_figure,
     error_figure,
     geometry_figure,
@@ -78,9 +81,14 @@ def agreement_figures(records: list[Row]) -> dict[str, Figure]:
 
 
 def clocks_figures(records: list[Row]) -> dict[str, Figure]:
-    """A figure for each run; with several, named after their places."""
+    """A figure for each run; with several, named after their places, and two that compare them."""
     endings = [''] if len(records) == 1 else [f'_{place}' for place in range(len(records))]
-    return {
+    figures = {
         ending: clocks_figure(record, f'Clocks of {record["run"]}, |D| = {record["dataset_size"]:,}')
         for ending, record in zip(endings, records, strict=True)
     }
+    if len(records) > 1:
+        rows = [{**summary_row(record), 'size': record['dataset_size']} for record in records]
+        figures['_comparison'] = clock_comparison(rows, 'Clocks by size of the training set')
+        figures['_collapse'] = collapse_figure(records, 'Gap between held-out and training error')
+    return figures

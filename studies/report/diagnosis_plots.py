@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
-from evaluation.diagnosis.clocks_table import CLOCKS
+from evaluation.diagnosis.clocks_table import CLOCKS, run_time
 from evaluation.geometry import DECIDED
 from studies.report.diagnosis import AGREEMENT
 from studies.report.plots import add_legend, apart, curve_styles, label_rows, legend_height, new_figure, row_places
@@ -179,6 +179,22 @@ def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
         axes.set_ylabel('training images seen, in thousands')
         axes.grid(alpha=0.25)
         add_legend(figure, handles, list(shown.values()))
+    return figure
+
+
+def collapse_figure(records: Sequence[Row], title: str) -> Figure:
+    """The gap of each run over normalized time, in which the runs should coincide. records: of diagnose.py clocks."""
+    names = [f'{record["run"]}, |D| = {record["dataset_size"]:,}' for record in records]
+    with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
+        handles = []
+        for style, record in zip(curve_styles(), records, strict=False):
+            rows = [{**row, 'time': run_time(record, row['kimg'], records)} for row in record['rows']]
+            handles.append(_curve(axes, rows, 'time', 'gap', style))
+        _logarithmic(axes, 'x')
+        axes.set_xlabel('normalized time, in steps at the smallest |D|, batch size and rate')
+        axes.set_ylabel('weighted error, held out minus training')
+        axes.grid(alpha=0.25)
+        add_legend(figure, handles, names)
     return figure
 
 

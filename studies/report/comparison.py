@@ -26,16 +26,15 @@ def comparison_text(results: StudyResults, path: Path) -> str:
     try:
         ratios = compared(here['ratios'], there['ratios'], [*factors, 'size'], _ratio)
         emms = compared(here['emm'], there['emm'], factors, _emm)
-        same = [name for name in ('study_sha256', 'versions') if here[name] == there.get(name)]
-        of_rows = [{row['dataset_sha256'] for row in saved['ratios']} for saved in (here, there)]
+        origins = [(table.get('study_sha256'), _training_sets(table), table.get('versions')) for table in (here, there)]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{path}: not a tables.json of emm.py table') from error
     verdicts = [row[-1] for row in ratios + emms]
     if {ONLY_HERE, ONLY_THERE}.issuperset(verdicts):
         raise UserError(f'{path}: no factor value and size in common with {results.root}; give the same study')
+    study, data, code = (_same(*pair) for pair in zip(*origins, strict=True))
     parts = [
-        f'Study file: {_same("study_sha256" in same)}; training sets: {_same(of_rows[0] == of_rows[1])}; '
-        f'code and versions: {_same("versions" in same)}.',
+        f'Study file: {study}; training sets: {data}; code and versions: {code}.',
         columns([*factors, '|D|', 'ratio here', 'ratio there', ''], ratios, len(factors)),
     ]
     if emms:
@@ -73,8 +72,14 @@ def _key(row: Row, keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(row[key]) for key in keys)
 
 
-def _same(same: bool) -> str:
-    return 'the same' if same else 'different'
+def _training_sets(table: Row) -> set[str] | None:
+    return {row['dataset_sha256'] for row in table['ratios'] if 'dataset_sha256' in row} or None
+
+
+def _same(here: Any, there: Any) -> str:
+    if there is None:
+        return 'not recorded'
+    return 'the same' if here == there else 'different'
 
 
 def _ratio(row: Row) -> tuple[str, float, float]:

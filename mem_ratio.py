@@ -11,7 +11,7 @@ import click
 from cli.command import given_arguments, with_options
 from dnnlib.util import report_errors
 from evaluation.evaluation_options import EvaluationOptions, check_options
-from evaluation.printing import ratio_text, summary, table_of_metrics
+from evaluation.printing import measured_lines, ratio_text, summary
 
 
 @click.command()
@@ -66,10 +66,9 @@ def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> str:
     if options.expdir is None:
         return summary(records)
     best = best_record(records)
-    metrics = [table_of_metrics([best])] if 'metrics' in best else []
     lines = [
         f'Highest memorization ratio: {ratio_text(best)}, {best["snapshot"]}, {best["epochs"]:.6g} epochs',
-        *metrics,
+        *measured_lines([best]),
         f'Gallery: {options.expdir / "mem_gallery.png"}',
     ]
     return '\n'.join(lines)

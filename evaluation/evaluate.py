@@ -1,5 +1,6 @@
 """Evaluates runs, snapshots, pipelines, closed forms or given images, as `EvaluationOptions` describe."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import torch
 from dataset_utils import Reading
 from dnnlib.util import UserError
 from evaluation.consumers import make_consumers
-from evaluation.evaluation_options import EvaluationOptions, requested_metrics
-from evaluation.features.extractors import Extractor, make_extractor
+from evaluation.consumers.feature_rows import extract_given
+from evaluation.copied import CopiedImage, copied_images, copied_record, draw_copied, write_copied
+from evaluation.evaluation_options import EvaluationOptions, other_rule, requested_metrics
+from evaluation.features.cache import pixels_sha256
+from evaluation.features.extractors import make_extractor
 from evaluation.features.saved import Features, read_features
 from evaluation.generators import Generator, Sampling, make_generators
 from evaluation.given_images import ImageSet, fitted, open_images, read_images
 from evaluation.image_table import rows_of, write_image_table
+from evaluation.measurement import Compared, Measurement
 from evaluation.memorization import TrainingSet
-from evaluation.metrics import compute_metrics
 from evaluation.one_pass import Context, PartialResults, one_pass, progress_bar
 from evaluation.pictures import draw_gallery, save_picture
 from evaluation.records import Record
@@ -38,9 +42,7 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     pipeline_steps: sampling steps of a pipeline; None uses the default of its scheduler. Options of downloads and of
     printing have no effect. Raises UserError for what cannot be evaluated, or written.
     """
-    saved_features, log = options.features or [], log_path(options)
-    metrics = requested_metrics(options)
-    extractor = make_extractor(options.extractor, options.preprocess, device) if options.extractor else None
+    log, copied = log_path(options), copied_path(options)
     sampling = Sampling(
         options.sampler,
         options.class_index,
@@ -50,50 +52,119 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
         class_prior=options.class_prior,
     )
     generators = make_generators(options, sampling, device)
-    require_folders({'table': options.table, 'gallery': options.gallery, 'log': log})
+    require_folders({'table': options.table, 'gallery': options.gallery, 'log': log, 'copied': copied})
     training_set = load_training_set(options, generators, device)
     test = None if options.test_set is None else read(options, options.test_set, 'test_set', training_set)
     given = [read(options, path, 'images', training_set) for path in options.images]
-    features = None
-    if saved_features:
+    saved = None
+    if options.features:
         num_test = None if test is None else len(test)
         num_images = len(given[0]) if given else len(options.seeds)
-        features = read_features(saved_features, num_images, len(training_set.images), num_test)
+        saved = read_features(options.features, num_images, len(training_set.images), num_test)
+    measurement = make_measurement(options, training_set, test, saved, device)
+    in_pass = options.metrics_for == 'all'
     if generators:
-        root = options.expdir if options.save_images else None
         context = Context(
-            options.seeds, options.batch_size, training_set=training_set, image_root=root, subdirs=options.subdirs
+            options.seeds,
+            options.batch_size,
+            training_set=training_set,
+            image_root=options.expdir if options.save_images else None,
+            subdirs=options.subdirs,
+            measurement=measurement if in_pass else None,
         )
         records, sets = evaluate_generators(generators, context, log, options.race)
     else:
         sets = [found for images in given for found in evaluate_given(images, training_set)]
         records = [found.record for found in sets]
+    rows = [] if in_pass and measurement.rule is None else features_of(sets, given, measurement, saved, options)
 
     def finish() -> list[Record]:
-        if extractor is not None:
-            training_rows = extracted(extractor, training_set.images)
-            test_rows = None if test is None else extracted(extractor, test.pixels)
-        for found in sets:
-            mine = features
-            if extractor is not None:
-                mine = Features(extracted(extractor, found.images.pixels), training_rows, test_rows)
-                found.record.update(extractor.settings)
-            found.record.update(compute(metrics, found, training_set, test, mine, device))
-        write_files(options, sets, training_set)
+        copies = []
+        for found, features in itertools.zip_longest(sets, rows):
+            pixels, result = found.images.pixels, found.result
+            if not in_pass:
+                neighbors = result.indices, result.squared_distances
+                found.record.update(measurement.record(pixels, features, neighbors))
+            own = result.memorized, result.indices[:, 0]
+            own = own if measurement.rule is None else measurement.copies(pixels, features)
+            copies.append(copied_images(*own, training_set.labels))
+            found.record['copied'] = copied_record(copies[-1], len(training_set.images), training_set.labels)
+        write_files(options, sets, copies, training_set)
         return records
 
     return distributed.on_main(finish)
 
 
-def extracted(extractor: Extractor, images: torch.Tensor | np.ndarray) -> np.ndarray:
-    """Features float32 [N, d] of images uint8 [N, C, H, W]."""
-    starts = range(0, len(images), EXTRACTED_BATCH)
-    batches = (torch.as_tensor(images[start : start + EXTRACTED_BATCH]) for start in starts)
-    return np.concatenate([extractor(batch).numpy() for batch in batches])
+def make_measurement(
+    options: EvaluationOptions,
+    training_set: TrainingSet,
+    test: ImageSet | None,
+    saved: Features | None,
+    device: torch.device,
+) -> Measurement:
+    """What to measure; the features of the training set and of the held-out set are extracted now."""
+    metrics, rule = requested_metrics(options), other_rule(options)
+    extractor = make_extractor(options.extractor, options.preprocess, device) if options.extractor else None
+    pixels = Compared(PixelSpace(device), training_set.images, None if test is None else test.pixels)
+    features = None if saved is None else Compared(FeatureSpace(device), saved.training, saved.test)
+    if extractor is not None:
+        sets = [ImageSet(training_set.name, training_set.where, training_set.images.numpy())]
+        sets += [] if test is None else [test]
+        rows = [extract_given(extractor, images, EXTRACTED_BATCH, options.download.cache_dir) for images in sets]
+        if distributed.is_main():
+            features = Compared(FeatureSpace(device), rows[0][0], rows[1][0] if test is not None else None)
+    settings = {
+        'metrics': list(metrics),
+        **({} if extractor is None else extractor.identity),
+        **({} if rule is None else {'space': options.space, 'copy_rule': str(rule)}),
+        **({} if test is None else {'test_sha256': pixels_sha256([test.pixels])}),
+    }
+    rule_sets = pixels if options.space == 'pixels' else features
+    return Measurement(
+        extractor,
+        metrics,
+        (features or pixels) if metrics else None,
+        rule,
+        None if rule is None else rule_sets,
+        settings,
+    )
+
+
+def features_of(
+    sets: Sequence[EvaluatedSet],
+    given: Sequence[ImageSet],
+    measurement: Measurement,
+    saved: Features | None,
+    options: EvaluationOptions,
+) -> list[np.ndarray | None]:
+    """The features of each evaluated set, on the main rank; None if they are not needed."""
+    extractor = measurement.extractor
+    if saved is not None:
+        return [saved.generated]
+    if extractor is None:
+        return [None for _ in sets]
+    pixels = [found.images.pixels for found in sets]
+    images = given or [ImageSet('', '', some) for some in distributed.broadcast(pixels)]
+    return [
+        rows
+        for found in images
+        for rows in extract_given(extractor, found, EXTRACTED_BATCH, options.download.cache_dir)
+    ]
 
 
 def log_path(options: EvaluationOptions) -> Path | None:
     return options.expdir / 'mem_traj.log' if options.log is None and options.expdir is not None else options.log
+
+
+def gallery_folder(options: EvaluationOptions) -> Path | None:
+    """Where galleries and tables go if they are not named; None if nowhere."""
+    log = log_path(options)
+    return options.expdir or (None if log is None else log.parent)
+
+
+def copied_path(options: EvaluationOptions) -> Path | None:
+    folder = gallery_folder(options)
+    return options.copied or (None if folder is None else folder / 'mem_copied.csv')
 
 
 def require_folders(files: dict[str, Path | None]) -> None:
@@ -164,37 +235,27 @@ def evaluate_given(images: ImageSet, training_set: TrainingSet) -> list[Evaluate
     return distributed.kept_on_main(lambda: finished(images, consumers, {'images': images.name}, resized))
 
 
-def compute(
-    names: Sequence[str],
-    found: EvaluatedSet,
+def write_files(
+    options: EvaluationOptions,
+    sets: Sequence[EvaluatedSet],
+    copied: Sequence[list[CopiedImage]],
     training_set: TrainingSet,
-    test: ImageSet | None,
-    features: Features | None,
-    device: torch.device,
-) -> Record:
-    """The part of a record that holds the metrics of a set."""
-    if not names:
-        return {}
-    if features is not None:
-        space = FeatureSpace(device)
-        metrics = compute_metrics(names, space, features.generated, features.training, features.test)
-        return {'metrics_space': 'features', 'metrics': metrics}
-    neighbors = found.result.indices, found.result.squared_distances
-    test_pixels = None if test is None else test.pixels
-    metrics = compute_metrics(
-        names, PixelSpace(device), found.images.pixels, training_set.images, test_pixels, nearest_two=neighbors
-    )
-    return {'metrics_space': 'pixels', 'metrics': metrics}
+) -> None:
+    """Write the tables of all sets and the galleries of the first; for a run, galleries also next to its log.
 
-
-def write_files(options: EvaluationOptions, sets: Sequence[EvaluatedSet], training_set: TrainingSet) -> None:
-    """Write the table of all sets and the gallery of the first; for a run, always also next to its log."""
+    copied: the training images that each set copies.
+    """
     if options.table is not None:
         write_image_table(options.table, (row for found in sets for row in rows_of(found.images, found.result)))
-    gallery, log = options.gallery, log_path(options)
-    if gallery is None and log is not None:
-        gallery = (options.expdir or log.parent) / 'mem_gallery.png'
+    images, result = sets[0].images, sets[0].result
+    pixels, folder = torch.from_numpy(images.pixels), gallery_folder(options)
+    gallery = options.gallery or (None if folder is None else folder / 'mem_gallery.png')
     if gallery is not None:
-        images, result = sets[0].images, sets[0].result
-        picture = draw_gallery(torch.from_numpy(images.pixels), result, training_set.images, images.name)
-        save_picture(gallery, picture)
+        save_picture(gallery, draw_gallery(pixels, result, training_set.images, images.name))
+    table = copied_path(options)
+    if table is not None:
+        write_copied(table, [found.images for found in sets], copied, training_set.labels)
+        picture = table.with_suffix('.png')
+        picture.unlink(missing_ok=True)
+        if copied[0]:
+            save_picture(picture, draw_copied(copied[0], pixels, training_set.images, images.name))

@@ -15,6 +15,30 @@ FILTERS = ('lanczos', 'box', 'bicubic')
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
 
+@dataclass(frozen=True)
+class CopyRule:
+    """A rule of `evaluation.copy_rules`. threshold: of the cosine, in (0, 1)."""
+
+    name: str
+    threshold: float = 0
+
+    def __str__(self) -> str:
+        return f'{self.name}:{self.threshold:g}' if self.name == 'cosine' else self.name
+
+
+def copy_rule(text: str) -> CopyRule:
+    """'relative', 'adaptive', or 'cosine:0.6'."""
+    name, _, value = text.partition(':')
+    if text in ('relative', 'adaptive'):
+        return CopyRule(text)
+    try:
+        if name == 'cosine' and 0 < float(value) < 1:
+            return CopyRule(name, float(value))
+    except ValueError:
+        pass
+    raise ValueError(f'{text!r} is neither relative, adaptive, nor cosine with a threshold in (0, 1), as in cosine:0.6')
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
     """What to evaluate, what to compare it with, and what to measure and write."""
@@ -38,8 +62,12 @@ class EvaluationOptions:
     subdirs: bool = option(False, 'With `save_images`, put a thousand images in a folder.', switch=True)
     gallery: Path | None = option(None, 'Save a picture of images next to their nearest training images here.', unit='PNG')
     table: Path | None = option(None, 'Save a row for each image: its nearest two training images, and flags.', unit='CSV')
-    metrics: list[str] | None = option(None, 'Also compute these metrics of docs/metrics.md, or all; for a run, for its best snapshot.', unit='LIST', parse=word_list)
+    metrics: list[str] | None = option(None, 'Also compute these metrics of docs/metrics.md, or all.', unit='LIST', parse=word_list)
     test_set: str | None = option(None, 'Held-out set that some metrics compare with.', name='test-ref', unit='ZIP|DIR|NPZ|NPY')
+    metrics_for: str = option('best', 'For a run, compute `metrics` of its best snapshot, or of all while they are sampled.', choices=('best', 'all'))
+    space: str = option('pixels', 'Where `copy_rule` compares images; features needs `extractor` or `features`.', choices=('pixels', 'features'))
+    copy_rule: CopyRule = option('relative', 'Also count copies by this rule in this `space`: relative (d1 < d2 / 3), cosine:T for a cosine above T, or adaptive.', unit='RULE', parse=copy_rule)
+    copied: Path | None = option(None, 'Save a row for each training image that is copied, how often and by which images; next to it a row for each class, and a gallery. [default: for a run, mem_copied.csv in `expdir`]', unit='CSV')
     features: list[str] | None = option(None, 'Compute metrics in features instead of pixels: .npy files, float [N, d], in the order of the images.', unit='GEN,REF[,TEST]', parse=word_list)
     extractor: str | None = option(None, 'Compute metrics in the features of pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
     preprocess: str | None = option(None, 'Preprocessing for torchscript: inception, imagenet, sscd, clip, none, or spelled out.', unit='NAME')
@@ -63,8 +91,8 @@ ONLY_FOR = {
     **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), GENERATORS),
     'class_prior': NETWORKS,
     **dict.fromkeys(('class_index', *SAMPLER_ARGUMENTS[1:]), (*NETWORKS, 'denoiser')),
-    **dict.fromkeys(('save_images', 'subdirs', 'race'), ('expdir',)),
-    **dict.fromkeys(('cache_dir', 'sha256', 'download_only'), ('network',)),
+    **dict.fromkeys(('save_images', 'subdirs', 'race', 'metrics_for'), ('expdir',)),
+    **dict.fromkeys(('sha256', 'download_only'), ('network',)),
     **dict.fromkeys(('float_range', 'resize', 'channels'), ('images',)),
     **dict.fromkeys(('gallery', 'features'), tuple(subject for subject in SUBJECTS if subject != 'expdir')),
     'precision': NETWORKS,
@@ -88,8 +116,25 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
         raise ArgumentError(f'`{subject}` needs `training_set`, the training set to compare with')
     if options.log is not None and options.log.suffix == '.jsonl':
         raise ArgumentError(f'`log`={options.log}: the records go next to the log as .jsonl; name the log .log')
-    if not options.metrics and (options.features or options.extractor or options.test_set):
-        raise ArgumentError('`features`, `extractor` and `test_set` are for metrics; choose some with `metrics`')
+    rule, in_features = other_rule(options), bool(options.features or options.extractor)
+    if not (options.metrics or rule) and (in_features or options.test_set or options.metrics_for == 'all'):
+        raise ArgumentError(
+            '`features`, `extractor`, `test_set` and `metrics_for`=all are for metrics and other rules of copying; '
+            'choose some with `metrics`, or a `space` or `copy_rule`'
+        )
+    if options.race and options.metrics_for == 'all':
+        raise ArgumentError(
+            '`race` samples different numbers of images, whose metrics cannot be compared; remove `metrics_for`'
+        )
+    if options.space == 'features' and not in_features:
+        raise ArgumentError('`space`=features needs `extractor` or `features`')
+    if options.copy_rule.name == 'cosine' and options.space != 'features':
+        raise ArgumentError('`copy_rule`=cosine is for features; give `space`=features as well')
+    if options.copy_rule.name == 'cosine' and not has_test(options):
+        raise ArgumentError(
+            '`copy_rule`=cosine needs `test_set`, a held-out set: the share of it that counts as copies shows what the '
+            'threshold is worth'
+        )
     if options.features and options.extractor:
         raise ArgumentError('`features` were extracted before; remove them, or `extractor`')
     if options.preprocess and not options.extractor:
@@ -101,6 +146,14 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
 
 def requested_metrics(options: EvaluationOptions) -> Sequence[str]:
     """Names of the metrics to compute. Raises UserError for an unknown one, and for one whose test set is missing."""
-    features = options.features or []
-    has_test = options.test_set is not None or len(features) > 2
-    return requested(options.metrics or [], has_test, has_features=bool(features or options.extractor))
+    return requested(options.metrics or [], has_test(options), bool(options.features or options.extractor))
+
+
+def has_test(options: EvaluationOptions) -> bool:
+    return options.test_set is not None or len(options.features or []) > 2
+
+
+def other_rule(options: EvaluationOptions) -> CopyRule | None:
+    """The rule of copying, unless it is the ratio's: d1 < d2 / 3 in pixels."""
+    is_default = options.space == 'pixels' and options.copy_rule.name == 'relative'
+    return None if is_default else options.copy_rule

@@ -118,7 +118,8 @@ class TrainingImages:
 class TrainingSet(TrainingImages):
     """A training set in memory, prepared for an evaluation.
 
-    name, sha256: as in records. images: uint8 [M, C, R, R]. class_sizes: the number of images of each label, or None.
+    name, sha256: as in records. images: uint8 [M, C, R, R]. labels: int64 [M], or None. class_sizes: the number of
+    images of each label, or None.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class TrainingSet(TrainingImages):
     ):
         super().__init__(dataset.images, device, where, mirrored)
         self.name, self.sha256, self.images = dataset.name, dataset.sha256, dataset.images
-        self.class_sizes = dataset.class_sizes
+        self.labels, self.class_sizes = dataset.labels, dataset.class_sizes
 
 
 def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> Tensor:

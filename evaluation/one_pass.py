@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dnnlib.util import atomic_file
 from evaluation.given_images import ImageSet
+from evaluation.measurement import Measurement
 from evaluation.memorization import Memorization, TrainingSet
 from torch_utils import distributed
 from training.sampling import GeneratedBatch, seed_batches
@@ -49,6 +50,7 @@ class Context(Pass):
     name: of the generator or the given set. keep_images: whether the images exist nowhere else. image_root: parent of
     the folder to save the images in, or None; subdirs: a thousand images per folder.
     raced_seeds: all seeds of a race, of which `seeds` are the first; None without a race.
+    measurement: what to compute for the record of each set, in addition to the ratio.
     """
 
     training_set: TrainingSet
@@ -57,6 +59,7 @@ class Context(Pass):
     image_root: Path | None = None
     subdirs: bool = False
     raced_seeds: Sequence[int] | None = None
+    measurement: Measurement | None = None
 
 
 class Consumer(ABC):

@@ -11,8 +11,17 @@ def log_line(record: Mapping[str, Any]) -> str:
         f'{record["snapshot"]}  kimg {_known(record["kimg"]):<9} epochs {_known(record["epochs"]):<9} '
         f'memorized {record["num_memorized"]}/{record["num_images"]}  ratio {100 * record["ratio"]:.2f} % '
         f'[{100 * record["ratio_low"]:.2f}, {100 * record["ratio_high"]:.2f}]  '
-        f'mean distance {record["mean_distance"]:.2f}  time {format_time(record["seconds"])}'
+        f'mean distance {record["mean_distance"]:.2f}  {quality_text(record)}time {format_time(record["seconds"])}'
     )
+
+
+def quality_text(record: Mapping[str, Any]) -> str:
+    """The Fréchet distances of a record for a line of the log; empty without them."""
+    found = record.get('metrics', {}).get('frechet')
+    if found is None:
+        return ''
+    sets = {'training': found['to_training'], 'held-out': found['to_test']}
+    return f'Fréchet {", ".join(f"{value:.5g} {name}" for name, value in sets.items() if value is not None)}  '
 
 
 def _known(value: float | None) -> str:
@@ -26,7 +35,37 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
         parts = [f'Memorization ratio: {ratio_text(record)} of {record["num_images"]} images']
     else:
         parts = [table_of_records(records)]
-    return '\n'.join(parts + [table_of_metrics(records)] * any('metrics' in record for record in records))
+    return '\n'.join([*parts, *measured_lines(records)])
+
+
+def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Copies by another rule, who is copied, and a table of metrics, as far as records have them."""
+    lines = []
+    if 'copies' in records[0]:
+        lines.append(copies_text(records[0]['copies'], is_alone=len(records) == 1))
+    if len(records) == 1 and 'copied' in records[0]:
+        lines.append(copied_text(records[0]['copied']))
+    return lines + [table_of_metrics(records)] * any('metrics' in record for record in records)
+
+
+def copies_text(copies: Mapping[str, Any], is_alone: bool) -> str:
+    """'Copies in features, rule cosine:0.6: 12.00 % (…); background, 800 held-out images: 0.50 % (…)'
+
+    is_alone: whether to give the share, which a table of several sets has.
+    """
+    text, background = f'Copies in {copies["space"]}, rule {copies["rule"]}', copies['background']
+    text += f': {ratio_text(copies)}' * is_alone
+    if background is None:
+        return text
+    return f'{text}; background, {background["num_images"]} held-out images: {ratio_text(background)}'
+
+
+def copied_text(copied: Mapping[str, Any]) -> str:
+    """'Copied: 18 training images, 90.00 % of the set; most copies: class 3 (40), class 5 (12)'"""
+    classes = ', '.join(f'class {entry["class"]} ({entry["copies"]})' for entry in copied['classes'])
+    images = 'training image' + 's' * (copied['num_images'] != 1)
+    text = f'Copied: {copied["num_images"]} {images}, {100 * copied["share"]:.2f} % of the set'
+    return f'{text}; most copies: {classes}' if classes else text
 
 
 def ratio_text(record: Mapping[str, Any]) -> str:
@@ -38,11 +77,20 @@ def ratio_text(record: Mapping[str, Any]) -> str:
 def table_of_records(records: Sequence[Mapping[str, Any]]) -> str:
     """One line per set of images."""
     rows = [['images', 'count', 'copies', '95 % interval', 'mean distance']]
+    rows[0] += ['training images copied'] * ('copied' in records[0])
+    if 'copies' in records[0]:
+        rows[0] += [f'copies in {records[0]["copies"]["space"]}', '95 % interval']
     for record in records:
-        interval = f'{100 * record["ratio_low"]:.2f} to {100 * record["ratio_high"]:.2f} %'
-        ratio, distance = f'{100 * record["ratio"]:.2f} %', f'{record["mean_distance"]:.2f}'
-        rows.append([_name(record), str(record['num_images']), ratio, interval, distance])
+        row = [_name(record), str(record['num_images']), *_shares(record), f'{record["mean_distance"]:.2f}']
+        row += [str(record['copied']['num_images'])] if 'copied' in record else []
+        rows.append(row + (_shares(record['copies']) if 'copies' in record else []))
     return aligned(rows)
+
+
+def _shares(record: Mapping[str, Any]) -> list[str]:
+    """The ratio and its interval."""
+    interval = f'{100 * record["ratio_low"]:.2f} to {100 * record["ratio_high"]:.2f} %'
+    return [f'{100 * record["ratio"]:.2f} %', interval]
 
 
 def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
@@ -52,7 +100,14 @@ def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
     space = next((record['metrics_space'] for record in records if 'metrics' in record), '')
     rows = [[f'metrics in {space}', *map(_name, records)]]
     rows += [[name, *(_shown(column.get(name)) for column in columns)] for name in names]
-    return aligned(rows)
+    counts = {
+        (column['frechet.num_generated'], count)
+        for column in columns
+        for name, count in column.items()
+        if name in ('frechet.num_training', 'frechet.num_test') and count is not None
+    }
+    note = '\nNote: Fréchet distances of different numbers of images cannot be compared.' if len(counts) > 1 else ''
+    return aligned(rows) + note
 
 
 def _name(record: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from dnnlib.util import UserError, atomic_file, code_sha256
 # What the numbers of a record depend on.
 SETTINGS = (
     *('snapshot', 'snapshot_sha256', 'dataset_sha256', 'xflip', 'sampler', 'seeds', 'class_index', 'classes', 'batch'),
-    *('class_prior', 'precision'),
+    *('class_prior', 'precision', 'measured'),
 )
 
 Record = dict[str, Any]

@@ -179,6 +179,7 @@ def settings(generator: Generator, context: Context) -> dict[str, Any]:
         **generator.prior,
         **({'xflip': True} if context.training_set.mirrored else {}),
         **({} if context.raced_seeds is None else {'raced_seeds': files.format_seeds(context.raced_seeds)}),
+        **({} if context.measurement is None else {'measured': dict(context.measurement.settings)}),
     }
 
 

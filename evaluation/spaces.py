@@ -17,9 +17,11 @@ from evaluation.neighbors import NeighborIndex
 
 Rows = Tensor | np.ndarray
 
-# Distances of one block of features: 32 MiB of float64.
+# Distances of one block of features: 4 MiB of float32, which stay near the core.
 _QUERY_BLOCK = 1024
-_REFERENCE_BLOCK = 4096
+_REFERENCE_BLOCK = 1024
+# The rounding error of float32.
+_UNIT = 2.0**-24
 # Numbers in one part of a comparison pair by pair: 32 MiB of float64.
 _PART = 2**22
 # Beyond this, the square of a feature may overflow.
@@ -83,7 +85,7 @@ class PixelSpace:
 class FeatureSpace:
     """Features float32 or float64 [N, d], in the order of the images; distances are Euclidean.
 
-    A matrix product in float64 finds the pairs that may matter, with a bound on its error; their distances are then
+    A matrix product in float32 finds the pairs that may matter, with a bound on its error; their distances are then
     computed as sums of squared differences in float64. The results equal the plain sums for all pairs: nothing cancels,
     and equal features have distance 0.
 
@@ -105,27 +107,29 @@ class FeatureSpace:
     def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
         queries, references = _numpy(queries), _numpy(references)
         assert 1 <= k <= len(references), f'{len(references)} references have no {k} neighbours'
-        center = references.mean(axis=0, dtype=np.float64)
-        found = [self._nearest_block(block, references, center, k) for _, block in _blocks(queries, _QUERY_BLOCK)]
+        rough = _RoughDistances(queries, references, self.device)
+        found = [
+            self._nearest_block(rough, start, block, references, k) for start, block in _blocks(queries, _QUERY_BLOCK)
+        ]
         index, squared = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*found, strict=True))
         return index, squared
 
     def _nearest_block(
-        self, queries: np.ndarray, references: np.ndarray, center: np.ndarray, k: int
+        self, rough: '_RoughDistances', first: int, queries: np.ndarray, references: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
         squared = np.full([len(queries), k], np.inf)
         index = np.full([len(queries), k], -1)
-        centered = self._on_device(queries - center)
+        some = rough.queries_at(first, len(queries))
         for start, block in _blocks(references, _REFERENCE_BLOCK):
-            rough, slack = _rough_squared_distances(centered, self._on_device(block - center))
-            limit = self._on_device(squared[:, -1]) + slack
-            closer = (rough.amin(dim=1) <= limit).nonzero()[:, 0]
+            estimates, slack = rough.block(some, start, len(block))
+            limit = rough.scaled(squared[:, -1]) + slack
+            closer = (estimates.amin(dim=1) <= limit).nonzero()[:, 0]
             if not len(closer):
                 continue
-            rough, limit, slack = rough[closer], limit[closer], slack[closer]
+            estimates, limit, slack = estimates[closer], limit[closer], slack[closer]
             if k < len(block):
-                limit = torch.minimum(limit, rough.kthvalue(k, dim=1).values + 2 * slack)
-            row, place = (rough <= limit[:, None]).nonzero().cpu().numpy().T
+                limit = torch.minimum(limit, estimates.topk(k, dim=1, largest=False).values[:, -1] + 2 * slack)
+            row, place = (estimates <= limit[:, None]).nonzero().cpu().numpy().T
             query = closer.cpu().numpy()[row]
             candidates = _squared_distances(queries, block, query, place)
             index, squared = _merge(index, squared, query, place + start, candidates)
@@ -133,21 +137,23 @@ class FeatureSpace:
 
     def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
         queries, references = _numpy(queries), _numpy(references)
-        center = references.mean(axis=0, dtype=np.float64)
+        rough = _RoughDistances(queries, references, self.device)
+        all_radii = squared_radii.double().numpy()
         below = np.zeros(len(queries), np.int64)
         within = np.zeros(len(queries), np.int64)
-        for first, some in _blocks(queries, _QUERY_BLOCK):
-            mine = slice(first, first + len(some))
-            centered = self._on_device(some - center)
-            for start, block in _blocks(references, _REFERENCE_BLOCK):
-                radii = squared_radii[start : start + len(block)].double()
-                rough, slack = _rough_squared_distances(centered, self._on_device(block - center))
-                rough -= radii.to(self.device)
-                inside = (rough < -slack[:, None]).sum(dim=1).cpu().numpy()
-                query, place = (rough.abs() <= slack[:, None]).nonzero().cpu().numpy().T
-                squared, radius = _squared_distances(some, block, query, place), radii.numpy()[place]
-                below[mine] += inside + np.bincount(query[squared < radius], minlength=len(some))
-                within[mine] += inside + np.bincount(query[squared <= radius], minlength=len(some))
+        for first, block in _blocks(queries, _QUERY_BLOCK):
+            mine, some = slice(first, first + len(block)), rough.queries_at(first, len(block))
+            for start, other in _blocks(references, _REFERENCE_BLOCK):
+                radii = all_radii[start : start + len(other)]
+                estimates, slack = rough.block(some, start, len(other))
+                estimates -= rough.scaled(radii)
+                # The radii are rounded too.
+                slack = slack + 4 * _UNIT * rough.scaled(radii).max()
+                inside = (estimates < -slack[:, None]).sum(dim=1).cpu().numpy()
+                query, place = (estimates.abs() <= slack[:, None]).nonzero().cpu().numpy().T
+                squared, radius = _squared_distances(block, other, query, place), radii[place]
+                below[mine] += inside + np.bincount(query[squared < radius], minlength=len(block))
+                within[mine] += inside + np.bincount(query[squared <= radius], minlength=len(block))
         return torch.from_numpy(below), torch.from_numpy(within)
 
     def distinct(self, rows: Rows) -> Tensor:
@@ -156,21 +162,55 @@ class FeatureSpace:
     def vectors(self, rows: Rows) -> np.ndarray:
         return _numpy(rows).astype(np.float64)
 
-    def _on_device(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.device)
 
+class _RoughDistances:
+    """Squared distances between features in float32, and a bound on their error.
 
-def _rough_squared_distances(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances float64 [Q, R] by a product, and a bound [Q] on how far they are from the plain sum's.
-
-    An inner product of d numbers in floating point is off by at most d·u times the product of the norms, u = 2^-53, and
-    so are the squared norms and the plain sum: in total less than 2 (d + 8) u (||q|| + ||r||)². The bound is twice
-    this sum.
+    Features minus the mean of the references are divided by a power of two, such that norms are at most 1, and rounded
+    to float32, u = 2^-24. With exact norms, the error of |q|² + |r|² - 2 q·r has these parts: the product of d numbers,
+    in any order of summation, less than d u |q||r| (Higham 2002, "Accuracy and stability of numerical algorithms",
+    section 3.1); rounded features, 2 u |q||r|; both doubled; rounded norms and sums, 4 u (|q| + |r|)²; numbers that are
+    too small for float32, d 2^-140; and the rounding of the plain sum in float64, far less. The bound is larger than
+    their sum. If torch may round the inputs of float32 products further (TF32), float64 takes its place.
     """
-    norms, reference_norms = queries.square().sum(dim=1), references.square().sum(dim=1)
-    rough = torch.addmm(reference_norms[None], queries, references.t(), alpha=-2).add_(norms[:, None])
-    reach = (norms.sqrt() + reference_norms.max().sqrt()).square()
-    return rough, 2 * (queries.shape[1] + 8) * torch.finfo(torch.float64).eps * reach
+
+    def __init__(self, queries: np.ndarray, references: np.ndarray, device: torch.device):
+        self.device, self.center = device, references.mean(axis=0, dtype=np.float64)
+        self.dtype = np.float32 if torch.get_float32_matmul_precision() == 'highest' else np.float64
+        norms, other_norms = (self._norms(rows) for rows in (queries, references))
+        largest = max(norms.max(), other_norms.max())
+        self.scale = 2.0 ** np.ceil(np.log2(largest)) if largest > 0 else 1.0
+        self.query_norms, self.norms = (self._on_device(some / self.scale) for some in (norms, other_norms))
+        self.all_queries, self.references = queries, self._rounded(references)
+
+    def queries_at(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """A block of queries [Q, d], and their norms [Q]."""
+        return self._rounded(self.all_queries[start : start + count]), self.query_norms[start : start + count]
+
+    def block(self, queries: tuple[Tensor, Tensor], start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Squared distances float32 [Q, count] to references from `start` on, scaled, and the bound [Q]."""
+        rows, query_norms = queries
+        norms = self.norms[start : start + count]
+        squares = norms.square()
+        rough = torch.addmm(squares[None], rows, self.references[start : start + count].t(), alpha=-2)
+        rough += query_norms.square()[:, None]
+        longest, d = norms.max(), rows.shape[1]
+        slack = 2 * (d + 8) * _UNIT * query_norms * longest + 8 * _UNIT * (query_norms + longest).square()
+        return rough, slack + d * 2.0**-140
+
+    def scaled(self, squared: np.ndarray) -> Tensor:
+        """Squared distances float64 in the units of `block`, float32."""
+        return self._on_device(squared / self.scale**2)
+
+    def _norms(self, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.linalg.norm(block - self.center, axis=1) for _, block in _blocks(rows, 4096)])
+
+    def _rounded(self, rows: np.ndarray) -> Tensor:
+        parts = [self._on_device((block - self.center) / self.scale) for _, block in _blocks(rows, 4096)]
+        return torch.cat(parts)
+
+    def _on_device(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(self.dtype)).to(self.device)
 
 
 def _squared_distances(queries: np.ndarray, references: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:

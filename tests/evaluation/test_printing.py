@@ -25,3 +25,30 @@ def test_several_records_are_a_table_and_their_metrics_another_without_lists():
         'test.z                    -      -',
         'test.half.z             -12      -',
     ]
+
+
+def test_copies_by_another_rule_and_who_is_copied():
+    share = {'num_images': 8, 'ratio': 0.5, 'ratio_low': 0.25, 'ratio_high': 0.75}
+    copies = {'space': 'features', 'rule': 'cosine:0.6', **share, 'background': {**share, 'num_images': 9}}
+    copied = {'num_images': 1, 'share': 0.05, 'classes': [{'class': 3, 'copies': 4}]}
+    record = {'images': 'a', **COUNTS, 'copies': copies, 'copied': copied}
+    background = 'background, 9 held-out images: 50.00 % (95 % interval 25.00 to 75.00 %)'
+    assert summary([record]).splitlines()[1:] == [
+        f'Copies in features, rule cosine:0.6: 50.00 % (95 % interval 25.00 to 75.00 %); {background}',
+        'Copied: 1 training image, 5.00 % of the set; most copies: class 3 (4)',
+    ]
+    assert summary([record, record]).splitlines()[1:] == [
+        *['a         200  25.00 %  19.50 to 31.43 %          12.35                       1'
+          '             50.00 %  25.00 to 75.00 %'] * 2,
+        f'Copies in features, rule cosine:0.6; {background}',
+    ]  # fmt: skip
+
+
+def test_frechet_distances_of_different_numbers_of_images_have_a_note():
+    def record(num_training):
+        frechet = {'to_training': 3.0, 'num_generated': 10, 'num_training': num_training, 'num_test': None}
+        return {'images': 'a', **COUNTS, 'metrics_space': 'features', 'metrics': {'frechet': frechet}}
+
+    note = 'Note: Fréchet distances of different numbers of images cannot be compared.'
+    assert summary([record(20), record(30)]).splitlines()[-1] == note
+    assert note not in summary([record(20), record(20)])

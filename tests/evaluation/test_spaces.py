@@ -142,3 +142,31 @@ def test_features_of_another_kind_are_refused(rows, expected):
 def test_images_of_another_kind_are_refused(rows, expected):
     with pytest.raises(UserError, match=f'^these: .*{expected}'):
         PixelSpace().validate(rows, 'these')
+
+
+@pytest.mark.parametrize('scales', [(1e-130, 1e-130), (1e130, 1e-130), (1e-130, 1e130), (1e-30, 1), (3e18, 3e18)])
+def test_features_of_any_size_and_outliers(scales):
+    random = np.random.default_rng(0)
+    queries, references = (scale * random.normal(size=(40, 6)) for scale in scales)
+    references[7] *= 1e4
+    queries[:5] = references[:5]
+    assert_nearest(queries, references, 3)
+    assert_counts(queries, references, np.sort(naive(references, references), axis=1)[:, 2])
+
+
+def test_few_pairs_are_compared_in_float64(monkeypatch):
+    """Ordinary features of the size of a network's: less than 1 % of the pairs."""
+    compared = []
+    exactly = spaces._squared_distances
+
+    def counting(*arguments):
+        compared.append(len(arguments[2]))
+        return exactly(*arguments)
+
+    monkeypatch.setattr(spaces, '_squared_distances', counting)
+    random = np.random.default_rng(0)
+    mixing = random.normal(size=(20, 512))
+    queries, references = ((random.normal(size=(2000, 20)) @ mixing).astype(np.float32) for _ in range(2))
+    FeatureSpace().nearest(queries, references, 6)
+    FeatureSpace().count_within(queries, references, torch.full([2000], 1e4, dtype=torch.float64))
+    assert sum(compared) < 0.01 * 2000 * 2000

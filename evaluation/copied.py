@@ -1,0 +1,126 @@
+"""Which training images are copied, how often, and by which generated images."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor
+
+from dnnlib.util import atomic_file
+from evaluation.given_images import ImageSet
+from evaluation.pictures import GALLERY_ROWS, GalleryEntry, draw_entries
+
+# Classes that a summary lists.
+MOST_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class CopiedImage:
+    """A training image: its position, its label or None, and the places of its copies in the generated set."""
+
+    position: int
+    label: int | None
+    places: list[int]
+
+
+@dataclass(frozen=True)
+class CopiedClass:
+    """A class: its label, its number of training images, how many of them are copied, and the number of copies."""
+
+    label: int
+    size: int
+    num_copied: int
+    copies: int
+
+
+def copied_images(copies: Tensor, nearest: Tensor, labels: Tensor | None) -> list[CopiedImage]:
+    """The training images that are copied, most often first.
+
+    copies: which generated images are copies, bool [N]. nearest: their nearest training images, int64 [N]. labels: of
+    the training images, int64 [M].
+    """
+    places: dict[int, list[int]] = {}
+    for place in copies.nonzero()[:, 0].tolist():
+        places.setdefault(int(nearest[place]), []).append(place)
+    ordered = sorted(places.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [CopiedImage(image, None if labels is None else int(labels[image]), found) for image, found in ordered]
+
+
+def copied_classes(copied: Iterable[CopiedImage], labels: Tensor | None) -> list[CopiedClass]:
+    """Every class of the training set, the one with the most copies first; none without labels."""
+    if labels is None:
+        return []
+    counts: dict[int, list[int]] = {}
+    for image in copied:
+        assert image.label is not None
+        counts.setdefault(image.label, []).append(len(image.places))
+    known = zip(*(values.tolist() for values in labels.unique(return_counts=True)), strict=True)
+    classes = [CopiedClass(label, size, len(own := counts.get(label, [])), sum(own)) for label, size in known]
+    return sorted(classes, key=lambda entry: (-entry.copies, entry.label))
+
+
+def copied_record(copied: list[CopiedImage], num_training: int, labels: Tensor | None) -> dict[str, Any]:
+    """The entry of a record: how many training images are copied, their share, and the classes copied most."""
+    classes = [entry for entry in copied_classes(copied, labels) if entry.copies][:MOST_CLASSES]
+    return {
+        'num_images': len(copied),
+        'share': len(copied) / num_training,
+        'classes': [{'class': entry.label, 'copies': entry.copies} for entry in classes],
+    }
+
+
+def write_copied(
+    path: Path, sets: Sequence[ImageSet], copied: Sequence[list[CopiedImage]], labels: Tensor | None
+) -> None:
+    """Write a CSV with a row for each copied training image, and another one with a row for each class, if any.
+
+    copied: of each generated set. The second file is next to the first, with a name that ends in _classes.
+    """
+    both = list(zip(sets, copied, strict=True))
+    rows: Iterable[tuple] = (
+        (images.name, image.position, image.label, len(image.places), ' '.join(map(images.name_of, image.places)))
+        for images, found in both
+        for image in found
+    )
+    _write_csv(path, ('set', 'training_image', 'class', 'copies', 'images'), rows)
+    if labels is not None:
+        rows = (
+            (images.name, *dataclasses.astuple(entry))
+            for images, found in both
+            for entry in copied_classes(found, labels)
+        )
+        names = 'set', 'class', 'training_images', 'copied', 'copies'
+        _write_csv(path.with_stem(f'{path.stem}_classes'), names, rows)
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(header)
+    writer.writerows(rows)
+    with atomic_file(path) as file:
+        file.write(text.getvalue().encode('utf-8', 'surrogateescape'))
+
+
+def draw_copied(copied: list[CopiedImage], images: Tensor, training: Tensor, name: str) -> PIL.Image.Image:
+    """The training images copied most, each next to its first two copies.
+
+    images: uint8 [N, C, H, W], the generated set, called name. training: uint8 [M, C, H, W]. There must be a copy.
+    """
+    shown = [
+        GalleryEntry(
+            [training[image.position], *images[torch.tensor(image.places[:2])]],
+            f'{len(image.places)} copies' if len(image.places) > 1 else '1 copy',
+            is_marked=True,
+        )
+        for image in copied[:GALLERY_ROWS]
+    ]
+    count = f'{len(copied)} of {len(training)} training images are copied'
+    title = f'The {len(shown)} training images copied most, each with up to two of its copies'
+    return draw_entries([f'{name}: {count}'], {title: shown}, ('training', 'copy', 'copy'))

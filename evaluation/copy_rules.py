@@ -1,0 +1,77 @@
+"""Which images are copies by another rule than the ratio's, in pixels or in features.
+
+- relative: d1 < d2 / 3, the rule of the ratio (`evaluation.memorization.memorized`).
+- cosine:T: the cosine of the features of an image and of its nearest training image exceeds T. Unrelated images have a
+  cosine too, so a threshold means nothing without its background: the share of held-out images that it counts.
+- adaptive: d1 is less than half of the mean distance to the 50 nearest training images, so that images in dense regions
+  do not count as copies. Source: Carlini et al. 2023, "Extracting training data from diffusion models".
+
+d1, d2: distances of an image to the nearest and second nearest distinct training images.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.util import UserError
+from evaluation.evaluation_options import CopyRule
+from evaluation.intervals import wilson_interval
+from evaluation.memorization import memorized
+from evaluation.spaces import Rows, Space
+
+ALPHA, NEIGHBORS = 0.5, 50  # of Carlini et al.
+
+
+def find_copies(rule: CopyRule, space: Space, generated: Rows, training: Rows) -> tuple[Tensor, Tensor]:
+    """Which images are copies, bool [N], and the positions of their nearest training images, int64 [N].
+
+    generated [N, …], training [M, …]: rows of the space. Raises UserError for fewer than two distinct training images.
+    """
+    if rule.name == 'cosine':
+        generated, training = _directions(generated), _directions(training)
+    distinct = space.distinct(training)
+    if len(distinct) < 2:
+        raise UserError('`copy_rule`: fewer than two training images are distinct')
+    once = training if len(distinct) == len(training) else training[distinct.numpy()]
+    count = {'relative': 2, 'cosine': 1, 'adaptive': min(NEIGHBORS, len(distinct))}[rule.name]
+    index, squared = space.nearest(generated, once, count)
+    nearest = distinct[index[:, 0]]
+    if rule.name == 'relative':
+        return memorized(squared[:, 0], squared[:, 1]), nearest
+    distances = squared.double().sqrt()
+    if rule.name == 'cosine':
+        return 1 - distances[:, 0].square() / 2 > rule.threshold, nearest
+    return distances[:, 0] < ALPHA * distances.mean(dim=1), nearest
+
+
+def copies_record(rule: CopyRule, name: str, copies: Tensor, background: Tensor | None) -> dict[str, Any]:
+    """The entry of a record. name: of the space. background: which held-out images are copies, bool [T]."""
+    return {
+        'space': name,
+        'rule': str(rule),
+        **_share(copies),
+        'background': None if background is None else _share(background),
+    }
+
+
+def _share(copies: Tensor) -> dict[str, Any]:
+    number = int(copies.sum())
+    low, high = wilson_interval(number, len(copies))
+    return {
+        'num_images': len(copies),
+        'num_copies': number,
+        'ratio': number / len(copies),
+        'ratio_low': low,
+        'ratio_high': high,
+    }
+
+
+def _directions(features: Rows) -> np.ndarray:
+    """Features [N, d] divided by their norms, float64."""
+    rows = torch.as_tensor(np.asarray(features)).double()
+    norms = rows.norm(dim=1, keepdim=True)
+    if not norms.all():
+        raise UserError('`copy_rule`=cosine: the features of an image are all 0, so that they have no direction')
+    return (rows / norms).numpy()

@@ -1,0 +1,62 @@
+"""Who is copied: a case by hand."""
+
+import csv
+
+import numpy as np
+import torch
+
+from evaluation.copied import copied_images, copied_record, draw_copied, write_copied
+from evaluation.given_images import generated_set
+from evaluation.printing import copied_text
+
+COPIES = torch.tensor([True, True, False, True, True, True])
+NEAREST = torch.tensor([4, 2, 1, 4, 0, 4])
+LABELS = torch.tensor([7, 5, 5, 5, 7])
+
+
+def rows(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_training_images_and_classes_by_number_of_copies(tmp_path):
+    copied = copied_images(COPIES, NEAREST, LABELS)
+    assert [(image.position, image.label, image.places) for image in copied] == [
+        (4, 7, [0, 3, 5]),
+        (0, 7, [4]),
+        (2, 5, [1]),
+    ]
+    record = copied_record(copied, 5, LABELS)
+    assert record == {
+        'num_images': 3,
+        'share': 0.6,
+        'classes': [{'class': 7, 'copies': 4}, {'class': 5, 'copies': 1}],
+    }
+    expected = 'Copied: 3 training images, 60.00 % of the set; most copies: class 7 (4), class 5 (1)'
+    assert copied_text(record) == expected
+    images = generated_set('net', '', [10, 11, 12, 13, 14, 15], torch.zeros(6, 1, 2, 2, dtype=torch.uint8))
+    write_copied(tmp_path / 'who.csv', [images], [copied], LABELS)
+    assert rows(tmp_path / 'who.csv')[0] == {
+        'set': 'net', 'training_image': '4', 'class': '7', 'copies': '3', 'images': '10 13 15',
+    }  # fmt: skip
+    assert [tuple(row.values()) for row in rows(tmp_path / 'who_classes.csv')] == [
+        ('net', '7', '2', '2', '4'),
+        ('net', '5', '3', '1', '1'),
+    ]
+
+
+def test_without_labels_or_copies(tmp_path):
+    copied = copied_images(COPIES, NEAREST, None)
+    images = generated_set('net', '', list(range(6)), torch.zeros(6, 1, 2, 2, dtype=torch.uint8))
+    write_copied(tmp_path / 'who.csv', [images, images], [copied, []], None)
+    assert [row['class'] for row in rows(tmp_path / 'who.csv')] == ['', '', '']
+    assert not (tmp_path / 'who_classes.csv').exists()
+    assert copied_images(torch.zeros(6, dtype=torch.bool), NEAREST, LABELS) == []
+    assert copied_text(copied_record([], 5, LABELS)) == 'Copied: 0 training images, 0.00 % of the set'
+
+
+def test_the_gallery_shows_the_image_copied_most_first():
+    training = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8) * 40
+    images = training[NEAREST]
+    picture = np.asarray(draw_copied(copied_images(COPIES, NEAREST, LABELS), images, training, 'net'))
+    first = picture[:, :216]
+    assert ((first == 160).all(axis=2).sum(axis=1) == 3 * 64).any()  # the training image and two of its copies

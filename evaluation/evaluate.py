@@ -21,7 +21,7 @@ from evaluation.given_images import ImageSet, fitted, open_images, read_images
 from evaluation.image_table import rows_of, write_image_table
 from evaluation.measurement import Compared, Measurement
 from evaluation.memorization import TrainingSet
-from evaluation.one_pass import Context, PartialResults, one_pass, progress_bar
+from evaluation.one_pass import Context, PartialResults, one_pass
 from evaluation.pictures import draw_gallery, save_picture
 from evaluation.records import Record
 from evaluation.runs import EvaluatedSet, evaluate_generators, finished
@@ -228,7 +228,7 @@ def read(options: EvaluationOptions, path: str, argument: str, training_set: Tra
 def evaluate_given(images: ImageSet, training_set: TrainingSet) -> list[EvaluatedSet]:
     """Compare given images with the training set; returns the set on the main rank."""
     context = Context(range(len(images)), GIVEN_BATCH, training_set=training_set, name=images.name, keep_images=False)
-    with progress_bar(len(images)) as bar:
+    with distributed.progress_bar(len(images), 'evaluate') as bar:
         consumers = make_consumers(context)
         one_pass(images.batches, context, consumers, PartialResults(None, {}), bar)
     resized = {} if images.resized is None else {'resize': images.resized}

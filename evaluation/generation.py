@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.util import UserError, atomic_file
 from evaluation.pictures import image_path, read_png, save_contact_sheet, save_images
@@ -84,8 +83,7 @@ def generate_to_folder(
         generate = load() if together else distributed.on_every_rank(load)
         mine = batches if together else batches[distributed.rank() :: distributed.world_size()]
         write = distributed.is_main() or not together
-        hidden = None if distributed.is_main() else True  # None: hidden if stderr is not a terminal
-        with tqdm(total=sum(map(len, mine)), unit='img', desc='generate', disable=hidden) as bar:
+        with distributed.progress_bar(sum(map(len, mine)), 'generate') as bar:
             for batch in generate(mine):
                 write_settings(output.outdir, settings)
                 if write and output.save_images:

@@ -4,11 +4,8 @@ An interrupted pass resumes: what the consumers took is saved every few seconds,
 """
 
 import itertools
-import json
 import shutil
 import time
-import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dnnlib.util import atomic_file
 from evaluation.given_images import ImageSet
 from evaluation.measurement import Measurement
 from evaluation.memorization import Memorization, TrainingSet
+from evaluation.saved_arrays import read_arrays, write_arrays
 from torch_utils import distributed
 from training.sampling import GeneratedBatch, seed_batches
 
@@ -105,25 +102,21 @@ class PartialResults:
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any]):
-        self.folder, self.key = folder, json.dumps(settings, sort_keys=True)
+        self.folder, self.settings = folder, settings
         self._pending: list[tuple[list[int], Taken]] = []
         self._last_save = time.monotonic()
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[list[int], Taken]]:
         """The seeds of each file and what these consumers took of them, in the order in which files were saved."""
         for path in self._paths():
-            try:
-                with np.load(path, allow_pickle=False) as data:
-                    if str(data['key']) != self.key or not set(names) <= set(data['consumers'].tolist()):
-                        continue
-                    taken: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-                    for owner, _, name in (entry.partition('/') for entry in data.files):
-                        if owner in taken:
-                            taken[owner][name] = torch.from_numpy(data[f'{owner}/{name}'])
-                    seeds = data['seeds'].tolist()
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            arrays = read_arrays(path, self.settings)
+            if arrays is None or not set(names) <= set(arrays['consumers'].tolist()):
                 continue
-            yield seeds, taken
+            taken: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+            for owner, _, name in (entry.partition('/') for entry in arrays):
+                if owner in taken:
+                    taken[owner][name] = torch.from_numpy(arrays[f'{owner}/{name}'])
+            yield arrays['seeds'].tolist(), taken
 
     def add(self, seeds: list[int], taken: Taken) -> None:
         """Add a batch; save if the last save is some seconds ago."""
@@ -146,8 +139,8 @@ class PartialResults:
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         number = max((int(path.stem) for path in self._paths()), default=-1) + 1
-        with atomic_file(self.folder / f'{number:06d}.npz') as file:
-            np.savez(file, key=self.key, consumers=list(parts[0]), seeds=seeds, **arrays)  # type: ignore[arg-type]
+        arrays |= {'consumers': np.array(list(parts[0])), 'seeds': np.array(seeds)}
+        write_arrays(self.folder / f'{number:06d}.npz', self.settings, arrays)
         self._pending, self._last_save = [], time.monotonic()
 
     def remove(self) -> None:
@@ -193,9 +186,3 @@ def one_pass(
                 for name, consumer in consumers.items():
                     consumer.add(some, taken[name])
                 partial.add(some, taken)
-
-
-def progress_bar(total: int) -> tqdm:
-    """A bar of images on the main rank's terminal."""
-    hidden = None if distributed.is_main() else True  # None: hidden if stderr is not a terminal
-    return tqdm(total=total, unit='img', desc='evaluate', disable=hidden, leave=False)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dnnlib.text_tables import aligned
 from dnnlib.util import format_time
 
 
@@ -124,10 +125,3 @@ def _numbers(values: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str,
 
 def _shown(value: float | None) -> str:
     return '-' if value is None else f'{value:.6g}'
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as lines of columns, the first to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ([text.rjust(width) for text, width in zip(row, widths, strict=True)] for row in rows)
-    return '\n'.join('  '.join([row[0].ljust(widths[0]), *line[1:]]) for row, line in zip(rows, lines, strict=True))

@@ -25,7 +25,7 @@ from evaluation.consumers import KeptImages, NearestTwo, make_consumers
 from evaluation.generators import Generator
 from evaluation.given_images import ImageSet, generated_set
 from evaluation.memorization import Memorization, TrainingSet
-from evaluation.one_pass import Consumer, Context, PartialResults, one_pass, progress_bar
+from evaluation.one_pass import Consumer, Context, PartialResults, one_pass
 from evaluation.printing import log_line
 from evaluation.race import race
 from evaluation.records import Record, best_record
@@ -56,7 +56,7 @@ def evaluate_generators(
     records: list[Record] = []
     with contextlib.ExitStack() as stack:
         distributed.on_main(lambda: log.claim(stack))
-        bar = stack.enter_context(progress_bar(len(generators) * len(context.seeds)))
+        bar = stack.enter_context(distributed.progress_bar(len(generators) * len(context.seeds), 'evaluate'))
         lengths = [len(context.seeds)] * len(generators)
         if raced:
             context = replace(context, raced_seeds=context.seeds)

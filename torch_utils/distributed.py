@@ -17,6 +17,7 @@ import torch.distributed
 # Imported before any group is made. Otherwise an optimizer's first step imports it, and default arguments of its
 # functions keep the group: gloo's threads then outlive it, and can abort the process while the interpreter ends.
 import torch.distributed.nn
+from tqdm import tqdm
 
 from dnnlib import util
 from dnnlib.util import UserError
@@ -76,6 +77,12 @@ def print0(*args: Any) -> None:
     """Print on the main rank."""
     if is_main():
         print(*args, flush=True)
+
+
+def progress_bar(total: int, description: str, unit: str = 'img') -> tqdm:
+    """A bar on the main rank's terminal."""
+    hidden = None if is_main() else True  # None: hidden if stderr is not a terminal
+    return tqdm(total=total, unit=unit, desc=description, disable=hidden, leave=False)
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,18 +1,19 @@
 """The features of each image of a pass."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from filelock import FileLock
 from torch import Tensor
 
+from dnnlib.locks import locked
 from evaluation.features.cache import cached_path, pixels_sha256, read_cached, write_cached
 from evaluation.features.extractors import Extractor, Pixels
 from evaluation.given_images import ImageSet
-from evaluation.one_pass import Consumer, Generate, PartialResults, Pass, one_pass, progress_bar
+from evaluation.one_pass import Consumer, Generate, PartialResults, Pass, one_pass
 from torch_utils import distributed
 from training.sampling import GeneratedBatch
 
@@ -49,7 +50,7 @@ def extract(
             if distributed.on_main(lambda: kept[0] is not None):
                 return cast(list[np.ndarray], kept)
         partial = PartialResults(None if path is None else path.with_suffix('.partial'), {})
-        with progress_bar(len(seeds)) as bar:
+        with distributed.progress_bar(len(seeds), 'evaluate') as bar:
             one_pass(generate, rows.context, {'features': rows}, partial, bar)
 
         def finish() -> np.ndarray:
@@ -67,7 +68,7 @@ def _claim(
 ) -> Path:
     """The file of these features; other processes wait until the stack ends, and then find it."""
     path = cached_path(cache_dir, {**extractor.identity, **images()})
-    stack.enter_context(FileLock(path.with_suffix('.lock')))
+    stack.enter_context(locked(path.with_suffix('.lock'), math.inf))
     return path
 
 

@@ -1,13 +1,12 @@
 """Results as JSON, whose finished parts are not measured again, as CSV, and as tables to read."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dnnlib.text_tables import aligned, csv_text
 from dnnlib.util import UserError, atomic_file
 from evaluation.noise_levels import Estimate
 from torch_utils import distributed
@@ -64,21 +63,15 @@ def _write_records(path: Path, records: Sequence[Row]) -> None:
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """A CSV with the columns of all rows, in the order of their first appearance; empty for None."""
-    columns = dict.fromkeys(name for row in rows for name in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
     with atomic_file(path) as file:
-        file.write(text.getvalue().encode('utf-8', 'surrogateescape'))
+        file.write(csv_text(rows).encode('utf-8', 'surrogateescape'))
 
 
 def text_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """Aligned columns. columns: from a row's name to the heading; columns that no row has are left out."""
     shown = {name: heading for name, heading in columns.items() if any(row.get(name) is not None for row in rows)}
     cells = [list(shown.values()), *([_cell(row.get(name)) for name in shown] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    return aligned(cells, left=0)
 
 
 def _cell(value: Any) -> str:

@@ -1,19 +1,15 @@
 """Independent parts of a measurement, dealt to ranks; an interrupted measurement resumes."""
 
 import functools
-import json
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
-from dnnlib.util import atomic_file
+from evaluation.saved_arrays import read_arrays, write_arrays
 from torch_utils import distributed
 
 SECONDS_BETWEEN_SAVES = 5.0
@@ -34,23 +30,22 @@ def run_tasks(
     partial: `.npz` file that keeps finished tasks until all are done, and that the caller removes once it has saved
     its results. settings: what results depend on; a file with other settings, or a broken one, is ignored.
     """
-    key = json.dumps(settings, sort_keys=True)
-    done = distributed.on_main(lambda: _read(partial, key))
+    done = distributed.on_main(lambda: _read(partial, settings))
     todo = [name for name in names if name not in done]
     rank, world_size = distributed.rank(), distributed.world_size()
     last_save = time.monotonic()
-    hidden = None if distributed.is_main() else True  # None: hidden if stderr is not a terminal
-    with tqdm(total=len(names), initial=len(names) - len(todo), desc=description, disable=hidden, leave=False) as bar:
+    with distributed.progress_bar(len(names), description, unit='it') as bar:
+        bar.update(len(names) - len(todo))
         for start in range(0, len(todo), world_size):
             mine = todo[start:][rank : rank + 1]
             for part in distributed.gather(distributed.on_every_rank(functools.partial(_compute, compute, mine))):
                 done |= part
                 bar.update(len(part))
             if distributed.is_main() and time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
-                _save(partial, key, done)
+                _save(partial, settings, done)
                 last_save = time.monotonic()
         if distributed.is_main() and todo:
-            _save(partial, key, done)
+            _save(partial, settings, done)
     return {name: done[name] for name in names}
 
 
@@ -66,21 +61,14 @@ def _compute(compute: Callable[[str], Mapping[str, Tensor]], names: Sequence[str
     return {name: {key: tensor.numpy() for key, tensor in compute(name).items()} for name in names}
 
 
-def _read(path: Path, key: str) -> dict[str, Arrays]:
+def _read(path: Path, settings: Mapping[str, Any]) -> dict[str, Arrays]:
     done: dict[str, Arrays] = {}
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            if str(data['key']) == key:
-                for entry in data.files:
-                    task, _, name = entry.rpartition('|')
-                    if task:
-                        done.setdefault(task, {})[name] = data[entry]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return {}
+    for entry, array in (read_arrays(path, settings) or {}).items():
+        task, _, name = entry.rpartition('|')
+        done.setdefault(task, {})[name] = array
     return done
 
 
-def _save(path: Path, key: str, done: Mapping[str, Arrays]) -> None:
+def _save(path: Path, settings: Mapping[str, Any], done: Mapping[str, Arrays]) -> None:
     arrays = {f'{task}|{name}': array for task, found in done.items() for name, array in found.items()}
-    with atomic_file(path) as file:
-        np.savez(file, key=key, **arrays)  # type: ignore[arg-type]
+    write_arrays(path, settings, arrays)

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dnnlib.text_tables import aligned
 from dnnlib.typed import read_json
 from dnnlib.util import UserError
 from evaluation.effective_memorization import EMM, Bound
-from studies.report.tables import columns, tables
+from studies.report.tables import tables
 from studies.results import StudyResults
 
 Row = Mapping[str, Any]
@@ -35,10 +36,10 @@ def comparison_text(results: StudyResults, path: Path) -> str:
     study, data, code = (_same(*pair) for pair in zip(*origins, strict=True))
     parts = [
         f'Study file: {study}; training sets: {data}; code and versions: {code}.',
-        columns([*factors, '|D|', 'ratio here', 'ratio there', ''], ratios, len(factors)),
+        aligned([[*factors, '|D|', 'ratio here', 'ratio there', ''], *ratios], len(factors)),
     ]
     if emms:
-        parts.append(columns([*factors, 'EMM here', 'EMM there', ''], emms, len(factors)))
+        parts.append(aligned([[*factors, 'EMM here', 'EMM there', ''], *emms], len(factors)))
     agree, differ = verdicts.count('agrees'), verdicts.count('higher') + verdicts.count('lower')
     parts.append(f'{agree} of {agree + differ} numbers agree: their 95 % intervals overlap.')
     return '\n\n'.join(parts)

@@ -1,13 +1,12 @@
 """Results of a study as text, CSV and JSON. Tables contain no times: an interrupted study has the same tables."""
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dnnlib.text_tables import aligned, csv_text
 from dnnlib.util import atomic_file, format_time
 from evaluation.effective_memorization import EMM
 from studies.points import DONE, FAILED, RUNNING, STOPPED
@@ -70,8 +69,8 @@ def write_tables(results: StudyResults) -> list[Path]:
     """Write ratios.csv, emm.csv and tables.json into the study's folder, and a CSV for each measurement of `diagnose`;
     returns their paths."""
     contents = {
-        'ratios.csv': csv_text(ratio_rows(results)),
-        'emm.csv': csv_text(emm_rows(results)),
+        'ratios.csv': csv_text(ratio_rows(results), ['size']),
+        'emm.csv': csv_text(emm_rows(results), ['size']),
         'tables.json': json.dumps(tables(results), indent=2, ensure_ascii=False) + '\n',
     }
     measured = {'levels': level_rows(results), 'agreement': agreement_rows(results), 'clocks': clock_rows(results)}
@@ -102,14 +101,6 @@ def distinct(values: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     return list({json.dumps(value, sort_keys=True): value for value in values}.values())
 
 
-def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row) or ['size'], lineterminator='\n')
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
-
-
 def table_text(results: StudyResults) -> str:
     """The tables for a terminal."""
     factors = [factor.name for factor in results.study.factors]
@@ -134,29 +125,16 @@ def table_text(results: StudyResults) -> str:
     ]
     parts = [
         f'Highest memorization ratio over the snapshots of each training; intervals: {" and ".join(kinds)}',
-        columns(header, rows, len(factors)),
+        aligned([header, *rows], len(factors)),
     ]
     if emms:
         share = f'{100 * results.study.threshold:.3g} %'
         parts += [
             f'EMM, the largest |D| with a ratio of at least {share}; interval: resampled images and repeats',
-            columns([*factors, 'EMM', '95 % interval'], emms, len(factors)),
+            aligned([[*factors, 'EMM', '95 % interval'], *emms], len(factors)),
         ]
     parts += [f'Warning: {warning}' for warning in results.warnings]
     return '\n\n'.join(parts) if rows else 'No point is done yet.'
-
-
-def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """Text in columns, the first `left` aligned to the left and the others to the right."""
-    table = [header, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    return '\n'.join(
-        '  '.join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    )
 
 
 def status_text(results: StudyResults) -> str:

@@ -13,6 +13,7 @@ from typing import TextIO
 
 import pytest
 
+from dnnlib.text_tables import csv_text
 from dnnlib.util import UserError
 from studies import run_study as run_study_module
 from studies.commands import Resources
@@ -31,7 +32,7 @@ from studies.points import (
     write_json,
     write_status,
 )
-from studies.report.tables import csv_text, ratio_rows, seconds_left, status_text, table_text, tables, write_tables
+from studies.report.tables import ratio_rows, seconds_left, status_text, table_text, tables, write_tables
 from studies.results import collect
 from studies.run_study import run_study
 from studies.runner import commands_of
@@ -436,7 +437,7 @@ def test_tables_say_what_was_counted(tmp_path):
     lines = (tmp_path / 'ratios.csv').read_text().splitlines()
     assert lines[0].startswith('w,size,repeats,images,memorized,ratio,')
     assert lines[1].startswith('1,10,2,2000,1900,0.95,')
-    assert csv_text([]) == 'size\n'
+    assert csv_text([], ['size']) == 'size\n'
 
 
 def test_ratios_that_rise_with_the_size_are_warned_about(tmp_path):

@@ -1,0 +1,33 @@
+"""Arrays in an `.npz` file, together with the settings that they depend on."""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnnlib.util import atomic_file
+
+
+def write_arrays(path: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by their names, uncompressed. settings: fit for JSON."""
+    with atomic_file(path) as file:
+        np.savez(file, key=_key(settings), **arrays)  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path, settings: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    """The arrays of a file with exactly these settings; None for other settings, and if it is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            if str(data['key']) == _key(settings):
+                return {name: data[name] for name in data.files if name != 'key'}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        pass
+    return None
+
+
+def _key(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)

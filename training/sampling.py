@@ -101,11 +101,12 @@ def edm_sampler(
                 class_labels = None if class_labels is None else class_labels[~done]
             if not len(x):
                 break
-        slope = (x - denoised) / sigma
-        x_next = x + (sigma_next - sigma) * slope
+        slope = (x - denoised).div_(sigma)
+        x_next = (slope * (sigma_next - sigma)).add_(x)
         if step < num_steps - 1:
-            slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
-            x_next = x + (sigma_next - sigma) * (0.5 * slope + 0.5 * slope_next)
+            # In place, since large new tensors cost as much as the arithmetic.
+            slope_next = x_next.sub_(denoise(x_next, sigma_next)).div_(sigma_next)
+            x_next = slope.mul_(0.5).add_(slope_next.mul_(0.5)).mul_(sigma_next - sigma).add_(x)
         x = x_next
     images[unfinished] = x
     return images

@@ -9,14 +9,12 @@ See docs/optimal_denoiser.md for the algorithm.
 
 import functools
 import math
-import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from torch_utils.int8 import int8_matmul
-from training.closed_form.float32_means import float32_means
+from training.closed_form.float32_means import SmallSet, float32_means, int8_time
 from training.closed_form.int8_sums import int8_sums, relative_error
 from training.closed_form.streamed import Streamed
 from training.closed_form.sums import Sums, empty_sums, float64_sums, over_ranks
@@ -95,20 +93,27 @@ class OptimalDenoiser(Streamed):
         if not len(x) or not self._in_float32():
             sums = self._sums(x, sigma, class_labels)
             return self._as_images(sums.mean, x), sums.others - sums.log_total
-        variance, rows = self._variance(x, sigma), x.flatten(1).to(self.device)
-        groups = self._groups(class_labels, len(x))
-        parts = [float32_means(self.images, rows[g.rows], variance[g.rows], *g.chosen) for g in groups]
-        means, others, error = parts[0]
-        if len(groups) > 1:
-            order = torch.cat([g.rows for g in groups if isinstance(g.rows, Tensor)]).argsort()
-            means, others, error = (torch.cat(values)[order] for values in zip(*parts, strict=True))
-        denoised, unsure = self._as_images(means, x), ~(error <= TOLERANCE)
+        variance, rows = self._variance(x, sigma) / 127.5**2, x.flatten(1).to(self.device)
+        denoised = torch.empty(rows.shape, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+        others, error = torch.empty([2, len(x)], dtype=torch.float64)
+        for g in self._groups(class_labels, len(x)):
+            some = denoised if isinstance(g.rows, slice) else denoised[g.rows]
+            others[g.rows], error[g.rows] = float32_means(
+                self._small_set, rows[g.rows], variance[g.rows], *g.chosen, some
+            )
+            if some is not denoised:
+                denoised[g.rows] = some
+        denoised, unsure = denoised.reshape(x.shape), ~(error <= TOLERANCE)
         if bool(unsure.any()):
             labels = None if class_labels is None else class_labels[unsure]
-            sums = self._sums(x[unsure], (variance[unsure].sqrt() / 127.5), labels)
+            sums = self._sums(x[unsure], variance[unsure].sqrt(), labels)
             denoised[unsure] = self._as_images(sums.mean, x[unsure])
             others[unsure] = sums.others - sums.log_total
         return denoised, others
+
+    @functools.cached_property
+    def _small_set(self) -> SmallSet:
+        return SmallSet.of(self.images)
 
     def _in_float32(self) -> bool:
         """Whether to compute in float32 first: it must be faster, exact enough and small enough, and on one rank."""
@@ -157,20 +162,3 @@ class OptimalDenoiser(Streamed):
             parts.append(over_ranks(float64_sums(self.images, z[rows], variance[rows], start, stop), sharded))
             indices.append(rows)
         return Sums.cat(parts)[torch.cat(indices).argsort()]
-
-
-@functools.cache
-def int8_time() -> float:
-    """Time of the int8 products, three digits, relative to the float32 product of the same images; measured once."""
-    values = torch.ones([64, 1024])
-    digits, rows = torch.ones([192, 1024], dtype=torch.int8), torch.ones([1024, 1024], dtype=torch.int8)
-    float_rows = rows.to(torch.float32)
-    times = []
-    for product in (lambda: int8_matmul(digits, rows.t()), lambda: values @ float_rows.t()):
-        seconds = []
-        for _ in range(10):
-            start = time.perf_counter()
-            product()
-            seconds.append(time.perf_counter() - start)
-        times.append(min(seconds))
-    return times[0] / times[1]

@@ -4,7 +4,6 @@ Images of one class are stored together, so that a class is a range of rows. Val
 evaluations are computed once.
 """
 
-import functools
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -80,14 +79,6 @@ class ImageRows:
 
     def __len__(self) -> int:
         return len(self.order)
-
-    @functools.cached_property
-    def centered(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For small sets: the rounded mean [P] and the rows less it [N, P], both exact in float32, and half the squared
-        norms of these, float64 [N]."""
-        center = self.mean.round().to(torch.float32)
-        rows = self.block(0, len(self)).to(torch.float32).sub_(center)
-        return center, rows, torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square() / 2
 
     @property
     def num_pixels(self) -> int:

@@ -1,13 +1,15 @@
-"""The two networks that are measured, the paper's and the demo's, and the comparison of ways to compute with them."""
+"""The two networks that are measured, the paper's and the demo's, and the ways to compute with them."""
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
+from benchmarks.edm_checkout import edm_modules
+from benchmarks.timing import TimingOptions, Way, compare
 from cli.command import with_options
 from dnnlib.options import option
 from dnnlib.util import report_errors
@@ -29,6 +31,11 @@ class Measured:
         torch.manual_seed(0)
         common = {'model_type': 'SongUNet', 'channel_mult': [2, 2, 2], 'dropout': 0.13}
         return VPPrecond(self.resolution, self.channels, **{**common, **self.arguments})
+
+    def build_edm(self, networks: Any) -> torch.nn.Module:
+        """The same network by EDM's code. networks: its module `training.networks`."""
+        common = {'model_type': 'SongUNet', 'channel_mult': [2, 2, 2], 'dropout': 0.13}
+        return networks.VPPrecond(self.resolution, self.channels, **{**common, **self.arguments})
 
     def images(self) -> torch.Tensor:
         return torch.randn(self.batch_size, self.channels, self.resolution, self.resolution)
@@ -59,64 +66,49 @@ Step = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedOptions:
-    """What to measure, and for how long."""
+class SpeedOptions(TimingOptions):
+    """What to measure besides where and for how long."""
 
     # fmt: off
     network: str = option('all', 'What to measure.', choices=('paper', 'demo', 'all'))
     batch_paper: int = option(16, "Batch of the paper's network.", unit='INT', least=1)
     batch_demo: int = option(256, "Batch of the demo's network.", unit='INT', least=1)
-    seconds: float = option(5, 'Time for each way, and as much for the plain one.', unit='FLOAT', above=0)
     compiled: bool = option(False, 'Compiled networks as well; a minute or two each.', name='compile', switch=True)
-    device: str = option('auto', 'Where to compute.', unit='auto|cuda|cpu')
+    edm: Path | None = option(None, "Also time NVlabs/edm's own code, from this checkout.", unit='DIR')
     # fmt: on
 
 
-def speed_command(
-    plain: Callable[[Measured, torch.device], Step],
-    step: Callable[[Measured, torch.device, str, bool, bool], Step],
-    steps_per_image: int,
-    help: str,
-) -> click.Command:
-    """A command that prints images per second of each way of computing, also relative to the plain way.
+@dataclass(frozen=True)
+class NetworkWork:
+    """Something that is timed with networks.
 
-    plain, step: make what is timed; `step` for a precision, channels_last, and compilation.
+    name: of the work. steps: that an image takes. plain: makes the plain way; edm: EDM's, from its modules `training.networks`
+    and `training.loss`; ours: ours for a precision, channels_last, and compilation.
     """
 
-    @click.command(help=help)
-    @report_errors
-    @with_options(SpeedOptions)
-    def main(options: SpeedOptions) -> None:
+    name: str
+    steps: int
+    plain: Callable[[Measured, torch.device], Step]
+    edm: Callable[[Measured, torch.device, Any, Any], Step]
+    ours: Callable[[Measured, torch.device, str, bool, bool], Step]
+
+    def compare(self, options: SpeedOptions) -> None:
+        """Print images per second of each way of computing, also relative to the plain ones."""
         device = choose_device(options.device)
         for measured in measured_networks(options.batch_paper, options.batch_demo):
             if options.network not in ('all', measured.name.split(':')[0]):
                 continue
-            print(f'\n{measured.name}, batch {measured.batch_size}, {device.type}, {torch.get_num_threads()} threads, '
-                  f'{torch.backends.cpu.get_cpu_capability()}')  # fmt: skip
-            base = plain(measured, device)
+
+            def way(name: str, step: Step, plain: bool = False, measured: Measured = measured) -> Way:
+                return Way(name, measured.batch_size / self.steps, step, plain)
+
+            found = [way('plain', self.plain(measured, device), plain=True)]
+            if options.edm is not None:
+                found.append(way('edm', self.edm(measured, device, *edm_modules(options.edm)), plain=True))
             for precision, channels_last, compiled in ways(device, options.compiled):
-                found = step(measured, device, precision, channels_last, compiled)
-                rate, ratio = compare(found, base, measured.batch_size, options.seconds, device)
-                layout = 'channels_last' if channels_last else 'contiguous'
-                mode, rate = 'compiled' if compiled else 'eager', rate / steps_per_image
-                print(f'{precision}  {layout:<14} {mode:<9} {rate:>10.2f} img/s  {ratio:>6.2f}x', flush=True)
+                name = ' '.join([precision, 'channels_last' * channels_last, 'compiled' * compiled]).strip()
+                found.append(way(name, self.ours(measured, device, precision, channels_last, compiled)))
+            compare(f'{self.name}, {measured.name}, batch {measured.batch_size}', 'images', found, device, options)
 
-    return main
-
-
-def compare(step: Step, plain: Step, batch_size: int, seconds: float, device: torch.device) -> tuple[float, float]:
-    """Images per second of `step`, and their ratio to the images per second of `plain`."""
-    times: dict[bool, list[float]] = {True: [], False: []}
-    for action in (step, plain):
-        action()
-    deadline = time.perf_counter() + 2 * seconds
-    while time.perf_counter() < deadline or len(times[False]) < 3:
-        for is_plain, action in ((False, step), (True, plain)):
-            for _ in range(3):
-                start = time.perf_counter()
-                action()
-                if device.type == 'cuda':
-                    torch.cuda.synchronize()
-                times[is_plain].append(time.perf_counter() - start)
-    ours, theirs = (statistics.median(times[key]) for key in (False, True))
-    return batch_size / ours, theirs / ours
+    def command(self, help: str) -> click.Command:
+        return click.command(help=help)(report_errors(with_options(SpeedOptions)(self.compare)))

@@ -2,49 +2,52 @@
 
     python -m benchmarks.labels
 
-The paper's 50,000 unique labels make a one-hot matrix of [batch, 50,000], and two products with it. Runs alternate. Their
-median times and their results are compared.
+The paper's 50,000 unique labels make a one-hot matrix of [batch, 50,000], and two products with it. Their
+results are compared.
 """
 
 import math
-import statistics
-import time
+from dataclasses import dataclass
+from functools import partial
 
 import click
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.timing import TimingOptions, Way, compare
+from cli.command import with_options
+from dnnlib.options import option
 from dnnlib.util import report_errors
+from torch_utils.distributed import choose_device
 from training.networks.layers import Init, Linear, embed_labels
 
 
-@click.command()
-@click.option('--num-classes', metavar='INT', default=50_000, show_default=True, help='Classes.')
-@click.option('--batch', 'batch_size', metavar='INT', default=512, show_default=True, help='Images of a step.')
-@click.option('--channels', metavar='INT', default=128, show_default=True, help="Width of the label's embedding.")
-@click.option('--runs', metavar='INT', default=9, show_default=True, help='Runs of each way.')
-@report_errors
-def main(num_classes: int, batch_size: int, channels: int, runs: int) -> None:
-    """Measure the label layer with class indices and with one-hot labels; on the CPU."""
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions(TimingOptions):
+    """What to measure besides where and for how long."""
+
+    # fmt: off
+    num_classes: int = option(50_000, 'Classes.', unit='INT', least=1)
+    batch_size: int = option(512, 'Images of a step.', name='batch', unit='INT', least=1)
+    channels: int = option(128, "Width of the label's embedding.", unit='INT', least=1)
+    # fmt: on
+
+
+def compare_ways(options: LabelOptions) -> None:
+    """Time the label layer with class indices and with one-hot labels."""
+    device = choose_device(options.device)
     torch.manual_seed(0)
-    layer = Linear(num_classes, channels, Init('xavier_uniform'))
-    index = torch.randint(num_classes, [batch_size])
-    target = torch.randn(batch_size, channels)
-    # The first run of each way also allocates the gradient, and is not counted.
-    gathered, plain = run(layer, index, target, one_hot=False), run(layer, index, target, one_hot=True)
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(runs):
-        for one_hot, times in seconds.items():
-            start = time.perf_counter()
-            run(layer, index, target, one_hot)
-            times.append(time.perf_counter() - start)
-    ours, theirs = (1000 * statistics.median(times) for times in seconds.values())
+    layer = Linear(options.num_classes, options.channels, Init('xavier_uniform')).to(device)
+    index = torch.randint(options.num_classes, [options.batch_size], device=device)
+    target = torch.randn(options.batch_size, options.channels, device=device)
+    gathered, plain = (run(layer, index, target, one_hot) for one_hot in (False, True))
+    ways = [
+        Way('gather of columns', 1, partial(run, layer, index, target, one_hot=False)),
+        Way('one-hot and linear', 1, partial(run, layer, index, target, one_hot=True), plain=True),
+    ]
+    compare(f'{options.num_classes:,} classes, batch {options.batch_size}', 'steps', ways, device, options)
     difference = max(((a - b).norm() / b.norm()).item() for a, b in zip(gathered, plain, strict=True))
-    print(f'{num_classes} classes, batch {batch_size}, {channels} channels, {torch.get_num_threads()} threads')
-    print(f'gather of columns   {ours:9.2f} ms')
-    print(f'one-hot and linear  {theirs:9.2f} ms')
-    print(f'ratio               {theirs / ours:9.1f}x')
     print(f'relative difference of outputs and gradients: {difference:.1e}')
 
 
@@ -54,9 +57,11 @@ def run(layer: Linear, index: Tensor, target: Tensor, one_hot: bool) -> list[Ten
     labels = F.one_hot(index, layer.in_features).float() if one_hot else index
     output = embed_labels(layer, labels, math.sqrt(layer.in_features))
     (output * target).sum().backward()
-    gradients = [parameter.grad for parameter in layer.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad.clone() for parameter in layer.parameters() if parameter.grad is not None]
     return [output.detach(), *gradients]
 
+
+main = click.command()(report_errors(with_options(LabelOptions)(compare_ways)))
 
 if __name__ == '__main__':
     main()

@@ -2,92 +2,63 @@
 
     python -m benchmarks.neighbor_search --source=datasets/cifar10/cifar10-train.zip
 
-The queries are training images with noise; every second one is close to a copy. Runs alternate, their median times are
-compared, and a part of the results is checked against int64.
+The queries are training images with noise; every second one is close to a copy. A part of the results is checked
+against int64.
 """
 
-import statistics
-import threading
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import click
 import numpy as np
-import psutil
 import torch
 
+from benchmarks.timing import TimingOptions, Way, compare
+from cli.command import with_options
 from dataset_utils import open_source
+from dnnlib.options import option
 from dnnlib.util import report_errors
 from evaluation.neighbors import NeighborIndex
+from torch_utils.distributed import choose_device
 
 QUERY_BLOCK = 512
 
 
-@click.command()
-@click.option('--source', metavar='ZIP|DIR', help='Reference images. [default: random ones of 3x32x32]')
-@click.option('--num-references', metavar='INT', default=50_000, show_default=True, help='Number of reference images.')
-@click.option('--num-queries', metavar='INT', default=2_000, show_default=True, help='Number of queries.')
-@click.option('--runs', metavar='INT', default=5, show_default=True, help='Runs of each way.')
-@report_errors
-def main(source: str | None, num_references: int, num_queries: int, runs: int) -> None:
-    """Measure exact neighbours next to torch.cdist and topk."""
-    random = np.random.default_rng(0)
-    if source is None:
-        pixels = random.integers(0, 256, (num_references, 3, 32, 32), dtype=np.uint8)
+@dataclass(frozen=True, kw_only=True)
+class NeighborOptions(TimingOptions):
+    """What to measure besides where and for how long."""
+
+    # fmt: off
+    source: str | None = option(None, 'Reference images. [default: random ones of 3x32x32]', unit='ZIP|DIR')
+    num_references: int = option(50_000, 'Number of reference images.', unit='INT', least=2)
+    num_queries: int = option(2_000, 'Number of queries.', unit='INT', least=20)
+    # fmt: on
+
+
+def compare_ways(options: NeighborOptions) -> None:
+    """Time exact neighbours and torch.cdist with topk; preparing the references is not timed."""
+    device, random = choose_device(options.device), np.random.default_rng(0)
+    if options.source is None:
+        pixels = random.integers(0, 256, (options.num_references, 3, 32, 32), dtype=np.uint8)
     else:
-        pixels = np.ascontiguousarray(open_source(source, 'source').load()[:num_references].transpose(0, 3, 1, 2))
-    chosen = pixels[random.permutation(len(pixels))[:num_queries]]
+        images = open_source(options.source, 'source').load()[: options.num_references]
+        pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    chosen = pixels[random.permutation(len(pixels))[: options.num_queries // 2 * 2]]
     noise = random.normal(0, [[[[5.0]]], [[[40.0]]]] * (len(chosen) // 2), chosen.shape)
-    queries = torch.from_numpy((chosen + noise).clip(0, 255).astype(np.uint8))
+    queries = torch.from_numpy((chosen + noise).clip(0, 255).astype(np.uint8)).to(device)
     references = torch.from_numpy(pixels)
-    print(f'{len(queries)} queries, {len(references)} references of {list(references.shape[1:])}, '
-          f'{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}')  # fmt: skip
-    index, prepare_seconds = timed(lambda: NeighborIndex(references))
-    ours_memory = peak_memory(lambda: index.query(queries))  # before anything else has made the process larger
-    floats = references.flatten(1).float()
-    ours: list[float] = []
-    plain: list[float] = []
-    for _ in range(runs):
-        found, seconds = timed(lambda: index.query(queries))
-        ours.append(seconds)
-        expected, seconds = timed(lambda: plain_neighbors(queries, floats))
-        plain.append(seconds)
-    print(f'preparing the references   {prepare_seconds:8.3f} s')
-    print(
-        f'exact int8                 {statistics.median(ours):8.3f} s   {ours_memory / 2**20:.0f} MiB on top of the data'
-    )
-    print(f'torch.cdist + topk         {statistics.median(plain):8.3f} s')
-    print(f'ratio                      {statistics.median(plain) / statistics.median(ours):8.2f}x')
+    index = NeighborIndex(references, device)
+    floats = references.flatten(1).to(device, torch.float32)
+    ways = [
+        Way('exact int8', len(queries), partial(index.query, queries)),
+        Way('cdist and topk', len(queries), partial(plain_neighbors, queries, floats), plain=True),
+    ]
+    compare(f'{len(queries):,} queries, {len(references):,} references', 'queries', ways, device, options)
+    found, expected = index.query(queries), plain_neighbors(queries, floats)
     print(f'cdist names another nearest image for {int((found[0][:, 0] != expected[:, 0]).sum())} queries')
-    check = naive(queries[:20], references)
-    print(
-        f'equal to int64 on 20 queries: {torch.equal(found[0][:20], check[0]) and torch.equal(found[1][:20], check[1])}'
-    )
-
-
-def timed(action: Callable) -> tuple:
-    start = time.perf_counter()
-    result = action()
-    return result, time.perf_counter() - start
-
-
-def peak_memory(action: Callable) -> int:
-    """Peak memory of an action on top of the memory of the process, in bytes, sampled every millisecond."""
-    process = psutil.Process()
-    before = process.memory_info().rss
-    peak, done = before, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    action()
-    done.set()
-    watcher.join()
-    return peak - before
+    check = naive(queries[:20].cpu(), references)
+    same = all(torch.equal(mine[:20].cpu(), theirs) for mine, theirs in zip(found, check, strict=True))
+    print(f'equal to int64 on 20 queries: {same}')
 
 
 def plain_neighbors(queries: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
@@ -102,6 +73,8 @@ def naive(queries: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor
     distance, index = distances.sort(dim=1, stable=True)
     return index[:, :2], distance[:, :2]
 
+
+main = click.command()(report_errors(with_options(NeighborOptions)(compare_ways)))
 
 if __name__ == '__main__':
     main()

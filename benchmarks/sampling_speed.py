@@ -1,18 +1,28 @@
 """Images per second of the 18-step sampler (35 evaluations), relative to eager float32 with contiguous tensors.
 
-    python -m benchmarks.sampling_speed
-
-Plain and measured evaluations are timed in turn in the same run, and their medians are compared.
+python -m benchmarks.sampling_speed
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 
-from benchmarks.benchmark_networks import Measured, Step, speed_command
+from benchmarks.benchmark_networks import Measured, NetworkWork, Step
 from torch_utils.misc import configure_backends, place
 
 EVALUATIONS = 35
+
+
+def edm_evaluation(measured: Measured, device: torch.device, networks: Any, losses: Any) -> Step:
+    net = measured.build_edm(networks).eval().requires_grad_(False).to(device)
+    x = measured.images().to(device, torch.float64)
+
+    def step() -> None:
+        with torch.no_grad():
+            net(x, torch.ones([], device=device))
+
+    return step
 
 
 def evaluation(measured: Measured, device: torch.device, precision: str, channels_last: bool, compiled: bool) -> Step:
@@ -32,7 +42,8 @@ def evaluation(measured: Measured, device: torch.device, precision: str, channel
 
 
 plain = partial(evaluation, precision='fp32', channels_last=False, compiled=False)
-main = speed_command(plain, evaluation, EVALUATIONS, 'Measure images per second of sampling.')
+WORK = NetworkWork('sampling', EVALUATIONS, plain, edm_evaluation, evaluation)
+main = WORK.command('Measure images per second of sampling.')
 
 if __name__ == '__main__':
     main()

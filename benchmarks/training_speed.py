@@ -3,13 +3,16 @@
     python -m benchmarks.training_speed
     python -m benchmarks.training_speed --network=demo --compile
 
-The plain loop is eager float32 with contiguous tensors and torch.optim.Adam over the parameters one by one. Plain and measured
-steps alternate in short turns, and their median times are compared, so that drifting machine speed cancels out.
+The plain loop is eager float32 with contiguous tensors and torch.optim.Adam over the parameters one by one. EDM's loop
+also replaces non-finite gradients and averages the weights.
 """
+
+import copy
+from typing import Any
 
 import torch
 
-from benchmarks.benchmark_networks import Measured, Step, speed_command
+from benchmarks.benchmark_networks import Measured, NetworkWork, Step
 from torch_utils.flat_parameters import FlatParameters
 from torch_utils.misc import configure_backends, place
 from training.loss import VPLoss
@@ -23,6 +26,26 @@ def plain_step(measured: Measured, device: torch.device) -> Step:
         optimizer.zero_grad()
         loss(net, images).sum().backward()
         optimizer.step()
+
+    return step
+
+
+def edm_step(measured: Measured, device: torch.device, networks: Any, losses: Any) -> Step:
+    """A step as in EDM's `training_loop`."""
+    net, images, loss = measured.build_edm(networks).to(device), measured.images().to(device), losses.VPLoss()
+    average = copy.deepcopy(net).eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, betas=(0.9, 0.999), eps=1e-8)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(net, images).sum().mul(1 / len(images)).backward()
+        for parameter in net.parameters():
+            if parameter.grad is not None:
+                torch.nan_to_num(parameter.grad, nan=0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+        optimizer.step()
+        with torch.no_grad():
+            for mean, parameter in zip(average.parameters(), net.parameters(), strict=True):
+                mean.copy_(parameter.lerp(mean, 0.999))
 
     return step
 
@@ -49,7 +72,8 @@ def our_step(measured: Measured, device: torch.device, precision: str, channels_
     return step
 
 
-main = speed_command(plain_step, our_step, 1, 'Measure images per second of training.')
+WORK = NetworkWork('training', 1, plain_step, edm_step, our_step)
+main = WORK.command('Measure images per second of training.')
 
 if __name__ == '__main__':
     main()

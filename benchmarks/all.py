@@ -1,0 +1,80 @@
+"""Everything that matters on one machine, in a given time and one file: training, sampling, the optimum, neighbours.
+
+    python -m benchmarks.all --device=cuda --minutes=8 --out=timings.jsonl
+    python -m benchmarks.all --device=cuda --edm=../edm
+
+Needs torch and the toolkit's requirements, and no data: images are random.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks import neighbor_search, optimal_denoiser, sampling_speed, training_speed
+from benchmarks.benchmark_networks import SpeedOptions
+from benchmarks.neighbor_search import NeighborOptions
+from benchmarks.optimal_denoiser import OptimumOptions
+from cli.command import with_options
+from dnnlib.options import option
+from dnnlib.util import report_errors
+from torch_utils.distributed import choose_device
+
+# Batches of the paper's network on a GPU: its own for each of eight GPUs, and larger ones, of which the best counts.
+GPU_BATCHES = (64, 256, 512)
+# Ways that take turns in all comparisons together, of which each gets the same time; warming up takes as long again.
+WAYS = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllOptions:
+    """Where and how long to measure."""
+
+    # fmt: off
+    device: str = option('auto', 'Where to compute.', unit='auto|cuda|cpu')
+    minutes: float = option(8, 'Time for everything, approximately.', unit='FLOAT', above=0)
+    edm: Path | None = option(None, "Also time NVlabs/edm's own code, from this checkout.", unit='DIR')
+    compiled: bool = option(True, 'Compiled networks as well.', name='compile', switch=True)
+    out: Path = option(Path('timings.jsonl'), 'File for a line of JSON for each way.', unit='FILE')
+    # fmt: on
+
+
+@click.command()
+@report_errors
+@with_options(AllOptions)
+def main(options: AllOptions) -> None:
+    """Measure training, sampling, the optimum and neighbours."""
+    for measure in comparisons(options):
+        try:
+            measure()
+        except torch.OutOfMemoryError as error:
+            print(f'out of memory: {error}')
+            torch.cuda.empty_cache()
+
+
+def comparisons(options: AllOptions) -> list[Callable[[], object]]:
+    """What to measure, the most important first."""
+    on_gpu = choose_device(options.device).type == 'cuda'
+    common: dict[str, Any] = {'device': options.device, 'seconds': options.minutes * 60 / WAYS / 2, 'out': options.out}
+    speed: dict[str, Any] = {**common, 'edm': options.edm, 'compiled': options.compiled and on_gpu}
+    first = SpeedOptions(**speed, batch_paper=GPU_BATCHES[0] if on_gpu else 16)
+    larger = GPU_BATCHES[1:] if on_gpu else ()
+    return [
+        lambda: training_speed.WORK.compare(first),
+        lambda: sampling_speed.WORK.compare(first),
+        lambda: optimal_denoiser.compare_ways(OptimumOptions(**common, sizes=[1000, 50_000], batches=[64, 512])),
+        lambda: neighbor_search.compare_ways(NeighborOptions(**common)),
+        *(
+            lambda batch=batch: training_speed.WORK.compare(  # type: ignore[misc]
+                SpeedOptions(**speed, network='paper', batch_paper=batch)
+            )
+            for batch in larger
+        ),
+    ]
+
+
+if __name__ == '__main__':
+    main()

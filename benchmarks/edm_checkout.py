@@ -1,0 +1,37 @@
+"""NVlabs/edm's own networks and losses from a given checkout, next to this toolkit's packages of the same names."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dnnlib.util import UserError
+
+PACKAGES = ('training', 'torch_utils', 'dnnlib')
+
+
+@contextmanager
+def packages_of(checkout: Path) -> Iterator[None]:
+    """Within the block, `training`, `torch_utils` and `dnnlib` are those of the checkout."""
+
+    def taken() -> dict[str, Any]:
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split('.')[0] in PACKAGES}
+
+    ours = taken()
+    sys.path.insert(0, str(checkout))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(checkout))
+        taken()
+        sys.modules.update(ours)
+
+
+def edm_modules(checkout: Path) -> tuple[Any, Any]:
+    """The modules `training.networks` and `training.loss` of a checkout. Raises UserError if it has none."""
+    if not (checkout / 'training' / 'networks.py').exists():
+        raise UserError(f'`edm`={checkout}: not a checkout of NVlabs/edm, which has training/networks.py')
+    with packages_of(checkout):
+        return importlib.import_module('training.networks'), importlib.import_module('training.loss')

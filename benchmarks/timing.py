@@ -1,0 +1,145 @@
+"""One way to time: ways of doing the same work take turns, their median times are compared, and every benchmark prints
+the same table and, on request, a line of JSON for each way.
+
+The clock is the processor time of a process with one thread on a CPU, which other processes do not affect, and otherwise
+wall-clock time, after the device has finished.
+"""
+
+import contextlib
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from dnnlib.options import option
+
+# Instruction sets that matter for products, as Linux names them.
+INSTRUCTION_SETS = ('avx2', 'avx_vnni', 'avx512_vnni', 'avx512_bf16', 'amx_int8')
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingOptions:
+    """Where and how long to measure."""
+
+    # fmt: off
+    device: str = option('auto', 'Where to compute.', unit='auto|cuda|cpu')
+    seconds: float = option(5, 'Time for each way.', unit='FLOAT', above=0)
+    out: Path | None = option(None, 'Append a line of JSON for each way to this file.', unit='FILE')
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to do some work. run: does it once, for `amount` units of work. plain: whether others are compared with it."""
+
+    name: str
+    amount: float
+    run: Callable[[], object]
+    plain: bool = False
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The result of a way. per_second: units of work. times_plain: relative to the fastest plain way.
+
+    megabytes: peak memory of the process, or allocated on the GPU, while the way ran once.
+    """
+
+    task: str
+    way: str
+    unit: str
+    per_second: float
+    times_plain: float | None
+    megabytes: int
+    runs: int
+    machine: str
+    torch: str
+
+
+def compare(task: str, unit: str, ways: Sequence[Way], device: torch.device, options: TimingOptions) -> list[Timing]:
+    """Let ways take turns for `options.seconds` each, at least twice; print and return their timings.
+
+    A way that runs out of memory is left out, and printed as such.
+    """
+    print(f'\n{task}: {machine(device)}\n\n| way | {unit}/s | times plain | peak memory, MB |\n|---|---|---|---|')
+    memory = {way.name: peak_megabytes(way.run, device) for way in ways}  # also warms up
+    ways = [way for way in ways if memory[way.name]]
+    seconds: dict[str, list[float]] = {way.name: [] for way in ways}
+    left = options.seconds * len(ways)
+    while ways and (left > 0 or len(seconds[ways[-1].name]) < 2):
+        for way in ways:
+            seconds[way.name].append(elapsed(way.run, device))
+            left -= seconds[way.name][-1]
+    speeds = {way.name: way.amount / statistics.median(seconds[way.name]) for way in ways}
+    best = max((speeds[way.name] for way in ways if way.plain), default=None)
+    timings = [
+        Timing(task, way.name, unit, speeds[way.name], best and speeds[way.name] / best, memory[way.name],
+               len(seconds[way.name]), machine(device), torch.__version__)
+        for way in ways
+    ]  # fmt: skip
+    for timing in timings:
+        ratio = '' if timing.times_plain is None else f'{timing.times_plain:.2f}'
+        print(f'| {timing.way} | {timing.per_second:.4g} | {ratio} | {timing.megabytes} |', flush=True)
+    for name in memory.keys() - speeds.keys():
+        print(f'| {name} | out of memory | | |', flush=True)
+    write(options.out, timings)
+    return timings
+
+
+def elapsed(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds that a run takes, by the clock of the module's first paragraph."""
+    clock = time.process_time if device.type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
+    synchronize(device)
+    start = clock()
+    run()
+    synchronize(device)
+    return clock() - start
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def peak_megabytes(run: Callable[[], object], device: torch.device) -> int:
+    """Peak memory during a run; 0 if it runs out of a GPU's memory."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            elapsed(run, device)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return 0
+        return max(1, torch.cuda.max_memory_allocated(device) >> 20)
+    with contextlib.suppress(OSError):
+        Path('/proc/self/clear_refs').write_text('5')  # Linux: forgets the peak so far
+    run()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def write(path: Path | None, timings: Iterable[Timing]) -> None:
+    """Append a line of JSON for each timing."""
+    if path is not None:
+        with open(path, 'a', encoding='utf-8') as file:
+            file.writelines(json.dumps(asdict(timing)) + '\n' for timing in timings)
+
+
+def machine(device: torch.device) -> str:
+    """Name of the GPU, or of the processor with its instruction sets and the number of threads."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    ending = f'{threads} thread{"s" * (threads != 1)}'
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        return f'{platform.processor() or platform.machine()}, {ending}'
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(':') for line in reversed(lines))}
+    found = [name for name in INSTRUCTION_SETS if name in facts.get('flags', '').split()]
+    return f'{facts.get("model name", platform.machine())} ({" ".join(found)}), {ending}'

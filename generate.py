@@ -65,7 +65,7 @@ def main(options: GenerateOptions) -> None:
         sampling = Sampling(options.sampler, options.class_index, options.precision, class_prior=options.class_prior)
         generator = SnapshotGenerator(network, sampling, device)
         output = Output(options.outdir, options.seeds, options.batch_size, options.subdirs, grid=options.grid)
-        generate_to_folder(output, distributed.on_main(lambda: generator.settings), lambda: generator.generate)
+        generate_to_folder(output, generator)
         distributed.print0(f'{len(output.seeds)} images in {output.outdir}')
 
 

@@ -63,9 +63,8 @@ def main(options: GenerateOptimOptions) -> None:
     torchrun --standalone --nproc_per_node=8 generate_optim.py --outdir=optimum --shard --data=imagenet64.zip
     python generate_optim.py --outdir=optimum --data=imagenet64.npy
     """
-    from evaluation.generation import Output
+    from evaluation.generation import Output, generate_and_compare
     from evaluation.generators import ClosedFormGenerator, Sampling
-    from evaluation.nearest_table import generate_and_compare
     from torch_utils import distributed
 
     device = distributed.choose_device(options.device)

@@ -4,26 +4,27 @@
 `settings.json`, everything that the images depend on besides their seeds; a folder with other settings is refused.
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dnnlib.locks import sole_use
 from dnnlib.util import UserError, atomic_file
+from evaluation.generators import ClosedFormGenerator, Generator
+from evaluation.nearest_table import NearestTable
 from evaluation.pictures import image_path, read_png, save_contact_sheet, save_images
 from torch_utils import distributed
-from training.sampling import GeneratedBatch, seed_batches
+from training.sampling import seed_batches
 
 SETTINGS_NAME = 'settings.json'
 # A contact sheet shows at most this many images, in the order of the seeds.
 MAX_GRID_IMAGES = 1024
-
-# From batches of seeds to their images.
-Generate = Callable[[list[list[int]]], Iterator[GeneratedBatch]]
 
 
 @dataclass(frozen=True)
@@ -42,29 +43,12 @@ class Output:
     grid: Path | None = None
 
 
-class Table(Protocol):
-    """Facts about each image, kept in the folder."""
-
-    def read(self) -> Container[int]:
-        """The seeds that earlier calls wrote, on the main rank, before any rank writes."""
-
-    def take(self, batch: GeneratedBatch, write: bool) -> None:
-        """Receive a batch on the rank that made it. write: whether this rank writes it."""
-
-
-def generate_to_folder(
-    output: Output,
-    settings: dict[str, Any],
-    load: Callable[[], Generate],
-    table: Table | None = None,
-    together: bool = False,
-) -> None:
+def generate_to_folder(output: Output, generator: Generator, table: NearestTable | None = None) -> None:
     """Make the images that are missing, save them, and hand them to the table.
 
-    settings: see above, fit for JSON. load: called on all ranks if an image is missing, to prepare the generator.
-    together: all ranks make every batch together, instead of each rank its own batches.
     Raises UserError for a folder with images of other settings or of unknown origin.
     """
+    settings = distributed.on_main(lambda: generator.settings)
     shown = set(output.seeds[:MAX_GRID_IMAGES] if output.grid else [])
     needed = set(output.seeds) if output.save_images else shown
 
@@ -80,11 +64,13 @@ def generate_to_folder(
     batches = distributed.on_main(unfinished)
     sheet: dict[int, Tensor] = {}
     if batches:
-        generate = load() if together else distributed.on_every_rank(load)
+        together = generator.sampling.sharded  # all ranks make every batch, instead of each rank its own batches
+        if table is not None:
+            _ = table.training_images if together else distributed.on_every_rank(lambda: table.training_images)
         mine = batches if together else batches[distributed.rank() :: distributed.world_size()]
         write = distributed.is_main() or not together
         with distributed.progress_bar(sum(map(len, mine)), 'generate') as bar:
-            for batch in generate(mine):
+            for batch in generator.generate(mine):
                 write_settings(output.outdir, settings)
                 if write and output.save_images:
                     save_images(batch.images, batch.seeds, output.outdir, output.subdirs)
@@ -96,6 +82,20 @@ def generate_to_folder(
     sheet = {seed: image for part in distributed.gather(sheet) for seed, image in part.items()}
     if output.grid is not None:
         distributed.on_main(lambda: save_grid(output, sheet))
+
+
+def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> list[dict[str, str]]:
+    """Generate images of a closed form into a folder, with the table; return its rows in the order of the seeds.
+
+    Raises UserError for a training set that does not fit in memory, and as `generate_to_folder`.
+    """
+    table = NearestTable(output.outdir, generator)
+    with contextlib.ExitStack() as stack:
+        lock = sole_use(output.outdir / '.lock', f'`outdir`={output.outdir}')
+        distributed.on_main(lambda: stack.enter_context(lock))
+        generate_to_folder(output, generator, table)
+        found = distributed.on_main(table.read)
+    return [found[seed] for seed in output.seeds]
 
 
 def save_grid(output: Output, sheet: dict[int, Tensor]) -> None:

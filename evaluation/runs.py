@@ -21,7 +21,7 @@ from dnnlib.locks import sole_use
 from dnnlib.util import UserError, remove_partial_files
 from evaluation import records as files
 from evaluation.best_images import BEST_NAME, BestSnapshot, read_best, write_best
-from evaluation.consumers import KeptImages, NearestTwo, make_consumers
+from evaluation.consumers import NearestTwo, make_consumers
 from evaluation.generators import Generator
 from evaluation.given_images import ImageSet, generated_set
 from evaluation.memorization import Memorization, TrainingSet
@@ -134,7 +134,8 @@ def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tq
         head['trained_on_sha256'] = generator.trained_on
 
     def finish() -> EvaluatedSet:
-        images = cast(KeptImages, consumers['kept_images']).image_set(generator.where)
+        kept, seeds = consumers['kept_images'], list(context.seeds)
+        images = generated_set(generator.name, generator.where, seeds, kept.rows('pixels'), kept.rows('classes'))
         seconds = round(log.seconds[generator.name], 3)
         tail = {**settings(generator, context), 'versions': files.versions(), 'seconds': seconds}
         return finished(images, consumers, head, tail)

@@ -3,15 +3,12 @@
 import torch
 from torch import Tensor
 
-from evaluation.given_images import ImageSet, generated_set
 from evaluation.one_pass import Consumer, Context
 from training.sampling import GeneratedBatch
 
 
 class KeptImages(Consumer):
     """Keeps the images of a generator: ten thousand of 32x32 pixels take 30 MB."""
-
-    context: Context
 
     @classmethod
     def wanted(cls, context: Context) -> bool:
@@ -20,7 +17,3 @@ class KeptImages(Consumer):
     def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
         labels = torch.full([len(batch.seeds)], -1) if batch.class_labels is None else batch.class_labels
         return {'pixels': batch.images.cpu(), 'classes': labels.cpu()}
-
-    def image_set(self, where: str) -> ImageSet:
-        seeds = list(self.context.seeds)
-        return generated_set(self.context.name, where, seeds, self.rows('pixels'), self.rows('classes'))

@@ -62,8 +62,7 @@ def main(options: GenerateOptions) -> None:
             distributed.print0(str(network))
             return
         assert options.outdir is not None
-        sampling = Sampling(options.sampler, options.class_index, options.precision, class_prior=options.class_prior)
-        generator = SnapshotGenerator(network, sampling, device)
+        generator = SnapshotGenerator(network, Sampling.of(options), device)
         output = Output(options.outdir, options.seeds, options.batch_size, options.subdirs, grid=options.grid)
         generate_to_folder(output, generator)
         distributed.print0(f'{len(output.seeds)} images in {output.outdir}')

@@ -68,15 +68,7 @@ def main(options: GenerateOptimOptions) -> None:
     from torch_utils import distributed
 
     device = distributed.choose_device(options.device)
-    sampling = Sampling(
-        options.sampler,
-        options.class_index,
-        options.precision,
-        data=options.data,
-        conditional=options.conditional,
-        sharded=options.sharded,
-        class_prior=options.class_prior,
-    )
+    sampling = Sampling.of(options)
     output = Output(
         options.outdir, options.seeds, options.batch_size, options.subdirs, options.save_images, options.grid
     )

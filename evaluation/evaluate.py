@@ -43,14 +43,7 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     printing have no effect. Raises UserError for what cannot be evaluated, or written.
     """
     log, copied = log_path(options), copied_path(options)
-    sampling = Sampling(
-        options.sampler,
-        options.class_index,
-        options.precision,
-        pipeline_steps,
-        options.data,
-        class_prior=options.class_prior,
-    )
+    sampling = Sampling.of(options, num_steps=pipeline_steps)
     generators = make_generators(options, sampling, device)
     require_folders({'table': options.table, 'gallery': options.gallery, 'log': log, 'copied': copied})
     training_set = load_training_set(options, generators, device)

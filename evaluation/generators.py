@@ -52,6 +52,12 @@ class Sampling:
     sharded: bool = False
     class_prior: str = 'uniform'
 
+    @classmethod
+    def of(cls, options: object, **others: Any) -> 'Sampling':
+        """From options that have fields of the same names. others: fields that they lack."""
+        known = {name: value for name, value in vars(options).items() if name in cls.__annotations__}
+        return cls(**{**known, **others})
+
 
 class Generator(ABC):
     """Makes one image for each seed. Weights are read when sampling begins.

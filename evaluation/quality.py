@@ -153,7 +153,7 @@ def measured_features(
     if options.images is not None:
         features = features_of(options.images, 'images', extractor, extraction, options.num, options.seed)
         return {'images': Path(options.images).name, 'seed': options.seed}, features
-    sampling = Sampling(options.sampler, options.class_index, data=options.data, class_prior=options.class_prior)
+    sampling = Sampling.of(options)
     generator: Generator
     if options.network is not None:
         fetched = partial(fetch, options.network, extraction.cache_dir, options.sha256)

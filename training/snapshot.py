@@ -237,15 +237,7 @@ def _read_pickle(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str
 
 
 def _pickle_info(path: Path, pickled: EDMPickle) -> SnapshotInfo:
-    network_class = NETWORK_CLASSES.get(pickled.class_name)
-    if network_class is None:
-        raise ValueError(
-            f'its network is a {pickled.class_name[:100]!a}, and must be one of {", ".join(NETWORK_CLASSES)}'
-        )
-    arguments = pickled.bound_arguments(network_class)
-    for name in ('img_resolution', 'img_channels'):
-        if type(arguments.get(name)) is not int:
-            raise ValueError(f'it lacks its {name}')
+    arguments = pickled.bound_arguments(NETWORK_CLASSES.get(pickled.class_name, Preconditioned))
     return SnapshotInfo(
         network=NetworkConfig(pickled.class_name, arguments),
         images=_images_of_name(path),

@@ -119,9 +119,7 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
     paths = list(options.data) or paths
     if not 1 <= len(paths) <= 2:
         raise UserError('`data`: give one training set, or one for each of the two')
-    sampling = Sampling(
-        options.sampler, options.class_index, options.precision, data=paths[-1], class_prior=options.class_prior
-    )
+    sampling = Sampling.of(options, data=paths[-1])
     first, second = generators = compared_generators(options, sampling, device)
     training = [load_dataset(path, argument='data') for path in paths]
     held_out = None if options.test is None else load_dataset(options.test, argument='test')

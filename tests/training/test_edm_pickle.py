@@ -374,7 +374,10 @@ def set_state(name, value):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (set_meta('class_name', 'UnknownPrecond'), "its network is a 'UnknownPrecond', and must be one of VPPrecond"),
+        (
+            set_meta('class_name', 'UnknownPrecond'),
+            "class_name must be one of VPPrecond, VEPrecond, iDDPMPrecond, EDMPrecond, not 'UnknownPrecond'",
+        ),
         (set_meta('class_name', 7), 'a record in it has no class'),
         (set_meta('type', 'function'), 'a record in it has no class'),
         (set_meta('state', None), 'malformed state'),
@@ -388,7 +391,7 @@ def set_state(name, value):
         (changed(channel_mult=[[[1]]]), 'neither a number, a text nor a list (list)'),
         (changed(surprise=1), 'cannot be built|must be a number'),
         (changed(model_type='EfficientNet'), 'model_type must be one of'),
-        (changed(img_resolution='8'), 'lacks its img_resolution'),
+        (changed(img_resolution='8'), "img_resolution must be a whole number of at least 1, not '8'"),
         (changed(model_channels=16), 'do not fit the network'),
         (changed(model_channels=10**30), 'cannot be built|must be a number'),
         (changed(label_dim=10**12), 'do not fit the network|cannot be built|must be a number'),
@@ -440,4 +443,4 @@ def test_damage_gives_a_sentence_or_a_network_and_nothing_else(tmp_path):
 def test_a_u_net_without_preconditioning_is_refused(tmp_path):
     net = NetworkConfig('VPPrecond', SMALL).build()
     keywords = {'img_resolution': 8, 'in_channels': 1, 'out_channels': 1}
-    assert "its network is a 'SongUNet'" in refusal(write(tmp_path, record_of(net.model, keywords=keywords)))
+    assert "not 'SongUNet'" in refusal(write(tmp_path, record_of(net.model, keywords=keywords)))

@@ -32,9 +32,8 @@ class Collector:
         """Add all elements of a tensor to the moments of a name."""
         values = values.detach()
         dtype = widest_float(values.device)
-        count = torch.tensor(values.numel(), dtype=dtype)
-        sums = torch.stack([values.sum(dtype=dtype), (values * values).sum(dtype=dtype)])
-        sums = torch.cat([count.to(values.device, non_blocking=True)[None], sums])
+        count = torch.full([], values.numel(), dtype=dtype, device=values.device)
+        sums = torch.stack([count, values.sum(dtype=dtype), (values * values).sum(dtype=dtype)])
         self.sums[name] = self.sums[name] + sums if name in self.sums else sums
 
     def collect(self) -> dict[str, Moments]:

@@ -4,6 +4,7 @@ Source: Karras et al. 2020 (arXiv 2006.06676), appendix B, with the probabilitie
 table 6.
 """
 
+import functools
 import math
 
 import torch
@@ -110,7 +111,7 @@ class AugmentPipe:
 
 def matrices(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
     """Stack 3×3 entries, each a number or [B], to [B, 3, 3]."""
-    full = [[torch.as_tensor(entry, device=like.device).expand_as(like) for entry in row] for row in rows]
+    full = [[entry if isinstance(entry, Tensor) else torch.full_like(like, entry) for entry in row] for row in rows]
     return torch.stack([torch.stack(row, dim=-1) for row in full], dim=-2).to(torch.float32)
 
 
@@ -137,7 +138,7 @@ def transform(images: Tensor, forward: Tensor) -> Tensor:
     """
     B, _, R, _ = images.shape
     margin = R - 1
-    taps = torch.tensor(SYM6, device=images.device, dtype=images.dtype) / math.sqrt(2)  # they sum to 1
+    taps = wavelet(images.device, images.dtype)
     # The filter's delay: pixel n becomes pixel 2 n + center of the upsampled image.
     center = sum(index * tap for index, tap in enumerate(SYM6)) / math.sqrt(2)
     padded = F.pad(images, [margin] * 4, mode='reflect')
@@ -152,6 +153,12 @@ def transform(images: Tensor, forward: Tensor) -> Tensor:
     grid = (among_fine * 2 / (fine.shape[3] - 1) - 1).reshape(B, side, side, 2)
     moved = F.grid_sample(fine, grid.to(fine.dtype), mode='bilinear', padding_mode='zeros', align_corners=True)
     return downsample_by_2(moved, taps)
+
+
+@functools.cache
+def wavelet(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The filter's taps, which sum to 1; copied to the device once, since a copy waits for it."""
+    return torch.tensor(SYM6, device=device, dtype=dtype) / math.sqrt(2)
 
 
 def upsample_by_2(images: Tensor, taps: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Dataset:
         pixels = self.images.to(device)
         labels = None if self.labels is None else self.labels.to(device)
         for index in indices:
-            place = torch.from_numpy(index).to(device, non_blocking=True)
+            place = on_device(torch.from_numpy(index), device)
             images = pixels[place % len(pixels)]
             if xflip:
                 images = mirrored(images, place >= len(pixels))
@@ -104,7 +104,12 @@ class StreamedDataset:
             for index in indices:
                 images, labels = upcoming.result()
                 upcoming = ahead.submit(fetch, index, pool)
-                yield images.to(device), None if labels is None else labels.to(device)
+                yield on_device(images, device), None if labels is None else on_device(labels, device)
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on a device. A GPU copies it from pinned memory, so that nothing waits."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else values.to(device)
 
 
 def mirrored(images: Tensor, flags: Tensor) -> Tensor:

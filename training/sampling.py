@@ -78,7 +78,7 @@ def edm_sampler(
     sigmas = [*net.round_sigma(rho_schedule(first, last, num_steps, rho)).tolist(), 0.0]
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        return net(x, x.new_tensor(sigma), class_labels).to(x.dtype)
+        return net(x, x.new_full([], sigma), class_labels).to(x.dtype)
 
     settled = getattr(net, 'settled', None) if S_churn == 0 else None
     x = latents.to(widest_float(latents.device)) * sigmas[0]
@@ -93,7 +93,7 @@ def edm_sampler(
         if settled is None:
             denoised = denoise(x, sigma)
         else:
-            done, denoised = settled(x, x.new_tensor(sigma), class_labels)
+            done, denoised = settled(x, x.new_full([], sigma), class_labels)
             denoised = denoised.to(x.dtype)
             if bool(done.any()):
                 images[unfinished[done]] = denoised[done]
@@ -222,7 +222,7 @@ def ablation_sampler(
         return sigma.inverse(float(net.round_sigma(torch.tensor(value, dtype=torch.float64))))
 
     def slope(x: Tensor, t: float) -> Tensor:
-        denoised = net(x / scale.at(t), x.new_tensor(sigma.at(t)), class_labels).to(x.dtype)
+        denoised = net(x / scale.at(t), x.new_full([], sigma.at(t)), class_labels).to(x.dtype)
         decay = sigma.slope(t) / sigma.at(t)
         return (decay + scale.slope(t) / scale.at(t)) * x - decay * scale.at(t) * denoised
 

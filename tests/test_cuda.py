@@ -1,0 +1,215 @@
+"""The toolkit on a GPU, compared with the CPU or with naive float64; skipped without a GPU.
+
+TEST_DEVICE=cpu runs the tests that need no GPU on the CPU, to test the tests.
+"""
+
+import os
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+
+import train
+from benchmarks.optimal_denoiser import PlainDenoiser
+from evaluation.neighbors import nearest_neighbors
+from tests.helpers import TINY, failure_of, invoke
+from tests.training.published import NETWORKS, Case, relative_error
+from torch_utils.int8 import device_product_is_exact, int8_matmul
+from torch_utils.misc import configure_backends, place
+from training.closed_form.optimal import OptimalDenoiser
+from training.loss import EDMLoss, VELoss, VPLoss
+from training.sampling import StackedRandomGenerator, ablation_sampler, edm_sampler, to_uint8
+from training.snapshot import list_snapshots
+
+DEVICE = torch.device(os.environ.get('TEST_DEVICE', 'cuda'))
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(DEVICE.type == 'cuda' and not torch.cuda.is_available(), reason='no GPU'),
+]
+gpu_only = pytest.mark.skipif(DEVICE.type != 'cuda', reason='needs a GPU')
+
+
+@pytest.fixture(autouse=True)
+def exact_float32():
+    configure_backends('fp32')
+
+
+@pytest.fixture(params=NETWORKS)
+def case(request):
+    """A published network, on the device."""
+    case = Case(request.param)
+    place(case.net, DEVICE)
+    return case
+
+
+def denoise(case, precision='fp32'):
+    case.net.set_precision(precision)
+    configure_backends(precision)
+    x, sigma, labels = (case.tensor(f'in.{name}') for name in ('x', 'sigma', 'class_labels'))
+    inputs = [None if value is None else value.to(DEVICE) for value in (x, sigma, labels)]
+    with torch.no_grad():
+        return case.net(*inputs).cpu()
+
+
+def test_networks_denoise_as_published(case):
+    with torch.no_grad():
+        expected = case.net.to('cpu')(*(case.tensor(f'in.{name}') for name in ('x', 'sigma', 'class_labels')))
+    place(case.net, DEVICE)
+    assert relative_error(denoise(case), expected) < 1e-4
+
+
+@pytest.mark.parametrize(('precision', 'tolerance'), [('tf32', 0.01), ('bf16', 0.03), ('fp16', 0.01)])
+def test_other_precisions_are_close(case, precision, tolerance):
+    expected = denoise(case)
+    found = denoise(case, precision)
+    assert found.dtype == torch.float32
+    assert relative_error(found, expected) < tolerance
+
+
+@pytest.mark.parametrize('loss', [VPLoss(), VELoss(), EDMLoss()])
+def test_losses_and_gradients_are_those_of_the_cpu(loss):
+    """With the same random numbers: the CPU's, copied."""
+    case = Case(NETWORKS[0])
+    images = torch.rand([4, case.net.img_channels, case.net.img_resolution, case.net.img_resolution]) * 2 - 1
+    results = []
+    for device in (torch.device('cpu'), DEVICE):
+        random = torch.Generator().manual_seed(0)
+
+        def draw(kind, shape, device=device, random=random):
+            return kind(list(shape), generator=random).to(device)
+
+        net = place(case.net, device).eval().requires_grad_(True)
+        net.zero_grad()
+        with (
+            patch('training.loss.torch.rand', lambda shape, draw=draw, **_: draw(RAND, shape)),
+            patch('training.loss.torch.randn', lambda shape, draw=draw, **_: draw(RANDN, shape)),
+            patch('training.loss.torch.randn_like', lambda like, draw=draw: draw(RANDN, like.shape)),
+        ):
+            values = loss(net, images.to(device))
+        values.mean().backward()
+        gradients = torch.cat([p.grad.flatten().cpu() for p in net.parameters() if p.grad is not None])
+        results.append((values.detach().cpu(), gradients))
+    (expected, slope), (found, found_slope) = results
+    assert relative_error(found, expected) < 1e-3
+    assert float((found_slope - slope).norm() / slope.norm()) < 1e-3
+
+
+RAND, RANDN = torch.rand, torch.randn
+
+
+@pytest.mark.parametrize('sampler', [edm_sampler, ablation_sampler])
+def test_samplers_give_the_images_of_the_cpu(sampler):
+    case: Any = Case(NETWORKS[0])
+    shape = [4, case.net.img_channels, case.net.img_resolution, case.net.img_resolution]
+    latents = StackedRandomGenerator('cpu', range(4)).randn(shape)
+    images = []
+    for device in (torch.device('cpu'), DEVICE):
+        net: Any = place(case.net, device).eval()
+        with torch.inference_mode():
+            images.append(to_uint8(sampler(net, latents.to(device), num_steps=8)).cpu().int())
+    assert int((images[0] - images[1]).abs().max()) <= 1
+
+
+@pytest.mark.parametrize('count', [20, 1000, 3000])
+def test_optimum_is_exact(count):
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, [count, 3, 16, 16], dtype=torch.uint8, generator=random)
+    denoiser, exact = OptimalDenoiser(images, device=DEVICE), PlainDenoiser(images, dtype=torch.float64)
+    for sigma in (80.0, 8.0, 1.0, 0.002):
+        noise = torch.randn([8, 3, 16, 16], dtype=torch.float64, generator=random)
+        x = images[:8].double() / 127.5 - 1 + sigma * noise
+        found = denoiser(x.to(DEVICE), torch.tensor(sigma, device=DEVICE)).cpu()
+        expected = exact(x, sigma)
+        error = (found - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+        assert float(error.max()) < 1e-5
+    latents = StackedRandomGenerator('cpu', range(16)).randn([16, 3, 16, 16])
+    found = to_uint8(edm_sampler(denoiser, latents.to(DEVICE))).cpu()
+    assert torch.equal(found, to_uint8(edm_sampler(exact, latents)))
+
+
+def test_neighbours_are_exact():
+    random = torch.Generator().manual_seed(0)
+    queries, references = (torch.randint(256, [n, 3, 9, 9], dtype=torch.uint8, generator=random) for n in (50, 700))
+    index, squared = nearest_neighbors(queries.to(DEVICE), references.to(DEVICE))
+    differences = queries.flatten(1).long()[:, None] - references.flatten(1).long()
+    distance, order = differences.square().sum(dim=2).sort(dim=1, stable=True)
+    assert torch.equal(index.cpu(), order[:, :2])
+    assert torch.equal(squared.cpu(), distance[:, :2])
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 1), (17, 64, 9), (5, 3072, 1000)])
+def test_int8_products_are_exact(shape):
+    rows, inner, columns = shape
+    random = torch.Generator().manual_seed(0)
+    a = torch.randint(-128, 128, [rows, inner], dtype=torch.int8, generator=random)
+    b = torch.randint(-128, 128, [columns, inner], dtype=torch.int8, generator=random).t()
+    assert device_product_is_exact(DEVICE.type)
+    assert torch.equal(int8_matmul(a.to(DEVICE), b.to(DEVICE)).cpu().long(), a.long() @ b.long())
+
+
+def train_arguments(folder, data, *more):
+    return [f'--outdir={folder}', '--nosubdir', f'--data={data}', *TINY, '--batch=20', '--warmup=0', '--seed=1',
+            '--deterministic=1', '--tick=1', '--snap=1', f'--device={DEVICE}', *more]  # fmt: skip
+
+
+def test_a_resumed_training_ends_with_the_same_bytes(digits_20, tmp_path):
+    whole, halves = tmp_path / 'whole', tmp_path / 'halves'
+    common = ['--augment=0.5', '--xflip=1']
+    assert invoke(train.main, *train_arguments(whole, digits_20, '--epochs=100', *common)).exit_code == 0
+    with patch('training.training_loop.StopSignal.agreed', side_effect=[False] * 60 + [True]):
+        invoke(train.main, *train_arguments(halves, digits_20, '--epochs=100', *common))
+    assert len(list_snapshots(halves)) < len(list_snapshots(whole))
+    assert invoke(train.main, *train_arguments(halves, digits_20, '--epochs=100', *common)).exit_code == 0
+    (_, expected), (_, found) = list_snapshots(whole)[-1], list_snapshots(halves)[-1]
+    assert expected.name == found.name
+    assert expected.read_bytes() == found.read_bytes()
+
+
+@pytest.mark.parametrize('precision', ['tf32', 'bf16', pytest.param('fp16', marks=gpu_only)])
+def test_every_precision_trains(digits_20, tmp_path, precision):
+    result = invoke(train.main, *train_arguments(tmp_path, digits_20, '--epochs=10', f'--precision={precision}'))
+    assert result.exit_code == 0, result.output
+
+
+@gpu_only
+def test_too_little_memory_is_one_sentence_that_names_the_batch(tmp_path):
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.001)
+    try:
+        arguments = [f'--outdir={tmp_path}', '--data=digits', '--batch=1024', '--epochs=1', f'--device={DEVICE}']
+        assert 'out of memory; lower --batch-gpu' in failure_of(train.main, *arguments)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@gpu_only
+def test_neither_a_step_nor_the_sampler_waits_for_the_device(digits_20, tmp_path):
+    steps = []
+
+    def strict(trainer, original):
+        steps.append(trainer)
+        if len(steps) < 3:  # the first steps may set things up
+            return original(trainer)
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            return original(trainer)
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+
+    from training.trainer import Trainer
+
+    step = Trainer.step
+    with patch.object(Trainer, 'step', lambda trainer: strict(trainer, step)):
+        result = invoke(train.main, *train_arguments(tmp_path, digits_20, '--epochs=20', '--augment=0.5'))
+    assert result.exit_code == 0, result.output
+    net: Any = place(Case(NETWORKS[0]).net, DEVICE).eval()
+    latents = torch.randn([4, net.img_channels, net.img_resolution, net.img_resolution], device=DEVICE)
+    sigmas = torch.full([4], 2.0, device=DEVICE)
+    with torch.inference_mode():
+        net(latents, sigmas)
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            edm_sampler(net, latents, num_steps=4)
+        finally:
+            torch.cuda.set_sync_debug_mode('default')

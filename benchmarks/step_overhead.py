@@ -1,4 +1,5 @@
-"""The share of a training step spent in forward, backward and optimizer, and of an evaluation in the denoiser.
+"""The share of a training step spent in forward, backward and optimizer, of an evaluation in the denoiser, and of a
+training in the held-out loss.
 
 python -m benchmarks.step_overhead
 """
@@ -16,11 +17,15 @@ from evaluation.memorization import TrainingImages
 from torch_utils.misc import place
 from training.config import TrainingConfig
 from training.dataset import Dataset, DatasetInfo
+from training.held_out_loss import BATCH_SIZE, HeldOutLoss, Images
 from training.sampling import SamplerOptions, generate_images
 from training.schedule import Schedule
 from training.snapshot import NetworkConfig
 from training.trainer import Trainer
 from training.training_options import TrainingOptions
+
+# The defaults of train.py: images of a tick, and images of each set whose losses --test-data reports.
+TICK_IMAGES, TEST_IMAGES = 50_000, 256
 
 
 class Clock:
@@ -57,6 +62,8 @@ def main(batch_paper: int, batch_demo: int, steps: int, precision: str) -> None:
         print(f'training: {100 * (1 - share):.2f} % outside forward, backward and optimizer')
         share = evaluation_share(measured, precision)
         print(f'evaluation: {100 * share:.2f} % in the denoiser')
+        share = held_out_share(measured, precision)
+        print(f'training with --test-data: {100 * share:.2f} % in the losses of {TEST_IMAGES} images of each set')
 
 
 def training_share(measured: Measured, steps: int, precision: str) -> float:
@@ -101,6 +108,24 @@ def evaluation_share(measured: Measured, precision: str) -> float:
     for batch in generate_images(net, [list(range(measured.batch_size))], SamplerOptions(), 'cpu'):
         training.nearest_two(batch.images)
     return clock.seconds / (time.perf_counter() - start)
+
+
+def held_out_share(measured: Measured, precision: str) -> float:
+    """The share of a tick that the losses of `--test-data` take, at the defaults of train.py, in processor time.
+
+    One step and the losses of one batch of each set are timed; a tick has more of both.
+    """
+    trainer = make_trainer(measured, precision)
+    trainer.step()
+    images = Images(random_pixels(measured, BATCH_SIZE), None)
+    held_out = HeldOutLoss(images, images, torch.device('cpu'))
+    times = []
+    for function in (trainer.step, lambda: held_out.evaluate(trainer.ema)):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    step, losses = times[0] * TICK_IMAGES / measured.batch_size, times[1] * TEST_IMAGES / BATCH_SIZE
+    return losses / (step + losses)
 
 
 def random_pixels(measured: Measured, count: int) -> torch.Tensor:

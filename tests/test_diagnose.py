@@ -16,12 +16,14 @@ from dataset_utils.command_line import main as dataset_utils_main
 from dnnlib.util import file_sha256
 from evaluation.agreement import cosines
 from evaluation.diagnosis import levels, tasks
+from evaluation.diagnosis.image_sets import noise_levels
 from evaluation.geometry import geometry
 from evaluation.noise_levels import denoised, denoising_error, mean_interval, squared_distance
 from tests.helpers import TINY, run_script
 from training.closed_form import GaussianDenoiser
 from training.dataset import load_dataset
 from training.optim import OptimalDenoiser
+from training.preconditioning import iDDPMPrecond
 from training.sampling import SamplerOptions, generate_images, seed_batches
 from training.snapshot import list_snapshots, load_network
 
@@ -114,6 +116,26 @@ def test_levels_are_those_of_the_functions(run_dir, halves, tmp_path):
     for name in ('levels.png', 'levels.svg', 'levels_distances.png', 'levels_distances.svg'):
         assert (tmp_path / name).stat().st_size > 1000
     assert not list(tmp_path.glob('*partial*'))
+
+
+@pytest.mark.parametrize('precond', ['vp', 've', 'edm'])
+def test_levels_of_every_preconditioning_and_of_augmented_networks(precond, halves, tmp_path):
+    run = trained(tmp_path / 'run', halves[0], f'--precond={precond}', '--augment=0.5', '--epochs=40')
+    result = invoke('levels', f'--expdir={run}', '--levels=4', '--num=4', f'--test={halves[1]}')
+    assert result.exit_code == 0, result.output
+    rows, net = results(run, 'levels')[-1]['rows'], load_network(newest(run))
+    assert len({row['sigma'] for row in rows}) == 4
+    for row in rows[:8]:
+        images = load_dataset(str(halves[row['source'] == 'test'])).images[:4]
+        assert close(row['error'], float(denoising_error(net, images, row['sigma']).mean()))
+
+
+def test_levels_of_a_network_with_discrete_noise_levels():
+    arguments = {'model_type': 'DhariwalUNet', 'model_channels': 8, 'channel_mult': [1], 'attn_resolutions': []}
+    net = iDDPMPrecond(8, 1, **arguments, num_blocks=1)
+    found = noise_levels([0.1, 1.0, 1.00001], net)
+    supported = net.u.double()  # of the 1,001 steps
+    assert found == [float(supported[(supported - sigma).abs().argmin()]) for sigma in (1.0, 0.1)]
 
 
 def test_closed_forms_have_distance_0_to_themselves_from_every_source(halves, tmp_path):
@@ -326,6 +348,8 @@ def test_mistakes_are_told_in_a_sentence(run_dir, conditional, halves, digits_20
     assert 'neither a number of levels' in failure('levels', network, data, '--levels=few', out, status=2)
     assert 'not one of train' in failure('levels', network, data, '--from=tset', out, status=2)
     assert '1 generators are given' in failure('agreement', network, data, out)
+    assert '--data is missing' in failure('agreement', network, network, out)
+    assert '--seeds: give at least two' in failure('agreement', network, network, data, '--seeds=0', out)
     large = tmp_path / 'large'
     arguments = ['resolution', '--source=digits', f'--dest={large}', '--max-images=10', '--resolution=16x16']
     dataset_utils_main(arguments, standalone_mode=False)
@@ -334,6 +358,7 @@ def test_mistakes_are_told_in_a_sentence(run_dir, conditional, halves, digits_20
     empty = tmp_path / 'empty'
     empty.mkdir()
     assert 'no network-snapshot' in failure('levels', f'--expdir={empty}', data, out)
+    assert 'no network-snapshot' in failure('agreement', network, f'--expdir={empty}', data, out)
     (empty / newest(run_dir).name).write_bytes(newest(run_dir).read_bytes())
     (empty / 'training_options.json').write_bytes((run_dir / 'training_options.json').read_bytes())
     assert 'one snapshot after 0 kimg, and clocks need several' in failure('clocks', f'--expdir={empty}', f'--test={b}')

@@ -115,10 +115,16 @@ def run_geometry(options: GeometryOptions, device: torch.device) -> Results:
 
 def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
     """The agreement of two generators. Raises UserError for generators and sets that do not fit together."""
-    paths = [] if options.network else [data_of(expdir) for expdir in options.expdir]
-    paths = list(options.data) or paths
-    if not 1 <= len(paths) <= 2:
+    count = len(options.network) + len(options.expdir) + (options.denoiser is not None)
+    if count != 2:
+        raise UserError(f'{count} generators are given; give two of `network`, `expdir` and `denoiser`')
+    paths = list(options.data) or [data_of(expdir) for expdir in options.expdir if not options.network]
+    if not paths:
+        raise UserError('`data` is missing: the training set of both networks, or one for each')
+    if len(paths) > 2:
         raise UserError('`data`: give one training set, or one for each of the two')
+    if len(options.seeds) < 2:
+        raise UserError('`seeds`: give at least two, for the intervals')
     sampling = Sampling.of(options, data=paths[-1])
     first, second = generators = compared_generators(options, sampling, device)
     training = [load_dataset(path, argument='data') for path in paths]
@@ -229,8 +235,6 @@ def compared_generators(options: AgreementOptions, sampling: Sampling, device: t
     found += [generators_of_run(expdir, sampling, device)[0] for expdir in options.expdir]
     if options.denoiser is not None:
         found.append(ClosedFormGenerator(options.denoiser, sampling, device))
-    if len(found) != 2:
-        raise UserError(f'{len(found)} generators are given; give two of `network`, `expdir` and `denoiser`')
     return found
 
 

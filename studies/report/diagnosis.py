@@ -50,10 +50,10 @@ def mean_agreement(results: StudyResults) -> list[Row]:
     for row in agreement_rows(results):
         head = {factor.name: row[factor.name] for factor in results.study.factors} | {'size': row['size']}
         groups.setdefault(tuple(head.items()), []).append(row)
-    return [_mean_row(dict(head), rows) for head, rows in groups.items()]
+    return [mean_row(dict(head), rows) for head, rows in groups.items()]
 
 
-def _mean_row(head: Row, rows: list[Row]) -> Row:
+def mean_row(head: Row, rows: list[Row]) -> Row:
     """The similarities of `AGREEMENT` from the rows of all repeats."""
     repeats = sorted({row['repeat'] for row in rows})
     found = {**head, 'repeats': len(repeats)}

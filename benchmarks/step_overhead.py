@@ -17,7 +17,7 @@ from evaluation.memorization import TrainingImages
 from torch_utils.misc import place
 from training.config import TrainingConfig
 from training.dataset import Dataset, DatasetInfo
-from training.held_out_loss import BATCH_SIZE, HeldOutLoss, Images
+from training.held_out_loss import HeldOutLoss, Images
 from training.sampling import SamplerOptions, generate_images
 from training.schedule import Schedule
 from training.snapshot import NetworkConfig
@@ -113,18 +113,18 @@ def evaluation_share(measured: Measured, precision: str) -> float:
 def held_out_share(measured: Measured, precision: str) -> float:
     """The share of a tick that the losses of `--test-data` take, at the defaults of train.py, in processor time.
 
-    One step and the losses of one batch of each set are timed; a tick has more of both.
+    One step, and the losses of as many images of each set as it has, are timed; a tick has more of both.
     """
     trainer = make_trainer(measured, precision)
     trainer.step()
-    images = Images(random_pixels(measured, BATCH_SIZE), None)
+    images = Images(random_pixels(measured, measured.batch_size), None)
     held_out = HeldOutLoss(images, images, torch.device('cpu'))
     times = []
     for function in (trainer.step, lambda: held_out.evaluate(trainer.ema)):
         start = time.process_time()
         function()
         times.append(time.process_time() - start)
-    step, losses = times[0] * TICK_IMAGES / measured.batch_size, times[1] * TEST_IMAGES / BATCH_SIZE
+    step, losses = times[0] * TICK_IMAGES, times[1] * TEST_IMAGES
     return losses / (step + losses)
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -131,10 +132,10 @@ def test_levels_of_every_preconditioning_and_of_augmented_networks(precond, halv
 
 
 def test_levels_of_a_network_with_discrete_noise_levels():
-    arguments = {'model_type': 'DhariwalUNet', 'model_channels': 8, 'channel_mult': [1], 'attn_resolutions': []}
-    net = iDDPMPrecond(8, 1, **arguments, num_blocks=1)
+    arguments: dict[str, Any] = {'model_type': 'DhariwalUNet', 'model_channels': 8, 'channel_mult': [1]}
+    net = iDDPMPrecond(8, 1, **arguments, num_blocks=1, attn_resolutions=[])
     found = noise_levels([0.1, 1.0, 1.00001], net)
-    supported = net.u.double()  # of the 1,001 steps
+    supported = torch.as_tensor(net.u).double()  # of the 1,001 steps
     assert found == [float(supported[(supported - sigma).abs().argmin()]) for sigma in (1.0, 0.1)]
 
 

@@ -139,20 +139,21 @@ def compare(folder: Path, saved: Path) -> None:
 
 
 @main.command()
-@click.argument('folder', metavar='STUDY', type=click.Path(path_type=Path))
+@click.argument('folder', metavar='STUDY|RUN', type=click.Path(path_type=Path))
 @report_errors
 def plot(folder: Path) -> None:
     """Draw ratio against |D| and against epochs, and EMM by factor value, as PNG and SVG.
 
+    For a run folder of train.py, draw its loss and the ratios of its snapshots.
+
     \b
     python emm.py plot width
-    ls width/figures
+    python emm.py plot runs/00000-digits
     """
-    from studies.folder import open_results
-    from studies.report.figures import write_figures
+    from studies.report.figures import write_folder_figures
 
-    paths = write_figures(open_results(folder))
-    print('Written: ' + ', '.join(map(str, paths)) if paths else 'No point is done yet; nothing to draw.')
+    paths = write_folder_figures(folder)
+    print('Written: ' + ', '.join(map(str, paths)) if paths else 'Nothing is measured yet; nothing to draw.')
 
 
 @main.command()

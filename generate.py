@@ -17,7 +17,7 @@ class GenerateOptions:
     """The options of this script."""
 
     # fmt: off
-    network: str = option(REQUIRED, 'Snapshot, or network pickle of EDM, to generate with.', unit='FILE|URL')
+    network: str = option(REQUIRED, 'Snapshot, run folder (its newest snapshot), or network pickle of EDM.', unit='FILE|DIR|URL')
     outdir: Path | None = option(None, 'Folder for the images; only `download_only` works without it.', unit='DIR')
     seeds: list[int] = option('0-63', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
     subdirs: bool = option(False, 'Put a thousand images in a folder.', switch=True)
@@ -43,7 +43,7 @@ def main(options: GenerateOptions) -> None:
 
     \b
     # 64 images and a contact sheet of them
-    python generate.py --network=runs/00000-digits/network-snapshot-000179.safetensors --outdir=out --grid=out/grid.png
+    python generate.py --network=runs/00000-digits --outdir=out --grid=out/grid.png
 
     \b
     # 50,000 images on 8 GPUs

@@ -1,5 +1,8 @@
 """Train a denoiser on a data set: parses the options, and calls `training.training_run`."""
 
+import shlex
+from pathlib import Path
+
 import click
 
 from cli.command import given_arguments, with_options
@@ -15,7 +18,7 @@ def main(ctx: click.Context, options: RunOptions) -> None:
     """Train a denoiser on a data set.
 
     Snapshots of the averaged weights, training states and statistics go to a numbered folder in --outdir. Ctrl-C saves
-    the training state; the same command with --nosubdir, or --resume, resumes the training bit for bit.
+    the training state, and --resume with the run folder resumes the training bit for bit.
 
     \b
     # The built-in digits on a laptop
@@ -31,9 +34,26 @@ def main(ctx: click.Context, options: RunOptions) -> None:
 
     device = distributed.choose_device(options.device)
     with distributed.process_group(device):
-        stopped_by = train_in_folder(options, given_arguments(), device)
+        run_dir, stopped_by = train_in_folder(options, given_arguments(), device)
+        if run_dir is not None:
+            distributed.print0(next_commands(run_dir, stopped_by, distributed.world_size()))
     if stopped_by:
         ctx.exit(128 + stopped_by)
+
+
+def next_commands(run_dir: Path, stopped_by: int, world_size: int) -> str:
+    """The last lines: how to resume a training that was stopped, or what comes after one that is done."""
+    from training.snapshot import newest_snapshot
+
+    python = 'python' if world_size == 1 else f'torchrun --standalone --nproc_per_node={world_size}'
+    run = shlex.quote(str(run_dir))
+    if stopped_by:
+        return f'Resume: {python} train.py --resume={run}'
+    return (
+        f'Last snapshot: {newest_snapshot(run_dir)}\nNext:\n'
+        f'  {python} mem_ratio.py --expdir={run}  # the share of copies, for each snapshot\n'
+        f'  {python} generate.py --network={run} --outdir={run}/images --grid={run}/images.png'
+    )
 
 
 if __name__ == '__main__':

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dnnlib.util import atomic_file, report_errors
 from evaluation.memorization import memorization_ratio
-from evaluation.pictures import draw_gallery, save_picture
+from evaluation.pictures import draw_gallery
 from training.closed_form.optimal import OptimalDenoiser
+from training.contact_sheets import save_picture
 from training.dataset import load_dataset
 from training.sampling import StackedRandomGenerator, edm_sampler, rho_schedule, to_uint8
 

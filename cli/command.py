@@ -28,11 +28,20 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
         @functools.wraps(command)
         def run(*positional: Any, **values: Any) -> Any:
             own = {name: _in_home(values.pop(name)) for name in names}
+            _require(kind, own)
             return command(*positional, **values, **{argument: build(kind, own)})
 
         return functools.reduce(lambda wrapped, add: add(wrapped), reversed(click_options(kind)), run)
 
     return decorate
+
+
+def _require(kind: type, values: dict[str, Any]) -> None:
+    """Raise MissingParameter for an option that is needed without another one that is missing too."""
+    for field, option in options_in(kind):
+        if option.required_unless and not values[field.name] and values[option.required_unless] is None:
+            command = click.get_current_context().command
+            raise click.MissingParameter(param=next(p for p in command.params if p.name == field.name))
 
 
 def command_of(name: str, kind: type) -> click.Command:
@@ -73,7 +82,7 @@ def given_arguments(context: click.Context | None = None) -> set[str]:
 
 def click_options(kind: type) -> list[Callable[[Callable], Callable]]:
     """Decorators that add the options of a dataclass, in order."""
-    found = sorted(options_in(kind), key=lambda pair: pair[1].default is not REQUIRED)  # required options first
+    found = sorted(options_in(kind), key=lambda pair: not is_required(pair[1]))  # required options first
     shown = {field.name: f'--{spelling(field)}' for field, _ in found}
     hints = _type_hints(kind)
     return [
@@ -85,6 +94,10 @@ def click_options(kind: type) -> list[Callable[[Callable], Callable]]:
         )
         for field, option in found
     ]
+
+
+def is_required(option: Option) -> bool:
+    return option.default is REQUIRED or option.required_unless is not None
 
 
 def parsed(parse: Callable[[str], Any]) -> click.ParamType:
@@ -127,6 +140,8 @@ def _details(hint: Any, option: Option) -> dict[str, Any]:
     details: dict[str, Any] = {'metavar': option.unit or '|'.join(option.choices or ()) or None}
     if option.default is REQUIRED:
         details['required'] = True
+    elif option.required_unless is not None:
+        details['default'] = option.default
     elif option.default is not None and option.default != ():
         details |= {'default': option.default, 'show_default': True}
     if get_origin(hint) is tuple and option.parse is None:

@@ -24,7 +24,8 @@ class Option:
     help: one sentence; other fields are named in backticks. name: on a command line and in files, if it differs from
     the field's name with dashes. unit: a few letters for the help. least, most, above, below: bounds, the latter two
     exclusive. choices: the allowed texts. parse: makes the value from a text, and raises ValueError with the reason.
-    switch: a bool that is given by name alone. short: a name of one letter. alias: a second name.
+    switch: a bool that is given by name alone. short: a name of one letter. alias: a second name. required_unless: a
+    field without which this one is needed.
     default: as it was declared, before parsing.
     """
 
@@ -41,6 +42,7 @@ class Option:
     switch: bool = False
     short: str | None = None
     alias: str | None = None
+    required_unless: str | None = None
 
 
 def option(default: Any, help: str, **details: Any) -> Any:

@@ -74,7 +74,7 @@ class LevelsOptions:
     """The options of `levels`."""
 
     # fmt: off
-    network: tuple[str, ...] = option((), 'Snapshot, or network pickle of EDM; repeat the option for several.', unit='FILE|URL')
+    network: tuple[str, ...] = option((), 'Snapshot, run folder (its newest snapshot), or network pickle of EDM; repeat the option for several.', unit='FILE|DIR|URL')
     expdir: Path | None = option(None, 'Run folder; every snapshot of it is measured.', unit='DIR')
     denoiser: str | None = option(None, 'Closed form of the training set: optimal, gaussian, ….', unit='NAME')
     data: str | None = option(None, 'Training set. [default: the training set of `expdir`]', unit='ZIP|DIR')
@@ -104,7 +104,7 @@ class AgreementOptions:
     """The options of `agreement`."""
 
     # fmt: off
-    network: tuple[str, ...] = option((), 'Snapshot, or network pickle of EDM; repeat the option for two.', unit='FILE|URL')
+    network: tuple[str, ...] = option((), 'Snapshot, or network pickle of EDM; repeat the option for two.', unit='FILE|DIR|URL')
     expdir: tuple[Path, ...] = option((), 'Run folder; its last snapshot is used. Repeat the option for two.', unit='DIR')
     denoiser: str | None = option(None, 'Closed form of the last training set in place of the second network.', unit='NAME')
     data: tuple[str, ...] = option((), 'Training set of the first and, if it differs, of the second; repeat the option. [default: the training sets of `expdir`]', unit='ZIP|DIR')

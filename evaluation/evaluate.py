@@ -22,12 +22,13 @@ from evaluation.image_table import rows_of, write_image_table
 from evaluation.measurement import Compared, Measurement
 from evaluation.memorization import TrainingSet
 from evaluation.one_pass import Context, PartialResults, one_pass
-from evaluation.pictures import draw_gallery, save_picture
+from evaluation.pictures import draw_gallery
 from evaluation.records import Record
 from evaluation.runs import EvaluatedSet, evaluate_generators, finished
 from evaluation.spaces import FeatureSpace, PixelSpace
 from torch_utils import distributed
 from training.config import read_run
+from training.contact_sheets import save_picture
 from training.dataset import load_dataset
 
 # Given images compared at a time, on each rank.

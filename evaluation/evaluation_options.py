@@ -46,7 +46,7 @@ class EvaluationOptions:
     # fmt: off
     expdir: Path | None = option(None, 'Evaluate all snapshots of a run folder of train.py or of EDM.', unit='DIR')
     images: tuple[str, ...] = option((), 'Evaluate images from any source; repeat the option for several sets.', unit='DIR|ZIP|NPZ|NPY')
-    network: str | None = option(None, 'Evaluate one snapshot, or network pickle of EDM.', unit='FILE|URL')
+    network: str | None = option(None, 'Evaluate one snapshot, the newest one of a run folder, or a network pickle of EDM.', unit='FILE|DIR|URL')
     pipeline: Path | None = option(None, 'Evaluate an unconditional pipeline saved by diffusers.', unit='DIR')
     denoiser: str | None = option(None, 'Evaluate a closed-form denoiser of `data`, such as optimal, local:window=5 or hybrid:optimal>4>FILE.', unit='NAME')
     data: str | None = option(None, 'Training set of `denoiser`.', unit='ZIP|DIR|NPZ|NPY')

@@ -18,8 +18,9 @@ from dnnlib.locks import sole_use
 from dnnlib.util import UserError, atomic_file
 from evaluation.generators import ClosedFormGenerator, Generator
 from evaluation.nearest_table import NearestTable
-from evaluation.pictures import image_path, read_png, save_contact_sheet, save_images
+from evaluation.pictures import image_path, read_png, save_images
 from torch_utils import distributed
+from training.contact_sheets import save_contact_sheet
 from training.sampling import seed_batches
 
 SETTINGS_NAME = 'settings.json'

@@ -27,7 +27,7 @@ from training.dataset import count_labels
 from training.denoiser import Denoiser
 from training.pipeline import load_pipeline, read_pipeline
 from training.sampling import GeneratedBatch, SamplerOptions, generate_images
-from training.snapshot import SnapshotInfo, list_snapshots, load_network, read_info
+from training.snapshot import SnapshotInfo, list_snapshots, load_network, newest_snapshot, read_info
 
 Device = torch.device | str
 
@@ -153,15 +153,15 @@ class Generator(ABC):
 
 
 class SnapshotGenerator(Generator):
-    """A network snapshot, or a network pickle of EDM.
+    """A network snapshot, the newest one of a run folder, or a network pickle of EDM.
 
     Raises UserError for a file of another kind, and for a class that the network does not have.
     """
 
     def __init__(self, path: str | Path, sampling: Sampling, device: Device):
         super().__init__(sampling, device)
-        self.path, self.where = Path(path), str(path)
-        self.name, self.info = self.path.name, read_info(path)
+        self.path = newest_snapshot(path)
+        self.where, self.name, self.info = str(self.path), self.path.name, read_info(self.path)
         arguments = self.info.network.arguments
         self.shape = arguments['img_channels'], arguments['img_resolution'], arguments['img_resolution']
         self.class_index, self.kimg = sampling.class_index, self.info.kimg

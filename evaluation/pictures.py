@@ -1,7 +1,6 @@
-"""Generated images on disk: one PNG per seed, contact sheets, and galleries with the nearest training images."""
+"""Generated images on disk: one PNG per seed, and galleries with the nearest training images."""
 
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +11,14 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 import torch
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from dataset_utils.png import SHEET_KEYWORD, SHEET_TEXT
-from dnnlib.util import atomic_file
 from evaluation.memorization import Memorization, closeness
+from training.contact_sheets import to_pil
 
 IMAGES_PER_FOLDER = 1000
 # Images in each part of a gallery.
 GALLERY_ROWS = 24
-# Contact sheets: small images are magnified up to this longer side and up to this edge of an image, in pixels.
-_SHEET, _LARGEST_CELL = 512, 128
 # Galleries: images in a row; in pixels: edge of an image, width of frames, gaps, line height, font size.
 _IMAGES, _CELL, _FRAME, _GAP, _LINE, _FONT = 12, 64, 3, 12, 17, 13
 _COPY_COLOR, _PLAIN_COLOR, _INK = (200, 30, 30), (225, 225, 225), (40, 40, 40)
@@ -61,44 +56,6 @@ def read_png(path: Path) -> Tensor:
     with PIL.Image.open(path) as picture:
         pixels = torch.from_numpy(np.array(picture))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-
-
-def to_pil(image: Tensor) -> PIL.Image.Image:
-    """uint8 [C, H, W], grey or RGB, as a picture."""
-    pixels = image.permute(1, 2, 0).cpu().numpy()
-    return PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-
-
-def contact_sheet(images: Tensor, columns: int | None = None) -> PIL.Image.Image:
-    """All images uint8 [N, C, H, W] side by side, row after row, black in the rest of the last row."""
-    N, C, H, W = images.shape
-    columns = columns or math.ceil(math.sqrt(N))
-    rows = -(-N // columns)
-    full = torch.zeros([rows * columns, C, H, W], dtype=torch.uint8)
-    full[:N] = images.cpu()
-    sheet = full.reshape(rows, columns, C, H, W).permute(2, 0, 3, 1, 4).reshape(C, rows * H, columns * W)
-    return to_pil(sheet)
-
-
-def save_contact_sheet(path: Path, images: Tensor) -> None:
-    """Write `contact_sheet` as a PNG; each pixel of small images becomes a square of several."""
-    sheet = contact_sheet(images)
-    factor = max(1, min(_SHEET // max(sheet.size), _LARGEST_CELL // max(images.shape[2:])))
-    save_picture(path, sheet.resize((sheet.width * factor, sheet.height * factor), PIL.Image.Resampling.NEAREST))
-
-
-def save_picture(path: Path, picture: PIL.Image.Image) -> None:
-    """Write a PNG, complete or not at all, and its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        picture.save(file, format='PNG', pnginfo=_sheet_mark())
-
-
-def _sheet_mark() -> PngInfo:
-    """The text in a PNG that marks it as an overview, which readers of images skip."""
-    mark = PngInfo()
-    mark.add_text(SHEET_KEYWORD, SHEET_TEXT)
-    return mark
 
 
 def shown_rows(result: Memorization, count: int = GALLERY_ROWS) -> dict[str, list[int]]:

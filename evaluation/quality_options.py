@@ -27,7 +27,7 @@ class CalcOptions:
 
     # fmt: off
     images: str | None = option(None, 'Images to measure.', unit='DIR|ZIP|NPZ|NPY')
-    network: str | None = option(None, 'Sample a snapshot, or network pickle of EDM, and measure its images without writing them.', unit='FILE|URL')
+    network: str | None = option(None, 'Sample a snapshot, the newest one of a run folder, or a network pickle of EDM, and measure its images without writing them.', unit='FILE|DIR|URL')
     denoiser: str | None = option(None, 'Sample a closed-form denoiser of `data`, such as gaussian.', unit='NAME')
     data: str | None = option(None, 'Training set of `denoiser`.', unit='ZIP|DIR|NPZ|NPY')
     ref: str = option(REQUIRED, 'Statistics of fid.py ref or of EDM, or images; only images give a kernel distance.', unit='NPZ|ZIP|DIR|NPY')

@@ -30,6 +30,7 @@ from evaluation.printing import log_line
 from evaluation.race import race
 from evaluation.records import Record, best_record
 from torch_utils import distributed
+from training.training_loop import open_tensorboard
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def evaluate_generators(
     records: list[Record] = []
     with contextlib.ExitStack() as stack:
         distributed.on_main(lambda: log.claim(stack))
-        bar = stack.enter_context(distributed.progress_bar(len(generators) * len(context.seeds), 'evaluate'))
+        bar = stack.enter_context(
+            distributed.progress_bar(len(generators) * len(context.seeds), 'evaluate', folder=log.folder)
+        )
         lengths = [len(context.seeds)] * len(generators)
         if raced:
             context = replace(context, raced_seeds=context.seeds)
@@ -67,6 +70,7 @@ def evaluate_generators(
         best = best_record(records)
         if log_path is not None:
             sets = best_set(generators[records.index(best)], best, context, log, bar)
+            distributed.on_main(lambda: log.show_in_tensorboard(records))
         distributed.on_main(log.remove_partial)
     return records, [replace(found, record=best) for found in sets]
 
@@ -290,6 +294,20 @@ class EvaluationLog:
             return []
         images = generated_set(record['snapshot'], where, best.seeds.tolist(), best.images, best.classes)
         return [EvaluatedSet(images, training_set.summarize(best.indices, best.squared_distances), record)]
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.path is None else self.path.parent
+
+    def show_in_tensorboard(self, records: Sequence[Record]) -> None:
+        """Add the ratios of a run's snapshots to its TensorBoard events, if it has any."""
+        if self.folder is None or not any(self.folder.glob('events.out.tfevents.*')):
+            return
+        board = open_tensorboard(self.folder)
+        if board is not None:
+            with board:
+                for record in records:
+                    board.add_scalar('Memorization/ratio', record['ratio'], global_step=round(record['kimg'] or 0))
 
     def remove_partial(self) -> None:
         if self.partial is not None:

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ import torch.distributed.nn
 from tqdm import tqdm
 
 from dnnlib import util
+from dnnlib.progress import ProgressBar
 from dnnlib.util import UserError
 
 T = TypeVar('T')
@@ -79,10 +81,10 @@ def print0(*args: Any) -> None:
         print(*args, flush=True)
 
 
-def progress_bar(total: int, description: str, unit: str = 'img') -> tqdm:
-    """A bar on the main rank's terminal."""
+def progress_bar(total: int, description: str, unit: str = 'img', folder: Path | None = None, done: int = 0) -> tqdm:
+    """A bar on the main rank's terminal, which also writes its progress into a folder; see `dnnlib.progress`."""
     hidden = None if is_main() else True  # None: hidden if stderr is not a terminal
-    return tqdm(total=total, unit=unit, desc=description, disable=hidden, leave=False)
+    return ProgressBar(description, total, folder if is_main() else None, done, unit, hidden)
 
 
 def choose_device(name: str) -> torch.device:

@@ -21,6 +21,7 @@ from training.snapshot import NetworkConfig
 from training.training_options import RunOptions, TrainingOptions, changed
 
 OPTIONS_FILE = 'training_options.json'
+DEFAULT_TICK, LEAST_TICKS = 50, 20  # kimg, and status lines of a training
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     'ddpmpp': {
@@ -77,8 +78,10 @@ class TrainingConfig:
 
     @property
     def tick_images(self) -> int:
-        """Images between two status lines."""
-        return self.options.tick * 1000
+        """Images between two status lines; by default so many that there are at least LEAST_TICKS lines."""
+        if self.options.tick is not None:
+            return self.options.tick * 1000
+        return min(DEFAULT_TICK * 1000, max(self.schedule.batch_size, self.schedule.total_images // LEAST_TICKS))
 
     def save(self, run_dir: Path) -> None:
         """Write `training_options.json`."""
@@ -146,7 +149,7 @@ def make_schedule(options: TrainingOptions, size: int) -> Schedule:
 
 def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], list[int]]:
     """Numbers of images at which to save snapshots and training states."""
-    tick_images, total = options.tick * 1000, schedule.total_images
+    tick_images, total = (options.tick or DEFAULT_TICK) * 1000, schedule.total_images
     try:
         if isinstance(options.snapshots, str):
             snapshots = logarithmically(int(options.snapshots.removeprefix('log:')), total, schedule.batch_size)
@@ -249,6 +252,7 @@ class SavedRun(msgspec.Struct, frozen=True):
     """What a training that resumes needs of its `training_options.json`; see `TrainingConfig`."""
 
     options: RunOptions
+    network: NetworkConfig
     world_size: int
     threads: int | None = None
 

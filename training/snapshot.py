@@ -165,6 +165,20 @@ def list_states(run_dir: Path) -> list[tuple[float, Path]]:
     return _numbered(run_dir, _STATE_NAME)
 
 
+def newest_snapshot(path: str | Path) -> Path:
+    """The newest snapshot of a run folder, or the path itself if it is not a folder.
+
+    Raises UserError for a folder without snapshots.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    snapshots = list_snapshots(path)
+    if not snapshots:
+        raise UserError(f'{path}: no network-snapshot-* in this folder; give a run folder of train.py, or a snapshot')
+    return snapshots[-1][1]
+
+
 def save_network(path: Path, weights: dict[str, torch.Tensor], info: SnapshotInfo) -> None:
     """Write a snapshot. The same weights and info give the same bytes."""
     header = msgspec.to_builtins(info)
@@ -184,16 +198,17 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
 
 def read_info(path: str | Path) -> SnapshotInfo:
     """Read a snapshot's header. Raises UserError if the file is missing, incomplete or not a snapshot."""
-    return _read(Path(path), with_weights=False)[0]
+    return _read(newest_snapshot(path), with_weights=False)[0]
 
 
 def load_network(path: str | Path, device: torch.device | str = 'cpu', precision: str | None = None) -> Preconditioned:
     """Build the network of a snapshot or of an EDM pickle with its averaged weights, for evaluation only.
 
     precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None for the training's.
+    path: for a run folder, its newest snapshot is read.
     Raises UserError if the file is missing or incomplete, or if its weights do not fit its header or are not finite.
     """
-    path = Path(path)
+    path = newest_snapshot(path)
     info, weights = _read(path, with_weights=True)
     net = _build(path, info.network)
     _check_weights(path, net, weights)

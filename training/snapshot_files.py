@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.util import UserError, file_sha256
-from training.snapshot import is_pickle, load_network, read_info, save_network, save_weights
+from training.snapshot import is_pickle, load_network, newest_snapshot, read_info, save_network, save_weights
 
 
 def convert_network(source: str, dest: str) -> None:
@@ -24,8 +24,9 @@ def convert_network(source: str, dest: str) -> None:
     print(f'{dest}: {info.network.class_name}, {len(weights)} tensors')
 
 
-def describe_network(path: Path) -> dict[str, Any]:
+def describe_network(source: Path) -> dict[str, Any]:
     """What a file holds, as text by name. Raises UserError if it holds no complete network."""
+    path = newest_snapshot(source)
     net, info = load_network(path), read_info(path)
     epochs = info.epochs()
     progress = 'unknown' if info.kimg is None else f'{info.kimg:g} kimg'

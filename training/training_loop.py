@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from tqdm import tqdm
@@ -20,8 +21,11 @@ from torch_utils.distributed import print0
 from torch_utils.misc import configure_backends
 from torch_utils.stop_signal import StopSignal
 from training.config import TrainingConfig
+from training.contact_sheets import magnified_sheet, save_picture
 from training.dataset import Dataset, StreamedDataset, load_dataset, stream_dataset
 from training.held_out_loss import HeldOutLoss
+from training.sampler_options import SamplerOptions
+from training.sampling import generate_images, seed_batches
 from training.snapshot import SnapshotInfo, list_states, load_state, save_network, save_state, snapshot_path, state_path
 from training.trainer import Trainer
 
@@ -87,7 +91,7 @@ def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
         if state_due:
             journal.save_state()
         if stopping:
-            print0(f'Stopped at {trainer.images / 1000:g} kimg; run the same command again with --nosubdir to resume.')
+            print0(f'Stopped at {trainer.images / 1000:g} kimg; the training state is saved.')
             return
 
 
@@ -114,7 +118,7 @@ class Journal:
                     stack.callback(self.board.close)
                 total = self.trainer.config.schedule.total_images
                 self.bar = stack.enter_context(
-                    tqdm(total=total, initial=self.trainer.images, unit='img', desc='train', disable=None, leave=False)
+                    distributed.progress_bar(total, 'train', folder=self.run_dir, done=self.trainer.images)
                 )
             yield
 
@@ -188,8 +192,26 @@ class Journal:
                 },
             )
             save_network(snapshot_path(self.run_dir, trainer.images), trainer.ema.state_dict(), info)
+            if config.options.samples and trainer.images:
+                self.save_samples(config.options.samples)
 
         self._maintain(save)
+
+    def save_samples(self, count: int) -> None:
+        """Write a contact sheet of the seeds 0 to `count` - 1 next to the snapshot, and show it in TensorBoard."""
+        trainer = self.trainer
+        classes = list(trainer.dataset.class_sizes or {}) if trainer.config.label_dim else None
+        batches = seed_batches(range(count), trainer.config.batch_gpu)
+        try:
+            made = list(generate_images(trainer.ema, batches, SamplerOptions(), trainer.device, classes=classes))
+        except UserError as error:
+            print0(f'No contact sheet: {error}.')
+            return
+        sheet = magnified_sheet(torch.cat([batch.images.cpu() for batch in made]))
+        save_picture(snapshot_path(self.run_dir, trainer.images).with_suffix('.png'), sheet)
+        if self.board is not None:
+            image = np.atleast_3d(np.asarray(sheet))
+            self.board.add_image('Samples', image, round(trainer.images / 1000), dataformats='HWC')
 
     def save_state(self) -> None:
         self._maintain(lambda: save_state(state_path(self.run_dir, self.trainer.images), self.trainer.state_dict()))
@@ -246,7 +268,7 @@ def drop_later_lines(path: Path, images: int) -> None:
         file.write(''.join(kept).encode())
 
 
-def open_tensorboard(run_dir: Path, images: int) -> Any:
+def open_tensorboard(run_dir: Path, images: int = 0) -> Any:
     """A writer of TensorBoard events, or None if tensorboard is not installed; hides events from after `images`."""
     try:
         from torch.utils.tensorboard import SummaryWriter

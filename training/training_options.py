@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dnnlib.options import REQUIRED, integer_list, option
+from dnnlib.options import integer_list, option
 from dnnlib.util import UserError
 from training.schedule import EMA_MODES, WARMUP_EPOCHS
 
@@ -32,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 CHANGEABLE = {
     'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump',
     'device', 'workers', 'cache', 'bench', 'data', 'test_data', 'test_images', 'allow_overlap',
+    'samples',
 }  # fmt: skip
 
 
@@ -88,10 +89,11 @@ class TrainingOptions:
     deterministic: bool = option(False, 'Compute the same bits every time on a GPU too; turns `bench` off.', unit='BOOL')
     bench: bool = option(True, 'Let cuDNN choose its kernels by trying them.', unit='BOOL')
 
-    tick: int = option(50, 'How often to print a status line.', unit='KIMG', least=1)
-    snap: int = option(50, 'How often to save a snapshot.', unit='TICKS', least=1)
+    tick: int | None = option(None, 'How often to print a status line. [default: 50, or a twentieth of a shorter training]', unit='KIMG', least=1)
+    snap: int = option(50, 'How often to save a snapshot; a tick counts as 50 KIMG without `tick`.', unit='TICKS', least=1)
     dump: int | None = option(None, 'How often to save a training state. [default: with every snapshot]', unit='TICKS', least=1)
     snapshots: int | str | None = option(None, 'Save this many snapshots, evenly spaced, instead of `snap`; log:N spaces them logarithmically.', unit='INT|log:INT', parse=snapshot_plan)
+    samples: int = option(36, 'Images of the contact sheet that is saved with each snapshot; 0 saves none.', unit='INT', least=0)
     seed: int | None = option(None, 'Seed of all randomness. [default: random]', unit='INT', least=0, most=2**31 - 1)
     test_data: str | None = option(None, 'Held-out set; the losses of held-out and of training images are reported by noise level at every tick.', unit='ZIP|DIR')
     test_images: int = option(256, 'Images of each set whose loss is reported with `test_data`.', unit='INT', least=1)
@@ -108,12 +110,12 @@ class RunOptions(TrainingOptions):
     """A training with its files: the options of train.py."""
 
     # fmt: off
-    outdir: str = option(REQUIRED, 'Folder for the run.', unit='DIR')
-    data: str = option(REQUIRED, 'Training set.', unit='ZIP|DIR')
+    outdir: str = option('', 'Folder for the run. [required without `resume`]', unit='DIR', required_unless='resume')
+    data: str = option('', 'Training set. [required without `resume`]', unit='ZIP|DIR', required_unless='resume')
     device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
     desc: str | None = option(None, "Text at the end of the run folder's name.", unit='STR')
     nosubdir: bool = option(False, 'Save in `outdir` itself; resume there if a training was stopped.', switch=True)
-    resume: str | None = option(None, 'Resume a run, from its newest training state or from this one.', unit='DIR|FILE')
+    resume: str | None = option(None, 'Resume a run, from its newest training state or from this one; no other option is needed.', unit='DIR|FILE')
     dry_run: bool = option(False, 'Print what would be done, and stop.', switch=True, short='n')
     # fmt: on
 
@@ -150,5 +152,5 @@ def resumed_options(options: RunOptions, given: set[str], saved: RunOptions) -> 
         values['epochs'] = options.epochs
     if given & {'tick', 'snap'}:
         values['snapshots'] = options.snapshots
-    values |= {name: getattr(options, name) for name in ('outdir', 'nosubdir', 'resume', 'dry_run', 'device')}
+    values |= {name: getattr(options, name) for name in ('nosubdir', 'resume', 'dry_run', 'device')}
     return dataclasses.replace(options, **values)

@@ -91,10 +91,11 @@ def with_seed(options: T) -> T:
     return dataclasses.replace(options, seed=distributed.broadcast(int.from_bytes(os.urandom(4), 'little') >> 1))
 
 
-def train_in_folder(options: RunOptions, given: set[str], device: torch.device) -> int:
+def train_in_folder(options: RunOptions, given: set[str], device: torch.device) -> tuple[Path | None, int]:
     """Train as train.py does: start a run, resume one, or describe it. Call it on every rank.
 
-    given: names of the options that the user gave. Returns the number of the signal that stopped the training, or 0.
+    given: names of the options that the user gave. Returns the run folder, None after a dry run, and the number of the
+    signal that stopped the training, or 0.
     """
     with contextlib.ExitStack() as stack:
         folder, state = distributed.on_main(lambda: claim_run(options, stack))
@@ -105,10 +106,12 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
         else:
             options = with_seed(with_preset(options, given))
         config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)
+        if saved is not None:  # its options may have been given then and not now
+            config = dataclasses.replace(config, network=saved.network)
         if options.dry_run:
             print0(describe(config, device.type))
             print0('Dry run; stopping here.')
-            return 0
+            return None, 0
         if config.precision == 'fp16' and device.type == 'cpu':
             raise UserError("`precision`=fp16 needs a GPU; on a CPU choose bf16, or fp32 for the paper's numerics")
         dataset = open_training_set(config)
@@ -126,7 +129,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
                 report_changes(saved, config, device)
             remove_partial_files(run_dir, '*.safetensors', '*.pt', OPTIONS_FILE, STATS_FILE)
             config.save(run_dir)
-        return run_training(trainer, run_dir, held_out)
+        return run_dir, run_training(trainer, run_dir, held_out)
 
 
 def claim_run(options: RunOptions, stack: contextlib.ExitStack) -> tuple[Path | None, Path | None]:

@@ -14,8 +14,9 @@ from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import joined, run_tasks
 from evaluation.diagnosis_options import DIFFERENT_SEEDS, NEAREST, SAME_SEED, TRAINING
 from evaluation.generators import Generator
-from evaluation.pictures import GalleryEntry, draw_entries, save_picture
+from evaluation.pictures import GalleryEntry, draw_entries
 from torch_utils import distributed
+from training.contact_sheets import save_picture
 from training.dataset import Dataset
 
 # Batches of seeds that a task samples: its generator is loaded once for them.

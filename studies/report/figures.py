@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from dnnlib.typed import read_json
 from evaluation.effective_memorization import Ratios
+from studies.folder import open_results
 from studies.points import slug
 from studies.report.diagnosis import clock_rows, level_rows, mean_agreement
 from studies.report.diagnosis_plots import agreement_by_size, clock_comparison, error_figure
@@ -21,11 +22,13 @@ from studies.report.plots import (
     TrainingCurve,
     emm_figure,
     ratio_figure,
+    run_figure,
     save_figure,
     skip_figure,
     training_figure,
     value_figure,
 )
+from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult, StudyResults
 from studies.study import Study
 from training.config import OPTIONS_FILE
@@ -72,14 +75,16 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
     yield from clock_figures(results)
 
 
-def write_figures(results: StudyResults) -> list[Path]:
-    """Write all figures as PNG and SVG into the study's folder; returns their paths."""
-    paths = []
-    for item in study_figures(results):
-        for suffix in ('png', 'svg'):
-            path = results.root / FOLDER / f'{item.name}.{suffix}'
-            save_figure(path, item.figure)
-            paths.append(path)
+def write_folder_figures(folder: Path) -> list[Path]:
+    """Write all figures of a study, or of a run, as PNG and SVG into its folder; returns their paths."""
+    if (folder / OPTIONS_FILE).is_file():
+        figure = run_figure(run_history(folder), folder.resolve().name)
+        figures = [] if figure is None else [('run', figure)]
+    else:
+        figures = [(item.name, item.figure) for item in study_figures(open_results(folder))]
+    paths = [folder / FOLDER / f'{name}.{suffix}' for name, _ in figures for suffix in ('png', 'svg')]
+    for path, figure in zip(paths, [figure for _, figure in figures for _ in range(2)], strict=True):
+        save_figure(path, figure)
     return paths
 
 

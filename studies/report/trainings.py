@@ -1,7 +1,6 @@
 """The trainings on a study's page: the numbers, figure, commands, configuration and gallery of each."""
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,16 @@ from dnnlib.typed import read_json
 from dnnlib.util import format_time
 from studies.commands import Resources, shell_line
 from studies.report.finding import percent
-from studies.report.gallery import closest_rows, read_gallery, run_records
+from studies.report.gallery import closest_rows, read_gallery
 from studies.report.page import PageFigure, PagePoint
 from studies.report.plots import RunHistory, figure_bytes, run_figure
+from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult
 from training.config import OPTIONS_FILE
-from training.training_loop import STATS_FILE
 
 # Images in all galleries of a page, and in the gallery of one point; more make a file that is slow to open.
 MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
 MOST_PIXEL_BYTES = 6_000_000
-_MOST_LOSSES = 200
 
 
 def images_of_point(results: Sequence[PointResult]) -> int:
@@ -103,43 +101,3 @@ def drawn(
     """The figure of a run, cached: the page of a running study draws it again only if it changes."""
     figure = run_figure(RunHistory(losses, ratios), '')
     return None if figure is None else figure_bytes(figure, 'svg')
-
-
-def run_history(run: Path) -> RunHistory:
-    """What a run folder's stats.jsonl and mem_traj.jsonl hold."""
-    losses = [pair for pair in map(loss_of, read_lines(run / STATS_FILE)) if pair is not None]
-    losses = losses[:: -(-len(losses) // _MOST_LOSSES) or 1]
-    names = ('kimg', 'ratio', 'ratio_low', 'ratio_high')
-    return RunHistory(losses, [tuple(record[name] for name in names) for record in newest_records(run_records(run))])
-
-
-def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of the newest evaluation, by epochs: one for each snapshot, all with the same seeds and sampler."""
-    if not records:
-        return []
-    same = [r for r in records if all(r.get(key) == records[-1].get(key) for key in ('seeds', 'sampler', 'precision'))]
-    return sorted({record['snapshot']: record for record in same}.values(), key=lambda record: record['epochs'])
-
-
-def loss_of(fields: dict[str, Any]) -> tuple[float, float] | None:
-    """kimg and mean loss of a line of stats.jsonl."""
-    kimg, loss = fields.get('Progress/kimg'), fields.get('Loss/loss')
-    mean = loss.get('mean') if isinstance(loss, dict) else None
-    return (float(kimg), float(mean)) if isinstance(kimg, int | float) and isinstance(mean, int | float) else None
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; missing, truncated or other lines are omitted."""
-    found = []
-    try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    for line in lines:
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(fields, dict):
-            found.append(fields)
-    return found

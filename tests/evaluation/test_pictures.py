@@ -3,7 +3,8 @@ import PIL.Image
 import torch
 
 from evaluation.memorization import TrainingImages, memorization_ratio
-from evaluation.pictures import contact_sheet, draw_gallery, image_path, save_contact_sheet, save_images, shown_rows
+from evaluation.pictures import draw_gallery, image_path, save_images, shown_rows
+from training.contact_sheets import contact_sheet, save_contact_sheet
 
 
 def test_images_are_named_after_their_seeds(tmp_path):

@@ -147,7 +147,8 @@ class TestSixteenBits:
 def test_the_toolkits_own_outputs_are_valid_inputs(tmp_path):
     import torch
 
-    from evaluation.pictures import save_contact_sheet, save_images
+    from evaluation.pictures import save_images
+    from training.contact_sheets import save_contact_sheet
 
     images = torch.from_numpy(random_images(12).transpose(0, 3, 1, 2).copy())
     for subdirs in (False, True):

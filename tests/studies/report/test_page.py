@@ -21,8 +21,9 @@ from evaluation.records import SETTINGS
 from studies.points import DONE, FAILED, Status, write_status
 from studies.report.gallery import closest_rows, read_gallery, spread_rows
 from studies.report.page import TEMPLATES, Page, Sentences, entries, render_page, write_page
+from studies.report.run_history import run_history
 from studies.report.sections import SECTIONS, study_page
-from studies.report.trainings import point_figure, run_history
+from studies.report.trainings import point_figure
 from studies.results import collect
 from studies.study_file import read_study
 from tests.studies.report.sample_page import COPIES, HOSTILE, OTHERS, PAIRS, sample_page

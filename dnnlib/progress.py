@@ -1,0 +1,83 @@
+"""Progress of a long computation: a bar on the terminal, and a file that other processes read."""
+
+import contextlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dnnlib.typed import read_json
+
+# In the folder that is being written, while the computation runs.
+PROGRESS_FILE = '.progress.json'
+SECONDS_BETWEEN_WRITES = 1.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a computation is. done, total: images. rate: images per second lately; 0 if unknown."""
+
+    phase: str
+    done: int
+    total: int
+    rate: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        return (self.total - self.done) / self.rate if self.rate else None
+
+
+class ProgressBar(tqdm):
+    """A bar on the terminal, which also writes `PROGRESS_FILE` into a folder until it is closed.
+
+    phase: its label. folder: None writes no file. done: at the start. unit: of the numbers. hidden: None hides the bar
+    if stderr is not a terminal.
+    """
+
+    def __init__(
+        self,
+        phase: str,
+        total: int,
+        folder: Path | None = None,
+        done: int = 0,
+        unit: str = 'img',
+        hidden: bool | None = None,
+    ):
+        self.phase = phase
+        self.path = None if folder is None else folder / PROGRESS_FILE
+        self.written_at, self.written = time.monotonic(), done
+        super().__init__(total=total, initial=done, unit=unit, desc=phase, disable=hidden, leave=False)
+        self.n = done
+        self._write(0.0)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        drawn = super().update(n)
+        if self.disable:  # then tqdm does not count
+            self.n += int(n or 0)
+        now = time.monotonic()
+        if now - self.written_at >= SECONDS_BETWEEN_WRITES:
+            self._write(max(0.0, (self.n - self.written) / (now - self.written_at)))
+            self.written_at, self.written = now, int(self.n)
+        return drawn
+
+    def close(self) -> None:
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+        super().close()
+
+    def _write(self, rate: float) -> None:
+        if self.path is None:
+            return
+        text = json.dumps(asdict(Progress(self.phase, int(self.n), int(self.total or 0), rate)))
+        partial = self.path.with_suffix('.partial')
+        with contextlib.suppress(OSError):  # a full disk stops the computation elsewhere
+            partial.write_text(text, encoding='utf-8')
+            partial.replace(self.path)
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """The progress of the computation that writes into a folder, None if there is none."""
+    return read_json(folder / PROGRESS_FILE, Progress)

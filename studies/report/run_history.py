@@ -1,0 +1,51 @@
+"""What the files of a run folder hold over training: losses, and ratios of the snapshots."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from studies.report.gallery import run_records
+from studies.report.plots import RunHistory
+from training.training_loop import STATS_FILE
+
+_MOST_LOSSES = 200
+
+
+def run_history(run: Path) -> RunHistory:
+    """What a run folder's stats.jsonl and mem_traj.jsonl hold."""
+    losses = [pair for pair in map(loss_of, read_lines(run / STATS_FILE)) if pair is not None]
+    losses = losses[:: -(-len(losses) // _MOST_LOSSES) or 1]
+    names = ('kimg', 'ratio', 'ratio_low', 'ratio_high')
+    return RunHistory(losses, [tuple(record[name] for name in names) for record in newest_records(run_records(run))])
+
+
+def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of the newest evaluation, by epochs: one for each snapshot, all with the same seeds and sampler."""
+    if not records:
+        return []
+    same = [r for r in records if all(r.get(key) == records[-1].get(key) for key in ('seeds', 'sampler', 'precision'))]
+    return sorted({record['snapshot']: record for record in same}.values(), key=lambda record: record['epochs'])
+
+
+def loss_of(fields: dict[str, Any]) -> tuple[float, float] | None:
+    """kimg and mean loss of a line of stats.jsonl."""
+    kimg, loss = fields.get('Progress/kimg'), fields.get('Loss/loss')
+    mean = loss.get('mean') if isinstance(loss, dict) else None
+    return (float(kimg), float(mean)) if isinstance(kimg, int | float) and isinstance(mean, int | float) else None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; missing, truncated or other lines are omitted."""
+    found = []
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    for line in lines:
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(fields, dict):
+            found.append(fields)
+    return found

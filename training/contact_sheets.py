@@ -1,0 +1,53 @@
+"""Contact sheets: many images side by side in one picture."""
+
+import math
+from pathlib import Path
+
+import PIL.Image
+import torch
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from dataset_utils.png import SHEET_KEYWORD, SHEET_TEXT
+from dnnlib.util import atomic_file
+
+# Small images are magnified up to this longer side of a sheet and up to this edge of an image, in pixels.
+_SHEET, _LARGEST_CELL = 512, 128
+
+
+def to_pil(image: Tensor) -> PIL.Image.Image:
+    """uint8 [C, H, W], grey or RGB, as a picture."""
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    return PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def contact_sheet(images: Tensor, columns: int | None = None) -> PIL.Image.Image:
+    """All images uint8 [N, C, H, W] side by side, row after row, black in the rest of the last row."""
+    N, C, H, W = images.shape
+    columns = columns or math.ceil(math.sqrt(N))
+    rows = -(-N // columns)
+    full = torch.zeros([rows * columns, C, H, W], dtype=torch.uint8)
+    full[:N] = images.cpu()
+    sheet = full.reshape(rows, columns, C, H, W).permute(2, 0, 3, 1, 4).reshape(C, rows * H, columns * W)
+    return to_pil(sheet)
+
+
+def magnified_sheet(images: Tensor) -> PIL.Image.Image:
+    """`contact_sheet`, in which each pixel of small images becomes a square of several."""
+    sheet = contact_sheet(images)
+    factor = max(1, min(_SHEET // max(sheet.size), _LARGEST_CELL // max(images.shape[2:])))
+    return sheet.resize((sheet.width * factor, sheet.height * factor), PIL.Image.Resampling.NEAREST)
+
+
+def save_contact_sheet(path: Path, images: Tensor) -> None:
+    """Write `magnified_sheet` as a PNG."""
+    save_picture(path, magnified_sheet(images))
+
+
+def save_picture(path: Path, picture: PIL.Image.Image) -> None:
+    """Write a PNG, complete or not at all, and its folder. Readers of images skip it, since it is marked."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = PngInfo()
+    mark.add_text(SHEET_KEYWORD, SHEET_TEXT)
+    with atomic_file(path) as file:
+        picture.save(file, format='PNG', pnginfo=mark)

@@ -29,8 +29,8 @@ class Status:
     """Progress of a point.
 
     state: 'left' (never started), 'running', 'stopped' (started, and to be resumed), 'failed' or 'done'.
-    step: the current command. failures: how often it failed. seconds: spent on it so far. message: the last line of its
-    log.
+    step: the current command. failures: how often it failed. seconds: spent on it by earlier attempts. started: when
+    this attempt began, in seconds of the epoch. message: the last line of its log.
     """
 
     state: str = LEFT
@@ -38,6 +38,7 @@ class Status:
     failures: int = 0
     seconds: float = 0.0
     message: str = ''
+    started: float = dataclasses.field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         if self.state not in STATES:

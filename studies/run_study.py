@@ -11,14 +11,22 @@ from studies.study import Study
 
 SECONDS_BETWEEN_LOOKS = 1.0
 Listener = Callable[[PointResult, StudyResults], None]
+Watcher = Callable[[StudyResults], None]
 
 
 def run_study(
-    study: Study, root: Path, launcher: Launcher, retry: bool, begun: Listener, ended: Listener
+    study: Study,
+    root: Path,
+    launcher: Launcher,
+    retry: bool,
+    begun: Listener,
+    ended: Listener,
+    watch: Watcher = lambda results: None,
 ) -> StudyResults:
     """Run every point that is left or was stopped, and with `retry` the failed ones; returns all results.
 
-    begun, ended: called with each point when the launcher gets it, and when it is done, stopped or failed.
+    begun, ended: called with each point when the launcher gets it, and when it is done, stopped or failed. watch:
+    called every second while points run.
     Waits for points run by another process, and resumes them if that process stops.
     """
     jobs: dict[Path, Job] = {}
@@ -44,6 +52,7 @@ def run_study(
             jobs |= zip(folders, launcher.submit(folders), strict=True)
         elif not jobs and not any(result.status.state == RUNNING for result in results.points):
             return results
+        watch(results)
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 

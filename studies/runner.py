@@ -66,7 +66,7 @@ class PointRun:
 
     def _run_locked(self, descriptor: int) -> Status:
         before = saved_status(self.folder)
-        status = Status(RUNNING, failures=before.failures, seconds=before.seconds)
+        status = Status(RUNNING, failures=before.failures, seconds=before.seconds, started=time.time())
         commands = commands_of(self.folder)
         text = '\n'.join(shell_line(command, self.resources) for command in commands.values())
         (self.folder / 'commands.sh').write_text(text + '\n', encoding='utf-8')

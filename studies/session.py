@@ -1,6 +1,7 @@
 """One session with a study: check it, run what is left, keep its tables and page up to date, and report at the end."""
 
 import contextlib
+import shutil
 import signal
 import sys
 import time
@@ -13,12 +14,17 @@ from studies.commands import Resources, shell_line
 from studies.folder import PAGE, claim, make_sources
 from studies.launchers.contract import Launcher, make_launcher
 from studies.points import DONE, FAILED, MAX_FAILURES, STOPPED, make_point
+from studies.progress import progress_lines, resuming_text
+from studies.report.finding import finding
 from studies.report.tables import point_line, table_text, write_tables
-from studies.results import PointResult, StudyResults
+from studies.results import PointResult, StudyResults, collect
 from studies.run_study import run_study
 from studies.study import Study
 from studies.study_options import SessionOptions
 from studies.validation import Validator
+
+SECONDS_BETWEEN_LINES = 20.0  # if the output is not a terminal
+SECONDS_BETWEEN_PAGES = 10.0
 
 
 def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
@@ -37,41 +43,73 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
         make_sources(root, study)
     study = validator.with_steps(study, root)
     claim(root, study)
-    print(f'Page: {root / PAGE} (updated as points end)\n', flush=True)
-    resources, display = launcher.resources, Display()
+    resources, display = launcher.resources, Display(launcher.capacity)
+    display.renew(collect(study, root))
+    print(f'Page: {root / PAGE} (updated while points run)\n', flush=True)
 
     def begun(result: PointResult, results: StudyResults) -> None:
-        print(f'\nPoint: {result.point.name}')
-        for command in result.point.commands().values():
-            print(f'$ {shell_line(command, resources)}')
-        sys.stdout.flush()
+        commands = [f'$ {shell_line(command, resources)}' for command in result.point.commands().values()]
+        resuming = [text] if (text := resuming_text(result.point)) else []
+        display.say('\n'.join([f'\nPoint: {result.point.name}', *commands, *resuming]))
 
     def ended(result: PointResult, results: StudyResults) -> None:
-        print(ended_line(result), flush=True)
+        display.say(ended_line(result))
         display.renew(results)
 
     with stopping(launcher):
-        results = run_study(study, root, launcher, options.retry, begun, ended)
+        results = run_study(study, root, launcher, options.retry, begun, ended, display.watch)
+    display.erase()
     Display().renew(results)
-    print(f'\n{table_text(results)}\n\nPage: {root / PAGE}')
+    print(f'\n{table_text(results)}\n\n{finding(results)}\nPage: {root / PAGE}')
     report_failures(results)
     report_stopped(results)
 
 
 class Display:
-    """The tables and the page of a study, updated as its points end; the page rarely enough not to slow them down."""
+    """What a user sees of a running study: lines about its progress, its tables and its page.
 
-    def __init__(self) -> None:
+    On a terminal the lines are drawn again every second; elsewhere they are printed every 20 s. The page is written
+    rarely enough not to slow the points down. jobs: points that run at a time, None if unknown.
+    """
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self.jobs, self.on_terminal = jobs, sys.stdout.isatty()
+        self.drawn = 0
+        self.next_lines = time.monotonic() + SECONDS_BETWEEN_LINES
         self.next_page = 0.0
 
+    def say(self, text: str) -> None:
+        """Print text above the lines about progress."""
+        self.erase()
+        print(text, flush=True)
+
+    def erase(self) -> None:
+        if self.drawn:
+            print(f'\x1b[{self.drawn}A\x1b[J', end='')
+            self.drawn = 0
+
+    def watch(self, results: StudyResults) -> None:
+        """Show progress, and renew the page if that is due."""
+        if self.on_terminal or time.monotonic() >= self.next_lines:
+            self.next_lines = time.monotonic() + SECONDS_BETWEEN_LINES
+            lines = progress_lines(results, self.jobs)
+            if self.on_terminal:
+                self.erase()
+                columns, rows = shutil.get_terminal_size()
+                lines = [line[: columns - 1] for line in lines[-rows + 1 :]]
+                self.drawn = len(lines)
+            print('\n'.join(lines), flush=True)
+        self.renew(results)
+
     def renew(self, results: StudyResults) -> None:
+        """Write the tables and the page, unless the page was written shortly before."""
         from studies.report.sections import write_study_page  # only here: it takes seconds to import
 
-        write_tables(results)
         start = time.monotonic()
         if start >= self.next_page:
+            write_tables(results)
             write_study_page(results)
-            self.next_page = time.monotonic() + 20 * (time.monotonic() - start)
+            self.next_page = time.monotonic() + max(SECONDS_BETWEEN_PAGES, 20 * (time.monotonic() - start))
 
 
 def print_plan(study: Study, root: Path) -> None:

@@ -9,15 +9,10 @@ from typing import Any
 from dnnlib.text_tables import aligned, csv_text
 from dnnlib.util import atomic_file, format_time
 from evaluation.effective_memorization import EMM
-from studies.points import DONE, FAILED, RUNNING, STOPPED
+from studies.points import FAILED, RUNNING, STOPPED
+from studies.progress import STEPS, running_line, study_seconds_left
 from studies.report.diagnosis import agreement_rows, clock_rows, level_rows
-from studies.results import Outcome, PointResult, StudyResults
-
-# Names of the steps of a point.
-STEPS = {
-    'data': 'training set', 'train': 'training', 'evaluate': 'evaluation', 'levels': 'noise levels',
-    'data-b': 'second training set', 'train-b': 'second training',
-}  # fmt: skip
+from studies.results import PointResult, StudyResults
 
 
 def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
@@ -141,10 +136,9 @@ def status_text(results: StudyResults) -> str:
     """Progress of a study: counts, running points, failed points with their errors, and the estimated time left."""
     counts = results.counts()
     lines = [f'{results.study.title}: ' + ', '.join(f'{number} {state}' for state, number in counts.items() if number)]
-    for state in (RUNNING, FAILED, STOPPED):
-        for result in results.points:
-            if result.status.state == state:
-                lines.append(point_line(result))
+    lines += [running_line(result, results) for result in results.points if result.status.state == RUNNING]
+    for state in (FAILED, STOPPED):
+        lines += [point_line(result) for result in results.points if result.status.state == state]
     searching = [outcome for outcome in results.outcomes if outcome.next_size is not None]
     for outcome in searching:
         lines.append(f'search of {outcome.combination.name}: {outcome.next_size} images next')
@@ -154,10 +148,11 @@ def status_text(results: StudyResults) -> str:
         if o.emm
     ]
     lines += [f'set aside, made with other settings: {path}' for path in results.set_aside]
-    seconds = seconds_left(results)
+    seconds = study_seconds_left(results)
     if seconds:
         more = ', plus the further sizes of the searches' if searching else ''
-        lines.append(f'About {format_time(seconds)} of work left, if points run one at a time{more}.')
+        at_a_time = results.counts()[RUNNING] or 1
+        lines.append(f'About {format_time(seconds)} left at {at_a_time} point{"s" * (at_a_time > 1)} at a time{more}.')
     return '\n'.join(lines)
 
 
@@ -167,26 +162,3 @@ def point_line(result: PointResult) -> str:
     times = f' ({status.failures} times)' if status.state == FAILED and status.failures > 1 else ''
     where = f'\n    log: {point.folder / "log.txt"}' if status.state == FAILED else ''
     return f'{status.state}{times}: {point.name}, at the {step}: {status.message}{where}'
-
-
-def seconds_left(results: StudyResults) -> float | None:
-    """An estimate of the work left in seconds, from finished points of the same combination and the nearest size.
-
-    None if nothing is done yet; for a running point, the time that it has used is subtracted.
-    """
-    if not any(result.status.state == DONE for result in results.points):
-        return None
-    total = 0.0
-    for outcome in results.outcomes:
-        for result in outcome.points:
-            if result.status.state != DONE:
-                total += max(0.0, expected_seconds(result, outcome, results) - result.status.seconds)
-    return total
-
-
-def expected_seconds(result: PointResult, outcome: Outcome, results: StudyResults) -> float:
-    done = [other for other in outcome.points if other.status.state == DONE]
-    done = done or [other for other in results.points if other.status.state == DONE]
-    distance = min(abs(other.point.size - result.point.size) for other in done)
-    nearest = [other.status.seconds for other in done if abs(other.point.size - result.point.size) == distance]
-    return sum(nearest) / len(nearest)

@@ -13,6 +13,7 @@ from typing import TextIO
 
 import pytest
 
+from dnnlib.progress import PROGRESS_FILE
 from dnnlib.text_tables import csv_text
 from dnnlib.util import UserError
 from studies import run_study as run_study_module
@@ -32,7 +33,8 @@ from studies.points import (
     write_json,
     write_status,
 )
-from studies.report.tables import ratio_rows, seconds_left, status_text, table_text, tables, write_tables
+from studies.progress import progress_lines, study_seconds_left
+from studies.report.tables import ratio_rows, status_text, table_text, tables, write_tables
 from studies.results import collect
 from studies.run_study import run_study
 from studies.runner import commands_of
@@ -450,14 +452,34 @@ def test_the_time_left_follows_from_points_of_the_nearest_size(tmp_path):
     study = make_study(sizes={'values': [10, 40]}, repeats={'count': 3})
     run(dataclasses.replace(study, repeats=Repeats(count=1)), tmp_path, lambda size: 1.0)
     # The stand-in takes a second for each training image: two points each of 10 s and 40 s are left.
-    assert seconds_left(collect(study, tmp_path)) == pytest.approx(100)
-    assert 'About 1m 40s of work left' in status_text(collect(study, tmp_path))
+    results = collect(study, tmp_path)
+    assert study_seconds_left(results) == pytest.approx(100)
+    assert study_seconds_left(results, jobs=2) == pytest.approx(50)
+    assert 'About 1m 40s left at 1 point at a time' in status_text(results)
 
 
 def test_nothing_done_is_told_as_that(tmp_path):
     results = collect(make_study(sizes={'values': [10]}), tmp_path)
     assert table_text(results) == 'No point is done yet.'
-    assert seconds_left(results) is None
+    assert study_seconds_left(results) is None
+
+
+def test_a_running_point_shows_its_own_progress_and_counts_earlier_attempts(tmp_path, monkeypatch):
+    monkeypatch.setattr('time.time', lambda: 1000.0)
+    study = make_study(sizes={'values': [10]}, repeats={'count': 2})
+    point = make_point(study, tmp_path, study.combinations[0], 10, 0)
+    point.prepare()
+    (point.folder / 'run').mkdir()
+    write_status(point.folder, Status(RUNNING, 'train', seconds=30.0, started=980.0))
+    write_json(point.folder / 'run' / PROGRESS_FILE, {'phase': 'train', 'done': 27_000, 'total': 77_000, 'rate': 500.0})
+    with lock(point.folder):
+        results = collect(study, tmp_path)
+        # 50,000 images at 500 a second; the other repeat takes that and the 50 s so far.
+        assert progress_lines(results, jobs=1) == [
+            '10 images: training 27,000 of 77,000 images (35 %), 500 images/s, 1m 40s left',
+            'Study: 1 running, 1 left; about 4m 10s left',
+        ]
+        assert progress_lines(results, jobs=2)[-1].endswith('about 2m 30s left')
 
 
 def test_a_point_that_another_process_took_first_is_gone_on_with_once_that_is_stopped(tmp_path):

@@ -1,0 +1,104 @@
+"""How far the running points of a study are, and how long it still takes."""
+
+import re
+import time
+
+from dnnlib.progress import Progress, read_progress
+from dnnlib.typed import read_json
+from dnnlib.util import format_time
+from studies.points import DONE, FAILED, RUNNING, Point
+from studies.results import Outcome, PointResult, StudyResults
+
+# Names of the steps of a point.
+STEPS = {
+    'data': 'training set', 'train': 'training', 'evaluate': 'evaluation', 'levels': 'noise levels',
+    'data-b': 'second training set', 'train-b': 'second training',
+}  # fmt: skip
+
+
+def elapsed(result: PointResult) -> float:
+    """Seconds spent on a point, over all attempts."""
+    status = result.status
+    return status.seconds + (max(0.0, time.time() - status.started) if status.state == RUNNING else 0.0)
+
+
+def progress_of(result: PointResult) -> Progress | None:
+    """The progress of a running point's training or evaluation."""
+    return read_progress(result.point.folder / 'run') if result.status.state == RUNNING else None
+
+
+def running_line(result: PointResult, results: StudyResults) -> str:
+    """One line about a running point: what it does, how far it is, how fast, and how long it still takes."""
+    step = STEPS.get(result.status.step, result.status.step)
+    progress = progress_of(result)
+    if progress is None or not progress.total:
+        return f'{result.point.name}: {step}'
+    parts = [f'{step} {progress.done:,} of {progress.total:,} images ({100 * progress.done / progress.total:.0f} %)']
+    if progress.rate:
+        parts.append(f'{progress.rate:,.4g} images/s')
+    left = point_seconds_left(result, results)
+    if left is not None:
+        parts.append(f'{format_time(left)} left')
+    return f'{result.point.name}: {", ".join(parts)}'
+
+
+def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
+    """A line for each running point, and one for the study. jobs: points that run at a time, None if unknown."""
+    running = [result for result in results.points if result.status.state == RUNNING]
+    counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
+    left = study_seconds_left(results, jobs)
+    time_left = '' if left is None else f'; about {format_time(left)} left'
+    return [*(running_line(result, results) for result in running), f'Study: {counts}{time_left}']
+
+
+def study_seconds_left(results: StudyResults, jobs: int | None = None) -> float | None:
+    """The estimated time until every point is done, at `jobs` points at a time; None if nothing is known yet.
+
+    None for jobs counts the points that are running now. Failed points are not counted.
+    """
+    open_points = [result for result in results.points if result.status.state not in (DONE, FAILED)]
+    left = [point_seconds_left(result, results) for result in open_points]
+    known = [seconds for seconds in left if seconds is not None]
+    if len(known) < len(left):
+        return None
+    places = jobs or sum(result.status.state == RUNNING for result in open_points) or 1
+    return max([sum(known) / places, *known], default=0.0)
+
+
+def point_seconds_left(result: PointResult, results: StudyResults) -> float | None:
+    """The estimated time until a point is done: from its own progress and from the time that similar points took.
+
+    Earlier attempts count. None if nothing is known yet.
+    """
+    progress = progress_of(result)
+    own = None if progress is None else progress.seconds_left
+    similar = [outcome for outcome in results.outcomes if result in outcome.points]
+    expected = expected_seconds(result, similar) or expected_seconds(result, results.outcomes)
+    estimates = [own, None if expected is None else max(0.0, expected - elapsed(result))]
+    return max((seconds for seconds in estimates if seconds is not None), default=None)
+
+
+def expected_seconds(result: PointResult, outcomes: list[Outcome]) -> float | None:
+    """The mean time of the points nearest in size whose time is known: finished ones, or else running ones."""
+    points = [other for outcome in outcomes for other in outcome.points if other is not result]
+    known = [(other, elapsed(other)) for other in points if other.status.state == DONE]
+    if not known:
+        running = [(other, progress_of(other)) for other in points]
+        known = [(o, elapsed(o) + p.seconds_left) for o, p in running if p is not None and p.seconds_left is not None]
+    if not known:
+        return None
+    distance = min(abs(other.point.size - result.point.size) for other, _ in known)
+    nearest = [seconds for other, seconds in known if abs(other.point.size - result.point.size) == distance]
+    return sum(nearest) / len(nearest)
+
+
+def resuming_text(point: Point) -> str:
+    """Where the training of a point resumes, such as 'Resuming at 27 of 77 kimg.'; '' if it starts."""
+    run = point.folder / 'run'
+    names = [re.fullmatch(r'training-state-([\d.]+)\.pt', path.name) for path in run.glob('training-state-*.pt')]
+    options = read_json(run / 'training_options.json', dict)
+    done = max((float(match[1]) for match in names if match), default=None)
+    if done is None or options is None:
+        return ''
+    total = options['schedule']['total_images'] / 1000
+    return f'Resuming at {done:g} of {total:.4g} kimg.' if done < total else 'The training is done.'

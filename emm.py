@@ -18,8 +18,8 @@ def main() -> None:
 
     \b
     # The EMM of a small network on the built-in digits
-    python emm.py search --outdir=digits-emm --source=digits --range=20-400 --seeds=0-511 \\
-        -- --preset=digits --epochs=500 --snapshots=2
+    python emm.py search --outdir=digits-emm --source=digits --range=10-100 --seeds=0-511 -- \\
+        --preset=digits --batch=32 --epochs=76800images --warmup=8000images --ema=5000images --snapshots=2
 
     \b
     # The effect of skip connections, and the progress of that study
@@ -36,7 +36,7 @@ def main() -> None:
 def search(options: SearchOptions, session: SessionOptions, train_options: tuple[str, ...]) -> None:
     """Search the EMM of one configuration.
 
-    TRAIN_OPTIONS, after --, go to train.py. The smallest size is trained first, then the largest, and then the bracket
+    TRAIN_OPTIONS, after --, go to train.py; lengths may be in images, as 50000images. The smallest size is trained first, then the largest, and then the bracket
     is halved. The answer is an inequality if both ends are replayed, or neither.
 
     \b
@@ -46,8 +46,8 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
 
     \b
     # On the built-in digits, in minutes
-    python emm.py search --outdir=digits-emm --source=digits --range=20-400 --seeds=0-511 \\
-        -- --preset=digits --epochs=500 --snapshots=2
+    python emm.py search --outdir=digits-emm --source=digits --range=10-100 --seeds=0-511 -- \\
+        --preset=digits --batch=32 --epochs=76800images --warmup=8000images --ema=5000images --snapshots=2
     """
     from studies.search import search_study
     from studies.session import carry_out

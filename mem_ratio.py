@@ -11,7 +11,7 @@ import click
 from cli.command import given_arguments, with_options
 from dnnlib.util import report_errors
 from evaluation.evaluation_options import EvaluationOptions, check_options
-from evaluation.printing import measured_lines, ratio_text, summary
+from evaluation.printing import distance_text, is_far, measured_lines, ratio_text, summary
 
 
 @click.command()
@@ -68,6 +68,7 @@ def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> str:
     best = best_record(records)
     lines = [
         f'Highest memorization ratio: {ratio_text(best)}, {best["snapshot"]}, {best["epochs"]:.6g} epochs',
+        *[f'Mean distance: {distance_text(best)}'] * is_far(best),
         *measured_lines([best]),
         f'Gallery: {options.expdir / "mem_gallery.png"}',
     ]

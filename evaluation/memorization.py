@@ -1,5 +1,6 @@
 """The memorization ratio: which generated images are copies of training images, and the interval of their share."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,7 @@ from training.dataset import Dataset
 THRESHOLD = 1 / 3
 # The squared distance to an image that does not exist.
 INFINITE = torch.iinfo(torch.int64).max
+REFERENCE_IMAGES = 1000
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,6 +134,22 @@ class TrainingSet(TrainingImages):
         super().__init__(dataset.images, device, where, mirrored)
         self.name, self.sha256, self.images = dataset.name, dataset.sha256, dataset.images
         self.labels, self.class_sizes = dataset.labels, dataset.class_sizes
+
+    @functools.cached_property
+    def reference_distance(self) -> float | None:
+        """The distance of a training image to the nearest other one, root mean square per pixel, averaged.
+
+        None if all training images are equal.
+
+        At most REFERENCE_IMAGES training images are compared, spread evenly over the set. New images of the same kind
+        have about this distance to the training set.
+        """
+        total = len(self.images)
+        rows = torch.linspace(0, total - 1, min(REFERENCE_IMAGES, total), dtype=torch.float64).round().long()
+        squared_distances = self.nearest_two(self.images[rows])[1][:, 1]  # the nearest is the image itself
+        if int(squared_distances.max()) == INFINITE:
+            return None
+        return float((squared_distances.double() / self.num_pixels).sqrt().mean())
 
 
 def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> Tensor:

@@ -6,13 +6,16 @@ from typing import Any
 from dnnlib.text_tables import aligned
 from dnnlib.util import format_time
 
+FAR = 2**0.5
+FAR_TEXT = 'far from any data'
+
 
 def log_line(record: Mapping[str, Any]) -> str:
     return (
         f'{record["snapshot"]}  kimg {_known(record["kimg"]):<9} epochs {_known(record["epochs"]):<9} '
         f'memorized {record["num_memorized"]}/{record["num_images"]}  ratio {100 * record["ratio"]:.2f} % '
         f'[{100 * record["ratio_low"]:.2f}, {100 * record["ratio_high"]:.2f}]  '
-        f'mean distance {record["mean_distance"]:.2f}  {quality_text(record)}time {format_time(record["seconds"])}'
+        f'mean distance {distance_text(record)}  {quality_text(record)}time {format_time(record["seconds"])}'
     )
 
 
@@ -25,6 +28,24 @@ def quality_text(record: Mapping[str, Any]) -> str:
     return f'Fréchet {", ".join(f"{value:.5g} {name}" for name, value in sets.items() if value is not None)}  '
 
 
+def is_far(record: Mapping[str, Any]) -> bool:
+    """Whether generated images are far from any data, such as noise, so that a ratio of 0 % does not mean new images.
+
+    Their mean distance is more than FAR times the distance between training images. New images with independent errors
+    as large as that distance have √2 times it. False for records without the reference.
+    """
+    reference = record.get('reference_distance')
+    return reference is not None and record['mean_distance'] > FAR * reference
+
+
+def distance_text(record: Mapping[str, Any]) -> str:
+    """'7.51', or '90.12 (far from any data: 50.33 between training images)'."""
+    text = f'{record["mean_distance"]:.2f}'
+    if not is_far(record):
+        return text
+    return f'{text} ({FAR_TEXT}: {record["reference_distance"]:.2f} between training images)'
+
+
 def _known(value: float | None) -> str:
     return 'unknown' if value is None else f'{value:.1f}'
 
@@ -34,6 +55,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
     if len(records) == 1:
         (record,) = records
         parts = [f'Memorization ratio: {ratio_text(record)} of {record["num_images"]} images']
+        parts += [f'Mean distance: {distance_text(record)}'] * is_far(record)
     else:
         parts = [table_of_records(records)]
     return '\n'.join([*parts, *measured_lines(records)])
@@ -82,7 +104,7 @@ def table_of_records(records: Sequence[Mapping[str, Any]]) -> str:
     if 'copies' in records[0]:
         rows[0] += [f'copies in {records[0]["copies"]["space"]}', '95 % interval']
     for record in records:
-        row = [_name(record), str(record['num_images']), *_shares(record), f'{record["mean_distance"]:.2f}']
+        row = [_name(record), str(record['num_images']), *_shares(record), distance_text(record)]
         row += [str(record['copied']['num_images'])] if 'copied' in record else []
         rows.append(row + (_shares(record['copies']) if 'copies' in record else []))
     return aligned(rows)

@@ -35,7 +35,7 @@ def search_document(options: SearchOptions, train_options: Sequence[str]) -> dic
     return {
         'title': f'EMM of {options.outdir.resolve().name}',
         'data': {'selection': words[0], 'source': options.source, **long_options(words[1:])},
-        'train': long_options(train_options),
+        'train': {name: length(value) for name, value in long_options(train_options).items()},
         'evaluate': {'seeds': options.seeds, 'batch': options.batch},
         'sizes': sizes,
         'repeats': repeats,
@@ -52,3 +52,9 @@ def long_options(words: Sequence[str]) -> dict[str, str]:
             raise ArgumentError(f'{word}: write options as --name=value')
         found[name] = value
     return found
+
+
+def length(value: str) -> str | dict[str, int]:
+    """'76800images' as a length in images, which a study file writes { images = 76800 }; other values as they are."""
+    number = value.removesuffix('images')
+    return {'images': int(number)} if number != value and number.isdecimal() else value

@@ -14,13 +14,13 @@ from studies.commands import Resources, shell_line
 from studies.folder import PAGE, claim, make_sources
 from studies.launchers.contract import Launcher, make_launcher
 from studies.points import DONE, FAILED, MAX_FAILURES, STOPPED, make_point
-from studies.progress import progress_lines, resuming_text
 from studies.report.finding import finding
 from studies.report.tables import point_line, table_text, write_tables
 from studies.results import PointResult, StudyResults, collect
 from studies.run_study import run_study
 from studies.study import Study
 from studies.study_options import SessionOptions
+from studies.time_left import progress_lines, resuming_text
 from studies.validation import Validator
 
 SECONDS_BETWEEN_LINES = 20.0  # if the output is not a terminal

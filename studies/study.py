@@ -21,7 +21,7 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 MIN_TOLERANCE = 0.001
 # Columns of the tables; each factor adds one with its name.
 COLUMNS = {
-    *('size', 'repeats', 'images', 'memorized', 'ratio', 'ratio_low', 'ratio_high', 'interval', 'mean_distance'),
+    *('size', 'repeats', 'images', 'memorized', 'ratio', 'ratio_low', 'ratio_high', 'interval', 'mean_distance', 'far'),
     *('emm', 'emm_relation', 'low', 'low_relation', 'high', 'high_relation'),
     *('dataset_sha256', 'repeat', 'kimg', 'source', 'sigma', 'pairs'),
 }

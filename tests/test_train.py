@@ -183,7 +183,11 @@ def test_a_run_leaves_what_it_should(digits_20, tmp_path):
     assert json.loads((run_dir / 'training_options.json').read_text())['options']['seed'] == 5
     assert 'tick 1 ' in (run_dir / 'log.txt').read_text()
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
-    assert [line['Progress/kimg'] for line in stats] == [1.008, 2.0]
+    # Twenty status lines of at least 100 images, after steps of 16, and one at the first snapshot.
+    assert [1000 * line['Progress/kimg'] for line in stats] == sorted({-(-100 * n // 16) * 16 for n in range(1, 21)})
+    assert [path.name for path in sorted(run_dir.glob('*.png'))] == [
+        'network-snapshot-000001.png', 'network-snapshot-000002.png',
+    ]  # fmt: skip
     assert all(line['Loss/loss']['num'] > 0 for line in stats)
     info = read_info(list_snapshots(run_dir)[-1][1])
     assert (info.dataset, info.dataset_size, info.images) == ('digits-20', 20, 2000)

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 
 from dnnlib.typed import read_json
 from evaluation.effective_memorization import Ratios
+from evaluation.printing import is_far
 from studies.folder import open_results
 from studies.points import slug
 from studies.report.diagnosis import clock_rows, level_rows, mean_agreement
 from studies.report.diagnosis_plots import agreement_by_size, clock_comparison, error_figure
-from studies.report.gallery import run_records
 from studies.report.plots import (
     Curve,
     EmmBar,
@@ -28,6 +28,7 @@ from studies.report.plots import (
     training_figure,
     value_figure,
 )
+from studies.report.run_files import run_records
 from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult, StudyResults
 from studies.study import Study
@@ -54,18 +55,18 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
     kinds = sorted({ratios.interval.kind for outcome in outcomes for ratios in outcome.ratios})
     interval = f'95 % interval, {" or ".join(kinds)}'
     if len({ratios.size for outcome in outcomes for ratios in outcome.ratios}) > 1:
-        curves = [Curve(name_of(outcome), [ratio_point(ratios) for ratios in outcome.ratios]) for outcome in outcomes]
+        curves = [
+            Curve(name_of(outcome), [ratio_point(outcome, ratios) for ratios in outcome.ratios]) for outcome in outcomes
+        ]
         figure = ratio_figure(curves, study.title, interval, study.threshold, label_of(study))
         yield StudyFigure('ratios', f'Memorization ratio by size of the training set. Bands: {interval}.', figure)
     elif not sets_skips(results):
-        points = [(name_of(outcome), ratio_point(outcome.ratios[0])) for outcome in outcomes]
+        points = [(name_of(outcome), ratio_point(outcome, outcome.ratios[0])) for outcome in outcomes]
         title = f'{study.title}: {outcomes[0].ratios[0].size:,} training images'
         figure = value_figure(points, title, interval, study.threshold, label_of(study))
         yield StudyFigure('values', f'Memorization ratio by factor value. Lines: {interval}.', figure)
     bars = [EmmBar(name_of(outcome), outcome.emm) for outcome in outcomes if outcome.emm is not None]
-    caption = (
-        'Effective model memorization. Intervals: resampled images and repeats; arrows: outside the measured sizes.'
-    )
+    caption = 'EMM, with intervals over images, repeats and interpolation. Arrows: outside the measured sizes.'
     if bars and study.factors:
         yield StudyFigure('emm', caption, emm_figure(bars, study.title, label_of(study)))
     yield from skip_figures(results, outcomes)
@@ -138,8 +139,10 @@ def label_of(study: Study) -> str:
     return study.factors[0].label if len(study.factors) == 1 else ''
 
 
-def ratio_point(ratios: Ratios) -> RatioPoint:
-    return RatioPoint(ratios.size, ratios.mean, ratios.interval.low, ratios.interval.high)
+def ratio_point(outcome: Outcome, ratios: Ratios) -> RatioPoint:
+    """far: whether the images of any repeat are far from any data."""
+    far = any(is_far(result.record) for result in outcome.at(ratios.size) if result.record is not None)
+    return RatioPoint(ratios.size, ratios.mean, ratios.interval.low, ratios.interval.high, far)
 
 
 def skip_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:

@@ -1,7 +1,16 @@
 """What a study found so far, in sentences: the first lines of its page and the last lines of the terminal."""
 
-from evaluation.effective_memorization import Ratios
+from typing import Any
+
+from evaluation.effective_memorization import bracket
+from evaluation.printing import FAR_TEXT, is_far
+from studies.report.run_files import run_records
 from studies.results import Outcome, StudyResults
+
+FAR_NOTE = (
+    f'images {FAR_TEXT}: their mean distance is more than √2 times the distance between training images, as if they '
+    f'were noise; a ratio of 0 % does not show generalization here'
+)
 
 
 def finding(results: StudyResults) -> str:
@@ -59,6 +68,36 @@ def comparison(outcomes: list[Outcome], threshold: float) -> str:
     )
 
 
+def advice(results: StudyResults) -> list[str]:
+    """What to do next for each combination whose EMM is not bracketed, from what its trainings showed."""
+    texts = []
+    for outcome in results.outcomes:
+        if outcome.emm is None or outcome.emm.estimate.relation == '=' or outcome.next_size is not None:
+            continue
+        place = f'{outcome.combination.name}: ' if outcome.combination.values else ''
+        texts.append(f'Next: {place}{advice_for(outcome)}')
+    return texts
+
+
+def advice_for(outcome: Outcome) -> str:
+    assert outcome.emm is not None
+    size = (outcome.ratios[-1] if outcome.emm.estimate.relation == '≥' else outcome.ratios[0]).size
+    if outcome.emm.estimate.relation == '≥':
+        return f'measure training sets of more than {size:,} images; the largest is still replayed.'
+    points = [result for result in outcome.at(size) if result.record is not None]
+    if any(is_far(result.record) for result in points if result.record is not None):
+        return f'train longer, or lower the learning rate: the images of {size:,} training images are {FAR_TEXT}.'
+    if any(_was_rising(run_records(result.point.folder / 'run')) for result in points):
+        return f'train longer: the ratio at {size:,} training images was still rising at the last snapshot.'
+    return f'measure training sets of fewer than {size:,} images, or train longer.'
+
+
+def _was_rising(records: list[dict[str, Any]]) -> bool:
+    """Whether the last snapshot has the highest ratio, beyond the interval of the one before."""
+    ordered = sorted(records, key=lambda record: record['kimg'] or 0)
+    return len(ordered) > 1 and ordered[-1]['ratio'] > max(record['ratio_high'] for record in ordered[:-1])
+
+
 def _order(outcome: Outcome) -> tuple[float, float]:
     assert outcome.emm is not None
     return outcome.emm.estimate.value - (outcome.emm.estimate.relation == '<'), outcome.ratios[-1].mean
@@ -68,13 +107,6 @@ def bracket_text(outcome: Outcome, threshold: float) -> str:
     """The measured sizes on both sides of the EMM with their ratios, such as '20 (98.6 %) to 50 (24.4 %)'."""
     low, high = bracket(outcome.ratios, threshold)
     return ' to '.join(f'{ratios.size:,} ({percent(ratios.mean)})' for ratios in (low, high) if ratios is not None)
-
-
-def bracket(ratios: list[Ratios], threshold: float) -> tuple[Ratios | None, Ratios | None]:
-    """The largest measured size whose ratio reaches the threshold, and the next larger one; None if there is none."""
-    reached = [place for place, r in enumerate(ratios) if r.mean >= threshold]
-    last = reached[-1] if reached else -1
-    return (ratios[last] if reached else None), (ratios[last + 1] if last + 1 < len(ratios) else None)
 
 
 def of(outcome: Outcome) -> str:

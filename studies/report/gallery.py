@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from dnnlib.util import UserError
 from evaluation.best_images import BEST_NAME, BestSnapshot, read_best
 from evaluation.memorization import closeness, memorized
 from evaluation.pictures import rms_per_pixel
-from evaluation.records import best_record, read_records
+from evaluation.records import best_record
+from studies.report.run_files import run_records
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,6 @@ def spread_rows(best: BestSnapshot, size: int) -> Tensor:
     """A fair sample, spread evenly over the generated set: int64 [min(size, N)]."""
     N = len(best.images)
     return torch.linspace(0, N - 1, min(size, N), dtype=torch.float64).round().long()
-
-
-def run_records(run: Path) -> list[dict[str, Any]]:
-    """The records of a run folder's mem_traj.jsonl, oldest first; empty if the file is missing or damaged."""
-    try:
-        return [
-            record for record in read_records(run / 'mem_traj.jsonl') if None not in (record['kimg'], record['epochs'])
-        ]
-    except (UserError, UnicodeDecodeError):
-        return []
 
 
 def _items(best: BestSnapshot, training: Source, rows: Tensor) -> list[GalleryItem]:

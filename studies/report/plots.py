@@ -43,12 +43,16 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class RatioPoint:
-    """A memorization ratio at a training-set size, with its 95 % interval; all shares in [0, 1]."""
+    """A memorization ratio at a training-set size, with its 95 % interval; all shares in [0, 1].
+
+    far: whether the generated images are far from any data, which figures mark with a cross.
+    """
 
     dataset_size: int
     ratio: float
     ratio_low: float
     ratio_high: float
+    far: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ def ratio_figure(
             sizes = [point.dataset_size * shift for point in points]
             ends = [point.ratio_low for point in points], [point.ratio_high for point in points]
             handles.append(_band_curve(axes, sizes, [point.ratio for point in points], *ends, style))
+            _cross_out(axes, [(s, 100 * p.ratio) for s, p in zip(sizes, points, strict=True) if p.far])
         axes.set_xscale('log')
         sizes = sorted({point.dataset_size for curve in curves for point in curve.points})
         shown = apart(sizes, share=0.09)
@@ -132,7 +137,8 @@ def ratio_figure(
         axes.xaxis.set_minor_formatter(FixedFormatter([]))
         if len(sizes) == 1:
             axes.set_xlim(sizes[0] / 2, sizes[0] * 2)
-        axes.set_xlabel(f'training images |D|\n(bands: {interval})')
+        crosses = '; crosses: far from any data' if any(p.far for curve in curves for p in curve.points) else ''
+        axes.set_xlabel(f'training images |D|\n(bands: {interval}{crosses})')
         _ratio_axis(axes)
         _threshold(axes, threshold)
         add_legend(figure, handles, [curve.name for curve in curves], label)
@@ -234,6 +240,7 @@ def value_figure(
             low, ratio, high = (100 * share for share in (point.ratio_low, point.ratio, point.ratio_high))
             axes.plot([low, high], [y, y], color=_EDGE, linewidth=1.6, marker='|', markersize=8)
             axes.plot([ratio], [y], marker='o', markersize=8, color=_EDGE)
+            _cross_out(axes, [(ratio, y)] if point.far else [])
         axes.axvline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
         axes.set_xlim(-2, 102)
         axes.set_xlabel(f'memorized images in % (dashed: {100 * threshold:.3g} %, the EMM)\n{interval}')
@@ -333,6 +340,12 @@ def _band_curve(
     # The ends are drawn too: a band without width, such as for a curve with one point, is invisible.
     axes.vlines(x, bottom, top, color=style['color'], linewidth=1)
     return axes.plot(x, middle, markersize=5, markeredgewidth=1.2, **style)[0]
+
+
+def _cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+    """Mark points whose images are far from any data."""
+    if places:
+        axes.plot(*zip(*places, strict=True), marker='x', markersize=13, color='#b3261e', linestyle='none', zorder=5)
 
 
 def _ratio_axis(axes: Axes) -> None:

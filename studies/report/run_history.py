@@ -1,11 +1,10 @@
 """What the files of a run folder hold over training: losses, and ratios of the snapshots."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from studies.report.gallery import run_records
 from studies.report.plots import RunHistory
+from studies.report.run_files import read_lines, run_records
 from training.training_loop import STATS_FILE
 
 _MOST_LOSSES = 200
@@ -32,20 +31,3 @@ def loss_of(fields: dict[str, Any]) -> tuple[float, float] | None:
     kimg, loss = fields.get('Progress/kimg'), fields.get('Loss/loss')
     mean = loss.get('mean') if isinstance(loss, dict) else None
     return (float(kimg), float(mean)) if isinstance(kimg, int | float) and isinstance(mean, int | float) else None
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; missing, truncated or other lines are omitted."""
-    found = []
-    try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    for line in lines:
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(fields, dict):
-            found.append(fields)
-    return found

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.diagnosis.clocks_table import CLOCKS
-from evaluation.effective_memorization import EMM
+from evaluation.effective_memorization import EMM, bracket
 from studies.folder import PAGE
 from studies.points import LEFT, RUNNING
 from studies.report.diagnosis import AGREEMENT, clock_rows, mean_agreement
 from studies.report.figures import study_figures
-from studies.report.finding import bracket, bracket_text, finding, percent
+from studies.report.finding import FAR_NOTE, advice, bracket_text, finding, percent
 from studies.report.gallery import read_gallery, spread_rows
 from studies.report.page import (
     Block,
@@ -62,7 +62,7 @@ def study_page(results: StudyResults) -> Page:
 def finding_section(results: StudyResults) -> Sequence[Block]:
     """The first screen: the finding, its figure, and typical images."""
     figure = next(page_figures(results), None)
-    notes = [
+    notes = advice(results) + [
         f'The search of {outcome.combination.name} measures {outcome.next_size:,} training images next.'
         for outcome in results.outcomes
         if outcome.next_size is not None
@@ -178,6 +178,7 @@ def ratio_table(results: StudyResults) -> PageTable:
         if result.point.folder in anchors
     }
     rows = ratio_rows(results)
+    far = f' Far from data: {FAR_NOTE}.' if any(row['far'] for row in rows) else ''
     return PageTable(
         'Memorization ratio by |D|',
         [*(factor.label for factor in results.study.factors), '|D|', 'ratio', 'copies', 'mean distance'],
@@ -195,13 +196,13 @@ def ratio_table(results: StudyResults) -> PageTable:
                     share=row['ratio'],
                 ),
                 Cell(f'{row["memorized"]:,}', f'of {row["images"]:,}'),
-                Cell(f'{row["mean_distance"]:.1f}'),
+                Cell(f'{row["mean_distance"]:.1f}', 'far from data' if row['far'] else ''),
             ]
             for row in rows
         ],
         left=len(factors),
         note=f'95 % intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. Mean distance: to the '
-        f'nearest training image, in grey levels.',
+        f'nearest training image, in grey levels.{far}',
     )
 
 

@@ -9,16 +9,19 @@ from typing import Any
 from dnnlib.text_tables import aligned, csv_text
 from dnnlib.util import atomic_file, format_time
 from evaluation.effective_memorization import EMM
+from evaluation.printing import is_far
 from studies.points import FAILED, RUNNING, STOPPED
-from studies.progress import STEPS, running_line, study_seconds_left
 from studies.report.diagnosis import agreement_rows, clock_rows, level_rows
+from studies.report.finding import FAR_NOTE, advice, bracket_text
 from studies.results import PointResult, StudyResults
+from studies.time_left import STEPS, running_line, study_seconds_left
 
 
 def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
     """One row for each combination and size with a finished repeat; ratios are shares in [0, 1].
 
-    dataset_sha256: the content hashes of the repeats' training sets.
+    dataset_sha256: the content hashes of the repeats' training sets. far: repeats whose images are far from any data,
+    see `evaluation.printing.is_far`.
     """
     rows = []
     for outcome in results.outcomes:
@@ -37,6 +40,7 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
                     'interval': ratios.interval.kind,
                     'mean_distance': sum(record['mean_distance'] for record in records) / len(records),
                     'dataset_sha256': ' '.join(record.get('dataset_sha256', '') for record in records),
+                    'far': sum(map(is_far, records)),
                 }
             )
     return rows
@@ -86,7 +90,7 @@ def tables(results: StudyResults) -> dict[str, Any]:
         'threshold': results.study.threshold,
         'ratios': ratio_rows(results),
         'emm': emm_rows(results),
-        'emm_interval': 'percentiles of estimates from resampled images and repeats',
+        'emm_interval': 'images, repeats and interpolation between sizes',
         'warnings': results.warnings,
     }
 
@@ -107,14 +111,19 @@ def table_text(results: StudyResults) -> str:
             f'{row["memorized"]}/{row["images"]}',
             f'{100 * row["ratio"]:.1f} %',
             f'[{100 * row["ratio_low"]:.1f}, {100 * row["ratio_high"]:.1f}]',
-            f'{row["mean_distance"]:.1f}',
+            f'{row["mean_distance"]:.1f}{" *" if row["far"] else ""}',
         ]
         for row in ratio_rows(results)
     ]
     kinds = sorted({row['interval'] for row in ratio_rows(results)})
     header = [*factors, '|D|', 'repeats', 'copies', 'ratio', '95 % interval', 'mean distance']
     emms = [
-        [*outcome.combination.values.values(), str(outcome.emm.estimate), f'[{outcome.emm.low}, {outcome.emm.high}]']
+        [
+            *outcome.combination.values.values(),
+            str(outcome.emm.estimate),
+            f'[{outcome.emm.low}, {outcome.emm.high}]',
+            bracket_text(outcome, results.study.threshold),
+        ]
         for outcome in results.outcomes
         if outcome.emm is not None
     ]
@@ -125,10 +134,14 @@ def table_text(results: StudyResults) -> str:
     if emms:
         share = f'{100 * results.study.threshold:.3g} %'
         parts += [
-            f'EMM, the largest |D| with a ratio of at least {share}; interval: resampled images and repeats',
-            aligned([[*factors, 'EMM', '95 % interval'], *emms], len(factors)),
+            f'EMM, the largest |D| with a ratio of at least {share};\n'
+            f'intervals over images, repeats and interpolation between sizes',
+            aligned([[*factors, 'EMM', '95 % interval', 'measured'], *emms], len(factors)),
         ]
+    if any(row['far'] for row in ratio_rows(results)):
+        parts.append(f'* {FAR_NOTE}')
     parts += [f'Warning: {warning}' for warning in results.warnings]
+    parts += advice(results)
     return '\n\n'.join(parts) if rows else 'No point is done yet.'
 
 

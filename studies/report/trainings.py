@@ -7,6 +7,7 @@ from typing import Any
 
 from dnnlib.typed import read_json
 from dnnlib.util import format_time
+from evaluation.printing import FAR_TEXT, distance_text, is_far
 from studies.commands import Resources, shell_line
 from studies.report.finding import percent
 from studies.report.gallery import closest_rows, read_gallery
@@ -60,7 +61,8 @@ def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size:
 
 
 def headline(record: dict[str, Any]) -> str:
-    return f'{percent(record["ratio"])} copies [{100 * record["ratio_low"]:.1f}, {100 * record["ratio_high"]:.1f}]'
+    far = f', {FAR_TEXT}' if is_far(record) else ''
+    return f'{percent(record["ratio"])} copies [{100 * record["ratio_low"]:.1f}, {100 * record["ratio_high"]:.1f}]{far}'
 
 
 def facts(result: PointResult) -> list[tuple[str, str]]:
@@ -76,7 +78,7 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
         return known
     return [
         ('Copies', f'{record["num_memorized"]:,} of {record["num_images"]:,} images'),
-        ('Mean distance to nearest', f'{record["mean_distance"]:.2f} grey levels'),
+        ('Mean distance to nearest', f'{distance_text(record)} grey levels'),
         ('Best snapshot', f'{record["kimg"]:,.6g} kimg, {record["epochs"]:,.6g} epochs'),
         ('Duplicates in training set', f'{record["num_duplicates"]:,}'),
         *known,

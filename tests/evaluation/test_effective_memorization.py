@@ -6,7 +6,14 @@ import random
 import numpy as np
 import pytest
 
-from evaluation.effective_memorization import Ratios, effective_memorization, most_sizes, next_size, rising_pairs
+from evaluation.effective_memorization import (
+    TRAINING_SPREAD,
+    Ratios,
+    effective_memorization,
+    most_sizes,
+    next_size,
+    rising_pairs,
+)
 
 
 def counted(ratios: dict[int, float], images: int = 1000) -> list[Ratios]:
@@ -30,13 +37,41 @@ def test_emm_of_the_paper():
 
 
 def test_interval_agrees_with_the_delta_method():
-    # d(EMM) = d(ratio) / slope: both ends of the segment carry noise, weighted by their distance.
-    images = 1_000_000
-    emm = effective_memorization(counted({100: 0.95, 200: 0.85}, images=images), resamples=20_000)
+    # d(EMM) = d(ratio) / slope: both ends of the segment carry noise, weighted by their distance. Repeats agree here,
+    # so that only images count. The linear curve crosses at 150; the logistic one, in log |D|, above that.
+    images, logit = 1_000_000, lambda p: math.log(p / (1 - p))
+    ratios = [Ratios(100, (950_000,) * 2, (images,) * 2), Ratios(200, (850_000,) * 2, (images,) * 2)]
+    emm = effective_memorization(ratios, resamples=20_000)
     slope = (0.85 - 0.95) / 100
-    error = math.sqrt(0.5**2 * 0.95 * 0.05 / images + 0.5**2 * 0.85 * 0.15 / images) / abs(slope)
+    error = math.sqrt(0.5**2 * 0.95 * 0.05 / images + 0.5**2 * 0.85 * 0.15 / images) / abs(slope) / math.sqrt(2)
     assert emm.low.value == pytest.approx(150 - 1.96 * error, abs=0.02)
-    assert emm.high.value == pytest.approx(150 + 1.96 * error, abs=0.02)
+    share = (logit(0.95) - logit(0.9)) / (logit(0.95) - logit(0.85))
+    errors = [(1 - share) * math.sqrt(1 / (0.95 * 0.05)), share * math.sqrt(1 / (0.85 * 0.15))]
+    error = math.hypot(*errors) / math.sqrt(2 * images) * math.log(2) / (logit(0.95) - logit(0.85))
+    assert emm.high.value == pytest.approx(100 * 2**share * math.exp(1.96 * error), abs=0.02)
+
+
+def test_three_sizes_add_the_crossing_of_a_logistic_regression():
+    # Exactly logistic in log |D|, with 90 % at 150: the upper end is near the truth, far above the linear 125.
+    truth, slope, images = 150, 5, 10_000_000
+    ratios = {d: 1 / (1 + math.exp(-math.log(9) + slope * math.log(d / truth))) for d in (100, 200, 400)}
+    emm = effective_memorization(
+        [Ratios(d, (round(images * p),) * 2, (images,) * 2) for d, p in ratios.items()], resamples=500
+    )
+    assert emm.estimate.value < 130
+    assert emm.high.value == pytest.approx(truth, rel=1e-3)
+
+
+def test_one_repeat_has_the_spread_of_repeats_seen_elsewhere():
+    one = effective_memorization([Ratios(100, (960_000,), (10**6,)), Ratios(200, (700_000,), (10**6,))])
+    # The logit of 96 % moves by 1.96 · 0.25; the low end is the linear crossing of about the lower ratio.
+    assert one.low.value < 115
+    assert one.estimate.value == pytest.approx(100 + 100 * 6 / 26)
+
+
+def test_no_copies_next_to_only_copies_still_have_an_interval():
+    emm = effective_memorization([Ratios(20, (16,), (16,)), Ratios(50, (0,), (16,))])
+    assert emm.low.value < emm.estimate.value < emm.high.value < 50
 
 
 def test_repeats_whose_mean_is_the_threshold_reach_it():
@@ -104,17 +139,35 @@ def test_repeats_that_disagree_widen_the_interval_of_the_emm():
     assert wide.high.value - wide.low.value > 2 * (narrow.high.value - narrow.low.value)
 
 
-def test_coverage_of_the_interval_is_about_95_percent():
-    # Truth: 94 % at 100 and 80 % at 200, so 100 * 4 / 14 beyond 100.
-    truth, rng, covered = 100 + 100 * 4 / 14, np.random.default_rng(0), 0
-    for _ in range(200):
-        copies = [int(rng.binomial(1000, p)) for p in (0.94, 0.80)]
-        emm = effective_memorization(
-            [Ratios(100, (copies[0],), (1000,)), Ratios(200, (copies[1],), (1000,))], resamples=1000
-        )
-        low = emm.low.value if emm.low.relation == '=' else 0
-        covered += low <= truth <= emm.high.value
-    assert 0.90 <= covered / 200 <= 0.99
+CURVES = {
+    'logistic': lambda t: 1 / (1 + math.exp(-math.log(9) + 4 * t)),
+    'Gompertz': lambda t: math.exp(math.log(0.9) * math.exp(2.4 * t)),
+    'linear': lambda t: min(max(0.9 - 0.7 * math.expm1(t), 0.0), 1.0),
+}
+
+
+@pytest.mark.parametrize('num_sizes', [2, 3])
+@pytest.mark.parametrize('repeats', [1, 3])
+def test_the_interval_covers_the_truth_in_90_to_99_percent_of_simulated_studies(repeats, num_sizes):
+    """Curves of three shapes in t = log(|D| / EMM), sizes apart by a factor of two, 512 images, and trainings whose
+    logits differ with the spread that is assumed for one repeat."""
+    rng, covered, total = np.random.default_rng(num_sizes), 0, 0
+    for curve in CURVES.values():
+        for number in range(100):
+            truth = 2 ** rng.uniform(0, num_sizes - 1)
+            ratios = []
+            for size in 2 ** np.arange(num_sizes):
+                p = min(max(curve(math.log(size / truth)), 1e-6), 1 - 1e-6)
+                logits = math.log(p / (1 - p)) + TRAINING_SPREAD * rng.normal(size=repeats)
+                ratios.append(
+                    Ratios(int(size), tuple(rng.binomial(512, 1 / (1 + np.exp(-logits))).tolist()), (512,) * repeats)
+                )
+            emm = effective_memorization(ratios, resamples=400, seed=number)
+            low = emm.low.value if emm.low.relation == '=' else 0
+            high = emm.high.value if emm.high.relation == '=' else math.inf
+            covered += low <= truth <= high
+            total += 1
+    assert 0.90 <= covered / total <= 0.99
 
 
 @pytest.mark.parametrize(('memorized', 'images'), [((5,), (4,)), ((), ()), ((1,), (2, 3)), ((0,), (0,))])

@@ -6,8 +6,9 @@ import torch
 
 from dnnlib.util import UserError
 from evaluation.intervals import wilson_interval
-from evaluation.memorization import memorization_ratio, memorized
+from evaluation.memorization import TrainingSet, memorization_ratio, memorized
 from tests.helpers import DATA
+from training.dataset import Dataset
 
 
 def grey(*values):
@@ -83,3 +84,9 @@ def test_interval_is_wilsons_formula(successes, total):
 )
 def test_the_threshold_is_a_fraction_of_distances_that_a_copy_is_below(threshold, nearest, second, expected):
     assert memorized(torch.tensor([nearest]), torch.tensor([second]), threshold).tolist() == [expected]
+
+
+def test_the_reference_distance_is_that_to_the_nearest_other_training_image():
+    # 10 and its copy count as one image; distances to the nearest other: 20, 20, 20, 70.
+    dataset = Dataset('four', torch.from_numpy(grey(10, 10, 30, 100)), None, '')
+    assert TrainingSet(dataset).reference_distance == pytest.approx((20 + 20 + 20 + 70) / 4)

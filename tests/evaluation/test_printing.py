@@ -1,6 +1,6 @@
 """Records as text."""
 
-from evaluation.printing import summary
+from evaluation.printing import is_far, summary
 
 COUNTS = {'num_images': 200, 'ratio': 0.25, 'ratio_low': 0.195, 'ratio_high': 0.3143, 'mean_distance': 12.345}
 
@@ -52,3 +52,10 @@ def test_frechet_distances_of_different_numbers_of_images_have_a_note():
     note = 'Note: Fréchet distances of different numbers of images cannot be compared.'
     assert summary([record(20), record(30)]).splitlines()[-1] == note
     assert note not in summary([record(20), record(20)])
+
+
+def test_images_far_from_any_data_are_flagged():
+    # A ratio of 0 % is flagged beyond √2 times the distance between training images: 12.345 / √2 = 8.729.
+    near, far = COUNTS | {'reference_distance': 8.74}, COUNTS | {'reference_distance': 8.72}
+    assert [is_far(record) for record in (COUNTS, near, far)] == [False, False, True]
+    assert summary([{'snapshot': 'a', **far}]).endswith('12.35 (far from any data: 8.72 between training images)')

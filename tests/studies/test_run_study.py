@@ -33,13 +33,13 @@ from studies.points import (
     write_json,
     write_status,
 )
-from studies.progress import progress_lines, study_seconds_left
 from studies.report.tables import ratio_rows, status_text, table_text, tables, write_tables
 from studies.results import collect
 from studies.run_study import run_study
 from studies.runner import commands_of
 from studies.study import Repeats
 from studies.study_file import read_study
+from studies.time_left import progress_lines, study_seconds_left
 from tests.helpers import environment
 
 BASE = {
@@ -504,3 +504,32 @@ def test_a_point_that_another_process_took_first_is_gone_on_with_once_that_is_st
     )
     assert [result.status.state for result in ended] == [DONE]
     assert results.counts()[DONE] == 1
+
+
+def test_images_far_from_data_are_flagged_in_tables(tmp_path):
+    _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 0.0)
+    folder = results.outcomes[0].at(20)[0].point.folder
+    write_json(folder / 'result.json', record_of(0.0) | {'mean_distance': 90.0, 'reference_distance': 50.0})
+    results = collect(results.study, tmp_path)
+    assert [row['far'] for row in ratio_rows(results)] == [0, 1]
+    text = table_text(results)
+    assert '90.0 *' in text
+    assert '* images far from any data' in text
+
+
+@pytest.mark.parametrize(
+    ('ratios', 'history', 'advice'),
+    [
+        ({10: 1.0, 20: 0.95}, [], 'measure training sets of more than 20 images'),
+        ({10: 0.1, 20: 0.0}, [], 'measure training sets of fewer than 10 images, or train longer'),
+        ({10: 0.5, 20: 0.0}, [(1, 0.1), (2, 0.5)], 'train longer: the ratio at 10 training images was still rising'),
+        ({10: 0.5, 20: 0.0}, [(1, 0.6), (2, 0.5)], 'measure training sets of fewer than 10 images'),
+    ],
+)
+def test_an_emm_that_is_not_bracketed_comes_with_advice(tmp_path, ratios, history, advice):
+    _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, ratios.get)
+    run_dir = results.outcomes[0].at(10)[0].point.folder / 'run'
+    run_dir.mkdir()
+    lines = [{'kimg': kimg, 'ratio': ratio, 'ratio_high': ratio + 0.02} for kimg, ratio in history]
+    (run_dir / 'mem_traj.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    assert f'Next: {advice}' in table_text(results)

@@ -214,7 +214,7 @@ def test_a_study_becomes_a_page_of_what_is_there(tmp_path, study, digits_20):
     assert ratios.rows[0][1].anchor == shown.anchor
     lead, *rest = blocks['finding']
     assert lead.style == 'lead'
-    assert [block.kind for block in rest] == ['sentences', 'figure', 'strips']
+    assert [block.kind for block in rest] == ['sentences', 'figure', 'strips', 'sentences']
     reader = Reader(render_page(page))
     assert HOSTILE in reader.text
     assert 'Error: no space <left>' in reader.text

@@ -1,0 +1,34 @@
+"""Reads the records and statistics in run folders as far as they are readable."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dnnlib.util import UserError
+from evaluation.records import Record, read_records
+
+
+def run_records(run: Path) -> list[Record]:
+    """The records of a run folder, oldest first; empty if the file is missing or damaged."""
+    try:
+        records = read_records(run / 'mem_traj.jsonl')
+    except (UserError, UnicodeDecodeError):
+        return []
+    return [record for record in records if None not in (record['kimg'], record['epochs'])]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; missing, truncated or other lines are omitted."""
+    found = []
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    for line in lines:
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(fields, dict):
+            found.append(fields)
+    return found

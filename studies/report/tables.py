@@ -39,7 +39,7 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
                     'ratio_high': ratios.interval.high,
                     'interval': ratios.interval.kind,
                     'mean_distance': sum(record['mean_distance'] for record in records) / len(records),
-                    'dataset_sha256': ' '.join(record.get('dataset_sha256', '') for record in records),
+                    'dataset_sha256': ' '.join(record.get('dataset_sha256') or '' for record in records),
                     'far': sum(map(is_far, records)),
                 }
             )

@@ -74,7 +74,7 @@ def test_each_number_is_compared_by_its_interval(folder):
     above.update(ratio=0.97, ratio_low=0.96, ratio_high=0.98)
     below.update(ratio=0.82, ratio_low=0.81, ratio_high=0.83)
     saved['ratios'].append({**below, 'size': 40})
-    saved['emm'][0].update(emm=40, emm_relation='≥', low=40, low_relation='≥', high=40, high_relation='≥')
+    saved['emm'][0].update(emm=5, emm_relation='<', low=5, low_relation='<', high=5, high_relation='<')
     saved['emm'].pop()
     saved['study_sha256'] = 'other'
     output = compare(folder, saved).output
@@ -85,7 +85,7 @@ def test_each_number_is_compared_by_its_interval(folder):
     assert rows['16', '10'][-1] == 'agrees'
     assert rows['16', '20'][-1] == 'agrees'
     assert rows['16', '40'][-2:] == ['only', 'there']
-    assert rows['8', '15'][-1] == 'lower'
+    assert rows['8', '15'][-1] == 'higher'
     assert rows['16', '15'][-2:] == ['only', 'here']
     assert '2 of 5 numbers agree' in output
 

@@ -76,7 +76,7 @@ class LevelsOptions:
     # fmt: off
     network: tuple[str, ...] = option((), 'Snapshot, run folder (its newest snapshot), or network pickle of EDM; repeat the option for several.', unit='FILE|DIR|URL')
     expdir: Path | None = option(None, 'Run folder; every snapshot of it is measured.', unit='DIR')
-    denoiser: str | None = option(None, 'Closed form of the training set: optimal, gaussian, ….', unit='NAME')
+    denoiser: tuple[str, ...] = option((), 'Closed form of the training set: optimal, local:window=5, …; repeat the option for several. With networks, each network is compared with them.', unit='NAME')
     data: str | None = option(None, 'Training set. [default: the training set of `expdir`]', unit='ZIP|DIR')
     sources: list[str] | None = option(None, f'Where noisy images come from: {",".join(SOURCES)}. [default: all that are there]', name='from', unit='LIST', parse=source_list)
     levels: int | list[float] = option('18', "Number of levels of EDM's schedule, or the levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)

@@ -80,6 +80,24 @@ def linearity(
     return torch.nn.functional.cosine_similarity(left, right, dim=1).abs().cpu()
 
 
+def centred_cosine(denoised: Tensor, other: Tensor) -> Tensor:
+    """cos(D - mean D, F - mean F) of each image, the means over its pixels and channels, float64 [B].
+
+    denoised, other: D and F, [B, C, R, R]. 0 if an image is constant. Source: Kamb and Ganguli 2024.
+    """
+    a, b = (images.flatten(1) - images.flatten(1).mean(dim=1, keepdim=True) for images in (denoised, other))
+    return torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-30).double().cpu()
+
+
+def explained_share(denoised: Tensor, other: Tensor) -> Tensor:
+    """1 - ||D - F||² / ||D - mean D||² of each image, the mean over its pixels and channels, float64 [B].
+
+    denoised, other: D and F, [B, C, R, R]. Minus infinity if D is constant. Source: Lukoianov et al. 2025.
+    """
+    spread = denoised - denoised.mean(dim=(1, 2, 3), keepdim=True)
+    return 1 - squared_distance(denoised, other) / spread.flatten(1).square().sum(dim=1).double().cpu()
+
+
 def trajectory(
     denoiser: Denoiser, latents: Tensor, levels: Sequence[float], labels: Tensor | None = None
 ) -> Iterator[tuple[float, Tensor]]:

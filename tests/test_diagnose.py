@@ -19,9 +19,9 @@ from evaluation.agreement import cosines
 from evaluation.diagnosis import levels, tasks
 from evaluation.diagnosis.image_sets import noise_levels
 from evaluation.geometry import geometry
-from evaluation.noise_levels import denoised, denoising_error, mean_interval, squared_distance
+from evaluation.noise_levels import denoised, denoising_error, mean_interval, noise_like, squared_distance
 from tests.helpers import TINY, run_script
-from training.closed_form import GaussianDenoiser
+from training.closed_form import GaussianDenoiser, make_denoiser
 from training.dataset import load_dataset
 from training.optim import OptimalDenoiser
 from training.preconditioning import iDDPMPrecond
@@ -84,6 +84,45 @@ def close(a, b):
     if isinstance(a, list):
         return len(a) == len(b) and all(map(close, a, b))
     return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) if isinstance(a, float) and isinstance(b, float) else a == b
+
+
+def test_a_network_is_compared_with_several_closed_forms(run_dir, halves, tmp_path):
+    net, sets = load_network(newest(run_dir)), [load_dataset(str(half)).images for half in halves]
+    arguments = [f'--network={newest(run_dir)}', f'--data={halves[0]}', f'--test={halves[1]}', '--levels=0.3,3.0']
+    forms = ['local:window=5', 'patch:window=3']
+    names = [f'--denoiser={form}' for form in forms]
+    result = invoke('levels', *arguments, *names, '--from=test,trajectory', f'--outdir={tmp_path}', '--plot')
+    assert result.exit_code == 0, result.output
+    assert '1 - |D - F|² / |D - mean D|², for each closed form F:' in result.output
+    (record,) = results(tmp_path, 'levels')
+    assert [row['source'] for row in record['rows']] == ['test', 'test', 'trajectory', 'trajectory']
+    for row in record['rows'][:2]:
+        shares = {}
+        for name in ('optimal', 'gaussian', *forms):
+            cosine, share = [], []
+            for place, image in enumerate(sets[1]):
+                clean = image.double()[None] / 127.5 - 1
+                z = clean + row['sigma'] * noise_like(clean, 0, [place])
+                with torch.no_grad():
+                    d = net(z, torch.tensor(row['sigma'])).double().numpy().ravel()
+                f = make_denoiser(name, sets[0])(z, row['sigma']).numpy().ravel()
+                cosine.append(np.corrcoef(d, f)[0, 1])
+                share.append(1 - ((d - f) ** 2).sum() / ((d - d.mean()) ** 2).sum())
+            assert row[f'cosine_{name}'] == pytest.approx(np.mean(cosine), abs=1e-4)
+            assert row[f'explained_{name}'] == pytest.approx(np.mean(share), abs=1e-3)
+            shares[name] = np.mean(share)
+        assert row['most_explained'] == max(shares, key=shares.get)
+    assert (tmp_path / 'levels_explained.png').exists()
+
+
+def test_several_closed_forms_are_measured_on_the_same_noise(halves, tmp_path):
+    names = ['--denoiser=optimal', '--denoiser=local:window=7', '--denoiser=gaussian']
+    result = invoke('levels', *names, f'--data={halves[0]}', '--levels=0.3,3.0', '--from=train', f'--outdir={tmp_path}')
+    assert result.exit_code == 0, result.output
+    records = results(tmp_path, 'levels')
+    assert [record['settings']['denoiser'] for record in records] == ['optimal', 'local:window=7', 'gaussian']
+    assert len({row['optimum_error'] for record in records for row in record['rows'] if row['sigma'] == 3}) == 1
+    assert all(row['to_gaussian'] < 1e-6 for row in records[2]['rows'])
 
 
 def test_levels_are_those_of_the_functions(run_dir, halves, tmp_path):
@@ -343,7 +382,7 @@ def test_mistakes_are_told_in_a_sentence(run_dir, conditional, halves, digits_20
     assert '0 is not a noise level' in failure('levels', network, data, '--levels=0.0,1.0', out)
     assert "200 is outside of the denoiser's range" in failure('levels', network, data, '--levels=200.0', out)
     assert 'it has 30 images, fewer than the 31' in failure('levels', network, data, '--num=31', out)
-    assert 'give one of --network, --expdir and --denoiser' in failure('levels', data, out)
+    assert 'give --network or --expdir, or closed forms by --denoiser' in failure('levels', data, out)
     assert '--data is missing' in failure('levels', network, out)
     assert '--class=10' in failure('levels', f'--network={conditional}', data, '--class=10', out)
     assert 'neither a number of levels' in failure('levels', network, data, '--levels=few', out, status=2)

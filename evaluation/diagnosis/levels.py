@@ -5,7 +5,8 @@ trajectory at that level, and images that it generated, noised again.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from evaluation.diagnosis.tasks import Arrays, joined, run_tasks
 from evaluation.diagnosis_options import SOURCES
 from evaluation.noise_levels import (
     Estimate,
+    centred_cosine,
     denoise,
+    explained_share,
     linearity,
     mean_interval,
     noise_like,
@@ -28,9 +31,10 @@ from evaluation.noise_levels import (
     to_float64,
     trajectory,
 )
-from training.closed_form.gaussian import GaussianDenoiser
+from training.closed_form import make_denoiser
+from training.closed_form.closed_form import compute_device
+from training.closed_form.rows import ImageRows
 from training.denoiser import Denoiser
-from training.optim import OptimalDenoiser
 from training.sampling import to_uint8
 
 # Latents of trajectories are different noise than the noise of training images.
@@ -43,9 +47,14 @@ COLUMNS = {
 }  # fmt: skip
 
 
+# What a closed form F explains of a denoiser D, by the start of its column: both are called r2 in the literature.
+EXPLAINED = {'cosine': 'cos(D - mean D, F - mean F)', 'explained': '1 - |D - F|² / |D - mean D|²'}
+
+
 @dataclass(frozen=True, eq=False)
 class LevelsRequest:
-    """What to measure. levels: see `noise_levels`. sources: of `SOURCES`. class_index, use_labels: see `labels_of`."""
+    """What to measure. levels: see `noise_levels`. sources: of `SOURCES`. class_index, use_labels: see `labels_of`.
+    closed_forms: names of closed forms to compare with, in addition to the optimum and the Gaussian."""
 
     sets: ImageSets
     levels: Sequence[float] | int
@@ -55,12 +64,19 @@ class LevelsRequest:
     batch_size: int
     seed: int
     device: torch.device
+    closed_forms: Sequence[str] = ()
+
+    @property
+    def compared(self) -> list[str]:
+        """The closed forms that are compared in detail: none, or the optimum, the Gaussian and the given ones."""
+        return [*dict.fromkeys(('optimal', 'gaussian', *self.closed_forms))] if self.closed_forms else []
 
     @functools.cache  # noqa: B019
-    def references(self, with_labels: bool) -> tuple[Denoiser, Denoiser]:
-        """The optimum and the Gaussian of the training set."""
-        images, labels = self.sets.training.images, self.sets.training.labels if with_labels else None
-        return OptimalDenoiser(images, labels, self.device), GaussianDenoiser(images, labels, self.device)
+    def references(self, with_labels: bool) -> dict[str, Denoiser]:
+        """The optimum and the Gaussian of the training set, and the closed forms to compare with."""
+        labels = self.sets.training.labels if with_labels else None
+        rows = ImageRows(self.sets.training.images, labels, compute_device(self.device))
+        return {name: make_denoiser(name, rows) for name in dict.fromkeys(('optimal', 'gaussian', *self.closed_forms))}
 
 
 def measure_levels(request: LevelsRequest, load: Callable[[], Denoiser], partial: Path, settings: Row) -> Row:
@@ -68,7 +84,7 @@ def measure_levels(request: LevelsRequest, load: Callable[[], Denoiser], partial
     denoiser, sets = load(), request.sets
     levels = noise_levels(request.levels, denoiser)
     labels = labels_of(sets, denoiser.label_dim, request.class_index, request.use_labels)
-    measured = Measured(denoiser, *request.references(labels is not None), labels)
+    measured = Measured(denoiser, request.references(labels is not None), request.compared, labels)
     sources = [source for source in SOURCES if source in request.sources]
     kinds = dict.fromkeys('sampled' if source in SOURCES[2:] else source for source in sources)
 
@@ -81,7 +97,11 @@ def measure_levels(request: LevelsRequest, load: Callable[[], Denoiser], partial
 
     names = [f'{kind} {start}' for kind in kinds for start in range(0, sets.num, request.batch_size)]
     found = joined(run_tasks(names, compute, 'levels', partial, settings), axis=1)
-    return {'rows': level_rows(found, sources, levels, sets.training.images[0].numel())}
+    rows = level_rows(found, sources, levels, sets.training.images[0].numel())
+    for row in rows if request.compared else []:
+        for kind in EXPLAINED:
+            row[f'most_{kind}'] = max(request.compared, key=lambda name: _number(row[f'{kind}_{name}']))
+    return {'rows': rows}
 
 
 @dataclass(frozen=True)
@@ -89,8 +109,8 @@ class Measured:
     """A denoiser, the denoisers it is compared with, and the classes of all of them, see `labels_of`."""
 
     denoiser: Denoiser
-    optimum: Denoiser
-    gaussian: Denoiser
+    references: Mapping[str, Denoiser]
+    compared: Sequence[str]
     labels: Mapping[str, Tensor] | None
 
     def labels_at(self, kind: str, place: slice, device: torch.device) -> Tensor | None:
@@ -99,7 +119,8 @@ class Measured:
     def values(self, z: Tensor, sigma: float, clean: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
         """Squared errors and distances float64 [B], and linearity [B // 2], of noisy images. clean: None if unknown."""
         denoised = denoise(self.denoiser, z, sigma, labels)
-        optimal, gaussian = (denoise(other, z, sigma, labels) for other in (self.optimum, self.gaussian))
+        others = {name: denoise(other, z, sigma, labels) for name, other in self.references.items()}
+        optimal, gaussian = others['optimal'], others['gaussian']
         found = {
             'to_optimum': squared_distance(denoised, optimal),
             'to_gaussian': squared_distance(denoised, gaussian),
@@ -109,6 +130,9 @@ class Measured:
             found['error'] = squared_distance(denoised, clean)
             found['optimum_error'] = squared_distance(optimal, clean)
             found['gaussian_error'] = squared_distance(gaussian, clean)
+        for name in self.compared:
+            found[f'cosine_{name}'] = centred_cosine(denoised, others[name])
+            found[f'explained_{name}'] = explained_share(denoised, others[name])
         return found
 
 
@@ -166,7 +190,8 @@ def level_rows(found: Arrays, sources: Sequence[str], levels: Sequence[float], n
 
 def _estimates(at: Arrays, num_values: int) -> dict[str, Estimate]:
     """Means over images, summed over pixels and per pixel; differences are paired."""
-    summed = {name: mean_interval(values) for name, values in at.items() if name != 'linearity'}
+    alone = {name for name in at if name == 'linearity' or name.startswith(tuple(f'{kind}_' for kind in EXPLAINED))}
+    summed = {name: mean_interval(values) for name, values in at.items() if name not in alone}
     if 'error' in at:
         summed['above_optimum'] = mean_interval(at['error'] - at['optimum_error'])
         summed['above_gaussian'] = mean_interval(at['error'] - at['gaussian_error'])
@@ -178,6 +203,16 @@ def _estimates(at: Arrays, num_values: int) -> dict[str, Estimate]:
         found['relative_to_optimum'] = ratio_interval(at['to_optimum'], at['optimum_error'])
         for name in ('error', 'optimum_error', 'gaussian_error'):
             found[name.replace('error', 'psnr')] = psnr(summed[name], num_values)
-    if len(at['linearity']) > 1:
-        found['linearity'] = mean_interval(at['linearity'])
+    found |= {name: mean_interval(at[name]) for name in at if name in alone and len(at[name]) > 1}
     return found
+
+
+def explained_tables(compared: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """For each formula of `EXPLAINED`: a heading, and the columns to show."""
+    for kind, formula in EXPLAINED.items():
+        columns = {f'{kind}_{name}': name for name in compared} | {f'most_{kind}': 'highest'}
+        yield f'{formula}, for each closed form F:', {'sigma': 'sigma', **columns}
+
+
+def _number(value: float | None) -> float:
+    return -math.inf if value is None else value

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dnnlib.util import UserError, write_json
+from dnnlib.util import UserError, file_sha256, write_json
 from evaluation.diagnosis import agreement_table, clocks_table, geometry_table, levels
 from evaluation.diagnosis.image_sets import ImageSets, check_shape, load_sets, noise_levels
 from evaluation.diagnosis.result_files import Row, measure_missing, text_table, write_csv
@@ -34,6 +34,7 @@ from evaluation.generators import (
 from evaluation.records import format_seeds, read_records
 from torch_utils import distributed
 from torch_utils.distributed import print0
+from training.closed_form import files_of
 from training.closed_form.gaussian import GaussianDenoiser
 from training.config import read_run
 from training.dataset import load_dataset
@@ -61,6 +62,7 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
         batch_size=options.denoising.batch_size,
         seed=options.sets.seed,
         device=device,
+        closed_forms=options.denoiser if options.network or options.expdir is not None else (),
     )
     wanted = []
     for generator in generators:
@@ -77,6 +79,8 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
             'use_labels': request.use_labels,
             'batch': request.batch_size,
         }
+        if request.closed_forms:
+            settings['closed_forms'] = [[name, *map(file_sha256, files_of(name))] for name in request.closed_forms]
         wanted.append((settings, functools.partial(levels.measure_levels, request, generator.denoiser)))
     path = results_path(options.output, 'levels', options.expdir)
     records = measure_missing(path.with_suffix('.json'), wanted)
@@ -87,6 +91,8 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
             own = [row for row in record['rows'] if row['source'] == source]
             print0(f'\n{record["settings"]["denoiser"]}: {source}, {own[0]["num_images"]} images; intervals of 95 %')
             print0(text_table(own, levels.COLUMNS))
+            for heading, columns in levels.explained_tables(request.compared) if request.compared else ():
+                print0(f'{heading}\n{text_table(own, columns)}')
     return records, path
 
 
@@ -218,15 +224,15 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
 
 
 def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.device) -> list[Generator]:
-    """The denoisers to measure, for a run oldest first. Raises UserError unless one kind is given."""
-    kinds = [bool(options.network), options.expdir is not None, options.denoiser is not None]
-    if sum(kinds) != 1:
-        raise UserError('give one of `network`, `expdir` and `denoiser`')
+    """The denoisers to measure, for a run oldest first: networks if there are any, else the closed forms."""
+    networks = bool(options.network) + (options.expdir is not None)
+    if networks > 1 or not (networks or options.denoiser):
+        raise UserError('give `network` or `expdir`, or closed forms by `denoiser`')
     if options.expdir is not None:
         return generators_of_run(options.expdir, sampling, device)[::-1]
-    if options.denoiser is not None:
-        return [ClosedFormGenerator(options.denoiser, sampling, device)]
-    return [SnapshotGenerator(path, sampling, device) for path in network_files(options)]
+    if options.network:
+        return [SnapshotGenerator(fetched(name), sampling, device) for name in options.network]
+    return [ClosedFormGenerator(name, sampling, device) for name in options.denoiser]
 
 
 def compared_generators(options: AgreementOptions, sampling: Sampling, device: torch.device) -> list[Generator]:

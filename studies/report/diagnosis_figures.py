@@ -11,12 +11,14 @@ from evaluation.diagnosis.result_files import Row
 from evaluation.diagnosis.run import Results, network_files, run_agreement, run_clocks, run_geometry, run_levels
 from evaluation.diagnosis_options import AgreementOptions, ClocksOptions, GeometryOptions, LevelsOptions
 from studies.report.diagnosis_plots import (
+    NAMES,
     agreement_figure,
     clock_comparison,
     clocks_figure,
     collapse_figure,
     distance_figure,
     error_figure,
+    explained_figure,
     geometry_figure,
 )
 from studies.report.plots import save_figure
@@ -68,6 +70,12 @@ def levels_figures(records: list[Row]) -> dict[str, Figure]:
     figures = {'_distances': distance_figure(rows, f'Distance to the closed forms: {name}')}
     if any('error' in row for row in rows):
         figures[''] = error_figure(rows, f'Denoising error: {name}')
+    compared = [column.partition('_')[2] for column in rows[0] if column.startswith('explained_')]
+    compared = [name for name in compared if not name.endswith(('_low', '_high'))]
+    shown = 'trajectory' if any(row['source'] == 'trajectory' for row in rows) else rows[0]['source']
+    if compared:
+        own = [row for row in rows if row['source'] == shown]
+        figures['_explained'] = explained_figure(own, compared, f'Explained by closed forms, {NAMES[shown]}: {name}')
     return figures
 
 

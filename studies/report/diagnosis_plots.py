@@ -42,6 +42,22 @@ def distance_figure(rows: Sequence[Row], title: str) -> Figure:
     return _level_figure(rows, curves, title, 'squared distance per pixel')
 
 
+def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -> Figure:
+    """What each closed form explains of a denoiser by noise level, 1 - |D - F|² / |D - mean D|², cut off at -1."""
+    with new_figure(title, 3.6 + legend_height(compared)) as (figure, axes):
+        handles = [
+            _curve(axes, rows, 'sigma', f'explained_{name}', style)
+            for style, name in zip(curve_styles(), compared, strict=False)
+        ]
+        _logarithmic(axes, 'x')
+        axes.set_ylim(-1.04, 1.04)
+        axes.set_xlabel(SIGMA)
+        axes.set_ylabel('explained share')
+        axes.grid(alpha=0.25)
+        add_legend(figure, handles, list(compared))
+    return figure
+
+
 def _level_figure(rows: Sequence[Row], curves: Sequence[tuple[str, str, str]], title: str, label: str) -> Figure:
     """Curves (name, source, column) by noise level on logarithmic axes."""
     names = [name for name, _, _ in curves]

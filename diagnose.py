@@ -4,7 +4,13 @@ import click
 
 from cli.command import with_options
 from dnnlib.util import report_errors
-from evaluation.diagnosis_options import AgreementOptions, ClocksOptions, GeometryOptions, LevelsOptions
+from evaluation.diagnosis_options import (
+    AgreementOptions,
+    CalibrateOptions,
+    ClocksOptions,
+    GeometryOptions,
+    LevelsOptions,
+)
 
 
 @click.group()
@@ -36,10 +42,32 @@ def levels(options: LevelsOptions) -> None:
     \b
     # The held-out error of the Gaussian at three noise levels
     python diagnose.py levels --denoiser=gaussian --data=train.zip --test=test.zip --levels=0.1,1.706,20 --from=test
+
+    \b
+    # Which closed form explains a network best, by noise level
+    python diagnose.py levels --network=network-snapshot-000500.safetensors --data=train.zip --from=train,trajectory \\
+        --denoiser=local --denoiser=patch --denoiser=pca-locality
     """
     from studies.report.diagnosis_figures import diagnose_levels
 
     diagnose_levels(options)
+
+
+@main.command()
+@report_errors
+@with_options(CalibrateOptions)
+def calibrate(options: CalibrateOptions) -> None:
+    """The window at each noise level at which a closed form resembles a network most.
+
+    On states of the network's own trajectories: the median over images of the window with the highest cosine of
+    mean-removed outputs. Writes windows.json, which closed forms accept as a parameter: local:window=windows.json.
+
+    \b
+    python diagnose.py calibrate --network=network-snapshot-000500.safetensors --data=train.zip
+    """
+    from studies.report.diagnosis_figures import diagnose_calibrate
+
+    diagnose_calibrate(options)
 
 
 @main.command()

@@ -88,6 +88,22 @@ class LevelsOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrateOptions:
+    """The options of `calibrate`."""
+
+    # fmt: off
+    network: str = option(REQUIRED, 'Snapshot, or network pickle of EDM.', unit='FILE|URL')
+    data: str = option(REQUIRED, 'Training set.', unit='ZIP|DIR')
+    denoiser: str = option('local', 'Closed form with windows: local, equivariant or patch, with parameters.', unit='NAME')
+    levels: int | list[float] = option('18', "Number of levels of EDM's schedule, or the levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)
+    num: int = option(64, 'Trajectories to follow.', unit='INT', least=2)
+    seed: int = option(0, 'Seed of the noise.', unit='INT', least=0)
+    # fmt: on
+    denoising: DenoisingOptions = group(DenoisingOptions)
+    output: OutputOptions = group(OutputOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeometryOptions:
     """The options of `geometry`."""
 

@@ -18,10 +18,11 @@ from dnnlib.util import file_sha256
 from evaluation.agreement import cosines
 from evaluation.diagnosis import levels, tasks
 from evaluation.diagnosis.image_sets import noise_levels
+from evaluation.generators import SnapshotGenerator
 from evaluation.geometry import geometry
 from evaluation.noise_levels import denoised, denoising_error, mean_interval, noise_like, squared_distance
 from tests.helpers import TINY, run_script
-from training.closed_form import GaussianDenoiser, make_denoiser
+from training.closed_form import GaussianDenoiser, LocalScoreDenoiser, make_denoiser
 from training.dataset import load_dataset
 from training.optim import OptimalDenoiser
 from training.preconditioning import iDDPMPrecond
@@ -113,6 +114,22 @@ def test_a_network_is_compared_with_several_closed_forms(run_dir, halves, tmp_pa
             shares[name] = np.mean(share)
         assert row['most_explained'] == max(shares, key=shares.get)
     assert (tmp_path / 'levels_explained.png').exists()
+
+
+def test_windows_are_calibrated_to_a_network(run_dir, halves, tmp_path, monkeypatch):
+    """A network that is the local score with known windows gets these windows."""
+    truth = [(80.0, 7), (2.0, 5), (0.3, 3), (0.1, 3)]
+    images = load_dataset(str(halves[0])).images
+    monkeypatch.setattr(SnapshotGenerator, 'denoiser', lambda self: LocalScoreDenoiser(images, window=truth))
+    arguments = ['calibrate', f'--network={newest(run_dir)}', f'--data={halves[0]}', '--num=6', f'--outdir={tmp_path}']
+    result = invoke(*arguments, '--levels=80.0,2.0,0.3', '--batch=4', '--plot')
+    assert result.exit_code == 0, result.output
+    table = tmp_path / 'windows.json'
+    assert json.loads(table.read_text()) == {'windows': [[80.0, 7], [2.0, 5], [0.3, 3]]}
+    (record,) = results(tmp_path, 'calibrate')
+    assert all(row['cosine'] == pytest.approx(1, abs=1e-5) for row in record['rows'])
+    assert LocalScoreDenoiser(images, window=table).windows.at(2.0) == 5
+    assert 'has no windows' in failure(*arguments, '--denoiser=gaussian')
 
 
 def test_several_closed_forms_are_measured_on_the_same_noise(halves, tmp_path):

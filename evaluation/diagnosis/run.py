@@ -4,18 +4,20 @@ Each function returns the records on every rank, and the path of the results wit
 """
 
 import functools
+import inspect
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dnnlib.util import UserError, file_sha256, write_json
-from evaluation.diagnosis import agreement_table, clocks_table, geometry_table, levels
+from evaluation.diagnosis import agreement_table, calibration, clocks_table, geometry_table, levels
 from evaluation.diagnosis.image_sets import ImageSets, check_shape, load_sets, noise_levels
 from evaluation.diagnosis.result_files import Row, measure_missing, text_table, write_csv
 from evaluation.diagnosis_options import (
     SOURCES,
     AgreementOptions,
+    CalibrateOptions,
     ClocksOptions,
     GeometryOptions,
     LevelsOptions,
@@ -34,7 +36,7 @@ from evaluation.generators import (
 from evaluation.records import format_seeds, read_records
 from torch_utils import distributed
 from torch_utils.distributed import print0
-from training.closed_form import files_of
+from training.closed_form import denoiser_class, files_of, read_name
 from training.closed_form.gaussian import GaussianDenoiser
 from training.config import read_run
 from training.dataset import load_dataset
@@ -94,6 +96,47 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
             for heading, columns in levels.explained_tables(request.compared) if request.compared else ():
                 print0(f'{heading}\n{text_table(own, columns)}')
     return records, path
+
+
+def run_calibrate(options: CalibrateOptions, device: torch.device) -> Results:
+    """The window by level at which a closed form resembles a network most. Raises UserError as `run_levels`."""
+    if 'window' not in inspect.signature(denoiser_class(read_name(options.denoiser)[0])).parameters:
+        raise UserError(f'`denoiser`={options.denoiser} has no windows; give local, equivariant or patch')
+    generator = SnapshotGenerator(
+        fetched(options.network), Sampling(precision=options.denoising.precision, data=options.data), device
+    )
+    sets = load_sets(options.data, None, options.num, allow_overlap=False)
+    check_shape(sets.training, generator.shape, f'`data`={options.data}', f'{generator.where} makes')
+    request = calibration.CalibrationRequest(
+        sets,
+        options.denoiser,
+        options.levels,
+        options.denoising.class_index,
+        not options.denoising.no_labels,
+        options.denoising.batch_size,
+        options.seed,
+        device,
+    )
+    settings = {
+        **_identity(generator),
+        'training': sets.training.sha256,
+        'closed_form': options.denoiser,
+        'levels': options.levels,
+        'num': sets.num,
+        'seed': options.seed,
+        'class_index': request.class_index,
+        'use_labels': request.use_labels,
+        'batch': request.batch_size,
+    }
+    path = results_path(options.output, 'calibrate')
+    measure = functools.partial(calibration.measure_windows, request, generator.denoiser)
+    (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
+    table = path.with_name('windows.json')
+    distributed.on_main(lambda: write_json(table, {'windows': record['windows']}))
+    print0(f'Windows of {options.denoiser} that resemble {generator.name} most, on {sets.num} of its trajectories')
+    print0(text_table(record['rows'], calibration.COLUMNS))
+    print0(f'Give it to a closed form as window={table}')
+    return [record], path
 
 
 def run_geometry(options: GeometryOptions, device: torch.device) -> Results:
@@ -231,7 +274,7 @@ def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.
     if options.expdir is not None:
         return generators_of_run(options.expdir, sampling, device)[::-1]
     if options.network:
-        return [SnapshotGenerator(fetched(name), sampling, device) for name in options.network]
+        return [SnapshotGenerator(path, sampling, device) for path in network_files(options)]
     return [ClosedFormGenerator(name, sampling, device) for name in options.denoiser]
 
 

@@ -8,8 +8,22 @@ from matplotlib.figure import Figure
 
 from evaluation.diagnosis.clocks_table import summary_row
 from evaluation.diagnosis.result_files import Row
-from evaluation.diagnosis.run import Results, network_files, run_agreement, run_clocks, run_geometry, run_levels
-from evaluation.diagnosis_options import AgreementOptions, ClocksOptions, GeometryOptions, LevelsOptions
+from evaluation.diagnosis.run import (
+    Results,
+    network_files,
+    run_agreement,
+    run_calibrate,
+    run_clocks,
+    run_geometry,
+    run_levels,
+)
+from evaluation.diagnosis_options import (
+    AgreementOptions,
+    CalibrateOptions,
+    ClocksOptions,
+    GeometryOptions,
+    LevelsOptions,
+)
 from studies.report.diagnosis_plots import (
     NAMES,
     agreement_figure,
@@ -20,15 +34,20 @@ from studies.report.diagnosis_plots import (
     error_figure,
     explained_figure,
     geometry_figure,
+    windows_figure,
 )
 from studies.report.plots import save_figure
 from torch_utils import distributed
 
-Options = TypeVar('Options', LevelsOptions, GeometryOptions, AgreementOptions, ClocksOptions)
+Options = TypeVar('Options', LevelsOptions, CalibrateOptions, GeometryOptions, AgreementOptions, ClocksOptions)
 
 
 def diagnose_levels(options: LevelsOptions) -> None:
     diagnose(options, run_levels, levels_figures)
+
+
+def diagnose_calibrate(options: CalibrateOptions) -> None:
+    diagnose(options, run_calibrate, calibration_figures)
 
 
 def diagnose_geometry(options: GeometryOptions) -> None:
@@ -77,6 +96,11 @@ def levels_figures(records: list[Row]) -> dict[str, Figure]:
         own = [row for row in rows if row['source'] == shown]
         figures['_explained'] = explained_figure(own, compared, f'Explained by closed forms, {NAMES[shown]}: {name}')
     return figures
+
+
+def calibration_figures(records: list[Row]) -> dict[str, Figure]:
+    name, network = (records[0]['settings'][key] for key in ('closed_form', 'name'))
+    return {'': windows_figure(records[0]['rows'], f'Windows of {name} most like {network}')}
 
 
 def geometry_figures(records: list[Row]) -> dict[str, Figure]:

@@ -58,6 +58,20 @@ def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -
     return figure
 
 
+def windows_figure(rows: Sequence[Row], title: str) -> Figure:
+    """The calibrated window by noise level; the band holds the middle half of the images."""
+    with new_figure(title, 3.4) as (figure, axes):
+        style = next(curve_styles())
+        shown = [{**row, 'window_low': row['lowest_quarter'], 'window_high': row['highest_quarter']} for row in rows]
+        _curve(axes, shown, 'sigma', 'window', style)
+        _logarithmic(axes, 'x')
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(SIGMA)
+        axes.set_ylabel('window in pixels')
+        axes.grid(alpha=0.25)
+    return figure
+
+
 def _level_figure(rows: Sequence[Row], curves: Sequence[tuple[str, str, str]], title: str, label: str) -> Figure:
     """Curves (name, source, column) by noise level on logarithmic axes."""
     names = [name for name, _, _ in curves]

@@ -1,0 +1,112 @@
+"""Time one evaluation of each closed form against the plain loop over its definition, in one run.
+
+    python -m benchmarks.closed_forms --data=cifar-10-python.tar.gz
+
+Times are processor seconds of one thread, so that other load on the machine hardly affects them, for one noisy image
+at the noise levels 20, 2 and 0.1. The cost of all of CIFAR-10 is extrapolated linearly from the two largest
+training sets; the plain loop, of numpy in float64, is timed on few images and scaled, since its cost is linear.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from cli.command import parsed
+from dataset_utils import open_source
+from dataset_utils.sources.partial import PartialSource
+from dnnlib.options import integer_list
+from dnnlib.util import report_errors
+from training.closed_form import make_denoiser
+from training.closed_form.local_score import LocalScoreDenoiser
+from training.closed_form.patch import PatchDenoiser
+from training.closed_form.pca_locality import PCALocalityDenoiser
+
+LEVELS = (20.0, 2.0, 0.1)
+FULL = 50_000
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Processor time of a call; the first call, which may prepare things, is not timed."""
+    action()
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+
+
+def plain(
+    name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window: int, masks: np.ndarray | None
+) -> None:
+    """The definition as it stands, place by place. images: float64 [N, C, R, R]. noisy: [C, R, R]."""
+    size, half = noisy.shape[1], window // 2
+
+    def mean(squares: np.ndarray, values: np.ndarray) -> np.ndarray:
+        logits = -squares / (2 * sigma**2)
+        weights = np.exp(logits - logits.max())
+        return np.tensordot(weights / weights.sum(), values, axes=1)
+
+    if name == 'optimal':
+        mean(np.square(images - noisy).sum(axis=(1, 2, 3)), images)
+    elif name == 'patch':
+        places = range(size - window + 1)
+        for i, j in itertools.product(places, places):
+            patch = np.s_[..., i : i + window, j : j + window]
+            mean(np.square(images[patch] - noisy[patch]).sum(axis=(1, 2, 3)), images[patch])
+    elif name == 'local':
+        for i, j in itertools.product(range(size), range(size)):
+            there = np.s_[..., max(i - half, 0) : i + half + 1, max(j - half, 0) : j + half + 1]
+            mean(np.square(images[there] - noisy[there]).sum(axis=(1, 2, 3)), images[:, :, i, j])
+    elif masks is not None:
+        rows, query = images.reshape(len(images), -1), noisy.ravel()
+        for number, mask in enumerate(masks):
+            mean(np.square(rows[:, mask] - query[mask]).sum(axis=1), rows[:, number])
+
+
+def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int, sigma: float) -> tuple[float, float]:
+    """Seconds for each noisy image: of the denoiser with `count` training images, and of the plain loop, scaled."""
+    denoiser = make_denoiser(name, images[:count])
+    random = torch.Generator().manual_seed(0)
+    clean = images[:batch].double() / 127.5 - 1
+    x = clean + sigma * torch.randn(clean.shape, generator=random, dtype=torch.float64)
+    fast = seconds(lambda: denoiser(x, sigma)) / batch
+    window = denoiser.windows.at(sigma) if isinstance(denoiser, LocalScoreDenoiser | PatchDenoiser) else 1
+    masks = denoiser.masks((127.5 * sigma) ** 2).numpy() if isinstance(denoiser, PCALocalityDenoiser) else None
+    few = images[:plain_count].double().numpy() / 127.5 - 1
+    slow = seconds(lambda: plain(name, few, x[0].numpy(), sigma, window, masks)) * count / plain_count
+    return fast, slow
+
+
+@click.command()
+@report_errors
+@click.option('--data', type=str, required=True, help='Training set.')
+@click.option('--sizes', callback=parsed(integer_list), default='500,1000', help='Training images; two sizes.')
+@click.option('--names', default='optimal,gaussian,smoothed,patch,local,pca-locality', help='Closed forms.')
+@click.option('--plain-images', type=int, default=100, help='Training images of the plain loop.')
+@click.option('--batch', type=int, default=8, help='Noisy images.')
+def main(data: str, sizes: list[int], names: str, plain_images: int, batch: int) -> None:
+    """Print a row for each closed form and noise level."""
+    torch.set_num_threads(1)
+    source = open_source(data)
+    images = torch.from_numpy(np.array(PartialSource(source, range(max(sizes)))[np.arange(max(sizes))]))
+    small, large = sorted(sizes)
+    print(f'| closed form | sigma | {large:,} images, s | times plain loop | {FULL:,} images, s | times optimum |')
+    print('|---|---|---|---|---|---|')
+    optimum: dict[float, float] = {}
+    for name in names.split(','):
+        for sigma in LEVELS:
+            fast, slow = measure(name, images, large, plain_images, batch, sigma)
+            least, _ = measure(name, images, small, plain_images, batch, sigma)
+            full = fast + (fast - least) / (large - small) * (FULL - large)
+            optimum.setdefault(sigma, full)
+            ratio = '' if slow < fast / 10 else f'{slow / fast:.1f}'
+            print(
+                f'| {name} | {sigma:g} | {fast:.4g} | {ratio} | {full:.3g} | {full / optimum[sigma]:.3g} |', flush=True
+            )
+
+
+if __name__ == '__main__':
+    main()

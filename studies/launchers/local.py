@@ -20,11 +20,17 @@ def make_launcher(root: Path, options: LaunchOptions) -> Launcher:
         raise ArgumentError('`nodes_per_job` needs `launcher`=slurm')
     devices = visible_gpus()
     gpus_per_job = (1 if devices else 0) if options.gpus_per_job is None else options.gpus_per_job
-    return LocalLauncher(options.jobs or 1, gpus_per_job, devices)
+    if options.jobs_per_gpu == 1:
+        return LocalLauncher(options.jobs or 1, gpus_per_job, devices)
+    if gpus_per_job != 1:
+        raise ArgumentError('`jobs_per_gpu` needs a GPU, and `gpus_per_job`=1')
+    shares = devices * options.jobs_per_gpu
+    return LocalLauncher(options.jobs or len(shares), 1, shares)
 
 
 class LocalLauncher:
-    """Runs up to `jobs` points at once. devices: ids of GPUs to hand out, `gpus_per_job` to each; none for the CPU.
+    """Runs up to `jobs` points at once. devices: ids of GPUs to hand out, `gpus_per_job` to each, and as
+    often as jobs may share one; none for the CPU.
 
     On the CPU several jobs share the cores evenly, unless OMP_NUM_THREADS is set.
     Raises UserError if there are too few GPUs.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.typed import read_json
-from dnnlib.util import UserError, write_json
+from dnnlib.util import ArgumentError, UserError, write_json
 from studies.commands import ROOT, Resources
 from studies.launchers.contract import Job, Launcher
 from studies.launchers.slurm_job import SECONDS_TO_STOP, PointJob
@@ -58,6 +58,8 @@ class SlurmLauncher:
 
     def __init__(self, log_dir: Path, options: LaunchOptions) -> None:
         _check_installed()
+        if options.jobs_per_gpu > 1:
+            raise ArgumentError('`jobs_per_gpu` needs `launcher`=local')
         self.capacity: int | None = None
         self.log_dir = log_dir.resolve()
         self.resources = Resources(options.nodes_per_job, options.gpus_per_job or 0)

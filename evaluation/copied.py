@@ -117,7 +117,6 @@ def draw_copied(copied: list[CopiedImage], images: Tensor, training: Tensor, nam
         GalleryEntry(
             [training[image.position], *images[torch.tensor(image.places[:2])]],
             f'{len(image.places)} copies' if len(image.places) > 1 else '1 copy',
-            is_marked=True,
         )
         for image in copied[:GALLERY_ROWS]
     ]

@@ -12,7 +12,6 @@ d1, d2: distances of an image to the nearest and second nearest distinct trainin
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
@@ -70,8 +69,8 @@ def _share(copies: Tensor) -> dict[str, Any]:
 
 def _directions(features: Rows) -> np.ndarray:
     """Features [N, d] divided by their norms, float64."""
-    rows = torch.as_tensor(np.asarray(features)).double()
-    norms = rows.norm(dim=1, keepdim=True)
+    rows = np.asarray(features, np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not norms.all():
         raise UserError('`copy_rule`=cosine: the features of an image are all 0, so that they have no direction')
-    return (rows / norms).numpy()
+    return rows / norms

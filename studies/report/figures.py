@@ -28,6 +28,7 @@ from studies.report.plots import (
     training_figure,
     value_figure,
 )
+from studies.report.quality_plots import quality_figures
 from studies.report.run_files import run_records
 from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult, StudyResults
@@ -71,6 +72,7 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
         yield StudyFigure('emm', caption, emm_figure(bars, study.title, label_of(study)))
     yield from skip_figures(results, outcomes)
     yield from training_figures(results, outcomes)
+    yield from (StudyFigure(*parts) for parts in quality_figures(results))
     yield from level_figures(results)
     yield from agreement_figures(results)
     yield from clock_figures(results)

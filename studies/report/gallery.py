@@ -44,17 +44,21 @@ def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Te
 
     Empty if the folder does not hold the images or their training set.
     """
-    run, data = folder / 'run', folder / 'data.zip'
-    records = run_records(run)
-    if not records or not data.exists():
-        return []
-    best = read_best(run / BEST_NAME, best_record(records))
+    best = best_images(folder)
     if best is None:
         return []
     try:
-        return _items(best, open_source(data), rows(best, size))
+        return _items(best, open_source(folder / 'data.zip'), rows(best, size))
     except (UserError, IndexError):
         return []  # the training set cannot be read, or is not the one of the evaluation
+
+
+def best_images(folder: Path) -> BestSnapshot | None:
+    """The images of a point's best snapshot, if its folder holds them and their training set."""
+    records = run_records(folder / 'run')
+    if not records or not (folder / 'data.zip').exists():
+        return None
+    return read_best(folder / 'run' / BEST_NAME, best_record(records))
 
 
 def closest_rows(best: BestSnapshot, size: int) -> Tensor:

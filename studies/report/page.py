@@ -88,7 +88,8 @@ class PagePoint:
     anchor: its identifier on the page, letters, digits and dashes. group: of the points that share its factor values.
     state: 'left', 'running', 'stopped', 'failed' or 'done'. ratio: of memorized images, in [0, 1]. headline: the ratio
     in words. facts: further numbers with their names. message: of a point that is not done, the last line of its log.
-    gallery: closest to the threshold first. gallery_note: how many of all images it shows.
+    copied: the training images copied most. gallery: closest to the threshold first. gallery_note: how many of all
+    images it shows.
     """
 
     anchor: str
@@ -101,6 +102,7 @@ class PagePoint:
     facts: Sequence[tuple[str, str]] = ()
     message: str = ''
     figure: PageFigure | None = None
+    copied: PageFigure | None = None
     configuration: dict[str, Any] = field(default_factory=dict)
     commands: Sequence[str] = ()
     gallery: Sequence[GalleryItem] = ()

@@ -139,7 +139,7 @@ def ratio_figure(
             axes.set_xlim(sizes[0] / 2, sizes[0] * 2)
         crosses = '; crosses: far from any data' if any(p.far for curve in curves for p in curve.points) else ''
         axes.set_xlabel(f'training images |D|\n(bands: {interval}{crosses})')
-        _ratio_axis(axes)
+        ratio_axis(axes)
         _threshold(axes, threshold)
         add_legend(figure, handles, [curve.name for curve in curves], label)
     return figure
@@ -164,7 +164,7 @@ def training_figure(
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda epochs, _: f'{epochs:,.0f}')
         axes.set_xlabel(f'epochs of training\n(bands: {interval})')
-        _ratio_axis(axes)
+        ratio_axis(axes)
         _threshold(axes, threshold)
         add_legend(figure, handles, [curve.name for curve in curves], label)
     return figure
@@ -178,10 +178,7 @@ def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) ->
     panels = has_losses + has_ratios
     if not panels:
         return None
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 0.6 + 1.7 * panels), layout='constrained')
-        all_axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
-        _title(figure, title)
+    with new_panels(title, 0.6 + 1.7 * panels, panels) as (figure, all_axes):
         if has_losses:
             all_axes[0].plot(*zip(*losses, strict=True), color=_EDGE, linewidth=1.2)
             all_axes[0].set_yscale('log')
@@ -190,7 +187,7 @@ def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) ->
         if has_ratios:
             kimg, shares, low, high = zip(*ratios, strict=True)
             _band_curve(all_axes[-1], kimg, shares, low, high, next(curve_styles()))
-            _ratio_axis(all_axes[-1])
+            ratio_axis(all_axes[-1])
             _threshold(all_axes[-1], threshold)
         all_axes[-1].set_xlim(left=0)
         all_axes[-1].set_xlabel('training images seen, in thousands')
@@ -303,11 +300,18 @@ def figure_bytes(figure: Figure, file_format: str) -> bytes:
 @contextmanager
 def new_figure(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
     """An empty figure of README width in the project's style. height: in inches."""
+    with new_panels(title, height, 1) as (figure, (axes,)):
+        yield figure, axes
+
+
+@contextmanager
+def new_panels(title: str, height: float, count: int) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """An empty figure as `new_figure` of `count` panels, one above the other, with the same horizontal axis."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout='constrained')
-        axes = figure.subplots()
+        panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
         _title(figure, title)
-        yield figure, axes
+        yield figure, list(panels)
 
 
 def _title(figure: Figure, title: str) -> None:
@@ -348,7 +352,7 @@ def _cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
         axes.plot(*zip(*places, strict=True), marker='x', markersize=13, color='#b3261e', linestyle='none', zorder=5)
 
 
-def _ratio_axis(axes: Axes) -> None:
+def ratio_axis(axes: Axes) -> None:
     axes.set_ylim(-3, 104)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel('memorized images (%)')
@@ -413,7 +417,7 @@ def _skip_bars(axes: Axes, placements: Sequence[SkipPlacement]) -> None:
         axes.annotate(text, (column, top), (0, 2), textcoords='offset points', ha='center', fontsize=size)
     middle, half = (len(placements) - 1) / 2, max(len(placements) + 0.4, 6) / 2  # keeps few bars narrow
     axes.set_xlim(middle - half, middle + half)
-    _ratio_axis(axes)
+    ratio_axis(axes)
     axes.set_ylim(0, 112)
     axes.grid(visible=False, axis='x')
     axes.tick_params(axis='x', length=0)

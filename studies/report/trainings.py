@@ -9,6 +9,7 @@ from dnnlib.typed import read_json
 from dnnlib.util import format_time
 from evaluation.printing import FAR_TEXT, distance_text, is_far
 from studies.commands import Resources, shell_line
+from studies.report.copied_facts import copied_parts
 from studies.report.finding import percent
 from studies.report.gallery import closest_rows, read_gallery
 from studies.report.page import PageFigure, PagePoint
@@ -41,6 +42,7 @@ def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size:
     """A point with everything in its folder; missing parts are omitted."""
     point, status, record = result.point, result.status, result.record
     repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
+    who, copied = copied_parts(point.folder) if record else ([], None)
     gallery = read_gallery(point.folder, gallery_size, closest_rows)
     note = f'{len(gallery)} of {record["num_images"]:,} images, closest to the threshold first.' if record else ''
     return PagePoint(
@@ -50,9 +52,10 @@ def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size:
         state=status.state,
         ratio=record['ratio'] if record else None,
         headline=headline(record) if record else '',
-        facts=facts(result),
+        facts=[*who, *facts(result)],
         message='' if record else status.message,
         figure=point_figure(point.folder / 'run'),
+        copied=copied,
         configuration=read_json(point.folder / 'run' / OPTIONS_FILE, dict[str, Any]) or {},
         commands=[shell_line(command, Resources()) for command in point.commands().values()],
         gallery=gallery,

@@ -1,0 +1,39 @@
+"""Which training images the best snapshot of a point copies: numbers, and a gallery."""
+
+from io import BytesIO
+from pathlib import Path
+
+import torch
+
+from dataset_utils import open_source
+from dnnlib.util import UserError
+from evaluation.copied import copied_images, copied_record, draw_copied
+from evaluation.memorization import memorized
+from studies.report.gallery import best_images
+from studies.report.page import PageFigure
+
+
+def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None]:
+    """Facts and the gallery of a point; empty and None if its folder does not hold the images or the training set."""
+    best = best_images(folder)
+    if best is None:
+        return [], None
+    try:
+        source = open_source(folder / 'data.zip')
+        labels = None if source.labels is None else torch.tensor(source.labels)
+        copies = memorized(best.squared_distances[:, 0], best.squared_distances[:, 1])
+        copied = copied_images(copies, best.indices[:, 0], labels)
+        record = copied_record(copied, len(source), labels)
+        facts = [('Training images copied', f'{record["num_images"]:,} of {len(source):,} ({record["share"]:.1%})')]
+        if record['classes']:
+            classes = (f'{entry["class"]} ({entry["copies"]:,})' for entry in record['classes'])
+            facts.append(('Classes copied most (copies)', ', '.join(classes)))
+        if not copied:
+            return facts, None
+        training = torch.from_numpy(source.load().transpose(0, 3, 1, 2).copy())
+        data = BytesIO()
+        draw_copied(copied, best.images, training, 'Best snapshot').save(data, format='PNG')
+        caption = f'The training images copied most, of {len(copied):,}, each with up to two of its copies'
+        return facts, PageFigure(caption, caption, data.getvalue())
+    except (UserError, IndexError):
+        return [], None  # the training set cannot be read, or is not the one of the evaluation

@@ -1,0 +1,110 @@
+"""Image quality next to memorization: Fréchet distances of a study's records, by size and over training."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from studies.points import slug
+from studies.report.plots import add_legend, apart, curve_styles, legend_height, new_panels, ratio_axis
+from studies.report.run_files import run_records
+from studies.results import Outcome, PointResult, StudyResults
+
+
+@dataclass(frozen=True)
+class QualityCurve:
+    """Ratios in [0, 1] and Fréchet distances at the same places x > 0, ascending."""
+
+    name: str
+    x: Sequence[float]
+    ratios: Sequence[float]
+    distances: Sequence[float]
+
+
+def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure of quality by |D|, and of quality over training for each combination."""
+    by_size = [
+        (outcome.combination.name, [(result.point.size, result.record or {}) for result in first_repeats(outcome)])
+        for outcome in results.outcomes
+    ]
+    if any(len(rows) > 1 for _, rows in by_size):
+        yield quality_by(results.study.title, 'size', by_size, 'training images')
+    for outcome in results.outcomes:
+        over_training = []
+        for result in first_repeats(outcome):
+            records = measured_records(result.point.folder / 'run')
+            over_training.append((f'{result.point.size:,} training images', [(r['epochs'], r) for r in records]))
+        if any(len(rows) > 1 for _, rows in over_training):
+            place = f': {outcome.combination.name}' if outcome.combination.values else ''
+            name = f'epochs-{slug(outcome.combination)}'
+            yield quality_by(f'{results.study.title}{place}', name, over_training, 'epochs of training')
+
+
+def first_repeats(outcome: Outcome) -> list[PointResult]:
+    """The first finished repeat of each size whose record has a Fréchet distance, by size."""
+    found: dict[int, PointResult] = {}
+    for result in outcome.points:
+        if result.record is not None and 'frechet' in result.record.get('metrics', {}):
+            found.setdefault(result.point.size, result)
+    return [found[size] for size in sorted(found)]
+
+
+def measured_records(run: Path) -> list[dict[str, Any]]:
+    """The newest record of each snapshot that has a Fréchet distance, by epochs."""
+    found = [record for record in run_records(run) if 'frechet' in record.get('metrics', {}) and record['epochs'] > 0]
+    same = {record['snapshot']: record for record in found if record.get('measured') == found[-1].get('measured')}
+    return sorted(same.values(), key=lambda record: record['epochs'])
+
+
+def quality_by(
+    title: str, name: str, curves: Sequence[tuple[str, Sequence[tuple[float, dict[str, Any]]]]], x_label: str
+) -> tuple[str, str, Figure]:
+    """Name, caption and figure of curves of (place, record)."""
+    records = [record for _, rows in curves for _, record in rows]
+    frechets = [record['metrics']['frechet'] for record in records]
+    held_out = all(frechet['to_test'] is not None for frechet in frechets)
+    to, count = ('test', 'num_test') if held_out else ('training', 'num_training')
+    words = 'held-out images' if held_out else 'training images'
+    numbers = [sorted({frechet[key] for frechet in frechets}) for key in ('num_generated', count)]
+    texts = [' or '.join(f'{number:,}' for number in some) for some in numbers]
+    caption = f'Memorized images, and the Fréchet distance of {texts[0]} generated to {texts[1]} {words}, by {x_label}.'
+    if any(len(some) > 1 for some in numbers):
+        caption += ' Distances of different numbers of images cannot be compared.'
+    found = [
+        QualityCurve(
+            label,
+            [x for x, _ in rows],
+            [record['ratio'] for _, record in rows],
+            [record['metrics']['frechet'][f'to_{to}'] for _, record in rows],
+        )
+        for label, rows in curves
+        if rows
+    ]
+    return f'quality-{name}', caption, quality_figure(found, title, x_label, f'Fréchet distance\nto {words}')
+
+
+def quality_figure(curves: Sequence[QualityCurve], title: str, x_label: str, y_label: str) -> Figure:
+    """Memorized images above Fréchet distances, both over one logarithmic axis."""
+    names = [curve.name for curve in curves]
+    with new_panels(title, 4.6 + legend_height(names), 2) as (figure, (above, below)):
+        handles = []
+        for style, curve in zip(curve_styles(len(curves)), curves, strict=False):
+            above.plot(curve.x, [100 * ratio for ratio in curve.ratios], markersize=5, **style)
+            handles += below.plot(curve.x, curve.distances, markersize=5, **style)
+        ratio_axis(above)
+        below.set_xscale('log')
+        below.set_yscale('log')
+        places = sorted({round(x) for curve in curves for x in curve.x})
+        below.set_xticks(apart(places, 0.09), [f'{place:,}' for place in apart(places, 0.09)])
+        below.xaxis.set_minor_locator(NullLocator())
+        below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        below.yaxis.set_major_formatter(lambda value, _: f'{value:,.6g}')
+        below.yaxis.set_minor_locator(NullLocator())
+        below.set_xlabel(x_label)
+        below.set_ylabel(y_label)
+        below.grid(alpha=0.25)
+        add_legend(figure, handles, names)
+    return figure

@@ -92,7 +92,11 @@ def agreement(options: AgreementOptions) -> None:
     """Similarity of the images that two networks make from the same seeds, next to the nearest training images.
 
     \b
-    # Two networks trained on disjoint halves of a set
+    # The last snapshots of two runs on disjoint halves of a set
+    python diagnose.py agreement --expdir=runs/00000-half-a --expdir=runs/00001-half-b --plot
+
+    \b
+    # Two snapshots, with the training set of each
     python diagnose.py agreement --network=a/network-snapshot-000500.safetensors --data=half-a.zip \\
         --network=b/network-snapshot-000500.safetensors --data=half-b.zip --plot
 

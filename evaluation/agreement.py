@@ -1,8 +1,8 @@
 """Do two generators make the same images from the same seeds, and do they copy their own training sets instead?
 
-Images are compared by the cosine of their pixels after subtracting each image's mean value, and by their root mean
-square distance. Trained on disjoint halves of a set, small-data networks copy their own half and disagree; with much
-data they agree and copy neither. A similarity is meaningful only next to its background: the similarity of
+Images are compared by the cosine of their pixels after subtracting the mean of each image, and by their root mean
+square distance. Networks trained on two small disjoint sets copy their own set and disagree; with more data they agree
+and copy neither. A similarity is meaningful only next to its background: the similarity of
 unrelated images, and of held-out images to their nearest training image.
 Sources: Kadkhodaie et al. 2024 (pixels), Zhang et al. 2024 (cosine of features, share above a threshold).
 """

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-from evaluation.intervals import CONFIDENCE
+from evaluation.intervals import CONFIDENCE, t_quantile
 
 # Height of the plateau of the held-out error above its lowest value, relative to this value.
 TOLERANCE = 0.05
@@ -62,7 +62,7 @@ def generalization_clock(
 
 def gap_clock(times: Sequence[float], gaps: np.ndarray, seed: int = 0) -> Clock:
     """tau_mem by the error. gaps: held-out minus training error of each pair of images, [S, N], N >= 2."""
-    critical = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, np.shape(gaps)[1] - 1))
+    critical = t_quantile(np.shape(gaps)[1] - 1)
     return _bootstrapped(times, np.asarray(gaps), lambda mean, error: _stays(mean > critical * error), seed)
 
 
@@ -114,7 +114,7 @@ def _clock(times: Sequence[float], place: int, places: np.ndarray) -> Clock:
 def fit_line(x: Sequence[float], y: Sequence[float]) -> Slope:
     """Least squares through at least three points, not all at one x."""
     found = scipy.stats.linregress(x, y)
-    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2)) * float(found.stderr)
+    half = t_quantile(len(x) - 2) * float(found.stderr)
     return Slope(float(found.slope), float(found.slope) - half, float(found.slope) + half, float(found.intercept))
 
 

@@ -13,11 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import Tensor
 
-from evaluation.intervals import CONFIDENCE
+from evaluation.intervals import t_quantile
 from torch_utils.misc import derived_seed, widest_float
 from training.denoiser import Denoiser
 
@@ -162,7 +161,7 @@ def ratio_interval(numerators: Tensor | np.ndarray, denominators: Tensor | np.nd
 
 
 def _interval(mean: float, deviation: float, count: int) -> Estimate:
-    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * deviation / math.sqrt(count)
+    half = t_quantile(count - 1) * deviation / math.sqrt(count)
     return Estimate(mean, mean - half, mean + half)
 
 

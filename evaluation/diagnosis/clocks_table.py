@@ -165,7 +165,7 @@ def run_time(record: Row, kimg: float, records: Sequence[Row]) -> float:
 
 
 def comparison_lines(found: Row) -> list[str]:
-    """What `compare_runs` found, in words."""
+    """The results of `compare_runs` as sentences."""
     lines = []
     for clock, values in found.items():
         text = f'{CLOCKS[clock]}: ln tau differs over runs by {values["spread_steps"]:.3g} in steps, '

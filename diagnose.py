@@ -2,7 +2,7 @@
 
 import click
 
-from cli.command import with_options
+from cli.command import RankedGroup, with_options
 from dnnlib.util import report_errors
 from evaluation.diagnosis_options import (
     AgreementOptions,
@@ -13,7 +13,7 @@ from evaluation.diagnosis_options import (
 )
 
 
-@click.group()
+@click.group(cls=RankedGroup)
 def main() -> None:
     """Measure denoisers at noise levels, the geometry of training sets, agreement, and the clocks of trainings.
 

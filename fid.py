@@ -6,12 +6,12 @@ import sys
 
 import click
 
-from cli.command import given_arguments, with_options
+from cli.command import RankedGroup, given_arguments, with_options
 from dnnlib.util import report_errors
 from evaluation.quality_options import CalcOptions, RefOptions, check_calc
 
 
-@click.group()
+@click.group(cls=RankedGroup)
 def main() -> None:
     """Measure the Fréchet distance and the kernel distance of images to a reference.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cli.command import with_options
+from cli.command import RankedCommand, with_options
 from dnnlib.download_options import DownloadOptions
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
@@ -18,7 +18,7 @@ class GenerateOptions:
 
     # fmt: off
     network: str = option(REQUIRED, 'Snapshot, run folder (its newest snapshot), or network pickle of EDM.', unit='FILE|DIR|URL')
-    outdir: Path | None = option(None, 'Folder for the images; only `download_only` works without it.', unit='DIR')
+    outdir: Path | None = option(None, 'Folder for the images, or one file for all; only `download_only` works without it.', unit='DIR|NPZ|NPY')
     seeds: list[int] = option('0-63', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
     subdirs: bool = option(False, 'Put a thousand images in a folder.', switch=True)
     class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
@@ -32,7 +32,7 @@ class GenerateOptions:
     sampler: SamplerOptions = group(SamplerOptions)
 
 
-@click.command()
+@click.command(cls=RankedCommand)
 @report_errors
 @with_options(GenerateOptions)
 def main(options: GenerateOptions) -> None:
@@ -46,13 +46,18 @@ def main(options: GenerateOptions) -> None:
     python generate.py --network=runs/00000-digits --outdir=out --grid=out/grid.png
 
     \b
+    # The same images in one file, as file systems that limit the number of files need
+    python generate.py --network=runs/00000-digits --outdir=samples.npz
+
+    \b
     # 50,000 images on 8 GPUs
     torchrun --standalone --nproc_per_node=8 generate.py --network=… --outdir=fid-tmp --seeds=0-49999 --subdirs
     """
     if options.outdir is None and not options.download.download_only:
         raise click.UsageError('--outdir is missing: the folder for the images')
-    from evaluation.generation import Output, generate_to_folder
+    from evaluation.generation import generate
     from evaluation.generators import Sampling, SnapshotGenerator, fetched
+    from evaluation.output import Output
     from torch_utils import distributed
 
     device = distributed.choose_device(options.device)
@@ -64,7 +69,7 @@ def main(options: GenerateOptions) -> None:
         assert options.outdir is not None
         generator = SnapshotGenerator(network, Sampling.of(options), device)
         output = Output(options.outdir, options.seeds, options.batch_size, options.subdirs, grid=options.grid)
-        generate_to_folder(output, generator)
+        generate(output, generator)
         distributed.print0(f'{len(output.seeds)} images in {output.outdir}')
 
 

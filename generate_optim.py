@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cli.command import with_options
+from cli.command import RankedCommand, with_options
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
 from training.closed_form import DENOISERS
@@ -19,7 +19,7 @@ class GenerateOptimOptions:
     # fmt: off
     data: str = option(REQUIRED, 'Training set. Without `sharded`, an .npy file of pixels stays on disk.', unit='ZIP|DIR|NPY', alias='network')
     denoiser: str = option('optimal', f'Closed form: {", ".join(DENOISERS)}; with parameters as in local:window=5.', unit='NAME')
-    outdir: Path = option(REQUIRED, 'Folder for the images.', unit='DIR')
+    outdir: Path = option(REQUIRED, 'Folder for the images, or one file for all.', unit='DIR|NPZ|NPY')
     seeds: list[int] = option('0-63', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
     subdirs: bool = option(False, 'Put a thousand images in a folder.', switch=True)
     conditional: bool = option(False, 'Denoise within a class, drawn from the seed; otherwise labels are ignored.', name='cond', unit='BOOL')
@@ -35,14 +35,14 @@ class GenerateOptimOptions:
     sampler: SamplerOptions = group(SamplerOptions)
 
 
-@click.command()
+@click.command(cls=RankedCommand)
 @report_errors
 @with_options(GenerateOptimOptions)
 def main(options: GenerateOptimOptions) -> None:
     """Generate images with a closed-form denoiser of a training set, by default the optimum, which replays it.
 
-    DIR/nearest.csv lists the two nearest training images of each image and their squared pixel distances. The same
-    command resumes an interrupted run. Images depend on neither --batch nor the number of ranks.
+    DIR/nearest.csv, or arrays of the .npz, list the two nearest training images of each image and their squared pixel
+    distances. The same command resumes an interrupted run. Images depend on neither --batch nor the number of ranks.
 
     \b
     # 64 images of the optimum on handwritten digits, and a contact sheet of them
@@ -63,8 +63,9 @@ def main(options: GenerateOptimOptions) -> None:
     torchrun --standalone --nproc_per_node=8 generate_optim.py --outdir=optimum --shard --data=imagenet64.zip
     python generate_optim.py --outdir=optimum --data=imagenet64.npy
     """
-    from evaluation.generation import Output, generate_and_compare
+    from evaluation.generation import generate_and_compare
     from evaluation.generators import ClosedFormGenerator, Sampling
+    from evaluation.output import Output
     from torch_utils import distributed
 
     device = distributed.choose_device(options.device)
@@ -73,10 +74,10 @@ def main(options: GenerateOptimOptions) -> None:
         options.outdir, options.seeds, options.batch_size, options.subdirs, options.save_images, options.grid
     )
     with distributed.process_group(device):
-        rows = generate_and_compare(output, ClosedFormGenerator(options.denoiser, sampling, device))
-        copies, exact = (sum(row[name] == '1' for row in rows) for name in ('memorized', 'exact'))
+        copies, exact = generate_and_compare(output, ClosedFormGenerator(options.denoiser, sampling, device))
+        count = len(output.seeds)
         distributed.print0(
-            f'{len(rows)} images in {output.outdir}: {copies} ({100 * copies / len(rows):.4g} %) are copies of a training '
+            f'{count} images in {output.outdir}: {copies} ({100 * copies / count:.4g} %) are copies of a training '
             f'image, less than a third as far from it as from any other; {exact} of them equal it pixel for pixel'
         )
 

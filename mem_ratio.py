@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from cli.command import given_arguments, with_options
+from cli.command import RankedCommand, given_arguments, with_options
 from dnnlib.util import report_errors
 from evaluation.evaluation_options import EvaluationOptions, check_options
 from evaluation.printing import distance_text, is_far, measured_lines, ratio_text, summary
 
 
-@click.command()
+@click.command(cls=RankedCommand)
 @report_errors
 @with_options(EvaluationOptions)
 def main(options: EvaluationOptions) -> None:

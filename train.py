@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from cli.command import given_arguments, with_options
+from cli.command import RankedCommand, given_arguments, with_options
 from dnnlib.util import report_errors
 from training.training_options import RunOptions
 
 
-@click.command()
+@click.command(cls=RankedCommand)
 @click.pass_context
 @report_errors
 @with_options(RunOptions)

@@ -1,11 +1,12 @@
 """Click commands whose options come from a dataclass: `with_options`."""
 
+import contextlib
 import dataclasses
 import functools
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -13,7 +14,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import click
 from click.core import ParameterSource
 
+from dnnlib import util
 from dnnlib.options import REQUIRED, Option, build, options_in, spelling
+from dnnlib.util import UserError
 
 
 def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], Callable]:
@@ -42,6 +45,35 @@ def _require(kind: type, values: dict[str, Any]) -> None:
         if option.required_unless and not values[field.name] and values[option.required_unless] is None:
             command = click.get_current_context().command
             raise click.MissingParameter(param=next(p for p in command.params if p.name == field.name))
+
+
+class RankedCommand(click.Command):
+    """A command that torchrun may start on several ranks: only the first one prints what is wrong with the options.
+
+    `report_errors` does the same for the errors of the function of a command.
+    """
+
+    def make_context(self, *arguments: Any, **values: Any) -> click.Context:
+        with _reported_once():
+            return super().make_context(*arguments, **values)
+
+    def invoke(self, ctx: click.Context) -> Any:  # of a group: parses the options of its sub-command
+        with _reported_once():
+            return super().invoke(ctx)
+
+
+class RankedGroup(RankedCommand, click.Group):
+    """A group of commands that torchrun may start on several ranks."""
+
+
+@contextlib.contextmanager
+def _reported_once() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        if isinstance(error.__cause__, UserError) or util.first_to_report(error.format_message()):
+            raise
+        raise click.exceptions.Exit(error.exit_code) from error
 
 
 def command_of(name: str, kind: type) -> click.Command:

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,10 @@ import click
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'cannot allocate memory')
+
+
+# The other ranks wait this long for the main rank to report a mistake that all of them make.
+SECONDS_TO_REPORT = 10
 
 
 class UserError(ValueError):
@@ -82,7 +87,10 @@ def _one_sentence(text: str, kind: type[click.ClickException] = click.ClickExcep
 
 
 def _is_main_rank(text: str) -> bool:
-    return os.environ.get('RANK', '0') == '0'
+    if os.environ.get('RANK', '0') == '0':
+        return True
+    time.sleep(SECONDS_TO_REPORT)  # torchrun stops all ranks as soon as one ends, so the main rank must end first
+    return False
 
 
 # Whether this rank is the first to report this text; `torch_utils.distributed` asks the other ranks.

@@ -1,13 +1,11 @@
-"""Generated images in a folder, from any generator: one PNG per seed, over any number of ranks.
+"""Generated images from any generator, over any number of ranks: `generate`, and `generate_and_compare`.
 
-`generate_to_folder` resumes: it makes only batches that are incomplete. Next to the images it writes
-`settings.json`, everything that the images depend on besides their seeds; a folder with other settings is refused.
+`generate_to_folder` saves one PNG per seed, and resumes: it makes only batches that are incomplete. Next to the images
+it writes `settings.json`, everything that they depend on besides their seeds; a folder with other settings is refused.
 """
 
 import contextlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +14,25 @@ from torch import Tensor
 
 from dnnlib.locks import sole_use
 from dnnlib.util import UserError, atomic_file
+from evaluation.generated_file import generate_to_file, is_image_file
 from evaluation.generators import ClosedFormGenerator, Generator
+from evaluation.memorization import memorized
 from evaluation.nearest_table import NearestTable
+from evaluation.output import MAX_GRID_IMAGES, Output
 from evaluation.pictures import image_path, read_png, save_images
 from torch_utils import distributed
 from training.contact_sheets import save_contact_sheet
 from training.sampling import seed_batches
 
 SETTINGS_NAME = 'settings.json'
-# A contact sheet shows at most this many images, in the order of the seeds.
-MAX_GRID_IMAGES = 1024
 
 
-@dataclass(frozen=True)
-class Output:
-    """Where to write images, and of which seeds.
-
-    batch_size: images at a time, on each rank. subdirs: a thousand images per folder. save_images: whether to save a
-    PNG per seed. grid: file of a contact sheet of the first seeds, or None.
-    """
-
-    outdir: Path
-    seeds: Sequence[int]
-    batch_size: int
-    subdirs: bool = False
-    save_images: bool = True
-    grid: Path | None = None
+def generate(output: Output, generator: Generator) -> None:
+    """Save the image of every seed in a folder, or in one file; see `generate_to_folder` and `generate_to_file`."""
+    if is_image_file(output.outdir):
+        generate_to_file(output, generator)
+    else:
+        generate_to_folder(output, generator)
 
 
 def generate_to_folder(output: Output, generator: Generator, table: NearestTable | None = None) -> None:
@@ -85,18 +76,30 @@ def generate_to_folder(output: Output, generator: Generator, table: NearestTable
         distributed.on_main(lambda: save_grid(output, sheet))
 
 
-def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> list[dict[str, str]]:
-    """Generate images of a closed form into a folder, with the table; return its rows in the order of the seeds.
+def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> tuple[int, int]:
+    """Save the images of a closed form, and compare them with the training set: in a table, or in arrays of the file.
 
+    Returns the number of copies, and of images that equal a training image pixel for pixel.
     Raises UserError for a training set that does not fit in memory, and as `generate_to_folder`.
     """
     table = NearestTable(output.outdir, generator)
+    if is_image_file(output.outdir):
+        arrays = generate_to_file(output, generator, lambda: table.training_images)
+        return distributed.on_main(lambda: counts(torch.from_numpy(arrays[0]['squared_distances'])))
     with contextlib.ExitStack() as stack:
         lock = sole_use(output.outdir / '.lock', f'`outdir`={output.outdir}')
         distributed.on_main(lambda: stack.enter_context(lock))
         generate_to_folder(output, generator, table)
         found = distributed.on_main(table.read)
-    return [found[seed] for seed in output.seeds]
+    rows = [found[seed] for seed in output.seeds]
+    copies, exact = (sum(row[name] == '1' for row in rows) for name in ('memorized', 'exact'))
+    return copies, exact
+
+
+def counts(squared_distances: Tensor) -> tuple[int, int]:
+    """The number of copies and of exact copies. squared_distances: int64 [N, 2], to the two nearest training images."""
+    nearest, second = squared_distances.unbind(1)
+    return int(memorized(nearest, second).sum()), int((nearest == 0).sum())
 
 
 def save_grid(output: Output, sheet: dict[int, Tensor]) -> None:

@@ -16,13 +16,14 @@ import torch
 from dataset_utils import Source, open_source
 from dnnlib.download import fetch
 from dnnlib.download_options import DownloadOptions
+from dnnlib.typed import read_json
 from dnnlib.util import UserError, file_sha256
 from torch_utils import distributed
 from torch_utils.misc import configure_backends
 from training.closed_form import files_of, make_denoiser
 from training.closed_form.closed_form import compute_device
 from training.closed_form.rows import ImageRows, rows_of
-from training.config import read_run
+from training.config import OPTIONS_FILE
 from training.dataset import count_labels
 from training.denoiser import Denoiser
 from training.pipeline import load_pipeline, read_pipeline
@@ -303,11 +304,10 @@ def fetched(network: str, download: DownloadOptions | None = None) -> Path:
 
 
 def trained_with_xflip(snapshot: Path) -> bool:
-    """Whether mirrored images were shown, from the run folder of an older snapshot that does not store it."""
-    try:
-        return read_run(snapshot.parent).options.xflip
-    except UserError:
-        return False
+    """Whether mirrored images were shown, from the run folder of an older snapshot, or of EDM's."""
+    saved = read_json(snapshot.parent / OPTIONS_FILE, dict[str, Any]) or {}
+    options = saved.get('options', saved.get('dataset_kwargs'))
+    return isinstance(options, dict) and options.get('xflip') is True
 
 
 def check_class(class_index: int | None, label_dim: int) -> None:

@@ -116,7 +116,9 @@ class PartialResults:
             for owner, _, name in (entry.partition('/') for entry in arrays):
                 if owner in taken:
                     taken[owner][name] = torch.from_numpy(arrays[f'{owner}/{name}'])
-            yield arrays['seeds'].tolist(), taken
+            seeds = arrays['seeds'].tolist()
+            if all(len(rows) == len(seeds) for values in taken.values() for rows in values.values()):
+                yield seeds, taken
 
     def add(self, seeds: list[int], taken: Taken) -> None:
         """Add a batch; save if the last save is some seconds ago."""
@@ -152,12 +154,17 @@ class PartialResults:
 
 
 def one_pass(
-    generate: Generate, context: Pass, consumers: Mapping[str, Consumer], partial: PartialResults, bar: tqdm
+    generate: Generate,
+    context: Pass,
+    consumers: Mapping[str, Consumer],
+    partial: PartialResults,
+    bar: tqdm,
+    together: bool = False,
 ) -> None:
     """Hand the image of every seed to all consumers: from `partial` if it is there, else sampled now.
 
     Seeds are cut into batches, which are dealt to the ranks; after each round the results go to the main
-    rank. A UserError on one rank is raised on all.
+    rank. A UserError on one rank is raised on all. together: all ranks make every batch together.
     """
 
     def restore() -> set[int]:
@@ -171,7 +178,8 @@ def one_pass(
     known = distributed.on_main(restore)
     todo = [batch for batch in seed_batches(context.seeds, context.batch_size) if not known.issuperset(batch)]
     bar.update(len(context.seeds) - sum(map(len, todo)))
-    images = generate(todo[distributed.rank() :: distributed.world_size()])
+    step = 1 if together else distributed.world_size()
+    images = generate(todo if together else todo[distributed.rank() :: step])
 
     def take_next() -> list[tuple[list[int], Taken]]:
         return [
@@ -179,8 +187,9 @@ def one_pass(
             for batch in itertools.islice(images, 1)
         ]
 
-    for _ in range(0, len(todo), distributed.world_size()):
-        for some, taken in itertools.chain(*distributed.gather(distributed.on_every_rank(take_next))):
+    for _ in range(0, len(todo), step):
+        taken_by_rank = distributed.gather(take_next() if together else distributed.on_every_rank(take_next))
+        for some, taken in itertools.chain(*taken_by_rank[:step]):
             bar.update(len(some))
             if distributed.is_main():
                 for name, consumer in consumers.items():

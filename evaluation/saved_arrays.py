@@ -24,7 +24,7 @@ def read_arrays(path: Path, settings: Mapping[str, Any]) -> dict[str, np.ndarray
         with np.load(path, allow_pickle=False) as data:
             if str(data['key']) == _key(settings):
                 return {name: data[name] for name in data.files if name != 'key'}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         pass
     return None
 

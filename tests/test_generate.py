@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import http.server
+import json
 import threading
 from functools import partial
 
@@ -9,7 +10,10 @@ import PIL.Image
 import pytest
 
 import generate
+import mem_ratio
 import train
+from dataset_utils import open_source
+from evaluation import generators, one_pass
 from tests.helpers import TINY, failure_of, invoke, run_script
 from tests.training.edm_pickles import pickle_of
 from training.snapshot import list_snapshots
@@ -114,9 +118,80 @@ def test_images_are_the_same_at_any_number_of_ranks(snapshot, tmp_path):
         out = tmp_path / str(ranks)
         run_script('generate.py', f'--network={snapshot}', f'--outdir={out}', '--seeds=0-9', '--batch=4', '--steps=5',
                    f'--grid={out}.png', ranks=ranks)  # fmt: skip
+        run_script('generate.py', f'--network={snapshot}', f'--outdir={out}.npz', '--seeds=0-9', '--batch=4',
+                   '--steps=5', ranks=ranks)  # fmt: skip
         found.append({name: image.tolist() for name, image in read(out).items()})
+        with np.load(f'{out}.npz') as file:
+            assert file['arr_0'][..., 0].tolist() == list(found[-1].values())
         assert PIL.Image.open(f'{out}.png').size == (16 * 32, 16 * 24)
     assert found[0] == found[1] == found[2]
+
+
+def test_images_in_one_file_are_those_of_a_folder(snapshot, tmp_path):
+    common = [f'--network={snapshot}', '--seeds=5,2,9-12', '--steps=3', '--batch=4']
+    for name in ('folder', 'all.npz', 'all.npy'):
+        grid = f'--grid={tmp_path}/{name}.png'
+        assert run(*common, f'--outdir={tmp_path}/{name}', grid).exit_code == 0
+    expected = np.stack([read(tmp_path / 'folder')[f'{seed:06d}.png'] for seed in (5, 2, 9, 10, 11, 12)])
+    for name in ('all.npz', 'all.npy'):
+        source = open_source(tmp_path / name)
+        np.testing.assert_array_equal(source.load()[..., 0], expected)
+        sheets = [np.asarray(PIL.Image.open(f'{tmp_path}/{sheet}.png')) for sheet in ('folder', name)]
+        np.testing.assert_array_equal(sheets[0], sheets[1])
+    with np.load(tmp_path / 'all.npz') as file:
+        assert file['seeds'].tolist() == [5, 2, 9, 10, 11, 12]
+        assert file['arr_1'].shape == (6,)
+    assert sorted(path.name for path in tmp_path.glob('*all.np*')) == [
+        'all.npy',
+        'all.npy.png',
+        'all.npz',
+        'all.npz.png',
+    ]
+    evaluated = invoke(
+        mem_ratio.main, f'--images={tmp_path}/all.npz', f'--images={tmp_path}/folder', '--knn-ref=digits', '--json'
+    )
+    first, second = map(json.loads, evaluated.stdout.splitlines())
+    assert first['mean_distance'] == second['mean_distance']
+
+
+def test_a_finished_file_is_left_alone_and_another_one_refused(snapshot, tmp_path, monkeypatch):
+    common = [f'--network={snapshot}', '--seeds=0-2', '--steps=3']
+    for name in ('all.npz', 'all.npy'):
+        assert run(*common, f'--outdir={tmp_path}/{name}').exit_code == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(generators, 'generate_images', None)
+    assert run(*common, f'--outdir={tmp_path}/all.npz').exit_code == 0
+    for options in (['--steps=4'], ['--seeds=0-3'], ['--class=1']):
+        message = failure(*common, *options, f'--outdir={tmp_path}/all.npz')
+        assert f'--outdir={tmp_path}/all.npz exists, and may have other images; remove it, or choose' in message
+    assert 'may have other images' in failure(*common, f'--outdir={tmp_path}/all.npy')
+    assert 'is a file; remove --subdirs' in failure(*common, '--subdirs', f'--outdir={tmp_path}/new.npz', status=2)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize('ending', ['npz', 'npy'])
+def test_an_interrupted_file_is_resumed_batch_by_batch(snapshot, tmp_path, monkeypatch, ending):
+    common = [f'--network={snapshot}', '--seeds=0-7', '--steps=3', '--batch=2']
+    assert run(*common, f'--outdir={tmp_path}/whole.{ending}').exit_code == 0
+    sampled = []
+    sampler = generators.generate_images
+
+    def interrupted(*arguments):
+        for place, batch in enumerate(sampler(*arguments)):
+            sampled.extend(batch.seeds)
+            yield batch
+            if place == 1 and len(sampled) == 4:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(generators, 'generate_images', interrupted)
+    monkeypatch.setattr(one_pass, 'SECONDS_BETWEEN_SAVES', 0)
+    assert run(*common, f'--outdir={tmp_path}/out.{ending}').exit_code == 130
+    assert not (tmp_path / f'out.{ending}').exists()
+    result = run(*common, f'--outdir={tmp_path}/out.{ending}')
+    assert result.exit_code == 0, result.output
+    assert sampled == list(range(8))
+    assert (tmp_path / f'out.{ending}').read_bytes() == (tmp_path / f'whole.{ending}').read_bytes()
+    assert not (tmp_path / f'out.{ending}.partial').exists()
 
 
 @pytest.mark.parametrize(

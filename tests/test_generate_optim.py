@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import math
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,30 @@ def test_mistakes_are_told_in_a_sentence(
         rows_of(open_source(str(digits_20)), None, torch.device('cpu'), sharded=True)
     assert not (tmp_path / 'new').exists()
     assert json.loads((outdir / 'settings.json').read_text())['num_steps'] == 18
+
+
+def test_one_file_has_the_images_and_the_columns_of_the_table(outdir: Path, tmp_path: Path) -> None:
+    result = run('--data=digits', f'--outdir={tmp_path}/all.npz', '--seeds=0-31')
+    assert '32 images' in result.output
+    assert '32 (100 %) are copies of a training image' in result.output
+    assert run('--data=digits', f'--outdir={tmp_path}/all.npz', '--seeds=0-31').output == result.output
+    table = read_table(outdir)
+    with np.load(tmp_path / 'all.npz') as file:
+        for place, seed in enumerate(file['seeds'].tolist()):
+            assert np.array_equal(file['arr_0'][place, ..., 0], read_image(outdir / f'{seed:06d}.png'))
+            nearest = [int(table[seed][name]) for name in ('nearest', 'second')]
+            squared = [int(table[seed][name]) for name in ('squared_distance', 'second_squared_distance')]
+            assert (file['indices'][place].tolist(), file['squared_distances'][place].tolist()) == (nearest, squared)
+    assert os.listdir(tmp_path) == ['all.npz']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('options', [[], ['--shard']])
+def test_ranks_and_shards_write_the_same_file(options: list[str], tmp_path: Path) -> None:
+    common = ['generate_optim.py', '--data=digits', '--seeds=0-19', '--batch=8', '--steps=4']
+    for ranks, name in ((1, 'one.npz'), (2, 'two.npz')):
+        run_script(*common, f'--outdir={tmp_path}/{name}', *(options if ranks > 1 else []), ranks=ranks)
+    assert (tmp_path / 'one.npz').read_bytes() == (tmp_path / 'two.npz').read_bytes()
 
 
 @pytest.mark.parametrize('repeats', [1, 3])

@@ -122,10 +122,13 @@ def test_a_class_without_training_images_is_refused(fresh, tmp_path):
     assert '--class=2: no training image has it; there are 2 classes' in message
 
 
-@pytest.mark.parametrize('old', [False, True])
-def test_replays_of_mirrored_images_count_if_the_training_showed_them(fresh, monkeypatch, old):
-    if old:
+@pytest.mark.parametrize('origin', ['snapshot', 'options', 'options of EDM'])
+def test_replays_of_mirrored_images_count_if_the_training_showed_them(fresh, sets, monkeypatch, origin):
+    if origin != 'snapshot':
         forget(fresh, 'xflip')
+    if origin == 'options of EDM':
+        kwargs = {'class_name': 'training.dataset.ImageFolderDataset', 'path': f'{sets}/gaps.npz', 'xflip': True}
+        (fresh / 'training_options.json').write_text(json.dumps({'dataset_kwargs': kwargs, 'total_kimg': 1}))
     pixels = torch.from_numpy(images_of(0).transpose(0, 3, 1, 2).copy())
 
     def replay(net, batches, *arguments):
@@ -134,11 +137,11 @@ def test_replays_of_mirrored_images_count_if_the_training_showed_them(fresh, mon
             yield GeneratedBatch(list(seeds), images)
 
     monkeypatch.setattr(generators, 'generate_images', replay)
-    result = run(f'--expdir={fresh}', '--seeds=0-15')
+    result = run(f'--expdir={fresh}', f'--knn-ref={sets}/gaps.npz', '--seeds=0-15')
     assert 'Mirrored training images' in result.output
     record = record_of(fresh)
     assert (record['num_memorized'], record['mean_distance'], record['xflip']) == (16, 0, True)
-    assert run(f'--expdir={fresh}', '--seeds=0-15', '--xflip=0').exit_code == 0
+    assert run(f'--expdir={fresh}', f'--knn-ref={sets}/gaps.npz', '--seeds=0-15', '--xflip=0').exit_code == 0
     record = record_of(fresh)
     assert (record['num_memorized'], 'xflip' in record) == (8, False)
 

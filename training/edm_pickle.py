@@ -38,7 +38,8 @@ _MAX_NAME = 200
 class EDMPickle:
     """The content of a network pickle. dataset: the name of its training set, or None.
 
-    class_name: of the outermost network. arguments, keywords: its constructor's, plain values.
+    class_name: of the outermost network. arguments, keywords: its constructor's, plain values. xflip: whether its
+    training showed mirrored images as well.
     """
 
     class_name: str
@@ -46,6 +47,7 @@ class EDMPickle:
     keywords: dict[str, Any]
     tensors: dict[str, 'PickledTensor']
     dataset: str | None
+    xflip: bool
 
     def bound_arguments(self, network_class: type) -> dict[str, Any]:
         """All arguments by the names that a class gives them. Raises ValueError if they do not fit it."""
@@ -104,12 +106,17 @@ def _parse(root: Any, num_bytes: int) -> EDMPickle:
         keywords={name: _plain(value) for name, value in keywords.items()},
         tensors=tensors,
         dataset=_dataset_name(root),
+        xflip=_dataset_option(root, 'xflip') is True,
     )
 
 
-def _dataset_name(root: Any) -> str | None:
+def _dataset_option(root: Any, name: str) -> Any:
     keywords = root.get('dataset_kwargs') if isinstance(root, dict) else None
-    path = keywords.get('path') if isinstance(keywords, dict) else None
+    return keywords.get(name) if isinstance(keywords, dict) else None
+
+
+def _dataset_name(root: Any) -> str | None:
+    path = _dataset_option(root, 'path')
     return path.replace('\\', '/').rstrip('/').rpartition('/')[2] if isinstance(path, str) else None
 
 

@@ -261,6 +261,7 @@ def _pickle_info(path: Path, pickled: EDMPickle) -> SnapshotInfo:
         dataset_sha256=None,
         dataset_size=None,
         ema={},
+        xflip=pickled.xflip,
     )
 
 

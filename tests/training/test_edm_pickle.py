@@ -71,7 +71,7 @@ def test_networks_of_every_class_come_back(tmp_path, class_name, arguments, is_b
     others = {
         'loss_fn': Record('EDMLoss', {'P_mean': -1.2}),
         'augment_pipe': None,
-        'dataset_kwargs': {'path': 'a/b.zip'},
+        'dataset_kwargs': {'path': 'a/b.zip', 'xflip': True},
     }
     path = write(tmp_path, record if is_bare else {'ema': record, **others})
     loaded = load_network(path)
@@ -80,7 +80,7 @@ def test_networks_of_every_class_come_back(tmp_path, class_name, arguments, is_b
     torch.testing.assert_close(loaded(x, sigma, labels), net(x, sigma, labels), rtol=1e-5, atol=1e-5)
     info = read_info(path)
     assert (info.images, info.kimg, info.epochs(), info.epochs(4000)) == (12000, 12, None, 3)
-    assert info.dataset == (None if is_bare else 'b.zip')
+    assert (info.dataset, info.xflip) == ((None, False) if is_bare else ('b.zip', True))
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4, 5])

@@ -1,0 +1,120 @@
+"""Generated images in one file, from any generator: an .npz in the format of OpenAI's samples, or an .npy.
+
+`generate_to_file` resumes an interrupted run from `FILE.partial`. An .npz also holds everything that its images depend
+on, so that a finished file is recognized; a file with other images is refused.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset_utils.sources.arrays import is_npz, is_numpy_name
+from dnnlib.locks import sole_use
+from dnnlib.util import ArgumentError, UserError, atomic_file
+from evaluation.consumers.kept_images import KeptImages
+from evaluation.generators import Generator
+from evaluation.memorization import TrainingImages
+from evaluation.one_pass import Consumer, PartialResults, Pass, one_pass
+from evaluation.output import MAX_GRID_IMAGES, Output
+from evaluation.records import format_seeds
+from evaluation.saved_arrays import read_arrays, write_arrays
+from torch_utils import distributed
+from training.contact_sheets import save_contact_sheet
+from training.sampling import GeneratedBatch
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Distances(Consumer):
+    """The two nearest distinct training images of each image."""
+
+    def __init__(self, context: Pass, training_images: TrainingImages):
+        super().__init__(context)
+        self.training_images = training_images
+
+    def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
+        indices, squared_distances = self.training_images.nearest_two(batch.images)
+        return {'indices': indices, 'squared_distances': squared_distances}
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a path names a file of images, and not a folder."""
+    return is_numpy_name(path) and not path.is_dir()
+
+
+def generate_to_file(
+    output: Output, generator: Generator, compare_with: Callable[[], TrainingImages] | None = None
+) -> list[Arrays]:
+    """Make the images of all seeds, and save them in the file `output.outdir`.
+
+    compare_with: prepares the training images to compare with. Returns the arrays of the file on the main rank: arr_0
+    uint8 [N, H, W, C], arr_1, the classes, if there are any, seeds, and, if compared, indices and squared_distances
+    [N, 2]. An .npy holds arr_0 alone.
+    Raises UserError for an existing file of other images, and for an .npy that exists.
+    """
+    path, context = output.outdir, Pass(output.seeds, output.batch_size)
+    if output.subdirs or not output.save_images:
+        raise ArgumentError(f'`outdir`={path} is a file; remove `subdirs` and `save_images`, or give a folder')
+    settings = distributed.on_main(lambda: generator.settings)
+    together = generator.sampling.sharded
+
+    def prepare() -> dict[str, Consumer]:
+        consumers: dict[str, Consumer] = {'images': KeptImages(context)}
+        if compare_with is not None:
+            consumers['distances'] = Distances(context, compare_with())
+        return consumers
+
+    with contextlib.ExitStack() as stack:
+        lock = sole_use(path.with_name(f'.{path.name}.lock'), f'`outdir`={path}')
+        distributed.on_main(lambda: stack.enter_context(lock))
+        found = distributed.kept_on_main(lambda: read_finished(output, settings))
+        if not distributed.on_main(lambda: found != [None]):
+            consumers = prepare() if together else distributed.on_every_rank(prepare)
+            partial = PartialResults(path.with_name(f'{path.name}.partial'), settings)
+            with distributed.progress_bar(len(output.seeds), 'generate') as bar:
+                one_pass(generator.generate, context, consumers, partial, bar, together)
+            found = distributed.kept_on_main(lambda: write_file(output, settings, consumers))
+            distributed.on_main(partial.remove)
+        finished = [arrays for arrays in found if arrays is not None]
+        if (grid := output.grid) is not None:
+            distributed.on_main(lambda: save_grid(grid, finished[0]))
+    return finished
+
+
+def read_finished(output: Output, settings: dict[str, Any]) -> Arrays | None:
+    """The arrays of an .npz of these settings and seeds; None without a file. Raises UserError for another file."""
+    if not output.outdir.exists():
+        return None
+    arrays = read_arrays(output.outdir, {**settings, 'seeds': format_seeds(output.seeds)})
+    if arrays is None:
+        raise UserError(
+            f'`outdir`={output.outdir} exists, and may have other images; remove it, or choose another name'
+        )
+    return arrays
+
+
+def write_file(output: Output, settings: dict[str, Any], consumers: Mapping[str, Consumer]) -> Arrays:
+    images = consumers['images']
+    arrays = {'arr_0': images.rows('pixels').permute(0, 2, 3, 1).contiguous().numpy()}
+    classes = images.rows('classes').numpy()
+    if (classes >= 0).all():
+        arrays['arr_1'] = classes
+    arrays['seeds'] = np.array(output.seeds)
+    if 'distances' in consumers:
+        names = ('indices', 'squared_distances')
+        arrays |= {name: consumers['distances'].rows(name).numpy() for name in names}
+    if is_npz(output.outdir):
+        write_arrays(output.outdir, {**settings, 'seeds': format_seeds(output.seeds)}, arrays)
+    else:
+        with atomic_file(output.outdir) as file:
+            np.save(file, arrays['arr_0'])
+    return arrays
+
+
+def save_grid(path: Path, arrays: Arrays) -> None:
+    save_contact_sheet(path, torch.from_numpy(arrays['arr_0'][:MAX_GRID_IMAGES]).permute(0, 3, 1, 2))

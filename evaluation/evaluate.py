@@ -24,7 +24,7 @@ from evaluation.memorization import TrainingSet
 from evaluation.one_pass import Context, PartialResults, one_pass
 from evaluation.pictures import draw_gallery
 from evaluation.records import Record
-from evaluation.runs import EvaluatedSet, evaluate_generators, finished
+from evaluation.runs import EvaluatedSet, EvaluationLog, evaluate_generators, finished
 from evaluation.spaces import FeatureSpace, PixelSpace
 from torch_utils import distributed
 from training.config import read_run
@@ -79,6 +79,8 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
             if not in_pass:
                 neighbors = result.indices, result.squared_distances
                 found.record.update(measurement.record(pixels, features, neighbors))
+                if measurement.metrics:
+                    EvaluationLog(log).add_metrics(found.record)
             own = result.memorized, result.indices[:, 0]
             own = own if measurement.rule is None else measurement.copies(pixels, features)
             copies.append(copied_images(*own, training_set.labels))

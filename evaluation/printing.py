@@ -118,7 +118,7 @@ def _shares(record: Mapping[str, Any]) -> list[str]:
 
 def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
     """One line per number of a metric, one column per set of images; lists are left to the JSON records."""
-    columns = [dict(_numbers(record.get('metrics', {}))) for record in records]
+    columns = [dict(numbers_of(record.get('metrics', {}))) for record in records]
     names = list(dict.fromkeys(name for column in columns for name in column))
     space = next((record['metrics_space'] for record in records if 'metrics' in record), '')
     rows = [[f'metrics in {space}', *map(_name, records)]]
@@ -137,10 +137,11 @@ def _name(record: Mapping[str, Any]) -> str:
     return record['images'] if 'images' in record else record['snapshot']
 
 
-def _numbers(values: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, float | None]]:
+def numbers_of(values: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, float | None]]:
+    """The numbers of metrics, by the names of the metric and of the number with a dot between; lists are left out."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _numbers(value, f'{prefix}{name}.')
+            yield from numbers_of(value, f'{prefix}{name}.')
         elif not isinstance(value, list):
             yield f'{prefix}{name}', value
 

@@ -88,9 +88,20 @@ def best_record(records: Sequence[Record]) -> Record:
 
 def append_record(path: Path, record: Record) -> None:
     """Add a record; the file is complete at any time."""
-    lines = [json.dumps(old) for old in read_records(path)] + [json.dumps(record)]
+    _write(path, [*read_records(path), record])
+
+
+def replace_record(path: Path, record: Record) -> None:
+    """Write a record, with more entries than before, in place of the newest one with the same settings."""
+    records = read_records(path)
+    place = max(place for place, old in enumerate(records) if settings_of(old) == settings_of(record))
+    records[place] = record
+    _write(path, records)
+
+
+def _write(path: Path, records: Sequence[Record]) -> None:
     with atomic_file(path) as file:
-        file.write(''.join(line + '\n' for line in lines).encode())
+        file.write(''.join(json.dumps(record) + '\n' for record in records).encode())
 
 
 def versions() -> dict[str, str]:

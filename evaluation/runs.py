@@ -268,6 +268,13 @@ class EvaluationLog:
         tqdm.write(log_line(found.record))
         return found.record
 
+    def add_metrics(self, record: Record) -> None:
+        """Write a record again that has got metrics by now."""
+        if self.path is not None:
+            with contextlib.ExitStack() as stack:
+                self.claim(stack)
+                files.replace_record(self.path.with_suffix('.jsonl'), record)
+
     def keep(self, found: EvaluatedSet) -> None:
         """Keep the images of a generator whose record was written before."""
         self._write_best(found)

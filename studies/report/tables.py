@@ -9,7 +9,7 @@ from typing import Any
 from dnnlib.text_tables import aligned, csv_text
 from dnnlib.util import atomic_file, format_time
 from evaluation.effective_memorization import EMM
-from evaluation.printing import is_far
+from evaluation.printing import is_far, numbers_of
 from studies.points import FAILED, RUNNING, STOPPED
 from studies.report.diagnosis import agreement_rows, clock_rows, level_rows
 from studies.report.finding import FAR_NOTE, advice, bracket_text
@@ -41,9 +41,19 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
                     'mean_distance': sum(record['mean_distance'] for record in records) / len(records),
                     'dataset_sha256': ' '.join(record.get('dataset_sha256') or '' for record in records),
                     'far': sum(map(is_far, records)),
+                    **metric_means(records),
                 }
             )
     return rows
+
+
+def metric_means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The mean over repeats of each number of the metrics that all of their records have."""
+    found = [record.get('metrics') for record in records]
+    columns = [dict(numbers_of(metrics)) if isinstance(metrics, dict) else {} for metrics in found]
+    values = {name: [column.get(name) for column in columns] for name in columns[0]}
+    known = {name: [value for value in row if isinstance(value, int | float)] for name, row in values.items()}
+    return {name: sum(row) / len(row) for name, row in known.items() if len(row) == len(columns)}
 
 
 def emm_rows(results: StudyResults) -> list[dict[str, Any]]:

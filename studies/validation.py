@@ -9,9 +9,11 @@ import click
 
 from cli.command import command_of, given_arguments
 from dataset_utils import open_source
+from dataset_utils.building import Making
 from dataset_utils.command_line import main as dataset_commands
 from dataset_utils.rules import RULES
 from dataset_utils.sources import Source
+from dataset_utils.sources.base import words_of
 from dnnlib.options import build, options_in, spelling
 from dnnlib.util import UserError
 from evaluation.evaluation_options import EvaluationOptions, check_options
@@ -28,6 +30,10 @@ PARSERS: dict[str, click.Command] = {
     'sources': dataset_commands,
     **{step: command_of(step, kind) for step, kind in KINDS.items()},
 }
+
+
+# The argument of a command that names a held-out set, 'test' for the others.
+HELD_OUT = {'train': 'test_data', 'evaluate': 'test_set'}
 
 
 class Validator:
@@ -102,16 +108,36 @@ class Validator:
                 choices[key] = self._open(choices[key])
         place = f'{study.name}: {combination.name}, {size} images'
         try:
-            labels = RULES[selection](**choices).labels
+            plan = RULES[selection](**choices)
+            image, _ = next(iter(Making(plan)))
         except UserError as error:
             raise UserError(f'{place}: {error}') from error
+        labels = plan.labels
         commands = make_point(study, root, combination, size, 0).commands()
+        for step, command in commands.items():
+            self._check_held_out(step.removesuffix('-b'), command, image.shape, place)
         conditional = parse_options('train', commands['train'], place).values['cond']
         chosen = parse_options('evaluate', commands['evaluate'], place).values['class_index']
         if chosen is not None and not conditional:
             raise UserError(f'{place}: class = {chosen} in [evaluate] needs cond = true in [train]')
         if chosen is not None and chosen not in (labels or []):
             raise UserError(f'{place}: class = {chosen} in [evaluate]: no training image has it')
+
+    def _check_held_out(self, part: str, command: list[str], shape: tuple[int, ...], place: str) -> None:
+        """Raise UserError if the held-out set of a command has images of another shape than the training set.
+
+        shape: [H, W, C] of training images. An evaluation converts the channels by itself.
+        """
+        argument = HELD_OUT.get(part, 'test')
+        path = None if part == 'data' else parse_options(part, command, place).values.get(argument)
+        if path is None:
+            return
+        found = self._open(path, argument).shape
+        if found[:2] != shape[:2] or (part != 'evaluate' and found != shape):
+            raise UserError(
+                f'{place}: the images of {path}, a held-out set, are {words_of(found)}, but training images are '
+                f'{words_of(shape)}; give held-out images of the same shape'
+            )
 
     @staticmethod
     def _check_evaluation(parsed: 'ParsedOptions', where: str, is_own: bool) -> None:

@@ -108,7 +108,17 @@ def test_the_images_of_the_best_snapshot_are_kept(fresh, digits_20, monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr('evaluation.generators.generate_images', refuse)
         (fresh / 'mem_gallery.png').unlink()
+        before = records(fresh)
         assert run(*common, '--metrics=all', f'--table={fresh}/table.csv').exit_code == 0
+        after = records(fresh)
+        (place,) = [place for place, record in enumerate(after) if 'metrics' in record]
+        assert after[place]['snapshot'] == best['snapshot']
+        assert list(after[place]['metrics']) == ['ratio_curve', 'authenticity', 'precision_recall']
+        assert [record | {'metrics': 0, 'metrics_space': 0} for record in after] == [
+            record | {'metrics': 0, 'metrics_space': 0} for record in before
+        ]
+        assert run(*common, '--metrics=authenticity').exit_code == 0
+        assert list(records(fresh)[place]['metrics']) == ['authenticity']
     assert (fresh / 'mem_gallery.png').read_bytes() == gallery
     (fresh / 'mem_best.npz').unlink()
     assert run(*common).exit_code == 0

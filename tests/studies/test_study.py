@@ -2,9 +2,11 @@
 
 import copy
 import datetime
+import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dnnlib.util import UserError
@@ -321,6 +323,30 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
 )
 def test_options_and_sizes_are_checked_before_anything_runs(tables, message):
     with pytest.raises(UserError, match=message):
+        validated(**tables)
+
+
+@pytest.mark.parametrize(
+    ('tables', 'shape', 'is_refused'),
+    [
+        ({'evaluate': {'metrics': 'test_gap', 'test-ref': 'SET'}}, (5, 16, 16, 1), True),
+        ({'evaluate': {'metrics': 'test_gap', 'test-ref': 'SET'}}, (5, 8, 8, 3), False),  # becomes grey
+        ({'train': {'test-data': 'SET'}}, (5, 8, 8, 3), True),
+        ({'train': {'test-data': 'SET'}}, (5, 8, 8, 1), False),
+        ({'diagnose': {'clocks': {'test': 'SET'}}}, (5, 8, 8, 3), True),
+        ({'diagnose': {'levels': {'test': 'SET'}}}, (5, 4, 4, 1), True),
+    ],
+)
+def test_held_out_images_of_another_shape_are_refused_before_anything_runs(tables, shape, is_refused, tmp_path):
+    path = str(tmp_path / 'held-out.npy')
+    np.save(path, np.zeros(shape, np.uint8))
+    tables = json.loads(json.dumps(tables).replace('SET', path))
+    if not is_refused:
+        validated(**tables)
+        return
+    with pytest.raises(
+        UserError, match=r'all, 10 images: the images of .*held-out\.npy.* but training images are 8x8 grey'
+    ):
         validated(**tables)
 
 

@@ -131,7 +131,10 @@ class TrainingSet(TrainingImages):
         where: str = 'the training set',
         mirrored: bool = False,
     ):
-        super().__init__(dataset.images, device, where, mirrored)
+        references: Images | ImageRows = dataset.images
+        if dataset.on_disk and not mirrored:
+            references = ImageRows(dataset.images, None, torch.device(device or 'cpu'), on_disk=True)
+        super().__init__(references, device, where, mirrored)
         self.name, self.sha256, self.images = dataset.name, dataset.sha256, dataset.images
         self.labels, self.class_sizes = dataset.labels, dataset.class_sizes
 

@@ -392,3 +392,26 @@ def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
     assert 'no such closed form; choose one of optimal' in failure('--denoiser=best', *common)
     assert 'needs --data' in failure('--denoiser=optimal', f'--knn-ref={digits_20}')
     assert '--class=10: no training image has it' in failure('--denoiser=optimal', *common, '--class=10')
+
+
+def test_a_large_npy_file_stays_on_disk_and_gives_the_same_record(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    references = random.integers(0, 256, (600, 8, 8, 3), np.uint8)
+    references[500] = references[20]
+    np.save(tmp_path / 'references.npy', references)
+    images = references[:90].copy()
+    images[::2] //= 2
+    np.save(tmp_path / 'images.npy', images)
+    arguments = [f'--images={tmp_path}/images.npy', f'--knn-ref={tmp_path}/references.npy', '--json', '--metrics=all',
+                 f'--gallery={tmp_path}/gallery.png']  # fmt: skip
+    records, galleries = [], []
+    for copies in (3, 10**12):
+        monkeypatch.setattr('training.dataset.COPIES', copies)
+        assert load_dataset(f'{tmp_path}/references.npy').on_disk == (copies > 3)
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+        records.append(json.loads(result.stdout))
+        galleries.append((tmp_path / 'gallery.png').read_bytes())
+    assert records[0] == records[1]
+    assert records[0]['num_duplicates'] == 1
+    assert galleries[0] == galleries[1]

@@ -8,11 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
 from dataset_utils import Source, content_sha256, open_source
 from dataset_utils.sources.base import check_shape, with_channels
+
+# An .npy file of which this many copies do not fit into memory stays on disk.
+COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,16 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training set in memory: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels."""
+    """A training set in memory: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels.
+
+    on_disk: whether the images are a memory-mapped file, of which the system reads what is used.
+    """
 
     name: str
     images: Tensor
     labels: Tensor | None
     sha256: str
+    on_disk: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -128,11 +136,17 @@ def describe_dataset(path: str) -> DatasetInfo:
 def load_dataset(path: str, progress: bool = False, argument: str = 'data', channels: int | None = None) -> Dataset:
     """Read a complete training set into memory. argument: the name of the argument that gave it, for messages.
 
-    channels: 1 or 3 to convert the images to; the hash is the one of the images as they are stored. Raises UserError if
-    a file is missing, damaged or hostile, or if images are not square and of one size.
+    channels: 1 or 3 to convert the images to; the hash is the one of the images as they are stored. An .npy file that
+    is large for the memory of this machine stays on disk, unless it is converted. Raises UserError if a file is
+    missing, damaged or hostile, or if images are not square and of one size.
     """
     source = open_source(path, argument)
     check_shape(source.where, source.shape)
+    stored = getattr(source, 'images', None)
+    large = psutil.virtual_memory().available // COPIES
+    if isinstance(stored, np.memmap) and stored.nbytes > large and stored.shape[3] == (channels or source.channels):
+        pixels = torch.from_numpy(stored.transpose(0, 3, 1, 2))
+        return Dataset(source.name, pixels, labels_of(source), source.content_sha256(progress), on_disk=True)
     images = source.load(progress=progress)
     converted = with_channels(images, channels or source.channels)
     pixels = torch.from_numpy(np.ascontiguousarray(converted.transpose(0, 3, 1, 2)))

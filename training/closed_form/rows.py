@@ -28,8 +28,8 @@ MAX_BLOCK = 1 << 16
 class ImageRows:
     """uint8 images [N, C, R, R], N >= 1, as int8 rows [N, P], for closed forms and for nearest neighbours.
 
-    images: a numpy memory map stays on disk and is read block by block; anything else is put on the device, and decoded
-    a few rows at a time if it must be decoded.
+    images: a numpy memory map, or a tensor on one with `on_disk`, stays on disk and is read block by block; others are
+    put on the device, and decoded a few rows at a time if they must be decoded.
     labels: int64 [N] >= 0 or None.
     sharded: the images are one rank's share of a training set that the ranks hold together, in their order.
     Raises UserError if the device has too little memory, on every rank if one rank's device has.
@@ -46,14 +46,21 @@ class ImageRows:
 
     ndim, dtype = 4, torch.uint8
 
-    def __init__(self, images: 'Images', labels: Tensor | None, device: torch.device, sharded: bool = False):
+    def __init__(
+        self,
+        images: 'Images',
+        labels: Tensor | None,
+        device: torch.device,
+        sharded: bool = False,
+        on_disk: bool = False,
+    ):
         self.device, self.labels, self.sharded = device, labels, sharded
         self.shape: tuple[int, ...] = tuple(images.shape)
         order, self.ranges = class_ranges(labels, len(images))
         self.order, self.offset = order.to(device), 0
         self.num_images = len(images)
         self.class_sizes = Counter({c: stop - start for c, (start, stop) in self.ranges.items()})
-        self.source = images if isinstance(images, np.memmap) else None
+        self.source = images if on_disk or isinstance(images, np.memmap) else None
         self.resident: Tensor | None = None
         if self.source is None:
             load = lambda: self._load(images)  # noqa: E731

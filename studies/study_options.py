@@ -16,7 +16,7 @@ class LaunchOptions:
     # fmt: off
     launcher: str = option('local', 'Where points run.', unit='local|slurm')
     jobs: int | None = option(None, 'Points at a time. [default: 1; with Slurm as many as it runs]', unit='INT', least=1)
-    gpus_per_job: int | None = option(None, 'GPUs of each point, on each node. [default: 1 if there are any; with Slurm none]', unit='INT', least=0)
+    gpus_per_job: int | None = option(None, 'GPUs of each point, on each node. [default: 1; on this machine only if there are any]', unit='INT', least=0)
     jobs_per_gpu: int = option(1, 'Points that share each GPU, for small networks; `jobs` is then as many as fit.', unit='INT', least=1)
     nodes_per_job: int = option(1, 'Slurm: nodes of each point.', unit='INT', least=1)
     time_limit: int = option(24 * 60, 'Slurm: time limit of one job; the job is requeued and resumes.', unit='MINUTES', least=5)

@@ -66,7 +66,9 @@ class Study:
         self.sizes = sizes
         (folder / 'four.toml').write_text(STUDY.format(sizes=sizes, images=images))
         arguments: list[str | Path] = ['sweep', folder / 'four.toml', f'--outdir={self.root}']
-        self.command = command('emm.py', *arguments, '--launcher=slurm', '--time-limit=10', *options)
+        self.command = command(
+            'emm.py', *arguments, '--launcher=slurm', '--gpus-per-job=0', '--time-limit=10', *options
+        )
 
     def start(self) -> subprocess.Popen:
         process = subprocess.Popen(

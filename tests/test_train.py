@@ -44,6 +44,22 @@ def color_16(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def short_measurement(monkeypatch):
+    monkeypatch.setattr('training.cost.SECONDS_MEASURED', 0.0)
+
+
+def test_a_dry_run_gives_the_cost_and_says_where_attention_is(digits_20):
+    lines = dry_run(f'--data={digits_20}', *TINY, '--epochs=100', '--snapshots=2')
+    assert lines['Time'].startswith('about ')
+    assert lines['Memory'].startswith('about ')
+    assert '2 snapshots, the newest 2 training states' in lines['Disk']
+    assert lines['Attention'] == 'at 4x4'
+    assert dry_run(f'--data={digits_20}', '--preset=paper')['Attention'].startswith(
+        'NONE: the network has the resolutions 8'
+    )
+
+
 def test_the_papers_basic_run_follows_from_its_preset(digits_20):
     lines = dry_run(f'--data={digits_20}', '--preset=paper')
     assert lines['Training set'] == 'digits-20: 20 images, 8x8, grey, unconditional'

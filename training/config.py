@@ -237,10 +237,29 @@ def describe(config: TrainingConfig, device_type: str) -> str:
         'Optimizer': f'{options.optimizer}, learning rate {options.lr:g}, warm-up {warmup}, '
         f'weight decay {options.weight_decay:g}',
         'Weight average': average,
+        'Attention': attention_text(config),
         'Snapshots': f'{len(config.snapshots)}, at kimg ' + shortened([place // 1000 for place in config.snapshots]),
         'Seed': str(options.seed),
     }
-    return '\n'.join(f'{name + ":":<16}{text}' for name, text in lines.items())
+    return as_lines(lines)
+
+
+def as_lines(texts: dict[str, str]) -> str:
+    return '\n'.join(f'{name + ":":<16}{text}' for name, text in texts.items())
+
+
+def attention_text(config: TrainingConfig) -> str:
+    """The resolutions at which the network has self-attention, with a remedy if there are none."""
+    arguments, resolution = config.network.arguments, config.dataset.resolution
+    levels = [resolution >> level for level in range(len(arguments['channel_mult']))]
+    wanted = arguments.get('attn_resolutions', [32, 16, 8])
+    found = [level for level in levels if level in wanted]
+    if found:
+        return 'at ' + ', '.join(f'{level}x{level}' for level in found)
+    return (
+        f'NONE: the network has the resolutions {", ".join(map(str, levels))}, and attention is set at '
+        f'{", ".join(map(str, wanted)) or "none"} (attn_resolutions)'
+    )
 
 
 def shortened(values: list[int]) -> str:

@@ -27,6 +27,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         'weight_decay': 0, 'ema_mode': 'mode1', 'seed': 1024,
     },
 }  # fmt: skip
+# The paper's network for 64x64 images: with EDM's widths at four resolutions.
+PRESETS['paper-64'] = PRESETS['paper'] | {'cres': [1, 2, 2, 2]}
+# The paper's basic run on one GPU, its batch in parts; the results differ by the random numbers only.
+PRESETS['paper-1gpu'] = PRESETS['paper'] | {'batch_gpu': 64}
 
 # Options that may differ when a training resumes: its length, its files, and where and how it runs.
 CHANGEABLE = {

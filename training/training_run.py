@@ -17,7 +17,8 @@ from dnnlib.util import UserError, remove_partial_files, tee_output
 from torch_utils import distributed
 from torch_utils.distributed import print0
 from torch_utils.misc import configure_backends
-from training.config import OPTIONS_FILE, SavedRun, TrainingConfig, describe, read_run, resolve
+from training.config import OPTIONS_FILE, SavedRun, TrainingConfig, as_lines, describe, read_run, resolve
+from training.cost import cost_lines
 from training.dataset import Dataset, DatasetInfo, describe_dataset
 from training.held_out_loss import open_held_out_loss
 from training.preconditioning import Preconditioned
@@ -110,6 +111,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
             config = dataclasses.replace(config, network=saved.network)
         if options.dry_run:
             print0(describe(config, device.type))
+            print0(as_lines(cost_lines(config, device)))
             print0('Dry run; stopping here.')
             return None, 0
         if config.precision == 'fp16' and device.type == 'cpu':

@@ -62,7 +62,7 @@ class SlurmLauncher:
             raise ArgumentError('`jobs_per_gpu` needs `launcher`=local')
         self.capacity: int | None = None
         self.log_dir = log_dir.resolve()
-        self.resources = Resources(options.nodes_per_job, options.gpus_per_job or 0)
+        self.resources = Resources(options.nodes_per_job, gpus_of(options))
         self.parameters = sbatch_parameters(options)
         self.queue = _Queue()
         self.jobs: list[SlurmJob] = []
@@ -130,7 +130,7 @@ def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
         'qos': options.qos,
         'mem': options.mem,
         'cpus_per_task': options.cpus_per_job,
-        'gpus_per_node': options.gpus_per_job or None,
+        'gpus_per_node': gpus_of(options) or None,
         'array_parallelism': options.jobs,
     }
     for name, value in {**chosen, **extra}.items():
@@ -153,6 +153,11 @@ def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
         },
         **{key: value for key, value in chosen.items() if value is not None},
     }
+
+
+def gpus_of(options: LaunchOptions) -> int:
+    """GPUs of each point on each node: one unless the options say otherwise."""
+    return 1 if options.gpus_per_job is None else options.gpus_per_job
 
 
 def extra_options(words: Iterable[str]) -> dict[str, str | bool]:

@@ -118,8 +118,13 @@ def test_each_job_of_an_array_is_given_its_point(cluster, folders, tmp_path):
     assert [(task.folder, task.nodes, task.gpus_per_node) for task in tasks] == [(f, 2, 8) for f in folders]
 
 
-def test_no_gpu_is_asked_for_without_need(cluster, folders, tmp_path):
+def test_a_gpu_is_asked_for_unless_told_otherwise(cluster, folders, tmp_path):
     launcher(tmp_path).submit(folders[:1])
+    assert sbatch_options(cluster.scripts[0])['gpus-per-node'] == '1'
+
+
+def test_no_gpu_is_asked_for_without_need(cluster, folders, tmp_path):
+    launcher(tmp_path, gpus_per_job=0).submit(folders[:1])
     assert not [name for name in sbatch_options(cluster.scripts[0]) if 'gpu' in name or 'gres' in name]
 
 

@@ -196,6 +196,11 @@ def code_sha256() -> str:
     return hashlib.sha256(''.join(f'{file_sha256(root / name)}  {name}\n' for name in names).encode()).hexdigest()
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 rank', '2 ranks'."""
+    return f'{number} {noun}{"s" * (number != 1)}'
+
+
 def format_time(seconds: float) -> str:
     """Write a duration as EDM's status lines do: '47s', '3m 05s', '2h 01m 09s', '1d 04h 12m'."""
     total = round(seconds)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dataset_utils.sources.base import copies_of
-from dnnlib.util import UserError
+from dnnlib.util import UserError, counted
 from evaluation.intervals import wilson_interval
 from evaluation.neighbors import Images, NeighborIndex
 from training.closed_form.rows import ImageRows
@@ -88,7 +88,7 @@ class TrainingImages:
         self.num_pixels, self.num_duplicates = self.index.num_pixels, self.index.num_references - len(self.index)
         if len(self.index) < fewest:
             raise UserError(
-                f'{where}: {len(self.index)} distinct image{"s" * (len(self.index) != 1)}; '
+                f'{where}: {counted(len(self.index), "distinct image")}; '
                 f'the ratio needs at least two, since it compares the two nearest'
             )
 

@@ -5,11 +5,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dnnlib.util import UserError, format_time
+from dnnlib.util import UserError, counted, format_time
 from studies.commands import Resources, shell_line
 from studies.folder import PAGE, claim, make_sources
 from studies.launchers.contract import Launcher, make_launcher
@@ -167,14 +167,10 @@ def report_failures(results: StudyResults) -> None:
     final = [result for result in failed if result.status.failures >= MAX_FAILURES]
     if final:
         raise UserError(
-            f'{count(final)} failed {MAX_FAILURES} times, such as {final[0].point.folder}; fix the cause that its '
-            f'log shows, and remove its status.json to run it again'
+            f'{counted(len(final), "point")} failed {MAX_FAILURES} times, such as {final[0].point.folder}; fix the '
+            f'cause that its log shows, and remove its status.json to run it again'
         )
-    raise UserError(f'{count(failed)} failed; fix the cause, and run again with `retry`')
-
-
-def count(points: Sequence[PointResult]) -> str:
-    return f'{len(points)} point{"s" * (len(points) != 1)}'
+    raise UserError(f'{counted(len(failed), "point")} failed; fix the cause, and run again with `retry`')
 
 
 def report_stopped(results: StudyResults) -> None:
@@ -183,4 +179,4 @@ def report_stopped(results: StudyResults) -> None:
     for result in stopped:
         print(point_line(result), file=sys.stderr)
     if stopped:
-        raise UserError(f'{count(stopped)} stopped before the end; the same command resumes')
+        raise UserError(f'{counted(len(stopped), "point")} stopped before the end; the same command resumes')

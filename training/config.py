@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from dnnlib.typed import parse_json
-from dnnlib.util import ArgumentError, UserError, atomic_file
+from dnnlib.util import ArgumentError, UserError, atomic_file, counted
 from training.augment import AUGMENT_LABELS
 from training.dataset import DatasetInfo
 from training.schedule import Schedule, evenly, every, logarithmically, rampup_kimg, scaled_kimg
@@ -233,7 +233,7 @@ def describe(config: TrainingConfig, device_type: str) -> str:
         f'{"RGB" if dataset.channels == 3 else "grey"}, {kinds}',
         'Network': f'{config.network.class_name}, {parameters:,} parameters, {config.precision} on {device_type}',
         'Length': f'{schedule.epochs:,.6g} epochs = {schedule.total_images:,} images = {schedule.total_steps:,} steps '
-        f'of {schedule.batch_size} on {config.world_size} rank{"s" if config.world_size > 1 else ""}',
+        f'of {schedule.batch_size} on {counted(config.world_size, "rank")}',
         'Optimizer': f'{options.optimizer}, learning rate {options.lr:g}, warm-up {warmup}, '
         f'weight decay {options.weight_decay:g}',
         'Weight average': average,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dataset_utils import content_sha256
 from dnnlib.locks import sole_use
-from dnnlib.util import UserError, remove_partial_files, tee_output
+from dnnlib.util import UserError, counted, remove_partial_files, tee_output
 from torch_utils import distributed
 from torch_utils.distributed import print0
 from torch_utils.misc import configure_backends
@@ -170,10 +170,6 @@ def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device
             f'Warning: the training was started with {texts[0]}, and resumes with {texts[1]}; the last bits of its '
             f'weights will differ from the weights of an uninterrupted training.'
         )
-
-
-def counted(number: int, noun: str) -> str:
-    return f'{number} {noun}{"s" * (number != 1)}'
 
 
 def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:

@@ -38,9 +38,7 @@ def seconds(action: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def plain(
-    name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window: int, masks: np.ndarray | None
-) -> None:
+def plain(name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window: int, masks: list | None) -> None:
     """The definition as it stands, place by place. images: float64 [N, C, R, R]. noisy: [C, R, R]."""
     size, half = noisy.shape[1], window // 2
 
@@ -62,8 +60,8 @@ def plain(
             mean(np.square(images[there] - noisy[there]).sum(axis=(1, 2, 3)), images[:, :, i, j])
     elif masks is not None:
         rows, query = images.reshape(len(images), -1), noisy.ravel()
-        for number, mask in enumerate(masks):
-            mean(np.square(rows[:, mask] - query[mask]).sum(axis=1), rows[:, number])
+        for number, (mask, weights) in enumerate(masks):
+            mean(np.square(rows[:, mask] - query[mask]) @ weights, rows[:, number])
 
 
 def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int, sigma: float) -> tuple[float, float]:
@@ -74,7 +72,9 @@ def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int,
     x = clean + sigma * torch.randn(clean.shape, generator=random, dtype=torch.float64)
     fast = seconds(lambda: denoiser(x, sigma)) / batch
     window = denoiser.windows.at(sigma) if isinstance(denoiser, LocalScoreDenoiser | PatchDenoiser) else 1
-    masks = denoiser.masks((127.5 * sigma) ** 2).numpy() if isinstance(denoiser, PCALocalityDenoiser) else None
+    masks = None
+    if isinstance(denoiser, PCALocalityDenoiser):
+        masks = [(mask.numpy(), weights.numpy()) for mask, weights in denoiser.masks((127.5 * sigma) ** 2)]
     few = images[:plain_count].double().numpy() / 127.5 - 1
     slow = seconds(lambda: plain(name, few, x[0].numpy(), sigma, window, masks)) * count / plain_count
     return fast, slow
@@ -83,9 +83,9 @@ def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int,
 @click.command()
 @report_errors
 @click.option('--data', type=str, required=True, help='Training set.')
-@click.option('--sizes', callback=parsed(integer_list), default='500,1000', help='Training images; two sizes.')
+@click.option('--sizes', type=parsed(integer_list), default='1000,4000', help='Training images; two sizes.')
 @click.option('--names', default='optimal,gaussian,smoothed,patch,local,pca-locality', help='Closed forms.')
-@click.option('--plain-images', type=int, default=100, help='Training images of the plain loop.')
+@click.option('--plain-images', type=int, default=20, help='Training images of the plain loop.')
 @click.option('--batch', type=int, default=8, help='Noisy images.')
 def main(data: str, sizes: list[int], names: str, plain_images: int, batch: int) -> None:
     """Print a row for each closed form and noise level."""

@@ -1,8 +1,9 @@
 """The PCA-locality denoiser: each number of an image is denoised from the numbers that correlate with it.
 
-With the covariance S of the training set and W = S (S + sigma² I)⁻¹, the Wiener filter, the mask of number m consists
-of the entries of row m of W whose absolute value is at least tau times the row's largest. Number m is a posterior mean:
-a softmax over training images by the distance on its mask. Source: Lukoianov et al. 2025.
+With the covariance S of the training set and W = S (S + sigma² I)⁻¹, the Wiener filter, the mask a of number m is row m
+of W divided by its diagonal entry, without the entries whose absolute value is below tau times the row's largest.
+Number m is a posterior mean: a softmax over training images by the distance sum_j |a_j| (z_j - y_j)².
+Source: Lukoianov et al. 2025.
 """
 
 import numpy as np
@@ -17,8 +18,10 @@ from training.closed_form.streamed import Group, PosteriorMeans, Streamed
 # The published thresholds: of CIFAR-10 at 32×32, and at 64×64.
 TAU, TAU_LARGE = 0.05, 0.02
 BLOCK_IMAGES = 1024
-# Masks of several noise levels and classes are kept up to this size.
-MASK_BYTES = 1 << 28
+# Diagonal entries of W below this are rounding errors of 0.
+CONSTANT = 1e-24
+# Masks of several noise levels and classes are kept up to this many entries.
+MASK_ENTRIES = 1 << 26
 # Largest error of a logit by rounding, below which distances are computed by products.
 LOGIT_ERROR = {torch.float32: 1e-8, torch.float64: 1e-12}
 
@@ -45,33 +48,32 @@ class PCALocalityDenoiser(Streamed):
             raise UserError(f'`tau`={tau:g}: give a share of the largest entry, 0 to 1')
         self.tau = tau if tau is not None else TAU if self.img_resolution < 64 else TAU_LARGE
         self.gaussian = GaussianDenoiser(self.images)
-        self._masks: dict[tuple[int, float], Tensor] = {}
+        self._masks: dict[tuple[int, float], list[tuple[Tensor, Tensor]]] = {}
 
-    def masks(self, variance: float, label: int = -1) -> Tensor:
-        """Row m: which numbers of an image the denoised number m depends on, bool [P, P]. variance: in pixel units."""
+    def masks(self, variance: float, label: int = -1) -> list[tuple[Tensor, Tensor]]:
+        """For each number m of an image: which numbers its mask has, int64 [K], and their weights |a|, float64 [K].
+
+        variance: of the noise, in pixel units.
+        """
         if (label, variance) not in self._masks:
-            size = self.images.num_pixels
-            if (len(self._masks) + 1) * size**2 > MASK_BYTES:
+            if sum(len(index) for masks in self._masks.values() for index, _ in masks) > MASK_ENTRIES:
                 self._masks.clear()
-            require_memory(size**2, self.device, 'the masks')
-            gaussian, masks = (
-                self.gaussian.gaussian(label),
-                torch.empty([size, size], dtype=torch.bool, device=self.device),
-            )
+            size, gaussian = self.images.num_pixels, self.gaussian.gaussian(label)
+            require_memory(16 * size**2, self.device, 'the masks')
             shrunk = (gaussian.directions * (gaussian.variances / (gaussian.variances + variance))).t()
+            masks: list[tuple[Tensor, Tensor]] = []
             for part in torch.arange(size, device=self.device).split(BLOCK_IMAGES):
-                entries = (gaussian.directions[part] @ shrunk).abs()
-                largest = entries.amax(dim=1, keepdim=True)
-                masks[part] = (entries >= self.tau * largest) & (largest > 0)
-            constant = ~masks.any(dim=1)  # a number that is the same in all images depends on nothing
-            masks[constant, constant] = True
+                for number, row in zip(part, (gaussian.directions[part] @ shrunk).abs(), strict=True):
+                    index = (row >= self.tau * row.amax()).nonzero()[:, 0]
+                    # A number that is the same in all images depends on nothing.
+                    constant = float(row[number]) < CONSTANT
+                    masks.append((number[None], row.new_ones([1])) if constant else (index, row[index] / row[number]))
             self._masks[label, variance] = masks
         return self._masks[label, variance]
 
     def _denoise_level(self, z: Tensor, variance: float, group: Group) -> Tensor:
         masks = self.masks(variance, group.label)
-        columns = [row.nonzero()[:, 0] for row in masks]
-        means = PosteriorMeans((len(columns), len(z)), 1, self._weight_dtype, z.device)
+        means = PosteriorMeans((len(masks), len(z)), 1, self._weight_dtype, z.device)
         queries = z.t().contiguous()
         for block in self._blocks(group, BLOCK_IMAGES):
             y = block.t().contiguous()  # [P, n]
@@ -80,8 +82,9 @@ class PCALocalityDenoiser(Streamed):
             )
             by_products = rounding < LOGIT_ERROR[self._weight_dtype]
             values = y.to(self._weight_dtype)
-            for number, mask in enumerate(columns):
-                own, others = queries[mask], y[mask]
+            for number, (mask, weights) in enumerate(masks):
+                scale = weights.sqrt()[:, None]
+                own, others = scale * queries[mask], scale * y[mask]
                 if by_products:
                     logits = torch.addmm(others.square().sum(dim=0), own.t(), others, beta=-0.5)
                 else:

@@ -44,7 +44,7 @@ def test_block_sizes_batches_and_ranks_change_nothing(count, monkeypatch):
         assert all(torch.equal(results[0], result) for result in results)
         assert relative_error(results[0], whole) < 1e-10
     monkeypatch.setattr(pca_locality, 'BLOCK_IMAGES', 3)
-    monkeypatch.setattr(pca_locality, 'MASK_BYTES', 0)
+    monkeypatch.setattr(pca_locality, 'MASK_ENTRIES', 0)
     assert relative_error(denoised(images), whole) < 1e-12
 
 

@@ -35,8 +35,8 @@ def main(dest: Path, folders: tuple[Path, ...]) -> None:
         n + end: label if end == '' else end[1:] for n, (_, label) in AGREEMENT.items() for end in ('', '_low', '_high')
     }
     print(text_table(rows, columns))
-    title = 'Agreement of two networks trained on disjoint halves'
-    save_figure(dest, agreement_by_size(rows, title, '95 % interval over three repeats'))
+    title = 'Agreement of networks trained on disjoint halves'
+    save_figure(dest, agreement_by_size(rows, title, '95 % intervals over three repeats'))
 
 
 if __name__ == '__main__':

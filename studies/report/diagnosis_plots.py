@@ -175,7 +175,7 @@ def agreement_by_size(rows: Sequence[Row], title: str, interval: str) -> Figure:
             low, high = ([row[f'{column}_{end}'] for row in rows] for end in ('low', 'high'))
             axes.vlines([row['size'] for row in rows], low, high, color=style['color'], linewidth=1)
         _size_axis(axes, [row['size'] for row in rows])
-        axes.set_xlabel(f'training images |D| of each network (bands: {interval})')
+        axes.set_xlabel(f'training images |D| (bands: {interval})')
         axes.set_ylabel('cosine')
         axes.grid(alpha=0.25)
         add_legend(figure, handles, names)

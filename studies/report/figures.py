@@ -112,8 +112,9 @@ def agreement_figures(results: StudyResults) -> Iterator[StudyFigure]:
         own = [row for row in rows if outcome.combination.values.items() <= row.items()]
         if own:
             place = f': {name_of(outcome)}' if outcome.combination.values else ''
-            interval = f'95 % interval over {"repeats" if own[0]["repeats"] > 1 else "images"}'
-            figure = agreement_by_size(own, f'Agreement of two networks trained on disjoint halves{place}', interval)
+            kinds = {'repeats' if row['repeats'] > 1 else 'images' for row in own}
+            interval = f'95 % intervals over {" or ".join(sorted(kinds, reverse=True))}'
+            figure = agreement_by_size(own, f'Agreement of networks trained on disjoint halves{place}', interval)
             caption = f'Agreement of two networks trained on disjoint halves, by |D|{place}. Bands: {interval}.'
             yield StudyFigure(f'agreement-{slug(outcome.combination)}', caption, figure)
 

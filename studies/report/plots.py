@@ -457,7 +457,8 @@ def _label(name: str, width: int = _LABEL_LENGTH) -> str:
     name = ''.join(character if character.isprintable() else ' ' for character in name).strip()
     # matplotlib leaves labels out of the legend that begin with an underscore.
     name = f' {name}' if name.startswith('_') else name
-    return '\n'.join(textwrap.wrap(name, width, max_lines=2, placeholder=' …', drop_whitespace=False)) or '—'
+    lines = textwrap.wrap(name, width, max_lines=2, placeholder=' …', drop_whitespace=False)
+    return '\n'.join([*lines[:1], *map(str.strip, lines[1:])]) or '—'
 
 
 def apart(sizes: Sequence[int], share: float) -> list[int]:

@@ -101,7 +101,7 @@ def quality_figure(curves: Sequence[QualityCurve], title: str, x_label: str, y_l
         below.set_xticks(apart(places, 0.09), [f'{place:,}' for place in apart(places, 0.09)])
         below.xaxis.set_minor_locator(NullLocator())
         below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        below.yaxis.set_major_formatter(lambda value, _: f'{value:,.6g}')
+        below.yaxis.set_major_formatter(lambda value, _: f'{value:,.10g}')
         below.yaxis.set_minor_locator(NullLocator())
         below.set_xlabel(x_label)
         below.set_ylabel(y_label)

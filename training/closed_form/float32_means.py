@@ -33,8 +33,8 @@ from training.closed_form.rows import ImageRows
 # Pixels whose products are summed in float32, and rows whose weighted sum is.
 PIXELS = 128
 ROWS = 256
-# Noisy images at a time, so that what is computed of them stays in the cache.
-BATCH = 128
+# Noisy images at a time, which limits memory.
+BATCH = 512
 # Digits are used if they save the time of a float32 product of more than this number of images. Float32 products in
 # groups take 1.6 times as long as ungrouped ones.
 DIGITS_FROM = 230

@@ -140,11 +140,12 @@ def empty_sums(z: Tensor) -> Sums:
 
 def float64_sums(images: ImageRows, z: Tensor, variance: Tensor, start: int, stop: int) -> Sums:
     """Sums over rows start … stop - 1 in float64. z: float64 [B, P]; variance: s² float64 [B]."""
-    sums = empty_sums(z)
+    sums: Sums | None = None
     for first, rows in images.blocks(start, stop, FLOAT64_ROWS):
         positions = torch.arange(first, first + len(rows), device=z.device).expand(len(z), -1)
-        sums = merge(sums, known_sums(images, z, variance, rows.to(torch.float64), positions))
-    return sums
+        part = known_sums(images, z, variance, rows.to(torch.float64), positions)
+        sums = part if sums is None else merge(sums, part)
+    return empty_sums(z) if sums is None else sums
 
 
 def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positions: Tensor) -> Sums:

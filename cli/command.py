@@ -18,6 +18,10 @@ from dnnlib import util
 from dnnlib.options import REQUIRED, Option, build, options_in, spelling
 from dnnlib.util import UserError
 
+# Threads of torch that wait for one another spin by default, which on a busy machine is several times slower than one
+# thread; `python -m benchmarks.threads` measures it. They read this when torch is loaded, after this module.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 
 def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], Callable]:
     """Give a command an option for each option of a dataclass, and call it with an instance of that dataclass.

@@ -151,7 +151,7 @@ def check_what_is_told(folder):
     assert '2 done' in output_of('status')
     assert '95 % interval' in output_of('table')
     output_of('plot')
-    assert {path.name for path in (folder / 'figures').iterdir()} >= {'ratios.png', 'ratios.svg', 'emm.png', 'emm.svg'}
+    assert {path.name for path in (folder / 'figures').iterdir()} >= {'ratios.png', 'ratios.svg', 'epochs-10.png'}
     page = folder / 'report.html'
     page.unlink()
     output_of('report')

@@ -36,7 +36,7 @@ PRESETS['paper-1gpu'] = PRESETS['paper'] | {'batch_gpu': 64}
 CHANGEABLE = {
     'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump',
     'device', 'workers', 'cache', 'bench', 'data', 'test_data', 'test_images', 'allow_overlap',
-    'samples',
+    'samples', 'threads',
 }  # fmt: skip
 
 
@@ -46,6 +46,13 @@ def snapshot_plan(text: str) -> int | str:
     if not (number.isdecimal() and int(number)):
         raise ValueError(f'{text!r} is neither a number of snapshots such as 20 nor log:20')
     return text if text.startswith('log:') else int(number)
+
+
+def thread_count(text: str) -> int | str:
+    """A number of threads, or 'auto'."""
+    if text != 'auto' and not (text.isdecimal() and int(text)):
+        raise ValueError(f'{text!r} is neither a number of threads such as 4 nor auto')
+    return text if text == 'auto' else int(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +124,7 @@ class RunOptions(TrainingOptions):
     outdir: str = option('', 'Folder for the run. [required without `resume`]', unit='DIR', required_unless='resume')
     data: str = option('', 'Training set. [required without `resume`]', unit='ZIP|DIR', required_unless='resume')
     device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
+    threads: int | str = option('auto', 'Threads of each rank on the CPU. auto: as the run was started, else one for a small network, else all cores.', unit='auto|INT', parse=thread_count)
     desc: str | None = option(None, "Text at the end of the run folder's name.", unit='STR')
     nosubdir: bool = option(False, 'Save in `outdir` itself; resume there if a training was stopped.', switch=True)
     resume: str | None = option(None, 'Resume a run, from its newest training state or from this one; no other option is needed.', unit='DIR|FILE')

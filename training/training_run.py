@@ -29,6 +29,8 @@ from training.training_options import RunOptions, T, TrainingOptions, changed, r
 
 # Lock of the process that trains in a run folder.
 LOCK_FILE = '.lock'
+# Networks with fewer parameters are trained by one thread.
+SMALL_NETWORK = 1_000_000
 
 
 def train(
@@ -109,6 +111,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
         config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)
         if saved is not None:  # its options may have been given then and not now
             config = dataclasses.replace(config, network=saved.network)
+        config = with_threads(config, options.threads, saved)
         if options.dry_run:
             print0(describe(config, device.type))
             print0(as_lines(cost_lines(config, device)))
@@ -132,6 +135,24 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
             remove_partial_files(run_dir, '*.safetensors', '*.pt', OPTIONS_FILE, STATS_FILE)
             config.save(run_dir)
         return run_dir, run_training(trainer, run_dir, held_out)
+
+
+def with_threads(config: TrainingConfig, threads: int | str, saved: SavedRun | None) -> TrainingConfig:
+    """Set the number of threads, on which the last bits of the weights depend, and store it in the configuration.
+
+    'auto': the number of a run that resumes, or of OMP_NUM_THREADS, which torchrun and studies set; one for a small
+    network, whose operations are too short to share; else torch's own number.
+    """
+    number = torch.get_num_threads()
+    if threads != 'auto':
+        number = int(threads)
+    elif saved is not None and saved.threads is not None:
+        number = saved.threads
+    elif 'OMP_NUM_THREADS' not in os.environ:
+        parameters = sum(p.numel() for p in config.network.build('meta').parameters())
+        number = 1 if parameters < SMALL_NETWORK else number
+    torch.set_num_threads(number)
+    return dataclasses.replace(config, threads=number)
 
 
 def claim_run(options: RunOptions, stack: contextlib.ExitStack) -> tuple[Path | None, Path | None]:

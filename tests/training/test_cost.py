@@ -1,11 +1,13 @@
 """The memory of a training against what autograd really keeps."""
 
+import pytest
 import torch
 
-from training.config import resolve
+from training.config import SavedRun, resolve
 from training.cost import activation_bytes, training_memory
 from training.dataset import DatasetInfo
-from training.training_options import TrainingOptions, with_preset
+from training.training_options import RunOptions, TrainingOptions, with_preset
+from training.training_run import with_threads
 
 
 def config_of(preset, resolution):
@@ -34,3 +36,26 @@ def test_weights_take_five_times_their_size_with_adam():
     config = config_of('digits', 8)
     parameters = sum(p.numel() for p in config.network.build('meta').parameters())
     assert training_memory(config).weights == 4 * 5 * parameters  # weights, average, gradients, two moments
+
+
+@pytest.mark.parametrize(
+    ('chosen', 'environ', 'started_with', 'preset', 'expected'),
+    [
+        ('auto', None, None, 'digits', 1),  # a small network
+        ('auto', None, None, 'paper', 2),
+        ('auto', '2', None, 'digits', 2),
+        ('auto', None, 2, 'digits', 2),  # a run that resumes keeps its bits
+        (3, '2', 2, 'digits', 3),
+    ],
+)
+def test_threads(monkeypatch, chosen, environ, started_with, preset, expected):
+    numbers: list[int] = []
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
+    monkeypatch.setattr(torch, 'set_num_threads', numbers.append)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    if environ is not None:
+        monkeypatch.setenv('OMP_NUM_THREADS', environ)
+    config = config_of(preset, 32 if preset == 'paper' else 8)
+    saved = None if started_with is None else SavedRun(RunOptions(), config.network, 1, started_with)
+    assert with_threads(config, chosen, saved).threads == expected
+    assert numbers == [expected]

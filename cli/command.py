@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from dnnlib import util
 from dnnlib.options import REQUIRED, Option, build, options_in, spelling
+from dnnlib.plugins import load_plugins
 from dnnlib.util import UserError
 
 # Threads of torch that wait for one another spin by default, which on a busy machine is several times slower than one
@@ -34,6 +35,7 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
 
         @functools.wraps(command)
         def run(*positional: Any, **values: Any) -> Any:
+            load_plugins()
             own = {name: _in_home(values.pop(name)) for name in names}
             _require(kind, own)
             return command(*positional, **values, **{argument: build(kind, own)})

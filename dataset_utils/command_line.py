@@ -14,6 +14,7 @@ from dataset_utils.building import write_datasets
 from dataset_utils.downloads import open_downloaded
 from dataset_utils.rules import EXAMPLES, RULES, plan_split
 from dataset_utils.sources import Reading, open_source
+from dnnlib.plugins import load_plugins
 from dnnlib.util import UserError, report_errors
 
 WIDTH = 110  # columns of an example in a help text, without the backslash at a line's end
@@ -23,9 +24,11 @@ class Selections(click.Group):
     """A group with a sub-command for each registered selection, in addition to its own."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        load_plugins()
         return sorted([*super().list_commands(ctx), *EXAMPLES])
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        load_plugins()
         return selection_command(name) if name in EXAMPLES else super().get_command(ctx, name)
 
 

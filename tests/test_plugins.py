@@ -1,0 +1,48 @@
+"""Plug-ins: the example of docs/plugins.md, and a file that fails."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+
+from dataset_utils import open_source
+from tests.helpers import ROOT, environment
+
+PAGE = (ROOT / 'docs' / 'plugins.md').read_text(encoding='utf-8')
+
+
+def run(plugin, *arguments):
+    environ = {**environment(), 'MEMORIZATION_PLUGINS': os.pathsep.join([str(plugin)])}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environ, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_plugin_of_the_page_adds_selections_and_a_metric(tmp_path):
+    plugin = tmp_path / 'my_plugin.py'
+    plugin.write_text(re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)[0])
+    digits = open_source('digits').load().astype(np.float64)
+    orders = {
+        'brightest': -digits.mean(axis=(1, 2, 3)),
+        'most-typical': ((digits - digits.mean(axis=0)) ** 2).sum(axis=(1, 2, 3)),
+    }
+    for name, order in orders.items():
+        dest = tmp_path / f'{name}.zip'
+        done = run(plugin, '-m', 'dataset_utils', name, '--source=digits', f'--dest={dest}', '--max-images=5')
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_array_equal(open_source(dest).load(), digits[order.argsort(kind='stable')[:5]])
+    images = ['--images=digits', f'--knn-ref={tmp_path}/brightest.zip', '--metrics=largest_distance']
+    done = run(plugin, 'mem_ratio.py', *images, '--device=cpu')
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'largest_distance\.largest +\d', done.stdout)
+
+
+def test_a_plugin_that_fails_is_a_sentence(tmp_path):
+    plugin = tmp_path / 'broken.py'
+    plugin.write_text('import nowhere')
+    done = run(plugin, 'mem_ratio.py', '--images=digits', '--knn-ref=digits')
+    assert done.returncode == 1
+    assert done.stderr.startswith('Error: the plug-in')
+    assert "No module named 'nowhere'" in done.stderr

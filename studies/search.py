@@ -36,7 +36,7 @@ def search_document(options: SearchOptions, train_options: Sequence[str]) -> dic
         'title': f'EMM of {options.outdir.resolve().name}',
         'data': {'selection': words[0], 'source': options.source, **long_options(words[1:])},
         'train': {name: length(value) for name, value in long_options(train_options).items()},
-        'evaluate': {'seeds': options.seeds, 'batch': options.batch},
+        'evaluate': {'seeds': options.seeds, 'batch': options.batch} | ({'race': True} if options.race else {}),
         'sizes': sizes,
         'repeats': repeats,
         'threshold': options.threshold,

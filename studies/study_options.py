@@ -56,4 +56,5 @@ class SearchOptions:
     select_seed: int | None = option(None, 'Draw the images with this seed, and with the next one for each repeat. [default: the first images]', unit='INT', least=0)
     seeds: str = option('0-9999', 'One generated image for each seed.', unit='LIST')
     batch: int = option(64, 'Images at a time in the evaluation.', unit='INT', least=1)
+    race: bool = option(False, 'Let the snapshots of a training race, as mem_ratio.py --race does.', unit='BOOL')
     # fmt: on

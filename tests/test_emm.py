@@ -311,3 +311,11 @@ def test_a_selection_is_split_as_a_shell_does(tmp_path):
     printed = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0'])
     assert printed.exit_code == 2
     assert 'quote it as in a shell' in printed.output
+
+
+def test_the_snapshots_of_a_search_race_on_request(tmp_path):
+    arguments = ['search', f'--outdir={tmp_path / "x"}', '--source=digits', '--range=10-100', '-n']
+    assert '--race' not in CliRunner().invoke(emm.main, arguments).output
+    printed = CliRunner().invoke(emm.main, [*arguments, '--race'])
+    assert printed.exit_code == 0, printed.output
+    assert '--race=True' in printed.output

@@ -187,11 +187,11 @@ def ratio_table(results: StudyResults) -> PageTable:
                 *(Cell(str(row[name])) for name in factors),
                 Cell(
                     f'{row["size"]:,}',
-                    f'{row["repeats"]} repeats' if row['repeats'] > 1 else '',
+                    f'× {row["repeats"]}' if row['repeats'] > 1 else '',
                     anchor=leads.get((tuple(row[name] for name in factors), row['size'])),
                 ),
                 Cell(
-                    percent(row['ratio']),
+                    percent(row['ratio']).replace(' ', '\u00a0'),
                     f'{100 * row["ratio_low"]:.1f} to {100 * row["ratio_high"]:.1f}',
                     share=row['ratio'],
                 ),
@@ -201,8 +201,8 @@ def ratio_table(results: StudyResults) -> PageTable:
             for row in rows
         ],
         left=len(factors),
-        note=f'95 % intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. Mean distance: to the '
-        f'nearest training image, in grey levels.{far}',
+        note=f'|D| × repeats. 95 % intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. '
+        f'Mean distance: to the nearest training image, in grey levels.{far}',
     )
 
 
@@ -215,7 +215,7 @@ def agreement_table(results: StudyResults) -> PageTable:
         [
             [
                 *(Cell(str(row[name])) for name in factors),
-                Cell(f'{row["size"]:,}', f'{row["repeats"]} repeats' if row['repeats'] > 1 else ''),
+                Cell(f'{row["size"]:,}', f'× {row["repeats"]}' if row['repeats'] > 1 else ''),
                 *(Cell(f'{row[n]:.3f}', f'{row[f"{n}_low"]:.3f} to {row[f"{n}_high"]:.3f}') for n in AGREEMENT),
             ]
             for row in mean_agreement(results)

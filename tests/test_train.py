@@ -330,6 +330,18 @@ def test_a_streamed_training_set_trains_the_same_network(digits_20, tmp_path):
     torch.testing.assert_close(cached.state_dict(), streamed.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(('first', 'second'), [(0, 1), (1, 0)])
+def test_a_training_resumes_with_another_cache_to_the_same_bytes(digits_20, tmp_path, first, second):
+    common = [f'--data={digits_20}', '--nosubdir', *TINY, '--batch=10', '--warmup=0', '--seed=1', '--xflip=1']
+    for name, caches in (('resumed', (first, second)), ('straight', (1, 1))):
+        for epochs, cache in zip((2, 4), caches, strict=True):
+            result = run(f'--outdir={tmp_path}/{name}', *common, f'--epochs={epochs}', f'--cache={cache}')
+            assert result.exit_code == 0, result.output
+        assert 'Resuming from' in result.output
+    resumed, straight = (list_snapshots(tmp_path / name)[-1][1].read_bytes() for name in ('resumed', 'straight'))
+    assert resumed == straight
+
+
 def test_held_out_loss_is_reported_at_every_tick_and_leaves_the_weights_as_they_are(digits_20, tmp_path):
     common = [
         '--nosubdir',

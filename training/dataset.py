@@ -17,6 +17,8 @@ from dataset_utils.sources.base import check_shape, with_channels
 
 # An .npy file of which this many copies do not fit into memory stays on disk.
 COPIES = 3
+# Largest share of a GPU's free memory that a training set takes; the network and its activations need the rest.
+MOST_OF_GPU = 0.4
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,21 @@ class Dataset:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Images uint8 [B, C, R, R] and labels int64 [B] on the device, for each array of positions.
 
+        The set is copied to the device once, or stays in host memory if it is too large; then batches are copied.
         xflip: positions from N on are the mirrored images.
         """
-        pixels = self.images.to(device)
-        labels = None if self.labels is None else self.labels.to(device)
+        size, home = len(self.images), device if fits(self.images, device) else self.images.device
+        pixels = self.images.to(home)
+        labels = None if self.labels is None else self.labels.to(home)
         for index in indices:
-            place = on_device(torch.from_numpy(index), device)
-            images = pixels[place % len(pixels)]
+            place = on_device(torch.from_numpy(index), home)
+            images = pixels[place % size]
             if xflip:
-                images = mirrored(images, place >= len(pixels))
-            yield images, None if labels is None else labels[place % len(pixels)]
+                images = mirrored(images, place >= size)
+            own = None if labels is None else labels[place % size]
+            if home != device:
+                images, own = on_device(images, device), None if own is None else on_device(own, device)
+            yield images, own
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,11 @@ class StreamedDataset:
                 images, labels = upcoming.result()
                 upcoming = ahead.submit(fetch, index, pool)
                 yield on_device(images, device), None if labels is None else on_device(labels, device)
+
+
+def fits(images: Tensor, device: torch.device) -> bool:
+    """Whether a set fits into the memory of a GPU and leaves it the larger part; always elsewhere."""
+    return device.type != 'cuda' or images.nbytes < MOST_OF_GPU * torch.cuda.mem_get_info(device)[0]
 
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:

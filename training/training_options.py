@@ -90,7 +90,7 @@ class TrainingOptions:
     augment: float = option(0.12, 'Augmentation probability.', unit='FLOAT', least=0, most=1)
     xflip: bool = option(False, 'Draw mirrored images as well.', unit='BOOL')
     window_size: float = option(0.5, 'Window within which the order of the images is shuffled, as a share of the training set; 0 keeps the order fixed.', unit='FLOAT', least=0, most=1)
-    cache: bool = option(True, 'Keep all images in memory.', unit='BOOL')
+    cache: bool = option(True, 'Keep all images in memory, and on the GPU if they fit there.', unit='BOOL')
     workers: int = option(1, 'Threads that decode images if they are not in memory (`cache`).', unit='INT', least=1)
 
     precision: str | None = option(None, 'Arithmetic of the network. [default: fp32]', choices=('fp32', 'tf32', 'bf16', 'fp16'))

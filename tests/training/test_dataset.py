@@ -11,6 +11,7 @@ import torch
 from dnnlib.util import UserError
 from tests.dataset_utils.making import image_bytes, random_images, write_files
 from tests.helpers import DATA
+from training import dataset
 from training.dataset import ImageOrder, load_dataset, stream_dataset, to_float
 
 
@@ -88,3 +89,36 @@ def test_a_missing_training_set_is_named():
 
 def test_pixels_become_numbers_between_minus_one_and_one():
     assert to_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]
+
+
+def test_a_set_that_fills_a_gpu_stays_in_host_memory(monkeypatch):
+    """The set has 4 images of 64 bytes."""
+    images = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
+    for free, expected in ((10**9, True), (1000, True), (600, False)):
+        monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device, free=free: (free, 10**10))
+        assert dataset.fits(images, torch.device('cuda')) is expected
+    assert dataset.fits(images, torch.device('cpu'))
+
+
+@pytest.mark.parametrize('fits', [True, False])
+@pytest.mark.parametrize('xflip', [False, True])
+def test_batches_are_the_same_from_the_device_and_from_host_memory(monkeypatch, fits, xflip):
+    """The 'meta' device stands for a GPU: what is gathered there has lost its values."""
+    images = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
+    moved: list[torch.Tensor] = []
+
+    def on_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        moved.append(values)
+        return values.to(device)
+
+    monkeypatch.setattr(dataset, 'fits', lambda images, device: fits)
+    monkeypatch.setattr(dataset, 'on_device', on_device)
+    found = dataset.Dataset('x', images, torch.tensor([3, 1, 2, 0]), 'x')
+    places = np.array([1, 7, 2]) if xflip else np.array([1, 3, 2])
+    ((batch, labels),) = found.batches(iter([places]), torch.device('meta'), xflip)
+    assert batch.device.type == labels.device.type == 'meta'
+    assert batch.shape == (3, 1, 8, 8)
+    if not fits:
+        expected = torch.stack([images[1], images[3].flip(2) if xflip else images[3], images[2]])
+        assert torch.equal(moved[-2], expected)
+        assert moved[-1].tolist() == [1, 0, 2]

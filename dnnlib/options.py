@@ -87,6 +87,25 @@ def build(kind: type, values: dict[str, Any]) -> Any:
     return kind(**arguments)
 
 
+def check_values(options: Any) -> None:
+    """Raise ValueError for a value that its option cannot have. options: whose values no parser has checked."""
+    for field, option in options_in(type(options)):
+        value = getattr(options, field.name, None)
+        if option.choices is not None and value is not None and value not in option.choices:
+            raise ValueError(f'{field.name} must be one of {", ".join(option.choices)}, not {value!r}')
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        is_within = (
+            (math.isfinite(value) or option.default == math.inf)
+            and (option.least is None or value >= option.least)
+            and (option.most is None or value <= option.most)
+            and (option.above is None or value > option.above)
+            and (option.below is None or value < option.below)
+        )
+        if not is_within:
+            raise ValueError(f'{field.name} cannot be {value!r}')
+
+
 def integer_list(text: str) -> list[int]:
     """Comma-separated integers: '1,0,2'. An empty text is an empty list."""
     try:

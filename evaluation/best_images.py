@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,5 +40,11 @@ def read_best(path: Path, record: Mapping[str, Any]) -> BestSnapshot | None:
     arrays = read_arrays(path, settings_of(record))
     if arrays is None or arrays.keys() != BestSnapshot.__annotations__.keys():
         return None
-    best = BestSnapshot(**{name: torch.from_numpy(array) for name, array in arrays.items()})
-    return best if len(best.images) == len(best.seeds) else None
+    shapes = {'seeds': 1, 'images': 4, 'classes': 1, 'indices': 2, 'squared_distances': 2}
+    for name, array in arrays.items():
+        is_kind = array.dtype == (np.uint8 if name == 'images' else np.int64) and array.ndim == shapes[name]
+        if not is_kind or len(array) != len(arrays['seeds']) or (shapes[name] == 2 and array.shape[1] != 2):
+            return None
+    if not len(arrays['seeds']) or arrays['indices'].min() < 0:
+        return None
+    return BestSnapshot(**{name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.locks import sole_use
+from dnnlib.typed import parse_json
 from dnnlib.util import UserError, atomic_file
 from evaluation.generated_file import generate_to_file, is_image_file
 from evaluation.generators import ClosedFormGenerator, Generator
@@ -119,8 +120,8 @@ def require_settings(folder: Path, settings: dict[str, Any]) -> None:
             raise UserError(f'`outdir`={folder} has images of unknown origin; choose an empty folder')
         return
     try:
-        old = dict(json.loads(path.read_text(encoding='utf-8')))
-    except (ValueError, TypeError) as error:
+        old = parse_json(path.read_bytes(), dict[str, Any], '')
+    except UserError as error:
         raise UserError(f'{path} is not readable; choose another `outdir`') from error
     new = json.loads(json.dumps(settings))  # infinity and tuples as JSON stores them
     for name in [*new, *(name for name in old if name not in new)]:

@@ -3,6 +3,7 @@
 Each rank appends to its own file, so that a killed run loses nothing; an incomplete last line is dropped.
 """
 
+import contextlib
 import csv
 import functools
 from pathlib import Path
@@ -50,9 +51,10 @@ class NearestTable:
         parts, found = sorted(self.folder.glob('nearest.rank*.csv')), {}
         for path in filter(Path.exists, [self.folder / TABLE_NAME, *parts]):
             lines = path.read_text(encoding='utf-8', errors='replace').rpartition('\n')[0].splitlines()
-            for row in csv.DictReader(lines, COLUMNS):  # of the header and of damaged lines, `image` is not a number
-                if None not in row and None not in row.values() and row['image'].isascii() and row['image'].isdigit():
-                    found[int(row['image'])] = row
+            for line in lines:
+                with contextlib.suppress(csv.Error, ValueError):  # also if the columns are not complete
+                    row = dict(zip(COLUMNS, next(csv.reader([line]), []), strict=True))
+                    found[int(row['image'])] = row  # of the header, it is not a number
         found = dict(sorted(found.items()))
         if parts:
             with atomic_file(self.folder / TABLE_NAME) as file:

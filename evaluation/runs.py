@@ -298,7 +298,10 @@ class EvaluationLog:
         """The kept set that a record belongs to; none if it is missing or has other settings."""
         assert self.path is not None
         best = read_best(self.path.with_name(BEST_NAME), record)
-        if best is None:
+        training_images = training_set.images
+        if best is None or best.images.shape[1:] != training_images.shape[1:]:
+            return []
+        if int(best.indices.max()) >= len(training_images):
             return []
         images = generated_set(record['snapshot'], where, best.seeds.tolist(), best.images, best.classes)
         return [EvaluatedSet(images, training_set.summarize(best.indices, best.squared_distances), record)]

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import torch
 
+from dnnlib.options import check_values
 from dnnlib.typed import parse_json
 from dnnlib.util import ArgumentError, UserError, atomic_file, counted
 from training.augment import AUGMENT_LABELS
@@ -204,8 +205,8 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
     config = NetworkConfig(PRECONDITIONING[options.precond][0], arguments)
     try:
         config.build('meta')
-    except ValueError as error:
-        text = re.sub(r'^skip_connections', '`skip_connections`', str(error))
+    except (ValueError, RuntimeError, OverflowError) as error:  # RuntimeError: torch finds the network too large
+        text = re.sub(r'^skip_connections', '`skip_connections`', str(error).split('\n')[0])
         raise ArgumentError(f'{text}; change the option, or use another training set') from error
     return config
 
@@ -283,4 +284,9 @@ def read_run(run_dir: Path) -> SavedRun:
         text = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file; give the run folder that train.py made') from error
-    return parse_json(text, SavedRun, str(path))
+    saved = parse_json(text, SavedRun, str(path))
+    try:
+        check_values(saved.options)
+    except ValueError as error:
+        raise UserError(f'{path}: options.{error}') from error
+    return saved

@@ -117,6 +117,8 @@ def logarithmically(count: int, total: int, batch_size: int) -> list[int]:
 
 
 def _limit(count: int) -> None:
+    if count < 0:
+        raise ValueError(f'{count} is not a number of times')
     if count > MOST_PLACES:
         raise ValueError(f'{count:,} times are too many; the most are {MOST_PLACES:,}')
 

@@ -323,6 +323,6 @@ def load_state(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f'{path}: not a complete training state ({reason}); remove it to continue from the one before it'
         ) from error
-    if not isinstance(state, dict) or state.get('format') != FORMAT_VERSION:
+    if not isinstance(state, dict) or type(state.get('format')) is not int or state['format'] != FORMAT_VERSION:
         raise UserError(f'{path}: not a training state of this toolkit')
     return state

@@ -32,6 +32,11 @@ GRADIENT_LIMIT = 1e5
 _NO_STEP = torch.iinfo(torch.int64).max
 
 
+# What a training state holds.
+STATE_PARTS = {'images': int, 'steps': int, 'dataset_sha256': str, 'net': dict, 'ema': dict, 'optimizer': dict}
+LARGEST_COUNT = 2**53
+
+
 class Trainer:
     """State of a training between steps.
 
@@ -140,9 +145,9 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state. Raises UserError if it belongs to another network, optimizer or training set."""
-        parts = ('images', 'steps', 'dataset_sha256', 'net', 'ema', 'optimizer')
-        if missing := [name for name in parts if name not in state]:
-            raise UserError(f'the training state lacks {missing[0]}; remove it to continue from the one before it')
+        for name, kind in STATE_PARTS.items():
+            if type(state.get(name)) is not kind or (kind is int and not 0 <= state[name] < LARGEST_COUNT):
+                raise UserError(f'the training state lacks its {name}; remove it to continue from the one before it')
         if state['dataset_sha256'] != self.dataset.sha256:
             raise UserError(f'`data`={self.config.dataset.path}: not the images that this training was started with')
         try:
@@ -151,7 +156,7 @@ class Trainer:
             self.optimizer.state[self.flat.values] = {
                 key: self._from_names(value) for key, value in state['optimizer'].items()
             }
-        except (RuntimeError, KeyError, AttributeError) as error:
+        except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
             reason = str(error).split('\n')[0]
             raise UserError(f'the training state belongs to another architecture ({reason})') from error
         self.images, self.steps = state['images'], state['steps']

@@ -260,12 +260,12 @@ def drop_later_lines(path: Path, images: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding='utf-8').splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+    for line in path.read_bytes().split(b'\n'):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if json.loads(line)['Progress/kimg'] * 1000 <= images:
-                kept.append(line + '\n')
+                kept.append(line + b'\n')
     with atomic_file(path) as file:
-        file.write(''.join(kept).encode())
+        file.write(b''.join(kept))
 
 
 def open_tensorboard(run_dir: Path, images: int = 0) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.text_tables import aligned, csv_text
+from dnnlib.typed import parse_json
 from dnnlib.util import UserError, atomic_file
 from evaluation.noise_levels import Estimate
 from torch_utils import distributed
@@ -48,8 +49,7 @@ def _read_records(path: Path) -> list[Row]:
     if not path.exists():
         return []
     try:
-        records = json.loads(path.read_bytes())
-        assert isinstance(records, list)
+        records = parse_json(path.read_bytes(), list[Row], '')
         assert all('settings' in record for record in records)
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f'{path}: not the results of a measurement; remove it') from error

@@ -27,7 +27,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             fields = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(fields, dict):
             found.append(fields)

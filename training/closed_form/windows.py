@@ -74,7 +74,7 @@ def read_table(path: str | Path) -> list[tuple[float, int]]:
         return [(float(sigma), int(window)) for sigma, window in pairs if float(sigma) > 0 or 1 / 0]
     except FileNotFoundError as error:
         raise UserError(f'`window`={path}: neither a number nor a file') from error
-    except (ValueError, TypeError, KeyError, OSError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ZeroDivisionError, RecursionError) as error:
         raise UserError(f'`window`={path}: not a table of windows, as `diagnose.py calibrate` writes it') from error
 
 

@@ -19,6 +19,9 @@ from training.closed_form.rows import ImageRows, as_rows
 # Distances of one block of queries to one block of references: 2 MiB of int32, which stay in a core's cache.
 QUERY_BLOCK = 512
 REFERENCE_BLOCK = 1024
+BLOCK_PIXELS = 1 << 24
+# Pixels that are converted to larger integers at a time.
+NORM_PIXELS = 1 << 22
 # Squared norms and products of this many int8 pixels fit into 31 bits together: 3 · 2^14 each.
 MAX_PIXELS = (2**31 - 1) // (3 * 2**14)
 # The distance to a missing neighbour: a rank may hold fewer than k references.
@@ -98,6 +101,11 @@ class NeighborIndex:
         return torch.from_numpy(mine - self.offset)
 
     @property
+    def block_size(self) -> int:
+        """Number of references in a block; fewer if they are large, since products copy them."""
+        return max(1, min(REFERENCE_BLOCK, BLOCK_PIXELS // self.num_pixels))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of distances minus the norm of the query."""
         return torch.int32 if self.num_pixels <= MAX_PIXELS else torch.int64
@@ -155,8 +163,8 @@ class NeighborIndex:
         queries = as_rows(pixels.to(self.device))
         limit = -squared_norms(queries, offsets.dtype)[:, None]
         counts = torch.zeros([2, len(queries)], dtype=torch.int64, device=queries.device)
-        for start in range(0, len(self.index), REFERENCE_BLOCK):
-            block = slice(start, start + REFERENCE_BLOCK)
+        for start in range(0, len(self.index), self.block_size):
+            block = slice(start, start + self.block_size)
             scores = torch.sub(offsets[block], int8_matmul(queries, self.rows(block).t()).to(offsets.dtype), alpha=2)
             counts[0] += (scores < limit).sum(dim=1)
             counts[1] += (scores <= limit).sum(dim=1)
@@ -168,8 +176,8 @@ class NeighborIndex:
         missing = torch.iinfo(self.dtype).max
         best = torch.full([len(queries), k], missing, dtype=self.dtype, device=self.device)
         position = torch.zeros([len(queries), k], dtype=torch.int64, device=self.device)
-        for start in range(0, len(self.index), REFERENCE_BLOCK):
-            block = slice(start, start + REFERENCE_BLOCK)
+        for start in range(0, len(self.index), self.block_size):
+            block = slice(start, start + self.block_size)
             products = int8_matmul(queries, self.rows(block).t()).to(self.dtype)
             scores = torch.sub(self.norms[block], products, alpha=2)
             closer = (scores.amin(dim=1) < best[:, -1]).nonzero()[:, 0]
@@ -204,7 +212,8 @@ def lowest_of_both(
 
 def squared_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Exact squared norms of rows: int8 [N, P] -> [N]."""
-    norms = [block.to(dtype).square().sum(dim=1, dtype=dtype) for block in rows.split(1024)]
+    size = max(1, NORM_PIXELS // max(1, rows.shape[1]))
+    norms = [block.to(dtype).square().sum(dim=1, dtype=dtype) for block in rows.split(size)]
     return torch.cat(norms) if norms else torch.empty([0], dtype=dtype, device=rows.device)
 
 

@@ -26,8 +26,13 @@ def test_damaged_options_of_a_run_are_refused_by_name(tmp_path, text, message):
 
 
 def test_options_of_a_run_are_read_next_to_other_keys(tmp_path):
-    options = '{"outdir": "o", "data": "d", "seed": 5, "lr": Infinity, "of_the_future": 1}'
-    (tmp_path / OPTIONS_FILE).write_text(f'{{"seed": 5, "options": {options}, "world_size": 2}}')
+    options = '{"outdir": "o", "data": "d", "seed": 5, "lr": 0.25, "of_the_future": 1}'
+    network = '{"class_name": "VPPrecond", "arguments": {"img_resolution": 8, "img_channels": 1}}'
+    rest = f'"options": {options}, "network": {network}, "world_size": 2'
+    (tmp_path / OPTIONS_FILE).write_text(f'{{"seed": 5, {rest}}}')
     saved = read_run(tmp_path)
-    assert (saved.options.seed, saved.options.lr, saved.options.batch) == (5, float('inf'), 512)
+    assert (saved.options.seed, saved.options.lr, saved.options.batch) == (5, 0.25, 512)
     assert (saved.world_size, saved.threads) == (2, None)
+    (tmp_path / OPTIONS_FILE).write_text(f'{{"seed": 5, {rest.replace("0.25", "Infinity")}}}')
+    with pytest.raises(UserError, match=r'training_options\.json: options\.lr cannot be inf'):
+        read_run(tmp_path)

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from dnnlib.util import atomic_file
 from evaluation.effective_memorization import EMM, EMM_RATIO
@@ -181,7 +181,7 @@ def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) ->
     with new_panels(title, 0.6 + 1.7 * panels, panels) as (figure, all_axes):
         if has_losses:
             all_axes[0].plot(*zip(*losses, strict=True), color=_EDGE, linewidth=1.2)
-            all_axes[0].set_yscale('log')
+            _loss_axis(all_axes[0], [loss for _, loss in losses])
             all_axes[0].set_ylabel('loss')
             all_axes[0].grid(alpha=0.25)
         if has_ratios:
@@ -192,6 +192,17 @@ def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) ->
         all_axes[-1].set_xlim(left=0)
         all_axes[-1].set_xlabel('training images seen, in thousands')
     return figure
+
+
+def _loss_axis(axes: Axes, losses: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers, or a linear one if the losses differ by less than a factor of three."""
+    spread = max(losses) / min(losses)
+    if spread < 3:
+        return
+    axes.set_yscale('log')
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if spread < 100 else (1,)))
+    axes.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def emm_figure(bars: Sequence[EmmBar], title: str, label: str = '') -> Figure:

@@ -162,3 +162,12 @@ def test_curves_that_coincide_do_not_cover_one_another():
     first, last = ratio_figure([Curve('a', POINTS), Curve('b', POINTS)], '').axes[0].lines[:2]
     assert first.get_linewidth() > last.get_linewidth()
     assert (np.asarray(first.get_xdata(), float) < np.asarray(last.get_xdata(), float)).all()
+
+
+@pytest.mark.parametrize('losses', [[0.99, 1.02], [1, 0.3], [1, 0.001]])
+def test_losses_have_plain_numbers_at_their_axis(losses):
+    figure = run_figure(RunHistory([(1, losses[0]), (2, losses[1])], []), '')
+    figure.canvas.draw()
+    texts = [label.get_text() for label in figure.axes[0].get_yticklabels(which='both') if label.get_text()]
+    assert len(texts) >= 2
+    assert all(float(text.replace('−', '-')) > 0 for text in texts)

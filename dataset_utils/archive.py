@@ -63,9 +63,9 @@ class Destination:
         above = next((parent for parent in self.path.absolute().parents if parent.exists()), self.path)
         if not above.is_dir():
             return f': {above} is a file, where a folder is needed; write somewhere else'
-        here = self.path.resolve()
+        here = Path(os.path.realpath(self.path))
         for source in filter(os.path.exists, sources):  # others are built in, or refused when they are opened
-            there = Path(source).resolve()
+            there = Path(os.path.realpath(source))
             if here.is_relative_to(there) or there.is_relative_to(here):
                 return f' and the source {source} contain one another; write somewhere else'
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
@@ -100,7 +100,7 @@ class Destination:
         """Return whether an OSError names the partial file or folder of this data set, or a folder above it."""
         if not isinstance(name, str):
             return False
-        here, there = self.path.resolve(), Path(name).resolve()
+        here, there = (Path(os.path.realpath(path)) for path in (self.path, name))
         return there in here.parents or str(there).startswith(f'{here}.')
 
 
@@ -168,7 +168,7 @@ def _archive(path: Path) -> Iterator[Put]:
 
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[Put]:
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     remove_partial_files(path.parent, glob.escape(path.name))
     partial, old = (path.with_name(f'{path.name}.{os.getpid()}.{kind}') for kind in ('partial', 'old'))
 

@@ -116,7 +116,9 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     if path.is_symlink():
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
+        if path.is_symlink():  # to itself
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     if path.exists() and not path.is_file():
         with open(path, 'wb') as file:
             yield file

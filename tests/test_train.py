@@ -147,6 +147,9 @@ def test_defaults_are_the_papers_codes(color_16):
         (['--fp16=1', '--precision=bf16'], '--fp16=True and --precision=bf16 differ'),
         (['--cbase=32', '--num-channels=64'], '--cbase and --num-channels'),
         (['--cres=1,1,1,1,1,1'], 'cannot be halved'),
+        (['--cres=0'], 'change the option'),
+        (['--cres=-1'], 'change the option'),
+        (['--num-channels=999999999999'], 'model_channels must be a number of at most 1e+09'),
         (['--preset=nonsense'], '--preset'),
     ],
 )

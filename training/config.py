@@ -202,10 +202,10 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
         levels = len(arguments['channel_mult'])
         mask = options.skip_connections
         arguments['skip_connections'] = [1] * (levels * (options.num_blocks + 1)) if mask is None else mask
-    config = NetworkConfig(PRECONDITIONING[options.precond][0], arguments)
     try:
+        config = NetworkConfig(PRECONDITIONING[options.precond][0], arguments)
         config.build('meta')
-    except (ValueError, RuntimeError, OverflowError) as error:  # RuntimeError: torch finds the network too large
+    except (ValueError, RuntimeError, ArithmeticError) as error:  # RuntimeError: torch finds the network too large
         text = re.sub(r'^skip_connections', '`skip_connections`', str(error).split('\n')[0])
         raise ArgumentError(f'{text}; change the option, or use another training set') from error
     return config

@@ -78,6 +78,13 @@ def test_links_and_devices_are_written_to_and_not_replaced(tmp_path):
     assert (tmp_path / 'pipe').is_fifo()
 
 
+def test_a_link_to_itself_is_an_error_of_the_system_that_names_it(tmp_path):
+    (tmp_path / 'loop').symlink_to('loop')
+    with pytest.raises(OSError, match='symbolic links') as caught, atomic_file(tmp_path / 'loop'):
+        pass
+    assert caught.value.filename == str(tmp_path / 'loop')
+
+
 def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
     with pytest.raises(OSError, match='full') as caught:
         write_half(tmp_path / 'file')

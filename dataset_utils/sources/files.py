@@ -17,6 +17,8 @@ from dnnlib.util import UserError
 
 MANIFEST_FILE = 'manifest.json'
 MAX_JSON_BYTES = 1 << 29
+# The file by which a run folder of train.py is recognized.
+RUN_FILE = 'training_options.json'
 SEED_NAME = re.compile(r'(?:.*/)?\d+\.png')
 
 
@@ -38,6 +40,11 @@ class FilesSource(Source):
         self._others = {name for name in visible if name == MANIFEST_FILE or f'/{name}'.endswith(f'/{LABELS_FILE}')}
         candidates = sorted(visible - self._others)
         images = [name for name in candidates if is_image_name(name)]
+        if RUN_FILE in visible and not any(SEED_NAME.fullmatch(name) for name in images):
+            raise UserError(
+                f'{self.where} is the run folder of a training, whose pictures are overviews; '
+                'give the training set, or a folder of generated images'
+            )
         sheets = self._contact_sheets(images)
         self.names = [name for name in images if name not in sheets]
         self.skipped = [name for name in candidates if name in sheets or not is_image_name(name)]

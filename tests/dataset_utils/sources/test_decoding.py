@@ -10,6 +10,7 @@ import pytest
 
 import dataset_tool
 from dataset_utils import Reading, open_source
+from dnnlib.util import UserError
 from tests.dataset_utils.making import image_bytes, names_of, random_images, read_zip, write_files
 from tests.helpers import invoke
 
@@ -160,6 +161,14 @@ def test_the_toolkits_own_outputs_are_valid_inputs(tmp_path):
         assert np.array_equal(source.load(), random_images(12))
         assert source.labels is None
         assert source.skipped == ['grid.png', 'log.txt', 'mem_traj.jsonl', 'nearest.csv']
+
+
+def test_a_run_folder_is_no_set_of_images(tmp_path):
+    files = {'training_options.json': b'{}', 'network-snapshot-000001.png': image_bytes(PIXELS)}
+    with pytest.raises(UserError, match='p is the run folder of a training'):
+        open_source(write_files(tmp_path / 'p', files))
+    generated = write_files(tmp_path / 'p', {'000000.png': image_bytes(PIXELS)})
+    assert '000000.png' in names_of(open_source(generated))
 
 
 def test_an_image_that_is_not_named_after_a_seed_is_read_next_to_seeds(tmp_path):

@@ -69,8 +69,8 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
 def sweep(study_file: Path, outdir: Path | None, session: SessionOptions) -> None:
     """Run a study: every combination of its factor values, at every size, in every repeat.
 
-    docs/studies.md describes the format of the file. Additions to it add points; a point whose settings have changed is
-    set aside and run again.
+    docs/studies.md describes the format of the file. A point is a training, or a closed-form denoiser in its place.
+    Additions to the file add points; a point whose settings have changed is set aside and run again.
 
     \b
     # A study of the digits, on a laptop

@@ -75,9 +75,10 @@ def point_commands(
 ) -> dict[str, list[str]]:
     """Arguments of python for every step of a point.
 
-    seeds: 'train', and 'select', or None to take the first images. folder: of the point. sources: folder of the study's
-    own data sets. diagnose: options of the measurements of diagnose.py, by their names. tables: of the own data sets.
-    Agreement needs a second network, trained in the same way on the other half of a split: 'data-b' and 'train-b'.
+    seeds: 'train', None for a closed form, and 'select', None to take the first images. folder: of the point.
+    sources: folder of the study's own data sets. diagnose: options of the measurements of diagnose.py, by their names.
+    tables: of the own data sets. Agreement needs a second network, trained in the same way on the other half of a
+    split: 'data-b' and 'train-b'.
     """
     extra = {'max-images': size} | ({} if seeds['select'] is None else {'seed': seeds['select']})
     lengths = {name: length_of(name, value, size) for name, value in settings.train.items()}
@@ -91,11 +92,13 @@ def point_commands(
 
     data, run = folder / DATA_STEPS['data'], folder / 'run'
     own = arguments({'expdir': run})
-    commands = {
-        'data': selection_command(settings.data, data, sources, extra),
-        'train': train(run, data),
-        'evaluate': ['mem_ratio.py', *own, f'--knn-ref={data}', *words('evaluate', settings.evaluate)],
-    }
+    commands = {'data': selection_command(settings.data, data, sources, extra)}
+    if settings.denoiser is None:
+        commands['train'] = train(run, data)
+        generator = own
+    else:
+        generator = arguments({'data': data, 'log': run / 'mem_traj.log'})
+    commands['evaluate'] = ['mem_ratio.py', *generator, f'--knn-ref={data}', *words('evaluate', settings.evaluate)]
     for name, options in diagnose.items():
         others = []
         if name == 'agreement':

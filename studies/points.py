@@ -47,9 +47,9 @@ class Status:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One training and its evaluation.
+    """One training and its evaluation, or the evaluation of a closed form.
 
-    seeds: 'train' for train.py, and 'select' for the selection, which may be None to take the first images.
+    seeds: 'train' for train.py, None for a closed form, and 'select' for the selection, None to take the first images.
     sources: the study's own data sets that it uses, by name. diagnose: options of its measurements, by their names,
     which its training and its evaluation do not depend on. folder: contains all its files.
     """
@@ -145,12 +145,12 @@ class Point:
 
 def make_point(study: Study, root: Path, combination: Combination, size: int, repeat: int) -> Point:
     """The point of a study whose folder is `root`."""
-    repeats = study.repeats
+    repeats, settings = study.repeats, combination.settings
     seeds = {
-        'train': repeats.train_seed + repeat,
+        'train': repeats.train_seed + repeat if settings.denoiser is None else None,
         'select': None if repeats.select_seed is None else repeats.select_seed + repeat,
     }
-    made, settings = made_by(study.sources), combination.settings
+    made = made_by(study.sources)
     used = [source_name(value) for part in PARTS for value in getattr(settings, part).values()]
     sources = {made[name]: study.sources[made[name]] for name in used if name is not None}
     diagnose = {name: with_tables(options, study.sources) for name, options in study.diagnose.items()}

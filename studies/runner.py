@@ -70,6 +70,8 @@ class PointRun:
         commands = commands_of(self.folder)
         text = '\n'.join(shell_line(command, self.resources) for command in commands.values())
         (self.folder / 'commands.sh').write_text(text + '\n', encoding='utf-8')
+        if 'train' not in commands:
+            (self.folder / 'run').mkdir(exist_ok=True)  # of the records of a closed form
         start = time.monotonic()
         for step, command in commands.items():
             if step in DATA_STEPS and (self.folder / DATA_STEPS[step]).exists():

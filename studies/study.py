@@ -35,6 +35,11 @@ class Settings:
     train: Options
     evaluate: Options
 
+    @property
+    def denoiser(self) -> str | None:
+        """The closed form that is evaluated in place of a training; None for a training."""
+        return self.evaluate.get('denoiser')
+
     def merged(self, changes: dict[str, Options]) -> 'Settings':
         return Settings(**{part: getattr(self, part) | changes.get(part, {}) for part in PARTS})
 
@@ -131,13 +136,15 @@ class Study:
 
     @property
     def combinations(self) -> list[Combination]:
-        """All combinations of the factors' values; a single one if there is no factor."""
+        """All combinations of the factors' values; a single one if there is no factor. Closed forms have no `train`."""
         result: list[Combination] = []
         for chosen in itertools.product(*(factor.values for factor in self.factors)):
             settings, sizes = self.settings, self.sizes
             for value in chosen:
                 settings = settings.merged(value.changes)
                 sizes = value.sizes or sizes
+            if settings.denoiser is not None:
+                settings = dataclasses.replace(settings, train={})
             names = {factor.name: value.name for factor, value in zip(self.factors, chosen, strict=True)}
             combination = Combination(names, settings, sizes)
             step = self.steps.get(combination.name, 1)

@@ -37,7 +37,7 @@ RESERVED = {
     'data': {'dest', 'overwrite', 'max-images', 'seed'},
     'sources': {'dest', 'overwrite'},
     'train': {'outdir', 'data', 'nosubdir', 'desc', 'seed', 'resume', 'dry-run'},
-    'evaluate': {'expdir', 'knn-ref', 'log', 'images', 'gallery', 'network', 'pipeline', 'table', 'json'},
+    'evaluate': {'expdir', 'data', 'knn-ref', 'log', 'images', 'gallery', 'network', 'pipeline', 'table', 'json'},
     'diagnose': {'expdir', 'network', 'denoiser', 'data', 'outdir', 'plot'},
 }
 # Lengths that train.py takes relative to the size of the training set, and that a study can give in images.
@@ -266,6 +266,17 @@ def check_combinations(study: Study) -> None:
             raise ValueError(
                 '[diagnose.agreement] trains a second network on the other half of a split; make one in a table '
                 '[sources.NAME] with selection = "split", and set source = "sources.NAME-a" in [data]'
+            )
+        denoiser = combination.settings.denoiser
+        if denoiser is not None and study.diagnose:
+            raise ValueError(
+                f'[diagnose.{next(iter(study.diagnose))}] measures a training, and denoiser = {shown(denoiser)} in '
+                f'[evaluate] has none; remove one of them'
+            )
+        if denoiser is not None and study.repeats.count > 1 and study.repeats.select_seed is None:
+            raise ValueError(
+                f'denoiser = {shown(denoiser)} in [evaluate] gives the same images in every repeat; set select-seed in '
+                f'[repeats], or count = 1'
             )
         tables = {f'[{part}]': getattr(combination.settings, part) for part in PARTS}
         tables |= {f'[diagnose.{name}]': options for name, options in study.diagnose.items()}

@@ -20,6 +20,7 @@ from evaluation.evaluation_options import EvaluationOptions, check_options
 from studies.commands import KINDS, resolved, selection_command
 from studies.points import make_point, slug
 from studies.study import Combination, Study, source_name
+from training.closed_form import files_of
 
 # Selections that take the same number of images of each class, so that sizes are multiples of the number of classes.
 BALANCED = ('size', 'resolution', 'random-labels', 'unique-labels')
@@ -116,7 +117,8 @@ class Validator:
         commands = make_point(study, root, combination, size, 0).commands()
         for step, command in commands.items():
             self._check_held_out(step.removesuffix('-b'), command, image.shape, place)
-        conditional = parse_options('train', commands['train'], place).values['cond']
+        train = commands.get('train')
+        conditional = train is None or parse_options('train', train, place).values['cond']
         chosen = parse_options('evaluate', commands['evaluate'], place).values['class_index']
         if chosen is not None and not conditional:
             raise UserError(f'{place}: class = {chosen} in [evaluate] needs cond = true in [train]')
@@ -150,6 +152,9 @@ class Validator:
             check_options(options, parsed.given)
             if options.test_set is not None and not is_own:
                 open_source(options.test_set, 'test_set')
+            for path in files_of(options.denoiser) if options.denoiser is not None else []:
+                if not path.is_file():
+                    raise UserError(f'`denoiser`={options.denoiser}: there is no file {path}')
         except UserError as error:
             names = {field.name: spelling(field) for field, _ in options_in(EvaluationOptions)}
             text = re.sub(r'`(\w+)`', lambda match: names.get(match[1], match[0]), str(error))

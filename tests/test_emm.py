@@ -101,6 +101,30 @@ def test_a_study_that_was_killed_ends_with_the_same_tables(study_file, tmp_path)
 
 
 @pytest.mark.slow
+def test_closed_forms_are_points_of_a_study_like_trainings(study_file, tmp_path):
+    network, optimal, gaussian = '{}', '{ evaluate.denoiser = "optimal" }', '{ evaluate.denoiser = "gaussian" }'
+    values = f'values = {{ network = {network}, optimal = {optimal}, gaussian = {gaussian} }}'
+    study_file.write_text(f'{STUDY.replace("[10, 20]", "[10]")}\n[factors.denoiser]\n{values}\n')
+    folder = tmp_path / 'study'
+    output = run_script('emm.py', 'sweep', study_file, f'--outdir={folder}').stdout
+    assert 'Done: denoiser optimal, 10 images: ratio 100.00 %' in output
+    assert output.count('$ python train.py') == 1
+    with open(folder / 'ratios.csv', newline='') as file:
+        rows = {row['denoiser']: (int(row['memorized']), int(row['images'])) for row in csv.DictReader(file)}
+    assert rows.keys() == {'network', 'optimal', 'gaussian'}
+    assert (rows['optimal'], rows['gaussian']) == ((16, 16), (0, 16))
+    page = (folder / 'report.html').read_text()
+    assert page.count('16 of 16 images, closest to the threshold first') == 3
+    assert page.count('Seed of training') == page.count('Best snapshot') == 1
+    records = {path: path.stat().st_mtime_ns for path in folder.glob('points/*/*/run/mem_traj.jsonl')}
+    assert len(records) == 3
+    assert '$ python' not in run_script('emm.py', 'sweep', study_file, f'--outdir={folder}').stdout
+    assert {path: path.stat().st_mtime_ns for path in records} == records
+    for words in ('status', 'table', 'plot', 'report'):
+        assert CliRunner().invoke(emm.main, [words, str(folder)]).exit_code == 0
+
+
+@pytest.mark.slow
 def test_measurements_are_shown_and_new_ones_train_nothing(study_file, tmp_path):
     options = '{ test = "sources.half-b", num = 10'
     text = STUDY.replace('"digits"', '"sources.half-a"').replace('[10, 20]', '[10]')

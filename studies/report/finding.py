@@ -84,6 +84,8 @@ def advice_for(outcome: Outcome) -> str:
     size = (outcome.ratios[-1] if outcome.emm.estimate.relation == '≥' else outcome.ratios[0]).size
     if outcome.emm.estimate.relation == '≥':
         return f'measure training sets of more than {size:,} images; the largest is still replayed.'
+    if outcome.combination.settings.denoiser is not None:
+        return f'measure training sets of fewer than {size:,} images.'
     points = [result for result in outcome.at(size) if result.record is not None]
     if any(is_far(result.record) for result in points if result.record is not None):
         return f'train longer, or lower the learning rate: the images of {size:,} training images are {FAR_TEXT}.'

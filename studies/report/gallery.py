@@ -15,7 +15,7 @@ from evaluation.best_images import BEST_NAME, BestSnapshot, read_best
 from evaluation.memorization import closeness, memorized
 from evaluation.pictures import rms_per_pixel
 from evaluation.records import best_record
-from studies.report.run_files import run_records
+from studies.report.run_files import all_records
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Te
 
 def best_images(folder: Path) -> BestSnapshot | None:
     """The images of a point's best snapshot, if its folder holds them and their training set."""
-    records = run_records(folder / 'run')
+    records = all_records(folder / 'run')
     if not records or not (folder / 'data.zip').exists():
         return None
     return read_best(folder / 'run' / BEST_NAME, best_record(records))

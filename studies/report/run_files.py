@@ -8,12 +8,17 @@ from dnnlib.util import UserError
 from evaluation.records import Record, read_records
 
 
-def run_records(run: Path) -> list[Record]:
+def all_records(run: Path) -> list[Record]:
     """The records of a run folder, oldest first; empty if the file is missing or damaged."""
     try:
-        records = read_records(run / 'mem_traj.jsonl')
+        return read_records(run / 'mem_traj.jsonl')
     except (UserError, UnicodeDecodeError):
         return []
+
+
+def run_records(run: Path) -> list[Record]:
+    """As `all_records`, of snapshots whose kimg and epochs are known: not of closed forms."""
+    records = all_records(run)
     return [record for record in records if None not in (record['kimg'], record['epochs'])]
 
 

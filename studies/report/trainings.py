@@ -71,8 +71,9 @@ def headline(record: dict[str, Any]) -> str:
 def facts(result: PointResult) -> list[tuple[str, str]]:
     """Numbers of a point in addition to its ratio."""
     seeds, select = result.point.seeds, result.point.seeds.get('select')
+    trained = result.point.combination.settings.denoiser is None
     known = [
-        ('Seed of training', str(seeds['train'])),
+        *[('Seed of training', str(seeds['train']))] * trained,
         ('Seed of selection', 'none: the first images' if select is None else str(select)),
     ]
     if result.status.seconds:
@@ -82,7 +83,7 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
     return [
         ('Copies', f'{record["num_memorized"]:,} of {record["num_images"]:,} images'),
         ('Mean distance to nearest', f'{distance_text(record)} grey levels'),
-        ('Best snapshot', f'{record["kimg"]:,.6g} kimg, {record["epochs"]:,.6g} epochs'),
+        *[('Best snapshot', f'{record["kimg"]:,.6g} kimg, {record["epochs"]:,.6g} epochs') for _ in range(trained)],
         ('Duplicates in training set', f'{record["num_duplicates"]:,}'),
         *known,
     ]

@@ -26,6 +26,7 @@ BASE: dict[str, dict] = {
     'evaluate': {'seeds': '0-15', 'batch': 16},
     'sizes': {'values': [20, 10]},
 }
+DENOISERS = {'values': {'network': {}, 'optimum': {'evaluate': {'denoiser': 'optimal'}}}}
 WIDTH = {'label': 'Channels', 'option': 'train.num-channels', 'values': [8, 16]}
 
 
@@ -92,6 +93,31 @@ def test_measurements_follow_the_evaluation_and_change_no_training():
 
 
 SPLIT = {'halves': {'selection': 'split', 'source': 'digits', 'max-images': 800}}
+
+
+def test_a_closed_form_is_evaluated_without_a_training():
+    network, optimum = read(factors={'denoiser': DENOISERS}).combinations
+    assert list(make_point(read(), Path('out'), network, 20, 0).commands()) == ['data', 'train', 'evaluate']
+    point = make_point(read(), Path('out'), optimum, 20, 0)
+    folder = Path('out/points/denoiser=optimum/000020-r0')
+    assert list(point.commands()) == ['data', 'evaluate']
+    assert point.commands()['evaluate'] == [
+        'mem_ratio.py',
+        f'--data={folder}/data.zip',
+        f'--log={folder}/run/mem_traj.log',
+        f'--knn-ref={folder}/data.zip',
+        '--seeds=0-15',
+        '--batch=16',
+        '--denoiser=optimal',
+    ]
+    changes = {'train': {'epochs': 3}, 'repeats': {'train-seed': 5}}
+    edited = [
+        make_point(study, Path('out'), study.combinations[place], 20, 0).identity
+        for study in [read(factors={'denoiser': DENOISERS}, **changes)]
+        for place in (0, 1)
+    ]
+    assert edited[0] != make_point(read(), Path('out'), network, 20, 0).identity
+    assert edited[1] == point.identity  # options of [train] do not concern it
 
 
 def test_agreement_trains_a_second_network_on_the_other_half_of_a_split():
@@ -270,6 +296,15 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
         ),
         ({'diagnose': {'clocks': {'num': 5}}}, r'diagnose: clocks needs test, the held-out set'),
         ({'diagnose': {'levels': {'expdir': 'x'}}}, r'expdir in \[diagnose.levels\] is set by the study itself'),
+        ({'evaluate': {'data': 'x.zip'}}, r'data in \[evaluate\] is set by the study itself'),
+        (
+            {'factors': {'x': DENOISERS}, 'diagnose': {'clocks': {'test': 'digits'}}},
+            r"\[diagnose.clocks\] measures a training, and denoiser = 'optimal' in \[evaluate\] has none",
+        ),
+        (
+            {'evaluate': {'denoiser': 'local'}, 'repeats': {'count': 2}},
+            r"denoiser = 'local' in \[evaluate\] gives the same images in every repeat; set select-seed in \[repeats\]",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, message):
@@ -314,6 +349,17 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
             {'evaluate': {'metrics': 'test_gap', 'test-ref': 'none.zip'}},
             r'test: \[evaluate\]: test-ref=none.zip: no such',
         ),
+        (
+            {'factors': {'x': {'option': 'evaluate.denoiser', 'values': ['optimal', 'optimum']}}},
+            r'test: x optimum: \[evaluate\]: denoiser=optimum: no such closed form; choose one of optimal, gaussian',
+        ),
+        (
+            {'evaluate': {'denoiser': 'local:k=5'}},
+            r'\[evaluate\]: `k`: the local denoiser does not have this parameter',
+        ),
+        ({'evaluate': {'denoiser': 'local:window=a.json'}}, r'denoiser=local:window=a.json: there is no file a.json'),
+        ({'evaluate': {'denoiser': ''}}, r'\[evaluate\]: give either expdir'),
+        ({'evaluate': {'denoiser': 'local', 'race': True}}, r'\[evaluate\]: race has no effect with denoiser'),
         ({'evaluate': {'class': 1}}, r'all, 10 images: class = 1 in \[evaluate\] needs cond = true in \[train\]'),
         (
             {'evaluate': {'class': 10}, 'train': {'cond': True}},

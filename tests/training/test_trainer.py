@@ -203,7 +203,7 @@ def test_a_training_that_is_saved_and_restored_ends_with_the_same_bits(digits, n
     with pytest.raises(UserError, match='not the images that this training was started with'):
         saved.load_state_dict({**state, 'dataset_sha256': '0' * 64})
     for name in state.keys() - {'format'}:
-        with pytest.raises(UserError, match=f'the training state lacks {name}; remove it'):
+        with pytest.raises(UserError, match=f'the training state lacks its {name}; remove it'):
             saved.load_state_dict({key: value for key, value in state.items() if key != name})
 
 

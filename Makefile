@@ -29,8 +29,10 @@ setup: .venv/ready
 demo: .venv/ready
 	@$(BIN)/python emm.py sweep scripts/studies/demo.toml --outdir=demo-out --jobs=2
 
+# Two processes with one thread each; the tests of a file stay in one process. JOBS=8 on a machine with more cores.
+JOBS ?= 2
 test: .venv/development
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist=loadfile
 
 # The page of a study in headless Chromium; needs Debian's chromium and chromium-driver, or others of these names.
 test-page: .venv/development

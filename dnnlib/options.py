@@ -7,6 +7,7 @@ Command lines and study files are derived from such dataclasses; Python code use
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,7 +97,7 @@ def check_values(options: Any) -> None:
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
         is_within = (
-            (math.isfinite(value) or option.default == math.inf)
+            (abs(value) <= sys.float_info.max or (value == math.inf and option.default == math.inf))
             and (option.least is None or value >= option.least)
             and (option.most is None or value <= option.most)
             and (option.above is None or value > option.above)

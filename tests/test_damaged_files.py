@@ -49,7 +49,14 @@ def resume(run_dir, digits_20):
     'change',
     [
         *({'lr': value} for value in (math.nan, math.inf, -1)),
-        *({'batch': 0}, {'arch': 'x'}, {'epochs': None, 'duration': math.inf}, {'seed': -1}, {'num_blocks': 0}),
+        *(
+            {'batch': 0},
+            {'arch': 'x'},
+            {'epochs': None, 'duration': math.inf},
+            {'seed': -1},
+            {'num_blocks': 0},
+            {'tick': 10**400},
+        ),
         *({'snapshots': -1}, {'cres': [10**9]}, {'dropout': 1}),
     ],
     ids=str,

@@ -70,7 +70,7 @@ def cost(point: Point) -> tuple[int, float]:
 
 
 def dataset_of(point: Point, options: dict) -> DatasetInfo:
-    """The data set as far as its selection tells without reading images."""
+    """What is known of the data set from its selection, without reading images."""
     selection = point.combination.settings.data['selection']
     classes = {'unique-labels': point.size, 'random-labels': options.get('num_classes')}.get(selection, 10)
     width = (options.get('resolution') or (32, 32))[0]

@@ -106,8 +106,9 @@ def effective_memorization(
 
     The interval covers three uncertainties. Images and repeats: `resamples` draws of the ratios, see `_draw`. The shape
     of the curve between sizes: each draw is interpolated linearly in |D| and by a logistic curve in log |D|, which with
-    three or more sizes is a logistic regression over all of them; the interval is from the central 95 % of the smaller
-    of the two to that of the larger. Simulated coverage: tests/evaluation/test_effective_memorization.py.
+    three or more sizes is a logistic regression over all of them; the interval runs from the 2.5 % quantile of the
+    smaller of the two to the 97.5 % quantile of the larger.
+    Simulated coverage: tests/evaluation/test_effective_memorization.py.
     Raises ValueError without any ratios, or for a size given twice.
     """
     ratios = sorted(ratios, key=lambda r: r.size)
@@ -197,9 +198,9 @@ def _logit(share: Any) -> Any:
 def _draw(ratios: list[Ratios], draws: int, rng: np.random.Generator) -> np.ndarray:
     """Plausible ratios of all sizes, [draws, S], given the counts: from beta distributions with Jeffreys' prior.
 
-    The counts are divided by an overdispersion, the variance of the repeats relative to that of independent images. It
-    is estimated from all sizes together, with its own uncertainty. One repeat at each size does not show it; it then
-    follows from `TRAINING_SPREAD`.
+    The counts are divided by the overdispersion: the variance between repeats, relative to the variance of independent
+    images. It is estimated from all sizes together, with its own uncertainty. With one repeat at each size,
+    it cannot be estimated and follows from `TRAINING_SPREAD`.
     """
     images = np.array([sum(r.images) for r in ratios], dtype=np.float64)  # [S]
     means = np.array([r.mean for r in ratios])

@@ -25,8 +25,9 @@ QUANTILE = 2.576
 def race(num: int, total: int, step: int, copies: Callable[[int, int], np.ndarray]) -> list[int]:
     """The number of seeds that each of `num` snapshots gets; the winners get all `total` seeds.
 
-    step: numbers of seeds are multiples of it, or `total`. copies: for a snapshot's place and a number of seeds, tells
-    which of the images are copies, bool [seeds]; called with growing numbers. Of equal snapshots the first wins.
+    step: every number of seeds is a multiple of `step`, or `total`. copies: takes a snapshot's place and a number of
+    seeds, and returns which of its images are copies, bool [seeds]; it is called with increasing numbers.
+    Of equal snapshots the first wins.
     """
     budget = max(SHARE * num, LEAST) * total
     lengths, racing, length = [0] * num, list(range(num)), first_length(num, total, step, budget)

@@ -136,7 +136,7 @@ class Study:
 
     @property
     def combinations(self) -> list[Combination]:
-        """All combinations of the factors' values; a single one if there is no factor. Closed forms have no `train`."""
+        """All combinations of the factors' values; one if there are no factors. Closed forms have no `train`."""
         result: list[Combination] = []
         for chosen in itertools.product(*(factor.values for factor in self.factors)):
             settings, sizes = self.settings, self.sizes

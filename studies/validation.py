@@ -154,7 +154,7 @@ class Validator:
                 open_source(options.test_set, 'test_set')
             for path in files_of(options.denoiser) if options.denoiser is not None else []:
                 if not path.is_file():
-                    raise UserError(f'`denoiser`={options.denoiser}: there is no file {path}')
+                    raise UserError(f'`denoiser`={options.denoiser}: the file {path} does not exist')
         except UserError as error:
             names = {field.name: spelling(field) for field, _ in options_in(EvaluationOptions)}
             text = re.sub(r'`(\w+)`', lambda match: names.get(match[1], match[0]), str(error))

@@ -383,7 +383,7 @@ def test_ranks_and_shards_write_the_same_file(options: list[str], tmp_path: Path
 
 @pytest.mark.parametrize('repeats', [1, 3])
 def test_the_optimum_of_one_image_replays_it(repeats: int, digits: np.ndarray, tmp_path: Path) -> None:
-    """With one distinct image, there is no second nearest one: its columns are empty, and every image is a copy."""
+    """A set with one distinct image has no second nearest image: its columns are empty, and every image is a copy."""
     np.save(tmp_path / 'one.npy', np.repeat(digits[:1, ..., None], repeats, axis=0))
     result = run(f'--data={tmp_path / "one.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-4')
     assert result.exit_code == 0, result.output

@@ -16,17 +16,11 @@ from evaluation.evaluation_options import copy_rule
 from evaluation.metrics import compute_metrics
 from evaluation.spaces import FeatureSpace
 from tests.helpers import TINY, failure_of, invoke, run_script
-from tests.test_mem_ratio_images import network_images
+from tests.test_mem_ratio_images import evaluated, network_images
 from training.dataset import load_dataset
 
 run = partial(invoke, mem_ratio.main)
 failure = partial(failure_of, mem_ratio.main)
-
-
-def evaluated(*arguments):
-    result = run(*arguments, '--json')
-    assert result.exit_code == 0, result.output
-    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 @pytest.fixture(scope='module')

@@ -107,28 +107,30 @@ def level_figures(results: StudyResults) -> Iterator[StudyFigure]:
 
 def agreement_figures(results: StudyResults) -> Iterator[StudyFigure]:
     """The agreement of two networks by size of the training set, one figure for each combination."""
-    rows = mean_agreement(results)
-    for outcome in results.outcomes:
-        own = [row for row in rows if outcome.combination.values.items() <= row.items()]
-        if own:
-            place = f': {name_of(outcome)}' if outcome.combination.values else ''
-            kinds = {'repeats' if row['repeats'] > 1 else 'images' for row in own}
-            interval = f'95 % intervals over {" or ".join(sorted(kinds, reverse=True))}'
-            figure = agreement_by_size(own, f'Agreement of networks trained on disjoint halves{place}', interval)
-            caption = f'Agreement of two networks trained on disjoint halves, by |D|{place}. Bands: {interval}.'
-            yield StudyFigure(f'agreement-{slug(outcome.combination)}', caption, figure)
+    for outcome, own, place in _by_combination(results, mean_agreement(results)):
+        kinds = {'repeats' if row['repeats'] > 1 else 'images' for row in own}
+        interval = f'95 % intervals over {" or ".join(sorted(kinds, reverse=True))}'
+        figure = agreement_by_size(own, f'Agreement of networks trained on disjoint halves{place}', interval)
+        caption = f'Agreement of two networks trained on disjoint halves, by |D|{place}. Bands: {interval}.'
+        yield StudyFigure(f'agreement-{slug(outcome.combination)}', caption, figure)
 
 
 def clock_figures(results: StudyResults) -> Iterator[StudyFigure]:
     """The clocks of every training by size of the training set, one figure for each combination."""
-    rows = clock_rows(results)
+    for outcome, own, place in _by_combination(results, clock_rows(results)):
+        figure = clock_comparison(own, f'Clocks{place}')
+        caption = f'Clocks of each training by size of the training set{place}. Lines: 95 % intervals.'
+        yield StudyFigure(f'clocks-{slug(outcome.combination)}', caption, figure)
+
+
+def _by_combination(
+    results: StudyResults, rows: list[dict[str, Any]]
+) -> Iterator[tuple[Outcome, list[dict[str, Any]], str]]:
+    """Each combination that has rows, its rows, and its name as the end of a title."""
     for outcome in results.outcomes:
         own = [row for row in rows if outcome.combination.values.items() <= row.items()]
         if own:
-            place = f': {name_of(outcome)}' if outcome.combination.values else ''
-            figure = clock_comparison(own, f'Clocks{place}')
-            caption = f'Clocks of each training by size of the training set{place}. Lines: 95 % intervals.'
-            yield StudyFigure(f'clocks-{slug(outcome.combination)}', caption, figure)
+            yield outcome, own, f': {name_of(outcome)}' if outcome.combination.values else ''
 
 
 def name_of(outcome: Outcome) -> str:

@@ -38,7 +38,7 @@ class TestImagenetClass:
 
     @pytest.fixture
     def tree(self, tmp_path) -> Path:
-        """The 17 synsets of birds with 4 images each, and one synset that is no bird."""
+        """The 17 synsets of birds with 4 images each, and one synset of another animal."""
         pixels = iter(random_images(72, 24))
         names = [f'{synset}/{synset}_{number}.JPEG' for synset in [*self.BIRDS, 'n09999999'] for number in range(4)]
         return write_files(tmp_path / 'train', {name: image_bytes(next(pixels)[:20], 'JPEG') for name in names})

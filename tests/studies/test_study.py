@@ -357,7 +357,7 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
             {'evaluate': {'denoiser': 'local:k=5'}},
             r'\[evaluate\]: `k`: the local denoiser does not have this parameter',
         ),
-        ({'evaluate': {'denoiser': 'local:window=a.json'}}, r'denoiser=local:window=a.json: there is no file a.json'),
+        ({'evaluate': {'denoiser': 'local:window=a.json'}}, r'window=a.json: the file a.json does not exist'),
         ({'evaluate': {'denoiser': ''}}, r'\[evaluate\]: give either expdir'),
         ({'evaluate': {'denoiser': 'local', 'race': True}}, r'\[evaluate\]: race has no effect with denoiser'),
         ({'evaluate': {'class': 1}}, r'all, 10 images: class = 1 in \[evaluate\] needs cond = true in \[train\]'),

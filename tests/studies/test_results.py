@@ -1,0 +1,114 @@
+"""What is reported of a study with a stand-in for the trainings, whose ratios are known."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dnnlib.progress import PROGRESS_FILE
+from dnnlib.text_tables import csv_text
+from studies.points import (
+    RUNNING,
+    Status,
+    lock,
+    make_point,
+    write_json,
+    write_status,
+)
+from studies.report.tables import ratio_rows, status_text, table_text, tables, write_tables
+from studies.results import collect
+from studies.study import Repeats
+from studies.time_left import progress_lines, study_seconds_left
+from tests.studies.stand_in import make_study, record_of, run
+
+
+def test_tables_say_what_was_counted(tmp_path):
+    study = make_study(
+        sizes={'values': [10, 20]}, repeats={'count': 2}, factors={'w': {'option': 'train.batch', 'values': [1, 2]}}
+    )
+    _, results = run(study, tmp_path, lambda size: 0.95 if size == 10 else 0.75)
+    rows = ratio_rows(results)
+    assert [(row['w'], row['size'], row['memorized'], row['images']) for row in rows] == [
+        ('1', 10, 1900, 2000),
+        ('1', 20, 1500, 2000),
+        ('2', 10, 1900, 2000),
+        ('2', 20, 1500, 2000),
+    ]
+    assert rows[0]['interval'] == 't over repeats'
+    write_tables(results)
+    saved = json.loads((tmp_path / 'tables.json').read_bytes())
+    assert saved == tables(results)
+    assert saved['emm'][0]['emm'] == pytest.approx(12.5)  # a quarter of the way from 95 % to 75 %
+    lines = (tmp_path / 'ratios.csv').read_text().splitlines()
+    assert lines[0].startswith('w,size,repeats,images,memorized,ratio,')
+    assert lines[1].startswith('1,10,2,2000,1900,0.95,')
+    assert csv_text([], ['size']) == 'size\n'
+
+
+def test_ratios_that_rise_with_the_size_are_warned_about(tmp_path):
+    _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: size / 40)
+    assert '20 training images are memorized more (50.0 %) than 10 (25.0 %)' in results.warnings[0]
+    assert 'Warning: 20 training images' in table_text(results)
+
+
+def test_the_time_left_follows_from_points_of_the_nearest_size(tmp_path):
+    study = make_study(sizes={'values': [10, 40]}, repeats={'count': 3})
+    run(dataclasses.replace(study, repeats=Repeats(count=1)), tmp_path, lambda size: 1.0)
+    # The stand-in takes a second for each training image: two points each of 10 s and 40 s are left.
+    results = collect(study, tmp_path)
+    assert study_seconds_left(results) == pytest.approx(100)
+    assert study_seconds_left(results, jobs=2) == pytest.approx(50)
+    assert 'About 1m 40s left at 1 point at a time' in status_text(results)
+
+
+def test_nothing_done_is_told_as_that(tmp_path):
+    results = collect(make_study(sizes={'values': [10]}), tmp_path)
+    assert table_text(results) == 'No point is done yet.'
+    assert study_seconds_left(results) is None
+
+
+def test_a_running_point_shows_its_own_progress_and_counts_earlier_attempts(tmp_path, monkeypatch):
+    monkeypatch.setattr('time.time', lambda: 1000.0)
+    study = make_study(sizes={'values': [10]}, repeats={'count': 2})
+    point = make_point(study, tmp_path, study.combinations[0], 10, 0)
+    point.prepare()
+    (point.folder / 'run').mkdir()
+    write_status(point.folder, Status(RUNNING, 'train', seconds=30.0, started=980.0))
+    write_json(point.folder / 'run' / PROGRESS_FILE, {'phase': 'train', 'done': 27_000, 'total': 77_000, 'rate': 500.0})
+    with lock(point.folder):
+        results = collect(study, tmp_path)
+        # 50,000 images at 500 a second; the other repeat takes that and the 50 s so far.
+        assert progress_lines(results, jobs=1) == [
+            '10 images: training 27,000 of 77,000 images (35 %), 500 images/s, 1m 40s left',
+            'Study: 1 running, 1 left; about 4m 10s left',
+        ]
+        assert progress_lines(results, jobs=2)[-1].endswith('about 2m 30s left')
+
+
+def test_images_far_from_data_are_flagged_in_tables(tmp_path):
+    _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 0.0)
+    folder = results.outcomes[0].at(20)[0].point.folder
+    write_json(folder / 'result.json', record_of(0.0) | {'mean_distance': 90.0, 'reference_distance': 50.0})
+    results = collect(results.study, tmp_path)
+    assert [row['far'] for row in ratio_rows(results)] == [0, 1]
+    text = table_text(results)
+    assert '90.0 *' in text
+    assert '* images far from any data' in text
+
+
+@pytest.mark.parametrize(
+    ('ratios', 'history', 'advice'),
+    [
+        ({10: 1.0, 20: 0.95}, [], 'measure training sets of more than 20 images'),
+        ({10: 0.1, 20: 0.0}, [], 'measure training sets of fewer than 10 images, or train longer'),
+        ({10: 0.5, 20: 0.0}, [(1, 0.1), (2, 0.5)], 'train longer: the ratio at 10 training images was still rising'),
+        ({10: 0.5, 20: 0.0}, [(1, 0.6), (2, 0.5)], 'measure training sets of fewer than 10 images'),
+    ],
+)
+def test_an_emm_that_is_not_bracketed_comes_with_advice(tmp_path, ratios, history, advice):
+    _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, ratios.get)
+    run_dir = results.outcomes[0].at(10)[0].point.folder / 'run'
+    run_dir.mkdir()
+    lines = [record_of(ratio) | {'kimg': kimg, 'ratio_high': ratio + 0.02} for kimg, ratio in history]
+    (run_dir / 'mem_traj.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    assert f'Next: {advice}' in table_text(results)

@@ -129,8 +129,22 @@ def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
         for name, count in column.items()
         if name in ('frechet.num_training', 'frechet.num_test') and count is not None
     }
-    note = '\nNote: Fréchet distances of different numbers of images cannot be compared.' if len(counts) > 1 else ''
-    return aligned(rows) + note
+    notes = ['Note: Fréchet distances of different numbers of images cannot be compared.'] * (len(counts) > 1)
+    for record in records:
+        if frechet := record.get('metrics', {}).get('frechet'):
+            sizes = (frechet[name] for name in ('num_generated', 'num_training', 'num_test'))
+            notes += few_images_note(min(size for size in sizes if size is not None), frechet.get('num_features', 0))
+    return '\n'.join([aligned(rows), *dict.fromkeys(notes)])
+
+
+def few_images_note(num_images: int, num_features: int) -> list[str]:
+    """A note if a covariance of features comes from too few images, in a list; else an empty list."""
+    if num_images > num_features:
+        return []
+    return [
+        f'Note: {num_images} images are too few for the covariance of {num_features} features; the Fréchet distance '
+        f'depends strongly on their number. Compare it only with values at the same number.'
+    ]
 
 
 def _name(record: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from evaluation.generators import ClosedFormGenerator, Generator, Sampling, Snap
 from evaluation.given_images import read_images
 from evaluation.metrics.frechet import Moments, frechet_distance, frechet_infinity, moments
 from evaluation.metrics.kernel_distance import kernel_distance
+from evaluation.printing import few_images_note
 from evaluation.quality_options import CalcOptions, ExtractionOptions, ExtractOptions, RefOptions
 from evaluation.records import Record
 from torch_utils import distributed
@@ -66,12 +67,7 @@ def report(record: Record) -> str:
         interval = '' if kernel['low'] is None else f' (95 % interval {kernel["low"]:.4g} to {kernel["high"]:.4g})'
         lines.append(f'Kernel distance: {kernel["distance"]:.6g}{interval}, {counts}, features: {record["extractor"]}')
     fewest = min(record['num_images'], record['num_reference'] or record['num_images'])
-    if fewest <= record['num_features']:
-        lines.append(
-            f'Note: {fewest} images are too few for the covariance of {record["num_features"]} features; the Fréchet '
-            f'distance depends strongly on their number. Compare it only with values at the same number.'
-        )
-    return '\n'.join(lines)
+    return '\n'.join(lines + few_images_note(fewest, record['num_features']))
 
 
 def write_features(options: ExtractOptions, device: torch.device) -> tuple[int, int]:

@@ -37,6 +37,7 @@ class Moments:
 class FrechetDistances:
     """Distances of num_generated generated images to num_training training and num_test held-out images, or None.
 
+    num_features: dimension of the features.
     equal_to_training, equal_to_test: the same to num_equal images of each set, as many as the smaller has. difference:
     equal_to_test minus equal_to_training, above 0 if the images resemble the training images more than held-out ones.
     """
@@ -44,6 +45,7 @@ class FrechetDistances:
     to_training: float
     num_generated: int
     num_training: int
+    num_features: int
     to_test: float | None = None
     num_test: int | None = None
     equal_to_training: float | None = None
@@ -63,17 +65,15 @@ class FrechetInfinity:
 
 def from_features(features: Features, seed: int) -> FrechetDistances:
     generated, training, test = _parts(features.generated), features.training, features.test
-    num_generated = len(features.generated)
+    sizes = len(features.generated), len(training), len(generated.mean)
     to_training = frechet_distance(generated, training)
     if test is None:
-        return FrechetDistances(to_training, num_generated, len(training))
+        return FrechetDistances(to_training, *sizes)
     to_test = frechet_distance(generated, test)
     count = min(len(training), len(test))
     same = to_training if count == len(training) else frechet_distance(generated, _some(training, count, seed))
     other = to_test if count == len(test) else frechet_distance(generated, _some(test, count, seed))
-    return FrechetDistances(
-        to_training, num_generated, len(training), to_test, len(test), same, other, count, other - same
-    )
+    return FrechetDistances(to_training, *sizes, to_test, len(test), same, other, count, other - same)
 
 
 def frechet_infinity(generated: np.ndarray, reference: np.ndarray | Moments, seed: int = 0) -> FrechetInfinity:

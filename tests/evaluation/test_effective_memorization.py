@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from evaluation import effective_memorization as module
 from evaluation.effective_memorization import (
     TRAINING_SPREAD,
     Ratios,
@@ -49,6 +50,17 @@ def test_interval_agrees_with_the_delta_method():
     errors = [(1 - share) * math.sqrt(1 / (0.95 * 0.05)), share * math.sqrt(1 / (0.85 * 0.15))]
     error = math.hypot(*errors) / math.sqrt(2 * images) * math.log(2) / (logit(0.95) - logit(0.85))
     assert emm.high.value == pytest.approx(100 * 2**share * math.exp(1.96 * error), abs=0.02)
+
+
+def test_the_tails_of_21_draws_are_the_outermost_values(monkeypatch):
+    # 2.5 % of the 20 steps between 21 sorted draws is half a step, and ends are rounded outward. By hand, from 95 % at
+    # 100: the draw of 5 % at 200 crosses 90 % at 100 + 100 / 18 on a line, and the draw of 89 % on a logistic curve.
+    drawn = np.array([[0.95, 0.05], *[[0.95, 0.85]] * 19, [0.95, 0.89]])
+    monkeypatch.setattr(module, '_draw', lambda *arguments: drawn)
+    emm = effective_memorization(counted({100: 0.95, 200: 0.85}), resamples=21)
+    odds = [math.log(p / (1 - p)) for p in (0.95, 0.9, 0.89)]
+    assert emm.low.value == pytest.approx(100 + 100 / 18)
+    assert emm.high.value == pytest.approx(100 * 2 ** ((odds[0] - odds[1]) / (odds[0] - odds[2])))
 
 
 def test_three_sizes_add_the_crossing_of_a_logistic_regression():

@@ -54,6 +54,17 @@ def test_frechet_distances_of_different_numbers_of_images_have_a_note():
     assert note not in summary([record(20), record(20)])
 
 
+def test_too_few_images_for_a_covariance_have_a_note():
+    def text(num_features):
+        sizes = {'num_generated': 30, 'num_training': 20, 'num_test': None, 'num_features': num_features}
+        metrics = {'frechet': {'to_training': 3.0, **sizes}}
+        return summary([{'images': 'a', **COUNTS, 'metrics_space': 'features', 'metrics': metrics}] * 2)
+
+    note = 'Note: 20 images are too few for the covariance of 20 features'
+    assert text(20).count(note) == 1  # once for both sets
+    assert 'Note' not in text(19)
+
+
 def test_images_far_from_any_data_are_flagged():
     # A ratio of 0 % is flagged beyond √2 times the distance between training images: 12.345 / √2 = 8.729.
     near, far = COUNTS | {'reference_distance': 8.74}, COUNTS | {'reference_distance': 8.72}

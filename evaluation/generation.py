@@ -81,8 +81,10 @@ def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> tupl
     """Save the images of a closed form, and compare them with the training set: in a table, or in arrays of the file.
 
     Returns the number of copies, and of images that equal a training image pixel for pixel.
-    Raises UserError for a training set that does not fit in memory, and as `generate_to_folder`.
+    Raises UserError for a training set that does not fit in memory, for noise levels of the sampler that a table of
+    windows does not cover, and as `generate_to_folder`.
     """
+    generator.require_levels()
     table = NearestTable(output.outdir, generator)
     if is_image_file(output.outdir):
         arrays = generate_to_file(output, generator, lambda: table.training_images)

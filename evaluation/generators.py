@@ -20,14 +20,14 @@ from dnnlib.typed import read_json
 from dnnlib.util import UserError, file_sha256
 from torch_utils import distributed
 from torch_utils.misc import configure_backends
-from training.closed_form import files_of, make_denoiser
+from training.closed_form import files_of, make_denoiser, require_levels
 from training.closed_form.closed_form import compute_device
 from training.closed_form.rows import ImageRows, rows_of
 from training.config import OPTIONS_FILE
 from training.dataset import count_labels
 from training.denoiser import Denoiser
 from training.pipeline import load_pipeline, read_pipeline
-from training.sampling import GeneratedBatch, SamplerOptions, generate_images
+from training.sampling import GeneratedBatch, SamplerOptions, generate_images, noise_range
 from training.snapshot import SnapshotInfo, list_snapshots, load_network, newest_snapshot, read_info
 
 Device = torch.device | str
@@ -254,6 +254,14 @@ class ClosedFormGenerator(Generator):
         configure_backends(self.precision)
         parameters: dict[str, Any] = {} if self.sampling.precision is None else {'precision': self.sampling.precision}
         return make_denoiser(self.name, self.rows, **parameters)
+
+    def require_levels(self) -> None:
+        """Raise UserError if a table of windows does not cover the sampler's noise levels."""
+        require_levels(self.name, *noise_range(self.sampling.sampler))
+
+    def generate(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
+        self.require_levels()
+        return super().generate(batches)
 
 
 def class_labels(source: Source, sampling: Sampling) -> torch.Tensor | None:

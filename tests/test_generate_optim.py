@@ -176,6 +176,36 @@ def test_every_closed_form_samples_with_its_parameters(
     assert f'the {name} denoiser does not have this parameter' in result.output
 
 
+@pytest.mark.parametrize(
+    ('text', 'sampler', 'missing'),
+    [
+        ('local:window=TABLE', [], '0.002 to 80'),
+        ('patch:window=TABLE', ['--sigma_max=10'], '0.002 to 10'),
+        ('local:window=TABLE', ['--sigma_min=0.1', '--sigma_max=10'], ''),
+        ('local:window=TABLE', ['--sigma_min=0.1', '--sigma_max=10', '--S_churn=1'], '0.1 to 12.5'),
+        ('local:window=TABLE', ['--sigma_min=0.1', '--sigma_max=10', '--S_churn=1', '--S_max=5'], ''),
+        ('local:window=TABLE', ['--disc=ve', '--sigma_max=10'], '0.02 to 10'),
+        ('hybrid:optimal>10>local:window=TABLE>0.1>gaussian', [], ''),
+        ('hybrid:optimal>11>local:window=TABLE>0.1>gaussian', [], '0.1 to 11'),
+        ('hybrid:optimal>11>local:window=TABLE>0.1>gaussian', ['--sigma_max=9'], ''),
+        ('hybrid:optimal>9>local:window=TABLE', ['--sigma_min=0.05'], '0.05 to 9'),
+    ],
+)
+def test_a_table_that_does_not_cover_the_noise_levels_is_refused_before_anything_is_written(
+    text: str, sampler: list[str], missing: str, tmp_path: Path
+) -> None:
+    table, out = tmp_path / 'windows.json', tmp_path / 'out'
+    table.write_text('{"windows": [[0.1, 3], [10, 7]]}')
+    text = text.replace('TABLE', str(table))
+    result = run('--data=digits', f'--denoiser={text}', '--steps=4', '--seeds=0-1', f'--outdir={out}', *sampler)
+    assert out.exists() == (not missing), result.output
+    if missing:
+        assert f'covers the noise levels 0.1 to 10, but not {missing}; calibrate at more levels' in result.output
+        assert '--denoiser=' in result.output
+    else:
+        assert result.exit_code == 0, result.output
+
+
 def test_a_hybrid_depends_on_the_content_of_its_network(digits_20: Path, tmp_path: Path) -> None:
     train_run = [f'--outdir={tmp_path / "run"}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--warmup=0']
     assert CliRunner().invoke(train.main, [*train_run, '--epochs=100', '--tick=1', '--snap=1']).exit_code == 0

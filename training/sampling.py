@@ -160,6 +160,10 @@ _VP_DEFAULT = sigma_curve('vp', beta_d=19.9, beta_min=0.1)
 _DEFAULT_SIGMA_RANGE = {'ve': (0.02, 100.0), 'iddpm': (0.002, 81.0), 'edm': (0.002, 80.0)}
 
 
+def _default_range(discretization: str, epsilon_s: float = 1e-3) -> tuple[float, float]:
+    return _DEFAULT_SIGMA_RANGE.get(discretization, (_VP_DEFAULT.at(epsilon_s), _VP_DEFAULT.at(1)))
+
+
 def ablation_sampler(
     net: Denoiser,
     latents: Tensor,
@@ -194,7 +198,7 @@ def ablation_sampler(
     assert discretization in ('vp', 've', 'iddpm', 'edm')
     assert schedule in ('vp', 've', 'linear')
     assert scaling in ('vp', 'none')
-    low, high = _DEFAULT_SIGMA_RANGE.get(discretization, (_VP_DEFAULT.at(epsilon_s), _VP_DEFAULT.at(1)))
+    low, high = _default_range(discretization, epsilon_s)
     low = max(low if sigma_min is None else sigma_min, net.sigma_min)
     high = min(high if sigma_max is None else sigma_max, net.sigma_max)
 
@@ -253,6 +257,16 @@ def sample(
     """Run the sampler that the options choose; see `edm_sampler`."""
     sampler = edm_sampler if options.name == 'edm_sampler' else ablation_sampler
     return sampler(net, latents, class_labels, randn_like, **options.given())
+
+
+def noise_range(options: SamplerOptions) -> tuple[float, float]:
+    """The lowest and the highest noise level of a sampler for a denoiser that is defined at all levels."""
+    low, high = _default_range(options.discretization or 'edm')
+    low, high = options.sigma_min or low, options.sigma_max or high
+    highest_churned = min(high, options.S_max)
+    if options.S_churn > 0 and options.S_min <= highest_churned:
+        high = max(high, highest_churned * (1 + min(options.S_churn / options.num_steps, math.sqrt(2) - 1)))
+    return low, high
 
 
 def generate(

@@ -74,7 +74,7 @@ def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[floa
     for sigma in levels:
         if not (sigma > 0 and math.isfinite(sigma)):
             raise UserError(f'`levels`: {sigma:g} is not a noise level; give numbers above 0')
-        if not low <= sigma <= high:
+        if not low * (1 - 1e-6) <= sigma <= high * (1 + 1e-6):
             raise UserError(f"`levels`: {sigma:g} is outside of the denoiser's range, {low:g} to {high:g}")
     return sorted(
         {float(denoiser.round_sigma(torch.tensor(sigma, dtype=torch.float64))) for sigma in levels}, reverse=True

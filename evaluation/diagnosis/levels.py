@@ -31,7 +31,7 @@ from evaluation.noise_levels import (
     to_float64,
     trajectory,
 )
-from training.closed_form import make_denoiser
+from training.closed_form import make_denoiser, require_levels
 from training.closed_form.closed_form import compute_device
 from training.closed_form.rows import ImageRows
 from training.denoiser import Denoiser
@@ -83,6 +83,8 @@ def measure_levels(request: LevelsRequest, load: Callable[[], Denoiser], partial
     """A record of one denoiser: `rows`, one for each source and level. partial, settings: see `run_tasks`."""
     denoiser, sets = load(), request.sets
     levels = noise_levels(request.levels, denoiser)
+    for name in request.closed_forms:
+        require_levels(name, levels[-1], levels[0])
     labels = labels_of(sets, denoiser.label_dim, request.class_index, request.use_labels)
     measured = Measured(denoiser, request.references(labels is not None), request.compared, labels)
     sources = [source for source in SOURCES if source in request.sources]

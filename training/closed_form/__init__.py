@@ -4,6 +4,8 @@
 """
 
 import inspect
+import itertools
+import math
 import pkgutil
 import typing
 from collections.abc import Callable
@@ -94,6 +96,23 @@ def files_of(text: str) -> list[Path]:
         return [path for part in parts for path in (files_of(part) if is_closed_form(part) else [Path(part)])]
     window = parameters.get('window')
     return [Path(window)] if isinstance(window, str) else []
+
+
+def require_levels(text: str, lowest: float, highest: float) -> None:
+    """Raise UserError if a table of windows does not cover the noise levels at which a denoiser of this name uses it.
+
+    lowest, highest: noise levels of a sampler. Networks are not checked, since samplers keep within their range.
+    """
+    from training.closed_form.windows import read_table
+
+    name, parameters = read_name(text)
+    if name == 'hybrid':
+        ranges = itertools.pairwise([math.inf, *parameters['levels'], 0])
+        for part, (high, low) in zip(parameters['parts'], ranges, strict=True):
+            if is_closed_form(part) and low < highest and lowest <= high:
+                require_levels(part, max(low, lowest), min(high, highest))
+    elif isinstance(parameters.get('window'), str):
+        read_table(parameters['window']).require(lowest, highest, f'`denoiser`={text}: its table')
 
 
 def is_closed_form(text: str) -> bool:

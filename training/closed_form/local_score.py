@@ -70,6 +70,7 @@ class LocalScoreDenoiser(Streamed):
     ):
         super().__init__(images, labels, device, precision)
         self.windows = window_table(window, PUBLISHED, self.img_resolution, odd=True)
+        self.sigma_min, self.sigma_max = self.windows.low, self.windows.high
 
     def _shifts(self, window: int) -> Iterator[Shift]:
         """Where candidates are, along each axis."""

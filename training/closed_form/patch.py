@@ -42,6 +42,7 @@ class PatchDenoiser(Streamed):
     ):
         super().__init__(images, labels, device, precision)
         self.windows = window_table(window, PUBLISHED, self.img_resolution, odd=False)
+        self.sigma_min, self.sigma_max = self.windows.low, self.windows.high
         self.mirror = mirror
 
     def _denoise_level(self, z: Tensor, variance: float, group: Group) -> Tensor:

@@ -31,14 +31,27 @@ class WindowTable:
     low: float = 0.0
     high: float = math.inf
 
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[float, int]]) -> 'WindowTable':
+        """The table of pairs (sigma, window) in any order, which covers the noise levels between them."""
+        if not pairs:
+            raise UserError('`window`: the table has no levels')
+        levels = tuple(sorted(((float(sigma), int(window)) for sigma, window in pairs), reverse=True))
+        return cls(levels, low=levels[-1][0], high=levels[0][0])
+
     def at(self, sigma: float) -> int:
-        """The window at a noise level. Raises UserError for a level outside the table."""
-        if not self.low * (1 - 1e-6) <= sigma <= self.high * (1 + 1e-6):
-            raise UserError(
-                f'`window`: the table covers the noise levels {self.low:g} to {self.high:g}, but not {sigma:g}; '
-                'calibrate at more levels, or sample within these'
-            )
+        """The window at a noise level. Raises UserError as `require`."""
+        self.require(sigma, sigma)
         return min(self.levels, key=lambda level: abs(math.log(level[0] / sigma)))[1]
+
+    def require(self, lowest: float, highest: float, name: str = '`window`: the table') -> None:
+        """Raise UserError if the table does not cover a range of noise levels. name: of the table in the message."""
+        if not self.low * (1 - 1e-6) <= lowest <= highest <= self.high * (1 + 1e-6):
+            shown = f'{lowest:g}' if lowest == highest else f'{lowest:g} to {highest:g}'
+            raise UserError(
+                f'{name} covers the noise levels {self.low:g} to {self.high:g}, but not {shown}; '
+                'calibrate at more levels, or use only these'
+            )
 
 
 def window_table(
@@ -58,24 +71,22 @@ def window_table(
     if isinstance(window, int):
         _check(window, size, odd)
         return WindowTable(((1.0, window),))
-    pairs = read_table(window) if isinstance(window, str | Path) else window
-    if not pairs:
-        raise UserError('`window`: the table has no levels')
-    for _, value in pairs:
+    table = read_table(window) if isinstance(window, str | Path) else WindowTable.of(window)
+    for _, value in table.levels:
         _check(value, size, odd)
-    levels = tuple(sorted(((float(sigma), int(value)) for sigma, value in pairs), reverse=True))
-    return WindowTable(levels, low=levels[-1][0], high=levels[0][0])
+    return table
 
 
-def read_table(path: str | Path) -> list[tuple[float, int]]:
-    """The pairs (sigma, window) of a JSON file {"windows": [[sigma, window], …]}. Raises UserError."""
+def read_table(path: str | Path) -> WindowTable:
+    """The table of a JSON file {"windows": [[sigma, window], …]}. Raises UserError."""
     try:
         pairs = json.loads(Path(path).read_text(encoding='utf-8'))['windows']
-        return [(float(sigma), int(window)) for sigma, window in pairs if float(sigma) > 0 or 1 / 0]
+        pairs = [(float(sigma), int(window)) for sigma, window in pairs if float(sigma) > 0 or 1 / 0]
     except FileNotFoundError as error:
         raise UserError(f'`window`={path}: neither a number nor a file') from error
     except (ValueError, TypeError, KeyError, OSError, ZeroDivisionError, RecursionError) as error:
         raise UserError(f'`window`={path}: not a table of windows, as `diagnose.py calibrate` writes it') from error
+    return WindowTable.of(pairs)
 
 
 def _scaled(window: int, size: int, odd: bool) -> int:

@@ -60,8 +60,8 @@ def plain(name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window
             mean(np.square(images[there] - noisy[there]).sum(axis=(1, 2, 3)), images[:, :, i, j])
     elif masks is not None:
         rows, query = images.reshape(len(images), -1), noisy.ravel()
-        for number, (mask, weights) in enumerate(masks):
-            mean(np.square(rows[:, mask] - query[mask]) @ weights, rows[:, number])
+        for number, mask in enumerate(masks):
+            mean(np.square(rows[:, mask] - query[mask]).sum(axis=1), rows[:, number])
 
 
 def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int, sigma: float) -> tuple[float, float]:
@@ -74,7 +74,7 @@ def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int,
     window = denoiser.windows.at(sigma) if isinstance(denoiser, LocalScoreDenoiser | PatchDenoiser) else 1
     masks = None
     if isinstance(denoiser, PCALocalityDenoiser):
-        masks = [(mask.numpy(), weights.numpy()) for mask, weights in denoiser.masks((127.5 * sigma) ** 2)]
+        masks = [mask.numpy() for mask in denoiser.masks((127.5 * sigma) ** 2)]
     few = images[:plain_count].double().numpy() / 127.5 - 1
     slow = seconds(lambda: plain(name, few, x[0].numpy(), sigma, window, masks)) * count / plain_count
     return fast, slow

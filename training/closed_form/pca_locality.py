@@ -1,8 +1,8 @@
 """The PCA-locality denoiser: each number of an image is denoised from the numbers that correlate with it.
 
-With the covariance S of the training set and W = S (S + sigma² I)⁻¹, the Wiener filter, the mask a of number m is row m
-of W divided by its diagonal entry, without the entries whose absolute value is below tau times the row's largest.
-Number m is a posterior mean: a softmax over training images by the distance sum_j |a_j| (z_j - y_j)².
+With the covariance S of the training set and W = S (S + sigma² I)⁻¹, the Wiener filter, the mask of number m has the
+numbers j for which |W_mj| is at least tau times the largest of row m. Number m is a posterior mean: a softmax over
+training images by the squared distance on its mask.
 Source: Lukoianov et al. 2025.
 """
 
@@ -48,26 +48,22 @@ class PCALocalityDenoiser(Streamed):
             raise UserError(f'`tau`={tau:g}: give a share of the largest entry, 0 to 1')
         self.tau = tau if tau is not None else TAU if self.img_resolution < 64 else TAU_LARGE
         self.gaussian = GaussianDenoiser(self.images)
-        self._masks: dict[tuple[int, float], list[tuple[Tensor, Tensor]]] = {}
+        self._masks: dict[tuple[int, float], list[Tensor]] = {}
 
-    def masks(self, variance: float, label: int = -1) -> list[tuple[Tensor, Tensor]]:
-        """For each number m of an image: which numbers its mask has, int64 [K], and their weights |a|, float64 [K].
-
-        variance: of the noise, in pixel units.
-        """
+    def masks(self, variance: float, label: int = -1) -> list[Tensor]:
+        """The mask of each number of an image, as indices int64 [K]. variance: of the noise, in pixel units."""
         if (label, variance) not in self._masks:
-            if sum(len(index) for masks in self._masks.values() for index, _ in masks) > MASK_ENTRIES:
+            if sum(len(mask) for masks in self._masks.values() for mask in masks) > MASK_ENTRIES:
                 self._masks.clear()
             size, gaussian = self.images.num_pixels, self.gaussian.gaussian(label)
             require_memory(16 * size**2, self.device, 'the masks')
             shrunk = (gaussian.directions * (gaussian.variances / (gaussian.variances + variance))).t()
-            masks: list[tuple[Tensor, Tensor]] = []
+            masks: list[Tensor] = []
             for part in torch.arange(size, device=self.device).split(BLOCK_IMAGES):
                 for number, row in zip(part, (gaussian.directions[part] @ shrunk).abs(), strict=True):
-                    index = (row >= self.tau * row.amax()).nonzero()[:, 0]
                     # A number that is the same in all images depends on nothing.
                     constant = float(row[number]) < CONSTANT
-                    masks.append((number[None], row.new_ones([1])) if constant else (index, row[index] / row[number]))
+                    masks.append(number[None] if constant else (row >= self.tau * row.amax()).nonzero()[:, 0])
             self._masks[label, variance] = masks
         return self._masks[label, variance]
 
@@ -82,9 +78,8 @@ class PCALocalityDenoiser(Streamed):
             )
             by_products = rounding < LOGIT_ERROR[self._weight_dtype]
             values = y.to(self._weight_dtype)
-            for number, (mask, weights) in enumerate(masks):
-                scale = weights.sqrt()[:, None]
-                own, others = scale * queries[mask], scale * y[mask]
+            for number, mask in enumerate(masks):
+                own, others = queries[mask], y[mask]
                 if by_products:
                     logits = torch.addmm(others.square().sum(dim=0), own.t(), others, beta=-0.5)
                 else:

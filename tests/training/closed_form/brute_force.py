@@ -80,10 +80,9 @@ def pca_locality(images: Tensor, x: Tensor, sigma: float, tau: float) -> np.ndar
     found = np.zeros([len(x), training.shape[1]])
     for m, row in enumerate(wiener):
         same = (training[:, m] == training[0, m]).all()  # then the value does not depend on the mask
-        mask = np.zeros(len(row)) if same else np.abs(row / row[m])
-        mask = np.where(mask >= tau * mask.max(), mask, 0)
+        mask = np.zeros(len(row), dtype=bool) if same else np.abs(row) >= tau * np.abs(row).max()
         for b, noisy in enumerate(x.flatten(1).numpy()):
-            squares = (mask * (noisy - training) ** 2).sum(axis=1)
+            squares = ((noisy - training)[:, mask] ** 2).sum(axis=1)
             found[b, m] = posterior_mean(list(-squares / (2 * np.longdouble(sigma) ** 2)), list(training[:, m]))
     return found.reshape(x.shape)
 

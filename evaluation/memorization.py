@@ -149,7 +149,8 @@ class TrainingSet(TrainingImages):
         """
         total = len(self.images)
         rows = torch.linspace(0, total - 1, min(REFERENCE_IMAGES, total), dtype=torch.float64).round().long()
-        squared_distances = self.nearest_two(self.images[rows])[1][:, 1]  # the nearest is the image itself
+        parts = (self.images[part] for part in rows.split(self.index.query_size))
+        squared_distances = torch.cat([self.nearest_two(part)[1][:, 1] for part in parts])  # the nearest is itself
         if int(squared_distances.max()) == INFINITE:
             return None
         return float((squared_distances.double() / self.num_pixels).sqrt().mean())

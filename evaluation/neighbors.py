@@ -20,8 +20,8 @@ from training.closed_form.rows import ImageRows, as_rows
 QUERY_BLOCK = 512
 REFERENCE_BLOCK = 1024
 BLOCK_PIXELS = 1 << 24
-# Pixels that are converted to larger integers at a time.
-NORM_PIXELS = 1 << 22
+# Pixels that are prepared at a time.
+PREPARED_PIXELS = 1 << 20
 # Squared norms and products of this many int8 pixels fit into 31 bits together: 3 · 2^14 each.
 MAX_PIXELS = (2**31 - 1) // (3 * 2**14)
 # The distance to a missing neighbour: a rank may hold fewer than k references.
@@ -77,15 +77,20 @@ class NeighborIndex:
         else:
             pixels = torch.as_tensor(references)
             assert pixels.dtype == torch.uint8, 'images must be uint8'
-            versions = first_versions(pixels) if mirrored else pixels
-            keys = torch.tensor(copies_of(versions.cpu().numpy())) if distinct else None
             self.device, self.num_pixels = torch.device(device or pixels.device), pixels[:1].numel()
-            self.index = self._compared(len(pixels), keys)
-            if len(self.index) < len(pixels):
-                pixels = pixels[self.index.to(pixels.device)]
+            self.index = self._compared(len(pixels), self._keys(pixels) if distinct else None)
+            rows = torch.empty([len(self.index), self.num_pixels], dtype=torch.int8, device=self.device)
+            size = prepared_rows(self.num_pixels)  # a few at a time, so that there is only one copy
+            for part, index in zip(rows.split(size), self.index.to(pixels.device).split(size), strict=True):
+                part.copy_(as_rows(pixels[index].to(self.device)))
             self.index = self.index.to(self.device)
-            rows = as_rows(pixels.to(self.device))
             self.rows, self.norms = rows.__getitem__, squared_norms(rows, self.dtype)
+
+    def _keys(self, pixels: Tensor) -> Tensor:
+        """Numbers that are the same for equal references, int64 [M]."""
+        blocks = pixels.split(prepared_rows(self.num_pixels))
+        versions = map(first_versions, blocks) if self.mirrored else blocks
+        return torch.tensor(copies_of(row for block in versions for row in block.cpu().numpy()))
 
     def _compared(self, count: int, keys: Tensor | None) -> Tensor:
         """Indices of this rank's references that are compared, int64, ascending: the first of each key, or all."""
@@ -106,6 +111,11 @@ class NeighborIndex:
         return max(1, min(REFERENCE_BLOCK, BLOCK_PIXELS // self.num_pixels))
 
     @property
+    def query_size(self) -> int:
+        """Number of queries that are compared at a time."""
+        return max(1, min(QUERY_BLOCK, BLOCK_PIXELS // self.num_pixels))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of distances minus the norm of the query."""
         return torch.int32 if self.num_pixels <= MAX_PIXELS else torch.int64
@@ -123,7 +133,7 @@ class NeighborIndex:
         return self._query(pixels, k)
 
     def _query(self, pixels: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        found = [self._query_block(block, k) for block in pixels.split(QUERY_BLOCK)]
+        found = [self._query_block(block, k) for block in pixels.split(self.query_size)]
         if not found:
             empty = torch.empty([0, k], dtype=torch.int64, device=pixels.device)
             return empty, empty.clone()
@@ -149,7 +159,7 @@ class NeighborIndex:
         dtype = torch.int32 if 2 * self.num_pixels <= MAX_PIXELS else torch.int64
         radii = squared_radii.to(self.device).clamp(max=self.num_pixels * 2**16)
         offsets = (self.norms.to(torch.int64) - radii).to(dtype)
-        counts = [self._count_block(block, offsets) for block in pixels.split(QUERY_BLOCK)]
+        counts = [self._count_block(block, offsets) for block in pixels.split(self.query_size)]
         below, within = torch.cat(counts, dim=1).to(pixels.device)
         return below, within
 
@@ -210,11 +220,18 @@ def lowest_of_both(
     return index.gather(1, column), distance
 
 
+def prepared_rows(num_pixels: int) -> int:
+    return max(1, PREPARED_PIXELS // max(1, num_pixels))
+
+
 def squared_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Exact squared norms of rows: int8 [N, P] -> [N]."""
-    size = max(1, NORM_PIXELS // max(1, rows.shape[1]))
-    norms = [block.to(dtype).square().sum(dim=1, dtype=dtype) for block in rows.split(size)]
-    return torch.cat(norms) if norms else torch.empty([0], dtype=dtype, device=rows.device)
+    norms = torch.empty([len(rows)], dtype=dtype, device=rows.device)
+    # Filled in place: small tensors made between large ones would keep the heap from shrinking.
+    size = prepared_rows(rows.shape[1])
+    for part, block in zip(norms.split(size), rows.split(size), strict=True):
+        torch.sum(block.to(dtype).square(), dim=1, dtype=dtype, out=part)
+    return norms
 
 
 def lowest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

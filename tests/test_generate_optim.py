@@ -265,7 +265,7 @@ def test_an_array_on_disk_gives_the_same_images(axes: tuple[int, ...], outdir: P
 
 def test_an_array_on_disk_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No memory is free, and the file's images are asked for in parts alone."""
-    monkeypatch.setattr('training.closed_form.rows.free_bytes', lambda _: 0)
+    monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 0)
     monkeypatch.setattr('training.closed_form.optimal.OVERHEAD', -math.inf)
     monkeypatch.setattr('dataset_utils.sources.arrays.NumpySource.load', lambda *_: pytest.fail('read whole'))
     np.save(tmp_path / 'digits.npy', open_source('digits').load())

@@ -1,10 +1,13 @@
-"""Settings of torch's arithmetic, and seeds that depend on what the random numbers are for."""
+"""Settings of torch's arithmetic, memory, and seeds that depend on what the random numbers are for."""
 
 import hashlib
 import os
 
+import psutil
 import torch
 from torch import nn
+
+from dnnlib.util import UserError
 
 
 def configure_backends(precision: str, deterministic: bool = False, benchmark: bool = True) -> None:
@@ -44,3 +47,16 @@ def widest_float(device: torch.device | str) -> torch.dtype:
 def place(module: nn.Module, device: torch.device | str) -> nn.Module:
     """Move a module to a device, with channels_last convolutions, which are faster on CPUs and GPUs alike."""
     return module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def require_memory(needed: int, device: torch.device, what: str, remedy: str = '') -> None:
+    """Raise UserError if something does not fit in the memory of the device."""
+    if needed > (free := free_bytes(device)):
+        raise UserError(f'{what} need {needed:,} bytes on {device}, which has {free:,} free for this rank{remedy}')
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of the device; for the host's memory, an equal share for each rank on it."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))

@@ -1,6 +1,7 @@
 """The cost of a training before it starts: memory and disk from the shapes of its network, time from a few steps."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +10,25 @@ from torch import Tensor
 from dnnlib.util import format_time
 from training.config import TrainingConfig
 from training.dataset import Dataset
-from training.snapshot import STATES_KEPT, NetworkConfig
+from training.snapshot import NetworkConfig
 from training.trainer import Trainer
 
 SECONDS_MEASURED = 5.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a training, or of generating images.
+
+    images: to train on or to generate. calls: steps, or evaluations of the denoiser. seconds: None if unknown.
+    memory: bytes on each device. disk: bytes that are kept.
+    """
+
+    images: int
+    calls: int
+    seconds: float | None
+    memory: int
+    disk: int
 
 
 @dataclass(frozen=True)
@@ -52,43 +68,64 @@ def activation_bytes(network: NetworkConfig, precision: str = 'fp32') -> int:
     return size
 
 
-def images_per_second(config: TrainingConfig, device: torch.device) -> float:
-    """Images that this rank trains on in a second, measured with images of noise in steps of at most `batch_gpu`.
+def measured_rate(run: Callable[[int], object], most: int, device: torch.device, seconds: float) -> float:
+    """Images per second of `run(count)`, with counts that begin at one and double up to `most`.
 
-    Steps begin with one image, and double while a step is expected to take less than half of the time left.
+    A count is tried only if it is expected to take less than half of what is left of `seconds`.
     """
-    info, batch, rate = config.dataset, 1, 0.0
+    count, rate, end = 1, 0.0, time.monotonic() + seconds
+    while True:
+        start = time.monotonic()
+        run(count)
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
+        now = time.monotonic()
+        rate = max(rate, count / (now - start))
+        if count == most or now + 2 * count / rate > end:
+            return rate
+        count = min(2 * count, most)
+
+
+def images_per_second(config: TrainingConfig, device: torch.device, seconds: float | None = None) -> float:
+    """Images that this rank trains on in a second, measured with images of noise in steps of at most `batch_gpu`."""
+    info = config.dataset
     shape = [config.batch_gpu, info.channels, info.resolution, info.resolution]
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     labels = torch.zeros(len(pixels), dtype=torch.int64, device=device) if config.label_dim else None
     trainer = Trainer(config, Dataset('noise', pixels, labels, ''), device)
-    end = time.monotonic() + SECONDS_MEASURED
-    while True:
-        start = time.monotonic()
-        trainer.accumulate(pixels[:batch], None if labels is None else labels[:batch])
-        if device.type == 'cuda':
-            torch.cuda.synchronize(device)
-        now = time.monotonic()
-        rate = max(rate, batch / (now - start))
-        if batch == config.batch_gpu or now + 2 * batch / rate > end:
-            return rate
-        batch = min(2 * batch, config.batch_gpu)
+
+    def run(count: int) -> None:
+        trainer.accumulate(pixels[:count], None if labels is None else labels[:count])
+
+    return measured_rate(run, config.batch_gpu, device, SECONDS_MEASURED if seconds is None else seconds)
+
+
+def cost_of(config: TrainingConfig, rate: float | None) -> Cost:
+    """The cost of a training. rate: images per second over all ranks, None if unknown."""
+    memory = training_memory(config)
+    parameters = sum(p.numel() for p in config.network.build('meta').parameters())
+    pixels = config.dataset.size * config.dataset.channels * config.dataset.resolution**2 * config.options.cache
+    states = min(config.options.keep_states, len(config.states))
+    return Cost(
+        images=config.schedule.total_images,
+        calls=config.schedule.total_steps,
+        seconds=None if rate is None else config.schedule.total_images / rate,
+        memory=memory.weights + config.batch_gpu * memory.image + pixels,
+        disk=4 * parameters * len(config.snapshots) + states * (memory.weights - 4 * parameters),
+    )
 
 
 def cost_lines(config: TrainingConfig, device: torch.device) -> dict[str, str]:
     """Time, memory and disk of a training in words, by name."""
     rate = images_per_second(config, device) * config.world_size
-    memory, count = training_memory(config), config.batch_gpu
-    parameters = sum(p.numel() for p in config.network.build('meta').parameters())
-    seconds = config.schedule.total_images / rate
-    disk = 4 * parameters * (len(config.snapshots) + STATES_KEPT * (memory.weights // (4 * parameters) - 1))
-    pixels = config.dataset.size * config.dataset.channels * config.dataset.resolution**2 * config.options.cache
-    total = memory.weights + count * memory.image + pixels
+    cost, memory = cost_of(config, rate), training_memory(config)
+    assert cost.seconds is not None
     return {
-        'Time': f'about {format_time(seconds)} at {rate:,.3g} images/s (a short measurement)',
-        'Memory': f'about {in_gb(total)} on each device: {in_gb(memory.weights)} of weights and optimizer, '
-        f'{count} images of a forward pass of {in_gb(memory.image)}, training set {in_gb(pixels)}',
-        'Disk': f'about {in_gb(disk)}: {len(config.snapshots)} snapshots, the newest {STATES_KEPT} training states',
+        'Time': f'about {format_time(cost.seconds)} at {rate:,.3g} images/s (a short measurement)',
+        'Memory': f'about {in_gb(cost.memory)} on each device: {in_gb(memory.weights)} of weights and optimizer, '
+        f'{config.batch_gpu} images of a forward pass of {in_gb(memory.image)}, the training set',
+        'Disk': f'about {in_gb(cost.disk)}: {len(config.snapshots)} snapshots, the newest {config.options.keep_states} '
+        'training states',
     }
 
 

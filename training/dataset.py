@@ -3,17 +3,18 @@
 `load_dataset` reads any source into one uint8 tensor; `ImageOrder` is EDM's endless, slightly shuffled order.
 """
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from dataset_utils import Source, content_sha256, open_source
 from dataset_utils.sources.base import check_shape, with_channels
+from torch_utils.misc import free_bytes, require_memory
 
 # An .npy file of which this many copies do not fit into memory stays on disk.
 COPIES = 3
@@ -150,15 +151,18 @@ def load_dataset(path: str, progress: bool = False, argument: str = 'data', chan
 
     channels: 1 or 3 to convert the images to; the hash is the one of the images as they are stored. An .npy file that
     is large for the memory of this machine stays on disk, unless it is converted. Raises UserError if a file is
-    missing, damaged or hostile, or if images are not square and of one size.
+    missing, damaged or hostile, if images are not square and of one size, and if they do not fit into memory.
     """
     source = open_source(path, argument)
     check_shape(source.where, source.shape)
     stored = getattr(source, 'images', None)
-    large = psutil.virtual_memory().available // COPIES
+    large = free_bytes(torch.device('cpu')) // COPIES
     if isinstance(stored, np.memmap) and stored.nbytes > large and stored.shape[3] == (channels or source.channels):
         pixels = torch.from_numpy(stored.transpose(0, 3, 1, 2))
         return Dataset(source.name, pixels, labels_of(source), source.content_sha256(progress), on_disk=True)
+    needed = 2 * len(source) * math.prod(source.shape)  # in two orders of their axes
+    remedy = '; give them as an .npy file, which stays on disk, or fewer of them'
+    require_memory(needed, torch.device('cpu'), f'{source.where}: two copies of its {len(source):,} images', remedy)
     images = source.load(progress=progress)
     converted = with_channels(images, channels or source.channels)
     pixels = torch.from_numpy(np.ascontiguousarray(converted.transpose(0, 3, 1, 2)))

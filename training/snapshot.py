@@ -37,7 +37,6 @@ NETWORK_CLASSES: dict[str, type[Preconditioned]] = {
 }
 FORMAT_VERSION = 1
 LARGEST_NUMBER: float = 10**9  # far above any argument of a network
-STATES_KEPT = 2
 _METADATA_KEY = 'snapshot'
 # Thousands of images, with a fraction for fewer than a thousand.
 _KIMG = r'(\d{1,9}(?:\.\d{3})?)'
@@ -287,10 +286,10 @@ def _check_weights(path: Path, net: Preconditioned, weights: dict[str, torch.Ten
             raise UserError(f'{path}: {name} has values that are not finite; use another snapshot')
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state, then delete all except the newest two in its folder."""
+def save_state(path: Path, state: dict[str, Any], keep: int) -> None:
+    """Write a training state, then delete all except the newest `keep` >= 1 in its folder."""
     _save_torch(path, state)
-    for _, old in list_states(path.parent)[:-STATES_KEPT]:
+    for _, old in list_states(path.parent)[:-keep]:
         if old != path:
             old.unlink(missing_ok=True)
 

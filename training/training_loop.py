@@ -214,7 +214,9 @@ class Journal:
             self.board.add_image('Samples', image, round(trainer.images / 1000), dataformats='HWC')
 
     def save_state(self) -> None:
-        self._maintain(lambda: save_state(state_path(self.run_dir, self.trainer.images), self.trainer.state_dict()))
+        trainer = self.trainer
+        path, keep = state_path(self.run_dir, trainer.images), trainer.config.options.keep_states
+        self._maintain(lambda: save_state(path, trainer.state_dict(), keep))
 
     def _maintain(self, save: Callable[[], None]) -> None:
         start = time.monotonic()

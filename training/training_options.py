@@ -34,7 +34,7 @@ PRESETS['paper-1gpu'] = PRESETS['paper'] | {'batch_gpu': 64}
 
 # Options that may differ when a training resumes: its length, its files, and where and how it runs.
 CHANGEABLE = {
-    'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump',
+    'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump', 'keep_states',
     'device', 'workers', 'cache', 'bench', 'data', 'test_data', 'test_images', 'allow_overlap',
     'samples', 'threads',
 }  # fmt: skip
@@ -103,6 +103,7 @@ class TrainingOptions:
     tick: int | None = option(None, 'How often to print a status line. [default: 50, or a twentieth of a shorter training]', unit='KIMG', least=1)
     snap: int = option(50, 'How often to save a snapshot; a tick counts as 50 KIMG without `tick`.', unit='TICKS', least=1)
     dump: int | None = option(None, 'How often to save a training state. [default: with every snapshot]', unit='TICKS', least=1)
+    keep_states: int = option(2, 'Training states to keep, the newest ones; a run can resume from each.', unit='INT', least=1)
     snapshots: int | str | None = option(None, 'Save this many snapshots, evenly spaced, instead of `snap`; log:N spaces them logarithmically.', unit='INT|log:INT', parse=snapshot_plan)
     samples: int = option(36, 'Images of the contact sheet that is saved with each snapshot; 0 saves none.', unit='INT', least=0)
     seed: int | None = option(None, 'Seed of all randomness. [default: random]', unit='INT', least=0, most=2**31 - 1)

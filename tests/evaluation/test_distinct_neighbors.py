@@ -1,6 +1,8 @@
 """The two nearest distinct images of a training set, wherever it is kept, against all distances written out."""
 
 import itertools
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from evaluation import neighbors
 from evaluation.neighbors import NeighborIndex
+from tests.helpers import ROOT, environment
 from torch_utils import distributed
 from training.closed_form.rows import ImageRows
 
@@ -128,3 +131,31 @@ def test_with_mirrored_images_the_nearer_version_counts_and_versions_of_one_imag
     expected, order = distances.sort(dim=1, stable=True)
     assert torch.equal(squared, expected[:, :k])
     assert torch.equal(index, torch.tensor(places)[order[:, :k]])
+
+
+PEAK = """
+import re, sys, torch
+from pathlib import Path
+from evaluation.neighbors import NeighborIndex
+
+def peak():
+    return int(re.search('VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]) * 1024
+
+def find(images):
+    NeighborIndex(images, distinct=True, mirrored=sys.argv[1] == 'mirrored').query(images[:1])
+
+images = torch.randint(0, 256, [800, 3, 256, 256], dtype=torch.uint8)
+find(images[:2])
+before = peak()
+find(images)
+print((peak() - before) / images.numel())
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+@pytest.mark.parametrize('versions', ['one', 'mirrored'])
+def test_references_are_copied_once(versions):
+    grown = subprocess.run(
+        [sys.executable, '-c', PEAK, versions], env=environment(), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert 0.7 < float(grown.stdout) < 1.5

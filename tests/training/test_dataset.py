@@ -55,6 +55,14 @@ def test_a_training_set_has_one_hash_however_it_is_read(digits_20, tmp_path):
     assert len(hashes) == 1
 
 
+def test_a_set_that_does_not_fit_into_memory_is_refused_before_it_is_read(digits_20, monkeypatch):
+    monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 2559)
+    with pytest.raises(UserError, match='two copies of its 20 images need 2,560 bytes on cpu, which has 2,559 free'):
+        load_dataset(str(digits_20))
+    monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 2560)
+    assert len(load_dataset(str(digits_20))) == 20
+
+
 @pytest.mark.parametrize('order', ['ab', 'ba'])
 def test_a_grey_image_among_colour_ones_is_streamed_as_it_is_loaded(tmp_path, order):
     colour, grey = order

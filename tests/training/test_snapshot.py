@@ -185,14 +185,16 @@ def test_snapshots_of_less_than_a_thousand_images_have_names_of_their_own(net, t
     assert [kimg for kimg, _ in list_snapshots(tmp_path)] == [0, 0.007, 0.64, 1, 12]
     assert [read_info(path).images for path in paths] == [0, 7, 640, 1000, 1000, 12000]
     for images in (0, 640, 999):
-        save_state(state_path(tmp_path, images), {'format': 1})
+        save_state(state_path(tmp_path, images), {'format': 1}, 2)
     assert [kimg for kimg, _ in list_states(tmp_path)] == [0.64, 0.999]
 
 
-def test_the_newest_two_training_states_are_kept(tmp_path):
+@pytest.mark.parametrize(('keep', 'kept'), [(1, ['12']), (2, ['05', '12']), (9, ['01', '05', '12'])])
+def test_the_newest_training_states_are_kept(tmp_path, keep, kept):
     for kimg in (1, 5, 12):
-        save_state(tmp_path / f'training-state-{kimg:06d}.pt', {'format': 1, 'images': kimg})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['training-state-000005.pt', 'training-state-000012.pt']
+        save_state(tmp_path / f'training-state-{kimg:06d}.pt', {'format': 1, 'images': kimg}, keep)
+    names = [f'training-state-0000{number}.pt' for number in kept]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert load_state(tmp_path / 'training-state-000012.pt') == {'format': 1, 'images': 12}
 
 
@@ -215,7 +217,7 @@ def test_a_training_state_runs_nothing_that_is_in_it(tmp_path, capsys):
 @pytest.mark.parametrize('kept', [0, 1, 500])
 def test_a_training_state_that_was_cut_short_is_refused(tmp_path, kept):
     path = tmp_path / 'training-state-000001.pt'
-    save_state(path, {'format': 1, 'x': torch.ones(1000)})
+    save_state(path, {'format': 1, 'x': torch.ones(1000)}, 2)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match='not a complete training state'):
         load_state(path)
@@ -239,7 +241,7 @@ class FullDisk:
 
 def test_a_full_disk_leaves_the_last_good_files(path, net, tmp_path, monkeypatch):
     state = tmp_path / 'training-state-000001.pt'
-    save_state(state, {'format': 1, 'x': torch.zeros(1000)})
+    save_state(state, {'format': 1, 'x': torch.zeros(1000)}, 2)
     before = path.read_bytes(), state.read_bytes()
     whole = snapshot.atomic_file
 
@@ -257,6 +259,6 @@ def test_a_full_disk_leaves_the_last_good_files(path, net, tmp_path, monkeypatch
     with pytest.raises(OSError, match='No space left'):
         save_network(path, net.state_dict(), INFO)
     with pytest.raises(OSError, match='No space left'):
-        save_state(state, {'format': 1, 'x': torch.ones(1000)})
+        save_state(state, {'format': 1, 'x': torch.ones(1000)}, 2)
     assert (path.read_bytes(), state.read_bytes()) == before
     assert sorted(tmp_path.iterdir()) == [path, state]

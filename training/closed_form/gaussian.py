@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils.distributed import all_reduce_sum
-from training.closed_form.rows import READ_ROWS, Images, require_memory
+from torch_utils.misc import require_memory
+from training.closed_form.rows import READ_ROWS, Images
 from training.closed_form.streamed import Group, Streamed
 
 # Eigenvalues below this share of the largest are rounding errors, and count as 0.

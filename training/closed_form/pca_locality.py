@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
+from torch_utils.misc import require_memory
 from training.closed_form.gaussian import GaussianDenoiser
-from training.closed_form.rows import Images, require_memory
+from training.closed_form.rows import Images
 from training.closed_form.streamed import Group, PosteriorMeans, Streamed
 
 # The published thresholds: of CIFAR-10 at 32×32, and at 64×64.

@@ -4,12 +4,10 @@ Images of one class are stored together, so that a class is a range of rows. Val
 evaluations are computed once.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -18,6 +16,7 @@ from dataset_utils.sources.base import check_shape
 from dataset_utils.sources.partial import PartialSource
 from dnnlib.util import UserError
 from torch_utils import distributed
+from torch_utils.misc import require_memory
 
 # Rows that are read and prepared at a time.
 READ_ROWS = 256
@@ -190,16 +189,3 @@ def class_ranges(labels: Tensor | None, count: int) -> tuple[Tensor, dict[int, t
     stops = sizes.cumsum(0).tolist()
     starts = [0, *stops[:-1]]
     return order, {c: (a, b) for c, a, b in zip(classes.tolist(), starts, stops, strict=True)}
-
-
-def require_memory(needed: int, device: torch.device, what: str, remedy: str = '') -> None:
-    """Raise UserError if something does not fit in the memory of the device."""
-    if needed > (free := free_bytes(device)):
-        raise UserError(f'{what} need {needed:,} bytes on {device}, which has {free:,} free for this rank{remedy}')
-
-
-def free_bytes(device: torch.device) -> int:
-    """Free memory of the device; for the host's memory, an equal share for each rank on it."""
-    if device.type == 'cuda':
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))

@@ -354,7 +354,7 @@ def test_mistakes_are_told_in_a_sentence(images: Tensor, denoiser: OptimalDenois
 
 
 def test_set_that_does_not_fit_is_refused_with_its_size(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('training.closed_form.rows.free_bytes', lambda _: 1_000_000)
+    monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 1_000_000)
     with pytest.raises(UserError, match='need 1,766,400 bytes on cpu, which has 1,000,000 free'):
         OptimalDenoiser(images)
 

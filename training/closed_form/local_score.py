@@ -5,6 +5,7 @@ noisy image around the pixel and the candidate's window; the value of a candidat
 Source: Kamb and Ganguli 2024.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from dnnlib.util import UserError
 from training.closed_form.rows import Images
 from training.closed_form.streamed import Group, PosteriorMeans, Streamed
-from training.closed_form.windows import box_sums, padded, squared_differences, window_table
+from training.closed_form.windows import closeness, window_matrix, window_sums, window_table, with_norms
 
 # By level of the 18, at 32×32: the sizes of PSPC-Square's patches where they are within Kamb and Ganguli's 3 to 17.
 PUBLISHED = (*[17] * 8, 15, 11, 7, 5, *[3] * 6)
@@ -24,17 +25,17 @@ PUBLISHED = (*[17] * 8, 15, 11, 7, 5, *[3] * 6)
 
 @dataclass(frozen=True)
 class Shift:
-    """Along one axis: the pixels [start, stop) whose candidates are at distance `offset`, and how windows reach out.
+    """Along one axis: the pixels [start, stop) whose candidates are at distance `offset`, and their windows.
 
-    margin: pixels on both sides of [start, stop) within the image; the rest of the window, `width` on each side, lies
-    outside, where both images are zero (or, with wrap, continue from the other end).
+    margin: pixels on both sides of [start, stop) that windows reach. sums: see `window_matrix`; beyond its columns both
+    images are zero, or, with wrap, continue from the other end.
     """
 
     offset: int
     start: int
     stop: int
     margin: int
-    width: int
+    sums: Tensor
     wrap: bool = False
 
     def of_noisy(self, image: Tensor, dim: int) -> Tensor:
@@ -47,9 +48,6 @@ class Shift:
 
     def centres(self, images: Tensor, dim: int) -> Tensor:
         return images.narrow(dim, self.margin, self.stop - self.start)
-
-    def window_sums(self, values: Tensor, window: int, dim: int) -> Tensor:
-        return box_sums(padded(values, self.width, dim, self.wrap), window, dim)
 
 
 class LocalScoreDenoiser(Streamed):
@@ -74,25 +72,24 @@ class LocalScoreDenoiser(Streamed):
 
     def _shifts(self, window: int) -> Iterator[Shift]:
         """Where candidates are, along each axis."""
-        yield Shift(0, 0, self.img_resolution, 0, window // 2)
+        size = self.img_resolution
+        yield Shift(0, 0, size, 0, window_matrix(size, size, -(window // 2), window).to(self.device))
 
     def _denoise_level(self, z: Tensor, variance: float, group: Group) -> Tensor:
         window, shape = self.windows.at(variance**0.5 / 127.5), self.image_shape
         noisy = z.unflatten(1, shape)
+        shifts, by_products = list(self._shifts(window)), self._by_products(z, variance)
         means = PosteriorMeans((len(z), *shape[1:]), shape[0], self._weight_dtype, z.device)
         for block in self._blocks(group, self._cached_images):
-            images = block.t().contiguous().unflatten(0, shape)  # [C, R, R, n]
-            for down in self._shifts(window):
-                lower = down.of_training(images, 1)
-                for right in self._shifts(window):
-                    y = right.of_training(lower, 2)
-                    centres = right.centres(down.centres(y, 1), 2).permute(1, 2, 3, 0)
-                    values = centres.to(self._weight_dtype).contiguous()  # [h, w, n, C]
-                    place = (slice(down.start, down.stop), slice(right.start, right.stop))
-                    for index, image in enumerate(noisy):
-                        squares = squared_differences(right.of_noisy(down.of_noisy(image, 1), 2), y)
-                        sums = right.window_sums(down.window_sums(squares, window, 0), window, 1)
-                        means.add(sums.mul_(-0.5 / variance), values, (index, *place))
+            images = with_norms(block.t().contiguous().unflatten(0, shape))  # [C + 1, R, R, n]
+            for down, right in itertools.product(shifts, shifts):
+                y = right.of_training(down.of_training(images, 1), 2)
+                values = right.centres(down.centres(y[:-1], 1), 2).to(self._weight_dtype)  # [C, h, w, n]
+                place = (slice(down.start, down.stop), slice(right.start, right.stop))
+                for index, image in enumerate(noisy):
+                    close = closeness(right.of_noisy(down.of_noisy(image, 1), 2), y, by_products[index])
+                    logits = window_sums(close, down.sums, right.sums).div_(variance)
+                    means.add(logits, values, (index, *place))
         return means.over_ranks(self.images.sharded).mean.permute(0, 3, 1, 2).flatten(1)
 
 
@@ -121,9 +118,12 @@ class EquivariantLocalScoreDenoiser(LocalScoreDenoiser):
     def _shifts(self, window: int) -> Iterator[Shift]:
         size, half = self.img_resolution, window // 2
         if self.padding == 'circular':
-            yield from (Shift(offset, 0, size, 0, half, wrap=True) for offset in range(size))
+            sums = window_matrix(size, size, -half, window, wrap=True).to(self.device)
+            yield from (Shift(offset, 0, size, 0, sums, wrap=True) for offset in range(size))
             return
         yield from super()._shifts(window)
         for offset in range(1, size - 2 * half):
-            yield Shift(offset, half, size - half - offset, half, 0)
-            yield Shift(-offset, half + offset, size - half, half, 0)
+            count = size - 2 * half - offset
+            sums = window_matrix(count, count + 2 * half, 0, window).to(self.device)
+            yield Shift(offset, half, half + count, half, sums)
+            yield Shift(-offset, half + offset, size - half, half, sums)

@@ -16,7 +16,7 @@ from torch import Tensor
 from training.closed_form.rows import Images
 from training.closed_form.streamed import Group, PosteriorMeans, Streamed, gather_tensors
 from training.closed_form.sums import float64_sums, merge, over_ranks
-from training.closed_form.windows import box_sums, padded, squared_differences, window_table
+from training.closed_form.windows import closeness, window_matrix, window_sums, window_table, with_norms
 
 # The sizes of patches at the 18 noise levels of EDM's sampler, at 32×32.
 PUBLISHED = (*[32] * 7, 23, 15, 11, 7, 5, *[3] * 6)
@@ -50,31 +50,34 @@ class PatchDenoiser(Streamed):
         if window == self.img_resolution:
             return self._whole_images(z, variance, group)
         noisy, places = z.unflatten(1, self.image_shape), self.img_resolution - window + 1
+        sums = window_matrix(places, self.img_resolution, 0, window).to(z.device)
+        spread, by_products = sums.t().to(self._weight_dtype), self._by_products(z, variance)
 
-        def logits(image: Tensor, y: Tensor) -> Tensor:
-            sums = box_sums(box_sums(squared_differences(image, y), window, 0), window, 1)
-            return sums.mul_(-0.5 / variance)  # [places, places, n]
+        def logits(index: int, y: Tensor) -> Tensor:
+            close = closeness(noisy[index], y, by_products[index])
+            return window_sums(close, sums, sums).div_(variance)  # [places, places, n]
 
         # A pixel has weights from several patches, so that their normalizers must be known first.
         normalizers = PosteriorMeans((len(z), places, places), 0, self._weight_dtype, z.device)
         for y in self._candidates(group):
-            for index, image in enumerate(noisy):
-                normalizers.add(logits(image, y), place=(index,))
+            for index in range(len(noisy)):
+                normalizers.add(logits(index, y), place=(index,))
         normalizers = normalizers.over_ranks(self.images.sharded)
         summed = torch.zeros([len(z), *self.image_shape], dtype=torch.float64, device=z.device)
         for y in self._candidates(group):
-            values = y.to(self._weight_dtype)
-            for index, image in enumerate(noisy):
-                weights = normalizers.weights(logits(image, y), (index,))
-                summed[index] += (spread(weights, window) * values).sum(dim=-1)
+            values = y[:-1].to(self._weight_dtype)
+            for index in range(len(noisy)):
+                weights = normalizers.weights(logits(index, y), (index,))
+                summed[index] += (window_sums(weights, spread, spread) * values).sum(dim=-1)
         if self.images.sharded:
             summed = gather_tensors(summed).sum(dim=0)
-        return (summed / spread(z.new_ones([places, places, 1]), window)[:, :, 0]).flatten(1)
+        covering = sums.sum(dim=0)  # patches over each place along an axis
+        return (summed / torch.outer(covering, covering)).flatten(1)
 
     def _candidates(self, group: Group) -> Iterator[Tensor]:
-        """The training images and their mirror images in blocks, [C, R, R, n]."""
+        """The training images and their mirror images in blocks, [C + 1, R, R, n], see `with_norms`."""
         for block in self._blocks(group, self._cached_images):
-            images = block.t().contiguous().unflatten(0, self.image_shape)
+            images = with_norms(block.t().contiguous().unflatten(0, self.image_shape))
             yield images
             if self.mirror:
                 yield images.flip(2)
@@ -90,10 +93,3 @@ class PatchDenoiser(Streamed):
 
     def _mirrored(self, rows: Tensor) -> Tensor:
         return rows.unflatten(1, self.image_shape).flip(3).flatten(1)
-
-
-def spread(weights: Tensor, window: int) -> Tensor:
-    """For each pixel, the sum of the weights [places, places, n] of the patches that cover it, [R, R, n]."""
-    for dim in (0, 1):
-        weights = box_sums(padded(weights, window - 1, dim, wrap=False), window, dim)
-    return weights

@@ -23,8 +23,6 @@ BLOCK_IMAGES = 1024
 CONSTANT = 1e-24
 # Masks of several noise levels and classes are kept up to this many entries.
 MASK_ENTRIES = 1 << 26
-# Largest error of a logit by rounding, below which distances are computed by products.
-LOGIT_ERROR = {torch.float32: 1e-8, torch.float64: 1e-12}
 
 
 class PCALocalityDenoiser(Streamed):
@@ -71,13 +69,9 @@ class PCALocalityDenoiser(Streamed):
     def _denoise_level(self, z: Tensor, variance: float, group: Group) -> Tensor:
         masks = self.masks(variance, group.label)
         means = PosteriorMeans((len(masks), len(z)), 1, self._weight_dtype, z.device)
-        queries = z.t().contiguous()
+        queries, by_products = z.t().contiguous(), all(self._by_products(z, variance))
         for block in self._blocks(group, BLOCK_IMAGES):
             y = block.t().contiguous()  # [P, n]
-            rounding = (
-                torch.finfo(torch.float64).eps * float(queries.norm(dim=0).max() * y.norm(dim=0).max()) / variance
-            )
-            by_products = rounding < LOGIT_ERROR[self._weight_dtype]
             values = y.to(self._weight_dtype)
             for number, mask in enumerate(masks):
                 own, others = queries[mask], y[mask]
@@ -86,5 +80,5 @@ class PCALocalityDenoiser(Streamed):
                 else:
                     logits = torch.cdist(own.t(), others.t(), compute_mode='donot_use_mm_for_euclid_dist').square_()
                     logits.mul_(-0.5)
-                means.add(logits.div_(variance), values[number, :, None], (number,))
+                means.add(logits.div_(variance), values[number : number + 1], (number,))
         return means.over_ranks(self.images.sharded).mean[:, :, 0].t()

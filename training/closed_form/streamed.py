@@ -16,6 +16,10 @@ from training.closed_form.rows import ImageRows, Images
 
 # Numbers of the largest tensors that hold a block, so that these stay in a processor's cache.
 BLOCK_NUMBERS = {'cpu': 1 << 16, 'cuda': 1 << 26}
+# Largest error of a logit by rounding, below which distances are computed by products.
+LOGIT_ERROR = {torch.float32: 1e-8, torch.float64: 1e-12}
+# Noisy images this many times as long as any training image lose fewer digits by products than by differences.
+DISTANT = 4
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,12 @@ class Streamed(ClosedForm):
         for _, rows in self.images.blocks(*group.chosen, size):
             yield rows.to(torch.float64)
 
+    def _by_products(self, z: Tensor, variance: float) -> list[bool]:
+        """For each noisy row of z, whether distances by products with training images are exact enough."""
+        length, longest = z.norm(dim=1), self.images.highest_norm.sqrt()
+        rounding = torch.finfo(torch.float64).eps * length * longest / variance
+        return ((rounding < LOGIT_ERROR[self._weight_dtype]) | (length > DISTANT * longest)).tolist()
+
     @property
     def _cached_images(self) -> int:
         """Images of a block of which each has a number for each pixel."""
@@ -132,16 +142,16 @@ class PosteriorMeans:
     def add(self, logits: Tensor, values: Tensor | None = None, place: tuple[slice | int, ...] = ()) -> None:
         """Add candidates, n >= 1.
 
-        logits: float64 [*shape, n], overwritten. values: of `dtype`, [*shape, n, V]. place: the queries, if not all.
+        logits: float64 [*shape, n], overwritten. values: of `dtype`, [V, *shape, n], or such that they broadcast.
+        place: the queries, if not all.
         """
         reference, total = self.reference[place], self.total[place]
         highest = torch.maximum(reference, logits.amax(dim=-1))
         scale = (reference - highest).exp()
         weights = logits.sub_(highest[..., None]).to(self.dtype).exp_()
         total.mul_(scale).add_(weights.sum(dim=-1))
-        if values is not None:
-            mean = (weights[..., None, :] @ values)[..., 0, :]
-            self.weighted[place].mul_(scale[..., None]).add_(mean)
+        for index, value in enumerate([] if values is None else values):
+            self.weighted[place][..., index].mul_(scale).add_((weights * value).sum(dim=-1))
         reference.copy_(highest)
 
     def over_ranks(self, sharded: bool) -> 'PosteriorMeans':

@@ -103,40 +103,38 @@ def _check(window: int, size: int, odd: bool) -> None:
         raise UserError(f'`window`={window}: the window has no centre; give an odd number')
 
 
-def box_sums(values: Tensor, window: int, dim: int) -> Tensor:
-    """Sums of `window` neighbors along a dimension, which shrinks by window - 1: by doubling, without subtraction."""
-    size = values.shape[dim] - window + 1
-    total, start, span = None, 0, 1
-    while True:
-        if window & span:
-            part = values.narrow(dim, start, size)
-            total = part if total is None else total + part
-            start += span
-        if 2 * span > window:
-            assert total is not None
-            return total
-        left = values.shape[dim] - span
-        values, span = values.narrow(dim, 0, left) + values.narrow(dim, span, left), 2 * span
+def window_matrix(outputs: int, inputs: int, first: int, window: int, wrap: bool = False) -> Tensor:
+    """The matrix of 0 and 1 that sums windows along an axis, float64 [outputs, inputs].
+
+    The window of output i has the inputs i + first … i + first + window - 1: those that exist, or, with wrap, modulo
+    the number of inputs.
+    """
+    place = torch.arange(inputs) - torch.arange(outputs)[:, None] - first
+    place = place % inputs if wrap else place
+    return ((place >= 0) & (place < window)).to(torch.float64)
 
 
-def squared_differences(z: Tensor, y: Tensor) -> Tensor:
-    """sum_c (z - y)² of one noisy image [C, H, W] and n images [C, H, W, n], [H, W, n]."""
-    difference = y[0] - z[0, ..., None]
-    total = difference.square_()
-    for channel in range(1, len(z)):
-        difference = y[channel] - z[channel, ..., None]
-        total.addcmul_(difference, difference)
+def window_sums(values: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Sums over windows of values [H, W, n], [h, w, n]. down, right: matrices [h, H] and [w, W]."""
+    return right @ (down @ values.flatten(1)).unflatten(1, values.shape[1:])
+
+
+def with_norms(y: Tensor) -> Tensor:
+    """Images [C, H, W, n] with a further channel, -1/2 sum_c y²."""
+    return torch.cat([y, y.square().sum(dim=0, keepdim=True).mul_(-0.5)])
+
+
+def closeness(z: Tensor, y: Tensor, by_products: bool) -> Tensor:
+    """-1/2 sum_c (z - y)² of one noisy image [C, H, W] and n images, [H, W, n].
+
+    y: as of `with_norms`. by_products: sum_c z y - 1/2 sum_c y², which differs by a number that all images share, and
+    is faster, but rounds more.
+    """
+    total = y[-1] if by_products else torch.zeros_like(y[-1])
+    for own, other in zip(z[..., None], y[:-1], strict=True):
+        if by_products:
+            total = torch.addcmul(total, own, other)
+        else:
+            difference = own - other
+            total.addcmul_(difference, difference, value=-0.5)
     return total
-
-
-def padded(values: Tensor, width: int, dim: int, wrap: bool) -> Tensor:
-    """Values with `width` entries before and after along a dimension: zeros, or from the other end."""
-    if not width:
-        return values
-    size = values.shape[dim]
-    if wrap:
-        return torch.cat([values.narrow(dim, size - width, width), values, values.narrow(dim, 0, width)], dim)
-    shape = list(values.shape)
-    shape[dim] = width
-    zeros = values.new_zeros(shape)
-    return torch.cat([zeros, values, zeros], dim)

@@ -1,5 +1,6 @@
 """The local score denoisers against their definitions."""
 
+import itertools
 import json
 
 import numpy as np
@@ -10,7 +11,13 @@ from dnnlib.util import UserError
 from tests.training.closed_form import brute_force
 from tests.training.closed_form.brute_force import check, mixed_images, queries, relative_error
 from tests.training.closed_form.ranks import on_ranks
-from training.closed_form import EquivariantLocalScoreDenoiser, LocalScoreDenoiser, make_denoiser, streamed
+from training.closed_form import (
+    EquivariantLocalScoreDenoiser,
+    LocalScoreDenoiser,
+    PatchDenoiser,
+    make_denoiser,
+    streamed,
+)
 
 SIGMAS = [0.002, 0.05, 0.3, 1.0, 5.0, 80.0]
 PRECISIONS = ['fp32', 'fp64']
@@ -48,6 +55,31 @@ def test_an_equivariant_pixel_is_the_posterior_mean_over_windows_everywhere(
             sigma,
             expected,
         )
+
+
+@pytest.mark.parametrize('padding', ['circular', 'zeros'])
+@pytest.mark.parametrize('size', range(1, 7))
+def test_the_equivariant_form_has_every_window_up_to_the_whole_image(size, padding):
+    images = mixed_images(3, 1, size)
+    for window, sigma in itertools.product(range(1, size + 1, 2), (0.05, 1.0)):
+        x = queries(images, sigma)
+        expected = brute_force.equivariant(images, x, sigma, window, padding)
+        check(EquivariantLocalScoreDenoiser(images, window=window, padding=padding), x, sigma, expected)
+
+
+@pytest.mark.parametrize('precision', PRECISIONS)
+@pytest.mark.parametrize('distance', [1e2, 1e3, 1e4])
+def test_distant_queries_are_exact(distance, precision):
+    images, random = mixed_images(20, 3, 5), np.random.default_rng(0)
+    x = torch.from_numpy(random.normal(size=[2, 3, 5, 5])) * distance
+    for sigma in (0.01 * distance, distance):
+        expected = brute_force.local_score(images, x, sigma, 3)
+        check(LocalScoreDenoiser(images, window=3, precision=precision), x, sigma, expected)
+        expected = brute_force.patches(images, x, sigma, 3, True)
+        check(PatchDenoiser(images, window=3, precision=precision), x, sigma, expected)
+    expected = brute_force.equivariant(images[:4], x, distance, 3, 'circular')
+    denoiser = EquivariantLocalScoreDenoiser(images[:4], window=3, padding='circular', precision=precision)
+    check(denoiser, x, distance, expected)
 
 
 def test_the_circular_form_commutes_with_shifts():

@@ -13,6 +13,12 @@ from evaluation.diagnosis_options import (
 )
 
 
+def measure(options: object) -> None:
+    from studies.report.diagnosis_figures import diagnose
+
+    diagnose(options)
+
+
 @click.group(cls=RankedGroup)
 def main() -> None:
     """Measure denoisers at noise levels, the geometry of training sets, agreement, and the clocks of trainings.
@@ -48,9 +54,7 @@ def levels(options: LevelsOptions) -> None:
     python diagnose.py levels --network=network-snapshot-000500.safetensors --data=train.zip --from=train,trajectory \\
         --denoiser=local --denoiser=patch --denoiser=pca-locality
     """
-    from studies.report.diagnosis_figures import diagnose_levels
-
-    diagnose_levels(options)
+    measure(options)
 
 
 @main.command()
@@ -65,9 +69,7 @@ def calibrate(options: CalibrateOptions) -> None:
     \b
     python diagnose.py calibrate --network=network-snapshot-000500.safetensors --data=train.zip
     """
-    from studies.report.diagnosis_figures import diagnose_calibrate
-
-    diagnose_calibrate(options)
+    measure(options)
 
 
 @main.command()
@@ -80,9 +82,7 @@ def geometry(options: GeometryOptions) -> None:
     # The first 1,000 images of a set, next to held-out images
     python diagnose.py geometry --data=datasets/cifar10-1000.zip --test=datasets/cifar10-test.zip --plot
     """
-    from studies.report.diagnosis_figures import diagnose_geometry
-
-    diagnose_geometry(options)
+    measure(options)
 
 
 @main.command()
@@ -104,9 +104,7 @@ def agreement(options: AgreementOptions) -> None:
     # A network and the optimum of its training set
     python diagnose.py agreement --network=network-snapshot-000500.safetensors --denoiser=optimal --data=train.zip
     """
-    from studies.report.diagnosis_figures import diagnose_agreement
-
-    diagnose_agreement(options)
+    measure(options)
 
 
 @main.command()
@@ -120,9 +118,7 @@ def clocks(options: ClocksOptions) -> None:
     \b
     python diagnose.py clocks --expdir=runs/00000-digits --test=datasets/digits-test.zip --plot
     """
-    from studies.report.diagnosis_figures import diagnose_clocks
-
-    diagnose_clocks(options)
+    measure(options)
 
 
 if __name__ == '__main__':

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from benchmarks.benchmark_networks import measured_networks
 from dnnlib.util import report_errors
-from evaluation.diagnosis.image_sets import load_sets, noise_levels
-from evaluation.diagnosis.levels import LevelsRequest, Measured, noised_values
+from evaluation.diagnosis.image_sets import load_sets
+from evaluation.diagnosis.levels import LevelsRequest, Measured
+from evaluation.diagnosis_options import DenoisingOptions, LevelsOptions
 from torch_utils.misc import place
 
 
@@ -50,16 +51,15 @@ def main(data: str, test: str, levels: int, num: int, batch: int) -> None:
     sets = load_sets(data, test, num, allow_overlap=False)
     start = time.process_time()
     network: Any = place(measured_networks(batch, batch)[0].build().eval().requires_grad_(False), 'cpu')
-    request = LevelsRequest(sets, levels, ['test'], None, False, batch, 0, torch.device('cpu'))
-    optimum, gaussian = map(Timed, request.references(False))
-    timed: dict[str, Any] = {'network': Timed(network), 'optimum': optimum, 'Gaussian': gaussian}
-    measured = Measured(timed['network'], timed['optimum'], timed['Gaussian'], labels=None)
-    sigmas = noise_levels(levels, network)
-    print(f'{len(sigmas)} levels, |D| = {len(sets.training.images):,}, {torch.get_num_threads()} threads, '
+    options = LevelsOptions(levels=levels, denoising=DenoisingOptions(batch_size=batch))
+    measured = Measured(LevelsRequest(options, sets, ['test'], (), torch.device('cpu')), Timed(network))
+    measured.references = {name: Timed(denoiser) for name, denoiser in measured.references.items()}
+    timed: dict[str, Any] = {'network': measured.denoiser, **measured.references}
+    print(f'{len(measured.levels)} levels, |D| = {len(sets.training.images):,}, {torch.get_num_threads()} threads, '
           f'{torch.backends.cpu.get_cpu_capability()}')  # fmt: skip
     for first in range(0, num, batch):
         part = slice(first, min(first + batch, num))
-        noised_values(measured, request, sigmas, part, 'test')
+        measured.noised(part, 'test')
         total = time.process_time() - start
         parts = ', '.join(
             f'{name} {denoiser.seconds:.1f} s ({100 * denoiser.seconds / total:.1f} %)'

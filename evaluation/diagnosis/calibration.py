@@ -4,8 +4,7 @@ On states of the network's own sampling trajectories, the window with the highes
 found for each image; the calibrated window of a level is the median over images. Source: Kamb and Ganguli 2024.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from evaluation.diagnosis.image_sets import ImageSets, labels_of, noise_levels
 from evaluation.diagnosis.levels import LATENT_SEED
 from evaluation.diagnosis.result_files import Row
 from evaluation.diagnosis.tasks import joined, run_tasks
+from evaluation.diagnosis_options import CalibrateOptions
 from evaluation.noise_levels import centred_cosine, denoise, noise_like, to_float64, trajectory
 from training.closed_form import make_denoiser
 from training.closed_form.closed_form import compute_device
@@ -22,26 +22,8 @@ from training.closed_form.rows import ImageRows
 from training.denoiser import Denoiser
 
 COLUMNS = {
-    'sigma': 'sigma',
-    'window': 'window',
-    'lowest_quarter': '25 %',
-    'highest_quarter': '75 %',
-    'cosine': 'cosine',
-}
-
-
-@dataclass(frozen=True)
-class CalibrationRequest:
-    """What to calibrate. closed_form: a name. levels: see `noise_levels`. class_index, use_labels: see `labels_of`."""
-
-    sets: ImageSets
-    closed_form: str
-    levels: Sequence[float] | int
-    class_index: int | None
-    use_labels: bool
-    batch_size: int
-    seed: int
-    device: torch.device
+    'sigma': 'sigma', 'window': 'window', 'lowest_quarter': '25 %', 'highest_quarter': '75 %', 'cosine': 'cosine',
+}  # fmt: skip
 
 
 def windows_to_try(size: int) -> list[int]:
@@ -49,20 +31,27 @@ def windows_to_try(size: int) -> list[int]:
     return list(range(3, size + 1, 2)) or [1]
 
 
-def measure_windows(request: CalibrationRequest, load: Callable[[], Denoiser], partial: Path, settings: Row) -> Row:
+def measure_windows(
+    options: CalibrateOptions,
+    sets: ImageSets,
+    device: torch.device,
+    load: Callable[[], Denoiser],
+    partial: Path,
+    settings: Row,
+) -> Row:
     """A record of a network: `rows`, one for each level, and `windows`, the pairs (sigma, window) of a table."""
-    network, sets = load(), request.sets
-    levels = noise_levels(request.levels, network)
-    labels = labels_of(sets, network.label_dim, request.class_index, request.use_labels)
-    images = ImageRows(sets.training.images, sets.training.labels if labels else None, compute_device(request.device))
+    network, batch_size = load(), options.denoising.batch_size
+    levels = noise_levels(options.levels, network)
+    labels = labels_of(sets, network.label_dim, options.denoising)
+    images = ImageRows(sets.training.images, sets.training.labels if labels else None, compute_device(device))
     windows = windows_to_try(network.img_resolution)
-    closed_forms = [make_denoiser(request.closed_form, images, window=window) for window in windows]
+    closed_forms = [make_denoiser(options.denoiser, images, window=window) for window in windows]
 
     def compute(task: str) -> dict[str, Tensor]:
-        place = slice(int(task), min(int(task) + request.batch_size, sets.num))
-        own = None if labels is None else labels['train'][place].to(request.device)
-        clean = to_float64(sets.training.images[place].to(request.device))
-        latents = noise_like(clean, request.seed + LATENT_SEED, range(place.start, place.stop))
+        place = slice(int(task), min(int(task) + batch_size, sets.num))
+        own = None if labels is None else labels['train'][place].to(device)
+        clean = to_float64(sets.training.images[place].to(device))
+        latents = noise_like(clean, options.seed + LATENT_SEED, range(place.start, place.stop))
         cosines = []
         for sigma, state in trajectory(network, latents, levels, own):
             if sigma:
@@ -71,7 +60,7 @@ def measure_windows(request: CalibrationRequest, load: Callable[[], Denoiser], p
                 cosines.append(torch.stack([centred_cosine(denoised, other) for other in others]))
         return {'cosines': torch.stack(cosines)}  # [L, K, B]
 
-    tasks = [str(start) for start in range(0, sets.num, request.batch_size)]
+    tasks = [str(start) for start in range(0, sets.num, batch_size)]
     found = torch.from_numpy(joined(run_tasks(tasks, compute, 'calibrate', partial, settings), axis=2)['cosines'])
     rows = []
     for sigma, cosines in zip(levels, found, strict=True):

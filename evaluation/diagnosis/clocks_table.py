@@ -9,17 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.clocks import (
-    fit_line,
-    gap_clock,
-    generalization_clock,
-    normalized_time,
-    ratio_clock,
-    spread,
-)
+from evaluation.clocks import fit_line, gap_clock, generalization_clock, normalized_time, ratio_clock, spread
 from evaluation.diagnosis.image_sets import ImageSets, labels_of, noise_levels
 from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import joined, run_tasks
+from evaluation.diagnosis_options import ClocksOptions
 from evaluation.generators import Generator
 from evaluation.noise_levels import denoise, mean_interval, noise_like, squared_distance, to_float64
 
@@ -42,25 +36,16 @@ class Run:
 
 
 def measure_clocks(
-    run: Run,
-    sets: ImageSets,
-    levels: Sequence[float] | int,
-    class_index: int | None,
-    use_labels: bool,
-    batch_size: int,
-    seed: int,
-    device: torch.device,
-    partial: Path,
-    settings: Row,
+    run: Run, sets: ImageSets, options: ClocksOptions, device: torch.device, partial: Path, settings: Row
 ) -> Row:
     """A record: `rows` with both errors of each snapshot, and the clocks in kimg. partial, settings: see `run_tasks`.
 
     The error is EDM's loss: the mean per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)², over the levels.
     """
     load = functools.lru_cache(maxsize=1)(lambda place: run.snapshots[place].denoiser())
-    first = load(0)
-    sigmas = noise_levels(levels, first)
-    labels = labels_of(sets, first.label_dim, class_index, use_labels)
+    first, batch_size = load(0), options.denoising.batch_size
+    sigmas = noise_levels(options.levels, first)
+    labels = labels_of(sets, first.label_dim, options.denoising)
 
     def compute(task: str) -> dict[str, Tensor]:
         place, kind, start = task.split()
@@ -69,7 +54,7 @@ def measure_clocks(
         dataset = sets.training if kind == 'train' else sets.held_out
         assert dataset is not None
         clean = to_float64(dataset.images[part].to(device))
-        noise = noise_like(clean, seed, positions)
+        noise = noise_like(clean, options.sets.seed, positions)
         classes = None if labels is None else labels[kind][part].to(device)
         errors = [
             squared_distance(denoise(load(int(place)), clean + sigma * noise, sigma, classes), clean)

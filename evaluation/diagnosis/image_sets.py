@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
+from evaluation.diagnosis_options import DenoisingOptions
 from training.dataset import Dataset, load_dataset
 from training.denoiser import Denoiser
 from training.held_out_loss import refuse_shared
@@ -81,14 +82,15 @@ def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[floa
     )
 
 
-def labels_of(sets: ImageSets, label_dim: int, class_index: int | None, use_labels: bool) -> dict[str, Tensor] | None:
+def labels_of(sets: ImageSets, label_dim: int, options: DenoisingOptions) -> dict[str, Tensor] | None:
     """The class of each measured image by set: its own or one for all; None for an unconditional denoiser.
 
     Raises UserError for a class or a label that the network does not have.
     """
+    class_index = options.class_index
     if class_index is not None and not 0 <= class_index < label_dim:
         raise UserError(f'`class_index`={class_index}: the denoiser has {label_dim} classes')
-    if not label_dim or not use_labels:
+    if not label_dim or options.no_labels:
         return None
     found = {}
     for name, dataset in (('train', sets.training), ('test', sets.held_out)):

@@ -16,7 +16,7 @@ from torch import Tensor
 from evaluation.diagnosis.image_sets import USUAL_LEVELS, ImageSets, labels_of, noise_levels
 from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import Arrays, joined, run_tasks
-from evaluation.diagnosis_options import SOURCES
+from evaluation.diagnosis_options import SOURCES, LevelsOptions
 from evaluation.noise_levels import (
     Estimate,
     centred_cosine,
@@ -53,18 +53,16 @@ EXPLAINED = {'cosine': 'cos(D - mean D, F - mean F)', 'explained': '1 - |D - F|Â
 
 @dataclass(frozen=True, eq=False)
 class LevelsRequest:
-    """What to measure. levels: see `noise_levels`. sources: of `SOURCES`. class_index, use_labels: see `labels_of`.
-    closed_forms: names of closed forms to compare with, in addition to the optimum and the Gaussian."""
+    """What to measure. sources: of `SOURCES`, those to measure now.
 
+    closed_forms: names of closed forms to compare with, in addition to the optimum and the Gaussian.
+    """
+
+    options: LevelsOptions
     sets: ImageSets
-    levels: Sequence[float] | int
     sources: Sequence[str]
-    class_index: int | None
-    use_labels: bool
-    batch_size: int
-    seed: int
+    closed_forms: Sequence[str]
     device: torch.device
-    closed_forms: Sequence[str] = ()
 
     @property
     def compared(self) -> list[str]:
@@ -81,44 +79,67 @@ class LevelsRequest:
 
 def measure_levels(request: LevelsRequest, load: Callable[[], Denoiser], partial: Path, settings: Row) -> Row:
     """A record of one denoiser: `rows`, one for each source and level. partial, settings: see `run_tasks`."""
-    denoiser, sets = load(), request.sets
-    levels = noise_levels(request.levels, denoiser)
+    measured, num = Measured(request, load()), request.sets.num
     for name in request.closed_forms:
-        require_levels(name, levels[-1], levels[0])
-    labels = labels_of(sets, denoiser.label_dim, request.class_index, request.use_labels)
-    measured = Measured(denoiser, request.references(labels is not None), request.compared, labels)
+        require_levels(name, measured.levels[-1], measured.levels[0])
     sources = [source for source in SOURCES if source in request.sources]
     kinds = dict.fromkeys('sampled' if source in SOURCES[2:] else source for source in sources)
+    batch_size = request.options.denoising.batch_size
 
     def compute(task: str) -> dict[str, Tensor]:
         kind, start = task.split()
-        place = slice(int(start), min(int(start) + request.batch_size, sets.num))
-        if kind == 'sampled':
-            return sampled_values(measured, request, levels, place)
-        return noised_values(measured, request, levels, place, kind)
+        place = slice(int(start), min(int(start) + batch_size, num))
+        return measured.sampled(place) if kind == 'sampled' else measured.noised(place, kind)
 
-    names = [f'{kind} {start}' for kind in kinds for start in range(0, sets.num, request.batch_size)]
+    names = [f'{kind} {start}' for kind in kinds for start in range(0, num, batch_size)]
     found = joined(run_tasks(names, compute, 'levels', partial, settings), axis=1)
-    rows = level_rows(found, sources, levels, sets.training.images[0].numel())
+    rows = level_rows(found, sources, measured.levels, request.sets.training.images[0].numel())
     for row in rows if request.compared else []:
         for kind in EXPLAINED:
             row[f'most_{kind}'] = max(request.compared, key=lambda name: _number(row[f'{kind}_{name}']))
     return {'rows': rows}
 
 
-@dataclass(frozen=True)
 class Measured:
-    """A denoiser, the denoisers it is compared with, and the classes of all of them, see `labels_of`."""
+    """A denoiser next to the denoisers that it is compared with."""
 
-    denoiser: Denoiser
-    references: Mapping[str, Denoiser]
-    compared: Sequence[str]
-    labels: Mapping[str, Tensor] | None
+    def __init__(self, request: LevelsRequest, denoiser: Denoiser):
+        self.request, self.denoiser, self.seed = request, denoiser, request.options.sets.seed
+        self.levels = noise_levels(request.options.levels, denoiser)
+        self.labels = labels_of(request.sets, denoiser.label_dim, request.options.denoising)
+        self.references = request.references(self.labels is not None)
 
-    def labels_at(self, kind: str, place: slice, device: torch.device) -> Tensor | None:
-        return None if self.labels is None else self.labels[kind][place].to(device)
+    def noised(self, place: slice, kind: str) -> dict[str, Tensor]:
+        """Values [L, B] of noised training ('train') or held-out images ('test')."""
+        dataset = self.request.sets.training if kind == 'train' else self.request.sets.held_out
+        assert dataset is not None
+        clean = to_float64(dataset.images[place].to(self.request.device))
+        return self._of_images(kind, clean, place, self._labels_at(kind, place))
 
-    def values(self, z: Tensor, sigma: float, clean: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
+    def sampled(self, place: slice) -> dict[str, Tensor]:
+        """Values [L, B] on trajectories, and on the images at their ends, noised again."""
+        labels = self._labels_at('train', place)
+        clean = to_float64(self.request.sets.training.images[place].to(self.request.device))
+        latents = noise_like(clean, self.seed + LATENT_SEED, range(place.start, place.stop))
+        steps = sorted({*self.levels, *noise_levels(USUAL_LEVELS, self.denoiser)}, reverse=True)
+        on_trajectory = []
+        for sigma, state in trajectory(self.denoiser, latents, steps, labels):
+            if sigma in self.levels:
+                on_trajectory.append(self._values(state, sigma, None, labels))
+            last = state
+        found = _stacked('trajectory', on_trajectory) if 'trajectory' in self.request.sources else {}
+        if 'generated' in self.request.sources:
+            found |= self._of_images('generated', to_float64(to_uint8(last)), place, labels)
+        return found
+
+    def _labels_at(self, kind: str, place: slice) -> Tensor | None:
+        return None if self.labels is None else self.labels[kind][place].to(self.request.device)
+
+    def _of_images(self, source: str, clean: Tensor, place: slice, labels: Tensor | None) -> dict[str, Tensor]:
+        noise = noise_like(clean, self.seed, range(place.start, place.stop))
+        return _stacked(source, [self._values(clean + sigma * noise, sigma, clean, labels) for sigma in self.levels])
+
+    def _values(self, z: Tensor, sigma: float, clean: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
         """Squared errors and distances float64 [B], and linearity [B // 2], of noisy images. clean: None if unknown."""
         denoised = denoise(self.denoiser, z, sigma, labels)
         others = {name: denoise(other, z, sigma, labels) for name, other in self.references.items()}
@@ -132,44 +153,10 @@ class Measured:
             found['error'] = squared_distance(denoised, clean)
             found['optimum_error'] = squared_distance(optimal, clean)
             found['gaussian_error'] = squared_distance(gaussian, clean)
-        for name in self.compared:
+        for name in self.request.compared:
             found[f'cosine_{name}'] = centred_cosine(denoised, others[name])
             found[f'explained_{name}'] = explained_share(denoised, others[name])
         return found
-
-
-def noised_values(
-    measured: Measured, request: LevelsRequest, levels: Sequence[float], place: slice, kind: str
-) -> dict[str, Tensor]:
-    """Values [L, B] of noised training ('train') or held-out images ('test')."""
-    dataset = request.sets.training if kind == 'train' else request.sets.held_out
-    assert dataset is not None
-    labels = measured.labels_at(kind, place, request.device)
-    clean = to_float64(dataset.images[place].to(request.device))
-    noise = noise_like(clean, request.seed, range(place.start, place.stop))
-    return _stacked(kind, [measured.values(clean + sigma * noise, sigma, clean, labels) for sigma in levels])
-
-
-def sampled_values(
-    measured: Measured, request: LevelsRequest, levels: Sequence[float], place: slice
-) -> dict[str, Tensor]:
-    """Values [L, B] on trajectories, and on the images at their ends, noised again."""
-    labels = measured.labels_at('train', place, request.device)
-    clean = to_float64(request.sets.training.images[place].to(request.device))
-    latents = noise_like(clean, request.seed + LATENT_SEED, range(place.start, place.stop))
-    steps = sorted({*levels, *noise_levels(USUAL_LEVELS, measured.denoiser)}, reverse=True)
-    on_trajectory = []
-    for sigma, state in trajectory(measured.denoiser, latents, steps, labels):
-        if sigma in levels:
-            on_trajectory.append(measured.values(state, sigma, None, labels))
-        last = state
-    found = _stacked('trajectory', on_trajectory) if 'trajectory' in request.sources else {}
-    if 'generated' in request.sources:
-        generated = to_float64(to_uint8(last))
-        noise = noise_like(generated, request.seed, range(place.start, place.stop))
-        values = [measured.values(generated + sigma * noise, sigma, generated, labels) for sigma in levels]
-        found |= _stacked('generated', values)
-    return found
 
 
 def _stacked(source: str, values: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from evaluation.diagnosis_options import (
     AgreementOptions,
     CalibrateOptions,
     ClocksOptions,
+    DenoisingOptions,
     GeometryOptions,
     LevelsOptions,
     OutputOptions,
@@ -55,17 +56,8 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
         raise UserError('`test` is missing: the held-out set whose images are to be noised')
     data = options.data or data_of(options.expdir)
     sets = open_sets(data, options.sets)
-    request = levels.LevelsRequest(
-        sets=sets,
-        levels=options.levels,
-        sources=sources,
-        class_index=options.denoising.class_index,
-        use_labels=not options.denoising.no_labels,
-        batch_size=options.denoising.batch_size,
-        seed=options.sets.seed,
-        device=device,
-        closed_forms=options.denoiser if options.network or options.expdir is not None else (),
-    )
+    closed_forms = options.denoiser if options.network or options.expdir is not None else ()
+    request = levels.LevelsRequest(options, sets, sources, closed_forms, device)
     wanted = []
     for generator in generators:
         check_shape(sets.training, generator.shape, f'`data`={data}', f'{generator.where} makes')
@@ -77,12 +69,10 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
             **sets_settings(sets, options.sets),
             'levels': options.levels,
             'sources': sources,
-            'class_index': request.class_index,
-            'use_labels': request.use_labels,
-            'batch': request.batch_size,
+            **denoising_settings(options.denoising),
         }
-        if request.closed_forms:
-            settings['closed_forms'] = [[name, *map(file_sha256, files_of(name))] for name in request.closed_forms]
+        if closed_forms:
+            settings['closed_forms'] = [[name, *map(file_sha256, files_of(name))] for name in closed_forms]
         wanted.append((settings, functools.partial(levels.measure_levels, request, generator.denoiser)))
     path = results_path(options.output, 'levels', options.expdir)
     records = measure_missing(path.with_suffix('.json'), wanted)
@@ -107,16 +97,6 @@ def run_calibrate(options: CalibrateOptions, device: torch.device) -> Results:
     )
     sets = load_sets(options.data, None, options.num, allow_overlap=False)
     check_shape(sets.training, generator.shape, f'`data`={options.data}', f'{generator.where} makes')
-    request = calibration.CalibrationRequest(
-        sets,
-        options.denoiser,
-        options.levels,
-        options.denoising.class_index,
-        not options.denoising.no_labels,
-        options.denoising.batch_size,
-        options.seed,
-        device,
-    )
     settings = {
         **_identity(generator),
         'training': sets.training.sha256,
@@ -124,12 +104,10 @@ def run_calibrate(options: CalibrateOptions, device: torch.device) -> Results:
         'levels': options.levels,
         'num': sets.num,
         'seed': options.seed,
-        'class_index': request.class_index,
-        'use_labels': request.use_labels,
-        'batch': request.batch_size,
+        **denoising_settings(options.denoising),
     }
     path = results_path(options.output, 'calibrate')
-    measure = functools.partial(calibration.measure_windows, request, generator.denoiser)
+    measure = functools.partial(calibration.measure_windows, options, sets, device, generator.denoiser)
     (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
     table = path.with_name('windows.json')
     distributed.on_main(lambda: write_json(table, {'windows': record['windows']}))
@@ -237,22 +215,9 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
             'copies': [[record['snapshot'], record['num_memorized'], record['num_images']] for record in run.records],
             **sets_settings(sets, options.sets),
             'levels': options.levels,
-            'class_index': options.denoising.class_index,
-            'use_labels': not options.denoising.no_labels,
-            'batch': options.denoising.batch_size,
+            **denoising_settings(options.denoising),
         }
-        measure = functools.partial(
-            clocks_table.measure_clocks,
-            run,
-            sets,
-            options.levels,
-            options.denoising.class_index,
-            not options.denoising.no_labels,
-            options.denoising.batch_size,
-            options.sets.seed,
-            device,
-        )
-        wanted.append((settings, measure))
+        wanted.append((settings, functools.partial(clocks_table.measure_clocks, run, sets, options, device)))
     path = results_path(options.output, 'clocks', options.expdir[0] if len(options.expdir) == 1 else None)
     records = measure_missing(path.with_suffix('.json'), wanted)
     rows = [{'run': record['run'], **row} for record in records for row in record['rows']]
@@ -314,6 +279,10 @@ def open_sets(data: str, options: SetOptions) -> ImageSets:
 
 def sets_settings(sets: ImageSets, options: SetOptions) -> Row:
     return {**sets.sha256, 'num': sets.num, 'seed': options.seed}
+
+
+def denoising_settings(options: DenoisingOptions) -> Row:
+    return {'class_index': options.class_index, 'use_labels': not options.no_labels, 'batch': options.batch_size}
 
 
 def data_of(expdir: Path | None) -> str:

@@ -1,9 +1,8 @@
 """The measurements of diagnose.py with their figures."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from evaluation.diagnosis.clocks_table import summary_row
@@ -39,35 +38,10 @@ from studies.report.diagnosis_plots import (
 from studies.report.plots import save_figure
 from torch_utils import distributed
 
-Options = TypeVar('Options', LevelsOptions, CalibrateOptions, GeometryOptions, AgreementOptions, ClocksOptions)
 
-
-def diagnose_levels(options: LevelsOptions) -> None:
-    diagnose(options, run_levels, levels_figures)
-
-
-def diagnose_calibrate(options: CalibrateOptions) -> None:
-    diagnose(options, run_calibrate, calibration_figures)
-
-
-def diagnose_geometry(options: GeometryOptions) -> None:
-    diagnose(options, run_geometry, geometry_figures)
-
-
-def diagnose_agreement(options: AgreementOptions) -> None:
-    diagnose(options, run_agreement, agreement_figures)
-
-
-def diagnose_clocks(options: ClocksOptions) -> None:
-    diagnose(options, run_clocks, clocks_figures)
-
-
-def diagnose(
-    options: Options,
-    run: Callable[[Options, torch.device], Results],
-    figures: Callable[[list[Row]], dict[str, Figure]],
-) -> None:
-    """Measure, and draw the figures if requested; or only download the networks."""
+def diagnose(options: Any) -> None:
+    """Measure what the options describe, and draw the figures if requested; or only download the networks."""
+    run, figures = MEASUREMENTS[type(options)]
     device = distributed.choose_device(options.output.device)
     with distributed.process_group(device):
         if isinstance(options, LevelsOptions | AgreementOptions) and options.download.download_only:
@@ -124,3 +98,13 @@ def clocks_figures(records: list[Row]) -> dict[str, Figure]:
         figures['_comparison'] = clock_comparison(rows, 'Clocks by size of the training set')
         figures['_collapse'] = collapse_figure(records, 'Gap between held-out and training error')
     return figures
+
+
+# What measures the options of a command, and what draws its records: figures by the ends of their names.
+MEASUREMENTS: dict[type, tuple[Callable[..., Results], Callable[[list[Row]], dict[str, Figure]]]] = {
+    LevelsOptions: (run_levels, levels_figures),
+    CalibrateOptions: (run_calibrate, calibration_figures),
+    GeometryOptions: (run_geometry, geometry_figures),
+    AgreementOptions: (run_agreement, agreement_figures),
+    ClocksOptions: (run_clocks, clocks_figures),
+}

@@ -9,7 +9,7 @@ from cli.command import RankedCommand, with_options
 from dnnlib.download_options import DownloadOptions
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
-from training.sampler_options import SamplerOptions, class_prior_option
+from training.sampler_options import SamplerOptions, class_prior_option, device_option, precision_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class GenerateOptions:
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     grid: Path | None = option(None, 'Also save a contact sheet of the first images.', unit='PNG')
     download: DownloadOptions = group(DownloadOptions)
-    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
-    precision: str | None = option(None, 'Arithmetic of the network. [default: as in the training]', choices=('fp32', 'tf32', 'bf16', 'fp16'))
+    device: str = device_option()
+    precision: str | None = precision_option()
     # fmt: on
     sampler: SamplerOptions = group(SamplerOptions)
 
@@ -55,9 +55,9 @@ def main(options: GenerateOptions) -> None:
     """
     if options.outdir is None and not options.download.download_only:
         raise click.UsageError('--outdir is missing: the folder for the images')
+    from evaluation.generated_file import Output
     from evaluation.generation import generate
     from evaluation.generators import Sampling, SnapshotGenerator, fetched
-    from evaluation.output import Output
     from torch_utils import distributed
 
     device = distributed.choose_device(options.device)

@@ -9,7 +9,7 @@ from cli.command import RankedCommand, with_options
 from dnnlib.options import REQUIRED, group, option, seed_list
 from dnnlib.util import report_errors
 from training.closed_form import DENOISERS
-from training.sampler_options import SamplerOptions, class_prior_option
+from training.sampler_options import SamplerOptions, class_prior_option, device_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class GenerateOptimOptions:
     save_images: bool = option(True, 'Save a PNG for each seed.', switch=True)
     sharded: bool = option(False, 'Spread a training set that one device cannot hold over the ranks; each decodes and holds its share.', name='shard', switch=True)
     precision: str | None = option(None, 'Of the optimum: fp32 is exact to 1e-5 of a denoised image; fp64 is slow. [default: fp32]', choices=('fp32', 'fp64'))
-    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
+    device: str = device_option()
     # fmt: on
     sampler: SamplerOptions = group(SamplerOptions)
 
@@ -63,9 +63,9 @@ def main(options: GenerateOptimOptions) -> None:
     torchrun --standalone --nproc_per_node=8 generate_optim.py --outdir=optimum --shard --data=imagenet64.zip
     python generate_optim.py --outdir=optimum --data=imagenet64.npy
     """
+    from evaluation.generated_file import Output
     from evaluation.generation import generate_and_compare
     from evaluation.generators import ClosedFormGenerator, Sampling
-    from evaluation.output import Output
     from torch_utils import distributed
 
     device = distributed.choose_device(options.device)

@@ -1,8 +1,6 @@
 """Which training images are copied, how often, and by which generated images."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from dnnlib.util import atomic_file
+from dnnlib.text_tables import csv_lines, write_text
 from evaluation.given_images import ImageSet
 from evaluation.pictures import GALLERY_ROWS, GalleryEntry, draw_entries
 
@@ -88,7 +86,7 @@ def write_copied(
         for images, found in both
         for image in found
     )
-    _write_csv(path, ('set', 'training_image', 'class', 'copies', 'images'), rows)
+    write_text(path, csv_lines([('set', 'training_image', 'class', 'copies', 'images'), *rows]))
     if labels is not None:
         rows = (
             (images.name, *dataclasses.astuple(entry))
@@ -96,16 +94,7 @@ def write_copied(
             for entry in copied_classes(found, labels)
         )
         names = 'set', 'class', 'training_images', 'copied', 'copies'
-        _write_csv(path.with_stem(f'{path.stem}_classes'), names, rows)
-
-
-def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(header)
-    writer.writerows(rows)
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode('utf-8', 'surrogateescape'))
+        write_text(path.with_stem(f'{path.stem}_classes'), csv_lines([names, *rows]))
 
 
 def draw_copied(copied: list[CopiedImage], images: Tensor, training: Tensor, name: str) -> PIL.Image.Image:

@@ -5,14 +5,13 @@ from pathlib import Path
 
 from dnnlib.download_options import DownloadOptions
 from dnnlib.options import REQUIRED, group, option, seed_list, word_list
-from training.sampler_options import SamplerOptions, class_prior_option
+from training.sampler_options import SamplerOptions, class_prior_option, device_option, precision_option
 
 SOURCES = ('train', 'test', 'trajectory', 'generated')
 # Kinds of pairs of images whose similarities `agreement` measures.
 SAME_SEED, DIFFERENT_SEEDS = 'A and B at the same seed', 'A and B at different seeds'
 NEAREST = 'A and its nearest training image', 'B and its nearest training image'
 TRAINING = "training images of A and the nearest of B's"
-PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
 
 def level_list(text: str) -> int | list[float]:
@@ -41,7 +40,7 @@ class OutputOptions:
     # fmt: off
     outdir: Path | None = option(None, 'Folder for the results. [default: the run folder, else the current folder]', unit='DIR')
     plot: bool = option(False, 'Draw the figures as PNG and SVG.', switch=True)
-    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
+    device: str = device_option()
     # fmt: on
 
 
@@ -65,7 +64,7 @@ class DenoisingOptions:
     class_index: int | None = option(None, 'Class of all images. [default: the class of each image]', name='class', unit='INT', least=0)
     no_labels: bool = option(False, 'Denoise without a class.', switch=True)
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=2)
-    precision: str | None = option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
+    precision: str | None = precision_option()
     # fmt: on
 
 
@@ -131,7 +130,7 @@ class AgreementOptions:
     class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
     class_prior: str = class_prior_option()
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
-    precision: str | None = option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
+    precision: str | None = precision_option()
     # fmt: on
     download: DownloadOptions = group(DownloadOptions)
     output: OutputOptions = group(OutputOptions)

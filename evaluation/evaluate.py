@@ -228,7 +228,7 @@ def evaluate_given(images: ImageSet, training_set: TrainingSet) -> list[Evaluate
         consumers = make_consumers(context)
         one_pass(images.batches, context, consumers, PartialResults(None, {}), bar)
     resized = {} if images.resized is None else {'resize': images.resized}
-    return distributed.kept_on_main(lambda: finished(images, consumers, {'images': images.name}, resized))
+    return distributed.kept_on_main(lambda: finished(images, consumers, training_set, {'images': images.name}, resized))
 
 
 def write_files(

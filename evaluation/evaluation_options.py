@@ -9,10 +9,9 @@ from dnnlib.download_options import DownloadOptions
 from dnnlib.options import group, number_pair, option, options_in, seed_list, word_list
 from dnnlib.util import ArgumentError
 from evaluation.metrics import requested
-from training.sampler_options import SamplerOptions, class_prior_option
+from training.sampler_options import SamplerOptions, class_prior_option, device_option, precision_option
 
 FILTERS = ('lanczos', 'box', 'bicubic')
-PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ class EvaluationOptions:
     float_range: tuple[float, float] | None = option(None, 'Pixel range of floating-point `images`, such as -1,1.', unit='LOW,HIGH', parse=number_pair)
     as_json: bool = option(False, 'Print records alone on stdout, one line of JSON each.', name='json', switch=True)
     download: DownloadOptions = group(DownloadOptions)
-    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
-    precision: str | None = option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
+    device: str = device_option()
+    precision: str | None = precision_option()
     # fmt: on
     sampler: SamplerOptions = group(SamplerOptions)
 

@@ -5,41 +5,47 @@ on, so that a finished file is recognized; a file with other images is refused.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dataset_utils.sources.arrays import is_npz, is_numpy_name
 from dnnlib.locks import sole_use
 from dnnlib.util import ArgumentError, UserError, atomic_file
-from evaluation.consumers.kept_images import KeptImages
+from evaluation.consumers import KeptImages, NearestTwo
 from evaluation.generators import Generator
 from evaluation.memorization import TrainingImages
 from evaluation.one_pass import Consumer, PartialResults, Pass, one_pass
-from evaluation.output import MAX_GRID_IMAGES, Output
 from evaluation.records import format_seeds
 from evaluation.saved_arrays import read_arrays, write_arrays
 from torch_utils import distributed
 from training.contact_sheets import save_contact_sheet
-from training.sampling import GeneratedBatch
+
+# A contact sheet shows at most this many images, in the order of the seeds.
+MAX_GRID_IMAGES = 1024
 
 Arrays = Mapping[str, np.ndarray]
 
 
-class Distances(Consumer):
-    """The two nearest distinct training images of each image."""
+@dataclass(frozen=True)
+class Output:
+    """Where to write images, and which seeds to make them from.
 
-    def __init__(self, context: Pass, training_images: TrainingImages):
-        super().__init__(context)
-        self.training_images = training_images
+    outdir: a folder, or an .npz or .npy for all images. batch_size: images at a time, on each rank. subdirs: a thousand
+    images per folder. save_images: whether to save a PNG per seed. grid: file of a contact sheet of the first seeds, or
+    None.
+    """
 
-    def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
-        indices, squared_distances = self.training_images.nearest_two(batch.images)
-        return {'indices': indices, 'squared_distances': squared_distances}
+    outdir: Path
+    seeds: Sequence[int]
+    batch_size: int
+    subdirs: bool = False
+    save_images: bool = True
+    grid: Path | None = None
 
 
 def is_image_file(path: Path) -> bool:
@@ -66,7 +72,7 @@ def generate_to_file(
     def prepare() -> dict[str, Consumer]:
         consumers: dict[str, Consumer] = {'images': KeptImages(context)}
         if compare_with is not None:
-            consumers['distances'] = Distances(context, compare_with())
+            consumers['distances'] = NearestTwo(context, compare_with())
         return consumers
 
     with contextlib.ExitStack() as stack:

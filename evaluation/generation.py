@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from dnnlib.locks import sole_use
+from dnnlib.text_tables import write_text
 from dnnlib.typed import parse_json
-from dnnlib.util import UserError, atomic_file
-from evaluation.generated_file import generate_to_file, is_image_file
+from dnnlib.util import UserError
+from evaluation.generated_file import MAX_GRID_IMAGES, Output, generate_to_file, is_image_file
 from evaluation.generators import ClosedFormGenerator, Generator
 from evaluation.memorization import memorized
 from evaluation.nearest_table import NearestTable
-from evaluation.output import MAX_GRID_IMAGES, Output
 from evaluation.pictures import image_path, read_png, save_images
 from torch_utils import distributed
 from training.contact_sheets import save_contact_sheet
@@ -139,5 +139,4 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / SETTINGS_NAME
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write((json.dumps(settings, indent=2) + '\n').encode())
+        write_text(path, json.dumps(settings, indent=2) + '\n')

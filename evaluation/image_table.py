@@ -1,13 +1,12 @@
 """The table of nearest training images: one row per generated image, with the same columns wherever it is written."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dnnlib.util import atomic_file
+from dnnlib.text_tables import csv_lines, write_text
 from evaluation.given_images import ImageSet
 from evaluation.memorization import Memorization, first_of_equal_rows
 
@@ -39,6 +38,11 @@ class ImageRow:
     exact: bool
     duplicate: bool | None = None
 
+    @property
+    def cells(self) -> list[Any]:
+        """The values as the table has them: flags are 0 or 1."""
+        return [int(value) if isinstance(value, bool) else value for value in dataclasses.astuple(self)]
+
 
 def rows_of(images: ImageSet, result: Memorization) -> Iterator[ImageRow]:
     """The rows of a set, in its order."""
@@ -55,14 +59,4 @@ def rows_of(images: ImageSet, result: Memorization) -> Iterator[ImageRow]:
 
 def write_image_table(path: Path, rows: Iterable[ImageRow]) -> None:
     """Write a CSV with a header, complete or not at all."""
-    with atomic_file(path) as file:
-        file.write((','.join(COLUMNS) + '\n' + table_lines(rows)).encode('utf-8', 'surrogateescape'))
-
-
-def table_lines(rows: Iterable[ImageRow]) -> str:
-    """The lines of rows, without the header; flags are 0 or 1."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    for row in rows:
-        writer.writerow([int(value) if isinstance(value, bool) else value for value in dataclasses.astuple(row)])
-    return text.getvalue()
+    write_text(path, csv_lines([COLUMNS, *(row.cells for row in rows)]))

@@ -8,10 +8,9 @@ import csv
 import functools
 from pathlib import Path
 
-from dnnlib.text_tables import csv_text
-from dnnlib.util import atomic_file
+from dnnlib.text_tables import csv_lines, write_text
 from evaluation.generators import ClosedFormGenerator
-from evaluation.image_table import COLUMNS, TABLE_NAME, ImageRow, table_lines
+from evaluation.image_table import COLUMNS, TABLE_NAME, ImageRow
 from evaluation.memorization import TrainingImages, memorized
 from torch_utils import distributed
 from training.sampling import GeneratedBatch
@@ -44,7 +43,7 @@ class NearestTable:
                 ImageRow(self.generator.name, str(seed), label, nearest, known[0], first, known[1], copy, first == 0)
             )
         with open(self.part, 'a', encoding='utf-8', newline='') as file:
-            file.write(table_lines(rows))
+            file.write(csv_lines(row.cells for row in rows))
 
     def read(self) -> dict[int, dict[str, str]]:
         """The rows by seed, in the order of seeds, after moving the rows of all ranks into the table."""
@@ -57,8 +56,7 @@ class NearestTable:
                     found[int(row['image'])] = row  # of the header, it is not a number
         found = dict(sorted(found.items()))
         if parts:
-            with atomic_file(self.folder / TABLE_NAME) as file:
-                file.write(csv_text(list(found.values()), COLUMNS).encode())
+            write_text(self.folder / TABLE_NAME, csv_lines([COLUMNS, *(row.values() for row in found.values())]))
         for part in parts:
             part.unlink()
         return found

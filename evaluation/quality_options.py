@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dnnlib.options import REQUIRED, group, option
 from dnnlib.util import ArgumentError
-from training.sampler_options import SamplerOptions, class_prior_option
+from training.sampler_options import SamplerOptions, class_prior_option, device_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class ExtractionOptions:
     preprocess: str | None = option(None, 'Preprocessing for torchscript: inception, imagenet, sscd, clip, none, or spelled out as in size=224,filter=bicubic,crop=224,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5.', unit='NAME')
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     cache_dir: Path | None = option(None, "Folder for features, which are extracted once, and for downloads. [default: the user's cache folder]", unit='DIR')
-    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
+    device: str = device_option()
     # fmt: on
 
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from dnnlib.text_tables import write_text
 from dnnlib.typed import parse_json
-from dnnlib.util import UserError, atomic_file, code_sha256
+from dnnlib.util import UserError, code_sha256
 
 # What the numbers of a record depend on.
 SETTINGS = (
@@ -100,8 +101,7 @@ def replace_record(path: Path, record: Record) -> None:
 
 
 def _write(path: Path, records: Sequence[Record]) -> None:
-    with atomic_file(path) as file:
-        file.write(''.join(json.dumps(record) + '\n' for record in records).encode())
+    write_text(path, ''.join(json.dumps(record) + '\n' for record in records))
 
 
 def versions() -> dict[str, str]:

@@ -142,7 +142,7 @@ def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tq
         images = generated_set(generator.name, generator.where, seeds, kept.rows('pixels'), kept.rows('classes'))
         seconds = round(log.seconds[generator.name], 3)
         tail = {**settings(generator, context), 'versions': files.versions(), 'seconds': seconds}
-        return finished(images, consumers, head, tail)
+        return finished(images, consumers, context.training_set, head, tail)
 
     return distributed.kept_on_main(finish)
 
@@ -159,11 +159,12 @@ def pass_of(generator: Generator, context: Context, log: 'EvaluationLog', bar: t
     return consumers
 
 
-def finished(images: ImageSet, consumers: Mapping[str, Consumer], head: Record, tail: Record) -> EvaluatedSet:
+def finished(
+    images: ImageSet, consumers: Mapping[str, Consumer], training_set: TrainingSet, head: Record, tail: Record
+) -> EvaluatedSet:
     """The set of a finished pass. head, tail: further parts of its record."""
-    nearest_two = cast(NearestTwo, consumers['nearest_two'])
-    result = nearest_two.result()
-    record = {**head, **facts(result, nearest_two.context.training_set), **tail}
+    result = cast(NearestTwo, consumers['nearest_two']).result()
+    record = {**head, **facts(result, training_set), **tail}
     for consumer in consumers.values():
         record |= consumer.finish(images, result)
     return EvaluatedSet(images, result, record)

@@ -13,8 +13,9 @@ import msgspec
 import torch
 
 from dnnlib.options import check_values
+from dnnlib.text_tables import write_text
 from dnnlib.typed import parse_json
-from dnnlib.util import ArgumentError, UserError, atomic_file, counted
+from dnnlib.util import ArgumentError, UserError, counted
 from training.augment import AUGMENT_LABELS
 from training.dataset import DatasetInfo
 from training.schedule import Schedule, evenly, every, logarithmically, rampup_kimg, scaled_kimg
@@ -86,8 +87,7 @@ class TrainingConfig:
 
     def save(self, run_dir: Path) -> None:
         """Write `training_options.json`."""
-        with atomic_file(run_dir / OPTIONS_FILE) as file:
-            file.write(json.dumps(msgspec.to_builtins(self), indent=2).encode() + b'\n')
+        write_text(run_dir / OPTIONS_FILE, json.dumps(msgspec.to_builtins(self), indent=2) + '\n')
 
 
 def resolve(

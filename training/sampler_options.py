@@ -8,12 +8,23 @@ from dnnlib.options import option
 from dnnlib.util import ArgumentError
 
 CLASS_PRIORS = ('uniform', 'data')
+PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
 
 def class_prior_option() -> Any:
     """The field of an options dataclass that chooses how classes are drawn."""
     help_text = 'Draw each class that has training images equally often, or as often as the training set has it.'
     return option('uniform', help_text, choices=CLASS_PRIORS)
+
+
+def device_option() -> Any:
+    """The field of an options dataclass that names a device."""
+    return option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
+
+
+def precision_option() -> Any:
+    """The field of an options dataclass that chooses the arithmetic of networks that are sampled or measured."""
+    return option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

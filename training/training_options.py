@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from dnnlib.options import integer_list, option
 from dnnlib.util import UserError
+from training.sampler_options import PRECISIONS, device_option
 from training.schedule import EMA_MODES, WARMUP_EPOCHS
 
 # Options that a preset sets; options given explicitly take precedence.
@@ -93,7 +94,7 @@ class TrainingOptions:
     cache: bool = option(True, 'Keep all images in memory, and on the GPU if they fit there.', unit='BOOL')
     workers: int = option(1, 'Threads that decode images if they are not in memory (`cache`).', unit='INT', least=1)
 
-    precision: str | None = option(None, 'Arithmetic of the network. [default: fp32]', choices=('fp32', 'tf32', 'bf16', 'fp16'))
+    precision: str | None = option(None, 'Arithmetic of the network. [default: fp32]', choices=PRECISIONS)
     fp16: bool = option(False, 'Alias of `precision`=fp16, as in EDM.', unit='BOOL')
     ls: float = option(1, 'Loss scaling.', unit='FLOAT', above=0)
     compile: bool = option(False, 'Compile the network.', unit='BOOL')
@@ -124,7 +125,7 @@ class RunOptions(TrainingOptions):
     # fmt: off
     outdir: str = option('', 'Folder for the run. [required without `resume`]', unit='DIR', required_unless='resume')
     data: str = option('', 'Training set. [required without `resume`]', unit='ZIP|DIR', required_unless='resume')
-    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
+    device: str = device_option()
     threads: int | str = option('auto', 'Threads of each rank on the CPU. auto: as the run was started, else one for a small network, else all cores.', unit='auto|INT', parse=thread_count)
     desc: str | None = option(None, "Text at the end of the run folder's name.", unit='STR')
     nosubdir: bool = option(False, 'Save in `outdir` itself; resume there if a training was stopped.', switch=True)

@@ -2,19 +2,24 @@
 
 from torch import Tensor
 
-from evaluation.memorization import Memorization
-from evaluation.one_pass import Consumer, Context
+from evaluation.memorization import Memorization, TrainingImages
+from evaluation.one_pass import Consumer, Context, Pass
 from training.sampling import GeneratedBatch
 
 
 class NearestTwo(Consumer):
-    """Compares each image with the training set on the rank that sampled it."""
+    """Compares each image with training images on the rank that sampled it. None: with those of the context."""
 
-    context: Context
+    def __init__(self, context: Pass, training_images: TrainingImages | None = None):
+        super().__init__(context)
+        if training_images is None:
+            assert isinstance(context, Context)
+            training_images = context.training_set
+        self.training_images = training_images
 
     def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
-        indices, squared_distances = self.context.training_set.nearest_two(batch.images)
+        indices, squared_distances = self.training_images.nearest_two(batch.images)
         return {'indices': indices, 'squared_distances': squared_distances}
 
     def result(self) -> Memorization:
-        return self.context.training_set.summarize(self.rows('indices'), self.rows('squared_distances'))
+        return self.training_images.summarize(self.rows('indices'), self.rows('squared_distances'))

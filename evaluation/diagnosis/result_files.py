@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dnnlib.text_tables import aligned, csv_text
+from dnnlib.text_tables import aligned, csv_text, write_text
 from dnnlib.typed import parse_json
-from dnnlib.util import UserError, atomic_file
+from dnnlib.util import UserError
 from evaluation.noise_levels import Estimate
 from torch_utils import distributed
 
@@ -57,14 +57,12 @@ def _read_records(path: Path) -> list[Row]:
 
 
 def _write_records(path: Path, records: Sequence[Row]) -> None:
-    with atomic_file(path) as file:
-        file.write(json.dumps(records, indent=1).encode() + b'\n')
+    write_text(path, json.dumps(records, indent=1) + '\n')
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """A CSV with the columns of all rows, in the order of their first appearance; empty for None."""
-    with atomic_file(path) as file:
-        file.write(csv_text(rows).encode('utf-8', 'surrogateescape'))
+    """Write rows as `csv_text`."""
+    write_text(path, csv_text(rows))
 
 
 def text_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:

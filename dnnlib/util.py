@@ -138,6 +138,22 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         raise
 
 
+def require_writable(argument: str, path: Path | None, suffix: str = '') -> None:
+    """Raise UserError if a file cannot be written there, before hours of work are lost. suffix: that it must end in."""
+    if path is None:
+        return
+    if path.is_dir():
+        problem = 'is a folder'
+    elif not path.parent.is_dir():
+        problem = f'there is no folder {path.parent}'
+    elif not path.name.endswith(suffix):
+        problem = f'does not end in {suffix}'
+    else:
+        return
+    kind = f'an {suffix} file' if suffix else 'a file'
+    raise UserError(f'`{argument}`={path}: {problem}; name {kind} in a folder that exists')
+
+
 def write_json(path: Path, content: Any) -> None:
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b'\n')

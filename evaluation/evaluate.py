@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dataset_utils import Reading
-from dnnlib.util import UserError
+from dnnlib.util import UserError, require_writable
 from evaluation.consumers import make_consumers
 from evaluation.consumers.feature_rows import extract_given
 from evaluation.copied import CopiedImage, copied_images, copied_record, draw_copied, write_copied
@@ -46,7 +46,8 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     log, copied = log_path(options), copied_path(options)
     sampling = Sampling.of(options, num_steps=pipeline_steps)
     generators = make_generators(options, sampling, device)
-    require_folders({'table': options.table, 'gallery': options.gallery, 'log': log, 'copied': copied})
+    for argument, path in {'table': options.table, 'gallery': options.gallery, 'log': log, 'copied': copied}.items():
+        require_writable(argument, path)
     training_set = load_training_set(options, generators, device)
     test = None if options.test_set is None else read(options, options.test_set, 'test_set', training_set)
     given = [read(options, path, 'images', training_set) for path in options.images]
@@ -161,14 +162,6 @@ def gallery_folder(options: EvaluationOptions) -> Path | None:
 def copied_path(options: EvaluationOptions) -> Path | None:
     folder = gallery_folder(options)
     return options.copied or (None if folder is None else folder / 'mem_copied.csv')
-
-
-def require_folders(files: dict[str, Path | None]) -> None:
-    """Raise UserError if a file could not be written, before hours of work are lost."""
-    for argument, path in files.items():
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            problem = 'is a folder' if path.is_dir() else f'there is no folder {path.parent}'
-            raise UserError(f'`{argument}`={path}: {problem}; name a file in a folder that exists')
 
 
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:

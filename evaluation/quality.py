@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dnnlib.download import fetch
-from dnnlib.util import UserError, atomic_file
+from dnnlib.util import UserError, atomic_file, require_writable
 from evaluation.consumers.feature_rows import extract, extract_given
 from evaluation.features.cache import write_cached
 from evaluation.features.extractors import Extractor, identity, make_extractor
@@ -72,7 +72,7 @@ def report(record: Record) -> str:
 
 def write_features(options: ExtractOptions, device: torch.device) -> tuple[int, int]:
     """Write the features of images, and return their number and dimension."""
-    require_file(options.dest, '.npy')
+    require_writable('dest', options.dest, '.npy')
     extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
     features = features_of(options.source, 'source', extractor, options.extraction, fewest=1)
 
@@ -83,15 +83,9 @@ def write_features(options: ExtractOptions, device: torch.device) -> tuple[int, 
     return distributed.on_main(write)
 
 
-def require_file(dest: Path, suffix: str) -> None:
-    """Raise UserError if a file could not be written."""
-    if not dest.parent.is_dir() or dest.suffix != suffix:
-        raise UserError(f'`dest`={dest}: name an {suffix} file in a folder that exists')
-
-
 def write_reference(options: RefOptions, device: torch.device) -> int:
     """Write the statistics of images, in the format of EDM's fid.py; returns the number of images."""
-    require_file(options.dest, '.npz')
+    require_writable('dest', options.dest, '.npz')
     extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
     features = features_of(options.data, 'data', extractor, options.extraction)
 

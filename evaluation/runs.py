@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.locks import sole_use
-from dnnlib.util import UserError, remove_partial_files
+from dnnlib.util import remove_partial_files
 from evaluation import records as files
 from evaluation.best_images import BEST_NAME, BestSnapshot, read_best, write_best
 from evaluation.consumers import NearestTwo, make_consumers
@@ -30,6 +30,7 @@ from evaluation.printing import log_line
 from evaluation.race import race
 from evaluation.records import Record, best_record
 from torch_utils import distributed
+from training.dataset import require_shape
 from training.training_loop import open_tensorboard
 
 
@@ -52,7 +53,8 @@ def evaluate_generators(
     Raises UserError for a generator whose images differ in shape from the training images.
     """
     for generator in generators:
-        check_fits(generator, context.training_set)
+        training_set = context.training_set
+        require_shape(training_set.images.shape[1:], generator.shape, training_set.where, f'{generator.where} makes')
     log = EvaluationLog(log_path)
     records: list[Record] = []
     with contextlib.ExitStack() as stack:
@@ -205,16 +207,6 @@ def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
         'dataset_sha256': training_set.sha256,
         **({'xflip': True} if training_set.mirrored else {}),
     }
-
-
-def check_fits(generator: Generator, training_set: TrainingSet) -> None:
-    """Raise UserError if a generator's images differ in shape from the training images."""
-    _, channels, height, width = training_set.images.shape
-    if generator.shape != (channels, height, width):
-        raise UserError(
-            f'{training_set.where} has {width}x{height} images of {channels} channels, but {generator.where} makes '
-            f'{generator.shape[2]}x{generator.shape[1]} of {generator.shape[0]}; give its training set'
-        )
 
 
 class EvaluationLog:

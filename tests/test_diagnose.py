@@ -436,4 +436,4 @@ def test_networks_of_different_resolution_do_not_agree(run_dir, halves, tmp_path
     dataset_utils_main(arguments, standalone_mode=False)
     other = newest(trained(tmp_path / 'run', large, '--epochs=10'))
     message = failure('agreement', f'--network={newest(run_dir)}', f'--network={other}', f'--data={halves[0]}')
-    assert 'give two of one shape' in message
+    assert 'give images of the same shape' in message

@@ -223,8 +223,8 @@ def test_a_reference_of_another_shape_is_named(fresh, tmp_path):
     for index in range(3):
         PIL.Image.new('RGB', (8, 8), (index, 0, 0)).save(other / f'{index}.png')
     message = failure(f'--expdir={fresh}', f'--knn-ref={other}')
-    assert '8x8 images of 3 channels' in message
-    assert 'makes 8x8 of 1' in message
+    assert '8x8 with 3 channels' in message
+    assert 'makes 8x8 with 1; give images of the same shape' in message
 
 
 def test_fewer_than_two_distinct_references_are_named(fresh, tmp_path):

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dataset_utils import Source, content_sha256, open_source
-from dataset_utils.sources.base import check_shape, with_channels
+from dataset_utils.sources.base import require_square, with_channels
+from dnnlib.util import UserError
 from torch_utils.misc import free_bytes, require_memory
 
 # An .npy file of which this many copies do not fit into memory stays on disk.
@@ -141,7 +142,7 @@ def mirrored(images: Tensor, flags: Tensor) -> Tensor:
 def describe_dataset(path: str) -> DatasetInfo:
     """Read a training set's list of images and its first image. Raises UserError as `load_dataset` does."""
     source = open_source(path, 'data')
-    check_shape(source.where, source.shape)
+    require_square(source.where, source.shape)
     num_classes = 0 if source.labels is None else max(source.labels) + 1
     return DatasetInfo(path, source.name, len(source), source.shape[0], source.channels, num_classes)
 
@@ -154,7 +155,7 @@ def load_dataset(path: str, progress: bool = False, argument: str = 'data', chan
     missing, damaged or hostile, if images are not square and of one size, and if they do not fit into memory.
     """
     source = open_source(path, argument)
-    check_shape(source.where, source.shape)
+    require_square(source.where, source.shape)
     stored = getattr(source, 'images', None)
     large = free_bytes(torch.device('cpu')) // COPIES
     if isinstance(stored, np.memmap) and stored.nbytes > large and stored.shape[3] == (channels or source.channels):
@@ -175,8 +176,20 @@ def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedD
     Raises UserError as `load_dataset` does.
     """
     source = open_source(path, 'data')
-    check_shape(source.where, source.shape)
+    require_square(source.where, source.shape)
     return StreamedDataset(source.name, source, labels_of(source), source.content_sha256(progress), workers)
+
+
+def require_shape(shape: Sequence[int], wanted: Sequence[int], where: str, owner: str) -> None:
+    """Raise UserError if images of shape (C, H, W) are not of the wanted one.
+
+    where: of the images. owner: subject and verb of the wanted shape, such as 'the network makes'.
+    """
+    if tuple(shape) != tuple(wanted):
+        raise UserError(
+            f'{where}: its images are {shape[2]}x{shape[1]} with {shape[0]} channels, but {owner} '
+            f'{wanted[2]}x{wanted[1]} with {wanted[0]}; give images of the same shape'
+        )
 
 
 def labels_of(source: Source) -> Tensor | None:

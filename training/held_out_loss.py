@@ -17,7 +17,7 @@ from dnnlib.util import UserError
 from torch_utils import distributed
 from torch_utils.misc import derived_seed
 from training.config import TrainingConfig
-from training.dataset import Dataset, StreamedDataset, labels_of, to_float
+from training.dataset import Dataset, StreamedDataset, labels_of, require_shape, to_float
 from training.denoiser import Denoiser
 
 # Ends of the bins of noise levels; each image has a level in each bin.
@@ -46,12 +46,7 @@ def open_held_out_loss(
     test_set = StreamedDataset(source.name, source, labels_of(source), '', 1)
     held_out = first_images(test_set, options.test_images, config.label_dim, where)
     shape = (wanted.channels, wanted.resolution, wanted.resolution)
-    if tuple(held_out.pixels.shape[1:]) != shape:
-        channels, height, width = held_out.pixels.shape[1:]
-        raise UserError(
-            f'{where}: its images are {width}x{height} with {channels} channels, but training images are '
-            f'{shape[2]}x{shape[1]} with {shape[0]}; give images of the same shape'
-        )
+    require_shape(held_out.pixels.shape[1:], shape, where, 'training images are')
     if not options.allow_overlap:
         distributed.on_main(lambda: refuse_shared(held_out.pixels, dataset, where))
     return HeldOutLoss(first_images(dataset, options.test_images, config.label_dim, wanted.path), held_out, device)

@@ -231,7 +231,7 @@ def copies_of(images: Iterable[np.ndarray]) -> list[int]:
     return [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
 
 
-def check_shape(where: str, shape: Sequence[int]) -> None:
+def require_square(where: str, shape: Sequence[int]) -> None:
     """Raise UserError unless images of shape [H, W, C] are square. where: what contains them."""
     height, width, _ = shape
     if height != width:

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset_utils.parallel import MAX_THREADS
-from dataset_utils.sources.base import Source, check_shape
+from dataset_utils.sources.base import Source, require_square
 
 # Images that one thread decodes at a time.
 IMAGES_PER_TASK = 32
@@ -24,7 +24,7 @@ class PartialSource:
 
     def __init__(self, source: Source, part: range, progress: bool = False):
         self.source, self.part = source, part
-        check_shape(source.where, source.shape)
+        require_square(source.where, source.shape)
         height, width, channels = source.shape
         self.shape = (len(part), channels, height, width)
         self.bar = tqdm(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from evaluation.diagnosis_options import DenoisingOptions
-from training.dataset import Dataset, load_dataset
+from training.dataset import Dataset, load_dataset, require_shape
 from training.denoiser import Denoiser
 from training.held_out_loss import refuse_shared
 from training.sampling import rho_schedule
@@ -43,7 +43,7 @@ def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool)
     held_out = None if test is None else load_dataset(test, argument='test')
     sizes = {f'`data`={data}': len(training.images)}
     if held_out is not None:
-        check_shape(held_out, tuple(training.images.shape[1:]), f'`test`={test}', 'the training set has')
+        require_shape(held_out.images.shape[1:], training.images.shape[1:], f'`test`={test}', 'the training set has')
         sizes[f'`test`={test}'] = len(held_out.images)
         if not allow_overlap:
             refuse_shared(held_out.images, training, f'`test`={test}')
@@ -51,16 +51,6 @@ def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool)
         if size < (num or 2):
             raise UserError(f'{name}: it has {size} images, fewer than the {num or 2} to measure; lower `num`')
     return ImageSets(training, held_out, num or min(USUAL_NUMBER, *sizes.values()))
-
-
-def check_shape(dataset: Dataset, shape: Sequence[int], where: str, owner: str) -> None:
-    """Raise UserError if images differ from a shape (C, H, W). owner: subject and verb, such as 'the network makes'."""
-    own = tuple(dataset.images.shape[1:])
-    if own != tuple(shape):
-        raise UserError(
-            f'{where}: its images are {own[2]}x{own[1]} with {own[0]} channels, but {owner} {shape[2]}x{shape[1]} '
-            f'with {shape[0]}; give sets of the same shape'
-        )
 
 
 def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[float]:

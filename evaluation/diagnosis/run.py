@@ -12,7 +12,7 @@ import torch
 
 from dnnlib.util import UserError, file_sha256, write_json
 from evaluation.diagnosis import agreement_table, calibration, clocks_table, geometry_table, levels
-from evaluation.diagnosis.image_sets import ImageSets, check_shape, load_sets, noise_levels
+from evaluation.diagnosis.image_sets import ImageSets, load_sets, noise_levels
 from evaluation.diagnosis.result_files import Row, measure_missing, text_table, write_csv
 from evaluation.diagnosis_options import (
     SOURCES,
@@ -40,7 +40,7 @@ from torch_utils.distributed import print0
 from training.closed_form import denoiser_class, files_of, read_name
 from training.closed_form.gaussian import GaussianDenoiser
 from training.config import read_run
-from training.dataset import load_dataset
+from training.dataset import load_dataset, require_shape
 
 Results = tuple[list[Row], Path]
 
@@ -60,7 +60,7 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
     request = levels.LevelsRequest(options, sets, sources, closed_forms, device)
     wanted = []
     for generator in generators:
-        check_shape(sets.training, generator.shape, f'`data`={data}', f'{generator.where} makes')
+        require_shape(sets.training.images.shape[1:], generator.shape, f'`data`={data}', f'{generator.where} makes')
         settings = {
             'denoiser': generator.name,
             'kimg': generator.kimg,
@@ -96,7 +96,7 @@ def run_calibrate(options: CalibrateOptions, device: torch.device) -> Results:
         fetched(options.network), Sampling(precision=options.denoising.precision, data=options.data), device
     )
     sets = load_sets(options.data, None, options.num, allow_overlap=False)
-    check_shape(sets.training, generator.shape, f'`data`={options.data}', f'{generator.where} makes')
+    require_shape(sets.training.images.shape[1:], generator.shape, f'`data`={options.data}', f'{generator.where} makes')
     settings = {
         **_identity(generator),
         'training': sets.training.sha256,
@@ -156,16 +156,11 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
     first, second = generators = compared_generators(options, sampling, device)
     training = [load_dataset(path, argument='data') for path in paths]
     held_out = None if options.test is None else load_dataset(options.test, argument='test')
-    if first.shape != second.shape:
-        raise UserError(
-            f'`network`: {first.where} makes images of {first.shape[1]}x{first.shape[2]}, {second.where} of '
-            f'{second.shape[1]}x{second.shape[2]}, with {first.shape[0]} and {second.shape[0]} channels; '
-            'give two of one shape'
-        )
+    require_shape(second.shape, first.shape, second.where, f'{first.where} makes')
     for generator, dataset in zip(generators, (training[0], training[-1]), strict=True):
         generator.draw_unknown_classes_from(dataset.class_sizes)
     for dataset, data in zip(training, paths, strict=True):
-        check_shape(dataset, first.shape, f'`data`={data}', f'{first.where} makes')
+        require_shape(dataset.images.shape[1:], first.shape, f'`data`={data}', f'{first.where} makes')
     features = None
     if options.features is not None:
         read = read_features(options.features, len(options.seeds), len(options.seeds), None)
@@ -208,7 +203,7 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
         data = data_of(expdir)
         sets = open_sets(data, options.sets)
         shape = run.snapshots[0].shape
-        check_shape(sets.training, shape, f'`data`={data}', f'the networks of {expdir} make')
+        require_shape(sets.training.images.shape[1:], shape, f'`data`={data}', f'the networks of {expdir} make')
         settings = {
             'run': str(expdir),
             'snapshots': {snapshot.name: snapshot.sha256 for snapshot in run.snapshots},

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dataset_utils import Source
-from dataset_utils.sources.base import check_shape
+from dataset_utils.sources.base import require_square
 from dataset_utils.sources.partial import PartialSource
 from dnnlib.util import UserError
 from torch_utils import distributed
@@ -157,7 +157,7 @@ def rows_of(source: Source, labels: Tensor | None, device: torch.device, sharded
     mapped = getattr(source, 'images', None)
     images: Images
     if isinstance(mapped, np.memmap) and not sharded:
-        check_shape(source.where, mapped.shape[1:])
+        require_square(source.where, mapped.shape[1:])
         images = mapped.transpose(0, 3, 1, 2)
     else:
         images = PartialSource(source, part, progress=distributed.is_main())

@@ -1,4 +1,4 @@
-# The environment alone; the checkout is mounted, so that edits need no new image. Not tested: written without a container engine.
+# Only the environment; the checkout is mounted, so that edits need no new image. Not tested: written without a container engine.
 #
 #   docker build -t diffusion-memorization .                      (CUDA 13.0; --build-arg TORCH_INDEX=… for another build)
 #   docker run --rm -it --gpus=all --ipc=host --user "$(id -u):$(id -g)" -e HOME=/tmp -v "$PWD:/work" \

@@ -23,9 +23,9 @@ from dnnlib.options import option
 from dnnlib.util import report_errors
 from torch_utils.distributed import choose_device
 
-# Batches of the paper's network on a GPU: its own for each of eight GPUs, and larger ones, of which the best counts.
+# Batches of the paper's network on a GPU: 64 of the paper's 512, and larger ones; the fastest counts.
 GPU_BATCHES = (64, 256, 512)
-# Ways that take turns in all comparisons together, of which each gets the same time; warming up takes as long again.
+# Ways that take turns, in all comparisons together. Each gets the same time, and as much again to warm up.
 WAYS = 80
 
 

@@ -67,7 +67,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedOptions(TimingOptions):
-    """What to measure besides where and for how long."""
+    """What to measure; the device and the time are chosen elsewhere."""
 
     # fmt: off
     network: str = option('all', 'What to measure.', choices=('paper', 'demo', 'all'))
@@ -93,7 +93,7 @@ class NetworkWork:
     ours: Callable[[Measured, torch.device, str, bool, bool], Step]
 
     def compare(self, options: SpeedOptions) -> None:
-        """Print images per second of each way of computing, also relative to the plain ones."""
+        """Print images per second of each way of computing, and how much faster it is than the plain way."""
         device = choose_device(options.device)
         for measured in measured_networks(options.batch_paper, options.batch_demo):
             if options.network not in ('all', measured.name.split(':')[0]):

@@ -25,7 +25,7 @@ from training.networks.layers import Init, Linear, embed_labels
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions(TimingOptions):
-    """What to measure besides where and for how long."""
+    """What to measure; the device and the time are chosen elsewhere."""
 
     # fmt: off
     num_classes: int = option(50_000, 'Classes.', unit='INT', least=1)

@@ -26,7 +26,7 @@ QUERY_BLOCK = 512
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborOptions(TimingOptions):
-    """What to measure besides where and for how long."""
+    """What to measure; the device and the time are chosen elsewhere."""
 
     # fmt: off
     source: str | None = option(None, 'Reference images. [default: random ones of 3x32x32]', unit='ZIP|DIR')

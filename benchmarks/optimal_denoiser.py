@@ -85,7 +85,7 @@ def training_images(data: str | None, size: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimumOptions(TimingOptions):
-    """What to measure besides where and for how long."""
+    """What to measure; the device and the time are chosen elsewhere."""
 
     # fmt: off
     data: str | None = option(None, 'Training set. [default: random images of 3x32x32]', unit='ZIP|DIR|NPZ|NPY')

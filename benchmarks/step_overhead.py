@@ -24,7 +24,7 @@ from training.snapshot import NetworkConfig
 from training.trainer import Trainer
 from training.training_options import TrainingOptions
 
-# The defaults of train.py: images of a tick, and images of each set whose losses --test-data reports.
+# Defaults of train.py: images between two status lines, and images of each set whose loss --test-data reports.
 TICK_IMAGES, TEST_IMAGES = 50_000, 256
 
 

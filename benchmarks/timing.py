@@ -65,7 +65,7 @@ class Timing:
 def compare(task: str, unit: str, ways: Sequence[Way], device: torch.device, options: TimingOptions) -> list[Timing]:
     """Let ways take turns for `options.seconds` each, at least twice; print and return their timings.
 
-    A way that runs out of memory is left out, and printed as such.
+    A way that runs out of memory is left out, and a line says so.
     """
     print(f'\n{task}: {machine(device)}\n\n| way | {unit}/s | times plain | peak memory, MB |\n|---|---|---|---|')
     memory = {way.name: peak_megabytes(way.run, device) for way in ways}  # also warms up

@@ -46,7 +46,7 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
 
 
 def _require(kind: type, values: dict[str, Any]) -> None:
-    """Raise MissingParameter for an option that is needed without another one that is missing too."""
+    """Raise MissingParameter for an option if the option that would make it unnecessary is missing as well."""
     for field, option in options_in(kind):
         if option.required_unless and not values[field.name] and values[option.required_unless] is None:
             command = click.get_current_context().command
@@ -88,7 +88,7 @@ def command_of(name: str, kind: type) -> click.Command:
 
 
 def _in_home(value: Any) -> Any:
-    """A path that starts with ~, which the shell leaves alone in --name=~/path, in the user's home folder."""
+    """A path with its leading ~ replaced by the user's home folder; the shell keeps it in --name=~/path."""
     if isinstance(value, tuple):
         return tuple(map(_in_home, value))
     is_in_home = isinstance(value, str | Path) and str(value).startswith('~')
@@ -113,7 +113,7 @@ class _Number(click.FloatRange):
 
 
 def given_arguments(context: click.Context | None = None) -> set[str]:
-    """Names of the arguments that were given to a command, as opposed to defaults; context: of the running one."""
+    """Names of the arguments that were given to a command, as opposed to defaults. context: of the running command if None."""
     context = context or click.get_current_context()
     return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 

@@ -55,7 +55,7 @@ class Destination:
             raise UserError(f'{self.where}{problem}')
 
     def _problem(self, overwrite: bool, sources: Sequence[str]) -> str:
-        """Return why the data set may not be written here, to follow the name of the place, or ''."""
+        """Return why the data set may not be written here, as the end of a sentence that starts with `where`, or ''."""
         if self.path.suffix.lower() in OTHER_ARCHIVES:
             return f': {self.path.suffix} cannot be written; end it in .zip, or give a folder'
         if self.is_archive and self.path.is_dir():

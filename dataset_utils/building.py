@@ -32,9 +32,10 @@ class Plan:
     parts: sources, and the indices of the images to read from each, in order. labels: of the images of all parts in
     order, or None; labels_note: how they were made, in words. transform: applied to each image; None keeps square
     images as they are.
-    skip_unreadable: skip damaged images instead of stopping; None if the rule needs each image that it chose.
+    skip_unreadable: skip damaged images instead of stopping; None if the rule needs every image that it chose.
     limit: stop after this many images, None for all.
-    hash_all: whether the manifest's hash of a folder covers the bytes of all of its images, or only of those taken.
+    hash_all: whether the manifest's hash of a folder covers the bytes of all its images, or only of the images that are
+    used.
     """
 
     parts: Sequence[tuple[Source, Sequence[int]]]
@@ -50,7 +51,7 @@ class Plan:
 
 
 def write_datasets(*jobs: tuple[Plan, Destination]) -> None:
-    """Write the data sets of plans, of which either all appear or none, with a bar on stderr. Raises UserError."""
+    """Write the data sets of plans, all of them or none, with a bar on stderr. Raises UserError."""
     with contextlib.ExitStack() as stack:
         for plan, destination in jobs:
             _write(plan, stack.enter_context(destination.create()), destination.path.name)

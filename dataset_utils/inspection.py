@@ -49,8 +49,8 @@ def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
 
     images: uint8 [N, H, W, C]. Returns (i, j, distance), i < j. Raises UserError when there are too many candidates.
 
-    Projecting on orthonormal directions, and keeping the length of what is left as one more coordinate, brings no pair
-    further apart. So distances of projections, which are cheap, leave few pairs to be compared pixel by pixel.
+    Projecting on orthonormal directions, with the length of the remainder as one more coordinate, increases no
+    distance. So the cheap distances between projections leave only few pairs to compare pixel by pixel.
     """
     pixels = images.reshape(len(images), -1)  # [N, D]
     found = []
@@ -68,7 +68,7 @@ def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
 
 
 def _project(pixels: np.ndarray) -> np.ndarray:
-    """Project uint8 [N, D] on directions between its own images, which hold more of them than random ones would.
+    """Project uint8 [N, D] on directions between its own images, which explain more of them than random directions.
 
     Returns float32 [N, K + 1].
     """

@@ -14,7 +14,7 @@ VERSION = 1
 class Manifest(Typed, frozen=True):
     """The content of `manifest.json`.
 
-    source: file name of the source, or a list of two for a mixture; source_sha256 likewise, see `Source.sha256`.
+    source: file name of the source, or a list of two for a mixture; source_sha256: of each, see `Source.sha256`.
     rule: the sub-command, or 'convert' for dataset_tool.py; arguments: its options, without paths.
     indices: indices of the images in the source, in order; a list of two such lists for a mixture.
     labels: how the labels were made, in words. class_names: names of label 0, 1, ..., or None.

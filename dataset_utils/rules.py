@@ -252,7 +252,7 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
 
 @rule(
     'duplicate',
-    '1,000 images of which 100 occur ten times: 1,900 in all: --source=cifar10-1000.zip --dest=d10.zip --copies=10 --fraction=0.1',
+    '1,000 images, 100 of them ten times: 1,900 in all: --source=cifar10-1000.zip --dest=d10.zip --copies=10 --fraction=0.1',
     'Every image twice: --source=cifar10-1000.zip --dest=d2.zip --copies=2 --fraction=1',
 )
 def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | None = None) -> Plan:

@@ -1,7 +1,7 @@
 """Which images a training set takes: pure functions from labels to indices into the source.
 
 With the same seed, or without one, a smaller set is contained in every larger one, except for the remainder of
-`first_classes`. Labels that are all 0 select from all images alike.
+`first_classes`. If all labels are 0, classes play no role.
 """
 
 import random
@@ -28,8 +28,8 @@ def balanced(
     """Take max_images / C images of each of the C classes that are present, class after class in order of label.
 
     labels: one for each image in the source. seed: None takes each class's first images, a seed draws them (see
-    `members`). sets, number: take the set of this number, from 0, of several disjoint ones; the first is what a single
-    one takes. Raises UserError if C does not divide max_images, or if a class has too few images for all the sets.
+    `members`). sets, number: of several disjoint sets, take the one with this number, from 0; set 0 is the same for any
+    number of sets. Raises UserError if C does not divide max_images, or if a class has too few images for all the sets.
     Source: Gu et al. 2023, section 3.1: the first |D|/10 images of each class of CIFAR-10.
     """
     classes = members(labels, seed)
@@ -104,9 +104,9 @@ def spread(
 ) -> list[int]:
     """Draw `max_images` images evenly from S groups, group after group; the first max_images mod S give one more.
 
-    groups: name, such as 'n02085620', and indices of each. A group is shuffled by its digits and the seed, so that the
-    draw does not depend on the rest of the source. is_wanted: whether an index may be taken; otherwise the next index
-    of its group takes its place. Raises UserError if a group has too few images.
+    groups: name, such as 'n02085620', and indices of each. A group is shuffled by the seed and the digits of its
+    name, so that the draw does not depend on the rest of the source. is_wanted: whether an index may be taken;
+    otherwise the next index of its group takes its place. Raises UserError if a group has too few images.
     """
     share, extra = divmod(max_images, len(groups))
     chosen: list[int] = []

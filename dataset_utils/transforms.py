@@ -18,7 +18,7 @@ Transform = Callable[[np.ndarray], np.ndarray | None]
 
 
 def make_transform(name: str | None, resolution: Sequence[int] | None) -> Transform | None:
-    """Return the transformation of this name, to images of this size; None without both.
+    """Return the transformation of this name, to images of this size; None if both are None.
 
     name: one of TRANSFORMS, or None to resize images that are square already. resolution: (width, height), equal
     except for 'center-crop-wide', where the height is at most the width. Raises ArgumentError.

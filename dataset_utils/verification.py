@@ -16,7 +16,7 @@ from dnnlib.util import UserError
 
 
 def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
-    """Compare a data set with what the rule in its manifest makes of the sources, with a bar on stderr.
+    """Compare a data set with what the rule in its manifest makes from the sources, with a bar on stderr.
 
     Returns a sentence for each difference. Raises UserError if there is no manifest, or if its rule cannot be applied
     to these sources.

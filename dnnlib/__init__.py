@@ -1,4 +1,4 @@
-"""What is about neither diffusion nor torch: see `dnnlib.util`."""
+"""Helpers that involve neither diffusion nor torch: see `dnnlib.util`."""
 
 import os
 import sys

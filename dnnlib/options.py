@@ -25,7 +25,7 @@ class Option:
     help: one sentence; other fields are named in backticks. name: on a command line and in files, if it differs from
     the field's name with dashes. unit: a few letters for the help. least, most, above, below: bounds, the latter two
     exclusive. choices: the allowed texts. parse: makes the value from a text, and raises ValueError with the reason.
-    switch: a bool that is given by name alone. short: a name of one letter. alias: a second name. required_unless: a
+    switch: a bool that is given without a value. short: a name of one letter. alias: a second name. required_unless: a
     field without which this one is needed.
     default: as it was declared, before parsing.
     """
@@ -89,7 +89,7 @@ def build(kind: type, values: dict[str, Any]) -> Any:
 
 
 def check_values(options: Any) -> None:
-    """Raise ValueError for a value that its option cannot have. options: whose values no parser has checked."""
+    """Raise ValueError for a value that its option cannot have. options: with values that no parser has checked."""
     for field, option in options_in(type(options)):
         value = getattr(options, field.name, None)
         if option.choices is not None and value is not None and value not in option.choices:

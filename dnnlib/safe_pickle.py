@@ -84,7 +84,7 @@ class StandIn:
 
 
 class Dtype(StandIn):
-    """A number type, only uint8 (under any of its names); its byte order follows in a second step."""
+    """The type of numbers, which must be uint8 under one of its names; the byte order follows in a second step."""
 
     __slots__ = ('value',)
     names: tuple[str, ...] = ('u1', 'uint8', '|u1')

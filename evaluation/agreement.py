@@ -1,4 +1,4 @@
-"""Do two generators make the same images from the same seeds, and do they copy their own training sets instead?
+"""Do two generators make the same images from the same seeds, or does each copy its own training set?
 
 Images are compared by the cosine of their pixels after subtracting the mean of each image, and by their root mean
 square distance. Networks trained on two small disjoint sets copy their own set and disagree; with more data they agree

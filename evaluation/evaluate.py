@@ -165,7 +165,7 @@ def copied_path(options: EvaluationOptions) -> Path | None:
 
 
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:
-    """The training set to compare with, by default the one of its run or closed form.
+    """The training set to compare with, by default the training set of the run or of the closed form.
 
     Prints a warning if the generators were trained on another set, and a note if mirrored images count. Generators
     that do not know their classes get the classes of the set.

@@ -60,7 +60,7 @@ def generate_to_file(
 
     compare_with: prepares the training images to compare with. Returns the arrays of the file on the main rank: arr_0
     uint8 [N, H, W, C], arr_1, the classes, if there are any, seeds, and, if compared, indices and squared_distances
-    [N, 2]. An .npy holds arr_0 alone.
+    [N, 2]. An .npy holds only arr_0.
     Raises UserError for an existing file of other images, and for an .npy that exists.
     """
     path, context = output.outdir, Pass(output.seeds, output.batch_size)

@@ -1,7 +1,8 @@
 """Generated images from any generator, over any number of ranks: `generate`, and `generate_and_compare`.
 
 `generate_to_folder` saves one PNG per seed, and resumes: it makes only batches that are incomplete. Next to the images
-it writes `settings.json`, everything that they depend on besides their seeds; a folder with other settings is refused.
+it writes `settings.json`, which lists everything that they depend on except their seeds; a folder with other settings
+is refused.
 """
 
 import contextlib

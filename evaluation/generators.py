@@ -55,7 +55,7 @@ class Sampling:
 
     @classmethod
     def of(cls, options: object, **others: Any) -> 'Sampling':
-        """From options that have fields of the same names. others: fields that they lack."""
+        """Take the fields of the same names from options, and the remaining ones from `others`."""
         known = {name: value for name, value in vars(options).items() if name in cls.__annotations__}
         return cls(**{**known, **others})
 
@@ -65,8 +65,8 @@ class Generator(ABC):
 
     name: as in records. where: file, folder or training set that it was made from, for messages. shape: (C, H, W) of an
     image. kimg: thousands of training images seen, or None if unknown. sampler, class_index, precision: as in records.
-    label_dim: number of classes. classes: the classes to draw from, if not all, with their numbers of images if these
-    are the probabilities.
+    label_dim: number of classes. classes: the classes to draw from, None for all; with their numbers of images if
+    classes are drawn in proportion to them.
     trained_on: the hash of its training set's content, if known. xflip: whether its training showed mirrored images.
     """
 
@@ -99,7 +99,7 @@ class Generator(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that its images depend on besides their seeds, fit for JSON."""
+        """Everything that its images depend on except their seeds, fit for JSON."""
         sampler = {'sampler' if name == 'name' else name: value for name, value in self.sampler.items()}
         own = {'class_index': self.class_index, **self.prior, 'precision': self.precision}
         return {'generator': self.name, 'sha256': self.sha256, **sampler, **own}
@@ -173,7 +173,7 @@ class SnapshotGenerator(Generator):
         self._draw_known_classes(self.info)
 
     def _draw_known_classes(self, info: SnapshotInfo) -> None:
-        """Draw the classes that the snapshot stores; an older one stores no class_sizes, so it gets those of a set."""
+        """Draw the classes that the snapshot stores; if an older one lacks class_sizes, a training set gives them."""
         if info.classes is not None and info.class_sizes is not None:
             self._draw_classes_from(dict(zip(info.classes, info.class_sizes, strict=True)))
         elif info.classes is not None and self.sampling.class_prior == 'uniform':
@@ -312,7 +312,7 @@ def fetched(network: str, download: DownloadOptions | None = None) -> Path:
 
 
 def trained_with_xflip(snapshot: Path) -> bool:
-    """Whether mirrored images were shown, from the run folder of an older snapshot, or of EDM's."""
+    """Whether the options in the run folder show mirrored images: for older snapshots, and for EDM's."""
     saved = read_json(snapshot.parent / OPTIONS_FILE, dict[str, Any]) or {}
     options = saved.get('options', saved.get('dataset_kwargs'))
     return isinstance(options, dict) and options.get('xflip') is True

@@ -141,7 +141,7 @@ def gaussian_information(variances: Tensor | np.ndarray, levels: Sequence[float]
 
 
 def gaussian_collapse_level(variances: Tensor | np.ndarray, num_images: int) -> float:
-    """The noise level at which a Gaussian population's information is ln N, below which N images stand apart.
+    """The noise level at which the information of a Gaussian population is ln N; below it, N images stand apart.
 
     For variance s² in all of d directions, s / √(N^(2/d) - 1). Source: Biroli et al. 2024, in other units:
     t = ln(1 + sigma²) / 2. 0 for a single image.

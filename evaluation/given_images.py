@@ -78,7 +78,7 @@ def read_images(
 def open_images(
     path: str, argument: str, float_range: FloatRange | None = None, reading: Reading | None = None
 ) -> Source:
-    """As `open_source`, for arrays of floats as well."""
+    """Like `open_source`, but opens arrays of floats as well."""
     if float_range is not None and is_numpy_name(path) and Path(path).is_file():
         return NumpySource(path, argument, reading, float_range)
     return open_source(path, argument, reading)

@@ -29,11 +29,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What to measure. Ranks other than the main one have no more than the extractor.
+    """What to measure. Only the main rank has more than the extractor.
 
     extractor: of the features of generated images, if they are needed. metrics: names, computed against `metric_sets`.
-    rule: None for the copies of the ratio; others are found among `rule_sets`. settings: everything that the results
-    depend on besides the generated images, fit for JSON.
+    rule: None for the copies of the ratio; others are found among `rule_sets`. settings: everything that the
+    results depend on except the generated images, fit for JSON.
     """
 
     extractor: Extractor | None = None

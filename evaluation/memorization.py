@@ -71,8 +71,8 @@ def memorization_ratio(
 class TrainingImages:
     """Training images prepared for evaluating many batches: uint8 [M, …] or rows; equal images count as one.
 
-    device, mirrored: see `NeighborIndex`. where: the argument and path that named them, for messages. fewest: of
-    distinct images. Raises UserError if there are fewer.
+    device, mirrored: see `NeighborIndex`. where: the argument and path that named them, for messages. fewest: the
+    number of distinct images that there must be. Raises UserError if there are fewer.
     """
 
     def __init__(

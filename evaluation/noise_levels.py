@@ -1,7 +1,7 @@
 """How well denoisers denoise at a noise level: errors, distances between denoisers, linearity, and their intervals.
 
 Everything is computed from noisy images z = x + sigma · e in EDM's units: x in [-1, 1], squared errors summed over the
-pixels and channels of an image. The noise e of an image depends on (seed, position of the image) alone, so all
+pixels and channels of an image. The noise e of an image depends only on (seed, position of the image), so all
 denoisers see the same z at any batch size, device and number of ranks, and their differences are paired.
 
 Sources: Kadkhodaie et al. 2024 (denoising error as PSNR), Niedoba et al. 2025 (distance to the optimum), Wang and

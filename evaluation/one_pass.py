@@ -34,7 +34,10 @@ Taken = Mapping[str, Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass covers. seeds: of all images, or their positions. batch_size: images at a time, on each rank."""
+    """What a pass covers.
+
+    seeds: one for each image; for given images, their positions. batch_size: images at a time, on each rank.
+    """
 
     seeds: Sequence[int]
     batch_size: int
@@ -44,9 +47,9 @@ class Pass:
 class Context(Pass):
     """A pass that compares images with a training set, and what its consumers are made from.
 
-    name: of the generator or the given set. keep_images: whether the images exist nowhere else. image_root: parent of
-    the folder to save the images in, or None; subdirs: a thousand images per folder.
-    raced_seeds: all seeds of a race, of which `seeds` are the first; None without a race.
+    name: of the generator or the given set. keep_images: whether to keep them in memory, because they exist nowhere
+    else. image_root: parent of the folder to save the images in, or None; subdirs: a thousand images per folder.
+    raced_seeds: all seeds of a race, whose first ones are `seeds`; None without a race.
     measurement: what to compute for the record of each set, in addition to the ratio.
     """
 
@@ -95,7 +98,7 @@ class Consumer(ABC):
 
 
 class PartialResults:
-    """What consumers took of the batches of an unfinished pass, in a folder of `.npz` files; on the main rank.
+    """The results of consumers for the batches of an unfinished pass, in a folder of `.npz` files; on the main rank.
 
     folder: None saves nothing. settings: what the images and results depend on; files with other settings, files that
     cannot be read, and files that lack one of the consumers are ignored.

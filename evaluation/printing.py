@@ -31,8 +31,9 @@ def quality_text(record: Mapping[str, Any]) -> str:
 def is_far(record: Mapping[str, Any]) -> bool:
     """Whether generated images are far from any data, such as noise, so that a ratio of 0 % does not mean new images.
 
-    Their mean distance is more than FAR times the distance between training images. New images with independent errors
-    as large as that distance have √2 times it. False for records without the reference.
+    Their mean distance is more than FAR times the distance between training images. New images whose
+    independent errors are as large as that distance have √2 times that distance. False for records without the
+    reference.
     """
     reference = record.get('reference_distance')
     return reference is not None and record['mean_distance'] > FAR * reference
@@ -62,7 +63,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Copies by another rule, who is copied, and a table of metrics, as far as records have them."""
+    """Copies by another rule, who is copied, and a table of metrics; parts that the records lack are left out."""
     lines = []
     if 'copies' in records[0]:
         lines.append(copies_text(records[0]['copies'], is_alone=len(records) == 1))

@@ -1,8 +1,8 @@
 """A race finds the snapshot with the highest ratio without sampling every image of every snapshot.
 
 All snapshots get the first seeds. A snapshot leaves the race if its ratio is significantly below the highest one, or if
-it ranks lower than the images allow; the others get more seeds, and the winner gets all. Snapshots share their seeds,
-so that their images are paired, and so are differences between ratios.
+the images that are left suffice only for snapshots that rank higher; the others get more seeds, and the winner gets
+all. Snapshots share their seeds, so that their images are paired, and so are differences between ratios.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from math import ceil
 
 import numpy as np
 
-# Share of the images of a full evaluation that a race may use, and the number of full evaluations it may use if that is
-# more.
+# A race may use this share of the images of all snapshots, but at least as many images as this number of snapshots
+# have.
 SHARE = 1 / 4
 LEAST = 2
 # From one round to the next, the number of seeds grows by this factor, and the number of snapshots is planned to fall

@@ -82,7 +82,7 @@ def find_record(records: Sequence[Record], settings: Mapping[str, Any]) -> Recor
 def best_record(records: Sequence[Record]) -> Record:
     """The record of the highest ratio; among equal ratios, the record of the latest snapshot.
 
-    Only records with the most images count: those of snapshots that left a race have fewer.
+    Only records with the most images count: snapshots that left a race have fewer.
     """
     return max(records, key=lambda record: (record['num_images'], record['ratio'], record['kimg'] or 0))
 

@@ -99,7 +99,7 @@ def raced_lengths(generators: Sequence[Generator], context: Context, log: 'Evalu
 def evaluate_generator(
     generator: Generator, context: Context, log: 'EvaluationLog', records: list[Record], bar: tqdm
 ) -> list[EvaluatedSet]:
-    """Append a generator's record to `records`: the one in the log, or else the one of its images, sampled now.
+    """Append a generator's record to `records`: from the log, or else measured on images that are sampled now.
 
     Returns the sampled set, on the main rank.
     """

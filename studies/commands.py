@@ -30,7 +30,7 @@ KINDS = {
     'agreement': AgreementOptions,
     'clocks': ClocksOptions,
 }
-# Options that are given by name alone, by step; true and false in a study file.
+# Options without a value, by step; in a study file they are true or false.
 SWITCHES = {
     step: {spelling(field) for field, option in options_in(kind) if option.switch} for step, kind in KINDS.items()
 } | {'data': {name.replace('_', '-') for name, settings in OPTIONS.items() if settings.get('is_flag')}}
@@ -56,7 +56,7 @@ def selection_command(options: Options, dest: Path, sources: Path, extra: Mappin
 
 
 def resolved(options: Options, sources: Path) -> Options:
-    """The options with the paths of the study's own data sets, which it names as 'sources.NAME'; see `with_tables`."""
+    """The options, with 'sources.NAME' replaced by the path of that data set of the study; see `with_tables`."""
     paths = {key: value['path'] if isinstance(value, dict) else value for key, value in options.items()}
     return {
         key: path if (name := source_name(path)) is None else str(sources / f'{name}.zip')
@@ -122,7 +122,7 @@ def length_of(name: str, value: Any, size: int) -> Any:
 
 
 def arguments(options: Mapping[str, Any], switches: Collection[str] = ()) -> list[str]:
-    """Words of a command line. switches: names of options that are given by name alone, or not at all."""
+    """Words of a command line. switches: names of options without a value."""
     is_switch = {name: name in switches and isinstance(value, bool) for name, value in options.items()}
     return [
         f'--{name}' if is_switch[name] else f'--{name}={argument(value)}'

@@ -118,7 +118,7 @@ class Point:
             write_json(self.folder / POINT_FILE, self.identity)
 
     def _is_trained(self) -> bool:
-        """Whether the folder's training set and training, as far as they got, are those of this point."""
+        """Whether the training set and the training in the folder, complete or not, belong to this point."""
         saved = read_json(self.folder / POINT_FILE, dict[str, Any])
         return saved is not None and {**saved, 'evaluate': self.identity['evaluate']} == self.identity
 

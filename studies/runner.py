@@ -1,4 +1,4 @@
-"""Runs one point: its commands one after the other, each of which resumes where it was stopped."""
+"""Runs one point: its commands one after the other; each resumes where it was stopped."""
 
 import dataclasses
 import math

@@ -13,7 +13,7 @@ from studies.study_options import SearchOptions
 def search_study(options: SearchOptions, train_options: Sequence[str]) -> Study:
     """The study of a search. train_options: words such as --lr=2e-4.
 
-    All searches have one name, so that their folders can be renamed.
+    The name does not depend on the folder, so that the folder can be renamed.
     """
     return read_study(search_document(options, train_options), 'search', 'the search')
 

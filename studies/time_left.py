@@ -79,7 +79,7 @@ def point_seconds_left(result: PointResult, results: StudyResults) -> float | No
 
 
 def expected_seconds(result: PointResult, outcomes: list[Outcome]) -> float | None:
-    """The mean time of the points nearest in size whose time is known: finished ones, or else running ones."""
+    """The mean time of the points of the nearest size: of finished points, or of running points if none is finished."""
     points = [other for outcome in outcomes for other in outcome.points if other is not result]
     known = [(other, elapsed(other)) for other in points if other.status.state == DONE]
     if not known:

@@ -41,7 +41,7 @@ class Memory:
 
 
 def training_memory(config: TrainingConfig) -> Memory:
-    """The memory of a training, from the tensors that autograd keeps; workspaces of libraries come on top."""
+    """The memory of a training, from the tensors that autograd keeps; workspaces of libraries are not included."""
     moments = {'Adam': 2, 'SGD': 1}[config.options.optimizer]
     parameters = sum(p.numel() for p in config.network.build('meta').parameters())
     return Memory(4 * parameters * (3 + moments), activation_bytes(config.network, config.precision))

@@ -17,7 +17,7 @@ from dataset_utils.sources.base import require_square, with_channels
 from dnnlib.util import UserError
 from torch_utils.misc import free_bytes, require_memory
 
-# An .npy file of which this many copies do not fit into memory stays on disk.
+# An .npy file stays on disk unless this many copies of it fit into memory.
 COPIES = 3
 # Largest share of a GPU's free memory that a training set takes; the network and its activations need the rest.
 MOST_OF_GPU = 0.4
@@ -39,7 +39,7 @@ class DatasetInfo:
 class Dataset:
     """A training set in memory: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels.
 
-    on_disk: whether the images are a memory-mapped file, of which the system reads what is used.
+    on_disk: whether the images are a memory-mapped file, which the system reads as it is used.
     """
 
     name: str
@@ -101,7 +101,7 @@ class StreamedDataset:
 
     @property
     def class_sizes(self) -> dict[int, int] | None:
-        """As of `Dataset`."""
+        """See `Dataset`."""
         return count_labels(self.labels)
 
     def batches(
@@ -150,9 +150,9 @@ def describe_dataset(path: str) -> DatasetInfo:
 def load_dataset(path: str, progress: bool = False, argument: str = 'data', channels: int | None = None) -> Dataset:
     """Read a complete training set into memory. argument: the name of the argument that gave it, for messages.
 
-    channels: 1 or 3 to convert the images to; the hash is the one of the images as they are stored. An .npy file that
-    is large for the memory of this machine stays on disk, unless it is converted. Raises UserError if a file is
-    missing, damaged or hostile, if images are not square and of one size, and if they do not fit into memory.
+    channels: convert the images to 1 or 3 channels; the hash is computed before that. An .npy file that is large for
+    the memory of this machine stays on disk, unless it is converted. Raises UserError if a file is missing, damaged or
+    hostile, if images are not square and of one size, and if they do not fit into memory.
     """
     source = open_source(path, argument)
     require_square(source.where, source.shape)
@@ -206,11 +206,12 @@ def count_labels(labels: Tensor | None) -> dict[int, int] | None:
 
 
 class ImageOrder:
-    """The endless sequence in which images are drawn: a shuffled order that is cycled, and shuffled on as it goes.
+    """The endless sequence in which images are drawn: a shuffled order that repeats, and is shuffled further as it is
+    used.
 
     size: number of images. seed: of the shuffle, taken modulo 2^31.
     window_size: share of the order, in [0, 1], within which an image drawn swaps places with an earlier one; 0 keeps
-        one fixed order. The sequence is a function of these three alone: to resume at a position, `skip` to it.
+        one fixed order. The sequence depends only on these three: to resume at a position, `skip` to it.
     Source: EDM's sampler, see tests/data/sampler_order.json.
     """
 

@@ -67,7 +67,7 @@ class EDMPickle:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file holds a pickle, by its extension, or else by its first bytes."""
+    """Whether a file holds a pickle, by its extension, or if that is unknown by its first bytes."""
     if path.suffix in ('.pkl', '.safetensors'):
         return path.suffix == '.pkl'
     with open(path, 'rb') as file:

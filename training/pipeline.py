@@ -28,7 +28,7 @@ WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'
 _MAX_JSON_BYTES = 1 << 20
 # Bounds on what a folder may ask for, far above any pipeline in use.
 _MAX_LEVELS, _MAX_LAYERS, _MAX_NUMBER = 12, 64, 10_000
-# Names of attention weights in pipelines of 2022, and their names today.
+# Names of attention weights in pipelines of 2022, and their present names.
 _OLD_NAMES = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 
 
@@ -92,7 +92,7 @@ def read_pipeline(folder: Path) -> PipelineDescription:
 
 
 def _part(folder: Path, name: str) -> Path:
-    """The folder of a part of a pipeline: its own, or in old pipelines the index's."""
+    """The folder of a part of a pipeline: a folder of its own, or in old pipelines the folder of the index."""
     return folder / name if (folder / name).is_dir() else folder
 
 
@@ -156,7 +156,7 @@ def _check_network(description: PipelineDescription) -> None:
         raise UserError(f'{where} is conditional on classes; only unconditional pipelines are supported')
     levels, layers = arguments.get('block_out_channels', []), arguments.get('layers_per_block', 2)
     if not isinstance(levels, list) or len(levels) > _MAX_LEVELS or not isinstance(layers, int) or layers > _MAX_LAYERS:
-        raise UserError(f'{where} has more levels or layers than any network in use; it is refused')
+        raise UserError(f'{where} has more levels or layers than any network in use, so it is refused')
 
 
 class Pipeline:
@@ -229,7 +229,7 @@ def load_pipeline(description: PipelineDescription, device: torch.device | str) 
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors under their names of today."""
+    """The tensors under their present names."""
     weights = safetensors.torch.load_file(path)
     return {'.'.join(_OLD_NAMES.get(part, part) for part in name.split('.')): value for name, value in weights.items()}
 

@@ -2,7 +2,7 @@
 
 Each is called as `net(x, sigma, class_labels=None, augment_labels=None)` and returns the denoised images in float32:
 D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with the four coefficients of Karras et al. 2022, table 1.
-The U-Net F alone may run at a lower precision, chosen by `set_precision`.
+Only the U-Net F may run at a lower precision, chosen by `set_precision`.
 """
 
 import math

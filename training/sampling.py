@@ -1,4 +1,4 @@
-"""Samplers that turn noise into images with any denoiser, and random numbers that depend on each image's seed alone.
+"""Samplers that turn noise into images with any denoiser, and random numbers that depend only on each image's seed.
 
 `edm_sampler` is EDM's; `ablation_sampler` generalizes it over solvers, discretizations, schedules and scalings.
 `generate` returns one uint8 image for each seed; `generate_images` yields them in batches.
@@ -27,7 +27,7 @@ NUM_SEEDS = 1 << 32
 
 
 class StackedRandomGenerator:
-    """One generator per seed, so that the numbers of an image depend on its seed alone.
+    """One generator per seed, so that the numbers of an image depend only on its seed.
 
     seeds: integers; each is taken modulo 2^32. Shapes given below have len(seeds) first.
     """

@@ -72,7 +72,7 @@ class Schedule:
 
 
 def scaled_kimg(mimg: float, dataset_size: int) -> int:
-    """Millions of images at 50,000 training images as thousands of images at `dataset_size`, rounded down."""
+    """A length in millions of images at 50,000 training images, in thousands at `dataset_size`, rounded down."""
     return math.floor(mimg * 1000 * dataset_size / REFERENCE_SIZE)
 
 

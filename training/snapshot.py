@@ -78,8 +78,8 @@ class SnapshotInfo(Typed, frozen=True):
     classes: the classes with training images, ascending; None for an unconditional network, or if unknown.
     class_sizes: the number of training images of each of them, or None if unknown.
     xflip: whether the training showed mirrored images as well.
-    Network pickles of EDM lack some of it: the file name, network-snapshot-<kimg>.pkl, gives their images, or else
-    None is stored; dataset_sha256 and dataset_size are None, and ema is empty.
+    For network pickles of EDM, images comes from the file name, network-snapshot-<kimg>.pkl, and is None for another
+    name; dataset_sha256 and dataset_size are None, and ema is empty.
     """
 
     network: NetworkConfig
@@ -190,7 +190,7 @@ def save_network(path: Path, weights: dict[str, torch.Tensor], info: SnapshotInf
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Write weights alone, as a dictionary of tensors that torch.load reads with weights_only."""
+    """Write only the weights, as a dictionary of tensors that torch.load reads with weights_only."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     _save_torch(path, tensors)
 

@@ -271,7 +271,7 @@ def drop_later_lines(path: Path, images: int) -> None:
 
 
 def open_tensorboard(run_dir: Path, images: int = 0) -> Any:
-    """A writer of TensorBoard events, or None if tensorboard is not installed; hides events from after `images`."""
+    """A writer of TensorBoard events, or None if tensorboard is not installed. images: later events are hidden."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

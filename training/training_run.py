@@ -176,7 +176,7 @@ def start_run(options: RunOptions, config: TrainingConfig, stack: contextlib.Exi
     run_dir = make_run_dir(options, config)
     stack.enter_context(sole_use(run_dir / LOCK_FILE, f'the run folder {run_dir}'))
     if find_run(options)[0] is not None:
-        raise UserError(f'the run folder {run_dir} was used by another process meanwhile; choose another folder')
+        raise UserError(f'the run folder {run_dir} has just been used by another process; choose another folder')
     return run_dir
 
 

@@ -21,8 +21,8 @@ FloatRange = tuple[float, float]
 class NumpySource(ArraySource):
     """An array of images, uint8 [N, H, W, C] or [N, C, H, W]; the former is assumed if both fit.
 
-    An .npy file is mapped into memory and read only as far as images are used. In an .npz, the images are `images` or
-    `arr_0`, and the labels are `labels` or `arr_1` if those are N whole numbers.
+    An .npy file is mapped into memory and only the images that are used are read. In an .npz, the images are `images`
+    or `arr_0`, and the labels are `labels` or `arr_1` if those are N whole numbers.
     float_range: values of black and white in an array of floats, such as (-1, 1); None refuses floats.
     Raises UserError.
     """

@@ -26,7 +26,7 @@ ONE_SIZE = 'bring all images to one square size with dataset_tool.py --transform
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is read, as far as that is a choice.
+    """Choices about how a source is read.
 
     channels: 1 (grey) or 3 (RGB) for all images; None takes 3 if any image has colour, else 1.
     exif_transpose: rotate images by their EXIF orientation. follow_links: follow links out of a folder.
@@ -139,7 +139,7 @@ class Source(ABC):
         return with_channels(self._decode(index), self.channels)
 
     def read_alike(self, index: int) -> np.ndarray:
-        """As `read`; raises UserError for an image whose size differs from the first one's."""
+        """Like `read`, but raises UserError for an image that differs in size from the first one."""
         return match(self.read(index), f'{self.where}: {self.describe(index)}', self.shape, self.describe(0))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int | None]:
@@ -226,7 +226,7 @@ def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str, 
 
 
 def copies_of(images: Iterable[np.ndarray]) -> list[int]:
-    """Return for each image, or row of numbers, the lowest index of one with the same bytes; compared by SHA-256."""
+    """Return for each image, or row of numbers, the lowest index of an equal one; compared by SHA-256."""
     first: dict[bytes, int] = {}
     return [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
 

@@ -30,7 +30,7 @@ _EXTENSIONS = {
     'TGA': '.tga',
 }
 FORMATS = {extension: name for name, extensions in _EXTENSIONS.items() for extension in extensions.split()}
-# Formats that nothing at a file's start identifies are tried only if the extension names them.
+# Formats without a signature at the file's start are tried only if the extension names them.
 _IDENTIFIED = tuple(name for name in _EXTENSIONS if name not in ('DIB', 'SGI', 'PCX', 'TGA'))
 MAX_FILE_BYTES = 1 << 28
 GREY_MODES = ('1', 'L', 'LA', 'La')

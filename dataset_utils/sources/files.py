@@ -32,7 +32,7 @@ class FilesSource(Source):
 
     def _index(self, names: Collection[str]) -> None:
         """Find the images among the names of all files."""
-        # By kind of remark, the images that it applies to; the values of `_largest` are the largest pixels of 16 bits.
+        # The images that each remark applies to; the values of `_largest` are the largest 16-bit pixels.
         self._turned: set[int] = set()
         self._animated: set[int] = set()
         self._largest: dict[int, int] = {}
@@ -166,5 +166,5 @@ def is_hidden(name: str) -> bool:
 
 
 def is_read(name: str) -> bool:
-    """Return whether a file of this name would be read: an image, or how the images were labelled and made."""
+    """Return whether a file of this name would be read: an image, the labels or the manifest."""
     return is_image_name(name) or name in (LABELS_FILE, MANIFEST_FILE)

@@ -26,7 +26,7 @@ class FolderSource(FilesSource):
         folders, links = [''], list[str]()
         seen = {root}
         while folders or links:
-            # Links come last, so that a folder has its own name if it is inside.
+            # Links come last, so that a folder that is also inside keeps its own name.
             folder = folders.pop() if folders else links.pop()
             with os.scandir(os.path.join(self.path, folder)) as found:
                 entries = sorted(found, key=lambda entry: entry.name, reverse=True)

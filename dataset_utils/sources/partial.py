@@ -14,7 +14,7 @@ IMAGES_PER_TASK = 32
 
 
 class PartialSource:
-    """Some images of a source, uint8 [N, C, R, R], as an array that is indexed by positions int64 [K] alone.
+    """Some images of a source, uint8 [N, C, R, R], as an array whose only index is an array of positions, int64 [K].
 
     part: indices in the source. progress: show on stderr how many have been decoded, if that is a terminal.
     Raises UserError if images are not square: the first one here, and others that differ from it when they are read.

@@ -79,7 +79,7 @@ def extract_given(
     cache_dir: Path | None = None,
     places: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
-    """As `extract`, of given images. places: positions of those to use; None uses all."""
+    """Like `extract`, for given images. places: positions of the images to use; None uses all."""
     places = range(len(images)) if places is None else places
     starts = range(0, len(places), batch_size)
     parts = (images.pixels[list(places[start : start + batch_size])] for start in starts)

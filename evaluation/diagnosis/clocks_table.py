@@ -142,7 +142,7 @@ def compare_runs(records: Sequence[Row]) -> Row:
 
 
 def run_time(record: Row, kimg: float, records: Sequence[Row]) -> float:
-    """The normalized time, in steps, at which a run had seen so many thousand images. records: of all runs."""
+    """The normalized time, in steps, at which a run had seen `kimg` thousand images. records: of all runs."""
     factors = {'size': 'dataset_size', 'batch': 'batch', 'lr': 'lr'}
     smallest = {factor: min(other[name] for other in records) for factor, name in factors.items()}
     own = {factor: record[name] for factor, name in factors.items()}

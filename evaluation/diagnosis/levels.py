@@ -80,8 +80,6 @@ class LevelsRequest:
 def measure_levels(request: LevelsRequest, load: Callable[[], Denoiser], partial: Path, settings: Row) -> Row:
     """A record of one denoiser: `rows`, one for each source and level. partial, settings: see `run_tasks`."""
     measured, num = Measured(request, load()), request.sets.num
-    for name in request.closed_forms:
-        require_levels(name, measured.levels[-1], measured.levels[0])
     sources = [source for source in SOURCES if source in request.sources]
     kinds = dict.fromkeys('sampled' if source in SOURCES[2:] else source for source in sources)
     batch_size = request.options.denoising.batch_size
@@ -106,6 +104,8 @@ class Measured:
     def __init__(self, request: LevelsRequest, denoiser: Denoiser):
         self.request, self.denoiser, self.seed = request, denoiser, request.options.sets.seed
         self.levels = noise_levels(request.options.levels, denoiser)
+        for name in request.closed_forms:
+            require_levels(name, self.levels[-1], self.levels[0])
         self.labels = labels_of(request.sets, denoiser.label_dim, request.options.denoising)
         self.references = request.references(self.labels is not None)
 

@@ -30,7 +30,7 @@ def measure_missing(path: Path, wanted: Sequence[tuple[Row, Measure]]) -> list[R
     """A record for each of the settings, in their order, on every rank: read from a JSON file, or measured now.
 
     path: of the file, which is written after each measurement; records with other settings are dropped from it.
-    wanted: settings, and what measures the rest of their record, fit for JSON.
+    wanted: settings, fit for JSON, and the function that measures the rest of the record.
     """
     order = [json.loads(json.dumps(settings)) for settings, _ in wanted]
     records = [record for record in distributed.on_main(lambda: _read_records(path)) if record['settings'] in order]

@@ -50,7 +50,7 @@ def run_tasks(
 
 
 def joined(results: Mapping[str, Arrays], axis: int) -> Arrays:
-    """The arrays of several tasks, joined in order along an axis; each name is in all or some of the tasks."""
+    """The arrays of several tasks, joined in order along an axis; some tasks may lack a name."""
     names = dict.fromkeys(name for arrays in results.values() for name in arrays)
     return {
         name: np.concatenate([arrays[name] for arrays in results.values() if name in arrays], axis) for name in names

@@ -33,7 +33,7 @@ class Extractor(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the features depend on besides the images, fit for JSON."""
+        """Everything that the features depend on except the images, fit for JSON."""
         own = {'preprocess': self.preprocess, 'weights_sha256': self.weights_sha256}
         return {'extractor': self.name} | {name: value for name, value in own.items() if value is not None}
 

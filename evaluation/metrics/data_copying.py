@@ -2,7 +2,8 @@
 
 Meehan, Chaudhuri and Dasgupta 2020, "A non-parametric test to detect data-copying in generative models". Let L be the
 distances of images to their nearest training image. The Mann-Whitney statistic U counts the pairs of a generated and a
-test image of which the generated one is farther away, ties half. For m generated and n test images without copying,
+test image in which the generated image is farther away; a tie counts half. For m generated and n test images without
+copying,
 
     Z = (U - mn/2) / sqrt(mn (m + n + 1) / 12)
 
@@ -13,7 +14,7 @@ is the average of Z over the cells of a partition, weighted by the share of test
 Two variants exchange the sets (Stein et al. 2023, and their package dgm-eval). `exchanged`: generated and training
 images change places, so training images are compared by their distance to generated ones; far below 0 again means
 copying. `split_test`: the first half of the test set replaces the training set and the second half the test set; a
-model that saw neither can not copy, so Z far below 0 indicates samples that are less diverse than the data.
+model that saw neither cannot copy, so Z far below 0 indicates samples that are less diverse than the data.
 
 Conventions: no continuity correction, no correction of the variance for ties. The cells come from k-means, 3 as in
 dgm-eval, with a seed, fitted in the space of the distances (dgm-eval reduces features to 64 dimensions first) to at

@@ -75,39 +75,39 @@ class Distances:
 
     @cached_property
     def to_test(self) -> Tensor:
-        """Generated images to the nearest test image, [N]."""
+        """Distances of generated images to the nearest test image, [N]."""
         return self._nearest(self.generated, self.test)
 
     @cached_property
     def test_to_training(self) -> Tensor:
-        """Test images to the nearest training image, [T]."""
+        """Distances of test images to the nearest training image, [T]."""
         return self._nearest(self.test, self._training_once)
 
     @cached_property
     def training_to_generated(self) -> Tensor:
-        """Training images to the nearest generated image, [M]."""
+        """Distances of training images to the nearest generated image, [M]."""
         return self._nearest(self.training, self.generated)
 
     @cached_property
     def test_to_generated(self) -> Tensor:
-        """Test images to the nearest generated image, [T]."""
+        """Distances of test images to the nearest generated image, [T]."""
         return self._nearest(self.test, self.generated)
 
     @cached_property
     def within_training(self) -> Tensor:
-        """Training images to their up to k nearest other ones, copies among them: [M, min(k, M - 1)], ascending."""
+        """Distances of training images to the k nearest others, including copies: [M, min(k, M - 1)], ascending."""
         return self._nearest_others(self.training, self.k)
 
     @cached_property
     def within_distinct_training(self) -> Tensor:
-        """Each distinct training image to the nearest other one that is not a copy, in order of `distinct_training`."""
+        """Distances of `distinct_training` to the nearest other distinct training image, in their order."""
         if len(self.distinct_training) == len(self.training):
             return self.within_training[:, 0]
         return self._nearest_others(self._training_once, 1)[:, 0]
 
     @cached_property
     def within_generated(self) -> Tensor:
-        """Generated images to their up to k nearest other ones: [N, min(k, N - 1)], ascending."""
+        """Distances of generated images to the k nearest others: [N, min(k, N - 1)], ascending."""
         return self._nearest_others(self.generated, self.k)
 
     @cached_property

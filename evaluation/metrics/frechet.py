@@ -38,8 +38,9 @@ class FrechetDistances:
     """Distances of num_generated generated images to num_training training and num_test held-out images, or None.
 
     num_features: dimension of the features.
-    equal_to_training, equal_to_test: the same to num_equal images of each set, as many as the smaller has. difference:
-    equal_to_test minus equal_to_training, above 0 if the images resemble the training images more than held-out ones.
+    equal_to_training, equal_to_test: distances to num_equal images of each set, the size of the smaller one.
+    difference: equal_to_test minus equal_to_training, above 0 if the images resemble the training images more than
+    held-out ones.
     """
 
     to_training: float
@@ -101,7 +102,7 @@ def _some(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def frechet_distance(a: 'np.ndarray | Moments | _Parts', b: 'np.ndarray | Moments | _Parts') -> float:
-    """The distance, at least 0, of features [N, d] and [M, d], each as such or as their moments; N, M >= 2.
+    """The distance, at least 0, of features [N, d] and [M, d], or of their moments; N, M >= 2.
 
     Raises UserError for fewer than two features, and for features of different dimensions.
     """

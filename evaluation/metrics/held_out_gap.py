@@ -5,9 +5,9 @@ that learned the distribution instead of its training images is not nearer to ei
 average if both sets are equally large. The C_T test of Meehan et al. 2020 (`evaluation.metrics.data_copying`) asks the
 same question; here it is asked of each generated image, in units of distance.
 
-Conventions: distances are Euclidean (pixel levels in pixels). A larger set has nearer images by its size alone:
-`expected_share` is the share of generated images that would be nearer to the training set if training and test images
-were exchangeable, namely the training set's share of all distinct images. Ties are counted apart. Intervals cover
+Conventions: distances are Euclidean (pixel levels in pixels). A larger set has nearer images merely because it is
+larger: `expected_share` is the share of generated images that would be nearer to the training set if training and test
+images were exchangeable, the training set's share of all distinct images. Ties are counted separately. Intervals cover
 95 %: normal for the mean gap, Wilson's for the share.
 """
 
@@ -27,7 +27,7 @@ class HeldOutGap:
     """Nearest distances to training and test images, and by how much training images are nearer.
 
     mean_gap, median_gap: of d_test - d_train. gap_low, gap_high: interval of the mean gap, None for a single image.
-    share_nearer_to_training: of generated images, with its interval; share_tied: as near to both.
+    share_nearer_to_training: of generated images, with its interval; share_tied: equally near to both.
     expected_share: of images nearer to training, if generated images did not depend on the training images.
     """
 

@@ -12,8 +12,8 @@ The ball of an image has the radius of its distance to the k-th nearest other im
 Conventions: k = 5 as in Naeem et al. (3 in Kynkäänniemi et al.). Balls of precision and recall are closed, as
 in their definition; balls of density and coverage are open, as in their authors' code, which gives a density of 1 if
 the training images themselves are evaluated. Open and closed balls differ only for images at exactly the distance of
-the k-th neighbour, such as copies of training images. Training images count as given: more than k equal ones have a
-ball of radius 0.
+the k-th neighbour, such as copies of training images. Duplicates are kept: if more than k training images are equal,
+their balls have radius 0.
 """
 
 from dataclasses import dataclass

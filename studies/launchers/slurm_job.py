@@ -76,7 +76,7 @@ def run_point_on_node(folder: Path, nodes: int, gpus_per_node: int) -> bool:
 
 
 def rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables by which torchrun on several nodes finds the first node, at a port of this job alone."""
+    """Variables by which torchrun on several nodes finds the first node, at a port that only this job uses."""
     return {
         'NODE_RANK': environ['SLURM_NODEID'],
         'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # srun runs on the first node

@@ -36,4 +36,4 @@ def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None
         caption = f'The training images copied most, of {len(copied):,}, each with up to two of its copies'
         return facts, PageFigure(caption, caption, data.getvalue())
     except (UserError, IndexError):
-        return [], None  # the training set cannot be read, or is not the one of the evaluation
+        return [], None  # the training set cannot be read, or differs from that of the evaluation

@@ -50,7 +50,7 @@ def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Te
     try:
         return _items(best, open_source(folder / 'data.zip'), rows(best, size))
     except (UserError, IndexError):
-        return []  # the training set cannot be read, or is not the one of the evaluation
+        return []  # the training set cannot be read, or differs from that of the evaluation
 
 
 def best_images(folder: Path) -> BestSnapshot | None:

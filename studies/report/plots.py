@@ -78,7 +78,7 @@ class TrainingCurve:
 class RunHistory:
     """One run: its losses by thousands of images seen, and the ratios of its snapshots with their 95 % intervals.
 
-    losses: (kimg, loss), of which those that are not positive numbers are left out. ratios: (kimg, ratio, low, high).
+    losses: (kimg, loss); losses that are not positive numbers are left out. ratios: (kimg, ratio, low, high).
     """
 
     losses: Sequence[tuple[float, float]]

@@ -1,4 +1,4 @@
-"""Reads the records and statistics in run folders as far as they are readable."""
+"""Reads the records and statistics in run folders; what is not readable is left out."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def all_records(run: Path) -> list[Record]:
 
 
 def run_records(run: Path) -> list[Record]:
-    """As `all_records`, of snapshots whose kimg and epochs are known: not of closed forms."""
+    """Like `all_records`, but only of snapshots whose kimg and epochs are known, not of closed forms."""
     records = all_records(run)
     return [record for record in records if None not in (record['kimg'], record['epochs'])]
 

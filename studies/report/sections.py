@@ -142,7 +142,7 @@ SECTIONS: dict[str, tuple[str, Callable[[StudyResults], Sequence[Block]]]] = {
 
 
 def anchors_of(results: StudyResults) -> dict[Path, str]:
-    """The identifiers of the begun trainings on the page, by folder."""
+    """The identifiers on the page of the trainings that have started, by folder."""
     begun = [result.point.folder for result in results.points if result.status.state != LEFT]
     return {folder: f'point-{number}' for number, folder in enumerate(begun, start=1)}
 

@@ -90,7 +90,7 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
 
 
 def point_figure(run: Path) -> PageFigure | None:
-    """The loss and the ratio of a run folder by kimg, as far as it has them."""
+    """The loss and the ratio of a run folder by kimg; empty if it has none."""
     history = run_history(run)
     data = drawn(tuple(history.losses), tuple(history.ratios))
     if data is None:

@@ -62,9 +62,9 @@ def make_denoiser(
 
 
 def read_name(text: str) -> tuple[str, dict[str, Any]]:
-    """The name and the parameters that a text spells: NAME, NAME:PARAMETER=VALUE,… or hybrid:PART>LEVEL>PART….
+    """Parse a name and its parameters: NAME, NAME:PARAMETER=VALUE,… or hybrid:PART>LEVEL>PART….
 
-    A part is again such a text, or the path of a network; from high to low noise, with the noise levels between them.
+    A part is such a text or the path of a network. Parts go from high to low noise, with noise levels between them.
     Raises UserError for unknown names and parameters, values of the wrong type, and levels that do not descend.
     """
     name, _, rest = text.partition(':')

@@ -35,7 +35,7 @@ PIXELS = 128
 ROWS = 256
 # Noisy images at a time, which limits memory.
 BATCH = 512
-# Digits are used if they save the time of a float32 product of more than this number of images. Float32 products in
+# Digits are used if they save more time than a float32 product of this number of images takes. Float32 products in
 # groups take 1.6 times as long as ungrouped ones.
 DIGITS_FROM = 230
 GROUPED = 1.6
@@ -107,7 +107,7 @@ def float32_means(
 def denoise_batch(
     small: SmallSet, start: int, stop: int, x: Tensor, variance: Tensor, denoised: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `float32_means`, at once."""
+    """Like `float32_means`, in one part."""
     keys = small.images.keys[start:stop]
     v, squares = small.rows[start:stop], small.squares[start:stop]
     highest = squares.amax().to(torch.float64)

@@ -1,7 +1,7 @@
 """The Gaussian (Wiener) denoiser: the optimum for a Gaussian with the mean and covariance of a training set.
 
 D(x; sigma) = mu + U diag(l / (l + sigma²)) Uᵀ (x - mu), where U and l are the eigenvectors and eigenvalues of the
-covariance. It has no information about single images, so it cannot memorize: a baseline for models that generalize.
+covariance. It knows nothing about single images, so it cannot memorize: a baseline for models that generalize.
 Source: Wang and Vastola 2024; Li, Dai and Qu 2024.
 """
 

@@ -22,8 +22,8 @@ from training.snapshot import load_network
 class HybridDenoiser:
     """Several denoisers, each within a range of noise levels.
 
-    images, labels, device: of the closed forms, as of these. parts: from high to low noise, denoisers, names of closed
-    forms with their parameters as of `make_denoiser`, or paths of networks; a repeated name or path is made once.
+    images, labels, device: arguments of the closed forms. parts: from high to low noise; each is a denoiser, the name
+    of a closed form as for `make_denoiser`, or the path of a network; a repeated name or path is made once.
     levels: where to switch, descending, one fewer than parts; a part acts above its level, the next at and below it.
     Raises UserError for levels that do not descend, and for parts that differ in shape or classes.
     """
@@ -57,7 +57,7 @@ class HybridDenoiser:
                 )
 
     def part_at(self, sigma: float) -> Denoiser:
-        """The denoiser of a noise level."""
+        """The denoiser that acts at a noise level."""
         return self.parts[sum(sigma <= level for level in self.levels)]
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:

@@ -13,7 +13,7 @@ step²/12 · sum w ||q - m||² · sum w ||q - D||² / (s² sum w)². Digits of w
 and variance at most unit²/4, which move sum w q by a mean square of at most unit²/4 · sum ||q||².
 Both kinds of error are sub-Gaussian with these variances as proxies (uniform; bounded), so by Hsu, Kakade and Zhang's
 tail bound the square of either is more than 1 + 2 sqrt(t) + 2 t times its mean with probability at most exp(-t), over
-the dither, which is drawn once and without looking at images. Float32 adds errors of half a unit in the last place to
+the dither, which is drawn once and independently of the images. Float32 adds errors of half a unit in the last place to
 the logits, which we also assume to be independent. `relative_error` adds the three.
 Sources: Hsu, Kakade and Zhang 2012, theorem 2.1 (the tail bound); `training.closed_form.int8_digits` (the dither).
 """
@@ -133,7 +133,7 @@ def query_sums(query: Int8Query, start: int, stop: int, find_nearest: bool) -> S
 
 
 def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, known: Tensor) -> Sums:
-    """As `query_sums`, over one block. known: logarithm of the total weight of the blocks so far."""
+    """Like `query_sums`, over one block. known: logarithm of the total weight of the blocks so far."""
     logits = query.logits(start, stop)
     groups = logits.unflatten(1, (-1, GROUP)).amax(dim=2)
     highest = groups.amax(dim=1, keepdim=True)

@@ -1,6 +1,6 @@
 """The local score denoisers, with and without translation equivariance.
 
-Each pixel is a posterior mean of its own: a softmax over candidates, by the distance between the k×k window of the
+Each pixel is a separate posterior mean: a softmax over candidates, by the distance between the k×k window of the
 noisy image around the pixel and the candidate's window; the value of a candidate is its centre pixel.
 Source: Kamb and Ganguli 2024.
 """

@@ -24,9 +24,9 @@ from training.closed_form.sums import Sums, empty_sums, float64_sums, over_ranks
 TOLERANCE = 2e-6
 # Training sets with more pixels are not kept in float32.
 FLOAT32_PIXELS = 1 << 26
-# The int8 way takes as long as float32 products with this many images, apart from its products.
+# Apart from its products, the int8 way takes as long as float32 products with this many images.
 OVERHEAD = 1000
-# Numbers of digits of z to try, each for the images whose error is too large with fewer digits.
+# Numbers of digits of z to try in turn; the next one is for images whose error is still too large.
 DIGITS = (3, 4)
 # The nearest image is settled once the weights of all others are below half of float64's rounding unit.
 SETTLED = 2.0**-54
@@ -38,7 +38,7 @@ class Statistics:
 
     log_normalizer: float64 [B], ln sum_i exp(-||x - y_i||² / (2 sigma²)).
     effective_number: float64 [B], 1 / sum_i w_i², the number of training images that take part.
-    nearest: int64 [B], index of the nearest training image; of equally near ones the lowest.
+    nearest: int64 [B], index of the nearest training image; the lowest of equally near ones.
     distance: float64 [B], distance to it, in units of data in [-1, 1].
     """
 
@@ -88,8 +88,8 @@ class OptimalDenoiser(Streamed):
         )
 
     def _denoised(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The denoised images, of x's shape, and the logarithm of a bound on the share of the weights of all images
-        that differ from the nearest, float64 [B]."""
+        """The denoised images, of x's shape, and ln of a bound on the share of the weights that the images other than
+        the nearest one have together, float64 [B]."""
         if not len(x) or not self._in_float32():
             sums = self._sums(x, sigma, class_labels)
             return self._as_images(sums.mean, x), sums.others - sums.log_total
@@ -116,7 +116,7 @@ class OptimalDenoiser(Streamed):
         return SmallSet.of(self.images)
 
     def _in_float32(self) -> bool:
-        """Whether to compute in float32 first: it must be faster, exact enough and small enough, and on one rank."""
+        """Whether to compute in float32 first: if it is faster, exact enough, fits in memory and has one rank."""
         few = self.num_images * self.images.num_pixels <= FLOAT32_PIXELS
         alone = self.device.type == 'cpu' and not self.images.sharded and self.images.resident is not None
         exact = torch.get_float32_matmul_precision() == 'highest' and not self.float64
@@ -133,7 +133,7 @@ class OptimalDenoiser(Streamed):
     def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], size: int, find_nearest: bool) -> Sums:
         """Sums over a range of rows: with digits, and in float64 for images whose error is too large with digits.
 
-        Sets that are computed in float32 first get here only for what float32 cannot do, and are summed in float64.
+        After a computation in float32, only the images that need more precision come here, and are summed in float64.
 
         size: number of images in the range, over all ranks.
         """

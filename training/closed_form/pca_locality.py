@@ -60,7 +60,7 @@ class PCALocalityDenoiser(Streamed):
             masks: list[Tensor] = []
             for part in torch.arange(size, device=self.device).split(BLOCK_IMAGES):
                 for number, row in zip(part, (gaussian.directions[part] @ shrunk).abs(), strict=True):
-                    # A number that is the same in all images depends on nothing.
+                    # A number that is the same in all images correlates with no other.
                     constant = float(row[number]) < CONSTANT
                     masks.append(number[None] if constant else (row >= self.tau * row.amax()).nonzero()[:, 0])
             self._masks[label, variance] = masks

@@ -33,8 +33,8 @@ class ImageRows:
     sharded: the images are one rank's share of a training set that the ranks hold together, in their order.
     Raises UserError if the device has too little memory, on every rank if one rank's device has.
 
-    num_images, class_sizes: number of images, in all and of each class, over all ranks if sharded, like `mean` and
-    `highest_norm`; the rest describes the images of this rank.
+    num_images, class_sizes, mean and highest_norm describe the images of all ranks if sharded; all other attributes,
+    the images of this rank. num_images, class_sizes: number of images in total and by class.
     order: int64 [N], position of a row -> index of its image, to which `offset` is added in results.
     ranges: class -> its range of positions.
     norms: squared norms of rows, float64 [N]; highest_norm: their maximum. keys: int64 [N], equal for equal images.
@@ -73,7 +73,7 @@ class ImageRows:
             self._join_shards()
 
     def _join_shards(self) -> None:
-        """Exchange what decides how to compute, which must be the same on all ranks."""
+        """Exchange the values that decide how to compute, so that all ranks decide alike."""
         shards = distributed.gather((len(self), self.class_sizes, self.mean.cpu(), self.highest_norm.cpu()))
         sizes = [size for size, _, _, _ in shards]
         self.num_images = sum(sizes)
@@ -144,10 +144,10 @@ Images = Tensor | np.ndarray | PartialSource | ImageRows
 
 
 def rows_of(source: Source, labels: Tensor | None, device: torch.device, sharded: bool = False) -> ImageRows:
-    """The training images of a source: all, or with `sharded` this rank's share, of which alone it decodes the images.
+    """The training images of a source: all, or with `sharded` only this rank's share, which is all that it decodes.
 
     An array on disk stays there unless it is sharded. labels: int64 of each image of the source, or None.
-    Raises UserError for images that are not square or not alike, for fewer images than ranks, and as `ImageRows`.
+    Raises UserError for images that are not square or differ in size, for fewer images than ranks, and as `ImageRows`.
     """
     rank, world_size = (distributed.rank(), distributed.world_size()) if sharded else (0, 1)
     size = len(source)

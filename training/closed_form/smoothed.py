@@ -1,7 +1,7 @@
 """The smoothed denoiser: the mean of the optimum at several points around the noisy image.
 
 D(x; sigma) = (1/M) sum_m D*(x + s sigma e_m; sigma) with M draws e_m of standard normal noise. Its images are averages
-of training images, where the optimum would choose one. Source: Scarvelis et al. 2023.
+of training images, while the optimum chooses one. Source: Scarvelis et al. 2023.
 """
 
 import numpy as np

@@ -117,7 +117,7 @@ class Streamed(ClosedForm):
 
     @property
     def _cached_images(self) -> int:
-        """Images of a block of which each has a number for each pixel."""
+        """Images of a block if each image has a number for each pixel."""
         return max(BLOCK_NUMBERS.get(self.device.type, BLOCK_NUMBERS['cpu']) // self.img_resolution**2, 1)
 
     @property
@@ -129,7 +129,7 @@ class PosteriorMeans:
     """Means of candidates with weights softmax(logits) for each of several queries, over candidates added in blocks.
 
     shape: of the queries. num_values: numbers of a candidate; 0 for the normalizer alone.
-    dtype: in which weights of a block are computed and summed; logits and sums over blocks are float64.
+    dtype: of the weights of a block and of their sums; logits and sums over blocks are float64.
     The weights are relative to the largest so far, query by query, so that none underflows for a distant query.
     """
 

@@ -1,4 +1,4 @@
-"""Softmax-weighted sums of training images, of which the optimal denoiser consists.
+"""Softmax-weighted sums of training images, from which the optimal denoiser is computed.
 
 Everything here is in pixel units: z = 127.5 x - 0.5 is a noisy image on the scale of the rows q = pixel - 128, and
 s = 127.5 sigma. The weight of an image is exp(-||z - q||² / (2 s²)).
@@ -32,7 +32,7 @@ class Sums:
     inexact, spread: float64 [B]: over the images whose weights come from digits, the sum of weights, and the weighted
     sum of squared distances to the mean row of the training set.
     rounding: float64 [B], expected root mean square error of `weighted` due to digits of weights and to float32.
-    nearest: int64 [B], index of the nearest image; of equally near ones the lowest. key: int64 [B], its key.
+    nearest: int64 [B], index of the nearest image; the lowest of equally near ones. key: int64 [B], its key.
     distance: float64 [B], its squared distance; infinite if the nearest image is unknown.
     others: float64 [B], logarithm of a bound on the total weight of the images that differ from the nearest.
     """

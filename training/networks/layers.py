@@ -57,7 +57,7 @@ class Conv2d(nn.Module):
 
     kernel: side of the kernel in pixels, odd; 0 resamples only.
     resample_filter: taps of the low-pass filter along one axis; it is normalized here.
-    fused: with `down`, convolve before resampling, with the paddings of both at once, as NCSN++'s residual path does.
+    fused: with `down`, convolve first and then resample, padding once for both, as in NCSN++'s residual path.
     """
 
     resample_filter: Tensor

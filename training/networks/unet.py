@@ -212,7 +212,7 @@ class UNet(nn.Module):
         return labels
 
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """All skip connections; the last is what the decoder starts from."""
+        """All skip connections; the decoder starts from the last one."""
         aux, skips = x, list[Tensor]()
         for name, block in self.enc.items():
             if name.endswith('_aux_down'):
@@ -238,10 +238,10 @@ class SongUNet(UNet):
     """DDPM++ (encoder and decoder 'standard') and NCSN++ (encoder 'residual', Fourier embedding) of Song et al. 2021.
 
     channel_mult: width per resolution, as a multiple of model_channels.
-    channel_mult_emb, channel_mult_noise: widths of the embedding and of its noise-level input, likewise.
+    channel_mult_emb, channel_mult_noise: widths of the embedding and of its noise-level input, in the same way.
     attn_resolutions: resolutions with self-attention.
-    dropout: probability that a value in a block is dropped in training; label_dropout: that a label is.
-    encoder_type: 'standard', 'skip' or 'residual'; decoder_type: 'standard' or 'skip'.
+    dropout: probability that a value in a block is dropped in training; label_dropout: probability that a label is
+    dropped. encoder_type: 'standard', 'skip' or 'residual'; decoder_type: 'standard' or 'skip'.
     """
 
     def __init__(
@@ -349,7 +349,7 @@ class SongUNet(UNet):
 
 
 class DhariwalUNet(UNet):
-    """ADM of Dhariwal and Nichol 2021. Arguments as `SongUNet`'s."""
+    """ADM of Dhariwal and Nichol 2021. For its arguments see `SongUNet`."""
 
     def __init__(
         self,

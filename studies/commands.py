@@ -49,7 +49,7 @@ class Resources:
 
 
 def selection_command(options: Options, dest: Path, sources: Path, extra: Mapping[str, Any] | None = None) -> list[str]:
-    """Arguments of python that make a data set. options: of the selection. sources: where the study keeps its own."""
+    """Arguments of python that make a data set. options: of the selection. sources: folder of a study's data sets."""
     options = resolved(options, sources) | dict(extra or {})
     selection, source = options.pop('selection'), options.pop('source')
     return ['-m', 'dataset_utils', selection, *arguments({'source': source, 'dest': dest, **options}, SWITCHES['data'])]

@@ -123,7 +123,7 @@ class Point:
         return saved is not None and {**saved, 'evaluate': self.identity['evaluate']} == self.identity
 
     def _forget_evaluation(self) -> None:
-        """Keep the records of another evaluation under another name, since a result is the best of all records."""
+        """Rename the records of an evaluation with other settings, since the result is the best of all records."""
         write_status(self.folder, Status(STOPPED, seconds=saved_status(self.folder).seconds))
         (self.folder / 'result.json').unlink(missing_ok=True)
         records = self.folder / 'run' / 'mem_traj.jsonl'

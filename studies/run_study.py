@@ -57,9 +57,9 @@ def run_study(
 
 
 def is_to_run(result: PointResult, retry: bool) -> bool:
-    """Whether to start a point: a failed one only with `retry`, and unless it has failed MAX_FAILURES times.
+    """Whether to start a point: after a failure only with `retry`, and not after MAX_FAILURES failures.
 
-    One that is done is started if it lacks measurements.
+    A point that is done is started if it lacks measurements.
     """
     status = result.status
     if status.state == DONE:

@@ -57,7 +57,7 @@ class Sizes:
     step: int | None = None
 
     def in_steps(self, step: int) -> 'Sizes':
-        """The same with a search in multiples of `step`, unless it has its own step; its range shrinks to them."""
+        """The sizes, with the range of a search rounded inward to multiples of its step, or of `step`."""
         if self.search is None:
             return self
         step = self.step or step

@@ -54,7 +54,7 @@ def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
 def study_seconds_left(results: StudyResults, jobs: int | None = None) -> float | None:
     """The estimated time until every point is done, at `jobs` points at a time; None if nothing is known yet.
 
-    None for jobs counts the points that are running now. Failed points are not counted.
+    If jobs is None, it is the number of points that are running now. Failed points are not counted.
     """
     open_points = [result for result in results.points if result.status.state not in (DONE, FAILED)]
     left = [point_seconds_left(result, results) for result in open_points]

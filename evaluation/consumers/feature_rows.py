@@ -37,10 +37,10 @@ def extract(
     images: Callable[[], Mapping[str, Any]] | None = None,
     cache_dir: Path | None = None,
 ) -> list[np.ndarray]:
-    """Features float32 [N, d] of the images of seeds, in their order, in a list on the main rank; [] on the others.
+    """A list with the features of the images of seeds, float32 [N, d], on the main rank; [] on the others.
 
-    images: on the main rank, what the images depend on. The features are then kept in the cache and read from there the
-    next time, and an interrupted pass resumes. cache_dir: see `cached_path`.
+    images: called on the main rank, returns what the images depend on. The features are then kept in the cache and read
+    from there the next time, and an interrupted pass resumes. cache_dir: see `cached_path`.
     """
     rows = FeatureRows(Pass(seeds, batch_size), extractor)
     with contextlib.ExitStack() as stack:

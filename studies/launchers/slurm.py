@@ -30,7 +30,7 @@ from studies.study_options import LaunchOptions
 WARNING_SIGNAL = 'URG'
 # Sent this many seconds before the end.
 WARNING_SECONDS = SECONDS_TO_STOP + 30
-# How often a job that reached its time limit is queued again; a point that is still unfinished has then failed.
+# How often a job that reached its time limit is queued again; after that, a point that is not done counts as failed.
 MAX_TIMEOUTS = 100
 # Every point asks whether its job still exists; the cluster is asked at most this often.
 SECONDS_BETWEEN_QUERIES = 5.0

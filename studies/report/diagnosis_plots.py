@@ -183,7 +183,7 @@ def agreement_by_size(rows: Sequence[Row], title: str, interval: str) -> Figure:
 
 
 def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
-    """Clocks by size of the training set, a marker with its interval for each training; an open interval ends there.
+    """Clocks by size of the training set: for each training a marker and its interval, which stops there if open.
 
     rows: of `studies.report.diagnosis.clock_rows`.
     """

@@ -30,7 +30,7 @@ from torch_utils.int8 import int8_matmul
 from torch_utils.row_threads import map_rows
 from training.closed_form.rows import ImageRows
 
-# Pixels whose products are summed in float32, and rows whose weighted sum is.
+# Numbers of pixels, and of rows, that are summed in float32; their sums are added in float64.
 PIXELS = 128
 ROWS = 256
 # Noisy images at a time, which limits memory.

@@ -19,7 +19,7 @@ from training.closed_form.rows import Images
 from training.closed_form.streamed import Group, PosteriorMeans, Streamed
 from training.closed_form.windows import closeness, window_matrix, window_sums, window_table, with_norms
 
-# By level of the 18, at 32×32: the sizes of PSPC-Square's patches where they are within Kamb and Ganguli's 3 to 17.
+# At the 18 levels, at 32×32: the sizes of PSPC-Square's patches, limited to Kamb and Ganguli's range of 3 to 17.
 PUBLISHED = (*[17] * 8, 15, 11, 7, 5, *[3] * 6)
 
 

@@ -15,7 +15,7 @@ from dnnlib.util import UserError
 LEVELS = tuple((80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18))
 # The image size for which tables are published.
 TABLE_SIZE = 32
-# Windows no smaller than this, unless the image is.
+# The smallest window, except for smaller images.
 SMALLEST = 3
 
 

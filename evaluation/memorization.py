@@ -147,8 +147,7 @@ class TrainingSet(TrainingImages):
         At most REFERENCE_IMAGES training images are compared, spread evenly over the set. New images of the same kind
         have about this distance to the training set.
         """
-        total = len(self.images)
-        rows = torch.linspace(0, total - 1, min(REFERENCE_IMAGES, total), dtype=torch.float64).round().long()
+        rows = spread_places(len(self.images), REFERENCE_IMAGES)
         parts = (self.images[part] for part in rows.split(self.index.query_size))
         squared_distances = torch.cat([self.nearest_two(part)[1][:, 1] for part in parts])  # the nearest is itself
         if int(squared_distances.max()) == INFINITE:
@@ -166,6 +165,16 @@ def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> 
     """
     fraction = Fraction(threshold).limit_denominator(999)
     return nearest * fraction.denominator**2 < second * fraction.numerator**2
+
+
+def spread_places(total: int, count: int) -> Tensor:
+    """At most `count` of `total` places, spread evenly, int64."""
+    return torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).round().long()
+
+
+def closest_places(squared_distances: Tensor, count: int) -> Tensor:
+    """The places of at most `count` images, those closest to the threshold of a copy first, int64. See `closeness`."""
+    return closeness(squared_distances).argsort(stable=True)[:count]
 
 
 def closeness(squared_distances: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import PIL.ImageFont
 import torch
 from torch import Tensor
 
-from evaluation.memorization import Memorization, closeness
+from evaluation.memorization import Memorization, closest_places, spread_places
 from training.contact_sheets import to_pil
 
 IMAGES_PER_FOLDER = 1000
@@ -60,9 +60,8 @@ def read_png(path: Path) -> Tensor:
 
 def shown_rows(result: Memorization, count: int = GALLERY_ROWS) -> dict[str, list[int]]:
     """Which images a gallery shows: a sample spread evenly over the set, and those closest to the threshold."""
-    N = len(result.memorized)
-    sample = torch.linspace(0, N - 1, min(count, N), dtype=torch.float64).round().long()
-    closest = closeness(result.squared_distances).argsort(stable=True)[:count]
+    sample = spread_places(len(result.memorized), count)
+    closest = closest_places(result.squared_distances, count)
     return {f'{len(sample)} images spread evenly over the set': sample.tolist(),
             f'The {len(closest)} images closest to the threshold of a copy': closest.tolist()}  # fmt: skip
 

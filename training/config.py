@@ -214,7 +214,7 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
 def describe(config: TrainingConfig, device_type: str) -> str:
     """The configuration as text, with the lengths that the scaling rules give."""
     dataset, schedule, options = config.dataset, config.schedule, config.options
-    parameters = sum(p.numel() for p in config.network.build('meta').parameters())
+    parameters = config.network.build('meta').num_parameters
     kinds = f'{config.label_dim} classes' if config.label_dim else 'unconditional'
     if options.lr and schedule.rampup_images:
         warmup = f'{schedule.rampup_images / dataset.size:.4g} epochs ({schedule.rampup_images / 1000:g} kimg)'

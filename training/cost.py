@@ -43,7 +43,7 @@ class Memory:
 def training_memory(config: TrainingConfig) -> Memory:
     """The memory of a training, from the tensors that autograd keeps; workspaces of libraries are not included."""
     moments = {'Adam': 2, 'SGD': 1}[config.options.optimizer]
-    parameters = sum(p.numel() for p in config.network.build('meta').parameters())
+    parameters = config.network.build('meta').num_parameters
     return Memory(4 * parameters * (3 + moments), activation_bytes(config.network, config.precision))
 
 
@@ -103,7 +103,7 @@ def images_per_second(config: TrainingConfig, device: torch.device, seconds: flo
 def cost_of(config: TrainingConfig, rate: float | None) -> Cost:
     """The cost of a training. rate: images per second over all ranks, None if unknown."""
     memory = training_memory(config)
-    parameters = sum(p.numel() for p in config.network.build('meta').parameters())
+    parameters = config.network.build('meta').num_parameters
     pixels = config.dataset.size * config.dataset.channels * config.dataset.resolution**2 * config.options.cache
     states = min(config.options.keep_states, len(config.states))
     return Cost(

@@ -58,10 +58,13 @@ class Preconditioned(nn.Module):
         )
         self.set_precision('fp16' if use_fp16 else 'fp32')
 
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def __repr__(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.parameters())
         shape = f'{self.img_channels}x{self.img_resolution}x{self.img_resolution}'
-        return f'{type(self).__name__}({type(self.model).__name__}, {shape}, {parameters:,} parameters)'
+        return f'{type(self).__name__}({type(self.model).__name__}, {shape}, {self.num_parameters:,} parameters)'
 
     def set_precision(self, precision: str) -> None:
         """Choose the dtype that the U-Net computes in: 'fp32', 'tf32', 'bf16' or 'fp16'.

@@ -35,7 +35,7 @@ def describe_network(source: Path) -> dict[str, Any]:
         'SHA-256': file_sha256(path),
         'Architecture': f'{info.network.class_name} of a {type(net.model).__name__}',
         'Arguments': json.dumps(info.network.arguments),
-        'Parameters': f'{sum(parameter.numel() for parameter in net.parameters()):,}',
+        'Parameters': f'{net.num_parameters:,}',
         'Training': progress if epochs is None else f'{progress}, {epochs:g} epochs',
         'Training set': describe_dataset(info.dataset, info.dataset_size, info.dataset_sha256),
         'Precision': info.precision,

@@ -224,13 +224,13 @@ class Journal:
         self.maintenance += time.monotonic() - start
 
 
-def check_finite(trainer: Trainer, run_dir: Path) -> None:
-    """Raise UserError that names the first bad step if a loss or a weight is not finite."""
+def check_finite(trainer: Trainer, run_dir: Path | None = None) -> None:
+    """Raise UserError that names the first bad step if a loss or a weight is not finite. run_dir: with its states."""
     first_bad = min(distributed.gather(int(trainer.first_bad_step)))
     if first_bad >= trainer.steps and trainer.is_finite():
         return
     step = min(first_bad, trainer.steps - 1)
-    states = list_states(run_dir)
+    states = [] if run_dir is None else list_states(run_dir)
     kept = f'the last good state is {states[-1][1].name}' if states else 'no state was saved before it'
     raise UserError(
         f'the loss or the weights are not finite since step {step} '

@@ -24,7 +24,7 @@ from training.held_out_loss import open_held_out_loss
 from training.preconditioning import Preconditioned
 from training.snapshot import list_snapshots, list_states, load_network
 from training.trainer import Trainer
-from training.training_loop import STATS_FILE, make_trainer, open_training_set, run_training
+from training.training_loop import STATS_FILE, check_finite, make_trainer, open_training_set, run_training
 from training.training_options import RunOptions, T, TrainingOptions, changed, resumed_options, with_preset
 
 # Lock of the process that trains in a run folder.
@@ -68,8 +68,7 @@ def train(
     trainer = Trainer(config, dataset, device)
     while trainer.images < config.schedule.total_images:
         trainer.step()
-    if int(trainer.first_bad_step) < trainer.steps or not trainer.is_finite():
-        raise UserError(f'the loss or the weights are not finite since step {int(trainer.first_bad_step)}; lower `lr`')
+    check_finite(trainer)
     return trainer.ema.requires_grad_(False)
 
 
@@ -149,7 +148,7 @@ def with_threads(config: TrainingConfig, threads: int | str, saved: SavedRun | N
     elif saved is not None and saved.threads is not None:
         number = saved.threads
     elif 'OMP_NUM_THREADS' not in os.environ:
-        parameters = sum(p.numel() for p in config.network.build('meta').parameters())
+        parameters = config.network.build('meta').num_parameters
         number = 1 if parameters < SMALL_NETWORK else number
     torch.set_num_threads(number)
     return dataclasses.replace(config, threads=number)

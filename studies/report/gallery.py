@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dataset_utils import open_source
 from dataset_utils.sources.base import Source
 from dnnlib.util import UserError
 from evaluation.best_images import BEST_NAME, BestSnapshot, read_best
-from evaluation.memorization import closeness, memorized
+from evaluation.memorization import closest_places, memorized, spread_places
 from evaluation.pictures import rms_per_pixel
 from evaluation.records import best_record
 from studies.report.run_files import all_records
@@ -62,14 +61,13 @@ def best_images(folder: Path) -> BestSnapshot | None:
 
 
 def closest_rows(best: BestSnapshot, size: int) -> Tensor:
-    """The images closest to the threshold of a copy, see `evaluation.memorization.closeness`: int64 [min(size, N)]."""
-    return closeness(best.squared_distances).argsort(stable=True)[:size]
+    """The images closest to the threshold of a copy: int64 [min(size, N)]."""
+    return closest_places(best.squared_distances, size)
 
 
 def spread_rows(best: BestSnapshot, size: int) -> Tensor:
     """A fair sample, spread evenly over the generated set: int64 [min(size, N)]."""
-    N = len(best.images)
-    return torch.linspace(0, N - 1, min(size, N), dtype=torch.float64).round().long()
+    return spread_places(len(best.images), size)
 
 
 def _items(best: BestSnapshot, training: Source, rows: Tensor) -> list[GalleryItem]:

@@ -172,7 +172,8 @@ def _declarations(name: str, option: Option) -> list[str]:
 
 def _details(hint: Any, option: Option) -> dict[str, Any]:
     """Keywords of `click.option`. hint: the field's type, `X | None` for an optional one."""
-    hint = next((part for part in get_args(hint) if part is not type(None)), hint) if _is_optional(hint) else hint
+    if type(None) in get_args(hint):
+        hint = next(part for part in get_args(hint) if part is not type(None))
     if option.switch:
         return {'default': option.default, 'show_default': bool(option.default), 'is_flag': True}
     details: dict[str, Any] = {'metavar': option.unit or '|'.join(option.choices or ()) or None}
@@ -188,10 +189,6 @@ def _details(hint: Any, option: Option) -> dict[str, Any]:
     if hint is bool:
         details |= {'is_flag': False, 'flag_value': 'true'}  # --name alone means --name=true
     return {**details, 'type': _type(hint, option)}
-
-
-def _is_optional(hint: Any) -> bool:
-    return type(None) in get_args(hint)
 
 
 def _type(hint: Any, option: Option) -> Any:

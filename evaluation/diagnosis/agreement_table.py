@@ -106,12 +106,11 @@ def compare(pair: Pair, a: np.ndarray, b: np.ndarray, seeds: Sequence[int], thre
         }
         for place, seed in enumerate(seeds)
     ]  # fmt: skip
-    rows = [distribution_row(name, values, threshold) for name, values in pairs.items()]
+    rows = [
+        {'pairs': name, 'num_pairs': len(values), **_row(distribution(values, threshold))}
+        for name, values in pairs.items()
+    ]
     return {'rows': rows, 'images': images, 'threshold': threshold, 'rms': _row(distribution(rms))}
-
-
-def distribution_row(name: str, values: Tensor, threshold: float) -> Row:
-    return {'pairs': name, 'num_pairs': len(values), **_row(distribution(values, threshold))}
 
 
 def _row(found: Distribution) -> Row:

@@ -26,11 +26,6 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def windows_to_try(size: int) -> list[int]:
-    """Odd windows from 3 to the size of the images; 1 for smaller images."""
-    return list(range(3, size + 1, 2)) or [1]
-
-
 def measure_windows(
     options: CalibrateOptions,
     sets: ImageSets,
@@ -44,7 +39,7 @@ def measure_windows(
     levels = noise_levels(options.levels, network)
     labels = labels_of(sets, network.label_dim, options.denoising)
     images = ImageRows(sets.training.images, sets.training.labels if labels else None, compute_device(device))
-    windows = windows_to_try(network.img_resolution)
+    windows = list(range(3, network.img_resolution + 1, 2)) or [1]  # odd ones
     closed_forms = [make_denoiser(options.denoiser, images, window=window) for window in windows]
 
     def compute(task: str) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ def measure_missing(path: Path, wanted: Sequence[tuple[Row, Measure]]) -> list[R
         if all(record['settings'] != settings for record in records):
             records.append({'settings': settings, **measure(partial, settings)})
             records.sort(key=lambda record: order.index(record['settings']))
-            distributed.on_main(lambda: _write_records(path, records))
+            distributed.on_main(lambda: write_text(path, json.dumps(records, indent=1) + '\n'))
             distributed.on_main(lambda: partial.unlink(missing_ok=True))
     return records
 
@@ -54,10 +54,6 @@ def _read_records(path: Path) -> list[Row]:
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f'{path}: not the results of a measurement; remove it') from error
     return records
-
-
-def _write_records(path: Path, records: Sequence[Row]) -> None:
-    write_text(path, json.dumps(records, indent=1) + '\n')
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

@@ -76,7 +76,11 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
         wanted.append((settings, functools.partial(levels.measure_levels, request, generator.denoiser)))
     path = results_path(options.output, 'levels', options.expdir)
     records = measure_missing(path.with_suffix('.json'), wanted)
-    rows = [{**_head(record, 'denoiser', 'kimg'), **row} for record in records for row in record['rows']]
+    rows = [
+        {**{name: record['settings'][name] for name in ('denoiser', 'kimg')}, **row}
+        for record in records
+        for row in record['rows']
+    ]
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), rows))
     for record in records:
         for source in sources:
@@ -299,7 +303,3 @@ def _identity(generator: Generator) -> Row:
         **generator.prior,
         'precision': generator.precision,
     }
-
-
-def _head(record: Row, *names: str) -> Row:
-    return {name: record['settings'][name] for name in names}

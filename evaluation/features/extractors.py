@@ -76,7 +76,9 @@ class Network(Extractor):
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.shape[1] == 1:
-            self._note_grey()
+            if not self._noted:
+                distributed.print0(f'Note: {self.name} takes colour images; grey ones are repeated in three channels.')
+            self._noted = True
             images = images.expand(-1, 3, -1, -1)
         with torch.inference_mode():
             features = self.run(images.to(self.device))
@@ -93,11 +95,6 @@ class Network(Extractor):
         if not features.isfinite().all():
             raise UserError(f'{where} returned a number that is not finite; check `preprocess`')
         return features
-
-    def _note_grey(self) -> None:
-        if not self._noted:
-            distributed.print0(f'Note: {self.name} takes colour images; grey ones are repeated in red, green and blue.')
-        self._noted = True
 
 
 class TorchScript(Network):

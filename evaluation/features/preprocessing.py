@@ -1,7 +1,7 @@
 """How images are resized, cropped and normalized for a feature extractor."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -45,10 +45,6 @@ class Preprocessing:
             torch.tensor(values, device=x.device)[:, None, None] for values in (self.mean, self.deviation)
         )
         return (x / 255 - mean) / deviation
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 PREPROCESSINGS = {

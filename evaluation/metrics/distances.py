@@ -32,7 +32,8 @@ class Distances:
         self.space, self.k = space, k
         self.generated, self.training = generated, training
         self._test = test
-        for rows, name in self._named():
+        tests = [] if test is None else [(test, 'test images')]
+        for rows, name in [(training, 'training images'), (generated, 'generated images'), *tests]:
             space.validate(rows, name)
             if rows.shape[1:] != training.shape[1:]:
                 raise UserError(
@@ -41,10 +42,6 @@ class Distances:
                 )
         if nearest_two is not None:
             self.nearest_two = nearest_two
-
-    def _named(self) -> list[tuple[Rows, str]]:
-        named = [(self.training, 'training images'), (self.generated, 'generated images')]
-        return named if self._test is None else [*named, (self._test, 'test images')]
 
     @property
     def test(self) -> Rows:

@@ -61,7 +61,9 @@ def held_out_gap(to_training: Tensor, to_test: Tensor, num_training: int, num_te
     low, high = wilson_interval(nearer, len(to_training))
     training, test = to_training.double().sqrt().numpy(), to_test.double().sqrt().numpy()
     gap = test - training
-    half = _half_width(float(gap.std(ddof=1)), len(gap)) if len(gap) > 1 else None
+    half = None
+    if len(gap) > 1:
+        half = float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)) * float(gap.std(ddof=1)) / math.sqrt(len(gap))
     mean = float(gap.mean())
     return HeldOutGap(
         mean_to_training=float(training.mean()),
@@ -78,8 +80,3 @@ def held_out_gap(to_training: Tensor, to_test: Tensor, num_training: int, num_te
         share_tied=int((to_training == to_test).sum()) / len(to_training),
         expected_share=num_training / (num_training + num_test),
     )
-
-
-def _half_width(deviation: float, count: int) -> float:
-    """Half the width of the normal 95 % interval of a mean of `count` values with this standard deviation."""
-    return float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)) * deviation / math.sqrt(count)

@@ -3,8 +3,9 @@
     python -m benchmarks.closed_forms --data=cifar-10-python.tar.gz
 
 Times are processor seconds of one thread, so that other load on the machine hardly affects them, for one noisy image
-at the noise levels 20, 2 and 0.1. The cost of all of CIFAR-10 is extrapolated linearly from the two largest
-training sets; the plain loop, of numpy in float64, is timed on few images and scaled, since its cost is linear; the Gaussian and the smoothed form have none.
+at the noise levels 20, 2 and 0.1. The cost of all of CIFAR-10 is extrapolated linearly from the two largest training
+sets. The plain loop takes numpy in float64; it is timed on few images and extrapolated, since its cost is linear. There
+is none for the Gaussian and the smoothed form.
 """
 
 import itertools
@@ -65,7 +66,7 @@ def plain(name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window
 
 
 def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int, sigma: float) -> tuple[float, float]:
-    """Seconds for each noisy image: of the denoiser with `count` training images, and of the plain loop, scaled."""
+    """Seconds for each noisy image: for the denoiser with `count` training images, and for the plain loop, extrapolated."""
     denoiser = make_denoiser(name, images[:count])
     random = torch.Generator().manual_seed(0)
     clean = images[:batch].double() / 127.5 - 1

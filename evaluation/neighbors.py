@@ -64,7 +64,7 @@ class NeighborIndex:
         self.sharded = isinstance(references, ImageRows) and references.sharded
         assert not (mirrored and isinstance(references, ImageRows))
         assert distinct or not self.sharded
-        # Of the references that this rank compares: int8 [n, P] at a slice of positions.
+        # From a slice of the references that this rank compares to their rows, int8 [n, P].
         self.rows: Callable[[slice], Tensor]
         if isinstance(references, ImageRows):
             places = references.order.argsort()  # where each image is stored

@@ -31,9 +31,8 @@ def quality_text(record: Mapping[str, Any]) -> str:
 def is_far(record: Mapping[str, Any]) -> bool:
     """Whether generated images are far from any data, such as noise, so that a ratio of 0 % does not mean new images.
 
-    Their mean distance is more than FAR times the distance between training images. New images whose
-    independent errors are as large as that distance have √2 times that distance. False for records without the
-    reference.
+    Their mean distance is more than FAR = √2 times the distance between training images; so far are new images with
+    independent errors of the size of that distance. False for records without that distance.
     """
     reference = record.get('reference_distance')
     return reference is not None and record['mean_distance'] > FAR * reference

@@ -66,8 +66,8 @@ class Validator:
     def with_steps(self, study: Study, root: Path) -> Study:
         """The study with the steps of its searches, after checking that its sizes are possible.
 
-        root: the study's folder, with the data sets that it makes itself. Raises UserError for a size that cannot be
-        made of its source, or a range without one.
+        root: the study's folder, with the data sets that it makes itself. Raises UserError for a size that its source
+        does not allow, and for a range without an allowed size.
         """
         for options in study.diagnose.values():
             if 'test' in options:

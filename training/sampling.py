@@ -314,8 +314,8 @@ def generate_images(
 ) -> Iterator[GeneratedBatch]:
     """Yield the images of each batch of seeds.
 
-    classes: those that a class is drawn from, each with the same probability, or with a probability that is
-        proportional to the number that a mapping gives for it; None for all that the denoiser has.
+    classes: the classes to draw from, with equal probabilities, or with probabilities in proportion to the values of a
+        mapping; None for all classes of the denoiser.
     The generator of a seed gives its latents, then, for a denoiser with classes, its class (replaced by class_index if
     that is given), then the churn's noise. Raises UserError if an image is not finite.
     """

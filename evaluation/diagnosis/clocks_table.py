@@ -26,7 +26,7 @@ COLUMNS = {'run': 'run', 'dataset_size': '|D|', 'snapshots': 'snapshots'} | {
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its snapshots, oldest first, and what its times are normalized by. records: of mem_traj.jsonl."""
+    """A run. snapshots: oldest first. batch, lr: they normalize times. records: of mem_traj.jsonl."""
 
     name: str
     snapshots: Sequence[Generator]

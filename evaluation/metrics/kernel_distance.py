@@ -33,7 +33,7 @@ class KernelDistance:
 
 @dataclass(frozen=True)
 class KernelDistances:
-    """To the training images; to the held-out images, or None; the second minus the first."""
+    """Distances to the training images and to held-out images, or None. difference: the second minus the first."""
 
     to_training: KernelDistance
     to_test: KernelDistance | None

@@ -98,9 +98,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f'`device`={name}: no such device; choose auto, cuda, mps or cpu') from error
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise UserError(f'`device`={name}: this machine has no such device; choose `device`=auto')
-    if device.type == 'mps' and not torch.backends.mps.is_available():
+    found = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available()}
+    if not found.get(device.type, True):
         raise UserError(f'`device`={name}: this machine has no such device; choose `device`=auto')
     if device.type == 'cuda':
         index = int(os.environ.get('LOCAL_RANK', '0')) if device.index is None else device.index

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from evaluation.metrics import METRICS
-from evaluation.metrics.needs import Inputs
+from evaluation.metrics.distances import Inputs
 from evaluation.spaces import FeatureSpace
 
 

@@ -13,7 +13,7 @@ from dnnlib.util import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluation.metrics.needs import Inputs
+    from evaluation.metrics.distances import Inputs
     from evaluation.spaces import Rows, Space
 
 
@@ -22,9 +22,9 @@ class Metric:
     """One entry of `METRICS`.
 
     summary: a few words for a help text. module: file of the metric, imported when it is computed. needs: an attribute
-    of `evaluation.metrics.needs.Inputs`; features exist in feature space only. The module's function from_<needs> takes
-    that and a seed, and returns a dataclass of numbers, lists and None. needs_test: whether the metric needs a held-out
-    set.
+    of `evaluation.metrics.distances.Inputs`; features exist in feature space only. The module's function from_<needs>
+    takes that and a seed, and returns a dataclass of numbers, lists and None. needs_test: whether the metric needs a
+    held-out set.
     """
 
     summary: str
@@ -68,7 +68,7 @@ def compute_metrics(
     `evaluation.metrics.distances.Distances`.
     Raises UserError for an unknown name, a missing test set, rows that do not fit, or too few of them.
     """
-    from evaluation.metrics.needs import Inputs
+    from evaluation.metrics.distances import Inputs
 
     require_known(names, has_test=test is not None)
     inputs = Inputs(space, generated, training, test, k, nearest_two)

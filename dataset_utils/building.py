@@ -16,7 +16,7 @@ from dataset_utils.archive import DatasetWriter, Destination
 from dataset_utils.manifest import Manifest
 from dataset_utils.parallel import ordered_map
 from dataset_utils.sources import Source
-from dataset_utils.sources.base import ONE_SIZE, match, print_remarks, shown, with_channels
+from dataset_utils.sources.base import ONE_SIZE, match, print_remarks, printable, with_channels
 from dataset_utils.transforms import Transform, checked_square, pad
 from dnnlib.util import UserError
 
@@ -115,7 +115,7 @@ class Making:
         if plan.skip_unreadable:
             arguments |= {SKIPPED: self.unreadable}
         covered = [None] * len(sources) if plan.hash_all else self.kept
-        others = [shown(name) for source in sources for name in source.skipped]
+        others = [printable(name) for source in sources for name in source.skipped]
         if len(others) > MAX_SKIPPED_FILES:
             others[MAX_SKIPPED_FILES:] = [f'... and {len(others) - MAX_SKIPPED_FILES} more']
         return Manifest(

@@ -9,7 +9,7 @@ import numpy as np
 from dataset_utils.manifest import Manifest, listed
 from dataset_utils.selections import name_of
 from dataset_utils.sources import Source, content_sha256
-from dataset_utils.sources.base import copies_of, shown, words_of
+from dataset_utils.sources.base import copies_of, printable, words_of
 from dnnlib.util import UserError
 
 NEAR = 16.0  # root mean square per pixel, of 255: four pairs of CIFAR-10 are closer
@@ -112,7 +112,7 @@ def _label_lines(source: Source) -> list[str]:
         return [f'Labels: {len(counts)} classes of {each}']
     return [
         f'Labels: {len(counts)} class{"es" if len(counts) > 1 else ""}',
-        *(f'  {shown(name_of(label, source.class_names))}: {count}' for label, count in counts),
+        *(f'  {printable(name_of(label, source.class_names))}: {count}' for label, count in counts),
     ]
 
 
@@ -137,8 +137,8 @@ def _manifest_lines(manifest: Manifest | None) -> list[str]:
     sources = zip(listed(manifest.source), listed(manifest.source_sha256), strict=False)
     arguments = ', '.join(f'{name}={value}' for name, value in manifest.arguments.items() if value is not None)
     return [
-        f'Made by the rule "{shown(manifest.rule)}" of version {manifest.version}, with {shown(arguments)}',
-        *(f'  from {shown(name)}, sha256 {shown(digest)}' for name, digest in sources),
-        f'  its images {shown(str(manifest.indices)[1:-1])}',
-        f'  labels: {shown(manifest.labels)}',
+        f'Made by the rule "{printable(manifest.rule)}" of version {manifest.version}, with {printable(arguments)}',
+        *(f'  from {printable(name)}, sha256 {printable(digest)}' for name, digest in sources),
+        f'  its images {printable(str(manifest.indices)[1:-1])}',
+        f'  labels: {printable(manifest.labels)}',
     ]

@@ -21,7 +21,7 @@ from dataset_utils import selections
 from dataset_utils.building import SKIPPED, Plan
 from dataset_utils.imagenet import CIFAR10_CLASSES, images_by_synset
 from dataset_utils.sources import Source
-from dataset_utils.sources.base import MAX_LABEL, shown, words_of
+from dataset_utils.sources.base import MAX_LABEL, printable, words_of
 from dataset_utils.transforms import make_transform
 from dnnlib.util import UserError
 
@@ -322,7 +322,7 @@ def _check_alike(source: Source, blend: Source) -> None:
     for part, others in ((source, names[1]), (blend, names[0])):
         if part.manifest is not None and part.manifest.rule in MADE_LABELS:
             raise UserError(
-                f'{part.where} has labels made by {shown(part.manifest.rule)}, which do not mix; '
+                f'{part.where} has labels made by {printable(part.manifest.rule)}, which do not mix; '
                 f'mix the sets that it was made of, and then label the mixture'
             )
         if part.labels is not None and others is not None and max(part.labels) >= len(others):

@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from dataset_utils.sources.base import shown, some
+from dataset_utils.sources.base import printable, some
 from dnnlib.util import UserError
 
 PAPER_SEED = 1024
@@ -176,4 +176,4 @@ def name_of(label: int, class_names: Sequence[str] | None) -> str:
     """Name a class for a message: '5 (dog)'."""
     if class_names is None or class_names[label] == str(label):
         return str(label)
-    return f'{label} ({shown(class_names[label])})'
+    return f'{label} ({printable(class_names[label])})'

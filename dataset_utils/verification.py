@@ -11,7 +11,7 @@ from dataset_utils.building import SKIPPED, Making, Plan
 from dataset_utils.manifest import Manifest, listed
 from dataset_utils.rules import RULES
 from dataset_utils.sources import Reading, Source
-from dataset_utils.sources.base import shown
+from dataset_utils.sources.base import printable
 from dnnlib.util import UserError
 
 
@@ -26,7 +26,7 @@ def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
         raise UserError(f'{dataset.where} has no manifest.json, so it cannot be verified; remove `verify`')
     names = listed(manifest.source)
     if len(names) != len(sources):
-        raise UserError(f'`verify` must be given {len(names)} times: for {", ".join(map(shown, names))}')
+        raise UserError(f'`verify` must be given {len(names)} times: for {", ".join(map(printable, names))}')
     recorded = (SKIPPED, *(field.name for field in dataclasses.fields(Reading)))  # not arguments of rules
     arguments = {name: value for name, value in manifest.arguments.items() if name not in recorded}
     try:
@@ -34,7 +34,7 @@ def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
     except UserError as error:
         raise UserError(f'{dataset.where} cannot be made again from these sources: {error}') from error
     except Exception as error:  # an untrusted manifest can have any values
-        reason = shown(repr(error))
+        reason = printable(repr(error))
         raise UserError(
             f'{dataset.where}: its manifest is not one that this version understands ({reason}); make it again'
         ) from error
@@ -66,7 +66,7 @@ def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
     if hashes == expected[::-1] != expected:
         findings.append('The two sources are in the opposite order of the manifest; give `verify` the source first.')
     elif hashes != expected:
-        is_not = f'its hash is {" and ".join(expected)}, not {shown(" and ".join(hashes))}'
+        is_not = f'its hash is {" and ".join(expected)}, not {printable(" and ".join(hashes))}'
         findings.append(f'The source is a different one: {is_not}.')
     for name in ('arguments', 'indices', 'labels', 'class_names', 'version'):
         # As JSON, in which 1, 1.0 and true differ.

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dataset_utils.sources.base import shown, unreadable
+from dataset_utils.sources.base import printable, unreadable
 from dataset_utils.sources.decoding import MAX_FILE_BYTES
 from dataset_utils.sources.files import FilesSource, is_read
 from dnnlib.util import UserError
@@ -53,7 +53,7 @@ class ArchiveSource(FilesSource):
             problem = _problem(name) or ('occurs twice' if name in self._entries else '')
             if problem or (entry.problem and is_read(name)):
                 problem = problem or entry.problem
-                raise UserError(f'{self.where}: the entry {shown(name)} {problem}; pack the archive again')
+                raise UserError(f'{self.where}: the entry {printable(name)} {problem}; pack the archive again')
             self._entries[name] = entry
         self._resolve_links()
         self._index(self._entries)
@@ -67,7 +67,7 @@ class ArchiveSource(FilesSource):
                 self._entries[name] = target
             elif is_read(name):
                 raise UserError(
-                    f'{self.where}: the entry {shown(name)} is a link to something that is not in the archive; '
+                    f'{self.where}: the entry {printable(name)} is a link to something that is not in the archive; '
                     f'pack the archive again with the files themselves'
                 )
 
@@ -86,8 +86,8 @@ class ArchiveSource(FilesSource):
     def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         entry = self._entries[name]
         if max(entry.size, entry.packed_size) > limit:
-            raise UserError(f'{self.where}: {shown(name)} is larger than {limit} bytes; remove it')
-        with unreadable(f'{self.where}: {shown(name)} is damaged', 'download or pack the archive again'):
+            raise UserError(f'{self.where}: {printable(name)} is larger than {limit} bytes; remove it')
+        with unreadable(f'{self.where}: {printable(name)} is damaged', 'download or pack the archive again'):
             data = self._unpack(entry)
             if len(data) != entry.size:
                 raise ValueError(f'{len(data)} bytes instead of {entry.size}')

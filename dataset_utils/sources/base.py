@@ -49,7 +49,7 @@ class Reading:
         allowed = {'channels': (1, 3), 'split': ('train', 'test')}
         for name, value in chosen.items():
             if value not in allowed.get(name, (True, False)) or isinstance(value, bool) == (name in allowed):
-                raise UserError(f'the manifest has {shown(repr(value))} as {name}; make the data set again')
+                raise UserError(f'the manifest has {printable(repr(value))} as {name}; make the data set again')
         return Reading(**chosen)
 
 
@@ -272,7 +272,7 @@ def unreadable(claim: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = getattr(error, 'strerror', None) or str(error).split('\n')[0] or type(error).__name__
-        raise UserError(f'{claim} ({shown(reason)}); {remedy}') from error
+        raise UserError(f'{claim} ({printable(reason)}); {remedy}') from error
 
 
 def named(argument: str, path: str) -> str:
@@ -296,10 +296,10 @@ def words_of(shape: Sequence[int]) -> str:
 
 def some(names: Sequence[str], limit: int = 5) -> str:
     """List the first few names for a message, fit for a terminal."""
-    return ', '.join([*map(shown, names[:limit]), *(['...'] if len(names) > limit else [])])
+    return ', '.join([*map(printable, names[:limit]), *(['...'] if len(names) > limit else [])])
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Make text from an untrusted file fit for a terminal: no control characters, no endless lines."""
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= 200 else f'{text[:200]}...'

@@ -10,7 +10,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from dataset_utils.png import SIGNATURE, decode_png, is_deep_png, png_has_colour
-from dataset_utils.sources.base import shown
+from dataset_utils.sources.base import printable
 from dnnlib.util import UserError
 
 _EXTENSIONS = {
@@ -91,7 +91,7 @@ def decode_image(data: bytes, where: str, name: str, exif_transpose: bool = Fals
     stored = decode_png(data)
     if stored is not None:
         return Decoded(stored)
-    own, name = FORMATS[extension_of(name)], f'{where}: {shown(name)}'
+    own, name = FORMATS[extension_of(name)], f'{where}: {printable(name)}'
     try:
         # A .png that contains a JPEG is common and harmless, so the extension does not choose the decoder.
         with PIL.Image.open(io.BytesIO(data), formats=(*_IDENTIFIED, own)) as image:
@@ -146,4 +146,4 @@ def _reason(error: Exception, data: bytes) -> str:
         return 'no known image format'
     if 'truncated' in str(error).lower():
         return f'truncated after {len(data)} bytes'
-    return shown(str(error)) or type(error).__name__
+    return printable(str(error)) or type(error).__name__

@@ -9,7 +9,7 @@ import numpy as np
 
 from dataset_utils.manifest import Manifest
 from dataset_utils.png import is_contact_sheet
-from dataset_utils.sources.base import Source, shown, some
+from dataset_utils.sources.base import Source, printable, some
 from dataset_utils.sources.decoding import FORMATS, MAX_FILE_BYTES, decode_image, has_colour, is_image_name
 from dataset_utils.sources.labels import LABELS_FILE, folder_labels, listed_labels, refuse_splits
 from dnnlib.typed import parse_json
@@ -71,7 +71,7 @@ class FilesSource(Source):
         return len(self.names)
 
     def describe(self, index: int) -> str:
-        return shown(self.names[index])
+        return printable(self.names[index])
 
     @cached_property
     def manifest(self) -> Manifest | None:  # type: ignore[override]
@@ -92,7 +92,7 @@ class FilesSource(Source):
         if LABELS_FILE not in self._others:
             nested = min(self._others - {MANIFEST_FILE}, default=None)
             if nested:
-                deeper = shown(nested.removesuffix(LABELS_FILE))
+                deeper = printable(nested.removesuffix(LABELS_FILE))
                 raise UserError(
                     f'{self.where}: the data set is deeper, in {deeper}; '
                     f'give that folder, or pack its content without the folder around it'

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-from dataset_utils.sources.base import shown, unreadable
+from dataset_utils.sources.base import printable, unreadable
 from dataset_utils.sources.decoding import MAX_FILE_BYTES
 from dataset_utils.sources.files import FilesSource, is_hidden, is_read
 from dnnlib.util import UserError
@@ -52,17 +52,17 @@ class FolderSource(FilesSource):
             return True
         if entry.is_dir() or is_read(name):
             raise UserError(
-                f'{self.where}: {shown(name)} is a symbolic link out of the folder; read it with dataset_tool.py '
+                f'{self.where}: {printable(name)} is a symbolic link out of the folder; read it with dataset_tool.py '
                 f'--follow-links, or replace it with a copy of its target'
             )
         return False
 
     def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
-        report = unreadable(f'{self.where}: {shown(name)} cannot be read', 'fix or remove it')
+        report = unreadable(f'{self.where}: {printable(name)} cannot be read', 'fix or remove it')
         with report, open(os.path.join(self.path, name), 'rb') as file:
             data = file.read(limit + 1)
         if len(data) > limit:
-            raise UserError(f'{self.where}: {shown(name)} is larger than {limit} bytes; remove it')
+            raise UserError(f'{self.where}: {printable(name)} is larger than {limit} bytes; remove it')
         return data
 
     def sha256(self, indices: Sequence[int] | None = None) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from dataset_utils.sources.base import MAX_LABEL, shown
+from dataset_utils.sources.base import MAX_LABEL, printable
 from dnnlib.typed import Typed, parse_json
 from dnnlib.util import UserError
 
@@ -48,14 +48,14 @@ def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | 
         place = places.get(plain(name))
         if place is None:
             raise UserError(
-                f'{where} lists {shown(name)}, which is not there; add the image or remove it from {LABELS_FILE}'
+                f'{where} lists {printable(name)}, which is not there; add the image or remove it from {LABELS_FILE}'
             )
         if labels[place] not in (None, label):
-            raise UserError(f'{where} gives {shown(name)} two labels; remove one of them')
+            raise UserError(f'{where} gives {printable(name)} two labels; remove one of them')
         labels[place] = label
     complete = [label for label in labels if label is not None]
     if len(complete) < len(names):
-        first = shown(names[labels.index(None)])
+        first = printable(names[labels.index(None)])
         raise UserError(
             f'{where} has no label for {len(names) - len(complete)} of {len(names)} images, the first is {first}; '
             f'label every image, or none with {{"labels": null}}'
@@ -78,7 +78,7 @@ def folder_labels(names: Sequence[str], where: str) -> tuple[list[int] | None, l
     outside = next((path for path in paths if len(path) <= level + 1), None)
     if outside:
         raise UserError(
-            f'{where}: {shown("/".join(outside))} is next to folders of images, so the folders cannot be classes; '
+            f'{where}: {printable("/".join(outside))} is next to folders of images, so the folders cannot be classes; '
             f'move it into one, or add a {LABELS_FILE} with {{"labels": null}}'
         )
     if all(_is_in_part(path, level) for path in paths):
@@ -107,8 +107,8 @@ def refuse_splits(names: Sequence[str], where: str) -> None:
             folder = above
     for above, splits in sorted(folders.items()):
         if len(splits) > 1:
-            found = sorted(splits.values())
+            found = ' and '.join(map(printable, sorted(splits.values())))
             raise UserError(
-                f'{where}: {shown(above) or "it"} has the folders {" and ".join(map(shown, found))}, whose images '
+                f'{where}: {printable(above) or "it"} has the folders {found}, whose images '
                 f'would be mixed; give one of these folders alone, or add a {LABELS_FILE} if they are classes'
             )

@@ -80,7 +80,7 @@ def linearity(
 
 
 def centred_cosine(denoised: Tensor, other: Tensor) -> Tensor:
-    """cos(D - mean D, F - mean F) of each image, the means over its pixels and channels, float64 [B].
+    """cos(D - mean D, F - mean F) of each image, float64 [B]; the means are over its pixels and channels.
 
     denoised, other: D and F, [B, C, R, R]. 0 if an image is constant. Source: Kamb and Ganguli 2024.
     """
@@ -89,7 +89,7 @@ def centred_cosine(denoised: Tensor, other: Tensor) -> Tensor:
 
 
 def explained_share(denoised: Tensor, other: Tensor) -> Tensor:
-    """1 - ||D - F||² / ||D - mean D||² of each image, the mean over its pixels and channels, float64 [B].
+    """1 - ||D - F||² / ||D - mean D||² of each image, float64 [B]; mean D is over its pixels and channels.
 
     denoised, other: D and F, [B, C, R, R]. Minus infinity if D is constant. Source: Lukoianov et al. 2025.
     """

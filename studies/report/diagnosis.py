@@ -12,7 +12,7 @@ from evaluation.intervals import t_quantile
 from studies.results import StudyResults
 
 Row = dict[str, Any]
-# Similarities in tables and figures, by the kinds of pairs whose means they average, and their names.
+# The similarities in tables and figures. Each is the mean over some kinds of pairs, and has a name.
 AGREEMENT = {
     'same_seed': ((SAME_SEED,), 'A and B, same seed'),
     'nearest_image': (NEAREST, 'generated images and their nearest training image'),

@@ -100,7 +100,7 @@ def clocks_figures(records: list[Row]) -> dict[str, Figure]:
     return figures
 
 
-# What measures the options of a command, and what draws its records: figures by the ends of their names.
+# By the options of a command: what measures, and what draws figures of the records, by the ends of their names.
 MEASUREMENTS: dict[type, tuple[Callable[..., Results], Callable[[list[Row]], dict[str, Figure]]]] = {
     LevelsOptions: (run_levels, levels_figures),
     CalibrateOptions: (run_calibrate, calibration_figures),

@@ -80,8 +80,8 @@ class LocalScoreDenoiser(Streamed):
         noisy = z.unflatten(1, shape)
         shifts, by_products = list(self._shifts(window)), self._by_products(z, variance)
         means = PosteriorMeans((len(z), *shape[1:]), shape[0], self._weight_dtype, z.device)
-        for block in self._blocks(group, self._cached_images):
-            images = with_norms(block.t().contiguous().unflatten(0, shape))  # [C + 1, R, R, n]
+        for columns in self._columns(group, self._cached_images):
+            images = with_norms(columns.unflatten(0, shape))  # [C + 1, R, R, n]
             for down, right in itertools.product(shifts, shifts):
                 y = right.of_training(down.of_training(images, 1), 2)
                 values = right.centres(down.centres(y[:-1], 1), 2).to(self._weight_dtype)  # [C, h, w, n]

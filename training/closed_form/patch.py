@@ -76,8 +76,8 @@ class PatchDenoiser(Streamed):
 
     def _candidates(self, group: Group) -> Iterator[Tensor]:
         """The training images and their mirror images in blocks, [C + 1, R, R, n], see `with_norms`."""
-        for block in self._blocks(group, self._cached_images):
-            images = with_norms(block.t().contiguous().unflatten(0, self.image_shape))
+        for columns in self._columns(group, self._cached_images):
+            images = with_norms(columns.unflatten(0, self.image_shape))
             yield images
             if self.mirror:
                 yield images.flip(2)

@@ -70,8 +70,7 @@ class PCALocalityDenoiser(Streamed):
         masks = self.masks(variance, group.label)
         means = PosteriorMeans((len(masks), len(z)), 1, self._weight_dtype, z.device)
         queries, by_products = z.t().contiguous(), all(self._by_products(z, variance))
-        for block in self._blocks(group, BLOCK_IMAGES):
-            y = block.t().contiguous()  # [P, n]
+        for y in self._columns(group, BLOCK_IMAGES):
             values = y.to(self._weight_dtype)
             for number, mask in enumerate(masks):
                 own, others = queries[mask], y[mask]

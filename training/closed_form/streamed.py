@@ -109,6 +109,11 @@ class Streamed(ClosedForm):
         for _, rows in self.images.blocks(*group.chosen, size):
             yield rows.to(torch.float64)
 
+    def _columns(self, group: Group, size: int) -> Iterator[Tensor]:
+        """As `_blocks`, but each image is a column, float64 [P, n]."""
+        for _, rows in self.images.blocks(*group.chosen, size):
+            yield rows.t().contiguous().to(torch.float64)
+
     def _by_products(self, z: Tensor, variance: float) -> list[bool]:
         """For each noisy row of z, whether distances by products with training images are exact enough."""
         length, longest = z.norm(dim=1), self.images.highest_norm.sqrt()
@@ -148,7 +153,7 @@ class PosteriorMeans:
         reference, total = self.reference[place], self.total[place]
         highest = torch.maximum(reference, logits.amax(dim=-1))
         scale = (reference - highest).exp()
-        weights = logits.sub_(highest[..., None]).to(self.dtype).exp_()
+        weights = self._powers(logits, highest)
         total.mul_(scale).add_(weights.sum(dim=-1))
         for index, value in enumerate([] if values is None else values):
             self.weighted[place][..., index].mul_(scale).add_((weights * value).sum(dim=-1))
@@ -170,8 +175,11 @@ class PosteriorMeans:
 
     def weights(self, logits: Tensor, place: tuple[slice | int, ...] = ()) -> Tensor:
         """The weights of candidates once all are added: exp(logits) over the sum of all. Arguments: as of `add`."""
-        weights = logits.sub_(self.reference[place][..., None]).to(self.dtype).exp_()
-        return weights.div_(self.total[place][..., None])
+        return self._powers(logits, self.reference[place]).div_(self.total[place][..., None])
+
+    def _powers(self, logits: Tensor, reference: Tensor) -> Tensor:
+        """exp(logits - reference), of `dtype`: as powers of 2, since exp is slow for results that underflow."""
+        return logits.sub_(reference[..., None]).mul_(math.log2(math.e)).to(self.dtype).exp2_()
 
 
 def gather_tensors(tensor: Tensor) -> Tensor:

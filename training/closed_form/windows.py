@@ -130,11 +130,14 @@ def closeness(z: Tensor, y: Tensor, by_products: bool) -> Tensor:
     y: as of `with_norms`. by_products: sum_c z y - 1/2 sum_c y², which differs by a number that all images share, and
     is faster, but rounds more.
     """
-    total = y[-1] if by_products else torch.zeros_like(y[-1])
-    for own, other in zip(z[..., None], y[:-1], strict=True):
-        if by_products:
-            total = torch.addcmul(total, own, other)
-        else:
-            difference = own - other
-            total.addcmul_(difference, difference, value=-0.5)
+    own = z[..., None]
+    if by_products:
+        total = torch.addcmul(y[-1], own[0], y[0])
+        for channel in range(1, len(z)):
+            total.addcmul_(own[channel], y[channel])
+        return total
+    total = torch.zeros_like(y[-1])
+    for channel in range(len(z)):
+        difference = own[channel] - y[channel]
+        total.addcmul_(difference, difference, value=-0.5)
     return total

@@ -82,6 +82,21 @@ def test_distant_queries_are_exact(distance, precision):
     check(denoiser, x, distance, expected)
 
 
+def test_a_distant_query_as_near_to_one_image_as_to_another_loses_no_digits():
+    """At each pixel it is far along a direction at right angles to the difference of the two images."""
+    images = mixed_images(2, 3, 5, seed=3)
+    first, second = images.double() / 127.5 - 1
+    sideways = torch.linalg.cross(
+        first - second, torch.from_numpy(np.random.default_rng(0).normal(size=[3, 5, 5])), dim=0
+    )
+    x = ((first + second) / 2 + 1e4 * sideways / sideways.norm())[None]
+    for denoiser, expected in (
+        (LocalScoreDenoiser(images, window=3, precision='fp64'), brute_force.local_score(images, x, 1.0, 3)),
+        (PatchDenoiser(images, window=3, precision='fp64'), brute_force.patches(images, x, 1.0, 3, True)),
+    ):
+        check(denoiser, x, 1.0, expected)
+
+
 def test_the_circular_form_commutes_with_shifts():
     images, x = mixed_images(6, 3, 8), queries(mixed_images(6, 3, 8), 0.5)
     denoiser = EquivariantLocalScoreDenoiser(images, window=3, padding='circular', precision='fp64')

@@ -10,7 +10,7 @@ from dataset_utils.manifest import Manifest, listed
 from dataset_utils.selections import name_of
 from dataset_utils.sources import Source, content_sha256
 from dataset_utils.sources.base import copies_of, printable, words_of
-from dnnlib.util import UserError
+from dnnlib.util import UserError, counted
 
 NEAR = 16.0  # root mean square per pixel, of 255: four pairs of CIFAR-10 are closer
 DIRECTIONS = 64
@@ -108,7 +108,7 @@ def _label_lines(source: Source) -> list[str]:
     sizes = [count for _, count in counts]
     if len(counts) > SHOWN_CLASSES:
         least, most = min(sizes), max(sizes)
-        each = f'{least} to {most} images' if least < most else f'{least} image{"s" * (least > 1)} each'
+        each = f'{least} to {most} images' if least < most else f'{counted(least, "image")} each'
         return [f'Labels: {len(counts)} classes of {each}']
     return [
         f'Labels: {len(counts)} class{"es" if len(counts) > 1 else ""}',

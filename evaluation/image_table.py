@@ -11,10 +11,6 @@ from evaluation.given_images import ImageSet
 from evaluation.memorization import Memorization, first_of_equal_rows
 
 TABLE_NAME = 'nearest.csv'
-COLUMNS = (
-    *('set', 'image', 'class', 'nearest', 'second', 'squared_distance', 'second_squared_distance'),
-    *('memorized', 'exact', 'duplicate'),
-)
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,9 @@ class ImageRow:
     def cells(self) -> list[Any]:
         """The values as the table has them: flags are 0 or 1."""
         return [int(value) if isinstance(value, bool) else value for value in dataclasses.astuple(self)]
+
+
+COLUMNS = tuple(field.name.removesuffix('_index') for field in dataclasses.fields(ImageRow))
 
 
 def rows_of(images: ImageSet, result: Memorization) -> Iterator[ImageRow]:

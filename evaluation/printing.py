@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dnnlib.text_tables import aligned
-from dnnlib.util import format_time
+from dnnlib.util import counted, format_time
 
 FAR = 2**0.5
 FAR_TEXT = 'far from any data'
@@ -86,8 +86,7 @@ def copies_text(copies: Mapping[str, Any], is_alone: bool) -> str:
 def copied_text(copied: Mapping[str, Any]) -> str:
     """'Copied: 18 training images, 90.00 % of the set; most copies: class 3 (40), class 5 (12)'"""
     classes = ', '.join(f'class {entry["class"]} ({entry["copies"]})' for entry in copied['classes'])
-    images = 'training image' + 's' * (copied['num_images'] != 1)
-    text = f'Copied: {copied["num_images"]} {images}, {100 * copied["share"]:.2f} % of the set'
+    text = f'Copied: {counted(copied["num_images"], "training image")}, {100 * copied["share"]:.2f} % of the set'
     return f'{text}; most copies: {classes}' if classes else text
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.text_tables import aligned, csv_text
-from dnnlib.util import atomic_file, format_time
+from dnnlib.util import atomic_file, counted, format_time
 from evaluation.effective_memorization import EMM
 from evaluation.printing import is_far, numbers_of
 from studies.points import FAILED, RUNNING, STOPPED
@@ -175,7 +175,7 @@ def status_text(results: StudyResults) -> str:
     if seconds:
         more = ', plus the further sizes of the searches' if searching else ''
         at_a_time = results.counts()[RUNNING] or 1
-        lines.append(f'About {format_time(seconds)} left at {at_a_time} point{"s" * (at_a_time > 1)} at a time{more}.')
+        lines.append(f'About {format_time(seconds)} left at {counted(at_a_time, "point")} at a time{more}.')
     return '\n'.join(lines)
 
 

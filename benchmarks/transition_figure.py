@@ -1,6 +1,6 @@
-"""Draws the README's first picture from the demo: generated digits above their nearest training images.
+"""Draws the README's first picture from a study over sizes: from copying to generating new images.
 
-python -m benchmarks.demo_gallery demo-out docs/figures/demo_gallery.png
+python -m benchmarks.transition_figure studies-out/photographs/size docs/figures/photographs.png --sizes=10,40,80
 """
 
 from pathlib import Path
@@ -15,22 +15,28 @@ from dnnlib.util import UserError, atomic_file, report_errors
 from evaluation.best_images import BEST_NAME, read_best
 from evaluation.memorization import memorized
 from evaluation.records import best_record, read_records
+from studies.folder import open_results
+from studies.report.plots import ratio_axis
 
 COLUMNS = 8
 COPY_COLOR = '#c81e1e'
+WIDTH, BLOCK, CURVE = 7.6, 2.3, 2.9  # inches: of the figure; heights of one size's images and of the curve
 
 
 @click.command()
 @click.argument('study', metavar='DIR', type=click.Path(path_type=Path))
 @click.argument('dest', metavar='PNG', type=click.Path(path_type=Path))
-@click.option('--sizes', default='20,50,400', show_default=True, help='Training-set sizes, one block each.')
+@click.option('--sizes', default='20,50,400', show_default=True, help='Training-set sizes, one block of images each.')
 @report_errors
 def main(study: Path, dest: Path, sizes: str) -> None:
-    """Draw, for each size, a sample of the best snapshot's images, and their nearest training images below."""
+    """Draw, for each size, a sample of the best snapshot's images above their nearest training images, and below all
+    of them the memorization ratio by size."""
     points = [study / 'points' / 'all' / f'{int(size):06d}-r0' for size in sizes.split(',')]
-    figure = Figure(figsize=(7.6, 2.3 * len(points)))
+    total = BLOCK * len(points) + CURVE
+    figure = Figure(figsize=(WIDTH, total))
     for place, point in enumerate(points):
-        draw_block(figure, point, 1 - place / len(points), 1 / len(points))
+        draw_block(figure, point, 1 - place * BLOCK / total, BLOCK / total)
+    draw_curve(figure, study, CURVE / total)
     with atomic_file(dest) as file:
         figure.savefig(file, format='png', dpi=100)
 
@@ -40,7 +46,7 @@ def draw_block(figure: Figure, point: Path, top: float, height: float) -> None:
     record = best_record(read_records(point / 'run' / 'mem_traj.jsonl'))
     best = read_best(point / 'run' / BEST_NAME, record)
     if best is None:
-        raise UserError(f'{point}: the images of its best snapshot are missing; run `make demo` first')
+        raise UserError(f'{point}: the images of its best snapshot are missing; run the study first')
     training = open_source(str(point / 'data.zip'))
     copies = memorized(best.squared_distances[:, 0], best.squared_distances[:, 1])
     ratio = f'{100 * record["ratio"]:.1f} % of {record["num_images"]} generated images are copies'
@@ -58,6 +64,30 @@ def draw_block(figure: Figure, point: Path, top: float, height: float) -> None:
                 axes.add_patch(frame)
             if column == 0:
                 figure.text(0.015, bottom + 0.19 * height, label, fontsize=11, va='center')
+
+
+def draw_curve(figure: Figure, study: Path, height: float) -> None:
+    """Draw the ratios of all repeats by size, with 95 % intervals, into the lowest `height` of the figure."""
+    (outcome,) = open_results(study).outcomes
+    axes = figure.add_axes((0.13, 0.22 * height, 0.84, 0.68 * height))
+    sizes = [ratios.size for ratios in outcome.ratios]
+    axes.fill_between(
+        sizes,
+        [100 * ratios.interval.low for ratios in outcome.ratios],
+        [100 * ratios.interval.high for ratios in outcome.ratios],
+        color=COPY_COLOR,
+        alpha=0.2,
+        linewidth=0,
+    )
+    axes.plot(sizes, [100 * ratios.mean for ratios in outcome.ratios], color=COPY_COLOR, marker='o')
+    axes.set_xscale('log')
+    axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+    axes.set_xticks([], minor=True)
+    ratio_axis(axes)
+    axes.set_xlabel('training images (band: 95 % interval)', fontsize=13)
+    axes.set_ylabel('copies (red), %', fontsize=13)
+    axes.tick_params(labelsize=12)
+    axes.spines[['top', 'right']].set_visible(False)
 
 
 if __name__ == '__main__':

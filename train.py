@@ -22,7 +22,7 @@ def main(ctx: click.Context, options: RunOptions) -> None:
 
     \b
     # The built-in digits on a laptop
-    python train.py --outdir=runs --data=digits --preset=digits --epochs=100 --snapshots=2
+    python train.py --outdir=runs --data=digits --preset=digits --epochs=100 --warmup=10 --snapshots=2
 
     \b
     # The paper's basic run on one machine with 8 GPUs

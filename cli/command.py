@@ -56,8 +56,10 @@ def _require(kind: type, values: dict[str, Any]) -> None:
 class RankedCommand(click.Command):
     """A command that torchrun may start on several ranks: only the first one prints what is wrong with the options.
 
-    `report_errors` does the same for the errors of the function of a command.
+    `report_errors` does the same for the errors of the function of a command, and says that it resumes if it does.
     """
+
+    resumes = True
 
     def make_context(self, *arguments: Any, **values: Any) -> click.Context:
         with _reported_once():

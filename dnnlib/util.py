@@ -69,10 +69,17 @@ def report_errors(command: Callable) -> Callable:
                 raise
             raise _one_sentence(_with_options(f'out of memory; lower {_batch_argument()}')) from error
         except KeyboardInterrupt:
-            print('Interrupted.', file=sys.stderr)
+            print(_interrupted(), file=sys.stderr)
             sys.exit(130)
 
     return run
+
+
+def _interrupted() -> str:
+    context = click.get_current_context(silent=True)
+    while context is not None and not getattr(context.command, 'resumes', False):
+        context = context.parent
+    return 'Interrupted.' if context is None else 'Interrupted; the same command resumes.'
 
 
 def _with_options(text: str) -> str:

@@ -68,6 +68,11 @@ def test_the_papers_basic_run_follows_from_its_preset(digits_20):
     assert lines['Seed'] == '1024'
 
 
+def test_a_warm_up_longer_than_the_training_is_named(digits_20):
+    lines = dry_run(f'--data={digits_20}', *TINY, '--epochs=100', '--lr=0.0002')  # 2,000 images of a warm-up of 4,000
+    assert 'warm-up 200 epochs (4 kimg), longer than the training: it ends at 50 % of the' in lines['Optimizer']
+
+
 def test_options_win_over_the_preset(digits_20):
     lines = dry_run(f'--data={digits_20}', '--preset=paper', '--lr=0.5', '--epochs=10', '--seed=3')
     assert 'learning rate 0.5' in lines['Optimizer']

@@ -218,6 +218,9 @@ def describe(config: TrainingConfig, device_type: str) -> str:
     kinds = f'{config.label_dim} classes' if config.label_dim else 'unconditional'
     if options.lr and schedule.rampup_images:
         warmup = f'{schedule.rampup_images / dataset.size:.4g} epochs ({schedule.rampup_images / 1000:g} kimg)'
+        if schedule.rampup_images >= schedule.total_images:
+            reached = 100 * schedule.lr_multiplier(schedule.total_images)
+            warmup += f', longer than the training: it ends at {reached:.0f} % of the learning rate'
     else:
         warmup = 'none'
     if schedule.ema_mode == 'mode3':

@@ -5,7 +5,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli.command import given_arguments, with_options
+from cli.command import RankedCommand, RankedGroup, given_arguments, with_options
 from dnnlib.options import REQUIRED, integer_list, option
 from dnnlib.util import ArgumentError, report_errors
 from training.sampler_options import SamplerOptions
@@ -117,3 +117,16 @@ def test_a_path_in_the_home_folder_is_found(monkeypatch):
 
     result = CliRunner().invoke(command, ['--data=~/a.zip', '--images=~/b', '--images=c~'])
     assert result.output == "/home/me/a.zip ('/home/me/b', 'c~')\n"
+
+
+@pytest.mark.parametrize('parent', [None, RankedGroup('group')])
+def test_an_interrupted_command_says_that_it_resumes(parent):
+    @click.command(cls=click.Command if parent else RankedCommand)
+    @report_errors
+    def command():
+        raise KeyboardInterrupt
+
+    if parent:
+        parent.add_command(command, 'command')
+    result = CliRunner().invoke(parent or command, ['command'] if parent else [])
+    assert (result.exit_code, result.stderr) == (130, 'Interrupted; the same command resumes.\n')

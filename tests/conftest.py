@@ -26,7 +26,7 @@ def _signals_as_in_a_terminal():
 
 @pytest.fixture(scope='session', autouse=True)
 def _own_cache(tmp_path_factory):
-    """Features are kept for these tests alone."""
+    """Features are kept only for these tests."""
     os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
 
 

@@ -62,7 +62,7 @@ def failure_of(command: click.Command, *arguments: object, status: int = 1) -> s
 
 
 def cifar10_pixels(batch: str) -> np.ndarray:
-    """The images of a batch of CIFAR-10, uint8 [10000, 3, 32, 32], read by pickle alone."""
+    """The images of a batch of CIFAR-10, uint8 [10000, 3, 32, 32], read only by pickle."""
     with tarfile.open(os.environ['CIFAR10_ARCHIVE']) as archive:
         file = archive.extractfile(f'cifar-10-batches-py/{batch}')
         assert file is not None

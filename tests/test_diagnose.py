@@ -396,7 +396,7 @@ def test_clocks_are_read_from_errors_and_records(run_dir, halves, tmp_path):
     assert (tmp_path / 'clocks_collapse.svg').exists()
 
 
-def test_mistakes_are_told_in_a_sentence(run_dir, conditional, halves, digits_20, tmp_path):
+def test_mistakes_are_reported_in_one_sentence(run_dir, conditional, halves, digits_20, tmp_path):
     a, b = halves
     network, data, out = f'--network={newest(run_dir)}', f'--data={a}', f'--outdir={tmp_path}'
     assert '--test is missing' in failure('levels', network, data, '--from=test', out)

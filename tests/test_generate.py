@@ -55,7 +55,7 @@ def test_an_image_depends_on_its_seed_and_its_class(snapshot, tmp_path):
 
 
 def test_an_interrupted_run_resumes_with_whole_batches(snapshot, tmp_path):
-    """Of batches 3-4, 5-6 and 7-8, the second lacks an image; it is made again as it was, the others are left alone."""
+    """Of batches 3-4, 5-6 and 7-8, the second lacks an image; it is made again as it was, and the others are kept."""
     arguments = [f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=3-8', '--batch=2', '--steps=4']
     assert run(*arguments).exit_code == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / 'o').glob('*.png')}
@@ -154,7 +154,7 @@ def test_images_in_one_file_are_those_of_a_folder(snapshot, tmp_path):
     assert first['mean_distance'] == second['mean_distance']
 
 
-def test_a_finished_file_is_left_alone_and_another_one_refused(snapshot, tmp_path, monkeypatch):
+def test_a_finished_file_is_kept_and_another_one_refused(snapshot, tmp_path, monkeypatch):
     common = [f'--network={snapshot}', '--seeds=0-2', '--steps=3']
     for name in ('all.npz', 'all.npy'):
         assert run(*common, f'--outdir={tmp_path}/{name}').exit_code == 0

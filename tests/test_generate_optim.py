@@ -63,7 +63,7 @@ def test_images_conform(outdir: Path) -> None:
     assert np.array_equal([read_image(outdir / f'{seed:06d}.png') for seed in range(32)], expected)
 
 
-def test_table_tells_which_training_image_each_image_replays(outdir: Path, digits: np.ndarray) -> None:
+def test_the_table_lists_the_training_image_that_each_image_replays(outdir: Path, digits: np.ndarray) -> None:
     table = read_table(outdir)
     assert list(table) == list(range(32))
     for seed, line in table.items():
@@ -80,7 +80,7 @@ def test_contact_sheet_shows_the_images_in_order(outdir: Path) -> None:
     assert np.array_equal(sheet[8:16, 16:24], read_image(outdir / '000008.png'))
 
 
-def test_a_run_goes_on_where_it_was_interrupted(outdir: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(outdir: Path, tmp_path: Path) -> None:
     """Of six seeds, one is in the table, two in a rank's part, of which one lost its image and one its line's end."""
     table = read_table(outdir)
     again = tmp_path / 'again'
@@ -264,7 +264,7 @@ def test_an_array_on_disk_gives_the_same_images(axes: tuple[int, ...], outdir: P
 
 
 def test_an_array_on_disk_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No memory is free, and the file's images are asked for in parts alone."""
+    """No memory is free, and the file's images are read only in parts."""
     monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 0)
     monkeypatch.setattr('training.closed_form.optimal.OVERHEAD', -math.inf)
     monkeypatch.setattr('dataset_utils.sources.arrays.NumpySource.load', lambda *_: pytest.fail('read whole'))
@@ -326,7 +326,7 @@ def test_one_rank_may_hold_all_shards(outdir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_classes_that_are_in_one_shard_alone(digits_20: Path, tmp_path: Path) -> None:
+def test_classes_that_are_in_only_one_shard(digits_20: Path, tmp_path: Path) -> None:
     """Of 20 digits, class after class, each of two shards has five classes."""
     arguments = [f'--data={digits_20}', '--seeds=0-15', '--cond=1']
     assert run(*arguments, f'--outdir={tmp_path / "one"}').exit_code == 0
@@ -336,7 +336,7 @@ def test_classes_that_are_in_one_shard_alone(digits_20: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_broken_image_in_the_second_share_is_told_once(digits_20: Path, tmp_path: Path) -> None:
+def test_a_broken_image_in_the_second_share_is_reported_once(digits_20: Path, tmp_path: Path) -> None:
     folder = tmp_path / 'broken'
     with zipfile.ZipFile(digits_20) as archive:
         archive.extractall(folder)
@@ -349,7 +349,7 @@ def test_a_broken_image_in_the_second_share_is_told_once(digits_20: Path, tmp_pa
     assert not (tmp_path / 'out').exists()
 
 
-def test_mistakes_are_told_in_a_sentence(
+def test_mistakes_are_reported_in_one_sentence(
     outdir: Path, digits_20: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(text: str, *arguments: str | Path, code: int = 1) -> None:

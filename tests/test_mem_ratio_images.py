@@ -126,7 +126,7 @@ def test_rows_of_a_folder_have_the_names_of_its_files(digits_20, images, tmp_pat
     assert [(row['set'], row['image']) for row in rows] == [('samples', 'a/1.png'), ('samples', 'b/0.png')]
 
 
-def test_metrics_stand_beside_the_ratio(digits_20, array, images, reference):
+def test_metrics_are_next_to_the_ratio(digits_20, array, images, reference):
     test = load_dataset('digits').images
     (record,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all', '--test-ref=digits')
     expected = compute_metrics(requested(['all'], True, False), PixelSpace(), images, reference, test)

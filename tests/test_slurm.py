@@ -162,7 +162,7 @@ def test_a_study_survives_its_own_death_and_cancelled_and_requeued_jobs(cluster,
     assert not study.jobs_that('pending,running,completing')
 
 
-def test_a_point_on_two_nodes_goes_on_after_its_time_was_over(cluster, tmp_path):
+def test_a_point_on_two_nodes_resumes_after_its_time_limit(cluster, tmp_path):
     study = Study(tmp_path, cluster, [20], 2500, '--nodes-per-job=2')
     run = study.start()
     try:

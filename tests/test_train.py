@@ -49,7 +49,7 @@ def short_measurement(monkeypatch):
     monkeypatch.setattr('training.cost.SECONDS_MEASURED', 0.0)
 
 
-def test_a_dry_run_gives_the_cost_and_says_where_attention_is(digits_20):
+def test_a_dry_run_gives_the_cost_and_the_resolutions_with_attention(digits_20):
     lines = dry_run(f'--data={digits_20}', *TINY, '--epochs=100', '--snapshots=2')
     assert lines['Time'].startswith('about ')
     assert lines['Memory'].startswith('about ')

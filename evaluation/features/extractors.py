@@ -182,7 +182,7 @@ def _require_tensors(path: str, where: str) -> None:
     try:
         torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many exceptions for other files
-        raise UserError(f'{where}: {path} is not a file of tensors alone, as torch.save writes a state dict') from error
+        raise UserError(f'{where}: {path} is not a file of only tensors, as torch.save writes a state dict') from error
 
 
 def _hash_of_tensors(network: torch.nn.Module) -> str:

@@ -49,7 +49,7 @@ def test_ways_take_turns_and_are_compared_with_the_fastest_plain_one(tmp_path, c
     assert capsys.readouterr().out.count('\n| ') == 4
 
 
-def test_peak_memory_is_of_the_way_alone():
+def test_peak_memory_covers_only_the_way():
     def large():
         return bytearray(300 << 20)
 

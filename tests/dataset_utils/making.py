@@ -110,7 +110,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def read_zip(path: Path) -> tuple[np.ndarray, list[int] | None, dict]:
-    """Read a data set with zipfile and Pillow alone: images [N, H, W, C], labels, manifest."""
+    """Read a data set with only zipfile and Pillow: images [N, H, W, C], labels, manifest."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith('.png')]
         images = [np.array(PIL.Image.open(archive.open(name))) for name in names]

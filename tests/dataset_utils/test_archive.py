@@ -72,7 +72,7 @@ def test_no_labels_are_null(dest):
     assert open_source(dest).labels is None
 
 
-def test_bytes_are_the_same_whenever_and_whoever_writes(tmp_path, monkeypatch):
+def test_bytes_depend_on_neither_the_time_nor_the_user(tmp_path, monkeypatch):
     write(tmp_path / 'a.zip')
     monkeypatch.setattr('time.time', lambda: 2_000_000_000)
     old = os.umask(0o077)
@@ -255,7 +255,7 @@ def test_folder_of_something_else_is_never_overwritten(tmp_path, files, stranger
     assert folder_state(folder) == before
 
 
-def test_file_is_no_folder_and_folder_no_archive(tmp_path):
+def test_a_file_is_not_a_folder_and_a_folder_not_an_archive(tmp_path):
     (tmp_path / 'file').write_bytes(b'x')
     (tmp_path / 'folder.zip').mkdir()
     with pytest.raises(UserError, match=r'is a file; end the name in \.zip'):
@@ -312,7 +312,7 @@ def test_source_and_destination_must_not_lie_in_one_another(tmp_path, monkeypatc
         Destination(dest, True, [source])
 
 
-def test_root_is_no_destination(tmp_path):
+def test_root_is_not_a_destination(tmp_path):
     with pytest.raises(UserError, match='contain one another'):
         Destination('/', True, [str(tmp_path)])
     with pytest.raises(UserError, match='exists; add `overwrite`'):

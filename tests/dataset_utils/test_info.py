@@ -114,7 +114,7 @@ def test_images_of_different_sizes(tmp_path):
     assert 'b.png is 9x9 RGB, but a.png is 8x8 RGB' in refusal(invoke(main, 'info', write_files(tmp_path / 'p', files)))
 
 
-def test_near_that_is_no_number():
+def test_near_that_is_not_a_number():
     assert '--near=nan is not a distance' in refusal(invoke(main, 'info', 'digits', '--near=nan'))
 
 

@@ -60,7 +60,7 @@ class TestImagenetClass:
         images, _, _ = make('imagenet-class', tree, tmp_path / 'b.zip', '--superclass=bird', '--max-images=2')
         assert images.shape == (2, 32, 32, 3)
 
-    def test_draw_depends_on_the_seed_alone_and_is_nested(self, tmp_path, tree):
+    def test_draw_depends_only_on_the_seed_and_is_nested(self, tmp_path, tree):
         def drawn(name: str, *arguments: str) -> list[str]:
             _, _, manifest = make('imagenet-class', tree, tmp_path / name, *self.OPTIONS, *arguments)
             return [open_source(tree).describe(index) for index in manifest['indices']]
@@ -263,6 +263,6 @@ class TestDuplicate:
         images, _, _ = make('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', '--copies=4', '--fraction=0')
         assert len(images) == 100, 'no duplicates, on purpose'
 
-    def test_fraction_that_is_no_number(self, tmp_path):
+    def test_fraction_that_is_not_a_number(self, tmp_path):
         message = refused('duplicate', 'digits', tmp_path / 'd.zip', '--copies=2', '--fraction=nan')
         assert '--fraction=nan is not in the range from 0 to 1' in message

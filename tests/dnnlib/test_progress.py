@@ -18,7 +18,7 @@ def test_progress_is_in_a_file_until_the_bar_is_closed(tmp_path, monkeypatch):
     assert read_progress(tmp_path) is None
 
 
-def test_a_damaged_file_is_no_progress(tmp_path):
+def test_a_damaged_file_gives_no_progress(tmp_path):
     for text in ('', '[]', '{"phase": "train", "done": "1"}'):
         (tmp_path / PROGRESS_FILE).write_text(text)
         assert read_progress(tmp_path) is None

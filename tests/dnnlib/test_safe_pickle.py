@@ -89,7 +89,7 @@ def test_state_cannot_be_set_on_an_allowed_name():
 
 
 def test_a_healthy_pickle_is_read_where_the_child_cannot_be_limited():
-    """The limits hold in the child alone, and a large honest array stays far below them."""
+    """The limits hold only in the child, and a large harmless array stays far below them."""
     rows = np.zeros((10_000, 3072), np.uint8)
     assert load_pickle(pickle.dumps({'data': rows}, 4))['data'].shape == rows.shape
 

@@ -123,7 +123,7 @@ def test_output_goes_to_the_log_as_well(tmp_path, capsys):
     assert capsys.readouterr().out == (tmp_path / 'log.txt').read_text() == 'one\ntwo\n'
 
 
-def test_a_reader_that_ends_early_is_no_mistake(capsys):
+def test_a_reader_that_ends_early_is_not_an_error(capsys):
     @click.command()
     @report_errors
     def speak():

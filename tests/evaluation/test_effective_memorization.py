@@ -116,7 +116,7 @@ def test_emm_of_ratios_that_rise_again_is_the_last_crossing():
     assert [(small.size, large.size) for small, large in rising_pairs(ratios)] == [(200, 300)]
 
 
-def test_a_rise_within_the_intervals_is_no_warning():
+def test_a_rise_within_the_intervals_gives_no_warning():
     assert rising_pairs(counted({100: 0.50, 200: 0.52}, images=100)) == []
 
 

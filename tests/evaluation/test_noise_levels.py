@@ -66,7 +66,7 @@ def test_the_error_is_the_squared_error_summed_over_pixels(sigma):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_noise_depends_on_the_seed_and_the_position_alone():
+def test_noise_depends_only_on_the_seed_and_the_position():
     optimum = OptimalDenoiser(IMAGES, precision='fp64')
     whole = denoising_error(optimum, IMAGES, 0.3)
     for batch_size in (1, 7, 64):

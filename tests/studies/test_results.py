@@ -61,7 +61,7 @@ def test_the_time_left_follows_from_points_of_the_nearest_size(tmp_path):
     assert 'About 1m 40s left at 1 point at a time' in status_text(results)
 
 
-def test_nothing_done_is_told_as_that(tmp_path):
+def test_a_study_without_results_is_reported_as_such(tmp_path):
     results = collect(make_study(sizes={'values': [10]}), tmp_path)
     assert table_text(results) == 'No point is done yet.'
     assert study_seconds_left(results) is None

@@ -71,7 +71,7 @@ def test_new_measurements_run_a_finished_point_in_its_folder(tmp_path):
     assert commands_of(folder)['levels'][-1] == '--num=30'
 
 
-def test_a_size_that_left_the_study_is_told_and_never_trained_again(tmp_path):
+def test_a_size_that_left_the_study_is_listed_and_never_trained_again(tmp_path):
     run(make_study(sizes={'values': [10, 20, 30]}), tmp_path, lambda size: None if size == 20 else 1.0)
     write_status(tmp_path / 'points/all/000030-r0', Status(STOPPED, 'train'))
     study = make_study(sizes={'values': [40]}, repeats={'count': 2})
@@ -84,7 +84,7 @@ def test_a_size_that_left_the_study_is_told_and_never_trained_again(tmp_path):
     ]
 
 
-def test_more_repeats_of_a_search_are_trained_where_it_passes_alone(tmp_path):
+def test_more_repeats_of_a_search_are_trained_only_at_its_sizes(tmp_path):
     sizes = {'search': [10, 1000], 'tolerance': 0.1}
     first, _ = run(make_study(sizes=sizes), tmp_path, lambda size: 1.0 if size < 100 else 0.0)
     again, _ = run(make_study(sizes=sizes, repeats={'count': 2}), tmp_path, lambda size: 1.0 if size < 100 else 0)
@@ -131,7 +131,7 @@ def test_a_damaged_status_is_the_one_of_a_point_that_was_never_started(tmp_path,
     assert read_status(tmp_path) == status
 
 
-def test_whoever_looks_at_a_point_does_not_keep_it_from_being_run(tmp_path):
+def test_looking_at_a_point_does_not_keep_it_from_being_run(tmp_path):
     stop = threading.Event()
 
     def look():
@@ -171,7 +171,7 @@ def test_two_processes_that_come_to_a_point_at_once_set_nothing_aside(tmp_path):
     assert all(point.matches() for point in points)
 
 
-def test_a_point_of_other_settings_is_set_aside_and_run_anew(tmp_path):
+def test_a_point_with_other_settings_is_set_aside_and_run_again(tmp_path):
     run(make_study(sizes={'values': [10]}), tmp_path, lambda size: 0.5)
     changed = make_study(sizes={'values': [10]}, train={'preset': 'digits', 'lr': 1e-3})
     assert collect(changed, tmp_path).outcomes[0].ratios == []
@@ -225,7 +225,7 @@ def test_a_range_on_one_side_of_the_threshold_is_answered_by_an_inequality(tmp_p
     assert f'EMM so far: {answer}' in status_text(results)
 
 
-def test_a_search_averages_the_repeats_before_it_goes_on(tmp_path):
+def test_a_search_averages_the_repeats_before_it_continues(tmp_path):
     # Neither the first nor the last repeat, nor most of them, lie on the side of 90 % on which their mean lies.
     ratios = {10: [1.0] * 3, 32: [0.85, 1.0, 0.88], 56: [1.0, 0.5, 0.95], 42: [1.0] * 3, 100: [0.0] * 3}
     left = {size: list(repeats) for size, repeats in ratios.items()}
@@ -283,7 +283,7 @@ def test_a_point_that_runs_elsewhere_is_waited_for_and_not_started_twice(tmp_pat
     assert point.status().state == RUNNING
     results = run_study(study, tmp_path, launcher, False, lambda *_: None, lambda *_: None)
     thread.join()
-    assert launcher.order == [(10, 0)]  # by the other process alone
+    assert launcher.order == [(10, 0)]  # only by the other process
     assert results.counts()[DONE] == 1
 
 
@@ -324,7 +324,7 @@ def test_a_folder_belongs_to_one_study(tmp_path):
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"name": "test", "docu'])
-def test_a_damaged_study_json_is_written_anew(tmp_path, text):
+def test_a_damaged_study_json_is_written_again(tmp_path, text):
     study = make_study(sizes={'values': [10]})
     (tmp_path / 'study.json').write_text(text)
     claim(tmp_path, study)

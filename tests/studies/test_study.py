@@ -68,7 +68,7 @@ def test_a_point_is_three_commands_that_a_person_would_type():
     }
 
 
-def test_factors_combine_and_change_their_options_alone():
+def test_factors_combine_and_change_only_their_options():
     labels = {'values': {'none': {}, 'true': {'train': {'cond': True}}}}
     study = read(factors={'width': WIDTH, 'labels': labels})
     assert [combination.values for combination in study.combinations] == [
@@ -401,7 +401,7 @@ def test_an_evaluation_of_one_class_is_possible():
 
 
 @pytest.mark.parametrize('text', ['[data', 'x = ' + '9' * 5000, 'x = ' + '[' * 50_000, '\ud800'])
-def test_a_file_that_is_no_toml_is_named(tmp_path, text):
+def test_a_file_that_is_not_toml_is_named(tmp_path, text):
     (tmp_path / 'x.toml').write_bytes(text.encode(errors='surrogatepass'))
     with pytest.raises(UserError, match=r'x\.toml: not a TOML file'):
         load_study(tmp_path / 'x.toml')

@@ -108,7 +108,7 @@ def test_positional_arguments_take_the_names_of_the_constructor(tmp_path):
     assert 'arguments do not belong' in refusal(write(tmp_path, record_of(net, arguments=(8,) * 30)))
 
 
-def test_skip_connections_are_taken_and_on_where_absent(tmp_path):
+def test_skip_connections_are_read_and_on_if_absent(tmp_path):
     masked, record = network(skip_connections=[1, 0, 1, 1])
     net, plain = network()
     x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 3.0])
@@ -139,7 +139,7 @@ def test_the_source_in_a_record_is_not_run(tmp_path):
     assert not victim.exists()
 
 
-def test_pickles_are_listed_beside_snapshots_which_come_first(tmp_path):
+def test_pickles_are_listed_after_snapshots(tmp_path):
     for name in ('network-snapshot-000010.pkl', 'network-snapshot-000002.safetensors', 'network-snapshot-000002.pkl',
                  'training-state-000003.pt', 'network-snapshot-final.pkl'):  # fmt: skip
         (tmp_path / name).touch()
@@ -250,7 +250,7 @@ def legacy_bytes(storage):
     return stream.getvalue()
 
 
-def test_bytes_of_a_tensor_are_no_archive_and_no_object(tmp_path):
+def test_bytes_of_a_tensor_are_neither_an_archive_nor_an_object(tmp_path):
     stream = io.BytesIO()
     torch.save(torch.zeros(24), stream)
     assert 'another format' in refusal(write(tmp_path, with_storage(stream.getvalue())))

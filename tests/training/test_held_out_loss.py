@@ -51,7 +51,7 @@ def test_the_loss_is_the_weighted_squared_error_of_each_bin():
         assert found[f'Loss/{name}'] == pytest.approx(np.mean(means), rel=1e-5)
 
 
-def test_each_evaluation_has_the_same_noise_and_leaves_the_global_generator_alone():
+def test_each_evaluation_has_the_same_noise_and_does_not_use_the_global_generator():
     evaluator = evaluator_of(*sets())
     torch.manual_seed(5)
     first = evaluator.evaluate(GaussianDenoiser(random_images(30)))

@@ -70,7 +70,7 @@ def test_images_are_those_of_diffusers(saved, kind, scheduler):
 
 
 @pytest.mark.parametrize('scheduler', SCHEDULERS)
-def test_an_image_depends_on_its_seed_alone(saved, scheduler):
+def test_an_image_depends_only_on_its_seed(saved, scheduler):
     together = sampled(saved[scheduler], list(range(6)), 5).int()
     apart = sampled(saved[scheduler], [4, 5, 0, 1, 2, 3], 5, batch_size=4).int()
     assert (together[[4, 5, 0, 1, 2, 3]] - apart).abs().max() <= 1
@@ -97,7 +97,7 @@ def test_edm_s_scheduler_integrates_edm_s_equation(saved):
     assert (sampled(saved['EDMEulerScheduler'], [3], num_steps).int() - expected.int()).abs().max() <= 1
 
 
-def test_a_pipeline_is_judged_as_a_snapshot_is(folder, digits_20):
+def test_a_pipeline_is_evaluated_like_a_snapshot(folder, digits_20):
     common = f'--pipeline={folder}', f'--knn-ref={digits_20}', '--seeds=0-9', '--steps=4', '--json'
     result = CliRunner().invoke(mem_ratio.main, [*common, '--metrics=authenticity'])
     assert result.exit_code == 0, result.output
@@ -195,7 +195,7 @@ def test_weights_that_were_cut_short_are_named(folder, size):
 
 
 @pytest.mark.parametrize('text', ['', '{', '[1]', '[' * 100_000, '"' + 'a' * (1 << 21) + '"'])
-def test_an_index_that_is_no_index_is_named(folder, text):
+def test_a_file_that_is_not_an_index_is_named(folder, text):
     (folder / 'model_index.json').write_text(text)
     with pytest.raises(UserError, match=r'model_index\.json (is not valid JSON|does not describe)'):
         read_pipeline(folder)

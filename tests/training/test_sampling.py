@@ -258,7 +258,7 @@ def test_default_noise_levels_are_those_of_the_method(discretization, low, high)
     assert (asked[-1], asked[0]) == (pytest.approx(low, rel=tolerance), pytest.approx(high, rel=tolerance))
 
 
-def test_random_numbers_of_an_image_depend_on_its_seed_alone():
+def test_random_numbers_of_an_image_depend_only_on_its_seed():
     both, one = StackedRandomGenerator('cpu', [3, 2**32 + 7]), StackedRandomGenerator('cpu', [7])
     assert torch.equal(both.randn([2, 4])[1], one.randn([1, 4])[0])
     assert torch.equal(both.randint(1000, [2, 5])[1], one.randint(1000, [1, 5])[0])

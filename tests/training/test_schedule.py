@@ -35,7 +35,7 @@ def test_lengths_learning_rates_and_averages_are_the_papers():
         assert resolved.ema_beta(images) == pytest.approx(float(row['ema_beta']), rel=1e-12, abs=1e-300)
 
 
-def test_below_100_images_the_default_half_life_is_no_average():
+def test_below_100_images_the_default_half_life_averages_nothing():
     assert scaled_kimg(0.5, 99) == 0
     assert schedule(dataset_size=99, ema_halflife_images=0).ema_beta(10**6) == 0
 

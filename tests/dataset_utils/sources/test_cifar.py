@@ -76,7 +76,7 @@ class _Payload:
 
 
 @pytest.mark.parametrize('protocol', [2, 5])
-def test_images_are_read_whatever_the_protocol(path, protocol):
+def test_images_are_read_with_any_protocol(path, protocol):
     images = write_cifar(path, protocol=protocol)
     assert np.array_equal(open_source(path).load(), images)
 

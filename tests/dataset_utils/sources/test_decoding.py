@@ -163,7 +163,7 @@ def test_the_toolkits_own_outputs_are_valid_inputs(tmp_path):
         assert source.skipped == ['grid.png', 'log.txt', 'mem_traj.jsonl', 'nearest.csv']
 
 
-def test_a_run_folder_is_no_set_of_images(tmp_path):
+def test_a_run_folder_is_not_a_set_of_images(tmp_path):
     files = {'training_options.json': b'{}', 'network-snapshot-000001.png': image_bytes(PIXELS)}
     with pytest.raises(UserError, match='p is the run folder of a training'):
         open_source(write_files(tmp_path / 'p', files))

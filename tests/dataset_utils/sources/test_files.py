@@ -101,7 +101,7 @@ class TestImages:
         assert np.array_equal(loaded[colour_name], PIXELS)
 
     @pytest.mark.parametrize('format', ['PNG', 'BMP', 'TIFF'])
-    def test_grey_images_stay_grey_whatever_their_format(self, open_files, format):
+    def test_grey_images_stay_grey_in_any_format(self, open_files, format):
         grey = random_images(2, channels=1)
         data = {f'{n}.{format.lower()}': image_bytes(image, format) for n, image in enumerate(grey)}
         assert np.array_equal(open_files(data).load(), grey)
@@ -127,7 +127,7 @@ class TestImages:
 
 
 class TestBrokenImages:
-    def test_truncated_image_is_named_with_the_mend(self, tmp_path):
+    def test_truncated_image_is_named_with_the_remedy(self, tmp_path):
         png = image_bytes(random_images(1, 64)[0])
         archive = write_zip(tmp_path / 'cifar.zip', {'00012/img00012345.png': png[:812]})
         expected = (
@@ -226,7 +226,7 @@ class TestFolder:
         (tmp_path / 'link').symlink_to(write_files(tmp_path / 'set', {'a.png': PNG}))
         assert open_source(tmp_path / 'link').name == 'link'
 
-    def test_pipes_are_no_images(self, tmp_path):
+    def test_pipes_are_not_images(self, tmp_path):
         folder = write_files(tmp_path / 'set', {'a.png': PNG})
         os.mkfifo(folder / 'b.png')
         assert len(open_source(folder)) == 1

@@ -27,7 +27,7 @@ class TestLabels:
         assert source.labels == [4, 2]
         assert source.class_names is None
 
-    def test_null_means_no_labels_whatever_the_folders(self, open_files):
+    def test_null_means_no_labels_for_any_folders(self, open_files):
         source = open_files({'dog/a.png': PNG, 'cat/b.png': PNG, 'dataset.json': b'{"labels": null}'})
         assert source.labels is None
         assert source[0][1] is None
@@ -80,7 +80,7 @@ class TestLabels:
         assert source.labels == [0, 1]
         assert source.class_names == [name.split('/')[0] for name in names]
 
-    def test_images_beside_class_folders_are_refused(self, open_files):
+    def test_images_next_to_class_folders_are_refused(self, open_files):
         source = open_files({'a.png': PNG, 'dog/b.png': PNG, 'cat/c.png': PNG})
         with pytest.raises(UserError, match=r'a.png is next to folders of images'):
             source.labels  # noqa: B018 - reading them is what fails
@@ -112,7 +112,7 @@ class TestLabels:
         with pytest.raises(UserError, match=r'deeper, in pets/'):
             open_files(deeper).labels  # noqa: B018
 
-    def test_hidden_files_and_other_files_are_no_images(self, open_files):
+    def test_hidden_files_and_other_files_are_not_images(self, open_files):
         source = open_files({'a.png': PNG, '.b.png': b'', '__MACOSX/._a.png': b'', '.git/c.png': b'', 'notes.txt': b''})
         assert len(source) == 1
 

@@ -116,7 +116,7 @@ def test_content_hash_is_the_same_for_folder_and_archive(tmp_path):
     assert len({content_sha256(source.load(), source.labels) for source in sources}) == 1
 
 
-def test_content_hash_tells_shape_pixels_order_and_labels_apart():
+def test_content_hash_depends_on_shape_pixels_order_and_labels():
     images = random_images(4)
     changed = images.copy()
     changed[3, 7, 7, 2] ^= 1

@@ -95,7 +95,7 @@ def test_names_that_are_refused(save, tmp_path, monkeypatch):
         f'torchscript:{tmp_path}/text.pt': 'is not a TorchScript file',
         f'torchscript:{tmp_path}/tensors.pt': 'is not a TorchScript file',
         'torch-fidelity:resnet': "no extractor is called 'resnet'; choose one of inception-v3-compat",
-        f'torch-fidelity:vgg16:{tmp_path}/text.pt': 'is not a file of tensors alone',
+        f'torch-fidelity:vgg16:{tmp_path}/text.pt': 'is not a file of only tensors',
     }
     for name, message in cases.items():
         with pytest.raises(UserError, match=message):

@@ -118,7 +118,7 @@ def test_each_job_of_an_array_is_given_its_point(cluster, folders, tmp_path):
     assert [(task.folder, task.nodes, task.gpus_per_node) for task in tasks] == [(f, 2, 8) for f in folders]
 
 
-def test_a_gpu_is_asked_for_unless_told_otherwise(cluster, folders, tmp_path):
+def test_one_gpu_is_requested_by_default(cluster, folders, tmp_path):
     launcher(tmp_path).submit(folders[:1])
     assert sbatch_options(cluster.scripts[0])['gpus-per-node'] == '1'
 
@@ -178,7 +178,7 @@ def test_jobs_count_as_alive_while_the_cluster_does_not_answer(cluster, folders,
     assert len(cluster.scripts) == 1
 
 
-def test_stopping_leaves_the_jobs_and_tells_how_to_end_them(cluster, folders, tmp_path, capsys):
+def test_stopping_leaves_the_jobs_and_prints_how_to_end_them(cluster, folders, tmp_path, capsys):
     cluster_launcher = launcher(tmp_path)
     cluster_launcher.submit(folders)
     cluster.answer(f'{record(folders[0])["name"]} 2 71')
@@ -186,7 +186,7 @@ def test_stopping_leaves_the_jobs_and_tells_how_to_end_them(cluster, folders, tm
     assert 'scancel 71' in capsys.readouterr().out
 
 
-def test_a_refusal_of_sbatch_is_told_in_its_words(cluster, folders, tmp_path, capfd):
+def test_a_refusal_by_sbatch_is_reported_in_its_words(cluster, folders, tmp_path, capfd):
     cluster.program('sbatch', 'echo "sbatch: error: invalid partition specified: gpuu" >&2; exit 1')
     with pytest.raises(UserError, match='invalid partition specified: gpuu'):
         launcher(tmp_path, partition='gpuu').submit(folders)

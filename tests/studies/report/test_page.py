@@ -140,7 +140,7 @@ def fill_point(folder, data):
     return images, training
 
 
-def test_a_gallery_has_the_closest_calls_first_beside_their_two_nearest_images(tmp_path, digits_20):
+def test_a_gallery_has_the_closest_calls_first_next_to_their_two_nearest_images(tmp_path, digits_20):
     images, training = fill_point(tmp_path, digits_20)
     expected = []
     for seed, image in zip(SEEDS, images, strict=True):

@@ -317,7 +317,7 @@ def test_images_of_more_pixels_than_one_int32_sum_holds(sigma: float) -> None:
     assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-5
 
 
-def test_mistakes_are_told_in_a_sentence(images: Tensor, denoiser: OptimalDenoiser) -> None:
+def test_mistakes_are_reported_in_one_sentence(images: Tensor, denoiser: OptimalDenoiser) -> None:
     x = noisy(images, 1.0)
     with pytest.raises(UserError, match='no images'):
         OptimalDenoiser(images[:0])

@@ -10,8 +10,8 @@ from math import ceil
 
 import numpy as np
 
-# A race may use this share of the images of all snapshots, but at least as many images as this number of snapshots
-# have.
+# A race may use this share of the images of full evaluations of all snapshots, but at least the images of this number
+# of full evaluations.
 SHARE = 1 / 4
 LEAST = 2
 # From one round to the next, the number of seeds grows by this factor, and the number of snapshots is planned to fall

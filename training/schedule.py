@@ -82,7 +82,7 @@ def rampup_kimg(dataset_size: int, epochs: int = WARMUP_EPOCHS) -> int:
 
 
 def every(interval: int, total: int, batch_size: int) -> list[int]:
-    """The numbers of images seen after the first steps that reach each multiple of `interval` images, and `total`.
+    """The numbers of images seen at each multiple of `interval` images, and at `total`, rounded up to full steps.
 
     Raises ValueError for more than `MOST_PLACES`.
     """
@@ -91,7 +91,7 @@ def every(interval: int, total: int, batch_size: int) -> list[int]:
 
 
 def evenly(count: int, total: int, batch_size: int) -> list[int]:
-    """The numbers of images seen after the first steps that reach k/count of `total` images, k = 1 … count.
+    """The numbers of images seen at k/count of `total` images, k = 1 … count, rounded up to full steps.
 
     Raises ValueError if two of them lie in the same thousand of images: their snapshots would share a name.
     """
@@ -104,10 +104,10 @@ def evenly(count: int, total: int, batch_size: int) -> list[int]:
 
 
 def logarithmically(count: int, total: int, batch_size: int) -> list[int]:
-    """The numbers of images seen after the first steps that reach `count` places from 1,000 images to `total`.
+    """The numbers of images seen at `count` times from 1,000 images to `total`, rounded up to full steps.
 
-    Each place is the same multiple of the one before. Of places within the same thousand of images, whose snapshots
-    would share a name, one is kept, so there may be fewer. Raises ValueError for more than `MOST_PLACES`.
+    Each is the same multiple of the one before, before rounding. Of numbers within the same thousand of images, whose
+    snapshots would share a name, one is kept, so there may be fewer. Raises ValueError for more than `MOST_PLACES`.
     """
     _limit(count)
     first = min(1000, total)

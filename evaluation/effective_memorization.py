@@ -98,6 +98,12 @@ class EMM:
     def __str__(self) -> str:
         return f'{self.estimate} [{self.low}, {self.high}]'
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval: '< 20' may be any smaller size, and '≥ 400' any larger one."""
+        low, high = self.low, self.high
+        return (0.0 if low.relation == '<' else low.value), (math.inf if high.relation == '≥' else high.value)
+
 
 def effective_memorization(
     ratios: Iterable[Ratios], threshold: float = EMM_RATIO, resamples: int = RESAMPLES, seed: int = 0

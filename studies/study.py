@@ -91,15 +91,20 @@ class Factor:
 
 @dataclasses.dataclass(frozen=True)
 class Combination:
-    """One value of every factor, with the options and sizes that follow. values: name of the factor value by factor."""
+    """One value of every factor, with the options and sizes that follow.
+
+    values: name of the factor value by factor. labels: of the factors, in the same order.
+    """
 
     values: dict[str, str]
+    labels: tuple[str, ...]
     settings: Settings
     sizes: Sizes
 
     @property
     def name(self) -> str:
-        return ', '.join(f'{factor} {value}' for factor, value in self.values.items()) or 'all'
+        pairs = zip(self.labels, self.values.values(), strict=True)
+        return ', '.join(f'{label} {value}' for label, value in pairs) or 'all'
 
 
 class Repeats(Typed, frozen=True, rename='kebab'):
@@ -146,7 +151,7 @@ class Study:
             if settings.denoiser is not None:
                 settings = dataclasses.replace(settings, train={})
             names = {factor.name: value.name for factor, value in zip(self.factors, chosen, strict=True)}
-            combination = Combination(names, settings, sizes)
+            combination = Combination(names, tuple(factor.label for factor in self.factors), settings, sizes)
             step = self.steps.get(combination.name, 1)
             result.append(dataclasses.replace(combination, sizes=sizes.in_steps(step)))
         return result

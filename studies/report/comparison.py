@@ -1,6 +1,5 @@
 """Compares the results of a study with another run's tables.json: which numbers agree within their intervals."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,5 @@ def _ratio(row: Row) -> tuple[str, float, float]:
 def _emm(row: Row) -> tuple[str, float, float] | None:
     if row['emm'] is None:
         return None
-    estimate, low, high = (Bound(row[name], row[f'{name}_relation']) for name in ('emm', 'low', 'high'))
-    # '< 20' may be any smaller size, and '≥ 400' any larger one.
-    least, most = (0 if low.relation == '<' else low.value), (math.inf if high.relation == '≥' else high.value)
-    return str(EMM(estimate, low, high)), least, most
+    emm = EMM(*(Bound(row[name], row[f'{name}_relation']) for name in ('emm', 'low', 'high')))
+    return str(emm), *emm.ends

@@ -18,17 +18,30 @@ def finding(results: StudyResults) -> str:
     outcomes = [outcome for outcome in results.outcomes if outcome.ratios]
     if not outcomes:
         return 'No training is finished yet.'
+    if all(is_far(result.record) for result in results.points if result.record is not None):
+        advised = '; train longer' * any(o.combination.settings.denoiser is None for o in outcomes)
+        return f'No finding yet: the generated images are noise, or {FAR_TEXT}{advised}.'
     known = [outcome for outcome in outcomes if outcome.emm is not None]
     if len(outcomes) == 1 and known:
         return emm_sentence(known[0], results.study.threshold)
     if len(known) > 1:
         return comparison(known, results.study.threshold)
-    ratios = sorted((outcome.ratios[0].mean, place) for place, outcome in enumerate(outcomes))
-    texts = [f'{percent(mean)}{of(outcomes[place])}' for mean, place in (ratios[0], ratios[-1])]
-    size = f'{outcomes[0].ratios[0].size:,} training images'
+    sizes = sorted({outcome.ratios[0].size for outcome in outcomes})
+    size = ' to '.join(f'{size:,}' for size in dict.fromkeys((sizes[0], sizes[-1])))
+    ranked = sorted(outcomes, key=lambda outcome: outcome.ratios[0].mean)
+    first, last = (f'{percent(outcome.ratios[0].mean)}{of(outcome)}' for outcome in (ranked[0], ranked[-1]))
     if len(outcomes) == 1:
-        return f'With {size}, {texts[0]} of the generated images are copies.'
-    return f'With {size}, the share of copies ranges from {texts[0]} to {texts[1]}.'
+        return f'With {size} training images, {first} of the generated images are copies.'
+    intervals = [outcome.ratios[0].interval for outcome in outcomes]
+    ends = [(interval.low, interval.high) for interval in intervals]
+    return range_sentence(f'With {size} training images, the share of copies', first, last, ends)
+
+
+def range_sentence(quantity: str, first: str, last: str, intervals: list[tuple[float, float]]) -> str:
+    """A sentence about the lowest and the highest of several numbers with these intervals."""
+    if max(low for low, _ in intervals) <= min(high for _, high in intervals):
+        return f'{quantity} shows no difference beyond the 95 % intervals: from {first} to {last}.'
+    return f'{quantity} ranges from {first} to {last}.'
 
 
 def emm_sentence(outcome: Outcome, threshold: float) -> str:
@@ -61,11 +74,9 @@ def comparison(outcomes: list[Outcome], threshold: float) -> str:
             f'No combination replays a measured training set: the highest ratio is {percent(best.ratios[0].mean)}'
             f'{of(best)}, below {100 * threshold:.3g} %.'
         )
-    overlap = first.emm.high.value >= last.emm.low.value
-    return (
-        f'The EMM ranges from {first.emm.estimate} training images{of(first)} to {last.emm.estimate}{of(last)}'
-        f'{"; their intervals overlap" if overlap else ""}.'
-    )
+    ends = [outcome.emm.ends for outcome in outcomes if outcome.emm is not None]
+    texts = f'{first.emm.estimate} training images{of(first)}', f'{last.emm.estimate}{of(last)}'
+    return range_sentence('The EMM', *texts, ends)
 
 
 def advice(results: StudyResults) -> list[str]:

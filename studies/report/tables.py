@@ -126,7 +126,8 @@ def table_text(results: StudyResults) -> str:
         for row in ratio_rows(results)
     ]
     kinds = sorted({row['interval'] for row in ratio_rows(results)})
-    header = [*factors, '|D|', 'repeats', 'copies', 'ratio', '95 % interval', 'mean distance']
+    labels = [factor.label for factor in results.study.factors]
+    header = [*labels, '|D|', 'repeats', 'copies', 'ratio', '95 % interval', 'mean distance']
     emms = [
         [
             *outcome.combination.values.values(),
@@ -146,7 +147,7 @@ def table_text(results: StudyResults) -> str:
         parts += [
             f'EMM, the largest |D| with a ratio of at least {share};\n'
             f'intervals over images, repeats and interpolation between sizes',
-            aligned([[*factors, 'EMM', '95 % interval', 'measured'], *emms], len(factors)),
+            aligned([[*labels, 'EMM', '95 % interval', 'measured'], *emms], len(factors)),
         ]
     if any(row['far'] for row in ratio_rows(results)):
         parts.append(f'* {FAR_NOTE}')

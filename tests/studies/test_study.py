@@ -78,7 +78,7 @@ def test_factors_combine_and_change_only_their_options():
         {'width': '16', 'labels': 'true'},
     ]
     assert study.combinations[3].settings.train == {'preset': 'digits', 'epochs': 2, 'num-channels': 16, 'cond': True}
-    assert study.combinations[3].name == 'width 16, labels true'
+    assert study.combinations[3].name == 'Channels 16, labels true'
 
 
 def test_measurements_follow_the_evaluation_and_change_no_training():

@@ -200,7 +200,7 @@ def test_a_study_becomes_a_page_of_what_is_there(tmp_path, study, digits_20):
     blocks: dict[str, Any] = {section.name: section.blocks for section in page.sections}
     assert list(blocks) == list(SECTIONS)
     shown, broken = blocks['trainings'][0].points
-    assert (shown.state, shown.group, shown.name) == ('done', 'width 8', '20 training images')
+    assert (shown.state, shown.group, shown.name) == ('done', 'Channels 8', '20 training images')
     assert shown.figure.data.startswith(b'<?xml')
     assert shown.configuration['seed'] == 1024
     assert [command.split()[1] for command in shown.commands] == ['-m', 'train.py', 'mem_ratio.py']

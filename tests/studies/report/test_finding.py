@@ -1,0 +1,65 @@
+"""The sentence at the top of a study's page and at the end of its session."""
+
+import pytest
+
+from dnnlib.util import write_json
+from studies.report.finding import finding
+from studies.results import collect
+from tests.studies.stand_in import make_study, record_of, run
+
+RATES = {'rate': {'label': 'Learning rate', 'option': 'train.lr', 'values': [0.001, 0.004]}}
+
+
+def study_of(root, sizes, ratios):
+    """Results of two learning rates, each with its ratios by size."""
+    _, results = run(make_study(sizes={'values': sizes}, factors=RATES), root, lambda size: 0.0)
+    for outcome, own in zip(results.outcomes, ratios, strict=True):
+        for result, ratio in zip(outcome.points, own, strict=True):
+            write_json(result.point.folder / 'result.json', record_of(ratio))
+    return collect(results.study, root)
+
+
+@pytest.mark.parametrize(
+    ('ratios', 'text'),
+    [
+        # Wilson's intervals at 1,000 images: 0.297 in [0.270, 0.326], 0.31 in [0.282, 0.339], 0.4 in [0.370, 0.431].
+        (
+            (0.297, 0.297),
+            'shows no difference beyond the 95 % intervals: from 29.7 % for Learning rate 0.001 to 29.7 %',
+        ),
+        ((0.31, 0.297), 'no difference beyond the 95 % intervals: from 29.7 % for Learning rate 0.004 to 31.0 %'),
+        ((0.297, 0.4), 'ranges from 29.7 % for Learning rate 0.001 to 40.0 % for Learning rate 0.004.'),
+    ],
+)
+def test_ratios_whose_intervals_overlap_do_not_differ(tmp_path, ratios, text):
+    sentence = finding(study_of(tmp_path, [5], [[ratio] for ratio in ratios]))
+    assert sentence.startswith('With 5 training images, the share of copies')
+    assert text in sentence
+
+
+@pytest.mark.parametrize(
+    ('ratios', 'text'),
+    [
+        # The same EMM of 30: half of the way from 95 % at 20 to 85 % at 40 images.
+        (([1, 0.95, 0.85], [1, 0.95, 0.85]), 'The EMM shows no difference beyond the 95 % intervals: from 30 training'),
+        # 'at least 40' includes every larger size, so it overlaps with the same bound.
+        (([1, 1, 1], [1, 1, 1]), 'no difference beyond the 95 % intervals: from ≥ 40 training images for Learning'),
+        (([1, 0.5, 0], [1, 1, 1]), 'for Learning rate 0.001 to ≥ 40 for Learning rate 0.004.'),
+    ],
+)
+def test_emms_whose_intervals_overlap_do_not_differ(tmp_path, ratios, text):
+    sentence = finding(study_of(tmp_path, [10, 20, 40], ratios))
+    assert text in sentence
+    assert ('no difference' in sentence) == ('no difference' in text)
+
+
+def test_images_that_are_all_far_from_any_data_are_not_a_finding(tmp_path):
+    _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 0.0)
+    far = record_of(0.0) | {'mean_distance': 90.0, 'reference_distance': 50.0}
+    folders = [result.point.folder for result in results.points]
+    write_json(folders[0] / 'result.json', far)
+    assert finding(collect(results.study, tmp_path)).startswith('No measured training set is replayed')
+    write_json(folders[1] / 'result.json', far)
+    assert finding(collect(results.study, tmp_path)) == (
+        'No finding yet: the generated images are noise, or far from any data; train longer.'
+    )

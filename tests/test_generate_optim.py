@@ -3,7 +3,6 @@
 import csv
 import errno
 import json
-import math
 import os
 import zipfile
 from pathlib import Path
@@ -266,7 +265,7 @@ def test_an_array_on_disk_gives_the_same_images(axes: tuple[int, ...], outdir: P
 def test_an_array_on_disk_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No memory is free, and the file's images are read only in parts."""
     monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 0)
-    monkeypatch.setattr('training.closed_form.optimal.OVERHEAD', -math.inf)
+    monkeypatch.setattr('training.closed_form.optimal.FLOAT64_PIXELS', 0)
     monkeypatch.setattr('dataset_utils.sources.arrays.NumpySource.load', lambda *_: pytest.fail('read whole'))
     np.save(tmp_path / 'digits.npy', open_source('digits').load())
     assert run(f'--data={tmp_path / "digits.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-3').exit_code == 0

@@ -73,7 +73,14 @@ def edm_sampler(
     Without churn, images that a denoiser reports as `settled` leave the batch at once. For a constant denoised image
     y, both of Heun's slopes are (x - y) / sigma, so that each step ends on the line from x to y, and the last one, to
     sigma = 0, at y: the image is the one that the remaining steps would give, up to rounding in float64.
+
+    Without churn, a denoiser that has `coordinates` is sampled in them; see `training.closed_form.coordinates`.
     """
+    coordinates = getattr(net, 'coordinates', None) if S_churn == 0 else None
+    if coordinates is not None:
+        start, schedule = coordinates.of(latents), (num_steps, sigma_min, sigma_max, rho)
+        x = edm_sampler(coordinates, start, class_labels, randn_like, *schedule)
+        return coordinates.images(x, latents)
     first, last = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
     sigmas = [*net.round_sigma(rho_schedule(first, last, num_steps, rho)).tolist(), 0.0]
 

@@ -14,22 +14,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.closed_form.float32_means import SmallSet, float32_means, int8_time
+from training.closed_form.coordinates import Coordinates
 from training.closed_form.int8_sums import int8_sums, relative_error
 from training.closed_form.streamed import Streamed
-from training.closed_form.sums import Sums, empty_sums, float64_sums, over_ranks
+from training.closed_form.sums import SETTLED, Sums, empty_sums, float64_sums, over_ranks
 
 # Expected root mean square error, relative to the norm of the denoised image, above which an image is computed again
 # with more digits. An error five times as large, 1e-5, has a probability below exp(-9) (see int8_sums).
 TOLERANCE = 2e-6
-# Training sets with more pixels are not kept in float32.
-FLOAT32_PIXELS = 1 << 26
-# Apart from its products, the int8 way takes as long as float32 products with this many images.
-OVERHEAD = 1000
+# Training sets with at most this many pixels are summed in float64 on a CPU, where that is fastest.
+FLOAT64_PIXELS = 1 << 22
+# Images of the largest set with coordinates, whose products take 128 MiB.
+MAX_COORDINATES = 1 << 12
 # Numbers of digits of z to try in turn; the next one is for images whose error is still too large.
 DIGITS = (3, 4)
-# The nearest image is settled once the weights of all others are below half of float64's rounding unit.
-SETTLED = 2.0**-54
 
 
 @dataclass(frozen=True)
@@ -90,37 +88,15 @@ class OptimalDenoiser(Streamed):
     def _denoised(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """The denoised images, of x's shape, and ln of a bound on the share of the weights that the images other than
         the nearest one have together, float64 [B]."""
-        if not len(x) or not self._in_float32():
-            sums = self._sums(x, sigma, class_labels)
-            return self._as_images(sums.mean, x), sums.others - sums.log_total
-        variance, rows = self._variance(x, sigma) / 127.5**2, x.flatten(1).to(self.device)
-        denoised = torch.empty(rows.shape, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-        others, error = torch.empty([2, len(x)], dtype=torch.float64)
-        for g in self._groups(class_labels, len(x)):
-            some = denoised if isinstance(g.rows, slice) else denoised[g.rows]
-            others[g.rows], error[g.rows] = float32_means(
-                self._small_set, rows[g.rows], variance[g.rows], *g.chosen, some
-            )
-            if some is not denoised:
-                denoised[g.rows] = some
-        denoised, unsure = denoised.reshape(x.shape), ~(error <= TOLERANCE)
-        if bool(unsure.any()):
-            labels = None if class_labels is None else class_labels[unsure]
-            sums = self._sums(x[unsure], variance[unsure].sqrt(), labels)
-            denoised[unsure] = self._as_images(sums.mean, x[unsure])
-            others[unsure] = sums.others - sums.log_total
-        return denoised, others
+        sums = self._sums(x, sigma, class_labels)
+        return self._as_images(sums.mean, x), sums.others - sums.log_total
 
     @functools.cached_property
-    def _small_set(self) -> SmallSet:
-        return SmallSet.of(self.images)
-
-    def _in_float32(self) -> bool:
-        """Whether to compute in float32 first: if it is faster, exact enough, fits in memory and has one rank."""
-        few = self.num_images * self.images.num_pixels <= FLOAT32_PIXELS
-        alone = self.device.type == 'cpu' and not self.images.sharded and self.images.resident is not None
-        exact = torch.get_float32_matmul_precision() == 'highest' and not self.float64
-        return few and alone and exact and self.num_images * (1 - int8_time()) < OVERHEAD
+    def coordinates(self) -> Coordinates | None:
+        """The denoiser for samplers that compute with coordinates; None if the set is too large, on disk or sharded."""
+        few = len(self.images) <= min(self.images.num_pixels, MAX_COORDINATES)
+        alone = self.images.resident is not None and not self.images.sharded
+        return Coordinates(self.images, self._groups) if few and alone and not self.float64 else None
 
     def _sums(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, find_nearest: bool = False) -> Sums:
         z, variance = self._in_pixels(x, sigma)
@@ -131,16 +107,15 @@ class OptimalDenoiser(Streamed):
         return Sums.cat(parts)[torch.cat([g.rows for g in groups if isinstance(g.rows, Tensor)]).argsort()]
 
     def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], size: int, find_nearest: bool) -> Sums:
-        """Sums over a range of rows: with digits, and in float64 for images whose error is too large with digits.
-
-        After a computation in float32, only the images that need more precision come here, and are summed in float64.
+        """Sums over a range of rows: with digits, and in float64 for small sets and large errors.
 
         size: number of images in the range, over all ranks.
         """
         if not len(z):
             return empty_sums(z)
         (start, stop), sharded = chosen, self.images.sharded
-        if self.float64 or self._in_float32():
+        few = self.device.type == 'cpu' and self.num_images * self.images.num_pixels <= FLOAT64_PIXELS
+        if self.float64 or few:
             return over_ranks(float64_sums(self.images, z, variance, start, stop), sharded)
         parts: list[Sums] = []
         indices: list[Tensor] = []

@@ -19,6 +19,8 @@ from training.closed_form.streamed import gather_tensors
 
 # Images of one float64 product.
 FLOAT64_ROWS = 1024
+# The nearest image is settled once the weights of all others are below half of float64's rounding unit.
+SETTLED = 2.0**-54
 # Stands for a missing index; greater than any index.
 NO_INDEX = torch.iinfo(torch.int64).max
 

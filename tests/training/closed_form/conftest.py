@@ -1,5 +1,3 @@
-import math
-
 import pytest
 from torch import Tensor
 
@@ -15,11 +13,11 @@ def images() -> Tensor:
 
 @pytest.fixture(params=WAYS)
 def denoiser(images: Tensor, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OptimalDenoiser:
-    monkeypatch.setattr(optimal, 'OVERHEAD', WAYS[request.param])
+    monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', WAYS[request.param])
     return OptimalDenoiser(images)
 
 
 @pytest.fixture
 def digits_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small sets are computed like large ones."""
-    monkeypatch.setattr(optimal, 'OVERHEAD', -math.inf)
+    monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', 0)

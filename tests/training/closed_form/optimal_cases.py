@@ -1,12 +1,10 @@
 """The optimum by its definition, written naively in float64, and sets of images to compute it for."""
 
-import math
-
 import torch
 from torch import Tensor
 
-# OVERHEAD with which a set is computed in float32 first, or with digits.
-WAYS = {'float32': math.inf, 'digits': -math.inf}
+# FLOAT64_PIXELS with which a set is summed in float64, or with digits.
+WAYS = {'float64': 1 << 60, 'digits': 0}
 SIGMAS = [80.0, 20.0, 8.0, 3.0, 1.0, 0.3, 0.05, 0.002]
 
 
@@ -48,3 +46,20 @@ def noisy(images: Tensor, sigma: float, count: int = 4, seed: int = 1) -> Tensor
 
 def naive_pixels(images: Tensor) -> Tensor:
     return images.to(torch.float64) / 127.5 - 1
+
+
+def hard_sets() -> dict[str, Tensor]:
+    """Sets on which rounding errors are large, or weights are equal."""
+    near = smooth_images(1).repeat(100, 1, 1, 1)
+    near.view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
+    halves = torch.full([64, 3, 16, 16], 255, dtype=torch.uint8)
+    halves[:, :, 8:] = torch.arange(64, dtype=torch.uint8)[:, None, None, None]
+    return {
+        'smooth': smooth_images(2300),
+        'sorted': smooth_images(1500)[smooth_images(1500).flatten(1).double().mean(dim=1).argsort()],
+        'bright': (smooth_images(700) // 4 + 191).to(torch.uint8),
+        'copies': smooth_images(5).repeat(300, 1, 1, 1),
+        'near ties': torch.cat([near, smooth_images(300, seed=3)]),
+        'two halves': halves,
+        'one': smooth_images(1),
+    }

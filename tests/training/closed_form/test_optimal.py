@@ -15,6 +15,7 @@ from tests.helpers import DATA, cifar10_pixels, needs_cifar10
 from tests.training.closed_form.optimal_cases import (
     SIGMAS,
     WAYS,
+    hard_sets,
     naive,
     naive_pixels,
     noisy,
@@ -23,7 +24,7 @@ from tests.training.closed_form.optimal_cases import (
     squared_distances,
 )
 from torch_utils.int8 import MAX_INNER
-from training.closed_form import float32_means, int8_sums, optimal, sums
+from training.closed_form import int8_sums, optimal, sums
 from training.closed_form.optimal import OptimalDenoiser
 from training.sampling import StackedRandomGenerator, edm_sampler, rho_schedule, to_uint8
 
@@ -39,7 +40,8 @@ def forbid_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_denoised_images_equal_the_definition(
     images: Tensor, denoiser: OptimalDenoiser, sigma: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forbid_float64(monkeypatch)
+    if optimal.FLOAT64_PIXELS == 0:
+        forbid_float64(monkeypatch)
     x = noisy(images, sigma)
     found = denoiser(x, sigma)
     assert found.dtype == torch.float64
@@ -171,50 +173,22 @@ def test_error_estimate_bounds_the_error(brightness: int) -> None:
         assert actual.square().mean() <= estimate.square().mean()
 
 
-def hard_sets() -> dict[str, Tensor]:
-    near = smooth_images(1).repeat(100, 1, 1, 1)
-    near.view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
-    halves = torch.full([64, 3, 16, 16], 255, dtype=torch.uint8)
-    halves[:, :, 8:] = torch.arange(64, dtype=torch.uint8)[:, None, None, None]
-    return {
-        'smooth': smooth_images(2300),
-        'sorted': smooth_images(1500)[smooth_images(1500).flatten(1).double().mean(dim=1).argsort()],
-        'bright': (smooth_images(700) // 4 + 191).to(torch.uint8),
-        'copies': smooth_images(5).repeat(300, 1, 1, 1),
-        'near ties': torch.cat([near, smooth_images(300, seed=3)]),
-        'two halves': halves,
-        'one': smooth_images(1),
-    }
-
-
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('name', hard_sets())
-def test_float32_estimates_bound_the_error_and_the_share_of_other_images(name: str) -> None:
+def test_hard_sets_are_denoised_exactly_and_settle_in_time(
+    name: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', WAYS[way])
     images = hard_sets()[name]
     denoiser = OptimalDenoiser(images)
-    for sigma in (80.0, 20.0, 8.0, 4.0, 2.0, 1.0, 0.3, 0.05, 0.002):
+    for sigma in (80.0, 8.0, 2.0, 0.3, 0.002):
         x = noisy(images, sigma, count=24)
         weights, expected = naive(images, x, sigma)
-        variance = torch.full([len(x)], sigma**2, dtype=torch.float64)
-        small = float32_means.SmallSet.of(denoiser.images)
-        found = torch.empty_like(x)
-        others, estimate = float32_means.float32_means(
-            small, x.flatten(1), variance, 0, len(images), found.view(len(x), -1)
-        )
+        done, found = denoiser.settled(x, sigma)
         actual = (found - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
-        sure = estimate <= optimal.TOLERANCE
-        assert (actual[sure] <= 5 * estimate[sure]).all()
-        assert (actual[sure] < 1e-5).all()
+        assert (actual < 1e-5).all()
         same = (images == images[weights.argmax(dim=1)][:, None]).flatten(2).all(dim=2)
-        assert (weights.masked_fill(same, 0).sum(dim=1) <= others.exp() * (1 + 1e-5) + 1e-30).all()
-
-
-def test_what_float32_is_not_sure_of_is_computed_in_float64(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimal, 'OVERHEAD', math.inf)
-    near = images[:1].repeat(2, 1, 1, 1)
-    near[1, 0, 0, 0] ^= 1
-    middle = naive_pixels(near).mean(dim=0, keepdim=True)
-    found = OptimalDenoiser(torch.cat([near, images[1:]]))(middle, 0.002)
-    assert relative_error(found, middle) < 1e-12
+        assert (weights.masked_fill(same, 0).sum(dim=1)[done] < 2.0**-53).all()
 
 
 def test_logits_are_as_wrong_as_estimated() -> None:
@@ -284,7 +258,7 @@ def test_sums_over_shards_merge_to_those_over_all(
 
 @pytest.mark.parametrize('way', ['digits', 'float64'])
 def test_classes_that_most_shards_lack_are_merged(images: Tensor, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimal, 'OVERHEAD', -math.inf)
+    monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', 0)
     labels = torch.arange(len(images)) * 4 // len(images)  # sorted: each of the four shards has one class
     x = noisy(images, 3.0)
     z, variance = OptimalDenoiser(images)._in_pixels(x, 3.0)
@@ -361,7 +335,7 @@ def test_set_that_does_not_fit_is_refused_with_its_size(images: Tensor, monkeypa
 
 @pytest.mark.parametrize('way', WAYS)
 def test_digits_data_set_conforms(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimal, 'OVERHEAD', WAYS[way])
+    monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', WAYS[way])
     data = np.load(DATA / 'optimal_denoiser_digits.npz')
     denoiser = OptimalDenoiser(torch.from_numpy(data['images']), torch.from_numpy(data['labels']))
     for sigma in (80.0, 10.0, 2.0, 1.0, 0.5, 0.05, 0.002):

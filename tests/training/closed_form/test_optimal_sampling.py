@@ -1,12 +1,21 @@
 """Samplers with the optimal denoiser: images that settle leave early, and seeds replay training images."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.training.closed_form.optimal_cases import naive_pixels, noisy, smooth_images, squared_distances
+from tests.training.closed_form.optimal_cases import (
+    hard_sets,
+    naive,
+    naive_pixels,
+    noisy,
+    smooth_images,
+    squared_distances,
+)
 from training.closed_form import int8_sums
 from training.closed_form.optimal import OptimalDenoiser
 from training.sampling import StackedRandomGenerator, ablation_sampler, edm_sampler, to_uint8
@@ -72,6 +81,43 @@ def test_copies_of_one_image_settle_together(rows: int, monkeypatch: pytest.Monk
     settled, denoised = OptimalDenoiser(images).settled(naive_pixels(images[:2]) + 0.001, 0.01)
     assert settled.all()
     assert torch.equal(to_uint8(denoised), images[:2])
+
+
+class NaiveDenoiser(CountingDenoiser):
+    """The definition in float64, of the images of each class."""
+
+    def __init__(self, images: Tensor, labels: Tensor):
+        self.images, self.labels = images, labels
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        if class_labels is None:
+            return naive(self.images, x, sigma)[1]
+        return torch.cat([
+            naive(self.images[self.labels == label], x[k : k + 1], sigma)[1] for k, label in enumerate(class_labels)
+        ])  # fmt: skip
+
+
+@pytest.mark.parametrize('name', hard_sets())
+def test_images_sampled_in_coordinates_are_those_sampled_in_pixels(name: str) -> None:
+    images = hard_sets()[name][:500]
+    labels = torch.arange(len(images)) % 2
+    random = StackedRandomGenerator('cpu', range(12))
+    latents = random.randn([12, 3, 16, 16])
+    denoiser = OptimalDenoiser(images, labels)
+    assert denoiser.coordinates is not None
+    for classes in (None, torch.zeros(12, dtype=torch.int64), torch.arange(12) % len(labels.unique())):
+        found, expected = (
+            edm_sampler(net, latents, classes, num_steps=12) for net in (denoiser, NaiveDenoiser(images, labels))
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+        assert torch.equal(to_uint8(found), to_uint8(expected))
+
+
+def test_large_sets_have_no_coordinates(images: Tensor, tmp_path: Path) -> None:
+    assert OptimalDenoiser(images[:768]).coordinates is not None
+    assert OptimalDenoiser(images[:769]).coordinates is None  # more images than pixels
+    np.save(tmp_path / 'images.npy', images[:9])
+    assert OptimalDenoiser(np.load(tmp_path / 'images.npy', mmap_mode='r')).coordinates is None
 
 
 def test_sampler_with_churn_and_ablation_sampler_replay_training_images(

@@ -1,0 +1,68 @@
+"""The optimum in coordinates along a trajectory, for training sets of fewer images than pixels.
+
+Without churn, a sampler only adds multiples of the latents z and of denoised images, which are weighted means of the
+training images y_i. So x = a z + sum_i b_i y_i throughout, and all that a denoiser needs are the products x·y_i. The
+coordinates a and b and these products are linear in x, and so a sampler can compute with them instead of pixels: with
+2 N + 1 numbers for N training images. Of P pixels, an evaluation takes N² multiplications instead of 2 N P, which are
+few enough for float64.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torch_utils.misc import widest_float
+from training.closed_form.rows import ImageRows
+from training.closed_form.streamed import Group
+from training.closed_form.sums import SETTLED
+
+
+class Coordinates:
+    """The optimal denoiser for a sampler whose noisy images are numbers [B, 2 N + 1]: a, b and the products.
+
+    images: N, of this rank alone. groups: the noisy images of each class, see `Streamed`.
+    """
+
+    sigma_min, sigma_max = 0.0, math.inf
+
+    def __init__(self, images: ImageRows, groups: Callable[[Tensor | None, int], list[Group]]):
+        self.num_images, self.keys, self.groups = len(images), images.keys, groups
+        self.rows = images.block(0, len(images)).to(torch.float64).mul_(2).add_(1)  # the odd numbers 255 y
+        self.gram = (self.rows @ self.rows.t()).div_(255**2)  # exact before the division
+        self.rows.div_(255)
+
+    def of(self, latents: Tensor) -> Tensor:
+        """The numbers of latents [B, C, R, R], float64."""
+        products = latents.flatten(1).to(self.rows) @ self.rows.t()
+        return torch.cat([torch.ones_like(products[:, :1]), torch.zeros_like(products), products], dim=1)
+
+    def images(self, x: Tensor, latents: Tensor) -> Tensor:
+        """The images of numbers that began as latents, of their shape: float64, or float32 on a device without it."""
+        noise, weights, _ = self._split(x)
+        rows = (weights @ self.rows).addcmul_(noise, latents.flatten(1).to(x))
+        return rows.reshape(latents.shape).to(widest_float(latents.device)).to(latents.device)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """The numbers of the denoised images; see `OptimalDenoiser`."""
+        return self.settled(x, sigma, class_labels)[1]
+
+    def settled(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `OptimalDenoiser.settled`; the denoised images are given by their numbers."""
+        logits = (self._split(x)[2] - self.gram.diagonal() / 2).div_(sigma.square())
+        for group in self.groups(class_labels, len(x)):
+            start, stop = group.chosen
+            logits[group.rows, :start] = logits[group.rows, stop:] = -math.inf
+        denoised = torch.zeros_like(x)
+        _, weights, products = self._split(denoised)
+        torch.softmax(logits, dim=1, out=weights)
+        torch.mm(weights, self.gram, out=products)
+        same = self.keys == self.keys[logits.argmax(dim=1, keepdim=True)]
+        return weights.masked_fill(same, 0).sum(dim=1) < SETTLED, denoised
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split([1, self.num_images, self.num_images], dim=1)

@@ -39,8 +39,10 @@ def main(options: EvaluationOptions) -> None:
     python mem_ratio.py --network=https://… --knn-ref=datasets/cifar10/cifar10-train.zip --metrics=all
     """
     from evaluation.evaluate import evaluate
+    from evaluation.evaluation_cost import evaluation_lines
     from evaluation.generators import fetched
     from torch_utils import distributed
+    from training.config import as_lines
 
     given = given_arguments()
     check_options(options, given)
@@ -52,6 +54,10 @@ def main(options: EvaluationOptions) -> None:
             options = dataclasses.replace(options, network=str(fetched(options.network, options.download)))
         if options.download.download_only:
             distributed.print0(options.network)
+            return
+        if options.dry_run:
+            distributed.print0(as_lines(evaluation_lines(options, device, pipeline_steps)))
+            distributed.print0('Dry run; stopping here.')
             return
         with chatter:
             records = evaluate(options, device, pipeline_steps)

@@ -23,8 +23,8 @@ from evaluation.measurement import Compared, Measurement
 from evaluation.memorization import TrainingSet
 from evaluation.one_pass import Context, PartialResults, one_pass
 from evaluation.pictures import draw_gallery
-from evaluation.records import Record
-from evaluation.runs import EvaluatedSet, EvaluationLog, evaluate_generators, finished
+from evaluation.records import Record, best_record
+from evaluation.runs import EvaluatedSet, EvaluationLog, evaluate_generators, finished, keep_snapshot
 from evaluation.spaces import FeatureSpace, PixelSpace
 from torch_utils import distributed
 from training.config import read_run
@@ -43,11 +43,9 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     pipeline_steps: sampling steps of a pipeline; None uses the default of its scheduler. Options of downloads and of
     printing have no effect. Raises UserError for what cannot be evaluated, or written.
     """
-    log, copied = log_path(options), copied_path(options)
-    sampling = Sampling.of(options, num_steps=pipeline_steps)
+    log, sampling = log_path(options), Sampling.of(options, num_steps=pipeline_steps)
     generators = make_generators(options, sampling, device)
-    for argument, path in {'table': options.table, 'gallery': options.gallery, 'log': log, 'copied': copied}.items():
-        require_writable(argument, path)
+    check_folders(options)
     training_set = load_training_set(options, generators, device)
     test = None if options.test_set is None else read(options, options.test_set, 'test_set', training_set)
     given = [read(options, path, 'images', training_set) for path in options.images]
@@ -87,6 +85,8 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
             copies.append(copied_images(*own, training_set.labels))
             found.record['copied'] = copied_record(copies[-1], len(training_set.images), training_set.labels)
         write_files(options, sets, copies, training_set)
+        if options.keep_best and options.expdir is not None:
+            keep_snapshot(options.expdir, best_record(records)['snapshot'])
         return records
 
     return distributed.on_main(finish)
@@ -164,17 +164,20 @@ def copied_path(options: EvaluationOptions) -> Path | None:
     return options.copied or (None if folder is None else folder / 'mem_copied.csv')
 
 
+def check_folders(options: EvaluationOptions) -> None:
+    """Raise UserError if a file could not be written, before hours of work are lost."""
+    files = {'table': options.table, 'gallery': options.gallery}
+    for argument, path in {**files, 'log': log_path(options), 'copied': copied_path(options)}.items():
+        require_writable(argument, path)
+
+
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:
     """The training set to compare with, by default the training set of the run or of the closed form.
 
     Prints a warning if the generators were trained on another set, and a note if mirrored images count. Generators
     that do not know their classes get the classes of the set.
     """
-    path = options.training_set or options.data
-    if path is None:
-        if options.expdir is None:
-            raise UserError('give `training_set`, the training set to compare with')
-        path = training_set_of(options.expdir)
+    path = training_set_path(options)
     dataset = load_dataset(path, argument='training_set', channels=_channels(options))
     mirrored = any(generator.xflip for generator in generators) if options.xflip is None else options.xflip
     for generator in generators:
@@ -198,10 +201,15 @@ def _channels(options: EvaluationOptions) -> int | None:
     return 3 if has_colour else None
 
 
-def training_set_of(run_dir: Path) -> str:
-    """The path of a run's training set. Raises UserError if train.py did not make the run."""
+def training_set_path(options: EvaluationOptions) -> str:
+    """The path of the training set. Raises UserError if it is not given, and train.py did not make the run."""
+    path = options.training_set or options.data
+    if path is not None:
+        return path
+    if options.expdir is None:
+        raise UserError('give `training_set`, the training set to compare with')
     try:
-        return read_run(run_dir).options.data
+        return read_run(options.expdir).options.data
     except UserError as error:
         problem = str(error).split(';')[0]
         raise UserError(f'{problem}; give `training_set`, the training set to compare with') from error

@@ -59,6 +59,7 @@ class EvaluationOptions:
     batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
     save_images: bool = option(False, 'Save the images, and a table of their nearest training images, in `expdir`.', switch=True)
     subdirs: bool = option(False, 'With `save_images`, put a thousand images in a folder.', switch=True)
+    keep_best: bool = option(False, 'Delete all snapshots of `expdir` except the best one at the end.', switch=True)
     gallery: Path | None = option(None, 'Save a picture of images next to their nearest training images here.', unit='PNG')
     table: Path | None = option(None, 'Save a row for each image: its nearest two training images, and flags.', unit='CSV')
     metrics: list[str] | None = option(None, 'Also compute these metrics of docs/metrics.md, or all.', unit='LIST', parse=word_list)
@@ -77,6 +78,7 @@ class EvaluationOptions:
     download: DownloadOptions = group(DownloadOptions)
     device: str = device_option()
     precision: str | None = precision_option()
+    dry_run: bool = option(False, 'Check files and options, print what the evaluation takes, and stop.', switch=True, short='n')
     # fmt: on
     sampler: SamplerOptions = group(SamplerOptions)
 
@@ -90,7 +92,7 @@ ONLY_FOR = {
     **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), GENERATORS),
     'class_prior': NETWORKS,
     **dict.fromkeys(('class_index', *SAMPLER_ARGUMENTS[1:]), (*NETWORKS, 'denoiser')),
-    **dict.fromkeys(('save_images', 'subdirs', 'race', 'metrics_for'), ('expdir',)),
+    **dict.fromkeys(('save_images', 'subdirs', 'race', 'metrics_for', 'keep_best'), ('expdir',)),
     **dict.fromkeys(('sha256', 'download_only'), ('network',)),
     **dict.fromkeys(('float_range', 'resize', 'channels'), ('images',)),
     **dict.fromkeys(('gallery', 'features'), tuple(subject for subject in SUBJECTS if subject != 'expdir')),

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.locks import sole_use
-from dnnlib.util import remove_partial_files
+from dnnlib.util import counted, remove_partial_files
 from evaluation import records as files
 from evaluation.best_images import BEST_NAME, BestSnapshot, read_best, write_best
 from evaluation.consumers import NearestTwo, make_consumers
@@ -31,6 +31,7 @@ from evaluation.race import race
 from evaluation.records import Record, best_record
 from torch_utils import distributed
 from training.dataset import require_shape
+from training.snapshot import list_snapshots
 from training.training_loop import open_tensorboard
 
 
@@ -207,6 +208,15 @@ def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
         'dataset_sha256': training_set.sha256,
         **({'xflip': True} if training_set.mirrored else {}),
     }
+
+
+def keep_snapshot(run_dir: Path, name: str) -> None:
+    """Delete the snapshots of a run, with their contact sheets, except the one of this name."""
+    others = [path for _, path in list_snapshots(run_dir) if path.name != name]
+    for path in others:
+        path.unlink()
+        path.with_suffix('.png').unlink(missing_ok=True)
+    tqdm.write(f'Kept {name}; deleted {counted(len(others), "other snapshot")}.')
 
 
 class EvaluationLog:

@@ -4,13 +4,14 @@ import contextlib
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dnnlib.util import UserError, counted, format_time
-from studies.commands import Resources, shell_line
+from studies.commands import shell_line
 from studies.folder import PAGE, claim, make_sources
 from studies.launchers.contract import Launcher, make_launcher
 from studies.points import DONE, FAILED, MAX_FAILURES, STOPPED, make_point
@@ -34,10 +35,10 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
     """
     validator = Validator()
     validator.check_options(study)
-    if options.dry_run:
-        print_plan(study, root)
-        return
     launcher = make_launcher(root, options.launch)
+    if options.dry_run:
+        print_plan(study, root, validator, launcher)
+        return
     if study.sources:
         claim(root, study)
         make_sources(root, study)
@@ -112,17 +113,31 @@ class Display:
             self.next_page = time.monotonic() + max(SECONDS_BETWEEN_PAGES, 20 * (time.monotonic() - start))
 
 
-def print_plan(study: Study, root: Path) -> None:
-    """Print every point with its commands; for a search, the points of its smallest size."""
-    for combination in study.combinations:
-        print(f'{combination.name}: {combination.sizes.describe()}, {study.repeats.count} times each')
-        for size in combination.sizes.values or (combination.sizes.search or ())[:1]:
-            for repeat in range(study.repeats.count):
-                point = make_point(study, root, combination, size, repeat)
-                print(f'\nPoint: {point.name}')
-                for command in point.commands().values():
-                    print(f'$ {shell_line(command, Resources())}')
-    print('\nDry run; stopping here.')
+def print_plan(study: Study, root: Path, validator: Validator, launcher: Launcher) -> None:
+    """Check sources and sizes, and print every point with its commands, the cost of all, and a cluster's job script.
+
+    For a search, the points of its smallest size are printed. The study's own data sets are made in a temporary folder.
+    """
+    from studies.study_cost import study_cost  # only here: it imports what trains and samples
+
+    with tempfile.TemporaryDirectory() as name:
+        sources = Path(name)
+        if study.sources:
+            make_sources(sources, study)
+        study = validator.with_steps(study, sources)
+        count = 0
+        for combination in study.combinations:
+            print(f'{combination.name}: {combination.sizes.describe()}, {counted(study.repeats.count, "time")} each')
+            for size in combination.sizes.values or (combination.sizes.search or ())[:1]:
+                for repeat in range(study.repeats.count):
+                    point = make_point(study, root, combination, size, repeat)
+                    count += 1
+                    print(f'\nPoint: {point.name}')
+                    for command in point.commands().values():
+                        print(f'$ {shell_line(command, launcher.resources)}')
+        print(launcher.script(count))
+        print(study_cost(study, root, sources, validator, launcher.resources, launcher.capacity))
+    print('Dry run; stopping here.')
 
 
 @contextlib.contextmanager

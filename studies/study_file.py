@@ -37,7 +37,9 @@ RESERVED = {
     'data': {'dest', 'overwrite', 'max-images', 'seed'},
     'sources': {'dest', 'overwrite'},
     'train': {'outdir', 'data', 'nosubdir', 'desc', 'seed', 'resume', 'dry-run'},
-    'evaluate': {'expdir', 'data', 'knn-ref', 'log', 'images', 'gallery', 'network', 'pipeline', 'table', 'json'},
+    'evaluate': {
+        *('expdir', 'data', 'knn-ref', 'log', 'images', 'gallery', 'network', 'pipeline', 'table', 'json', 'dry-run'),
+    },
     'diagnose': {'expdir', 'network', 'denoiser', 'data', 'outdir', 'plot'},
 }
 # Lengths that train.py takes relative to the size of the training set, and that a study can give in images.
@@ -278,6 +280,8 @@ def check_combinations(study: Study) -> None:
                 f'denoiser = {shown(denoiser)} in [evaluate] gives the same images in every repeat; set select-seed in '
                 f'[repeats], or count = 1'
             )
+        if study.diagnose and combination.settings.evaluate.get('keep-best'):
+            raise ValueError('keep-best in [evaluate] deletes snapshots that [diagnose] measures; remove one of them')
         tables = {f'[{part}]': getattr(combination.settings, part) for part in PARTS}
         tables |= {f'[diagnose.{name}]': options for name, options in study.diagnose.items()}
         for table, options in tables.items():

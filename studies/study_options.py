@@ -36,7 +36,7 @@ class SessionOptions:
     # fmt: off
     retry: bool = option(False, f'Run failed points again, unless they have failed {MAX_FAILURES} times.', switch=True)
     launch: LaunchOptions = group(LaunchOptions)
-    dry_run: bool = option(False, 'Print the points and their commands, and stop.', switch=True, short='n')
+    dry_run: bool = option(False, 'Check everything, print the points, their commands and what they take, and stop.', switch=True, short='n')
     # fmt: on
 
 

@@ -9,7 +9,7 @@ import click
 
 from cli.command import command_of, given_arguments
 from dataset_utils import open_source
-from dataset_utils.building import Making
+from dataset_utils.building import Making, Plan
 from dataset_utils.command_line import main as dataset_commands
 from dataset_utils.rules import RULES
 from dataset_utils.sources import Source
@@ -101,22 +101,26 @@ class Validator:
             return 1
         return len(set(self._open(choices['source']).labels or [0]))
 
-    def _check_size(self, study: Study, root: Path, combination: Combination, size: int) -> None:
+    def planned(self, study: Study, root: Path, combination: Combination, size: int) -> tuple[Plan, tuple[int, ...]]:
+        """The plan of a training set, and the shape [H, W, C] of its images. Raises UserError if it cannot be made."""
         selection, choices = self._selection(study, root, combination, size)
         choices = {key: choice for key, choice in choices.items() if key not in ('dest', 'overwrite')}
         for key in ('source', 'blend'):
             if key in choices:
                 choices[key] = self._open(choices[key])
-        place = f'{study.name}: {combination.name}, {size} images'
         try:
             plan = RULES[selection](**choices)
             image, _ = next(iter(Making(plan)))
         except UserError as error:
-            raise UserError(f'{place}: {error}') from error
-        labels = plan.labels
+            raise UserError(f'{study.name}: {combination.name}, {size} images: {error}') from error
+        return plan, image.shape
+
+    def _check_size(self, study: Study, root: Path, combination: Combination, size: int) -> None:
+        plan, shape = self.planned(study, root, combination, size)
+        place, labels = f'{study.name}: {combination.name}, {size} images', plan.labels
         commands = make_point(study, root, combination, size, 0).commands()
         for step, command in commands.items():
-            self._check_held_out(step.removesuffix('-b'), command, image.shape, place)
+            self._check_held_out(step.removesuffix('-b'), command, shape, place)
         train = commands.get('train')
         conditional = train is None or parse_options('train', train, place).values['cond']
         chosen = parse_options('evaluate', commands['evaluate'], place).values['class_index']

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -267,6 +268,9 @@ def test_a_mistake_is_answered_with_one_sentence_and_leaves_nothing(arguments, m
 def test_a_dry_run_prints_the_points_and_writes_nothing(study_file, tmp_path):
     output = run_script('emm.py', 'sweep', study_file, '-n', cwd=tmp_path).stdout
     assert output.count('$ python train.py') == 2
+    lines = dict(re.split(r':\s+', line, maxsplit=1) for line in output.splitlines() if re.match(r'\w+:  ', line))
+    assert lines['Points'] == '2'
+    assert re.fullmatch('about .* with 1 point at a time .short measurements on cpu.', lines['Time'])
     assert [path.name for path in tmp_path.iterdir()] == ['two.toml']
 
 

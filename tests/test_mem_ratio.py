@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -69,6 +70,36 @@ def test_every_snapshot_except_the_first_is_evaluated_newest_first(fresh, digits
     assert best['snapshot'] in last_line
     assert len((fresh / 'mem_traj.log').read_text().splitlines()) == 2
     assert PIL.Image.open(fresh / 'mem_gallery.png').width > 100
+
+
+def test_a_dry_run_gives_the_cost_and_writes_nothing(fresh, digits_20, monkeypatch):
+    monkeypatch.setattr('evaluation.evaluation_cost.SECONDS_MEASURED', 0.0)
+    before = sorted(fresh.iterdir())
+    result = run('-n', f'--expdir={fresh}', '--seeds=0-29')
+    assert result.exit_code == 0, result.output
+    lines = dict(re.split(r':\s+', line, maxsplit=1) for line in result.output.splitlines() if ': ' in line)
+    assert lines['Training set'] == 'digits-20: 20 images, 8x8 grey'
+    assert lines['Images'] == '60, for 2 generators with 30 seeds each'
+    assert lines['Evaluations'] == '2,100 of the denoiser, 35 per image'
+    assert lines['Time'].endswith('(a short measurement)')
+    assert sorted(fresh.iterdir()) == before
+    assert 'no such file' in failure('-n', f'--expdir={fresh}', '--test-ref=nothing.zip', '--metrics=precision_recall')
+    run(f'--expdir={fresh}', '--seeds=0-4', '--steps=4')
+    assert '(as in earlier records)' in run('-n', f'--expdir={fresh}', '--seeds=0-29', '--steps=4').output
+
+
+def test_only_the_best_snapshot_is_kept(fresh):
+    (fresh / 'network-snapshot-000001.png').write_bytes(b'')
+    common = [f'--expdir={fresh}', '--seeds=0-4', '--steps=4', '--keep-best']
+    result = run(*common)
+    (kept,) = [path.name for _, path in list_snapshots(fresh)]
+    found = records(fresh)
+    assert len(found) == 2
+    assert kept == max(found, key=lambda record: (record['ratio'], record['kimg']))['snapshot']
+    assert f'Kept {kept}; deleted 2 other snapshots.' in result.stdout
+    assert not (fresh / 'network-snapshot-000001.png').exists() or kept.endswith('1.safetensors')
+    assert run(*common).exit_code == 0
+    assert records(fresh) == found
 
 
 def test_a_snapshot_with_a_record_of_the_same_settings_is_not_evaluated_again(fresh):

@@ -100,8 +100,8 @@ def images_per_second(config: TrainingConfig, device: torch.device, seconds: flo
     return measured_rate(run, config.batch_gpu, device, SECONDS_MEASURED if seconds is None else seconds)
 
 
-def cost_of(config: TrainingConfig, rate: float | None) -> Cost:
-    """The cost of a training. rate: images per second over all ranks, None if unknown."""
+def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False) -> Cost:
+    """The cost of a training. rate: images per second over all ranks, None if unknown. keep_best: one snapshot."""
     memory = training_memory(config)
     parameters = config.network.build('meta').num_parameters
     pixels = config.dataset.size * config.dataset.channels * config.dataset.resolution**2 * config.options.cache
@@ -111,7 +111,7 @@ def cost_of(config: TrainingConfig, rate: float | None) -> Cost:
         calls=config.schedule.total_steps,
         seconds=None if rate is None else config.schedule.total_images / rate,
         memory=memory.weights + config.batch_gpu * memory.image + pixels,
-        disk=4 * parameters * len(config.snapshots) + states * (memory.weights - 4 * parameters),
+        disk=4 * parameters * (1 if keep_best else len(config.snapshots)) + states * (memory.weights - 4 * parameters),
     )
 
 

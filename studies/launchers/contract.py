@@ -35,6 +35,9 @@ class Launcher(Protocol):
     def submit(self, folders: Sequence[Path]) -> list[Job]:
         """Start or queue the points of these folders, in this order."""
 
+    def script(self, count: int) -> str:
+        """The job script that `submit` would write for this many points; empty without one."""
+
     def stop(self) -> None:
         """End at an interruption: return once everything that depends on this process has saved its state."""
 

@@ -54,6 +54,9 @@ class LocalLauncher:
     def submit(self, folders: Sequence[Path]) -> list[Job]:
         return [LocalJob(self.pool.submit(self._run, folder)) for folder in folders]
 
+    def script(self, count: int) -> str:
+        return ''
+
     def _run(self, folder: Path) -> Status | None:
         if self.stopped:
             return None

@@ -82,6 +82,12 @@ class SlurmLauncher:
             known.update(zip(missing, self._submit_array(missing), strict=True))
         return [known[folder] for folder in folders]
 
+    def script(self, count: int) -> str:
+        """The job script for an array of this many points, as sbatch would get it."""
+        executor = self._executor(f'{NAME_PREFIX}…')
+        executor.parameters |= {'map_count': count} if count > 1 else {}
+        return f'\nJob script:\n{executor._make_submission_file_text(executor._submitit_command_str, "")}'
+
     def stop(self) -> None:
         """Leave the jobs to the cluster, and print how to end them."""
         left = sorted({job.array_id for job in self.jobs} - {''})

@@ -48,6 +48,9 @@ class FakeLauncher:
             write_status(folder, Status(DONE, seconds=float(point['size'])))
         return self
 
+    def script(self, count):
+        return ''
+
     def done(self):
         return True
 

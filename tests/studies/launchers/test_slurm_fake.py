@@ -82,8 +82,12 @@ def test_points_are_one_array_with_what_was_asked_for(cluster, folders, tmp_path
     options = {'partition': 'gpu', 'account': 'lab', 'qos': 'long', 'mem': '64G', 'sbatch': ('constraint=a100|h100',)}
     resources = {'nodes_per_job': 2, 'gpus_per_job': 8, 'cpus_per_job': 16, 'jobs': 3}
     cluster_launcher = launcher(tmp_path, time_limit=90, **resources, **options)
+    planned = cluster_launcher.script(len(folders))
+    assert not cluster.scripts
     cluster_launcher.submit(folders)
     (script,) = cluster.scripts
+    for line in script.splitlines():  # only its name is not known before
+        assert line in planned or 'emm-' in line
     name = record(folders[0])['name']
     given = sbatch_options(script)
     assert {key: value for key, value in given.items() if key not in ('output', 'error', 'wckey')} == {

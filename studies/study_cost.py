@@ -1,0 +1,149 @@
+"""The cost of a study before it runs: points, steps, images, time, memory and disk space, in total."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from dnnlib.options import build
+from dnnlib.util import counted, format_time
+from evaluation.effective_memorization import next_size
+from evaluation.evaluation_cost import denoiser_rate, sampling_cost
+from evaluation.evaluation_options import EvaluationOptions
+from studies.commands import Resources
+from studies.points import DONE, Point, make_point
+from studies.results import collect
+from studies.study import Combination, Study
+from studies.time_left import study_seconds_left
+from studies.validation import Validator, parse_options
+from torch_utils.distributed import choose_device
+from training.config import TrainingConfig, as_lines, resolve
+from training.cost import Cost, cost_of, images_per_second, in_gb
+from training.dataset import DatasetInfo
+from training.training_options import RunOptions, with_preset
+from training.training_run import with_threads
+
+# For each network, once in training and once in sampling.
+SECONDS_MEASURED = 2.0
+
+
+class Costs:
+    """Costs of a study's points.
+
+    sources: the folder whose `sources` has the study's own data sets. device: to measure on, None to leave times out.
+    """
+
+    def __init__(self, study: Study, sources: Path, validator: Validator, resources: Resources):
+        self.study, self.sources, self.validator = study, sources, validator
+        self.world_size = resources.world_size
+        lacks_gpu = resources.gpus_per_node > 0 and not torch.cuda.is_available()
+        self.device = None if lacks_gpu else choose_device('auto')
+        self.rates: dict[str, float] = {}
+
+    def of_point(self, combination: Combination, size: int) -> tuple[list[Cost], Cost]:
+        """The costs of the trainings of a point, and of its evaluation. Raises UserError if it cannot run."""
+        commands = make_point(self.study, self.sources, combination, size, 0).commands()
+        plan, shape = self.validator.planned(self.study, self.sources, combination, size)
+        count, num_classes = sum(len(indices) for _, indices in plan.parts), max(plan.labels or [-1]) + 1
+        info = DatasetInfo('the training set', 'data', count, shape[0], shape[2], num_classes)
+        parsed = parse_options('evaluate', commands['evaluate'], combination.name)
+        options: EvaluationOptions = build(EvaluationOptions, parsed.values)
+        num_pixels, config = math.prod(shape), None
+        trainings = []
+        for command in (words for step, words in commands.items() if step.startswith('train')):
+            config = self.config(command, info)
+            rate = self.rate(f'train {config.network} {config.batch_gpu}', images_per_second, config)
+            cost = cost_of(config, rate, options.keep_best)
+            trainings.append(dataclasses.replace(cost, disk=cost.disk + count * num_pixels))
+        num_snapshots, rate = 1, None
+        if config is not None:
+            num_snapshots = sum(place > 0 for place in config.snapshots)
+            rate = self.rate(f'sample {config.network} {options.batch_size}', sampled_rate, config, options.batch_size)
+        return trainings, sampling_cost(options, num_snapshots, num_pixels, count, rate)
+
+    def config(self, command: list[str], info: DatasetInfo) -> TrainingConfig:
+        parsed = parse_options('train', command, self.study.name)
+        options: RunOptions = with_preset(build(RunOptions, parsed.values), parsed.given)
+        return with_threads(resolve(options, info, self.world_size, parsed.given), options.threads, None)
+
+    def rate(self, name: str, measure: Callable[..., float], config: TrainingConfig, *arguments: int) -> float | None:
+        """Images per second over all ranks, measured once for each name."""
+        if self.device is None:
+            return None
+        if name not in self.rates:
+            self.rates[name] = measure(config, *arguments, self.device, SECONDS_MEASURED) * self.world_size
+        return self.rates[name]
+
+
+def sampled_rate(config: TrainingConfig, batch_size: int, device: torch.device, seconds: float) -> float:
+    net = config.network.build().to(device).eval().requires_grad_(False)
+    net.set_precision(config.precision)
+    return denoiser_rate(net, batch_size, device, seconds)
+
+
+def largest_sizes(combination: Combination, study: Study) -> list[int]:
+    """The sizes of a combination; for a search, those that it measures if the EMM is just below the largest."""
+    if combination.sizes.search is None:
+        return list(combination.sizes.values)
+    (low, high), sizes = combination.sizes.search, combination.sizes
+    ratios: dict[int, float] = {}
+    while (size := next_size(ratios, low, high, sizes.tolerance, sizes.step or 1, study.threshold)) is not None:
+        ratios[size] = float(size < high)
+    return sorted(ratios)
+
+
+def planned_points(study: Study, root: Path) -> Iterator[Point]:
+    for combination in study.combinations:
+        for size in largest_sizes(combination, study):
+            for repeat in range(study.repeats.count):
+                yield make_point(study, root, combination, size, repeat)
+
+
+def study_cost(
+    study: Study, root: Path, sources: Path, validator: Validator, resources: Resources, jobs: int | None
+) -> str:
+    """The cost of all points of a study that are not done, as lines of text.
+
+    root, sources: the study's folder, and a folder as for `Costs`. jobs: points at a time, None if unknown.
+    """
+    points = list(planned_points(study, root))
+    left = [point for point in points if point.status().state != DONE]
+    costs = Costs(study, sources, validator, resources)
+    combinations = {(point.combination.name, point.size): point.combination for point in left}
+    of_size = {key: costs.of_point(combination, key[1]) for key, combination in combinations.items()}
+    of_points = [of_size[point.combination.name, point.size] for point in left]
+    trainings = [cost for own, _ in of_points for cost in own]
+    evaluations = [cost for _, cost in of_points]
+    every = [*trainings, *evaluations]
+    at_most = 'at most ' * any(combination.sizes.search is not None for combination in study.combinations)
+    seconds = [sum(cost.seconds or 0 for cost in (*own, evaluation)) for own, evaluation in of_points]
+    done = len(points) - len(left)
+    known = study_seconds_left(collect(study, root), jobs)
+    if known is not None:
+        time = f'about {format_time(known)} with {counted(jobs or 1, "point")} at a time, as the points that are done'
+    elif costs.device is None:
+        time = 'unknown on this machine, which has no GPU; one finished point shows it'
+    else:
+        together = max([sum(seconds) / (jobs or 1), *seconds], default=0.0)
+        time = f'about {format_time(together)} with {counted(jobs or 1, "point")} at a time'
+        time += f' (short measurements on {costs.device.type})'
+    return as_lines(
+        {
+            'Points': f'{at_most}{len(points)}' + f', of which {done} are done; the rest takes:' * bool(done),
+            'Training': f'{at_most}{sum(c.images for c in trainings):,} images in '
+            f'{sum(c.calls for c in trainings):,} steps',
+            'Evaluation': f'{at_most}{sum(c.images for c in evaluations):,} images, '
+            f'{sum(c.calls for c in evaluations):,} evaluations of the denoiser',
+            'Time': time,
+            'Memory': f'about {in_gb(max((c.memory for c in every), default=0))} on each device, besides libraries',
+            'Disk': f'about {in_gb(sum(c.disk for c in every))}',
+            **({'Not counted': f'time of {", ".join(uncounted)}'} if (uncounted := uncounted_parts(study)) else {}),
+        }
+    )
+
+
+def uncounted_parts(study: Study) -> list[str]:
+    forms = any(combination.settings.denoiser is not None for combination in study.combinations)
+    return [f'[diagnose.{name}]' for name in study.diagnose] + ['closed forms'] * forms

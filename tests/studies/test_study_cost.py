@@ -1,0 +1,53 @@
+"""The cost of a study against counts by hand."""
+
+from typing import Any
+
+from studies.commands import Resources
+from studies.study_cost import Costs, largest_sizes
+from studies.study_file import read_study
+from studies.validation import Validator
+from training.dataset import DatasetInfo
+
+INFO = DatasetInfo('', 'set', 20, 8, 1, 10)
+BASE: dict[str, Any] = {
+    'data': {'selection': 'size', 'source': 'digits'},
+    'train': {'preset': 'digits', 'epochs': {'images': 6400}, 'snapshots': 3, 'keep-states': 1},
+    'evaluate': {'seeds': '0-49', 'steps': 10},
+}
+
+
+def study(**tables):
+    return read_study(BASE | tables, 'test', 'test.toml')
+
+
+def test_a_point_trains_and_samples_what_its_options_say(tmp_path, monkeypatch):
+    monkeypatch.setattr('studies.study_cost.SECONDS_MEASURED', 0.0)
+    found = study(sizes={'values': [20]})
+    costs = Costs(found, tmp_path, Validator(), Resources())
+    (training,), evaluation = costs.of_point(found.combinations[0], 20)
+    assert (training.images, training.calls) == (6400, 100)
+    assert (evaluation.images, evaluation.calls) == (150, 150 * 19)
+    parameters = sum(p.numel() for p in costs.config(['train.py', '--data=digits', '--preset=digits'], INFO)
+                     .network.build('meta').parameters())  # fmt: skip
+    # Three snapshots, and a state of weights, average and two moments; and the training set.
+    assert training.disk == 4 * parameters * 3 + 4 * parameters * 4 + 20 * 64
+    keeping = study(sizes={'values': [20]}, evaluate=BASE['evaluate'] | {'keep-best': True})
+    ((kept,), _) = Costs(keeping, tmp_path, Validator(), Resources()).of_point(keeping.combinations[0], 20)
+    assert training.disk - kept.disk == 4 * parameters * 2
+
+
+def test_without_the_gpus_of_the_jobs_no_time_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    found = study(sizes={'values': [20]})
+    costs = Costs(found, tmp_path, Validator(), Resources(gpus_per_node=8))
+    (training,), evaluation = costs.of_point(found.combinations[0], 20)
+    assert training.seconds is evaluation.seconds is None
+
+
+def test_a_search_costs_at_most_the_sizes_up_to_its_largest(tmp_path):
+    found = study(sizes={'search': [10, 80]})
+    found = Validator().with_steps(found, tmp_path)
+    sizes = largest_sizes(found.combinations[0], found)
+    assert sizes[0] == 10
+    assert sizes[-2:] == [70, 80]
+    assert sizes == sorted(set(sizes))

@@ -19,6 +19,7 @@ from dnnlib.util import report_errors
 @click.option('--channels', metavar='auto|1|3', type=click.Choice(['auto', '1', '3']), default='auto', show_default=True, help='Grey (1) or RGB (3); auto takes RGB if any image has colour.')  # fmt: skip
 @click.option('--exif-transpose', is_flag=True, help='Rotate images by their EXIF orientation.')
 @click.option('--follow-links', is_flag=True, help='Follow symbolic links out of the folder --source.')
+@click.option('--no-labels', is_flag=True, help='Ignore labels and class folders.')
 @click.option('--skip-unreadable', **options.OPTIONS['skip_unreadable'])
 @click.option('--overwrite', **options.OPTIONS['overwrite'])
 @click.option('--cache-dir', metavar='DIR', type=click.Path(path_type=Path), help="Folder for downloads. [default: the user's cache folder]")  # fmt: skip
@@ -31,6 +32,7 @@ def main(
     channels: str,
     exif_transpose: bool,
     follow_links: bool,
+    no_labels: bool,
     overwrite: bool,
     cache_dir: Path | None,
     sha256: str | None,
@@ -42,7 +44,7 @@ def main(
     --source is one of
       cifar-10-python.tar.gz             CIFAR-10 or CIFAR-100, or the folder unpacked from it; --split chooses the part
       train-images-idx3-ubyte.gz         MNIST and its like, padded to 32x32 unless --resolution is given
-      a folder, .zip or .tar archive     of images: labels from its dataset.json, otherwise from its folders
+      a folder, .zip or .tar archive     of images: labels from its dataset.json or its folders, unless --no-labels
       ILSVRC/Data/CLS-LOC/train          ImageNet: one label for each synset's folder
       an .npz or .npy file               of pixels, uint8 [N, H, W, C] or [N, C, H, W]
       digits                             scikit-learn's 1,797 handwritten digits, 8x8, built in
@@ -77,7 +79,7 @@ def main(
 
     make_transform(choices['transform'], choices['resolution'])  # refuses what does not fit before anything is read
     destination = Destination(dest, overwrite, [source])
-    reading = Reading(None if channels == 'auto' else int(channels), exif_transpose, follow_links, split)
+    reading = Reading(None if channels == 'auto' else int(channels), exif_transpose, follow_links, split, no_labels)
     opened = open_downloaded(source, 'source', cache_dir, sha256, reading)
     write_datasets((plan_convert(opened, **choices), destination))
 

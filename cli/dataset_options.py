@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'dest': {'metavar': 'ZIP|DIR', 'help': 'Data set to write.'},
     'overwrite': {'is_flag': True, 'help': 'Replace the data set at --dest.'},
     'max_images': {'metavar': 'INT', 'type': COUNT, 'help': 'Number of images.'},
+    'held_out': {'metavar': 'INT', 'type': COUNT, 'help': 'Number of images to hold out.'},
     'num_classes': {'metavar': 'INT', 'type': COUNT, 'help': 'Number of classes.'},
     'class_name': {'metavar': 'NAME|INT', 'help': 'Name or label of the class.'},
     'superclass': {'metavar': 'bird|cat|dog', 'help': "CIFAR-10's class."},

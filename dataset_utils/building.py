@@ -16,9 +16,9 @@ from dataset_utils.archive import DatasetWriter, Destination
 from dataset_utils.manifest import Manifest
 from dataset_utils.parallel import ordered_map
 from dataset_utils.sources import Source
-from dataset_utils.sources.base import ONE_SIZE, match, print_remarks, printable, with_channels
+from dataset_utils.sources.base import ONE_SIZE, match, print_remarks, printable, with_channels, words_of
 from dataset_utils.transforms import Transform, checked_square, pad
-from dnnlib.util import UserError
+from dnnlib.util import UserError, counted
 
 SKIPPED = 'skipped'  # among a manifest's arguments: the names of unreadable images that were skipped
 MAX_SKIPPED_FILES = 1000  # most names of skipped files listed in a manifest
@@ -51,23 +51,33 @@ class Plan:
 
 
 def write_datasets(*jobs: tuple[Plan, Destination]) -> None:
-    """Write the data sets of plans, all of them or none, with a bar on stderr. Raises UserError."""
+    """Write the data sets of plans, all of them or none, with a bar on stderr; print a line for each on stdout.
+
+    Raises UserError.
+    """
     with contextlib.ExitStack() as stack:
-        for plan, destination in jobs:
-            _write(plan, stack.enter_context(destination.create()), destination.path.name)
+        contents = [_write(plan, stack.enter_context(to.create()), to.path.name) for plan, to in jobs]
     print_remarks(list({source.path: source for plan, _ in jobs for source, _ in plan.parts}.values()))
+    for content, (_, destination) in zip(contents, jobs, strict=True):
+        print(f'{content} → {destination.path}')
 
 
-def _write(plan: Plan, writer: DatasetWriter, name: str) -> None:
+def _write(plan: Plan, writer: DatasetWriter, name: str) -> str:
+    """Write one data set; returns its content in words."""
     making = Making(plan)
     total = min(sum(len(indices) for _, indices in plan.parts), plan.limit or sys.maxsize)
+    labels = []
     for image, label in tqdm(making, f'Writing {name}', total, unit='img', disable=None):
         writer.add(image, label)
+        labels.append(label)
     writer.finish(making.manifest())
     if making.unreadable:
-        print(f'Skipped {len(making.unreadable)} unreadable images, see "{SKIPPED}" in the manifest.', file=sys.stderr)
+        skipped = counted(len(making.unreadable), 'unreadable image')
+        print(f'Skipped {skipped}, see "{SKIPPED}" in the manifest.', file=sys.stderr)
     if making.num_small:
-        print(f'Skipped {making.num_small} images smaller than the resolution.', file=sys.stderr)
+        print(f'Skipped {counted(making.num_small, "image")} smaller than the resolution.', file=sys.stderr)
+    classes = '' if plan.labels is None else f', {counted(len(set(labels)), "class")}'
+    return f'{counted(len(labels), "image")}, {words_of(image.shape)}{classes}'
 
 
 class Making:

@@ -12,10 +12,10 @@ from dataset_utils import inspection, verification
 from dataset_utils.archive import Destination
 from dataset_utils.building import write_datasets
 from dataset_utils.downloads import open_downloaded
-from dataset_utils.rules import EXAMPLES, RULES, plan_split
+from dataset_utils.rules import EXAMPLES, RULES, plan_held_out, plan_split
 from dataset_utils.sources import Reading, open_source
 from dnnlib.plugins import load_plugins
-from dnnlib.util import UserError, report_errors
+from dnnlib.util import ArgumentError, UserError, report_errors
 
 WIDTH = 110  # columns of an example in a help text, without the backslash at a line's end
 
@@ -81,12 +81,19 @@ def _example(name: str, example: str) -> str:
     return f'\b\n# {purpose}\n' + ' \\\n'.join(lines)
 
 
-@main.command(params=[option(name) for name in ('source', 'dest', 'overwrite', 'max_images')] + [option('seed', None)])
+@main.command(
+    params=[
+        *(option(name) for name in ('source', 'dest', 'overwrite')),
+        *(option(name, None) for name in ('max_images', 'held_out', 'seed')),
+    ]
+)
 @report_errors
 def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
-    """Take two disjoint sets of --max-images images each.
+    """Take two disjoint sets: halves, or a training set and a held-out set.
 
-    Both are class-balanced; the first is what `size` takes. --dest=half.zip writes half-a.zip and half-b.zip.
+    --dest=half.zip writes half-a.zip and half-b.zip. With --max-images alone, each gets that many images of all classes
+    alike; the first is what `size` takes. With --held-out, half-b.zip gets that many images, the same share of each
+    class, and half-a.zip all others, or --max-images of them.
 
     \b
     # Two sets of 1,000 images of CIFAR-10
@@ -95,7 +102,16 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     \b
     # Two sets of 500 digits, drawn at random
     python -m dataset_utils split --source=digits --dest=digits-half.zip --max-images=500 --seed=3
+
+    \b
+    # 100 held-out images, and a training set of all others
+    python -m dataset_utils split --source=photos.zip --dest=photos-set.zip --held-out=100
     """
+    if choices['max_images'] is None and choices['held_out'] is None:
+        raise ArgumentError('give `max_images`, the size of both sets, or `held_out`, the size of the second one')
+    plan = plan_held_out if choices['held_out'] is not None else plan_split
+    if plan is plan_split:
+        del choices['held_out']
     path = Path(dest)
     if path.name.lower() in ('', '..', '.zip'):
         raise UserError(f'`dest`={dest} has no name for the halves; end it in one, such as half.zip')
@@ -103,7 +119,7 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     names = {half: str(path.with_name(f'{path.name.removesuffix(suffix)}-{half}{suffix}')) for half in 'ab'}
     destinations = {half: Destination(name, overwrite, [source]) for half, name in names.items()}
     opened = open_downloaded(source, 'source')
-    write_datasets(*((plan_split(opened, half=half, **choices), destinations[half]) for half in 'ab'))
+    write_datasets(*((plan(opened, half=half, **choices), destinations[half]) for half in 'ab'))
 
 
 @main.command()

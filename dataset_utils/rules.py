@@ -281,6 +281,15 @@ def plan_split(source: Source, *, max_images: int, half: str, seed: int | None =
     return subset(source, selections.balanced(*_classes_of(source), max_images, seed, 2, 'ab'.index(half)))
 
 
+@rule('held-out')
+def plan_held_out(
+    source: Source, *, held_out: int, half: str, max_images: int | None = None, seed: int | None = None
+) -> Plan:
+    """Take a training set, half 'a', or the `held_out` images held out of it, half 'b'; see `selections.held_out`."""
+    both = selections.held_out(*_classes_of(source), held_out, max_images, seed)
+    return subset(source, both['ab'.index(half)])
+
+
 def subset(source: Source, indices: Sequence[int]) -> Plan:
     """Plan a subset of one source that keeps its labels."""
     labels = source.labels

@@ -85,15 +85,40 @@ def repeated(labels: Sequence[int] | None, count: int, copies: int, fraction: fl
     smaller fraction are also repeated at a larger one.
     """
     classes = members(labels if labels is not None else [0] * count, seed)
+    shares = proportional(classes, round(fraction * count))
+    chosen = [index for label, indices in classes.items() for index in indices[: shares[label]]]
+    return list(range(count)) + chosen * (copies - 1)
+
+
+def held_out(
+    labels: Sequence[int], class_names: Sequence[str] | None, count: int, max_images: int | None, seed: int | None
+) -> tuple[list[int], list[int]]:
+    """Split images into a training set and `count` held-out images, the same share of each class to within one image.
+
+    max_images: the training set is what `balanced` takes, and the held-out images are among the others; None trains
+    on all others, in the source's order. seed: None holds the last images of each class out, a seed draws them.
+    Raises UserError if too few images are left over, and as `balanced` does.
+    """
+    taken = [] if max_images is None else balanced(labels, class_names, max_images, seed)
+    used = set(taken)
+    left = {label: [index for index in own if index not in used] for label, own in members(labels, seed).items()}
+    most = len(labels) - (len(taken) or 1)
+    if not 0 < count <= most:
+        raise UserError(f'`held_out`={count} is not in the range from 1 to {most}, the images left over; change it')
+    shares = proportional(left, count)
+    chosen = sorted(index for label, own in left.items() for index in own[len(own) - shares[label] :])
+    return taken or sorted(set(range(len(labels))) - set(chosen)), chosen
+
+
+def proportional(classes: dict[int, list[int]], count: int) -> Counter[int]:
+    """Divide `count` images among classes in proportion to their sizes, to within one image."""
     # The k-th image of a class has the place (k - 1/2) / (size of the class), and the lowest places are taken.
     places = sorted(
         ((position + 0.5) / len(indices), label)
         for label, indices in classes.items()
         for position in range(len(indices))
     )
-    shares = Counter(label for _, label in places[: round(fraction * count)])
-    chosen = [index for label, indices in classes.items() for index in indices[: shares[label]]]
-    return list(range(count)) + chosen * (copies - 1)
+    return Counter(label for _, label in places[:count])
 
 
 def spread(

@@ -222,8 +222,10 @@ def code_sha256() -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """'1 rank', '2 ranks'."""
-    return f'{number} {noun}{"s" * (number != 1)}'
+    """'1 rank', '2,000 ranks', '2 copies', '2 classes'."""
+    if number != 1:
+        noun = f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}{"es" if noun.endswith("s") else "s"}'
+    return f'{number:,} {noun}'
 
 
 def format_time(seconds: float) -> str:

@@ -15,6 +15,7 @@ from dataset_utils import content_sha256, open_source
 from tests.dataset_utils.making import (
     CIFAR_CLASSES,
     cifar_labels,
+    content_line,
     folder_state,
     image_bytes,
     labelled_files,
@@ -34,8 +35,9 @@ def convert(source: object, dest: Path, *arguments: object) -> tuple[np.ndarray,
     """Convert a source into an archive, and return its images [N, H, W, C], labels and manifest."""
     result = invoke(dataset_tool.main, f'--source={source}', f'--dest={dest}', *arguments)
     assert result.exit_code == 0, result.output
-    assert result.stdout == ''
-    return read_zip(dest)
+    images, labels, manifest = read_zip(dest)
+    assert result.stdout == content_line(images, labels, dest)
+    return images, labels, manifest
 
 
 def refused(source: object, dest: Path, *arguments: object, status: int = 1) -> str:
@@ -147,7 +149,7 @@ class TestOptions:
         dest = tmp_path / 'w.zip'
         result = invoke(dataset_tool.main, f'--source={source}', f'--dest={dest}', *options, '--max-images=2')
         assert result.exit_code == 0
-        assert 'Skipped 1 images smaller than the resolution.' in result.stderr
+        assert 'Skipped 1 image smaller than the resolution.' in result.stderr
         made, _, manifest = read_zip(dest)
         assert made.shape == (2, 16, 16, 3)
         assert manifest['indices'] == [0, 2]

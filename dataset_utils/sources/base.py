@@ -30,13 +30,14 @@ class Reading:
 
     channels: 1 (grey) or 3 (RGB) for all images; None takes 3 if any image has colour, else 1.
     exif_transpose: rotate images by their EXIF orientation. follow_links: follow links out of a folder.
-    split: 'train' or 'test' of a source that has both in one file; None means 'train'.
+    split: 'train' or 'test' of a source that has both in one file; None means 'train'. no_labels: ignore all labels.
     """
 
     channels: int | None = None
     exif_transpose: bool = False
     follow_links: bool = False
     split: str | None = None
+    no_labels: bool = False
 
     def changes(self) -> dict[str, Any]:
         """Return the values that are not the defaults, which a manifest stores."""
@@ -79,6 +80,8 @@ class Source(ABC):
             raise UserError(f'{self.where} has no training and test part; remove `split`')
         self.files = [self.path]
         self._open()
+        if self.reading.no_labels:
+            self.labels = self.class_names = None
 
     @cached_property
     def labels(self) -> list[int] | None:

@@ -13,7 +13,7 @@ from dataset_utils.sources.base import Source, printable, some
 from dataset_utils.sources.decoding import FORMATS, MAX_FILE_BYTES, decode_image, has_colour, is_image_name
 from dataset_utils.sources.labels import LABELS_FILE, folder_labels, listed_labels, refuse_splits
 from dnnlib.typed import parse_json
-from dnnlib.util import UserError
+from dnnlib.util import UserError, counted
 
 MANIFEST_FILE = 'manifest.json'
 MAX_JSON_BYTES = 1 << 29
@@ -136,26 +136,34 @@ class FilesSource(Source):
 
     def remarks(self) -> list[str]:
         remarks = []
-        if self.skipped:
-            remarks.append(f'skipped {len(self.skipped)} files that are not images: {some(self.skipped)}.')
+        sheets = [name for name in self.skipped if is_image_name(name)]
+        others = [name for name in self.skipped if not is_image_name(name)]
+        if others:
+            are = 'is not an image' if len(others) == 1 else 'are not images'
+            remarks.append(f'skipped {counted(len(others), "file")} that {are}: {some(others)}.')
+        if sheets:
+            remarks.append(f'skipped {counted(len(sheets), "contact sheet")} of generated images: {some(sheets)}.')
         if LABELS_FILE not in self._others and '/' in self.names[0] and '_labelling' in self.__dict__:
             remarks.append(
-                f'{len(self.class_names)} classes, named after the folders {some(self.class_names)}.'
+                f'{counted(len(self.class_names), "class")}, named after the folders {some(self.class_names)}; '
+                f'dataset_tool.py --no-labels ignores them.'
                 if self.class_names
                 else 'no labels; the folders only divide the numbered images into parts.'
             )
         if self._turned:
             remarks.append(
-                f'{len(self._turned)} images have an EXIF orientation, such as {self.describe(min(self._turned))}; '
-                f'their pixels are kept as stored, and dataset_tool.py --exif-transpose rotates them.'
+                f'{counted(len(self._turned), "image")} with an EXIF orientation, such as '
+                f'{self.describe(min(self._turned))}; pixels are kept as stored, and dataset_tool.py --exif-transpose '
+                f'rotates them.'
             )
         if self._animated:
-            remarks.append(f'only the first frame of {len(self._animated)} images with several frames was read.')
+            several = counted(len(self._animated), 'image')
+            remarks.append(f'only the first frame of {several} with several frames was read.')
         top = max(self._largest.values(), default=1 << 15)
         if top < 1 << 15:
             remarks.append(
-                f'{len(self._largest)} images of 16 bits have no value above {top} of 65535, so they are dark in '
-                f'8 bits; save them with the full range, or as .pgm or TIFF files that state their largest value.'
+                f'{counted(len(self._largest), "image")} of 16 bits without a value above {top} of 65535, dark in '
+                f'8 bits; save with the full range, or as .pgm or TIFF files that state their largest value.'
             )
         return remarks
 

@@ -79,7 +79,7 @@ def folder_labels(names: Sequence[str], where: str) -> tuple[list[int] | None, l
     if outside:
         raise UserError(
             f'{where}: {printable("/".join(outside))} is next to folders of images, so the folders cannot be classes; '
-            f'move it into one, or add a {LABELS_FILE} with {{"labels": null}}'
+            f'move it into one, or make a data set without labels with dataset_tool.py --no-labels'
         )
     if all(_is_in_part(path, level) for path in paths):
         return None, None

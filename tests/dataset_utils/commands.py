@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset_utils.command_line import main
-from tests.dataset_utils.making import folder_state, read_zip
+from tests.dataset_utils.making import content_line, folder_state, read_zip
 from tests.helpers import invoke, refusal
 
 
@@ -13,8 +13,9 @@ def make(command: str, source: object, dest: Path, *arguments: object) -> tuple[
     """Run a sub-command and return the images [N, H, W, C], labels and manifest that it wrote into an archive."""
     result = invoke(main, command, f'--source={source}', f'--dest={dest}', *arguments)
     assert result.exit_code == 0, result.output
-    assert result.stdout == ''
-    return read_zip(dest)
+    images, labels, manifest = read_zip(dest)
+    assert result.stdout == content_line(images, labels, dest)
+    return images, labels, manifest
 
 
 def refused(command: str, source: object, dest: Path, *arguments: object, status: int = 1) -> str:

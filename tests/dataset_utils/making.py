@@ -134,3 +134,12 @@ def folder_state(folder: Path) -> dict[str, str]:
 def names_of(source: Source) -> list[str]:
     """The names of a source's images."""
     return [source.describe(index) for index in range(len(source))]
+
+
+def content_line(images: np.ndarray, labels: list[int] | None, dest: Path) -> str:
+    """The line that reports a data set: '2 images, 8x8 RGB, 1 class → a.zip'."""
+    count, height, width, channels = images.shape
+    size = f'{count:,} image{"s" if count > 1 else ""}, {width}x{height} {"RGB" if channels == 3 else "grey"}'
+    number = len(set(labels or []))
+    classes = '' if labels is None else f', {number:,} class' + ('es' if number > 1 else '')
+    return f'{size}{classes} → {dest}\n'

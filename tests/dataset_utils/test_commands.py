@@ -209,6 +209,24 @@ class TestSplit:
         assert not set(first[2]['indices']) & set(second[2]['indices'])
         assert np.array_equal(first[0], make('size', 'digits', tmp_path / 's.zip', '--max-images=500')[0])
 
+    def test_held_out_images_and_the_others(self, tmp_path):
+        options = ['--source=digits', f'--dest={tmp_path / "set.zip"}', '--held-out=97']
+        result = invoke(main, 'split', *options)
+        sizes = '8x8 grey, 10 classes'
+        assert result.stdout.splitlines() == [
+            f'1,700 images, {sizes} → {tmp_path / "set-a.zip"}',
+            f'97 images, {sizes} → {tmp_path / "set-b.zip"}',
+        ]
+        first, second = (read_zip(tmp_path / f'set-{half}.zip')[2]['indices'] for half in 'ab')
+        assert sorted(first + second) == list(range(1797))
+        for half in 'ab':
+            verified = invoke(main, 'info', tmp_path / f'set-{half}.zip', '--verify=digits')
+            assert 'Verified' in verified.stdout, verified.output
+
+    def test_a_size_is_needed(self, tmp_path):
+        message = refused('split', 'digits', tmp_path / 'half.zip', status=2)
+        assert 'give --max-images, the size of both sets, or --held-out' in message
+
     def test_folders(self, tmp_path):
         assert invoke(main, 'split', '--source=digits', f'--dest={tmp_path / "half"}', '--max-images=10').exit_code == 0
         assert sorted(os.listdir(tmp_path)) == ['half-a', 'half-b']
@@ -284,5 +302,5 @@ def test_command_runs_as_a_module(tmp_path):
     command = [sys.executable, '-m', 'dataset_utils', 'size', '--source=digits', f'--dest={tmp_path / "d.zip"}']
     root = Path(__file__).parents[2]
     result = subprocess.run([*command, '--max-images=10'], cwd=root, capture_output=True, text=True, check=True)
-    assert result.stdout == ''
+    assert result.stdout == f'10 images, 8x8 grey, 10 classes → {tmp_path / "d.zip"}\n'
     assert zipfile.is_zipfile(tmp_path / 'd.zip')

@@ -19,6 +19,31 @@ def many_labels() -> list[int]:
     return np.random.default_rng(0).integers(0, 5, 500).tolist()
 
 
+class TestHeldOut:
+    def test_last_images_of_each_class_and_all_others(self):
+        assert selections.held_out(LABELS, NAMES, 6, None, None) == ([0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11])
+
+    def test_shares_follow_the_sizes_of_the_classes(self):
+        labels = [0] * 60 + [1] * 30 + [2] * 10
+        training, chosen = selections.held_out(labels, None, 20, None, 3)
+        assert Counter(labels[index] for index in chosen) == {0: 12, 1: 6, 2: 2}
+        assert sorted(training + chosen) == list(range(100))
+        assert selections.held_out(labels, None, 20, None, 4)[1] != chosen
+
+    @pytest.mark.parametrize('seed', [None, 5])
+    def test_leftovers_of_a_set_of_another_size(self, seed):
+        labels = many_labels()
+        training, chosen = selections.held_out(labels, None, 30, 200, seed)
+        assert training == selections.balanced(labels, None, 200, seed)
+        assert len(chosen) == 30
+        assert not set(training) & set(chosen)
+
+    @pytest.mark.parametrize(('count', 'max_images', 'most'), [(12, None, 11), (4, 9, 3), (1, 12, 0)])
+    def test_more_than_is_left_over(self, count, max_images, most):
+        with pytest.raises(UserError, match=f'`held_out`={count} is not in the range from 1 to {most}'):
+            selections.held_out(LABELS, NAMES, count, max_images, None)
+
+
 class TestBalanced:
     def test_first_of_each_class_class_after_class(self):
         assert selections.balanced(LABELS, NAMES, 6, None) == [1, 3, 2, 5, 0, 4]

@@ -10,6 +10,7 @@ import pytest
 
 import dataset_tool
 from dataset_utils import Reading, open_source
+from dataset_utils.command_line import main
 from dnnlib.util import UserError
 from tests.dataset_utils.making import image_bytes, names_of, random_images, read_zip, write_files
 from tests.helpers import invoke
@@ -62,16 +63,38 @@ def test_long_lists_of_skipped_files_are_cut(tmp_path):
     _, manifest, stderr = converted(write_files(tmp_path / 'p', files))
     assert len(manifest['skipped_files']) == 1001
     assert manifest['skipped_files'][-1] == '... and 200 more'
-    assert 'skipped 1200 files' in stderr
+    assert 'skipped 1,200 files' in stderr
     assert len(stderr) < 200
 
 
 def test_folders_that_become_classes_are_named(tmp_path):
     files = {f'{folder}/{n}.png': image_bytes(PIXELS) for folder in ('00000', '00001') for n in 'ab'}
-    assert 'p: 2 classes, named after the folders 00000, 00001.' in converted(write_files(tmp_path / 'p', files))[2]
+    assert (
+        'p: 2 classes, named after the folders 00000, 00001; dataset_tool.py --no-labels'
+        in converted(write_files(tmp_path / 'p', files))[2]
+    )
     files = {f'0000{n}/00{n}000.png': image_bytes(PIXELS) for n in (0, 1)}
     stderr = converted(write_files(tmp_path / 'q', files))[2]
     assert 'q: no labels; the folders only divide the numbered images into parts.' in stderr
+
+
+def test_folders_are_no_classes_if_labels_are_ignored(tmp_path):
+    files = {'loose.png': image_bytes(PIXELS), 'cat/a.png': image_bytes(PIXELS), 'dog/b.png': image_bytes(PIXELS)}
+    folder = write_files(tmp_path / 'p', files)
+    with pytest.raises(UserError, match='or make a data set without labels with dataset_tool'):
+        open_source(folder).labels  # noqa: B018 - reading them raises
+    images, manifest, stderr = converted(folder, '--no-labels')
+    assert len(images) == 3
+    assert (manifest['labels'], manifest['class_names'], stderr) == ('none', None, '')
+    assert manifest['arguments']['no_labels'] is True
+    result = invoke(main, 'info', tmp_path / 'd.zip', f'--verify={folder}')
+    assert 'Labels: none' in result.stdout
+    assert 'Verified' in result.stdout, result.output
+
+
+def test_any_labels_are_ignored():
+    source = open_source('digits', '', Reading(no_labels=True))
+    assert (source.labels, source.class_names, source[0][1]) == (None, None, None)
 
 
 class TestOrientation:
@@ -84,7 +107,7 @@ class TestOrientation:
         folder = write_files(tmp_path / 'p', {f'a.{format.lower()}': data, 'b.png': image_bytes(rows)})
         images, manifest, stderr = converted(folder)
         assert np.abs(images[0].astype(int) - rows[::-1]).max() < 12
-        assert f'p: 1 images have an EXIF orientation, such as a.{format.lower()}; their pixels are kept' in stderr
+        assert f'p: 1 image with an EXIF orientation, such as a.{format.lower()}; pixels are kept' in stderr
         assert 'exif_transpose' not in manifest['arguments']
         images, manifest, stderr = converted(folder, '--exif-transpose')
         assert np.abs(images[0].astype(int) - rows).max() < 12
@@ -138,7 +161,7 @@ class TestSixteenBits:
         folder = write_files(tmp_path / 'p', {'a.png': sixteen_bits(self.VALUES, 'PNG')})
         images, _, stderr = converted(folder)
         assert images.max() == 16
-        assert 'p: 1 images of 16 bits have no value above 4095 of 65535, so they are dark in 8 bits; save' in stderr
+        assert 'p: 1 image of 16 bits without a value above 4095 of 65535, dark in 8 bits; save' in stderr
 
     def test_one_bright_image_shows_that_the_range_is_used(self, tmp_path):
         files = {'a.png': sixteen_bits(self.VALUES, 'PNG'), 'b.png': sixteen_bits(self.VALUES * 16, 'PNG')}
@@ -161,6 +184,10 @@ def test_the_toolkits_own_outputs_are_valid_inputs(tmp_path):
         assert np.array_equal(source.load(), random_images(12))
         assert source.labels is None
         assert source.skipped == ['grid.png', 'log.txt', 'mem_traj.jsonl', 'nearest.csv']
+        assert source.remarks()[:2] == [
+            'skipped 3 files that are not images: log.txt, mem_traj.jsonl, nearest.csv.',
+            'skipped 1 contact sheet of generated images: grid.png.',
+        ]
 
 
 def test_a_run_folder_is_not_a_set_of_images(tmp_path):

@@ -164,8 +164,8 @@ def skip_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[Stu
             levels = [network['img_resolution'] >> level for level in range(len(network['channel_mult']))]
             per_level = network['num_blocks'] + 1
             mask = network.get('skip_connections') or [1] * (per_level * len(levels))
-            interval = ratios.interval
-            placements.append(SkipPlacement(tuple(mask), ratios.mean, interval.low, interval.high))
+            point = ratio_point(outcome, ratios)
+            placements.append(SkipPlacement(tuple(mask), point.ratio, point.ratio_low, point.ratio_high, point.far))
         if len(placements) > 1 and len({len(placement.mask) for placement in placements}) == 1:
             figure = skip_figure(placements, levels, f'{results.study.title}: {size:,} training images')
             caption = f'Memorization ratio at {size:,} training images by the skip connections that are kept.'
@@ -194,8 +194,10 @@ def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator
         for outcome in outcomes:
             records = training_records(outcome.at(size))
             if len(records) > 1:
-                series = ([record[key] for record in records] for key in ('epochs', 'ratio', 'ratio_low', 'ratio_high'))
-                curves.append(TrainingCurve(name_of(outcome), *series))
+                series = [[record[key] for record in records] for key in ('epochs', 'ratio', 'ratio_low', 'ratio_high')]
+                epochs, ratios, low, high = series
+                far = [is_far(record) for record in records]
+                curves.append(TrainingCurve(name_of(outcome), epochs, ratios, low, high, far))
         if curves:
             title = f'{results.study.title}: {size:,} training images'
             interval = '95 % interval, Wilson over images'

@@ -8,7 +8,7 @@ import io
 import itertools
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +65,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """The ratios of one run's snapshots: epochs, ratios and the ends of their 95 % intervals, of equal length."""
+    """The ratios of one run's snapshots: epochs, ratios, the ends of their 95 % intervals, and flags, of equal length.
+
+    far: as of `RatioPoint`.
+    """
 
     name: str
     epochs: Sequence[float]
     ratios: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
+    far: Sequence[bool]
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,12 @@ class RunHistory:
     """One run: its losses by thousands of images seen, and the ratios of its snapshots with their 95 % intervals.
 
     losses: (kimg, loss); losses that are not positive numbers are left out. ratios: (kimg, ratio, low, high).
+    far: kimg of the snapshots whose images are far from any data.
     """
 
     losses: Sequence[tuple[float, float]]
     ratios: Sequence[tuple[float, float, float, float]]
+    far: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,14 @@ class SkipPlacement:
     """A ratio in [0, 1] with its 95 % interval, of a network that keeps some of its skip connections.
 
     mask: 1 for each connection that is kept, in encoder order from the highest resolution down.
+    far: as of `RatioPoint`.
     """
 
     mask: Sequence[int]
     ratio: float
     ratio_low: float
     ratio_high: float
+    far: bool = False
 
 
 def ratio_figure(
@@ -127,7 +135,7 @@ def ratio_figure(
             sizes = [point.dataset_size * shift for point in points]
             ends = [point.ratio_low for point in points], [point.ratio_high for point in points]
             handles.append(_band_curve(axes, sizes, [point.ratio for point in points], *ends, style))
-            _cross_out(axes, [(s, 100 * p.ratio) for s, p in zip(sizes, points, strict=True) if p.far])
+            cross_out(axes, [(s, 100 * p.ratio) for s, p in zip(sizes, points, strict=True) if p.far])
         axes.set_xscale('log')
         sizes = sorted({point.dataset_size for curve in curves for point in curve.points})
         shown = apart(sizes, share=0.09)
@@ -137,8 +145,8 @@ def ratio_figure(
         axes.xaxis.set_minor_formatter(FixedFormatter([]))
         if len(sizes) == 1:
             axes.set_xlim(sizes[0] / 2, sizes[0] * 2)
-        crosses = '; crosses: far from any data' if any(p.far for curve in curves for p in curve.points) else ''
-        axes.set_xlabel(f'training images |D|\n(bands: {interval}{crosses})')
+        crosses = crosses_text(p.far for curve in curves for p in curve.points)
+        axes.set_xlabel(f'training images |D|\n(bands: {interval}){crosses}')
         ratio_axis(axes)
         _threshold(axes, threshold)
         add_legend(figure, handles, [curve.name for curve in curves], label)
@@ -161,9 +169,13 @@ def training_figure(
             _band_curve(axes, curve.epochs, curve.ratios, curve.low, curve.high, style)
             for style, curve in zip(curve_styles(len(curves)), curves, strict=False)
         ]
+        for curve in curves:
+            rows = zip(curve.epochs, curve.ratios, curve.far, strict=True)
+            cross_out(axes, [(epochs, 100 * ratio) for epochs, ratio, far in rows if far])
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda epochs, _: f'{epochs:,.0f}')
-        axes.set_xlabel(f'epochs of training\n(bands: {interval})')
+        crosses = crosses_text(far for curve in curves for far in curve.far)
+        axes.set_xlabel(f'epochs of training\n(bands: {interval}){crosses}')
         ratio_axis(axes)
         _threshold(axes, threshold)
         add_legend(figure, handles, [curve.name for curve in curves], label)
@@ -178,6 +190,7 @@ def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) ->
     panels = has_losses + has_ratios
     if not panels:
         return None
+    crosses = ''
     with new_panels(title, 0.6 + 1.7 * panels, panels) as (figure, all_axes):
         if has_losses:
             all_axes[0].plot(*zip(*losses, strict=True), color=_EDGE, linewidth=1.2)
@@ -187,10 +200,13 @@ def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) ->
         if has_ratios:
             kimg, shares, low, high = zip(*ratios, strict=True)
             _band_curve(all_axes[-1], kimg, shares, low, high, next(curve_styles()))
+            far = [(row[0], 100 * row[1]) for row in ratios if row[0] in history.far]
+            cross_out(all_axes[-1], far)
+            crosses = crosses_text(far)
             ratio_axis(all_axes[-1])
             _threshold(all_axes[-1], threshold)
         all_axes[-1].set_xlim(left=0)
-        all_axes[-1].set_xlabel('training images seen, in thousands')
+        all_axes[-1].set_xlabel(f'training images seen, in thousands{crosses}')
     return figure
 
 
@@ -248,10 +264,11 @@ def value_figure(
             low, ratio, high = (100 * share for share in (point.ratio_low, point.ratio, point.ratio_high))
             axes.plot([low, high], [y, y], color=_EDGE, linewidth=1.6, marker='|', markersize=8)
             axes.plot([ratio], [y], marker='o', markersize=8, color=_EDGE)
-            _cross_out(axes, [(ratio, y)] if point.far else [])
+            cross_out(axes, [(ratio, y)] if point.far else [])
         axes.axvline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
         axes.set_xlim(-2, 102)
-        axes.set_xlabel(f'memorized images in % (dashed: {100 * threshold:.3g} %, the EMM)\n{interval}')
+        crosses = crosses_text(point.far for _, point in values)
+        axes.set_xlabel(f'memorized images in % (dashed: {100 * threshold:.3g} %, the EMM)\n{interval}{crosses}')
         label_rows(axes, places, names, [f'{100 * point.ratio:.1f}' for _, point in values], height, label)
     return figure
 
@@ -287,7 +304,8 @@ def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int],
         below.tick_params(length=0)
         for spine in below.spines.values():
             spine.set_visible(False)
-        below.set_xlabel('skip connections kept (filled), in the order of the encoder')
+        crosses = crosses_text(placement.far for placement in placements)
+        below.set_xlabel(f'skip connections kept (filled), in the order of the encoder{crosses}')
     return figure
 
 
@@ -357,10 +375,23 @@ def _band_curve(
     return axes.plot(x, middle, markersize=5, markeredgewidth=1.2, **style)[0]
 
 
-def _cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+def cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
     """Mark points whose images are far from any data."""
     if places:
-        axes.plot(*zip(*places, strict=True), marker='x', markersize=13, color='#b3261e', linestyle='none', zorder=5)
+        axes.plot(
+            *zip(*places, strict=True),
+            marker='x',
+            markersize=13,
+            color='#b3261e',
+            linestyle='none',
+            zorder=5,
+            clip_on=False,
+        )
+
+
+def crosses_text(flags: Iterable[object]) -> str:
+    """The part of an axis label that explains the crosses; empty without any."""
+    return '\ncrosses: images far from any data' if any(flags) else ''
 
 
 def ratio_axis(axes: Axes) -> None:
@@ -425,7 +456,10 @@ def _skip_bars(axes: Axes, placements: Sequence[SkipPlacement]) -> None:
     for column, placement in enumerate(placements):
         top = 100 * max(placement.ratio_high, placement.ratio)
         text, size = f'{100 * placement.ratio:.1f}', 8 if len(placements) <= 13 else 6.5
-        axes.annotate(text, (column, top), (0, 2), textcoords='offset points', ha='center', fontsize=size)
+        cross_out(axes, [(column, ratios[column])] if placement.far else [])
+        axes.annotate(
+            text, (column, top), (0, 9 if placement.far else 2), textcoords='offset points', ha='center', fontsize=size
+        )
     middle, half = (len(placements) - 1) / 2, max(len(placements) + 0.4, 6) / 2  # keeps few bars narrow
     axes.set_xlim(middle - half, middle + half)
     ratio_axis(axes)

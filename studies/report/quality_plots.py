@@ -8,20 +8,31 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from evaluation.printing import is_far
 from studies.points import slug
-from studies.report.plots import add_legend, apart, curve_styles, legend_height, new_panels, ratio_axis
+from studies.report.plots import (
+    add_legend,
+    apart,
+    cross_out,
+    crosses_text,
+    curve_styles,
+    legend_height,
+    new_panels,
+    ratio_axis,
+)
 from studies.report.run_files import run_records
 from studies.results import Outcome, PointResult, StudyResults
 
 
 @dataclass(frozen=True)
 class QualityCurve:
-    """Ratios in [0, 1] and Fréchet distances at the same places x > 0, ascending."""
+    """Ratios in [0, 1] and Fréchet distances at the same places x > 0, ascending; far: as of `plots.RatioPoint`."""
 
     name: str
     x: Sequence[float]
     ratios: Sequence[float]
     distances: Sequence[float]
+    far: Sequence[bool]
 
 
 def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
@@ -79,6 +90,7 @@ def quality_by(
             [x for x, _ in rows],
             [record['ratio'] for _, record in rows],
             [record['metrics']['frechet'][f'to_{to}'] for _, record in rows],
+            [is_far(record) for _, record in rows],
         )
         for label, rows in curves
         if rows
@@ -93,6 +105,8 @@ def quality_figure(curves: Sequence[QualityCurve], title: str, x_label: str, y_l
         handles = []
         for style, curve in zip(curve_styles(len(curves)), curves, strict=False):
             above.plot(curve.x, [100 * ratio for ratio in curve.ratios], markersize=5, **style)
+            rows = zip(curve.x, curve.ratios, curve.far, strict=True)
+            cross_out(above, [(x, 100 * ratio) for x, ratio, far in rows if far])
             handles += below.plot(curve.x, curve.distances, markersize=5, **style)
         ratio_axis(above)
         below.set_xscale('log')
@@ -103,7 +117,7 @@ def quality_figure(curves: Sequence[QualityCurve], title: str, x_label: str, y_l
         below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         below.yaxis.set_major_formatter(lambda value, _: f'{value:,.10g}')
         below.yaxis.set_minor_locator(NullLocator())
-        below.set_xlabel(x_label)
+        below.set_xlabel(x_label + crosses_text(far for curve in curves for far in curve.far))
         below.set_ylabel(y_label)
         below.grid(alpha=0.25)
         add_legend(figure, handles, names)

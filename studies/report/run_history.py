@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from evaluation.printing import is_far
 from studies.report.plots import RunHistory
 from studies.report.run_files import read_lines, run_records
 from training.training_loop import STATS_FILE
@@ -15,7 +16,9 @@ def run_history(run: Path) -> RunHistory:
     losses = [pair for pair in map(loss_of, read_lines(run / STATS_FILE)) if pair is not None]
     losses = losses[:: -(-len(losses) // _MOST_LOSSES) or 1]
     names = ('kimg', 'ratio', 'ratio_low', 'ratio_high')
-    return RunHistory(losses, [tuple(record[name] for name in names) for record in newest_records(run_records(run))])
+    records = newest_records(run_records(run))
+    far = [record['kimg'] for record in records if is_far(record)]
+    return RunHistory(losses, [tuple(record[name] for name in names) for record in records], far)
 
 
 def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
 def point_figure(run: Path) -> PageFigure | None:
     """The loss and the ratio of a run folder by kimg; empty if it has none."""
     history = run_history(run)
-    data = drawn(tuple(history.losses), tuple(history.ratios))
+    data = drawn(tuple(history.losses), tuple(history.ratios), tuple(history.far))
     if data is None:
         return None
     top = max(history.ratios, key=lambda row: row[1], default=None)
@@ -102,8 +102,10 @@ def point_figure(run: Path) -> PageFigure | None:
 
 @functools.lru_cache(maxsize=4096)
 def drawn(
-    losses: tuple[tuple[float, float], ...], ratios: tuple[tuple[float, float, float, float], ...]
+    losses: tuple[tuple[float, float], ...],
+    ratios: tuple[tuple[float, float, float, float], ...],
+    far: tuple[float, ...],
 ) -> bytes | None:
     """The figure of a run, cached: the page of a running study draws it again only if it changes."""
-    figure = run_figure(RunHistory(losses, ratios), '')
+    figure = run_figure(RunHistory(losses, ratios, far), '')
     return None if figure is None else figure_bytes(figure, 'svg')

@@ -25,6 +25,7 @@ from studies.report.plots import (
     training_figure,
     value_figure,
 )
+from studies.report.quality_plots import QualityCurve, quality_figure
 
 POINTS = [RatioPoint(400, 0, 0, 0.01), RatioPoint(20, 0.99, 0.97, 1), RatioPoint(50, 0.25, 0.2, 0.3)]
 HOSTILE = ['$\\frac{', '_hidden', '', 'two\nlines\x00', '<script>alert(1)</script>', 'word ' * 40, 'x' * 200, '7 µ 漢']
@@ -41,7 +42,7 @@ def placements(num_places):
 
 
 def figures(names):
-    runs = [TrainingCurve(name, [100, 200], [0.1, 0.5], [0, 0.4], [0.2, 0.6]) for name in names]
+    runs = [TrainingCurve(name, [100, 200], [0.1, 0.5], [0, 0.4], [0.2, 0.6], [False, False]) for name in names]
     title = ' '.join(names)
     return [
         ratio_figure([Curve(name, POINTS) for name in names], title, label=title),
@@ -171,3 +172,28 @@ def test_losses_have_plain_numbers_at_their_axis(losses):
     texts = [label.get_text() for label in figure.axes[0].get_yticklabels(which='both') if label.get_text()]
     assert len(texts) >= 2
     assert all(float(text.replace('−', '-')) > 0 for text in texts)
+
+
+def crosses(figure):
+    """Places of the crosses in a figure, of all its axes."""
+    lines = [line for axes in figure.axes for line in axes.lines if line.get_marker() == 'x']
+    return [place for line in lines for place in zip(*line.get_data(), strict=True)]
+
+
+def test_every_figure_of_ratios_marks_images_that_are_far_from_any_data():
+    far, near = RatioPoint(20, 0, 0, 0.1, far=True), RatioPoint(50, 0.5, 0.4, 0.6)
+    training = TrainingCurve('net', [100, 200], [0, 0.5], [0, 0.4], [0.1, 0.6], [True, False])
+    history = RunHistory([(1, 0.5), (9, 0.01)], [(5, 0, 0, 0.2), (9, 0.5, 0.4, 0.6)], far=[5])
+    skips = [SkipPlacement([1, 1], 0.5, 0.4, 0.6), SkipPlacement([0, 0], 0, 0, 0.1, far=True)]
+    quality = QualityCurve('net', [20, 50], [0, 0.5], [9, 3], [True, False])
+    found = {
+        'ratio': (ratio_figure([Curve('net', [far, near])], ''), (20, 0)),
+        'epochs': (training_figure([training], ''), (100, 0)),
+        'run': (run_figure(history, ''), (5, 0)),
+        'skips': (skip_figure(skips, [8, 4], ''), (1, 0)),
+        'quality': (quality_figure([quality], '', 'images', 'distance'), (20, 0)),
+    }
+    for name, (figure, place) in found.items():
+        assert crosses(figure) == [place], name
+        labels = [axes.get_xlabel() for axes in figure.axes]
+        assert any('crosses: images far from any data' in label for label in labels), name

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from dnnlib.util import UserError
 from training.closed_form.rows import ImageRows, Images
 
 
+@dataclass(eq=False, repr=False)
 class ClosedForm:
-    """The attributes of a denoiser that follow from its training set.
+    """A denoiser of a training set. A subclass is a dataclass; its keyword-only fields are its parameters.
 
     images: uint8 [N, C, R, R]. labels: int64 [N] or None; `ImageRows` have labels and a device of their own.
     device: where to compute.
@@ -26,16 +28,19 @@ class ClosedForm:
     # Whether it can be computed from `ImageRows` that are spread over ranks.
     takes_shards = False
 
-    def __init__(self, images: Images, labels: Tensor | np.ndarray | None, device: torch.device | str):
-        if isinstance(images, ImageRows):
-            labels, device = images.labels, images.device
-            if images.sharded and not self.takes_shards:
+    images: Images
+    labels: Tensor | np.ndarray | None = None
+    device: torch.device | str = 'cpu'
+
+    def __post_init__(self) -> None:
+        if isinstance(self.images, ImageRows):
+            self.labels, self.device = self.images.labels, self.images.device
+            if self.images.sharded and not self.takes_shards:
                 raise UserError(f'`sharded`: {type(self).__name__} needs the whole training set on each rank')
-        check_images(images, labels)
-        self.device = compute_device(device)
-        self.img_channels, self.img_resolution = images.shape[1], images.shape[2]
-        self.labels = as_labels(labels)
-        self.num_images = len(images)
+        check_images(self.images, self.labels)
+        self.device = compute_device(self.device)
+        self.img_channels, self.img_resolution = self.images.shape[1], self.images.shape[2]
+        self.num_images = len(self.images)
         self.class_sizes = Counter([] if self.labels is None else self.labels.tolist())
         self.label_dim = max(self.class_sizes, default=-1) + 1
 

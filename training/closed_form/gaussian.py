@@ -7,14 +7,13 @@ Source: Wang and Vastola 2024; Li, Dai and Qu 2024.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils.distributed import all_reduce_sum
 from torch_utils.misc import require_memory
-from training.closed_form.rows import READ_ROWS, Images
+from training.closed_form.rows import READ_ROWS
 from training.closed_form.streamed import Group, Streamed
 
 # Eigenvalues below this share of the largest are rounding errors, and count as 0.
@@ -35,6 +34,7 @@ class Gaussian:
         return self.mean + (((z - self.mean) @ self.directions) * shrinkage) @ self.directions.t()
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GaussianDenoiser(Streamed):
     """D(x; sigma) of the Gaussian with the mean and the covariance (divided by N) of a training set, in float64.
 
@@ -44,21 +44,16 @@ class GaussianDenoiser(Streamed):
     Raises UserError for a rank below 1 or above min(N, P), and if the matrices do not fit in memory.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Tensor | np.ndarray | None = None,
-        device: torch.device | str = 'cpu',
-        rank: int | None = None,
-    ):
-        super().__init__(images, labels, device)
-        highest = min(self.num_images, self.images.num_pixels)
-        if rank is not None and not 1 <= rank <= highest:
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        highest = min(self.num_images, self.rows.num_pixels)
+        if self.rank is not None and not 1 <= self.rank <= highest:
             raise UserError(
-                f'`rank`={rank}: {self.num_images} images of {self.images.num_pixels} numbers have a covariance of '
-                f'rank {highest} at most; give 1 to {highest}'
+                f'`rank`={self.rank}: {self.num_images} images of {self.rows.num_pixels} numbers have a covariance '
+                f'of rank {highest} at most; give 1 to {highest}'
             )
-        self.rank = rank
         self._fitted: dict[int, Gaussian] = {}
 
     def _denoise(self, z: Tensor, variance: Tensor, group: Group) -> Tensor:
@@ -71,22 +66,24 @@ class GaussianDenoiser(Streamed):
         return self._fitted[label]
 
     def _fit(self, group: Group) -> Gaussian:
-        num_pixels = self.images.num_pixels
-        by_gram = group.size < num_pixels and not self.images.sharded
+        num_pixels = self.rows.num_pixels
+        by_gram = group.size < num_pixels and not self.rows.sharded
         side = group.size if by_gram else num_pixels
-        require_memory(8 * side * (3 * side + 2 * num_pixels * by_gram), self.device, 'the covariance of the images')
-        total = torch.zeros([num_pixels], dtype=torch.float64, device=self.device)
+        require_memory(
+            8 * side * (3 * side + 2 * num_pixels * by_gram), self.rows.device, 'the covariance of the images'
+        )
+        total = torch.zeros([num_pixels], dtype=torch.float64, device=self.rows.device)
         for rows in self._blocks(group, READ_ROWS):
             total += rows.sum(dim=0)  # sums of integers are exact
-        mean = (all_reduce_sum(total) if self.images.sharded else total) / group.size
+        mean = (all_reduce_sum(total) if self.rows.sharded else total) / group.size
         if by_gram:
             centered = torch.cat(list(self._blocks(group, READ_ROWS))) - mean  # [N, P]
             variances, vectors = self._largest(centered @ centered.t() / group.size)
             return Gaussian(mean, centered.t() @ vectors / (group.size * variances).sqrt(), variances)
-        products = torch.zeros([num_pixels, num_pixels], dtype=torch.float64, device=self.device)
+        products = torch.zeros([num_pixels, num_pixels], dtype=torch.float64, device=self.rows.device)
         for rows in self._blocks(group, READ_ROWS):
             products.addmm_(rows.t(), rows)
-        products = all_reduce_sum(products) if self.images.sharded else products
+        products = all_reduce_sum(products) if self.rows.sharded else products
         variances, directions = self._largest(products / group.size - torch.outer(mean, mean))
         return Gaussian(mean, directions, variances)
 

@@ -6,18 +6,14 @@ Source: Kamb and Ganguli 2024.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
-from training.closed_form.rows import Images
 from training.closed_form.streamed import Group, PosteriorMeans, Streamed
-from training.closed_form.windows import closeness, window_matrix, window_sums, window_table, with_norms
+from training.closed_form.windows import Window, closeness, window_matrix, window_sums, window_table, with_norms
 
 # At the 18 levels, at 32×32: the sizes of PSPC-Square's patches, limited to Kamb and Ganguli's range of 3 to 17.
 PUBLISHED = (*[17] * 8, 15, 11, 7, 5, *[3] * 6)
@@ -50,6 +46,7 @@ class Shift:
         return images.narrow(dim, self.margin, self.stop - self.start)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class LocalScoreDenoiser(Streamed):
     """LS: the candidates of a pixel are the windows at its own place in all training images, with zero padding.
 
@@ -58,16 +55,11 @@ class LocalScoreDenoiser(Streamed):
     Other arguments: see `Streamed`. Raises UserError for a window that is even or larger than the image.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Tensor | np.ndarray | None = None,
-        device: torch.device | str = 'cpu',
-        window: int | str | Path | Sequence[tuple[float, int]] | None = None,
-        precision: str = 'fp32',
-    ):
-        super().__init__(images, labels, device, precision)
-        self.windows = window_table(window, PUBLISHED, self.img_resolution, odd=True)
+    window: Window = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.windows = window_table(self.window, PUBLISHED, self.img_resolution, odd=True)
         self.sigma_min, self.sigma_max = self.windows.low, self.windows.high
 
     def _shifts(self, window: int) -> Iterator[Shift]:
@@ -90,9 +82,10 @@ class LocalScoreDenoiser(Streamed):
                     close = closeness(right.of_noisy(down.of_noisy(image, 1), 2), y, by_products[index])
                     logits = window_sums(close, down.sums, right.sums).div_(variance)
                     means.add(logits, values, (index, *place))
-        return means.over_ranks(self.images.sharded).mean.permute(0, 3, 1, 2).flatten(1)
+        return means.over_ranks(self.rows.sharded).mean.permute(0, 3, 1, 2).flatten(1)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class EquivariantLocalScoreDenoiser(LocalScoreDenoiser):
     """ELS: the candidates of a pixel are windows at every place of every training image.
 
@@ -101,19 +94,12 @@ class EquivariantLocalScoreDenoiser(LocalScoreDenoiser):
     Other arguments: see `LocalScoreDenoiser`.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Tensor | np.ndarray | None = None,
-        device: torch.device | str = 'cpu',
-        window: int | str | Path | Sequence[tuple[float, int]] | None = None,
-        padding: str = 'zeros',
-        precision: str = 'fp32',
-    ):
-        super().__init__(images, labels, device, window, precision)
-        if padding not in ('circular', 'zeros'):
-            raise UserError(f'`padding`={padding}: give circular or zeros')
-        self.padding = padding
+    padding: str = 'zeros'
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.padding not in ('circular', 'zeros'):
+            raise UserError(f'`padding`={self.padding}: give circular or zeros')
 
     def _shifts(self, window: int) -> Iterator[Shift]:
         size, half = self.img_resolution, window // 2

@@ -94,9 +94,9 @@ class OptimalDenoiser(Streamed):
     @functools.cached_property
     def coordinates(self) -> Coordinates | None:
         """The denoiser for samplers that compute with coordinates; None if the set is too large, on disk or sharded."""
-        few = len(self.images) <= min(self.images.num_pixels, MAX_COORDINATES)
-        alone = self.images.resident is not None and not self.images.sharded
-        return Coordinates(self.images, self._groups) if few and alone and not self.float64 else None
+        few = len(self.rows) <= min(self.rows.num_pixels, MAX_COORDINATES)
+        alone = self.rows.resident is not None and not self.rows.sharded
+        return Coordinates(self.rows, self._groups) if few and alone and not self.float64 else None
 
     def _sums(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, find_nearest: bool = False) -> Sums:
         z, variance = self._in_pixels(x, sigma)
@@ -113,17 +113,17 @@ class OptimalDenoiser(Streamed):
         """
         if not len(z):
             return empty_sums(z)
-        (start, stop), sharded = chosen, self.images.sharded
-        few = self.device.type == 'cpu' and self.num_images * self.images.num_pixels <= FLOAT64_PIXELS
+        (start, stop), sharded = chosen, self.rows.sharded
+        few = self.rows.device.type == 'cpu' and self.num_images * self.rows.num_pixels <= FLOAT64_PIXELS
         if self.float64 or few:
-            return over_ranks(float64_sums(self.images, z, variance, start, stop), sharded)
+            return over_ranks(float64_sums(self.rows, z, variance, start, stop), sharded)
         parts: list[Sums] = []
         indices: list[Tensor] = []
         rows = torch.arange(len(z), device=z.device)
         for count in DIGITS:
-            sums, logit_error = int8_sums(self.images, z[rows], variance[rows], count, start, stop, find_nearest)
+            sums, logit_error = int8_sums(self.rows, z[rows], variance[rows], count, start, stop, find_nearest)
             sums = over_ranks(sums, sharded)
-            sure = relative_error(self.images, logit_error, sums) <= TOLERANCE
+            sure = relative_error(self.rows, logit_error, sums) <= TOLERANCE
             if find_nearest:
                 sure &= sums.distance.isfinite()
             if not parts and bool(sure.all()):
@@ -134,6 +134,6 @@ class OptimalDenoiser(Streamed):
             if not len(rows):
                 break
         else:
-            parts.append(over_ranks(float64_sums(self.images, z[rows], variance[rows], start, stop), sharded))
+            parts.append(over_ranks(float64_sums(self.rows, z[rows], variance[rows], start, stop), sharded))
             indices.append(rows)
         return Sums.cat(parts)[torch.cat(indices).argsort()]

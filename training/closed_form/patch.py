@@ -5,23 +5,21 @@ place of all training images and their mirror images. A pixel is the mean over t
 Source: Niedoba et al. 2025.
 """
 
-import dataclasses
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from training.closed_form.rows import Images
 from training.closed_form.streamed import Group, PosteriorMeans, Streamed, gather_tensors
 from training.closed_form.sums import float64_sums, merge, over_ranks
-from training.closed_form.windows import closeness, window_matrix, window_sums, window_table, with_norms
+from training.closed_form.windows import Window, closeness, window_matrix, window_sums, window_table, with_norms
 
 # The sizes of patches at the 18 noise levels of EDM's sampler, at 32×32.
 PUBLISHED = (*[32] * 7, 23, 15, 11, 7, 5, *[3] * 6)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class PatchDenoiser(Streamed):
     """PSPC-Square of a training set.
 
@@ -31,19 +29,13 @@ class PatchDenoiser(Streamed):
     Other arguments: see `Streamed`. Raises UserError for a patch larger than the image.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Tensor | np.ndarray | None = None,
-        device: torch.device | str = 'cpu',
-        window: int | str | Path | Sequence[tuple[float, int]] | None = None,
-        mirror: bool = True,
-        precision: str = 'fp32',
-    ):
-        super().__init__(images, labels, device, precision)
-        self.windows = window_table(window, PUBLISHED, self.img_resolution, odd=False)
+    window: Window = None
+    mirror: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.windows = window_table(self.window, PUBLISHED, self.img_resolution, odd=False)
         self.sigma_min, self.sigma_max = self.windows.low, self.windows.high
-        self.mirror = mirror
 
     def _denoise_level(self, z: Tensor, variance: float, group: Group) -> Tensor:
         window = self.windows.at(variance**0.5 / 127.5)
@@ -62,14 +54,14 @@ class PatchDenoiser(Streamed):
         for y in self._candidates(group):
             for index in range(len(noisy)):
                 normalizers.add(logits(index, y), place=(index,))
-        normalizers = normalizers.over_ranks(self.images.sharded)
+        normalizers = normalizers.over_ranks(self.rows.sharded)
         summed = torch.zeros([len(z), *self.image_shape], dtype=torch.float64, device=z.device)
         for y in self._candidates(group):
             values = y[:-1].to(self._weight_dtype)
             for index in range(len(noisy)):
                 weights = normalizers.weights(logits(index, y), (index,))
                 summed[index] += (window_sums(weights, spread, spread) * values).sum(dim=-1)
-        if self.images.sharded:
+        if self.rows.sharded:
             summed = gather_tensors(summed).sum(dim=0)
         covering = sums.sum(dim=0)  # patches over each place along an axis
         return (summed / torch.outer(covering, covering)).flatten(1)
@@ -85,11 +77,11 @@ class PatchDenoiser(Streamed):
     def _whole_images(self, z: Tensor, variance: float, group: Group) -> Tensor:
         """The posterior mean of whole images: the optimum of the training images and their mirror images."""
         variances = z.new_full([len(z)], variance)
-        sums = float64_sums(self.images, z, variances, *group.chosen)
+        sums = float64_sums(self.rows, z, variances, *group.chosen)
         if self.mirror:
-            other = float64_sums(self.images, self._mirrored(z), variances, *group.chosen)
-            sums = merge(sums, dataclasses.replace(other, weighted=self._mirrored(other.weighted)))
-        return over_ranks(sums, self.images.sharded).mean
+            other = float64_sums(self.rows, self._mirrored(z), variances, *group.chosen)
+            sums = merge(sums, replace(other, weighted=self._mirrored(other.weighted)))
+        return over_ranks(sums, self.rows.sharded).mean
 
     def _mirrored(self, rows: Tensor) -> Tensor:
         return rows.unflatten(1, self.image_shape).flip(3).flatten(1)

@@ -6,14 +6,14 @@ training images by the squared distance on its mask.
 Source: Lukoianov et al. 2025.
 """
 
-import numpy as np
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils.misc import require_memory
 from training.closed_form.gaussian import GaussianDenoiser
-from training.closed_form.rows import Images
 from training.closed_form.streamed import Group, PosteriorMeans, Streamed
 
 # The published thresholds: of CIFAR-10 at 32×32, and at 64×64.
@@ -25,6 +25,7 @@ CONSTANT = 1e-24
 MASK_ENTRIES = 1 << 26
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class PCALocalityDenoiser(Streamed):
     """PCA-locality of a training set.
 
@@ -34,19 +35,15 @@ class PCALocalityDenoiser(Streamed):
     Raises UserError for a tau out of range, and if the covariance does not fit in memory.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Tensor | np.ndarray | None = None,
-        device: torch.device | str = 'cpu',
-        tau: float | None = None,
-        precision: str = 'fp32',
-    ):
-        super().__init__(images, labels, device, precision)
-        if tau is not None and not 0 <= tau <= 1:
-            raise UserError(f'`tau`={tau:g}: give a share of the largest entry, 0 to 1')
-        self.tau = tau if tau is not None else TAU if self.img_resolution < 64 else TAU_LARGE
-        self.gaussian = GaussianDenoiser(self.images)
+    tau: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tau is None:
+            self.tau = TAU if self.img_resolution < 64 else TAU_LARGE
+        if not 0 <= self.tau <= 1:
+            raise UserError(f'`tau`={self.tau:g}: give a share of the largest entry, 0 to 1')
+        self.gaussian = GaussianDenoiser(self.rows)
         self._masks: dict[tuple[int, float], list[Tensor]] = {}
 
     def masks(self, variance: float, label: int = -1) -> list[Tensor]:
@@ -54,11 +51,11 @@ class PCALocalityDenoiser(Streamed):
         if (label, variance) not in self._masks:
             if sum(len(mask) for masks in self._masks.values() for mask in masks) > MASK_ENTRIES:
                 self._masks.clear()
-            size, gaussian = self.images.num_pixels, self.gaussian.gaussian(label)
-            require_memory(16 * size**2, self.device, 'the masks')
+            size, gaussian = self.rows.num_pixels, self.gaussian.gaussian(label)
+            require_memory(16 * size**2, self.rows.device, 'the masks')
             shrunk = (gaussian.directions * (gaussian.variances / (gaussian.variances + variance))).t()
             masks: list[Tensor] = []
-            for part in torch.arange(size, device=self.device).split(BLOCK_IMAGES):
+            for part in torch.arange(size, device=self.rows.device).split(BLOCK_IMAGES):
                 for number, row in zip(part, (gaussian.directions[part] @ shrunk).abs(), strict=True):
                     # A number that is the same in all images correlates with no other.
                     constant = float(row[number]) < CONSTANT
@@ -80,4 +77,4 @@ class PCALocalityDenoiser(Streamed):
                     logits = torch.cdist(own.t(), others.t(), compute_mode='donot_use_mm_for_euclid_dist').square_()
                     logits.mul_(-0.5)
                 means.add(logits.div_(variance), values[number : number + 1], (number,))
-        return means.over_ranks(self.images.sharded).mean[:, :, 0].t()
+        return means.over_ranks(self.rows.sharded).mean[:, :, 0].t()

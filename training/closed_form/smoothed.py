@@ -4,17 +4,18 @@ D(x; sigma) = (1/M) sum_m D*(x + s sigma e_m; sigma) with M draws e_m of standar
 of training images, while the optimum chooses one. Source: Scarvelis et al. 2023.
 """
 
-import numpy as np
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils.misc import derived_seed
 from training.closed_form.optimal import OptimalDenoiser
-from training.closed_form.rows import Images
 from training.closed_form.streamed import Streamed
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class SmoothedDenoiser(Streamed):
     """The smoothed optimum of a training set.
 
@@ -22,27 +23,23 @@ class SmoothedDenoiser(Streamed):
     precision: of the optimum. Other arguments: see `Streamed`. Raises UserError for draws and smoothing out of range.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Tensor | np.ndarray | None = None,
-        device: torch.device | str = 'cpu',
-        draws: int = 2,
-        smoothing: float = 1.0,
-        seed: int = 0,
-        precision: str = 'fp32',
-    ):
-        super().__init__(images, labels, device, precision)
-        if draws < 1:
-            raise UserError(f'`draws`={draws}: give at least 1')
-        if smoothing < 0:
-            raise UserError(f'`smoothing`={smoothing:g}: give at least 0')
-        self.optimum = OptimalDenoiser(self.images, precision=precision)
+    draws: int = 2
+    smoothing: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draws < 1:
+            raise UserError(f'`draws`={self.draws}: give at least 1')
+        if self.smoothing < 0:
+            raise UserError(f'`smoothing`={self.smoothing:g}: give at least 0')
+        self.optimum = OptimalDenoiser(self.rows, precision=self.precision)
         random = torch.Generator()
         noise = [
-            torch.randn(self.image_shape, generator=random.manual_seed(derived_seed(seed, m))) for m in range(draws)
+            torch.randn(self.image_shape, generator=random.manual_seed(derived_seed(self.seed, m)))
+            for m in range(self.draws)
         ]
-        self.noise = smoothing * torch.stack(noise).to(self.device, torch.float64)
+        self.noise = self.smoothing * torch.stack(noise).to(self.device, torch.float64)
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         noisy = x.to(self.device).to(torch.float64)

@@ -5,14 +5,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils import distributed
-from training.closed_form.closed_form import ClosedForm
-from training.closed_form.rows import ImageRows, Images
+from training.closed_form.closed_form import ClosedForm, as_labels
+from training.closed_form.rows import ImageRows
 
 # Numbers of the largest tensors that hold a block, so that these stay in a processor's cache.
 BLOCK_NUMBERS = {'cpu': 1 << 16, 'cuda': 1 << 26}
@@ -33,6 +32,7 @@ class Group:
     label: int
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Streamed(ClosedForm):
     """A denoiser that reads its training set as `ImageRows`, all at once or block by block.
 
@@ -45,20 +45,18 @@ class Streamed(ClosedForm):
 
     takes_shards = True
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Tensor | np.ndarray | None = None,
-        device: torch.device | str = 'cpu',
-        precision: str = 'fp32',
-    ):
-        super().__init__(images, labels, device)
-        if precision not in ('fp32', 'fp64'):
-            raise UserError(f'`precision`={precision}: a closed form has fp32 and fp64')
-        self.images = images if isinstance(images, ImageRows) else ImageRows(images, self.labels, self.device)
-        self.float64 = precision == 'fp64'
+    precision: str = 'fp32'
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision not in ('fp32', 'fp64'):
+            raise UserError(f'`precision`={self.precision}: a closed form has fp32 and fp64')
+        images, device = self.images, torch.device(self.device)
+        self.rows = images if isinstance(images, ImageRows) else ImageRows(images, as_labels(self.labels), device)
+        self.images = self.rows  # so that the given images may be freed
+        self.float64 = self.precision == 'fp64'
         # Over all ranks.
-        self.num_images, self.class_sizes = self.images.num_images, self.images.class_sizes
+        self.num_images, self.class_sizes = self.rows.num_images, self.rows.class_sizes
         self.label_dim = max(self.class_sizes, default=-1) + 1
 
     @property
@@ -101,29 +99,29 @@ class Streamed(ClosedForm):
     def _group(self, label: int) -> Group:
         """The training images of a class, -1 for all, for all noisy images."""
         if label < 0:
-            return Group(slice(None), (0, len(self.images)), self.num_images, label)
-        return Group(slice(None), self.images.ranges.get(label, (0, 0)), self.class_sizes[label], label)
+            return Group(slice(None), (0, len(self.rows)), self.num_images, label)
+        return Group(slice(None), self.rows.ranges.get(label, (0, 0)), self.class_sizes[label], label)
 
     def _blocks(self, group: Group, size: int) -> Iterator[Tensor]:
         """The group's training images in blocks of at most `size`, float64 [n, P] in pixel units."""
-        for _, rows in self.images.blocks(*group.chosen, size):
+        for _, rows in self.rows.blocks(*group.chosen, size):
             yield rows.to(torch.float64)
 
     def _columns(self, group: Group, size: int) -> Iterator[Tensor]:
         """As `_blocks`, but each image is a column, float64 [P, n]."""
-        for _, rows in self.images.blocks(*group.chosen, size):
+        for _, rows in self.rows.blocks(*group.chosen, size):
             yield rows.t().contiguous().to(torch.float64)
 
     def _by_products(self, z: Tensor, variance: float) -> list[bool]:
         """For each noisy row of z, whether distances by products with training images are exact enough."""
-        length, longest = z.norm(dim=1), self.images.highest_norm.sqrt()
+        length, longest = z.norm(dim=1), self.rows.highest_norm.sqrt()
         rounding = torch.finfo(torch.float64).eps * length * longest / variance
         return ((rounding < LOGIT_ERROR[self._weight_dtype]) | (length > DISTANT * longest)).tolist()
 
     @property
     def _cached_images(self) -> int:
         """Images of a block if each image has a number for each pixel."""
-        return max(BLOCK_NUMBERS.get(self.device.type, BLOCK_NUMBERS['cpu']) // self.img_resolution**2, 1)
+        return max(BLOCK_NUMBERS.get(self.rows.device.type, BLOCK_NUMBERS['cpu']) // self.img_resolution**2, 1)
 
     @property
     def _weight_dtype(self) -> torch.dtype:

@@ -19,6 +19,11 @@ TABLE_SIZE = 32
 SMALLEST = 3
 
 
+# One size for all noise levels, the file of a table as `diagnose.py calibrate` writes it, pairs (sigma, size) in any
+# order, or None for the published table.
+Window = int | str | Path | Sequence[tuple[float, int]] | None
+
+
 @dataclass(frozen=True)
 class WindowTable:
     """The size of a window for each noise level.
@@ -54,13 +59,10 @@ class WindowTable:
             )
 
 
-def window_table(
-    window: int | str | Path | Sequence[tuple[float, int]] | None, published: Sequence[int], size: int, odd: bool
-) -> WindowTable:
+def window_table(window: Window, published: Sequence[int], size: int, odd: bool) -> WindowTable:
     """The table that an argument `window` describes.
 
-    window: one size for all levels, the file of a table as `diagnose.py calibrate` writes it, pairs (sigma, window), or
-    None for the published table, scaled from 32×32 to the image size.
+    published: the sizes for None, which are scaled from 32×32 to the image size.
     odd: whether windows must have a centre. Raises UserError for windows that do not fit, and for an unreadable file.
     """
     if window is None:

@@ -165,8 +165,8 @@ def test_error_estimate_bounds_the_error(brightness: int) -> None:
     for sigma in (80.0, 20.0, 5.0, 2.0):
         x = noisy(images, sigma, count=32)
         z, variance = denoiser._in_pixels(x, sigma)
-        sums, logit_error = int8_sums.int8_sums(denoiser.images, z, variance, 2, 0, len(images), False)
-        estimate = int8_sums.relative_error(denoiser.images, logit_error, sums)
+        sums, logit_error = int8_sums.int8_sums(denoiser.rows, z, variance, 2, 0, len(images), False)
+        estimate = int8_sums.relative_error(denoiser.rows, logit_error, sums)
         expected = naive(images, x, sigma)[1].flatten(1)
         actual = ((sums.mean + 0.5) / 127.5 - expected).norm(dim=1) / expected.norm(dim=1)
         assert (actual <= 5 * estimate).all()
@@ -196,7 +196,7 @@ def test_logits_are_as_wrong_as_estimated() -> None:
     denoiser = OptimalDenoiser(images)
     x = noisy(images, 10.0, count=32)
     z, variance = denoiser._in_pixels(x, 10.0)
-    query = int8_sums.Int8Query(denoiser.images, z, variance, 2)
+    query = int8_sums.Int8Query(denoiser.rows, z, variance, 2)
     logits = query.logits(0, 500)[:, :500].double() + query.offset[:, None]
     wrong = logits + squared_distances(x, images) / (2 * 10.0**2)
     contrast = (images.double() - images.double().mean(dim=0)).flatten(1).norm(dim=1)
@@ -212,8 +212,8 @@ def test_logits_that_are_useless_are_not_believed() -> None:
     images[:100].view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
     denoiser = OptimalDenoiser(images)
     z, variance = denoiser._in_pixels(naive_pixels(images[:1]), 0.002)
-    sums, logit_error = int8_sums.int8_sums(denoiser.images, z, variance, 2, 0, 400, False)
-    assert int8_sums.relative_error(denoiser.images, logit_error, sums).isinf().all()
+    sums, logit_error = int8_sums.int8_sums(denoiser.rows, z, variance, 2, 0, 400, False)
+    assert int8_sums.relative_error(denoiser.rows, logit_error, sums).isinf().all()
 
 
 def test_images_of_which_digits_are_not_sure_are_computed_in_float64(
@@ -247,7 +247,7 @@ def test_sums_over_shards_merge_to_those_over_all(
     merged = None
     for start, stop in itertools.pairwise(bounds):
         shard = OptimalDenoiser(copies[start:stop])
-        shard.images.offset = start
+        shard.rows.offset = start
         z, variance = shard._in_pixels(x, sigma)
         part = sums.Sums.unpack(shard._range_sums(z, variance, (0, stop - start), stop - start, True).pack())
         merged = part if merged is None else sums.merge(merged, part)
@@ -268,7 +268,7 @@ def test_classes_that_most_shards_lack_are_merged(images: Tensor, way: str, monk
             precision = 'fp64' if way == 'float64' else 'fp32'
             part = labels == shard_label
             shard = OptimalDenoiser(images[part], labels[part], precision=precision)
-            chosen = shard.images.ranges.get(label, (0, 0))
+            chosen = shard.rows.ranges.get(label, (0, 0))
             size = int((labels == label).sum())
             parts.append(sums.Sums.unpack(shard._range_sums(z, variance, chosen, size, False).pack()))
         found = functools.reduce(sums.merge, parts).mean

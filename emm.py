@@ -5,9 +5,24 @@ from pathlib import Path
 import click
 
 from cli.command import with_options
+from dnnlib.options import options_in, spelling
 from dnnlib.util import report_errors
 from evaluation.effective_memorization import most_sizes
 from studies.study_options import SearchOptions, SessionOptions
+from training.training_options import RunOptions
+
+
+class StudyCommand(click.Command):
+    """A command that says where options of train.py go when it gets one of them as its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name.removeprefix('--') not in {spelling(field) for field, _ in options_in(RunOptions)}:
+                raise
+            place = 'go after --' if self.name == 'search' else 'belong in the study file, in [train]'
+            raise click.UsageError(f'{error.option_name}: options of train.py {place}', ctx) from error
 
 
 @click.group()
@@ -28,7 +43,7 @@ def main() -> None:
     """
 
 
-@main.command(context_settings={'ignore_unknown_options': False})
+@main.command(cls=StudyCommand, context_settings={'ignore_unknown_options': False})
 @click.argument('train_options', nargs=-1, type=click.UNPROCESSED)
 @report_errors
 @with_options(SearchOptions)
@@ -59,7 +74,7 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
     carry_out(study, options.outdir, session)
 
 
-@main.command()
+@main.command(cls=StudyCommand)
 @click.argument('study_file', metavar='STUDY.toml', type=click.Path(path_type=Path))
 @click.option(
     '--outdir', metavar='DIR', type=click.Path(path_type=Path), help='Folder of the study. [default: studies-out/NAME]'

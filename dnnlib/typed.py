@@ -9,6 +9,7 @@ Types, ranges (`msgspec.Meta`), missing and unknown keys are checked; the UserEr
 key. A check that involves several fields is a `__post_init__` that raises ValueError.
 """
 
+import difflib
 import json
 import re
 from pathlib import Path
@@ -81,7 +82,7 @@ def parse(content: Any, kind: type[T], where: str) -> T:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(' - at `$')
-        raise UserError(f'{where}: {_sentence(problem, content, _keys(content, kind, place))}') from error
+        raise UserError(f'{where}: {_sentence(problem, content, _keys(content, kind, place), kind)}') from error
 
 
 def shown(value: Any, longest: int = 60) -> str:
@@ -125,13 +126,14 @@ def _with_value(content: Any, keys: list[str | int], value: Any) -> Any:
     return items
 
 
-def _sentence(problem: str, content: Any, keys: list[str | int]) -> str:
+def _sentence(problem: str, content: Any, keys: list[str | int], kind: Any) -> str:
     value = content
     for key in keys:
         value = value[key]
     name = ''.join(f'[{key}]' if isinstance(key, int) else f'.{key}' for key in keys).removeprefix('.')
     if match := re.fullmatch(r'Object contains unknown field `(.*)`', problem):
-        return f'{name or "the file"} has an unknown key, {match[1]}'
+        known = [] if keys else difflib.get_close_matches(match[1], getattr(kind, '__struct_encode_fields__', ()), 1)
+        return f'{name or "the file"} has an unknown key, {match[1]}{f"; did you mean {known[0]}?" if known else ""}'
     if match := re.fullmatch(r'Object missing required field `(.*)`', problem):
         return f'{name or "the file"} lacks the key {match[1]}'
     if match := re.fullmatch(r'Expected `(.*?)`(.*?)(, got .*)?', problem):

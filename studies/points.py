@@ -87,48 +87,50 @@ class Point:
         settings, sources = self.combination.settings, sources_of(self.folder)
         return point_commands(settings, self.size, self.seeds, self.folder, sources, self.diagnose, self.sources)
 
-    def prepare(self) -> None:
+    def prepare(self) -> Path | None:
         """Make the folder. One with other settings is set aside, unless only its evaluation differs: then the training
-        is kept, and evaluated again. Raises UserError while that one is running."""
-        self._make_folder()
+        is kept, and evaluated again. Raises UserError while that one is running.
+
+        Returns the path of the folder, or of the records, that were set aside.
+        """
+        aside = self._make_folder()
         if not self.is_diagnosed():
             # In this order, so that a point that is killed in between is not taken for done.
             if (status := saved_status(self.folder)).state == DONE:
                 write_status(self.folder, dataclasses.replace(status, state=STOPPED))
             write_json(self.folder / MEASUREMENTS_FILE, self.diagnose)
+        return aside
 
-    def _make_folder(self) -> None:
+    def _make_folder(self) -> Path | None:
+        aside = None
         if self.matches():
-            return
+            return None
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with locks.locked(self.folder.parent / 'lock', math.inf):  # another emm.py may be about to do the same
             if self.matches():
-                return
+                return None
             if self.folder.exists() and any(self.folder.iterdir()):
                 with lock(self.folder) as descriptor:
                     if descriptor is None:
                         raise UserError(
                             f'{self.folder} is running with other settings; stop it, or wait until it is done'
                         )
-                    if self._is_trained():
-                        self._forget_evaluation()
-                    else:
-                        set_aside(self.folder)
+                    aside = self._forget_evaluation() if self._is_trained() else set_aside(self.folder)
             self.folder.mkdir(exist_ok=True)
             write_json(self.folder / POINT_FILE, self.identity)
+        return aside
 
     def _is_trained(self) -> bool:
         """Whether the training set and the training in the folder, complete or not, belong to this point."""
         saved = read_json(self.folder / POINT_FILE, dict[str, Any])
         return saved is not None and {**saved, 'evaluate': self.identity['evaluate']} == self.identity
 
-    def _forget_evaluation(self) -> None:
+    def _forget_evaluation(self) -> Path | None:
         """Rename the records of an evaluation with other settings, since the result is the best of all records."""
         write_status(self.folder, Status(STOPPED, seconds=saved_status(self.folder).seconds))
         (self.folder / 'result.json').unlink(missing_ok=True)
         records = self.folder / 'run' / 'mem_traj.jsonl'
-        if records.exists():
-            set_aside(records)
+        return set_aside(records) if records.exists() else None
 
     def matches(self) -> bool:
         """Whether the folder was made for this point with these settings."""
@@ -230,7 +232,10 @@ def is_locked(folder: Path) -> bool:
 
 
 def last_line(path: Path, max_bytes: int = 4096) -> str:
-    """The last line of a log that is not empty; '' if there is none."""
+    """The last line of a log that is not empty; '' if there is none.
+
+    Except how to resume a single training by hand: the command of the study resumes it.
+    """
     try:
         with open(path, 'rb') as file:
             file.seek(max(0, path.stat().st_size - max_bytes))
@@ -238,4 +243,4 @@ def last_line(path: Path, max_bytes: int = 4096) -> str:
     except OSError:
         return ''
     lines = [line.strip() for line in re.split(r'[\r\n]+', text)]
-    return next((line for line in reversed(lines) if line), '')
+    return next((line for line in reversed(lines) if line and not line.startswith('Resume:')), '')

@@ -11,6 +11,7 @@ from studies.study import Study
 
 SECONDS_BETWEEN_LOOKS = 1.0
 Listener = Callable[[PointResult, StudyResults], None]
+Starter = Callable[[PointResult, Path | None], None]
 Watcher = Callable[[StudyResults], None]
 
 
@@ -19,14 +20,14 @@ def run_study(
     root: Path,
     launcher: Launcher,
     retry: bool,
-    begun: Listener,
+    begun: Starter,
     ended: Listener,
     watch: Watcher = lambda results: None,
 ) -> StudyResults:
     """Run every point that is left or was stopped, and with `retry` the failed ones; returns all results.
 
-    begun, ended: called with each point when the launcher gets it, and when it is done, stopped or failed. watch:
-    called every second while points run.
+    begun: called with each point when the launcher gets it, and with what was set aside because of other settings.
+    ended: called with each point when it is done, stopped or failed. watch: called every second while points run.
     Waits for points run by another process, and resumes them if that process stops.
     """
     jobs: dict[Path, Job] = {}
@@ -44,8 +45,7 @@ def run_study(
         fresh = [r for r in results.points if r.point.folder not in given and is_to_run(r, retry)]
         fresh = fresh[: free_places(launcher, len(jobs))]
         for result in fresh:
-            result.point.prepare()
-            begun(result, results)
+            begun(result, result.point.prepare())
         folders = [result.point.folder for result in fresh]
         given.update(folders)
         if folders:

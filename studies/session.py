@@ -46,12 +46,13 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
     claim(root, study)
     resources, display = launcher.resources, Display(launcher.capacity)
     display.renew(collect(study, root))
-    print(f'Page: {root / PAGE} (updated while points run)\n', flush=True)
+    print(f'Page: {root / PAGE} (updated while points run)', flush=True)
 
-    def begun(result: PointResult, results: StudyResults) -> None:
+    def begun(result: PointResult, aside: Path | None) -> None:
         commands = [f'$ {shell_line(command, resources)}' for command in result.point.commands().values()]
-        resuming = [text] if (text := resuming_text(result.point)) else []
-        display.say('\n'.join([f'\nPoint: {result.point.name}', *commands, *resuming]))
+        notes = [f'Results with other settings were set aside: {aside}'] if aside else []
+        notes += [text] if (text := resuming_text(result.point)) else []
+        display.say('\n'.join([f'\nPoint: {result.point.name}', *commands, *notes]))
 
     def ended(result: PointResult, results: StudyResults) -> None:
         display.say(ended_line(result))

@@ -120,10 +120,10 @@ class Repeats(Typed, frozen=True, rename='kebab'):
 class Study:
     """A checked study.
 
-    document: the file's content. diagnose: the options of each measurement of diagnose.py, by its name. sources: data
-    sets that are made once, by name, with the options of `data`. threshold: the ratio that a model must reach to
-    memorize a training set. steps: by combination's name, the number that a search's sizes must be multiples of, if the
-    file does not set it; see `studies.validation`.
+    document: the file's content. where: the file, for messages. diagnose: the options of each measurement of
+    diagnose.py, by its name. sources: data sets that are made once, by name, with the options of `data`. threshold: the
+    ratio that a model must reach to memorize a training set. steps: by combination's name, the number that a search's
+    sizes must be multiples of, if the file does not set it; see `studies.validation`.
     """
 
     name: str
@@ -136,6 +136,7 @@ class Study:
     sources: dict[str, Options]
     threshold: float
     document: dict[str, Any]
+    where: str = dataclasses.field(compare=False)
     diagnose: dict[str, Options] = dataclasses.field(default_factory=dict)
     steps: dict[str, int] = dataclasses.field(default_factory=dict)
 

@@ -150,6 +150,7 @@ def read_study(document: dict[str, Any], name: str, where: str) -> Study:
             sources={key: read_source(key, source) for key, source in table.sources.items()},
             threshold=table.threshold,
             document=document,
+            where=where,
             diagnose={
                 name: options_of(options, 'diagnose', f'[diagnose.{name}]')
                 for name in MEASUREMENTS

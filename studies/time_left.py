@@ -36,9 +36,9 @@ def running_line(result: PointResult, results: StudyResults) -> str:
     parts = [f'{step} {progress.done:,} of {progress.total:,} images ({100 * progress.done / progress.total:.0f} %)']
     if progress.rate:
         parts.append(f'{progress.rate:,.4g} images/s')
-    left = point_seconds_left(result, results)
-    if left is not None:
-        parts.append(f'{format_time(left)} left')
+    own, left = progress.seconds_left, point_seconds_left(result, results)
+    if left is not None and left >= 1:
+        parts.append(f'{format_time(left)} left for {f"this {step}" if left == own else "all steps of the point"}')
     return f'{result.point.name}: {", ".join(parts)}'
 
 
@@ -47,8 +47,13 @@ def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
     running = [result for result in results.points if result.status.state == RUNNING]
     counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
     left = study_seconds_left(results, jobs)
-    time_left = '' if left is None else f'; about {format_time(left)} left'
+    time_left = '' if left is None or left < 1 else f'; {about_or_more(results)} {format_time(left)} left'
     return [*(running_line(result, results) for result in running), f'Study: {counts}{time_left}']
+
+
+def about_or_more(results: StudyResults) -> str:
+    """How precise the time left is: until a point is done, the steps after a training are not included."""
+    return 'about' if results.counts()[DONE] else 'more than'
 
 
 def study_seconds_left(results: StudyResults, jobs: int | None = None) -> float | None:

@@ -49,9 +49,9 @@ class Validator:
         for combination in study.combinations:
             other = folders.setdefault(slug(combination), combination)
             if other.values != combination.values:
-                raise UserError(f'{study.name}: {other.name} and {combination.name} would share a folder; rename one')
+                raise UserError(f'{study.where}: {other.name} and {combination.name} would share a folder; rename one')
             size = combination.sizes.values[0] if combination.sizes.search is None else combination.sizes.search[1]
-            place = f'{study.name}: {combination.name}: ' if combination.values else f'{study.name}: '
+            place = f'{study.where}: {combination.name}: ' if combination.values else f'{study.where}: '
             for step, command in make_point(study, Path('study'), combination, size, 0).commands().items():
                 part = step.removesuffix('-b')
                 table = f'{place}[{f"diagnose.{part}" if part in study.diagnose else part}]'
@@ -61,7 +61,7 @@ class Validator:
                     self._check_evaluation(parsed, table, is_own)
         for name, options in study.sources.items():
             command = selection_command(options, Path('x.zip'), Path('sources'))
-            parse_options('sources', command, f'{study.name}: [sources.{name}]')
+            parse_options('sources', command, f'{study.where}: [sources.{name}]')
 
     def with_steps(self, study: Study, root: Path) -> Study:
         """The study with the steps of its searches, after checking that its sizes are possible.
@@ -69,9 +69,10 @@ class Validator:
         root: the study's folder, with the data sets that it makes itself. Raises UserError for a size that its source
         does not allow, and for a range without an allowed size.
         """
-        for options in study.diagnose.values():
+        for name, options in study.diagnose.items():
             if 'test' in options:
-                self._open(resolved(options, root / 'sources')['test'], 'test')
+                place = f'{study.where}: [diagnose.{name}]'
+                self._open(resolved(options, root / 'sources')['test'], 'test', place)
         steps = {
             combination.name: self._step(study, root, combination)
             for combination in study.combinations
@@ -82,7 +83,7 @@ class Validator:
             low, high = combination.sizes.search or (1, 1)
             if not 0 < low <= high:
                 raise UserError(
-                    f'{study.name}: {combination.name}: the range of the search contains no multiple of '
+                    f'{study.where}: {combination.name}: the range of the search contains no multiple of '
                     f'{combination.sizes.step}, which the selection needs; widen it'
                 )
             # A wrong step shows at the second size.
@@ -99,7 +100,7 @@ class Validator:
         selection, choices = self._selection(study, root, combination, combination.sizes.search[1])
         if selection not in BALANCED:
             return 1
-        return len(set(self._open(choices['source']).labels or [0]))
+        return len(set(self._open(choices['source'], 'source', f'{study.where}: [data]').labels or [0]))
 
     def planned(self, study: Study, root: Path, combination: Combination, size: int) -> tuple[Plan, tuple[int, ...]]:
         """The plan of a training set, and the shape [H, W, C] of its images. Raises UserError if it cannot be made."""
@@ -107,17 +108,17 @@ class Validator:
         choices = {key: choice for key, choice in choices.items() if key not in ('dest', 'overwrite')}
         for key in ('source', 'blend'):
             if key in choices:
-                choices[key] = self._open(choices[key])
+                choices[key] = self._open(choices[key], key, f'{study.where}: [data]')
         try:
             plan = RULES[selection](**choices)
             image, _ = next(iter(Making(plan)))
         except UserError as error:
-            raise UserError(f'{study.name}: {combination.name}, {size} images: {error}') from error
+            raise UserError(f'{study.where}: {combination.name}, {size} images: {error}') from error
         return plan, image.shape
 
     def _check_size(self, study: Study, root: Path, combination: Combination, size: int) -> None:
         plan, shape = self.planned(study, root, combination, size)
-        place, labels = f'{study.name}: {combination.name}, {size} images', plan.labels
+        place, labels = f'{study.where}: {combination.name}, {size} images', plan.labels
         commands = make_point(study, root, combination, size, 0).commands()
         for step, command in commands.items():
             self._check_held_out(step.removesuffix('-b'), command, shape, place)
@@ -138,7 +139,7 @@ class Validator:
         path = None if part == 'data' else parse_options(part, command, place).values.get(argument)
         if path is None:
             return
-        found = self._open(path, argument).shape
+        found = self._open(path, argument, f'{place}: [{part}]').shape
         if found[:2] != shape[:2] or (part != 'evaluate' and found != shape):
             raise UserError(
                 f'{place}: the images of {path}, a held-out set, are {words_of(found)}, but training images are '
@@ -164,9 +165,13 @@ class Validator:
             text = re.sub(r'`(\w+)`', lambda match: names.get(match[1], match[0]), str(error))
             raise UserError(f'{where}: {text}') from error
 
-    def _open(self, path: str, argument: str = 'source') -> Source:
+    def _open(self, path: str, argument: str, place: str) -> Source:
+        """The source at a path. Raises UserError, which begins with the place of the argument."""
         if path not in self.opened:
-            self.opened[path] = open_source(path, argument)
+            try:
+                self.opened[path] = open_source(path, argument)
+            except UserError as error:
+                raise UserError(f'{place}: ' + re.sub(r'`(\w+)`=', r'\1=', str(error))) from error
         return self.opened[path]
 
 

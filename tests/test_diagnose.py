@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -305,6 +306,18 @@ def test_geometry_decides_where_both_shares_are_high(halves, tmp_path):
     assert any(row['decided'] for row in record['rows'])
     assert sorted(row['class'] for row in record['classes']) == list(range(10))
     assert len((tmp_path / 'geometry_images.csv').read_text().splitlines()) == 31
+
+
+def test_geometry_without_labels_and_held_out_images_names_neither(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    np.save(tmp_path / 'images.npy', images)
+    result = invoke('geometry', f'--data={tmp_path / "images.npy"}', '--levels=0.5,1', f'--outdir={tmp_path / "out"}')
+    assert result.exit_code == 0, result.output
+    (record,) = results(tmp_path / 'out', 'geometry')
+    assert [(row['class'], row['num_images']) for row in record['classes']] == [(None, 6)]
+    assert 'For held-out images it is not measured.' in result.output
+    assert re.search(r'sigma = [\d.]+ for a Gaussian population\.', result.output)
+    assert 'class' not in result.output
 
 
 def test_agreement_compares_images_of_the_same_seeds(run_dir, conditional, halves, tmp_path):

@@ -247,8 +247,10 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
         (['search', '--outdir=x', '--source=digits', '--range=10-5000'], 'all, 5000 images:'),
         (
             ['search', '--outdir=x', '--source=digits', '--range=10-20', '--', '--widht=3'],
-            "search: [train]: No such option '--widht'",
+            "the search: [train]: No such option '--widht'",
         ),
+        (['search', '--outdir=x', '--source=digits', '-n', '--preset=digits'], 'options of train.py go after --'),
+        (['sweep', 'STUDY', '--epochs=3'], '--epochs: options of train.py belong in the study file, in [train]'),
         (['search', '--outdir=x', '--source=digits', '--range=10-20', '--', '-n'], '-n: write options as --name=value'),
         (
             ['search', '--outdir=x', '--source=digits', '--range=10-20', '--selection=sise'],

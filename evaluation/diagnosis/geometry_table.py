@@ -108,7 +108,7 @@ def summarize(found: Arrays, levels: Sequence[float], sets: ImageSets, variances
     return {
         'rows': rows,
         'images': images,
-        'classes': class_rows(uncovered, np.zeros(len(uncovered), int) if labels is None else labels),
+        'classes': class_rows(uncovered, labels),
         'collapse_level': held_out,
         'gaussian_collapse_level': gaussian_collapse_level(variances, count),
         'log_size': math.log(count),
@@ -120,11 +120,14 @@ def share(flags: np.ndarray) -> Estimate:
     return Estimate(float(flags.mean()), *wilson_interval(int(flags.sum()), len(flags)))
 
 
-def class_rows(uncovered: np.ndarray, labels: np.ndarray) -> list[Row]:
-    """For each class, the noise levels below which its images are uncovered; the highest first."""
+def class_rows(uncovered: np.ndarray, labels: np.ndarray | None) -> list[Row]:
+    """For each class, the noise levels below which its images are uncovered; the highest first.
+
+    Without labels, a single row of all images, of class None.
+    """
     rows = []
-    for label in np.unique(labels).tolist():
-        own = uncovered[labels == label]
+    for label in [None] if labels is None else np.unique(labels).tolist():
+        own = uncovered if labels is None else uncovered[labels == label]
         rows.append({
             'class': label, 'num_images': len(own), 'uncovered_median': float(np.median(own)),
             'uncovered_lowest': float(own.min()), 'uncovered_highest': float(own.max()),

@@ -134,12 +134,12 @@ def run_geometry(options: GeometryOptions, device: torch.device) -> Results:
     distributed.on_main(lambda: write_csv(path.with_name(f'{path.name}_images.csv'), record['images']))
     print0(f'{len(sets.training.images):,} training images; {sets.num} of each set measured; intervals of 95 %')
     print0(text_table(record['rows'], geometry_table.COLUMNS))
+    held_out, gaussian_level = record['collapse_level'], record['gaussian_collapse_level']
+    measured = '' if held_out is None else f'{held_out:.4g} for held-out images, '
     print0(f'Information is in nats, at most ln |D| = {record["log_size"]:.4g}, which it reaches as noise falls to')
-    held_out = record['collapse_level']
-    measured = 'not measured' if held_out is None else f'{held_out:.4g}'
-    print0(
-        f'sigma = {measured} for held-out images, {record["gaussian_collapse_level"]:.4g} for a Gaussian population.'
-    )
+    print0(f'sigma = {measured}{gaussian_level:.4g} for a Gaussian population.')
+    if held_out is None:
+        print0('For held-out images ' + ('it stays lower.' if sets.held_out else 'it is not measured.'))
     print0(text_table(record['classes'], geometry_table.CLASS_COLUMNS))
     return [record], path
 

@@ -1,5 +1,6 @@
 """Compares the results of a study with another run's tables.json: which numbers agree within their intervals."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,17 @@ def comparison_text(results: StudyResults, path: Path) -> str:
     """List the ratios and EMMs of both runs, and whether each agrees: their 95 % intervals overlap.
 
     path: a tables.json that `write_tables` wrote. Rows are matched by factor values and size.
-    Raises UserError if it is another file, or if the two have no row in common.
+    Raises UserError if it is another file, or if the two have other factors or no row in common.
     """
     here, there = tables(results), read_json(path, dict[str, Any]) or {}
     factors = [factor.name for factor in results.study.factors]
     try:
+        others = [list(itertools.takewhile(lambda name: name != 'size', row)) for row in there['ratios'][:1]]
+        if others and set(others[0]) != set(factors):
+            raise UserError(
+                f'{path}: its factors are {", ".join(others[0]) or "none"}, those of {results.root} are '
+                f'{", ".join(factors) or "none"}; give the same study'
+            )
         ratios = compared(here['ratios'], there['ratios'], [*factors, 'size'], _ratio)
         emms = compared(here['emm'], there['emm'], factors, _emm)
         origins = [(table.get('study_sha256'), _training_sets(table), table.get('versions')) for table in (here, there)]
@@ -73,12 +80,13 @@ def _key(row: Row, keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def _training_sets(table: Row) -> set[str] | None:
-    return {row['dataset_sha256'] for row in table['ratios'] if 'dataset_sha256' in row} or None
+    return {row['dataset_sha256'] for row in table['ratios'] if row.get('dataset_sha256')} or None
 
 
 def _same(here: Any, there: Any) -> str:
-    if there is None:
-        return 'not recorded'
+    missing = [side for side, value in (('here', here), ('there', there)) if not value]
+    if missing:
+        return f'not recorded {" and ".join(missing)}'
     return 'the same' if here == there else 'different'
 
 

@@ -14,7 +14,7 @@ from studies.points import FAILED, RUNNING, STOPPED
 from studies.report.diagnosis import agreement_rows, clock_rows, level_rows
 from studies.report.finding import FAR_NOTE, advice, bracket_text
 from studies.results import PointResult, StudyResults
-from studies.time_left import STEPS, running_line, study_seconds_left
+from studies.time_left import STEPS, about_or_more, running_line, study_seconds_left
 
 
 def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
@@ -171,12 +171,15 @@ def status_text(results: StudyResults) -> str:
         for o in results.outcomes
         if o.emm
     ]
+    if counts[RUNNING] == 0 and counts.get(STOPPED):
+        lines.append('The same emm.py command resumes the study.')
     lines += [f'set aside, made with other settings: {path}' for path in results.set_aside]
     seconds = study_seconds_left(results)
     if seconds:
         more = ', plus the further sizes of the searches' if searching else ''
         at_a_time = results.counts()[RUNNING] or 1
-        lines.append(f'About {format_time(seconds)} left at {counted(at_a_time, "point")} at a time{more}.')
+        about = about_or_more(results).capitalize()
+        lines.append(f'{about} {format_time(seconds)} left at {counted(at_a_time, "point")} at a time{more}.')
     return '\n'.join(lines)
 
 

@@ -40,7 +40,7 @@ def test_a_file_becomes_a_typed_record():
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        ({'titel': 1}, 'the file has an unknown key, titel'),
+        ({'titel': 1}, 'the file has an unknown key, titel; did you mean title?'),
         ({}, 'the file lacks the key title'),
         ([], r'the file must be a table, not \[\]'),
         ({'title': 1}, 'title must be a text, not 1'),

@@ -79,10 +79,61 @@ def test_a_running_point_shows_its_own_progress_and_counts_earlier_attempts(tmp_
         results = collect(study, tmp_path)
         # 50,000 images at 500 a second; the other repeat takes that and the 50 s so far.
         assert progress_lines(results, jobs=1) == [
-            '10 images: training 27,000 of 77,000 images (35 %), 500 images/s, 1m 40s left',
-            'Study: 1 running, 1 left; about 4m 10s left',
+            '10 images: training 27,000 of 77,000 images (35 %), 500 images/s, 1m 40s left for this training',
+            'Study: 1 running, 1 left; more than 4m 10s left',
         ]
-        assert progress_lines(results, jobs=2)[-1].endswith('about 2m 30s left')
+        assert progress_lines(results, jobs=2)[-1].endswith('more than 2m 30s left')
+
+
+def test_the_time_left_includes_the_steps_after_the_training_once_a_point_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr('time.time', lambda: 1000.0)
+    study = make_study(sizes={'values': [10]}, repeats={'count': 2})
+    run(dataclasses.replace(study, repeats=Repeats(count=1)), tmp_path, lambda size: 1.0)  # takes 10 s
+    point = make_point(study, tmp_path, study.combinations[0], 10, 1)
+    point.prepare()
+    (point.folder / 'run').mkdir()
+    write_json(point.folder / 'run' / PROGRESS_FILE, {'phase': 'train', 'done': 50, 'total': 100, 'rate': 10.0})
+    lines = []
+    for seconds in (2.0, 8.0, 20.0):
+        write_status(point.folder, Status(RUNNING, 'train', started=1000 - seconds))
+        with lock(point.folder):
+            lines.append(progress_lines(collect(study, tmp_path), jobs=1))
+    # 5 s of training are left, and of the 10 s that the other repeat took 8, 2 and none.
+    assert [own.partition('images/s, ')[2] for own, _ in lines] == [
+        '8s left for all steps of the point',
+        '5s left for this training',
+        '5s left for this training',
+    ]
+    assert lines[0][-1] == 'Study: 1 done, 1 running; about 8s left'
+
+
+def test_a_point_that_takes_longer_than_the_others_has_no_time_left_of_zero(tmp_path, monkeypatch):
+    monkeypatch.setattr('time.time', lambda: 1000.0)
+    study = make_study(sizes={'values': [10]}, repeats={'count': 2})
+    run(dataclasses.replace(study, repeats=Repeats(count=1)), tmp_path, lambda size: 1.0)
+    point = make_point(study, tmp_path, study.combinations[0], 10, 1)
+    point.prepare()
+    (point.folder / 'run').mkdir()
+    write_json(point.folder / 'run' / PROGRESS_FILE, {'phase': 'evaluate', 'done': 0, 'total': 256, 'rate': 0.0})
+    write_status(point.folder, Status(RUNNING, 'evaluate', started=900.0))
+    with lock(point.folder):
+        assert progress_lines(collect(study, tmp_path), jobs=1) == [
+            '10 images, repeat 2: evaluation 0 of 256 images (0 %)',
+            'Study: 1 done, 1 running',
+        ]
+
+
+def test_a_stopped_point_is_resumed_by_the_command_of_the_study(tmp_path):
+    study = make_study(sizes={'values': [10]})
+    point = make_point(study, tmp_path, study.combinations[0], 10, 0)
+    point.prepare()
+    (point.folder / 'log.txt').write_text('Stopped at 5.5 kimg.\nResume: python train.py --resume=a/run\n')
+    write_status(point.folder, Status(RUNNING, 'train'))  # of a process that is gone
+    lines = status_text(collect(study, tmp_path)).splitlines()
+    assert lines[1:] == [
+        'stopped: 10 images, at the training: Stopped at 5.5 kimg.',
+        'The same emm.py command resumes the study.',
+    ]
 
 
 def test_images_far_from_data_are_flagged_in_tables(tmp_path):

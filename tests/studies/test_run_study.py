@@ -181,6 +181,10 @@ def test_a_point_with_other_settings_is_set_aside_and_run_again(tmp_path):
     assert json.loads((results.set_aside[0] / 'result.json').read_bytes())['num_memorized'] == 500
     assert results.outcomes[0].ratios[0].mean == 0.25
     assert 'set aside' in status_text(results)
+    changed = make_study(sizes={'values': [10]}, train={'preset': 'digits', 'lr': 1e-4})
+    point = make_point(changed, tmp_path, changed.combinations[0], 10, 0)
+    assert point.prepare() == tmp_path / 'points/all/000010-r0.set-aside-2'
+    assert point.prepare() is None
 
 
 def test_a_changed_evaluation_keeps_the_training_and_its_records(tmp_path):

@@ -236,7 +236,7 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
 @pytest.mark.parametrize(
     ('tables', 'message'),
     [
-        ({'sises': {}}, r'the file has an unknown key, sises'),
+        ({'sises': {}}, r'the file has an unknown key, sises; did you mean sizes'),
         ({'train': {'outdir': 'x'}}, r'outdir in \[train\] is set by the study itself'),
         ({'train': {'lr': {'images': 5}}}, r'lr in \[train\]: only epochs, duration, warmup, ema'),
         (
@@ -318,40 +318,46 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
     [
         (
             {'train': {'num-chanels': 8}},
-            r"test: \[train\]: No such option '--num-chanels'.*'--num-channels'",
+            r"test.toml: \[train\]: No such option '--num-chanels'.*'--num-channels'",
         ),
-        ({'evaluate': {'sedes': '0-3'}}, r"test: \[evaluate\]: No such option '--sedes'.*'--seeds'"),
-        ({'data': {'num-classes': 2}}, r"test: \[data\]: No such option '--num-classes'"),
-        ({'data': {'selection': 'sice'}}, r"test: \[data\]: selection = 'sice' is not known; choose one of classes"),
+        ({'evaluate': {'sedes': '0-3'}}, r"test.toml: \[evaluate\]: No such option '--sedes'.*'--seeds'"),
+        ({'data': {'num-classes': 2}}, r"test.toml: \[data\]: No such option '--num-classes'"),
+        (
+            {'data': {'selection': 'sice'}},
+            r"test.toml: \[data\]: selection = 'sice' is not known; choose one of classes",
+        ),
         ({'train': {'arch': 'unet'}}, r"arch.*'unet' is not one of"),
         ({'train': {'lr': -1}}, r'lr'),
         (
             {'factors': {'x': {'values': {'a': {'train': {'widht': 3}}}}}},
-            r"test: x a: \[train\]: No such option '--widht'",
+            r"test.toml: x a: \[train\]: No such option '--widht'",
         ),
         ({'factors': {'x': {'values': {'a b': {}, 'a-b': {}}}}}, r'x a b and x a-b would share a folder'),
         ({'sizes': {'values': [15]}}, r'all, 15 images: .*multiple'),
         ({'sizes': {'values': [5000]}}, r'all, 5000 images: '),
-        ({'data': {'source': 'nothing.zip'}}, r'nothing.zip: no such file'),
+        ({'data': {'source': 'nothing.zip'}}, r'^test.toml: \[data\]: source=nothing.zip: no such file'),
         (
             {'diagnose': {'levels': {'nun': 5}}},
             r'\[diagnose.levels\]: No such option .*--nun',
         ),
         ({'diagnose': {'levels': {'levels': 1}}}, r'\[diagnose.levels\]: .*1 levels are too few'),
-        ({'diagnose': {'clocks': {'test': 'nothing.zip'}}}, r'`test`=nothing.zip: no such file'),
+        (
+            {'diagnose': {'clocks': {'test': 'nothing.zip'}}},
+            r'test.toml: \[diagnose.clocks\]: test=nothing.zip: no such',
+        ),
         (
             {'evaluate': {'metrics': 'nope'}},
-            r"test: \[evaluate\]: metrics: no metric is called 'nope'; there are ratio",
+            r"test.toml: \[evaluate\]: metrics: no metric is called 'nope'; there are ratio",
         ),
-        ({'evaluate': {'metrics': 'test_gap'}}, r'test: \[evaluate\]: metrics=test_gap needs test-ref'),
-        ({'evaluate': {'resize': 'box'}}, r'test: \[evaluate\]: resize has no effect with expdir'),
+        ({'evaluate': {'metrics': 'test_gap'}}, r'test.toml: \[evaluate\]: metrics=test_gap needs test-ref'),
+        ({'evaluate': {'resize': 'box'}}, r'test.toml: \[evaluate\]: resize has no effect with expdir'),
         (
             {'evaluate': {'metrics': 'test_gap', 'test-ref': 'none.zip'}},
-            r'test: \[evaluate\]: test-ref=none.zip: no such',
+            r'test.toml: \[evaluate\]: test-ref=none.zip: no such',
         ),
         (
             {'factors': {'x': {'option': 'evaluate.denoiser', 'values': ['optimal', 'optimum']}}},
-            r'test: x optimum: \[evaluate\]: denoiser=optimum: no such closed form; choose one of optimal, gaussian',
+            r'test.toml: x optimum: \[evaluate\]: denoiser=optimum: no such closed form; choose one of optimal',
         ),
         (
             {'evaluate': {'denoiser': 'local:k=5'}},

@@ -50,7 +50,7 @@ def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -
             for style, name in zip(curve_styles(), compared, strict=False)
         ]
         _logarithmic(axes, 'x')
-        axes.set_ylim(-1.04, 1.04)
+        axes.set_ylim(max(axes.get_ylim()[0], -1.04), 1.04)
         axes.set_xlabel(SIGMA)
         axes.set_ylabel('explained share')
         axes.grid(alpha=0.25)

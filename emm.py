@@ -33,8 +33,8 @@ def main() -> None:
 
     \b
     # The EMM of a small network on the built-in digits
-    python emm.py search --outdir=digits-emm --source=digits --range=10-100 --seeds=0-511 -- \\
-        --preset=digits --batch=32 --epochs=76800images --warmup=8000images --ema=5000images --snapshots=2
+    python emm.py search --outdir=digits-emm --source=digits --range=10-40 --seeds=0-255 -- \\
+        --preset=digits --batch=32 --epochs=51200images --warmup=5000images --ema=4000images --snapshots=1
 
     \b
     # The effect of skip connections, and the progress of that study
@@ -51,8 +51,8 @@ def main() -> None:
 def search(options: SearchOptions, session: SessionOptions, train_options: tuple[str, ...]) -> None:
     """Search the EMM of one configuration.
 
-    TRAIN_OPTIONS, after --, go to train.py; lengths may be in images, as 50000images. The smallest size is trained first, then the largest, and then the bracket
-    is halved. The answer is an inequality if both ends are replayed, or neither.
+    TRAIN_OPTIONS, after --, go to train.py; lengths may be in images, as 50000images. The smallest size is trained
+    first, then the largest, and then the bracket is halved. The answer is an inequality if both ends are replayed, or neither.
 
     \b
     # The paper's basic run, between 500 and 5,000 images of CIFAR-10
@@ -61,8 +61,8 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
 
     \b
     # On the built-in digits, in minutes
-    python emm.py search --outdir=digits-emm --source=digits --range=10-100 --seeds=0-511 -- \\
-        --preset=digits --batch=32 --epochs=76800images --warmup=8000images --ema=5000images --snapshots=2
+    python emm.py search --outdir=digits-emm --source=digits --range=10-40 --seeds=0-255 -- \\
+        --preset=digits --batch=32 --epochs=51200images --warmup=5000images --ema=4000images --snapshots=1
     """
     from studies.search import search_study
     from studies.session import carry_out

@@ -120,7 +120,7 @@ def study_cost(
     at_most = 'at most ' * any(combination.sizes.search is not None for combination in study.combinations)
     seconds = [sum(cost.seconds or 0 for cost in (*own, evaluation)) for own, evaluation in of_points]
     done = len(points) - len(left)
-    known = study_seconds_left(collect(study, root), jobs)
+    known = None if at_most else study_seconds_left(collect(study, root), jobs)
     if known is not None:
         time = f'about {format_time(known)} with {counted(jobs or 1, "point")} at a time, as the points that are done'
     elif costs.device is None:

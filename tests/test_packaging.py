@@ -20,8 +20,9 @@ def test_every_script_is_installed():
     assert SETUPTOOLS['py-modules'] == sorted(path.stem for path in ROOT.glob('*.py'))
 
 
-def test_readme_lists_every_name_that_an_installation_occupies():
-    text = (ROOT / 'README.md').read_text(encoding='utf-8').partition('occupies the names')[2].partition('. ')[0]
+def test_readme_lists_every_module_that_an_installation_adds():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    text = text.partition('installs these top-level modules:')[2].partition('. ')[0]
     assert set(text.split('`')[1::2]) == {*SETUPTOOLS['py-modules'], *(path.name for path in PACKAGES)}
 
 

@@ -128,6 +128,11 @@ class Making:
         others = [printable(name) for source in sources for name in source.skipped]
         if len(others) > MAX_SKIPPED_FILES:
             others[MAX_SKIPPED_FILES:] = [f'... and {len(others) - MAX_SKIPPED_FILES} more']
+        names = [
+            '' if source.original_names is None else source.original_names[index]
+            for source, kept in zip(sources, self.kept, strict=True)
+            for index in kept
+        ]
         return Manifest(
             source=_one_or_all([source.file_name for source in sources]),
             source_sha256=_one_or_all([source.sha256(used) for source, used in zip(sources, covered, strict=True)]),
@@ -137,6 +142,7 @@ class Making:
             labels=plan.labels_note,
             class_names=plan.class_names,
             skipped_files=others or UNSET,
+            original_names=names if any(names) else UNSET,
         )
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from dnnlib.typed import Typed
 
-# Increased when a rule changes, so that the same command gives different images or bytes.
+# Increased when a rule changes, so that the same command gives different images or labels.
 VERSION = 1
 
 
@@ -19,6 +19,8 @@ class Manifest(Typed, frozen=True):
     indices: indices of the images in the source, in order; a list of two such lists for a mixture.
     labels: how the labels were made, in words. class_names: names of label 0, 1, ..., or None.
     skipped_files: names of the files next to the images that are not images; absent if there are none.
+    original_names: of the image files that the images were first read from, in order; '' if unknown. Absent if the
+    images do not come from such files.
     """
 
     source: str | list[str]
@@ -30,6 +32,7 @@ class Manifest(Typed, frozen=True):
     class_names: list[str] | None
     version: int = VERSION
     skipped_files: list[str] | msgspec.UnsetType = msgspec.UNSET
+    original_names: list[str] | msgspec.UnsetType = msgspec.UNSET
 
     def to_json(self) -> str:
         """Return the manifest as JSON text; equal manifests give equal text."""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec import UNSET
 from tqdm import tqdm
 
 from dataset_utils.building import SKIPPED, Making, Plan
@@ -68,9 +69,10 @@ def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
     elif hashes != expected:
         is_not = f'its hash is {" and ".join(expected)}, not {printable(" and ".join(hashes))}'
         findings.append(f'The source is a different one: {is_not}.')
-    for name in ('arguments', 'indices', 'labels', 'class_names', 'version'):
+    optional = ['original_names'] if claimed.original_names is not UNSET else []  # older manifests do not have them
+    for name in ('arguments', 'indices', 'labels', 'class_names', 'version', *optional):
         # As JSON, in which 1, 1.0 and true differ.
-        texts = [json.dumps(json.loads(manifest.to_json())[name], sort_keys=True) for manifest in (claimed, made)]
+        texts = [json.dumps(json.loads(manifest.to_json()).get(name), sort_keys=True) for manifest in (claimed, made)]
         if texts[0] != texts[1]:
             findings.append(f'"{name}" in the manifest is not what the rule makes.')
     return findings

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from dnnlib.text_tables import csv_lines, write_text
+from dnnlib.util import counted
 from evaluation.given_images import ImageSet
 from evaluation.pictures import GALLERY_ROWS, GalleryEntry, draw_entries
 
+# training_file: the name of the file that the training image was first read from.
+COLUMNS = 'set', 'training_image', 'training_file', 'class', 'copies', 'images'
 # Classes that a summary lists.
 MOST_CLASSES = 5
 
@@ -74,19 +77,27 @@ def copied_record(copied: list[CopiedImage], num_training: int, labels: Tensor |
 
 
 def write_copied(
-    path: Path, sets: Sequence[ImageSet], copied: Sequence[list[CopiedImage]], labels: Tensor | None
+    path: Path,
+    sets: Sequence[ImageSet],
+    copied: Sequence[list[CopiedImage]],
+    labels: Tensor | None,
+    original_names: Sequence[str] | None = None,
 ) -> None:
     """Write a CSV with a row for each copied training image, and another one with a row for each class, if any.
 
-    copied: of each generated set. The second file is next to the first, with a name that ends in _classes.
+    copied: of each generated set. original_names: of the training images' files, or None. The second file is next to
+    the first, with a name that ends in _classes.
     """
     both = list(zip(sets, copied, strict=True))
     rows: Iterable[tuple] = (
-        (images.name, image.position, image.label, len(image.places), ' '.join(map(images.name_of, image.places)))
+        (
+            *(images.name, image.position, None if original_names is None else original_names[image.position]),
+            *(image.label, len(image.places), ' '.join(map(images.name_of, image.places))),
+        )
         for images, found in both
         for image in found
     )
-    write_text(path, csv_lines([('set', 'training_image', 'class', 'copies', 'images'), *rows]))
+    write_text(path, csv_lines([COLUMNS, *rows]))
     if labels is not None:
         rows = (
             (images.name, *dataclasses.astuple(entry))
@@ -105,10 +116,11 @@ def draw_copied(copied: list[CopiedImage], images: Tensor, training: Tensor, nam
     shown = [
         GalleryEntry(
             [training[image.position], *images[torch.tensor(image.places[:2])]],
-            f'{len(image.places)} copies' if len(image.places) > 1 else '1 copy',
+            [f'#{image.position}\n{counted(len(image.places), "copy")}'],
         )
         for image in copied[:GALLERY_ROWS]
     ]
     count = f'{len(copied)} of {len(training)} training images are copied'
     title = f'The {len(shown)} training images copied most, each with up to two of its copies'
-    return draw_entries([f'{name}: {count}'], {title: shown}, ('training', 'copy', 'copy'))
+    lines = [f'{name}: {count}', '#: position in the training set.']
+    return draw_entries(lines, {title: shown}, ('training', 'copy', 'copy'))

@@ -243,7 +243,8 @@ def write_files(
     copied: the training images that each set copies.
     """
     if options.table is not None:
-        write_image_table(options.table, (row for found in sets for row in rows_of(found.images, found.result)))
+        rows = (rows_of(found.images, found.result, training_set.original_names) for found in sets)
+        write_image_table(options.table, itertools.chain.from_iterable(rows))
     images, result = sets[0].images, sets[0].result
     pixels, folder = torch.from_numpy(images.pixels), gallery_folder(options)
     gallery = options.gallery or (None if folder is None else folder / 'mem_gallery.png')
@@ -251,7 +252,8 @@ def write_files(
         save_picture(gallery, draw_gallery(pixels, result, training_set.images, images.name))
     table = copied_path(options)
     if table is not None:
-        write_copied(table, [found.images for found in sets], copied, training_set.labels)
+        generated = [found.images for found in sets]
+        write_copied(table, generated, copied, training_set.labels, training_set.original_names)
         picture = table.with_suffix('.png')
         picture.unlink(missing_ok=True)
         if copied[0]:

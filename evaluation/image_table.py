@@ -1,7 +1,7 @@
 """The table of nearest training images: one row per generated image, with the same columns wherever it is written."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ class ImageRow:
     set: name of the generated set. image: seed, file, or position in an array. class_index: the class it was generated
     for. nearest, second: positions of the two nearest distinct training images. squared_distance,
     second_squared_distance: to them, in squared pixel levels. memorized: whether the image is a copy. exact: whether it
-    equals its nearest training image. duplicate: whether it equals an earlier image of its set.
+    equals its nearest training image. duplicate: whether it equals an earlier image of its set. nearest_file: the name
+    of the file that the nearest training image was first read from.
     """
 
     set: str
@@ -33,6 +34,7 @@ class ImageRow:
     memorized: bool
     exact: bool
     duplicate: bool | None = None
+    nearest_file: str | None = None
 
     @property
     def cells(self) -> list[Any]:
@@ -43,8 +45,8 @@ class ImageRow:
 COLUMNS = tuple(field.name.removesuffix('_index') for field in dataclasses.fields(ImageRow))
 
 
-def rows_of(images: ImageSet, result: Memorization) -> Iterator[ImageRow]:
-    """The rows of a set, in its order."""
+def rows_of(images: ImageSet, result: Memorization, original_names: Sequence[str] | None) -> Iterator[ImageRow]:
+    """The rows of a set, in its order. original_names: of the training images, or None."""
     firsts = set(first_of_equal_rows(images.pixels).tolist())
     classes = [-1] * len(images) if images.classes is None else images.classes.tolist()
     columns = zip(
@@ -53,7 +55,8 @@ def rows_of(images: ImageSet, result: Memorization) -> Iterator[ImageRow]:
     for place, (label, (nearest, second), (first, other), copy) in enumerate(columns):
         name, known_label = images.name_of(place), label if label >= 0 else None
         flags = copy, first == 0, place not in firsts
-        yield ImageRow(images.name, name, known_label, nearest, second, first, other, *flags)
+        file = None if original_names is None else original_names[nearest]
+        yield ImageRow(images.name, name, known_label, nearest, second, first, other, *flags, file)
 
 
 def write_image_table(path: Path, rows: Iterable[ImageRow]) -> None:

@@ -121,7 +121,7 @@ class TrainingSet(TrainingImages):
     """A training set in memory, prepared for an evaluation.
 
     name, sha256: as in records. images: uint8 [M, C, R, R]. labels: int64 [M], or None. class_sizes: the number of
-    images of each label, or None.
+    images of each label, or None. original_names: of the files that the images were first read from, or None.
     """
 
     def __init__(
@@ -137,6 +137,7 @@ class TrainingSet(TrainingImages):
         super().__init__(references, device, where, mirrored)
         self.name, self.sha256, self.images = dataset.name, dataset.sha256, dataset.images
         self.labels, self.class_sizes = dataset.labels, dataset.class_sizes
+        self.original_names = dataset.original_names
 
     @functools.cached_property
     def reference_distance(self) -> float | None:

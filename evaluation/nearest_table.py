@@ -36,12 +36,13 @@ class NearestTable:
         classes = [None] * len(batch.seeds) if batch.class_labels is None else batch.class_labels.tolist()
         copies = memorized(squared[:, 0], squared[:, 1]).tolist()
         columns = zip(batch.seeds, classes, indices.tolist(), squared.tolist(), copies, strict=True)
-        rows = []
+        rows, names = [], self.generator.source.original_names
         for seed, label, (nearest, second), (first, other), copy in columns:
             known = (second, other) if second >= 0 else (None, None)
-            rows.append(
-                ImageRow(self.generator.name, str(seed), label, nearest, known[0], first, known[1], copy, first == 0)
-            )
+            file = None if names is None else names[nearest]
+            places, distances = (nearest, known[0]), (first, known[1])
+            row = ImageRow(self.generator.name, str(seed), label, *places, *distances, copy, first == 0, None, file)
+            rows.append(row)
         with open(self.part, 'a', encoding='utf-8', newline='') as file:
             file.write(csv_lines(row.cells for row in rows))
 

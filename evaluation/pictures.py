@@ -74,15 +74,16 @@ def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: s
     distances = rms_per_pixel(result.squared_distances, images[0].numel())
 
     def entry(row: int) -> GalleryEntry:
-        caption = f'd1 {distances[row, 0]:.1f}   d2 {distances[row, 1]:.1f}'
-        return GalleryEntry([images[row], *training[result.indices[row]]], caption, bool(result.memorized[row]))
+        numbers = [f'#{index}' for index in result.indices[row].tolist()]
+        captions = [f'\nd1 {distances[row, 0]:.1f}   d2 {distances[row, 1]:.1f}', *numbers]
+        return GalleryEntry([images[row], *training[result.indices[row]]], captions, bool(result.memorized[row]))
 
     low, high = (100 * bound for bound in result.interval)
     share = f'{100 * result.ratio:.2f} % of {len(images)} images are copies (95 % interval {low:.2f} to {high:.2f} %)'
     lines = [
         f'{name if len(name) <= 50 else name[:47] + "..."}: {share}',
         'd1, d2: root mean square distance per pixel to the nearest and second nearest training',
-        'image, in grey levels. Red frame: a copy, d1 < d2 / 3.',
+        'image, in grey levels. Red frame: a copy, d1 < d2 / 3. #: position in the training set.',
     ]
     sections = {title: list(map(entry, rows)) for title, rows in shown_rows(result).items()}
     return draw_entries(lines, sections, ('generated', 'nearest', 'second'))
@@ -90,10 +91,10 @@ def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: s
 
 @dataclass(frozen=True)
 class GalleryEntry:
-    """Images uint8 [C, H, W] that belong together, a caption below them, and whether their frame is red."""
+    """Images uint8 [C, H, W] that belong together, captions below the first ones, and whether their frame is red."""
 
     images: Sequence[Tensor]
-    caption: str
+    captions: Sequence[str]
     is_marked: bool = False
 
 
@@ -107,7 +108,9 @@ def draw_entries(
     height, width = next(entry for entries in sections.values() for entry in entries).images[0].shape[1:]
     edge, per_row, head_lines = max(height, width), _IMAGES // len(heads), 1 + max(head.count('\n') for head in heads)
     cell = max(1, _CELL // edge) * edge if edge <= _CELL else _CELL
-    entry_width, entry_height = len(heads) * (cell + _FRAME) + _FRAME, cell + 2 * _FRAME + _LINE
+    captions = [caption for entries in sections.values() for entry in entries for caption in entry.captions]
+    caption_height = (1 + max(caption.count('\n') for caption in captions)) * _LINE
+    entry_width, entry_height = len(heads) * (cell + _FRAME) + _FRAME, cell + 2 * _FRAME + caption_height
     num_rows = sum(-(-len(entries) // per_row) for entries in sections.values())
     above = len(sections) * ((1 + head_lines) * _LINE + 2 * _GAP)
     size = per_row * (entry_width + _GAP) + _GAP, _GAP + len(lines) * _LINE + above + num_rows * (entry_height + _GAP)
@@ -133,7 +136,8 @@ def draw_entries(
             draw.rectangle([x, top, x + entry_width - 1, top + cell + 2 * _FRAME - 1], fill=color)
             for side, pixels in enumerate(entry.images):
                 picture.paste(_resized(pixels, cell), (x + _FRAME + side * (cell + _FRAME), top + _FRAME))
-            write(x, top + cell + 2 * _FRAME, entry.caption)
+            for side, caption in enumerate(entry.captions):
+                write(x + side * (cell + _FRAME), top + cell + 2 * _FRAME, caption)
         y += -(-len(entries) // per_row) * (entry_height + _GAP)
     return picture
 

@@ -91,7 +91,9 @@ def test_the_training_set_may_be_of_any_kind(reference, array, tmp_path, kind, d
             PIL.Image.fromarray(image[0]).save(path / f'{index:03d}.png')
     else:
         np.save(path, pixels) if kind == 'npy' else np.savez(path, pixels)
-    (record,) = evaluated(f'--images={array}', f'--knn-ref={path}')
+    (record,) = evaluated(f'--images={array}', f'--knn-ref={path}', f'--table={tmp_path}/table.csv')
+    for row in csv.DictReader((tmp_path / 'table.csv').read_text().splitlines()):
+        assert row['nearest_file'] == (f'{int(row["nearest"]):03d}.png' if kind == 'folder' else '')
     (other,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}')
     differing = ('dataset', 'dataset_sha256', 'copied')  # the archive has labels
     assert {k: v for k, v in record.items() if k not in differing} == {

@@ -39,7 +39,8 @@ class DatasetInfo:
 class Dataset:
     """A training set in memory: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels.
 
-    on_disk: whether the images are a memory-mapped file, which the system reads as it is used.
+    on_disk: whether the images are a memory-mapped file, which the system reads as it is used. original_names: of the
+    files that the images were first read from, or None.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Dataset:
     labels: Tensor | None
     sha256: str
     on_disk: bool = False
+    original_names: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -167,7 +169,8 @@ def load_dataset(path: str, progress: bool = False, argument: str = 'data', chan
     images = source.load(progress=progress)
     converted = with_channels(images, channels or source.channels)
     pixels = torch.from_numpy(np.ascontiguousarray(converted.transpose(0, 3, 1, 2)))
-    return Dataset(source.name, pixels, labels_of(source), content_sha256(images, source.labels))
+    sha256 = content_sha256(images, source.labels)
+    return Dataset(source.name, pixels, labels_of(source), sha256, original_names=source.original_names)
 
 
 def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedDataset:

@@ -94,6 +94,11 @@ class Source(ABC):
         return None
 
     @cached_property
+    def original_names(self) -> Sequence[str] | None:
+        """Names of the files that the images were first read from, in order and printable; '' if unknown, or None."""
+        return None
+
+    @cached_property
     def channels(self) -> int:
         """Channels of every image that `read` returns: 1 or 3, see `Reading`."""
         return self.reading.channels or self._stored_channels()
@@ -302,7 +307,12 @@ def some(names: Sequence[str], limit: int = 5) -> str:
     return ', '.join([*map(printable, names[:limit]), *(['...'] if len(names) > limit else [])])
 
 
+def escaped(text: str) -> str:
+    """Write characters that cannot be printed, or are not valid Unicode, as escapes."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def printable(text: str) -> str:
     """Make text from an untrusted file fit for a terminal: no control characters, no endless lines."""
-    text = text if text.isprintable() else ascii(text)[1:-1]
+    text = escaped(text)
     return text if len(text) <= 200 else f'{text[:200]}...'

@@ -6,10 +6,11 @@ from collections.abc import Collection
 from functools import cached_property
 
 import numpy as np
+from msgspec import UNSET
 
 from dataset_utils.manifest import Manifest
 from dataset_utils.png import is_contact_sheet
-from dataset_utils.sources.base import Source, printable, some
+from dataset_utils.sources.base import Source, escaped, printable, some
 from dataset_utils.sources.decoding import FORMATS, MAX_FILE_BYTES, decode_image, has_colour, is_image_name
 from dataset_utils.sources.labels import LABELS_FILE, folder_labels, listed_labels, refuse_splits
 from dnnlib.typed import parse_json
@@ -106,6 +107,13 @@ class FilesSource(Source):
                 f'{max(labels)}; make the data set again'
             )
         return labels, class_names
+
+    @cached_property
+    def original_names(self) -> list[str] | None:
+        if self.manifest is None:
+            return list(map(escaped, self.names))
+        names = self.manifest.original_names
+        return names if names is not UNSET and len(names) == len(self) else None
 
     def _label_lines(self) -> list[str]:
         try:

@@ -32,5 +32,7 @@ class PngFiles(Consumer):
         return {}
 
     def finish(self, images: ImageSet, result: Memorization) -> dict[str, Any]:
-        write_image_table(self.folder / TABLE_NAME, rows_of(images, result))
+        assert self.context.training_set is not None
+        names = self.context.training_set.original_names
+        write_image_table(self.folder / TABLE_NAME, rows_of(images, result, names))
         return {}

@@ -127,7 +127,7 @@ def draw_pairs(pair: Pair, images: Sequence[np.ndarray], rows: Sequence[Row]) ->
     def entry(place: int, row: Row) -> GalleryEntry:
         nearest = [dataset.images[row[f'nearest_{which}']] for which, dataset in zip('ab', pair.training, strict=True)]
         cosine = f'A, B {row["cosine"]:.2f}; to nearest {row["cosine_a"]:.2f}, {row["cosine_b"]:.2f}'
-        return GalleryEntry([*(torch.from_numpy(one[place]) for one in images), *nearest], cosine)
+        return GalleryEntry([*(torch.from_numpy(one[place]) for one in images), *nearest], [cosine])
 
     lines = [
         *(f'{letter}: {generator.where[-100:]}' for letter, generator in zip('AB', pair.generators, strict=True)),

@@ -13,15 +13,18 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import dataset_tool
 from dataset_utils import open_source
 from dataset_utils.command_line import main
 from tests.dataset_utils.commands import make, refused
 from tests.dataset_utils.making import (
     CIFAR_CLASSES,
     cifar_labels,
+    image_bytes,
     labelled_files,
     random_images,
     read_zip,
+    write_files,
     write_idx,
     write_zip,
 )
@@ -247,6 +250,52 @@ class TestSplit:
     def test_more_images_than_two_halves_hold(self, tmp_path):
         message = refused('split', 'digits', tmp_path / 'half.zip', '--max-images=900')
         assert '180 images of class 0, which has 178; give at most 870' in message
+
+
+class TestOriginalNames:
+    FILES = tuple(f'{folder}/IMG_{n}.png' for folder in ('cat', 'dog') for n in range(4))
+
+    @pytest.fixture
+    def converted(self, tmp_path):
+        pixels = random_images(8)
+        files = {name: image_bytes(image) for name, image in zip(self.FILES, pixels, strict=True)}
+        folder = write_files(tmp_path / 'photos', files | {'cat/IMG_1.png': b'broken'})
+        options = [f'--source={folder}', f'--dest={tmp_path / "set.zip"}', '--skip-unreadable']
+        assert invoke(dataset_tool.main, *options).exit_code == 0
+        return tmp_path / 'set.zip'
+
+    def test_are_those_of_the_files_also_after_a_damaged_one(self, converted):
+        assert read_zip(converted)[2]['original_names'] == [name for name in self.FILES if name != 'cat/IMG_1.png']
+
+    def test_lead_from_a_selection_back_to_the_files(self, tmp_path, converted):
+        _, _, manifest = make('one-class', converted, tmp_path / 'a.zip', '--class-name=dog', '--seed=3')
+        names = [f'dog/IMG_{index - 3}.png' for index in manifest['indices']]  # three cats come before the dogs
+        assert manifest['original_names'] == names
+        again = make('duplicate', tmp_path / 'a.zip', tmp_path / 'b.zip', '--copies=2', '--fraction=0.25')
+        assert again[2]['original_names'] == [*names, names[0]]
+        assert open_source(tmp_path / 'b.zip').original_names == again[2]['original_names']
+
+    def test_are_empty_for_the_part_of_a_mixture_without_files(self, tmp_path, converted):
+        array = tmp_path / 'array.npy'
+        np.save(array, random_images(3))
+        bare = tmp_path / 'bare.zip'
+        assert invoke(dataset_tool.main, f'--source={converted}', f'--dest={bare}', '--no-labels').exit_code == 0
+        options = [f'--blend={bare}', '--blend-rate=0.5', '--max-images=4']
+        assert make('mixture', array, tmp_path / 'm.zip', *options)[2]['original_names'] == ['', '', *self.FILES[0:3:2]]
+
+    def test_of_a_set_that_does_not_have_them_are_unknown_and_it_still_verifies(self, tmp_path, converted):
+        with zipfile.ZipFile(converted) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        manifest = json.loads(files['manifest.json'])
+        changed = manifest | {'original_names': manifest['original_names'][::-1]}
+        del manifest['original_names']
+        for name, value, words in [('old', manifest, 'Verified'), ('new', changed, '"original_names" in the manifest')]:
+            path = write_zip(tmp_path / f'{name}.zip', files | {'manifest.json': json.dumps(value).encode()})
+            output = invoke(main, 'info', path, f'--verify={tmp_path / "photos"}').output
+            assert words in output, output
+        assert open_source(tmp_path / 'old.zip').original_names is None
+        _, _, selected = make('size', tmp_path / 'old.zip', tmp_path / 's.zip', '--max-images=2')
+        assert 'original_names' not in selected
 
 
 SELECTIONS = {

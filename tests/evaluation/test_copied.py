@@ -34,9 +34,10 @@ def test_training_images_and_classes_by_number_of_copies(tmp_path):
     expected = 'Copied: 3 training images, 60.00 % of the set; most copies: class 7 (4), class 5 (1)'
     assert copied_text(record) == expected
     images = generated_set('net', '', [10, 11, 12, 13, 14, 15], torch.zeros(6, 1, 2, 2, dtype=torch.uint8))
-    write_copied(tmp_path / 'who.csv', [images], [copied], LABELS)
+    write_copied(tmp_path / 'who.csv', [images], [copied], LABELS, ['a.png', 'b.png', 'c.png', 'd.png', 'cats/e.png'])
     assert rows(tmp_path / 'who.csv')[0] == {
-        'set': 'net', 'training_image': '4', 'class': '7', 'copies': '3', 'images': '10 13 15',
+        'set': 'net', 'training_image': '4', 'training_file': 'cats/e.png', 'class': '7', 'copies': '3',
+        'images': '10 13 15',
     }  # fmt: skip
     assert [tuple(row.values()) for row in rows(tmp_path / 'who_classes.csv')] == [
         ('net', '7', '2', '2', '4'),
@@ -48,7 +49,7 @@ def test_without_labels_or_copies(tmp_path):
     copied = copied_images(COPIES, NEAREST, None)
     images = generated_set('net', '', list(range(6)), torch.zeros(6, 1, 2, 2, dtype=torch.uint8))
     write_copied(tmp_path / 'who.csv', [images, images], [copied, []], None)
-    assert [row['class'] for row in rows(tmp_path / 'who.csv')] == ['', '', '']
+    assert [(row['class'], row['training_file']) for row in rows(tmp_path / 'who.csv')] == [('', '')] * 3
     assert not (tmp_path / 'who_classes.csv').exists()
     assert copied_images(torch.zeros(6, dtype=torch.bool), NEAREST, LABELS) == []
     assert copied_text(copied_record([], 5, LABELS)) == 'Copied: 0 training images, 0.00 % of the set'

@@ -13,7 +13,7 @@ from torch import Tensor
 from dnnlib.text_tables import csv_lines, write_text
 from dnnlib.util import counted
 from evaluation.given_images import ImageSet
-from evaluation.pictures import GALLERY_ROWS, GalleryEntry, draw_entries
+from evaluation.pictures import GALLERY_ROWS, IMAGES_PER_ROW, GalleryEntry, draw_entries
 
 # training_file: the name of the file that the training image was first read from.
 COLUMNS = 'set', 'training_image', 'training_file', 'class', 'copies', 'images'
@@ -108,19 +108,27 @@ def write_copied(
         write_text(path.with_stem(f'{path.stem}_classes'), csv_lines([names, *rows]))
 
 
-def draw_copied(copied: list[CopiedImage], images: Tensor, training: Tensor, name: str) -> PIL.Image.Image:
+def draw_copied(
+    copied: list[CopiedImage],
+    images: Tensor,
+    training: Tensor,
+    name: str,
+    most: int = GALLERY_ROWS,
+    num_images: int = IMAGES_PER_ROW,
+) -> PIL.Image.Image:
     """The training images copied most, each next to its first two copies.
 
     images: uint8 [N, C, H, W], the generated set, called name. training: uint8 [M, C, H, W]. There must be a copy.
+    most: training images that are shown. num_images: in a row.
     """
     shown = [
         GalleryEntry(
             [training[image.position], *images[torch.tensor(image.places[:2])]],
             [f'#{image.position}\n{counted(len(image.places), "copy")}'],
         )
-        for image in copied[:GALLERY_ROWS]
+        for image in copied[:most]
     ]
     count = f'{len(copied)} of {len(training)} training images are copied'
-    title = f'The {len(shown)} training images copied most, each with up to two of its copies'
     lines = [f'{name}: {count}', '#: position in the training set.']
-    return draw_entries(lines, {title: shown}, ('training', 'copy', 'copy'))
+    title = 'Most copies first; up to two of each'
+    return draw_entries(lines, {title: shown}, ('training', 'copy', 'copy'), num_images)

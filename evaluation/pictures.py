@@ -19,8 +19,9 @@ from training.contact_sheets import to_pil
 IMAGES_PER_FOLDER = 1000
 # Images in each part of a gallery.
 GALLERY_ROWS = 24
-# Galleries: images in a row; in pixels: edge of an image, width of frames, gaps, line height, font size.
-_IMAGES, _CELL, _FRAME, _GAP, _LINE, _FONT = 12, 64, 3, 12, 17, 13
+IMAGES_PER_ROW = 12
+# Galleries, in pixels: edge of an image, width of frames, gaps, line height, font size.
+_CELL, _FRAME, _GAP, _LINE, _FONT = 64, 3, 12, 17, 13
 _COPY_COLOR, _PLAIN_COLOR, _INK = (200, 30, 30), (225, 225, 225), (40, 40, 40)
 
 
@@ -99,14 +100,19 @@ class GalleryEntry:
 
 
 def draw_entries(
-    lines: Sequence[str], sections: Mapping[str, Sequence[GalleryEntry]], heads: Sequence[str]
+    lines: Sequence[str],
+    sections: Mapping[str, Sequence[GalleryEntry]],
+    heads: Sequence[str],
+    num_images: int = IMAGES_PER_ROW,
 ) -> PIL.Image.Image:
     """Lines of text, and below them the entries of each section, several in a row.
 
     sections: by their titles, with at least one image in all. heads: above the images of each column of entries.
+    num_images: in a row.
     """
     height, width = next(entry for entries in sections.values() for entry in entries).images[0].shape[1:]
-    edge, per_row, head_lines = max(height, width), _IMAGES // len(heads), 1 + max(head.count('\n') for head in heads)
+    edge, per_row = max(height, width), num_images // len(heads)
+    head_lines = 1 + max(head.count('\n') for head in heads)
     cell = max(1, _CELL // edge) * edge if edge <= _CELL else _CELL
     captions = [caption for entries in sections.values() for entry in entries for caption in entry.captions]
     caption_height = (1 + max(caption.count('\n') for caption in captions)) * _LINE

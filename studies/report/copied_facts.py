@@ -12,6 +12,9 @@ from evaluation.memorization import memorized
 from studies.report.gallery import best_images
 from studies.report.page import PageFigure
 
+# Few enough in a row to be readable on a telephone, two training images with their copies.
+MOST_SHOWN, IMAGES_PER_ROW = 12, 6
+
 
 def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None]:
     """Facts and the gallery of a point; empty and None if its folder does not hold the images or the training set."""
@@ -32,8 +35,9 @@ def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None
             return facts, None
         training = torch.from_numpy(source.load().transpose(0, 3, 1, 2).copy())
         data = BytesIO()
-        draw_copied(copied, best.images, training, 'Best snapshot').save(data, format='PNG')
-        caption = f'The training images copied most, of {len(copied):,}, each with up to two of its copies'
+        draw_copied(copied, best.images, training, 'Best snapshot', MOST_SHOWN, IMAGES_PER_ROW).save(data, format='PNG')
+        which = f' copied most, of {len(copied):,} that are copied' if len(copied) > MOST_SHOWN else ' that are copied'
+        caption = f'Training images{which}, each with up to two of its copies'
         return facts, PageFigure(caption, caption, data.getvalue())
     except (UserError, IndexError):
         return [], None  # the training set cannot be read, or differs from that of the evaluation

@@ -68,7 +68,7 @@ def levels_figures(records: list[Row]) -> dict[str, Figure]:
     shown = 'trajectory' if any(row['source'] == 'trajectory' for row in rows) else rows[0]['source']
     if compared:
         own = [row for row in rows if row['source'] == shown]
-        figures['_explained'] = explained_figure(own, compared, f'Explained by closed forms, {NAMES[shown]}: {name}')
+        figures['_explained'] = explained_figure(own, compared, f'Explained by closed forms ({NAMES[shown]}): {name}')
     return figures
 
 

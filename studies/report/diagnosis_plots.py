@@ -16,9 +16,8 @@ from studies.report.plots import add_legend, apart, curve_styles, label_rows, le
 
 Row = dict[str, Any]
 SIGMA = 'noise level sigma (images in [-1, 1])'
-NAMES = {
-    'train': 'training images', 'test': 'held-out images', 'trajectory': 'own trajectory', 'generated': 'own images',
-}  # fmt: skip
+# Of the sources of images; short, so that legends have two columns.
+NAMES = {'train': 'training', 'test': 'held out', 'trajectory': 'trajectory', 'generated': 'own images'}
 
 
 def error_figure(rows: Sequence[Row], title: str) -> Figure:
@@ -35,7 +34,7 @@ def distance_figure(rows: Sequence[Row], title: str) -> Figure:
     """Distances per pixel of the denoiser to the optimum and to the Gaussian by noise level, for each source."""
     sources = [source for source in NAMES if any(row['source'] == source for row in rows)]
     curves = [
-        (f'to the {name}, {NAMES[source]}', source, f'to_{name.lower()}_per_pixel')
+        (f'{name}, {NAMES[source]}', source, f'to_{name.lower()}_per_pixel')
         for name in ('optimum', 'Gaussian')
         for source in sources
     ]

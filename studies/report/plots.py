@@ -344,7 +344,8 @@ def new_panels(title: str, height: float, count: int) -> Iterator[tuple[Figure, 
 
 
 def _title(figure: Figure, title: str) -> None:
-    figure.suptitle(_label(title, width=50), x=0.01, ha='left', fontsize=10, fontweight='bold')
+    if title:
+        figure.suptitle(_label(title, width=50), x=0.01, ha='left', fontsize=10, fontweight='bold')
 
 
 def curve_styles(count: int = 1) -> Iterator[dict]:
@@ -502,7 +503,7 @@ def _label(name: str, width: int = _LABEL_LENGTH) -> str:
     name = ''.join(character if character.isprintable() else ' ' for character in name).strip()
     # matplotlib leaves labels out of the legend that begin with an underscore.
     name = f' {name}' if name.startswith('_') else name
-    lines = textwrap.wrap(name, width, max_lines=2, placeholder=' …', drop_whitespace=False)
+    lines = textwrap.wrap(name, width, max_lines=2, placeholder=' …', drop_whitespace=False, break_on_hyphens=False)
     return '\n'.join([*lines[:1], *map(str.strip, lines[1:])]) or '—'
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dnnlib.util import counted
 from evaluation.diagnosis.clocks_table import CLOCKS
 from evaluation.effective_memorization import EMM, bracket
 from studies.folder import PAGE
@@ -33,6 +34,7 @@ from studies.report.plots import figure_bytes
 from studies.report.tables import ratio_rows
 from studies.report.trainings import images_of_point, page_point
 from studies.results import StudyResults
+from studies.study import COLUMNS
 
 STRIP_IMAGES = 8
 MOST_SENTENCES = 6  # EMMs that the first screen lists
@@ -68,7 +70,7 @@ def finding_section(results: StudyResults) -> Sequence[Block]:
         if outcome.next_size is not None
     ]
     if results.set_aside:
-        notes.append(f'{len(results.set_aside)} earlier trainings with other settings were set aside.')
+        notes.append(f'Set aside, made with other settings: {counted(len(results.set_aside), "earlier training")}.')
     strips = typical_strips(results)
     blocks: list[Block] = [
         Sentences([finding(results)], 'lead'),
@@ -119,8 +121,8 @@ def figures_section(results: StudyResults) -> Sequence[Block]:
 
 
 def tables_section(results: StudyResults) -> Sequence[Block]:
-    tables = (emm_table(results), ratio_table(results), agreement_table(results), clocks_table(results))
-    return [table for table in tables if table.rows]
+    makers = emm_table, ratio_table, metrics_table, agreement_table, clocks_table
+    return [table for make in makers if (table := make(results)).rows]
 
 
 def trainings_section(results: StudyResults) -> Sequence[Block]:
@@ -156,7 +158,7 @@ def emm_table(results: StudyResults) -> PageTable:
         [
             [
                 *map(Cell, outcome.combination.values.values()),
-                Cell(str(outcome.emm.estimate), interval_text(outcome.emm)),
+                Cell(str(outcome.emm.estimate), unbroken(interval_text(outcome.emm))),
                 Cell(bracket_text(outcome, results.study.threshold)),
             ]
             for outcome in results.outcomes
@@ -191,8 +193,8 @@ def ratio_table(results: StudyResults) -> PageTable:
                     anchor=leads.get((tuple(row[name] for name in factors), row['size'])),
                 ),
                 Cell(
-                    percent(row['ratio']).replace(' ', '\u00a0'),
-                    f'{100 * row["ratio_low"]:.1f} to {100 * row["ratio_high"]:.1f}',
+                    unbroken(percent(row['ratio'])),
+                    unbroken(f'{100 * row["ratio_low"]:.1f} to {100 * row["ratio_high"]:.1f}'),
                     share=row['ratio'],
                 ),
                 Cell(f'{row["memorized"]:,}', f'of {row["images"]:,}'),
@@ -206,6 +208,33 @@ def ratio_table(results: StudyResults) -> PageTable:
     )
 
 
+def metrics_table(results: StudyResults) -> PageTable:
+    """The numbers of the metrics that were measured, by combination, with a column for each size."""
+    factors = results.study.factors
+    rows = ratio_rows(results)
+    sizes = sorted({row['size'] for row in rows})
+    values = {
+        (tuple(row[factor.name] for factor in factors), name, row['size']): value
+        for row in rows
+        for name, value in row.items()
+        if name not in COLUMNS and name not in {factor.name for factor in factors}
+    }
+    return PageTable(
+        'Metrics by |D|',
+        [*(factor.label for factor in factors), 'metric', *(f'{size:,}' for size in sizes)],
+        [
+            [
+                *map(Cell, place),
+                Cell(f'{name.partition(".")[0]}: {name.partition(".")[2].replace("_", " ")}'),
+                *(Cell(f'{values[place, name, size]:.4g}' if (place, name, size) in values else '–') for size in sizes),
+            ]
+            for place, name in dict.fromkeys((place, name) for place, name, _ in values)
+        ],
+        left=len(factors) + 1,
+        note='Means over repeats, each at the snapshot with the highest ratio; docs/metrics.md explains them.',
+    )
+
+
 def agreement_table(results: StudyResults) -> PageTable:
     """The agreement of two networks by combination and size."""
     factors = [factor.name for factor in results.study.factors]
@@ -216,7 +245,10 @@ def agreement_table(results: StudyResults) -> PageTable:
             [
                 *(Cell(str(row[name])) for name in factors),
                 Cell(f'{row["size"]:,}', f'× {row["repeats"]}' if row['repeats'] > 1 else ''),
-                *(Cell(f'{row[n]:.3f}', f'{row[f"{n}_low"]:.3f} to {row[f"{n}_high"]:.3f}') for n in AGREEMENT),
+                *(
+                    Cell(f'{row[n]:.3f}', unbroken(f'{row[f"{n}_low"]:.3f} to {row[f"{n}_high"]:.3f}'))
+                    for n in AGREEMENT
+                ),
             ]
             for row in mean_agreement(results)
         ],
@@ -252,7 +284,12 @@ def clock_cell(row: dict[str, Any], name: str) -> Cell:
     if row.get(name) is None:
         return Cell('–')
     high = row[f'{name}_high']
-    return Cell(f'{row[name]:.4g}', f'{row[f"{name}_low"]:.4g} to {"…" if high is None else f"{high:.4g}"}')
+    return Cell(f'{row[name]:.4g}', unbroken(f'{row[f"{name}_low"]:.4g} to {"…" if high is None else f"{high:.4g}"}'))
+
+
+def unbroken(text: str) -> str:
+    """A text that stays on one line."""
+    return text.replace(' ', '\u00a0')
 
 
 def interval_text(emm: EMM) -> str:

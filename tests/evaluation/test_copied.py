@@ -59,5 +59,7 @@ def test_the_gallery_shows_the_image_copied_most_first():
     training = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8) * 40
     images = training[NEAREST]
     picture = np.asarray(draw_copied(copied_images(COPIES, NEAREST, LABELS), images, training, 'net'))
+    narrow = draw_copied(copied_images(COPIES, NEAREST, LABELS), images, training, 'net', num_images=6)
+    assert narrow.width == 12 + 2 * (3 * 67 + 3 + 12)  # two training images, each with two copies: 444 pixels
     first = picture[:, :216]
     assert ((first == 160).all(axis=2).sum(axis=1) == 3 * 64).any()  # the training image and two of its copies

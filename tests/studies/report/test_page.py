@@ -22,11 +22,12 @@ from studies.points import DONE, FAILED, Status, write_status
 from studies.report.gallery import closest_rows, read_gallery, spread_rows
 from studies.report.page import TEMPLATES, Page, Sentences, entries, render_page, write_page
 from studies.report.run_history import run_history
-from studies.report.sections import SECTIONS, study_page
+from studies.report.sections import SECTIONS, metrics_table, study_page
 from studies.report.trainings import point_figure
 from studies.results import collect
 from studies.study_file import read_study
 from tests.studies.report.sample_page import COPIES, HOSTILE, OTHERS, PAIRS, sample_page
+from tests.studies.stand_in import make_study, record_of, run
 
 SEEDS = list(range(100, 140))
 
@@ -231,6 +232,18 @@ def test_the_history_of_a_run_is_what_its_files_hold(tmp_path, digits_20):
     assert history.losses == [(1, 1), (2, 0.5)]
     assert history.ratios[0][:2] == (1.0, 0.0)
     assert history.ratios[1][0] == 2.0
+
+
+def test_metrics_are_shown_with_a_column_for_each_size(tmp_path):
+    _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 0.5)
+    measured = {'test_gap': {'mean_gap': 16.25, 'gap_low': None}, 'precision_recall': {'recall': 0.125}}
+    write_json(results.points[0].point.folder / 'result.json', record_of(0.5) | {'metrics': measured})
+    table = metrics_table(collect(results.study, tmp_path))
+    assert table.header == ['metric', '10', '20']
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ['test_gap: mean gap', '16.25', '–'],
+        ['precision_recall: recall', '0.125', '–'],
+    ]
 
 
 def test_a_study_without_any_result_becomes_a_page(tmp_path, study):

@@ -157,6 +157,9 @@ def test_a_run_is_drawn_as_far_as_it_is_known():
     np.testing.assert_allclose(np.asarray(below.lines[0].get_xydata()), [[5, 50], [10, 100]])
     assert len(run_figure(RunHistory([], ratios), '').axes) == 1
     assert run_figure(RunHistory(losses[:1], []), '') is None
+    assert run_figure(RunHistory(losses, []), '').get_suptitle() == ''
+    name = 'Distance to the closed forms: network-snapshot-000024.safetensors'
+    assert run_figure(RunHistory(losses, []), name).get_suptitle().split('\n')[1].startswith('network-snapshot-')
 
 
 def test_curves_that_coincide_do_not_cover_one_another():

@@ -103,7 +103,7 @@ def test_the_page_shows_who_is_copied(folder):
         ('Training images copied', '2 of 20 (10.0%)'),
         ('Classes copied most (copies)', f'{labels[4]} (2), {labels[7]} (1)'),
     ]
-    assert figure.caption == 'The training images copied most, of 2, each with up to two of its copies'
+    assert figure.caption == 'Training images that are copied, each with up to two of its copies'
     assert figure.data.startswith(b'\x89PNG')
 
 

@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import shutil
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from dnnlib.util import file_sha256
 from evaluation.memorization import memorization_ratio
 from evaluation.metrics import compute_metrics, requested
 from evaluation.spaces import FeatureSpace, PixelSpace
+from tests.dataset_utils.making import image_bytes, write_files
 from tests.helpers import TINY, failure_of, invoke, run_script
 from training.dataset import load_dataset
 from training.sampling import SamplerOptions, generate_images, seed_batches
@@ -396,20 +399,28 @@ def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
     assert '--class=10: no training image has it' in failure('--denoiser=optimal', *common, '--class=10')
 
 
-def test_a_large_npy_file_stays_on_disk_and_gives_the_same_record(tmp_path, monkeypatch):
+@pytest.mark.parametrize('kind', ['npy', 'folder', 'zip', 'tar'])
+def test_a_large_set_stays_on_disk_and_gives_the_same_record(kind, tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     references = random.integers(0, 256, (600, 8, 8, 3), np.uint8)
     references[500] = references[20]
-    np.save(tmp_path / 'references.npy', references)
+    path = tmp_path / f'references.{kind}'
+    if kind == 'npy':
+        np.save(path, references)
+    else:
+        write_files(tmp_path / 'images', {f'{k:03}.png': image_bytes(image) for k, image in enumerate(references)})
+        path = tmp_path / 'images'
+        if kind != 'folder':
+            path = Path(shutil.make_archive(str(tmp_path / 'references'), kind, path))
     images = references[:90].copy()
     images[::2] //= 2
     np.save(tmp_path / 'images.npy', images)
-    arguments = [f'--images={tmp_path}/images.npy', f'--knn-ref={tmp_path}/references.npy', '--json', '--metrics=all',
+    arguments = [f'--images={tmp_path}/images.npy', f'--knn-ref={path}', '--json', '--metrics=all',
                  f'--gallery={tmp_path}/gallery.png']  # fmt: skip
     records, galleries = [], []
     for copies in (3, 10**12):
         monkeypatch.setattr('training.dataset.COPIES', copies)
-        assert load_dataset(f'{tmp_path}/references.npy').on_disk == (copies > 3)
+        assert load_dataset(str(path)).on_disk == (copies > 3)
         result = run(*arguments)
         assert result.exit_code == 0, result.output
         records.append(json.loads(result.stdout))

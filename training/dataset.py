@@ -4,20 +4,22 @@
 """
 
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dataset_utils import Source, content_sha256, open_source
-from dataset_utils.sources.base import require_square, with_channels
+from dataset_utils.sources.base import require_square, streamed_sha256, with_channels
 from dnnlib.util import UserError
-from torch_utils.misc import free_bytes, require_memory
+from torch_utils.misc import free_bytes
 
-# An .npy file stays on disk unless this many copies of it fit into memory.
+# A set stays on disk unless this many copies of it fit into memory.
 COPIES = 3
 # Largest share of a GPU's free memory that a training set takes; the network and its activations need the rest.
 MOST_OF_GPU = 0.4
@@ -37,7 +39,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training set in memory: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels.
+    """A training set: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels.
 
     on_disk: whether the images are a memory-mapped file, which the system reads as it is used. original_names: of the
     files that the images were first read from, or None.
@@ -150,27 +152,54 @@ def describe_dataset(path: str) -> DatasetInfo:
 
 
 def load_dataset(path: str, progress: bool = False, argument: str = 'data', channels: int | None = None) -> Dataset:
-    """Read a complete training set into memory. argument: the name of the argument that gave it, for messages.
+    """Read a complete training set. argument: the name of the argument that gave it, for messages.
 
-    channels: convert the images to 1 or 3 channels; the hash is computed before that. An .npy file that is large for
-    the memory of this machine stays on disk, unless it is converted. Raises UserError if a file is missing, damaged or
-    hostile, if images are not square and of one size, and if they do not fit into memory.
+    channels: convert the images to 1 or 3 channels; the hash is computed before that. A set that is large for the
+    memory of this machine stays on disk: an .npy file itself, anything else decoded in a temporary file without a name.
+    Raises UserError if a file is missing, damaged or hostile, if images are not square and of one size, and if they do
+    not fit on the disk.
     """
     source = open_source(path, argument)
     require_square(source.where, source.shape)
+    channels = channels or source.channels
+    shape = len(source), *source.shape[:2], channels
+    on_disk = math.prod(shape) > free_bytes(torch.device('cpu')) // COPIES
     stored = getattr(source, 'images', None)
-    large = free_bytes(torch.device('cpu')) // COPIES
-    if isinstance(stored, np.memmap) and stored.nbytes > large and stored.shape[3] == (channels or source.channels):
-        pixels = torch.from_numpy(stored.transpose(0, 3, 1, 2))
-        return Dataset(source.name, pixels, labels_of(source), source.content_sha256(progress), on_disk=True)
-    needed = 2 * len(source) * math.prod(source.shape)  # in two orders of their axes
-    remedy = '; give them as an .npy file, which stays on disk, or fewer of them'
-    require_memory(needed, torch.device('cpu'), f'{source.where}: two copies of its {len(source):,} images', remedy)
-    images = source.load(progress=progress)
-    converted = with_channels(images, channels or source.channels)
-    pixels = torch.from_numpy(np.ascontiguousarray(converted.transpose(0, 3, 1, 2)))
-    sha256 = content_sha256(images, source.labels)
-    return Dataset(source.name, pixels, labels_of(source), sha256, original_names=source.original_names)
+    images: np.ndarray
+    if on_disk and isinstance(stored, np.memmap) and stored.shape[3] == channels:
+        images, sha256 = stored, source.content_sha256(progress)
+    elif on_disk:
+        images, sha256 = decoded_on_disk(source, shape, progress)
+    else:
+        loaded = source.load(progress=progress)
+        images, sha256 = with_channels(loaded, channels), content_sha256(loaded, source.labels)
+    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2))
+    pixels = pixels if on_disk else pixels.contiguous()
+    return Dataset(source.name, pixels, labels_of(source), sha256, on_disk, source.original_names)
+
+
+def decoded_on_disk(source: Source, shape: tuple[int, ...], progress: bool) -> tuple[np.ndarray, str]:
+    """All images, uint8 [N, H, W, C] of the shape, in a temporary file that is gone when they are, and their hash.
+
+    Raises UserError if the folder for temporary files has too little space.
+    """
+
+    def written(file: IO[bytes]) -> Iterator[np.ndarray]:
+        for image in source.images_in_order(progress):
+            file.write(with_channels(image, shape[3]).tobytes())
+            yield image
+
+    folder = tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryFile() as file:
+            sha256 = streamed_sha256((len(source), *source.shape), written(file), source.labels)
+            file.flush()
+            return np.memmap(file, np.uint8, 'c', shape=shape), sha256
+    except OSError as error:
+        raise UserError(
+            f'{source.where}: its images need {math.prod(shape):,} bytes in {folder} ({error.strerror}), since they '
+            f'are large for the memory; name another folder in the environment variable TMPDIR'
+        ) from error
 
 
 def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedDataset:

@@ -192,7 +192,7 @@ class Source(ABC):
 
     def content_sha256(self, progress: bool = False) -> str:
         """Return the `content_sha256` of all images and labels, decoding one image at a time."""
-        return _content_hash((len(self), *self.shape), self.images_in_order(progress), self.labels)
+        return streamed_sha256((len(self), *self.shape), self.images_in_order(progress), self.labels)
 
 
 class ArraySource(Source):
@@ -251,10 +251,11 @@ def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
 
     images: uint8 [N, H, W, C]. labels: N integers, or None, which differs from any labels.
     """
-    return _content_hash(images.shape, [images], labels)
+    return streamed_sha256(images.shape, [images], labels)
 
 
-def _content_hash(shape: tuple[int, ...], images: Iterable[np.ndarray], labels: Sequence[int] | None) -> str:
+def streamed_sha256(shape: tuple[int, ...], images: Iterable[np.ndarray], labels: Sequence[int] | None) -> str:
+    """The `content_sha256` of images uint8 [N, H, W, C], given by their shape and in parts, in order."""
     digest = hashlib.sha256(np.array(shape, '<i8').tobytes())
     for pixels in images:
         digest.update(np.ascontiguousarray(pixels).data)

@@ -53,6 +53,25 @@ def test_a_snapshot_that_is_clearly_worse_leaves_after_the_first_round():
     assert sum(lengths) < SNAPSHOTS * SEEDS / 8
 
 
+def test_no_race_costs_more_than_evaluating_everything():
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        num, total, step = random.integers(1, [9, 2000, 300])
+        flags = random.random([num, total]) < random.random([num, 1])
+        asked = np.zeros(num, int)
+
+        def copies(place, length, asked=asked, flags=flags):
+            assert length > asked[place]  # images that are there are not asked for again
+            asked[place] = length
+            return flags[place, :length]
+
+        lengths = race(int(num), int(total), int(step), copies)
+        assert lengths == asked.tolist()
+        assert sum(lengths) <= num * total
+        # Every snapshot gets one batch, even if that is more than the share of a race.
+        assert sum(lengths) <= max(num * total / 4, 2 * total, num * step + total)
+
+
 @pytest.mark.parametrize(('num', 'total', 'step'), [(1, 1000, 64), (2, 100, 64), (3, 50, 64), (50, 100, 10), (4, 7, 7)])
 def test_few_snapshots_or_seeds_are_raced_as_well(num, total, step):
     lengths = race(num, total, step, lambda place, length: np.full(length, place == num - 1))

@@ -55,12 +55,17 @@ def test_a_training_set_has_one_hash_however_it_is_read(digits_20, tmp_path):
     assert len(hashes) == 1
 
 
-def test_a_set_that_does_not_fit_into_memory_is_refused_before_it_is_read(digits_20, monkeypatch):
-    monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 2559)
-    with pytest.raises(UserError, match='two copies of its 20 images need 2,560 bytes on cpu, which has 2,559 free'):
+def test_a_set_that_is_large_for_the_memory_stays_on_disk(digits_20, tmp_path, monkeypatch):
+    expected = {channels: load_dataset(str(digits_20), channels=channels) for channels in (None, 3)}
+    monkeypatch.setattr('training.dataset.free_bytes', lambda _: 3 * 20 * 8 * 8 - 1)
+    for channels, loaded in expected.items():
+        found = load_dataset(str(digits_20), channels=channels)
+        assert (found.on_disk, loaded.on_disk) == (True, False)
+        assert found.sha256 == loaded.sha256
+        assert torch.equal(found.images, loaded.images)
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'absent'))
+    with pytest.raises(UserError, match=r'need 1,280 bytes in .*absent \(No such file .* TMPDIR'):
         load_dataset(str(digits_20))
-    monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 2560)
-    assert len(load_dataset(str(digits_20))) == 20
 
 
 @pytest.mark.parametrize('order', ['ab', 'ba'])

@@ -134,7 +134,7 @@ def test_windows_are_calibrated_to_a_network(run_dir, halves, tmp_path, monkeypa
     own, out = f'--denoiser=local:window={table}', f'--outdir={tmp_path / "levels"}'
     measured = ['levels', f'--data={halves[0]}', '--num=4', own, out]
     assert "0.1 is outside of the denoiser's range, 0.3 to 80" in failure(*measured, '--levels=2.0,0.1')
-    message = f'{own}: its table covers the noise levels 0.3 to 80, but not 0.1 to 2; calibrate at more levels'
+    message = f'{own}: its table covers the noise levels 0.3 to 80, but not 0.1 to 2; calibrate it at more levels'
     assert message in failure(*measured, f'--network={newest(run_dir)}', '--levels=2.0,0.1')
     assert not list((tmp_path / 'levels').glob('levels*'))
     assert invoke(*measured, '--levels=3').exit_code == 0

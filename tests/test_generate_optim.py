@@ -199,7 +199,7 @@ def test_a_table_that_does_not_cover_the_noise_levels_is_refused_before_anything
     result = run('--data=digits', f'--denoiser={text}', '--steps=4', '--seeds=0-1', f'--outdir={out}', *sampler)
     assert out.exists() == (not missing), result.output
     if missing:
-        assert f'covers the noise levels 0.1 to 10, but not {missing}; calibrate at more levels' in result.output
+        assert f'covers the noise levels 0.1 to 10, but not {missing}; calibrate it at more levels' in result.output
         assert '--denoiser=' in result.output
     else:
         assert result.exit_code == 0, result.output
@@ -216,9 +216,9 @@ def test_a_hybrid_depends_on_the_content_of_its_network(digits_20: Path, tmp_pat
     assert '4 (100 %) are copies' in result.output
     first.write_bytes(last.read_bytes())
     assert 'sha256 was' in run(*arguments, text).output
-    assert 'must descend and be above 0, not 4, 5' in run(*arguments, f'{text}>5>optimal').output
+    assert 'must be positive and in descending order, not 4, 5' in run(*arguments, f'{text}>5>optimal').output
     conditional = run(*arguments, text, '--cond=1', f'--outdir={tmp_path / "none"}')
-    assert 'the parts of a hybrid differ' in conditional.output
+    assert 'the parts of a hybrid must match' in conditional.output
 
 
 def test_a_new_denoiser_needs_one_line_in_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +380,7 @@ def test_mistakes_are_reported_in_one_sentence(
     np.save(tmp_path / 'wide.npy', np.zeros([3, 8, 16, 1], np.uint8))
     fails('must be square', f'--data={tmp_path / "wide.npy"}', f'--outdir={tmp_path / "new"}')
     monkeypatch.setattr('torch_utils.distributed.world_size', lambda: 21)
-    with pytest.raises(UserError, match='20 training images cannot be spread over 21 ranks'):
+    with pytest.raises(UserError, match='20 training images cannot be split over 21 ranks'):
         rows_of(open_source(str(digits_20)), None, torch.device('cpu'), sharded=True)
     assert not (tmp_path / 'new').exists()
     assert json.loads((outdir / 'settings.json').read_text())['num_steps'] == 18

@@ -1,6 +1,6 @@
-"""Denoisers in closed form: functions of a training set, without a network.
+"""Closed-form denoisers: computed directly from a training set, without a network.
 
-`make_denoiser` makes one by its name. A new one is a class in a file of its own and a line in `DENOISERS`.
+`make_denoiser` makes a denoiser from its name. To add one, write a class in its own file and add a line to `DENOISERS`.
 """
 
 import inspect
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.closed_form.rows import Images
     from training.denoiser import Denoiser
 
-# By name: the class, or module:class, which is imported when it is first used.
+# Each name's class, either the class itself or 'module:class', which is imported on first use.
 DENOISERS: dict[str, Callable[..., 'Denoiser'] | str] = {
     'optimal': 'training.closed_form.optimal:OptimalDenoiser',
     'gaussian': 'training.closed_form.gaussian:GaussianDenoiser',
@@ -32,7 +32,7 @@ DENOISERS: dict[str, Callable[..., 'Denoiser'] | str] = {
     'pca-locality': 'training.closed_form.pca_locality:PCALocalityDenoiser',
     'hybrid': 'training.closed_form.hybrid:HybridDenoiser',
 }
-# From text to the value of a parameter, by its type.
+# Converts the text of a parameter to a value of its type.
 VALUES: dict[type, Callable[[str], Any]] = {
     bool: {'0': False, '1': True}.__getitem__,
     int: int,
@@ -48,11 +48,12 @@ def make_denoiser(
     device: 'torch.device | str' = 'cpu',
     **parameters: Any,
 ) -> 'Denoiser':
-    """The closed-form denoiser of this name.
+    """Make a closed-form denoiser from its name.
 
-    name: with parameters as in local:window=5,precision=fp64, or a hybrid as in hybrid:optimal>4>FILE; see `read_name`.
-    images: uint8 [N, C, R, R]. labels: int64 [N] or None. parameters: of its class.
-    Raises UserError as `read_name`, for a parameter that this denoiser does not have, and as its class does.
+    name: may include parameters, as in local:window=5,precision=fp64, or describe a hybrid, as in
+    hybrid:optimal>4>FILE; see `read_name`.
+    images: uint8 [N, C, R, R]. labels: int64 [N] or None. parameters: further arguments of the denoiser's class.
+    Raises UserError for a parameter that the denoiser does not have, and as `read_name` and the denoiser's class do.
     """
     name, spelled = read_name(name)
     made = denoiser_class(name)
@@ -62,9 +63,10 @@ def make_denoiser(
 
 
 def read_name(text: str) -> tuple[str, dict[str, Any]]:
-    """Parse a name and its parameters: NAME, NAME:PARAMETER=VALUE,… or hybrid:PART>LEVEL>PART….
+    """Parse a name with its parameters: NAME, NAME:PARAMETER=VALUE,… or hybrid:PART>LEVEL>PART….
 
-    A part is such a text or the path of a network. Parts go from high to low noise, with noise levels between them.
+    Each part is itself a name, or the path of a network file. Parts are listed from high to low noise, separated by
+    the noise levels at which to switch.
     Raises UserError for unknown names and parameters, values of the wrong type, and levels that do not descend.
     """
     name, _, rest = text.partition(':')
@@ -84,12 +86,12 @@ def read_name(text: str) -> tuple[str, dict[str, Any]]:
             except (ValueError, KeyError):
                 continue
         else:
-            raise UserError(f'`{parameter}`={value}: the {name} denoiser needs a number here')
+            raise UserError(f'`{parameter}`={value} is not a valid number for this parameter of the {name} denoiser')
     return name, parameters
 
 
 def files_of(text: str) -> list[Path]:
-    """The files that a denoiser of this name reads: networks and tables. Raises UserError as `read_name`."""
+    """The network and window-table files that the named denoiser reads. Raises UserError as `read_name` does."""
     name, parameters = read_name(text)
     if name == 'hybrid':
         parts = parameters['parts']
@@ -99,9 +101,9 @@ def files_of(text: str) -> list[Path]:
 
 
 def require_levels(text: str, lowest: float, highest: float) -> None:
-    """Raise UserError if a table of windows does not cover the noise levels at which a denoiser of this name uses it.
+    """Raise UserError if the named denoiser uses a window table that does not cover all noise levels it is needed at.
 
-    lowest, highest: noise levels of a sampler. Networks are not checked, since samplers keep within their range.
+    lowest, highest: the sampler's range of noise levels. Networks are not checked: samplers stay within their range.
     """
     from training.closed_form.windows import read_table
 
@@ -116,7 +118,7 @@ def require_levels(text: str, lowest: float, highest: float) -> None:
 
 
 def is_closed_form(text: str) -> bool:
-    """Whether a part of a hybrid is a closed form; otherwise it is the path of a network."""
+    """Whether a part of a hybrid is a closed form; otherwise it is the path of a network file."""
     return text.partition(':')[0] in DENOISERS
 
 
@@ -133,7 +135,7 @@ def _read_hybrid(text: str) -> dict[str, Any]:
         levels = [float(word) for word in words[1::2]]
     except ValueError as error:
         raise UserError(
-            f'`denoiser`=hybrid:{text}: between two parts, give a noise level, as in optimal>4>FILE'
+            f'`denoiser`=hybrid:{text}: parts must be separated by noise levels, as in optimal>4>FILE'
         ) from error
     parts = words[0::2]
     check_levels(levels, len(parts))
@@ -141,12 +143,12 @@ def _read_hybrid(text: str) -> dict[str, Any]:
         if is_closed_form(part):
             read_name(part)
         elif not Path(part).is_file():
-            raise UserError(f'`denoiser`: {part or "an empty part"} is neither a closed form nor the file of a network')
+            raise UserError(f'`denoiser`: {part or "an empty part"} is neither a closed form nor a network file')
     return {'parts': parts, 'levels': levels}
 
 
 def _require_parameter(name: str, made: Callable[..., 'Denoiser'], parameter: str) -> Any:
-    """The type of a parameter. Raises UserError if the denoiser does not have it."""
+    """The type of a parameter. Raises UserError if the denoiser does not have this parameter."""
     known = dict(list(inspect.signature(made).parameters.items())[3:])  # after images, labels and device
     if parameter not in known:
         raise UserError(f'`{parameter}`: the {name} denoiser does not have this parameter; remove it')
@@ -154,7 +156,7 @@ def _require_parameter(name: str, made: Callable[..., 'Denoiser'], parameter: st
 
 
 def __getattr__(name: str) -> Any:
-    """The classes by their own names, as in `from training.closed_form import GaussianDenoiser`."""
+    """Import a denoiser class on demand, as in `from training.closed_form import GaussianDenoiser`."""
     for made in DENOISERS.values():
         if isinstance(made, str) and made.endswith(f':{name}'):
             return pkgutil.resolve_name(made)

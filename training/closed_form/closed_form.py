@@ -1,4 +1,4 @@
-"""What closed-form denoisers share: the shape and classes of their training set, and the checks of their arguments."""
+"""Base class of closed-form denoisers: the shape and classes of the training set, and argument checks."""
 
 import math
 from collections import Counter
@@ -14,18 +14,18 @@ from training.closed_form.rows import ImageRows, Images
 
 @dataclass(eq=False, repr=False)
 class ClosedForm:
-    """A denoiser of a training set. A subclass is a dataclass; its keyword-only fields are its parameters.
+    """Base class of closed-form denoisers. Each subclass is a dataclass whose keyword-only fields are its parameters.
 
-    images: uint8 [N, C, R, R]. labels: int64 [N] or None; `ImageRows` have labels and a device of their own.
-    device: where to compute.
-    num_images, class_sizes: the number of images, in all and of each class.
-    label_dim: 0 without labels, else the highest label + 1.
-    Raises UserError for a set that is empty or not square.
+    images: uint8 [N, C, R, R]. labels: int64 [N] or None. device: where to compute. If images are `ImageRows`, their
+    own labels and device are used.
+    num_images, class_sizes: the number of training images, in total and per class.
+    label_dim: 0 without labels, otherwise the highest label + 1.
+    Raises UserError if the training set is empty or its images are not square.
     """
 
     sigma_min = 0.0
     sigma_max = math.inf
-    # Whether it can be computed from `ImageRows` that are spread over ranks.
+    # Whether the denoiser can be computed from `ImageRows` that are sharded over ranks.
     takes_shards = False
 
     images: Images
@@ -48,48 +48,52 @@ class ClosedForm:
         return torch.as_tensor(sigma)
 
     def _as_images(self, rows: Tensor, x: Tensor) -> Tensor:
-        """Denoised rows [B, P] in pixel units as images in [-1, 1] like x: float64 if x is, else float32."""
+        """Convert denoised rows [B, P] from pixel units to images in [-1, 1] with the shape and device of x.
+
+        The result is float64 if x is, otherwise float32.
+        """
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         return rows.to(torch.float64, copy=True).add_(0.5).div_(127.5).reshape(x.shape).to(dtype).to(x.device)
 
     def _in_pixels(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        """x in pixel units, float64 [B, P], and the noise's variance in them, float64 [B]."""
+        """Convert x to pixel units, float64 [B, P]; also return the noise variance in those units, float64 [B]."""
         variance = self._variance(x, sigma)
         z = x.flatten(1).to(self.device).to(torch.float64).mul(127.5).sub_(0.5)
         if not bool(z.isfinite().all()):
-            raise UserError('x has values that are not finite')
+            raise UserError('x contains values that are not finite')
         return z, variance
 
     def _variance(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """The noise's variance in pixel units, float64 [B]; checks x's shape and sigma."""
+        """The noise variance in pixel units, float64 [B]. Also checks sigma and the shape of x."""
         expected = (self.img_channels, self.img_resolution, self.img_resolution)
         if tuple(x.shape[1:]) != expected:
-            raise UserError(f'x has shape {list(x.shape)}, but the training images are {list(expected)} each')
+            raise UserError(f'x has shape {list(x.shape)}, but each training image has shape {list(expected)}')
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=self.device).flatten()
         if len(sigma) not in (1, len(x)):
-            raise UserError(f'sigma has {len(sigma)} values for {len(x)} images; give one, or one for each image')
+            raise UserError(f'sigma has {len(sigma)} values for {len(x)} images; give one value, or one per image')
         if not bool((sigma > 0).all() & sigma.isfinite().all()):
             raise UserError('sigma must be positive and finite')
         return (127.5 * sigma).square().expand(len(x))
 
     def _classes(self, class_labels: Tensor | None, count: int) -> Tensor | None:
-        """The class of each image, int64 [B], -1 for all classes; None if all are -1."""
+        """The class of each image, int64 [B], with -1 for all classes; None if class_labels is None."""
         if class_labels is None:
             return None
         if not self.label_dim:
-            raise UserError('class_labels are given, but the training set has no labels')
+            raise UserError('class_labels were given, but the training set has no labels')
         labels = class_labels.to(self.device)
         if len(labels) != count:
-            raise UserError(f'{len(labels)} class labels are given for {count} images')
+            raise UserError(f'class_labels has {len(labels)} labels for {count} images')
         if labels.shape[1:] != ((self.label_dim,) if labels.is_floating_point() else ()):
             raise UserError(
-                f'class_labels are {list(labels.shape)}; give integers [B], or one-hot floats [B, {self.label_dim}]'
+                f'class_labels has shape {list(labels.shape)}; give integers [B] or one-hot floats '
+                f'[B, {self.label_dim}]'
             )
         known = set(self.class_sizes)
         if labels.is_floating_point():
             labels, known = torch.where(labels.any(dim=1), labels.argmax(dim=1), -1), known | {-1}
         if absent := set(labels.unique().tolist()) - known:
-            raise UserError(f'class {min(absent)}: no training image has it')
+            raise UserError(f'class {min(absent)} has no training images')
         return labels
 
 
@@ -105,12 +109,12 @@ def check_images(images: Images, labels: Tensor | np.ndarray | None) -> None:
     if images.shape[2] != images.shape[3]:
         raise UserError(f'training images must be square, not {images.shape[2]}×{images.shape[3]}')
     if labels is not None and len(labels) != len(images):
-        raise UserError(f'{len(labels)} labels are given for {len(images)} training images')
+        raise UserError(f'there are {len(labels)} labels for {len(images)} training images')
     if labels is not None and (lowest := int(torch.as_tensor(labels).amin())) < 0:
-        raise UserError(f'label {lowest} of the training images is below 0')
+        raise UserError(f'the training set contains the label {lowest}; labels must be at least 0')
 
 
 def compute_device(device: torch.device | str) -> torch.device:
-    """The device that computes: Apple's has no float64, so the CPU stands in for it."""
+    """The device to compute on. Apple's GPUs have no float64, so the CPU is used instead."""
     device = torch.device(device)
     return torch.device('cpu') if device.type == 'mps' else device

@@ -1,10 +1,10 @@
-"""The optimum in coordinates along a trajectory, for training sets of fewer images than pixels.
+"""The optimal denoiser in reduced coordinates, for training sets that have fewer images than pixels.
 
 Without churn, a sampler only adds multiples of the latents z and of denoised images, which are weighted means of the
-training images y_i. So x = a z + sum_i b_i y_i throughout, and all that a denoiser needs are the products x·y_i. The
-coordinates a and b and these products are linear in x, and so a sampler can compute with them instead of pixels: with
-2 N + 1 numbers for N training images. Of P pixels, an evaluation takes N² multiplications instead of 2 N P, which are
-few enough for float64.
+training images y_i. Every noisy image is therefore x = a z + sum_i b_i y_i, and the denoiser needs only the products
+x·y_i. The coordinates a and b and these products are linear in x, so a sampler can work with these 2 N + 1 numbers
+(for N training images) instead of pixels. For images of P pixels, one evaluation takes N² multiplications instead of
+2 N P, which is cheap enough for float64.
 """
 
 import math
@@ -20,9 +20,9 @@ from training.closed_form.sums import SETTLED
 
 
 class Coordinates:
-    """The optimal denoiser for a sampler whose noisy images are numbers [B, 2 N + 1]: a, b and the products.
+    """The optimal denoiser of noisy images in coordinates [B, 2 N + 1]: a, b and the products.
 
-    images: N, of this rank alone. groups: the noisy images of each class, see `Streamed`.
+    images: N training images, not sharded. groups: groups noisy images by class; see `Streamed`.
     """
 
     sigma_min, sigma_max = 0.0, math.inf
@@ -34,12 +34,15 @@ class Coordinates:
         self.rows.div_(255)
 
     def of(self, latents: Tensor) -> Tensor:
-        """The numbers of latents [B, C, R, R], float64."""
+        """Convert latents [B, C, R, R] to coordinates, float64 [B, 2 N + 1]."""
         products = latents.flatten(1).to(self.rows) @ self.rows.t()
         return torch.cat([torch.ones_like(products[:, :1]), torch.zeros_like(products), products], dim=1)
 
     def images(self, x: Tensor, latents: Tensor) -> Tensor:
-        """The images of numbers that began as latents, of their shape: float64, or float32 on a device without it."""
+        """Convert coordinates back to images [B, C, R, R], in float64 (float32 on a device without float64).
+
+        latents: the latents from which sampling started.
+        """
         noise, weights, _ = self._split(x)
         rows = (weights @ self.rows).addcmul_(noise, latents.flatten(1).to(x))
         return rows.reshape(latents.shape).to(widest_float(latents.device)).to(latents.device)
@@ -48,11 +51,11 @@ class Coordinates:
         return sigma
 
     def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The numbers of the denoised images; see `OptimalDenoiser`."""
+        """The denoised images in coordinates; see `OptimalDenoiser`."""
         return self.settled(x, sigma, class_labels)[1]
 
     def settled(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See `OptimalDenoiser.settled`; the denoised images are given by their numbers."""
+        """See `OptimalDenoiser.settled`; the denoised images are returned in coordinates."""
         logits = (self._split(x)[2] - self.gram.diagonal() / 2).div_(sigma.square())
         for group in self.groups(class_labels, len(x)):
             start, stop = group.chosen

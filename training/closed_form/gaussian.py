@@ -1,7 +1,7 @@
-"""The Gaussian (Wiener) denoiser: the optimum for a Gaussian with the mean and covariance of a training set.
+"""The Gaussian (Wiener) denoiser: optimal for a Gaussian with the training set's mean and covariance.
 
 D(x; sigma) = mu + U diag(l / (l + sigma²)) Uᵀ (x - mu), where U and l are the eigenvectors and eigenvalues of the
-covariance. It knows nothing about single images, so it cannot memorize: a baseline for models that generalize.
+covariance. It does not see individual images and so cannot memorize them: a baseline for models that generalize.
 Source: Wang and Vastola 2024; Li, Dai and Qu 2024.
 """
 
@@ -16,7 +16,7 @@ from torch_utils.misc import require_memory
 from training.closed_form.rows import READ_ROWS
 from training.closed_form.streamed import Group, Streamed
 
-# Eigenvalues below this share of the largest are rounding errors, and count as 0.
+# Eigenvalues below this fraction of the largest one are rounding errors and are treated as 0.
 NEGLIGIBLE = 1e-13
 
 
@@ -29,18 +29,18 @@ class Gaussian:
     variances: Tensor
 
     def denoise(self, z: Tensor, variance: Tensor) -> Tensor:
-        """The posterior mean of noisy rows z float64 [B, P], given the variance of their noise, float64 [B]."""
+        """The posterior mean given noisy rows z, float64 [B, P], and their noise variance, float64 [B]."""
         shrinkage = self.variances / (self.variances + variance[:, None])  # [B, r]
         return self.mean + (((z - self.mean) @ self.directions) * shrinkage) @ self.directions.t()
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class GaussianDenoiser(Streamed):
-    """D(x; sigma) of the Gaussian with the mean and the covariance (divided by N) of a training set, in float64.
+    """The Gaussian denoiser D(x; sigma), with the training set's mean and covariance (divided by N), in float64.
 
-    rank: how many of the largest eigenvalues are kept, the others count as 0; None keeps all.
-    Other arguments: see `Streamed`. With labels, class_labels choose the Gaussian of a class.
-    A Gaussian is fitted when it is first needed: through the Gram matrix if there are fewer images than pixels.
+    rank: number of largest eigenvalues to keep; the rest are set to 0. None keeps all.
+    Other arguments: see `Streamed`. With labels, class_labels select the Gaussian fitted to a class.
+    Each Gaussian is fitted on first use, through the Gram matrix if there are fewer images than pixels.
     Raises UserError for a rank below 1 or above min(N, P), and if the matrices do not fit in memory.
     """
 
@@ -51,8 +51,8 @@ class GaussianDenoiser(Streamed):
         highest = min(self.num_images, self.rows.num_pixels)
         if self.rank is not None and not 1 <= self.rank <= highest:
             raise UserError(
-                f'`rank`={self.rank}: {self.num_images} images of {self.rows.num_pixels} numbers have a covariance '
-                f'of rank {highest} at most; give 1 to {highest}'
+                f'`rank`={self.rank} is out of range: the covariance of {self.num_images} images with '
+                f'{self.rows.num_pixels} values each has rank at most {highest}; give 1 to {highest}'
             )
         self._fitted: dict[int, Gaussian] = {}
 
@@ -60,7 +60,7 @@ class GaussianDenoiser(Streamed):
         return self.gaussian(group.label).denoise(z, variance)
 
     def gaussian(self, label: int = -1) -> Gaussian:
-        """The Gaussian of a class, or of the whole training set (-1)."""
+        """The Gaussian fitted to a class, or to the complete training set (-1)."""
         if label not in self._fitted:
             self._fitted[label] = self._fit(self._group(label))
         return self._fitted[label]
@@ -88,7 +88,7 @@ class GaussianDenoiser(Streamed):
         return Gaussian(mean, directions, variances)
 
     def _largest(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The eigenvalues that count, float64 [r], and their eigenvectors [:, r], of a covariance or Gram matrix."""
+        """The eigenvalues to keep, float64 [r], and the eigenvectors [:, r], of a covariance or Gram matrix."""
         values, vectors = torch.linalg.eigh(matrix)  # ascending
         kept = (values > NEGLIGIBLE * values[-1]).nonzero()[:, 0]
         kept = kept if self.rank is None else kept[-self.rank :]

@@ -1,6 +1,6 @@
-"""Denoisers switched at noise levels: one above a level, another below it.
+"""Hybrid denoisers, which switch from one denoiser to another at given noise levels.
 
-Substituting the optimum for a network within a window of noise levels shows where the network's images are decided.
+Replacing a network by the optimal denoiser within a range of noise levels shows at which levels its images are decided.
 Source: Bertrand et al. 2025.
 """
 
@@ -20,12 +20,14 @@ from training.snapshot import load_network
 
 
 class HybridDenoiser:
-    """Several denoisers, each within a range of noise levels.
+    """Several denoisers, each used within its own range of noise levels.
 
-    images, labels, device: arguments of the closed forms. parts: from high to low noise; each is a denoiser, the name
-    of a closed form as for `make_denoiser`, or the path of a network; a repeated name or path is made once.
-    levels: where to switch, descending, one fewer than parts; a part acts above its level, the next at and below it.
-    Raises UserError for levels that do not descend, and for parts that differ in shape or classes.
+    images, labels, device: passed to the closed forms.
+    parts: denoisers from high to low noise. Each is a denoiser, the name of a closed form (see `make_denoiser`), or the
+    path of a network file. A name or path that occurs several times is loaded once.
+    levels: noise levels at which to switch, descending, one fewer than parts. Above a level the part before it is used;
+    at and below the level, the part after it.
+    Raises UserError for levels that do not descend, and for parts that differ in image shape or number of classes.
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class HybridDenoiser:
         for part, name in zip(self.parts, parts, strict=True):
             if _kind(part) != _kind(first):
                 raise UserError(
-                    f'`denoiser`: the parts of a hybrid differ: {_shown(first, parts[0])}, {_shown(part, name)}'
+                    f'`denoiser`: the parts of a hybrid must match, but {_shown(first, parts[0])}, and '
+                    f'{_shown(part, name)}'
                 )
 
     def part_at(self, sigma: float) -> Denoiser:
-        """The denoiser that acts at a noise level."""
+        """The denoiser used at a noise level."""
         return self.parts[sum(sigma <= level for level in self.levels)]
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
@@ -79,14 +82,15 @@ class HybridDenoiser:
 
 
 def check_levels(levels: Sequence[float], num_parts: int) -> None:
-    """Raise UserError for levels that do not separate this many parts."""
+    """Raise UserError unless the levels descend, are positive, and are one fewer than the parts."""
     if num_parts < 2 or len(levels) != num_parts - 1:
         raise UserError(
-            f'`denoiser`: a hybrid of {num_parts} parts has {len(levels)} levels; give one between two parts'
+            f'`denoiser`: the hybrid has {num_parts} parts and {len(levels)} levels; give at least two parts, with a '
+            'level between each part and the next'
         )
     if not all(high > low for high, low in itertools.pairwise([*levels, 0.0])):
         shown = ', '.join(f'{level:g}' for level in levels)
-        raise UserError(f'`denoiser`: the levels of a hybrid must descend and be above 0, not {shown}')
+        raise UserError(f'`denoiser`: the levels of a hybrid must be positive and in descending order, not {shown}')
 
 
 def _kind(part: Denoiser) -> tuple[int, int, int]:

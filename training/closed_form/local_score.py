@@ -1,7 +1,7 @@
-"""The local score denoisers, with and without translation equivariance.
+"""Local score denoisers, with and without translation equivariance.
 
-Each pixel is a separate posterior mean: a softmax over candidates, by the distance between the k×k window of the
-noisy image around the pixel and the candidate's window; the value of a candidate is its centre pixel.
+Each pixel is a separate posterior mean over candidate windows. A candidate is weighted by a softmax of the squared
+distance between its k×k window and the window around the pixel in the noisy image; its value is its centre pixel.
 Source: Kamb and Ganguli 2024.
 """
 
@@ -15,16 +15,17 @@ from dnnlib.util import UserError
 from training.closed_form.streamed import Group, PosteriorMeans, Streamed
 from training.closed_form.windows import Window, closeness, window_matrix, window_sums, window_table, with_norms
 
-# At the 18 levels, at 32×32: the sizes of PSPC-Square's patches, limited to Kamb and Ganguli's range of 3 to 17.
+# Window sizes for 32×32 images at the 18 noise levels: PSPC-Square's patch sizes, clipped to Kamb and Ganguli's range
+# of 3 to 17.
 PUBLISHED = (*[17] * 8, 15, 11, 7, 5, *[3] * 6)
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Along one axis: the pixels [start, stop) whose candidates are at distance `offset`, and their windows.
+    """Candidates along one axis for the pixels [start, stop): the training pixels at distance `offset` from them.
 
-    margin: pixels on both sides of [start, stop) that windows reach. sums: see `window_matrix`; beyond its columns both
-    images are zero, or, with wrap, continue from the other end.
+    margin: how many pixels windows extend beyond [start, stop) on both sides. sums: see `window_matrix`. Beyond the
+    columns of sums, images are padded with zeros, or with wrap by their other end.
     """
 
     offset: int
@@ -48,10 +49,10 @@ class Shift:
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class LocalScoreDenoiser(Streamed):
-    """LS: the candidates of a pixel are the windows at its own place in all training images, with zero padding.
+    """LS: the candidates of a pixel are the windows at the same position in all training images, with zero padding.
 
-    window: odd size k of the window: a number, a table or its file, or None; see `windows.window_table`.
-    precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' everything in float64.
+    window: odd window size k, as a number, a table, a table file or None; see `windows.window_table`.
+    precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' computes everything in float64.
     Other arguments: see `Streamed`. Raises UserError for a window that is even or larger than the image.
     """
 
@@ -63,7 +64,7 @@ class LocalScoreDenoiser(Streamed):
         self.sigma_min, self.sigma_max = self.windows.low, self.windows.high
 
     def _shifts(self, window: int) -> Iterator[Shift]:
-        """Where candidates are, along each axis."""
+        """The shifts along one axis; both axes use the same ones."""
         size = self.img_resolution
         yield Shift(0, 0, size, 0, window_matrix(size, size, -(window // 2), window).to(self.device))
 
@@ -87,10 +88,10 @@ class LocalScoreDenoiser(Streamed):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class EquivariantLocalScoreDenoiser(LocalScoreDenoiser):
-    """ELS: the candidates of a pixel are windows at every place of every training image.
+    """ELS: the candidates of a pixel are the windows at every position in every training image.
 
-    padding: 'circular', where windows continue at the other end of the image, or 'zeros', where a pixel has only the
-    candidates of its border type: windows that reach equally far beyond the same borders.
+    padding: 'circular': windows wrap around to the other end of the image. 'zeros': images are padded with zeros, and
+    a pixel's candidates are only the windows that extend equally far beyond the same borders as its own.
     Other arguments: see `LocalScoreDenoiser`.
     """
 
@@ -99,7 +100,7 @@ class EquivariantLocalScoreDenoiser(LocalScoreDenoiser):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.padding not in ('circular', 'zeros'):
-            raise UserError(f'`padding`={self.padding}: give circular or zeros')
+            raise UserError(f'`padding`={self.padding} is unknown; give circular or zeros')
 
     def _shifts(self, window: int) -> Iterator[Shift]:
         size, half = self.img_resolution, window // 2

@@ -1,7 +1,7 @@
 """The optimal denoiser: the closed-form optimum of denoising score matching over a training set.
 
 For training images y_i in [-1, 1], D(x; sigma) = sum_i w_i y_i with w = softmax(-||x - y_i||² / (2 sigma²)). It can
-only replay its training images, which makes it the reference for models that generalize.
+only reproduce its training images, so it is the reference against which generalization is measured.
 Source: Karras et al. 2022, appendix B.3; Gu et al. 2023, section 2.
 
 See docs/optimal_denoiser.md for the algorithm.
@@ -19,14 +19,14 @@ from training.closed_form.int8_sums import int8_sums, relative_error
 from training.closed_form.streamed import Streamed
 from training.closed_form.sums import SETTLED, Sums, empty_sums, float64_sums, over_ranks
 
-# Expected root mean square error, relative to the norm of the denoised image, above which an image is computed again
-# with more digits. An error five times as large, 1e-5, has a probability below exp(-9) (see int8_sums).
+# If the expected root mean square error, relative to the norm of the denoised image, exceeds this, the image is
+# recomputed with more digits. An error five times as large, 1e-5, has a probability below exp(-9) (see int8_sums).
 TOLERANCE = 2e-6
-# Training sets with at most this many pixels are summed in float64 on a CPU, where that is fastest.
+# On a CPU, training sets with at most this many pixels in total are summed in float64, which is fastest for them.
 FLOAT64_PIXELS = 1 << 22
-# Images of the largest set with coordinates, whose products take 128 MiB.
+# Largest training set for which `Coordinates` are used; its Gram matrix takes 128 MiB.
 MAX_COORDINATES = 1 << 12
-# Numbers of digits of z to try in turn; the next one is for images whose error is still too large.
+# Numbers of digits per value of z, tried in turn: images whose error is still too large get the next one.
 DIGITS = (3, 4)
 
 
@@ -35,9 +35,9 @@ class Statistics:
     """Properties of the softmax for each noisy image.
 
     log_normalizer: float64 [B], ln sum_i exp(-||x - y_i||² / (2 sigma²)).
-    effective_number: float64 [B], 1 / sum_i w_i², the number of training images that take part.
-    nearest: int64 [B], index of the nearest training image; the lowest of equally near ones.
-    distance: float64 [B], distance to it, in units of data in [-1, 1].
+    effective_number: float64 [B], 1 / sum_i w_i², the effective number of training images in the weighted mean.
+    nearest: int64 [B], index of the nearest training image; for ties, the lowest index.
+    distance: float64 [B], distance to the nearest training image, for data in [-1, 1].
     """
 
     log_normalizer: Tensor
@@ -47,36 +47,37 @@ class Statistics:
 
 
 class OptimalDenoiser(Streamed):
-    """D(x; sigma) of a training set.
+    """The optimal denoiser D(x; sigma) for a training set.
 
-    precision: 'fp32', exact to 1e-5 of a denoised image, or 'fp64', which computes everything in float64 and is slow.
+    precision: 'fp32' has a relative error of about 1e-5 at most; 'fp64' computes everything in float64 and is slow.
     Other arguments: see `Streamed`.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """The denoised images, of x's shape: float64 if x is, else float32.
+        """The denoised images, in the shape of x; float64 if x is, otherwise float32.
 
-        x: float [B, C, R, R]; sigma: > 0, a scalar or [B]; class_labels: one-hot [B, label_dim], int64 [B] or None for
+        x: float [B, C, R, R]. sigma: > 0, a scalar or [B]. class_labels: one-hot [B, label_dim], int64 [B], or None for
         the optimum over all classes. Raises UserError for values that are not finite, sigma <= 0, and an empty class.
         """
         return self._denoised(x, sigma, class_labels)[0]
 
     def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Which images are denoised to one training image for the rest of a deterministic trajectory, bool [B].
+        """Whether each image keeps denoising to a single training image until sigma = 0 (without churn), bool [B].
 
-        Also returns the denoised images of the whole batch, as a call does.
+        Also returns the denoised images of the complete batch, as a call does.
 
-        Proof: let y be the nearest image, and x(t) = y + t (x - y) the point at noise level t sigma, t in
-        [0, 1]; while D = y, the probability flow is that segment. For another image y', the gap
-        g(t) = ||x(t) - y'||² - ||x(t) - y||² is linear in t, g(0) = ||y - y'||² >= 0 and g(1) >= 0, so g(t) >= t g(1),
-        and its weight relative to y's is exp(-g(t) / (2 t² sigma²)) <= exp(-g(1) / (2 sigma²)): no weight grows. Hence
-        if the others' weights together are below float64's rounding at (x, sigma), they are along the whole segment.
+        Proof: let y be the nearest training image, and x(t) = y + t (x - y) the point at noise level t sigma, with t in
+        [0, 1]. As long as D = y, the probability flow follows this segment. For another image y', the gap
+        g(t) = ||x(t) - y'||² - ||x(t) - y||² is linear in t, with g(0) = ||y - y'||² >= 0 and g(1) >= 0. So
+        g(t) >= t g(1), and the weight of y' relative to y is exp(-g(t) / (2 t² sigma²)) <= exp(-g(1) / (2 sigma²)):
+        no weight grows. Hence if the total weight of the other images is below float64's rounding unit at (x, sigma),
+        it stays so along the complete segment.
         """
         denoised, others = self._denoised(x, sigma, class_labels)
         return (others < math.log(SETTLED)).to(x.device), denoised
 
     def statistics(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Statistics:
-        """Properties of the softmax for each noisy image; arguments as for a call."""
+        """Properties of the softmax for each noisy image. Arguments: as for a call."""
         sums = self._sums(x, sigma, class_labels, find_nearest=True)
         return Statistics(
             log_normalizer=sums.log_total.to(x.device),
@@ -86,14 +87,16 @@ class OptimalDenoiser(Streamed):
         )
 
     def _denoised(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The denoised images, of x's shape, and ln of a bound on the share of the weights that the images other than
-        the nearest one have together, float64 [B]."""
+        """The denoised images, in the shape of x, and a bound on the weight of all other images, float64 [B].
+
+        The bound is the logarithm of the fraction of the total weight on images that differ from the nearest one.
+        """
         sums = self._sums(x, sigma, class_labels)
         return self._as_images(sums.mean, x), sums.others - sums.log_total
 
     @functools.cached_property
     def coordinates(self) -> Coordinates | None:
-        """The denoiser for samplers that compute with coordinates; None if the set is too large, on disk or sharded."""
+        """The same denoiser in reduced coordinates; None if the training set is too large, on disk or sharded."""
         few = len(self.rows) <= min(self.rows.num_pixels, MAX_COORDINATES)
         alone = self.rows.resident is not None and not self.rows.sharded
         return Coordinates(self.rows, self._groups) if few and alone and not self.float64 else None
@@ -107,7 +110,7 @@ class OptimalDenoiser(Streamed):
         return Sums.cat(parts)[torch.cat([g.rows for g in groups if isinstance(g.rows, Tensor)]).argsort()]
 
     def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], size: int, find_nearest: bool) -> Sums:
-        """Sums over a range of rows: with digits, and in float64 for small sets and large errors.
+        """Sums over a range of rows, by int8 digits; in float64 for small sets and if the error remains too large.
 
         size: number of images in the range, over all ranks.
         """

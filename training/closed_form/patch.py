@@ -1,7 +1,7 @@
-"""The patch posterior denoiser, PSPC-Square: patches denoised one by one, and averaged where they overlap.
+"""The patch posterior denoiser (PSPC-Square), which denoises patches separately and averages overlapping patches.
 
-At each place within the image, the posterior mean of the s×s patch, given the noisy patch, over the patches at the same
-place of all training images and their mirror images. A pixel is the mean over the patches that cover it.
+At each position, the s×s patch is denoised to its posterior mean given the noisy patch, over the patches at the same
+position in all training images and their mirror images. Each pixel is the mean over the patches that cover it.
 Source: Niedoba et al. 2025.
 """
 
@@ -15,17 +15,17 @@ from training.closed_form.streamed import Group, PosteriorMeans, Streamed, gathe
 from training.closed_form.sums import float64_sums, merge, over_ranks
 from training.closed_form.windows import Window, closeness, window_matrix, window_sums, window_table, with_norms
 
-# The sizes of patches at the 18 noise levels of EDM's sampler, at 32×32.
+# Patch sizes for 32×32 images at the 18 noise levels of EDM's sampler.
 PUBLISHED = (*[32] * 7, 23, 15, 11, 7, 5, *[3] * 6)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class PatchDenoiser(Streamed):
-    """PSPC-Square of a training set.
+    """The PSPC-Square denoiser for a training set.
 
-    window: size s of a patch: a number, a table or its file, or None; see `windows.window_table`.
-    mirror: whether mirror images of the training images are candidates.
-    precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' everything in float64.
+    window: patch size s, as a number, a table, a table file or None; see `windows.window_table`.
+    mirror: whether mirror images of the training images are candidates too.
+    precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' computes everything in float64.
     Other arguments: see `Streamed`. Raises UserError for a patch larger than the image.
     """
 
@@ -49,7 +49,7 @@ class PatchDenoiser(Streamed):
             close = closeness(noisy[index], y, by_products[index])
             return window_sums(close, sums, sums).div_(variance)  # [places, places, n]
 
-        # A pixel has weights from several patches, so that their normalizers must be known first.
+        # Several patches contribute to a pixel, so their normalizers must be known first.
         normalizers = PosteriorMeans((len(z), places, places), 0, self._weight_dtype, z.device)
         for y in self._candidates(group):
             for index in range(len(noisy)):
@@ -63,11 +63,11 @@ class PatchDenoiser(Streamed):
                 summed[index] += (window_sums(weights, spread, spread) * values).sum(dim=-1)
         if self.rows.sharded:
             summed = gather_tensors(summed).sum(dim=0)
-        covering = sums.sum(dim=0)  # patches over each place along an axis
+        covering = sums.sum(dim=0)  # number of patches that cover each position along an axis
         return (summed / torch.outer(covering, covering)).flatten(1)
 
     def _candidates(self, group: Group) -> Iterator[Tensor]:
-        """The training images and their mirror images in blocks, [C + 1, R, R, n], see `with_norms`."""
+        """The training images and their mirror images, in blocks [C + 1, R, R, n]; see `with_norms`."""
         for columns in self._columns(group, self._cached_images):
             images = with_norms(columns.unflatten(0, self.image_shape))
             yield images
@@ -75,7 +75,7 @@ class PatchDenoiser(Streamed):
                 yield images.flip(2)
 
     def _whole_images(self, z: Tensor, variance: float, group: Group) -> Tensor:
-        """The posterior mean of whole images: the optimum of the training images and their mirror images."""
+        """The posterior mean of complete images: the optimum over the training images and their mirror images."""
         variances = z.new_full([len(z)], variance)
         sums = float64_sums(self.rows, z, variances, *group.chosen)
         if self.mirror:

@@ -1,8 +1,9 @@
-"""The PCA-locality denoiser: each number of an image is denoised from the numbers that correlate with it.
+"""The PCA-locality denoiser: each pixel value is denoised from the values that correlate with it.
 
-With the covariance S of the training set and W = S (S + sigma² I)⁻¹, the Wiener filter, the mask of number m has the
-numbers j for which |W_mj| is at least tau times the largest of row m. Number m is a posterior mean: a softmax over
-training images by the squared distance on its mask.
+A pixel value is one channel of one pixel. Let S be the covariance of the training set and W = S (S + sigma² I)⁻¹ the
+Wiener filter. The mask of value m contains the values j for which |W_mj| is at least tau times the largest |W_mj| in
+row m. Value m is denoised to its posterior mean over training images, weighted by a softmax of the squared distance
+on its mask.
 Source: Lukoianov et al. 2025.
 """
 
@@ -16,23 +17,23 @@ from torch_utils.misc import require_memory
 from training.closed_form.gaussian import GaussianDenoiser
 from training.closed_form.streamed import Group, PosteriorMeans, Streamed
 
-# The published thresholds: of CIFAR-10 at 32×32, and at 64×64.
+# The published thresholds for CIFAR-10 at 32×32 and for data sets at 64×64.
 TAU, TAU_LARGE = 0.05, 0.02
 BLOCK_IMAGES = 1024
-# Diagonal entries of W below this are rounding errors of 0.
+# Diagonal entries of W below this are 0 up to rounding.
 CONSTANT = 1e-24
-# Masks of several noise levels and classes are kept up to this many entries.
+# Masks are cached for several noise levels and classes, up to this many entries.
 MASK_ENTRIES = 1 << 26
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class PCALocalityDenoiser(Streamed):
-    """PCA-locality of a training set.
+    """The PCA-locality denoiser for a training set.
 
     tau: threshold in [0, 1]; None takes the published value for the image size.
-    precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' everything in float64.
-    Other arguments: see `Streamed`. With labels, a class has the covariance and the images of the class.
-    Raises UserError for a tau out of range, and if the covariance does not fit in memory.
+    precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' computes everything in float64.
+    Other arguments: see `Streamed`. With labels, the denoiser for a class uses only that class's covariance and images.
+    Raises UserError if tau is out of range or the covariance does not fit in memory.
     """
 
     tau: float | None = None
@@ -42,12 +43,12 @@ class PCALocalityDenoiser(Streamed):
         if self.tau is None:
             self.tau = TAU if self.img_resolution < 64 else TAU_LARGE
         if not 0 <= self.tau <= 1:
-            raise UserError(f'`tau`={self.tau:g}: give a share of the largest entry, 0 to 1')
+            raise UserError(f'`tau`={self.tau:g} is out of range; give a fraction of the largest entry, 0 to 1')
         self.gaussian = GaussianDenoiser(self.rows)
         self._masks: dict[tuple[int, float], list[Tensor]] = {}
 
     def masks(self, variance: float, label: int = -1) -> list[Tensor]:
-        """The mask of each number of an image, as indices int64 [K]. variance: of the noise, in pixel units."""
+        """The mask of each pixel value, as indices int64 [K]. variance: noise variance in pixel units."""
         if (label, variance) not in self._masks:
             if sum(len(mask) for masks in self._masks.values() for mask in masks) > MASK_ENTRIES:
                 self._masks.clear()
@@ -57,7 +58,7 @@ class PCALocalityDenoiser(Streamed):
             masks: list[Tensor] = []
             for part in torch.arange(size, device=self.rows.device).split(BLOCK_IMAGES):
                 for number, row in zip(part, (gaussian.directions[part] @ shrunk).abs(), strict=True):
-                    # A number that is the same in all images correlates with no other.
+                    # A value that is constant over all images does not correlate with any other.
                     constant = float(row[number]) < CONSTANT
                     masks.append(number[None] if constant else (row >= self.tau * row.amax()).nonzero()[:, 0])
             self._masks[label, variance] = masks

@@ -1,7 +1,7 @@
-"""A training set as rows of int8 (pixel minus 128, which loses nothing), on a device or read block by block from disk.
+"""A training set as int8 rows (pixel minus 128, which is lossless), on a device or read block by block from disk.
 
-Images of one class are stored together, so that a class is a range of rows. Values that do not change between
-evaluations are computed once.
+Images of the same class are stored together, so each class is a range of rows. Values that do not depend on the noisy
+image are computed once.
 """
 
 from collections import Counter
@@ -18,29 +18,30 @@ from dnnlib.util import UserError
 from torch_utils import distributed
 from torch_utils.misc import require_memory
 
-# Rows that are read and prepared at a time.
+# Rows read and prepared at a time.
 READ_ROWS = 256
-# Rows of the largest block: int32 holds the sum of this many products of int8.
+# Largest number of rows per block: int32 holds the sum of this many int8 products.
 MAX_BLOCK = 1 << 16
 
 
 class ImageRows:
-    """uint8 images [N, C, R, R], N >= 1, as int8 rows [N, P], for closed forms and for nearest neighbours.
+    """uint8 images [N, C, R, R], N >= 1, as int8 rows [N, P], for closed forms and nearest-neighbour search.
 
-    images: a numpy memory map, or a tensor on one with `on_disk`, stays on disk and is read block by block; others are
-    put on the device, and decoded a few rows at a time if they must be decoded.
+    images: a NumPy memory map, or with `on_disk` a tensor backed by one, stays on disk and is read block by block.
+    Other images are copied to the device, a few rows at a time.
     labels: int64 [N] >= 0 or None.
-    sharded: the images are one rank's share of a training set that the ranks hold together, in their order.
-    Raises UserError if the device has too little memory, on every rank if one rank's device has.
+    sharded: whether the images are this rank's shard of a training set that is split over the ranks in order.
+    Raises UserError if the device has too little memory; if sharded, every rank raises it when one rank does.
 
-    num_images, class_sizes, mean and highest_norm describe the images of all ranks if sharded; all other attributes,
-    the images of this rank. num_images, class_sizes: number of images in total and by class.
-    order: int64 [N], position of a row -> index of its image, to which `offset` is added in results.
-    ranges: class -> its range of positions.
-    norms: squared norms of rows, float64 [N]; highest_norm: their maximum. keys: int64 [N], equal for equal images.
-    mean: float64 [P].
-    pixel_dither: float64 [P], weight_dither: float32 [MAX_BLOCK], see `int8_digits`; dither_products: float32
-    [N], products of rows with 1/2 - pixel_dither.
+    Attributes. If sharded, num_images, class_sizes, mean and highest_norm describe the images of all ranks, and all
+    other attributes the images of this rank.
+    num_images, class_sizes: number of images, in total and per class.
+    order: int64 [N], the index of the image at each row position; `offset` is added to indices in results.
+    ranges: each class's range of row positions.
+    norms: squared norms of rows, float64 [N]. highest_norm: their maximum. mean: the mean row, float64 [P].
+    keys: int64 [N], equal for equal images.
+    pixel_dither: float64 [P]; weight_dither: float32 [MAX_BLOCK]: see `int8_digits`.
+    dither_products: float32 [N], products of rows with 1/2 - pixel_dither.
     """
 
     ndim, dtype = 4, torch.uint8
@@ -73,7 +74,7 @@ class ImageRows:
             self._join_shards()
 
     def _join_shards(self) -> None:
-        """Exchange the values that decide how to compute, so that all ranks decide alike."""
+        """Exchange the values that determine how to compute, so that all ranks make the same choices."""
         shards = distributed.gather((len(self), self.class_sizes, self.mean.cpu(), self.highest_norm.cpu()))
         sizes = [size for size, _, _, _ in shards]
         self.num_images = sum(sizes)
@@ -102,17 +103,17 @@ class ImageRows:
         if self.resident is not None:
             return self.resident[positions]
         assert self.source is not None
-        # Each row once, in the order of the file.
+        # Each row is read once, in file order.
         index, place = self.order[positions].cpu().unique(return_inverse=True)
         return as_rows(taken(self.source, index)).to(self.device)[place.to(self.device)]
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Blocks of at most `size` rows with the position of their first."""
+        """Yield blocks of at most `size` rows, each with the position of its first row."""
         for first in range(start, stop, size):
             yield first, self.block(first, min(first + size, stop))
 
     def _load(self, images: 'Images') -> Tensor:
-        remedy = 'spread them over more ranks with `sharded`, or give `data` as an .npy file, which stays on disk'
+        remedy = 'split them over more ranks with `sharded`, or give `data` as an .npy file, which stays on disk'
         require_memory(len(images) * self.num_pixels, self.device, 'the training images', f'; {remedy}')
         rows = torch.empty([len(images), self.num_pixels], dtype=torch.int8, device=self.device)
         for first in range(0, len(images), READ_ROWS):
@@ -121,11 +122,11 @@ class ImageRows:
         return rows
 
     def _prepare(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Squared norms float64 [N], keys int64 [N], products with 1/2 - dither float32 [N], the mean float64 [P]."""
+        """Compute `norms`, `keys`, `dither_products` and `mean`; see the class."""
         limits = torch.iinfo(torch.int64)
         factors = torch.randint(limits.min, limits.max, [self.num_pixels], generator=random).to(self.device)
         dither = (0.5 - self.pixel_dither).to(torch.float32)
-        # Filled in place: small tensors made between large ones would keep the heap from shrinking.
+        # Filled in place: small tensors allocated between large ones would keep the heap from shrinking.
         norms = torch.empty([len(self)], dtype=torch.float64, device=self.device)
         keys = torch.empty([len(self)], dtype=torch.int64, device=self.device)
         products = torch.empty([len(self)], device=self.device)
@@ -133,7 +134,7 @@ class ImageRows:
         for first, rows in self.blocks(0, len(self), READ_ROWS):
             numbers, here = rows.to(torch.int64), slice(first, first + len(rows))
             norms[here] = numbers.square().sum(dim=1)
-            # A random linear hash modulo 2^64: two different images share it with probability at most 2^-56.
+            # A random linear hash modulo 2^64: two different images have the same hash with probability at most 2^-56.
             keys[here] = (numbers * factors).sum(dim=1)
             products[here] = rows.to(torch.float32) @ dither
             total += numbers.sum(dim=0)
@@ -144,15 +145,16 @@ Images = Tensor | np.ndarray | PartialSource | ImageRows
 
 
 def rows_of(source: Source, labels: Tensor | None, device: torch.device, sharded: bool = False) -> ImageRows:
-    """The training images of a source: all, or with `sharded` only this rank's share, which is all that it decodes.
+    """The training images of a source; with `sharded`, this rank decodes and holds only its own shard.
 
-    An array on disk stays there unless it is sharded. labels: int64 of each image of the source, or None.
-    Raises UserError for images that are not square or differ in size, for fewer images than ranks, and as `ImageRows`.
+    An array on disk stays there unless it is sharded. labels: int64, one per image of the source, or None.
+    Raises UserError if images are not square or differ in size, if there are fewer images than ranks, and as
+    `ImageRows` does.
     """
     rank, world_size = (distributed.rank(), distributed.world_size()) if sharded else (0, 1)
     size = len(source)
     if size < world_size:
-        raise UserError(f'`sharded`: {size} training images cannot be spread over {world_size} ranks; use fewer ranks')
+        raise UserError(f'`sharded`: {size} training images cannot be split over {world_size} ranks; use fewer ranks')
     part = range(size * rank // world_size, size * (rank + 1) // world_size)
     mapped = getattr(source, 'images', None)
     images: Images
@@ -176,12 +178,12 @@ def taken(images: Images, index: Tensor) -> Tensor:
 
 
 def as_rows(images: Tensor) -> Tensor:
-    """uint8 [N, …] as int8 [N, P], 128 less each."""
+    """Convert uint8 [N, …] to int8 [N, P] by subtracting 128."""
     return (images.flatten(1) ^ 128).view(torch.int8)
 
 
 def class_ranges(labels: Tensor | None, count: int) -> tuple[Tensor, dict[int, tuple[int, int]]]:
-    """The order that puts each class together, int64 [N], and the range of positions of each class in it."""
+    """The order of images that groups them by class, int64 [N], and each class's range of positions in this order."""
     if labels is None:
         return torch.arange(count), {}
     sorted_labels, order = labels.cpu().sort(stable=True)

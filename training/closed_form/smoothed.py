@@ -1,7 +1,8 @@
-"""The smoothed denoiser: the mean of the optimum at several points around the noisy image.
+"""The smoothed denoiser: the optimal denoiser averaged over several points around the noisy image.
 
-D(x; sigma) = (1/M) sum_m D*(x + s sigma e_m; sigma) with M draws e_m of standard normal noise. Its images are averages
-of training images, while the optimum chooses one. Source: Scarvelis et al. 2023.
+D(x; sigma) = (1/M) sum_m D*(x + s sigma e_m; sigma), where D* is the optimal denoiser and the e_m are M draws of
+standard normal noise. Its samples are averages of training images, whereas samples from the optimal denoiser are single
+training images. Source: Scarvelis et al. 2023.
 """
 
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from training.closed_form.streamed import Streamed
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class SmoothedDenoiser(Streamed):
-    """The smoothed optimum of a training set.
+    """The smoothed denoiser for a training set.
 
-    draws: M, at least 1. smoothing: s, at least 0. seed: of the draws, which are the same for all images and levels.
-    precision: of the optimum. Other arguments: see `Streamed`. Raises UserError for draws and smoothing out of range.
+    draws: M, at least 1. smoothing: s, at least 0. seed: seed of the draws, which are shared by all images and levels.
+    precision: see `OptimalDenoiser`. Other arguments: see `Streamed`.
+    Raises UserError if draws or smoothing is out of range.
     """
 
     draws: int = 2
@@ -30,9 +32,9 @@ class SmoothedDenoiser(Streamed):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.draws < 1:
-            raise UserError(f'`draws`={self.draws}: give at least 1')
+            raise UserError(f'`draws`={self.draws} is too small; give at least 1')
         if self.smoothing < 0:
-            raise UserError(f'`smoothing`={self.smoothing:g}: give at least 0')
+            raise UserError(f'`smoothing`={self.smoothing:g} is negative; give at least 0')
         self.optimum = OptimalDenoiser(self.rows, precision=self.precision)
         random = torch.Generator()
         noise = [

@@ -1,4 +1,4 @@
-"""Denoisers that stream over the rows of their training set, and posterior means of candidates that come in blocks."""
+"""Base class of denoisers that stream over the training set's rows, and posterior means accumulated block by block."""
 
 import dataclasses
 import math
@@ -13,18 +13,22 @@ from torch_utils import distributed
 from training.closed_form.closed_form import ClosedForm, as_labels
 from training.closed_form.rows import ImageRows
 
-# Numbers of the largest tensors that hold a block, so that these stay in a processor's cache.
+# Largest number of elements in a block's tensors; on a CPU, small enough to stay in the cache.
 BLOCK_NUMBERS = {'cpu': 1 << 16, 'cuda': 1 << 26}
-# Largest error of a logit by rounding, below which distances are computed by products.
+# Distances are computed from products if the resulting rounding error of a logit is below this.
 LOGIT_ERROR = {torch.float32: 1e-8, torch.float64: 1e-12}
-# Noisy images this many times as long as any training image lose fewer digits by products than by differences.
+# Products also lose fewer digits than differences if a noisy image's norm exceeds any training image's norm this many
+# times.
 DISTANT = 4
 
 
 @dataclass(frozen=True)
 class Group:
-    """Noisy images of one class: their indices, the range of the class's rows, its size over all ranks, and the class,
-    -1 for all classes."""
+    """Noisy images that share a class label.
+
+    rows: their indices in the batch. chosen: the range of the class's training rows on this rank. size: the number of
+    the class's training images over all ranks. label: the class, or -1 for all classes.
+    """
 
     rows: Tensor | slice
     chosen: tuple[int, int]
@@ -36,11 +40,11 @@ class Group:
 class Streamed(ClosedForm):
     """A denoiser that reads its training set as `ImageRows`, all at once or block by block.
 
-    images: uint8 [N, C, R, R]; a numpy memory map is read block by block and never held in memory. `ImageRows` may be
-    sharded: all ranks then make the same calls and get the same results, over the images of all ranks.
-    labels: int64 [N] or None. With labels, class_labels choose the denoiser of a class.
-    device: where to compute. precision: 'fp32' or 'fp64'; see the classes.
-    Raises UserError for a set that is empty, not square, or too large for the device.
+    images: uint8 [N, C, R, R]; a NumPy memory map is read block by block and never held in memory. If the images are
+    sharded `ImageRows`, all ranks must make the same calls, and get the same results over the images of all ranks.
+    labels: int64 [N] or None. With labels, class_labels select a denoiser over the images of one class.
+    device: where to compute. precision: 'fp32' or 'fp64'; see the subclasses.
+    Raises UserError if the training set is empty, not square, or too large for the device.
     """
 
     takes_shards = True
@@ -50,7 +54,7 @@ class Streamed(ClosedForm):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.precision not in ('fp32', 'fp64'):
-            raise UserError(f'`precision`={self.precision}: a closed form has fp32 and fp64')
+            raise UserError(f'`precision`={self.precision} is not available for closed forms; give fp32 or fp64')
         images, device = self.images, torch.device(self.device)
         self.rows = images if isinstance(images, ImageRows) else ImageRows(images, as_labels(self.labels), device)
         self.images = self.rows  # so that the given images may be freed
@@ -64,9 +68,9 @@ class Streamed(ClosedForm):
         return self.img_channels, self.img_resolution, self.img_resolution
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """The denoised images, of x's shape: float64 if x is, else float32.
+        """The denoised images, in the shape of x; float64 if x is, otherwise float32.
 
-        x: float [B, C, R, R]; sigma: > 0, a scalar or [B]; class_labels: one-hot [B, label_dim], int64 [B] or None for
+        x: float [B, C, R, R]. sigma: > 0, a scalar or [B]. class_labels: one-hot [B, label_dim], int64 [B], or None for
         all classes. Raises UserError for values that are not finite, sigma <= 0, and an empty class.
         """
         z, variance = self._in_pixels(x, sigma)
@@ -75,7 +79,10 @@ class Streamed(ClosedForm):
         return self._as_images(z, x)
 
     def _denoise(self, z: Tensor, variance: Tensor, group: Group) -> Tensor:
-        """Denoised rows of a group, float64 [B, P] in pixel units; here, by noise level. variance: float64 [B]."""
+        """Denoise a group's rows, float64 [B, P] in pixel units, one noise level at a time.
+
+        variance: noise variance, float64 [B].
+        """
         denoised = torch.empty_like(z)
         for level in variance.unique():
             same = variance == level
@@ -83,11 +90,11 @@ class Streamed(ClosedForm):
         return denoised
 
     def _denoise_level(self, z: Tensor, variance: float, group: Group) -> Tensor:
-        """Denoised rows at one noise level."""
+        """Denoise rows that share one noise level; subclasses implement this or `_denoise`."""
         raise NotImplementedError
 
     def _groups(self, class_labels: Tensor | None, count: int) -> list[Group]:
-        """The noisy images of each class."""
+        """Group noisy images by their class."""
         classes = self._classes(class_labels, count)
         if classes is None or not count:
             return [self._group(-1)]
@@ -97,7 +104,7 @@ class Streamed(ClosedForm):
         ]
 
     def _group(self, label: int) -> Group:
-        """The training images of a class, -1 for all, for all noisy images."""
+        """The group of all noisy images, with the training images of one class (-1: all classes)."""
         if label < 0:
             return Group(slice(None), (0, len(self.rows)), self.num_images, label)
         return Group(slice(None), self.rows.ranges.get(label, (0, 0)), self.class_sizes[label], label)
@@ -108,19 +115,19 @@ class Streamed(ClosedForm):
             yield rows.to(torch.float64)
 
     def _columns(self, group: Group, size: int) -> Iterator[Tensor]:
-        """As `_blocks`, but each image is a column, float64 [P, n]."""
+        """Like `_blocks`, but with images as columns, float64 [P, n]."""
         for _, rows in self.rows.blocks(*group.chosen, size):
             yield rows.t().contiguous().to(torch.float64)
 
     def _by_products(self, z: Tensor, variance: float) -> list[bool]:
-        """For each noisy row of z, whether distances by products with training images are exact enough."""
+        """For each noisy row of z, whether distances computed from products are accurate enough."""
         length, longest = z.norm(dim=1), self.rows.highest_norm.sqrt()
         rounding = torch.finfo(torch.float64).eps * length * longest / variance
         return ((rounding < LOGIT_ERROR[self._weight_dtype]) | (length > DISTANT * longest)).tolist()
 
     @property
     def _cached_images(self) -> int:
-        """Images of a block if each image has a number for each pixel."""
+        """Images per block if a tensor has one element per pixel of each image."""
         return max(BLOCK_NUMBERS.get(self.rows.device.type, BLOCK_NUMBERS['cpu']) // self.img_resolution**2, 1)
 
     @property
@@ -129,11 +136,11 @@ class Streamed(ClosedForm):
 
 
 class PosteriorMeans:
-    """Means of candidates with weights softmax(logits) for each of several queries, over candidates added in blocks.
+    """For each query, the mean of candidates weighted by softmax(logits), over candidates added block by block.
 
-    shape: of the queries. num_values: numbers of a candidate; 0 for the normalizer alone.
-    dtype: of the weights of a block and of their sums; logits and sums over blocks are float64.
-    The weights are relative to the largest so far, query by query, so that none underflows for a distant query.
+    shape: the shape of the array of queries. num_values: values per candidate; 0 computes only the normalizers.
+    dtype: dtype of weights and of sums within a block; logits and sums over blocks are float64.
+    Each query's weights are relative to its largest so far, so that they do not all underflow for a distant query.
     """
 
     def __init__(self, shape: tuple[int, ...], num_values: int, dtype: torch.dtype, device: torch.device):
@@ -143,10 +150,10 @@ class PosteriorMeans:
         self.weighted = self.total.new_zeros([*shape, num_values])
 
     def add(self, logits: Tensor, values: Tensor | None = None, place: tuple[slice | int, ...] = ()) -> None:
-        """Add candidates, n >= 1.
+        """Add a block of n >= 1 candidates.
 
-        logits: float64 [*shape, n], overwritten. values: of `dtype`, [V, *shape, n], or such that they broadcast.
-        place: the queries, if not all.
+        logits: float64 [*shape, n], overwritten. values: `dtype` [V, *shape, n], or broadcastable to this shape.
+        place: index that selects some of the queries; all by default.
         """
         reference, total = self.reference[place], self.total[place]
         highest = torch.maximum(reference, logits.amax(dim=-1))
@@ -158,7 +165,7 @@ class PosteriorMeans:
         reference.copy_(highest)
 
     def over_ranks(self, sharded: bool) -> 'PosteriorMeans':
-        """These means over the candidates of all ranks if the set is sharded; equal to the last bit on each rank."""
+        """If sharded, combine the candidates of all ranks; the result is bitwise identical on every rank."""
         if sharded:
             parts = gather_tensors(torch.cat([self.reference[..., None], self.total[..., None], self.weighted], dim=-1))
             self.reference = parts[..., 0].amax(dim=0)
@@ -168,20 +175,20 @@ class PosteriorMeans:
 
     @property
     def mean(self) -> Tensor:
-        """float64 [*shape, V]."""
+        """The posterior means, float64 [*shape, V]."""
         return self.weighted / self.total[..., None]
 
     def weights(self, logits: Tensor, place: tuple[slice | int, ...] = ()) -> Tensor:
-        """The weights of candidates once all are added: exp(logits) over the sum of all. Arguments: as of `add`."""
+        """The normalized weights of candidates, after all blocks have been added. Arguments: see `add`."""
         return self._powers(logits, self.reference[place]).div_(self.total[place][..., None])
 
     def _powers(self, logits: Tensor, reference: Tensor) -> Tensor:
-        """exp(logits - reference), of `dtype`: as powers of 2, since exp is slow for results that underflow."""
+        """exp(logits - reference) in `dtype`, computed by exp2 because exp is slow when results underflow."""
         return logits.sub_(reference[..., None]).mul_(math.log2(math.e)).to(self.dtype).exp2_()
 
 
 def gather_tensors(tensor: Tensor) -> Tensor:
-    """The tensors of all ranks, of one shape, stacked: [ranks, …], on every rank."""
+    """Stack the tensors of all ranks, which must have the same shape, into [ranks, …] on every rank."""
     if distributed.world_size() == 1:
         return tensor[None]
     parts = [torch.empty_like(tensor) for _ in range(distributed.world_size())]

@@ -3,8 +3,8 @@
 Everything here is in pixel units: z = 127.5 x - 0.5 is a noisy image on the scale of the rows q = pixel - 128, and
 s = 127.5 sigma. The weight of an image is exp(-||z - q||² / (2 s²)).
 
-`Sums` holds the sums over some images, and `merge` adds the sums of two parts. `float64_sums` computes them directly,
-block by block; `training.closed_form.int8_sums` is the fast way.
+`Sums` holds the sums over a subset of the training images, and `merge` combines two subsets. `float64_sums` computes
+them directly, block by block; `training.closed_form.int8_sums` is faster.
 """
 
 import functools
@@ -17,26 +17,27 @@ from torch import Tensor
 from training.closed_form.rows import ImageRows
 from training.closed_form.streamed import gather_tensors
 
-# Images of one float64 product.
+# Images per float64 product.
 FLOAT64_ROWS = 1024
-# The nearest image is settled once the weights of all others are below half of float64's rounding unit.
+# A noisy image is settled once the total weight of all but its nearest image is below half of float64's rounding unit.
 SETTLED = 2.0**-54
-# Stands for a missing index; greater than any index.
+# Marks a missing index; greater than any index.
 NO_INDEX = torch.iinfo(torch.int64).max
 
 
 @dataclass
 class Sums:
-    """Sums over some images for each of B noisy images. Weights are divided by exp(reference) to stay finite.
+    """Sums over a subset of the training images, for each of B noisy images.
 
-    reference, total, squares: float64 [B]: the logarithm of the unit, the sum of weights, the sum of their squares.
+    reference: float64 [B]; all weights are divided by exp(reference) to stay finite.
+    total, squares: float64 [B], the sums of the weights and of their squares.
     weighted: float64 [B, P], the weighted sum of rows.
-    inexact, spread: float64 [B]: over the images whose weights come from digits, the sum of weights, and the weighted
-    sum of squared distances to the mean row of the training set.
-    rounding: float64 [B], expected root mean square error of `weighted` due to digits of weights and to float32.
-    nearest: int64 [B], index of the nearest image; the lowest of equally near ones. key: int64 [B], its key.
-    distance: float64 [B], its squared distance; infinite if the nearest image is unknown.
-    others: float64 [B], logarithm of a bound on the total weight of the images that differ from the nearest.
+    inexact, spread: float64 [B], sums over the images whose weights come from digits: the sum of weights, and the
+    weighted sum of squared distances to the training set's mean row.
+    rounding: float64 [B], expected root mean square error of `weighted` due to the digits of weights and to float32.
+    nearest, key: int64 [B], index and key of the nearest image; for ties, the lowest index.
+    distance: float64 [B], squared distance to the nearest image; infinite if that image is unknown.
+    others: float64 [B], logarithm of a bound on the total weight of the images that differ from the nearest image.
     """
 
     reference: Tensor
@@ -60,11 +61,11 @@ class Sums:
 
     @staticmethod
     def cat(parts: 'list[Sums]') -> 'Sums':
-        """The sums of several batches of noisy images, joined into one batch."""
+        """Concatenate the sums of several batches of noisy images."""
         return Sums(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Sums)))
 
     def pack(self) -> Tensor:
-        """All numbers as one float64 [B, P + 10], integers by their bits."""
+        """All fields as one tensor, float64 [B, P + 10]; integers are stored bit by bit."""
         columns = [getattr(self, f.name) for f in fields(self)]
         return torch.cat([c.view(torch.float64).reshape(len(c), -1) for c in columns], dim=1)
 
@@ -91,12 +92,12 @@ class Sums:
 
 
 def merge(a: Sums, b: Sums) -> Sums:
-    """The sums over the images of both."""
+    """The sums over the images of both subsets."""
     reference = torch.maximum(a.reference, b.reference)
-    finite = reference.clamp(min=torch.finfo(reference.dtype).min)  # both parts may have no images: -inf - -inf is NaN
+    finite = reference.clamp(min=torch.finfo(reference.dtype).min)  # both subsets can be empty: -inf - -inf is NaN
     scale_a, scale_b = (a.reference - finite).exp(), (b.reference - finite).exp()
     a_nearer = (a.distance < b.distance) | ((a.distance == b.distance) & (a.nearest < b.nearest))
-    # All images of the farther part count as others, except copies of the nearest one.
+    # In the subset without the nearest image, all images count as others except copies of the nearest image.
     copies = a.key == b.key
     beyond_a = torch.where(copies, b.others, b.log_total)
     beyond_b = torch.where(copies, a.others, a.log_total)
@@ -118,12 +119,12 @@ def merge(a: Sums, b: Sums) -> Sums:
 
 
 def over_ranks(sums: Sums, sharded: bool) -> Sums:
-    """The sums over the shards of all ranks if the training set is sharded, equal to the last bit on each rank."""
+    """If sharded, combine the sums over the shards of all ranks; the result is bitwise identical on every rank."""
     return functools.reduce(merge, map(Sums.unpack, gather_tensors(sums.pack()))) if sharded else sums
 
 
 def empty_sums(z: Tensor) -> Sums:
-    """Sums over no images, for noisy images z float64 [B, P]: the neutral element of `merge`."""
+    """Sums over no images, the identity element of `merge`. z: noisy images, float64 [B, P]."""
     none = z.new_zeros([len(z)])
     return Sums(
         reference=none - math.inf,
@@ -141,7 +142,7 @@ def empty_sums(z: Tensor) -> Sums:
 
 
 def float64_sums(images: ImageRows, z: Tensor, variance: Tensor, start: int, stop: int) -> Sums:
-    """Sums over rows start … stop - 1 in float64. z: float64 [B, P]; variance: s² float64 [B]."""
+    """Sums over rows start … stop - 1 in float64. z: float64 [B, P]. variance: s², float64 [B]."""
     sums: Sums | None = None
     for first, rows in images.blocks(start, stop, FLOAT64_ROWS):
         positions = torch.arange(first, first + len(rows), device=z.device).expand(len(z), -1)
@@ -151,9 +152,9 @@ def float64_sums(images: ImageRows, z: Tensor, variance: Tensor, start: int, sto
 
 
 def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positions: Tensor) -> Sums:
-    """Sums over a few images in float64.
+    """Sums in float64 over given rows.
 
-    q: float64, rows [N, P] shared by all noisy images, or [B, N, P], different for each. positions: int64 [B, N].
+    q: float64 rows, [N, P] if all noisy images share them, or [B, N, P]. positions: row positions, int64 [B, N].
     """
     products = z @ q.t() if q.ndim == 2 else (q @ z[:, :, None])[:, :, 0]
     distances = (z.square().sum(dim=1, keepdim=True) - 2 * products + images.norms[positions]).clamp(min=0)
@@ -184,7 +185,7 @@ def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positi
 def nearest_index(distances: Tensor, index: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest index among the nearest images, int64 [B], and its column, int64 [B, 1].
 
-    Distances that differ by no more than their rounding count as equal, since distances of copies must be.
+    Distances that differ by no more than their rounding error count as equal, so that exact copies are tied.
     """
     tied = distances <= distances.amin(dim=1, keepdim=True) + rounding
     nearest, place = torch.where(tied, index, NO_INDEX).min(dim=1, keepdim=True)

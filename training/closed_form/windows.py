@@ -1,4 +1,4 @@
-"""Square windows: their sums, their distances, and their sizes by noise level."""
+"""Square windows of images: sums over windows, distances between windows, and window sizes for each noise level."""
 
 import json
 import math
@@ -11,25 +11,25 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 
-# Noise levels of EDM's sampler, 18 steps, as sigma_i = (80^(1/7) + i/17 (0.002^(1/7) - 80^(1/7)))^7.
+# Noise levels of EDM's sampler with 18 steps: sigma_i = (80^(1/7) + i/17 (0.002^(1/7) - 80^(1/7)))^7.
 LEVELS = tuple((80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18))
-# The image size for which tables are published.
+# Image size of the published tables.
 TABLE_SIZE = 32
-# The smallest window, except for smaller images.
+# Smallest window size, unless the image itself is smaller.
 SMALLEST = 3
 
 
-# One size for all noise levels, the file of a table as `diagnose.py calibrate` writes it, pairs (sigma, size) in any
+# One size for all noise levels, the path of a table written by `diagnose.py calibrate`, pairs (sigma, size) in any
 # order, or None for the published table.
 Window = int | str | Path | Sequence[tuple[float, int]] | None
 
 
 @dataclass(frozen=True)
 class WindowTable:
-    """The size of a window for each noise level.
+    """The window size for each noise level.
 
-    levels: pairs (sigma, window) in descending order of sigma; between them, the nearest on a logarithmic scale counts.
-    low, high: the noise levels that the table covers.
+    levels: pairs (sigma, window) in descending order of sigma; other noise levels use the pair that is nearest on a
+    logarithmic scale. low, high: the range of noise levels that the table covers.
     """
 
     levels: tuple[tuple[float, int], ...]
@@ -38,32 +38,33 @@ class WindowTable:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, int]]) -> 'WindowTable':
-        """The table of pairs (sigma, window) in any order, which covers the noise levels between them."""
+        """Make a table from pairs (sigma, window) in any order; it covers the range of their noise levels."""
         if not pairs:
-            raise UserError('`window`: the table has no levels')
+            raise UserError('`window`: the table has no noise levels; calibrate it again')
         levels = tuple(sorted(((float(sigma), int(window)) for sigma, window in pairs), reverse=True))
         return cls(levels, low=levels[-1][0], high=levels[0][0])
 
     def at(self, sigma: float) -> int:
-        """The window at a noise level. Raises UserError as `require`."""
+        """The window size at a noise level. Raises UserError as `require` does."""
         self.require(sigma, sigma)
         return min(self.levels, key=lambda level: abs(math.log(level[0] / sigma)))[1]
 
     def require(self, lowest: float, highest: float, name: str = '`window`: the table') -> None:
-        """Raise UserError if the table does not cover a range of noise levels. name: of the table in the message."""
+        """Raise UserError if the table does not cover a range of noise levels. name: what to call it in the message."""
         if not self.low * (1 - 1e-6) <= lowest <= highest <= self.high * (1 + 1e-6):
             shown = f'{lowest:g}' if lowest == highest else f'{lowest:g} to {highest:g}'
             raise UserError(
                 f'{name} covers the noise levels {self.low:g} to {self.high:g}, but not {shown}; '
-                'calibrate at more levels, or use only these'
+                'calibrate it at more levels, or stay within its range'
             )
 
 
 def window_table(window: Window, published: Sequence[int], size: int, odd: bool) -> WindowTable:
-    """The table that an argument `window` describes.
+    """Convert an argument `window` to a table.
 
-    published: the sizes for None, which are scaled from 32×32 to the image size.
-    odd: whether windows must have a centre. Raises UserError for windows that do not fit, and for an unreadable file.
+    published: sizes used if window is None; they are scaled from 32×32 to the image size.
+    odd: whether window sizes must be odd, so that each window has a centre pixel.
+    Raises UserError if a window does not fit or the file is unreadable.
     """
     if window is None:
         scaled = [_scaled(value, size, odd) for value in published]
@@ -80,14 +81,14 @@ def window_table(window: Window, published: Sequence[int], size: int, odd: bool)
 
 
 def read_table(path: str | Path) -> WindowTable:
-    """The table of a JSON file {"windows": [[sigma, window], …]}. Raises UserError."""
+    """Read a table from a JSON file {"windows": [[sigma, window], …]}. Raises UserError if it is not such a file."""
     try:
         pairs = json.loads(Path(path).read_text(encoding='utf-8'))['windows']
         pairs = [(float(sigma), int(window)) for sigma, window in pairs if float(sigma) > 0 or 1 / 0]
     except FileNotFoundError as error:
-        raise UserError(f'`window`={path}: neither a number nor a file') from error
+        raise UserError(f'`window`={path} is neither a number nor an existing file; give one of them') from error
     except (ValueError, TypeError, KeyError, OSError, ZeroDivisionError, RecursionError) as error:
-        raise UserError(f'`window`={path}: not a table of windows, as `diagnose.py calibrate` writes it') from error
+        raise UserError(f'`window`={path} is not a window table; make one with `diagnose.py calibrate`') from error
     return WindowTable.of(pairs)
 
 
@@ -100,16 +101,16 @@ def _scaled(window: int, size: int, odd: bool) -> int:
 
 def _check(window: int, size: int, odd: bool) -> None:
     if not 1 <= window <= size:
-        raise UserError(f'`window`={window}: the images are {size}×{size}; give a window of 1 to {size}')
+        raise UserError(f'`window`={window} does not fit in the {size}×{size} images; give 1 to {size}')
     if odd and window % 2 == 0:
-        raise UserError(f'`window`={window}: the window has no centre; give an odd number')
+        raise UserError(f'`window`={window} has no centre pixel; give an odd number')
 
 
 def window_matrix(outputs: int, inputs: int, first: int, window: int, wrap: bool = False) -> Tensor:
-    """The matrix of 0 and 1 that sums windows along an axis, float64 [outputs, inputs].
+    """The matrix of zeros and ones that sums over windows along an axis, float64 [outputs, inputs].
 
-    The window of output i has the inputs i + first … i + first + window - 1: those that exist, or, with wrap, modulo
-    the number of inputs.
+    The window of output i covers the inputs i + first … i + first + window - 1. Inputs outside the axis are ignored,
+    or with wrap taken modulo the number of inputs.
     """
     place = torch.arange(inputs) - torch.arange(outputs)[:, None] - first
     place = place % inputs if wrap else place
@@ -117,20 +118,20 @@ def window_matrix(outputs: int, inputs: int, first: int, window: int, wrap: bool
 
 
 def window_sums(values: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Sums over windows of values [H, W, n], [h, w, n]. down, right: matrices [h, H] and [w, W]."""
+    """Sum values [H, W, n] over windows, giving [h, w, n]. down, right: window matrices [h, H] and [w, W]."""
     return right @ (down @ values.flatten(1)).unflatten(1, values.shape[1:])
 
 
 def with_norms(y: Tensor) -> Tensor:
-    """Images [C, H, W, n] with a further channel, -1/2 sum_c y²."""
+    """Append the channel -1/2 sum_c y² to images y [C, H, W, n]."""
     return torch.cat([y, y.square().sum(dim=0, keepdim=True).mul_(-0.5)])
 
 
 def closeness(z: Tensor, y: Tensor, by_products: bool) -> Tensor:
-    """-1/2 sum_c (z - y)² of one noisy image [C, H, W] and n images, [H, W, n].
+    """-1/2 sum_c (z - y)² for one noisy image z [C, H, W] and n training images y: [H, W, n].
 
-    y: as of `with_norms`. by_products: sum_c z y - 1/2 sum_c y², which differs by a number that all images share, and
-    is faster, but rounds more.
+    y: images from `with_norms`. by_products: compute sum_c z y - 1/2 sum_c y² instead, which differs only by a term
+    that all training images share; it is faster but has larger rounding errors.
     """
     own = z[..., None]
     if by_products:

@@ -1,9 +1,9 @@
-"""The networks that a preconditioning can wrap: `MODEL_TYPES`, by the name that a snapshot stores.
+"""The networks that preconditioning can wrap: `MODEL_TYPES`, keyed by the name that a snapshot stores.
 
-To add one, write a module here and add it to the table. It is constructed with img_resolution, in_channels,
-out_channels, label_dim and its own arguments, and called as `network(x, noise_labels, class_labels, augment_labels)`.
-Its `argument_limits` give the largest number or the longest list accepted for each argument, so that no file can
-request a network that takes hours to build.
+To add a network, write a module here and add its class to the table. The class is constructed with img_resolution,
+in_channels, out_channels, label_dim and its own arguments, and called as
+`network(x, noise_labels, class_labels, augment_labels)`. Its `argument_limits` give the largest number, or the longest
+list, accepted for each argument, so that no file can request a network that takes hours to build.
 """
 
 from torch import nn

@@ -1,4 +1,4 @@
-"""Layers of the networks. Parameters are float32; a layer computes in the dtype of the images it is given."""
+"""Network layers. Parameters are float32; each layer computes in the dtype of its input."""
 
 import math
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Init:
-    """A rule of initial values: a named distribution scaled by `weight` for weights and by `bias` for biases."""
+    """How to initialize a layer: a named distribution, scaled by `weight` for weights and by `bias` for biases."""
 
     rule: str
     weight: float = 1.0
     bias: float = 0.0
 
     def scaled(self, weight: float) -> 'Init':
-        """The same distribution with weights times `weight`, and biases 0."""
+        """The same distribution, with weights scaled by `weight` and biases of 0."""
         return Init(self.rule, weight, 0.0)
 
     def sample(self, shape: Sequence[int], fan_in: int, fan_out: int) -> Tensor:
-        """Draw values from the global CPU generator, float32 of `shape`. Source: Karras et al. 2022, appendix F."""
+        """Draw float32 values of this shape from torch's global generator. Source: Karras et al. 2022, appendix F."""
         if self.rule == 'xavier_uniform':
             return math.sqrt(6 / (fan_in + fan_out)) * (torch.rand(*shape) * 2 - 1)
         if self.rule == 'kaiming_uniform':
@@ -47,17 +47,17 @@ class Linear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype), bias)
 
     def columns(self, index: Tensor, scale: float) -> Tensor:
-        """Equals `self(one_hot(index) * scale)` at the cost of a gather: int64 [B] -> [B, out_features]."""
+        """Like `self(one_hot(index) * scale)`, at the cost of a gather: int64 [B] -> [B, out_features]."""
         x = self.weight[:, index].t() * scale
         return x if self.bias is None else x + self.bias
 
 
 class Conv2d(nn.Module):
-    """Convolution that keeps the size, or halves (`down`) or doubles (`up`) it with a separable low-pass filter.
+    """Convolution that keeps the image size, or halves (`down`) or doubles (`up`) it with a separable low-pass filter.
 
-    kernel: side of the kernel in pixels, odd; 0 resamples only.
-    resample_filter: taps of the low-pass filter along one axis; it is normalized here.
-    fused: with `down`, convolve first and then resample, padding once for both, as in NCSN++'s residual path.
+    kernel: kernel size in pixels, odd; 0 only resamples, without a convolution.
+    resample_filter: taps of the low-pass filter along one axis; the filter is normalized.
+    fused: with `down`, convolve before resampling and pad once for both, as in NCSN++'s residual path.
     """
 
     resample_filter: Tensor
@@ -128,7 +128,7 @@ class GroupNorm(nn.Module):
         return F.silu(self.normalize(x)).to(x.dtype)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """The normalized values, in float32 on a CPU, where the bfloat16 kernel for channels_last is far slower."""
+        """Normalize; on a CPU in float32, because the bfloat16 kernel for channels_last is far slower there."""
         if x.device.type == 'cpu':
             x = x.float()
         return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
@@ -137,7 +137,7 @@ class GroupNorm(nn.Module):
 class PositionalEmbedding(nn.Module):
     """Cosines, then sines, of the noise level at geometrically spaced frequencies: [B] -> [B, num_channels].
 
-    endpoint: whether the lowest frequency is 1 / max_positions exactly.
+    endpoint: whether the lowest frequency is exactly 1 / max_positions.
     """
 
     def __init__(self, num_channels: int, max_positions: float = 10000, endpoint: bool = False):
@@ -168,8 +168,8 @@ class FourierEmbedding(nn.Module):
 def embed_labels(layer: Linear, class_labels: Tensor | None, scale: float = 1.0) -> Tensor:
     """Apply a label layer to scaled labels: [B, out_features], or [1, out_features] without labels.
 
-    class_labels: one-hot float [B, label_dim], int64 class indices [B] (the same numbers, and cheap for many classes),
-        or None (an all-zero row).
+    class_labels: one-hot float [B, label_dim]; int64 class indices [B], which give the same result and are cheap even
+        for many classes; or None, which counts as an all-zero row.
     """
     if class_labels is None:
         return layer(layer.weight.new_zeros([1, layer.in_features]))

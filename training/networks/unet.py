@@ -1,8 +1,8 @@
 """The U-Nets of EDM: `SongUNet` (DDPM++, NCSN++) and `DhariwalUNet` (ADM).
 
-Both are an encoder and a decoder of residual blocks joined by skip connections; they differ in their blocks' options,
-in the embedding of noise level and labels, and in their output. Names, shapes and meaning of parameters are the same as
-in EDM's published networks, so weights can be exchanged.
+Each has an encoder and a decoder of residual blocks, joined by skip connections. The two differ in the settings of
+their blocks, the noise-level and label embedding, and the output layers. Parameters have the same names, shapes and
+meaning as in EDM's published networks, so weights are interchangeable.
 
 Sources: Song et al. 2021 (arXiv 2011.13456), Dhariwal and Nichol 2021 (arXiv 2105.05233), Karras et al. 2022
 (arXiv 2206.00364).
@@ -46,9 +46,10 @@ class BlockOptions:
 
 
 class UNetBlock(nn.Module):
-    """Residual block with the embedding of noise level and labels, and optional self-attention.
+    """Residual block conditioned on the noise-level and label embedding, with optional self-attention.
 
-    [B, in_channels, H, W], embedding [B, emb_channels] -> [B, out_channels, H, W], possibly at half or double the size.
+    Maps [B, in_channels, H, W] and an embedding [B, emb_channels] to [B, out_channels, H, W], with H and W halved
+    (`down`) or doubled (`up`).
     """
 
     def __init__(
@@ -97,10 +98,10 @@ class UNetBlock(nn.Module):
         return (x + self.attend(x)) * self.skip_scale if self.num_heads else x
 
     def attend(self, x: Tensor) -> Tensor:
-        """Self-attention over the pixels, in float32 for every dtype of x."""
+        """Self-attention over pixels, computed in float32 whatever the dtype of x."""
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm2(x)).permute(0, 2, 3, 1)  # [B, H, W, 3 C]
-        # The channels are ordered head, channel, then q, k, v.
+        # Channels are ordered by head, then channel within the head, then q, k, v.
         qkv = qkv.reshape(B, H * W, self.num_heads, C // self.num_heads, 3).permute(4, 0, 2, 1, 3)
         q, k, v = qkv.to(torch.float32, memory_format=torch.contiguous_format)  # [B, heads, H * W, C / heads]
         a = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
@@ -108,12 +109,13 @@ class UNetBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Base of both U-Nets: the levels of the encoder and decoder, and the skip connections between them.
+    """Base class of both U-Nets: the resolution levels of encoder and decoder, and the skip connections between them.
 
-    img_resolution: side of the images in pixels; must be halved len(channel_mult) - 1 times.
-    skip_connections: one 0 or 1 per skip connection in encoder order, (num_blocks + 1) for each resolution; a
-        connection of 0 carries zeros. None: all are on.
-    Raises ValueError if one of them does not fit.
+    img_resolution: image side in pixels; must be divisible by 2 once per level after the first.
+    channels: width of each level, from the highest resolution down.
+    skip_connections: one 0 or 1 per skip connection in encoder order, num_blocks + 1 for each level; a connection set
+        to 0 carries zeros. None enables all.
+    Raises ValueError if img_resolution or skip_connections does not fit.
     """
 
     argument_limits: ClassVar = {'num_blocks': 256, 'channel_mult': 12, 'attn_resolutions': 12, 'resample_filter': 12}
@@ -148,10 +150,11 @@ class UNet(nn.Module):
         after_down: Callable[[int], None] = lambda level: None,
         after_level: Callable[[int], None] = lambda level: None,
     ) -> None:
-        """Make the encoder's and the decoder's blocks.
+        """Make the blocks of the encoder and decoder.
 
         attends(resolution, index, in_decoder): whether a block has self-attention.
-        after_down, after_level: add further modules after a level's downsampling, or at the end of a decoder level.
+        after_down(level): called after an encoder level's downsampling block, to add further modules.
+        after_level(level): the same at the end of a decoder level.
         """
         skips = []
         for level, (resolution, out_channels) in enumerate(zip(self.resolutions, self.channels, strict=True)):
@@ -193,7 +196,7 @@ class UNet(nn.Module):
     ) -> Tensor:
         """Map images [B, in_channels, R, R] and noise levels [B] to [B, out_channels, R, R].
 
-        class_labels: see `embed_labels`; augment_labels: [B, augment_dim] or None.
+        class_labels: see `embed_labels`. augment_labels: [B, augment_dim] or None.
         """
         emb = self.embed(noise_labels, class_labels, augment_labels)
         return self.decode(self.encode(x, emb), emb)
@@ -203,7 +206,7 @@ class UNet(nn.Module):
         raise NotImplementedError
 
     def embed_class(self, batch_size: int, class_labels: Tensor | None, scale: float = 1.0) -> Tensor:
-        """The embedded labels; in training each is dropped with probability `label_dropout`."""
+        """The label embedding; during training, each label is dropped with probability `label_dropout`."""
         assert self.map_label is not None
         labels = embed_labels(self.map_label, class_labels, scale)
         if self.training and self.label_dropout:
@@ -212,7 +215,7 @@ class UNet(nn.Module):
         return labels
 
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """All skip connections; the decoder starts from the last one."""
+        """The features for all skip connections; the decoder starts from the last."""
         aux, skips = x, list[Tensor]()
         for name, block in self.enc.items():
             if name.endswith('_aux_down'):
@@ -230,18 +233,18 @@ class UNet(nn.Module):
         raise NotImplementedError
 
     def masked(self, skips: list[Tensor]) -> list[Tensor]:
-        """The skip connections, with zeros for those switched off."""
+        """The features for the skip connections, with zeros in place of disabled ones."""
         return [x if on else torch.zeros_like(x) for x, on in zip(skips, self.skip_mask, strict=True)]
 
 
 class SongUNet(UNet):
     """DDPM++ (encoder and decoder 'standard') and NCSN++ (encoder 'residual', Fourier embedding) of Song et al. 2021.
 
-    channel_mult: width per resolution, as a multiple of model_channels.
-    channel_mult_emb, channel_mult_noise: widths of the embedding and of its noise-level input, in the same way.
+    channel_mult: width at each resolution, as a multiple of model_channels.
+    channel_mult_emb, channel_mult_noise: widths of the embedding and of its noise-level input, also as multiples.
     attn_resolutions: resolutions with self-attention.
-    dropout: probability that a value in a block is dropped in training; label_dropout: probability that a label is
-    dropped. encoder_type: 'standard', 'skip' or 'residual'; decoder_type: 'standard' or 'skip'.
+    dropout: dropout probability in each block. label_dropout: probability of dropping a label. Both apply only during
+    training. encoder_type: 'standard', 'skip' or 'residual'. decoder_type: 'standard' or 'skip'.
     """
 
     def __init__(
@@ -324,7 +327,7 @@ class SongUNet(UNet):
 
     def embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         emb = self.map_noise(noise_labels)
-        emb = emb.reshape(len(emb), 2, -1).flip(1).reshape(emb.shape)  # the published networks have sines first
+        emb = emb.reshape(len(emb), 2, -1).flip(1).reshape(emb.shape)  # the published networks expect sines first
         if self.map_label is not None:
             emb = emb + self.embed_class(len(emb), class_labels, math.sqrt(self.map_label.in_features))
         if self.map_augment is not None and augment_labels is not None:
@@ -349,7 +352,7 @@ class SongUNet(UNet):
 
 
 class DhariwalUNet(UNet):
-    """ADM of Dhariwal and Nichol 2021. For its arguments see `SongUNet`."""
+    """ADM of Dhariwal and Nichol 2021. Arguments: see `SongUNet`."""
 
     def __init__(
         self,

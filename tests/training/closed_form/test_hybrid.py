@@ -68,17 +68,17 @@ def test_the_range_and_the_rounding_are_those_of_the_parts():
         (
             ['optimal', 'gaussian', 'optimal'],
             [1.0, 4.0],
-            'the levels of a hybrid must descend and be above 0, not 1, 4',
+            'the levels of a hybrid must be positive and in descending order, not 1, 4',
         ),
-        (['optimal', 'gaussian'], [0.0], 'must descend and be above 0, not 0'),
-        (['optimal', 'gaussian'], [], 'a hybrid of 2 parts has 0 levels; give one between two parts'),
-        (['optimal'], [], 'a hybrid of 1 parts has 0 levels'),
+        (['optimal', 'gaussian'], [0.0], 'must be positive and in descending order, not 0'),
+        (['optimal', 'gaussian'], [], 'the hybrid has 2 parts and 0 levels; give at least two parts'),
+        (['optimal'], [], 'the hybrid has 1 parts and 0 levels'),
         (
             ['optimal', constant(0, size=8)],
             [1.0],
-            'differ: optimal has 4×4×1 and 3 classes, _Func.* has 8×8×1 and 0 classes',
+            'match, but optimal has 4×4×1 and 3 classes, and _Func.* has 8×8×1 and 0 classes',
         ),
-        (['optimal', constant(0, label_dim=5)], [1.0], 'and 3 classes, .* and 5 classes'),
+        (['optimal', constant(0, label_dim=5)], [1.0], 'and 3 classes, and .* and 5 classes'),
     ],
 )
 def test_parts_and_levels_that_do_not_fit_are_refused(parts, levels, message):
@@ -112,14 +112,14 @@ def test_names_spell_parameters_of_their_types(tmp_path):
         ('grey', '`denoiser`=grey: no such closed form; choose one of optimal, gaussian, smoothed'),
         ('local:tau=1', '`tau`: the local denoiser does not have this parameter'),
         ('local:images=1', '`images`: the local denoiser does not have this parameter'),
-        ('gaussian:rank=half', '`rank`=half: the gaussian denoiser needs a number here'),
-        ('gaussian:rank=2.5', '`rank`=2.5: the gaussian denoiser needs a number here'),
+        ('gaussian:rank=half', '`rank`=half is not a valid number for this parameter of the gaussian'),
+        ('gaussian:rank=2.5', '`rank`=2.5 is not a valid number for this parameter'),
         ('patch:mirror=yes', '`mirror`=yes'),
-        ('hybrid:optimal>gaussian>4', r'between two parts, give a noise level, as in optimal>4>FILE'),
-        ('hybrid:optimal>1>gaussian>4>optimal', 'must descend'),
-        ('hybrid:optimal>nan>gaussian', 'must descend'),
-        ('hybrid:optimal>4>none.pkl', 'none.pkl is neither a closed form nor the file of a network'),
-        ('hybrid:optimal', 'a hybrid of 1 parts'),
+        ('hybrid:optimal>gaussian>4', r'parts must be separated by noise levels, as in optimal>4>FILE'),
+        ('hybrid:optimal>1>gaussian>4>optimal', 'in descending order'),
+        ('hybrid:optimal>nan>gaussian', 'in descending order'),
+        ('hybrid:optimal>4>none.pkl', 'none.pkl is neither a closed form nor a network file'),
+        ('hybrid:optimal', 'the hybrid has 1 parts'),
     ],
 )
 def test_wrong_names_are_refused_in_a_sentence(text, message):
@@ -129,8 +129,8 @@ def test_wrong_names_are_refused_in_a_sentence(text, message):
 
 def test_a_rank_above_the_number_of_images_or_numbers_is_refused():
     with pytest.raises(
-        UserError, match='`rank`=17: 20 images of 16 numbers have a covariance of rank 16 at most; give 1 to 16'
+        UserError, match='the covariance of 20 images with 16 values each has rank at most 16; give 1 to 16'
     ):
         make_denoiser('gaussian:rank=17', IMAGES)
-    with pytest.raises(UserError, match='of rank 9 at most'):
+    with pytest.raises(UserError, match='rank at most 9'):
         GaussianDenoiser(IMAGES[:9], rank=10)

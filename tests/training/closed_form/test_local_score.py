@@ -177,14 +177,14 @@ def test_a_table_is_read_from_a_file_and_refused_outside_its_levels(tmp_path):
 @pytest.mark.parametrize(
     ('parameters', 'message'),
     [
-        ({'window': 9}, '`window`=9: the images are 8×8; give a window of 1 to 8'),
-        ({'window': 4}, '`window`=4: the window has no centre; give an odd number'),
-        ({'window': [(1.0, 4)]}, '`window`=4: the window has no centre'),
-        ({'window': []}, '`window`: the table has no levels'),
-        ({'window': 'none.json'}, '`window`=none.json: neither a number nor a file'),
-        ({'window': __file__}, 'not a table of windows'),
+        ({'window': 9}, '`window`=9 does not fit in the 8×8 images; give 1 to 8'),
+        ({'window': 4}, '`window`=4 has no centre pixel; give an odd number'),
+        ({'window': [(1.0, 4)]}, '`window`=4 has no centre pixel'),
+        ({'window': []}, '`window`: the table has no noise levels'),
+        ({'window': 'none.json'}, '`window`=none.json is neither a number nor an existing file'),
+        ({'window': __file__}, 'is not a window table'),
         ({'precision': 'bf16'}, '`precision`=bf16'),
-        ({'padding': 'reflect'}, '`padding`=reflect: give circular or zeros'),
+        ({'padding': 'reflect'}, '`padding`=reflect is unknown; give circular or zeros'),
         ({'tau': 1}, '`tau`: the equivariant denoiser does not have this parameter'),
     ],
 )

@@ -78,5 +78,5 @@ def test_patches_by_level_are_scaled_to_the_size_of_the_images():
 
 
 def test_a_patch_larger_than_the_image_is_refused():
-    with pytest.raises(UserError, match='`window`=9: the images are 8×8; give a window of 1 to 8'):
+    with pytest.raises(UserError, match='`window`=9 does not fit in the 8×8 images; give 1 to 8'):
         PatchDenoiser(mixed_images(2, 1, 8), window=9)

@@ -67,7 +67,10 @@ def test_ranks_and_classes_are_those_of_the_optimum(monkeypatch):
 
 @pytest.mark.parametrize(
     ('parameters', 'message'),
-    [({'draws': 0}, '`draws`=0: give at least 1'), ({'smoothing': -1}, '`smoothing`=-1: give at least 0')],
+    [
+        ({'draws': 0}, '`draws`=0 is too small; give at least 1'),
+        ({'smoothing': -1}, '`smoothing`=-1 is negative; give at least 0'),
+    ],
 )
 def test_wrong_parameters_are_refused(parameters, message):
     with pytest.raises(UserError, match=message):

@@ -1,46 +1,56 @@
-"""Time all metrics of features, in seconds of the processor and of the clock, and their peak memory.
+"""Time all metrics of features.
 
     python -m benchmarks.feature_metrics --images=50000 --features=512
 
 The features are random mixtures of a few dozen factors, as a network's are; every tenth generated one is a near-copy.
+A metric is computed three times: once for its peak memory, and twice for its time.
 """
 
-import resource
-import time
+from dataclasses import dataclass
+from functools import partial
 
 import click
 import numpy as np
-import torch
 
+from benchmarks.timing import TimingOptions, Way, compare
+from cli.command import with_options
+from dnnlib.options import option, word_list
+from dnnlib.util import report_errors
 from evaluation.metrics import METRICS
 from evaluation.metrics.distances import Inputs
 from evaluation.spaces import FeatureSpace
+from torch_utils.distributed import choose_device
 
 
-@click.command()
-@click.option('--images', metavar='INT', default=50_000, show_default=True, help='Images of each of two sets.')
-@click.option('--features', metavar='INT', default=512, show_default=True, help='Features of an image.')
-@click.option('--metrics', metavar='LIST', help='Metrics to time. [default: all]')
-def main(images: int, features: int, metrics: str | None) -> None:
-    """Time metrics of features of generated, training and a tenth as many held-out images."""
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions(TimingOptions):
+    """What to measure, in addition to where and for how long."""
+
+    # fmt: off
+    images: int = option(50_000, 'Images of each of two sets; a tenth as many are held out.', unit='INT', least=10)
+    features: int = option(512, 'Features of an image.', unit='INT', least=1)
+    metrics: list[str] = option(','.join(METRICS), 'Metrics to time.', unit='LIST', parse=word_list)
+    # fmt: on
+
+
+def compare_metrics(options: FeatureOptions) -> None:
+    """Time metrics of features of generated, training and held-out images."""
     random = np.random.default_rng(0)
-    mixing = random.normal(size=(48, features)).astype(np.float32)
+    mixing = random.normal(size=(48, options.features)).astype(np.float32)
 
     def rows(count: int) -> np.ndarray:
         factors = random.normal(size=(count, 48)).astype(np.float32)
-        return factors @ mixing + 0.3 * random.normal(size=(count, features)).astype(np.float32)
+        return factors @ mixing + 0.3 * random.normal(size=(count, options.features)).astype(np.float32)
 
-    training, generated, test = rows(images), rows(images), rows(images // 10)
+    training, generated, test = rows(options.images), rows(options.images), rows(options.images // 10)
     generated[::10] = training[::10] + 0.01 * rows(len(training[::10]))
-    inputs = Inputs(FeatureSpace(), generated, training, test)
-    print(f'{images} images, {features} features, {torch.get_num_threads()} threads')
-    for name in metrics.split(',') if metrics else METRICS:
-        start, processor = time.perf_counter(), time.process_time()
-        METRICS[name].compute(inputs, seed=0)
-        used = time.process_time() - processor, time.perf_counter() - start
-        print(f'{name:18} {used[0]:8.1f} s of the processor {used[1]:8.1f} s', flush=True)
-    print(f'peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB')
+    device = choose_device(options.device)
+    inputs = Inputs(FeatureSpace(device), generated, training, test)
+    ways = [Way(name, options.images, partial(METRICS[name].compute, inputs, seed=0)) for name in options.metrics]
+    compare(f'metrics of {options.images:,} images with {options.features} features', 'images', ways, device, options)
 
+
+main = click.command()(report_errors(with_options(FeatureOptions)(compare_metrics)))
 
 if __name__ == '__main__':
     main()

@@ -10,7 +10,7 @@ import mem_ratio
 import train
 from evaluation.intervals import wilson_interval
 from evaluation.race import race
-from tests.helpers import TINY, invoke
+from tests.helpers import TINY, invoke, run_script
 from training.snapshot import list_snapshots
 
 run = partial(invoke, mem_ratio.main)
@@ -133,6 +133,13 @@ def test_records_of_a_race_are_those_of_the_same_seeds_without_one(make_run):
         assert len(data['images']) == 200
         assert json.loads(str(data['key']))['snapshot'] == winner['snapshot']
     assert not list(raced.glob('*partial*'))
+
+
+def test_two_ranks_race_like_one(make_run):
+    folders = make_run('one'), make_run('two')
+    for ranks, folder in enumerate(folders, start=1):
+        run_script('mem_ratio.py', f'--expdir={folder}', '--race', *COMMON, ranks=ranks)
+    assert records(folders[0]) == records(folders[1])
 
 
 class KilledError(Exception):

@@ -1,63 +1,91 @@
-"""Time reading and writing of data sets, next to a plain loop over zipfile and Pillow in the same run.
+"""Reading and writing of data sets, against a plain loop over zipfile and Pillow.
 
-    python -m benchmarks.dataset_making
-    python -m benchmarks.dataset_making --source=datasets/cifar10/cifar-10-python.tar.gz
-
-Prints seconds, and the speed-up over the plain loop.
+python -m benchmarks.dataset_making
+python -m benchmarks.dataset_making --source=datasets/cifar10/cifar-10-python.tar.gz
 """
 
+import contextlib
 import io
 import json
-import os
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 import PIL.Image
+import torch
 
+from benchmarks.timing import TimingOptions, Way, compare
+from cli.command import with_options
 from dataset_utils import open_source
 from dataset_utils.archive import Destination
-from dataset_utils.building import write_datasets
+from dataset_utils.building import Plan, write_datasets
 from dataset_utils.rules import plan_convert, plan_size, plan_unique_labels
 from dataset_utils.sources import Source
+from dnnlib.options import option
 from dnnlib.util import report_errors
 
 CLASSES = 10
 
 
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(TimingOptions):
+    """What to read and write, and how long to measure."""
+
+    # fmt: off
+    source: str | None = option(None, 'Images to use instead of random ones.', unit='ZIP|DIR|FILE')
+    num_images: int = option(50_000, 'Number of random images.', unit='INT', least=CLASSES)
+    # fmt: on
+
+
 @click.command()
-@click.option('--source', metavar='ZIP|DIR|FILE', help='Images to use instead of random ones.')
-@click.option(
-    '--num-images', metavar='INT', type=click.IntRange(min=CLASSES), default=50_000, show_default=True, help='Images.'
-)
 @report_errors
-def main(source: str | None, num_images: int) -> None:
-    """Measure how fast data sets are read and written, next to a plain loop over zipfile and Pillow."""
+@with_options(DatasetOptions)
+def main(options: DatasetOptions) -> None:
+    """Measure how fast data sets are read and written."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = open_source(source, 'source') if source else random_source(folder / 'random.zip', num_images)
-        measure(images, folder)
+        given = options.source
+        source = open_source(given, 'source') if given else random_source(folder / 'random.zip', options.num_images)
+        measure(source, folder, options)
 
 
-def measure(source: Source, folder: Path) -> None:
-    """Print one line per measurement."""
+def measure(source: Source, folder: Path, options: TimingOptions) -> None:
+    """Compare the ways of each task. All of them run on the CPU."""
     ours, plain = folder / 'ours.zip', folder / 'plain.zip'
-    print(f'{len(source)} images of {source.read(0).shape}, {os.cpu_count()} cores')
-    writing = seconds(lambda: plain_write(source, plain))
-    report('write all', seconds(lambda: write_datasets((plan_convert(source), Destination(str(ours), False)))), writing)
-    report('read what this project wrote', seconds(lambda: open_source(ours).load()), seconds(lambda: plain_read(ours)))
-    report('read what Pillow wrote', seconds(lambda: open_source(plain).load()), seconds(lambda: plain_read(plain)))
     half = len(source) // 2 // CLASSES * CLASSES
-    for name, plan in (
-        (f'size --max-images={half}', lambda: plan_size(open_source(ours), max_images=half)),
-        (f'unique-labels --max-images={2 * half}', lambda: plan_unique_labels(open_source(ours), max_images=2 * half)),
-    ):
-        dest = Destination(str(folder / f'{name.split()[0]}.zip'), False)
-        report(name, seconds(lambda: write_datasets((plan(), dest))), None)  # noqa: B023 - called in this round only
+
+    def compare_ways(task: str, **ways: Callable[[], object]) -> None:
+        found = [Way(name, len(source), run, plain=name == 'plain') for name, run in ways.items()]
+        compare(task, 'images', found, torch.device('cpu'), options)
+
+    def writes(plan: Callable[[], Plan], name: str) -> Callable[[], object]:
+        def write() -> None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                write_datasets((plan(), Destination(str(folder / name), True)))
+
+        return write
+
+    compare_ways(
+        'writing a data set',
+        plain=lambda: plain_write(source, plain),
+        ours=writes(lambda: plan_convert(source), ours.name),
+    )
+    for task, path in (('reading what this project wrote', ours), ('reading what Pillow wrote', plain)):
+        compare_ways(task, plain=partial(plain_read, path), ours=partial(read, path))
+    compare_ways(
+        'selecting images',
+        size=writes(lambda: plan_size(open_source(ours), max_images=half), 'size.zip'),
+        unique_labels=writes(lambda: plan_unique_labels(open_source(ours), max_images=2 * half), 'unique.zip'),
+    )
+
+
+def read(path: Path) -> np.ndarray:
+    return open_source(path).load()
 
 
 def plain_write(source: Source, path: Path) -> None:
@@ -91,17 +119,6 @@ def random_source(path: Path, num_images: int) -> Source:
             labels.append([name, number % CLASSES])
         archive.writestr('dataset.json', json.dumps({'labels': labels}))
     return open_source(path)
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def report(name: str, measured: float, plain: float | None) -> None:
-    comparison = f'plain loop {plain:6.2f} s, {plain / measured:4.1f} times faster' if plain is not None else ''
-    print(f'{name:<40} {measured:6.2f} s   {comparison}'.rstrip())
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataset_utils import Reading
 from dnnlib.util import UserError, require_writable
 from evaluation.consumers import make_consumers
 from evaluation.consumers.feature_rows import extract_given
@@ -17,7 +16,7 @@ from evaluation.features.cache import pixels_sha256
 from evaluation.features.extractors import make_extractor
 from evaluation.features.saved import Features, read_features
 from evaluation.generators import Generator, Sampling, make_generators
-from evaluation.given_images import ImageSet, fitted, open_images, read_images
+from evaluation.given_images import ImageSet, open_images, read_fitted
 from evaluation.image_table import rows_of, write_image_table
 from evaluation.measurement import Compared, Measurement
 from evaluation.memorization import TrainingSet
@@ -217,9 +216,8 @@ def training_set_path(options: EvaluationOptions) -> str:
 
 def read(options: EvaluationOptions, path: str, argument: str, training_set: TrainingSet) -> ImageSet:
     """Given images, in the shape of the training images."""
-    reading = Reading(channels=training_set.images.shape[1])
-    images = read_images(path, argument, options.float_range, reading, progress=distributed.is_main())
-    return fitted(images, training_set.images.shape[1:], training_set.where, options.resize)
+    shape, progress = training_set.images.shape[1:], distributed.is_main()
+    return read_fitted(path, argument, shape, training_set.where, options.resize, options.float_range, progress)
 
 
 def evaluate_given(images: ImageSet, training_set: TrainingSet) -> list[EvaluatedSet]:

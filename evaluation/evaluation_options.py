@@ -71,7 +71,7 @@ class EvaluationOptions:
     features: list[str] | None = option(None, 'Compute metrics in features instead of pixels: .npy files, float [N, d], in the order of the images.', unit='GEN,REF[,TEST]', parse=word_list)
     extractor: str | None = option(None, 'Compute metrics in the features of pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
     preprocess: str | None = option(None, 'Preprocessing for torchscript: inception, imagenet, sscd, clip, none, or spelled out.', unit='NAME')
-    resize: str | None = option(None, 'Resize `images` of another size to the size of `training_set`, by this filter.', choices=FILTERS)
+    resize: str | None = option(None, 'Resize each of `images` to the size of `training_set`, by this filter.', choices=FILTERS)
     channels: str = option('auto', 'Compare as grey (1) or RGB (3); auto takes RGB if `images` or `training_set` have colour.', choices=('auto', '1', '3'))
     float_range: tuple[float, float] | None = option(None, 'Pixel range of floating-point `images`, such as -1,1.', unit='LOW,HIGH', parse=number_pair)
     as_json: bool = option(False, 'Print records alone on stdout, one line of JSON each.', name='json', switch=True)

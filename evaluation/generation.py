@@ -129,8 +129,12 @@ def require_settings(folder: Path, settings: dict[str, Any]) -> None:
     new = json.loads(json.dumps(settings))  # infinity and tuples as JSON stores them
     for name in [*new, *(name for name in old if name not in new)]:
         if old.get(name) != new.get(name):
+            is_network = (
+                name in ('generator', 'sha256') and 'dataset' not in new
+            )  # closed forms have a data set instead
+            kind = 'made with another network' if is_network else 'of other settings'
             raise UserError(
-                f'`outdir`={folder} has images of other settings ({name} was {old.get(name)}, not {new.get(name)}); '
+                f'`outdir`={folder} has images {kind} ({name} was {old.get(name)}, not {new.get(name)}); '
                 f'choose another folder'
             )
 

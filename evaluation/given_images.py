@@ -14,7 +14,7 @@ import torch
 
 from dataset_utils import Reading, Source, open_source
 from dataset_utils.sources.arrays import FloatRange, NumpySource, is_numpy_name
-from dataset_utils.sources.base import words_of
+from dataset_utils.sources.base import ArraySource, words_of
 from dataset_utils.transforms import resize
 from dnnlib.util import UserError
 from evaluation.evaluation_options import FILTERS
@@ -70,9 +70,7 @@ def read_images(
     reading: the channels to convert the images to. Raises UserError if images cannot be read or differ in size.
     """
     source = open_images(path, argument, float_range, reading)
-    pixels = source.load(progress=progress).transpose(0, 3, 1, 2)
-    name_of = str if isinstance(source, NumpySource) else source.describe
-    return ImageSet(Path(path).name or source.file_name, source.where, pixels, name_of)
+    return _named(path, source, source.load(progress=progress).transpose(0, 3, 1, 2))
 
 
 def open_images(
@@ -84,29 +82,45 @@ def open_images(
     return open_source(path, argument, reading)
 
 
-def fitted(images: ImageSet, shape: Sequence[int], training_set: str, filter_name: str | None) -> ImageSet:
-    """The images in the shape (C, H, W) of the training images, resized by one of `FILTERS` if necessary.
+def read_fitted(
+    path: str,
+    argument: str,
+    shape: Sequence[int],
+    training_set: str,
+    filter_name: str | None,
+    float_range: FloatRange | None = None,
+    progress: bool = False,
+) -> ImageSet:
+    """Like `read_images`, in the shape (C, H, W) of the training images; a filter resizes each image to their size.
 
-    training_set: the argument and path of the training set, for messages. filter_name: None accepts no other size.
-    Raises UserError for another size without a filter, and for another aspect ratio.
+    training_set: the argument and path of the training set, for messages. filter_name: one of `FILTERS`; None accepts
+    no other size. Raises UserError for another size without a filter, and for another aspect ratio.
     """
-    own, wanted = _words(images.pixels.shape[1:]), _words(shape)
-    both = f'{images.where}: its images are {own}, but images of {training_set} are {wanted}'
-    if images.pixels.shape[2:] == tuple(shape[1:]):
-        return images
-    if filter_name is None:
-        raise UserError(f'{both}; choose a filter to resize them with: `resize`={"|".join(FILTERS)}')
-    height, width = images.pixels.shape[2:]
-    if height * shape[2] != width * shape[1]:
-        raise UserError(f'{both}; resizing would distort them, crop them first with dataset_tool.py')
-    small = np.empty((len(images), *shape), np.uint8)
-    for place, image in enumerate(images.pixels):
-        hwc = np.ascontiguousarray(image.transpose(1, 2, 0))
-        small[place] = resize(hwc, shape[2], shape[1], RESAMPLING[filter_name]).transpose(2, 0, 1)
-    resized = {'filter': filter_name, 'from': [height, width], 'to': list(shape[1:])}
-    return replace(images, pixels=small, resized=resized)
-
-
-def _words(shape: Sequence[int]) -> str:
     channels, height, width = shape
-    return words_of((height, width, channels))
+    reading, wanted = Reading(channels=channels), f'images of {training_set} are {words_of((height, width, channels))}'
+    source = open_images(path, argument, float_range, reading)
+    if filter_name is None or (isinstance(source, ArraySource) and source.shape[:2] == (height, width)):
+        images = read_images(path, argument, float_range, reading, progress)
+        if images.pixels.shape[2:] != (height, width):
+            raise UserError(
+                f'{images.where}: its images are {words_of(source.shape)}, but {wanted}; choose a filter to resize '
+                f'them with: `resize`={"|".join(FILTERS)}'
+            )
+        return images
+    pixels, sizes = np.empty((len(source), *shape), np.uint8), set()
+    for place, image in enumerate(source.images_in_order(progress, alike=False)):
+        if image.shape[0] * width != image.shape[1] * height:
+            raise UserError(
+                f'{source.where}: {source.describe(place)} is {words_of(image.shape)}, but {wanted}; resizing would '
+                f'distort it, crop it first with dataset_tool.py'
+            )
+        sizes.add(image.shape[:2])
+        pixels[place] = resize(image, width, height, RESAMPLING[filter_name]).transpose(2, 0, 1)
+    former = sorted(map(list, sizes))
+    resized = {'filter': filter_name, 'from': former if len(former) > 1 else former[0], 'to': [height, width]}
+    return replace(_named(path, source, pixels), resized=None if sizes == {(height, width)} else resized)
+
+
+def _named(path: str, source: Source, pixels: np.ndarray) -> ImageSet:
+    name_of = str if isinstance(source, NumpySource) else source.describe
+    return ImageSet(Path(path).name or source.file_name, source.where, pixels, name_of)

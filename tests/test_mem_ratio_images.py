@@ -189,8 +189,19 @@ def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_2
     assert record['num_memorized'] == memorization_ratio(images, reference).num_memorized  # box undoes the doubling
     (other,) = evaluated(*common, '--resize=lanczos')
     assert other['mean_distance'] != record['mean_distance']
+    folder = tmp_path / 'sizes'
+    folder.mkdir()
+    for index in range(12):
+        PIL.Image.fromarray((large if index % 2 else images)[index, 0]).save(folder / f'{index:02}.png')
+    (mixed,) = evaluated(f'--images={folder}', common[1], '--resize=box')
+    assert mixed['resize'] == {'filter': 'box', 'from': [[8, 8], [16, 16]], 'to': [8, 8]}
+    assert mixed['mean_distance'] == record['mean_distance']
+    (folder / '03.png').write_bytes(b'broken')
+    message = failure(f'--images={folder}', common[1], '--resize=box')
+    assert '03.png is not a readable PNG' in message
+    assert 'or make a data set without it with dataset_tool.py --skip-unreadable' in message
     np.save(tmp_path / 'large.npy', large[:, :, :8])
-    assert 'resizing would distort them' in failure(*common, '--resize=box')
+    assert 'resizing would distort it' in failure(*common, '--resize=box')
 
 
 def test_grey_and_colour_images_are_compared_in_colour_unless_asked_otherwise(images, reference, digits_20, tmp_path):

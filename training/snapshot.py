@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import re
+import zipfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -235,6 +236,10 @@ def _read(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str, torch
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()} if with_weights else {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
+        if zipfile.is_zipfile(path):
+            raise UserError(
+                f'{path}: a ZIP archive, such as a data set, and not a snapshot; name a snapshot'
+            ) from error
         raise UserError(f'{path}: not a complete snapshot ({error}); use another, or train again') from error
     if _METADATA_KEY not in metadata:
         raise UserError(f'{path}: a safetensors file, but not a snapshot of this toolkit')

@@ -146,9 +146,16 @@ class Source(ABC):
         """
         return with_channels(self._decode(index), self.channels)
 
+    def read_intact(self, index: int) -> np.ndarray:
+        """Like `read`, with the remedy for a source that must be read completely."""
+        try:
+            return self.read(index)
+        except UserError as error:
+            raise UserError(f'{error}, or make a data set without it with dataset_tool.py --skip-unreadable') from error
+
     def read_alike(self, index: int) -> np.ndarray:
-        """Like `read`, but raises UserError for an image that differs in size from the first one."""
-        return match(self.read(index), f'{self.where}: {self.describe(index)}', self.shape, self.describe(0))
+        """Like `read_intact`, but raises UserError for an image that differs in size from the first one."""
+        return match(self.read_intact(index), f'{self.where}: {self.describe(index)}', self.shape, self.describe(0))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int | None]:
         if not -len(self) <= index < len(self):
@@ -164,13 +171,13 @@ class Source(ABC):
 
         return open_source, (self.path, self.argument, self.reading)
 
-    def images_in_order(self, progress: bool = False) -> Iterator[np.ndarray]:
-        """Decode every image in order, uint8 [H, W, C] of one shape.
+    def images_in_order(self, progress: bool = False, alike: bool = True) -> Iterator[np.ndarray]:
+        """Decode every image in order, uint8 [H, W, C], all of one shape unless `alike` is False.
 
         progress: show a bar on stderr if that is a terminal, and afterwards print `remarks` there.
         Raises UserError that names the first image that is unreadable or differs in size from image 0.
         """
-        tasks = ordered_map(self.read_alike, range(len(self)))
+        tasks = ordered_map(self.read_alike if alike else self.read_intact, range(len(self)))
         disable = None if progress else True
         yield from tqdm(tasks, f'Reading {self.file_name}', len(self), unit='img', disable=disable)
         if progress:

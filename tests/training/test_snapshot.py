@@ -1,6 +1,7 @@
 import errno
 import json
 import pickle
+import zipfile
 from typing import ClassVar
 
 import msgspec
@@ -80,6 +81,13 @@ def test_precision_is_that_of_the_training_unless_given(path, net, tmp_path):
 def test_a_snapshot_that_was_cut_short_is_refused(path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match='not a complete snapshot'):
+        load_network(path)
+
+
+def test_a_data_set_is_not_called_an_incomplete_snapshot(path):
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('dataset.json', '{}')
+    with pytest.raises(UserError, match='a ZIP archive, such as a data set, and not a snapshot'):
         load_network(path)
 
 

@@ -1,4 +1,4 @@
-"""Convert images of any kind into a data set for training: a ZIP archive or a folder of square PNGs of one size."""
+"""Convert images from any source into a training data set: a ZIP archive or a folder of square PNGs of equal size."""
 
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,22 @@ from dnnlib.util import report_errors
 
 
 @click.command()
-@click.option('--source', metavar='ZIP|DIR|FILE|URL', required=True, help='Images to read, see above.')
+@click.option('--source', metavar='ZIP|DIR|FILE|URL', required=True, help='Images to read; see above.')
 @click.option('--dest', metavar='ZIP|DIR', required=True, help='Data set to write.')
-@click.option('--max-images', metavar='INT', type=options.COUNT, help='Take only the first images.')
+@click.option('--max-images', metavar='INT', type=options.COUNT, help='Use only this many images: the first ones.')
 @click.option('--split', metavar='train|test', type=click.Choice(['train', 'test']), help='Part of CIFAR to read. [default: train]')  # fmt: skip
 @click.option('--transform', type=click.Choice(options.TRANSFORMS), help='How to make images square; needs --resolution.')  # fmt: skip
-@click.option('--resolution', metavar='WxH', type=options.RESOLUTION, help='Size to resize to, in pixels.')
-@click.option('--channels', metavar='auto|1|3', type=click.Choice(['auto', '1', '3']), default='auto', show_default=True, help='Grey (1) or RGB (3); auto takes RGB if any image has colour.')  # fmt: skip
+@click.option(
+    '--resolution', metavar='WxH', type=options.RESOLUTION, help='Size to which images are resized, in pixels.'
+)
+@click.option('--channels', metavar='auto|1|3', type=click.Choice(['auto', '1', '3']), default='auto', show_default=True, help='Grey (1) or RGB (3); auto uses RGB if any image has colour.')  # fmt: skip
 @click.option('--exif-transpose', is_flag=True, help='Rotate images by their EXIF orientation.')
-@click.option('--follow-links', is_flag=True, help='Follow symbolic links out of the folder --source.')
+@click.option('--follow-links', is_flag=True, help='Follow symbolic links that lead out of the folder --source.')
 @click.option('--no-labels', is_flag=True, help='Ignore labels and class folders.')
 @click.option('--skip-unreadable', **options.OPTIONS['skip_unreadable'])
 @click.option('--overwrite', **options.OPTIONS['overwrite'])
 @click.option('--cache-dir', metavar='DIR', type=click.Path(path_type=Path), help="Folder for downloads. [default: the user's cache folder]")  # fmt: skip
-@click.option('--sha256', metavar='HEX', type=str, help='SHA-256 that the file of --source must have.')
+@click.option('--sha256', metavar='HEX', type=str, help='Expected SHA-256 of the file given by --source.')
 @report_errors
 def main(
     source: str,
@@ -48,7 +50,7 @@ def main(
       ILSVRC/Data/CLS-LOC/train          ImageNet: one label for each synset's folder
       an .npz or .npy file               of pixels, uint8 [N, H, W, C] or [N, C, H, W]
       digits                             scikit-learn's 1,797 handwritten digits, 8x8, built in
-      a URL                              of one of these files, downloaded into --cache-dir
+      a URL                              to one of these files, which is downloaded into --cache-dir
 
     \b
     --transform is one of
@@ -57,8 +59,9 @@ def main(
                                          images smaller than --resolution are skipped
       center-crop-dhariwal               as ADM: halve by averaging, resize bicubically, crop the center
 
-    Without --transform, images must be square already. Pixels of 16 bits become 8, palettes and CMYK become RGB,
-    transparency is dropped. Skipped files, and images that may not look as expected, are reported at the end.
+    Without --transform, images must already be square. 16-bit pixels are reduced to 8 bits, palettes and
+    CMYK are converted to RGB, and transparency is
+    dropped. At the end, skipped files and images that might not look as expected are reported.
 
     \b
     # CIFAR-10 at 32x32

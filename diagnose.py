@@ -1,4 +1,4 @@
-"""Measure denoisers at noise levels, training sets, agreement and clocks: parses the options, and reports."""
+"""Diagnose denoisers and training sets; parses the options and prints the results."""
 
 import click
 
@@ -21,13 +21,13 @@ def measure(options: object) -> None:
 
 @click.group(cls=RankedGroup)
 def main() -> None:
-    """Measure denoisers at noise levels, the geometry of training sets, agreement, and the clocks of trainings.
+    """Diagnose denoisers and training sets: errors by noise level, geometry, agreement between networks, and clocks.
 
-    Each command writes its tables as JSON and CSV. The same command resumes an interrupted measurement, and gives the
-    same results on any number of ranks. Squared errors and distances refer to images in [-1, 1].
+    Each command writes its tables as JSON and CSV. Run the same command again to resume an interrupted measurement. Results do
+    not depend on the number of ranks. Squared errors and distances refer to images in [-1, 1].
 
     \b
-    # Noise levels below which 1,797 digits are separate
+    # Noise levels below which the 1,797 digits are separate
     python diagnose.py geometry --data=digits --plot
     """
 
@@ -36,10 +36,10 @@ def main() -> None:
 @report_errors
 @with_options(LevelsOptions)
 def levels(options: LevelsOptions) -> None:
-    """Denoising error, and distance to the optimum and the Gaussian, by noise level.
+    """Measure the denoising error, and the distances to the optimum and to the Gaussian, by noise level.
 
-    Noisy images are noised training images, noised held-out images, states of the denoiser's own sampling trajectory,
-    and images that it generated, noised again. All denoisers see the same noise.
+    Noisy images come from four sources: training images, held-out images and generated images, each with added noise,
+    and states on the denoiser's own sampling trajectories. All denoisers get the same noise.
 
     \b
     # Every snapshot of a run at the 18 noise levels of the sampler
@@ -61,10 +61,12 @@ def levels(options: LevelsOptions) -> None:
 @report_errors
 @with_options(CalibrateOptions)
 def calibrate(options: CalibrateOptions) -> None:
-    """The window at each noise level at which a closed form resembles a network most.
+    """Find the window at each noise level with which a closed form is most similar to a network.
 
-    On states of the network's own trajectories: the median over images of the window with the highest cosine of
-    mean-removed outputs. Writes windows.json, which closed forms accept as a parameter: local:window=windows.json.
+    At each noise level of the network's own sampling trajectories, the window with the highest cosine between the
+    outputs of the closed form and the network (after subtracting their means) is found for each image; the result is the
+    median over images. Writes windows.json, which
+    closed forms accept as a parameter: local:window=windows.json.
 
     \b
     python diagnose.py calibrate --network=network-snapshot-000500.safetensors --data=train.zip
@@ -76,10 +78,10 @@ def calibrate(options: CalibrateOptions) -> None:
 @report_errors
 @with_options(GeometryOptions)
 def geometry(options: GeometryOptions) -> None:
-    """Noise levels at which a training set stands apart, and at which its memorization is decided. No network.
+    """Find the noise levels at which training images separate, and at which memorization is decided. This needs no network.
 
     \b
-    # The first 1,000 images of a set, next to held-out images
+    # The first 1,000 images of a set, compared with held-out images
     python diagnose.py geometry --data=datasets/cifar10-1000.zip --test=datasets/cifar10-test.zip --plot
     """
     measure(options)
@@ -89,7 +91,7 @@ def geometry(options: GeometryOptions) -> None:
 @report_errors
 @with_options(AgreementOptions)
 def agreement(options: AgreementOptions) -> None:
-    """Similarity of the images that two networks make from the same seeds, next to the nearest training images.
+    """Compare the images that two networks generate from the same seeds, with the nearest training images as a baseline.
 
     \b
     # The last snapshots of two runs on disjoint halves of a set
@@ -111,9 +113,9 @@ def agreement(options: AgreementOptions) -> None:
 @report_errors
 @with_options(ClocksOptions)
 def clocks(options: ClocksOptions) -> None:
-    """When trainings have generalized and when they start to memorize, and how that scales over several runs.
+    """Find when training runs generalize and when they start to memorize, and how these times scale over several runs.
 
-    The ratio's clock needs records of mem_ratio.py --expdir.
+    The time at which the memorization ratio exceeds 0 needs records written by mem_ratio.py --expdir.
 
     \b
     python diagnose.py clocks --expdir=runs/00000-digits --test=datasets/digits-test.zip --plot

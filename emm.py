@@ -1,4 +1,4 @@
-"""Find the effective model memorization: search for it, sweep factors, and show results."""
+"""Find the effective model memorization (EMM): search for it, sweep over factors, and show the results."""
 
 from pathlib import Path
 
@@ -27,9 +27,10 @@ class StudyCommand(click.Command):
 
 @click.group()
 def main() -> None:
-    """Find the effective model memorization (EMM): the largest training set that a model still replays.
+    """Find the effective model memorization (EMM): the size of the largest training set that a model still memorizes.
 
-    A study is a folder: finished points are kept, stopped points resume, and its page shows the results.
+    Each study has a folder: finished points are kept, interrupted points resume, and an HTML page shows the results.
+    A point is one training run with its evaluation.
 
     \b
     # The EMM of a small network on the built-in digits
@@ -37,7 +38,7 @@ def main() -> None:
         --preset=digits --batch=32 --epochs=51200images --warmup=5000images --ema=4000images --snapshots=1
 
     \b
-    # The effect of skip connections, and the progress of that study
+    # The effect of skip connections, and the progress of this study
     python emm.py sweep scripts/studies/pocket/skip_connections.toml --outdir=skips
     python emm.py status skips
     """
@@ -49,10 +50,11 @@ def main() -> None:
 @with_options(SearchOptions)
 @with_options(SessionOptions, 'session')
 def search(options: SearchOptions, session: SessionOptions, train_options: tuple[str, ...]) -> None:
-    """Search the EMM of one configuration.
+    """Search for the EMM of one configuration.
 
-    TRAIN_OPTIONS, after --, go to train.py; lengths may be in images, as 50000images. The smallest size is trained
-    first, then the largest, and then the bracket is halved. The answer is an inequality if both ends are replayed, or neither.
+    TRAIN_OPTIONS, after --, are passed to train.py; lengths can be given in images, such as 50000images. The search trains on
+    the smallest training set first and on the largest next, and then repeatedly halves the range of sizes that contains the EMM.
+    The result is an inequality if the smallest set is not memorized, or the largest one is.
 
     \b
     # The paper's basic run, between 500 and 5,000 images of CIFAR-10
@@ -77,15 +79,16 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
 @main.command(cls=StudyCommand)
 @click.argument('study_file', metavar='STUDY.toml', type=click.Path(path_type=Path))
 @click.option(
-    '--outdir', metavar='DIR', type=click.Path(path_type=Path), help='Folder of the study. [default: studies-out/NAME]'
+    '--outdir', metavar='DIR', type=click.Path(path_type=Path), help='Study folder. [default: studies-out/NAME]'
 )
 @report_errors
 @with_options(SessionOptions, 'session')
 def sweep(study_file: Path, outdir: Path | None, session: SessionOptions) -> None:
-    """Run a study: every combination of its factor values, at every size, in every repeat.
+    """Run a study: every combination of factor values, at every size, with every repeat.
 
-    docs/studies.md describes the format of the file. A point is a training, or a closed-form denoiser in its place.
-    Additions to the file add points; a point whose settings have changed is set aside and run again.
+    docs/studies.md describes the format of the file. A point is one training run (or a closed-form denoiser) with its
+    evaluation. If you add values, sizes or repeats to the file, only the new points run; if a point's settings change,
+    its old results are set aside and it runs again.
 
     \b
     # A study of the digits, on a laptop
@@ -107,7 +110,7 @@ def sweep(study_file: Path, outdir: Path | None, session: SessionOptions) -> Non
 @click.argument('folder', metavar='STUDY', type=click.Path(path_type=Path))
 @report_errors
 def status(folder: Path) -> None:
-    """Show what is done, running, failed and left, and about how long the rest takes.
+    """Show which points are done, running, failed and pending, and about how long the remaining ones take.
 
     \b
     python emm.py status width

@@ -1,4 +1,4 @@
-"""Measure Fréchet and kernel distances of images, and write reference statistics: parses the options, and reports."""
+"""Measure Fréchet and kernel distances of images, and write reference statistics; parses the options and prints the results."""
 
 import contextlib
 import json
@@ -13,13 +13,13 @@ from evaluation.quality_options import CalcOptions, RefOptions, check_calc
 
 @click.group(cls=RankedGroup)
 def main() -> None:
-    """Measure the Fréchet distance and the kernel distance of images to a reference.
+    """Measure the Fréchet distance and the kernel distance between images and a reference.
 
-    With the features of Inception, they are the FID and the KID. The statistics are in the format of EDM's fid.py.
+    With Inception features, these are the FID and the KID. Statistics files have the format of EDM's fid.py.
     Results do not depend on the number of ranks. With torchrun, put -- before the script.
 
     \b
-    # The Fréchet distance in pixels of the Gaussian of the digits
+    # The Fréchet distance, in pixels, between the digits and samples from the Gaussian denoiser fitted to them
     python fid.py calc --denoiser=gaussian --data=digits --ref=digits --num=200 --steps=5
     """
 
@@ -28,10 +28,10 @@ def main() -> None:
 @report_errors
 @with_options(CalcOptions)
 def calc(options: CalcOptions) -> None:
-    """Measure images, or what a network samples, against statistics or images.
+    """Compare images, or samples from a network, with reference statistics or images.
 
-    The Fréchet distance depends strongly on the number of images: values of different numbers cannot be compared. A
-    TorchScript file is a program; it must be trusted.
+    The Fréchet distance depends strongly on the number of images: distances for different numbers of images cannot be
+    compared. A TorchScript file contains code that runs when it is loaded, so use only files that you trust.
 
     \b
     # FID of 50,000 images against statistics published for EDM
@@ -59,7 +59,7 @@ def calc(options: CalcOptions) -> None:
 @report_errors
 @with_options(RefOptions)
 def ref(options: RefOptions) -> None:
-    """Write the mean and the covariance of the features of images, which calc and EDM's fid.py read.
+    """Write feature statistics of images (mean and covariance), which fid.py calc and EDM's fid.py can read.
 
     \b
     python fid.py ref --data=digits --dest=digits.npz

@@ -1,4 +1,4 @@
-"""Generate images with a network snapshot: parses the options, and writes one PNG per seed."""
+"""Generate images with a network snapshot, one per seed; parses the options."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ class GenerateOptions:
     """The options of this script."""
 
     # fmt: off
-    network: str = option(REQUIRED, 'Snapshot, run folder (its newest snapshot), or network pickle of EDM.', unit='FILE|DIR|URL')
-    outdir: Path | None = option(None, 'Folder for the images, or one file for all; only `download_only` works without it.', unit='DIR|NPZ|NPY')
-    seeds: list[int] = option('0-63', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
-    subdirs: bool = option(False, 'Put a thousand images in a folder.', switch=True)
-    class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
+    network: str = option(REQUIRED, 'Snapshot, run folder (its newest snapshot), or EDM network pickle.', unit='FILE|DIR|URL')
+    outdir: Path | None = option(None, 'Folder for the images, or one file for all images. Required, except with `download_only`.', unit='DIR|NPZ|NPY')
+    seeds: list[int] = option('0-63', 'Seeds, such as 1,2,5-10; one image is generated for each.', unit='LIST', parse=seed_list)
+    subdirs: bool = option(False, 'Use a subfolder for every thousand images.', switch=True)
+    class_index: int | None = option(None, 'Generate all images with this class. [default: drawn from the seed]', name='class', unit='INT', least=0)
     class_prior: str = class_prior_option()
-    batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
+    batch_size: int = option(64, 'Batch size on each rank.', name='batch', unit='INT', least=1)
     grid: Path | None = option(None, 'Also save a contact sheet of the first images.', unit='PNG')
     download: DownloadOptions = group(DownloadOptions)
     device: str = device_option()
@@ -38,15 +38,15 @@ class GenerateOptions:
 def main(options: GenerateOptions) -> None:
     """Generate images with a network snapshot.
 
-    An image depends on its seed and, within rounding, on --batch, but not on the number of ranks. The same command
-    resumes an interrupted run; a folder with images of another network or other settings is refused.
+    An image depends on its seed and, up to rounding, on --batch, but not on the number of ranks. Run the same command again to
+    resume an interrupted run; a folder with images from another network or with other settings is refused.
 
     \b
     # 64 images and a contact sheet of them
     python generate.py --network=runs/00000-digits --outdir=out --grid=out/grid.png
 
     \b
-    # The same images in one file, as file systems that limit the number of files need
+    # The same images in a single file, for file systems that limit the number of files
     python generate.py --network=runs/00000-digits --outdir=samples.npz
 
     \b

@@ -1,4 +1,4 @@
-"""Generate images with a closed-form denoiser of a training set: parses the options, and writes one PNG per seed."""
+"""Generate images with a closed-form denoiser fitted to a training set, one per seed; parses the options."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +17,19 @@ class GenerateOptimOptions:
     """The options of this script."""
 
     # fmt: off
-    data: str = option(REQUIRED, 'Training set. Without `sharded`, an .npy file of pixels stays on disk.', unit='ZIP|DIR|NPY', alias='network')
+    data: str = option(REQUIRED, 'Training set. An .npy file of pixels stays on disk unless `sharded` is given.', unit='ZIP|DIR|NPY', alias='network')
     denoiser: str = option('optimal', f'Closed form: {", ".join(DENOISERS)}; with parameters as in local:window=5.', unit='NAME')
-    outdir: Path = option(REQUIRED, 'Folder for the images, or one file for all.', unit='DIR|NPZ|NPY')
-    seeds: list[int] = option('0-63', 'One image for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
-    subdirs: bool = option(False, 'Put a thousand images in a folder.', switch=True)
-    conditional: bool = option(False, 'Denoise within a class, drawn from the seed; otherwise labels are ignored.', name='cond', unit='BOOL')
-    class_index: int | None = option(None, 'Class of all images.', name='class', unit='INT', least=0)
+    outdir: Path = option(REQUIRED, 'Folder for the images, or one file for all images.', unit='DIR|NPZ|NPY')
+    seeds: list[int] = option('0-63', 'Seeds, such as 1,2,5-10; one image is generated for each.', unit='LIST', parse=seed_list)
+    subdirs: bool = option(False, 'Use a subfolder for every thousand images.', switch=True)
+    conditional: bool = option(False, 'Use only training images of one class, which is drawn from the seed; by default, labels are ignored.', name='cond', unit='BOOL')
+    class_index: int | None = option(None, 'Generate all images with this class.', name='class', unit='INT', least=0)
     class_prior: str = class_prior_option()
-    batch_size: int = option(512, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
+    batch_size: int = option(512, 'Batch size on each rank.', name='batch', unit='INT', least=1)
     grid: Path | None = option(None, 'Also save a contact sheet of the first images.', unit='PNG')
     save_images: bool = option(True, 'Save a PNG for each seed.', switch=True)
-    sharded: bool = option(False, 'Spread a training set that one device cannot hold over the ranks; each decodes and holds its share.', name='shard', switch=True)
-    precision: str | None = option(None, 'Of the optimum: fp32 is exact to 1e-5 of a denoised image; fp64 is slow. [default: fp32]', choices=('fp32', 'fp64'))
+    sharded: bool = option(False, 'Distribute the training set over the ranks if one device cannot hold it; each rank decodes and holds its share.', name='shard', switch=True)
+    precision: str | None = option(None, 'Precision of the optimum: fp32 has relative errors of at most 1e-5; fp64 is slow. [default: fp32]', choices=('fp32', 'fp64'))
     device: str = device_option()
     # fmt: on
     sampler: SamplerOptions = group(SamplerOptions)
@@ -39,17 +39,17 @@ class GenerateOptimOptions:
 @report_errors
 @with_options(GenerateOptimOptions)
 def main(options: GenerateOptimOptions) -> None:
-    """Generate images with a closed-form denoiser of a training set, by default the optimum, which replays it.
+    """Generate images with a closed-form denoiser fitted to a training set. The default is the optimum, which copies training images.
 
-    DIR/nearest.csv, or arrays of the .npz, list the two nearest training images of each image and their squared pixel
-    distances. The same command resumes an interrupted run. Images depend on neither --batch nor the number of ranks.
+    DIR/nearest.csv (or arrays in the .npz file) lists the two nearest training images of each image and
+    their squared pixel distances. The same command resumes an interrupted run. Images depend on neither --batch nor the number of ranks.
 
     \b
-    # 64 images of the optimum on handwritten digits, and a contact sheet of them
+    # 64 samples from the optimum for the handwritten digits, and a contact sheet of them
     python generate_optim.py --data=digits --outdir=optimum --grid=optimum/grid.png
 
     \b
-    # Patches of 5×5 pixels at every noise level, and the optimum above noise level 4 followed by a network
+    # Patches of 5×5 pixels at every noise level; then a hybrid of the optimum above noise level 4 and a network below
     python generate_optim.py --data=train.zip --outdir=patches --denoiser=patch:window=5
     python generate_optim.py --data=train.zip --outdir=hybrid --denoiser='hybrid:optimal>4>network-snapshot-000080.safetensors'
 
@@ -59,7 +59,7 @@ def main(options: GenerateOptimOptions) -> None:
         --network=datasets/cifar10/cifar10-train.zip
 
     \b
-    # A training set that no device can hold: spread over eight, or read from disk at every step
+    # A training set that does not fit on one device: distributed over eight devices, or read from disk at every step
     torchrun --standalone --nproc_per_node=8 generate_optim.py --outdir=optimum --shard --data=imagenet64.zip
     python generate_optim.py --outdir=optimum --data=imagenet64.npy
     """

@@ -1,4 +1,4 @@
-"""Measure the memorization ratio of runs, snapshots, pipelines or any images: parses the options, and reports."""
+"""Measure the memorization ratio of runs, snapshots, pipelines or any images; parses the options and prints the results."""
 
 import contextlib
 import dataclasses
@@ -22,8 +22,8 @@ def main(options: EvaluationOptions) -> None:
 
     An image is a copy if its distance to the nearest training image is less than a third of its distance to the second
     nearest. For a run, every snapshot except the one at 0 kimg is evaluated, newest first, and the highest ratio is
-    reported at the end. The same command resumes an interrupted evaluation. Network pickles of EDM count as snapshots;
-    nothing in them is executed.
+    reported at the end. Run the same command again to resume an interrupted evaluation. EDM network pickles are treated as
+    snapshots; no code in them is executed.
 
     \b
     # All snapshots of a run, with 10,000 images each
@@ -35,7 +35,7 @@ def main(options: EvaluationOptions) -> None:
     python mem_ratio.py --images=samples/ --knn-ref=datasets/cifar10/cifar10-train.zip
 
     \b
-    # One network from elsewhere, with metrics in addition to the ratio
+    # A network from another source, with metrics in addition to the ratio
     python mem_ratio.py --network=https://… --knn-ref=datasets/cifar10/cifar10-train.zip --metrics=all
     """
     from evaluation.evaluate import evaluate

@@ -1,4 +1,4 @@
-"""Convert a network between formats, or show what a file holds: parses the options, and reports."""
+"""Convert a network between formats, or show the contents of a network file."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from dnnlib.util import report_errors
 
 @click.group()
 def main() -> None:
-    """Convert network snapshots and EDM's network pickles, or show what is in them. Nothing in a file is executed."""
+    """Convert network snapshots and EDM network pickles, or show their contents. No code in a file is executed."""
 
 
 @main.command()
@@ -17,10 +17,10 @@ def main() -> None:
 @click.argument('dest', metavar='OUT', type=str)
 @report_errors
 def convert(source: str, dest: str) -> None:
-    """Convert a network; the name of OUT chooses the format.
+    """Convert a network; the ending of OUT determines the format.
 
-    .safetensors is a snapshot of this toolkit. .pt is a plain dictionary of tensors, which load_state_dict of EDM's own
-    classes takes. IN is a snapshot, or a network pickle of EDM.
+    IN is a snapshot or an EDM network pickle. If OUT ends in .safetensors, it becomes a snapshot of this toolkit.
+    If it ends in .pt, it becomes a plain dictionary of tensors for load_state_dict of EDM's own classes.
 
     \b
     python snapshot_tool.py convert edm-cifar10-32x32-uncond-vp.pkl edm-cifar10.safetensors
@@ -35,7 +35,7 @@ def convert(source: str, dest: str) -> None:
 @click.argument('source', metavar='FILE', type=str)
 @report_errors
 def show(source: str) -> None:
-    """Print a network's architecture, arguments, number of parameters, progress of training, and hash."""
+    """Print a network's architecture, arguments, number of parameters, training progress, and hash."""
     from training.snapshot_files import describe_network
 
     for name, value in describe_network(Path(source)).items():

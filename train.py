@@ -1,4 +1,4 @@
-"""Train a denoiser on a data set: parses the options, and calls `training.training_run`."""
+"""Train a denoiser on a data set; parses the options and calls `training.training_run`."""
 
 import shlex
 from pathlib import Path
@@ -18,7 +18,7 @@ def main(ctx: click.Context, options: RunOptions) -> None:
     """Train a denoiser on a data set.
 
     Snapshots of the averaged weights, training states and statistics go to a numbered folder in --outdir. Ctrl-C saves
-    the training state, and --resume with the run folder resumes the training bit for bit.
+    the training state; --resume with the run folder then resumes the run bit for bit.
 
     \b
     # The built-in digits on a laptop

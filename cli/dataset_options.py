@@ -25,14 +25,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'held_out': {'metavar': 'INT', 'type': COUNT, 'help': 'Number of images to hold out.'},
     'num_classes': {'metavar': 'INT', 'type': COUNT, 'help': 'Number of classes.'},
     'class_name': {'metavar': 'NAME|INT', 'help': 'Name or label of the class.'},
-    'superclass': {'metavar': 'bird|cat|dog', 'help': "CIFAR-10's class."},
-    'resolution': {'metavar': 'WxH', 'type': SQUARE_RESOLUTION, 'help': 'Size to resize to.'},
+    'superclass': {'metavar': 'bird|cat|dog', 'help': 'Class of CIFAR-10.'},
+    'resolution': {'metavar': 'WxH', 'type': SQUARE_RESOLUTION, 'help': 'Size to which images are resized.'},
     'blend_rate': {'metavar': 'FLOAT', 'type': SHARE, 'help': 'Share of images from --blend.'},
-    'copies': {'metavar': 'INT', 'type': click.IntRange(min=2), 'help': 'Number of times that a repeated image occurs.'},
+    'copies': {'metavar': 'INT', 'type': click.IntRange(min=2), 'help': 'Number of times that each repeated image occurs.'},
     'fraction': {'metavar': 'FLOAT', 'type': SHARE, 'help': 'Share of images to repeat.'},
     'seed': {'metavar': 'INT', 'type': SEED, 'help': 'Draw the images with this seed instead of taking the first ones.'},
-    'label_seed': {'metavar': 'INT', 'type': SEED, 'help': 'Seed of the labels.'},
-    'skip_unreadable': {'is_flag': True, 'help': 'Skip damaged images, and list them in the manifest.'},
+    'label_seed': {'metavar': 'INT', 'type': SEED, 'help': 'Seed for the labels.'},
+    'skip_unreadable': {'is_flag': True, 'help': 'Skip corrupt images, and list them in the manifest.'},
 }  # fmt: skip
 
 

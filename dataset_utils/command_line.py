@@ -34,11 +34,11 @@ class Selections(click.Group):
 
 @click.group(cls=Selections)
 def main() -> None:
-    """Make the training sets that a study of memorization needs: one factor changed, everything else the same.
+    """Make training sets for studies of memorization, which change one factor and keep everything else the same.
 
-    Every sub-command reads everything that dataset_tool.py reads, and writes a ZIP archive or a folder with a manifest,
-    by which `info --verify` checks the set against its source. The same command gives the same bytes. Without --seed
-    the first images are taken; with it they are drawn. Larger sets contain the smaller ones.
+    Every sub-command reads the same sources as dataset_tool.py, and writes a ZIP archive or a folder. With the manifest in it,
+    `info --verify` checks the set against its source. The same command always writes the same bytes. Without --seed, the first
+    images are taken; with --seed, images are drawn at random. Larger sets contain the smaller ones.
 
     \b
     # The paper's basic set: 1,000 images of CIFAR-10, 100 of each class
@@ -46,7 +46,7 @@ def main() -> None:
         --dest=datasets/cifar10/cifar10-1000.zip --max-images=1000
 
     \b
-    # Its content, and whether it is what its manifest claims
+    # Show its content, and check it against its manifest and its source
     python -m dataset_utils info datasets/cifar10/cifar10-1000.zip \\
         --verify=datasets/cifar10/cifar-10-python.tar.gz
     """
@@ -91,9 +91,10 @@ def _example(name: str, example: str) -> str:
 def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     """Take two disjoint sets: halves, or a training set and a held-out set.
 
-    --dest=half.zip writes half-a.zip and half-b.zip. With --max-images alone, each gets that many images of all classes
-    alike; the first is what `size` takes. With --held-out, half-b.zip gets that many images, the same share of each
-    class, and half-a.zip all others, or --max-images of them.
+    --dest=half.zip writes half-a.zip and half-b.zip. With --max-images alone, each set gets this many images, equally from all
+    classes; half-a.zip gets
+    the same images as with `size`. With --held-out, half-b.zip gets the given number of held-out images, the same share of each
+    class, and half-a.zip gets all other images, or --max-images of them.
 
     \b
     # Two sets of 1,000 images of CIFAR-10
@@ -124,13 +125,13 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
 
 @main.command()
 @click.argument('path', metavar='PATH')
-@click.option('--near', metavar='FLOAT', type=click.FloatRange(min=0), default=inspection.NEAR, show_default=True, help='List pairs whose root mean square difference per pixel, out of 255, is below it.')  # fmt: skip
-@click.option('--verify', metavar='ZIP|DIR|FILE', multiple=True, help='Make the data set again from this source and compare; for a mixture, give --source first and then --blend.')  # fmt: skip
+@click.option('--near', metavar='FLOAT', type=click.FloatRange(min=0), default=inspection.NEAR, show_default=True, help='List pairs of images whose root mean square difference per pixel, on the scale 0 to 255, is below this.')  # fmt: skip
+@click.option('--verify', metavar='ZIP|DIR|FILE', multiple=True, help='Make the data set again from this source and compare. For a mixture, repeat the option: first the set given as --source, then the set given as --blend.')  # fmt: skip
 @report_errors
 def info(path: str, near: float, verify: tuple[str, ...]) -> None:
     """Describe a data set, and verify it.
 
-    Prints counts, sizes and labels, exact copies, near copies, and the manifest in words.
+    Prints counts, sizes and labels, exact and near copies, and a description of the manifest.
 
     \b
     # Does CIFAR-10 have near copies?

@@ -91,8 +91,8 @@ def plan_convert(
 def plan_size(source: Source, *, max_images: int, seed: int | None = None) -> Plan:
     """Take the same number of images of each class.
 
-    The set is ordered by class and keeps the labels; `max_images` must be a multiple of the number of classes. Images
-    without labels are taken in order, or drawn uniformly.
+    The set is ordered by class and keeps the labels; `max_images` must be a multiple of the number of classes. From images without labels, the
+    first ones are taken, or images are drawn uniformly.
     """
     return subset(source, selections.balanced(*_classes_of(source), max_images, seed))
 
@@ -105,7 +105,8 @@ def plan_size(source: Source, *, max_images: int, seed: int | None = None) -> Pl
 def plan_classes(source: Source, *, num_classes: int, max_images: int, seed: int | None = None) -> Plan:
     """Take images of the first classes only (inter-diversity).
 
-    Each of the first `num_classes` classes gives the same number of images, and the last also the remainder.
+    The same number of images is taken from each of the first `num_classes` classes; the last class also provides
+    the remainder.
     """
     indices = selections.first_classes(labels_of(source), source.class_names, num_classes, max_images, seed)
     return subset(source, indices)
@@ -117,7 +118,7 @@ def plan_classes(source: Source, *, num_classes: int, max_images: int, seed: int
     f'The same at 8x8: {CIFAR} --dest=r8.zip --resolution=8x8 --max-images=2000',
 )
 def plan_resolution(source: Source, *, resolution: Sequence[int], max_images: int, seed: int | None = None) -> Plan:
-    """Take what `size` takes, and resize it (data dimension).
+    """Take the same images as `size`, and resize them (data dimension).
 
     The filter is Lanczos, as in dataset_tool.py.
     """
@@ -138,9 +139,9 @@ def plan_random_labels(
     seed: int | None = None,
     label_seed: int = selections.PAPER_SEED,
 ) -> Plan:
-    """Take what `size` takes, and label it at random (conditioning).
+    """Take the same images as `size`, and label them at random (conditioning).
 
-    Labels are independent and uniform, drawn for the images in order.
+    Labels are independent and uniform, and are drawn in the order of the images.
     """
     if not 1 <= num_classes <= MAX_LABEL + 1:
         raise UserError(f'`num_classes`={num_classes} is not in the range from 1 to {MAX_LABEL + 1}; change it')
@@ -156,7 +157,7 @@ def plan_random_labels(
     '500 digits with 500 labels: --source=digits --dest=u500.zip --max-images=500',
 )
 def plan_unique_labels(source: Source, *, max_images: int, seed: int | None = None) -> Plan:
-    """Take what `size` takes, and make each image its own class (conditioning).
+    """Take the same images as `size`, and make each image its own class (conditioning).
 
     The label is the image's position in the data set.
     """
@@ -173,7 +174,7 @@ def plan_unique_labels(source: Source, *, max_images: int, seed: int | None = No
 def plan_one_class(source: Source, *, class_name: str, max_images: int | None = None, seed: int | None = None) -> Plan:
     """Take images of one class; all of them without `max_images`.
 
-    They keep the label of the class in the source.
+    The images keep the label that they have in the source.
     """
     indices = selections.one_class(labels_of(source), source.class_names, class_name, max_images, seed)
     return subset(source, indices)
@@ -195,8 +196,8 @@ def plan_imagenet_class(
 ) -> Plan:
     """Draw images of one of CIFAR-10's classes from ImageNet (intra-diversity).
 
-    They are spread evenly over the synsets of the class, whose folders must all be present, and get CIFAR-10's label.
-    `source` is ImageNet's train folder, or the part of it with those synsets. Images are center-cropped, then resized.
+    The images are spread evenly over the synsets of the class and get CIFAR-10's label. `source` is ImageNet's train
+    folder, or a part of it that contains the folders of all these synsets. Images are center-cropped, then resized.
     """
     # Source: Gu et al. 2023, section 4.3.
     groups = images_by_synset(source, superclass)
@@ -230,7 +231,8 @@ def plan_imagenet_class(
 def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images: int) -> Plan:
     """Mix two data sets (intra-diversity).
 
-    The first int(N * (1 - rate)) of N = `max_images` images are the first of `source`, the others the first of `blend`.
+    Of N = `max_images` images, int(N * (1 - rate)) are the first images of `source`; the remaining ones are the first
+    images of `blend`.
     """
     # The product is taken in float64: at 0.8, 199 of 1,000 images come from `source`. Source: Gu et al. 2023, sec. 4.3.
     if not 0 <= blend_rate <= 1:
@@ -258,8 +260,8 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
 def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | None = None) -> Plan:
     """Repeat a fraction of the images.
 
-    All images keep their places, and after them the fraction is repeated until each of its images occurs `copies`
-    times. It is taken evenly from the classes: the first images of each class, or drawn by `seed`.
+    All images keep their positions. After them, the repeated images follow until each of them occurs `copies` times.
+    The images to repeat are taken evenly from the classes: the first ones of each class, or drawn with `seed`.
     """
     if copies < 1:
         raise UserError(f'`copies`={copies} must be at least 1')

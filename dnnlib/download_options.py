@@ -11,7 +11,7 @@ class DownloadOptions:
     """Where the file of a network is kept, and what it must be."""
 
     # fmt: off
-    cache_dir: Path | None = option(None, "Folder for downloads and for features. [default: the user's cache folder]", unit='DIR')
-    sha256: str | None = option(None, 'SHA-256 that the file of `network` must have.', unit='HEX')
-    download_only: bool = option(False, 'Download the file of `network`, print where it is, and stop.', switch=True)
+    cache_dir: Path | None = option(None, "Folder for downloads and cached features. [default: the user's cache folder]", unit='DIR')
+    sha256: str | None = option(None, 'Expected SHA-256 of the file given by `network`.', unit='HEX')
+    download_only: bool = option(False, 'Download the file given by `network`, print its path, and stop.', switch=True)
     # fmt: on

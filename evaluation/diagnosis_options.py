@@ -38,7 +38,7 @@ class OutputOptions:
     """Where results go, and where they are computed."""
 
     # fmt: off
-    outdir: Path | None = option(None, 'Folder for the results. [default: the run folder, else the current folder]', unit='DIR')
+    outdir: Path | None = option(None, 'Folder for the results. [default: the run folder if there is one, otherwise the current folder]', unit='DIR')
     plot: bool = option(False, 'Draw the figures as PNG and SVG.', switch=True)
     device: str = device_option()
     # fmt: on
@@ -51,7 +51,7 @@ class SetOptions:
     # fmt: off
     test: str | None = option(None, 'Held-out set.', unit='ZIP|DIR')
     allow_overlap: bool = option(False, 'Continue if the held-out set shares images with the training set.', switch=True)
-    num: int | None = option(None, 'Images of each set to measure, the first ones. [default: 1000, or all of a smaller set]', unit='INT', least=2)
+    num: int | None = option(None, 'Number of images to measure: the first ones of each set. [default: 1000, or all images of a smaller set]', unit='INT', least=2)
     seed: int = option(0, 'Seed of the noise.', unit='INT', least=0)
     # fmt: on
 
@@ -61,9 +61,9 @@ class DenoisingOptions:
     """How networks are evaluated."""
 
     # fmt: off
-    class_index: int | None = option(None, 'Class of all images. [default: the class of each image]', name='class', unit='INT', least=0)
-    no_labels: bool = option(False, 'Denoise without a class.', switch=True)
-    batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=2)
+    class_index: int | None = option(None, 'Denoise all images with this class. [default: the class of each image]', name='class', unit='INT', least=0)
+    no_labels: bool = option(False, 'Denoise without class labels.', switch=True)
+    batch_size: int = option(64, 'Batch size on each rank.', name='batch', unit='INT', least=2)
     precision: str | None = precision_option()
     # fmt: on
 
@@ -73,12 +73,12 @@ class LevelsOptions:
     """The options of `levels`."""
 
     # fmt: off
-    network: tuple[str, ...] = option((), 'Snapshot, run folder (its newest snapshot), or network pickle of EDM; repeat the option for several.', unit='FILE|DIR|URL')
-    expdir: Path | None = option(None, 'Run folder; every snapshot of it is measured.', unit='DIR')
-    denoiser: tuple[str, ...] = option((), 'Closed form of the training set: optimal, local:window=5, …; repeat the option for several. With networks, each network is compared with them.', unit='NAME')
+    network: tuple[str, ...] = option((), 'Snapshot, run folder (its newest snapshot), or EDM network pickle; repeat the option to measure several.', unit='FILE|DIR|URL')
+    expdir: Path | None = option(None, 'Run folder, of which every snapshot is measured.', unit='DIR')
+    denoiser: tuple[str, ...] = option((), 'Closed form fitted to the training set, such as optimal or local:window=5; repeat the option for several. If networks are given, each is compared with the closed forms.', unit='NAME')
     data: str | None = option(None, 'Training set. [default: the training set of `expdir`]', unit='ZIP|DIR')
-    sources: list[str] | None = option(None, f'Where noisy images come from: {",".join(SOURCES)}. [default: all that are there]', name='from', unit='LIST', parse=source_list)
-    levels: int | list[float] = option('18', "Number of levels of EDM's schedule, or the levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)
+    sources: list[str] | None = option(None, f'Sources of noisy images: {",".join(SOURCES)}. [default: all available ones]', name='from', unit='LIST', parse=source_list)
+    levels: int | list[float] = option('18', "Number of noise levels in EDM's schedule, or a list of noise levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)
     # fmt: on
     sets: SetOptions = group(SetOptions)
     denoising: DenoisingOptions = group(DenoisingOptions)
@@ -91,11 +91,11 @@ class CalibrateOptions:
     """The options of `calibrate`."""
 
     # fmt: off
-    network: str = option(REQUIRED, 'Snapshot, or network pickle of EDM.', unit='FILE|URL')
+    network: str = option(REQUIRED, 'Snapshot or EDM network pickle.', unit='FILE|URL')
     data: str = option(REQUIRED, 'Training set.', unit='ZIP|DIR')
-    denoiser: str = option('local', 'Closed form with windows: local, equivariant or patch, with parameters.', unit='NAME')
-    levels: int | list[float] = option('18', "Number of levels of EDM's schedule, or the levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)
-    num: int = option(64, 'Trajectories to follow.', unit='INT', least=2)
+    denoiser: str = option('local', 'Closed form that uses windows: local, equivariant or patch, with optional parameters.', unit='NAME')
+    levels: int | list[float] = option('18', "Number of noise levels in EDM's schedule, or a list of noise levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)
+    num: int = option(64, 'Number of sampling trajectories to follow.', unit='INT', least=2)
     seed: int = option(0, 'Seed of the noise.', unit='INT', least=0)
     # fmt: on
     denoising: DenoisingOptions = group(DenoisingOptions)
@@ -108,7 +108,7 @@ class GeometryOptions:
 
     # fmt: off
     data: str = option(REQUIRED, 'Training set.', unit='ZIP|DIR')
-    levels: int | list[float] = option('18', "Number of levels of EDM's schedule, or the levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)
+    levels: int | list[float] = option('18', "Number of noise levels in EDM's schedule, or a list of noise levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)
     # fmt: on
     sets: SetOptions = group(SetOptions)
     output: OutputOptions = group(OutputOptions)
@@ -119,17 +119,17 @@ class AgreementOptions:
     """The options of `agreement`."""
 
     # fmt: off
-    network: tuple[str, ...] = option((), 'Snapshot, or network pickle of EDM; repeat the option for two.', unit='FILE|DIR|URL')
-    expdir: tuple[Path, ...] = option((), 'Run folder; its last snapshot is used. Repeat the option for two.', unit='DIR')
-    denoiser: str | None = option(None, 'Closed form of the last training set in place of the second network.', unit='NAME')
-    data: tuple[str, ...] = option((), 'Training set of the first and, if it differs, of the second; repeat the option. [default: the training sets of `expdir`]', unit='ZIP|DIR')
-    test: str | None = option(None, 'Held-out set, for the background.', unit='ZIP|DIR')
-    seeds: list[int] = option('0-999', 'One image of each for each seed, such as 1,2,5-10.', unit='LIST', parse=seed_list)
-    features: list[str] | None = option(None, 'Also compare features: two .npy files, float [N, d], in the order of the seeds.', unit='A,B', parse=word_list)
+    network: tuple[str, ...] = option((), 'Snapshot or EDM network pickle; give the option twice for two networks.', unit='FILE|DIR|URL')
+    expdir: tuple[Path, ...] = option((), 'Run folder, whose last snapshot is used; give the option twice for two runs.', unit='DIR')
+    denoiser: str | None = option(None, 'Closed form to use instead of the second network, fitted to the last training set.', unit='NAME')
+    data: tuple[str, ...] = option((), 'Training set of the first network; if the second network has another one, repeat the option. [default: the training sets of `expdir`]', unit='ZIP|DIR')
+    test: str | None = option(None, 'Held-out set, for the baseline of unrelated images.', unit='ZIP|DIR')
+    seeds: list[int] = option('0-999', 'Seeds, such as 1,2,5-10; each network generates one image per seed.', unit='LIST', parse=seed_list)
+    features: list[str] | None = option(None, 'Also compare features, given as two .npy files, float [N, d], in the order of the seeds.', unit='A,B', parse=word_list)
     threshold: float = option(0.6, 'Cosine above which two images count as the same.', unit='FLOAT')
-    class_index: int | None = option(None, 'Class of all images. [default: drawn from the seed]', name='class', unit='INT', least=0)
+    class_index: int | None = option(None, 'Generate all images with this class. [default: drawn from the seed]', name='class', unit='INT', least=0)
     class_prior: str = class_prior_option()
-    batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
+    batch_size: int = option(64, 'Batch size on each rank.', name='batch', unit='INT', least=1)
     precision: str | None = precision_option()
     # fmt: on
     download: DownloadOptions = group(DownloadOptions)
@@ -143,7 +143,7 @@ class ClocksOptions:
 
     # fmt: off
     expdir: tuple[Path, ...] = option(REQUIRED, 'Run folder; repeat the option to compare runs.', unit='DIR')
-    levels: list[float] = option('0.1,0.3,1.0,3.0', 'Noise levels whose errors are averaged.', unit='LIST', parse=level_list)
+    levels: list[float] = option('0.1,0.3,1.0,3.0', 'Noise levels over which errors are averaged.', unit='LIST', parse=level_list)
     # fmt: on
     sets: SetOptions = group(SetOptions)
     denoising: DenoisingOptions = group(DenoisingOptions)

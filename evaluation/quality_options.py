@@ -14,9 +14,9 @@ class ExtractionOptions:
 
     # fmt: off
     extractor: str = option('pixels', 'Feature extractor: pixels, torchscript:FILE.pt, or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
-    preprocess: str | None = option(None, 'Preprocessing for torchscript: inception, imagenet, sscd, clip, none, or spelled out as in size=224,filter=bicubic,crop=224,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5.', unit='NAME')
-    batch_size: int = option(64, 'Images at a time, on each rank.', name='batch', unit='INT', least=1)
-    cache_dir: Path | None = option(None, "Folder for features, which are extracted once, and for downloads. [default: the user's cache folder]", unit='DIR')
+    preprocess: str | None = option(None, 'Preprocessing for torchscript: inception, imagenet, sscd, clip, none, or a list of settings such as size=224,filter=bicubic,crop=224,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5.', unit='NAME')
+    batch_size: int = option(64, 'Batch size on each rank.', name='batch', unit='INT', least=1)
+    cache_dir: Path | None = option(None, "Folder for downloads and cached features. [default: the user's cache folder]", unit='DIR')
     device: str = device_option()
     # fmt: on
 
@@ -27,17 +27,17 @@ class CalcOptions:
 
     # fmt: off
     images: str | None = option(None, 'Images to measure.', unit='DIR|ZIP|NPZ|NPY')
-    network: str | None = option(None, 'Sample a snapshot, the newest one of a run folder, or a network pickle of EDM, and measure its images without writing them.', unit='FILE|DIR|URL')
-    denoiser: str | None = option(None, 'Sample a closed-form denoiser of `data`, such as gaussian.', unit='NAME')
-    data: str | None = option(None, 'Training set of `denoiser`.', unit='ZIP|DIR|NPZ|NPY')
-    ref: str = option(REQUIRED, 'Statistics of fid.py ref or of EDM, or images; only images give a kernel distance.', unit='NPZ|ZIP|DIR|NPY')
-    num: int = option(50000, 'Number of images; all, if `images` has fewer.', unit='INT', least=2)
-    seed: int = option(0, 'Seed of the choice among `images`, or the first seed to sample.', unit='INT', least=0, most=2**31)
+    network: str | None = option(None, 'Sample a snapshot, a run folder (its newest snapshot), or an EDM network pickle, and measure the images without writing them.', unit='FILE|DIR|URL')
+    denoiser: str | None = option(None, 'Sample a closed-form denoiser fitted to `data`, such as gaussian.', unit='NAME')
+    data: str | None = option(None, 'Training set for `denoiser`.', unit='ZIP|DIR|NPZ|NPY')
+    ref: str = option(REQUIRED, 'Reference: images, or statistics from fid.py ref or EDM. The kernel distance needs images.', unit='NPZ|ZIP|DIR|NPY')
+    num: int = option(50000, 'Number of images to use; if `images` has fewer, all of them.', unit='INT', least=2)
+    seed: int = option(0, 'Seed for choosing among `images`, or the first seed to sample from.', unit='INT', least=0, most=2**31)
     infinity: bool = option(False, 'Also extrapolate the Fréchet distance to infinitely many images.', switch=True)
-    class_index: int | None = option(None, 'Class of all sampled images. [default: drawn from the seed]', name='class', unit='INT', least=0)
+    class_index: int | None = option(None, 'Sample all images with this class. [default: drawn from the seed]', name='class', unit='INT', least=0)
     class_prior: str = class_prior_option()
-    sha256: str | None = option(None, 'SHA-256 that the file of `network` must have.', unit='HEX')
-    as_json: bool = option(False, 'Print the record alone on stdout, as one line of JSON.', name='json', switch=True)
+    sha256: str | None = option(None, 'Expected SHA-256 of the file given by `network`.', unit='HEX')
+    as_json: bool = option(False, 'Print only the record on stdout, as one line of JSON.', name='json', switch=True)
     # fmt: on
     extraction: ExtractionOptions = group(ExtractionOptions)
     sampler: SamplerOptions = group(SamplerOptions)

@@ -13,7 +13,7 @@ PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
 def class_prior_option() -> Any:
     """The field of an options dataclass that chooses how classes are drawn."""
-    help_text = 'Draw each class that has training images equally often, or as often as the training set has it.'
+    help_text = 'Draw classes uniformly from those with training images, or in proportion to their frequency in the training set (data).'
     return option('uniform', help_text, choices=CLASS_PRIORS)
 
 
@@ -24,7 +24,7 @@ def device_option() -> Any:
 
 def precision_option() -> Any:
     """The field of an options dataclass that chooses the arithmetic of networks that are sampled or measured."""
-    return option(None, 'Arithmetic of the networks. [default: as in the training]', choices=PRECISIONS)
+    return option(None, 'Floating-point precision of the networks. [default: as in training]', choices=PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,14 @@ class SamplerOptions:
     sigma_min: float | None = option(None, "Lowest noise level. [default: 0.002, or the denoiser's]", name='sigma_min', unit='FLOAT', above=0)
     sigma_max: float | None = option(None, "Highest noise level. [default: 80, or the denoiser's]", name='sigma_max', unit='FLOAT', above=0)
     rho: float = option(7, 'Exponent of the time steps.', unit='FLOAT', least=0.01)
-    S_churn: float = option(0, 'Strength of stochasticity.', name='S_churn', unit='FLOAT', least=0)
-    S_min: float = option(0, 'Lowest noise level with churn.', name='S_min', unit='FLOAT', least=0)
-    S_max: float = option(math.inf, 'Highest noise level with churn.', name='S_max', unit='FLOAT', least=0)
-    S_noise: float = option(1, "Inflation of the churn's noise.", name='S_noise', unit='FLOAT')
-    solver: str | None = option(None, 'Ablation: the solver.', choices=('euler', 'heun'))
-    discretization: str | None = option(None, 'Ablation: the time steps.', name='disc', choices=('vp', 've', 'iddpm', 'edm'))
-    schedule: str | None = option(None, 'Ablation: the noise schedule sigma(t).', choices=('vp', 've', 'linear'))
-    scaling: str | None = option(None, 'Ablation: the signal scaling s(t).', choices=('vp', 'none'))
+    S_churn: float = option(0, 'Strength of the stochasticity (churn).', name='S_churn', unit='FLOAT', least=0)
+    S_min: float = option(0, 'Lowest noise level at which churn is applied.', name='S_min', unit='FLOAT', least=0)
+    S_max: float = option(math.inf, 'Highest noise level at which churn is applied.', name='S_max', unit='FLOAT', least=0)
+    S_noise: float = option(1, 'Factor by which the noise added by churn is inflated.', name='S_noise', unit='FLOAT')
+    solver: str | None = option(None, 'Ablation of the sampler: solver.', choices=('euler', 'heun'))
+    discretization: str | None = option(None, 'Ablation of the sampler: time steps.', name='disc', choices=('vp', 've', 'iddpm', 'edm'))
+    schedule: str | None = option(None, 'Ablation of the sampler: noise schedule sigma(t).', choices=('vp', 've', 'linear'))
+    scaling: str | None = option(None, 'Ablation of the sampler: signal scaling s(t).', choices=('vp', 'none'))
     # fmt: on
 
     def __post_init__(self) -> None:

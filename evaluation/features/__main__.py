@@ -20,9 +20,9 @@ def main() -> None:
 @report_errors
 @with_options(ExtractOptions)
 def extract(options: ExtractOptions) -> None:
-    """Write the features of images as .npy, float32 [N, d], in the order of the images.
+    """Write image features as .npy, float32 [N, d], in the order of the images.
 
-    A TorchScript file is a program; it must be trusted.
+    A TorchScript file contains code that runs when it is loaded, so use only files that you trust.
 
     \b
     python -m evaluation.features extract --source=cifar10-train.zip --dest=train.npy \\

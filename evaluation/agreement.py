@@ -1,10 +1,10 @@
 """Do two generators make the same images from the same seeds, or does each copy its own training set?
 
-Images are compared by the cosine of their pixels after subtracting the mean of each image, and by their root mean
-square distance. Networks trained on two small disjoint sets copy their own set and disagree; with more data they agree
-and copy neither. A similarity is meaningful only next to its background: the similarity of
-unrelated images, and of held-out images to their nearest training image.
-Sources: Kadkhodaie et al. 2024 (pixels), Zhang et al. 2024 (cosine of features, share above a threshold).
+Each pair of images is compared by the cosine of its pixels (after subtracting each image's mean) and by its root mean
+square distance. Networks trained on two small disjoint sets each copy their own set and disagree; with more data they
+agree and copy neither set. A similarity is meaningful only in comparison with a background: the similarity of unrelated
+images, and the similarity of held-out images to their nearest training images.
+Sources: Kadkhodaie et al. 2024 (pixels); Zhang et al. 2024 (feature cosine, share above a threshold).
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from evaluation.noise_levels import Estimate, mean_interval
 
 Rows = Tensor | np.ndarray
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # in %
-# Cosine of SSCD features above which Zhang et al. count two images as the same.
+# Cosine of SSCD features above which Zhang et al. consider two images the same.
 THRESHOLD = 0.6
-# Images of one product.
+# Images per matrix product.
 BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Similarities of N >= 2 pairs. mean: with its interval. quantiles: by percentage, see `QUANTILES`.
+    """The similarities of N >= 2 pairs. mean: with its 95 % interval. quantiles: keyed by percentage (`QUANTILES`).
 
-    share: of similarities above the threshold, with its 95 % Wilson interval.
+    share: the share of similarities above the threshold, with its 95 % Wilson interval.
     """
 
     mean: Estimate
@@ -37,20 +37,20 @@ class Distribution:
 
 
 def cosines(a: Rows, b: Rows) -> Tensor:
-    """The cosine of each pair of rows, float64 [N]: of mean-removed pixels for uint8 images, of features otherwise.
+    """The cosine of each pair of rows, float64 [N]: mean-removed pixels for uint8 images, features for float rows.
 
-    a, b: uint8 [N, …], or float [N, d]. 0 if an image is constant.
+    a, b: uint8 [N, …], or float [N, d]. The cosine is 0 if an image is constant.
     """
     return (unit_rows(a) * unit_rows(b)).sum(dim=1)
 
 
 def rms_distances(a: Rows, b: Rows) -> Tensor:
-    """Root mean square difference of each pair of images uint8 [N, …], in pixel levels, float64 [N]."""
+    """Root mean square difference of each pair of uint8 images [N, …], in pixel levels, float64 [N]."""
     return (_matrix(a) - _matrix(b)).square().mean(dim=1).sqrt()
 
 
 def nearest_cosines(queries: Rows, references: Rows) -> tuple[Tensor, Tensor]:
-    """The most similar reference of each query, int64 [N], ties by lowest index, and its cosine, float64 [N]."""
+    """Each query's most similar reference (lowest index on ties), int64 [N], and their cosine, float64 [N]."""
     rows, others = unit_rows(queries), torch.as_tensor(references)
     best = rows.new_full([len(rows)], -np.inf)
     index = torch.zeros([len(rows)], dtype=torch.int64, device=rows.device)
@@ -62,7 +62,7 @@ def nearest_cosines(queries: Rows, references: Rows) -> tuple[Tensor, Tensor]:
 
 
 def distribution(similarities: Tensor, threshold: float = THRESHOLD) -> Distribution:
-    """The mean, the quantiles and the share above a threshold of similarities float64 [N], N >= 2."""
+    """Mean, quantiles and share above the threshold. similarities: float64 [N], N >= 2."""
     values = similarities.cpu().numpy()
     above = int((values > threshold).sum())
     quantiles = np.percentile(values, QUANTILES)
@@ -74,12 +74,12 @@ def distribution(similarities: Tensor, threshold: float = THRESHOLD) -> Distribu
 
 
 def unrelated(a: Rows, b: Rows) -> tuple[Rows, Rows]:
-    """Pairs of images of different seeds: each image of a with the next one of b, the last with the first."""
+    """Pairs with different seeds: each image of a with the next image of b, and the last of a with the first of b."""
     return a, torch.as_tensor(b).roll(-1, dims=0)
 
 
 def unit_rows(rows: Rows) -> Tensor:
-    """Rows of length 1 (or 0), float64 [N, P]; images uint8 lose their mean value first."""
+    """Rows scaled to length 1 (zero rows stay 0), float64 [N, P]; uint8 images are first centred on their mean."""
     matrix = _matrix(rows)
     if torch.as_tensor(rows).dtype == torch.uint8:
         matrix = matrix - matrix.mean(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The images of the evaluated snapshot with the highest ratio, and their neighbours: `mem_best.npz`."""
+"""`mem_best.npz`: the images of the evaluated snapshot with the highest ratio, and their nearest training images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ BEST_NAME = 'mem_best.npz'
 
 @dataclass(frozen=True)
 class BestSnapshot:
-    """The images of the snapshot with the highest ratio, and their neighbours: the arrays of a mem_best.npz.
+    """The images of the snapshot with the highest ratio, and their neighbours: the arrays in mem_best.npz.
 
-    seeds: int64 [N]. images: uint8 [N, C, H, W]. classes: int64 [N], -1 without a class.
+    seeds: int64 [N]. images: uint8 [N, C, H, W]. classes: int64 [N], -1 for images without a class.
     indices, squared_distances: int64 [N, 2], as in `evaluation.memorization.Memorization`.
     """
 
@@ -31,12 +31,12 @@ class BestSnapshot:
 
 
 def write_best(path: Path, record: Mapping[str, Any], best: BestSnapshot) -> None:
-    """Write the file. record: of the snapshot."""
+    """Write the file. record: the snapshot's record."""
     write_arrays(path, settings_of(record), {name: tensor.numpy() for name, tensor in vars(best).items()})
 
 
 def read_best(path: Path, record: Mapping[str, Any]) -> BestSnapshot | None:
-    """The images of a snapshot with the settings of a record, or None if the file has others or cannot be read."""
+    """Read the images saved with the record's settings; None if the settings differ or the file cannot be read."""
     arrays = read_arrays(path, settings_of(record))
     if arrays is None or arrays.keys() != BestSnapshot.__annotations__.keys():
         return None

@@ -1,13 +1,13 @@
-"""The clocks of a training: when it has generalized (tau_gen), when it starts to memorize (tau_mem), and their scaling.
+"""Clocks of a training run: when it has generalized (tau_gen), when it starts to memorize (tau_mem), and their scaling.
 
-- tau_gen: the held-out error reaches its plateau, at most `TOLERANCE` above its lowest value.
-- tau_mem by the ratio: the memorization ratio leaves 0; from this snapshot on, its 95 % interval excludes 0.
+- tau_gen: the first snapshot whose held-out error is within `TOLERANCE` of its lowest value.
+- tau_mem by the ratio: the first snapshot from which the 95 % interval of the memorization ratio always excludes 0.
   Source: Bonnaire et al. 2025.
-- tau_mem by the error: the held-out error leaves the training error; from this snapshot on, the 95 % interval of their
-  paired difference lies above 0. Source: Marion and Wu 2026.
+- tau_mem by the error: the first snapshot from which the 95 % interval of the paired difference between held-out error
+  and training error always lies above 0. Source: Marion and Wu 2026.
 
-Times are times of snapshots, in any unit that the caller chooses. The interval of a time comes from a bootstrap over
-images, and extends back to the previous snapshot, since nothing was measured between the two.
+A time is a snapshot's time, in any unit that the caller chooses. Its interval comes from a bootstrap over images and
+starts at the previous snapshot, since nothing was measured between the two.
 """
 
 import math
@@ -19,17 +19,17 @@ import scipy.stats
 
 from evaluation.intervals import CONFIDENCE, t_quantile
 
-# Height of the plateau of the held-out error above its lowest value, relative to this value.
+# Height of the held-out error's plateau above its lowest value, relative to that value.
 TOLERANCE = 0.05
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Clock:
-    """When something happened in a training. time: of the first snapshot that shows it, None if none does.
+    """When an event happened in a training run. time: the first snapshot that shows the event, None if none does.
 
-    low, high: 95 % interval. low is 0 or the time of a snapshot that did not show it yet; high is None if the event
-    may lie after the last snapshot.
+    low, high: the 95 % interval. low is 0, or the time of a snapshot that did not show the event yet; high is None if
+    the event may lie after the last snapshot.
     """
 
     time: float | None
@@ -39,7 +39,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Slope:
-    """A line y = intercept + slope · x, fitted by least squares, with the 95 % interval of its slope."""
+    """A least-squares line y = intercept + slope · x, and the 95 % interval of its slope."""
 
     slope: float
     low: float
@@ -50,9 +50,9 @@ class Slope:
 def generalization_clock(
     times: Sequence[float], held_out: np.ndarray, tolerance: float = TOLERANCE, seed: int = 0
 ) -> Clock:
-    """tau_gen. times: of S snapshots, ascending. held_out: the error of each held-out image, [S, N]."""
+    """tau_gen. times: times of S snapshots, ascending. held_out: the error of each held-out image, [S, N]."""
     values = np.asarray(held_out)
-    lowest = int(values.mean(axis=1).argmin())  # once for all resamples: their own minima would be too low on average
+    lowest = int(values.mean(axis=1).argmin())  # fixed for all resamples: each one's own minimum would be biased low
 
     def find(mean: np.ndarray, _: np.ndarray) -> int:
         return int(np.argmax(mean <= (1 + tolerance) * mean[lowest]))
@@ -61,7 +61,7 @@ def generalization_clock(
 
 
 def gap_clock(times: Sequence[float], gaps: np.ndarray, seed: int = 0) -> Clock:
-    """tau_mem by the error. gaps: held-out minus training error of each pair of images, [S, N], N >= 2."""
+    """tau_mem by the error. gaps: held-out error minus training error for each pair of images, [S, N], N >= 2."""
     critical = t_quantile(np.shape(gaps)[1] - 1)
     return _bootstrapped(times, np.asarray(gaps), lambda mean, error: _stays(mean > critical * error), seed)
 
@@ -69,9 +69,9 @@ def gap_clock(times: Sequence[float], gaps: np.ndarray, seed: int = 0) -> Clock:
 def ratio_clock(
     times: Sequence[float], memorized: Sequence[int], num_images: int | Sequence[int], seed: int = 0
 ) -> Clock:
-    """tau_mem by the ratio. memorized: number of copies; num_images: number of generated images; per snapshot.
+    """tau_mem by the ratio. memorized, num_images: the numbers of copies and of generated images for each snapshot.
 
-    Wilson's interval excludes 0 as soon as one image is a copy. The bootstrap draws the counts of snapshots
+    Wilson's interval excludes 0 as soon as one image is a copy. The bootstrap draws each snapshot's count
     independently.
     """
     counts = np.asarray(memorized)
@@ -81,7 +81,7 @@ def ratio_clock(
 
 
 def _stays(flags: np.ndarray) -> int:
-    """The first place after which all flags are set; the number of flags if the last is not set."""
+    """The first index from which all flags are set; the number of flags if the last one is not set."""
     unset = np.flatnonzero(~flags)
     return int(unset[-1]) + 1 if len(unset) else 0
 
@@ -89,7 +89,7 @@ def _stays(flags: np.ndarray) -> int:
 def _bootstrapped(
     times: Sequence[float], values: np.ndarray, find: Callable[[np.ndarray, np.ndarray], int], seed: int
 ) -> Clock:
-    """The clock by `find(means, standard errors) -> snapshot`; images are drawn again for all snapshots together."""
+    """The clock found by `find(means, standard errors) -> snapshot`; each resample uses the same images throughout."""
     count = values.shape[1]
     random = np.random.default_rng(seed)
     weights = random.multinomial(count, np.full(count, 1 / count), RESAMPLES)  # how often each image is drawn
@@ -103,7 +103,7 @@ def _bootstrapped(
 
 
 def _clock(times: Sequence[float], place: int, places: np.ndarray) -> Clock:
-    """The clock at a snapshot, and its interval from the snapshots of the bootstrap; S means none of them."""
+    """The clock at snapshot `place`, with an interval from the bootstrap's `places`; the value S means no snapshot."""
     low, high = np.percentile(places, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], method='nearest').tolist()
     low, high = min(low, place), max(high, place)
     before = times[low - 1] if low else 0.0
@@ -112,21 +112,21 @@ def _clock(times: Sequence[float], place: int, places: np.ndarray) -> Clock:
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> Slope:
-    """Least squares through at least three points, not all at one x."""
+    """Fit a line by least squares. Needs at least three points with at least two different x."""
     found = scipy.stats.linregress(x, y)
     half = t_quantile(len(x) - 2) * float(found.stderr)
     return Slope(float(found.slope), float(found.slope) - half, float(found.slope) + half, float(found.intercept))
 
 
 def normalized_time(steps: float, run: Mapping[str, float], smallest: Mapping[str, float]) -> float:
-    """T = steps · (n_min / n) · (B / B_min) · (lr / lr_min), over which curves of different runs should collapse.
+    """T = steps · (n_min / n) · (B / B_min) · (lr / lr_min), the time in which the runs' curves should coincide.
 
-    run: `size` (n, training images), `batch` (B) and `lr` of this run. smallest: the smallest of each over all runs.
+    run: `size` (n, training images), `batch` (B) and `lr` for this run. smallest: the minimum of each over all runs.
     Source: Bonnaire et al. 2025.
     """
     return steps * smallest['size'] / run['size'] * run['batch'] / smallest['batch'] * run['lr'] / smallest['lr']
 
 
 def spread(times: Sequence[float]) -> float:
-    """The spread of the times of several runs: the standard deviation of their natural logarithms, N >= 2."""
+    """How much times vary between N >= 2 runs: the standard deviation of their natural logarithms."""
     return float(np.log(times).std(ddof=1))

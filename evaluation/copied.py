@@ -15,15 +15,15 @@ from dnnlib.util import counted
 from evaluation.given_images import ImageSet
 from evaluation.pictures import GALLERY_ROWS, IMAGES_PER_ROW, GalleryEntry, draw_entries
 
-# training_file: the name of the file that the training image was first read from.
+# training_file: the name of the file from which the training image was originally read.
 COLUMNS = 'set', 'training_image', 'training_file', 'class', 'copies', 'images'
-# Classes that a summary lists.
+# How many classes a summary lists.
 MOST_CLASSES = 5
 
 
 @dataclass(frozen=True)
 class CopiedImage:
-    """A training image: its position, its label or None, and the places of its copies in the generated set."""
+    """A copied training image: its position, its label (or None), and where its copies are in the generated set."""
 
     position: int
     label: int | None
@@ -32,7 +32,7 @@ class CopiedImage:
 
 @dataclass(frozen=True)
 class CopiedClass:
-    """A class: its label, its number of training images, how many of them are copied, and the number of copies."""
+    """A class: its label, its number of training images, how many of these are copied, and their number of copies."""
 
     label: int
     size: int
@@ -41,10 +41,10 @@ class CopiedClass:
 
 
 def copied_images(copies: Tensor, nearest: Tensor, labels: Tensor | None) -> list[CopiedImage]:
-    """The training images that are copied, most often first.
+    """The copied training images, those with the most copies first.
 
-    copies: which generated images are copies, bool [N]. nearest: their nearest training images, int64 [N]. labels: of
-    the training images, int64 [M].
+    copies: whether each generated image is a copy, bool [N]. nearest: the nearest training image of each, int64 [N].
+    labels: labels of the training images, int64 [M].
     """
     places: dict[int, list[int]] = {}
     for place in copies.nonzero()[:, 0].tolist():
@@ -54,7 +54,7 @@ def copied_images(copies: Tensor, nearest: Tensor, labels: Tensor | None) -> lis
 
 
 def copied_classes(copied: Iterable[CopiedImage], labels: Tensor | None) -> list[CopiedClass]:
-    """Every class of the training set, the one with the most copies first; none without labels."""
+    """All classes in the training set, those with the most copies first; empty without labels."""
     if labels is None:
         return []
     counts: dict[int, list[int]] = {}
@@ -67,7 +67,7 @@ def copied_classes(copied: Iterable[CopiedImage], labels: Tensor | None) -> list
 
 
 def copied_record(copied: list[CopiedImage], num_training: int, labels: Tensor | None) -> dict[str, Any]:
-    """The entry of a record: how many training images are copied, their share, and the classes copied most."""
+    """The record's entry: how many training images are copied, their share, and the classes copied most often."""
     classes = [entry for entry in copied_classes(copied, labels) if entry.copies][:MOST_CLASSES]
     return {
         'num_images': len(copied),
@@ -83,10 +83,10 @@ def write_copied(
     labels: Tensor | None,
     original_names: Sequence[str] | None = None,
 ) -> None:
-    """Write a CSV with a row for each copied training image, and another one with a row for each class, if any.
+    """Write a CSV with a row for each copied training image and, if there are labels, a CSV with a row for each class.
 
-    copied: of each generated set. original_names: of the training images' files, or None. The second file is next to
-    the first, with a name that ends in _classes.
+    copied: one list per generated set. original_names: names of the training images' files, or None. The second file
+    is next to the first; its name ends in _classes.
     """
     both = list(zip(sets, copied, strict=True))
     rows: Iterable[tuple] = (
@@ -116,10 +116,10 @@ def draw_copied(
     most: int = GALLERY_ROWS,
     num_images: int = IMAGES_PER_ROW,
 ) -> PIL.Image.Image:
-    """The training images copied most, each next to its first two copies.
+    """Draw the training images copied most often, each next to its first two copies.
 
-    images: uint8 [N, C, H, W], the generated set, called name. training: uint8 [M, C, H, W]. There must be a copy.
-    most: training images that are shown. num_images: in a row.
+    images: the generated set, uint8 [N, C, H, W]. name: its name. training: uint8 [M, C, H, W]. `copied` is not empty.
+    most: how many training images to show. num_images: images per row.
     """
     shown = [
         GalleryEntry(

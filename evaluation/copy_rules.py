@@ -1,12 +1,12 @@
-"""Which images are copies by another rule than the ratio's, in pixels or in features.
+"""Alternatives to the ratio's rule for counting an image as a copy, in pixels or in features.
 
 - relative: d1 < d2 / 3, the rule of the ratio (`evaluation.memorization.memorized`).
-- cosine:T: the cosine of the features of an image and of its nearest training image exceeds T. Unrelated images have a
-  cosine too, so a threshold means nothing without its background: the share of held-out images that it counts.
-- adaptive: d1 is less than half of the mean distance to the 50 nearest training images, so that images in dense regions
-  do not count as copies. Source: Carlini et al. 2023, "Extracting training data from diffusion models".
+- cosine:T: the cosine between the features of an image and those of its nearest training image exceeds T. Unrelated
+  images also have a positive cosine, so the threshold needs a background: the share of held-out images it counts.
+- adaptive: d1 is less than half the mean distance to the 50 nearest training images, so images in dense regions do not
+  count as copies. Source: Carlini et al. 2023, "Extracting training data from diffusion models".
 
-d1, d2: distances of an image to the nearest and second nearest distinct training images.
+d1, d2: an image's distances to its nearest and second-nearest distinct training images.
 """
 
 from typing import Any
@@ -20,19 +20,19 @@ from evaluation.intervals import wilson_interval
 from evaluation.memorization import memorized
 from evaluation.spaces import Rows, Space
 
-ALPHA, NEIGHBORS = 0.5, 50  # of Carlini et al.
+ALPHA, NEIGHBORS = 0.5, 50  # from Carlini et al.
 
 
 def find_copies(rule: CopyRule, space: Space, generated: Rows, training: Rows) -> tuple[Tensor, Tensor]:
-    """Which images are copies, bool [N], and the positions of their nearest training images, int64 [N].
+    """Whether each image is a copy, bool [N], and the position of its nearest training image, int64 [N].
 
-    generated [N, …], training [M, …]: rows of the space. Raises UserError for fewer than two distinct training images.
+    generated [N, …], training [M, …]: rows in the space. Raises UserError for fewer than two distinct training images.
     """
     if rule.name == 'cosine':
         generated, training = _directions(generated), _directions(training)
     distinct = space.distinct(training)
     if len(distinct) < 2:
-        raise UserError('`copy_rule`: fewer than two training images are distinct')
+        raise UserError('`copy_rule`: the training set has fewer than two distinct images')
     once = training if len(distinct) == len(training) else training[distinct.numpy()]
     count = {'relative': 2, 'cosine': 1, 'adaptive': min(NEIGHBORS, len(distinct))}[rule.name]
     index, squared = space.nearest(generated, once, count)
@@ -46,7 +46,7 @@ def find_copies(rule: CopyRule, space: Space, generated: Rows, training: Rows) -
 
 
 def copies_record(rule: CopyRule, name: str, copies: Tensor, background: Tensor | None) -> dict[str, Any]:
-    """The entry of a record. name: of the space. background: which held-out images are copies, bool [T]."""
+    """The record's entry. name: the name of the space. background: whether each held-out image is a copy, bool [T]."""
     return {
         'space': name,
         'rule': str(rule),
@@ -72,5 +72,5 @@ def _directions(features: Rows) -> np.ndarray:
     rows = np.asarray(features, np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not norms.all():
-        raise UserError('`copy_rule`=cosine: the features of an image are all 0, so that they have no direction')
+        raise UserError('`copy_rule`=cosine: an image has features that are all 0, so its cosine is undefined')
     return rows / norms

@@ -8,25 +8,27 @@ from dnnlib.options import REQUIRED, group, option, seed_list, word_list
 from training.sampler_options import SamplerOptions, class_prior_option, device_option, precision_option
 
 SOURCES = ('train', 'test', 'trajectory', 'generated')
-# Kinds of pairs of images whose similarities `agreement` measures.
+# Kinds of image pairs whose similarities `agreement` measures.
 SAME_SEED, DIFFERENT_SEEDS = 'A and B at the same seed', 'A and B at different seeds'
 NEAREST = 'A and its nearest training image', 'B and its nearest training image'
 TRAINING = "training images of A and the nearest of B's"
 
 
 def level_list(text: str) -> int | list[float]:
-    """A number of levels, '18', or the levels themselves, '0.1,1.0'; a single level has a decimal point."""
+    """A number of levels ('18'), or the levels themselves ('0.1,1.0'); write a single level with a decimal point."""
     try:
         levels = int(text) if text.strip().isdecimal() else [float(part) for part in text.split(',')]
     except ValueError:
-        raise ValueError(f'{text!r} is neither a number of levels such as 18 nor levels such as 0.1,1.0') from None
+        raise ValueError(
+            f'{text!r} is neither a number of levels (such as 18) nor a list of levels (such as 0.1,1.0)'
+        ) from None
     if isinstance(levels, int) and levels < 2:
-        raise ValueError(f'{levels} levels are too few; give at least 2, or a level with a decimal point')
+        raise ValueError(f'{levels} levels are too few; give at least 2, or one level with a decimal point')
     return levels
 
 
 def source_list(text: str) -> list[str]:
-    """Some of `SOURCES`, comma-separated."""
+    """Parse a comma-separated list of names from `SOURCES`."""
     words = word_list(text)
     if unknown := [word for word in words if word not in SOURCES]:
         raise ValueError(f'{unknown[0]!r} is not one of {", ".join(SOURCES)}')
@@ -46,7 +48,7 @@ class OutputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SetOptions:
-    """The held-out set, and what is measured of both sets."""
+    """The held-out set, and the images to measure in both sets."""
 
     # fmt: off
     test: str | None = option(None, 'Held-out set.', unit='ZIP|DIR')

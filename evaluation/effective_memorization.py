@@ -1,7 +1,7 @@
-"""From memorization ratios to the effective model memorization (EMM), the largest training set that a model memorizes.
+"""Effective model memorization (EMM), computed from memorization ratios: the largest training set that is memorized.
 
 `Ratios` holds the counts at one training-set size, over repeats; `effective_memorization` interpolates between sizes
-and draws plausible ratios for an interval; `next_size` gives the size that a search should train next.
+and draws from the posterior of the ratios to get an interval; `next_size` gives the size to train next in a search.
 """
 
 import itertools
@@ -15,17 +15,17 @@ import numpy as np
 
 from evaluation.intervals import CONFIDENCE, t_quantile, wilson_interval
 
-# A model memorizes a training set if the ratio is at least 1 - epsilon, with the paper's epsilon of 0.1.
+# A model memorizes a training set if the ratio is at least 1 - epsilon; the paper sets epsilon to 0.1.
 EMM_RATIO = 0.9
 RESAMPLES = 10_000
-# Standard deviation between repeats of the logit of a ratio: root mean square of the 22 triples of trainings in
-# docs/results with ratios from 5 to 97 %, without the share of the images.
+# Standard deviation of the logit of a ratio between repeats: root mean square over 22 triples of training runs in
+# docs/results with ratios between 5 and 97 %, after subtracting the sampling error of the images.
 TRAINING_SPREAD = 0.25
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % confidence interval of a ratio in [0, 1]. kind: what it is an interval over, in words."""
+    """A 95 % confidence interval of a ratio in [0, 1]. kind: a description of the interval."""
 
     low: float
     high: float
@@ -34,7 +34,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ratios:
-    """The counts at one training-set size: copies and images of every repeat, in the same order."""
+    """The counts at one training-set size: numbers of copies and of images for each repeat, in the same order."""
 
     size: int
     memorized: tuple[int, ...]
@@ -42,10 +42,10 @@ class Ratios:
 
     def __post_init__(self) -> None:
         if self.size < 1 or len(self.memorized) != len(self.images) or not self.images:
-            raise ValueError(f'{self}: needs a size and as many counts of copies as of images, at least one')
+            raise ValueError(f'{self}: give a size, and a number of copies and of images for at least one repeat')
         for memorized, images in zip(self.memorized, self.images, strict=True):
             if not 0 <= memorized <= images or not images:
-                raise ValueError(f'{self}: {memorized} copies of {images} images')
+                raise ValueError(f'{self}: {memorized} copies out of {images} images is impossible')
 
     @property
     def of_repeats(self) -> list[float]:
@@ -53,15 +53,15 @@ class Ratios:
 
     @property
     def mean(self) -> float:
-        """The mean of the repeats' ratios, rounded once, so that 85 % and 95 % reach a threshold of 90 %."""
+        """The mean ratio over repeats, rounded only once, so that 85 % and 95 % reach a threshold of 90 %."""
         return float(sum(map(Fraction, self.memorized, self.images)) / len(self.images))
 
     @property
     def interval(self) -> Interval:
-        """Wilson's interval over the images of one repeat, or Student's t interval over several repeats.
+        """Wilson's interval over the images of a single repeat, or Student's t interval over several repeats.
 
-        Repeats that agree by chance, such as three at 100 %, give a t interval without width. It is widened to
-        Wilson's interval over all their images: no number of repeats can determine the ratio more precisely.
+        If repeats agree by chance (such as three at 100 %), the t interval has no width. It is then widened to Wilson's
+        interval over all their images, because repeats cannot determine the ratio more precisely than that.
         """
         wilson = wilson_interval(sum(self.memorized), sum(self.images))
         if len(self.images) == 1:
@@ -74,7 +74,7 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Bound:
-    """A training-set size, exact ('=') or a bound ('≥', '<') outside the measured range.
+    """A training-set size: exact ('='), or a bound ('≥', '<') if it is outside the measured range.
 
     '≥ 5000': the largest measured size, 5000, is memorized; '< 20': the smallest, 20, is not.
     """
@@ -89,7 +89,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class EMM:
-    """An effective model memorization and its 95 % interval, whose ends may lie outside the measured sizes."""
+    """An effective model memorization and its 95 % interval; the interval can extend beyond the measured sizes."""
 
     estimate: Bound
     low: Bound
@@ -100,7 +100,7 @@ class EMM:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of the interval: '< 20' may be any smaller size, and '≥ 400' any larger one."""
+        """The ends of the interval: '< 20' means any smaller size, and '≥ 400' any larger one."""
         low, high = self.low, self.high
         return (0.0 if low.relation == '<' else low.value), (math.inf if high.relation == '≥' else high.value)
 
@@ -108,33 +108,33 @@ class EMM:
 def effective_memorization(
     ratios: Iterable[Ratios], threshold: float = EMM_RATIO, resamples: int = RESAMPLES, seed: int = 0
 ) -> EMM:
-    """The largest |D| whose ratio is at least `threshold`, linear in |D| between two measured sizes.
+    """The largest |D| whose ratio is at least `threshold`; the ratio is linear in |D| between two measured sizes.
 
-    The interval covers three uncertainties. Images and repeats: `resamples` draws of the ratios, see `_draw`. The shape
-    of the curve between sizes: each draw is interpolated linearly in |D| and by a logistic curve in log |D|, which with
-    three or more sizes is a logistic regression over all of them; the interval runs from the 2.5 % quantile of the
-    smaller of the two to the 97.5 % quantile of the larger.
+    The interval covers three uncertainties: images and repeats, by `resamples` draws of the ratios (see `_draw`), and
+    the shape of the curve between sizes. For the shape, each draw is interpolated both linearly in |D| and by a
+    logistic curve in log |D| (a logistic regression over all sizes if there are three or more). The interval runs from
+    the 2.5 % quantile of the smaller of the two results to the 97.5 % quantile of the larger.
     Simulated coverage: tests/evaluation/test_effective_memorization.py.
-    Raises ValueError without any ratios, or for a size given twice.
+    Raises ValueError if no ratios are given, or a size is given twice.
     """
     ratios = sorted(ratios, key=lambda r: r.size)
     sizes = np.array([r.size for r in ratios], dtype=np.float64)
     if not len(sizes) or len(set(sizes)) < len(sizes):
-        raise ValueError('the EMM needs the ratios of at least one size, and of each size once')
+        raise ValueError('the EMM needs the ratios for at least one size, and only one entry per size')
     estimate = crossings(sizes, np.array([[r.mean for r in ratios]]), threshold)[0]
     drawn = _draw(ratios, resamples, np.random.default_rng(seed))
     found = np.stack([crossings(sizes, drawn, threshold), _logistic_crossings(sizes, drawn, threshold)])
     tail = (1 - CONFIDENCE) / 2 * (resamples - 1)
     low = np.sort(found.min(axis=0))[math.floor(tail)]
     high = np.sort(found.max(axis=0))[math.ceil(resamples - 1 - tail)]
-    # The estimate may lie outside the drawn interval if it is at the edge of the possible values.
+    # The estimate can fall outside the drawn interval when it is at the limit of the possible values.
     return EMM(*(_bound(x, sizes) for x in (estimate, min(low, estimate), max(high, estimate))))
 
 
 def bracket(ratios: list[Ratios], threshold: float = EMM_RATIO) -> tuple[Ratios | None, Ratios | None]:
-    """The largest measured size whose ratio reaches the threshold, and the next larger one; None if there is none.
+    """The largest measured size whose ratio reaches the threshold, and the next larger measured size; None if missing.
 
-    ratios: by size, ascending.
+    ratios: in ascending order of size.
     """
     reached = [place for place, r in enumerate(ratios) if r.mean >= threshold]
     last = reached[-1] if reached else -1
@@ -142,13 +142,13 @@ def bracket(ratios: list[Ratios], threshold: float = EMM_RATIO) -> tuple[Ratios 
 
 
 def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATIO) -> np.ndarray:
-    """The sizes at which ratios last fall below the threshold.
+    """The size at which each curve of ratios last falls below the threshold, [B].
 
-    sizes: ascending [S]. ratios: [B, S], linear between sizes. Returns sizes [B]: -inf if no size reaches the
-    threshold, and inf if the largest does.
+    sizes: ascending, [S]. ratios: [B, S], linear between sizes. The result is -inf if no size reaches the threshold,
+    and inf if the largest size does.
     """
     above = ratios >= threshold
-    last = len(sizes) - 1 - np.argmax(above[:, ::-1], axis=1)  # the largest size above, if there is one
+    last = len(sizes) - 1 - np.argmax(above[:, ::-1], axis=1)  # the largest size that reaches it, if any
     inner = np.minimum(last, len(sizes) - 2) if len(sizes) > 1 else np.zeros_like(last)
     after = np.minimum(inner + 1, len(sizes) - 1)
     rows = np.arange(len(ratios))
@@ -161,9 +161,9 @@ def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATI
 
 
 def _logistic_crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float) -> np.ndarray:
-    """As `crossings`, with a logistic curve in log |D|: between two sizes, or fitted to three or more.
+    """Like `crossings`, but with a logistic curve in log |D| through two sizes, or fitted to three or more.
 
-    A fitted crossing outside of the two sizes between which the ratios cross the threshold is moved to the nearer one.
+    A fitted crossing outside the two sizes between which the ratios cross the threshold is moved to the nearer size.
     """
     if len(sizes) < 3:
         found = crossings(np.log(sizes), _logit(np.clip(ratios, 1e-4, 1 - 1e-4)), _logit(threshold))
@@ -180,9 +180,9 @@ def _logistic_crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float)
 
 
 def _logistic_fit(x: np.ndarray, ratios: np.ndarray, steps: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Logistic regressions of ratios [B, S] on x [S] by Newton's method; returns offsets and slopes [B].
+    """Fit logistic regressions of ratios [B, S] on x [S] by Newton's method; return offsets and slopes, [B] each.
 
-    A small ridge keeps slopes finite if the ratios jump from 1 to 0.
+    A small ridge penalty keeps the slopes finite if the ratios jump from 1 to 0.
     """
     center, ridge = x.mean(), 1e-4
     x, offset, slope = x - center, np.zeros(len(ratios)), np.full(len(ratios), -1.0)
@@ -192,7 +192,7 @@ def _logistic_fit(x: np.ndarray, ratios: np.ndarray, steps: int = 12) -> tuple[n
         a, b, c = weight.sum(1) + ridge, (weight * x).sum(1), (weight * x * x).sum(1) + ridge
         g, h = residual.sum(1), (residual * x).sum(1)
         by, turn = (c * g - b * h) / (a * c - b * b), (a * h - b * g) / (a * c - b * b)
-        shorten = np.maximum(1, np.hypot(by, turn) / 3)  # a longer step may overshoot
+        shorten = np.maximum(1, np.hypot(by, turn) / 3)  # a longer step can overshoot
         offset, slope = offset + by / shorten, slope + turn / shorten
     return offset - slope * center, slope
 
@@ -202,11 +202,11 @@ def _logit(share: Any) -> Any:
 
 
 def _draw(ratios: list[Ratios], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Plausible ratios of all sizes, [draws, S], given the counts: from beta distributions with Jeffreys' prior.
+    """Posterior draws of the ratios at all sizes given the counts, [draws, S]: beta distributions with Jeffreys' prior.
 
-    The counts are divided by the overdispersion: the variance between repeats, relative to the variance of independent
-    images. It is estimated from all sizes together, with its own uncertainty. With one repeat at each size,
-    it cannot be estimated and follows from `TRAINING_SPREAD`.
+    The counts are divided by the overdispersion: the variance between repeats relative to the variance expected for
+    independent images. The overdispersion is estimated from all sizes together, including its uncertainty. With a
+    single repeat at each size it cannot be estimated, and is computed from `TRAINING_SPREAD`.
     """
     images = np.array([sum(r.images) for r in ratios], dtype=np.float64)  # [S]
     means = np.array([r.mean for r in ratios])
@@ -235,7 +235,7 @@ def _bound(size: float, sizes: np.ndarray) -> Bound:
 
 
 def rising_pairs(ratios: Iterable[Ratios]) -> list[tuple[Ratios, Ratios]]:
-    """Pairs of a size and a larger one whose interval lies above the smaller one's, which should not happen."""
+    """Pairs of sizes at which the larger size has the higher ratio, with disjoint intervals; this should not happen."""
     pairs = itertools.combinations(sorted(ratios, key=lambda r: r.size), 2)
     return [(small, large) for small, large in pairs if large.interval.low > small.interval.high]
 
@@ -245,12 +245,12 @@ def next_size(
 ) -> int | None:
     """The size that a search for the EMM should measure next, or None if the search has ended.
 
-    The smallest size comes first, because it is the cheapest and may suffice, then the largest. Then the bracket is
-    halved on a geometric grid until its ends are within `tolerance` of each other, or neighbours on the grid. A search
-    takes at most `most_sizes` sizes.
+    The smallest size comes first (it is the cheapest and may suffice), then the largest. The bracket is then halved on
+    a geometric grid until its ends are within `tolerance` of each other, or are neighbours on the grid. A search
+    measures at most `most_sizes` sizes.
 
-    ratios: known ratios by size, of this search or of others. low, high: ends of the range, multiples of `step`.
-    tolerance: relative, at least 0.001. step: sizes must be multiples of it.
+    ratios: known ratios by size, from this or earlier searches. low, high: ends of the range, multiples of `step`.
+    tolerance: relative, at least 0.001. step: every size is a multiple of it.
     """
     known = sorted(size for size in ratios if low <= size <= high)
     replayed = [size for size in known if ratios[size] >= threshold]
@@ -269,9 +269,9 @@ def next_size(
 
 
 def size_grid(low: int, high: int, tolerance: float, step: int = 1) -> list[int]:
-    """The sizes that a search may measure, ascending: a power of two of geometric steps of at most 1 + tolerance.
+    """The sizes that a search can measure, ascending: 2^k geometric steps of at most a factor of 1 + tolerance.
 
-    Each is rounded to a multiple of `step`, so that small sizes can be further apart.
+    Each size is rounded to a multiple of `step`, so small sizes can be further apart.
     """
     intervals = 2 ** (most_sizes(low, high, tolerance) - 2) if high > low else 1
     grid = {round(low * (high / low) ** (i / intervals) / step) * step for i in range(intervals + 1)}
@@ -279,7 +279,7 @@ def size_grid(low: int, high: int, tolerance: float, step: int = 1) -> list[int]
 
 
 def most_sizes(low: int, high: int, tolerance: float) -> int:
-    """The most sizes that a search takes: 2 + ceil(log2(ln(high / low) / ln(1 + tolerance)))."""
+    """The most sizes that a search can measure: 2 + ceil(log2(ln(high / low) / ln(1 + tolerance)))."""
     if high <= low:
         return 1
     halvings = math.log2(math.log(high / low) / math.log1p(tolerance))

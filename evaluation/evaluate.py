@@ -1,4 +1,4 @@
-"""Evaluates runs, snapshots, pipelines, closed forms or given images, as `EvaluationOptions` describe."""
+"""Evaluates runs, snapshots, pipelines, closed forms or given images, as specified by `EvaluationOptions`."""
 
 import itertools
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ from training.config import read_run
 from training.contact_sheets import save_picture
 from training.dataset import load_dataset
 
-# Given images compared at a time, on each rank.
+# Given images compared at a time on each rank.
 GIVEN_BATCH = 1024
 # Images whose features are extracted at a time.
 EXTRACTED_BATCH = 64
 
 
 def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: int | None = None) -> list[Record]:
-    """Evaluate, write all files, and return a record per set of images.
+    """Run the evaluation, write all files, and return one record for each set of images.
 
-    pipeline_steps: sampling steps of a pipeline; None uses the default of its scheduler. Options of downloads and of
-    printing have no effect. Raises UserError for what cannot be evaluated, or written.
+    pipeline_steps: a pipeline's number of sampling steps; None uses its scheduler's default. Options for downloads and
+    printing are ignored. Raises UserError for input that cannot be evaluated, and for files that cannot be written.
     """
     log, sampling = log_path(options), Sampling.of(options, num_steps=pipeline_steps)
     generators = make_generators(options, sampling, device)
@@ -98,7 +98,7 @@ def make_measurement(
     saved: Features | None,
     device: torch.device,
 ) -> Measurement:
-    """What to measure; the features of the training set and of the held-out set are extracted now."""
+    """The measurement to make; this extracts the features of the training set and of the held-out set."""
     metrics, rule = requested_metrics(options), other_rule(options)
     extractor = make_extractor(options.extractor, options.preprocess, device) if options.extractor else None
     pixels = Compared(PixelSpace(device), training_set.images, None if test is None else test.pixels)
@@ -133,7 +133,7 @@ def features_of(
     saved: Features | None,
     options: EvaluationOptions,
 ) -> list[np.ndarray | None]:
-    """The features of each evaluated set, on the main rank; None if they are not needed."""
+    """The features of each evaluated set on the main rank, or None if they are not needed."""
     extractor = measurement.extractor
     if saved is not None:
         return [saved.generated]
@@ -153,7 +153,7 @@ def log_path(options: EvaluationOptions) -> Path | None:
 
 
 def gallery_folder(options: EvaluationOptions) -> Path | None:
-    """Where galleries and tables go if they are not named; None if nowhere."""
+    """The folder for galleries and tables whose paths are not given; None if they are not written."""
     log = log_path(options)
     return options.expdir or (None if log is None else log.parent)
 
@@ -164,17 +164,17 @@ def copied_path(options: EvaluationOptions) -> Path | None:
 
 
 def check_folders(options: EvaluationOptions) -> None:
-    """Raise UserError if a file could not be written, before hours of work are lost."""
+    """Raise UserError if an output file cannot be written, before hours of work are lost."""
     files = {'table': options.table, 'gallery': options.gallery}
     for argument, path in {**files, 'log': log_path(options), 'copied': copied_path(options)}.items():
         require_writable(argument, path)
 
 
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:
-    """The training set to compare with, by default the training set of the run or of the closed form.
+    """The training set to compare with; by default the one that the run or the closed form uses.
 
-    Prints a warning if the generators were trained on another set, and a note if mirrored images count. Generators
-    that do not know their classes get the classes of the set.
+    Prints a warning if a generator was trained on another set, and a note if mirrored images count. Generators
+    with unknown classes get the classes of this set.
     """
     path = training_set_path(options)
     dataset = load_dataset(path, argument='training_set', channels=_channels(options))
@@ -184,8 +184,8 @@ def load_training_set(options: EvaluationOptions, generators: Sequence[Generator
     others = [generator.name for generator in generators if generator.trained_on not in (None, dataset.sha256)]
     if others:
         distributed.print0(
-            f'Warning: {others[0]} was trained on another set than {path} (images or labels differ); copies of the '
-            f'images that it was trained on are not counted.'
+            f'Warning: {others[0]} was trained on another set than {path} (images or labels differ), so copies of its '
+            f'own training images are not counted.'
         )
     if mirrored:
         distributed.print0('Mirrored training images (xflip) count as training images.')
@@ -193,7 +193,7 @@ def load_training_set(options: EvaluationOptions, generators: Sequence[Generator
 
 
 def _channels(options: EvaluationOptions) -> int | None:
-    """The channels that training images are converted to, None to keep their own."""
+    """The number of channels to convert training images to; None keeps their own."""
     if options.channels != 'auto':
         return int(options.channels)
     has_colour = any(open_images(path, 'images', options.float_range).channels == 3 for path in options.images)
@@ -201,7 +201,7 @@ def _channels(options: EvaluationOptions) -> int | None:
 
 
 def training_set_path(options: EvaluationOptions) -> str:
-    """The path of the training set. Raises UserError if it is not given, and train.py did not make the run."""
+    """The path of the training set. Raises UserError if it is neither given nor stored by the run."""
     path = options.training_set or options.data
     if path is not None:
         return path
@@ -221,7 +221,7 @@ def read(options: EvaluationOptions, path: str, argument: str, training_set: Tra
 
 
 def evaluate_given(images: ImageSet, training_set: TrainingSet) -> list[EvaluatedSet]:
-    """Compare given images with the training set; returns the set on the main rank."""
+    """Compare given images with the training set; returns the evaluated set on the main rank."""
     context = Context(range(len(images)), GIVEN_BATCH, training_set=training_set, name=images.name, keep_images=False)
     with distributed.progress_bar(len(images), 'evaluate') as bar:
         consumers = make_consumers(context)
@@ -236,9 +236,9 @@ def write_files(
     copied: Sequence[list[CopiedImage]],
     training_set: TrainingSet,
 ) -> None:
-    """Write the tables of all sets and the galleries of the first; for a run, galleries also next to its log.
+    """Write the tables of all sets and the galleries of the first set; for a run, also galleries next to its log.
 
-    copied: the training images that each set copies.
+    copied: the training images copied in each set.
     """
     if options.table is not None:
         rows = (rows_of(found.images, found.result, training_set.original_names) for found in sets)

@@ -1,4 +1,4 @@
-"""The cost of an evaluation before it starts: how many images, for how long, in how much memory and disk space."""
+"""What an evaluation will cost, before it starts: number of images, time, memory and disk space."""
 
 import math
 
@@ -21,11 +21,11 @@ from training.denoiser import Denoiser, as_denoiser
 from training.sampler_options import SamplerOptions
 from training.sampling import sample
 
-BYTES_OF_ROW = 8 * 6  # seed, class, and two neighbours with their distances
+BYTES_OF_ROW = 8 * 6  # seed, class, two neighbours and their two distances
 
 
 def evaluations_per_image(sampler: SamplerOptions) -> int:
-    """How often a sampler evaluates the denoiser for an image, unless a closed form settles earlier; counted."""
+    """How many times a sampler calls the denoiser for one image, found by counting; closed forms may stop earlier."""
     calls = []
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -37,7 +37,7 @@ def evaluations_per_image(sampler: SamplerOptions) -> int:
 
 
 def denoiser_rate(denoiser: Denoiser, most: int, device: torch.device, seconds: float) -> float:
-    """Images that a denoiser evaluates in a second on this rank, `most` at a time; measured."""
+    """Measure how many images per second a denoiser evaluates on this rank, `most` at a time."""
     shape = [denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution]
     x = torch.randn([most, *shape], device=device, dtype=widest_float(device))
     labels = torch.zeros([most], dtype=torch.int64, device=device) if denoiser.label_dim else None
@@ -53,8 +53,8 @@ def sampling_cost(
 ) -> Cost:
     """The cost of evaluating generators of one kind.
 
-    num_pixels: of an image. size: images of the training set. rate: images that all ranks together denoise in a second,
-    None if unknown.
+    num_pixels: values per image. size: number of training images. rate: images per second that all ranks together
+    denoise, or None if unknown.
     """
     seeds, saved = len(options.seeds), options.save_images * num_generators
     images = num_generators * seeds
@@ -71,9 +71,9 @@ def sampling_cost(
 
 
 def evaluation_lines(options: EvaluationOptions, device: torch.device, pipeline_steps: int | None) -> dict[str, str]:
-    """What an evaluation would do and take, by name, after the checks that need no image to be generated.
+    """The planned work and its cost, by name, after all checks that need no generated image.
 
-    Raises UserError as `evaluate` does for files and folders that it cannot use.
+    Raises UserError, like `evaluate`, for files and folders that cannot be used.
     """
     check_folders(options)
     generators = make_generators(options, Sampling.of(options, num_steps=pipeline_steps), device)
@@ -89,7 +89,7 @@ def evaluation_lines(options: EvaluationOptions, device: torch.device, pipeline_
     if not generators:
         counts = [len(open_images(path, 'images', options.float_range)) for path in options.images]
         memory = 2 * math.prod(source.shape) * (len(source) + max(counts))
-        lines['Images'] = f'{sum(counts):,} given images; none is generated'
+        lines['Images'] = f'{sum(counts):,} given images; none are generated'
         return lines | {'Memory': memory_text(memory)}
     return lines | generation_lines(options, generators, source, device)
 
@@ -119,11 +119,11 @@ def generation_lines(
 
 
 def memory_text(size: int) -> str:
-    return f'about {in_gb(size)} on each rank for images and training set, besides networks and libraries'
+    return f'about {in_gb(size)} on each rank for images and training set, in addition to networks and libraries'
 
 
 def stored_rate(options: EvaluationOptions, generator: Generator) -> float | None:
-    """Images that were denoised in a second, from the newest record of the log with the same sampler; None without."""
+    """Images denoised per second, from the log's newest record with the same sampler; None if there is none."""
     log = log_path(options)
     records = [] if log is None else read_records(log.with_suffix('.jsonl'))
     for record in reversed(records):

@@ -1,4 +1,4 @@
-"""The options of an evaluation, without torch: the command line of mem_ratio.py and the [evaluate] table of a study."""
+"""Options for an evaluation (no torch): the command line of mem_ratio.py and a study's [evaluate] table."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ FILTERS = ('lanczos', 'box', 'bicubic')
 
 @dataclass(frozen=True)
 class CopyRule:
-    """A rule of `evaluation.copy_rules`. threshold: of the cosine, in (0, 1)."""
+    """A rule from `evaluation.copy_rules`. threshold: the cosine threshold, in (0, 1)."""
 
     name: str
     threshold: float = 0
@@ -26,7 +26,7 @@ class CopyRule:
 
 
 def copy_rule(text: str) -> CopyRule:
-    """'relative', 'adaptive', or 'cosine:0.6'."""
+    """Parse 'relative', 'adaptive', or a cosine rule such as 'cosine:0.6'."""
     name, _, value = text.partition(':')
     if text in ('relative', 'adaptive'):
         return CopyRule(text)
@@ -35,7 +35,7 @@ def copy_rule(text: str) -> CopyRule:
             return CopyRule(name, float(value))
     except ValueError:
         pass
-    raise ValueError(f'{text!r} is neither relative, adaptive, nor cosine with a threshold in (0, 1), as in cosine:0.6')
+    raise ValueError(f'{text!r} is not relative, adaptive, or cosine with a threshold in (0, 1) such as cosine:0.6')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class EvaluationOptions:
 SAMPLER_ARGUMENTS = tuple(field.name for field in dataclasses.fields(SamplerOptions))
 GENERATORS = ('expdir', 'network', 'pipeline', 'denoiser')  # as in `evaluation.generators`
 SUBJECTS = ('images', *GENERATORS)
-# Options that have an effect only with some of these.
+# Options that have an effect only with some of these subjects.
 NETWORKS = ('expdir', 'network')
 ONLY_FOR = {
     **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), GENERATORS),
@@ -102,51 +102,52 @@ ONLY_FOR = {
 
 
 def check_options(options: EvaluationOptions, given: set[str]) -> None:
-    """Raise UserError if options do not go together. given: names of the arguments that the user gave."""
+    """Raise UserError if options are incompatible. given: names of the arguments that the user gave."""
     subjects = [name for name in SUBJECTS if getattr(options, name)]
     if len(subjects) != 1:
         raise ArgumentError(
-            'give either `expdir`, a run of train.py, or one of `images`, a folder or archive of images, `network`, a '
-            'snapshot, `pipeline`, a pipeline of diffusers, and `denoiser`, a closed form'
+            'give exactly one of `expdir` (a run of train.py), `images` (a folder or archive of images), `network` (a '
+            'snapshot), `pipeline` (a diffusers pipeline) and `denoiser` (a closed form)'
         )
     (subject,) = subjects
     for field, _ in options_in(EvaluationOptions):
         if field.name in given and subject not in ONLY_FOR.get(field.name, SUBJECTS):
             raise ArgumentError(f'`{field.name}` has no effect with `{subject}`; remove it')
     if options.training_set is None and subject not in ('expdir', 'denoiser') and not options.download.download_only:
-        raise ArgumentError(f'`{subject}` needs `training_set`, the training set to compare with')
+        raise ArgumentError(f'`{subject}` requires `training_set`, the training set to compare with')
     if options.log is not None and options.log.suffix == '.jsonl':
-        raise ArgumentError(f'`log`={options.log}: the records go next to the log as .jsonl; name the log .log')
+        raise ArgumentError(f'`log`={options.log} must end in .log, because the records are saved next to it as .jsonl')
     rule, in_features = other_rule(options), bool(options.features or options.extractor)
     if not (options.metrics or rule) and (in_features or options.test_set or options.metrics_for == 'all'):
         raise ArgumentError(
-            '`features`, `extractor`, `test_set` and `metrics_for`=all are for metrics and other rules of copying; '
-            'choose some with `metrics`, or a `space` or `copy_rule`'
+            '`features`, `extractor`, `test_set` and `metrics_for`=all require `metrics`, a `space`, or a `copy_rule` '
+            'other than relative'
         )
     if options.race and options.metrics_for == 'all':
         raise ArgumentError(
-            '`race` samples different numbers of images, whose metrics cannot be compared; remove `metrics_for`'
+            '`race` samples a different number of images for each snapshot, so their metrics cannot be compared; '
+            'remove `metrics_for`'
         )
     if options.space == 'features' and not in_features:
-        raise ArgumentError('`space`=features needs `extractor` or `features`')
+        raise ArgumentError('`space`=features requires `extractor` or `features`')
     if options.copy_rule.name == 'cosine' and options.space != 'features':
-        raise ArgumentError('`copy_rule`=cosine is for features; give `space`=features as well')
+        raise ArgumentError('`copy_rule`=cosine compares features; add `space`=features')
     if options.copy_rule.name == 'cosine' and not has_test(options):
         raise ArgumentError(
-            '`copy_rule`=cosine needs `test_set`, a held-out set: the share of it that counts as copies shows what the '
-            'threshold is worth'
+            '`copy_rule`=cosine requires `test_set`: the share of held-out images counted as copies shows whether the '
+            'threshold is meaningful'
         )
     if options.features and options.extractor:
-        raise ArgumentError('`features` were extracted before; remove them, or `extractor`')
+        raise ArgumentError('`features` are already extracted; remove `features` or `extractor`')
     if options.preprocess and not options.extractor:
         raise ArgumentError('`preprocess` has no effect without `extractor`; remove it')
     if options.features and (not 2 <= len(options.features) <= 3 or len(options.images) > 1):
-        raise ArgumentError('`features`=GEN.npy,REF.npy[,TEST.npy] is for one set of images; give two or three files')
+        raise ArgumentError('`features`=GEN.npy,REF.npy[,TEST.npy] takes two or three files, and one set of images')
     requested_metrics(options)
 
 
 def requested_metrics(options: EvaluationOptions) -> Sequence[str]:
-    """Names of the metrics to compute. Raises UserError for an unknown one, and for one whose test set is missing."""
+    """The names of the metrics to compute. Raises UserError if one is unknown or needs a test set that is missing."""
     return requested(options.metrics or [], has_test(options), bool(options.features or options.extractor))
 
 
@@ -155,6 +156,6 @@ def has_test(options: EvaluationOptions) -> bool:
 
 
 def other_rule(options: EvaluationOptions) -> CopyRule | None:
-    """The rule of copying, unless it is the ratio's: d1 < d2 / 3 in pixels."""
+    """The copy rule, or None if it is the ratio's own rule (d1 < d2 / 3 in pixels)."""
     is_default = options.space == 'pixels' and options.copy_rule.name == 'relative'
     return None if is_default else options.copy_rule

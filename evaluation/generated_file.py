@@ -1,7 +1,7 @@
-"""Generated images in one file, from any generator: an .npz in the format of OpenAI's samples, or an .npy.
+"""Generated images in one file, from any generator: an .npz in OpenAI's sample format, or an .npy.
 
-`generate_to_file` resumes an interrupted run from `FILE.partial`. An .npz also holds everything that its images depend
-on, so that a finished file is recognized; a file with other images is refused.
+`generate_to_file` resumes an interrupted run from `FILE.partial`. An .npz also stores the settings that determine its
+images, so a finished file is recognized; a file made with other settings is refused.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Output:
-    """Where to write images, and which seeds to make them from.
+    """Where to write images, and which seeds to generate.
 
-    outdir: a folder, or an .npz or .npy for all images. batch_size: images at a time, on each rank. subdirs: a thousand
-    images per folder. save_images: whether to save a PNG per seed. grid: file of a contact sheet of the first seeds, or
-    None.
+    outdir: a folder, or an .npz or .npy file for all images. batch_size: images at a time on each rank. subdirs: put
+    every thousand images in a folder. save_images: whether to save a PNG per seed. grid: path of a contact sheet of the
+    first seeds, or None.
     """
 
     outdir: Path
@@ -49,19 +49,19 @@ class Output:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a path names a file of images, and not a folder."""
+    """Whether a path names an image file rather than a folder."""
     return is_numpy_name(path) and not path.is_dir()
 
 
 def generate_to_file(
     output: Output, generator: Generator, compare_with: Callable[[], TrainingImages] | None = None
 ) -> list[Arrays]:
-    """Make the images of all seeds, and save them in the file `output.outdir`.
+    """Generate the images of all seeds and save them in the file `output.outdir`.
 
-    compare_with: prepares the training images to compare with. Returns the arrays of the file on the main rank: arr_0
-    uint8 [N, H, W, C], arr_1, the classes, if there are any, seeds, and, if compared, indices and squared_distances
+    compare_with: prepares the training images to compare with. Returns the file's arrays on the main rank: arr_0
+    (images, uint8 [N, H, W, C]), arr_1 (classes, if any), seeds and, with compare_with, indices and squared_distances
     [N, 2]. An .npy holds only arr_0.
-    Raises UserError for an existing file of other images, and for an .npy that exists.
+    Raises UserError if the file exists with other images, or is an .npy that exists.
     """
     path, context = output.outdir, Pass(output.seeds, output.batch_size)
     if output.subdirs or not output.save_images:
@@ -93,13 +93,13 @@ def generate_to_file(
 
 
 def read_finished(output: Output, settings: dict[str, Any]) -> Arrays | None:
-    """The arrays of an .npz of these settings and seeds; None without a file. Raises UserError for another file."""
+    """Read an .npz with these settings and seeds; None if it does not exist. Raises UserError if it holds others."""
     if not output.outdir.exists():
         return None
     arrays = read_arrays(output.outdir, {**settings, 'seeds': format_seeds(output.seeds)})
     if arrays is None:
         raise UserError(
-            f'`outdir`={output.outdir} exists, and may have other images; remove it, or choose another name'
+            f'`outdir`={output.outdir} already exists, perhaps with other images; remove it or choose another name'
         )
     return arrays
 

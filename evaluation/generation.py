@@ -1,7 +1,7 @@
-"""Generated images from any generator, over any number of ranks: `generate`, and `generate_and_compare`.
+"""Generates images with any generator, over any number of ranks: `generate` and `generate_and_compare`.
 
-`generate_to_folder` saves one PNG per seed, and resumes: it makes only batches that are incomplete. Next to the images
-it writes `settings.json`, which lists everything that they depend on except their seeds; a folder with other settings
+`generate_to_folder` saves one PNG per seed, and can resume: it generates only incomplete batches. It also writes
+`settings.json`, which lists everything that determines the images except their seeds; a folder with different settings
 is refused.
 """
 
@@ -30,7 +30,7 @@ SETTINGS_NAME = 'settings.json'
 
 
 def generate(output: Output, generator: Generator) -> None:
-    """Save the image of every seed in a folder, or in one file; see `generate_to_folder` and `generate_to_file`."""
+    """Save the images of all seeds in a folder or one file; see `generate_to_folder` and `generate_to_file`."""
     if is_image_file(output.outdir):
         generate_to_file(output, generator)
     else:
@@ -38,9 +38,9 @@ def generate(output: Output, generator: Generator) -> None:
 
 
 def generate_to_folder(output: Output, generator: Generator, table: NearestTable | None = None) -> None:
-    """Make the images that are missing, save them, and hand them to the table.
+    """Generate the missing images, save them, and pass them to the table.
 
-    Raises UserError for a folder with images of other settings or of unknown origin.
+    Raises UserError if the folder holds images with other settings or of unknown origin.
     """
     settings = distributed.on_main(lambda: generator.settings)
     shown = set(output.seeds[:MAX_GRID_IMAGES] if output.grid else [])
@@ -58,7 +58,7 @@ def generate_to_folder(output: Output, generator: Generator, table: NearestTable
     batches = distributed.on_main(unfinished)
     sheet: dict[int, Tensor] = {}
     if batches:
-        together = generator.sampling.sharded  # all ranks make every batch, instead of each rank its own batches
+        together = generator.sampling.sharded  # all ranks work on every batch, instead of each rank on its own batches
         if table is not None:
             _ = table.training_images if together else distributed.on_every_rank(lambda: table.training_images)
         mine = batches if together else batches[distributed.rank() :: distributed.world_size()]
@@ -79,11 +79,11 @@ def generate_to_folder(output: Output, generator: Generator, table: NearestTable
 
 
 def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> tuple[int, int]:
-    """Save the images of a closed form, and compare them with the training set: in a table, or in arrays of the file.
+    """Save a closed form's images and their nearest training images (a table in a folder, or arrays in a file).
 
-    Returns the number of copies, and of images that equal a training image pixel for pixel.
-    Raises UserError for a training set that does not fit in memory, for noise levels of the sampler that a table of
-    windows does not cover, and as `generate_to_folder`.
+    Returns the number of copies, and the number of images that equal a training image pixel for pixel.
+    Raises UserError if the training set does not fit in memory, if a window table does not cover the sampler's noise
+    levels, and as `generate_to_folder` does.
     """
     generator.require_levels()
     table = NearestTable(output.outdir, generator)
@@ -101,13 +101,13 @@ def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> tupl
 
 
 def counts(squared_distances: Tensor) -> tuple[int, int]:
-    """The number of copies and of exact copies. squared_distances: int64 [N, 2], to the two nearest training images."""
+    """Count copies and exact copies. squared_distances: to the two nearest training images, int64 [N, 2]."""
     nearest, second = squared_distances.unbind(1)
     return int(memorized(nearest, second).sum()), int((nearest == 0).sum())
 
 
 def save_grid(output: Output, sheet: dict[int, Tensor]) -> None:
-    """Save the contact sheet. sheet: images that were made now, by seed; the others are in the folder."""
+    """Save the contact sheet. sheet: newly generated images by seed; the remaining ones are read from the folder."""
     assert output.grid is not None
     seeds = output.seeds[:MAX_GRID_IMAGES]
     paths = (image_path(output.outdir, seed, output.subdirs) for seed in seeds)
@@ -116,17 +116,17 @@ def save_grid(output: Output, sheet: dict[int, Tensor]) -> None:
 
 
 def require_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise UserError if the folder has images of other settings, or images without settings."""
+    """Raise UserError if the folder holds images with different settings, or without settings."""
     path = folder / SETTINGS_NAME
     if not path.exists():
         if next(folder.glob('**/*.png'), None):
-            raise UserError(f'`outdir`={folder} has images of unknown origin; choose an empty folder')
+            raise UserError(f'`outdir`={folder} contains images of unknown origin; choose an empty folder')
         return
     try:
         old = parse_json(path.read_bytes(), dict[str, Any], '')
     except UserError as error:
-        raise UserError(f'{path} is not readable; choose another `outdir`') from error
-    new = json.loads(json.dumps(settings))  # infinity and tuples as JSON stores them
+        raise UserError(f'{path} cannot be read; choose another `outdir`') from error
+    new = json.loads(json.dumps(settings))  # infinity and tuples as they are stored in JSON
     for name in [*new, *(name for name in old if name not in new)]:
         if old.get(name) != new.get(name):
             is_network = (
@@ -140,7 +140,7 @@ def require_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the settings if they are not there yet."""
+    """Write the settings unless the file already exists."""
     path = folder / SETTINGS_NAME
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Anything that makes an image from a seed: snapshots, pipelines of diffusers, and closed-form denoisers.
+"""Generators (anything that makes an image from a seed): snapshots, diffusers pipelines, and closed-form denoisers.
 
-A new kind is a class, a line in `GENERATORS`, and an option of that name.
+To add a kind, write a class, add a line to `GENERATORS`, and add an option of that name.
 """
 
 import functools
@@ -37,11 +37,12 @@ Device = torch.device | str
 class Sampling:
     """How images are sampled.
 
-    class_index: class of all images; None draws one for each seed, by class_prior: 'uniform' over the classes that have
-    training images, or 'data', as often as the training set has them. precision: of a denoiser; None uses the
-    precision of the training. num_steps: of a pipeline; None uses the default of its scheduler.
-    For a closed form: data, its training set; conditional, whether to use classes without class_index; sharded, whether
-    to spread the training set over the ranks, which then make every batch together.
+    class_index: the class of all images; None draws a class for each seed. class_prior: how to draw it, either
+    'uniform' (over classes with training images) or 'data' (in proportion to their training images). precision: the
+    denoiser's precision; None uses the one it was trained in. num_steps: a pipeline's number of steps; None uses its
+    scheduler's default.
+    For a closed form, data: its training set; conditional: whether to use classes if class_index is None; sharded:
+    whether to spread the training set over the ranks, which then work on every batch together.
     """
 
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
@@ -55,7 +56,7 @@ class Sampling:
 
     @classmethod
     def of(cls, options: object, **others: Any) -> 'Sampling':
-        """Take the fields of the same names from options, and the remaining ones from `others`."""
+        """Take fields from the attributes of `options` with the same names, and the remaining fields from `others`."""
         known = {name: value for name, value in vars(options).items() if name in cls.__annotations__}
         return cls(**{**known, **others})
 
@@ -63,11 +64,11 @@ class Sampling:
 class Generator(ABC):
     """Makes one image for each seed. Weights are read when sampling begins.
 
-    name: as in records. where: file, folder or training set that it was made from, for messages. shape: (C, H, W) of an
-    image. kimg: thousands of training images seen, or None if unknown. sampler, class_index, precision: as in records.
-    label_dim: number of classes. classes: the classes to draw from, None for all; with their numbers of images if
-    classes are drawn in proportion to them.
-    trained_on: the hash of its training set's content, if known. xflip: whether its training showed mirrored images.
+    name: as it appears in records. where: the file, folder or training set it was made from, for messages. shape: an
+    image's shape (C, H, W). kimg: thousands of training images seen, or None if unknown. sampler, class_index,
+    precision: as they appear in records. label_dim: number of classes. classes: the classes to draw from (None for
+    all), with their numbers of images if they are drawn in proportion to these.
+    trained_on: the content hash of its training set, if known. xflip: whether it was also trained on mirrored images.
     """
 
     name: str
@@ -91,7 +92,7 @@ class Generator(ABC):
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The hash of its file or files."""
+        """The hash of the generator's file or files."""
         return self._hash()
 
     @abstractmethod
@@ -99,27 +100,27 @@ class Generator(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that its images depend on except their seeds, fit for JSON."""
+        """Everything that determines the images except their seeds, as values that JSON can store."""
         sampler = {'sampler' if name == 'name' else name: value for name, value in self.sampler.items()}
         own = {'class_index': self.class_index, **self.prior, 'precision': self.precision}
         return {'generator': self.name, 'sha256': self.sha256, **sampler, **own}
 
     @property
     def prior(self) -> dict[str, str]:
-        """How classes are drawn, as in records: left out if uniformly."""
+        """How classes are drawn, as it appears in records; empty if they are drawn uniformly."""
         prior = self.sampling.class_prior
         return {} if prior == 'uniform' else {'class_prior': prior}
 
     @abstractmethod
     def denoiser(self) -> Denoiser:
-        """The denoiser, ready to evaluate. Raises UserError if there is none."""
+        """The denoiser, ready to evaluate. Raises UserError if the generator has none."""
 
     def epochs(self, dataset_size: int) -> float | None:
-        """Passes over its training set, or over one of this size if its own is unknown; None without kimg."""
+        """Epochs seen; `dataset_size` is used if the size of its own training set is unknown. None without kimg."""
         return None
 
     def draw_unknown_classes_from(self, class_sizes: Mapping[int, int] | None) -> None:
-        """Draw classes from these, with their numbers of training images, unless the generator knows its own."""
+        """Draw from these classes (with their numbers of training images) unless the generator knows its own."""
         if self.draws_any_class and class_sizes and max(class_sizes) < self.label_dim:
             self._draw_classes_from(class_sizes)
 
@@ -127,7 +128,7 @@ class Generator(ABC):
         self.draws_any_class = False
         if self.class_index is not None and self.class_index not in class_sizes:
             raise UserError(
-                f'`class_index`={self.class_index}: no training image has it; there are {len(class_sizes)} classes'
+                f'`class_index`={self.class_index}: no training image has this class; classes: {len(class_sizes)}'
             )
         if self.class_index is None and self.sampling.class_prior == 'data':
             self.classes = dict(class_sizes)
@@ -135,14 +136,14 @@ class Generator(ABC):
             self.classes = list(class_sizes) if len(class_sizes) < self.label_dim else None
 
     def _check_prior(self) -> None:
-        """Raise UserError if classes are not drawn, or their numbers of training images are unknown."""
+        """Raise UserError if no classes are drawn, or if the training images per class are needed but unknown."""
         if self.sampling.class_prior == 'uniform':
             return
         if not self.label_dim or self.class_index is not None:
-            raise UserError(f'`class_prior`: {self.where} draws no classes; remove `class_prior`')
+            raise UserError(f'`class_prior`: {self.where} does not draw classes; remove `class_prior`')
         if self.draws_any_class:
             raise UserError(
-                f'`class_prior`: {self.where} does not store how many training images its classes have; use uniform'
+                f'`class_prior`: {self.where} does not store its number of training images per class; use uniform'
             )
 
     def generate(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
@@ -154,7 +155,7 @@ class Generator(ABC):
 
 
 class SnapshotGenerator(Generator):
-    """A network snapshot, the newest one of a run folder, or a network pickle of EDM.
+    """A network snapshot: a file, the newest one in a run folder, or one of EDM's network pickles.
 
     Raises UserError for a file of another kind, and for a class that the network does not have.
     """
@@ -173,7 +174,7 @@ class SnapshotGenerator(Generator):
         self._draw_known_classes(self.info)
 
     def _draw_known_classes(self, info: SnapshotInfo) -> None:
-        """Draw the classes that the snapshot stores; if an older one lacks class_sizes, a training set gives them."""
+        """Draw from the snapshot's stored classes; older ones without class_sizes get them from a training set."""
         if info.classes is not None and info.class_sizes is not None:
             self._draw_classes_from(dict(zip(info.classes, info.class_sizes, strict=True)))
         elif info.classes is not None and self.sampling.class_prior == 'uniform':
@@ -192,9 +193,9 @@ class SnapshotGenerator(Generator):
 
 
 class PipelineGenerator(Generator):
-    """An unconditional pipeline that diffusers saved in a folder; it samples with its own scheduler.
+    """An unconditional pipeline saved by diffusers in a folder; it samples with its own scheduler.
 
-    Raises UserError if the folder holds another kind of pipeline, or diffusers is not installed.
+    Raises UserError if the folder holds another kind of pipeline, or if diffusers is not installed.
     """
 
     def __init__(self, path: str | Path, sampling: Sampling, device: Device):
@@ -209,7 +210,7 @@ class PipelineGenerator(Generator):
         return self.description.sha256()
 
     def denoiser(self) -> Denoiser:
-        raise UserError(f'`pipeline`={self.where}: a pipeline has no denoiser at every noise level; give a snapshot')
+        raise UserError(f'`pipeline`={self.where} has no denoiser defined at every noise level; give a snapshot')
 
     def generate(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
         configure_backends(self.precision)
@@ -217,9 +218,9 @@ class PipelineGenerator(Generator):
 
 
 class ClosedFormGenerator(Generator):
-    """A closed-form denoiser of the training set `sampling.data`; the set's labels are used only to choose classes.
+    """A closed-form denoiser of the training set `sampling.data`, whose labels are used only to choose classes.
 
-    Raises UserError for an unknown name, without a training set, and for a class without training images.
+    Raises UserError for an unknown name, a missing training set, and a class without training images.
     """
 
     def __init__(self, name: str | Path, sampling: Sampling, device: Device):
@@ -227,7 +228,7 @@ class ClosedFormGenerator(Generator):
         self.name, self.where = str(name), f'the denoiser {name}'
         self.files = files_of(self.name)
         if sampling.data is None:
-            raise UserError(f'`denoiser`={name} needs `data`, its training set')
+            raise UserError(f'`denoiser`={name} requires `data` (its training set)')
         self.source = open_source(sampling.data, 'data')
         height, width, channels = self.source.shape
         self.shape = channels, height, width
@@ -247,7 +248,7 @@ class ClosedFormGenerator(Generator):
 
     @functools.cached_property
     def rows(self) -> ImageRows:
-        """The training set on the device, or this rank's share of it."""
+        """The training set (or this rank's share of it) on the device."""
         return rows_of(self.source, self.labels, torch.device(self.device), self.sampling.sharded)
 
     def denoiser(self) -> Denoiser:
@@ -256,7 +257,7 @@ class ClosedFormGenerator(Generator):
         return make_denoiser(self.name, self.rows, **parameters)
 
     def require_levels(self) -> None:
-        """Raise UserError if a table of windows does not cover the sampler's noise levels."""
+        """Raise UserError if the sampler's noise levels are outside the range of a window table."""
         require_levels(self.name, *noise_range(self.sampling.sampler))
 
     def generate(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
@@ -265,28 +266,28 @@ class ClosedFormGenerator(Generator):
 
 
 def class_labels(source: Source, sampling: Sampling) -> torch.Tensor | None:
-    """The labels of a training set, int64 [N], if they are used. Raises UserError if it has none."""
+    """The training set's labels, int64 [N], if they are used. Raises UserError if it has no labels."""
     if not sampling.conditional and sampling.class_index is None:
         return None
     if source.labels is None:
-        raise UserError(f'`conditional` and `class_index` need labels, and {source.name} has none; remove both')
+        raise UserError(f'`conditional` and `class_index` require labels, but {source.name} has none; remove both')
     return torch.tensor(source.labels)
 
 
 def generators_of_run(path: str | Path, sampling: Sampling, device: Device) -> list[Generator]:
-    """Every snapshot of a run except the one at 0 kimg, newest first. Raises UserError if there is none."""
+    """All snapshots of a run except the one at 0 kimg, newest first. Raises UserError if there are none."""
     run_dir = Path(path)
     if not run_dir.is_dir():
-        raise UserError(f'`expdir`={run_dir}: no such folder; give the run folder that train.py made')
+        raise UserError(f'`expdir`={run_dir} does not exist; give a run folder written by train.py')
     paths = [path for kimg, path in reversed(list_snapshots(run_dir)) if kimg]
     if not paths:
         raise UserError(
-            f'`expdir`={run_dir}: no network-snapshot-*.safetensors or .pkl in it, except at most one at 0 kimg'
+            f'`expdir`={run_dir} contains no network-snapshot-*.safetensors or .pkl, except possibly one at 0 kimg'
         )
     return [SnapshotGenerator(path, sampling, device) for path in paths]
 
 
-# By the argument that names them: one generator, or several for a run.
+# Keyed by the argument that names them; each makes one generator, or several for a run.
 GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[Generator]]] = {
     'expdir': generators_of_run,
     'network': SnapshotGenerator,
@@ -296,7 +297,7 @@ GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[
 
 
 def make_generators(named: object, sampling: Sampling, device: Device) -> list[Generator]:
-    """The generators chosen by `named`, an object with an attribute for each of `GENERATORS`, None except for one."""
+    """The generators chosen by `named`, which has an attribute for each entry of `GENERATORS`, all but one None."""
     for argument, make in GENERATORS.items():
         value = getattr(named, argument)
         if value is not None:
@@ -306,20 +307,20 @@ def make_generators(named: object, sampling: Sampling, device: Device) -> list[G
 
 
 def fetched(network: str, download: DownloadOptions | None = None) -> Path:
-    """The file of a network, downloaded once over all ranks if it is a URL. Raises UserError as `fetch` does."""
+    """The network's file; a URL is downloaded once, for all ranks. Raises UserError as `fetch` does."""
     download = download or DownloadOptions()
     return distributed.on_main(lambda: fetch(network, download.cache_dir, download.sha256))
 
 
 def trained_with_xflip(snapshot: Path) -> bool:
-    """Whether the options in the run folder show mirrored images: for older snapshots, and for EDM's."""
+    """Whether the run folder's options enable mirrored images; needed for older snapshots and for EDM's."""
     saved = read_json(snapshot.parent / OPTIONS_FILE, dict[str, Any]) or {}
     options = saved.get('options', saved.get('dataset_kwargs'))
     return isinstance(options, dict) and options.get('xflip') is True
 
 
 def check_class(class_index: int | None, label_dim: int) -> None:
-    """Raise UserError for a class that a network does not have."""
+    """Raise UserError for a class that the network does not have."""
     if class_index is None:
         return
     if not label_dim:

@@ -1,16 +1,16 @@
-"""The geometry of a training set at noise levels: where its images merge and where they stand apart. No network.
+"""The geometry of a training set across noise levels: where its images merge and where they are isolated. No network.
 
-`Geometry` collects, block by block of training images, what noisy images z = x + sigma · e reveal about all of them:
+`Geometry` collects, over blocks of training images, what noisy images z = x + sigma · e reveal about the training set:
 
-- posterior weight: max_i w_i(z) with w = softmax(-||z - x_i||² / (2 sigma²)); 1 if z belongs to one training image;
-- effective number: 1 / sum_i w_i², how many training images take part in the optimum;
+- posterior weight: max_i w_i(z) with w = softmax(-||z - x_i||² / (2 sigma²)); 1 if z can come from only one image;
+- effective number: 1 / sum_i w_i², the number of training images that contribute to the optimal denoiser's output;
 - shell coverage: the share of noisy held-out images that lie in the shell of at least one training image,
   sigma √(d - 2 √(c d)) <= ||z - x_i|| <= sigma √(d + 2 √(c d) + 2 c), c = 5. Source: Dodson 2026. At the levels with
   posterior weight and shell coverage >= 0.8, memorization is decided;
-- information: what z reveals about x in nats, from the entropy of the training images with noise (at most ln N) and
-  of held-out images, next to the Gaussian with the covariance of the training set. Source: Biroli et al. 2024;
-- local coverage of a training image x_j: sum_{i != j} exp(-||x_i - x_j||² / (2 sigma²)) against 1; images that are not
-  covered are memorized first. Source: Merger and Goldt 2026.
+- information: how much z reveals about x in nats, from the entropy of the noisy training images (at most ln N) and of
+  noisy held-out images, compared with a Gaussian of the training set's covariance. Source: Biroli et al. 2024;
+- local coverage of a training image x_j: sum_{i != j} exp(-||x_i - x_j||² / (2 sigma²)); an image is covered if this is
+  at least 1. Images that are not covered are memorized first. Source: Merger and Goldt 2026.
 """
 
 import math
@@ -23,20 +23,20 @@ from torch import Tensor
 
 from evaluation.noise_levels import noise_like
 
-# The c of the shells: a noise vector leaves its shell with probability at most 2 exp(-c).
+# The constant c in the shell radii: a noise vector lies outside its shell with probability at most 2 exp(-c).
 SHELL_TAIL = 5
 # Posterior weight and shell coverage at or above which memorization is decided at a level.
 DECIDED = 0.8
-# Training images of one product.
+# Training images per matrix product.
 BLOCK = 2048
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What N noisy images at L levels reveal about a training set; float64 [L, N] each, in_shell bool [L, N].
+    """What N noisy images at L levels reveal about a training set: float64 [L, N] each; in_shell is bool [L, N].
 
     log_density: ln of (1/M) sum_i exp(-||z - x_i||² / (2 sigma²)) over M training images.
-    log_coverage: ln of the local coverage of the clean images, without the training image at their own position.
+    log_coverage: ln of the local coverage of the clean images, excluding the training image at the same position.
     noise_norm: ||e||², [N].
     """
 
@@ -58,9 +58,9 @@ def geometry(
 ) -> Geometry:
     """Compare noisy images with all training images at all levels, in one pass and in float64.
 
-    training: uint8 [M, …] on the device that computes. images: uint8 [N, …]. levels: sigma > 0.
-    positions: of the images in their set, which choose their noise; for training images also which one is excluded from
-    the local coverage. None counts from 0. held_out: the images are not in the training set.
+    training: uint8 [M, …], on the device used for computing. images: uint8 [N, …]. levels: sigma > 0.
+    positions: the images' positions in their set (None counts from 0). They determine the noise and, for training
+    images, which one to exclude from the local coverage. held_out: the images are not in the training set.
     """
     references = torch.as_tensor(training).flatten(1)
     places = torch.as_tensor(range(len(images)) if positions is None else positions, device=references.device)
@@ -78,7 +78,7 @@ def geometry(
 
 
 class _Sums:
-    """Sums over the training images so far, for N noisy images at L levels, divided by exp(highest)."""
+    """Running sums over training images for N noisy images at L levels, each divided by exp(highest)."""
 
     def __init__(self, scales: Tensor, shape: Sequence[int], noise_norm: Tensor):
         self.scales, self.noise_norm = scales, noise_norm
@@ -89,9 +89,9 @@ class _Sums:
         self.in_shell = torch.zeros_like(none, dtype=torch.bool)
 
     def add(self, squared: Tensor, along: Tensor, own: Tensor | None) -> None:
-        """Add a block. squared: ||x - x_i||², along: e · (x - x_i), both [N, K]; own: which pairs are one image."""
+        """Add a block. squared: ||x - x_i||², along: e · (x - x_i), both [N, K]. own: pairs of an image with itself."""
         for level, scale in enumerate(self.scales.tolist()):
-            # ||x + s e - x_i||², with no cancellation for x = x_i.
+            # ||x + s e - x_i||², without cancellation for x = x_i.
             distances = squared + 2 * scale * along + scale**2 * self.noise_norm[:, None]
             exponents = distances / (-2 * scale**2)
             highest = torch.maximum(self.highest[level], exponents.amax(dim=1))
@@ -117,36 +117,36 @@ class _Sums:
 
 
 def shell(dimension: int, tail: float = SHELL_TAIL) -> tuple[float, float]:
-    """The inner and outer radius between which almost all noise e lies. Source: Laurent and Massart 2000."""
+    """The inner and outer radii between which almost all noise vectors e lie. Source: Laurent and Massart 2000."""
     spread = 2 * math.sqrt(tail * dimension)
     return math.sqrt(max(dimension - spread, 0)), math.sqrt(dimension + spread + 2 * tail)
 
 
 def information(found: Geometry) -> Tensor:
-    """ln of the density of z given its own image over its density given the training set, in nats, float64 [L, N].
+    """ln(density of z given its own image / density of z given the training set), in nats, float64 [L, N].
 
-    Its mean over noisy training images is the information that z gives about which image it came from, between 0 and
-    ln M; over held-out images it is an upper bound on the information that z gives about an image of the population.
+    Its mean over noisy training images is the information that z gives about its source image, between 0 and ln M; its
+    mean over held-out images is an upper bound on the information that z gives about an image of the population.
     """
     return -0.5 * found.noise_norm - found.log_density
 
 
 def gaussian_information(variances: Tensor | np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """1/2 sum ln(1 + l / sigma²) in nats, float64 [L], for a Gaussian population with eigenvalues l of its covariance.
+    """1/2 sum ln(1 + l / sigma²) in nats, float64 [L], for a Gaussian population with covariance eigenvalues l.
 
-    The Gaussian has the most among all populations with this covariance.
+    Among all populations with this covariance, the Gaussian has the most information.
     """
     values = np.asarray(variances, dtype=np.float64)
     return 0.5 * np.log1p(values / np.square(np.asarray(levels))[:, None]).sum(axis=1)
 
 
 def gaussian_collapse_level(variances: Tensor | np.ndarray, num_images: int) -> float:
-    """The noise level at which the information of a Gaussian population is ln N; below it, N images stand apart.
+    """The noise level at which a Gaussian population's information is ln N; at lower levels, N images are isolated.
 
-    For variance s² in all of d directions, s / √(N^(2/d) - 1). Source: Biroli et al. 2024, in other units:
-    t = ln(1 + sigma²) / 2. 0 for a single image.
+    If the variance is s² in all d directions, this is s / √(N^(2/d) - 1). Source: Biroli et al. 2024, who use
+    t = ln(1 + sigma²) / 2. It is 0 for a single image.
     """
-    low, high = -30.0, 30.0  # of ln sigma
+    low, high = -30.0, 30.0  # bounds of ln sigma
     for _ in range(100):
         middle = (low + high) / 2
         if gaussian_information(variances, [math.exp(middle)])[0] > math.log(num_images):
@@ -157,9 +157,9 @@ def gaussian_collapse_level(variances: Tensor | np.ndarray, num_images: int) -> 
 
 
 def crossing_level(levels: Sequence[float], values: Sequence[float], threshold: float) -> float | None:
-    """The highest noise level at which a curve rises to a threshold as noise falls, or None if it does not.
+    """The highest noise level at which a curve reaches a threshold as the noise decreases; None if it never does.
 
-    Linear in ln sigma between two levels; the highest level if the curve is above the threshold there.
+    Interpolated linearly in ln sigma. If the curve is above the threshold at the highest level, that level is returned.
     """
     order = np.argsort(levels)[::-1]
     sigmas, heights = np.asarray(levels, dtype=np.float64)[order], np.asarray(values, dtype=np.float64)[order]
@@ -174,9 +174,9 @@ def crossing_level(levels: Sequence[float], values: Sequence[float], threshold: 
 
 
 def uncovered_levels(levels: Sequence[float], log_coverage: Tensor | np.ndarray) -> np.ndarray:
-    """The noise level of each image at which its local coverage is 1, float64 [N]: the higher, the earlier memorized.
+    """The noise level at which each image's local coverage is 1, float64 [N]; the higher, the earlier memorized.
 
-    log_coverage: [L, N]. The lowest level if all cover the image, and the highest if none does.
+    log_coverage: [L, N]. The lowest level if the image is covered at all levels, the highest if at none.
     """
     curves = -np.asarray(log_coverage, dtype=np.float64)
     crossings = (crossing_level(levels, curve, 0) for curve in curves.T)
@@ -184,5 +184,5 @@ def uncovered_levels(levels: Sequence[float], log_coverage: Tensor | np.ndarray)
 
 
 def _rows(images: Tensor) -> Tensor:
-    """uint8 [N, …] as float64 rows of pixels minus 128, whose products are exact integers."""
+    """Convert uint8 [N, …] to float64 rows of pixels minus 128, whose products are exact integers."""
     return images.flatten(1).to(torch.float64) - 128

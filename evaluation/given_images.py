@@ -1,4 +1,4 @@
-"""Sets of generated images: read from any source, and resized to the images of the training set.
+"""Sets of generated images, read from any source and resized to match the training images.
 
 An `.npy` stays on disk and is read block by block.
 """
@@ -27,10 +27,10 @@ RESAMPLING = {name: PIL.Image.Resampling[name.upper()] for name in FILTERS}
 class ImageSet:
     """A generated set. pixels: uint8 [N, C, H, W], possibly a memory map.
 
-    name: as in records. where: the argument and path that named it, for messages. name_of: the file, seed or position
-    of each image. seeds: of all images, or None if they were not generated here. classes: int64 [N], the class that
-    each image was generated for, -1 without one; or None. resized: the filter and both sizes if the images were
-    resized, or None.
+    name: as it appears in records. where: the argument and path that gave the set, for messages. name_of: the file,
+    seed or position of each image. seeds: the seeds of all images, or None if they were generated elsewhere. classes:
+    the class each image was generated for (-1 if none), int64 [N], or None. resized: the filter and both sizes, or None
+    if the images were not resized.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ImageSet:
         return len(self.pixels)
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
-        """Yield the images of each batch of positions, as a generator yields the images of seeds."""
+        """Yield the images for each batch of positions, like a generator does for seeds."""
         for places in batches:
             yield GeneratedBatch(list(places), torch.from_numpy(self.pixels[list(places)]))
 
@@ -53,7 +53,7 @@ class ImageSet:
 def generated_set(
     name: str, where: str, seeds: list[int], images: torch.Tensor, classes: torch.Tensor | None = None
 ) -> ImageSet:
-    """The images of seeds, uint8 [N, C, H, W]; each is named after its seed."""
+    """Make the set of images uint8 [N, C, H, W]; each image is named after its seed."""
     return ImageSet(name, where, images.numpy(), lambda place: str(seeds[place]), seeds, classes)
 
 
@@ -66,8 +66,8 @@ def read_images(
 ) -> ImageSet:
     """Read a folder, an archive, an .npz or .npy, or any other source of images.
 
-    float_range: the values of black and white in an array of floats, such as (-1, 1); None refuses floats.
-    reading: the channels to convert the images to. Raises UserError if images cannot be read or differ in size.
+    float_range: the values for black and white in a floating-point array, such as (-1, 1); None refuses such arrays.
+    reading: the channels to convert images to. Raises UserError if images cannot be read or differ in size.
     """
     source = open_images(path, argument, float_range, reading)
     return _named(path, source, source.load(progress=progress).transpose(0, 3, 1, 2))
@@ -76,7 +76,7 @@ def read_images(
 def open_images(
     path: str, argument: str, float_range: FloatRange | None = None, reading: Reading | None = None
 ) -> Source:
-    """Like `open_source`, but opens arrays of floats as well."""
+    """Like `open_source`, but also opens floating-point arrays."""
     if float_range is not None and is_numpy_name(path) and Path(path).is_file():
         return NumpySource(path, argument, reading, float_range)
     return open_source(path, argument, reading)

@@ -1,4 +1,4 @@
-"""The table of nearest training images: one row per generated image, with the same columns wherever it is written."""
+"""The table of nearest training images: one row per generated image, with the same columns in every file."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,13 +15,13 @@ TABLE_NAME = 'nearest.csv'
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One row; an unknown value is None, an empty field.
+    """One row; unknown values are None and become empty fields.
 
-    set: name of the generated set. image: seed, file, or position in an array. class_index: the class it was generated
+    set: name of the generated set. image: its seed, file, or position. class_index: the class it was generated
     for. nearest, second: positions of the two nearest distinct training images. squared_distance,
-    second_squared_distance: to them, in squared pixel levels. memorized: whether the image is a copy. exact: whether it
-    equals its nearest training image. duplicate: whether it equals an earlier image of its set. nearest_file: the name
-    of the file that the nearest training image was first read from.
+    second_squared_distance: distances in squared pixel levels. memorized: whether the image is a copy. exact: if it
+    equals its nearest training image. duplicate: whether it equals an earlier image of its set. nearest_file: name
+    of the file from which the nearest training image was originally read.
     """
 
     set: str
@@ -38,7 +38,7 @@ class ImageRow:
 
     @property
     def cells(self) -> list[Any]:
-        """The values as the table has them: flags are 0 or 1."""
+        """The row's values as written to the table; flags are 0 or 1."""
         return [int(value) if isinstance(value, bool) else value for value in dataclasses.astuple(self)]
 
 
@@ -46,7 +46,7 @@ COLUMNS = tuple(field.name.removesuffix('_index') for field in dataclasses.field
 
 
 def rows_of(images: ImageSet, result: Memorization, original_names: Sequence[str] | None) -> Iterator[ImageRow]:
-    """The rows of a set, in its order. original_names: of the training images, or None."""
+    """The rows of a set, in the order of its images. original_names: training image files, or None."""
     firsts = set(first_of_equal_rows(images.pixels).tolist())
     classes = [-1] * len(images) if images.classes is None else images.classes.tolist()
     columns = zip(
@@ -60,5 +60,5 @@ def rows_of(images: ImageSet, result: Memorization, original_names: Sequence[str
 
 
 def write_image_table(path: Path, rows: Iterable[ImageRow]) -> None:
-    """Write a CSV with a header, complete or not at all."""
+    """Write a CSV file with a header; the file is written completely or not at all."""
     write_text(path, csv_lines([COLUMNS, *(row.cells for row in rows)]))

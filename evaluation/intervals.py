@@ -1,9 +1,9 @@
-"""Confidence intervals, without torch and without scipy.stats, whose import takes a second."""
+"""Confidence intervals without torch or scipy.stats (which takes a second to import)."""
 
 import math
 
 CONFIDENCE = 0.95
-_NORMAL_QUANTILE = 1.959963984540054  # of (1 + CONFIDENCE) / 2
+_NORMAL_QUANTILE = 1.959963984540054  # the quantile at (1 + CONFIDENCE) / 2
 
 
 def wilson_interval(successes: int, total: int) -> tuple[float, float]:
@@ -16,7 +16,7 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
 
 
 def t_quantile(freedom: int) -> float:
-    """Half the width of a 95 % interval of Student's t in standard errors. freedom: degrees of freedom, at least 1."""
+    """The half-width of a 95 % Student's t interval in standard errors. freedom: degrees of freedom, at least 1."""
     from scipy.special import stdtrit  # rarely needed, and slow to import
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

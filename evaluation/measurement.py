@@ -1,4 +1,4 @@
-"""What is computed of an evaluated set in addition to its ratio: metrics, and copies by another rule."""
+"""What is computed for an evaluated set in addition to its ratio: metrics, and copies by another rule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from evaluation.spaces import FeatureSpace, Rows, Space
 
 @dataclass(frozen=True)
 class Compared:
-    """A space, and the rows of the training set and of the held-out set, or None, in it."""
+    """A space, and the rows in it of the training set and of the held-out set (or None)."""
 
     space: Space
     training: Rows
@@ -29,11 +29,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What to measure. Only the main rank has more than the extractor.
+    """What to measure. On ranks other than the main rank, all fields except the extractor are empty.
 
-    extractor: of the features of generated images, if they are needed. metrics: names, computed against `metric_sets`.
-    rule: None for the copies of the ratio; others are found among `rule_sets`. settings: everything that the
-    results depend on except the generated images, fit for JSON.
+    extractor: for the features of generated images, if they are needed. metrics: names, computed against `metric_sets`.
+    rule: a copy rule, applied against `rule_sets`; None counts only the ratio's copies. settings: everything that
+    determines the results except the generated images, as values that JSON can store.
     """
 
     extractor: Extractor | None = None
@@ -44,9 +44,9 @@ class Measurement:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self, pixels: Rows, features: Rows | None, nearest_two: tuple[Tensor, Tensor]) -> dict[str, Any]:
-        """The entries of a record for generated images uint8 [N, C, H, W]. features: theirs, float [N, d].
+        """The record's entries for generated images uint8 [N, C, H, W]. features: their features, float [N, d].
 
-        nearest_two: their neighbours in pixels, see `evaluation.metrics.distances.Distances`.
+        nearest_two: their nearest training images in pixels, see `evaluation.metrics.distances.Distances`.
         """
         record: dict[str, Any] = {}
         if self.metric_sets is not None:
@@ -71,6 +71,6 @@ class Measurement:
 
     @cached_property
     def _background(self) -> Tensor | None:
-        """Which held-out images are copies by the rule."""
+        """Whether each held-out image is a copy by the rule."""
         test = None if self.rule_sets is None else self.rule_sets.test
         return None if test is None else self.copies(test, test)[0]

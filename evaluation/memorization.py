@@ -1,4 +1,4 @@
-"""The memorization ratio: which generated images are copies of training images, and the interval of their share."""
+"""The memorization ratio: which generated images are copies of training images, and a confidence interval."""
 
 import functools
 from collections.abc import Iterable
@@ -16,9 +16,9 @@ from evaluation.neighbors import Images, NeighborIndex
 from training.closed_form.rows import ImageRows
 from training.dataset import Dataset
 
-# An image is a copy if it is this much closer to its nearest training image than to the second nearest.
+# An image is a copy if its nearest training image is closer than this fraction of the distance to the second nearest.
 THRESHOLD = 1 / 3
-# The squared distance to an image that does not exist.
+# Stands for the squared distance to an image that does not exist.
 INFINITE = torch.iinfo(torch.int64).max
 REFERENCE_IMAGES = 1000
 
@@ -28,10 +28,10 @@ class Memorization:
     """The result of `memorization_ratio` for N images.
 
     ratio: share of copies; interval: its 95 % Wilson interval. memorized: bool [N].
-    indices: int64 [N, 2], nearest and second nearest distinct training images, as positions in the training set as
-        given, the lowest of a group of equal images. squared_distances: int64 [N, 2], exact, in squared pixel levels.
-    num_duplicates: training images that are exact copies of an earlier one, or of its mirror image if that counts.
-    mean_distance: root mean square per pixel to the nearest training image in pixel levels, averaged over images.
+    indices: int64 [N, 2], positions of the nearest and second-nearest distinct training images in the original training
+        set; among equal images, the lowest position. squared_distances: int64 [N, 2], exact, in squared pixel levels.
+    num_duplicates: training images that equal an earlier one, or its mirror image if mirrored images count.
+    mean_distance: root mean square per pixel to the nearest training image, in pixel levels, averaged over images.
     """
 
     ratio: float
@@ -59,8 +59,8 @@ def memorization_ratio(
 ) -> Memorization:
     """The share of copies among generated images uint8 [N, …], N >= 1. references: training images uint8 [M, …].
 
-    threshold: ratio of distances below which an image counts as a copy, in (0, 1). mirrored: whether the training
-    showed mirrored images as well; the distance to a training image is then the smaller one of its two versions.
+    threshold: ratio of distances below which an image counts as a copy, in (0, 1). mirrored: whether mirrored images
+    were also trained on; the distance to a training image is then the smaller one of its two versions.
     Raises UserError if fewer than two training images are distinct.
     Source: Gu et al. 2023, section 2; the criterion is Yoon et al.'s.
     """
@@ -69,10 +69,10 @@ def memorization_ratio(
 
 
 class TrainingImages:
-    """Training images prepared for evaluating many batches: uint8 [M, …] or rows; equal images count as one.
+    """Training images prepared for comparison with many batches: uint8 [M, …] or rows; equal images count once.
 
-    device, mirrored: see `NeighborIndex`. where: the argument and path that named them, for messages. fewest: the
-    number of distinct images that there must be. Raises UserError if there are fewer.
+    device, mirrored: see `NeighborIndex`. where: the argument and path that gave the images, for messages. fewest: the
+    required number of distinct images. Raises UserError if there are fewer.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class TrainingImages:
         self.num_pixels, self.num_duplicates = self.index.num_pixels, self.index.num_references - len(self.index)
         if len(self.index) < fewest:
             raise UserError(
-                f'{where}: {counted(len(self.index), "distinct image")}; '
-                f'the ratio needs at least two, since it compares the two nearest'
+                f'{where} has {counted(len(self.index), "distinct image")}; '
+                f'the ratio needs at least two, because it compares the two nearest'
             )
 
     def nearest_two(self, images: Images) -> tuple[Tensor, Tensor]:
         """Indices and squared distances of the two nearest distinct training images, int64 [N, 2] each, on the CPU.
 
-        If there is only one, the second has the index -1 and the largest distance.
+        If there is only one, the second one has index -1 and the largest possible distance.
         """
         index, squared_distance = self.index.query(images, k=min(2, len(self.index)))
         if len(self.index) == 1:
@@ -103,7 +103,7 @@ class TrainingImages:
         return index.cpu(), squared_distance.cpu()
 
     def summarize(self, indices: Tensor, squared_distances: Tensor, threshold: float = THRESHOLD) -> Memorization:
-        """The ratio and its interval from what `nearest_two` returned."""
+        """The ratio and its interval, computed from the output of `nearest_two`."""
         flags = memorized(squared_distances[:, 0], squared_distances[:, 1], threshold)
         per_pixel = (squared_distances[:, 0].double() / self.num_pixels).sqrt()
         return Memorization(
@@ -120,8 +120,8 @@ class TrainingImages:
 class TrainingSet(TrainingImages):
     """A training set in memory, prepared for an evaluation.
 
-    name, sha256: as in records. images: uint8 [M, C, R, R]. labels: int64 [M], or None. class_sizes: the number of
-    images of each label, or None. original_names: of the files that the images were first read from, or None.
+    name, sha256: as they appear in records. images: uint8 [M, C, R, R]. labels: int64 [M], or None. class_sizes: the
+    number of images per label, or None. original_names: the files from which images were originally read, or None.
     """
 
     def __init__(
@@ -141,12 +141,12 @@ class TrainingSet(TrainingImages):
 
     @functools.cached_property
     def reference_distance(self) -> float | None:
-        """The distance of a training image to the nearest other one, root mean square per pixel, averaged.
+        """The average distance between a training image and its nearest other one (root mean square per pixel).
 
         None if all training images are equal.
 
-        At most REFERENCE_IMAGES training images are compared, spread evenly over the set. New images of the same kind
-        have about this distance to the training set.
+        At most REFERENCE_IMAGES training images, spread evenly over the set, are compared. New images of the same kind
+        are at about this distance from the training set.
         """
         rows = spread_places(len(self.images), REFERENCE_IMAGES)
         parts = (self.images[part] for part in rows.split(self.index.query_size))
@@ -160,8 +160,8 @@ def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> 
     """Whether generated images are copies: nearest < threshold · second.
 
     nearest, second: squared pixel distances to the two nearest distinct training images, int64 [N].
-    threshold: ratio of distances (not squared), in (0, 1), taken as the fraction nearest to it with at most three
-        digits, so that the comparison is one of integers.
+    threshold: ratio of distances (not squared), in (0, 1), converted to the nearest fraction with at most three digits,
+        so that the comparison uses integers.
     Returns bool [N]. An image at distance 0 is memorized for any second distance.
     """
     fraction = Fraction(threshold).limit_denominator(999)
@@ -169,17 +169,17 @@ def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> 
 
 
 def spread_places(total: int, count: int) -> Tensor:
-    """At most `count` of `total` places, spread evenly, int64."""
+    """At most `count` of `total` positions, spread evenly, int64."""
     return torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).round().long()
 
 
 def closest_places(squared_distances: Tensor, count: int) -> Tensor:
-    """The places of at most `count` images, those closest to the threshold of a copy first, int64. See `closeness`."""
+    """The positions of at most `count` images, those closest to the copy threshold first, int64; see `closeness`."""
     return closeness(squared_distances).argsort(stable=True)[:count]
 
 
 def closeness(squared_distances: Tensor) -> Tensor:
-    """How far each image is from the threshold of a copy: |log(d1 / d2 / threshold)|, infinite for an exact copy.
+    """Each image's distance from the copy threshold: |log(d1 / d2 / threshold)|, infinite for an exact copy.
 
     squared_distances: int64 [N, 2]. Returns float64 [N].
     """
@@ -188,10 +188,10 @@ def closeness(squared_distances: Tensor) -> Tensor:
 
 
 def with_column(values: Tensor, value: int) -> Tensor:
-    """Values [N, 1] with a second column."""
+    """Append a constant second column to values [N, 1]."""
     return torch.cat([values, torch.full_like(values, value)], dim=1)
 
 
 def first_of_equal_rows(rows: Iterable[np.ndarray]) -> Tensor:
-    """The positions of all rows that equal no earlier row, ascending, int64."""
+    """The positions of all rows that do not equal an earlier row, ascending, int64."""
     return torch.tensor(copies_of(rows), dtype=torch.int64).unique()

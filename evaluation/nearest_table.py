@@ -1,6 +1,6 @@
-"""The table of nearest training images of a folder, filled while its images are made.
+"""A folder's table of nearest training images, filled while its images are generated.
 
-Each rank appends to its own file, so that a killed run loses nothing; an incomplete last line is dropped.
+Each rank appends to its own file, so a killed run keeps its rows; an incomplete last line is dropped.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from training.sampling import GeneratedBatch
 
 
 class NearestTable:
-    """The rows of `nearest.csv` in a folder of images of a closed form, by seed."""
+    """The rows of `nearest.csv`, by seed, in a folder of images from a closed form."""
 
     def __init__(self, folder: Path, generator: ClosedFormGenerator):
         self.folder, self.generator = folder, generator
@@ -25,11 +25,11 @@ class NearestTable:
 
     @functools.cached_property
     def training_images(self) -> TrainingImages:
-        """To compare with. Raises UserError if they do not fit in memory."""
+        """The training images to compare with. Raises UserError if they do not fit in memory."""
         return TrainingImages(self.generator.rows, where=self.generator.source.where, fewest=1)
 
     def take(self, batch: GeneratedBatch, write: bool) -> None:
-        """Compare a batch; write: append its rows to this rank's file."""
+        """Compare a batch with the training images. write: whether to append its rows to this rank's file."""
         indices, squared = self.training_images.nearest_two(batch.images)
         if not write:
             return
@@ -47,14 +47,14 @@ class NearestTable:
             file.write(csv_lines(row.cells for row in rows))
 
     def read(self) -> dict[int, dict[str, str]]:
-        """The rows by seed, in the order of seeds, after moving the rows of all ranks into the table."""
+        """Move all ranks' rows into the table, and return the rows by seed, in seed order."""
         parts, found = sorted(self.folder.glob('nearest.rank*.csv')), {}
         for path in filter(Path.exists, [self.folder / TABLE_NAME, *parts]):
             lines = path.read_text(encoding='utf-8', errors='replace').rpartition('\n')[0].splitlines()
             for line in lines:
-                with contextlib.suppress(csv.Error, ValueError):  # also if the columns are not complete
+                with contextlib.suppress(csv.Error, ValueError):  # also skips lines with missing columns
                     row = dict(zip(COLUMNS, next(csv.reader([line]), []), strict=True))
-                    found[int(row['image'])] = row  # of the header, it is not a number
+                    found[int(row['image'])] = row  # fails for the header, which has no number here
         found = dict(sorted(found.items()))
         if parts:
             write_text(self.folder / TABLE_NAME, csv_lines([COLUMNS, *(row.values() for row in found.values())]))

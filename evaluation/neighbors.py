@@ -1,8 +1,8 @@
 """Exact nearest neighbours of 8-bit images: integer distances, no approximation, one pass over the references.
 
-Pixels minus 128 are int8, and products of int8 matrices with int32 accumulators are exact and the fastest that CPUs and
-GPUs do. References are compared in blocks whose distances fit in the cache; a block is examined a second time only for
-queries that have a nearer reference in it.
+Pixels minus 128 are int8. Products of int8 matrices with int32 accumulators are exact, and the fastest that CPUs and
+GPUs offer. References are compared in blocks whose distances fit in the cache; a block is examined a second time only
+for queries that have a nearer reference in it.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from torch_utils import distributed
 from torch_utils.int8 import int8_matmul
 from training.closed_form.rows import ImageRows, as_rows
 
-# Distances of one block of queries to one block of references: 2 MiB of int32, which stay in a core's cache.
+# Queries and references per block: the distances take 2 MiB of int32, which fit in a core's cache.
 QUERY_BLOCK = 512
 REFERENCE_BLOCK = 1024
 BLOCK_PIXELS = 1 << 24
-# Pixels that are prepared at a time.
+# How many pixels are prepared at a time.
 PREPARED_PIXELS = 1 << 20
-# Squared norms and products of this many int8 pixels fit into 31 bits together: 3 · 2^14 each.
+# With this many int8 pixels, squared norms plus products fit in 31 bits: 3 · 2^14 each.
 MAX_PIXELS = (2**31 - 1) // (3 * 2**14)
-# The distance to a missing neighbour: a rank may hold fewer than k references.
+# The distance to a missing neighbour, because a rank can hold fewer than k references.
 _MISSING = torch.iinfo(torch.int64).max
 
 Images = Tensor | np.ndarray
@@ -33,8 +33,8 @@ Images = Tensor | np.ndarray
 def nearest_neighbors(queries: Images, references: Images, k: int = 2) -> tuple[Tensor, Tensor]:
     """The k nearest references of each query, nearest first, ties by lowest index.
 
-    queries: uint8 [N, …]. references: uint8 [M, …] of the same pixels, M >= k; torch tensors may be on any device, and
-    the work is done on the device of the references.
+    queries: uint8 [N, …]. references: uint8 [M, …], images of the same shape, M >= k. Tensors can be on any device; the
+    computation runs on the references' device.
     Returns the indices int64 [N, k] and the exact squared pixel distances int64 [N, k], on the queries' device.
     """
     return NeighborIndex(references).query(queries, k)
@@ -43,14 +43,14 @@ def nearest_neighbors(queries: Images, references: Images, k: int = 2) -> tuple[
 class NeighborIndex:
     """References prepared for many queries.
 
-    references: uint8 [M, …], or `ImageRows`, which are read block by block. If those are sharded, all ranks make the
-        same queries and get the same neighbours, with indices into the whole set.
+    references: uint8 [M, …], or `ImageRows`, which are read block by block. If they are sharded, all ranks must make
+        the same queries; they get the same neighbours, with indices into the whole set.
     device: where uint8 references are compared. [default: where they are]
-    distinct: equal references count as one, with the lowest of their indices.
-    mirrored: the distance to a reference uint8 [C, H, W] is the smaller of the distances to it and to its mirror image,
-        and with `distinct` a reference equals its mirror image. Not for `ImageRows`.
+    distinct: equal references count once, with the lowest of their indices.
+    mirrored: the distance to a reference uint8 [C, H, W] is the smaller of its distances to the reference and to the
+        mirror image; with `distinct`, a reference equals its mirror image. Not for `ImageRows`.
 
-    num_references: of all ranks. len(): the number of those that are compared, of all ranks.
+    num_references: the number on all ranks. len(): the number that are compared, on all ranks.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class NeighborIndex:
         self.sharded = isinstance(references, ImageRows) and references.sharded
         assert not (mirrored and isinstance(references, ImageRows))
         assert distinct or not self.sharded
-        # From a slice of the references that this rank compares to their rows, int8 [n, P].
+        # Maps a slice of this rank's compared references to their rows, int8 [n, P].
         self.rows: Callable[[slice], Tensor]
         if isinstance(references, ImageRows):
             places = references.order.argsort()  # where each image is stored
@@ -80,22 +80,22 @@ class NeighborIndex:
             self.device, self.num_pixels = torch.device(device or pixels.device), pixels[:1].numel()
             self.index = self._compared(len(pixels), self._keys(pixels) if distinct else None)
             rows = torch.empty([len(self.index), self.num_pixels], dtype=torch.int8, device=self.device)
-            size = prepared_rows(self.num_pixels)  # a few at a time, so that there is only one copy
+            size = prepared_rows(self.num_pixels)  # a few at a time, to keep only one copy in memory
             for part, index in zip(rows.split(size), self.index.to(pixels.device).split(size), strict=True):
                 part.copy_(as_rows(pixels[index].to(self.device)))
             self.index = self.index.to(self.device)
             self.rows, self.norms = rows.__getitem__, squared_norms(rows, self.dtype)
 
     def _keys(self, pixels: Tensor) -> Tensor:
-        """Numbers that are the same for equal references, int64 [M]."""
+        """Keys that are the same for equal references, int64 [M]."""
         blocks = pixels.split(prepared_rows(self.num_pixels))
         versions = map(first_versions, blocks) if self.mirrored else blocks
         return torch.tensor(copies_of(row for block in versions for row in block.cpu().numpy()))
 
     def _compared(self, count: int, keys: Tensor | None) -> Tensor:
-        """Indices of this rank's references that are compared, int64, ascending: the first of each key, or all."""
+        """Indices of the references this rank compares, int64, ascending: the first for each key, or all."""
         self.num_references = self.size = count
-        self.offset = 0  # of this rank's references among the references of all ranks
+        self.offset = 0  # where this rank's references start among those of all ranks
         if keys is None:
             return torch.arange(count)
         parts = distributed.gather(keys) if self.sharded else [keys]
@@ -107,17 +107,17 @@ class NeighborIndex:
 
     @property
     def block_size(self) -> int:
-        """Number of references in a block; fewer if they are large, since products copy them."""
+        """Number of references in a block; smaller for large images, because products copy them."""
         return max(1, min(REFERENCE_BLOCK, BLOCK_PIXELS // self.num_pixels))
 
     @property
     def query_size(self) -> int:
-        """Number of queries that are compared at a time."""
+        """Number of queries compared at a time."""
         return max(1, min(QUERY_BLOCK, BLOCK_PIXELS // self.num_pixels))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of distances minus the norm of the query."""
+        """The integer type of distances minus the query's norm."""
         return torch.int32 if self.num_pixels <= MAX_PIXELS else torch.int64
 
     def __len__(self) -> int:
@@ -125,9 +125,9 @@ class NeighborIndex:
 
     def query(self, queries: Images, k: int = 2) -> tuple[Tensor, Tensor]:
         """The k nearest references of queries uint8 [N, …]; see `nearest_neighbors`."""
-        assert 1 <= k <= len(self), f'{len(self)} references have no {k} neighbours'
+        assert 1 <= k <= len(self), f'{k} neighbours need at least as many references, not {len(self)}'
         pixels = self._checked(queries)
-        if self.mirrored:  # an image is as far from a mirrored reference as its mirror image from the reference
+        if self.mirrored:  # an image and a mirrored reference are as far apart as the mirrored image and the reference
             (index, distance), other = self._query(pixels, k), self._query(pixels.flip(-1), k)
             return lowest_of_both(index, distance, *other, k)
         return self._query(pixels, k)
@@ -140,22 +140,22 @@ class NeighborIndex:
         index, distance = (torch.cat(parts).to(pixels.device) for parts in zip(*found, strict=True))
         if not self.sharded:
             return index, distance
-        # Ties go to the lowest column, which is the lowest index: ranks hold their parts in order.
+        # Ties go to the lowest column, which has the lowest index because ranks hold their parts in order.
         parts = zip(*distributed.gather((index.cpu(), distance.cpu())), strict=True)
         index, distance = (torch.cat(part, dim=1) for part in parts)
         distance, column = lowest(distance, k)
         return index.gather(1, column).to(pixels.device), distance.to(pixels.device)
 
     def count_within(self, queries: Images, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of balls around references that contain each query: int64 [N] without and [N] with their surface.
+        """How many balls around references contain each query: int64 [N] excluding and [N] including their surface.
 
-        squared_radii: int64 [M], one for each reference, in squared pixel levels. Exact, in the memory of `query`.
+        squared_radii: one per reference, int64 [M], in squared pixel levels. Exact; needs as much memory as `query`.
         """
         pixels = self._checked(queries)
         assert not self.mirrored
         assert len(squared_radii) == len(self) == self.num_references, 'one radius for each reference'
-        # A squared distance is within the radius if norm - radius - 2 · product is below the query's negative norm;
-        # these numbers need one bit more than in `query`.
+        # A squared distance is within the radius if norm - radius - 2 · product is below minus the query's norm;
+        # this needs one bit more than `query` does.
         dtype = torch.int32 if 2 * self.num_pixels <= MAX_PIXELS else torch.int64
         radii = squared_radii.to(self.device).clamp(max=self.num_pixels * 2**16)
         offsets = (self.norms.to(torch.int64) - radii).to(dtype)
@@ -182,7 +182,7 @@ class NeighborIndex:
 
     def _query_block(self, pixels: Tensor, k: int) -> tuple[Tensor, Tensor]:
         queries = as_rows(pixels.to(self.device))
-        # Distances minus the norms of the queries, which do not change the order.
+        # Distances minus the queries' norms, which have the same order as the distances.
         missing = torch.iinfo(self.dtype).max
         best = torch.full([len(queries), k], missing, dtype=self.dtype, device=self.device)
         position = torch.zeros([len(queries), k], dtype=torch.int64, device=self.device)
@@ -201,7 +201,7 @@ class NeighborIndex:
 
 
 def first_versions(pixels: Tensor) -> Tensor:
-    """The first, in the order of pixels, of each image and its mirror image: uint8 [N, …, W] -> [N, P]."""
+    """Of each image and its mirror image, the one that is first in pixel order: uint8 [N, …, W] -> [N, P]."""
     rows, mirrored = pixels.flatten(1), pixels.flip(-1).flatten(1)
     place = (rows != mirrored).to(torch.uint8).argmax(dim=1, keepdim=True)
     return torch.where(mirrored.gather(1, place) < rows.gather(1, place), mirrored, rows)
@@ -210,12 +210,12 @@ def first_versions(pixels: Tensor) -> Tensor:
 def lowest_of_both(
     index: Tensor, distance: Tensor, other_index: Tensor, other_distance: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The k nearest neighbours among two lists of them, int64 [N, k] each, in which the same neighbour may appear."""
+    """Merge two lists of neighbours, in which the same one can appear, into the k nearest, int64 [N, k] each."""
     same = index[:, :, None] == other_index[:, None, :]
     here = same & (distance[:, :, None] <= other_distance[:, None, :])
     distance = distance.masked_fill((same & ~here).any(dim=2), _MISSING)
     other_distance = other_distance.masked_fill(here.any(dim=1), _MISSING)
-    index, order = torch.cat([index, other_index], dim=1).sort(dim=1)  # ties go to the lowest index
+    index, order = torch.cat([index, other_index], dim=1).sort(dim=1)  # so ties go to the lowest index
     distance, column = lowest(torch.cat([distance, other_distance], dim=1).gather(1, order), k)
     return index.gather(1, column), distance
 
@@ -227,7 +227,7 @@ def prepared_rows(num_pixels: int) -> int:
 def squared_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Exact squared norms of rows: int8 [N, P] -> [N]."""
     norms = torch.empty([len(rows)], dtype=dtype, device=rows.device)
-    # Filled in place: small tensors made between large ones would keep the heap from shrinking.
+    # Filled in place, because small tensors allocated between large ones would keep the heap from shrinking.
     size = prepared_rows(rows.shape[1])
     for part, block in zip(norms.split(size), rows.split(size), strict=True):
         torch.sum(block.to(dtype).square(), dim=1, dtype=dtype, out=part)
@@ -235,7 +235,7 @@ def squared_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def lowest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k lowest values of each row, ascending, and their places; of equal values the first."""
+    """The k lowest values of each row, ascending, and their columns; among equal values, the first."""
     values, lows, places = values.clone(), [], []
     for _ in range(k):
         low, place = values.min(dim=1, keepdim=True)

@@ -1,8 +1,8 @@
-"""How well denoisers denoise at a noise level: errors, distances between denoisers, linearity, and their intervals.
+"""How denoisers perform at a noise level: errors, distances between denoisers, linearity, and their intervals.
 
-Everything is computed from noisy images z = x + sigma · e in EDM's units: x in [-1, 1], squared errors summed over the
-pixels and channels of an image. The noise e of an image depends only on (seed, position of the image), so all
-denoisers see the same z at any batch size, device and number of ranks, and their differences are paired.
+All measurements use noisy images z = x + sigma · e in EDM's units: x is in [-1, 1], and squared errors are summed over
+an image's pixels and channels. An image's noise e depends only on (seed, position of the image), so all
+denoisers see the same z at any batch size, device and number of ranks, and differences between them are paired.
 
 Sources: Kadkhodaie et al. 2024 (denoising error as PSNR), Niedoba et al. 2025 (distance to the optimum), Wang and
 Vastola 2024 (distance to the Gaussian), Bonnaire et al. 2025 (gap), Li, Dai and Qu 2024 (linearity).
@@ -21,7 +21,7 @@ from torch_utils.misc import derived_seed, widest_float
 from training.denoiser import Denoiser
 
 BATCH_SIZE = 64
-DATA_RANGE = 2  # from -1 to 1
+DATA_RANGE = 2  # pixel values span [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def denoised(
     """D(x + sigma e) of each image, float64 [N, C, R, R] in [-1, 1] units.
 
     images: uint8 [N, C, R, R] on the device of the denoiser. labels: int64 [N], or None for no class. Two denoisers see
-    the same noise: ||D - D'||² of each image is the `squared_distance` of their results.
+    the same noise, so `squared_distance` of their results gives ||D - D'||² of each image.
     """
     parts = []
     for start in range(0, len(images), batch_size):
@@ -65,10 +65,10 @@ def denoised(
 def linearity(
     denoiser: Denoiser, z: Tensor, sigma: float, labels: Tensor | None = None, denoised: Tensor | None = None
 ) -> Tensor:
-    """|cos(D((z1 + z2) / √2), (D(z1) + D(z2)) / √2)| of pairs of neighboring images, float64 [B // 2].
+    """|cos(D((z1 + z2) / √2), (D(z1) + D(z2)) / √2)| for pairs of consecutive images, float64 [B // 2].
 
-    z: noisy images [B, C, R, R]. labels: of all images; the pair has the label of its first. denoised: D(z) if known.
-    1 for a linear denoiser. Source: Li, Dai and Qu 2024.
+    z: noisy images [B, C, R, R]. labels: one per image; a pair uses the label of its first. denoised: D(z) if known.
+    The value is 1 for a linear denoiser. Source: Li, Dai and Qu 2024.
     """
     count = len(z) // 2 * 2
     first, second = z[0:count:2], z[1:count:2]
@@ -80,16 +80,16 @@ def linearity(
 
 
 def centred_cosine(denoised: Tensor, other: Tensor) -> Tensor:
-    """cos(D - mean D, F - mean F) of each image, float64 [B]; the means are over its pixels and channels.
+    """cos(D - mean D, F - mean F) of each image, float64 [B]; means are over the image's pixels and channels.
 
-    denoised, other: D and F, [B, C, R, R]. 0 if an image is constant. Source: Kamb and Ganguli 2024.
+    denoised, other: D and F, [B, C, R, R]. The value is 0 if an image is constant. Source: Kamb and Ganguli 2024.
     """
     a, b = (images.flatten(1) - images.flatten(1).mean(dim=1, keepdim=True) for images in (denoised, other))
     return torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-30).double().cpu()
 
 
 def explained_share(denoised: Tensor, other: Tensor) -> Tensor:
-    """1 - ||D - F||² / ||D - mean D||² of each image, float64 [B]; mean D is over its pixels and channels.
+    """1 - ||D - F||² / ||D - mean D||² of each image, float64 [B]; mean D is over the image's pixels and channels.
 
     denoised, other: D and F, [B, C, R, R]. Minus infinity if D is constant. Source: Lukoianov et al. 2025.
     """
@@ -100,10 +100,10 @@ def explained_share(denoised: Tensor, other: Tensor) -> Tensor:
 def trajectory(
     denoiser: Denoiser, latents: Tensor, levels: Sequence[float], labels: Tensor | None = None
 ) -> Iterator[tuple[float, Tensor]]:
-    """The states of the deterministic sampling trajectories at each noise level, float64 [B, C, R, R].
+    """The states of deterministic sampling trajectories at each noise level, float64 [B, C, R, R].
 
-    latents: standard normal [B, C, R, R]. levels: descending; Heun's method steps from one to the next, so give enough.
-    Yields (sigma, state), and at last (0, the generated image). Source: Karras et al. 2022, algorithm 1.
+    latents: standard normal [B, C, R, R]. levels: descending and closely spaced, since each is one step of Heun's
+    method. Yields (sigma, state) pairs, then (0, generated images). Source: Karras et al. 2022, algorithm 1.
     """
     x = latents.to(widest_float(latents.device)) * levels[0]
     for sigma, sigma_next in zip(levels, [*levels[1:], 0.0], strict=True):
@@ -118,18 +118,18 @@ def trajectory(
 
 
 def denoise(denoiser: Denoiser, z: Tensor, sigma: float, labels: Tensor | None = None) -> Tensor:
-    """D(z; sigma) without gradients, in the precision of z."""
+    """Compute D(z; sigma) without gradients, in the precision of z."""
     with torch.inference_mode():
         return denoiser(z, torch.as_tensor(sigma, dtype=z.dtype, device=z.device), labels).to(z.dtype)
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distances between images of two batches [B, C, R, R], float64 [B] on the CPU."""
+    """Squared distance between corresponding images of two batches [B, C, R, R], float64 [B] on the CPU."""
     return (a - b).flatten(1).square().sum(dim=1).double().cpu()
 
 
 def noise_like(clean: Tensor, seed: int, positions: Sequence[int]) -> Tensor:
-    """Standard normal noise of clean's shape, dtype and device; for each image it depends only on (seed, position)."""
+    """Standard normal noise with clean's shape, dtype and device; each image's depends only on (seed, position)."""
     noise = [
         torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(derived_seed(seed, position)))
         for position in positions
@@ -138,20 +138,20 @@ def noise_like(clean: Tensor, seed: int, positions: Sequence[int]) -> Tensor:
 
 
 def to_float64(images: Tensor) -> Tensor:
-    """8-bit pixels as floats in [-1, 1]: float64, or float32 on devices that have no float64."""
+    """Convert 8-bit pixels to [-1, 1]: float64, or float32 on devices without float64."""
     return images.to(widest_float(images.device)) / 127.5 - 1
 
 
 def mean_interval(values: Tensor | np.ndarray) -> Estimate:
-    """The mean over images, N >= 2, with Student's 95 % interval; for differences of paired values, the paired one."""
+    """Mean over N >= 2 images with Student's 95 % interval (a paired interval if values are paired differences)."""
     numbers = np.asarray(values, dtype=np.float64)
     return _interval(float(numbers.mean()), float(numbers.std(ddof=1)), len(numbers))
 
 
 def ratio_interval(numerators: Tensor | np.ndarray, denominators: Tensor | np.ndarray) -> Estimate:
-    """The ratio of the means of paired values, N >= 2, with its 95 % interval by the delta method.
+    """The ratio between the means of N >= 2 paired values, with its 95 % interval by the delta method.
 
-    Not a number if the denominators are all 0.
+    NaN if all denominators are 0.
     """
     a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if not b.any():
@@ -166,9 +166,9 @@ def _interval(mean: float, deviation: float, count: int) -> Estimate:
 
 
 def psnr(error: Estimate, num_values: int) -> Estimate:
-    """The peak signal-to-noise ratio of a mean squared error, in dB: 10 log10(4 / MSE), as data spans 2 units.
+    """The peak signal-to-noise ratio for a mean squared error, in dB: 10 log10(4 / MSE), as the data range is 2.
 
-    error: summed over the `num_values` pixels and channels of an image.
+    error: summed over an image's `num_values` pixels and channels.
     """
     mean, high, low = (
         10 * math.log10(DATA_RANGE**2 * num_values / value) if value > 0 else math.inf

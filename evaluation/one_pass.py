@@ -1,6 +1,7 @@
-"""One pass over generated images: each batch is sampled once, on one rank, and every consumer takes it there.
+"""One pass over generated images: each batch is sampled once, on one rank, and passed to every consumer there.
 
-An interrupted pass resumes: what the consumers took is saved every few seconds, and they get it again.
+A consumer is one use of the images, such as saving them. An interrupted pass resumes: the consumers' results are saved
+every few seconds, and given to the consumers again.
 """
 
 import itertools
@@ -26,17 +27,17 @@ from training.sampling import GeneratedBatch, seed_batches
 
 SECONDS_BETWEEN_SAVES = 5.0
 
-# From batches of seeds to their images, one batch at a time.
+# Maps batches of seeds to their images, one batch at a time.
 Generate = Callable[[list[list[int]]], Iterator[GeneratedBatch]]
-# What each consumer took from a batch, by its name: tensors by name, with one row per seed.
+# What each consumer took from a batch, keyed by the consumer's name: named tensors with one row per seed.
 Taken = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass covers.
+    """The seeds of a pass.
 
-    seeds: one for each image; for given images, their positions. batch_size: images at a time, on each rank.
+    seeds: one per image (positions for given images). batch_size: images at a time on each rank.
     """
 
     seeds: Sequence[int]
@@ -45,12 +46,12 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True)
 class Context(Pass):
-    """A pass that compares images with a training set, and what its consumers are made from.
+    """A pass that compares images with a training set, and everything its consumers need.
 
-    name: of the generator or the given set. keep_images: whether to keep them in memory, because they exist nowhere
-    else. image_root: parent of the folder to save the images in, or None; subdirs: a thousand images per folder.
-    raced_seeds: all seeds of a race, whose first ones are `seeds`; None without a race.
-    measurement: what to compute for the record of each set, in addition to the ratio.
+    name: the name of the generator or given set. keep_images: whether to keep images in memory because they are not
+    stored elsewhere. image_root: parent of the folder to save images in, or None; subdirs: put every thousand images in
+    a folder. raced_seeds: all seeds of a race, of which `seeds` are the first; None if there is no race.
+    measurement: what to compute for each set's record in addition to the ratio.
     """
 
     training_set: TrainingSet
@@ -65,9 +66,9 @@ class Context(Pass):
 class Consumer(ABC):
     """One use of generated images.
 
-    `take` runs on the rank that sampled a batch. What it returns is sent to the main rank, where `add` gets it batch by
-    batch in the order of the seeds, so that results depend on neither the number of ranks nor an interruption. At the
-    end the main rank calls `finish`.
+    `take` runs on the rank that sampled a batch. Its result is sent to the main rank and passed to `add`, batch by
+    batch in seed order, so results do not depend on the number of ranks or on interruptions. At the end, the main rank
+    calls `finish`.
     """
 
     def __init__(self, context: Pass):
@@ -76,7 +77,7 @@ class Consumer(ABC):
 
     @classmethod
     def wanted(cls, context: Context) -> bool:
-        """Whether a pass of this context needs the consumer."""
+        """Whether a pass with this context needs the consumer."""
         return True
 
     @abstractmethod
@@ -84,24 +85,24 @@ class Consumer(ABC):
         """What to send for a batch: CPU tensors with one row per seed."""
 
     def add(self, seeds: Sequence[int], taken: Mapping[str, Tensor]) -> None:
-        """Receive what `take` returned, on the main rank; by default every row is kept for `rows`."""
+        """Receive the result of `take` on the main rank; by default, all rows are kept for `rows`."""
         for place, seed in enumerate(seeds):
             self._rows[seed] = {name: values[place] for name, values in taken.items()}
 
     def rows(self, name: str) -> Tensor:
-        """The kept rows of this name, in the order of the seeds."""
+        """The kept rows with this name, in seed order."""
         return torch.stack([self._rows[seed][name] for seed in self.context.seeds])
 
     def finish(self, images: ImageSet, result: Memorization) -> dict[str, Any]:
-        """Write files, and return entries for the record, fit for JSON. result: of the images, in the seeds' order."""
+        """Write files, and return entries for the record. result: for `images`, which are in seed order."""
         return {}
 
 
 class PartialResults:
-    """The results of consumers for the batches of an unfinished pass, in a folder of `.npz` files; on the main rank.
+    """The consumers' results for the batches of an unfinished pass, in a folder of `.npz` files; on the main rank.
 
-    folder: None saves nothing. settings: what the images and results depend on; files with other settings, files that
-    cannot be read, and files that lack one of the consumers are ignored.
+    folder: None saves nothing. settings: everything that determines the images and results. Files with other settings,
+    unreadable files, and files that lack a consumer are ignored.
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any]):
@@ -110,7 +111,7 @@ class PartialResults:
         self._last_save = time.monotonic()
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[list[int], Taken]]:
-        """The seeds of each file and what these consumers took of them, in the order in which files were saved."""
+        """For each file, in the order they were saved: its seeds, and what the named consumers took from them."""
         for path in self._paths():
             arrays = read_arrays(path, self.settings)
             if arrays is None or not set(names) <= set(arrays['consumers'].tolist()):
@@ -124,7 +125,7 @@ class PartialResults:
                 yield seeds, taken
 
     def add(self, seeds: list[int], taken: Taken) -> None:
-        """Add a batch; save if the last save is some seconds ago."""
+        """Add a batch, and save if the last save was more than a few seconds ago."""
         if self.folder is None:
             return
         self._pending.append((seeds, taken))
@@ -132,7 +133,7 @@ class PartialResults:
             self.save()
 
     def save(self) -> None:
-        """Write the batches since the last save to a separate file."""
+        """Write the batches since the last save to a new file."""
         if self.folder is None or not self._pending:
             return
         seeds = [seed for some, _ in self._pending for seed in some]
@@ -164,10 +165,10 @@ def one_pass(
     bar: tqdm,
     together: bool = False,
 ) -> None:
-    """Hand the image of every seed to all consumers: from `partial` if it is there, else sampled now.
+    """Pass the image of every seed to all consumers: results in `partial` are reused, other images are sampled.
 
-    Seeds are cut into batches, which are dealt to the ranks; after each round the results go to the main
-    rank. A UserError on one rank is raised on all. together: all ranks make every batch together.
+    Seeds are cut into batches, which are distributed over the ranks; after each round the results go to the main rank.
+    A UserError on one rank is raised on all ranks. together: all ranks work on every batch together.
     """
 
     def restore() -> set[int]:

@@ -1,4 +1,4 @@
-"""Generated images on disk: one PNG per seed, and galleries with the nearest training images."""
+"""Images on disk: one PNG per generated image, and galleries with the nearest training images."""
 
 import io
 import os
@@ -17,22 +17,22 @@ from evaluation.memorization import Memorization, closest_places, spread_places
 from training.contact_sheets import to_pil
 
 IMAGES_PER_FOLDER = 1000
-# Images in each part of a gallery.
+# Images in each section of a gallery.
 GALLERY_ROWS = 24
 IMAGES_PER_ROW = 12
-# Galleries, in pixels: edge of an image, width of frames, gaps, line height, font size.
+# Gallery layout in pixels: image edge, frame width, gap, line height, font size.
 _CELL, _FRAME, _GAP, _LINE, _FONT = 64, 3, 12, 17, 13
 _COPY_COLOR, _PLAIN_COLOR, _INK = (200, 30, 30), (225, 225, 225), (40, 40, 40)
 
 
 def image_path(outdir: Path, seed: int, subdirs: bool) -> Path:
-    """Where the image of a seed is saved; with subdirs, a thousand images share a folder."""
+    """The path for the image of a seed; with subdirs, every thousand images share a folder."""
     folder = outdir / f'{seed - seed % IMAGES_PER_FOLDER:06d}' if subdirs else outdir
     return folder / f'{seed:06d}.png'
 
 
 def save_images(images: Tensor, seeds: Sequence[int], outdir: Path, subdirs: bool) -> None:
-    """Write uint8 [B, C, H, W] as PNGs named after their seeds."""
+    """Write uint8 [B, C, H, W] as PNGs named after the seeds."""
     for image, seed in zip(images.cpu(), seeds, strict=True):
         path = image_path(outdir, seed, subdirs)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,24 +53,24 @@ def save_png(path: Path, picture: PIL.Image.Image) -> None:
 
 
 def read_png(path: Path) -> Tensor:
-    """A grey or RGB picture as uint8 [C, H, W]."""
+    """Read a grey or RGB picture as uint8 [C, H, W]."""
     with PIL.Image.open(path) as picture:
         pixels = torch.from_numpy(np.array(picture))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 def shown_rows(result: Memorization, count: int = GALLERY_ROWS) -> dict[str, list[int]]:
-    """Which images a gallery shows: a sample spread evenly over the set, and those closest to the threshold."""
+    """Which images a gallery shows: an evenly spread sample, and the images closest to the copy threshold."""
     sample = spread_places(len(result.memorized), count)
     closest = closest_places(result.squared_distances, count)
     return {f'{len(sample)} images spread evenly over the set': sample.tolist(),
-            f'The {len(closest)} images closest to the threshold of a copy': closest.tolist()}  # fmt: skip
+            f'The {len(closest)} images closest to the copy threshold': closest.tolist()}  # fmt: skip
 
 
 def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: str) -> PIL.Image.Image:
-    """Generated images next to their two nearest training images, copies in a red frame.
+    """Draw generated images next to their two nearest training images; copies have a red frame.
 
-    images: uint8 [N, C, H, W], the set that `result` is of. training: uint8 [M, C, H, W]. name: of the set.
+    images: the set, uint8 [N, C, H, W]; name: its name. result: for these images. training: uint8 [M, C, H, W].
     """
     distances = rms_per_pixel(result.squared_distances, images[0].numel())
 
@@ -92,7 +92,7 @@ def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: s
 
 @dataclass(frozen=True)
 class GalleryEntry:
-    """Images uint8 [C, H, W] that belong together, captions below the first ones, and whether their frame is red."""
+    """Images uint8 [C, H, W] shown together, captions below the first ones, and whether their frame is red."""
 
     images: Sequence[Tensor]
     captions: Sequence[str]
@@ -105,10 +105,10 @@ def draw_entries(
     heads: Sequence[str],
     num_images: int = IMAGES_PER_ROW,
 ) -> PIL.Image.Image:
-    """Lines of text, and below them the entries of each section, several in a row.
+    """Draw lines of text and, below them, each section's entries, several in a row.
 
-    sections: by their titles, with at least one image in all. heads: above the images of each column of entries.
-    num_images: in a row.
+    sections: entries keyed by title, at least one image in total. heads: labels above an entry's columns of images.
+    num_images: images per row.
     """
     height, width = next(entry for entries in sections.values() for entry in entries).images[0].shape[1:]
     edge, per_row = max(height, width), num_images // len(heads)
@@ -155,5 +155,5 @@ def _resized(pixels: Tensor, cell: int) -> PIL.Image.Image:
 
 
 def rms_per_pixel(squared_distances: Tensor, num_pixels: int) -> np.ndarray:
-    """Squared pixel distances int64 […] as root mean squares per pixel, float64 […], in grey levels."""
+    """Convert squared pixel distances int64 […] to root mean squares per pixel, float64 […], in grey levels."""
     return (squared_distances.double() / num_pixels).sqrt().numpy()

@@ -1,4 +1,4 @@
-"""Records as text for a person: a line of the log, and tables of several records and of their metrics."""
+"""Records as readable text: a log line, and tables of records and their metrics."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def log_line(record: Mapping[str, Any]) -> str:
 
 
 def quality_text(record: Mapping[str, Any]) -> str:
-    """The Fréchet distances of a record for a line of the log; empty without them."""
+    """The record's Fréchet distances for a log line; empty if it has none."""
     found = record.get('metrics', {}).get('frechet')
     if found is None:
         return ''
@@ -29,9 +29,10 @@ def quality_text(record: Mapping[str, Any]) -> str:
 
 
 def is_far(record: Mapping[str, Any]) -> bool:
-    """Whether generated images are far from any data, such as noise, so that a ratio of 0 % does not mean new images.
+    """Whether generated images are far from any data (such as noise), so a ratio of 0 % does not mean new images.
 
-    Their mean distance is more than FAR = √2 times the distance between training images; so far are new images with
+    True if their mean distance is more than FAR = √2 times the distance between training images, which is the distance
+    that a new image would have with an independent error of that size. False for records without that distance.
     independent errors of the size of that distance. False for records without that distance.
     """
     reference = record.get('reference_distance')
@@ -39,7 +40,7 @@ def is_far(record: Mapping[str, Any]) -> bool:
 
 
 def distance_text(record: Mapping[str, Any]) -> str:
-    """'7.51', or '90.12 (far from any data: 50.33 between training images)'."""
+    """Such as '7.51', or '90.12 (far from any data: 50.33 between training images)'."""
     text = f'{record["mean_distance"]:.2f}'
     if not is_far(record):
         return text
@@ -51,7 +52,7 @@ def _known(value: float | None) -> str:
 
 
 def summary(records: Sequence[Mapping[str, Any]]) -> str:
-    """The ratio of each record, and a table of their metrics if there are any."""
+    """The ratio of each record, and a table of metrics if there are any."""
     if len(records) == 1:
         (record,) = records
         parts = [f'Memorization ratio: {ratio_text(record)} of {record["num_images"]} images']
@@ -62,7 +63,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Copies by another rule, who is copied, and a table of metrics; parts that the records lack are left out."""
+    """Copies by another rule, copied training images, and a table of metrics; parts missing in records are skipped."""
     lines = []
     if 'copies' in records[0]:
         lines.append(copies_text(records[0]['copies'], is_alone=len(records) == 1))
@@ -72,9 +73,9 @@ def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def copies_text(copies: Mapping[str, Any], is_alone: bool) -> str:
-    """'Copies in features, rule cosine:0.6: 12.00 % (…); background, 800 held-out images: 0.50 % (…)'
+    """Such as 'Copies in features, rule cosine:0.6: 12.00 % (…); background, 800 held-out images: 0.50 % (…)'.
 
-    is_alone: whether to give the share, which a table of several sets has.
+    is_alone: whether to include the share; with several sets, it is in their table.
     """
     text, background = f'Copies in {copies["space"]}, rule {copies["rule"]}', copies['background']
     text += f': {ratio_text(copies)}' * is_alone
@@ -84,20 +85,20 @@ def copies_text(copies: Mapping[str, Any], is_alone: bool) -> str:
 
 
 def copied_text(copied: Mapping[str, Any]) -> str:
-    """'Copied: 18 training images, 90.00 % of the set; most copies: class 3 (40), class 5 (12)'"""
+    """Such as 'Copied: 18 training images, 90.00 % of the set; most copies: class 3 (40), class 5 (12)'."""
     classes = ', '.join(f'class {entry["class"]} ({entry["copies"]})' for entry in copied['classes'])
     text = f'Copied: {counted(copied["num_images"], "training image")}, {100 * copied["share"]:.2f} % of the set'
     return f'{text}; most copies: {classes}' if classes else text
 
 
 def ratio_text(record: Mapping[str, Any]) -> str:
-    """'40.00 % (95 % interval 30.94 to 49.80 %)'"""
+    """Such as '40.00 % (95 % interval 30.94 to 49.80 %)'."""
     low, high = 100 * record['ratio_low'], 100 * record['ratio_high']
     return f'{100 * record["ratio"]:.2f} % (95 % interval {low:.2f} to {high:.2f} %)'
 
 
 def table_of_records(records: Sequence[Mapping[str, Any]]) -> str:
-    """One line per set of images."""
+    """A table with one line per set of images."""
     rows = [['images', 'count', 'copies', '95 % interval', 'mean distance']]
     rows[0] += ['training images copied'] * ('copied' in records[0])
     if 'copies' in records[0]:
@@ -116,7 +117,7 @@ def _shares(record: Mapping[str, Any]) -> list[str]:
 
 
 def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
-    """One line per number of a metric, one column per set of images; lists are left to the JSON records."""
+    """A table with one line per number in a metric, and one column per set of images; only JSON records have lists."""
     columns = [dict(numbers_of(record.get('metrics', {}))) for record in records]
     names = list(dict.fromkeys(name for column in columns for name in column))
     space = next((record['metrics_space'] for record in records if 'metrics' in record), '')
@@ -128,7 +129,7 @@ def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
         for name, count in column.items()
         if name in ('frechet.num_training', 'frechet.num_test') and count is not None
     }
-    notes = ['Note: Fréchet distances of different numbers of images cannot be compared.'] * (len(counts) > 1)
+    notes = ['Note: Fréchet distances for different numbers of images cannot be compared.'] * (len(counts) > 1)
     for record in records:
         if frechet := record.get('metrics', {}).get('frechet'):
             sizes = (frechet[name] for name in ('num_generated', 'num_training', 'num_test'))
@@ -137,12 +138,12 @@ def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def few_images_note(num_images: int, num_features: int) -> list[str]:
-    """A note if a covariance of features comes from too few images, in a list; else an empty list."""
+    """A list with a note if there are too few images for a covariance of the features, else an empty list."""
     if num_images > num_features:
         return []
     return [
-        f'Note: {num_images} images are too few for the covariance of {num_features} features; the Fréchet distance '
-        f'depends strongly on their number. Compare it only with values at the same number.'
+        f'Note: {num_images} images are too few for the covariance of {num_features} features, so the Fréchet distance '
+        f'depends strongly on the number of images. Compare it only with values for the same number.'
     ]
 
 
@@ -151,7 +152,7 @@ def _name(record: Mapping[str, Any]) -> str:
 
 
 def numbers_of(values: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, float | None]]:
-    """The numbers of metrics, by the names of the metric and of the number with a dot between; lists are left out."""
+    """The metrics' numbers, named 'metric.number'; lists are skipped."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from numbers_of(value, f'{prefix}{name}.')

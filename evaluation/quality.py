@@ -1,4 +1,4 @@
-"""Fréchet and kernel distances of images to a reference, and files of their features and statistics."""
+"""Fréchet and kernel distances between images and a reference, and files with features or statistics."""
 
 import json
 import zipfile
@@ -26,7 +26,7 @@ from torch_utils import distributed
 
 
 def calculate(options: CalcOptions, device: torch.device) -> Record:
-    """Measure images, and return the record. Raises UserError for what cannot be read or compared."""
+    """Measure images and return the record. Raises UserError for input that cannot be read or compared."""
     extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
     references = read_reference(options, extractor)
     subject, features = measured_features(options, extractor, device)
@@ -52,8 +52,8 @@ def calculate(options: CalcOptions, device: torch.device) -> Record:
 
 
 def report(record: Record) -> str:
-    """A record as readable text; every value is shown with the numbers of images."""
-    counts = f'{record["num_images"]} images of {record["images"]} to '
+    """Format a record as text; every value is shown with the numbers of images."""
+    counts = f'{record["num_images"]} images of {record["images"]} compared with '
     counts += f'{record["num_reference"] or "an unknown number"} of {record["reference"]}'
     lines = [f'Fréchet distance: {record["frechet_distance"]:.6g}, {counts}, features: {record["extractor"]}']
     if 'frechet_infinity' in record:
@@ -71,7 +71,7 @@ def report(record: Record) -> str:
 
 
 def write_features(options: ExtractOptions, device: torch.device) -> tuple[int, int]:
-    """Write the features of images, and return their number and dimension."""
+    """Write the features of images; return the number of images and the feature dimension."""
     require_writable('dest', options.dest, '.npy')
     extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
     features = features_of(options.source, 'source', extractor, options.extraction, fewest=1)
@@ -84,7 +84,7 @@ def write_features(options: ExtractOptions, device: torch.device) -> tuple[int, 
 
 
 def write_reference(options: RefOptions, device: torch.device) -> int:
-    """Write the statistics of images, in the format of EDM's fid.py; returns the number of images."""
+    """Write the statistics of images in the format of EDM's fid.py; return the number of images."""
     require_writable('dest', options.dest, '.npz')
     extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
     features = features_of(options.data, 'data', extractor, options.extraction)
@@ -100,14 +100,14 @@ def write_reference(options: RefOptions, device: torch.device) -> int:
 
 
 def read_reference(options: CalcOptions, extractor: Extractor) -> Sequence[np.ndarray | Moments]:
-    """The features of the reference, or their moments if it is a file of statistics; on the main rank."""
+    """The reference's features, or its moments if it is a statistics file; on the main rank."""
     if distributed.on_main(lambda: is_statistics(options.ref)):
         return distributed.kept_on_main(lambda: read_statistics(options.ref, extractor))
     return features_of(options.ref, 'ref', extractor, options.extraction)
 
 
 def is_statistics(path: str) -> bool:
-    """Whether a file is an .npz with the names that EDM's fid.py writes."""
+    """Whether a file is an .npz with the array names used by EDM's fid.py."""
     if not path.endswith('.npz') or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as file:
@@ -115,9 +115,9 @@ def is_statistics(path: str) -> bool:
 
 
 def read_statistics(path: str, extractor: Extractor) -> Moments:
-    """Read `mu`, `sigma` and, if we wrote the file, `num` and `settings`.
+    """Read `mu`, `sigma` and, if this toolkit wrote the file, `num` and `settings`.
 
-    Raises UserError for a damaged file, and for features of another extractor.
+    Raises UserError for a corrupt file, or for features from another extractor.
     """
     where = f'`ref`={path}'
     try:
@@ -125,19 +125,19 @@ def read_statistics(path: str, extractor: Extractor) -> Moments:
             mean, covariance = file['mu'].astype(np.float64), file['sigma'].astype(np.float64)
             count = int(file['num']) if 'num' in file else None
             settings = json.loads(str(file['settings'])) if 'settings' in file else None
-    except Exception as error:  # numpy raises many exceptions for broken files
-        raise UserError(f'{where} is damaged; make it again ({type(error).__name__})') from error
+    except Exception as error:  # numpy raises many exceptions for corrupt files
+        raise UserError(f'{where} is corrupt ({type(error).__name__}); create it again') from error
     if covariance.shape != (len(mean), len(mean)) or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise UserError(f'{where}: mu {mean.shape} and sigma {covariance.shape} are not a mean and its covariance')
+        raise UserError(f'{where}: mu {mean.shape} and sigma {covariance.shape} are not a mean and a covariance')
     if settings is not None and identity(settings) != extractor.identity:
-        raise UserError(f'{where} was made with {settings}, not with {extractor.settings}; use the same extractor')
+        raise UserError(f'{where} was made with {settings}, not {extractor.settings}; use the same extractor')
     return Moments(count, mean, covariance)
 
 
 def measured_features(
     options: CalcOptions, extractor: Extractor, device: torch.device
 ) -> tuple[Record, list[np.ndarray]]:
-    """The name of the measured images, as in records, and their features on the main rank."""
+    """The name of the measured images as it appears in records, and their features on the main rank."""
     first, last = options.seed, options.seed + options.num - 1
     extraction = options.extraction
     if options.images is not None:
@@ -166,7 +166,7 @@ def features_of(
     seed: int = 0,
     fewest: int = 2,
 ) -> list[np.ndarray]:
-    """Features of given images, on the main rank; of num of them, drawn with a seed, if there are more."""
+    """The features of given images, on the main rank. num: use only this many images, drawn with `seed`."""
     images = read_images(path, argument, progress=distributed.is_main())
     if len(images) < fewest:
         raise UserError(f'`{argument}`={path} has {len(images)} images; a covariance needs at least two')

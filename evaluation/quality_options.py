@@ -1,4 +1,4 @@
-"""The options of fid.py and of the extraction of features, without torch: one dataclass for each command."""
+"""Options of fid.py and of feature extraction (no torch): one dataclass per command."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,7 +10,7 @@ from training.sampler_options import SamplerOptions, class_prior_option, device_
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionOptions:
-    """How features are made."""
+    """How features are computed."""
 
     # fmt: off
     extractor: str = option('pixels', 'Feature extractor: pixels, torchscript:FILE.pt, or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
@@ -45,7 +45,7 @@ class CalcOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
-    """The images to extract features of, and the file to write."""
+    """The images whose features to extract, and the file to write."""
 
     # fmt: off
     source: str = option(REQUIRED, 'Images.', unit='ZIP|DIR|NPZ|NPY')
@@ -56,7 +56,7 @@ class ExtractOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RefOptions:
-    """The images to describe, and the file to write."""
+    """The images whose statistics to compute, and the file to write."""
 
     # fmt: off
     data: str = option(REQUIRED, 'Images to describe.', unit='ZIP|DIR|NPZ|NPY')
@@ -66,11 +66,11 @@ class RefOptions:
 
 
 def check_calc(options: CalcOptions, given: set[str]) -> None:
-    """Raise ArgumentError if options do not go together. given: names of the arguments that the user gave."""
+    """Raise ArgumentError if options are incompatible. given: names of the arguments that the user gave."""
     if [options.images, options.network, options.denoiser].count(None) != 2:
-        raise ArgumentError('give one of `images`, `network`, a snapshot, and `denoiser`, a closed form of `data`')
+        raise ArgumentError('give one of `images`, `network` (a snapshot) and `denoiser` (a closed form of `data`)')
     if (options.data is None) != (options.denoiser is None):
-        raise ArgumentError('`denoiser` needs `data`, its training set, and `data` has no effect without it')
+        raise ArgumentError('`denoiser` requires `data` (its training set); `data` is used only with `denoiser`')
     sampling = ['class_index', 'class_prior', 'sha256', *(f.name for f in fields(SamplerOptions))]
     sampling = [name for name in sampling if name in given]
     if sampling and options.images is not None:

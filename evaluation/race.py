@@ -1,8 +1,8 @@
 """A race finds the snapshot with the highest ratio without sampling every image of every snapshot.
 
-All snapshots get the first seeds. A snapshot leaves the race if its ratio is significantly below the highest one, or if
-the images that are left suffice only for snapshots that rank higher; the others get more seeds, and the winner gets
-all. Snapshots share their seeds, so that their images are paired, and so are differences between ratios.
+All snapshots get the first seeds. A snapshot is eliminated if its ratio is significantly below the highest one, or if
+the remaining image budget suffices only for snapshots that rank higher. The remaining snapshots get more seeds, and the
+winner gets all seeds. Snapshots share their seeds, so their images, and the differences between ratios, are paired.
 """
 
 from collections.abc import Callable
@@ -10,24 +10,23 @@ from math import ceil
 
 import numpy as np
 
-# A race may use this share of the images of full evaluations of all snapshots, but at least the images of this number
-# of full evaluations.
+# The image budget: this share of evaluating all snapshots fully, but at least this number of full evaluations.
 SHARE = 1 / 4
 LEAST = 2
-# From one round to the next, the number of seeds grows by this factor, and the number of snapshots is planned to fall
-# as this power of the number of seeds. Both were chosen by simulated races.
+# From round to round, the number of seeds grows by this factor, and the number of snapshots is planned to fall as this
+# power of the number of seeds. Both values were chosen by simulated races.
 GROWTH = 1.25
 DECAY = 0.75
-# Standard errors below the leader at which a snapshot leaves: 99 %, since there are several rounds.
+# A snapshot is eliminated this many standard errors below the leader: a 99 % interval, since there are several rounds.
 QUANTILE = 2.576
 
 
 def race(num: int, total: int, step: int, copies: Callable[[int, int], np.ndarray]) -> list[int]:
-    """The number of seeds that each of `num` snapshots gets; the winners get all `total` seeds.
+    """The number of seeds that each of `num` snapshots gets; winners get all `total` seeds.
 
-    step: every number of seeds is a multiple of `step`, or `total`. copies: takes a snapshot's place and a number of
-    seeds, and returns which of its images are copies, bool [seeds]; it is called with increasing numbers.
-    Of equal snapshots the first wins.
+    step: every number of seeds is a multiple of `step`, or `total`. copies: takes a snapshot's position and a number of
+    seeds, and returns which images are copies, bool [seeds]; it is called with increasing numbers of seeds.
+    Among equal snapshots, the first wins.
     """
     budget = max(SHARE * num, LEAST) * total
     lengths, racing, length = [0] * num, list(range(num)), first_length(num, total, step, budget)
@@ -38,27 +37,27 @@ def race(num: int, total: int, step: int, copies: Callable[[int, int], np.ndarra
         if length >= total:
             return lengths
         left, longer = budget - sum(lengths), min(total, ceil(length * GROWTH / step) * step)
-        # Enough must be left for all seeds of the winner.
+        # Reserve enough images for all seeds of the winner.
         affordable = min(round(left / planned(length, total)), int((left - (total - longer)) / (longer - length)))
         racing = ahead(flags)[: max(1, affordable)]
         length = total if len(racing) == 1 else longer
 
 
 def first_length(num: int, total: int, step: int, budget: float) -> int:
-    """The largest number of seeds for all snapshots that leaves enough images for the later rounds."""
+    """The largest number of seeds for all snapshots that reserves enough images for later rounds."""
     lengths = range(step, total, step)
     fitting = [length for length in lengths if num * (length + planned(length, total)) <= budget]
     return total if num * total <= budget else max(fitting, default=min(step, total))
 
 
 def planned(length: int, total: int) -> float:
-    """Images of the remaining rounds for each snapshot in the race, if their number falls as planned."""
+    """Images that the remaining rounds need per snapshot now in the race, if snapshots are eliminated as planned."""
     power = 1 - DECAY
     return length**DECAY * (total**power - length**power) / power
 
 
 def ahead(flags: dict[int, np.ndarray]) -> list[int]:
-    """The places of the snapshots that are not significantly below the best, in descending order of their ratios."""
+    """Positions of the snapshots not significantly below the best one, in descending order of ratio."""
     order = sorted(flags, key=lambda place: (-int(flags[place].sum()), place))
     best = flags[order[0]].astype(np.int8)
     differences = [best - flags[place].astype(np.int8) for place in order]

@@ -1,6 +1,6 @@
-"""The records of evaluated snapshots, `mem_traj.jsonl`, without torch.
+"""The records of evaluated snapshots, stored in `mem_traj.jsonl` (no torch).
 
-A record holds the settings that its numbers depend on; a snapshot that has a record with the same settings is not
+A record includes the settings that determine its numbers; a snapshot that has a record with the same settings is not
 evaluated again.
 """
 
@@ -17,7 +17,7 @@ from dnnlib.text_tables import write_text
 from dnnlib.typed import parse_json
 from dnnlib.util import UserError, code_sha256
 
-# What the numbers of a record depend on.
+# Settings that determine a record's numbers.
 SETTINGS = (
     *('snapshot', 'snapshot_sha256', 'dataset_sha256', 'xflip', 'sampler', 'seeds', 'class_index', 'classes', 'batch'),
     *('class_prior', 'precision', 'measured'),
@@ -28,7 +28,7 @@ Ratio = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Numbers(Struct, frozen=True):
-    """What every record of an evaluated snapshot has; kimg and epochs are None if unknown."""
+    """The fields that every snapshot's record has; kimg and epochs are None if unknown."""
 
     num_images: Annotated[int, Meta(ge=1)]
     num_memorized: Annotated[int, Meta(ge=0)]
@@ -42,7 +42,7 @@ class Numbers(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if self.num_memorized > self.num_images:
-            raise ValueError(f'{self.num_memorized} copies of {self.num_images} images')
+            raise ValueError(f'{self.num_memorized} copies out of {self.num_images} images is impossible')
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,15 +51,15 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_record(text: str | bytes, where: str) -> Record:
-    """A record from its JSON text. where: for messages. Raises UserError if it lacks one of `Numbers`."""
+    """Parse a record from JSON. where: for messages. Raises UserError if it lacks a field of `Numbers`."""
     parse_json(text, Numbers, where)
     return json.loads(text)
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a mem_traj.jsonl, oldest first; none if there is no such file. An incomplete last line is skipped.
+    """The records in a mem_traj.jsonl, oldest first; empty if the file does not exist. Skips an incomplete last line.
 
-    Raises UserError for another line that is not a record.
+    Raises UserError if any other line is not a record.
     """
     if not path.exists():
         return []
@@ -80,20 +80,20 @@ def find_record(records: Sequence[Record], settings: Mapping[str, Any]) -> Recor
 
 
 def best_record(records: Sequence[Record]) -> Record:
-    """The record of the highest ratio; among equal ratios, the record of the latest snapshot.
+    """The record with the highest ratio; among equal ratios, the one of the latest snapshot.
 
-    Only records with the most images count: snapshots that left a race have fewer.
+    Only records with the most images are compared: snapshots eliminated from a race have fewer.
     """
     return max(records, key=lambda record: (record['num_images'], record['ratio'], record['kimg'] or 0))
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Add a record; the file is complete at any time."""
+    """Append a record; the file is complete at all times."""
     _write(path, [*read_records(path), record])
 
 
 def replace_record(path: Path, record: Record) -> None:
-    """Write a record, with more entries than before, in place of the newest one with the same settings."""
+    """Replace the newest record with the same settings by a record with additional entries."""
     records = read_records(path)
     place = max(place for place, old in enumerate(records) if settings_of(old) == settings_of(record))
     records[place] = record
@@ -105,8 +105,8 @@ def _write(path: Path, records: Sequence[Record]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the software that computed a record, and the hash of this toolkit's code."""
-    import numpy as np  # only here: tables of records are shown without them
+    """The versions of the software that computed a record, and a hash of this toolkit's code."""
+    import numpy as np  # imported here because tables of records do not need them
     import torch
 
     return {
@@ -118,7 +118,7 @@ def versions() -> dict[str, str]:
 
 
 def format_seeds(seeds: Sequence[int]) -> str:
-    """Seeds as ranges: [0, 1, 2, 7] is '0-2,7'."""
+    """Format seeds as ranges: [0, 1, 2, 7] becomes '0-2,7'."""
     runs = itertools.groupby(enumerate(seeds), key=lambda pair: pair[1] - pair[0])
     ranges = [[seed for _, seed in run] for _, run in runs]
     return ','.join(str(run[0]) if len(run) == 1 else f'{run[0]}-{run[-1]}' for run in ranges)

@@ -1,7 +1,7 @@
-"""Evaluates generators one at a time, such as every snapshot of a run, and keeps the images of the best.
+"""Evaluates generators one at a time, such as all snapshots of a run, and keeps the images of the best one.
 
-Each generator is sampled once. With a log, a record per generator is appended to its `.jsonl`; generators that have a
-record with the same settings are not sampled again, and an interrupted evaluation resumes.
+Each generator is sampled once. With a log, one record per generator is appended to the log's `.jsonl`; generators that
+have a record with the same settings are skipped, and an interrupted evaluation resumes.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from training.training_loop import open_tensorboard
 
 @dataclass(frozen=True)
 class EvaluatedSet:
-    """A set of images, its results, and its record."""
+    """A set of images with its results and its record."""
 
     images: ImageSet
     result: Memorization
@@ -47,11 +47,11 @@ class EvaluatedSet:
 def evaluate_generators(
     generators: Sequence[Generator], context: Context, log_path: Path | None, raced: bool = False
 ) -> tuple[list[Record], list[EvaluatedSet]]:
-    """Evaluate generators in their order; return their records, and on the main rank the set with the highest ratio.
+    """Evaluate generators in order; return their records and, on the main rank, the set with the highest ratio.
 
-    context: of the passes, without a name. log_path: see `EvaluationLog`; without one there must be a single generator.
-    raced: whether to let them race, see `evaluation.race`; records then show the number of images of each generator.
-    Raises UserError for a generator whose images differ in shape from the training images.
+    context: for the passes; its name is filled in for each. log_path: see `EvaluationLog`; required for more than one
+    generator. raced: whether to run a race (`evaluation.race`); records then show each generator's number of images.
+    Raises UserError if a generator's images differ in shape from the training images.
     """
     for generator in generators:
         training_set = context.training_set
@@ -79,7 +79,7 @@ def evaluate_generators(
 
 
 def raced_lengths(generators: Sequence[Generator], context: Context, log: 'EvaluationLog', bar: tqdm) -> list[int]:
-    """The number of seeds of each generator in a race. The results of these seeds are in the log's partial results."""
+    """Run a race; return each generator's number of seeds, whose results are in the log's partial results."""
     known = distributed.on_main(lambda: [log.raced_length(settings(generator, context)) for generator in generators])
     if all(known):
         return known
@@ -100,15 +100,15 @@ def raced_lengths(generators: Sequence[Generator], context: Context, log: 'Evalu
 def evaluate_generator(
     generator: Generator, context: Context, log: 'EvaluationLog', records: list[Record], bar: tqdm
 ) -> list[EvaluatedSet]:
-    """Append a generator's record to `records`: from the log, or else measured on images that are sampled now.
+    """Append a generator's record to `records`: from the log or, if it is missing there, by sampling images.
 
-    Returns the sampled set, on the main rank.
+    Returns the sampled set on the main rank.
     """
     record = distributed.on_main(lambda: log.find(settings(generator, context)))
     if record is not None:
         bar.update(len(context.seeds))
         if distributed.is_main():
-            tqdm.write(f'{log_line(record)}  (evaluated before)')
+            tqdm.write(f'{log_line(record)}  (already evaluated)')
         records.append(record)
         return []
     sets = sample(generator, context, log, bar)
@@ -119,7 +119,7 @@ def evaluate_generator(
 def best_set(
     generator: Generator, record: Record, context: Context, log: 'EvaluationLog', bar: tqdm
 ) -> list[EvaluatedSet]:
-    """The images of the best generator, on the main rank: kept in a file, or else sampled again."""
+    """The images of the best generator, on the main rank: read from a file, or sampled again."""
     sets = log.read_best(record, generator.where, context.training_set) if distributed.is_main() else []
     if distributed.on_main(lambda: bool(sets)):
         return sets
@@ -130,7 +130,7 @@ def best_set(
 
 
 def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tqdm) -> list[EvaluatedSet]:
-    """Sample a generator, or resume an interrupted pass over its images. Returns the set, on the main rank."""
+    """Sample a generator, or resume an interrupted pass. Returns the set on the main rank."""
     consumers = pass_of(generator, context, log, bar)
     head = {
         'snapshot': generator.name,
@@ -151,7 +151,7 @@ def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tq
 
 
 def pass_of(generator: Generator, context: Context, log: 'EvaluationLog', bar: tqdm) -> dict[str, Consumer]:
-    """Hand the images of a generator to consumers; returns these."""
+    """Pass a generator's images to consumers, and return the consumers."""
     start, context = time.monotonic(), replace(context, name=generator.name)
     consumers = make_consumers(context)
     partial = log.partial_results(distributed.on_main(lambda: settings(generator, context)))
@@ -165,7 +165,7 @@ def pass_of(generator: Generator, context: Context, log: 'EvaluationLog', bar: t
 def finished(
     images: ImageSet, consumers: Mapping[str, Consumer], training_set: TrainingSet, head: Record, tail: Record
 ) -> EvaluatedSet:
-    """The set of a finished pass. head, tail: further parts of its record."""
+    """The EvaluatedSet of a completed pass. head, tail: record fields before and after the measured ones."""
     result = cast(NearestTwo, consumers['nearest_two']).result()
     record = {**head, **facts(result, training_set), **tail}
     for consumer in consumers.values():
@@ -174,7 +174,7 @@ def finished(
 
 
 def settings(generator: Generator, context: Context) -> dict[str, Any]:
-    """What the numbers of a record depend on; see `evaluation.records.SETTINGS`."""
+    """The settings that determine a record's numbers; see `evaluation.records.SETTINGS`."""
     return {
         'snapshot': generator.name,
         'snapshot_sha256': generator.sha256,
@@ -193,7 +193,7 @@ def settings(generator: Generator, context: Context) -> dict[str, Any]:
 
 
 def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
-    """The part of a record that all sets of images share."""
+    """The fields that the records of all sets share."""
     return {
         'num_images': len(result.memorized),
         'num_memorized': result.num_memorized,
@@ -211,7 +211,7 @@ def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
 
 
 def keep_snapshot(run_dir: Path, name: str) -> None:
-    """Delete the snapshots of a run, with their contact sheets, except the one of this name."""
+    """Delete a run's snapshots and their contact sheets, except the snapshot with this name."""
     others = [path for _, path in list_snapshots(run_dir) if path.name != name]
     for path in others:
         path.unlink()
@@ -220,10 +220,10 @@ def keep_snapshot(run_dir: Path, name: str) -> None:
 
 
 class EvaluationLog:
-    """The files of an evaluation, on the main rank. path: of the readable log; None reads and writes nothing.
+    """The files of an evaluation, on the main rank. path: the readable log; None reads and writes nothing.
 
-    Next to the log are the records, as .jsonl, the images of the best generator, mem_best.npz, and partial results.
-    seconds: that each generator took, by name.
+    Next to the log are the records (.jsonl), the images of the best generator (mem_best.npz), and partial results.
+    seconds: how long each generator took, by name.
     """
 
     def __init__(self, path: Path | None):
@@ -232,19 +232,19 @@ class EvaluationLog:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def partial_results(self, settings: Mapping[str, Any]) -> PartialResults:
-        """Partial results of a generator with these settings. In a race all generators have some until it ends."""
+        """The partial results of a generator with these settings. During a race, every generator has some."""
         if self.partial is None or 'raced_seeds' not in settings:
             return PartialResults(self.partial, settings)
         return PartialResults(self.partial / settings['snapshot'], {**settings, 'seeds': settings['raced_seeds']})
 
     def raced_length(self, settings: Mapping[str, Any]) -> int:
-        """The number of seeds in the newest record of a race with these settings, except `seeds`; 0 without one."""
+        """The number of seeds in the newest race record whose other settings equal these; 0 if there is none."""
         records = [] if self.path is None else files.read_records(self.path.with_suffix('.jsonl'))
         found = files.find_record([{**record, 'seeds': record.get('raced_seeds')} for record in records], settings)
         return 0 if found is None else found['num_images']
 
     def claim(self, stack: contextlib.ExitStack) -> None:
-        """Keep other processes from the files until the stack ends. Raises UserError if another one writes them."""
+        """Lock the files until the stack ends. Raises UserError if another process is writing them."""
         if self.path is not None:
             lock = self.path.with_name(f'.{self.path.stem}.lock')
             stack.enter_context(sole_use(lock, f'the log {self.path}'))
@@ -257,10 +257,10 @@ class EvaluationLog:
         return files.find_record(files.read_records(self.path.with_suffix('.jsonl')), settings)
 
     def add(self, found: EvaluatedSet, earlier: Sequence[Record]) -> Record:
-        """Write and return a record; keep the images if no earlier record is better."""
+        """Write and return a record; keep the images if no earlier record has a higher ratio."""
         if self.path is None:
             return found.record
-        # The images are written first: without them, a best record would be sampled again after an interruption.
+        # The images are written first; otherwise the best ones would have to be sampled again after an interruption.
         if best_record([*earlier, found.record]) is found.record:
             self._write_best(found)
         files.append_record(self.path.with_suffix('.jsonl'), found.record)
@@ -272,14 +272,14 @@ class EvaluationLog:
         return found.record
 
     def add_metrics(self, record: Record) -> None:
-        """Write a record again that has got metrics by now."""
+        """Write a record again after metrics have been added to it."""
         if self.path is not None:
             with contextlib.ExitStack() as stack:
                 self.claim(stack)
                 files.replace_record(self.path.with_suffix('.jsonl'), record)
 
     def keep(self, found: EvaluatedSet) -> None:
-        """Keep the images of a generator whose record was written before."""
+        """Keep the images of a generator whose record is already written."""
         self._write_best(found)
         self.remove_partial()
 
@@ -298,7 +298,7 @@ class EvaluationLog:
         write_best(self.path.with_name(BEST_NAME), found.record, best)
 
     def read_best(self, record: Record, where: str, training_set: TrainingSet) -> list[EvaluatedSet]:
-        """The kept set that a record belongs to; none if it is missing or has other settings."""
+        """The kept set that a record describes; empty if it is missing or has other settings."""
         assert self.path is not None
         best = read_best(self.path.with_name(BEST_NAME), record)
         training_images = training_set.images
@@ -314,7 +314,7 @@ class EvaluationLog:
         return None if self.path is None else self.path.parent
 
     def show_in_tensorboard(self, records: Sequence[Record]) -> None:
-        """Add the ratios of a run's snapshots to its TensorBoard events, if it has any."""
+        """Add the ratios of a run's snapshots to its TensorBoard events, if the run has any."""
         if self.folder is None or not any(self.folder.glob('events.out.tfevents.*')):
             return
         board = open_tensorboard(self.folder)

@@ -1,4 +1,4 @@
-"""Arrays in an `.npz` file, together with the settings that they depend on."""
+"""Arrays in an `.npz` file, stored with the settings that determine them."""
 
 import json
 import zipfile
@@ -13,13 +13,13 @@ from dnnlib.util import atomic_file
 
 
 def write_arrays(path: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays by their names, uncompressed. settings: fit for JSON."""
+    """Write named arrays, uncompressed. settings: values that JSON can store."""
     with atomic_file(path) as file:
         np.savez(file, key=_key(settings), **arrays)  # type: ignore[arg-type]
 
 
 def read_arrays(path: Path, settings: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-    """The arrays of a file with exactly these settings; None for other settings, and if it is missing or damaged."""
+    """Read the arrays if they have exactly these settings; None otherwise, or if the file is missing or corrupt."""
     try:
         with np.load(path, allow_pickle=False) as data:
             if str(data['key']) == _key(settings):

@@ -1,7 +1,7 @@
 """Spaces in which images are compared: pixels (`PixelSpace`), or features from an extractor (`FeatureSpace`).
 
-A metric gets distances from a `Space` and never sees the images. All work is done in blocks: the matrix of all
-distances is never stored, and memory does not grow with queries times references.
+A metric gets its distances from a `Space` and never handles images. The computation is done in blocks: the full matrix
+of distances is never stored, so memory does not grow with queries times references.
 """
 
 from collections.abc import Iterator
@@ -17,46 +17,46 @@ from evaluation.neighbors import NeighborIndex
 
 Rows = Tensor | np.ndarray
 
-# Distances of one block of features: 4 MiB of float32, which stay near the core.
+# Queries and references in a block of features: the distances take 4 MiB of float32, which stay in a nearby cache.
 _QUERY_BLOCK = 1024
 _REFERENCE_BLOCK = 1024
 # The rounding error of float32.
 _UNIT = 2.0**-24
-# Numbers in one part of a comparison pair by pair: 32 MiB of float64.
+# Values in one part of a pairwise comparison: 32 MiB of float64.
 _PART = 2**22
-# Beyond this, the square of a feature may overflow.
+# The square of a larger feature might overflow.
 _LARGEST = 1e140
 
 
 class Space(Protocol):
-    """What metrics need from images. Squared distances are int64 in pixels (exact) and float64 in features.
+    """Distances that metrics need. Squared distances are int64 (exact) in pixels and float64 in features.
 
-    Rows are images or features, one for each index of the first dimension. Results are on the CPU.
+    Rows are images or features, along the first dimension. Results are on the CPU.
     """
 
     def validate(self, rows: Rows, name: str) -> None:
-        """Raise UserError if the rows do not belong to this space. name: of the rows, for messages."""
+        """Raise UserError if the rows do not belong to this space. name: what the rows are, for messages."""
 
     def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
         """Indices int64 [N, k] and squared distances [N, k] of the k nearest references, ties by lowest index."""
 
     def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-        """The number of balls around references that contain each query: int64 [N] without and [N] with their surface.
+        """How many balls around references contain each query: int64 [N] excluding and [N] including their surface.
 
-        squared_radii: [M], one for each reference, of the dtype of the squared distances.
+        squared_radii: one per reference, [M], with the dtype of the squared distances.
         """
 
     def distinct(self, rows: Rows) -> Tensor:
-        """The positions of all rows that equal no earlier row, ascending, int64."""
+        """The positions of all rows that do not equal an earlier row, ascending, int64."""
 
     def vectors(self, rows: Rows) -> np.ndarray:
         """Rows as floating-point vectors [N, P], for clustering."""
 
 
 class PixelSpace:
-    """Images uint8 [N, C, H, W], by their pixels, in levels of 0 to 255; exact integers.
+    """Compares images uint8 [N, C, H, W] by their pixel levels (0 to 255), with exact integers.
 
-    device: to compare on. [default: the device of the references]
+    device: where to compare. [default: the references' device]
     """
 
     def __init__(self, device: torch.device | str | None = None):
@@ -64,7 +64,7 @@ class PixelSpace:
 
     def validate(self, rows: Rows, name: str) -> None:
         if _numpy(rows[:0]).dtype != np.uint8 or len(rows.shape) != 4:
-            raise UserError(f'{name}: {rows.dtype} {list(rows.shape)}, and images must be uint8 [N, C, H, W]')
+            raise UserError(f'{name} must be uint8 [N, C, H, W], not {rows.dtype} {list(rows.shape)}')
         _require_some(rows, name)
 
     def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
@@ -83,13 +83,13 @@ class PixelSpace:
 
 
 class FeatureSpace:
-    """Features float32 or float64 [N, d], in the order of the images; distances are Euclidean.
+    """Compares features float32 or float64 [N, d] by Euclidean distance.
 
-    A matrix product in float32 finds the pairs that may matter, with a bound on its error; their distances are then
-    computed as sums of squared differences in float64. The results equal the plain sums for all pairs: nothing cancels,
-    and equal features have distance 0.
+    A float32 matrix product, with a bound on its error, finds the pairs that can affect the result; their distances are
+    then computed as sums of squared differences in float64. The results are the same as if this sum were computed for
+    all pairs: there is no cancellation, and equal features have distance 0.
 
-    device: for the products. [default: the CPU]
+    device: for the matrix products. [default: the CPU]
     """
 
     def __init__(self, device: torch.device | str | None = None):
@@ -97,16 +97,16 @@ class FeatureSpace:
 
     def validate(self, rows: Rows, name: str) -> None:
         if len(rows.shape) != 2 or rows.shape[1] == 0 or _numpy(rows[:0]).dtype not in (np.float32, np.float64):
-            raise UserError(f'{name}: {rows.dtype} {list(rows.shape)}, and features must be float32 or float64 [N, d]')
+            raise UserError(f'{name} must be float32 or float64 [N, d], not {rows.dtype} {list(rows.shape)}')
         _require_some(rows, name)
         for start, block in _blocks(_numpy(rows), _REFERENCE_BLOCK):
             bad = ~(np.abs(block.astype(np.float64)) < _LARGEST).all(axis=1)
             if bad.any():
-                raise UserError(f'{name}: row {start + int(bad.argmax())} is not finite, or larger than {_LARGEST:g}')
+                raise UserError(f'{name}: row {start + int(bad.argmax())} is not finite, or exceeds {_LARGEST:g}')
 
     def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
         queries, references = _numpy(queries), _numpy(references)
-        assert 1 <= k <= len(references), f'{len(references)} references have no {k} neighbours'
+        assert 1 <= k <= len(references), f'{k} neighbours need at least as many references, not {len(references)}'
         rough = _RoughDistances(queries, references, self.device)
         found = [
             self._nearest_block(rough, start, block, references, k) for start, block in _blocks(queries, _QUERY_BLOCK)
@@ -147,7 +147,7 @@ class FeatureSpace:
                 radii = all_radii[start : start + len(other)]
                 estimates, slack = rough.block(some, start, len(other))
                 estimates -= rough.scaled(radii)
-                # The radii are rounded too.
+                # The radii are rounded as well.
                 slack = slack + 4 * _UNIT * rough.scaled(radii).max()
                 inside = (estimates < -slack[:, None]).sum(dim=1).cpu().numpy()
                 query, place = (estimates.abs() <= slack[:, None]).nonzero().cpu().numpy().T
@@ -166,12 +166,12 @@ class FeatureSpace:
 class _RoughDistances:
     """Squared distances between features in float32, and a bound on their error.
 
-    Features minus the mean of the references are divided by a power of two, such that norms are at most 1, and rounded
-    to float32, u = 2^-24. With exact norms, the error of |q|² + |r|² - 2 q·r has these parts: the product of d numbers,
-    in any order of summation, less than d u |q||r| (Higham 2002, "Accuracy and stability of numerical algorithms",
-    section 3.1); rounded features, 2 u |q||r|; both doubled; rounded norms and sums, 4 u (|q| + |r|)²; numbers that are
-    too small for float32, d 2^-140; and the rounding of the plain sum in float64, far less. The bound is larger than
-    their sum. If torch may round the inputs of float32 products further (TF32), float64 takes its place.
+    Features minus the references' mean are divided by a power of two, so that norms are at most 1, and rounded to
+    float32 (u = 2^-24). With exact norms, the error of |q|² + |r|² - 2 q·r has these parts: less than d u |q||r| for
+    the product of d numbers, summed in any order (Higham 2002, "Accuracy and stability of numerical algorithms",
+    section 3.1); 2 u |q||r| for rounded features; both of these doubled; 4 u (|q| + |r|)² for rounded norms and sums;
+    d 2^-140 for underflow; and a far smaller rounding error in the float64 sum. The bound is larger than the total of
+    these. If torch might round the inputs of float32 products further (TF32), float64 is used instead.
     """
 
     def __init__(self, queries: np.ndarray, references: np.ndarray, device: torch.device):
@@ -188,7 +188,7 @@ class _RoughDistances:
         return self._rounded(self.all_queries[start : start + count]), self.query_norms[start : start + count]
 
     def block(self, queries: tuple[Tensor, Tensor], start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Squared distances float32 [Q, count] to references from `start` on, scaled, and the bound [Q]."""
+        """Scaled squared distances to references from `start`, float32 [Q, count], and the error bound [Q]."""
         rows, query_norms = queries
         norms = self.norms[start : start + count]
         squares = norms.square()
@@ -199,7 +199,7 @@ class _RoughDistances:
         return rough, slack + d * 2.0**-140
 
     def scaled(self, squared: np.ndarray) -> Tensor:
-        """Squared distances float64 in the units of `block`, float32."""
+        """Convert squared distances float64 to the units of `block`, float32."""
         return self._on_device(squared / self.scale**2)
 
     def _norms(self, rows: np.ndarray) -> np.ndarray:
@@ -214,7 +214,7 @@ class _RoughDistances:
 
 
 def _squared_distances(queries: np.ndarray, references: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """The plain sum of squared differences of queries[i] and references[j], float64 [len(i)]."""
+    """The sum of squared differences between queries[i] and references[j], float64 [len(i)]."""
     part = max(1, _PART // queries.shape[1])
     squared = np.empty(len(i))
     for start in range(0, len(i), part):
@@ -227,7 +227,7 @@ def _squared_distances(queries: np.ndarray, references: np.ndarray, i: np.ndarra
 def _merge(
     index: np.ndarray, squared: np.ndarray, query: np.ndarray, place: np.ndarray, candidates: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of each row of (index, squared) [Q, k] and of candidates, given as triples; ties by lowest index."""
+    """The k nearest per row from (index, squared) [Q, k] and the candidate triples; ties by lowest index."""
     Q, k = index.shape
     rows = np.concatenate([np.repeat(np.arange(Q), k), query])
     places = np.concatenate([index.ravel(), place])
@@ -239,7 +239,7 @@ def _merge(
 
 
 def _blocks(rows: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Each block of rows, with the position of its first."""
+    """Yield each block of rows with the position of its first row."""
     return ((start, rows[start : start + size]) for start in range(0, len(rows), size))
 
 
@@ -249,4 +249,4 @@ def _numpy(rows: Rows) -> np.ndarray:
 
 def _require_some(rows: Rows, name: str) -> None:
     if not len(rows):
-        raise UserError(f'{name}: empty; metrics need at least one row')
+        raise UserError(f'{name} are empty; metrics need at least one row')

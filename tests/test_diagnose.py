@@ -419,7 +419,7 @@ def test_mistakes_are_reported_in_one_sentence(run_dir, conditional, halves, dig
     )
     assert invoke('geometry', data, f'--test={digits_20}', '--allow-overlap', out).exit_code == 0
     assert '0 is not a noise level' in failure('levels', network, data, '--levels=0.0,1.0', out)
-    assert "200 is outside of the denoiser's range" in failure('levels', network, data, '--levels=200.0', out)
+    assert "200 is outside the denoiser's range" in failure('levels', network, data, '--levels=200.0', out)
     assert 'it has 30 images, fewer than the 31' in failure('levels', network, data, '--num=31', out)
     assert 'give --network or --expdir, or closed forms by --denoiser' in failure('levels', data, out)
     assert '--data is missing' in failure('levels', network, out)
@@ -440,7 +440,7 @@ def test_mistakes_are_reported_in_one_sentence(run_dir, conditional, halves, dig
     assert 'no network-snapshot' in failure('agreement', network, f'--expdir={empty}', data, out)
     (empty / newest(run_dir).name).write_bytes(newest(run_dir).read_bytes())
     (empty / 'training_options.json').write_bytes((run_dir / 'training_options.json').read_bytes())
-    assert 'one snapshot after 0 kimg, and clocks need several' in failure('clocks', f'--expdir={empty}', f'--test={b}')
+    assert 'one snapshot after 0 kimg, but clocks need several' in failure('clocks', f'--expdir={empty}', f'--test={b}')
 
 
 def test_networks_of_different_resolution_do_not_agree(run_dir, halves, tmp_path):

@@ -188,9 +188,9 @@ def test_errors(made, tmp_path):
     np.savez(tmp_path / 'other.npz', mu=np.zeros(3), sigma=np.eye(3))
     np.savez(tmp_path / 'settings.npz', mu=np.zeros(64), sigma=np.eye(64), settings='{"extractor": "net"}')
     for name, message in {
-        'odd': 'mu (3,) and sigma (2, 2) are not a mean and its covariance',
+        'odd': 'mu (3,) and sigma (2, 2) are not a mean and a covariance',
         'other': '64 and 3 features per image; compute both with the same extractor',
-        'settings': "was made with {'extractor': 'net'}, not with {'extractor': 'pixels'}; use the same extractor",
+        'settings': "was made with {'extractor': 'net'}, not {'extractor': 'pixels'}; use the same extractor",
         'cut': '--ref=',
     }.items():
         assert message in failure('calc', f'--images={made}', f'--ref={tmp_path}/{name}.npz')

@@ -90,7 +90,7 @@ def test_a_folder_has_the_images_of_one_network_and_of_one_way_to_sample(snapsho
     (tmp_path / 'unknown').mkdir()
     (tmp_path / 'unknown' / '000000.png').write_bytes(b'')
     result = run(f'--network={snapshot}', f'--outdir={tmp_path}/unknown')
-    assert 'has images of unknown origin' in result.stderr
+    assert 'contains images of unknown origin' in result.stderr
     other.unlink()
 
 
@@ -164,8 +164,8 @@ def test_a_finished_file_is_kept_and_another_one_refused(snapshot, tmp_path, mon
     assert run(*common, f'--outdir={tmp_path}/all.npz').exit_code == 0
     for options in (['--steps=4'], ['--seeds=0-3'], ['--class=1']):
         message = failure(*common, *options, f'--outdir={tmp_path}/all.npz')
-        assert f'--outdir={tmp_path}/all.npz exists, and may have other images; remove it, or choose' in message
-    assert 'may have other images' in failure(*common, f'--outdir={tmp_path}/all.npy')
+        assert f'--outdir={tmp_path}/all.npz already exists, perhaps with other images; remove it or choose' in message
+    assert 'perhaps with other images' in failure(*common, f'--outdir={tmp_path}/all.npy')
     assert 'is a file; remove --subdirs' in failure(*common, '--subdirs', f'--outdir={tmp_path}/new.npz', status=2)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

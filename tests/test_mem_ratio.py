@@ -107,7 +107,7 @@ def test_a_snapshot_with_a_record_of_the_same_settings_is_not_evaluated_again(fr
     assert run(*common).exit_code == 0
     before = (fresh / 'mem_traj.jsonl').read_bytes()
     again = run(*common)
-    assert again.stdout.count('(evaluated before)') == 2
+    assert again.stdout.count('(already evaluated)') == 2
     assert (fresh / 'mem_traj.jsonl').read_bytes() == before
     assert run(*common, '--class=3').exit_code == 0
     assert len(records(fresh)) == 4
@@ -173,7 +173,7 @@ def test_pickles_of_edm_are_evaluated_as_snapshots_are(fresh, digits_20, tmp_pat
         'network-snapshot-000002.pkl', 'network-snapshot-000001.pkl'
     ]  # fmt: skip
     assert [record['epochs'] for record in records(folder)] == [100, 50]
-    assert run(f'--expdir={folder}', *common).stdout.count('(evaluated before)') == 2
+    assert run(f'--expdir={folder}', *common).stdout.count('(already evaluated)') == 2
 
 
 def test_a_hostile_pickle_in_a_run_is_named(fresh, digits_20):

@@ -182,8 +182,8 @@ def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_2
     np.save(tmp_path / 'large.npy', large)
     common = f'--images={tmp_path}/large.npy', f'--knn-ref={digits_20}'
     message = failure(*common)
-    assert 'its images are 16x16 grey, but images of --knn-ref=' in message
-    assert '8x8 grey; choose a filter to resize them with: --resize=lanczos|box|bicubic' in message
+    assert 'has 16x16 grey images, but --knn-ref=' in message
+    assert '8x8 grey images; choose a filter to resize them: --resize=lanczos|box|bicubic' in message
     (record,) = evaluated(*common, '--resize=box')
     assert record['resize'] == {'filter': 'box', 'from': [16, 16], 'to': [8, 8]}
     assert record['num_memorized'] == memorization_ratio(images, reference).num_memorized  # box undoes the doubling
@@ -320,15 +320,15 @@ def test_ranks_change_nothing(snapshot, digits_20, array, tmp_path):
         (['--images=x'], '--images needs --knn-ref'),
         (['--network=x'], '--network needs --knn-ref'),
         (['--pipeline=x'], '--pipeline needs --knn-ref'),
-        (['--network=x', '--images=y'], 'give either --expdir'),
+        (['--network=x', '--images=y'], 'give exactly one of --expdir'),
         (['--images=x', '--seeds=0-3'], '--seeds has no effect with --images'),
         (['--images=x', '--steps=3'], '--steps has no effect with --images'),
         (['--pipeline=x', '--S_churn=3'], '--S_churn has no effect with --pipeline'),
         (['--expdir=x', '--resize=box'], '--resize has no effect with --expdir'),
         (['--images=x', '--sha256=00'], '--sha256 has no effect with --images'),
         (['--expdir=x', '--features=a,b'], '--features has no effect with --expdir'),
-        (['--images=x', '--knn-ref=y', '--test-ref=z'], 'are for metrics'),
-        (['--images=x', '--knn-ref=y', '--metrics=a', '--features=b'], 'give two or three files'),
+        (['--images=x', '--knn-ref=y', '--test-ref=z'], 'all require --metrics'),
+        (['--images=x', '--knn-ref=y', '--metrics=a', '--features=b'], 'takes two or three files'),
         (['--images=x', '--knn-ref=y', '--metrics=a,,b'], 'has an empty part'),
         (['--images=x', '--knn-ref=y', '--float-range=1,-1'], 'is not a range'),
         (['--images=x', '--knn-ref=y', '--float-range=1'], 'is not two numbers'),
@@ -341,7 +341,7 @@ def test_options_that_do_not_go_together_are_named(arguments, message):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--metrics=fid'], "no metric is called 'fid'"),
+        (['--metrics=fid'], "unknown metric 'fid'"),
         (['--metrics=test_gap'], '--metrics=test_gap needs --test-ref'),
         (['--metrics=authenticity', '--features=none.npy,none.npy'], 'none.npy: no such file'),
     ],

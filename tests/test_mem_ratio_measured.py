@@ -57,9 +57,9 @@ def test_metrics_of_all_snapshots_are_in_the_trajectory(run_dir, digits_20):
     text = f'Fréchet {found["to_training"]:.5g} training, {found["to_test"]:.5g} held-out'
     assert text in (run_dir / 'mem_traj.log').read_text()
     # The same again is known; other metrics, and the record without any, are not.
-    assert run(*common, *options, '--metrics-for=all').stdout.count('(evaluated before)') == 2
-    assert 'evaluated before' not in run(*common, '--metrics=authenticity', '--metrics-for=all').stdout
-    assert 'evaluated before' not in run(*common).stdout
+    assert run(*common, *options, '--metrics-for=all').stdout.count('(already evaluated)') == 2
+    assert 'already evaluated' not in run(*common, '--metrics=authenticity', '--metrics-for=all').stdout
+    assert 'already evaluated' not in run(*common).stdout
     assert all('metrics' not in record for record in evaluated(*common))
 
 
@@ -134,7 +134,7 @@ def test_a_run_always_has_the_tables(run_dir):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--space=features'], '--space=features needs --extractor or --features'),
+        (['--space=features'], '--space=features requires --extractor or --features'),
         (['--copy-rule=cosine:0.5', '--extractor=pixels'], '--copy-rule=cosine is for features; give --space=features'),
         (['--copy-rule=cosine:0.5', '--space=features', '--extractor=pixels'], '--copy-rule=cosine needs --test-ref'),
         (['--copy-rule=l2'], "'l2' is neither relative, adaptive, nor cosine with a threshold"),

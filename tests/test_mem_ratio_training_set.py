@@ -102,7 +102,7 @@ def test_classes_are_drawn_as_often_as_the_training_set_has_them(fresh, drawn, u
     assert drawn.count(1) + drawn.count(4) == 200
     assert record_of(fresh)['class_prior'] == 'data'
     drawn.clear()
-    assert 'evaluated before' in run(*arguments, '--class-prior=data').output
+    assert 'already evaluated' in run(*arguments, '--class-prior=data').output
 
 
 def test_a_class_prior_without_classes_to_draw_is_refused(fresh, digits_20, tmp_path):
@@ -110,7 +110,7 @@ def test_a_class_prior_without_classes_to_draw_is_refused(fresh, digits_20, tmp_
     common = [f'--network={network}', f'--outdir={tmp_path}/out', '--class-prior=data']
     assert '--class-prior: ' in failure_of(generate.main, *common, '--class=1')
     forget(fresh, 'class_sizes')
-    assert 'does not store how many training images its classes have' in failure_of(generate.main, *common)
+    assert 'does not store its number of training images per class' in failure_of(generate.main, *common)
     common = [f'--data={digits_20}', f'--outdir={tmp_path}/out', '--class-prior=data']
     assert 'draws no classes; remove --class-prior' in failure_of(generate_optim.main, *common)
     assert not (tmp_path / 'out').exists()

@@ -1,4 +1,4 @@
-"""The features of each image of a pass."""
+"""Extracts features from the images of a pass."""
 
 import contextlib
 import math
@@ -19,7 +19,7 @@ from training.sampling import GeneratedBatch
 
 
 class FeatureRows(Consumer):
-    """Extracts features on the rank that has the images; the images are not kept."""
+    """Extracts features on the rank that sampled the images; the images are not kept."""
 
     def __init__(self, context: Pass, extractor: Extractor):
         super().__init__(context)
@@ -37,10 +37,10 @@ def extract(
     images: Callable[[], Mapping[str, Any]] | None = None,
     cache_dir: Path | None = None,
 ) -> list[np.ndarray]:
-    """A list with the features of the images of seeds, float32 [N, d], on the main rank; [] on the others.
+    """On the main rank, a list with the features of the seeds' images, float32 [N, d]; on other ranks, an empty list.
 
-    images: called on the main rank, returns what the images depend on. The features are then kept in the cache and read
-    from there the next time, and an interrupted pass resumes. cache_dir: see `cached_path`.
+    images: called on the main rank, returns what determines the images; features are then cached and reused, and an
+    interrupted pass resumes. None does not cache. cache_dir: see `cached_path`.
     """
     rows = FeatureRows(Pass(seeds, batch_size), extractor)
     with contextlib.ExitStack() as stack:
@@ -66,7 +66,7 @@ def extract(
 def _claim(
     stack: contextlib.ExitStack, cache_dir: Path | None, extractor: Extractor, images: Callable[[], Mapping[str, Any]]
 ) -> Path:
-    """The file of these features; other processes wait until the stack ends, and then find it."""
+    """Lock and return the file for these features; other processes wait until the stack ends, then read the file."""
     path = cached_path(cache_dir, {**extractor.identity, **images()})
     stack.enter_context(locked(path.with_suffix('.lock'), math.inf))
     return path
@@ -79,7 +79,7 @@ def extract_given(
     cache_dir: Path | None = None,
     places: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
-    """Like `extract`, for given images. places: positions of the images to use; None uses all."""
+    """Like `extract`, but for given images. places: positions of the images to use; None uses all."""
     places = range(len(images)) if places is None else places
     starts = range(0, len(places), batch_size)
     parts = (images.pixels[list(places[start : start + batch_size])] for start in starts)

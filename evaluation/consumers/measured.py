@@ -1,4 +1,4 @@
-"""Metrics, and copies by another rule, of every set of a run in the pass that samples it."""
+"""Metrics, and copies by another rule, for every set in a run, computed in the pass that samples the set."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from training.sampling import GeneratedBatch
 
 
 class Measured(Consumer):
-    """Extracts features on the rank that sampled a batch, and measures on the main rank at the end."""
+    """Extracts features on the rank that sampled a batch; measures on the main rank at the end."""
 
     context: Context
 

@@ -1,4 +1,4 @@
-"""The two nearest distinct training images of each generated image."""
+"""Finds the two nearest distinct training images of each generated image."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from training.sampling import GeneratedBatch
 
 
 class NearestTwo(Consumer):
-    """Compares each image with training images on the rank that sampled it. None: with those of the context."""
+    """Compares each image with training images on the rank that sampled it; None uses the context's training set."""
 
     def __init__(self, context: Pass, training_images: TrainingImages | None = None):
         super().__init__(context)

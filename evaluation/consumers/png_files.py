@@ -1,4 +1,4 @@
-"""One PNG per image, and a table of their nearest training images."""
+"""Writes one PNG per image, and a table of their nearest training images."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from training.sampling import GeneratedBatch
 
 
 class PngFiles(Consumer):
-    """Writes the images on the rank that sampled them, in a folder named after the snapshot's kimg."""
+    """Writes images on the rank that sampled them, in a folder named after the snapshot's kimg."""
 
     context: Context
 

@@ -1,5 +1,5 @@
-"""The measurements of diagnose.py: read sets and denoisers, measure over ranks, and write tables.
+"""The measurements of diagnose.py: reads sets and denoisers, measures over ranks, and writes tables.
 
-What is measured is defined next to this folder, in `evaluation.noise_levels`, `evaluation.geometry`,
-`evaluation.agreement` and `evaluation.clocks`.
+The measured quantities are defined in `evaluation.noise_levels`, `evaluation.geometry`, `evaluation.agreement` and
+`evaluation.clocks`.
 """

@@ -1,4 +1,4 @@
-"""The agreement of two generators at the same seeds, next to the similarity of their images to their training sets."""
+"""How well two generators agree at the same seeds, and how similar their images are to their training sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from torch_utils import distributed
 from training.contact_sheets import save_picture
 from training.dataset import Dataset
 
-# Batches of seeds that a task samples: its generator is loaded once for them.
+# Batches of seeds in one task, for which a generator is loaded only once.
 BATCHES_PER_TASK = 8
 GALLERY_ROWS = 24
 COLUMNS = {
@@ -33,7 +33,7 @@ COLUMNS = {
 class Pair:
     """Two generators, the training set of each (possibly the same), and a held-out set or None.
 
-    features: of the images of both at the seeds, float [N, d] each, or None.
+    features: features of both generators' images at the seeds, float [N, d] each, or None.
     """
 
     generators: Sequence[Generator]
@@ -51,9 +51,9 @@ def measure_agreement(
     partial: Path,
     settings: Row,
 ) -> Row:
-    """A record: `rows` with a distribution for each kind of pair, `images` with the numbers of each seed.
+    """A record: `rows` has a distribution for each kind of pair, `images` has the values for each seed.
 
-    threshold: of the cosine. partial, settings: see `run_tasks`. gallery: PNG of the first seeds.
+    threshold: the cosine threshold. partial, settings: see `run_tasks`. gallery: PNG to draw of the first seeds.
     """
     size = batch_size * BATCHES_PER_TASK
 
@@ -76,7 +76,7 @@ def measure_agreement(
 
 
 def compare(pair: Pair, a: np.ndarray, b: np.ndarray, seeds: Sequence[int], threshold: float) -> Row:
-    """The record of images uint8 [N, C, R, R] of the same seeds; see `measure_agreement`."""
+    """The record for images uint8 [N, C, R, R] from the same seeds; see `measure_agreement`."""
     sets = [dataset.images for dataset in pair.training]
     found = [nearest_cosines(images, training) for images, training in zip((a, b), sets, strict=True)]
     same = cosines(a, b)
@@ -119,9 +119,9 @@ def _row(found: Distribution) -> Row:
 
 
 def draw_pairs(pair: Pair, images: Sequence[np.ndarray], rows: Sequence[Row]) -> PIL.Image.Image:
-    """The images of both at the first seeds, each with its nearest training image, and their cosines.
+    """Draw both generators' images at the first seeds, each with its nearest training image and the cosines.
 
-    images: of both, uint8 [N, C, R, R]. rows: of each seed, from `compare`.
+    images: of A and of B, uint8 [N, C, R, R]. rows: one per seed, from `compare`.
     """
 
     def entry(place: int, row: Row) -> GalleryEntry:
@@ -131,8 +131,8 @@ def draw_pairs(pair: Pair, images: Sequence[np.ndarray], rows: Sequence[Row]) ->
 
     lines = [
         *(f'{letter}: {generator.where[-100:]}' for letter, generator in zip('AB', pair.generators, strict=True)),
-        'Numbers: cosines of pixels after subtracting the mean of each image, of A and B, and of A and of B to the',
-        'nearest image of its own training set.',
+        'Numbers: cosines of pixels (after subtracting the mean of each image) between A and B, and between',
+        'each image and the nearest image in its own training set.',
     ]
     shown = [entry(place, row) for place, row in enumerate(rows[:GALLERY_ROWS])]
     heads = 'A', 'B', "nearest in\nA's set", "nearest in\nB's set"

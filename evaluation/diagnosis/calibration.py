@@ -1,7 +1,7 @@
-"""The window by noise level at which a closed form resembles a network most, for the closed forms that have windows.
+"""For closed forms with windows: the window at each noise level with which a closed form best resembles a network.
 
-On states of the network's own sampling trajectories, the window with the highest cosine of mean-removed outputs is
-found for each image; the calibrated window of a level is the median over images. Source: Kamb and Ganguli 2024.
+For each state on the network's own sampling trajectories, find the window with the highest cosine between mean-removed
+outputs; the calibrated window at a level is the median over images. Source: Kamb and Ganguli 2024.
 """
 
 from collections.abc import Callable
@@ -34,12 +34,12 @@ def measure_windows(
     partial: Path,
     settings: Row,
 ) -> Row:
-    """A record of a network: `rows`, one for each level, and `windows`, the pairs (sigma, window) of a table."""
+    """A network's record: `rows`, one per level, and `windows`, the (sigma, window) pairs of a table."""
     network, batch_size = load(), options.denoising.batch_size
     levels = noise_levels(options.levels, network)
     labels = labels_of(sets, network.label_dim, options.denoising)
     images = ImageRows(sets.training.images, sets.training.labels if labels else None, compute_device(device))
-    windows = list(range(3, network.img_resolution + 1, 2)) or [1]  # odd ones
+    windows = list(range(3, network.img_resolution + 1, 2)) or [1]  # odd windows
     closed_forms = [make_denoiser(options.denoiser, images, window=window) for window in windows]
 
     def compute(task: str) -> dict[str, Tensor]:

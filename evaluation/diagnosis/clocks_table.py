@@ -1,4 +1,4 @@
-"""The clocks of trainings, from the errors of their snapshots and from their records of memorization ratios."""
+"""The clocks of training runs, computed from the snapshots' errors and the records of memorization ratios."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from evaluation.diagnosis_options import ClocksOptions
 from evaluation.generators import Generator
 from evaluation.noise_levels import denoise, mean_interval, noise_like, squared_distance, to_float64
 
-SIGMA_DATA = 0.5  # of EDM's loss
+SIGMA_DATA = 0.5  # from EDM's loss
 CLOCKS = {'tau_gen': 'tau_gen', 'tau_mem_error': 'tau_mem (error)', 'tau_mem_ratio': 'tau_mem (ratio)'}
 COLUMNS = {'run': 'run', 'dataset_size': '|D|', 'snapshots': 'snapshots'} | {
     name + end: heading if end == '' else end[1:] for name, heading in CLOCKS.items() for end in ('', '_low', '_high')
@@ -26,7 +26,7 @@ COLUMNS = {'run': 'run', 'dataset_size': '|D|', 'snapshots': 'snapshots'} | {
 
 @dataclass(frozen=True)
 class Run:
-    """A run. snapshots: oldest first. batch, lr: they normalize times. records: of mem_traj.jsonl."""
+    """A run. snapshots: oldest first. batch, lr: used to normalize times. records: from its mem_traj.jsonl."""
 
     name: str
     snapshots: Sequence[Generator]
@@ -38,9 +38,9 @@ class Run:
 def measure_clocks(
     run: Run, sets: ImageSets, options: ClocksOptions, device: torch.device, partial: Path, settings: Row
 ) -> Row:
-    """A record: `rows` with both errors of each snapshot, and the clocks in kimg. partial, settings: see `run_tasks`.
+    """A record: `rows` has both errors for each snapshot, plus the clocks in kimg. partial, settings: see `run_tasks`.
 
-    The error is EDM's loss: the mean per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)², over the levels.
+    The error is EDM's loss: the mean per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)², averaged over the levels.
     """
     load = functools.lru_cache(maxsize=1)(lambda place: run.snapshots[place].denoiser())
     first, batch_size = load(0), options.denoising.batch_size
@@ -79,9 +79,9 @@ def measure_clocks(
 
 
 def clocks_record(run: Run, dataset_size: int, train: np.ndarray, test: np.ndarray) -> Row:
-    """The record of a run from the errors [S, N] of its snapshots."""
+    """A run's record, computed from the errors [S, N] of its snapshots."""
     times = [snapshot.kimg or 0.0 for snapshot in run.snapshots]
-    evaluated = {record['snapshot']: record for record in run.records}  # the newest of each snapshot
+    evaluated = {record['snapshot']: record for record in run.records}  # the newest record of each snapshot
     found = {'tau_gen': generalization_clock(times, test), 'tau_mem_error': gap_clock(times, test - train)}
     known = [evaluated[snapshot.name] for snapshot in run.snapshots if snapshot.name in evaluated]
     if known:
@@ -120,11 +120,11 @@ def summary_row(record: Row) -> Row:
 
 
 def compare_runs(records: Sequence[Row]) -> Row:
-    """How each clock scales over runs: its regression on |D| in steps, and how far runs lie apart before and after.
+    """How each clock scales over runs: its regression on |D| in steps, and its spread with and without normalization.
 
-    `exponent`: of tau in |D|, by least squares on logarithms, `slope`: in steps per training image; with intervals, for
-    three or more runs of different sizes. `spread`: standard deviation of ln tau over runs, in `steps` and in
-    `normalized` time, for two or more. Runs without the clock are left out.
+    `exponent` is the exponent of tau in |D| (least squares on logarithms), and `slope` the increase of tau in steps per
+    training image, both with intervals, for three or more runs of different sizes. `spread` is the standard deviation
+    of ln tau over two or more runs, in `steps` and in `normalized` time. Runs without the clock are skipped.
     """
     found: Row = {}
     for clock in CLOCKS:
@@ -142,7 +142,7 @@ def compare_runs(records: Sequence[Row]) -> Row:
 
 
 def run_time(record: Row, kimg: float, records: Sequence[Row]) -> float:
-    """The normalized time, in steps, at which a run had seen `kimg` thousand images. records: of all runs."""
+    """The normalized time, in steps, after `kimg` thousand images of a run. records: the records of all runs."""
     factors = {'size': 'dataset_size', 'batch': 'batch', 'lr': 'lr'}
     smallest = {factor: min(other[name] for other in records) for factor, name in factors.items()}
     own = {factor: record[name] for factor, name in factors.items()}
@@ -153,7 +153,7 @@ def comparison_lines(found: Row) -> list[str]:
     """The results of `compare_runs` as sentences."""
     lines = []
     for clock, values in found.items():
-        text = f'{CLOCKS[clock]}: ln tau differs over runs by {values["spread_steps"]:.3g} in steps, '
+        text = f'{CLOCKS[clock]}: the standard deviation of ln tau over runs is {values["spread_steps"]:.3g} in steps, '
         text += f'{values["spread_normalized"]:.3g} in normalized time'
         if 'exponent' in values:
             slope, exponent = values['slope'], values['exponent']

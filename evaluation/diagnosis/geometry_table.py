@@ -1,4 +1,4 @@
-"""The geometry of a training set over noise levels: where its memorization is decided, and which images come first."""
+"""The geometry of a training set by noise level: where its memorization is decided, and which images are first."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from evaluation.noise_levels import Estimate, mean_interval
 from torch_utils import distributed
 from training.closed_form.gaussian import GaussianDenoiser
 
-# Images that are compared with the training set at a time.
+# Images compared with the training set at a time.
 BATCH_SIZE = 256
 COLUMNS = {
     'sigma': 'sigma', 'posterior_weight': 'posterior weight', 'posterior_weight_low': 'low',
@@ -49,9 +49,9 @@ def measure_geometry(
     partial: Path,
     settings: Row,
 ) -> Row:
-    """A record: `rows` by level, `images` with the level below which each is uncovered, `classes`, and collapse levels.
+    """A record: `rows` by level, `images` (the level below which each is not covered), `classes`, and collapse levels.
 
-    gaussian: of the training set. partial, settings: see `run_tasks`.
+    gaussian: the Gaussian denoiser fitted to the training set. partial, settings: see `run_tasks`.
     """
     training = sets.training.images.to(device)
 
@@ -121,9 +121,9 @@ def share(flags: np.ndarray) -> Estimate:
 
 
 def class_rows(uncovered: np.ndarray, labels: np.ndarray | None) -> list[Row]:
-    """For each class, the noise levels below which its images are uncovered; the highest first.
+    """For each class, the noise levels below which its images are not covered; the highest first.
 
-    Without labels, a single row of all images, of class None.
+    Without labels, there is one row for all images, with class None.
     """
     rows = []
     for label in [None] if labels is None else np.unique(labels).tolist():

@@ -1,4 +1,4 @@
-"""The sets and noise levels of a measurement, and the checks that they fit the denoiser and one another."""
+"""The sets and noise levels of a measurement, and checks that they match the denoiser and each other."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from training.denoiser import Denoiser
 from training.held_out_loss import refuse_shared
 from training.sampling import rho_schedule
 
-# Images measured of each set, unless it has fewer.
+# Number of images measured in each set, unless the set is smaller.
 USUAL_NUMBER = 1000
-# Noise levels of EDM's sampler.
+# Number of noise levels in EDM's sampler.
 USUAL_LEVELS = 18
 LOWEST, HIGHEST, RHO = 0.002, 80, 7
 
 
 @dataclass(frozen=True)
 class ImageSets:
-    """A training set and, if given, a held-out set. num: images of each that are measured, the first ones."""
+    """A training set and an optional held-out set. num: how many images of each to measure, from the start."""
 
     training: Dataset
     held_out: Dataset | None
@@ -35,9 +35,9 @@ class ImageSets:
 
 
 def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool) -> ImageSets:
-    """Read the sets. num: None takes `USUAL_NUMBER`, or all images of a smaller set.
+    """Read the sets. num: None uses `USUAL_NUMBER`, or all images of a smaller set.
 
-    Raises UserError if the sets differ in shape, share images (unless that is allowed), or have fewer images.
+    Raises UserError if the sets differ in shape, share images (unless allowed), or have fewer images than `num`.
     """
     training = load_dataset(data, argument='data')
     held_out = None if test is None else load_dataset(test, argument='test')
@@ -49,33 +49,33 @@ def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool)
             refuse_shared(held_out.images, training, f'`test`={test}')
     for name, size in sizes.items():
         if size < (num or 2):
-            raise UserError(f'{name}: it has {size} images, fewer than the {num or 2} to measure; lower `num`')
+            raise UserError(f'{name} has {size} images, fewer than the {num or 2} to measure; lower `num`')
     return ImageSets(training, held_out, num or min(USUAL_NUMBER, *sizes.values()))
 
 
 def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[float]:
     """The noise levels to measure at, descending, as the denoiser rounds them.
 
-    levels: the levels, or how many to take from the schedule of EDM's sampler within the denoiser's range.
-    Raises UserError for a level that is not positive, or outside of the denoiser's range.
+    levels: a list, or how many to take from the schedule of EDM's sampler within the denoiser's range.
+    Raises UserError for a level that is not positive or outside the denoiser's range.
     """
     low, high = denoiser.sigma_min, denoiser.sigma_max
     if isinstance(levels, int):
         levels = rho_schedule(max(LOWEST, low), min(HIGHEST, high), levels, RHO).tolist()
     for sigma in levels:
         if not (sigma > 0 and math.isfinite(sigma)):
-            raise UserError(f'`levels`: {sigma:g} is not a noise level; give numbers above 0')
+            raise UserError(f'`levels`: {sigma:g} is not a noise level; give positive numbers')
         if not low * (1 - 1e-6) <= sigma <= high * (1 + 1e-6):
-            raise UserError(f"`levels`: {sigma:g} is outside of the denoiser's range, {low:g} to {high:g}")
+            raise UserError(f"`levels`: {sigma:g} is outside the denoiser's range, {low:g} to {high:g}")
     return sorted(
         {float(denoiser.round_sigma(torch.tensor(sigma, dtype=torch.float64))) for sigma in levels}, reverse=True
     )
 
 
 def labels_of(sets: ImageSets, label_dim: int, options: DenoisingOptions) -> dict[str, Tensor] | None:
-    """The class of each measured image by set: its own or one for all; None for an unconditional denoiser.
+    """The class of each measured image, by set: its own or a single one; None for an unconditional denoiser.
 
-    Raises UserError for a class or a label that the network does not have.
+    Raises UserError for a class or label that the network does not have.
     """
     class_index = options.class_index
     if class_index is not None and not 0 <= class_index < label_dim:
@@ -90,10 +90,12 @@ def labels_of(sets: ImageSets, label_dim: int, options: DenoisingOptions) -> dic
             found[name] = torch.full([sets.num], class_index)
         elif dataset.labels is None:
             raise UserError(
-                f'{dataset.name} has no labels, which the denoiser needs; give `class_index` or `no_labels`'
+                f'{dataset.name} has no labels, but the denoiser needs them; give `class_index` or `no_labels`'
             )
         else:
             found[name] = dataset.labels[: sets.num]
             if int(found[name].max()) >= label_dim:
-                raise UserError(f'{dataset.name} has label {int(found[name].max())}, the denoiser {label_dim} classes')
+                raise UserError(
+                    f'{dataset.name} has label {int(found[name].max())}; the denoiser has {label_dim} classes'
+                )
     return found

@@ -1,7 +1,7 @@
-"""The denoising error of a denoiser by noise level, and its distance to the optimum and the Gaussian.
+"""A denoiser's denoising error by noise level, and its distances to the optimal denoiser and the Gaussian denoiser.
 
-Noisy images come from four sources: noised training images, noised held-out images, the denoiser's own sampling
-trajectory at that level, and images that it generated, noised again.
+Noisy images come from four sources: training images with noise, held-out images with noise, states at this level on the
+denoiser's own sampling trajectories, and generated images to which noise is added again.
 """
 
 import functools
@@ -37,7 +37,7 @@ from training.closed_form.rows import ImageRows
 from training.denoiser import Denoiser
 from training.sampling import to_uint8
 
-# Latents of trajectories are different noise than the noise of training images.
+# Makes the initial noise of trajectories differ from the noise added to training images.
 LATENT_SEED = 1 << 31
 COLUMNS = {
     'sigma': 'sigma', 'error_per_pixel': 'error/pixel', 'error_per_pixel_low': 'low', 'error_per_pixel_high': 'high',
@@ -47,13 +47,13 @@ COLUMNS = {
 }  # fmt: skip
 
 
-# What a closed form F explains of a denoiser D, by the start of its column: both are called r2 in the literature.
+# How much of a denoiser D a closed form F explains, keyed by column prefix; the literature calls both measures r2.
 EXPLAINED = {'cosine': 'cos(D - mean D, F - mean F)', 'explained': '1 - |D - F|² / |D - mean D|²'}
 
 
 @dataclass(frozen=True, eq=False)
 class LevelsRequest:
-    """What to measure. sources: of `SOURCES`, those to measure now.
+    """What to measure. sources: the members of `SOURCES` to measure now.
 
     closed_forms: names of closed forms to compare with, in addition to the optimum and the Gaussian.
     """
@@ -66,19 +66,19 @@ class LevelsRequest:
 
     @property
     def compared(self) -> list[str]:
-        """The closed forms that are compared in detail: none, or the optimum, the Gaussian and the given ones."""
+        """The closed forms compared in detail: none, or the optimum, the Gaussian and the given ones."""
         return [*dict.fromkeys(('optimal', 'gaussian', *self.closed_forms))] if self.closed_forms else []
 
     @functools.cache  # noqa: B019
     def references(self, with_labels: bool) -> dict[str, Denoiser]:
-        """The optimum and the Gaussian of the training set, and the closed forms to compare with."""
+        """The training set's optimal denoiser and Gaussian denoiser, and the closed forms to compare with."""
         labels = self.sets.training.labels if with_labels else None
         rows = ImageRows(self.sets.training.images, labels, compute_device(self.device))
         return {name: make_denoiser(name, rows) for name in dict.fromkeys(('optimal', 'gaussian', *self.closed_forms))}
 
 
 def measure_levels(request: LevelsRequest, load: Callable[[], Denoiser], partial: Path, settings: Row) -> Row:
-    """A record of one denoiser: `rows`, one for each source and level. partial, settings: see `run_tasks`."""
+    """A record for one denoiser: `rows`, one per source and level. partial, settings: see `run_tasks`."""
     measured, num = Measured(request, load()), request.sets.num
     sources = [source for source in SOURCES if source in request.sources]
     kinds = dict.fromkeys('sampled' if source in SOURCES[2:] else source for source in sources)
@@ -99,7 +99,7 @@ def measure_levels(request: LevelsRequest, load: Callable[[], Denoiser], partial
 
 
 class Measured:
-    """A denoiser next to the denoisers that it is compared with."""
+    """A denoiser, and the denoisers to compare it with."""
 
     def __init__(self, request: LevelsRequest, denoiser: Denoiser):
         self.request, self.denoiser, self.seed = request, denoiser, request.options.sets.seed
@@ -110,14 +110,14 @@ class Measured:
         self.references = request.references(self.labels is not None)
 
     def noised(self, place: slice, kind: str) -> dict[str, Tensor]:
-        """Values [L, B] of noised training ('train') or held-out images ('test')."""
+        """Values [L, B] for noisy training images ('train') or noisy held-out images ('test')."""
         dataset = self.request.sets.training if kind == 'train' else self.request.sets.held_out
         assert dataset is not None
         clean = to_float64(dataset.images[place].to(self.request.device))
         return self._of_images(kind, clean, place, self._labels_at(kind, place))
 
     def sampled(self, place: slice) -> dict[str, Tensor]:
-        """Values [L, B] on trajectories, and on the images at their ends, noised again."""
+        """Values [L, B] for states on trajectories, and for the generated images at their ends with noise added."""
         labels = self._labels_at('train', place)
         clean = to_float64(self.request.sets.training.images[place].to(self.request.device))
         latents = noise_like(clean, self.seed + LATENT_SEED, range(place.start, place.stop))
@@ -140,7 +140,7 @@ class Measured:
         return _stacked(source, [self._values(clean + sigma * noise, sigma, clean, labels) for sigma in self.levels])
 
     def _values(self, z: Tensor, sigma: float, clean: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
-        """Squared errors and distances float64 [B], and linearity [B // 2], of noisy images. clean: None if unknown."""
+        """Squared errors and distances float64 [B], and linearity [B // 2], at noisy images. clean: None if unknown."""
         denoised = denoise(self.denoiser, z, sigma, labels)
         others = {name: denoise(other, z, sigma, labels) for name, other in self.references.items()}
         optimal, gaussian = others['optimal'], others['gaussian']
@@ -164,7 +164,7 @@ def _stacked(source: str, values: Sequence[Mapping[str, Tensor]]) -> dict[str, T
 
 
 def level_rows(found: Arrays, sources: Sequence[str], levels: Sequence[float], num_values: int) -> list[Row]:
-    """A row for each source and level, from values [L, N]. num_values: pixels and channels of an image."""
+    """One row per source and level, from values [L, N]. num_values: pixels times channels of an image."""
     rows = []
     for source in sources:
         own = {name.partition('/')[2]: values for name, values in found.items() if name.startswith(f'{source}/')}
@@ -178,7 +178,7 @@ def level_rows(found: Arrays, sources: Sequence[str], levels: Sequence[float], n
 
 
 def _estimates(at: Arrays, num_values: int) -> dict[str, Estimate]:
-    """Means over images, summed over pixels and per pixel; differences are paired."""
+    """Means over images, both summed over pixels and per pixel; differences are paired."""
     alone = {name for name in at if name == 'linearity' or name.startswith(tuple(f'{kind}_' for kind in EXPLAINED))}
     summed = {name: mean_interval(values) for name, values in at.items() if name not in alone}
     if 'error' in at:
@@ -197,7 +197,7 @@ def _estimates(at: Arrays, num_values: int) -> dict[str, Estimate]:
 
 
 def explained_tables(compared: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """For each formula of `EXPLAINED`: a heading, and the columns to show."""
+    """For each formula in `EXPLAINED`: a heading, and the columns to show."""
     for kind, formula in EXPLAINED.items():
         columns = {f'{kind}_{name}': name for name in compared} | {f'most_{kind}': 'highest'}
         yield f'{formula}, for each closed form F:', {'sigma': 'sigma', **columns}

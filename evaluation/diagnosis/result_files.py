@@ -1,4 +1,4 @@
-"""Results as JSON, whose finished parts are not measured again, as CSV, and as tables to read."""
+"""Results as JSON (finished parts are not measured again), as CSV, and as readable tables."""
 
 import json
 import math
@@ -13,12 +13,12 @@ from evaluation.noise_levels import Estimate
 from torch_utils import distributed
 
 Row = dict[str, Any]
-# From a path for partial results, and the settings that these depend on, to a record.
+# Maps a path for partial results, and the settings that determine them, to a record.
 Measure = Callable[[Path, Row], Row]
 
 
 def flat(estimates: Mapping[str, Estimate]) -> Row:
-    """Estimates as columns: NAME, NAME_low and NAME_high; None for what is not a finite number."""
+    """Estimates as columns: NAME, NAME_low and NAME_high; None replaces numbers that are not finite."""
     row: Row = {}
     for name, estimate in estimates.items():
         for suffix, value in (('', estimate.mean), ('_low', estimate.low), ('_high', estimate.high)):
@@ -27,10 +27,10 @@ def flat(estimates: Mapping[str, Estimate]) -> Row:
 
 
 def measure_missing(path: Path, wanted: Sequence[tuple[Row, Measure]]) -> list[Row]:
-    """A record for each of the settings, in their order, on every rank: read from a JSON file, or measured now.
+    """A record for each of the settings, in order, on every rank: read from a JSON file, or measured now.
 
-    path: of the file, which is written after each measurement; records with other settings are dropped from it.
-    wanted: settings, fit for JSON, and the function that measures the rest of the record.
+    path: the JSON file, written after each measurement; records with other settings are removed from it.
+    wanted: pairs of settings (values that JSON can store) and the function that measures the rest of the record.
     """
     order = [json.loads(json.dumps(settings)) for settings, _ in wanted]
     records = [record for record in distributed.on_main(lambda: _read_records(path)) if record['settings'] in order]
@@ -52,17 +52,17 @@ def _read_records(path: Path) -> list[Row]:
         records = parse_json(path.read_bytes(), list[Row], '')
         assert all('settings' in record for record in records)
     except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f'{path}: not the results of a measurement; remove it') from error
+        raise UserError(f'{path} does not contain results of a measurement; remove it') from error
     return records
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as `csv_text`."""
+    """Write rows in the format of `csv_text`."""
     write_text(path, csv_text(rows))
 
 
 def text_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
-    """Aligned columns. columns: from a row's name to the heading; columns that no row has are left out."""
+    """Aligned columns. columns: maps keys of rows to headings; columns that are in no row are omitted."""
     shown = {name: heading for name, heading in columns.items() if any(row.get(name) is not None for row in rows)}
     cells = [list(shown.values()), *([_cell(row.get(name)) for name in shown] for row in rows)]
     return aligned(cells, left=0)

@@ -1,6 +1,6 @@
-"""Runs the commands of diagnose.py: from options to records, JSON, CSV and printed tables.
+"""Runs the commands of diagnose.py, from options to records, JSON, CSV and printed tables.
 
-Each function returns the records on every rank, and the path of the results without its ending.
+Each function returns the records (on every rank) and the path of the results without its extension.
 """
 
 import functools
@@ -46,14 +46,14 @@ Results = tuple[list[Row], Path]
 
 
 def run_levels(options: LevelsOptions, device: torch.device) -> Results:
-    """The denoising errors of each denoiser. Raises UserError for sets and denoisers that do not fit together."""
+    """Measure each denoiser's denoising error. Raises UserError for sets and denoisers that do not match."""
     if options.data is None and options.expdir is None:
-        raise UserError('`data` is missing: the training set')
+        raise UserError('`data` is missing; give the training set')
     sampling = Sampling(precision=options.denoising.precision, class_index=None, data=options.data)
     generators = levels_generators(options, sampling, device)
     sources = options.sources or [name for name in SOURCES if name != 'test' or options.sets.test is not None]
     if 'test' in sources and options.sets.test is None:
-        raise UserError('`test` is missing: the held-out set whose images are to be noised')
+        raise UserError('`test` is missing; give the held-out set to which noise is added')
     data = options.data or data_of(options.expdir)
     sets = open_sets(data, options.sets)
     closed_forms = options.denoiser if options.network or options.expdir is not None else ()
@@ -85,7 +85,7 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
     for record in records:
         for source in sources:
             own = [row for row in record['rows'] if row['source'] == source]
-            print0(f'\n{record["settings"]["denoiser"]}: {source}, {own[0]["num_images"]} images; intervals of 95 %')
+            print0(f'\n{record["settings"]["denoiser"]}: {source}, {own[0]["num_images"]} images; 95 % intervals')
             print0(text_table(own, levels.COLUMNS))
             for heading, columns in levels.explained_tables(request.compared) if request.compared else ():
                 print0(f'{heading}\n{text_table(own, columns)}')
@@ -93,7 +93,7 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
 
 
 def run_calibrate(options: CalibrateOptions, device: torch.device) -> Results:
-    """The window by level at which a closed form resembles a network most. Raises UserError as `run_levels`."""
+    """Find the window at each level at which a closed form best resembles a network. Raises as `run_levels`."""
     if 'window' not in inspect.signature(denoiser_class(read_name(options.denoiser)[0])).parameters:
         raise UserError(f'`denoiser`={options.denoiser} has no windows; give local, equivariant or patch')
     generator = SnapshotGenerator(
@@ -115,14 +115,14 @@ def run_calibrate(options: CalibrateOptions, device: torch.device) -> Results:
     (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
     table = path.with_name('windows.json')
     distributed.on_main(lambda: write_json(table, {'windows': record['windows']}))
-    print0(f'Windows of {options.denoiser} that resemble {generator.name} most, on {sets.num} of its trajectories')
+    print0(f'Windows of {options.denoiser} that best resemble {generator.name}, on {sets.num} of its trajectories')
     print0(text_table(record['rows'], calibration.COLUMNS))
-    print0(f'Give it to a closed form as window={table}')
+    print0(f'Use them in a closed form with window={table}')
     return [record], path
 
 
 def run_geometry(options: GeometryOptions, device: torch.device) -> Results:
-    """The geometry of a training set. Raises UserError for sets that do not fit together."""
+    """Measure the geometry of a training set. Raises UserError for sets that do not match."""
     sets = open_sets(options.data, options.sets)
     gaussian = GaussianDenoiser(sets.training.images, device=device)
     sigmas = noise_levels(options.levels, gaussian)
@@ -132,30 +132,30 @@ def run_geometry(options: GeometryOptions, device: torch.device) -> Results:
     (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), record['rows']))
     distributed.on_main(lambda: write_csv(path.with_name(f'{path.name}_images.csv'), record['images']))
-    print0(f'{len(sets.training.images):,} training images; {sets.num} of each set measured; intervals of 95 %')
+    print0(f'{len(sets.training.images):,} training images; {sets.num} of each set measured; 95 % intervals')
     print0(text_table(record['rows'], geometry_table.COLUMNS))
     held_out, gaussian_level = record['collapse_level'], record['gaussian_collapse_level']
     measured = '' if held_out is None else f'{held_out:.4g} for held-out images, '
-    print0(f'Information is in nats, at most ln |D| = {record["log_size"]:.4g}, which it reaches as noise falls to')
+    print0(f'Information is in nats, at most ln |D| = {record["log_size"]:.4g}; as noise falls, it reaches this at')
     print0(f'sigma = {measured}{gaussian_level:.4g} for a Gaussian population.')
     if held_out is None:
-        print0('For held-out images ' + ('it stays lower.' if sets.held_out else 'it is not measured.'))
+        print0('For held-out images ' + ('it does not reach this.' if sets.held_out else 'it is not measured.'))
     print0(text_table(record['classes'], geometry_table.CLASS_COLUMNS))
     return [record], path
 
 
 def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
-    """The agreement of two generators. Raises UserError for generators and sets that do not fit together."""
+    """Measure how well two generators agree. Raises UserError for generators and sets that do not match."""
     count = len(options.network) + len(options.expdir) + (options.denoiser is not None)
     if count != 2:
-        raise UserError(f'{count} generators are given; give two of `network`, `expdir` and `denoiser`')
+        raise UserError(f'`network`, `expdir` and `denoiser` give {count} generators; give exactly two in total')
     paths = list(options.data) or [data_of(expdir) for expdir in options.expdir if not options.network]
     if not paths:
-        raise UserError('`data` is missing: the training set of both networks, or one for each')
+        raise UserError('`data` is missing; give the training set of both networks, or one for each')
     if len(paths) > 2:
-        raise UserError('`data`: give one training set, or one for each of the two')
+        raise UserError('`data`: give one training set for both, or one for each of the two')
     if len(options.seeds) < 2:
-        raise UserError('`seeds`: give at least two, for the intervals')
+        raise UserError('`seeds`: intervals need at least two seeds')
     sampling = Sampling.of(options, data=paths[-1])
     first, second = generators = compared_generators(options, sampling, device)
     training = [load_dataset(path, argument='data') for path in paths]
@@ -187,7 +187,7 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
     (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), record['rows']))
     distributed.on_main(lambda: write_csv(path.with_name(f'{path.name}_images.csv'), record['images']))
-    print0(f'A: {first.where}, B: {second.where}; cosines of {len(options.seeds)} seeds; intervals of 95 %')
+    print0(f'A: {first.where}, B: {second.where}; cosines for {len(options.seeds)} seeds; 95 % intervals')
     print0(text_table(record['rows'], agreement_table.COLUMNS))
     rms = record['rms']
     print0(
@@ -198,9 +198,9 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
 
 
 def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
-    """The clocks of runs. Raises UserError for a run without a held-out set, or with fewer than two snapshots."""
+    """Measure the clocks of runs. Raises UserError without a held-out set, or for a run with one snapshot."""
     if options.sets.test is None:
-        raise UserError('`test` is missing: the held-out set whose error the clocks are read from')
+        raise UserError('`test` is missing; give the held-out set whose error determines the clocks')
     wanted = []
     for expdir in options.expdir:
         run = open_run(expdir, Sampling(precision=options.denoising.precision), device)
@@ -221,7 +221,7 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
     records = measure_missing(path.with_suffix('.json'), wanted)
     rows = [{'run': record['run'], **row} for record in records for row in record['rows']]
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), rows))
-    print0('Times in thousands of training images seen; intervals of 95 %')
+    print0('Times in thousands of training images seen; 95 % intervals')
     print0(text_table([clocks_table.summary_row(record) for record in records], clocks_table.COLUMNS))
     if comparison := clocks_table.compare_runs(records):
         distributed.on_main(lambda: write_json(path.with_name(f'{path.name}_comparison.json'), comparison))
@@ -231,10 +231,10 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
 
 
 def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.device) -> list[Generator]:
-    """The denoisers to measure, for a run oldest first: networks if there are any, else the closed forms."""
+    """The denoisers to measure: networks (a run's are oldest first) or, without networks, the closed forms."""
     networks = bool(options.network) + (options.expdir is not None)
     if networks > 1 or not (networks or options.denoiser):
-        raise UserError('give `network` or `expdir`, or closed forms by `denoiser`')
+        raise UserError('give `network` or `expdir`, or closed forms with `denoiser`')
     if options.expdir is not None:
         return generators_of_run(options.expdir, sampling, device)[::-1]
     if options.network:
@@ -243,7 +243,7 @@ def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.
 
 
 def compared_generators(options: AgreementOptions, sampling: Sampling, device: torch.device) -> list[Generator]:
-    """The two generators to compare: networks, then last snapshots of runs, then the closed form."""
+    """The two generators to compare: first networks, then last snapshots of runs, then the closed form."""
     found: list[Generator] = [SnapshotGenerator(path, sampling, device) for path in network_files(options)]
     found += [generators_of_run(expdir, sampling, device)[0] for expdir in options.expdir]
     if options.denoiser is not None:
@@ -252,7 +252,7 @@ def compared_generators(options: AgreementOptions, sampling: Sampling, device: t
 
 
 def network_files(options: LevelsOptions | AgreementOptions) -> list[Path]:
-    """The files of the networks; those given by a URL are downloaded once."""
+    """The files of the networks; those given as a URL are downloaded once."""
     if options.download.sha256 is not None and len(options.network) != 1:
         raise UserError(f'`sha256` is the hash of one file, but `network` gives {len(options.network)}; remove it')
     return [fetched(network, options.download) for network in options.network]
@@ -261,7 +261,7 @@ def network_files(options: LevelsOptions | AgreementOptions) -> list[Path]:
 def open_run(expdir: Path, sampling: Sampling, device: torch.device) -> clocks_table.Run:
     generators = generators_of_run(expdir, sampling, device)[::-1]
     if len(generators) < 2:
-        raise UserError(f'`expdir`={expdir}: it has one snapshot after 0 kimg, and clocks need several')
+        raise UserError(f'`expdir`={expdir} has one snapshot after 0 kimg, but clocks need several')
     given = read_run(expdir).options
     return clocks_table.Run(
         name=expdir.name,
@@ -285,7 +285,7 @@ def denoising_settings(options: DenoisingOptions) -> Row:
 
 
 def data_of(expdir: Path | None) -> str:
-    """The training set of a run of train.py. Raises UserError if the run does not name one."""
+    """The training set of a run of train.py. Raises UserError if the run does not record it."""
     assert expdir is not None
     return read_run(expdir).options.data
 

@@ -1,4 +1,4 @@
-"""Independent parts of a measurement, dealt to ranks; an interrupted measurement resumes."""
+"""Independent parts of a measurement, distributed over ranks; an interrupted measurement resumes."""
 
 import functools
 import time
@@ -24,11 +24,11 @@ def run_tasks(
     partial: Path,
     settings: Mapping[str, Any],
 ) -> dict[str, Arrays]:
-    """Compute each task on one rank, and return the results of all on every rank, in the order of the names.
+    """Compute each task on one rank; return all results on every rank, in the order of the names.
 
-    compute: from a task's name to tensors on the CPU; they must not depend on the rank.
-    partial: `.npz` file that keeps finished tasks until all are done, and that the caller removes once it has saved
-    its results. settings: what results depend on; a file with other settings, or a broken one, is ignored.
+    compute: maps a task's name to CPU tensors, which must not depend on the rank.
+    partial: an `.npz` file that stores finished tasks until all are done; the caller removes it after saving the
+    results. settings: everything that determines the results; a corrupt file, or one with other settings, is ignored.
     """
     done = distributed.on_main(lambda: _read(partial, settings))
     todo = [name for name in names if name not in done]
@@ -50,7 +50,7 @@ def run_tasks(
 
 
 def joined(results: Mapping[str, Arrays], axis: int) -> Arrays:
-    """The arrays of several tasks, joined in order along an axis; some tasks may lack a name."""
+    """Concatenate the arrays of several tasks, in order, along an axis; some tasks can lack a name."""
     names = dict.fromkeys(name for arrays in results.values() for name in arrays)
     return {
         name: np.concatenate([arrays[name] for arrays in results.values() if name in arrays], axis) for name in names

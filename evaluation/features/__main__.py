@@ -1,4 +1,4 @@
-"""Extract features of images: parses the options of `python -m evaluation.features`."""
+"""The command `python -m evaluation.features`, which extracts features from images."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""Features in files that are named by a hash of everything that they depend on, so that they are extracted once."""
+"""Cached features, in files named by a hash of everything that determines them, so they are extracted only once."""
 
 import hashlib
 import json
@@ -13,23 +13,23 @@ from dnnlib.util import atomic_file
 
 
 def cached_path(cache_dir: Path | None, depends_on: Mapping[str, Any]) -> Path:
-    """Where features are kept, in a folder that is made. cache_dir: None for the user's cache folder."""
+    """The path of cached features; creates its folder. cache_dir: None uses the user's cache folder."""
     folder = (cache_dir or user_cache()) / 'features'
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f'{hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()}.npy'
 
 
 def read_cached(path: Path, count: int) -> np.ndarray | None:
-    """The features float32 [count, d] of a file, as a memory map; None if it is missing, or damaged, with a note."""
+    """Map a file of features float32 [count, d] into memory; None if it is missing, or (with a note) corrupt."""
     if not path.exists():
         return None
     try:
         features = np.load(path, mmap_mode='r', allow_pickle=False)
         if features.dtype == np.float32 and features.ndim == 2 and len(features) == count:
             return features
-    except Exception:  # numpy raises many exceptions for broken files
+    except Exception:  # numpy raises many exceptions for corrupt files
         pass
-    print(f'Note: {path} is damaged; its features are extracted again.')
+    print(f'Note: {path} is corrupt; its features are extracted again.')
     return None
 
 

@@ -1,6 +1,6 @@
-"""Feature extractors: from images to vectors. A new kind is a class, and a line in `EXTRACTORS`.
+"""Feature extractors, which turn images into vectors. To add a kind, write a class and an entry in `EXTRACTORS`.
 
-A TorchScript file is a program: `TorchScript` is the only extractor that runs code from a file.
+A TorchScript file is a program; `TorchScript` is the only extractor that runs code from a file.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ Device = torch.device | str
 
 
 class Extractor(ABC):
-    """Makes a feature vector of each image, independent of the other images of its batch.
+    """Computes a feature vector for each image, independently of other images in the batch.
 
-    name: as the user gave it. weights_sha256: of the file, or of the tensors if there is no file. preprocess: as
-    the user gave it, or None if the extractor has its own.
+    name: as given by the user. weights_sha256: hash of the weights file, or of the tensors if there is no file.
+    preprocess: as given by the user, or None if the extractor has its own preprocessing.
     """
 
     name: str
@@ -33,31 +33,31 @@ class Extractor(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the features depend on except the images, fit for JSON."""
+        """Everything that determines the features except the images, as values that JSON can store."""
         own = {'preprocess': self.preprocess, 'weights_sha256': self.weights_sha256}
         return {'extractor': self.name} | {name: value for name, value in own.items() if value is not None}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings without the path of a file whose hash is known."""
+        """The settings, without a file's path if its hash is known."""
         return identity(self.settings)
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] to float32 [B, d] on the CPU. Raises UserError for features that cannot be compared."""
+        """Map uint8 [B, C, H, W] to float32 [B, d] on the CPU. Raises UserError if the features are unusable."""
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of an extractor without the path of a file whose hash is known."""
+    """An extractor's settings, without a file's path if its hash is known."""
     return {name: value for name, value in settings.items() if name != 'extractor' or 'weights_sha256' not in settings}
 
 
 class Pixels(Extractor):
-    """The values of all pixels, in levels of 0 to 255."""
+    """The values of all pixels, in levels from 0 to 255."""
 
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         if argument or preprocess is not None:
-            raise UserError('`extractor`=pixels uses images unchanged; remove the text after pixels, and `preprocess`')
+            raise UserError('`extractor`=pixels uses unchanged images; remove the text after pixels and `preprocess`')
         self.name = 'pixels'
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -65,19 +65,19 @@ class Pixels(Extractor):
 
 
 class Network(Extractor):
-    """A network on colour images; grey ones are repeated, with a note."""
+    """A network for colour images; grey images are repeated in three channels, with a note."""
 
     device: Device
     _noted = False
 
     @abstractmethod
     def run(self, images: Tensor) -> Any:
-        """uint8 RGB [B, 3, H, W] on the device, to features."""
+        """Map uint8 RGB [B, 3, H, W] on the device to features."""
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.shape[1] == 1:
             if not self._noted:
-                distributed.print0(f'Note: {self.name} takes colour images; grey ones are repeated in three channels.')
+                distributed.print0(f'Note: {self.name} needs colour images; grey images are repeated in 3 channels.')
             self._noted = True
             images = images.expand(-1, 3, -1, -1)
         with torch.inference_mode():
@@ -87,29 +87,29 @@ class Network(Extractor):
             raise UserError(f'{where} returned a {type(features).__name__} instead of a tensor of features')
         if features.ndim != 2:
             raise UserError(
-                f'{where} returned {list(features.shape)}, not vectors [images, features]; add a pooling layer'
+                f'{where} returned {list(features.shape)} instead of [images, features]; add a pooling layer'
             )
         if len(features) != len(images):
             raise UserError(f'{where} returned {len(features)} rows for {len(images)} images')
         features = features.float().cpu()
         if not features.isfinite().all():
-            raise UserError(f'{where} returned a number that is not finite; check `preprocess`')
+            raise UserError(f'{where} returned a value that is not finite; check `preprocess`')
         return features
 
 
 class TorchScript(Network):
-    """A TorchScript file. Its code is run, so it must be trusted."""
+    """A network in a TorchScript file. The file's code is executed, so the file must be trusted."""
 
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         self.name, self.device = f'torchscript:{argument}', device
         where = f'`extractor`={self.name}'
         if argument.endswith('.pkl'):
             raise UserError(
-                f"{where}: pickles are refused; for the features of EDM's inception-2015-12-05.pkl use "
+                f"{where} is a pickle, which is refused; for the features of EDM's inception-2015-12-05.pkl use "
                 f'torch-fidelity:inception-v3-compat, or the same network as TorchScript'
             )
         if preprocess is None:
-            raise UserError(f'{where} needs `preprocess`: {"|".join(PREPROCESSINGS)}, or spelled out')
+            raise UserError(f'{where} requires `preprocess`: {"|".join(PREPROCESSINGS)}, or a list of fields')
         self.preprocess, self.prepare = preprocess, read_preprocessing(preprocess)
         self.weights_sha256 = file_sha256(argument)
         try:
@@ -131,7 +131,7 @@ class TorchScript(Network):
             ) from error
 
 
-# The layers that torch-fidelity uses for the Fréchet distance.
+# The layers whose features torch-fidelity uses for the Fréchet distance.
 FIDELITY_LAYERS = {
     'inception-v3-compat': '2048',
     'dinov2-vit-b-14': 'dinov2',
@@ -141,14 +141,14 @@ FIDELITY_LAYERS = {
 
 
 class TorchFidelity(Network):
-    """A network of the package torch-fidelity, which resizes images, and downloads or reads its weights."""
+    """A network from the torch-fidelity package, which resizes images itself and downloads or reads its weights."""
 
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         self.name, self.device = f'torch-fidelity:{argument}', device
         where = f'`extractor`={self.name}'
         kind, _, weights = argument.partition(':')
         if kind not in FIDELITY_LAYERS:
-            raise UserError(f'{where}: no extractor is called {kind!r}; choose one of {", ".join(FIDELITY_LAYERS)}')
+            raise UserError(f'{where}: unknown extractor {kind!r}; choose one of {", ".join(FIDELITY_LAYERS)}')
         if preprocess is not None:
             raise UserError(f'{where} has its own preprocessing; remove `preprocess`')
         if weights:
@@ -156,8 +156,8 @@ class TorchFidelity(Network):
             _require_tensors(weights, where)
         try:
             from torch_fidelity.utils import create_feature_extractor
-        except (ImportError, RuntimeError) as error:  # RuntimeError: from a torchvision for another version of torch
-            raise UserError(f'{where} needs torch-fidelity: pip install torch-fidelity==0.4.0 ({error})') from error
+        except (ImportError, RuntimeError) as error:  # RuntimeError if torchvision was built for another torch version
+            raise UserError(f'{where} requires torch-fidelity: pip install torch-fidelity==0.4.0 ({error})') from error
         self.layers = [FIDELITY_LAYERS[kind]]
         try:
             network = create_feature_extractor(
@@ -165,7 +165,7 @@ class TorchFidelity(Network):
             )
         except OSError as error:
             raise UserError(
-                f'{where}: cannot download its weights ({error}); download them by hand and give '
+                f'{where}: the weights cannot be downloaded ({error}); download them manually and give '
                 f'torch-fidelity:{kind}:FILE'
             ) from error
         except (RuntimeError, KeyError, TypeError) as error:
@@ -178,11 +178,11 @@ class TorchFidelity(Network):
 
 
 def _require_tensors(path: str, where: str) -> None:
-    """Raise UserError if loading a file of weights could run code."""
+    """Raise UserError if loading a weights file could execute code."""
     try:
         torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many exceptions for other files
-        raise UserError(f'{where}: {path} is not a file of only tensors, as torch.save writes a state dict') from error
+        raise UserError(f'{where}: {path} is not a state dict of tensors saved with torch.save') from error
 
 
 def _hash_of_tensors(network: torch.nn.Module) -> str:
@@ -192,7 +192,7 @@ def _hash_of_tensors(network: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-# By the text before the first colon.
+# Keyed by the text before the first colon of the name.
 EXTRACTORS: dict[str, Callable[[str, str | None, Device], Extractor]] = {
     'pixels': Pixels,
     'torchscript': TorchScript,
@@ -201,15 +201,15 @@ EXTRACTORS: dict[str, Callable[[str, str | None, Device], Extractor]] = {
 
 
 def make_extractor(name: str, preprocess: str | None, device: Device) -> Extractor:
-    """The extractor of a name such as 'pixels' or 'torchscript:FILE.pt'.
+    """Make the extractor with a name such as 'pixels' or 'torchscript:FILE.pt'.
 
-    preprocess: for 'torchscript' only; see `read_preprocessing`. Raises UserError for an unknown name, and for a file
-    that cannot be used.
+    preprocess: only for 'torchscript'; see `read_preprocessing`. Raises UserError for an unknown name or an unusable
+    file.
     """
     kind, _, argument = name.partition(':')
     if kind not in EXTRACTORS:
         if Path(name).suffix == '.pkl':
-            kind, argument = 'torchscript', name  # refuses it
+            kind, argument = 'torchscript', name  # which refuses pickles
         else:
             raise UserError(f'`extractor`={name}: give pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS]')
     return EXTRACTORS[kind](argument, preprocess, device)

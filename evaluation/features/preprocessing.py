@@ -15,10 +15,10 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From uint8 images to the input of a network.
+    """Converts uint8 images to a network's input.
 
-    size: of the shorter side after resizing; crop: edge of the square cut from the centre; None skips the step.
-    filter: bilinear or bicubic; antialias: whether it averages when an image shrinks. mean, deviation: of red, green
+    size: the shorter side after resizing; crop: edge length of the square cut from the centre; None skips the step.
+    filter: bilinear or bicubic; antialias: whether to average when an image is reduced. mean, deviation: for red, green
     and blue, with white at 1.
     """
 
@@ -30,7 +30,7 @@ class Preprocessing:
     deviation: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] to float32 [B, 3, h, w]."""
+        """Map uint8 [B, 3, H, W] to float32 [B, 3, h, w]."""
         x = images.float()
         if self.size is not None:
             scale = self.size / min(x.shape[2:])
@@ -39,7 +39,9 @@ class Preprocessing:
         if self.crop is not None:
             top, left = ((edge - self.crop) // 2 for edge in x.shape[2:])
             if min(top, left) < 0:
-                raise UserError(f'`preprocess`: cannot cut {self.crop} pixels from {x.shape[3]}x{x.shape[2]}; add size')
+                raise UserError(
+                    f'`preprocess`: cannot crop {self.crop} pixels from {x.shape[3]}x{x.shape[2]}; add size'
+                )
             x = x[:, :, top : top + self.crop, left : left + self.crop]
         mean, deviation = (
             torch.tensor(values, device=x.device)[:, None, None] for values in (self.mean, self.deviation)
@@ -48,7 +50,7 @@ class Preprocessing:
 
 
 PREPROCESSINGS = {
-    # The Inception network of 2015; its resizing does not average.
+    # The Inception network from 2015, whose resizing does not average.
     'inception': Preprocessing(299, antialias=False, mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
     'imagenet': Preprocessing(256, crop=224, mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION),
     'sscd': Preprocessing(288, mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION),
@@ -59,15 +61,15 @@ PREPROCESSINGS = {
         mean=(0.48145466, 0.4578275, 0.40821073),
         deviation=(0.26862954, 0.26130258, 0.27577711),
     ),
-    # unchanged uint8, for a network that does all this itself.
+    # Unchanged uint8, for a network that includes its preprocessing.
     'none': None,
 }
 
 
 def read_preprocessing(text: str) -> Preprocessing | None:
-    """One of `PREPROCESSINGS` by name, or fields spelled out: 'size=224,filter=bicubic,mean=0.5/0.5/0.5'.
+    """Parse a name from `PREPROCESSINGS`, or a list of fields: 'size=224,filter=bicubic,mean=0.5/0.5/0.5'.
 
-    Raises UserError for anything else.
+    Raises UserError for any other text.
     """
     if text in PREPROCESSINGS:
         return PREPROCESSINGS[text]
@@ -79,8 +81,9 @@ def read_preprocessing(text: str) -> Preprocessing | None:
             values[name] = _READERS[name](value)
         except (KeyError, ValueError):
             raise UserError(
-                f'`preprocess`={text}: {part!r} is neither {", ".join(PREPROCESSINGS)} nor one of {", ".join(known)} '
-                f'with a value, as in size=224,filter=bicubic,crop=224,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5'
+                f'`preprocess`={text}: {part!r} is neither one of {", ".join(PREPROCESSINGS)} nor a field '
+                f'({", ".join(known)}) with its value, as in '
+                f'size=224,filter=bicubic,crop=224,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5'
             ) from None
     return Preprocessing(**values)
 

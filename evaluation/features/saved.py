@@ -1,4 +1,4 @@
-"""Features that an extractor computed beforehand: one .npy for generated, training and possibly test images."""
+"""Features computed in advance by an extractor: one .npy for generated, training and (optionally) test images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ OPTION = '`features`'
 
 @dataclass(frozen=True)
 class Features:
-    """float32 or float64 [N, d], [M, d] and [T, d] or None, in the order of the images; memory maps of their files."""
+    """Features float32 or float64 [N, d], [M, d] and [T, d] (or None), in image order; memory maps of their files."""
 
     generated: np.ndarray
     training: np.ndarray
@@ -22,10 +22,10 @@ class Features:
 
 
 def read_features(paths: Sequence[str], num_generated: int, num_training: int, num_test: int | None) -> Features:
-    """Map two or three files into memory. num_test: None if there are no test images to count.
+    """Map two or three files into memory. num_test: None if the number of test images is unknown.
 
-    Raises UserError for files that are not arrays of floats, numbers that are not finite, and counts or widths that
-    differ.
+    Raises UserError for files that are not floating-point arrays, for values that are not finite, and for wrong
+    numbers of rows or columns.
     """
     arrays = [_map(path) for path in paths]
     counts = [num_generated, num_training, num_test]
@@ -43,13 +43,13 @@ def read_features(paths: Sequence[str], num_generated: int, num_training: int, n
 
 def _map(path: str) -> np.ndarray:
     if not Path(path).is_file():
-        raise UserError(f'{OPTION}: {path}: no such file; give .npy files of features, float [N, d]')
+        raise UserError(f'{OPTION}: {path} does not exist; give .npy files of features, float [N, d]')
     try:
         array = np.load(path, mmap_mode='r', allow_pickle=False)
-    except Exception as error:  # numpy raises many exceptions for broken files
+    except Exception as error:  # numpy raises many exceptions for corrupt files
         reason = str(error).split('\n')[0] or type(error).__name__
         raise UserError(f'{OPTION}: {path} is not a readable .npy ({reason})') from error
     if not isinstance(array, np.ndarray):
-        raise UserError(f'{OPTION}: {path} is an .npz; give an .npy of one array, float [N, d]')
+        raise UserError(f'{OPTION}: {path} is an .npz; give an .npy with one array, float [N, d]')
     FeatureSpace().validate(array, f'{OPTION}: {path}')
     return array

@@ -1,6 +1,6 @@
-"""All metrics by name, and `compute_metrics`, which computes the requested ones and shares what they need.
+"""All metrics by name, and `compute_metrics`, which computes the requested ones and shares their inputs.
 
-A new metric is a file, and a line in `METRICS`; names and summaries are known without importing torch.
+To add a metric, write a module and an entry in `METRICS`. Names and summaries are available without importing torch.
 """
 
 import importlib
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class Metric:
     """One entry of `METRICS`.
 
-    summary: a few words for a help text. module: file of the metric, imported when it is computed. needs: an attribute
-    of `evaluation.metrics.distances.Inputs`; features exist in feature space only. The module's function from_<needs>
-    takes that and a seed, and returns a dataclass of numbers, lists and None. needs_test: whether the metric needs a
-    held-out set.
+    summary: a few words for help texts. module: the module to import when the metric is computed. needs: an attribute
+    of `evaluation.metrics.distances.Inputs` (features exist only in feature space). The module's function from_<needs>
+    takes this attribute and a seed, and returns a dataclass of numbers, lists and None. needs_test: whether the metric
+    requires a held-out set.
     """
 
     summary: str
@@ -62,11 +62,11 @@ def compute_metrics(
     k: int | None = None,
     nearest_two: 'tuple[Tensor, Tensor] | None' = None,
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of these names, in their order: a dictionary of numbers, lists and None for each, fit for JSON.
+    """Compute the named metrics, in order: for each a dictionary of numbers, lists and None, which JSON can store.
 
-    space: what to compare in; generated, training, test: its rows. seed: of the clustering. k, nearest_two: see
+    space: what to compare in; generated, training, test: its rows. seed: for the clustering. k, nearest_two: see
     `evaluation.metrics.distances.Distances`.
-    Raises UserError for an unknown name, a missing test set, rows that do not fit, or too few of them.
+    Raises UserError for an unknown name, a missing test set, rows of a wrong shape or type, or too few rows.
     """
     from evaluation.metrics.distances import Inputs
 
@@ -76,7 +76,7 @@ def compute_metrics(
 
 
 def requested(names: Sequence[str], has_test: bool, has_features: bool) -> Sequence[str]:
-    """The names; for 'all', every metric that can be computed. Raises UserError as `require_known` does."""
+    """The names; 'all' selects every metric that can be computed. Raises UserError as `require_known` does."""
     if list(names) == ['all']:
         has = {'distances': True, 'features': has_features}
         return [name for name, metric in METRICS.items() if has[metric.needs] and (has_test or not metric.needs_test)]
@@ -85,9 +85,9 @@ def requested(names: Sequence[str], has_test: bool, has_features: bool) -> Seque
 
 
 def require_known(names: Sequence[str], has_test: bool) -> None:
-    """Raise UserError for an unknown name, and for a metric that needs a test set if there is none."""
+    """Raise UserError for an unknown name, or a metric whose test set is missing."""
     for name in names:
         if name not in METRICS:
-            raise UserError(f'`metrics`: no metric is called {name!r}; there are {", ".join(METRICS)}')
+            raise UserError(f'`metrics`: unknown metric {name!r}; choose from {", ".join(METRICS)}')
         if METRICS[name].needs_test and not has_test:
-            raise UserError(f'`metrics`={name} needs `test_set`, a held-out set, or a third file of `features`')
+            raise UserError(f'`metrics`={name} requires `test_set` (a held-out set), or a third file in `features`')

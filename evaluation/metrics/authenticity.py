@@ -1,14 +1,14 @@
-"""AuthPct: the per cent of generated images that are authentic, meaning not near-copies of a training image.
+"""AuthPct: the percentage of generated images that are authentic, meaning not near-copies of a training image.
 
-A generated image is authentic if it is farther from its nearest training image than that training image is from its
-own nearest other training image (Alaa et al. 2022, "How faithful is your synthetic data?"; the plain per cent is that
-of Stein et al. 2023, "Exposing flaws of generative model evaluation metrics and their unfair treatment of diffusion
+A generated image is authentic if the distance to its nearest training image exceeds the distance between this training
+image and its own nearest training image (Alaa et al. 2022, "How faithful is your synthetic data?"; the percentage is
+from Stein et al. 2023, "Exposing flaws of generative model evaluation metrics and their unfair treatment of diffusion
 models").
 
-Conventions: "farther" is strict, so equal distances are not authentic. If several training images are equally near, the
-one with the lowest index counts. `authpct` takes the training images as they are: one that occurs twice is at distance
-0 from its copy, so that only an exact copy of it is not authentic. `authpct_distinct` counts equal training images as
-one, as the memorization ratio does; without duplicates both are the same.
+Conventions: the comparison is strict, so equal distances are not authentic. If several training images are equally
+near, the one with the lowest index counts. `authpct` uses the training images unchanged: an image that occurs twice is
+at distance 0 from its duplicate, so only its exact copies are not authentic. `authpct_distinct` counts equal training
+images once, as the memorization ratio does; without duplicates, both values are the same.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from evaluation.metrics.distances import Distances
 
 @dataclass(frozen=True)
 class Authenticity:
-    """Per cent of authentic images, with its 95 % Wilson interval in per cent, and the same over distinct images."""
+    """The percentage of authentic images and its 95 % Wilson interval, over all and over distinct training images."""
 
     authpct: float
     authpct_low: float
@@ -39,10 +39,10 @@ def from_distances(distances: Distances, seed: int) -> Authenticity:
 
 
 def authenticity(nearest: Tensor, spacing: Tensor, spacing_distinct: Tensor) -> Authenticity:
-    """AuthPct of N >= 1 generated images.
+    """Compute AuthPct for N >= 1 generated images.
 
-    nearest: squared distances [N] of generated images to their nearest training images. spacing: squared distances [N]
-    of those training images to the nearest other one; spacing_distinct: to the nearest other one that is not a copy.
+    nearest: squared distances from generated images to their nearest training images, [N]. spacing: squared distances
+    from these training images to their nearest training images, [N]; spacing_distinct: the same without duplicates.
     """
     count = int(authentic(nearest, spacing).sum())
     low, high = wilson_interval(count, len(nearest))
@@ -56,5 +56,5 @@ def authenticity(nearest: Tensor, spacing: Tensor, spacing_distinct: Tensor) -> 
 
 
 def authentic(nearest: Tensor, spacing: Tensor) -> Tensor:
-    """Whether generated images are authentic, bool [N]; arguments as for `authenticity`."""
+    """Whether generated images are authentic, bool [N]; see `authenticity` for the arguments."""
     return nearest > spacing

@@ -1,26 +1,26 @@
-"""The C_T test of data-copying: are generated images nearer to the training images than test images are?
+"""The C_T test for data-copying: are generated images nearer to the training images than test images are?
 
-Meehan, Chaudhuri and Dasgupta 2020, "A non-parametric test to detect data-copying in generative models". Let L be the
-distances of images to their nearest training image. The Mann-Whitney statistic U counts the pairs of a generated and a
-test image in which the generated image is farther away; a tie counts half. For m generated and n test images without
-copying,
+Meehan, Chaudhuri and Dasgupta 2020, "A non-parametric test to detect data-copying in generative models". Compare
+images by the distance to their nearest training image. The Mann-Whitney statistic U counts the pairs (generated image,
+test image) in which the generated image is farther away; a tie counts as half. For m generated and n test images, if
+the model does not copy,
 
     Z = (U - mn/2) / sqrt(mn (m + n + 1) / 12)
 
-is about normal. Z far below 0: generated images are nearer than test images, the model copies. Z far above 0: it
-underfits. `global_z` is Z of all images. A model may copy in one region and underfit in another, so C_T, `clustered_z`,
-is the average of Z over the cells of a partition, weighted by the share of test images in each.
+is approximately normal. Z far below 0 indicates copying: generated images are nearer than test images. Z far above 0
+indicates underfitting. `global_z` is Z over all images. A model can copy in one region and underfit in another, so C_T
+(`clustered_z`) averages Z over the cells of a partition, weighted by the share of test images in each.
 
 Two variants exchange the sets (Stein et al. 2023, and their package dgm-eval). `exchanged`: generated and training
-images change places, so training images are compared by their distance to generated ones; far below 0 again means
-copying. `split_test`: the first half of the test set replaces the training set and the second half the test set; a
-model that saw neither cannot copy, so Z far below 0 indicates samples that are less diverse than the data.
+images swap roles, so training images are compared by their distance to generated images; far below 0 again indicates
+copying. `split_test`: the first half of the test set replaces the training set, and the second half is the test set; a
+model that saw neither half cannot copy, so Z far below 0 indicates that its samples are less diverse than the data.
 
-Conventions: no continuity correction, no correction of the variance for ties. The cells come from k-means, 3 as in
-dgm-eval, with a seed, fitted in the space of the distances (dgm-eval reduces features to 64 dimensions first) to at
-most 2^25 numbers of the training set: 10,922 images of CIFAR-10, drawn with the seed. Distances are to the whole
-training set (the authors' code takes the part in the cell). Cells with fewer than 20 generated or 20 test images are
-left out, since Z is not normal for so few; if all are left out, C_T is None.
+Conventions: no continuity correction, and no variance correction for ties. The cells come from k-means with a seed: 3
+cells as in dgm-eval, fitted in the space of the distances (dgm-eval first reduces features to 64 dimensions) to at most
+2^25 numbers from the training set (10,922 images for CIFAR-10), drawn with the seed. Distances are to the whole
+training set (the authors' code uses only its images in the cell). Cells with fewer than 20 generated or 20 test images
+are skipped, because Z is not normal for so few; if all cells are skipped, C_T is None.
 """
 
 import math
@@ -45,8 +45,8 @@ _ASSIGN_BLOCK = 1024
 class Copying:
     """One comparison of generated and test images.
 
-    global_z: Z of all. global_p: probability of a Z so low without copying. clustered_z: C_T, or None if no cell has
-    enough members. cell_z, cell_share: Z of each cell that has, and its share of the test images in these cells.
+    global_z: Z over all images. global_p: probability of so low a Z without copying. clustered_z: C_T, or None if no
+    cell has enough images. cell_z, cell_share: for each cell with enough images, Z and its share of their test images.
     """
 
     global_z: float
@@ -59,7 +59,7 @@ class Copying:
 
 @dataclass(frozen=True)
 class CopyingTest:
-    """The test, and its two variants with exchanged sets; `split_test` is None with fewer than two test images."""
+    """The test, and its two variants with exchanged sets; `split_test` is None for fewer than two test images."""
 
     plain: Copying
     exchanged: Copying
@@ -93,10 +93,10 @@ def _split_test(space: Space, generated: Rows, test: Rows, seed: int) -> Copying
 def copying(
     generated: Tensor, test: Tensor, generated_cells: np.ndarray, test_cells: np.ndarray, num_cells: int
 ) -> Copying:
-    """Z over all images and over cells.
+    """Compute Z over all images and over cells.
 
-    generated, test: squared distances [m] and [n] to the nearest training image. generated_cells, test_cells: the cell
-    of each, from 0 to num_cells - 1.
+    generated, test: squared distances to the nearest training image, [m] and [n]. generated_cells, test_cells: the cell
+    of each image, from 0 to num_cells - 1.
     """
     kept: list[tuple[float, int]] = []
     for cell in range(num_cells):
@@ -116,7 +116,7 @@ def copying(
 
 
 def mann_whitney_z(generated: Tensor, test: Tensor) -> float:
-    """Z of the Mann-Whitney statistic: below 0 if generated images have the smaller distances. [m], [n] >= 1."""
+    """Z of the Mann-Whitney statistic: negative if generated images have smaller distances. [m], [n]; m, n >= 1."""
     m, n = len(generated), len(test)
     ranks = scipy.stats.rankdata(torch.cat([generated, test]).numpy())  # ties share their mean rank
     u = ranks[:m].sum() - m * (m + 1) / 2
@@ -124,7 +124,7 @@ def mann_whitney_z(generated: Tensor, test: Tensor) -> float:
 
 
 class Cells:
-    """A partition of a space into at most `count` cells by k-means of references, deterministic for a seed."""
+    """A partition of a space into at most `count` cells by k-means on references, deterministic for a given seed."""
 
     def __init__(self, space: Space, references: Rows, count: int = NUM_CELLS, seed: int = 0):
         self.space = space

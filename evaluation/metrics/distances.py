@@ -1,4 +1,4 @@
-"""What metrics are computed from: distances or features, each made once, when a metric first needs it."""
+"""The inputs of metrics: distances and features, each computed once, when a metric first needs it."""
 
 from functools import cached_property
 
@@ -9,12 +9,12 @@ from dnnlib.util import UserError
 from evaluation.features.saved import Features
 from evaluation.spaces import FeatureSpace, Rows, Space
 
-# Neighbours that the balls of precision and recall reach to, as in Naeem et al. 2020.
+# Balls of precision and recall reach to this neighbour, as in Naeem et al. 2020.
 NEAREST_K = 5
 
 
 class Inputs:
-    """The sets that metrics compare; arguments as for `evaluation.metrics.compute_metrics`."""
+    """The sets that metrics compare; see `evaluation.metrics.compute_metrics` for the arguments."""
 
     def __init__(
         self,
@@ -34,19 +34,19 @@ class Inputs:
 
     @cached_property
     def features(self) -> Features:
-        """Raises UserError in pixel space."""
+        """The features of all sets. Raises UserError in pixel space."""
         if not isinstance(self.space, FeatureSpace):
-            raise UserError('`metrics`: a metric of features needs `features`, not pixels')
+            raise UserError('`metrics`: a metric on features requires `features`, not pixels')
         return Features(*(None if rows is None else np.asarray(rows) for rows in self.sets))  # type: ignore[arg-type]
 
 
 class Distances:
-    """Squared distances between generated, training and test images of a space; int64 in pixels, float64 in features.
+    """Squared distances between generated, training and test images in a space: int64 for pixels, float64 for features.
 
-    generated [N, …], training [M, …], test [T, …]: rows of the space, N, M, T >= 1, of one shape. k: how many
-    neighbours balls reach to. nearest_two: what `evaluation.memorization.TrainingImages.nearest_two` returned for the
-    generated images, if already known.
-    Raises UserError if rows do not fit the space or one another, or fewer than two training images are distinct.
+    generated [N, …], training [M, …], test [T, …]: rows of the space with the same shape; N, M, T >= 1. k: the
+    neighbour that balls reach to. nearest_two: the output of `evaluation.memorization.TrainingImages.nearest_two` for
+    the generated images, if already known.
+    Raises UserError if rows do not match the space or each other, or if fewer than two training images are distinct.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Distances:
             space.validate(rows, name)
             if rows.shape[1:] != training.shape[1:]:
                 raise UserError(
-                    f'{name}: each is {list(rows.shape[1:])}, and a training one {list(training.shape[1:])}; '
+                    f'{name} have shape {list(rows.shape[1:])}, but training images {list(training.shape[1:])}; '
                     f'both must be the same'
                 )
         if nearest_two is not None:
@@ -83,7 +83,7 @@ class Distances:
         """Positions of the distinct training images, int64, ascending."""
         positions = self.space.distinct(self.training)
         if len(positions) < 2:
-            raise UserError('training images: only one is distinct; distances to the second nearest need at least two')
+            raise UserError('training images: only one is distinct, but the second-nearest distance requires two')
         return positions
 
     @cached_property
@@ -95,61 +95,61 @@ class Distances:
 
     @cached_property
     def nearest_two(self) -> tuple[Tensor, Tensor]:
-        """For each generated image, the positions of its two nearest distinct training images [N, 2], and distances."""
+        """For each generated image, its two nearest distinct training images (positions [N, 2]), and the distances."""
         index, squared = self.space.nearest(self.generated, self._training_once, 2)
         return self.distinct_training[index], squared
 
     @cached_property
     def to_test(self) -> Tensor:
-        """Distances of generated images to the nearest test image, [N]."""
+        """Distances from generated images to their nearest test images, [N]."""
         return self._nearest(self.generated, self.test)
 
     @cached_property
     def test_to_training(self) -> Tensor:
-        """Distances of test images to the nearest training image, [T]."""
+        """Distances from test images to their nearest training images, [T]."""
         return self._nearest(self.test, self._training_once)
 
     @cached_property
     def training_to_generated(self) -> Tensor:
-        """Distances of training images to the nearest generated image, [M]."""
+        """Distances from training images to their nearest generated images, [M]."""
         return self._nearest(self.training, self.generated)
 
     @cached_property
     def test_to_generated(self) -> Tensor:
-        """Distances of test images to the nearest generated image, [T]."""
+        """Distances from test images to their nearest generated images, [T]."""
         return self._nearest(self.test, self.generated)
 
     @cached_property
     def within_training(self) -> Tensor:
-        """Distances of training images to the k nearest others, including copies: [M, min(k, M - 1)], ascending."""
+        """Distances from training images to their k nearest others (or duplicates): [M, min(k, M - 1)], ascending."""
         return self._nearest_others(self.training, self.k)
 
     @cached_property
     def within_distinct_training(self) -> Tensor:
-        """Distances of `distinct_training` to the nearest other distinct training image, in their order."""
+        """Distances from each image of `distinct_training` to the nearest other one."""
         if len(self.distinct_training) == len(self.training):
             return self.within_training[:, 0]
         return self._nearest_others(self._training_once, 1)[:, 0]
 
     @cached_property
     def within_generated(self) -> Tensor:
-        """Distances of generated images to the k nearest others: [N, min(k, N - 1)], ascending."""
+        """Distances from generated images to their k nearest others: [N, min(k, N - 1)], ascending."""
         return self._nearest_others(self.generated, self.k)
 
     @cached_property
     def in_training_balls(self) -> tuple[Tensor, Tensor]:
-        """In how many open and closed balls of training images each generated image lies, int64 [N] each."""
+        """How many open and how many closed balls of training images contain each generated image, int64 [N] each."""
         return self.space.count_within(self.generated, self.training, self.within_training[:, -1])
 
     @cached_property
     def in_generated_balls(self) -> tuple[Tensor, Tensor]:
-        """In how many open and closed balls of generated images each training image lies, int64 [M] each."""
+        """How many open and how many closed balls of generated images contain each training image, int64 [M] each."""
         return self.space.count_within(self.training, self.generated, self.within_generated[:, -1])
 
     def _nearest(self, queries: Rows, references: Rows) -> Tensor:
         return self.space.nearest(queries, references, 1)[1][:, 0]
 
     def _nearest_others(self, rows: Rows, k: int) -> Tensor:
-        # Each row finds itself, or a copy, at distance 0 first: whichever it is, the other distances are the same.
+        # Each row first finds itself or a duplicate, at distance 0; in both cases the remaining distances are the same.
         _, squared = self.space.nearest(rows, rows, min(k + 1, len(rows)))
         return squared[:, 1:]

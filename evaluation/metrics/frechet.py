@@ -1,15 +1,15 @@
-"""The Fréchet distance of two sets of features: the FID for features of EDM's Inception network.
+"""The Fréchet distance between two sets of features: the FID if they come from EDM's Inception network.
 
     ||mean_a - mean_b||² + tr A + tr B - 2 tr (A B)^½
 
-of the means and the unbiased covariances A, B. Source: Heusel et al. 2017, "GANs trained by a two time-scale update
+with means and unbiased covariances A and B. Source: Heusel et al. 2017, "GANs trained by a two time-scale update
 rule converge to a local Nash equilibrium"; Dowson and Landau 1982.
 
-The last trace is the sum of the singular values of F Gᵀ for any factors A = FᵀF and B = GᵀG. A factor comes from a
-symmetric eigendecomposition; if there are fewer images than dimensions, the centred features are a smaller one. No
-matrix square root is needed, and small values are not lost by squaring.
+The last trace is the sum of the singular values of F Gᵀ, for any factors with A = FᵀF and B = GᵀG. A factor comes from
+a symmetric eigendecomposition; if there are fewer images than dimensions, the centred features are a smaller factor. No
+matrix square root is needed, and no precision is lost by squaring small values.
 
-The distance falls with the number of images: compare values of equal numbers only.
+The distance decreases with the number of images, so compare values only for equal numbers.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ import numpy as np
 from dnnlib.util import UserError
 from evaluation.features.saved import Features
 
-SUBSETS, MIN_IMAGES = 15, 50  # of an extrapolation
-_BLOCK = 4096  # features that are converted to float64 at a time
+SUBSETS, MIN_IMAGES = 15, 50  # for an extrapolation
+_BLOCK = 4096  # number of features converted to float64 at a time
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean [d] and unbiased covariance [d, d] of `count` features, float64. count: None if unknown."""
+    """Mean [d] and unbiased covariance [d, d] of `count` features (None if unknown), float64."""
 
     count: int | None
     mean: np.ndarray
@@ -35,12 +35,12 @@ class Moments:
 
 @dataclass(frozen=True)
 class FrechetDistances:
-    """Distances of num_generated generated images to num_training training and num_test held-out images, or None.
+    """Distances from generated images to training images and to held-out images (None without these).
 
-    num_features: dimension of the features.
-    equal_to_training, equal_to_test: distances to num_equal images of each set, the size of the smaller one.
-    difference: equal_to_test minus equal_to_training, above 0 if the images resemble the training images more than
-    held-out ones.
+    num_generated, num_training, num_test: the numbers of images. num_features: the feature dimension.
+    equal_to_training, equal_to_test: distances to num_equal images of each set, the size of the smaller set.
+    difference: equal_to_test minus equal_to_training; positive if generated images resemble the training images more
+    than the held-out images.
     """
 
     to_training: float
@@ -57,7 +57,7 @@ class FrechetDistances:
 
 @dataclass(frozen=True)
 class FrechetInfinity:
-    """The distance extrapolated to infinitely many generated images, from `distances` of `sizes` of them."""
+    """The distance extrapolated to infinitely many generated images, and the `distances` for `sizes` of them."""
 
     distance: float
     sizes: list[int]
@@ -78,16 +78,16 @@ def from_features(features: Features, seed: int) -> FrechetDistances:
 
 
 def frechet_infinity(generated: np.ndarray, reference: np.ndarray | Moments, seed: int = 0) -> FrechetInfinity:
-    """The distance to a reference at infinitely many generated images: the intercept of a line in 1/n.
+    """Extrapolate the distance to a reference to infinitely many generated images: the intercept of a line in 1/n.
 
-    The line is fitted by least squares to the distances of SUBSETS random subsets, from a tenth of the images to all,
-    evenly spaced in 1/n. Source: Chong and Forsyth 2020, "Effectively unbiased FID and Inception score and where to
-    find them". The bias from the number of reference images remains.
+    The line is a least-squares fit to the distances of SUBSETS random subsets, from a tenth of the images to all of
+    them, evenly spaced in 1/n. Source: Chong and Forsyth 2020, "Effectively unbiased FID and Inception score and where
+    to find them". The bias due to the number of reference images remains.
     Raises UserError for fewer than MIN_IMAGES images.
     """
     count = len(generated)
     if count < MIN_IMAGES:
-        raise UserError(f'{count} images: an extrapolation of the Fréchet distance needs at least {MIN_IMAGES}')
+        raise UserError(f'{count} images: extrapolating the Fréchet distance needs at least {MIN_IMAGES}')
     sizes = np.round(1 / np.linspace(10 / count, 1 / count, SUBSETS)).astype(int)
     other = _parts(reference)
     distances = [frechet_distance(_some(generated, size, seed + place), other) for place, size in enumerate(sizes)]
@@ -96,15 +96,15 @@ def frechet_infinity(generated: np.ndarray, reference: np.ndarray | Moments, see
 
 
 def _some(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` random rows, in their order."""
+    """Select `count` random rows, in their original order."""
     chosen = np.random.default_rng(seed).choice(len(rows), count, replace=False)
     return rows if count == len(rows) else rows[np.sort(chosen)]
 
 
 def frechet_distance(a: 'np.ndarray | Moments | _Parts', b: 'np.ndarray | Moments | _Parts') -> float:
-    """The distance, at least 0, of features [N, d] and [M, d], or of their moments; N, M >= 2.
+    """The distance (>= 0) between features [N, d] and [M, d], or between their moments; N, M >= 2.
 
-    Raises UserError for fewer than two features, and for features of different dimensions.
+    Raises UserError if there are fewer than two features, or their dimensions differ.
     """
     a, b = _parts(a), _parts(b)
     if len(a.mean) != len(b.mean):
@@ -114,7 +114,7 @@ def frechet_distance(a: 'np.ndarray | Moments | _Parts', b: 'np.ndarray | Moment
 
 
 def moments(features: np.ndarray) -> Moments:
-    """Moments of features [N, d]. Raises UserError for fewer than two."""
+    """The moments of features [N, d]. Raises UserError for fewer than two."""
     mean = _mean(features)
     covariance = np.zeros([len(mean), len(mean)])
     for start in range(0, len(features), _BLOCK):
@@ -130,7 +130,7 @@ def _mean(features: np.ndarray) -> np.ndarray:
 
 
 class _Parts(NamedTuple):
-    """The mean [d], the trace of the covariance, and a factor [r, d] of it with r <= d."""
+    """A mean [d], the trace of a covariance, and a factor [r, d] of the covariance with r <= d."""
 
     mean: np.ndarray
     trace: float
@@ -147,6 +147,6 @@ def _parts(a: np.ndarray | Moments | _Parts) -> _Parts:
             return _Parts(mean, float(np.square(factor).sum()), factor)
         a = moments(a)
     values, vectors = np.linalg.eigh(a.covariance)
-    # Eigenvalues of 0 come out as rounding errors, whose roots would be far larger.
+    # Eigenvalues that should be 0 have rounding errors, whose square roots would be far larger.
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
     return _Parts(a.mean, float(np.trace(a.covariance)), (vectors[:, kept] * np.sqrt(values[kept])).T)

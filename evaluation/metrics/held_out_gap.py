@@ -1,14 +1,14 @@
-"""Are generated images nearer to the training images than to a held-out test set of the same source?
+"""Are generated images nearer to the training images than to a held-out test set from the same source?
 
-d_train and d_test are the distances of a generated image to the nearest training and the nearest test image. A model
-that learned the distribution instead of its training images is not nearer to either: d_test - d_train is then zero on
-average if both sets are equally large. The C_T test of Meehan et al. 2020 (`evaluation.metrics.data_copying`) asks the
-same question; here it is asked of each generated image, in units of distance.
+d_train and d_test are the distances from a generated image to its nearest training image and its nearest test image.
+If a model learned the distribution instead of memorizing, its images are not nearer to either set: d_test - d_train is
+zero on average if both sets have the same size. The C_T test of Meehan et al. 2020 (`evaluation.metrics.data_copying`)
+asks the same question; this metric answers it for each generated image, in units of distance.
 
-Conventions: distances are Euclidean (pixel levels in pixels). A larger set has nearer images merely because it is
-larger: `expected_share` is the share of generated images that would be nearer to the training set if training and test
-images were exchangeable, the training set's share of all distinct images. Ties are counted separately. Intervals cover
-95 %: normal for the mean gap, Wilson's for the share.
+Conventions: distances are Euclidean (pixel levels in pixels). A larger set has nearer images simply because it is
+larger; `expected_share` is the share of generated images that would be nearer to the training set if training and test
+images were exchangeable, which is the training set's share of all distinct images. Ties are counted separately.
+Intervals cover 95 %: normal for the mean gap, Wilson's for the share.
 """
 
 import math
@@ -24,11 +24,11 @@ from evaluation.metrics.distances import Distances
 
 @dataclass(frozen=True)
 class HeldOutGap:
-    """Nearest distances to training and test images, and by how much training images are nearer.
+    """Nearest-neighbour distances to training and test images, and how much nearer training images are.
 
-    mean_gap, median_gap: of d_test - d_train. gap_low, gap_high: interval of the mean gap, None for a single image.
-    share_nearer_to_training: of generated images, with its interval; share_tied: equally near to both.
-    expected_share: of images nearer to training, if generated images did not depend on the training images.
+    mean_gap, median_gap: statistics of d_test - d_train. gap_low, gap_high: the mean gap's interval, None for a single
+    image. share_nearer_to_training: a share of generated images, with its interval; share_tied: the share equally near
+    to both. expected_share: the share nearer to training if generated images were independent of the training images.
     """
 
     mean_to_training: float
@@ -53,9 +53,9 @@ def from_distances(distances: Distances, seed: int) -> HeldOutGap:
 
 
 def held_out_gap(to_training: Tensor, to_test: Tensor, num_training: int, num_test: int) -> HeldOutGap:
-    """The gap from squared distances [N] of generated images to the nearest training and nearest test images, N >= 1.
+    """Compute the gap from squared distances [N] to the nearest training image and to the nearest test image; N >= 1.
 
-    num_training, num_test: how many distinct images each set has.
+    num_training, num_test: the number of distinct images in each set.
     """
     nearer = int((to_training < to_test).sum())
     low, high = wilson_interval(nearer, len(to_training))

@@ -1,10 +1,10 @@
-"""The kernel distance (KID) of two sets of features: the squared maximum mean discrepancy under a cubic kernel.
+"""The kernel distance (KID) between two sets of features: the squared maximum mean discrepancy with a cubic kernel.
 
-k(x, y) = (x·y / d + 1)³, in float64. Source: Bińkowski et al. 2018, "Demystifying MMD GANs". The estimate is unbiased,
-so that its expectation does not depend on the number of images; it may be negative.
+k(x, y) = (x·y / d + 1)³, in float64. Source: Bińkowski et al. 2018, "Demystifying MMD GANs". The estimate is unbiased:
+its expectation does not depend on the number of images. It can be negative.
 
 Conventions: the mean over disjoint subsets of both sets, drawn with a seed, with Student's 95 % interval. Disjoint
-subsets are independent; subsets of other implementations overlap, and their deviation is not an error of the mean.
+subsets are independent; other implementations use overlapping subsets, whose deviation is not the mean's error.
 """
 
 import math
@@ -16,13 +16,13 @@ from dnnlib.util import UserError
 from evaluation.features.saved import Features
 from evaluation.intervals import t_quantile
 
-SUBSET_SIZE = 1000  # of Bińkowski et al.; smaller if there are fewer than ten such subsets
+SUBSET_SIZE = 1000  # from Bińkowski et al.; smaller if there would be fewer than ten subsets
 FEWEST_SUBSETS, MOST_SUBSETS = 10, 100
 
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """The mean over num_subsets subsets of subset_size images each, and its interval; None for a single subset."""
+    """The mean over num_subsets subsets with subset_size images each, and its interval (None for a single subset)."""
 
     distance: float
     low: float | None
@@ -33,7 +33,7 @@ class KernelDistance:
 
 @dataclass(frozen=True)
 class KernelDistances:
-    """Distances to the training images and to held-out images, or None. difference: the second minus the first."""
+    """Distances to training images and to held-out images (or None). difference: held-out minus training."""
 
     to_training: KernelDistance
     to_test: KernelDistance | None
@@ -49,9 +49,9 @@ def from_features(features: Features, seed: int) -> KernelDistances:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> KernelDistance:
-    """The distance of features [N, d] and [M, d]; N, M >= 2.
+    """The distance between features [N, d] and [M, d]; N, M >= 2.
 
-    Raises UserError for fewer than two features, and for features of different dimensions.
+    Raises UserError if there are fewer than two features, or their dimensions differ.
     """
     if a.shape[1] != b.shape[1]:
         raise UserError(f'{a.shape[1]} and {b.shape[1]} features per image; compute both with the same extractor')
@@ -71,7 +71,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> KernelDistan
 
 
 def squared_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
-    """The unbiased estimate from all pairs of features [N, d] and [M, d]."""
+    """The unbiased estimate over all pairs of features [N, d] and [M, d]."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     return _between_others(a) + _between_others(b) - 2 * float(_kernel(a, b).mean())
 

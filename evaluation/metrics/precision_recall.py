@@ -1,17 +1,17 @@
 """Precision, recall, density and coverage of generated images.
 
-The ball of an image has the radius of its distance to the k-th nearest other image of the same set.
+The ball of an image has a radius equal to the distance to the k-th nearest other image in the same set.
 
 - precision: share of generated images that lie in the ball of at least one training image; recall: share of training
   images that lie in the ball of at least one generated image. Kynkäänniemi et al. 2019, "Improved precision and recall
   metric for assessing generative models".
-- density: average number of balls of training images that contain a generated image, divided by k; may exceed 1.
-  coverage: share of training images whose ball holds a generated image. Naeem et al. 2020, "Reliable fidelity and
+- density: average number of training images' balls that contain a generated image, divided by k; can exceed 1.
+  coverage: share of training images whose ball contains a generated image. Naeem et al. 2020, "Reliable fidelity and
   diversity metrics for generative models".
 
-Conventions: k = 5 as in Naeem et al. (3 in Kynkäänniemi et al.). Balls of precision and recall are closed, as
-in their definition; balls of density and coverage are open, as in their authors' code, which gives a density of 1 if
-the training images themselves are evaluated. Open and closed balls differ only for images at exactly the distance of
+Conventions: k = 5 as in Naeem et al. (3 in Kynkäänniemi et al.). Balls are closed for precision and recall, as in
+their definition, and open for density and coverage, as in their authors' code, which gives a density of 1 when the
+training images themselves are evaluated. Open and closed balls differ only for images exactly at the distance of
 the k-th neighbour, such as copies of training images. Duplicates are kept: if more than k training images are equal,
 their balls have radius 0.
 """
@@ -26,7 +26,7 @@ from evaluation.metrics.distances import Distances
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares in [0, 1], except the density, which is at least 0; k is the neighbour that balls reach to."""
+    """Shares in [0, 1], except the density, which is >= 0. k: the neighbour that balls reach to."""
 
     precision: float
     recall: float
@@ -40,7 +40,7 @@ def from_distances(distances: Distances, seed: int) -> PrecisionRecall:
     for rows, name in ((distances.generated, 'generated'), (distances.training, 'training')):
         if len(rows) <= k:
             raise UserError(
-                f'precision_recall: {len(rows)} {name} images; the {k} nearest others need at least {k + 1}'
+                f'precision_recall: {len(rows)} {name} images are too few; the {k} nearest others need {k + 1}'
             )
     return precision_recall(
         distances.in_training_balls,
@@ -54,12 +54,12 @@ def from_distances(distances: Distances, seed: int) -> PrecisionRecall:
 def precision_recall(
     in_training_balls: tuple[Tensor, Tensor], in_generated_balls: Tensor, nearest: Tensor, radii: Tensor, k: int
 ) -> PrecisionRecall:
-    """All four numbers from N generated and M training images.
+    """Compute all four numbers from N generated and M training images.
 
-    in_training_balls: number of open, and number of closed balls of training images that contain each generated image,
-    int64 [N] each. in_generated_balls: number of closed balls of generated images that contain each training image,
-    int64 [M]. nearest: squared distances of training images to the nearest generated one, [M]. radii: squared radii of
-    the balls of training images, [M].
+    in_training_balls: numbers of open and of closed training-image balls that contain each generated image, int64 [N]
+    each. in_generated_balls: number of closed generated-image balls that contain each training image, int64 [M].
+    nearest: squared distances from training images to their nearest generated images, [M]. radii: squared radii of the
+    training images' balls, [M].
     """
     in_open, in_closed = in_training_balls
     return PrecisionRecall(

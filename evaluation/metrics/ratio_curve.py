@@ -1,9 +1,9 @@
-"""The memorization ratio at every threshold, and the distribution of d1/d2 that it comes from.
+"""The memorization ratio at every threshold, and the distribution of d1/d2 that determines it.
 
-d1 and d2 are the distances of a generated image to its nearest and second nearest distinct training images. An image
+d1 and d2 are the distances from a generated image to its nearest and second-nearest distinct training images. An image
 counts as a copy at a threshold t if d1 < t · d2; the usual threshold is 1/3 (Gu et al. 2023, Yoon et al. 2023). The
-curve shows whether a ratio depends on that choice: copies have d1/d2 near 0, new images near 1, and a model that
-memorizes has few in between.
+curve shows whether a ratio depends on this choice: copies have d1/d2 near 0, new images near 1, and a model that
+memorizes has few images in between.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 @dataclass(frozen=True)
 class RatioCurve:
-    """The ratio at each of `thresholds`; d1/d2 at each of `quantile_levels`, and its mean."""
+    """The ratio at each of `thresholds`; d1/d2 at each of `quantile_levels`, and the mean of d1/d2."""
 
     thresholds: list[float]
     ratios: list[float]
@@ -36,10 +36,10 @@ def from_distances(distances: Distances, seed: int) -> RatioCurve:
 
 
 def ratio_curve(nearest: Tensor, second: Tensor) -> RatioCurve:
-    """Both from squared distances [N] to the two nearest distinct training images, of one dtype; N >= 1.
+    """Compute the curve from squared distances [N] to the two nearest distinct training images, of one dtype; N >= 1.
 
-    Comparisons are the same as in `evaluation.memorization.memorized`; quantiles are interpolated linearly. If d2 is 0,
-    which can happen to distinct features by underflow, d1/d2 counts as 1.
+    Comparisons are as in `evaluation.memorization.memorized`; quantiles are interpolated linearly. If d2 is 0 (possible
+    for distinct features by underflow), d1/d2 is set to 1.
     """
     counts = [int(memorized(nearest, second, threshold).sum()) for threshold in THRESHOLDS]
     first, other = nearest.double().sqrt().numpy(), second.double().sqrt().numpy()

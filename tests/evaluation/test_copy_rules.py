@@ -43,7 +43,7 @@ def test_cosine_ignores_the_length_of_features(sets):
     assert nearest.tolist() == cosine.argmax(axis=1).tolist()
     assert flags[:15].all()
     training[5] = 0
-    with pytest.raises(UserError, match='`copy_rule`=cosine: the features of an image are all 0'):
+    with pytest.raises(UserError, match='`copy_rule`=cosine: an image has features that are all 0'):
         find_copies(CopyRule('cosine', 0.5), FeatureSpace(), generated, training)
 
 
@@ -83,10 +83,10 @@ def test_the_record_has_intervals_and_the_background():
 
 @pytest.mark.parametrize('text', ['cosine', 'cosine:', 'cosine:1', 'cosine:0', 'cosine:nan', 'adaptive:2', 'l2', ''])
 def test_other_rules_are_refused(text):
-    with pytest.raises(ValueError, match='neither relative, adaptive, nor cosine with a threshold'):
+    with pytest.raises(ValueError, match='is not relative, adaptive, or cosine with a threshold'):
         copy_rule(text)
 
 
 def test_one_distinct_training_image_is_refused():
-    with pytest.raises(UserError, match='fewer than two training images are distinct'):
+    with pytest.raises(UserError, match='the training set has fewer than two distinct images'):
         find_copies(CopyRule('adaptive'), FeatureSpace(), np.ones((3, 2)), np.ones((3, 2)))

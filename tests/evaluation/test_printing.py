@@ -49,7 +49,7 @@ def test_frechet_distances_of_different_numbers_of_images_have_a_note():
         frechet = {'to_training': 3.0, 'num_generated': 10, 'num_training': num_training, 'num_test': None}
         return {'images': 'a', **COUNTS, 'metrics_space': 'features', 'metrics': {'frechet': frechet}}
 
-    note = 'Note: Fréchet distances of different numbers of images cannot be compared.'
+    note = 'Note: Fréchet distances for different numbers of images cannot be compared.'
     assert summary([record(20), record(30)]).splitlines()[-1] == note
     assert note not in summary([record(20), record(20)])
 

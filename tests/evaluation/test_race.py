@@ -171,6 +171,6 @@ def test_a_race_resumes_and_a_finished_one_samples_nothing(make_run, monkeypatch
     assert sum(sampled) == sum(record['num_images'] for record in records(expected)) + 10
     before = (folder / 'mem_traj.jsonl').read_bytes()
     again = run(f'--expdir={folder}', '--race', *COMMON)
-    assert again.stdout.count('(evaluated before)') == 6
+    assert again.stdout.count('(already evaluated)') == 6
     assert (folder / 'mem_traj.jsonl').read_bytes() == before
     assert sum(sampled) == sum(record['num_images'] for record in records(expected)) + 10

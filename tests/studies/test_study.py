@@ -347,7 +347,7 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
         ),
         (
             {'evaluate': {'metrics': 'nope'}},
-            r"test.toml: \[evaluate\]: metrics: no metric is called 'nope'; there are ratio",
+            r"test.toml: \[evaluate\]: metrics: unknown metric 'nope'; choose from ratio",
         ),
         ({'evaluate': {'metrics': 'test_gap'}}, r'test.toml: \[evaluate\]: metrics=test_gap needs test-ref'),
         ({'evaluate': {'resize': 'box'}}, r'test.toml: \[evaluate\]: resize has no effect with expdir'),
@@ -364,7 +364,7 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
             r'\[evaluate\]: `k`: the local denoiser does not have this parameter',
         ),
         ({'evaluate': {'denoiser': 'local:window=a.json'}}, r'window=a.json: the file a.json does not exist'),
-        ({'evaluate': {'denoiser': ''}}, r'\[evaluate\]: give either expdir'),
+        ({'evaluate': {'denoiser': ''}}, r'\[evaluate\]: give exactly one of expdir'),
         ({'evaluate': {'denoiser': 'local', 'race': True}}, r'\[evaluate\]: race has no effect with denoiser'),
         ({'evaluate': {'class': 1}}, r'all, 10 images: class = 1 in \[evaluate\] needs cond = true in \[train\]'),
         (

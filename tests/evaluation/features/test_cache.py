@@ -92,7 +92,7 @@ def test_a_damaged_file_is_extracted_again_with_a_note(network, tmp_path, damage
     file.write_bytes(damage(file.read_bytes()))
     result = run(*common, f'--dest={tmp_path}/b.npy')
     assert result.exit_code == 0
-    assert f'Note: {file} is damaged; its features are extracted again.' in result.stdout
+    assert f'Note: {file} is corrupt; its features are extracted again.' in result.stdout
     assert (tmp_path / 'a.npy').read_bytes() == (tmp_path / 'b.npy').read_bytes() == file.read_bytes()
 
 

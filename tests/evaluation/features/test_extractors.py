@@ -67,7 +67,7 @@ def test_no_preprocessing_leaves_bytes_and_grey_images_are_repeated_with_one_not
     grey = images(channels=1)
     for _ in range(2):
         assert torch.equal(extractor(grey), grey.sum(dim=(2, 3)).expand(-1, 3).float())
-    assert capsys.readouterr().out.count('grey ones are repeated') == 1
+    assert capsys.readouterr().out.count('grey images are repeated') == 1
 
 
 @pytest.mark.parametrize(
@@ -91,18 +91,18 @@ def test_names_that_are_refused(save, tmp_path, monkeypatch):
     torch.save({'a': torch.ones(1)}, tmp_path / 'tensors.pt')
     cases = {
         'inception': 'give pixels, torchscript:FILE.pt or torch-fidelity:NAME',
-        'inception-2015-12-05.pkl': 'pickles are refused; .* use torch-fidelity:inception-v3-compat',
+        'inception-2015-12-05.pkl': 'a pickle, which is refused; .* use torch-fidelity:inception-v3-compat',
         f'torchscript:{tmp_path}/text.pt': 'is not a TorchScript file',
         f'torchscript:{tmp_path}/tensors.pt': 'is not a TorchScript file',
-        'torch-fidelity:resnet': "no extractor is called 'resnet'; choose one of inception-v3-compat",
-        f'torch-fidelity:vgg16:{tmp_path}/text.pt': 'is not a file of only tensors',
+        'torch-fidelity:resnet': "unknown extractor 'resnet'; choose one of inception-v3-compat",
+        f'torch-fidelity:vgg16:{tmp_path}/text.pt': 'is not a state dict of tensors',
     }
     for name, message in cases.items():
         with pytest.raises(UserError, match=message):
             make_extractor(name, None if name.startswith('torch-') else 'none', 'cpu')
-    with pytest.raises(UserError, match=r'needs `preprocess`: inception\|imagenet'):
+    with pytest.raises(UserError, match=r'requires `preprocess`: inception\|imagenet'):
         make_extractor(f'torchscript:{save(lambda x: x)}', None, 'cpu')
-    with pytest.raises(UserError, match='uses images unchanged'):
+    with pytest.raises(UserError, match='uses unchanged images'):
         make_extractor('pixels', 'none', 'cpu')
     monkeypatch.setitem(sys.modules, 'torch_fidelity', None)
     with pytest.raises(UserError, match=r'pip install torch-fidelity==0\.4\.0'):
@@ -126,7 +126,7 @@ def test_torch_fidelity_gets_the_file_and_bytes(tmp_path, monkeypatch):
     extractor = make_extractor(f'torch-fidelity:inception-v3-compat:{tmp_path}/weights.pth', None, 'cpu')
     assert torch.equal(extractor(images()), images().flatten(1) * 2.0)
     assert extractor.settings['weights_sha256'] == file_sha256(tmp_path / 'weights.pth')
-    with pytest.raises(UserError, match=r'cannot download its weights .*give torch-fidelity:inception-v3-compat:FILE'):
+    with pytest.raises(UserError, match=r'cannot be downloaded .*give torch-fidelity:inception-v3-compat:FILE'):
         make_extractor('torch-fidelity:inception-v3-compat', None, 'cpu')
 
 

@@ -96,13 +96,13 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 @pytest.mark.parametrize('name', ['copying_test', 'test_gap'])
 def test_a_metric_of_the_test_set_asks_for_one(name):
-    with pytest.raises(UserError, match=f'`metrics`={name} needs `test_set`'):
+    with pytest.raises(UserError, match=f'`metrics`={name} requires `test_set`'):
         compute_metrics([name], PixelSpace(), *random_sets(256, 5, 5))
 
 
 def test_sets_of_different_shapes_are_refused():
     generated, training = random_sets(256, 5, 5)
-    with pytest.raises(UserError, match=r'generated images: each is \[1, 1, 4\], and a training one \[1, 2, 2\]'):
+    with pytest.raises(UserError, match=r'generated images have shape \[1, 1, 4\], but training images \[1, 2, 2\]'):
         compute_metrics(['ratio_curve'], PixelSpace(), generated.reshape(5, 1, 1, 4), training)
     with pytest.raises(UserError, match=r'test images: each is \[1, 1, 4\]'):
         compute_metrics(['ratio_curve'], PixelSpace(), generated, training, training.reshape(5, 1, 1, 4))
@@ -138,7 +138,7 @@ def test_a_new_metric_is_a_file_and_a_line(needs, monkeypatch):
     a, b = (images.reshape(len(images), -1).astype(float) for images in (generated, training))
     mean = np.abs(a.sum(axis=0) / 30 - b.sum(axis=0) / 20).sum()
     assert metric('new', FeatureSpace(), generated, training)['value'] == pytest.approx(mean)
-    with pytest.raises(UserError, match='needs `features`, not pixels'):
+    with pytest.raises(UserError, match='requires `features`, not pixels'):
         metric('new', PixelSpace(), generated, training)
 
 

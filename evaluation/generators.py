@@ -278,7 +278,7 @@ def generators_of_run(path: str | Path, sampling: Sampling, device: Device) -> l
     """All snapshots of a run except the one at 0 kimg, newest first. Raises UserError if there are none."""
     run_dir = Path(path)
     if not run_dir.is_dir():
-        raise UserError(f'`expdir`={run_dir} does not exist; give a run folder written by train.py')
+        raise UserError(f'`expdir`={run_dir}: no such folder; give a run folder written by train.py')
     paths = [path for kimg, path in reversed(list_snapshots(run_dir)) if kimg]
     if not paths:
         raise UserError(

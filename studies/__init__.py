@@ -1,1 +1,1 @@
-"""Studies: many trainings and evaluations that change one factor at a time, kept in one folder and run to the end."""
+"""Studies: many training and evaluation runs that vary one factor at a time, stored in one folder and resumable."""

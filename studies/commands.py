@@ -1,4 +1,4 @@
-"""The commands of a point, as a user would type them: make the training set, train, evaluate, diagnose."""
+"""The commands for one point, as a user would type them: make the training set, train, evaluate, diagnose."""
 
 import dataclasses
 import math
@@ -18,11 +18,11 @@ from training.schedule import REFERENCE_SIZE
 from training.training_options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-# How long nodes wait for one another: the first makes the training set while the others are already running.
+# How long nodes wait for each other; the first node makes the training set while the others are already running.
 SECONDS_TO_MEET = 3600
-# Steps that make a training set, and the file of each; they are done once it exists.
+# Steps that make a data set, and the file each one makes; a step is done once its file exists.
 DATA_STEPS = {'data': 'data.zip', 'data-b': 'data-b.zip'}
-# The options of the steps that run a script.
+# The kind of options for each step that runs a script.
 KINDS = {
     'train': RunOptions,
     'evaluate': EvaluationOptions,
@@ -30,7 +30,7 @@ KINDS = {
     'agreement': AgreementOptions,
     'clocks': ClocksOptions,
 }
-# Options without a value, by step; in a study file they are true or false.
+# Command-line switches without a value, by step; in a study file they are true or false.
 SWITCHES = {
     step: {spelling(field) for field, option in options_in(kind) if option.switch} for step, kind in KINDS.items()
 } | {'data': {name.replace('_', '-') for name, settings in OPTIONS.items() if settings.get('is_flag')}}
@@ -38,7 +38,7 @@ SWITCHES = {
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What one point runs on. gpus_per_node: 0 for the CPU, or a GPU that the commands choose themselves."""
+    """The resources for one point. gpus_per_node: 0 uses the CPU, or a GPU that the commands choose themselves."""
 
     nodes: int = 1
     gpus_per_node: int = 0
@@ -49,14 +49,14 @@ class Resources:
 
 
 def selection_command(options: Options, dest: Path, sources: Path, extra: Mapping[str, Any] | None = None) -> list[str]:
-    """Arguments of python that make a data set. options: of the selection. sources: folder of a study's data sets."""
+    """Arguments for python to make a data set. options: for the selection. sources: folder of the study's data sets."""
     options = resolved(options, sources) | dict(extra or {})
     selection, source = options.pop('selection'), options.pop('source')
     return ['-m', 'dataset_utils', selection, *arguments({'source': source, 'dest': dest, **options}, SWITCHES['data'])]
 
 
 def resolved(options: Options, sources: Path) -> Options:
-    """The options, with 'sources.NAME' replaced by the path of that data set of the study; see `with_tables`."""
+    """The options, with 'sources.NAME' replaced by the path of the study's data set; see `with_tables`."""
     paths = {key: value['path'] if isinstance(value, dict) else value for key, value in options.items()}
     return {
         key: path if (name := source_name(path)) is None else str(sources / f'{name}.zip')
@@ -73,12 +73,12 @@ def point_commands(
     diagnose: Mapping[str, Options],
     tables: dict[str, Options],
 ) -> dict[str, list[str]]:
-    """Arguments of python for every step of a point.
+    """Arguments for python for every step of a point.
 
-    seeds: 'train', None for a closed form, and 'select', None to take the first images. folder: of the point.
-    sources: folder of the study's own data sets. diagnose: options of the measurements of diagnose.py, by their names.
-    tables: of the own data sets. Agreement needs a second network, trained in the same way on the other half of a
-    split: 'data-b' and 'train-b'.
+    seeds: 'train' (None for a closed form) and 'select' (None takes the first images). folder: the point's folder.
+    sources: folder of the study's own data sets. diagnose: options of each diagnose.py measurement, by its name.
+    tables: the study file's tables for its own data sets. Agreement needs a second network ('data-b' and 'train-b'),
+    trained in the same way on the other half of a split.
     """
     extra = {'max-images': size} | ({} if seeds['select'] is None else {'seed': seeds['select']})
     lengths = {name: length_of(name, value, size) for name, value in settings.train.items()}
@@ -112,17 +112,17 @@ def point_commands(
 
 
 def length_of(name: str, value: Any, size: int) -> Any:
-    """The value of a train.py option at a training-set size; a length in images becomes one in the option's unit."""
+    """An option of train.py at a training-set size; a length in images is converted to the option's unit."""
     if not isinstance(value, dict):
         return value
     if name in ('epochs', 'warmup'):
         return -(-value['images'] // size)
     mimg = value['images'] / 1e6 * REFERENCE_SIZE / size
-    return math.ceil(mimg * 1e9) / 1e9  # rounded up: train.py rounds what it scales back down to whole kimg
+    return math.ceil(mimg * 1e9) / 1e9  # rounded up, because train.py rounds scaled lengths down to whole kimg
 
 
 def arguments(options: Mapping[str, Any], switches: Collection[str] = ()) -> list[str]:
-    """Words of a command line. switches: names of options without a value."""
+    """Format options as command-line words. switches: names of options without a value."""
     is_switch = {name: name in switches and isinstance(value, bool) for name, value in options.items()}
     return [
         f'--{name}' if is_switch[name] else f'--{name}={argument(value)}'
@@ -138,13 +138,13 @@ def argument(value: Any) -> str:
 
 
 def shell_line(command: list[str], resources: Resources) -> str:
-    """A command as it can be pasted into a shell, in the folder of the toolkit."""
-    # The words before the command stay unquoted, so that the shell fills in their variables.
+    """Format a command so that it can be pasted into a shell in the toolkit's folder."""
+    # The launch words are not quoted, so that the shell expands their variables.
     return f'{" ".join(launch_words(command, resources))} {shlex.join(command)}'
 
 
 def launch_words(command: list[str], resources: Resources) -> list[str]:
-    """The words before a command: python, or torchrun if it runs on several devices."""
+    """The words before a command: python, or torchrun when it runs on several devices."""
     if command[0] == '-m' or resources.world_size == 1:
         return ['python']
     if resources.nodes == 1:
@@ -163,7 +163,7 @@ def launch_words(command: list[str], resources: Resources) -> list[str]:
 
 
 def process_arguments(command: list[str], resources: Resources, environ: Mapping[str, str]) -> list[str]:
-    """The command for `subprocess`: with this interpreter, scripts by their full path, and variables filled in."""
+    """The command for `subprocess`, using this interpreter, full paths of scripts, and expanded variables."""
     words = launch_words(command, resources)
     if words[0] == 'python':
         launcher = [sys.executable]
@@ -176,6 +176,6 @@ def process_arguments(command: list[str], resources: Resources, environ: Mapping
 
 
 def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables of a command's process: its packages are found from any folder."""
+    """Environment variables for a command's process, so that it finds the packages from any folder."""
     paths = [str(ROOT), *filter(None, [base.get('PYTHONPATH')])]
     return {**base, 'PYTHONPATH': os.pathsep.join(paths), 'PYTHONUNBUFFERED': '1'}

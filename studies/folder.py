@@ -1,4 +1,4 @@
-"""The folder of a study: the study it belongs to, and data sets made once for all points."""
+"""A study's folder: which study it belongs to, and the data sets made once for all points."""
 
 import math
 import subprocess
@@ -29,48 +29,48 @@ class SavedStudy(Typed, frozen=True):
 
 
 def claim(root: Path, study: Study) -> None:
-    """Claim a folder for a study. Raises UserError if it belongs to another study, or holds other files."""
+    """Claim a folder for a study. Raises UserError if it belongs to another study or contains other files."""
     path = root / STUDY_FILE
     others = [] if path.exists() or not root.exists() else [other for other in root.iterdir() if not _partial(other)]
     if others:
-        raise UserError(f'`outdir`={root}: not empty, and not the folder of a study; choose another')
-    saved = read_json(path, SavedStudy)  # a damaged file is written again
+        raise UserError(f'`outdir`={root} is neither empty nor the folder of a study; choose another folder')
+    saved = read_json(path, SavedStudy)  # a corrupt file is replaced
     if saved is not None and saved.name != study.name:
-        raise UserError(f'`outdir`={root}: the folder of the study {saved.name}, not of {study.name}; choose another')
+        raise UserError(f'`outdir`={root} belongs to the study {saved.name}, not {study.name}; choose another folder')
     root.mkdir(parents=True, exist_ok=True)
     write_json(path, to_builtins(SavedStudy(study.name, study.document, study.steps)))
     remove_partial_files(root, STUDY_FILE)
 
 
 def _partial(path: Path) -> bool:
-    """Whether a file is an incomplete study file of a killed process."""
+    """Whether a file is an incomplete study file left by a killed process."""
     return path.name.startswith(f'{STUDY_FILE}.') and path.suffix == '.partial'
 
 
 def open_study(root: Path) -> Study:
-    """The study that a folder belongs to. Raises UserError if there is none."""
+    """Read the study that a folder belongs to. Raises UserError if there is none."""
     path = root / STUDY_FILE
     if not path.exists():
-        raise UserError(f'{root}: no {STUDY_FILE} in it; give a folder that emm.py sweep or search made')
+        raise UserError(f'{root} contains no {STUDY_FILE}; give a folder made by emm.py sweep or search')
     try:
         saved = parse_json(path.read_bytes(), SavedStudy, str(path))
     except UserError as error:
-        raise UserError(f'{error}; run the study again with emm.py, which writes it again') from error
+        raise UserError(f'{error}; run the study again with emm.py, which replaces the file') from error
     study = read_study(saved.document, saved.name, str(path))
     study.steps.update(saved.steps)
     return study
 
 
 def open_results(root: Path) -> StudyResults:
-    """The results so far of the study that a folder belongs to. Raises UserError if it belongs to none."""
+    """The current results of the study in a folder. Raises UserError if the folder belongs to no study."""
     return collect(open_study(root), root)
 
 
 def make_sources(root: Path, study: Study) -> None:
-    """Make the study's own data sets that do not exist yet, by commands that are printed."""
+    """Make the study's own data sets that do not exist yet; the commands are printed."""
     folder = root / 'sources'
     folder.mkdir(parents=True, exist_ok=True)
-    # The command inherits the lock: another emm.py waits for it, even if this one is killed.
+    # The command inherits the lock, so another emm.py waits for the command even if this process is killed.
     with locked(folder / 'lock', math.inf) as descriptor:
         assert descriptor is not None
         for name, options in study.sources.items():
@@ -84,7 +84,7 @@ def make_source(folder: Path, name: str, options: Options, descriptor: int) -> N
         return
     for path in paths:
         if path.exists():
-            print(f'{set_aside(path)}: kept, since it was made with other options')
+            print(f'Kept {set_aside(path)}, which was made with other options')
     command = selection_command(options, folder / f'{name}.zip', folder)
     print(f'$ {shell_line(command, Resources())}', flush=True)
     words = process_arguments(command, Resources(), {})

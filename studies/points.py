@@ -1,8 +1,8 @@
-"""A point of a study: one training-set size, one combination of factor values, one repeat. Each has a folder.
+"""A point of a study: one training-set size, one combination of factor values, and one repeat, in its own folder.
 
-The folder contains `point.json` (the settings of the point), `diagnose.json` (its measurements), `commands.sh`,
-`log.txt`, `status.json`, the training set `data.zip`, the run folder `run`, `data-b.zip` and `run-b` of the second
-network of an agreement, and `result.json` once it is done. The process that runs a point holds its lock.
+The folder contains `point.json` (the point's settings), `diagnose.json` (its measurements), `commands.sh`, `log.txt`,
+`status.json`, the training set `data.zip`, the run folder `run`, `data-b.zip` and `run-b` for the second network when
+agreement is measured, and finally `result.json`. The process that runs a point holds its lock.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ POINT_FILE, MEASUREMENTS_FILE = 'point.json', 'diagnose.json'
 class Status:
     """Progress of a point.
 
-    state: 'left' (never started), 'running', 'stopped' (started, and to be resumed), 'failed' or 'done'.
-    step: the current command. failures: how often it failed. seconds: spent on it by earlier attempts. started: when
-    this attempt began, in seconds of the epoch. message: the last line of its log.
+    state: 'left' (never started), 'running', 'stopped' (started, and can be resumed), 'failed' or 'done'.
+    step: the current command. failures: how often the point has failed. seconds: time spent in earlier attempts.
+    started: when this attempt began, in seconds since the epoch. message: the last line of the point's log.
     """
 
     state: str = LEFT
@@ -47,11 +47,11 @@ class Status:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One training and its evaluation, or the evaluation of a closed form.
+    """One training run and its evaluation, or the evaluation of a closed form.
 
-    seeds: 'train' for train.py, None for a closed form, and 'select' for the selection, None to take the first images.
-    sources: the study's own data sets that it uses, by name. diagnose: options of its measurements, by their names,
-    which its training and its evaluation do not depend on. folder: contains all its files.
+    seeds: 'train' for train.py (None for a closed form) and 'select' for the selection (None takes the first images).
+    sources: the study's own data sets that it uses, by name. diagnose: options of its measurements, by their names;
+    training and evaluation do not depend on them. folder: contains all files of the point.
     """
 
     combination: Combination
@@ -73,7 +73,7 @@ class Point:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that the training and the evaluation of the point depend on."""
+        """Everything that determines the point's training and evaluation."""
         return {
             'factors': self.combination.values,
             'size': self.size,
@@ -88,14 +88,14 @@ class Point:
         return point_commands(settings, self.size, self.seeds, self.folder, sources, self.diagnose, self.sources)
 
     def prepare(self) -> Path | None:
-        """Make the folder. One with other settings is set aside, unless only its evaluation differs: then the training
-        is kept, and evaluated again. Raises UserError while that one is running.
+        """Make the folder. An existing folder with other settings is set aside; if only the evaluation differs, the
+        training run is kept and evaluated again. Raises UserError if that point is running.
 
-        Returns the path of the folder, or of the records, that were set aside.
+        Returns the new path of the folder, or of the records, that were set aside; None if nothing was.
         """
         aside = self._make_folder()
         if not self.is_diagnosed():
-            # In this order, so that a point that is killed in between is not taken for done.
+            # In this order, so that a point killed between the two writes does not count as done.
             if (status := saved_status(self.folder)).state == DONE:
                 write_status(self.folder, dataclasses.replace(status, state=STOPPED))
             write_json(self.folder / MEASUREMENTS_FILE, self.diagnose)
@@ -121,12 +121,12 @@ class Point:
         return aside
 
     def _is_trained(self) -> bool:
-        """Whether the training set and the training in the folder, complete or not, belong to this point."""
+        """Whether the training set and the training run in the folder (finished or not) belong to this point."""
         saved = read_json(self.folder / POINT_FILE, dict[str, Any])
         return saved is not None and {**saved, 'evaluate': self.identity['evaluate']} == self.identity
 
     def _forget_evaluation(self) -> Path | None:
-        """Rename the records of an evaluation with other settings, since the result is the best of all records."""
+        """Rename records of an evaluation with other settings, since a point's result is the best of all records."""
         write_status(self.folder, Status(STOPPED, seconds=saved_status(self.folder).seconds))
         (self.folder / 'result.json').unlink(missing_ok=True)
         records = self.folder / 'run' / 'mem_traj.jsonl'
@@ -140,13 +140,13 @@ class Point:
         return read_status(self.folder) if self.matches() else Status()
 
     def is_diagnosed(self) -> bool:
-        """Whether the folder was prepared for these measurements, or for more."""
+        """Whether the folder was prepared for at least these measurements."""
         saved = read_measurements(self.folder)
         return all(saved.get(name) == options for name, options in self.diagnose.items())
 
 
 def make_point(study: Study, root: Path, combination: Combination, size: int, repeat: int) -> Point:
-    """The point of a study whose folder is `root`."""
+    """Make a point of a study. root: the study's folder."""
     repeats, settings = study.repeats, combination.settings
     seeds = {
         'train': repeats.train_seed + repeat if settings.denoiser is None else None,
@@ -161,23 +161,23 @@ def make_point(study: Study, root: Path, combination: Combination, size: int, re
 
 
 def read_measurements(folder: Path) -> dict[str, Options]:
-    """Options of the measurements that a point's folder was prepared for, by their names."""
+    """The options of the measurements that a point's folder was prepared for, by name."""
     return read_json(folder / MEASUREMENTS_FILE, dict[str, Options]) or {}
 
 
 def sources_of(folder: Path) -> Path:
-    """The folder of the data sets that a study makes itself. folder: of one of its points, as in `make_point`."""
+    """The folder of the data sets that a study makes itself. folder: the folder of one of its points (`make_point`)."""
     return folder.parents[2] / 'sources'
 
 
 def slug(combination: Combination) -> str:
-    """A folder's name for a combination: 'width=16,labels=random'."""
+    """The folder name for a combination, such as 'width=16,labels=random'."""
     parts = [f'{factor}={name}' for factor, name in combination.values.items()]
     return re.sub(r'[^A-Za-z0-9._=,+-]+', '-', ','.join(parts)).strip('.-')[:200] or 'all'
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a folder or file, so that another one can take its place; returns its new path."""
+    """Rename a folder or file to free its name; returns the new path."""
     number = 1
     while (aside := path.with_name(f'{path.name}.set-aside-{number}')).exists():
         number += 1
@@ -185,10 +185,10 @@ def set_aside(path: Path) -> Path:
 
 
 def read_status(folder: Path) -> Status:
-    """Progress of the point in a folder.
+    """Read the progress of the point in a folder.
 
-    A point counts as stopped if its status is running but its process is gone, or if its status is done but its result
-    is incomplete.
+    A point counts as stopped if its status is running but its process has ended, or if its status is done but its
+    result is incomplete.
     """
     status = saved_status(folder)
     if is_locked(folder):
@@ -201,12 +201,12 @@ def read_status(folder: Path) -> Status:
 
 
 def saved_status(folder: Path) -> Status:
-    """The content of status.json; if it is missing or damaged, the point was never started."""
+    """The content of status.json; if the file is missing or corrupt, the point was never started."""
     return read_json(folder / 'status.json', Status) or Status()
 
 
 def read_result(folder: Path) -> Record | None:
-    """The record of the snapshot with the highest ratio; None if there is none, or if it is damaged."""
+    """The record of the snapshot with the highest ratio; None if it is missing or corrupt."""
     try:
         return parse_record((folder / 'result.json').read_bytes(), '')
     except (OSError, UserError):
@@ -218,23 +218,23 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def lock(folder: Path) -> contextlib.AbstractContextManager[int | None]:
-    """Hold a point's lock inside the block, which gets the descriptor to pass to child processes, or None if the point
-    is already running.
+    """Hold a point's lock in the block, which receives the file descriptor to pass to child processes; it receives None
+    if the point is already running.
 
-    The lock lives as long as any process has the descriptor: a training that outlived a killed study still holds it.
+    The lock is held as long as any process has the descriptor, so a training run that outlives a killed study keeps it.
     """
     return locks.locked(folder / 'lock')
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process runs the point."""
+    """Whether a process is running the point."""
     return locks.is_locked(folder / 'lock')
 
 
 def last_line(path: Path, max_bytes: int = 4096) -> str:
     """The last line of a log that is not empty; '' if there is none.
 
-    Except how to resume a single training by hand: the command of the study resumes it.
+    Lines on how to resume the training run by hand are skipped, because the study's command resumes it.
     """
     try:
         with open(path, 'rb') as file:

@@ -1,4 +1,4 @@
-"""Results of a study so far: ratios by combination and size, EMM by combination, and the status of every point."""
+"""The current results of a study: ratios by combination and size, EMM by combination, and each point's status."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from studies.study import Combination, Study
 
 @dataclasses.dataclass(frozen=True)
 class PointResult:
-    """A point, its status, and, once it is done, the record of its snapshot with the highest ratio."""
+    """A point, its status and, once it is done, the record of its snapshot with the highest ratio."""
 
     point: Point
     status: Status
@@ -22,10 +22,10 @@ class PointResult:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Results of one combination of factor values. points: by size, then repeat. emm: None before any point is done,
-    and if the study measures a single size.
+    """The results for one combination of factor values. points: ordered by size, then repeat. emm: None if no point is
+    done, or if the study measures a single size.
 
-    next_size: the size that its search measures next; None if it is done, or if the sizes are fixed.
+    next_size: the size that the combination's search measures next; None if it has ended or the sizes are fixed.
     """
 
     combination: Combination
@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class StudyResults:
-    """All results of a study. root: its folder. set_aside: folders of points that were made with other settings."""
+    """All results of a study. root: the study's folder. set_aside: folders of points made with other settings."""
 
     study: Study
     root: Path
@@ -57,13 +57,13 @@ class StudyResults:
         return [warning for outcome in self.outcomes for warning in outcome.warnings]
 
     def counts(self) -> dict[str, int]:
-        """Number of points by state."""
+        """The number of points in each state."""
         states = [result.status.state for result in self.points]
         return {state: states.count(state) for state in dict.fromkeys([DONE, RUNNING, FAILED, LEFT, *states])}
 
 
 def collect(study: Study, root: Path) -> StudyResults:
-    """Read the results in the folder of a study."""
+    """Read the results in a study's folder."""
     aside = sorted(path for path in (root / 'points').glob('*/*.set-aside-*') if path.is_dir())
     return StudyResults(
         study, root, [collect_outcome(study, root, combination) for combination in study.combinations], aside
@@ -71,8 +71,8 @@ def collect(study: Study, root: Path) -> StudyResults:
 
 
 def collect_outcome(study: Study, root: Path, combination: Combination) -> Outcome:
-    """Read the points of one combination: all at the study's sizes or at the next size of its
-    search, and at other sizes the points that are done or still running."""
+    """Read the points of one combination: all points at the study's sizes (or at its search's next size), and the
+    points at other sizes that are done or running."""
 
     def points_of(size: int) -> list[PointResult]:
         return [read_point(make_point(study, root, combination, size, r)) for r in range(study.repeats.count)]
@@ -100,7 +100,7 @@ def collect_outcome(study: Study, root: Path, combination: Combination) -> Outco
 
 @functools.lru_cache(maxsize=4096)
 def cached_emm(ratios: tuple[Ratios, ...], threshold: float) -> EMM:
-    """Cached `effective_memorization`: unchanged counts are not resampled."""
+    """A cached `effective_memorization`, so that unchanged counts are not resampled."""
     return effective_memorization(ratios, threshold)
 
 
@@ -117,7 +117,7 @@ def sizes_on_disk(root: Path, combination: Combination) -> set[int]:
 
 
 def ratios_of(size: int, results: Sequence[PointResult]) -> Ratios | None:
-    """Counts of the finished repeats of a size; None if none is finished."""
+    """The counts of the finished repeats at one size; None if no repeat is finished."""
     records = [result.record for result in results if result.record is not None]
     if not records:
         return None
@@ -126,7 +126,7 @@ def ratios_of(size: int, results: Sequence[PointResult]) -> Ratios | None:
 
 
 def search_on(combination: Combination, known: dict[int, Ratios], study: Study) -> int | None:
-    """The size that the search of a combination measures next, or None. Sizes count once all repeats are done."""
+    """The size that a combination's search measures next, or None. A size counts once all its repeats are done."""
     if combination.sizes.search is None:
         return None
     low, high = combination.sizes.search
@@ -138,5 +138,5 @@ def warning_of(combination: Combination, small: Ratios, large: Ratios) -> str:
     name = f'{combination.name}: ' if combination.values else ''
     return (
         f'{name}{large.size} training images are memorized more ({100 * large.mean:.1f} %) than {small.size} '
-        f'({100 * small.mean:.1f} %), beyond their intervals: train longer, or with more repeats'
+        f'({100 * small.mean:.1f} %), and their intervals do not overlap; train longer or use more repeats'
     )

@@ -1,4 +1,4 @@
-"""Runs a study to its end: chooses the points to run now, and passes them to a launcher."""
+"""Runs a study until it is finished: chooses the points to run next, and passes them to a launcher."""
 
 import time
 from collections.abc import Callable
@@ -24,9 +24,9 @@ def run_study(
     ended: Listener,
     watch: Watcher = lambda results: None,
 ) -> StudyResults:
-    """Run every point that is left or was stopped, and with `retry` the failed ones; returns all results.
+    """Run every point that was not started or was stopped (with `retry`, also failed points); return all results.
 
-    begun: called with each point when the launcher gets it, and with what was set aside because of other settings.
+    begun: called with each point when the launcher receives it, and with the path of anything set aside for it.
     ended: called with each point when it is done, stopped or failed. watch: called every second while points run.
     Waits for points run by another process, and resumes them if that process stops.
     """
@@ -57,9 +57,9 @@ def run_study(
 
 
 def is_to_run(result: PointResult, retry: bool) -> bool:
-    """Whether to start a point: after a failure only with `retry`, and not after MAX_FAILURES failures.
+    """Whether to start a point; a failed one only with `retry`, and never after MAX_FAILURES failures.
 
-    A point that is done is started if it lacks measurements.
+    A finished point is started again if measurements are missing.
     """
     status = result.status
     if status.state == DONE:
@@ -68,5 +68,5 @@ def is_to_run(result: PointResult, retry: bool) -> bool:
 
 
 def free_places(launcher: Launcher, running: int) -> int | None:
-    """How many more points a launcher takes now; None for all."""
+    """How many more points a launcher accepts now; None for any number."""
     return None if launcher.capacity is None else launcher.capacity - running

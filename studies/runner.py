@@ -1,4 +1,4 @@
-"""Runs one point: its commands one after the other; each resumes where it was stopped."""
+"""Runs one point: its commands one after another, each of which resumes where it was stopped."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ from studies.points import (
 )
 from studies.study import Options, Settings
 
-# A command that was asked to stop saves its state and ends; after this time it is killed.
+# A command asked to stop has this long to save its state and exit; then it is killed.
 SECONDS_TO_STOP = 60.0
 SECONDS_BETWEEN_LOOKS = 0.5
 _KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
@@ -40,8 +40,8 @@ _KILLED |= {128 - code for code in tuple(_KILLED)}  # as reported by a shell, or
 class PointRun:
     """One attempt at a point.
 
-    node_rank: of several nodes that run the point together, 0 makes the data set and writes log and status.
-    environ: further variables of the commands' processes.
+    node_rank: if several nodes run the point together, node 0 makes the data set and writes the log and the status.
+    environ: additional environment variables for the commands.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class PointRun:
         self.stopping = threading.Event()
 
     def stop(self) -> None:
-        """Ask the running command to save its state and end; for a signal handler or another thread."""
+        """Ask the running command to save its state and exit; can be called from a signal handler or another thread."""
         self.stopping.set()
 
     def run(self) -> Status:
-        """Run the remaining commands of the point, unless another process runs it; returns its status."""
+        """Run the point's remaining commands unless another process runs the point; return its status."""
         if self.node_rank:
             return self._run_with_main()
         with lock(self.folder) as descriptor:
@@ -71,7 +71,7 @@ class PointRun:
         text = '\n'.join(shell_line(command, self.resources) for command in commands.values())
         (self.folder / 'commands.sh').write_text(text + '\n', encoding='utf-8')
         if 'train' not in commands:
-            (self.folder / 'run').mkdir(exist_ok=True)  # of the records of a closed form
+            (self.folder / 'run').mkdir(exist_ok=True)  # for the records of a closed form
         start = time.monotonic()
         for step, command in commands.items():
             if step in DATA_STEPS and (self.folder / DATA_STEPS[step]).exists():
@@ -84,7 +84,7 @@ class PointRun:
         return self._finished(status, time.monotonic() - start)
 
     def _run_command(self, command: list[str], log_name: str, *descriptors: int) -> int:
-        """Run a command with its output in the log; returns its exit code, negative for the signal that killed it."""
+        """Run a command, writing its output to the log; return its exit code (minus the signal number if killed)."""
         with open(self.folder / log_name, 'a', encoding='utf-8') as log:
             log.write(f'$ {shell_line(command, self.resources)}\n')
             log.flush()
@@ -127,7 +127,7 @@ class PointRun:
         return status
 
     def _run_with_main(self) -> Status:
-        """Take part in the commands that several nodes run together; the nodes meet at the start of each command."""
+        """Take part in commands that several nodes run together; the nodes wait for each other before each command."""
         for step, command in commands_of(self.folder).items():
             if step in DATA_STEPS:
                 continue
@@ -137,12 +137,12 @@ class PointRun:
         return Status(DONE)
 
 
-STOPPED_BEFORE = -signal.SIGTERM  # as if the command had been stopped at once
+STOPPED_BEFORE = -signal.SIGTERM  # the exit code for a command that was stopped before it started
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedPoint(Settings):
-    """What the commands of a point need of its `point.json`; see `studies.points.Point`."""
+    """The part of `point.json` that determines the point's commands; see `studies.points.Point`."""
 
     size: int
     seeds: dict[str, int | None]
@@ -150,7 +150,7 @@ class SavedPoint(Settings):
 
 
 def commands_of(folder: Path) -> dict[str, list[str]]:
-    """The commands of the point that a folder was made for. Raises UserError if its `point.json` is damaged."""
+    """The commands for the point in a folder. Raises UserError if its `point.json` is corrupt."""
     path = folder / POINT_FILE
     point = parse_json(path.read_bytes(), SavedPoint, str(path))
     sources, diagnose = sources_of(folder), read_measurements(folder)

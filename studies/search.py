@@ -1,4 +1,4 @@
-"""Turns the options of a search into a study of one configuration."""
+"""Converts the options of a search to a study with one configuration."""
 
 import shlex
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from studies.study_options import SearchOptions
 
 
 def search_study(options: SearchOptions, train_options: Sequence[str]) -> Study:
-    """The study of a search. train_options: words such as --lr=2e-4.
+    """Make the study for a search. train_options: words such as --lr=2e-4.
 
-    The name does not depend on the folder, so that the folder can be renamed.
+    The study's name does not depend on the folder, so the folder can be renamed.
     """
     return read_study(search_document(options, train_options), 'search', 'the search')
 
 
 def search_document(options: SearchOptions, train_options: Sequence[str]) -> dict[str, Any]:
-    """The document of a study file that is equivalent to a search."""
+    """The content of the study file that is equivalent to a search."""
     try:
         words = shlex.split(options.selection)
     except ValueError as error:
-        raise ArgumentError(f'`selection`={options.selection}: {error}; quote it as in a shell') from error
+        raise ArgumentError(f'`selection`={options.selection}: {error}; use quotes as in a shell') from error
     if not words:
-        raise ArgumentError('`selection` is empty; give a sub-command of dataset_utils, such as size')
+        raise ArgumentError('`selection` is empty; give a sub-command of dataset_utils such as size')
     repeats = {'count': options.repeats}
     if options.select_seed is not None:
         repeats['select-seed'] = options.select_seed
@@ -44,7 +44,7 @@ def search_document(options: SearchOptions, train_options: Sequence[str]) -> dic
 
 
 def long_options(words: Sequence[str]) -> dict[str, str]:
-    """Words such as --lr=2e-4 as values by name. Raises ArgumentError for other words."""
+    """Parse words such as --lr=2e-4 into values by name. Raises ArgumentError for other words."""
     found = {}
     for word in words:
         name, equals, value = word.removeprefix('--').partition('=')
@@ -55,6 +55,6 @@ def long_options(words: Sequence[str]) -> dict[str, str]:
 
 
 def length(value: str) -> str | dict[str, int]:
-    """'76800images' as a length in images, which a study file writes { images = 76800 }; other values as they are."""
+    """Convert '76800images' to a length in images ({ images = 76800 } in a study file); other values are unchanged."""
     number = value.removesuffix('images')
     return {'images': int(number)} if number != value and number.isdecimal() else value

@@ -1,4 +1,4 @@
-"""One session with a study: check it, run what is left, keep its tables and page up to date, and report at the end."""
+"""One session with a study: check it, run the remaining points, update tables and page, and report at the end."""
 
 import contextlib
 import shutil
@@ -24,14 +24,14 @@ from studies.study_options import SessionOptions
 from studies.time_left import progress_lines, resuming_text
 from studies.validation import Validator
 
-SECONDS_BETWEEN_LINES = 20.0  # if the output is not a terminal
+SECONDS_BETWEEN_LINES = 20.0  # when the output is not a terminal
 SECONDS_BETWEEN_PAGES = 10.0
 
 
 def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
-    """Check a study, run what is left of it, and print its results and write its page.
+    """Check a study, run its remaining points, print its results and write its page.
 
-    Raises UserError for a study that cannot be run, and if points failed or stopped.
+    Raises UserError if the study cannot be run, or if points failed or stopped.
     """
     validator = Validator()
     validator.check_options(study)
@@ -68,10 +68,10 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
 
 
 class Display:
-    """What a user sees of a running study: lines about its progress, its tables and its page.
+    """What a user sees while a study runs: progress lines, tables and the page.
 
-    On a terminal the lines are drawn again every second; elsewhere they are printed every 20 s. The page is written
-    rarely enough not to slow the points down. jobs: points that run at a time, None if unknown.
+    On a terminal the lines are redrawn every second; otherwise they are printed every 20 s. The page is written
+    rarely enough not to slow down the points. jobs: points that run at a time, None if unknown.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
@@ -81,7 +81,7 @@ class Display:
         self.next_page = 0.0
 
     def say(self, text: str) -> None:
-        """Print text above the lines about progress."""
+        """Print text above the progress lines."""
         self.erase()
         print(text, flush=True)
 
@@ -91,7 +91,7 @@ class Display:
             self.drawn = 0
 
     def watch(self, results: StudyResults) -> None:
-        """Show progress, and renew the page if that is due."""
+        """Show progress, and update the page if it is time."""
         if self.on_terminal or time.monotonic() >= self.next_lines:
             self.next_lines = time.monotonic() + SECONDS_BETWEEN_LINES
             lines = progress_lines(results, self.jobs)
@@ -104,8 +104,8 @@ class Display:
         self.renew(results)
 
     def renew(self, results: StudyResults) -> None:
-        """Write the tables and the page, unless the page was written shortly before."""
-        from studies.report.sections import write_study_page  # only here: it takes seconds to import
+        """Write the tables and the page, unless the page was written recently."""
+        from studies.report.sections import write_study_page  # imported here because it takes seconds
 
         start = time.monotonic()
         if start >= self.next_page:
@@ -115,11 +115,12 @@ class Display:
 
 
 def print_plan(study: Study, root: Path, validator: Validator, launcher: Launcher) -> None:
-    """Check sources and sizes, and print every point with its commands, the cost of all, and a cluster's job script.
+    """Check sources and sizes; print each point with its commands, the total cost, and a cluster's job script.
 
-    For a search, the points of its smallest size are printed. The study's own data sets are made in a temporary folder.
+    For a search, only points at its smallest size are printed. The study's own data sets are made in a temporary
+    folder.
     """
-    from studies.study_cost import study_cost  # only here: it imports what trains and samples
+    from studies.study_cost import study_cost  # imported here because it imports training and sampling code
 
     with tempfile.TemporaryDirectory() as name:
         sources = Path(name)
@@ -143,7 +144,7 @@ def print_plan(study: Study, root: Path, validator: Validator, launcher: Launche
 
 @contextlib.contextmanager
 def stopping(launcher: Launcher) -> Iterator[None]:
-    """Stop the launcher at Ctrl-C, at SIGTERM, when the terminal closes, and at an error."""
+    """Stop the launcher on Ctrl-C, on SIGTERM, when the terminal closes, and on errors."""
 
     def interrupt(number: int, frame: Any) -> NoReturn:
         raise KeyboardInterrupt
@@ -155,7 +156,7 @@ def stopping(launcher: Launcher) -> Iterator[None]:
     except BaseException:
         try:
             print('\nStopping; the same command resumes the study.', flush=True)
-        finally:  # even if the output is closed
+        finally:  # even if the output stream is closed
             launcher.stop()
         raise
     finally:
@@ -175,7 +176,7 @@ def ended_line(result: PointResult) -> str:
 
 
 def report_failures(results: StudyResults) -> None:
-    """Raise UserError if points failed."""
+    """Raise UserError if any points failed."""
     failed = [result for result in results.points if result.status.state == FAILED]
     if not failed:
         return
@@ -191,9 +192,9 @@ def report_failures(results: StudyResults) -> None:
 
 
 def report_stopped(results: StudyResults) -> None:
-    """Raise UserError if points were stopped, such as by a system that ran out of memory."""
+    """Raise UserError if any points were stopped, for example by a system that ran out of memory."""
     stopped = [result for result in results.points if result.status.state == STOPPED]
     for result in stopped:
         print(point_line(result), file=sys.stderr)
     if stopped:
-        raise UserError(f'{counted(len(stopped), "point")} stopped before the end; the same command resumes')
+        raise UserError(f'{counted(len(stopped), "point")} stopped before the end; run the same command to resume')

@@ -1,6 +1,6 @@
 """A study: base options, factors with their values, training-set sizes, and repeats.
 
-`Study.combinations` are the combinations of factor values, each with the options of its points.
+`Study.combinations` lists the combinations of factor values, each with the options of its points.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ from msgspec import Meta
 from dnnlib.typed import Typed
 from evaluation.effective_memorization import most_sizes
 
-Options = dict[str, Any]  # the options of one command, without their dashes: str, int, float, bool or list of int
+Options = dict[str, Any]  # one command's options, without dashes: str, int, float, bool or list of int
 
 PARTS = ('data', 'train', 'evaluate')
-MEASUREMENTS = ('levels', 'agreement', 'clocks')  # of diagnose.py
+MEASUREMENTS = ('levels', 'agreement', 'clocks')  # made by diagnose.py
 DEFAULT_TRAIN_SEED = 1024  # the paper's
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 MIN_TOLERANCE = 0.001
-# Columns of the tables; each factor adds one with its name.
+# Columns of the tables; each factor adds a column with its name.
 COLUMNS = {
     *('size', 'repeats', 'images', 'memorized', 'ratio', 'ratio_low', 'ratio_high', 'interval', 'mean_distance', 'far'),
     *('emm', 'emm_relation', 'low', 'low_relation', 'high', 'high_relation'),
@@ -29,7 +29,7 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Options of a point: of the selection of images, whose name is `selection`, of train.py and of mem_ratio.py."""
+    """A point's options, for the image selection (whose name is `selection`), for train.py and for mem_ratio.py."""
 
     data: Options
     train: Options
@@ -37,7 +37,7 @@ class Settings:
 
     @property
     def denoiser(self) -> str | None:
-        """The closed form that is evaluated in place of a training; None for a training."""
+        """The closed form to evaluate instead of training a network; None to train."""
         return self.evaluate.get('denoiser')
 
     def merged(self, changes: dict[str, Options]) -> 'Settings':
@@ -48,7 +48,7 @@ class Settings:
 class Sizes:
     """Training-set sizes: fixed `values`, or a search from `low` to `high` until within `tolerance`.
 
-    step: the sizes of a search are multiples of it; None for the step that the selection needs.
+    step: a search's sizes are multiples of this; None uses the step that the selection requires.
     """
 
     values: tuple[int, ...] = ()
@@ -57,7 +57,7 @@ class Sizes:
     step: int | None = None
 
     def in_steps(self, step: int) -> 'Sizes':
-        """The sizes, with the range of a search rounded inward to multiples of its step, or of `step`."""
+        """The sizes, with a search's range rounded inward to multiples of its own step or of `step`."""
         if self.search is None:
             return self
         step = self.step or step
@@ -73,7 +73,7 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class FactorValue:
-    """One value of a factor: its name, the options it changes, by part, and its own sizes if it has any."""
+    """One value of a factor: its name, the options it changes (by part), and its own sizes, if any."""
 
     name: str
     changes: dict[str, Options]
@@ -82,7 +82,7 @@ class FactorValue:
 
 @dataclasses.dataclass(frozen=True)
 class Factor:
-    """A factor: its name in the file, its name in figures, and its values."""
+    """A factor: its name in the file, its label in figures, and its values."""
 
     name: str
     label: str
@@ -91,9 +91,9 @@ class Factor:
 
 @dataclasses.dataclass(frozen=True)
 class Combination:
-    """One value of every factor, with the options and sizes that follow.
+    """One value of each factor, with the resulting options and sizes.
 
-    values: name of the factor value by factor. labels: of the factors, in the same order.
+    values: maps each factor to the name of its value. labels: the factors' labels, in the same order.
     """
 
     values: dict[str, str]
@@ -108,8 +108,8 @@ class Combination:
 
 
 class Repeats(Typed, frozen=True, rename='kebab'):
-    """How often each point is trained: repeat r has train.py's seed `train_seed` + r, and selects its images by
-    `select_seed` + r, or takes the first images if that is None."""
+    """How often each point is trained: repeat r uses train.py's seed `train_seed` + r, and selects its images with
+    `select_seed` + r (or takes the first images if `select_seed` is None)."""
 
     count: Annotated[int, Meta(ge=1, le=1000)] = 1
     train_seed: Seed = DEFAULT_TRAIN_SEED
@@ -120,10 +120,10 @@ class Repeats(Typed, frozen=True, rename='kebab'):
 class Study:
     """A checked study.
 
-    document: the file's content. where: the file, for messages. diagnose: the options of each measurement of
-    diagnose.py, by its name. sources: data sets that are made once, by name, with the options of `data`. threshold: the
-    ratio that a model must reach to memorize a training set. steps: by combination's name, the number that a search's
-    sizes must be multiples of, if the file does not set it; see `studies.validation`.
+    document: the file's content. where: the file, for messages. diagnose: the options of each diagnose.py measurement,
+    by name. sources: data sets that are made once, by name, with the options of `data`. threshold: the ratio at or
+    above which a training set counts as memorized. steps: for each combination's name, the number that a search's sizes
+    must be multiples of, unless the file sets it; see `studies.validation`.
     """
 
     name: str
@@ -142,7 +142,7 @@ class Study:
 
     @property
     def combinations(self) -> list[Combination]:
-        """All combinations of the factors' values; one if there are no factors. Closed forms have no `train`."""
+        """All combinations of factor values; a single one if there are no factors. Closed forms have no `train`."""
         result: list[Combination] = []
         for chosen in itertools.product(*(factor.values for factor in self.factors)):
             settings, sizes = self.settings, self.sizes
@@ -159,12 +159,12 @@ class Study:
 
 
 def source_name(path: Any) -> str | None:
-    """The name of a data set that the study makes itself, from a path such as 'sources.dogs'; None for other paths."""
+    """The name in a path such as 'sources.dogs', for a data set that the study makes itself; None for other paths."""
     return path.removeprefix('sources.') if isinstance(path, str) and path.startswith('sources.') else None
 
 
 def made_by(sources: dict[str, Options]) -> dict[str, str]:
-    """The tables of `sources` by the data sets that they make: NAME makes NAME, and a split NAME-a and NAME-b."""
+    """Map each data set to the table in `sources` that makes it: NAME makes NAME, or NAME-a and NAME-b for a split."""
     return {
         f'{name}{half}': name
         for name, options in sources.items()
@@ -173,7 +173,7 @@ def made_by(sources: dict[str, Options]) -> dict[str, str]:
 
 
 def with_tables(options: Options, sources: dict[str, Options]) -> Options:
-    """The options with a dict for each data set of the study's own: its `path` and the table that it is made by."""
+    """The options, with each of the study's own data sets replaced by a dict with its `path` and its table."""
     made = made_by(sources)
     return {
         key: value if (name := source_name(value)) is None else {'path': value, 'made-by': sources[made[name]]}
@@ -182,7 +182,7 @@ def with_tables(options: Options, sources: dict[str, Options]) -> Options:
 
 
 def other_half(data: Options, sources: dict[str, Options]) -> Options | None:
-    """The options of a training set for the other halves of the splits that it is taken from; None without splits."""
+    """The options of a training set with each split half replaced by the other half; None without splits."""
     made, changed = made_by(sources), dict(data)
     for key in ('source', 'blend'):
         if key in data:

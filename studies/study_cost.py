@@ -1,4 +1,4 @@
-"""The cost of a study before it runs: points, steps, images, time, memory and disk space, in total."""
+"""The total cost of a study, before it runs: points, steps, images, time, memory and disk space."""
 
 import dataclasses
 import math
@@ -25,14 +25,14 @@ from training.dataset import DatasetInfo
 from training.training_options import RunOptions, with_preset
 from training.training_run import with_threads
 
-# For each network, once in training and once in sampling.
+# Time to measure each network, once for training and once for sampling.
 SECONDS_MEASURED = 2.0
 
 
 class Costs:
-    """Costs of a study's points.
+    """The costs of a study's points.
 
-    sources: the folder whose `sources` has the study's own data sets. device: to measure on, None to leave times out.
+    sources: a folder whose subfolder `sources` has the study's own data sets. device: for measuring; None omits times.
     """
 
     def __init__(self, study: Study, sources: Path, validator: Validator, resources: Resources):
@@ -43,7 +43,7 @@ class Costs:
         self.rates: dict[str, float] = {}
 
     def of_point(self, combination: Combination, size: int) -> tuple[list[Cost], Cost]:
-        """The costs of the trainings of a point, and of its evaluation. Raises UserError if it cannot run."""
+        """The costs of a point's training runs and of its evaluation. Raises UserError if the point cannot run."""
         commands = make_point(self.study, self.sources, combination, size, 0).commands()
         plan, shape = self.validator.planned(self.study, self.sources, combination, size)
         count, num_classes = sum(len(indices) for _, indices in plan.parts), max(plan.labels or [-1]) + 1
@@ -69,7 +69,7 @@ class Costs:
         return with_threads(resolve(options, info, self.world_size, parsed.given), options.threads, None)
 
     def rate(self, name: str, measure: Callable[..., float], config: TrainingConfig, *arguments: int) -> float | None:
-        """Images per second over all ranks, measured once for each name."""
+        """Images per second over all ranks, measured once per name."""
         if self.device is None:
             return None
         if name not in self.rates:
@@ -84,7 +84,7 @@ def sampled_rate(config: TrainingConfig, batch_size: int, device: torch.device, 
 
 
 def largest_sizes(combination: Combination, study: Study) -> list[int]:
-    """The sizes of a combination; for a search, those that it measures if the EMM is just below the largest."""
+    """A combination's sizes; for a search, the sizes it measures if the EMM is just below the largest size."""
     if combination.sizes.search is None:
         return list(combination.sizes.values)
     (low, high), sizes = combination.sizes.search, combination.sizes
@@ -104,9 +104,9 @@ def planned_points(study: Study, root: Path) -> Iterator[Point]:
 def study_cost(
     study: Study, root: Path, sources: Path, validator: Validator, resources: Resources, jobs: int | None
 ) -> str:
-    """The cost of all points of a study that are not done, as lines of text.
+    """The cost of all unfinished points of a study, as lines of text.
 
-    root, sources: the study's folder, and a folder as for `Costs`. jobs: points at a time, None if unknown.
+    root: the study's folder; sources: see `Costs`. jobs: points at a time, None if unknown.
     """
     points = list(planned_points(study, root))
     left = [point for point in points if point.status().state != DONE]
@@ -122,9 +122,11 @@ def study_cost(
     done = len(points) - len(left)
     known = None if at_most else study_seconds_left(collect(study, root), jobs)
     if known is not None:
-        time = f'about {format_time(known)} with {counted(jobs or 1, "point")} at a time, as the points that are done'
+        time = (
+            f'about {format_time(known)} with {counted(jobs or 1, "point")} at a time, estimated from finished points'
+        )
     elif costs.device is None:
-        time = 'unknown on this machine, which has no GPU; one finished point shows it'
+        time = 'unknown, because this machine has no GPU; known once one point is finished'
     else:
         together = max([sum(seconds) / (jobs or 1), *seconds], default=0.0)
         time = f'about {format_time(together)} with {counted(jobs or 1, "point")} at a time'
@@ -137,7 +139,7 @@ def study_cost(
             'Evaluation': f'{at_most}{sum(c.images for c in evaluations):,} images, '
             f'{sum(c.calls for c in evaluations):,} evaluations of the denoiser',
             'Time': time,
-            'Memory': f'about {in_gb(max((c.memory for c in every), default=0))} on each device, besides libraries',
+            'Memory': f'about {in_gb(max((c.memory for c in every), default=0))} per device, in addition to libraries',
             'Disk': f'about {in_gb(sum(c.disk for c in every))}',
             **({'Not counted': f'time of {", ".join(uncounted)}'} if (uncounted := uncounted_parts(study)) else {}),
         }

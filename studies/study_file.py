@@ -1,6 +1,6 @@
-"""Reads study files (TOML) into studies. docs/studies.md describes the format.
+"""Reads study files (TOML); docs/studies.md describes the format.
 
-`load_study` reads a file and `read_study` a document; their errors name the file, the table and the key.
+`load_study` reads a file and `read_study` a parsed document; their errors name the file, the table and the key.
 """
 
 import math
@@ -32,7 +32,7 @@ from studies.study import (
     source_name,
 )
 
-# Options that a study sets by itself, by the part of a point that they belong to.
+# Options that a study sets by itself, by part of a point.
 RESERVED = {
     'data': {'dest', 'overwrite', 'max-images', 'seed'},
     'sources': {'dest', 'overwrite'},
@@ -42,10 +42,10 @@ RESERVED = {
     },
     'diagnose': {'expdir', 'network', 'denoiser', 'data', 'outdir', 'plot'},
 }
-# Lengths that train.py takes relative to the size of the training set, and that a study can give in images.
+# Lengths that train.py scales with the training-set size; a study can also give them in images.
 LENGTHS = ('epochs', 'duration', 'warmup', 'ema')
 
-# Far beyond what any study needs; a number with more digits is a mistake.
+# Far more than any study needs; a number with more digits is a mistake.
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Size = Annotated[int, Meta(ge=1, le=10**9)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -68,7 +68,7 @@ class SizesTable(Typed, frozen=True):
 
     def __post_init__(self) -> None:
         if bool(self.values) == bool(self.search):
-            raise ValueError('needs either values, such as [1000, 2000], or search, such as [500, 20000]')
+            raise ValueError('requires either values, such as [1000, 2000], or search, such as [500, 20000]')
         if self.search and (len(self.search) != 2 or self.search[0] >= self.search[1]):
             raise ValueError(f'search = {self.search} must be the smallest and the largest size')
 
@@ -93,7 +93,7 @@ class FactorTable(Typed, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.values or isinstance(self.values, dict) == bool(self.option):
-            raise ValueError('needs values: a list together with option, or a table for each value')
+            raise ValueError('requires values: a list together with option, or a table for each value')
 
 
 class DiagnoseTable(Typed, frozen=True):
@@ -103,7 +103,7 @@ class DiagnoseTable(Typed, frozen=True):
 
     def __post_init__(self) -> None:
         if self.clocks is not UNSET and 'test' not in self.clocks:
-            raise ValueError('clocks needs test, the held-out set')
+            raise ValueError('clocks requires test (the held-out set)')
 
 
 class StudyTable(Typed, frozen=True):
@@ -122,18 +122,18 @@ class StudyTable(Typed, frozen=True):
 
 
 def load_study(path: Path) -> Study:
-    """Read a study file. Raises UserError that names the file, the table and the key."""
+    """Read a study file. Raises UserError with the file, the table and the key."""
     try:
         document = tomllib.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file; give a study file, such as those in scripts/studies') from error
-    except (ValueError, RecursionError) as error:  # also a number with too many digits, or nesting that is too deep
-        raise UserError(f'{path}: not a TOML file ({error})') from error
+    except (ValueError, RecursionError) as error:  # also numbers with too many digits, and too deep nesting
+        raise UserError(f'{path} is not a TOML file ({error})') from error
     return read_study(document, path.stem, str(path))
 
 
 def read_study(document: dict[str, Any], name: str, where: str) -> Study:
-    """Check a study's document. name: of the study, if the document has none. where: the file that messages name."""
+    """Check a study's document. name: used if the document has no name. where: the file, for messages."""
     table = parse(document, StudyTable, where)
     name = name if table.name is UNSET else table.name
     try:
@@ -165,7 +165,7 @@ def read_study(document: dict[str, Any], name: str, where: str) -> Study:
 
 
 def check_texts(table: dict[str, Any], place: str = '') -> None:
-    """Raise ValueError for control characters in a text, and for names without a printable character."""
+    """Raise ValueError for text with control characters, and for names without a printable character."""
     for key, value in table.items():
         if not key.strip() or not key.isprintable():
             raise ValueError(f'{place}{key!r} is not a name; use printable characters')
@@ -176,13 +176,13 @@ def check_texts(table: dict[str, Any], place: str = '') -> None:
 
 
 def check_file_name(name: str, where: str) -> None:
-    """Raise ValueError for a name that could lead a path out of the folder that it is put into."""
+    """Raise ValueError for a name that could make a path leave its folder."""
     if not re.fullmatch(r'\w[\w .+-]*', name):
         raise ValueError(f'{where} is {name!r}; use letters, digits, dots, dashes and underscores')
 
 
 def options_of(table: OptionTable, part: str, where: str) -> Options:
-    """The options of a table as plain values. Raises ValueError for options that a study cannot have."""
+    """The options of a table as plain values. Raises ValueError for options that are not allowed in a study."""
     for key, value in table.items():
         if key in RESERVED[part]:
             raise ValueError(f'{key} in {where} is set by the study itself; remove it')
@@ -201,20 +201,20 @@ def read_source(name: str, table: OptionTable) -> Options:
     check_file_name(name, f'the name of {where}')
     for key in ('source', 'blend'):
         if source_name(table.get(key)) is not None:
-            raise ValueError(f'{key} = {table[key]!r} in {where}: a source cannot be made of another one')
+            raise ValueError(f'{key} = {table[key]!r} in {where}: a source cannot be made from another source')
     return options_of(table, 'sources', where)
 
 
 def read_factor(name: str, table: FactorTable) -> Factor:
     where = f'[factors.{name}]'
     if name in COLUMNS:
-        raise ValueError(f'{where}: {name} is a column of every table; give the factor another name')
+        raise ValueError(f'{where}: every table already has a column {name}; give the factor another name')
     if isinstance(table.values, dict):
         values = [read_value(f'{where[:-1]}.values.{key}]', key, value) for key, value in table.values.items()]
     else:
         values = list(values_of_option(where, table.option, table.values))
     if len({value.name for value in values}) < len(values):
-        raise ValueError(f'values in {where} has a value twice')
+        raise ValueError(f'values in {where} contains a value twice')
     return Factor(name, table.label or name, tuple(values))
 
 
@@ -230,14 +230,14 @@ def read_value(where: str, name: str, table: ValueTable) -> FactorValue:
 def values_of_option(where: str, option: str, values: list[Any]) -> Iterator[FactorValue]:
     part, _, key = option.partition('.')
     if part not in PARTS or not key:
-        raise ValueError(f'option = {option!r} in {where} must be an option of {", ".join(PARTS)}, as train.lr')
+        raise ValueError(f'option = {option!r} in {where} must name an option of {", ".join(PARTS)}, such as train.lr')
     for value in values:
         changes = {part: options_of({key: value}, part, where)}
         yield FactorValue(value_name(changes[part][key]), changes)
 
 
 def value_name(value: Any) -> str:
-    """What a value of an option is called: '1,0,2' for a list, '500 images' for a length in images."""
+    """The name of an option's value: '1,0,2' for a list, '500 images' for a length in images."""
     if isinstance(value, dict):
         return f'{value["images"]} images'
     return ','.join(map(str, value)) if isinstance(value, list) else str(value)
@@ -257,23 +257,23 @@ def check_factors(factors: tuple[Factor, ...]) -> None:
 
 
 def check_combinations(study: Study) -> None:
-    """Raise ValueError if a combination lacks what every point needs, or names a source that does not exist."""
+    """Raise ValueError if a combination lacks a required option, or uses a source that does not exist."""
     made = made_by(study.sources)
     known = f'; there are {", ".join(f"sources.{name}" for name in made)}' if made else ''
     for combination in study.combinations:
         data = combination.settings.data
         for key, example in (('selection', 'size'), ('source', 'digits')):
             if not isinstance(data.get(key), str):
-                raise ValueError(f'[data] needs {key}, such as {key} = {example!r}')
+                raise ValueError(f'[data] requires {key}, such as {key} = {example!r}')
         if 'agreement' in study.diagnose and other_half(data, study.sources) is None:
             raise ValueError(
-                '[diagnose.agreement] trains a second network on the other half of a split; make one in a table '
+                '[diagnose.agreement] trains a second network on the other half of a split; define one in a table '
                 '[sources.NAME] with selection = "split", and set source = "sources.NAME-a" in [data]'
             )
         denoiser = combination.settings.denoiser
         if denoiser is not None and study.diagnose:
             raise ValueError(
-                f'[diagnose.{next(iter(study.diagnose))}] measures a training, and denoiser = {shown(denoiser)} in '
+                f'[diagnose.{next(iter(study.diagnose))}] measures a training run, but denoiser = {shown(denoiser)} in '
                 f'[evaluate] has none; remove one of them'
             )
         if denoiser is not None and study.repeats.count > 1 and study.repeats.select_seed is None:
@@ -289,4 +289,4 @@ def check_combinations(study: Study) -> None:
             for key, value in options.items():
                 name = source_name(value)
                 if name is not None and name not in made:
-                    raise ValueError(f'{key} = {shown(value)} in {table}: no table of [sources] makes it{known}')
+                    raise ValueError(f'{key} = {shown(value)} in {table} is not made by any table of [sources]{known}')

@@ -1,4 +1,4 @@
-"""The options of emm.py, without imports of the code that runs and shows studies."""
+"""Options of emm.py, without imports of the code that runs and displays studies."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from studies.study import MIN_TOLERANCE
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """Where points run, and what each of them gets."""
+    """Where points run, and the resources for each."""
 
     # fmt: off
     launcher: str = option('local', 'Where points (training runs with their evaluation) run.', unit='local|slurm')
@@ -31,7 +31,7 @@ class LaunchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOptions:
-    """How to run a study."""
+    """How a study is run."""
 
     # fmt: off
     retry: bool = option(False, f'Run failed points again, unless they have failed {MAX_FAILURES} times.', switch=True)
@@ -42,7 +42,7 @@ class SessionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """What to search: the images, the sizes, and how to evaluate a training."""
+    """What to search: the images, the sizes, and how each training run is evaluated."""
 
     # fmt: off
     outdir: Path = option(REQUIRED, 'Study folder.', unit='DIR')

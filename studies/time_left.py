@@ -1,4 +1,4 @@
-"""How far the running points of a study are, and how long it still takes."""
+"""The progress of a study's running points, and the estimated time left."""
 
 import re
 import time
@@ -9,7 +9,7 @@ from dnnlib.util import format_time
 from studies.points import DONE, FAILED, RUNNING, Point
 from studies.results import Outcome, PointResult, StudyResults
 
-# Names of the steps of a point.
+# The displayed name of each step.
 STEPS = {
     'data': 'training set', 'train': 'training', 'evaluate': 'evaluation', 'levels': 'noise levels',
     'data-b': 'second training set', 'train-b': 'second training',
@@ -17,7 +17,7 @@ STEPS = {
 
 
 def elapsed(result: PointResult) -> float:
-    """Seconds spent on a point, over all attempts."""
+    """Seconds spent on a point over all attempts."""
     status = result.status
     return status.seconds + (max(0.0, time.time() - status.started) if status.state == RUNNING else 0.0)
 
@@ -28,7 +28,7 @@ def progress_of(result: PointResult) -> Progress | None:
 
 
 def running_line(result: PointResult, results: StudyResults) -> str:
-    """One line about a running point: what it does, how far it is, how fast, and how long it still takes."""
+    """One line about a running point: its step, progress, speed and time left."""
     step = STEPS.get(result.status.step, result.status.step)
     progress = progress_of(result)
     if progress is None or not progress.total:
@@ -43,7 +43,7 @@ def running_line(result: PointResult, results: StudyResults) -> str:
 
 
 def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
-    """A line for each running point, and one for the study. jobs: points that run at a time, None if unknown."""
+    """A line for each running point and one for the study. jobs: points that run at a time, None if unknown."""
     running = [result for result in results.points if result.status.state == RUNNING]
     counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
     left = study_seconds_left(results, jobs)
@@ -52,14 +52,14 @@ def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
 
 
 def about_or_more(results: StudyResults) -> str:
-    """How precise the time left is: until a point is done, the steps after a training are not included."""
+    """How precise the time left is: until a point is done, it does not include the steps after training."""
     return 'about' if results.counts()[DONE] else 'more than'
 
 
 def study_seconds_left(results: StudyResults, jobs: int | None = None) -> float | None:
-    """The estimated time until every point is done, at `jobs` points at a time; None if nothing is known yet.
+    """The estimated time until every point is done, with `jobs` points at a time; None if nothing is known yet.
 
-    If jobs is None, it is the number of points that are running now. Failed points are not counted.
+    If jobs is None, the number of points running now is used. Failed points are not included.
     """
     open_points = [result for result in results.points if result.status.state not in (DONE, FAILED)]
     left = [point_seconds_left(result, results) for result in open_points]
@@ -71,9 +71,9 @@ def study_seconds_left(results: StudyResults, jobs: int | None = None) -> float 
 
 
 def point_seconds_left(result: PointResult, results: StudyResults) -> float | None:
-    """The estimated time until a point is done: from its own progress and from the time that similar points took.
+    """The estimated time until a point is done, from its own progress and from the time that similar points took.
 
-    Earlier attempts count. None if nothing is known yet.
+    Earlier attempts are included. None if nothing is known yet.
     """
     progress = progress_of(result)
     own = None if progress is None else progress.seconds_left
@@ -84,7 +84,7 @@ def point_seconds_left(result: PointResult, results: StudyResults) -> float | No
 
 
 def expected_seconds(result: PointResult, outcomes: list[Outcome]) -> float | None:
-    """The mean time of the points of the nearest size: of finished points, or of running points if none is finished."""
+    """The mean time of points at the nearest size: of finished points or, if there are none, of running points."""
     points = [other for outcome in outcomes for other in outcome.points if other is not result]
     known = [(other, elapsed(other)) for other in points if other.status.state == DONE]
     if not known:
@@ -98,7 +98,7 @@ def expected_seconds(result: PointResult, outcomes: list[Outcome]) -> float | No
 
 
 def resuming_text(point: Point) -> str:
-    """Where the training of a point resumes, such as 'Resuming at 27 of 77 kimg.'; '' if it starts."""
+    """Where a point's training run resumes, such as 'Resuming at 27 of 77 kimg.'; '' if it has not started."""
     run = point.folder / 'run'
     names = [re.fullmatch(r'training-state-([\d.]+)\.pt', path.name) for path in run.glob('training-state-*.pt')]
     options = read_json(run / 'training_options.json', dict)

@@ -1,4 +1,4 @@
-"""Checks a study before it runs: options by the parsers of its commands, sizes by the rules of selection."""
+"""Checks a study before it runs: options with the parsers of its commands, sizes with the selection rules."""
 
 import dataclasses
 import re
@@ -22,10 +22,10 @@ from studies.points import make_point, slug
 from studies.study import Combination, Study, source_name
 from training.closed_form import files_of
 
-# Selections that take the same number of images of each class, so that sizes are multiples of the number of classes.
+# Selections with the same number of images in each class, so sizes must be multiples of the number of classes.
 BALANCED = ('size', 'resolution', 'random-labels', 'unique-labels')
 NOT_SELECTIONS = {'data': ('convert', 'info', 'split'), 'sources': ('convert', 'info')}
-# The commands of a point, which parse its options; the first one is a group.
+# The commands for one point, which parse its options; the first is a group.
 PARSERS: dict[str, click.Command] = {
     'data': dataset_commands,
     'sources': dataset_commands,
@@ -33,18 +33,18 @@ PARSERS: dict[str, click.Command] = {
 }
 
 
-# The argument of a command that names a held-out set, 'test' for the others.
+# The argument that names a command's held-out set; 'test' for other commands.
 HELD_OUT = {'train': 'test_data', 'evaluate': 'test_set'}
 
 
 class Validator:
-    """Checks studies; opens each source once."""
+    """Checks studies; each source is opened only once."""
 
     def __init__(self) -> None:
         self.opened: dict[str, Source] = {}
 
     def check_options(self, study: Study) -> None:
-        """Raise UserError for an unknown option or a value that it cannot have, naming its combination and table."""
+        """Raise UserError, with combination and table, for an unknown option or an invalid value."""
         folders: dict[str, Combination] = {}
         for combination in study.combinations:
             other = folders.setdefault(slug(combination), combination)
@@ -64,10 +64,10 @@ class Validator:
             parse_options('sources', command, f'{study.where}: [sources.{name}]')
 
     def with_steps(self, study: Study, root: Path) -> Study:
-        """The study with the steps of its searches, after checking that its sizes are possible.
+        """Check that the study's sizes are possible, and return the study with the steps of its searches.
 
-        root: the study's folder, with the data sets that it makes itself. Raises UserError for a size that its source
-        does not allow, and for a range without an allowed size.
+        root: the study's folder, which contains its own data sets. Raises UserError if a source does not allow a size,
+        or if a range contains no allowed size.
         """
         for name, options in study.diagnose.items():
             if 'test' in options:
@@ -83,10 +83,10 @@ class Validator:
             low, high = combination.sizes.search or (1, 1)
             if not 0 < low <= high:
                 raise UserError(
-                    f'{study.where}: {combination.name}: the range of the search contains no multiple of '
-                    f'{combination.sizes.step}, which the selection needs; widen it'
+                    f'{study.where}: {combination.name}: the search range contains no multiple of '
+                    f'{combination.sizes.step}, which the selection requires; widen it'
                 )
-            # A wrong step shows at the second size.
+            # The second size is checked as well, because it reveals a wrong step.
             for size in combination.sizes.values or sorted({low, min(low + (combination.sizes.step or 1), high), high}):
                 self._check_size(study, root, combination, size)
         return study
@@ -103,7 +103,7 @@ class Validator:
         return len(set(self._open(choices['source'], 'source', f'{study.where}: [data]').labels or [0]))
 
     def planned(self, study: Study, root: Path, combination: Combination, size: int) -> tuple[Plan, tuple[int, ...]]:
-        """The plan of a training set, and the shape [H, W, C] of its images. Raises UserError if it cannot be made."""
+        """Plan a training set; also return the shape [H, W, C] of its images. Raises UserError if it is impossible."""
         selection, choices = self._selection(study, root, combination, size)
         choices = {key: choice for key, choice in choices.items() if key not in ('dest', 'overwrite')}
         for key in ('source', 'blend'):
@@ -126,14 +126,14 @@ class Validator:
         conditional = train is None or parse_options('train', train, place).values['cond']
         chosen = parse_options('evaluate', commands['evaluate'], place).values['class_index']
         if chosen is not None and not conditional:
-            raise UserError(f'{place}: class = {chosen} in [evaluate] needs cond = true in [train]')
+            raise UserError(f'{place}: class = {chosen} in [evaluate] requires cond = true in [train]')
         if chosen is not None and chosen not in (labels or []):
-            raise UserError(f'{place}: class = {chosen} in [evaluate]: no training image has it')
+            raise UserError(f'{place}: class = {chosen} in [evaluate]: no training image has this class')
 
     def _check_held_out(self, part: str, command: list[str], shape: tuple[int, ...], place: str) -> None:
-        """Raise UserError if the held-out set of a command has images of another shape than the training set.
+        """Raise UserError if a command's held-out images differ in shape from the training images.
 
-        shape: [H, W, C] of training images. An evaluation converts the channels by itself.
+        shape: [H, W, C] of training images. An evaluation converts channels itself.
         """
         argument = HELD_OUT.get(part, 'test')
         path = None if part == 'data' else parse_options(part, command, place).values.get(argument)
@@ -142,15 +142,15 @@ class Validator:
         found = self._open(path, argument, f'{place}: [{part}]').shape
         if found[:2] != shape[:2] or (part != 'evaluate' and found != shape):
             raise UserError(
-                f'{place}: the images of {path}, a held-out set, are {words_of(found)}, but training images are '
-                f'{words_of(shape)}; give held-out images of the same shape'
+                f'{place}: the held-out images in {path} are {words_of(found)}, but training images are '
+                f'{words_of(shape)}; give held-out images with the same shape'
             )
 
     @staticmethod
     def _check_evaluation(parsed: 'ParsedOptions', where: str, is_own: bool) -> None:
-        """Raise UserError for what mem_ratio.py would refuse without looking at images.
+        """Raise UserError for options that mem_ratio.py would refuse without reading images.
 
-        is_own: the held-out set is one that the study makes itself.
+        is_own: whether the study makes the held-out set itself.
         """
         options = build(EvaluationOptions, parsed.values)
         try:
@@ -166,7 +166,7 @@ class Validator:
             raise UserError(f'{where}: {text}') from error
 
     def _open(self, path: str, argument: str, place: str) -> Source:
-        """The source at a path. Raises UserError, which begins with the place of the argument."""
+        """Open the source at a path. Raises UserError that starts with the place of the argument."""
         if path not in self.opened:
             try:
                 self.opened[path] = open_source(path, argument)
@@ -177,21 +177,21 @@ class Validator:
 
 @dataclasses.dataclass(frozen=True)
 class ParsedOptions:
-    """The values of a command's options by the names of their arguments, and the names of those that were given."""
+    """The values of a command's options, by argument name, and the names of the options that were given."""
 
     values: dict[str, Any]
     given: set[str]
 
 
 def parse_options(part: str, command: list[str], where: str) -> ParsedOptions:
-    """The options of a command, as parsed by its script. Raises UserError, which begins with `where`."""
+    """Parse a command's options as its script would. Raises UserError that starts with `where`."""
     parser, words = PARSERS[part], [word for word in command if word.startswith('--')]
     context = click.Context(parser)
     if isinstance(parser, click.Group):
         name = command[2]
         known = sorted(set(parser.list_commands(context)) - set(NOT_SELECTIONS[part]))
         if name not in known:
-            raise UserError(f'{where}: selection = {name!r} is not known; choose one of {", ".join(known)}')
+            raise UserError(f'{where}: unknown selection = {name!r}; choose one of {", ".join(known)}')
         found = parser.get_command(context, name)
         assert found is not None
         parser = found

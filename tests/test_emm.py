@@ -116,7 +116,7 @@ def test_closed_forms_are_points_of_a_study_like_trainings(study_file, tmp_path)
     assert (rows['optimal'], rows['gaussian']) == ((16, 16), (0, 16))
     page = (folder / 'report.html').read_text()
     assert page.count('16 of 16 images, closest to the threshold first') == 3
-    assert page.count('Seed of training') == page.count('Best snapshot') == 1
+    assert page.count('Training seed') == page.count('Best snapshot') == 1
     records = {path: path.stat().st_mtime_ns for path in folder.glob('points/*/*/run/mem_traj.jsonl')}
     assert len(records) == 3
     assert '$ python' not in run_script('emm.py', 'sweep', study_file, f'--outdir={folder}').stdout
@@ -156,7 +156,7 @@ def test_measurements_are_shown_and_new_ones_train_nothing(study_file, tmp_path)
     page = (folder / 'report.html').read_text()
     assert f'{means[SAME_SEED]:.3f}' in page
     assert 'Errors by noise level of the last snapshot: 10 training images.' in page
-    assert 'Clocks of each training, in kimg' in page
+    assert 'Clocks of each training run, in kimg' in page
     CliRunner().invoke(emm.main, ['plot', str(folder)])
     assert {path.name for path in (folder / 'figures').iterdir()} >= {
         'levels-all-10.png',
@@ -240,7 +240,7 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
     [
         (['sweep', 'nothing.toml'], 'nothing.toml: no such file'),
         (['sweep', 'STUDY', '--jobs=2', '--gpus-per-job=1000'], '--jobs=2 with --gpus-per-job=1000 needs 2000 GPUs'),
-        (['sweep', 'STUDY', '--nodes-per-job=2'], '--nodes-per-job needs --launcher=slurm'),
+        (['sweep', 'STUDY', '--nodes-per-job=2'], '--nodes-per-job requires --launcher=slurm'),
         (['status', '.'], 'no study.json in it'),
         (['search', '--outdir=x', '--source=digits', '--range=100-10'], "'100-10' is not a range of sizes"),
         (['search', '--outdir=x', '--source=digits', '--range=11-19'], 'contains no multiple of 10'),
@@ -321,7 +321,7 @@ def test_a_point_that_was_killed_ends_the_study_with_a_sentence(tmp_path):
     point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     point.prepare()
     write_status(point.folder, Status(STOPPED, 'train'))
-    with pytest.raises(UserError, match='1 point stopped before the end; the same command resumes'):
+    with pytest.raises(UserError, match='1 point stopped before the end; run the same command to resume'):
         session.report_stopped(collect(study, tmp_path))
 
 
@@ -340,7 +340,7 @@ def test_a_selection_is_split_as_a_shell_does(tmp_path):
     assert '--class-name=0 ' in printed.output
     printed = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0'])
     assert printed.exit_code == 2
-    assert 'quote it as in a shell' in printed.output
+    assert 'use quotes as in a shell' in printed.output
 
 
 def test_the_snapshots_of_a_search_race_on_request(tmp_path):

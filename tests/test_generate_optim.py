@@ -358,7 +358,7 @@ def test_mistakes_are_reported_in_one_sentence(
 
     fails("'--data'", f'--outdir={tmp_path}', code=2)
     fails('--data=nowhere.zip', '--data=nowhere.zip', f'--outdir={tmp_path}')
-    fails('--class=10: no training image has it', '--data=digits', f'--outdir={tmp_path / "new"}', '--class=10')
+    fails('--class=10: no training image has this class', '--data=digits', f'--outdir={tmp_path / "new"}', '--class=10')
     fails('other settings (num_steps was 18, not 9)', '--data=digits', f'--outdir={outdir}', '--steps=9')
     fails('other settings (dataset was digits, not digits-20)', f'--data={digits_20}', f'--outdir={outdir}')
     (tmp_path / 'other').mkdir()

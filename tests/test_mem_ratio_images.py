@@ -407,7 +407,7 @@ def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
     assert (record['num_images'], record['ratio']) == (20, 1)
     assert 'no such closed form; choose one of optimal' in failure('--denoiser=best', *common)
     assert 'needs --data' in failure('--denoiser=optimal', f'--knn-ref={digits_20}')
-    assert '--class=10: no training image has it' in failure('--denoiser=optimal', *common, '--class=10')
+    assert '--class=10: no training image has this class' in failure('--denoiser=optimal', *common, '--class=10')
 
 
 @pytest.mark.parametrize('kind', ['npy', 'folder', 'zip', 'tar'])

@@ -119,7 +119,7 @@ def test_a_class_prior_without_classes_to_draw_is_refused(fresh, digits_20, tmp_
 def test_a_class_without_training_images_is_refused(fresh, tmp_path):
     network = fresh / 'network-snapshot-000000.008.safetensors'
     message = failure_of(generate.main, f'--network={network}', f'--outdir={tmp_path}/out', '--class=2')
-    assert '--class=2: no training image has it; there are 2 classes' in message
+    assert '--class=2: no training image has this class; classes: 2' in message
 
 
 @pytest.mark.parametrize('origin', ['snapshot', 'options', 'options of EDM'])

@@ -43,7 +43,7 @@ def read_features(paths: Sequence[str], num_generated: int, num_training: int, n
 
 def _map(path: str) -> np.ndarray:
     if not Path(path).is_file():
-        raise UserError(f'{OPTION}: {path} does not exist; give .npy files of features, float [N, d]')
+        raise UserError(f'{OPTION}: {path}: no such file; give .npy files of features, float [N, d]')
     try:
         array = np.load(path, mmap_mode='r', allow_pickle=False)
     except Exception as error:  # numpy raises many exceptions for corrupt files

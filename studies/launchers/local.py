@@ -17,29 +17,29 @@ from studies.study_options import LaunchOptions
 
 def make_launcher(root: Path, options: LaunchOptions) -> Launcher:
     if options.nodes_per_job > 1:
-        raise ArgumentError('`nodes_per_job` needs `launcher`=slurm')
+        raise ArgumentError('`nodes_per_job` requires `launcher`=slurm')
     devices = visible_gpus()
     gpus_per_job = (1 if devices else 0) if options.gpus_per_job is None else options.gpus_per_job
     if options.jobs_per_gpu == 1:
         return LocalLauncher(options.jobs or 1, gpus_per_job, devices)
     if gpus_per_job != 1:
-        raise ArgumentError('`jobs_per_gpu` needs a GPU, and `gpus_per_job`=1')
+        raise ArgumentError('`jobs_per_gpu` requires a GPU and `gpus_per_job`=1')
     shares = devices * options.jobs_per_gpu
     return LocalLauncher(options.jobs or len(shares), 1, shares)
 
 
 class LocalLauncher:
-    """Runs up to `jobs` points at once. devices: ids of GPUs to hand out, `gpus_per_job` to each, and as
-    often as jobs may share one; none for the CPU.
+    """Runs up to `jobs` points at once. devices: ids of the GPUs to assign, `gpus_per_job` to each point, each id
+    listed as often as the GPU can be shared; empty for the CPU.
 
-    On the CPU several jobs share the cores evenly, unless OMP_NUM_THREADS is set.
+    On the CPU, jobs share the cores evenly unless OMP_NUM_THREADS is set.
     Raises UserError if there are too few GPUs.
     """
 
     def __init__(self, jobs: int = 1, gpus_per_job: int = 0, devices: Sequence[str] = ()):
         if jobs * gpus_per_job > len(devices):
             raise UserError(
-                f'`jobs`={jobs} with `gpus_per_job`={gpus_per_job} needs {jobs * gpus_per_job} GPUs, and there are '
+                f'`jobs`={jobs} with `gpus_per_job`={gpus_per_job} needs {jobs * gpus_per_job} GPUs, but there are '
                 f'{len(devices)}; lower one of them'
             )
         self.capacity: int | None = jobs
@@ -78,7 +78,7 @@ class LocalLauncher:
 
 
 class LocalJob:
-    """A point in the pool; `done` raises the error that prevented it from running, such as a full disk."""
+    """A point in the pool; `done` raises any error that prevented the point from running, such as a full disk."""
 
     def __init__(self, future: Future):
         self.future = future
@@ -94,7 +94,7 @@ class LocalJob:
 def share_of(
     number: int, jobs: int, gpus_per_job: int, devices: Sequence[str], environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """Environment variables that give job `number` of `jobs` its GPUs, or its share of the cores."""
+    """Environment variables that assign GPUs, or a share of the cores, to job `number` of `jobs`."""
     if gpus_per_job:
         return {'CUDA_VISIBLE_DEVICES': ','.join(devices[number * gpus_per_job : (number + 1) * gpus_per_job])}
     if jobs == 1 or 'OMP_NUM_THREADS' in environ:
@@ -104,11 +104,11 @@ def share_of(
 
 
 def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Ids of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Ids of the GPUs that this process can use, as listed in CUDA_VISIBLE_DEVICES."""
     named = environ.get('CUDA_VISIBLE_DEVICES')
     if named is not None:
         names = [name.strip() for name in named.split(',') if name.strip()]
-        return list(itertools.takewhile(lambda name: name != '-1', names))  # CUDA sees none after it
-    import torch  # only here: a study on a cluster starts without it
+        return list(itertools.takewhile(lambda name: name != '-1', names))  # CUDA ignores everything from -1 on
+    import torch  # imported here because a study on a cluster starts without torch
 
     return [str(index) for index in range(torch.cuda.device_count())]

@@ -1,7 +1,7 @@
-"""Points as jobs of a Slurm cluster, through submitit: `SlurmLauncher`. Each submission is one job array.
+"""Runs points as jobs on a Slurm cluster, using submitit: `SlurmLauncher`. Each submission is one job array.
 
-Before its time is over, or when the cluster preempts it, a job stops its point gracefully, queues itself again and then
-resumes. `slurm.json` in a point's folder names its job, so that a study that is run again follows the jobs that exist.
+Before its time limit, or when the cluster preempts it, a job stops its point gracefully, requeues itself, and resumes
+later. `slurm.json` in a point's folder names its job, so that running the study again finds existing jobs.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ from studies.launchers.contract import Job, Launcher
 from studies.launchers.slurm_job import SECONDS_TO_STOP, PointJob
 from studies.study_options import LaunchOptions
 
-# Sent by Slurm before a job's time is over. Unlike SIGUSR1 and SIGUSR2, it is ignored by default: only the process that
-# watches a point handles it, and the training continues until it is asked to stop.
+# Slurm sends this signal before a job's time limit. Unlike SIGUSR1 and SIGUSR2, it is ignored by default: only the
+# process that watches a point handles it, and the training run continues until it is asked to stop.
 WARNING_SIGNAL = 'URG'
-# Sent this many seconds before the end.
+# How many seconds before the end the signal is sent.
 WARNING_SECONDS = SECONDS_TO_STOP + 30
-# How often a job that reached its time limit is queued again; after that, a point that is not done counts as failed.
+# How often a job that reaches its time limit is requeued; after that, an unfinished point counts as failed.
 MAX_TIMEOUTS = 100
-# Every point asks whether its job still exists; the cluster is asked at most this often.
+# Every point asks whether its job still exists, but the cluster is queried at most this often.
 SECONDS_BETWEEN_QUERIES = 5.0
 
-RECORD = 'slurm.json'  # in a point's folder: the name of its job, its index in the array, and the array's number
+RECORD = 'slurm.json'  # in a point's folder: its job's name, its index in the job array, and the array's number
 NAME_PREFIX = 'emm-'
 
-# Set from the options, or relied upon here.
+# Options of sbatch that are set from the launch options, or that the launcher relies on.
 RESERVED_OPTIONS = {
     *('account', 'array', 'chdir', 'cpus-per-task', 'error', 'gpus-per-node', 'job-name', 'mem', 'nodes', 'ntasks'),
     *('ntasks-per-node', 'open-mode', 'output', 'partition', 'qos', 'requeue', 'no-requeue', 'signal', 'time', 'wckey'),
@@ -50,16 +50,16 @@ def make_launcher(root: Path, options: LaunchOptions) -> Launcher:
 
 
 class SlurmLauncher:
-    """Queues points as jobs of the cluster that this machine belongs to.
+    """Queues points as jobs on the cluster that this machine belongs to.
 
-    log_dir: folder that all nodes see, for the scripts and logs of the jobs.
+    log_dir: a folder visible to all nodes, for the jobs' scripts and logs.
     Raises UserError without submitit or a cluster, and for options that cannot be passed to sbatch.
     """
 
     def __init__(self, log_dir: Path, options: LaunchOptions) -> None:
         _check_installed()
         if options.jobs_per_gpu > 1:
-            raise ArgumentError('`jobs_per_gpu` needs `launcher`=local')
+            raise ArgumentError('`jobs_per_gpu` requires `launcher`=local')
         self.capacity: int | None = None
         self.log_dir = log_dir.resolve()
         self.resources = Resources(options.nodes_per_job, gpus_of(options))
@@ -68,9 +68,9 @@ class SlurmLauncher:
         self.jobs: list[SlurmJob] = []
 
     def submit(self, folders: Sequence[Path]) -> list[Job]:
-        """Queue the points of these folders as one job array, except those whose job still waits or runs.
+        """Queue the points in these folders as one job array, except points whose job is already waiting or running.
 
-        Returns a job for each folder, in order. Raises UserError with sbatch's message if it refuses.
+        Returns one job per folder, in order. Raises UserError with sbatch's message if sbatch refuses.
         """
         self.queue.refresh()
         known = {folder: job for folder in folders if (job := self._job_of(folder)) and not job.done()}
@@ -83,18 +83,18 @@ class SlurmLauncher:
         return [known[folder] for folder in folders]
 
     def script(self, count: int) -> str:
-        """The job script for an array of this many points, as sbatch would get it."""
+        """The job script for an array with this many points, as passed to sbatch."""
         executor = self._executor(f'{NAME_PREFIX}…')
         executor.parameters |= {'map_count': count} if count > 1 else {}
         return f'\nJob script:\n{executor._make_submission_file_text(executor._submitit_command_str, "")}'
 
     def stop(self) -> None:
-        """Leave the jobs to the cluster, and print how to end them."""
+        """Leave the jobs running on the cluster, and print how to cancel them."""
         left = sorted({job.array_id for job in self.jobs} - {''})
         if left:
             print(
-                'The jobs continue on the cluster. Run the same command again to follow them, '
-                f'or end them: scancel {" ".join(left)}',
+                'The jobs continue on the cluster. To follow them, run the same command again; to cancel them: '
+                f'scancel {" ".join(left)}',
                 flush=True,
             )
 
@@ -103,7 +103,7 @@ class SlurmLauncher:
         return SlurmJob(self.queue, record['name'], record['index']) if record else None
 
     def _submit_array(self, folders: Sequence[Path]) -> list['SlurmJob']:
-        # The name is written first: if this process dies before it knows the number, the next one uses the name.
+        # The name is written first; if this process dies before it knows the number, the next process uses the name.
         name = f'{NAME_PREFIX}{uuid.uuid4().hex[:12]}'
         for index, folder in enumerate(folders):
             _write_record(folder, name, index, None)
@@ -128,7 +128,7 @@ class SlurmLauncher:
 
 
 def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
-    """Parameters of submitit's executor for Slurm. Raises UserError for options that cannot be passed to sbatch."""
+    """Parameters for submitit's Slurm executor. Raises UserError for options that cannot be passed to sbatch."""
     extra = extra_options(options.sbatch)
     chosen = {
         'partition': options.partition,
@@ -140,9 +140,9 @@ def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
         'array_parallelism': options.jobs,
     }
     for name, value in {**chosen, **extra}.items():
-        # They become lines of a shell script.
+        # Options become lines of a shell script.
         if any(not character.isprintable() for character in str(value)):
-            raise UserError(f'the option {name!r} of sbatch contains a line break or another control character')
+            raise UserError(f'sbatch option {name!r} contains a line break or another control character')
     cores = [] if options.cpus_per_job is None else [f'--cpus-per-task={options.cpus_per_job}']
     return {
         'time': options.time_limit,
@@ -162,27 +162,27 @@ def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
 
 
 def gpus_of(options: LaunchOptions) -> int:
-    """GPUs of each point on each node: one unless the options say otherwise."""
+    """The number of GPUs per point on each node; one unless the options set another number."""
     return 1 if options.gpus_per_job is None else options.gpus_per_job
 
 
 def extra_options(words: Iterable[str]) -> dict[str, str | bool]:
-    """Further options of sbatch from words such as constraint=a100, or exclusive, which has no value.
+    """Parse further sbatch options, such as constraint=a100, or exclusive (which has no value).
 
     Raises UserError for words that are not long options, and for options that the study sets.
     """
     found = {name: value if equals else True for name, equals, value in (word.partition('=') for word in words)}
     for name in found:
         if not re.fullmatch('[a-z][a-z0-9-]*', name):
-            raise UserError(f'{name!r} is not a long option of sbatch: write it without leading dashes, as constraint')
+            raise UserError(f'{name!r} is not a long option of sbatch; omit the leading dashes, as in constraint=a100')
         if name in RESERVED_OPTIONS:
-            raise UserError(f'the option {name!r} of sbatch is set by the study: remove it from `sbatch`')
+            raise UserError(f'the sbatch option {name!r} is set by the study; remove it from `sbatch`')
     return found
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One job of an array, known by the name of the array and its index in it."""
+    """One job in an array, identified by the array's name and the job's index."""
 
     queue: '_Queue'
     name: str
@@ -190,23 +190,23 @@ class SlurmJob:
 
     @property
     def array_id(self) -> str:
-        """The number of the array on the cluster, '' once the job is gone."""
+        """The array's number on the cluster; '' once the job has ended."""
         return self.queue.living().get((self.name, self.index), '')
 
     def done(self) -> bool:
-        """Whether the job neither waits nor runs any more."""
+        """Whether the job is no longer waiting or running."""
         return not self.array_id
 
 
 class _Queue:
-    """The jobs of this user that wait or run, from squeue every few seconds."""
+    """This user's waiting and running jobs, queried with squeue every few seconds."""
 
     def __init__(self) -> None:
         self._jobs: dict[tuple[str, int], str] = {}
         self._next_query = 0.0
 
     def living(self) -> dict[tuple[str, int], str]:
-        """Numbers of arrays, by name and index; the last known ones while the cluster does not answer."""
+        """Array numbers by name and index; the last known ones while the cluster does not answer."""
         if time.monotonic() >= self._next_query:
             with contextlib.suppress(UserError):
                 self._jobs = _query()
@@ -214,11 +214,11 @@ class _Queue:
         return self._jobs
 
     def add(self, jobs: Sequence[SlurmJob], number: str) -> None:
-        """Count jobs that the cluster has just accepted as waiting."""
+        """Add jobs that the cluster has just accepted, as waiting."""
         self._jobs |= {(job.name, job.index): number for job in jobs}
 
     def refresh(self) -> None:
-        """Ask now. Raises UserError if the cluster does not answer."""
+        """Query the cluster now. Raises UserError if it does not answer."""
         self._jobs = _query()
         self._next_query = time.monotonic() + SECONDS_BETWEEN_QUERIES
 
@@ -227,7 +227,7 @@ def _query() -> dict[tuple[str, int], str]:
     command = ['squeue', '--noheader', '--array', f'--user={os.getuid()}', '--format=%j %K %F']
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise UserError(f'squeue does not answer ({_last_line(result.stderr)}); try again when the cluster does')
+        raise UserError(f'squeue does not answer ({_last_line(result.stderr)}); try again when the cluster is up')
     jobs = {}
     for line in result.stdout.splitlines():
         match line.split():
@@ -243,13 +243,13 @@ def _write_record(folder: Path, name: str, index: int, job: str | None) -> None:
 def _check_installed() -> None:
     if importlib.util.find_spec('submitit') is None:
         raise UserError(
-            '`launcher`=slurm needs submitit, which is not installed: pip install -r requirements-slurm.txt'
+            '`launcher`=slurm requires submitit, which is not installed: pip install -r requirements-slurm.txt'
         )
     missing = [program for program in ('sbatch', 'srun', 'squeue') if shutil.which(program) is None]
     if missing:
         raise UserError(
-            f'`launcher`=slurm finds no {missing[0]} here: run it on a machine of the cluster that can submit jobs, '
-            'or choose `launcher`=local'
+            f'`launcher`=slurm finds no {missing[0]} here; use a machine that can submit jobs to the cluster, or '
+            '`launcher`=local'
         )
 
 
@@ -257,12 +257,10 @@ def _sbatch(submit: Callable[[], str]) -> str:
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the reason is in the exception as well
+        with contextlib.redirect_stderr(io.StringIO()):  # the exception also contains the reason
             return submit()
     except (FailedJobError, FailedSubmissionError) as error:
-        raise UserError(
-            f'sbatch refuses the jobs ({_last_line(str(error))}); change the options of the launcher'
-        ) from error
+        raise UserError(f'sbatch refuses the jobs ({_last_line(str(error))}); change the launcher options') from error
 
 
 def _last_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Compares the results of a study with another run's tables.json: which numbers agree within their intervals."""
+"""Compares a study's results with another run's tables.json: which numbers agree within their intervals."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ ONLY_HERE, ONLY_THERE = 'only here', 'only there'
 
 
 def comparison_text(results: StudyResults, path: Path) -> str:
-    """List the ratios and EMMs of both runs, and whether each agrees: their 95 % intervals overlap.
+    """List the ratios and EMMs of both runs, and whether each pair agrees (their 95 % intervals overlap).
 
-    path: a tables.json that `write_tables` wrote. Rows are matched by factor values and size.
-    Raises UserError if it is another file, or if the two have other factors or no row in common.
+    path: a tables.json written by `write_tables`. Rows are matched by factor values and size.
+    Raises UserError for another kind of file, for different factors, or if there is no row in common.
     """
     here, there = tables(results), read_json(path, dict[str, Any]) or {}
     factors = [factor.name for factor in results.study.factors]
@@ -28,17 +28,17 @@ def comparison_text(results: StudyResults, path: Path) -> str:
         others = [list(itertools.takewhile(lambda name: name != 'size', row)) for row in there['ratios'][:1]]
         if others and set(others[0]) != set(factors):
             raise UserError(
-                f'{path}: its factors are {", ".join(others[0]) or "none"}, those of {results.root} are '
-                f'{", ".join(factors) or "none"}; give the same study'
+                f'{path} has the factors {", ".join(others[0]) or "none"}, but {results.root} has '
+                f'{", ".join(factors) or "none"}; give results of the same study'
             )
         ratios = compared(here['ratios'], there['ratios'], [*factors, 'size'], _ratio)
         emms = compared(here['emm'], there['emm'], factors, _emm)
         origins = [(table.get('study_sha256'), _training_sets(table), table.get('versions')) for table in (here, there)]
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'{path}: not a tables.json of emm.py table') from error
+        raise UserError(f'{path} is not a tables.json written by emm.py table') from error
     verdicts = [row[-1] for row in ratios + emms]
     if {ONLY_HERE, ONLY_THERE}.issuperset(verdicts):
-        raise UserError(f'{path}: no factor value and size in common with {results.root}; give the same study')
+        raise UserError(f'{path} and {results.root} have no factor value and size in common; give the same study')
     study, data, code = (_same(*pair) for pair in zip(*origins, strict=True))
     parts = [
         f'Study file: {study}; training sets: {data}; code and versions: {code}.',
@@ -52,9 +52,9 @@ def comparison_text(results: StudyResults, path: Path) -> str:
 
 
 def compared(here: Sequence[Row], there: Sequence[Row], keys: Sequence[str], value_of: Any) -> list[list[str]]:
-    """Rows of text: the values of `keys`, both numbers with their intervals, and the verdict on ours.
+    """Rows of text: the values of `keys`, both numbers with their intervals, and whether they agree.
 
-    value_of: a function from a row to a number's text and the ends of its interval, or None if it has none.
+    value_of: maps a row to a number's text and the ends of its interval, or to None if the row has no number.
     """
     saved, rows = {_key(row, keys): row for row in there}, []
     ours = {_key(row, keys): row for row in here}

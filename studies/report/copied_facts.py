@@ -1,4 +1,4 @@
-"""Which training images the best snapshot of a point copies: numbers, and a gallery."""
+"""Which training images a point's best snapshot copies: numbers and a gallery."""
 
 from io import BytesIO
 from pathlib import Path
@@ -12,12 +12,12 @@ from evaluation.memorization import memorized
 from studies.report.gallery import best_images
 from studies.report.page import PageFigure
 
-# Few enough in a row to be readable on a telephone, two training images with their copies.
+# At most this many training images with their copies, and images per row, so that the gallery is readable on a phone.
 MOST_SHOWN, IMAGES_PER_ROW = 12, 6
 
 
 def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None]:
-    """Facts and the gallery of a point; empty and None if its folder does not hold the images or the training set."""
+    """The facts and gallery for a point; both empty if its folder lacks the images or the training set."""
     best = best_images(folder)
     if best is None:
         return [], None
@@ -30,14 +30,14 @@ def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None
         facts = [('Training images copied', f'{record["num_images"]:,} of {len(source):,} ({record["share"]:.1%})')]
         if record['classes']:
             classes = (f'{entry["class"]} ({entry["copies"]:,})' for entry in record['classes'])
-            facts.append(('Classes copied most (copies)', ', '.join(classes)))
+            facts.append(('Classes copied most often (copies)', ', '.join(classes)))
         if not copied:
             return facts, None
         training = torch.from_numpy(source.load().transpose(0, 3, 1, 2).copy())
         data = BytesIO()
         draw_copied(copied, best.images, training, 'Best snapshot', MOST_SHOWN, IMAGES_PER_ROW).save(data, format='PNG')
-        which = f' copied most, of {len(copied):,} that are copied' if len(copied) > MOST_SHOWN else ' that are copied'
+        which = f' copied most often, of {len(copied):,} copied' if len(copied) > MOST_SHOWN else ' that are copied'
         caption = f'Training images{which}, each with up to two of its copies'
         return facts, PageFigure(caption, caption, data.getvalue())
     except (UserError, IndexError):
-        return [], None  # the training set cannot be read, or differs from that of the evaluation
+        return [], None  # the training set cannot be read, or differs from the one used in the evaluation

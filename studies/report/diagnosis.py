@@ -1,4 +1,4 @@
-"""The measurements of a study's points as rows: errors by noise level, agreement, and clocks."""
+"""A study's diagnostic measurements as rows: errors by noise level, agreement, and clocks."""
 
 import math
 import statistics
@@ -12,7 +12,7 @@ from evaluation.intervals import t_quantile
 from studies.results import StudyResults
 
 Row = dict[str, Any]
-# The similarities in tables and figures. Each is the mean over some kinds of pairs, and has a name.
+# The similarities shown in tables and figures: the kinds of pairs that each averages, and its displayed name.
 AGREEMENT = {
     'same_seed': ((SAME_SEED,), 'A and B, same seed'),
     'nearest_image': (NEAREST, 'generated images and their nearest training image'),
@@ -22,7 +22,7 @@ AGREEMENT = {
 
 
 def level_rows(results: StudyResults) -> list[Row]:
-    """The errors of the last snapshot of each finished point: a row for each noise level and source of images."""
+    """The errors of each finished point's last snapshot: one row per noise level and source of noisy images."""
     return [
         {**head, 'kimg': records[-1]['settings']['kimg'], **row}
         for head, run in _finished(results, 'levels')
@@ -32,7 +32,7 @@ def level_rows(results: StudyResults) -> list[Row]:
 
 
 def agreement_rows(results: StudyResults) -> list[Row]:
-    """The agreement of each finished point with its second network: a row for each kind of pairs of images."""
+    """The agreement of each finished point with its second network: one row per kind of image pair."""
     return [
         {**head, **row}
         for head, run in _finished(results, 'agreement')
@@ -42,9 +42,9 @@ def agreement_rows(results: StudyResults) -> list[Row]:
 
 
 def mean_agreement(results: StudyResults) -> list[Row]:
-    """The similarities of `AGREEMENT` for each combination and size: means over repeats, with 95 % intervals.
+    """The similarities in `AGREEMENT` for each combination and size: means over repeats, with 95 % intervals.
 
-    The interval is Student's t over the repeats; with a single repeat, the interval over its images.
+    Intervals are Student's t over the repeats; with a single repeat, they are over its images.
     """
     groups: dict[tuple, list[Row]] = {}
     for row in agreement_rows(results):
@@ -54,7 +54,7 @@ def mean_agreement(results: StudyResults) -> list[Row]:
 
 
 def mean_row(head: Row, rows: list[Row]) -> Row:
-    """The similarities of `AGREEMENT` from the rows of all repeats."""
+    """The similarities in `AGREEMENT`, averaged over the rows of all repeats."""
     repeats = sorted({row['repeat'] for row in rows})
     found = {**head, 'repeats': len(repeats)}
     for name, (kinds, _) in AGREEMENT.items():
@@ -71,7 +71,7 @@ def mean_row(head: Row, rows: list[Row]) -> Row:
 
 
 def clock_rows(results: StudyResults) -> list[Row]:
-    """The clocks of each finished point in kimg, with their 95 % intervals."""
+    """The clocks of each finished point, in kimg, with their 95 % intervals."""
     rows = []
     for head, run in _finished(results, 'clocks'):
         for record in read_json(run / 'clocks.json', list[Any]) or []:
@@ -83,7 +83,7 @@ def clock_rows(results: StudyResults) -> list[Row]:
 
 
 def _finished(results: StudyResults, measurement: str) -> Iterator[tuple[Row, Path]]:
-    """Factor values, size and repeat of each finished point that is to have a measurement, and its run folder."""
+    """For each finished point with this measurement: its factor values, size and repeat, and its run folder."""
     if measurement not in results.study.diagnose:
         return
     for outcome in results.outcomes:

@@ -1,4 +1,4 @@
-"""The measurements of diagnose.py with their figures."""
+"""Runs the measurements of diagnose.py, and draws their figures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +40,7 @@ from torch_utils import distributed
 
 
 def diagnose(options: Any) -> None:
-    """Measure what the options describe, and draw the figures if requested; or only download the networks."""
+    """Measure what the options specify, and draw figures if requested; or only download the networks."""
     run, figures = MEASUREMENTS[type(options)]
     device = distributed.choose_device(options.output.device)
     with distributed.process_group(device):
@@ -58,7 +58,7 @@ def diagnose(options: Any) -> None:
 
 
 def levels_figures(records: list[Row]) -> dict[str, Figure]:
-    """The figures of the last denoiser, by the end of their names."""
+    """The last denoiser's figures, keyed by the ending of their file names."""
     rows, name = records[-1]['rows'], records[-1]['settings']['denoiser']
     figures = {'_distances': distance_figure(rows, f'Distance to the closed forms: {name}')}
     if any('error' in row for row in rows):
@@ -74,7 +74,7 @@ def levels_figures(records: list[Row]) -> dict[str, Figure]:
 
 def calibration_figures(records: list[Row]) -> dict[str, Figure]:
     name, network = (records[0]['settings'][key] for key in ('closed_form', 'name'))
-    return {'': windows_figure(records[0]['rows'], f'Windows of {name} most like {network}')}
+    return {'': windows_figure(records[0]['rows'], f'Windows of {name} that best resemble {network}')}
 
 
 def geometry_figures(records: list[Row]) -> dict[str, Figure]:
@@ -87,7 +87,7 @@ def agreement_figures(records: list[Row]) -> dict[str, Figure]:
 
 
 def clocks_figures(records: list[Row]) -> dict[str, Figure]:
-    """A figure for each run; with several, named after their places, and two that compare them."""
+    """A figure for each run; for several runs, also two figures that compare them."""
     endings = [''] if len(records) == 1 else [f'_{place}' for place in range(len(records))]
     figures = {
         ending: clocks_figure(record, f'Clocks of {record["run"]}, |D| = {record["dataset_size"]:,}')
@@ -95,12 +95,12 @@ def clocks_figures(records: list[Row]) -> dict[str, Figure]:
     }
     if len(records) > 1:
         rows = [{**summary_row(record), 'size': record['dataset_size']} for record in records]
-        figures['_comparison'] = clock_comparison(rows, 'Clocks by size of the training set')
+        figures['_comparison'] = clock_comparison(rows, 'Clocks by training-set size')
         figures['_collapse'] = collapse_figure(records, 'Gap between held-out and training error')
     return figures
 
 
-# By the options of a command: what measures, and what draws figures of the records, by the ends of their names.
+# For each options class: the function that measures, and the function that draws figures, keyed by file-name ending.
 MEASUREMENTS: dict[type, tuple[Callable[..., Results], Callable[[list[Row]], dict[str, Figure]]]] = {
     LevelsOptions: (run_levels, levels_figures),
     CalibrateOptions: (run_calibrate, calibration_figures),

@@ -1,4 +1,4 @@
-"""Figures of diagnose.py: errors by noise level, the geometry of a training set, agreement, and clocks."""
+"""Draws the figures of diagnose.py: errors by noise level, training-set geometry, agreement, and clocks."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from studies.report.plots import add_legend, apart, curve_styles, label_rows, le
 
 Row = dict[str, Any]
 SIGMA = 'noise level sigma (images in [-1, 1])'
-# Of the sources of images; short, so that legends have two columns.
+# Legend names of the sources of noisy images, short enough for two columns.
 NAMES = {'train': 'training', 'test': 'held out', 'trajectory': 'trajectory', 'generated': 'own images'}
 
 
 def error_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Denoising errors per pixel by noise level: of the denoiser for each source, of the optimum and the Gaussian."""
+    """Denoising error per pixel by noise level: the denoiser's for each source, the optimum's and the Gaussian's."""
     sources = [source for source in NAMES if any(row['source'] == source and 'error' in row for row in rows)]
     shown = 'test' if 'test' in sources else sources[0]
     curves = [(f'denoiser, {NAMES[source]}', source, 'error_per_pixel') for source in sources]
@@ -31,7 +31,7 @@ def error_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def distance_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Distances per pixel of the denoiser to the optimum and to the Gaussian by noise level, for each source."""
+    """Distances per pixel from the denoiser to the optimum and to the Gaussian, by noise level and source."""
     sources = [source for source in NAMES if any(row['source'] == source for row in rows)]
     curves = [
         (f'{name}, {NAMES[source]}', source, f'to_{name.lower()}_per_pixel')
@@ -42,7 +42,7 @@ def distance_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -> Figure:
-    """What each closed form explains of a denoiser by noise level, 1 - |D - F|² / |D - mean D|², cut off at -1."""
+    """How much of a denoiser each closed form explains, by noise level: 1 - |D - F|² / |D - mean D|², at least -1."""
     with new_figure(title, 3.6 + legend_height(compared)) as (figure, axes):
         handles = [
             _curve(axes, rows, 'sigma', f'explained_{name}', style)
@@ -58,7 +58,7 @@ def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -
 
 
 def windows_figure(rows: Sequence[Row], title: str) -> Figure:
-    """The calibrated window by noise level; the band holds the middle half of the images."""
+    """The calibrated window by noise level; the band contains the middle half of the images."""
     with new_figure(title, 3.4) as (figure, axes):
         style = next(curve_styles())
         shown = [{**row, 'window_low': row['lowest_quarter'], 'window_high': row['highest_quarter']} for row in rows]
@@ -72,7 +72,7 @@ def windows_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _level_figure(rows: Sequence[Row], curves: Sequence[tuple[str, str, str]], title: str, label: str) -> Figure:
-    """Curves (name, source, column) by noise level on logarithmic axes."""
+    """Draw curves (name, source, column) by noise level on logarithmic axes."""
     names = [name for name, _, _ in curves]
     with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
         handles = []
@@ -113,7 +113,7 @@ def geometry_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def agreement_figure(rows: Sequence[Row], threshold: float, title: str) -> Figure:
-    """The distribution of each kind of pair: 5 to 95 %, the quartiles, the median; the threshold dashed."""
+    """The distribution for each kind of pair (5 to 95 %, quartiles, median); the threshold is dashed."""
     places, height = row_places([row['pairs'] for row in rows])
     with new_figure(title, 1.1 + 0.2 * height) as (figure, axes):
         for y, row in zip(places, rows, strict=True):
@@ -130,7 +130,7 @@ def agreement_figure(rows: Sequence[Row], threshold: float, title: str) -> Figur
 
 
 def clocks_figure(record: Row, title: str) -> Figure:
-    """Training and held-out error of a run over training, its memorization ratio below, and its clocks as lines."""
+    """A run's training and held-out errors over time, its memorization ratio, and its clocks as vertical lines."""
     rows = record['rows']
     has_ratio = any(row['ratio'] is not None for row in rows)
     names = ['held-out error', 'training error', *(['memorization ratio (right)'] if has_ratio else [])]
@@ -161,16 +161,16 @@ def clocks_figure(record: Row, title: str) -> Figure:
 
 
 def agreement_by_size(rows: Sequence[Row], title: str, interval: str) -> Figure:
-    """Agreement of two networks, and the similarities to compare it with, by size of the training sets.
+    """Agreement of two networks by training-set size, and the similarities to compare it with.
 
-    rows: of `studies.report.diagnosis.mean_agreement`. interval: meaning of the bands, for the axis label.
+    rows: from `studies.report.diagnosis.mean_agreement`. interval: what the bands show, for the axis label.
     """
     names = [name for _, name in AGREEMENT.values()]
     with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
         handles = []
         for style, column in zip(curve_styles(), AGREEMENT, strict=False):
             handles.append(_curve(axes, rows, 'size', column, style))
-            # The ends are drawn too: a band without width, such as for a single size, is invisible.
+            # The ends are also drawn, because a band without width (such as for a single size) is invisible.
             low, high = ([row[f'{column}_{end}'] for row in rows] for end in ('low', 'high'))
             axes.vlines([row['size'] for row in rows], low, high, color=style['color'], linewidth=1)
         _size_axis(axes, [row['size'] for row in rows])
@@ -182,16 +182,16 @@ def agreement_by_size(rows: Sequence[Row], title: str, interval: str) -> Figure:
 
 
 def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
-    """Clocks by size of the training set: for each training a marker and its interval, which stops there if open.
+    """Clocks by training-set size: a marker and an interval for each training run; open intervals end at the marker.
 
-    rows: of `studies.report.diagnosis.clock_rows`.
+    rows: from `studies.report.diagnosis.clock_rows`.
     """
     shown = {name: label for name, label in CLOCKS.items() if any(row.get(name) is not None for row in rows)}
     with new_figure(title, 3.6 + legend_height(list(shown.values()))) as (figure, axes):
         handles = []
         for shift, (style, name) in enumerate(zip(curve_styles(), shown, strict=False)):
             known = [row for row in rows if row.get(name) is not None]
-            # Moved by a little, so that clocks of the same size do not cover one another.
+            # Shifted slightly, so that clocks at the same size do not overlap.
             places = [row['size'] * 1.06 ** (shift - 1) for row in known]
             times = [row[name] for row in known]
             axes.vlines(
@@ -212,7 +212,7 @@ def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
 
 
 def collapse_figure(records: Sequence[Row], title: str) -> Figure:
-    """The gap of each run over normalized time, in which the runs should coincide. records: of diagnose.py clocks."""
+    """Each run's gap over normalized time, in which the runs should coincide. records: from diagnose.py clocks."""
     names = [f'{record["run"]}, |D| = {record["dataset_size"]:,}' for record in records]
     with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
         handles = []
@@ -228,7 +228,7 @@ def collapse_figure(records: Sequence[Row], title: str) -> Figure:
 
 
 def _curve(axes: Axes, rows: Sequence[Row], x: str, column: str, style: dict) -> Line2D:
-    """A column with its interval as a band."""
+    """Draw a column, with its interval as a band."""
     known = [row for row in rows if row.get(column) is not None]
     places, values = [row[x] for row in known], [row[column] for row in known]
     low, high = ([row.get(f'{column}_{end}', math.nan) for row in known] for end in ('low', 'high'))
@@ -237,7 +237,7 @@ def _curve(axes: Axes, rows: Sequence[Row], x: str, column: str, style: dict) ->
 
 
 def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
-    """A logarithmic axis of training-set sizes, with a tick at each of them that has room for its label."""
+    """Set a logarithmic axis of training-set sizes, with a tick at each size whose label fits."""
     low, high = min(sizes), max(sizes)
     axes.set_xscale('log')
     axes.xaxis.set_major_locator(FixedLocator(apart(sorted(set(sizes)), share=0.07)))
@@ -247,7 +247,7 @@ def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
 
 
 def _logarithmic(axes: Axes, *names: str) -> None:
-    """Logarithmic axes 'x', 'y' whose ticks are plain numbers: at powers of ten, and between them if there are few."""
+    """Make axes 'x', 'y' logarithmic with plain numbers: at powers of ten and, if these are few, between them."""
     for name in names:
         axis = {'x': axes.xaxis, 'y': axes.yaxis}[name]
         axes.set(**{f'{name}scale': 'log'})

@@ -1,4 +1,4 @@
-"""The figures of a study: ratio by size, by epochs and by placement of skip connections, and EMM by factor value."""
+"""A study's figures: ratio by size, by epochs and by placement of skip connections, and EMM by factor value."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ FOLDER = 'figures'
 
 @dataclasses.dataclass(frozen=True)
 class StudyFigure:
-    """A figure with its file's name, without ending, and a caption."""
+    """A figure, its file name without extension, and a caption."""
 
     name: str
     caption: str
@@ -60,7 +60,7 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
             Curve(name_of(outcome), [ratio_point(outcome, ratios) for ratios in outcome.ratios]) for outcome in outcomes
         ]
         figure = ratio_figure(curves, study.title, interval, study.threshold, label_of(study))
-        yield StudyFigure('ratios', f'Memorization ratio by size of the training set. Bands: {interval}.', figure)
+        yield StudyFigure('ratios', f'Memorization ratio by training-set size. Bands: {interval}.', figure)
     elif not sets_skips(results):
         points = [(name_of(outcome), ratio_point(outcome, outcome.ratios[0])) for outcome in outcomes]
         title = f'{study.title}: {outcomes[0].ratios[0].size:,} training images'
@@ -79,7 +79,7 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
 
 
 def write_folder_figures(folder: Path) -> list[Path]:
-    """Write all figures of a study, or of a run, as PNG and SVG into its folder; returns their paths."""
+    """Write all figures of a study or run as PNG and SVG into its folder; returns their paths."""
     if (folder / OPTIONS_FILE).is_file():
         figure = run_figure(run_history(folder), folder.resolve().name)
         figures = [] if figure is None else [('run', figure)]
@@ -92,7 +92,7 @@ def write_folder_figures(folder: Path) -> list[Path]:
 
 
 def level_figures(results: StudyResults) -> Iterator[StudyFigure]:
-    """Errors by noise level of the last snapshot, one figure for each combination and size, from the first repeat."""
+    """The last snapshot's errors by noise level: one figure per combination and size, from the first repeat."""
     rows = level_rows(results)
     for outcome in results.outcomes:
         for size in sorted({result.point.size for result in outcome.points}):
@@ -101,12 +101,12 @@ def level_figures(results: StudyResults) -> Iterator[StudyFigure]:
             if own and any('error' in row for row in own):
                 place = f'{name_of(outcome)}, ' if outcome.combination.values else ''
                 name = f'levels-{slug(outcome.combination)}-{size}'
-                caption = f'Errors by noise level of the last snapshot: {place}{size:,} training images.'
+                caption = f'Errors of the last snapshot by noise level: {place}{size:,} training images.'
                 yield StudyFigure(name, caption, error_figure(own, f'{place}{size:,} training images'))
 
 
 def agreement_figures(results: StudyResults) -> Iterator[StudyFigure]:
-    """The agreement of two networks by size of the training set, one figure for each combination."""
+    """The agreement of two networks by training-set size, one figure per combination."""
     for outcome, own, place in _by_combination(results, mean_agreement(results)):
         kinds = {'repeats' if row['repeats'] > 1 else 'images' for row in own}
         interval = f'95 % intervals over {" or ".join(sorted(kinds, reverse=True))}'
@@ -116,17 +116,17 @@ def agreement_figures(results: StudyResults) -> Iterator[StudyFigure]:
 
 
 def clock_figures(results: StudyResults) -> Iterator[StudyFigure]:
-    """The clocks of every training by size of the training set, one figure for each combination."""
+    """The clocks of every training run by training-set size, one figure per combination."""
     for outcome, own, place in _by_combination(results, clock_rows(results)):
         figure = clock_comparison(own, f'Clocks{place}')
-        caption = f'Clocks of each training by size of the training set{place}. Lines: 95 % intervals.'
+        caption = f'Clocks of each training run by training-set size{place}. Lines: 95 % intervals.'
         yield StudyFigure(f'clocks-{slug(outcome.combination)}', caption, figure)
 
 
 def _by_combination(
     results: StudyResults, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[Outcome, list[dict[str, Any]], str]]:
-    """Each combination that has rows, its rows, and its name as the end of a title."""
+    """Each combination that has rows, its rows, and its name as a suffix for titles."""
     for outcome in results.outcomes:
         own = [row for row in rows if outcome.combination.values.items() <= row.items()]
         if own:
@@ -134,24 +134,24 @@ def _by_combination(
 
 
 def name_of(outcome: Outcome) -> str:
-    """The name of a combination in a figure; with one factor its factor value is enough."""
+    """The name of a combination in a figure; if there is only one factor, the factor value."""
     names = list(outcome.combination.values.values())
     return names[0] if len(names) == 1 else outcome.combination.name
 
 
 def label_of(study: Study) -> str:
-    """The label of the factor whose values `name_of` gives; '' if there is none, or several."""
+    """The label of the factor whose values `name_of` returns; '' without factors, or with several."""
     return study.factors[0].label if len(study.factors) == 1 else ''
 
 
 def ratio_point(outcome: Outcome, ratios: Ratios) -> RatioPoint:
-    """far: whether the images of any repeat are far from any data."""
+    """The point to plot. far: set if any repeat's images are far from any data."""
     far = any(is_far(result.record) for result in outcome.at(ratios.size) if result.record is not None)
     return RatioPoint(ratios.size, ratios.mean, ratios.interval.low, ratios.interval.high, far)
 
 
 def skip_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
-    """One figure for each size, if a factor sets the skip connections."""
+    """One figure per size, if a factor sets the skip connections."""
     if not sets_skips(results):
         return
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
@@ -179,7 +179,7 @@ def sets_skips(results: StudyResults) -> bool:
 
 
 def network_of(points: list[PointResult]) -> dict[str, Any] | None:
-    """Constructor arguments of the network that points trained."""
+    """Constructor arguments of the network trained in these points."""
     for result in points:
         options = read_json(result.point.folder / 'run' / OPTIONS_FILE, dict[str, Any])
         if options is not None:
@@ -188,7 +188,7 @@ def network_of(points: list[PointResult]) -> dict[str, Any] | None:
 
 
 def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
-    """One figure for each size whose runs have several snapshots, from the first repeat."""
+    """One figure per size whose runs have several snapshots, from the first repeat."""
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
         curves = []
         for outcome in outcomes:
@@ -206,7 +206,7 @@ def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator
 
 
 def training_records(points: list[PointResult]) -> list[dict[str, Any]]:
-    """The records of all snapshots of the first finished point, by kimg."""
+    """The records of all snapshots from the first finished point, by kimg."""
     for result in points:
         if result.record is not None:
             records = run_records(result.point.folder / 'run')

@@ -1,4 +1,4 @@
-"""What a study found so far, in sentences: the first lines of its page and the last lines of the terminal."""
+"""A study's current result in sentences: the first lines of its page and the last lines in the terminal."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from studies.report.run_files import run_records
 from studies.results import Outcome, StudyResults
 
 FAR_NOTE = (
-    f'images {FAR_TEXT}: their mean distance is more than √2 times the distance between training images, as if they '
-    f'were noise; a ratio of 0 % does not show generalization here'
+    f'images {FAR_TEXT}: their mean distance is more than √2 times the distance between training images, as it would '
+    f'be for noise, so a ratio of 0 % does not show generalization'
 )
 
 
@@ -17,7 +17,7 @@ def finding(results: StudyResults) -> str:
     """The result of a study in one sentence."""
     outcomes = [outcome for outcome in results.outcomes if outcome.ratios]
     if not outcomes:
-        return 'No training is finished yet.'
+        return 'No training run is finished yet.'
     if all(is_far(result.record) for result in results.points if result.record is not None):
         advised = '; train longer' * any(o.combination.settings.denoiser is None for o in outcomes)
         return f'No finding yet: the generated images are noise, or {FAR_TEXT}{advised}.'
@@ -38,32 +38,32 @@ def finding(results: StudyResults) -> str:
 
 
 def range_sentence(quantity: str, first: str, last: str, intervals: list[tuple[float, float]]) -> str:
-    """A sentence about the lowest and the highest of several numbers with these intervals."""
+    """A sentence about the lowest and highest of several numbers. intervals: their intervals."""
     if max(low for low, _ in intervals) <= min(high for _, high in intervals):
         return f'{quantity} shows no difference beyond the 95 % intervals: from {first} to {last}.'
     return f'{quantity} ranges from {first} to {last}.'
 
 
 def emm_sentence(outcome: Outcome, threshold: float) -> str:
-    """The EMM of one combination in words."""
+    """The EMM of one combination, in words."""
     assert outcome.emm is not None
     emm, share = outcome.emm, f'{100 * threshold:.3g} %'
     smallest, largest = outcome.ratios[0], outcome.ratios[-1]
     if emm.estimate.relation == '<':
         return (
-            f'No measured training set is replayed: {smallest.size:,} images give {percent(smallest.mean)} copies, '
-            f'fewer than the {share} of the EMM.'
+            f'No measured training set is memorized: {smallest.size:,} images give {percent(smallest.mean)} copies, '
+            f'less than the {share} that the EMM requires.'
         )
     if emm.estimate.relation == '≥':
         return (
-            f'Every measured training set is replayed: {largest.size:,} images give {percent(largest.mean)} copies, '
-            f'at least the {share} of the EMM.'
+            f'Every measured training set is memorized: {largest.size:,} images give {percent(largest.mean)} copies, '
+            f'at least the {share} that the EMM requires.'
         )
-    return f'The model replays training sets of up to about {emm.estimate} images (at least {share} copies).'
+    return f'The model memorizes training sets of up to about {emm.estimate} images (at least {share} copies).'
 
 
 def comparison(outcomes: list[Outcome], threshold: float) -> str:
-    """The smallest and the largest EMM of several combinations in words."""
+    """The smallest and largest EMM of several combinations, in words."""
     ranked = sorted(outcomes, key=lambda outcome: _order(outcome))
     first, last = ranked[0], ranked[-1]
     assert first.emm is not None
@@ -71,7 +71,7 @@ def comparison(outcomes: list[Outcome], threshold: float) -> str:
     if last.emm.estimate.relation == '<':
         best = max(outcomes, key=lambda outcome: outcome.ratios[0].mean)
         return (
-            f'No combination replays a measured training set: the highest ratio is {percent(best.ratios[0].mean)}'
+            f'No combination memorizes a measured training set: the highest ratio is {percent(best.ratios[0].mean)}'
             f'{of(best)}, below {100 * threshold:.3g} %.'
         )
     ends = [outcome.emm.ends for outcome in outcomes if outcome.emm is not None]
@@ -80,7 +80,7 @@ def comparison(outcomes: list[Outcome], threshold: float) -> str:
 
 
 def advice(results: StudyResults) -> list[str]:
-    """What to do next for each combination whose EMM is not bracketed, from what its trainings showed."""
+    """What to do next for each combination whose EMM is not bracketed, based on its training runs."""
     texts = []
     for outcome in results.outcomes:
         if outcome.emm is None or outcome.emm.estimate.relation == '=' or outcome.next_size is not None:
@@ -94,7 +94,7 @@ def advice_for(outcome: Outcome) -> str:
     assert outcome.emm is not None
     size = (outcome.ratios[-1] if outcome.emm.estimate.relation == '≥' else outcome.ratios[0]).size
     if outcome.emm.estimate.relation == '≥':
-        return f'measure training sets of more than {size:,} images; the largest is still replayed.'
+        return f'measure training sets of more than {size:,} images; the largest is still memorized.'
     if outcome.combination.settings.denoiser is not None:
         return f'measure training sets of fewer than {size:,} images.'
     points = [result for result in outcome.at(size) if result.record is not None]
@@ -106,7 +106,7 @@ def advice_for(outcome: Outcome) -> str:
 
 
 def _was_rising(records: list[dict[str, Any]]) -> bool:
-    """Whether the last snapshot has the highest ratio, beyond the interval of the one before."""
+    """Whether the last snapshot has the highest ratio, outside the interval of the previous one."""
     ordered = sorted(records, key=lambda record: record['kimg'] or 0)
     return len(ordered) > 1 and ordered[-1]['ratio'] > max(record['ratio_high'] for record in ordered[:-1])
 
@@ -117,7 +117,7 @@ def _order(outcome: Outcome) -> tuple[float, float]:
 
 
 def bracket_text(outcome: Outcome, threshold: float) -> str:
-    """The measured sizes on both sides of the EMM with their ratios, such as '20 (98.6 %) to 50 (24.4 %)'."""
+    """The measured sizes on either side of the EMM with their ratios, such as '20 (98.6 %) to 50 (24.4 %)'."""
     low, high = bracket(outcome.ratios, threshold)
     return ' to '.join(f'{ratios.size:,} ({percent(ratios.mean)})' for ratios in (low, high) if ratios is not None)
 

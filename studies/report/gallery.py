@@ -1,4 +1,4 @@
-"""Generated images of a point, each next to its two nearest training images."""
+"""A point's generated images, each with its two nearest training images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ from studies.report.run_files import all_records
 class GalleryItem:
     """A generated image and its two nearest distinct training images: uint8 [C, H, W] each, C = 1 or 3.
 
-    distance, second_distance: to them, root mean squares per pixel in grey levels. memorized: whether it is a copy.
+    distance, second_distance: root mean square distances per pixel to these, in grey levels. memorized: whether the
+    generated image is a copy.
     """
 
     seed: int
@@ -34,14 +35,14 @@ class GalleryItem:
 
     @property
     def ratio(self) -> float:
-        """The nearest distance as a share of the second; below 1/3 the image is a copy."""
+        """The nearest distance divided by the second-nearest; the image is a copy if this is below 1/3."""
         return self.distance / max(self.second_distance, 1e-9)
 
 
 def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Tensor]) -> list[GalleryItem]:
-    """`size` images of a point's best snapshot, chosen by `closest_rows` or `spread_rows`.
+    """Read `size` images of a point's best snapshot, chosen by `closest_rows` or `spread_rows`.
 
-    Empty if the folder does not hold the images or their training set.
+    Returns an empty list if the folder lacks the images or their training set.
     """
     best = best_images(folder)
     if best is None:
@@ -49,11 +50,11 @@ def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Te
     try:
         return _items(best, open_source(folder / 'data.zip'), rows(best, size))
     except (UserError, IndexError):
-        return []  # the training set cannot be read, or differs from that of the evaluation
+        return []  # the training set cannot be read, or differs from the one used in the evaluation
 
 
 def best_images(folder: Path) -> BestSnapshot | None:
-    """The images of a point's best snapshot, if its folder holds them and their training set."""
+    """The images of a point's best snapshot, if its folder contains them and their training set."""
     records = all_records(folder / 'run')
     if not records or not (folder / 'data.zip').exists():
         return None
@@ -61,12 +62,12 @@ def best_images(folder: Path) -> BestSnapshot | None:
 
 
 def closest_rows(best: BestSnapshot, size: int) -> Tensor:
-    """The images closest to the threshold of a copy: int64 [min(size, N)]."""
+    """The images closest to the copy threshold: int64 [min(size, N)]."""
     return closest_places(best.squared_distances, size)
 
 
 def spread_rows(best: BestSnapshot, size: int) -> Tensor:
-    """A fair sample, spread evenly over the generated set: int64 [min(size, N)]."""
+    """A representative sample, spread evenly over the generated set: int64 [min(size, N)]."""
     return spread_places(len(best.images), size)
 
 

@@ -1,8 +1,8 @@
-"""The page of a study as one self-contained HTML file: the parts that a page can have, and how they are written.
+"""A study's page as one self-contained HTML file: the parts that a page can have, and how to write it.
 
-`Page` is a sequence of sections, each a sequence of blocks; `write_page` writes any, and `studies.report.sections`
-makes the sections of a study. The file has no scripts, styles, fonts or images outside of itself, and its policy
-forbids browsers to load any.
+`Page` is a sequence of sections, each a sequence of blocks; `write_page` writes any page, and `studies.report.sections`
+makes the sections for a study. The file loads no external scripts, styles, fonts or images, and its content security
+policy forbids browsers to load any.
 """
 
 import base64
@@ -21,11 +21,11 @@ from dnnlib.util import atomic_file
 from studies.report.gallery import GalleryItem
 
 TEMPLATES = Path(__file__).resolve().parent / 'templates'
-_LONGEST_LIST = 24  # entries of a list in a configuration; those beyond are counted
+_LONGEST_LIST = 24  # most entries of a list shown in a configuration; longer lists end with their length
 
 
 class Block:
-    """A part of a section. kind: the macro of parts.html.j2 that draws it."""
+    """A part of a section. kind: the macro in parts.html.j2 that draws it."""
 
     kind: ClassVar[str]
 
@@ -41,8 +41,8 @@ class Sentences(Block):
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table. detail: on a second line. share: in [0, 1], drawn as a bar behind the text. anchor: of the
-    training that it links to."""
+    """A table cell. detail: text on a second line. share: a number in [0, 1], drawn as a bar behind the text. anchor:
+    the training run that the cell links to."""
 
     text: str
     detail: str = ''
@@ -52,7 +52,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class PageTable(Block):
-    """A table. left: number of leading text columns, aligned to the left; the others hold numbers."""
+    """A table. left: number of leading text columns, which are left-aligned; the remaining columns contain numbers."""
 
     kind = 'table'
     caption: str
@@ -64,7 +64,7 @@ class PageTable(Block):
 
 @dataclass(frozen=True)
 class PageFigure(Block):
-    """A figure. alt: what it shows, in words. data: the bytes of a PNG or SVG file."""
+    """A figure. alt: a description in words. data: the content of a PNG or SVG file."""
 
     kind = 'figure'
     caption: str
@@ -74,7 +74,7 @@ class PageFigure(Block):
 
 @dataclass(frozen=True)
 class Strips(Block):
-    """Rows of generated images above their nearest training images, each with its caption."""
+    """Rows of generated images above their nearest training images, each row with a caption."""
 
     kind = 'strips'
     rows: Sequence[tuple[str, Sequence[GalleryItem]]]
@@ -83,13 +83,13 @@ class Strips(Block):
 
 @dataclass(frozen=True)
 class PagePoint:
-    """One training and its evaluation. Unknown fields are empty, and omitted from the page.
+    """One training run and its evaluation. Unknown fields are empty, and omitted on the page.
 
-    anchor: its identifier on the page, letters, digits and dashes. group: of the points that share its factor values.
-    state: 'left', 'running', 'stopped', 'failed' or 'done'. ratio: of memorized images, in [0, 1]. headline: the ratio
-    in words. facts: further numbers with their names. message: of a point that is not done, the last line of its log.
-    copied: the training images copied most. gallery: closest to the threshold first. gallery_note: how many of all
-    images it shows.
+    anchor: identifier on the page (letters, digits and dashes). group: name of the points with the same factor values.
+    state: 'left', 'running', 'stopped', 'failed' or 'done'. ratio: memorization ratio, in [0, 1]. headline: the ratio
+    in words. facts: further numbers with their names. message: the last log line, for an unfinished point. copied: the
+    training images copied most often. gallery: images, closest to the threshold first. gallery_note: how many of the
+    images the gallery shows.
     """
 
     anchor: str
@@ -111,7 +111,7 @@ class PagePoint:
 
 @dataclass(frozen=True)
 class Trainings(Block):
-    """All trainings, folded, with buttons that choose which images of their galleries are shown."""
+    """All training runs, collapsed, with buttons that choose which images the galleries show."""
 
     kind = 'trainings'
     points: Sequence[PagePoint]
@@ -132,7 +132,7 @@ class Trainings(Block):
 
 @dataclass(frozen=True)
 class Section:
-    """A section with its heading. name: its identifier on the page, in lower case."""
+    """A section with a heading. name: its identifier on the page, in lower case."""
 
     name: str
     title: str
@@ -141,10 +141,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that a page shows, in this order. Texts are plain, without markup.
+    """Everything on a page, in display order. Texts are plain, without markup.
 
-    updated: when it was written, and the progress of the study. refreshes: whether a browser loads it again every few
-    seconds, because the study is still running.
+    updated: when the page was written, and the study's progress. refreshes: whether the browser reloads the page every
+    few seconds, because the study is still running.
     """
 
     title: str
@@ -163,7 +163,7 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML. The same page gives the same text."""
+    """The page as HTML; deterministic."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -177,19 +177,19 @@ def render_page(page: Page) -> str:
         page=page,
         style=(TEMPLATES / 'page.css').read_text(encoding='utf-8'),
         script=script,
-        # The only script that a browser runs here: a name in a study file cannot add another.
+        # The only script that browsers run on the page; a name in a study file cannot inject another.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
 def data_uri(data: bytes) -> str:
-    """A PNG or SVG file as a data URI."""
+    """Encode a PNG or SVG file as a data URI."""
     kind = 'image/png' if data.startswith(b'\x89PNG') else 'image/svg+xml'
     return f'data:{kind};base64,{base64.b64encode(data).decode()}'
 
 
 def pixels_uri(image: np.ndarray) -> str:
-    """uint8 [C, H, W], grey or RGB, as the data URI of a PNG."""
+    """Encode uint8 [C, H, W], grey or RGB, as a PNG data URI."""
     pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
     picture = PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     data = io.BytesIO()
@@ -198,14 +198,14 @@ def pixels_uri(image: np.ndarray) -> str:
 
 
 def entries(configuration: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Keys of a configuration, each with a text or a nested configuration."""
+    """The keys of a configuration, each with a text or a nested configuration."""
     for key, value in configuration.items():
         yield str(key), value if isinstance(value, dict) and value else _setting(value)
 
 
 def _setting(value: Any) -> str:
     if isinstance(value, list | tuple):
-        more = f', … ({len(value)} in all)' if len(value) > _LONGEST_LIST else ''
+        more = f', … ({len(value)} in total)' if len(value) > _LONGEST_LIST else ''
         return ', '.join(map(_setting, value[:_LONGEST_LIST])) + more or 'none'
     if isinstance(value, bool):
         return 'yes' if value else 'no'

@@ -1,7 +1,7 @@
-"""Figures of memorization ratios and of the EMM.
+"""Draws figures of memorization ratios and the EMM.
 
-Each `..._figure` makes one figure; `save_figure` writes it as PNG or SVG. Curves differ in marker and line style
-as well as in colour, so that a figure stays legible in black and white.
+Each `..._figure` function makes one figure; `save_figure` writes it as PNG or SVG. Curves differ in marker, line style
+and colour, so that figures remain legible in black and white.
 """
 
 import io
@@ -25,7 +25,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullForm
 from dnnlib.util import atomic_file
 from evaluation.effective_memorization import EMM, EMM_RATIO
 
-_WIDTH, _DPI = 4.8, 160  # inches, so that a telephone shows readable text, and pixels per inch of a PNG: 768 pixels
+_WIDTH, _DPI = 4.8, 160  # in inches, narrow enough for text to be readable on a phone; a PNG is 768 pixels wide
 _LABEL_LENGTH = 26  # characters of a name on one line
 _COLORS = ['#0b0b0b', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#7a7a7a', '#56b4e9', '#b58900']
 _MARKERS = 'osD^vPX*'
@@ -37,7 +37,7 @@ _STYLE: dict[Any, Any] = {
     'axes.spines.top': False,
     'axes.spines.right': False,
     'text.parse_math': False,  # show dollar signs in names literally
-    'svg.hashsalt': 'figure',  # for deterministic bytes
+    'svg.hashsalt': 'figure',  # makes SVG files deterministic
 }
 
 
@@ -45,7 +45,7 @@ _STYLE: dict[Any, Any] = {
 class RatioPoint:
     """A memorization ratio at a training-set size, with its 95 % interval; all shares in [0, 1].
 
-    far: whether the generated images are far from any data, which figures mark with a cross.
+    far: whether the generated images are far from any data; figures mark such points with a cross.
     """
 
     dataset_size: int
@@ -57,7 +57,7 @@ class RatioPoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """The ratios of one configuration by training-set size. name: of the factor value, for the legend."""
+    """The ratios of one configuration by training-set size. name: the factor value, for the legend."""
 
     name: str
     points: Sequence[RatioPoint]
@@ -65,9 +65,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """The ratios of one run's snapshots: epochs, ratios, the ends of their 95 % intervals, and flags, of equal length.
+    """The ratios of one run's snapshots: epochs, ratios, ends of their 95 % intervals, and flags, of equal length.
 
-    far: as of `RatioPoint`.
+    far: as in `RatioPoint`.
     """
 
     name: str
@@ -80,9 +80,9 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class RunHistory:
-    """One run: its losses by thousands of images seen, and the ratios of its snapshots with their 95 % intervals.
+    """One run: its losses by thousands of images seen, and its snapshots' ratios with their 95 % intervals.
 
-    losses: (kimg, loss); losses that are not positive numbers are left out. ratios: (kimg, ratio, low, high).
+    losses: (kimg, loss); losses that are not positive numbers are omitted. ratios: (kimg, ratio, low, high).
     far: kimg of the snapshots whose images are far from any data.
     """
 
@@ -93,7 +93,7 @@ class RunHistory:
 
 @dataclass(frozen=True)
 class EmmBar:
-    """The EMM of one factor value. name: of the factor value."""
+    """The EMM of one factor value. name: the factor value."""
 
     name: str
     emm: EMM
@@ -101,10 +101,10 @@ class EmmBar:
 
 @dataclass(frozen=True)
 class SkipPlacement:
-    """A ratio in [0, 1] with its 95 % interval, of a network that keeps some of its skip connections.
+    """A ratio in [0, 1], with its 95 % interval, for a network that keeps some of its skip connections.
 
-    mask: 1 for each connection that is kept, in encoder order from the highest resolution down.
-    far: as of `RatioPoint`.
+    mask: 1 for each connection that is kept, in encoder order from the highest resolution to the lowest.
+    far: as in `RatioPoint`.
     """
 
     mask: Sequence[int]
@@ -121,16 +121,16 @@ def ratio_figure(
     threshold: float = EMM_RATIO,
     label: str = '',
 ) -> Figure:
-    """Ratio against size, a curve for each factor value; intervals as bands, the EMM's threshold dashed.
+    """Ratio against size, one curve per factor value; intervals are bands, and the EMM's threshold is dashed.
 
-    interval: meaning of the bands, for the axis label. threshold: the ratio that counts for the EMM. label: of the
-    factor, above the legend.
+    interval: what the bands show, for the axis label. threshold: the ratio that defines the EMM. label: the factor's
+    name, above the legend.
     """
     with new_figure(title, 3.2 + legend_height([curve.name for curve in curves], label)) as (figure, axes):
         handles = []
         for place, (style, curve) in enumerate(zip(curve_styles(len(curves)), curves, strict=False)):
             points = sorted(curve.points, key=lambda point: point.dataset_size)
-            # Moved by up to 3 %, so that curves that coincide do not cover one another.
+            # Shifted by up to 3 %, so that curves that coincide do not hide each other.
             shift = 1.03 ** (2 * place / max(len(curves) - 1, 1) - (len(curves) > 1))
             sizes = [point.dataset_size * shift for point in points]
             ends = [point.ratio_low for point in points], [point.ratio_high for point in points]
@@ -160,7 +160,7 @@ def training_figure(
     threshold: float = EMM_RATIO,
     label: str = '',
 ) -> Figure:
-    """Ratio against training epochs, a curve for each run; intervals as bands, the EMM's threshold dashed.
+    """Ratio against training epochs, one curve per run; intervals are bands, and the EMM's threshold is dashed.
 
     interval, threshold, label: as in `ratio_figure`.
     """
@@ -183,7 +183,7 @@ def training_figure(
 
 
 def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) -> Figure | None:
-    """The loss of a run above the ratios of its snapshots, over one axis of images seen; None without either."""
+    """A run's loss above its snapshots' ratios, with a shared axis of images seen; None if it has neither."""
     losses = [(kimg, loss) for kimg, loss in history.losses if math.isfinite(loss) and loss > 0]
     ratios = sorted(row for row in history.ratios if all(map(math.isfinite, row)))
     has_losses, has_ratios = len(losses) > 1, bool(ratios)
@@ -211,7 +211,7 @@ def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) ->
 
 
 def _loss_axis(axes: Axes, losses: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers, or a linear one if the losses differ by less than a factor of three."""
+    """Set a logarithmic axis with plain numbers, or a linear one if losses differ by less than a factor of three."""
     spread = max(losses) / min(losses)
     if spread < 3:
         return
@@ -222,10 +222,10 @@ def _loss_axis(axes: Axes, losses: Sequence[float]) -> None:
 
 
 def emm_figure(bars: Sequence[EmmBar], title: str, label: str = '') -> Figure:
-    """The EMM by factor value, on a logarithmic scale, first value on top.
+    """The EMM by factor value, on a logarithmic scale, with the first value on top.
 
-    A known EMM is a dot in its interval. One outside of the measured sizes is an open triangle with an arrow to the
-    side on which it lies; an end of an interval that lies outside of them has an arrow too. label: of the factor.
+    A known EMM is a dot within its interval. An EMM outside the measured sizes is an open triangle with an arrow
+    pointing to its side; interval ends outside the measured sizes also have arrows. label: the factor's name.
     """
     names = [_label(bar.name, width=18) for bar in bars]
     places, height = row_places(names)
@@ -253,9 +253,9 @@ def value_figure(
     threshold: float = EMM_RATIO,
     label: str = '',
 ) -> Figure:
-    """Ratio at one size by factor value, first value on top: a dot in its interval; the EMM's threshold dashed.
+    """Ratio at one size by factor value, first value on top: a dot within its interval; the EMM's threshold is dashed.
 
-    values: name and ratio of each. interval: meaning of the lines, for the axis label. label: of the factor.
+    values: pairs of name and ratio. interval: what the lines show, for the axis label. label: the factor's name.
     """
     names = [_label(name, width=18) for name, _ in values]
     places, height = row_places(names)
@@ -274,14 +274,14 @@ def value_figure(
 
 
 def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int], title: str) -> Figure:
-    """Ratio by the skip connections that are kept: a bar for each mask, and below it the positions, filled if kept.
+    """Ratio by the skip connections that are kept: a bar per mask and, below it, the positions (filled if kept).
 
-    resolutions: of the encoder, highest first; each has an equal share of the places.
-    Raises ValueError for masks of unequal lengths, or of a length that the resolutions do not divide.
+    resolutions: the encoder's resolutions, highest first; each has the same number of positions.
+    Raises ValueError if masks differ in length, or if the number of resolutions does not divide their length.
     """
     lengths = {len(placement.mask) for placement in placements}
     if len(lengths) != 1 or max(lengths) % len(resolutions):
-        raise ValueError(f'masks of {sorted(lengths)} places do not fit {len(resolutions)} resolutions')
+        raise ValueError(f'masks of length {sorted(lengths)} do not fit {len(resolutions)} resolutions')
     num_places = lengths.pop()
     per_resolution = num_places // len(resolutions)
     with matplotlib.rc_context(_STYLE):
@@ -305,12 +305,12 @@ def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int],
         for spine in below.spines.values():
             spine.set_visible(False)
         crosses = crosses_text(placement.far for placement in placements)
-        below.set_xlabel(f'skip connections kept (filled), in the order of the encoder{crosses}')
+        below.set_xlabel(f'skip connections kept (filled), in encoder order{crosses}')
     return figure
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG or SVG, by the path's ending."""
+    """Write a figure as PNG or SVG, depending on the path's extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = figure_bytes(figure, path.suffix[1:])
     with atomic_file(path) as file:
@@ -318,7 +318,7 @@ def save_figure(path: Path, figure: Figure) -> None:
 
 
 def figure_bytes(figure: Figure, file_format: str) -> bytes:
-    """A figure as the bytes of a 'png' or 'svg' file; deterministic."""
+    """Render a figure as the content of a 'png' or 'svg' file; deterministic."""
     data = io.BytesIO()
     metadata: dict[str, None] = {'Software': None} if file_format == 'png' else {'Date': None, 'Creator': None}
     with matplotlib.rc_context(_STYLE):
@@ -328,14 +328,14 @@ def figure_bytes(figure: Figure, file_format: str) -> bytes:
 
 @contextmanager
 def new_figure(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """An empty figure of README width in the project's style. height: in inches."""
+    """An empty figure with the width of README figures, in the project's style. height: in inches."""
     with new_panels(title, height, 1) as (figure, (axes,)):
         yield figure, axes
 
 
 @contextmanager
 def new_panels(title: str, height: float, count: int) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """An empty figure as `new_figure` of `count` panels, one above the other, with the same horizontal axis."""
+    """Like `new_figure`, with `count` panels above one another that share the horizontal axis."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout='constrained')
         panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
@@ -349,13 +349,13 @@ def _title(figure: Figure, title: str) -> None:
 
 
 def curve_styles(count: int = 1) -> Iterator[dict]:
-    """Colour, marker and line style of a figure's `count` curves, in order; the three cycles have different lengths.
+    """Colour, marker and line style of `count` curves, in order; the three cycles have different lengths.
 
-    Earlier curves are wider, so that they show behind later ones that coincide with them.
+    Earlier curves are wider, so that they remain visible behind later curves that coincide with them.
     """
     styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), itertools.cycle(_LINES), strict=False)
     for number, (color, marker, line) in enumerate(styles):
-        # From the ninth curve on, markers are open.
+        # From the ninth curve, markers are open.
         face = 'white' if number // len(_MARKERS) % 2 else color
         width = 1.3 + min(0.6 * max(count - 1 - number, 0), 2.4)
         yield {'color': color, 'marker': marker, 'linestyle': line, 'markerfacecolor': face, 'linewidth': width}
@@ -371,13 +371,13 @@ def _band_curve(
 ) -> Line2D:
     middle, bottom, top = (100 * np.array(shares, dtype=np.float64) for shares in (ratios, low, high))
     axes.fill_between(x, bottom, top, color=style['color'], alpha=0.13, linewidth=0)
-    # The ends are drawn too: a band without width, such as for a curve with one point, is invisible.
+    # The ends are also drawn, because a band without width (such as for a curve with one point) is invisible.
     axes.vlines(x, bottom, top, color=style['color'], linewidth=1)
     return axes.plot(x, middle, markersize=5, markeredgewidth=1.2, **style)[0]
 
 
 def cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
-    """Mark points whose images are far from any data."""
+    """Mark with crosses the points whose images are far from any data."""
     if places:
         axes.plot(
             *zip(*places, strict=True),
@@ -391,7 +391,7 @@ def cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
 
 
 def crosses_text(flags: Iterable[object]) -> str:
-    """The part of an axis label that explains the crosses; empty without any."""
+    """The part of an axis label that explains the crosses; empty if there are none."""
     return '\ncrosses: images far from any data' if any(flags) else ''
 
 
@@ -403,14 +403,14 @@ def ratio_axis(axes: Axes) -> None:
 
 
 def _threshold(axes: Axes, threshold: float) -> None:
-    """The EMM's threshold as a dashed line, labelled next to the axes, so that no curve hides the label."""
+    """Draw the EMM's threshold as a dashed line, labelled next to the axes so that no curve hides the label."""
     axes.axhline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
     place, text = (1, 100 * threshold), f'{100 * threshold:.3g} %\nEMM'
     axes.annotate(text, place, (4, 0), ('axes fraction', 'data'), 'offset points', va='center', fontsize=8)
 
 
 def row_places(names: Sequence[str]) -> tuple[list[float], float]:
-    """Vertical positions of the labelled rows, two text lines each or more for long labels, and the height in lines."""
+    """Vertical positions of labelled rows (at least two text lines each, more for long labels), and height in lines."""
     lines = [max(2, name.count('\n') + 1) for name in names]
     ends = list(itertools.accumulate(lines))
     return [end - own / 2 for end, own in zip(ends, lines, strict=True)], float(ends[-1])
@@ -419,7 +419,7 @@ def row_places(names: Sequence[str]) -> tuple[list[float], float]:
 def label_rows(
     axes: Axes, places: Sequence[float], names: Sequence[str], values: Sequence[str], height: float, label: str = ''
 ) -> None:
-    """Name the rows of `row_places` on the left of the axes, under a label, and write a value for each on the right."""
+    """Write each row's name on the left of the axes (under a label), and its value on the right."""
     axes.set_yticks(places, names)
     axes.set_ylabel(_label(label) if label else '')
     axes.tick_params(axis='y', length=0)
@@ -461,7 +461,7 @@ def _skip_bars(axes: Axes, placements: Sequence[SkipPlacement]) -> None:
         axes.annotate(
             text, (column, top), (0, 9 if placement.far else 2), textcoords='offset points', ha='center', fontsize=size
         )
-    middle, half = (len(placements) - 1) / 2, max(len(placements) + 0.4, 6) / 2  # keeps few bars narrow
+    middle, half = (len(placements) - 1) / 2, max(len(placements) + 0.4, 6) / 2  # keeps bars narrow if there are few
     axes.set_xlim(middle - half, middle + half)
     ratio_axis(axes)
     axes.set_ylim(0, 112)
@@ -470,7 +470,7 @@ def _skip_bars(axes: Axes, placements: Sequence[SkipPlacement]) -> None:
 
 
 def legend_height(names: Sequence[str], label: str = '') -> float:
-    """Inches that the legend under a figure takes. label: above the names."""
+    """The height in inches of the legend under a figure. label: the text above the names."""
     names = [_label(name) for name in names]
     if len(names) < 2:
         return 0
@@ -479,7 +479,7 @@ def legend_height(names: Sequence[str], label: str = '') -> float:
 
 
 def add_legend(figure: Figure, handles: list[Line2D], names: Sequence[str], label: str = '') -> None:
-    """A legend below the figure, so that long names take no space from the curves."""
+    """Add a legend below the figure, so that long names take no space from the curves."""
     labels = [_label(name) for name in names]
     if len(labels) > 1:
         figure.legend(
@@ -499,16 +499,16 @@ def _legend_columns(labels: Sequence[str]) -> int:
 
 
 def _label(name: str, width: int = _LABEL_LENGTH) -> str:
-    """A name as a label: at most two lines, without characters that fonts lack."""
+    """Format a name as a label: at most two lines, without characters that fonts lack."""
     name = ''.join(character if character.isprintable() else ' ' for character in name).strip()
-    # matplotlib leaves labels out of the legend that begin with an underscore.
+    # matplotlib omits labels from the legend if they begin with an underscore.
     name = f' {name}' if name.startswith('_') else name
     lines = textwrap.wrap(name, width, max_lines=2, placeholder=' …', drop_whitespace=False, break_on_hyphens=False)
     return '\n'.join([*lines[:1], *map(str.strip, lines[1:])]) or '—'
 
 
 def apart(sizes: Sequence[int], share: float) -> list[int]:
-    """The ascending sizes whose labels have room on a logarithmic axis, always with the first and the last one.
+    """The sizes (from an ascending list) whose labels fit on a logarithmic axis, always with the first and the last.
 
     share: smallest distance between two labels, as a share of the axis.
     """
@@ -523,7 +523,7 @@ def apart(sizes: Sequence[int], share: float) -> list[int]:
 
 
 def _round_numbers(low: float, high: float) -> list[int]:
-    """Round numbers in an interval, for the ticks of a logarithmic axis: about three to eight."""
+    """Round numbers in an interval, for ticks on a logarithmic axis: about three to eight."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found: list[int] = []
     for digits in ([1], [1, 3], [1, 2, 5], range(1, 10), np.arange(10, 100) / 10):

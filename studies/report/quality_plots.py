@@ -1,4 +1,4 @@
-"""Image quality next to memorization: Fréchet distances of a study's records, by size and over training."""
+"""Draws image quality next to memorization: Fréchet distances from a study's records, by size and during training."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from studies.results import Outcome, PointResult, StudyResults
 
 @dataclass(frozen=True)
 class QualityCurve:
-    """Ratios in [0, 1] and Fréchet distances at the same places x > 0, ascending; far: as of `plots.RatioPoint`."""
+    """Ratios in [0, 1] and Fréchet distances at the same positions x > 0, ascending. far: as in `plots.RatioPoint`."""
 
     name: str
     x: Sequence[float]
@@ -36,7 +36,7 @@ class QualityCurve:
 
 
 def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
-    """Name, caption and figure of quality by |D|, and of quality over training for each combination."""
+    """Name, caption and figure: quality by |D|, then quality during training for each combination."""
     by_size = [
         (outcome.combination.name, [(result.point.size, result.record or {}) for result in first_repeats(outcome)])
         for outcome in results.outcomes
@@ -55,7 +55,7 @@ def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
 
 
 def first_repeats(outcome: Outcome) -> list[PointResult]:
-    """The first finished repeat of each size whose record has a Fréchet distance, by size."""
+    """For each size, in order, the first finished repeat whose record has a Fréchet distance."""
     found: dict[int, PointResult] = {}
     for result in outcome.points:
         if result.record is not None and 'frechet' in result.record.get('metrics', {}):
@@ -64,7 +64,7 @@ def first_repeats(outcome: Outcome) -> list[PointResult]:
 
 
 def measured_records(run: Path) -> list[dict[str, Any]]:
-    """The newest record of each snapshot that has a Fréchet distance, by epochs."""
+    """For each snapshot with a Fréchet distance, its newest record, by epochs."""
     found = [record for record in run_records(run) if 'frechet' in record.get('metrics', {}) and record['epochs'] > 0]
     same = {record['snapshot']: record for record in found if record.get('measured') == found[-1].get('measured')}
     return sorted(same.values(), key=lambda record: record['epochs'])
@@ -73,7 +73,7 @@ def measured_records(run: Path) -> list[dict[str, Any]]:
 def quality_by(
     title: str, name: str, curves: Sequence[tuple[str, Sequence[tuple[float, dict[str, Any]]]]], x_label: str
 ) -> tuple[str, str, Figure]:
-    """Name, caption and figure of curves of (place, record)."""
+    """Name, caption and figure for curves of (position, record) pairs."""
     records = [record for _, rows in curves for _, record in rows]
     frechets = [record['metrics']['frechet'] for record in records]
     held_out = all(frechet['to_test'] is not None for frechet in frechets)
@@ -83,7 +83,7 @@ def quality_by(
     texts = [' or '.join(f'{number:,}' for number in some) for some in numbers]
     caption = f'Memorized images, and the Fréchet distance of {texts[0]} generated to {texts[1]} {words}, by {x_label}.'
     if any(len(some) > 1 for some in numbers):
-        caption += ' Distances of different numbers of images cannot be compared.'
+        caption += ' Distances for different numbers of images cannot be compared.'
     found = [
         QualityCurve(
             label,
@@ -99,7 +99,7 @@ def quality_by(
 
 
 def quality_figure(curves: Sequence[QualityCurve], title: str, x_label: str, y_label: str) -> Figure:
-    """Memorized images above Fréchet distances, both over one logarithmic axis."""
+    """Memorized images above Fréchet distances, with a shared logarithmic axis."""
     names = [curve.name for curve in curves]
     with new_panels(title, 4.6 + legend_height(names), 2) as (figure, (above, below)):
         handles = []

@@ -1,4 +1,4 @@
-"""Reads the records and statistics in run folders; what is not readable is left out."""
+"""Reads records and statistics from run folders; unreadable parts are skipped."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from evaluation.records import Record, read_records
 
 
 def all_records(run: Path) -> list[Record]:
-    """The records of a run folder, oldest first; empty if the file is missing or damaged."""
+    """All records in a run folder, oldest first; empty if the file is missing or corrupt."""
     try:
         return read_records(run / 'mem_traj.jsonl')
     except (UserError, UnicodeDecodeError):
@@ -17,13 +17,13 @@ def all_records(run: Path) -> list[Record]:
 
 
 def run_records(run: Path) -> list[Record]:
-    """Like `all_records`, but only of snapshots whose kimg and epochs are known, not of closed forms."""
+    """Like `all_records`, but only for snapshots whose kimg and epochs are known (not for closed forms)."""
     records = all_records(run)
     return [record for record in records if None not in (record['kimg'], record['epochs'])]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; missing, truncated or other lines are omitted."""
+    """The objects in a JSON lines file; missing, truncated or invalid lines are skipped."""
     found = []
     try:
         lines = path.read_text(encoding='utf-8').splitlines()

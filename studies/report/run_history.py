@@ -1,4 +1,4 @@
-"""What the files of a run folder hold over training: losses, and ratios of the snapshots."""
+"""The history of a run, from the files in its folder: losses, and the snapshots' ratios."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _MOST_LOSSES = 200
 
 
 def run_history(run: Path) -> RunHistory:
-    """What a run folder's stats.jsonl and mem_traj.jsonl hold."""
+    """Read a run's history from its stats.jsonl and mem_traj.jsonl."""
     losses = [pair for pair in map(loss_of, read_lines(run / STATS_FILE)) if pair is not None]
     losses = losses[:: -(-len(losses) // _MOST_LOSSES) or 1]
     names = ('kimg', 'ratio', 'ratio_low', 'ratio_high')
@@ -22,7 +22,7 @@ def run_history(run: Path) -> RunHistory:
 
 
 def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of the newest evaluation, by epochs: one for each snapshot, all with the same seeds and sampler."""
+    """The newest evaluation's records, by epochs: one per snapshot, all with the same seeds and sampler."""
     if not records:
         return []
     same = [r for r in records if all(r.get(key) == records[-1].get(key) for key in ('seeds', 'sampler', 'precision'))]
@@ -30,7 +30,7 @@ def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def loss_of(fields: dict[str, Any]) -> tuple[float, float] | None:
-    """kimg and mean loss of a line of stats.jsonl."""
+    """The kimg and mean loss from a line of stats.jsonl."""
     kimg, loss = fields.get('Progress/kimg'), fields.get('Loss/loss')
     mean = loss.get('mean') if isinstance(loss, dict) else None
     return (float(kimg), float(mean)) if isinstance(kimg, int | float) and isinstance(mean, int | float) else None

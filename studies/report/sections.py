@@ -1,7 +1,7 @@
-"""The sections of a study's page, from its results: `SECTIONS`, in the order of the page.
+"""The sections of a study's page: `SECTIONS`, in page order.
 
-A new section is a function that takes the results and returns its blocks, none if it has nothing to show, and an entry
-in `SECTIONS`.
+To add a section, write a function that maps the results to blocks (none if there is nothing to show), and add an entry
+to `SECTIONS`.
 """
 
 import datetime
@@ -37,25 +37,25 @@ from studies.results import StudyResults
 from studies.study import COLUMNS
 
 STRIP_IMAGES = 8
-MOST_SENTENCES = 6  # EMMs that the first screen lists
+MOST_SENTENCES = 6  # most EMMs listed on the first screen
 
 
 def write_study_page(results: StudyResults) -> Path:
-    """Write the page of a study into its folder; returns its path."""
+    """Write a study's page into its folder; returns the path."""
     path = results.root / PAGE
     write_page(path, study_page(results))
     return path
 
 
 def study_page(results: StudyResults) -> Page:
-    """The page of the results of a study so far."""
+    """The page for a study's current results."""
     counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
     now = datetime.datetime.now().astimezone()
     sections = [Section(name, title, blocks(results)) for name, (title, blocks) in SECTIONS.items()]
     return Page(
         title=results.study.title,
         description=results.study.description,
-        updated=f'Updated {now:%-d %B %Y, %H:%M %Z}. Trainings: {counts or "none yet"}.',
+        updated=f'Updated {now:%-d %B %Y, %H:%M %Z}. Training runs: {counts or "none yet"}.',
         refreshes=any(result.status.state == RUNNING for result in results.points),
         sections=[section for section in sections if section.blocks],
     )
@@ -70,7 +70,9 @@ def finding_section(results: StudyResults) -> Sequence[Block]:
         if outcome.next_size is not None
     ]
     if results.set_aside:
-        notes.append(f'Set aside, made with other settings: {counted(len(results.set_aside), "earlier training")}.')
+        notes.append(
+            f'Set aside (made with other settings): {counted(len(results.set_aside), "earlier training run")}.'
+        )
     strips = typical_strips(results)
     blocks: list[Block] = [
         Sentences([finding(results)], 'lead'),
@@ -84,7 +86,7 @@ def finding_section(results: StudyResults) -> Sequence[Block]:
 
 
 def emm_sentences(results: StudyResults) -> list[str]:
-    """The EMM of each combination with its interval and bracket, unless there are so many that a table is better."""
+    """The EMM of each combination with its interval and bracket; empty if there are so many that a table is better."""
     known = [outcome for outcome in results.outcomes if outcome.emm is not None]
     if len(known) > MOST_SENTENCES:
         return []
@@ -102,7 +104,7 @@ def page_figures(results: StudyResults) -> Iterator[PageFigure]:
 
 
 def typical_strips(results: StudyResults) -> Strips:
-    """Images spread evenly over the generated sets of the trainings on both sides of the first known EMM."""
+    """Images spread evenly over the generated sets of the training runs on either side of the first known EMM."""
     rows = []
     for outcome in [outcome for outcome in results.outcomes if outcome.ratios][:1]:
         for ratios in bracket(outcome.ratios, results.study.threshold):
@@ -139,18 +141,18 @@ SECTIONS: dict[str, tuple[str, Callable[[StudyResults], Sequence[Block]]]] = {
     'finding': ('Finding', finding_section),
     'figures': ('Figures', figures_section),
     'tables': ('Tables', tables_section),
-    'trainings': ('Trainings', trainings_section),
+    'trainings': ('Training runs', trainings_section),
 }
 
 
 def anchors_of(results: StudyResults) -> dict[Path, str]:
-    """The identifiers on the page of the trainings that have started, by folder."""
+    """The page identifiers of the training runs that have started, by folder."""
     begun = [result.point.folder for result in results.points if result.status.state != LEFT]
     return {folder: f'point-{number}' for number, folder in enumerate(begun, start=1)}
 
 
 def emm_table(results: StudyResults) -> PageTable:
-    """EMM by combination, with its interval and the measured sizes on its two sides."""
+    """EMM by combination, with its interval and the measured sizes on either side."""
     factors = results.study.factors
     return PageTable(
         'EMM, in training images',
@@ -170,7 +172,7 @@ def emm_table(results: StudyResults) -> PageTable:
 
 
 def ratio_table(results: StudyResults) -> PageTable:
-    """Ratio by combination and size; a size links to the first of its trainings."""
+    """Ratio by combination and size; a size links to its first training run."""
     factors = [factor.name for factor in results.study.factors]
     anchors = anchors_of(results)
     leads = {
@@ -209,7 +211,7 @@ def ratio_table(results: StudyResults) -> PageTable:
 
 
 def metrics_table(results: StudyResults) -> PageTable:
-    """The numbers of the metrics that were measured, by combination, with a column for each size."""
+    """The measured metrics by combination, with a column for each size."""
     factors = results.study.factors
     rows = ratio_rows(results)
     sizes = sorted({row['size'] for row in rows})
@@ -253,18 +255,18 @@ def agreement_table(results: StudyResults) -> PageTable:
             for row in mean_agreement(results)
         ],
         left=len(factors),
-        note='Cosines of pixels after subtracting the mean of each image, with 95 % intervals over repeats, or over '
-        'images if there is one repeat.',
+        note='Cosines of pixels (after subtracting the mean of each image), with 95 % intervals over repeats or, for a '
+        'single repeat, over images.',
     )
 
 
 def clocks_table(results: StudyResults) -> PageTable:
-    """The clocks of each training that the study measures."""
+    """The measured clocks of each training run."""
     factors = [factor.name for factor in results.study.factors]
     measured = clock_rows(results)
     shown = {name: label for name, label in CLOCKS.items() if any(name in row for row in measured)}
     return PageTable(
-        'Clocks of each training, in kimg',
+        'Clocks of each training run, in kimg',
         [*(factor.label for factor in results.study.factors), '|D|', *shown.values()],
         [
             [
@@ -275,12 +277,12 @@ def clocks_table(results: StudyResults) -> PageTable:
             for row in measured
         ],
         left=len(factors),
-        note='The first snapshot that shows it, with its 95 % interval; a dash if none does.',
+        note='The time of the first snapshot that shows the event, with its 95 % interval; a dash if none does.',
     )
 
 
 def clock_cell(row: dict[str, Any], name: str) -> Cell:
-    """A clock with its interval; one that may lie beyond the last snapshot ends with '…'."""
+    """A clock with its interval; an interval that may extend beyond the last snapshot ends with '…'."""
     if row.get(name) is None:
         return Cell('–')
     high = row[f'{name}_high']
@@ -288,10 +290,10 @@ def clock_cell(row: dict[str, Any], name: str) -> Cell:
 
 
 def unbroken(text: str) -> str:
-    """A text that stays on one line."""
+    """A text without line breaks."""
     return text.replace(' ', '\u00a0')
 
 
 def interval_text(emm: EMM) -> str:
-    """The ends of the interval, or the single bound if both lie outside the measured sizes."""
+    """The ends of the interval, or a single bound if both lie outside the measured sizes."""
     return f'{emm.low} to {emm.high}' if emm.low != emm.high else str(emm.low)

@@ -1,4 +1,4 @@
-"""Results of a study as text, CSV and JSON. Tables contain no times: an interrupted study has the same tables."""
+"""A study's results as text, CSV and JSON. Tables contain no times, so an interrupted study has the same tables."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ from studies.time_left import STEPS, about_or_more, running_line, study_seconds_
 
 
 def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
-    """One row for each combination and size with a finished repeat; ratios are shares in [0, 1].
+    """One row per combination and size with a finished repeat; ratios are in [0, 1].
 
-    dataset_sha256: the content hashes of the repeats' training sets. far: repeats whose images are far from any data,
-    see `evaluation.printing.is_far`.
+    dataset_sha256: content hashes of the repeats' training sets. far: number of repeats whose images are far from any
+    data, see `evaluation.printing.is_far`.
     """
     rows = []
     for outcome in results.outcomes:
@@ -48,7 +48,7 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
 
 
 def metric_means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The mean over repeats of each number of the metrics that all of their records have."""
+    """The mean over repeats of each number in the metrics that all records share."""
     found = [record.get('metrics') for record in records]
     columns = [dict(numbers_of(metrics)) if isinstance(metrics, dict) else {} for metrics in found]
     values = {name: [column.get(name) for column in columns] for name in columns[0]}
@@ -57,7 +57,7 @@ def metric_means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def emm_rows(results: StudyResults) -> list[dict[str, Any]]:
-    """One row for each combination: its EMM and interval, each end with its relation '=', '≥' or '<'."""
+    """One row per combination: its EMM and interval, each value with its relation '=', '≥' or '<'."""
     return [{**outcome.combination.values, **emm_fields(outcome.emm)} for outcome in results.outcomes]
 
 
@@ -75,7 +75,7 @@ def emm_fields(emm: EMM | None) -> dict[str, Any]:
 
 
 def write_tables(results: StudyResults) -> list[Path]:
-    """Write ratios.csv, emm.csv and tables.json into the study's folder, and a CSV for each measurement of `diagnose`;
+    """Write ratios.csv, emm.csv, tables.json and a CSV for each `diagnose` measurement into the study's folder;
     returns their paths."""
     contents = {
         'ratios.csv': csv_text(ratio_rows(results), ['size']),
@@ -91,7 +91,7 @@ def write_tables(results: StudyResults) -> list[Path]:
 
 
 def tables(results: StudyResults) -> dict[str, Any]:
-    """All tables and warnings of a study as JSON."""
+    """All tables and warnings of a study, as values that JSON can store."""
     return {
         'study': results.study.name,
         'title': results.study.title,
@@ -111,7 +111,7 @@ def distinct(values: Iterable[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def table_text(results: StudyResults) -> str:
-    """The tables for a terminal."""
+    """The tables as text for a terminal."""
     factors = [factor.name for factor in results.study.factors]
     rows = [
         [
@@ -139,7 +139,7 @@ def table_text(results: StudyResults) -> str:
         if outcome.emm is not None
     ]
     parts = [
-        f'Highest memorization ratio over the snapshots of each training; intervals: {" and ".join(kinds)}',
+        f'Highest memorization ratio over the snapshots of each training run; intervals: {" and ".join(kinds)}',
         aligned([header, *rows], len(factors)),
     ]
     if emms:
@@ -157,7 +157,7 @@ def table_text(results: StudyResults) -> str:
 
 
 def status_text(results: StudyResults) -> str:
-    """Progress of a study: counts, running points, failed points with their errors, and the estimated time left."""
+    """A study's progress: counts, running points, failed points with their errors, and the estimated time left."""
     counts = results.counts()
     lines = [f'{results.study.title}: ' + ', '.join(f'{number} {state}' for state, number in counts.items() if number)]
     lines += [running_line(result, results) for result in results.points if result.status.state == RUNNING]
@@ -172,7 +172,7 @@ def status_text(results: StudyResults) -> str:
         if o.emm
     ]
     if counts[RUNNING] == 0 and counts.get(STOPPED):
-        lines.append('The same emm.py command resumes the study.')
+        lines.append('To resume the study, run the same emm.py command.')
     lines += [f'set aside, made with other settings: {path}' for path in results.set_aside]
     seconds = study_seconds_left(results)
     if seconds:

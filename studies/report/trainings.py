@@ -1,4 +1,4 @@
-"""The trainings on a study's page: the numbers, figure, commands, configuration and gallery of each."""
+"""The training runs on a study's page: numbers, figure, commands, configuration and gallery for each."""
 
 import functools
 from collections.abc import Sequence
@@ -18,28 +18,28 @@ from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult
 from training.config import OPTIONS_FILE
 
-# Images in all galleries of a page, and in the gallery of one point; more make a file that is slow to open.
+# The most images in all galleries of a page, and the most and fewest in one gallery; more would make the page slow.
 MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
 MOST_PIXEL_BYTES = 6_000_000
 
 
 def images_of_point(results: Sequence[PointResult]) -> int:
-    """Number of images in the gallery of each point, limited so that the page opens quickly."""
+    """The number of images in each point's gallery, limited so that the page opens quickly."""
     done = max(1, sum(result.record is not None for result in results))
-    # Three images each, and base64 takes four characters for three bytes.
+    # Three images per entry, and base64 uses four characters for three bytes.
     pixels = max((4 * image_bytes(result) for result in results), default=0)
     fitting = min(MOST_OF_POINT, MOST_IMAGES // done, MOST_PIXEL_BYTES // max(1, pixels * done))
     return max(FEWEST_OF_POINT, fitting)
 
 
 def image_bytes(result: PointResult) -> int:
-    """Bytes of one training image before compression; 0 if the point has no resolved configuration yet."""
+    """The size of a training image in bytes, before compression; 0 if the point has no resolved configuration yet."""
     options = read_json(result.point.folder / 'run' / OPTIONS_FILE, dict[str, Any])
     return options['dataset']['channels'] * options['dataset']['resolution'] ** 2 if options else 0
 
 
 def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size: int) -> PagePoint:
-    """A point with everything in its folder; missing parts are omitted."""
+    """A point with everything found in its folder; missing parts are omitted."""
     point, status, record = result.point, result.status, result.record
     repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
     who, copied = copied_parts(point.folder) if record else ([], None)
@@ -69,12 +69,12 @@ def headline(record: dict[str, Any]) -> str:
 
 
 def facts(result: PointResult) -> list[tuple[str, str]]:
-    """Numbers of a point in addition to its ratio."""
+    """A point's numbers other than its ratio."""
     seeds, select = result.point.seeds, result.point.seeds.get('select')
     trained = result.point.combination.settings.denoiser is None
     known = [
-        *[('Seed of training', str(seeds['train']))] * trained,
-        ('Seed of selection', 'none: the first images' if select is None else str(select)),
+        *[('Training seed', str(seeds['train']))] * trained,
+        ('Selection seed', 'none: the first images' if select is None else str(select)),
     ]
     if result.status.seconds:
         known.append(('Time', format_time(result.status.seconds)))
@@ -82,7 +82,7 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
         return known
     return [
         ('Copies', f'{record["num_memorized"]:,} of {record["num_images"]:,} images'),
-        ('Mean distance to nearest', f'{distance_text(record)} grey levels'),
+        ('Mean distance to nearest training image', f'{distance_text(record)} grey levels'),
         *[('Best snapshot', f'{record["kimg"]:,.6g} kimg, {record["epochs"]:,.6g} epochs') for _ in range(trained)],
         ('Duplicates in training set', f'{record["num_duplicates"]:,}'),
         *known,
@@ -90,14 +90,14 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
 
 
 def point_figure(run: Path) -> PageFigure | None:
-    """The loss and the ratio of a run folder by kimg; empty if it has none."""
+    """A run folder's loss and ratio by kimg; None if it has neither."""
     history = run_history(run)
     data = drawn(tuple(history.losses), tuple(history.ratios), tuple(history.far))
     if data is None:
         return None
     top = max(history.ratios, key=lambda row: row[1], default=None)
     alt = f'Loss and memorized images by thousands of images seen; highest ratio {percent(top[1])}' if top else 'Loss'
-    return PageFigure('Loss, and memorized images of each snapshot', alt, data)
+    return PageFigure('Loss, and memorized images for each snapshot', alt, data)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -106,6 +106,6 @@ def drawn(
     ratios: tuple[tuple[float, float, float, float], ...],
     far: tuple[float, ...],
 ) -> bytes | None:
-    """The figure of a run, cached: the page of a running study draws it again only if it changes."""
+    """The figure of a run, cached so that the page of a running study redraws it only when it changes."""
     figure = run_figure(RunHistory(losses, ratios, far), '')
     return None if figure is None else figure_bytes(figure, 'svg')

@@ -132,7 +132,7 @@ def test_a_stopped_point_is_resumed_by_the_command_of_the_study(tmp_path):
     lines = status_text(collect(study, tmp_path)).splitlines()
     assert lines[1:] == [
         'stopped: 10 images, at the training: Stopped at 5.5 kimg.',
-        'The same emm.py command resumes the study.',
+        'To resume the study, run the same emm.py command.',
     ]
 
 

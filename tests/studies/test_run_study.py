@@ -317,11 +317,11 @@ def test_a_folder_belongs_to_one_study(tmp_path):
     study = make_study(sizes={'values': [10]})
     claim(tmp_path / 's', study)
     assert open_study(tmp_path / 's') == study
-    with pytest.raises(UserError, match='the folder of the study test, not of other; choose another'):
+    with pytest.raises(UserError, match='belongs to the study test, not other; choose another'):
         claim(tmp_path / 's', dataclasses.replace(study, name='other'))
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'thesis.tex').write_text('')
-    with pytest.raises(UserError, match='not empty, and not the folder of a study'):
+    with pytest.raises(UserError, match='is neither empty nor the folder of a study'):
         claim(tmp_path / 'full', study)
     with pytest.raises(UserError, match=r'no study\.json in it'):
         open_study(tmp_path / 'full')

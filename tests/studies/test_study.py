@@ -244,21 +244,21 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
             r'train.epochs.images must be .* at least 1, not 0',
         ),
         ({'train': {'lr': [0.5]}}, r'train.lr\[0\] must be a whole number, not 0.5'),
-        ({'sizes': {'search': [10, 20]}}, r'sizes: needs either values'),
-        ({'sizes': {'values': []}}, r'sizes: needs either values'),
+        ({'sizes': {'search': [10, 20]}}, r'sizes: requires either values'),
+        ({'sizes': {'values': []}}, r'sizes: requires either values'),
         ({'sizes': {'values': [0]}}, r'at least 1'),
         ({'sizes': {'values': 'all'}}, r"sizes.values must be a list, not 'all'"),
         ({'repeats': {'count': 0}}, r'repeats.count must be a whole number of at least 1, not 0'),
         ({'repeats': {'counts': 3}}, r'repeats has an unknown key, counts'),
-        ({'factors': {'x': {}}}, r'factors.x: needs values'),
-        ({'factors': {'x': {'values': [1]}}}, r'factors.x: needs values: a list together with option'),
-        ({'factors': {'x': {'option': 'lr', 'values': [1]}}}, r"option = 'lr' in \[factors.x\] must be an option of"),
+        ({'factors': {'x': {}}}, r'factors.x: requires values'),
+        ({'factors': {'x': {'values': [1]}}}, r'factors.x: requires values: a list together with option'),
+        ({'factors': {'x': {'option': 'lr', 'values': [1]}}}, r"option = 'lr' in \[factors.x\] must name an option of"),
         ({'factors': {'x': {'values': {'a': {'trane': {}}}}}}, r'factors.x.values.a has an unknown key, trane'),
         ({'factors': {'x': WIDTH, 'y': WIDTH}}, r'\[factors.x\] and \[factors.y\] both set num-channels of \[train\]'),
-        ({'factors': {'x': WIDTH | {'values': [8, 8]}}}, r'has a value twice'),
+        ({'factors': {'x': WIDTH | {'values': [8, 8]}}}, r'contains a value twice'),
         (
             {'data': {'source': 'sources.dogs'}},
-            r"source = 'sources.dogs' in \[data\]: no table of \[sources\]",
+            r"source = 'sources.dogs' in \[data\] is not made by any table of \[sources\]",
         ),
         ({'threshold': 2.0}, r'threshold must be a number below 1.0, not 2.0'),
         ({'title': 5}, r'title must be a text, not 5'),
@@ -278,13 +278,13 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
         ({'sizes': {'values': [10**400]}}, r'sizes.values\[0\] must be a whole number of at most 1000000000'),
         ({'sizes': {'values': [10**5000]}}, r'sizes.values\[0\] must be .* not a number with thousands of digits'),
         ({'repeats': {'count': 10**6}}, r'repeats.count must be .* at most 1000, not 1000000'),
-        ({'factors': {'size': WIDTH}}, r'\[factors.size\]: size is a column of every table'),
+        ({'factors': {'size': WIDTH}}, r'\[factors.size\]: every table already has a column size'),
         ({'factors': {'': WIDTH}}, r"factors.'' is not a name"),
         ({'factors': {'x': {'values': {' ': {}}}}}, r"factors.x.values.' ' is not a name"),
         ({'sources': {'../x': {}}}, r"the name of \[sources.../x\] is '../x'"),
         (
             {'sources': {'x': {'source': 'sources.y'}}},
-            r"'sources.y' in \[sources.x\]: a source cannot be made of",
+            r"'sources.y' in \[sources.x\]: a source cannot be made from",
         ),
         (
             {'diagnose': {'agreement': {}}},
@@ -292,14 +292,14 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
         ),
         (
             {'diagnose': {'levels': {'test': 'sources.y'}}, 'sources': {'x': {'selection': 'split'}}},
-            r"test = 'sources.y' in \[diagnose.levels\]: no table of \[sources\] makes it; there are sources.x-a",
+            r"test = 'sources.y' in \[diagnose.levels\] is not made by any table of \[sources\]; there are sources.x-a",
         ),
-        ({'diagnose': {'clocks': {'num': 5}}}, r'diagnose: clocks needs test, the held-out set'),
+        ({'diagnose': {'clocks': {'num': 5}}}, r'diagnose: clocks requires test \(the held-out set\)'),
         ({'diagnose': {'levels': {'expdir': 'x'}}}, r'expdir in \[diagnose.levels\] is set by the study itself'),
         ({'evaluate': {'data': 'x.zip'}}, r'data in \[evaluate\] is set by the study itself'),
         (
             {'factors': {'x': DENOISERS}, 'diagnose': {'clocks': {'test': 'digits'}}},
-            r"\[diagnose.clocks\] measures a training, and denoiser = 'optimal' in \[evaluate\] has none",
+            r"\[diagnose.clocks\] measures a training run, but denoiser = 'optimal' in \[evaluate\] has none",
         ),
         (
             {'evaluate': {'denoiser': 'local'}, 'repeats': {'count': 2}},
@@ -324,7 +324,7 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
         ({'data': {'num-classes': 2}}, r"test.toml: \[data\]: No such option '--num-classes'"),
         (
             {'data': {'selection': 'sice'}},
-            r"test.toml: \[data\]: selection = 'sice' is not known; choose one of classes",
+            r"test.toml: \[data\]: unknown selection = 'sice'; choose one of classes",
         ),
         ({'train': {'arch': 'unet'}}, r"arch.*'unet' is not one of"),
         ({'train': {'lr': -1}}, r'lr'),
@@ -349,7 +349,7 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
             {'evaluate': {'metrics': 'nope'}},
             r"test.toml: \[evaluate\]: metrics: unknown metric 'nope'; choose from ratio",
         ),
-        ({'evaluate': {'metrics': 'test_gap'}}, r'test.toml: \[evaluate\]: metrics=test_gap needs test-ref'),
+        ({'evaluate': {'metrics': 'test_gap'}}, r'test.toml: \[evaluate\]: metrics=test_gap requires test-ref'),
         ({'evaluate': {'resize': 'box'}}, r'test.toml: \[evaluate\]: resize has no effect with expdir'),
         (
             {'evaluate': {'metrics': 'test_gap', 'test-ref': 'none.zip'}},
@@ -366,10 +366,10 @@ def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, mes
         ({'evaluate': {'denoiser': 'local:window=a.json'}}, r'window=a.json: the file a.json does not exist'),
         ({'evaluate': {'denoiser': ''}}, r'\[evaluate\]: give exactly one of expdir'),
         ({'evaluate': {'denoiser': 'local', 'race': True}}, r'\[evaluate\]: race has no effect with denoiser'),
-        ({'evaluate': {'class': 1}}, r'all, 10 images: class = 1 in \[evaluate\] needs cond = true in \[train\]'),
+        ({'evaluate': {'class': 1}}, r'all, 10 images: class = 1 in \[evaluate\] requires cond = true in \[train\]'),
         (
             {'evaluate': {'class': 10}, 'train': {'cond': True}},
-            r'all, 10 images: class = 10 in \[evaluate\]: no training image has it',
+            r'all, 10 images: class = 10 in \[evaluate\]: no training image has this class',
         ),
     ],
 )
@@ -397,7 +397,7 @@ def test_held_out_images_of_another_shape_are_refused_before_anything_runs(table
         validated(**tables)
         return
     with pytest.raises(
-        UserError, match=r'all, 10 images: the images of .*held-out\.npy.* but training images are 8x8 grey'
+        UserError, match=r'all, 10 images: the held-out images in .*held-out\.npy.* but training images are 8x8 grey'
     ):
         validated(**tables)
 
@@ -409,7 +409,7 @@ def test_an_evaluation_of_one_class_is_possible():
 @pytest.mark.parametrize('text', ['[data', 'x = ' + '9' * 5000, 'x = ' + '[' * 50_000, '\ud800'])
 def test_a_file_that_is_not_toml_is_named(tmp_path, text):
     (tmp_path / 'x.toml').write_bytes(text.encode(errors='surrogatepass'))
-    with pytest.raises(UserError, match=r'x\.toml: not a TOML file'):
+    with pytest.raises(UserError, match=r'x\.toml is not a TOML file'):
         load_study(tmp_path / 'x.toml')
     with pytest.raises(UserError, match='no such file'):
         load_study(tmp_path / 'y.toml')

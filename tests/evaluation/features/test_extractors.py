@@ -73,7 +73,7 @@ def test_no_preprocessing_leaves_bytes_and_grey_images_are_repeated_with_one_not
 @pytest.mark.parametrize(
     ('function', 'message'),
     [
-        (lambda x: x, r'returned \[5, 3, 8, 8\], not vectors'),
+        (lambda x: x, r'returned \[5, 3, 8, 8\] instead of'),
         (lambda x: x.flatten(1)[:1], 'returned 1 rows for 5 images'),
         (lambda x: x.flatten(1) / 0, 'not finite; check `preprocess`'),
         (lambda x: (x.flatten(1), x), 'returned a tuple instead of a tensor'),
@@ -146,5 +146,5 @@ def test_preprocessing_spelled_out():
     for text in ('imagnet', 'size=0', 'filter=box', 'mean=1/2', 'deviation=0/1/1', 'mean=nan/0/0', ''):
         with pytest.raises(UserError, match='`preprocess`='):
             read_preprocessing(text)
-    with pytest.raises(UserError, match='cannot cut 9 pixels from 8x8; add size'):
+    with pytest.raises(UserError, match='cannot crop 9 pixels from 8x8; add size'):
         Preprocessing(crop=9)(images())

@@ -90,7 +90,7 @@ def test_one_distinct_training_image_is_too_few(space, name):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="'fid'; there are ratio_curve, authenticity, copying_test, precision_recall"):
+    with pytest.raises(UserError, match="'fid'; choose from ratio_curve, authenticity, copying_test, precision_recall"):
         compute_metrics(['ratio_curve', 'fid'], PixelSpace(), *random_sets(256, 5, 5))
 
 
@@ -104,13 +104,13 @@ def test_sets_of_different_shapes_are_refused():
     generated, training = random_sets(256, 5, 5)
     with pytest.raises(UserError, match=r'generated images have shape \[1, 1, 4\], but training images \[1, 2, 2\]'):
         compute_metrics(['ratio_curve'], PixelSpace(), generated.reshape(5, 1, 1, 4), training)
-    with pytest.raises(UserError, match=r'test images: each is \[1, 1, 4\]'):
+    with pytest.raises(UserError, match=r'test images have shape \[1, 1, 4\]'):
         compute_metrics(['ratio_curve'], PixelSpace(), generated, training, training.reshape(5, 1, 1, 4))
 
 
 def test_empty_sets_are_refused():
     generated, training = random_sets(256, 0, 5)
-    with pytest.raises(UserError, match='generated images: empty'):
+    with pytest.raises(UserError, match='generated images are empty'):
         compute_metrics(['ratio_curve'], PixelSpace(), generated, training)
 
 

@@ -37,5 +37,5 @@ def test_points_of_small_networks_share_the_gpus_evenly(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='`jobs`=5'):
         make_launcher(tmp_path, LaunchOptions(jobs_per_gpu=2, jobs=5))
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    with pytest.raises(ArgumentError, match='`jobs_per_gpu` needs a GPU'):
+    with pytest.raises(ArgumentError, match='`jobs_per_gpu` requires a GPU'):
         make_launcher(tmp_path, LaunchOptions(jobs_per_gpu=2))

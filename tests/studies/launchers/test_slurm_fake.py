@@ -214,8 +214,8 @@ def test_submitit_is_not_installed(cluster, tmp_path, monkeypatch):
     [
         ({'partition': 'gpu\nrm -rf'}, 'line break'),
         ({'sbatch': ['comment=a\rb']}, 'line break'),
-        ({'sbatch': ['--constraint=a100']}, 'without leading dashes'),
-        ({'sbatch': ['array=0-9']}, "'array' of sbatch is set by the study"),
+        ({'sbatch': ['--constraint=a100']}, 'omit the leading dashes'),
+        ({'sbatch': ['array=0-9']}, "'array' is set by the study"),
     ],
 )
 def test_options_that_sbatch_cannot_be_given(options, problem):

@@ -43,7 +43,7 @@ def sample_page(hostile: bool = False) -> Page:
     return Page(
         title=name if hostile else 'Width of the network',
         description=name if hostile else 'Three sizes of the built-in digits, two widths, one repeat each.',
-        updated='Updated 3 May 2026, 12:00 UTC. Trainings: 2 done, 1 running, 1 failed.',
+        updated='Updated 3 May 2026, 12:00 UTC. Training runs: 2 done, 1 running, 1 failed.',
         sections=[
             Section(
                 'finding',
@@ -51,7 +51,8 @@ def sample_page(hostile: bool = False) -> Page:
                 [
                     Sentences(['The EMM ranges from 25 to 400.'], 'lead'),
                     Sentences(
-                        ['50 training images are memorized more than 20, beyond their intervals.', name], 'warning'
+                        ['50 training images are memorized more than 20, and their intervals do not overlap.', name],
+                        'warning',
                     ),
                     PageFigure('Ratio by size.', 'Two curves.', figure_bytes(ratio_figure(curves, 'Width'), 'svg')),
                     Strips(
@@ -65,7 +66,7 @@ def sample_page(hostile: bool = False) -> Page:
                 [PageFigure('EMM by width.', 'Two intervals.', figure_bytes(emm_figure(bars, 'Width'), 'png'))],
             ),
             Section('tables', 'Tables', [sample_table(name)]),
-            Section('trainings', 'Trainings', [Trainings(sample_points(name))]),
+            Section('trainings', 'Training runs', [Trainings(sample_points(name))]),
         ],
     )
 

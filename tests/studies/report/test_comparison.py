@@ -93,10 +93,13 @@ def test_each_number_is_compared_by_its_interval(folder):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda saved: saved.pop('emm'), 'not a tables.json'),
-        (lambda saved: saved['ratios'][0].pop('ratio_low'), 'not a tables.json'),
-        (lambda saved: [row.pop('width') for row in saved['ratios']], 'its factors are none, those of'),
-        (lambda saved: saved.update(ratios=[{**saved['ratios'][0], 'size': 7}], emm=[]), 'no factor value and size'),
+        (lambda saved: saved.pop('emm'), 'is not a tables.json'),
+        (lambda saved: saved['ratios'][0].pop('ratio_low'), 'is not a tables.json'),
+        (lambda saved: [row.pop('width') for row in saved['ratios']], 'has the factors none, but'),
+        (
+            lambda saved: saved.update(ratios=[{**saved['ratios'][0], 'size': 7}], emm=[]),
+            'have no factor value and size',
+        ),
     ],
 )
 def test_a_file_that_cannot_be_compared_is_refused(folder, change, message):

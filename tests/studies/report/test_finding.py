@@ -58,7 +58,7 @@ def test_images_that_are_all_far_from_any_data_are_not_a_finding(tmp_path):
     far = record_of(0.0) | {'mean_distance': 90.0, 'reference_distance': 50.0}
     folders = [result.point.folder for result in results.points]
     write_json(folders[0] / 'result.json', far)
-    assert finding(collect(results.study, tmp_path)).startswith('No measured training set is replayed')
+    assert finding(collect(results.study, tmp_path)).startswith('No measured training set is memorized')
     write_json(folders[1] / 'result.json', far)
     assert finding(collect(results.study, tmp_path)) == (
         'No finding yet: the generated images are noise, or far from any data; train longer.'

@@ -102,7 +102,7 @@ def test_settings_are_shown_as_words_and_long_lists_are_cut():
     shown = dict(entries({'a': [1, 2], 'b': list(range(100)), 'c': None, 'd': True, 'e': {'f': 1}, 'g': []}))
     assert shown == {
         'a': '1, 2',
-        'b': ', '.join(map(str, range(24))) + ', … (100 in all)',
+        'b': ', '.join(map(str, range(24))) + ', … (100 in total)',
         'c': 'none',
         'd': 'yes',
         'e': {'f': 1},
@@ -207,7 +207,7 @@ def test_a_study_becomes_a_page_of_what_is_there(tmp_path, study, digits_20):
     assert [command.split()[1] for command in shown.commands] == ['-m', 'train.py', 'mem_ratio.py']
     assert 0 < len(shown.gallery) <= 36
     assert (broken.state, broken.message, broken.gallery) == ('failed', 'Error: no space <left>', [])
-    assert page.updated.endswith('Trainings: 1 done, 1 failed, 2 left.')
+    assert page.updated.endswith('Training runs: 1 done, 1 failed, 2 left.')
     assert not page.refreshes
     emm, ratios = blocks['tables']
     assert emm.rows[0][0].text == '8'
@@ -248,9 +248,9 @@ def test_metrics_are_shown_with_a_column_for_each_size(tmp_path):
 
 def test_a_study_without_any_result_becomes_a_page(tmp_path, study):
     page = study_page(collect(study, tmp_path))
-    assert page.updated.endswith('Trainings: 4 left.')
+    assert page.updated.endswith('Training runs: 4 left.')
     (section,) = page.sections
-    assert section.blocks == [Sentences(['No training is finished yet.'], 'lead')]
+    assert section.blocks == [Sentences(['No training run is finished yet.'], 'lead')]
     render_page(page)
 
 

@@ -69,7 +69,7 @@ def test_distances_of_different_numbers_of_images_have_a_note(tmp_path):
     )
     ((_, caption, _),) = quality_figures(results)
     assert 'to 20 or 50 training images' in caption
-    assert 'Distances of different numbers of images cannot be compared.' in caption
+    assert 'Distances for different numbers of images cannot be compared.' in caption
 
 
 def test_only_records_of_the_newest_measurement_count(tmp_path):
@@ -101,7 +101,7 @@ def test_the_page_shows_who_is_copied(folder):
     labels = open_source(folder / 'data.zip').labels
     assert facts == [
         ('Training images copied', '2 of 20 (10.0%)'),
-        ('Classes copied most (copies)', f'{labels[4]} (2), {labels[7]} (1)'),
+        ('Classes copied most often (copies)', f'{labels[4]} (2), {labels[7]} (1)'),
     ]
     assert figure.caption == 'Training images that are copied, each with up to two of its copies'
     assert figure.data.startswith(b'\x89PNG')

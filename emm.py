@@ -171,7 +171,7 @@ def plot(folder: Path) -> None:
     from studies.report.figures import write_folder_figures
 
     paths = write_folder_figures(folder)
-    print('Written: ' + ', '.join(map(str, paths)) if paths else 'Nothing is measured yet; nothing to draw.')
+    print('Written: ' + ', '.join(map(str, paths)) if paths else 'No results yet, so there is nothing to draw.')
 
 
 @main.command()

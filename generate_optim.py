@@ -78,7 +78,7 @@ def main(options: GenerateOptimOptions) -> None:
         count = len(output.seeds)
         distributed.print0(
             f'{count} images in {output.outdir}: {copies} ({100 * copies / count:.4g} %) are copies of a training '
-            f'image, less than a third as far from it as from any other; {exact} of them equal it pixel for pixel'
+            f'image (less than a third as far from it as from any other); {exact} of these equal it pixel for pixel'
         )
 
 

@@ -110,7 +110,7 @@ def effective_memorization(
 ) -> EMM:
     """The largest |D| whose ratio is at least `threshold`; the ratio is linear in |D| between two measured sizes.
 
-    The interval covers three uncertainties: images and repeats, by `resamples` draws of the ratios (see `_draw`), and
+    The interval covers the uncertainty from images and repeats (`resamples` draws of the ratios, see `_draw`) and from
     the shape of the curve between sizes. For the shape, each draw is interpolated both linearly in |D| and by a
     logistic curve in log |D| (a logistic regression over all sizes if there are three or more). The interval runs from
     the 2.5 % quantile of the smaller of the two results to the 97.5 % quantile of the larger.

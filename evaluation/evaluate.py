@@ -215,7 +215,7 @@ def training_set_path(options: EvaluationOptions) -> str:
 
 
 def read(options: EvaluationOptions, path: str, argument: str, training_set: TrainingSet) -> ImageSet:
-    """Given images, in the shape of the training images."""
+    """Read given images, and fit them to the shape of the training images."""
     shape, progress = training_set.images.shape[1:], distributed.is_main()
     return read_fitted(path, argument, shape, training_set.where, options.resize, options.float_range, progress)
 

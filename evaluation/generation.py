@@ -132,9 +132,9 @@ def require_settings(folder: Path, settings: dict[str, Any]) -> None:
             is_network = (
                 name in ('generator', 'sha256') and 'dataset' not in new
             )  # closed forms have a data set instead
-            kind = 'made with another network' if is_network else 'of other settings'
+            kind = 'made with another network' if is_network else 'made with other settings'
             raise UserError(
-                f'`outdir`={folder} has images {kind} ({name} was {old.get(name)}, not {new.get(name)}); '
+                f'`outdir`={folder} contains images {kind} ({name} was {old.get(name)}, not {new.get(name)}); '
                 f'choose another folder'
             )
 

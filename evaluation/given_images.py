@@ -91,10 +91,10 @@ def read_fitted(
     float_range: FloatRange | None = None,
     progress: bool = False,
 ) -> ImageSet:
-    """Like `read_images`, in the shape (C, H, W) of the training images; a filter resizes each image to their size.
+    """Like `read_images`, but fit the images to the training images' shape (C, H, W), resizing them with a filter.
 
-    training_set: the argument and path of the training set, for messages. filter_name: one of `FILTERS`; None accepts
-    no other size. Raises UserError for another size without a filter, and for another aspect ratio.
+    training_set: the argument and path of the training set, for messages. filter_name: one of `FILTERS`; None refuses
+    other sizes. Raises UserError if the size differs and no filter is given, or if the aspect ratio differs.
     """
     channels, height, width = shape
     reading, wanted = Reading(channels=channels), f'images of {training_set} are {words_of((height, width, channels))}'
@@ -103,8 +103,8 @@ def read_fitted(
         images = read_images(path, argument, float_range, reading, progress)
         if images.pixels.shape[2:] != (height, width):
             raise UserError(
-                f'{images.where}: its images are {words_of(source.shape)}, but {wanted}; choose a filter to resize '
-                f'them with: `resize`={"|".join(FILTERS)}'
+                f'{images.where} has {words_of(source.shape)} images, but {wanted}; choose a filter to resize '
+                f'them: `resize`={"|".join(FILTERS)}'
             )
         return images
     pixels, sizes = np.empty((len(source), *shape), np.uint8), set()
@@ -112,7 +112,7 @@ def read_fitted(
         if image.shape[0] * width != image.shape[1] * height:
             raise UserError(
                 f'{source.where}: {source.describe(place)} is {words_of(image.shape)}, but {wanted}; resizing would '
-                f'distort it, crop it first with dataset_tool.py'
+                f'distort it, so crop it first with dataset_tool.py'
             )
         sizes.add(image.shape[:2])
         pixels[place] = resize(image, width, height, RESAMPLING[filter_name]).transpose(2, 0, 1)

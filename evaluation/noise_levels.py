@@ -102,7 +102,7 @@ def trajectory(
 ) -> Iterator[tuple[float, Tensor]]:
     """The states of deterministic sampling trajectories at each noise level, float64 [B, C, R, R].
 
-    latents: standard normal [B, C, R, R]. levels: descending and closely spaced, since each is one step of Heun's
+    latents: standard normal [B, C, R, R]. levels: descending and closely spaced, since each step is one of Heun's
     method. Yields (sigma, state) pairs, then (0, generated images). Source: Karras et al. 2022, algorithm 1.
     """
     x = latents.to(widest_float(latents.device)) * levels[0]

@@ -24,7 +24,7 @@ QUANTILE = 2.576
 def race(num: int, total: int, step: int, copies: Callable[[int, int], np.ndarray]) -> list[int]:
     """The number of seeds that each of `num` snapshots gets; winners get all `total` seeds.
 
-    step: every number of seeds is a multiple of `step`, or `total`. copies: takes a snapshot's position and a number of
+    step: numbers of seeds are multiples of `step`, or `total`. copies: takes a snapshot's position and a number of
     seeds, and returns which images are copies, bool [seeds]; it is called with increasing numbers of seeds.
     Among equal snapshots, the first wins.
     """
@@ -51,7 +51,7 @@ def first_length(num: int, total: int, step: int, budget: float) -> int:
 
 
 def planned(length: int, total: int) -> float:
-    """Images that the remaining rounds need per snapshot now in the race, if snapshots are eliminated as planned."""
+    """Images that the remaining rounds need per remaining snapshot, if snapshots are eliminated as planned."""
     power = 1 - DECAY
     return length**DECAY * (total**power - length**power) / power
 

@@ -98,7 +98,7 @@ def expected_seconds(result: PointResult, outcomes: list[Outcome]) -> float | No
 
 
 def resuming_text(point: Point) -> str:
-    """Where a point's training run resumes, such as 'Resuming at 27 of 77 kimg.'; '' if it has not started."""
+    """Where a point's training run resumes, such as 'Resuming at 27 of 77 kimg.'; '' for a new run."""
     run = point.folder / 'run'
     names = [re.fullmatch(r'training-state-([\d.]+)\.pt', path.name) for path in run.glob('training-state-*.pt')]
     options = read_json(run / 'training_options.json', dict)

@@ -133,7 +133,7 @@ def test_windows_are_calibrated_to_a_network(run_dir, halves, tmp_path, monkeypa
     assert 'has no windows' in failure(*arguments, '--denoiser=gaussian')
     own, out = f'--denoiser=local:window={table}', f'--outdir={tmp_path / "levels"}'
     measured = ['levels', f'--data={halves[0]}', '--num=4', own, out]
-    assert "0.1 is outside of the denoiser's range, 0.3 to 80" in failure(*measured, '--levels=2.0,0.1')
+    assert "0.1 is outside the denoiser's range, 0.3 to 80" in failure(*measured, '--levels=2.0,0.1')
     message = f'{own}: its table covers the noise levels 0.3 to 80, but not 0.1 to 2; calibrate it at more levels'
     assert message in failure(*measured, f'--network={newest(run_dir)}', '--levels=2.0,0.1')
     assert not list((tmp_path / 'levels').glob('levels*'))
@@ -420,15 +420,15 @@ def test_mistakes_are_reported_in_one_sentence(run_dir, conditional, halves, dig
     assert invoke('geometry', data, f'--test={digits_20}', '--allow-overlap', out).exit_code == 0
     assert '0 is not a noise level' in failure('levels', network, data, '--levels=0.0,1.0', out)
     assert "200 is outside the denoiser's range" in failure('levels', network, data, '--levels=200.0', out)
-    assert 'it has 30 images, fewer than the 31' in failure('levels', network, data, '--num=31', out)
-    assert 'give --network or --expdir, or closed forms by --denoiser' in failure('levels', data, out)
+    assert 'has 30 images, fewer than the 31' in failure('levels', network, data, '--num=31', out)
+    assert 'give --network or --expdir, or closed forms with --denoiser' in failure('levels', data, out)
     assert '--data is missing' in failure('levels', network, out)
     assert '--class=10' in failure('levels', f'--network={conditional}', data, '--class=10', out)
     assert 'neither a number of levels' in failure('levels', network, data, '--levels=few', out, status=2)
     assert 'not one of train' in failure('levels', network, data, '--from=tset', out, status=2)
-    assert '1 generators are given' in failure('agreement', network, data, out)
+    assert 'must give two generators in total, not 1' in failure('agreement', network, data, out)
     assert '--data is missing' in failure('agreement', network, network, out)
-    assert '--seeds: give at least two' in failure('agreement', network, network, data, '--seeds=0', out)
+    assert '--seeds: intervals need at least two' in failure('agreement', network, network, data, '--seeds=0', out)
     large = tmp_path / 'large'
     arguments = ['resolution', '--source=digits', f'--dest={large}', '--max-images=10', '--resolution=16x16']
     dataset_utils_main(arguments, standalone_mode=False)
@@ -440,7 +440,9 @@ def test_mistakes_are_reported_in_one_sentence(run_dir, conditional, halves, dig
     assert 'no network-snapshot' in failure('agreement', network, f'--expdir={empty}', data, out)
     (empty / newest(run_dir).name).write_bytes(newest(run_dir).read_bytes())
     (empty / 'training_options.json').write_bytes((run_dir / 'training_options.json').read_bytes())
-    assert 'one snapshot after 0 kimg, but clocks need several' in failure('clocks', f'--expdir={empty}', f'--test={b}')
+    assert 'has one snapshot after 0 kimg, but clocks need several' in failure(
+        'clocks', f'--expdir={empty}', f'--test={b}'
+    )
 
 
 def test_networks_of_different_resolution_do_not_agree(run_dir, halves, tmp_path):

@@ -57,7 +57,10 @@ def test_given_images_against_images(made, pixels):
     assert counts == [90, 1797, 64]
     assert record['extractor'] == 'pixels'
     text = run('calc', f'--images={made}', '--ref=digits').stdout
-    assert f'Fréchet distance: {record["frechet_distance"]:.6g}, 90 images of made.npy to 1797 of digits' in text
+    assert (
+        f'Fréchet distance: {record["frechet_distance"]:.6g}, 90 images of made.npy compared with 1797 of digits'
+        in text
+    )
     assert 'Kernel distance: ' in text
     assert 'Note' not in text
 
@@ -83,7 +86,10 @@ def test_statistics_are_those_of_edm_in_both_directions(made, pixels, tmp_path):
         assert record['frechet_distance'] == pytest.approx(expected['frechet_distance'], rel=1e-9)
         assert record['num_reference'] == count
         assert 'kernel_distance' not in record
-    assert 'to an unknown number of edm.npz' in run('calc', f'--images={made}', f'--ref={tmp_path}/edm.npz').stdout
+    assert (
+        'compared with an unknown number of edm.npz'
+        in run('calc', f'--images={made}', f'--ref={tmp_path}/edm.npz').stdout
+    )
 
 
 def test_sampled_images_are_those_of_the_seeds(pixels):
@@ -195,10 +201,10 @@ def test_errors(made, tmp_path):
     }.items():
         assert message in failure('calc', f'--images={made}', f'--ref={tmp_path}/{name}.npz')
     for arguments, message in (
-        ([], 'give one of --images, --network, a snapshot, and --denoiser, a closed form of --data'),
+        ([], 'give one of --images, --network (a snapshot) and --denoiser (a closed form of --data)'),
         ([f'--images={made}', '--network=a.pkl'], 'give one of --images'),
         ([f'--images={made}', '--steps=3'], '--steps has no effect with --images'),
-        (['--denoiser=gaussian'], '--denoiser needs --data'),
+        (['--denoiser=gaussian'], '--denoiser requires --data'),
         ([f'--images={made}', '--class=3'], '--class has no effect with --images'),
         (['--denoiser=gaussian', '--data=digits', '--sha256=0'], '--sha256 has no effect with --denoiser'),
     ):

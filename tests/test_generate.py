@@ -84,8 +84,8 @@ def test_a_folder_has_the_images_of_one_network_and_of_one_way_to_sample(snapsho
     ]:
         result = run(f'--network={network}', *common, option)
         assert result.exit_code == 1
-        kind = 'made with another network' if network == other else 'of other settings'
-        assert f'--outdir={tmp_path}/o has images {kind}' in result.stderr
+        kind = 'made with another network' if network == other else 'made with other settings'
+        assert f'--outdir={tmp_path}/o contains images {kind}' in result.stderr
         assert difference in result.stderr
     (tmp_path / 'unknown').mkdir()
     (tmp_path / 'unknown' / '000000.png').write_bytes(b'')

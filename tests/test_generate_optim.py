@@ -53,7 +53,7 @@ def outdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.output
     assert '32 images' in result.output
     assert '32 (100 %) are copies of a training image' in result.output
-    assert '32 of them equal it pixel for pixel' in result.output
+    assert '32 of these equal it pixel for pixel' in result.output
     return path
 
 
@@ -119,7 +119,7 @@ def test_copies_are_counted_as_the_memorization_ratio_counts_them(tmp_path: Path
     exact = int((expected.squared_distances[:, 0] == 0).sum())
     assert 0 < exact < expected.num_memorized < 40
     assert f'{expected.num_memorized} ({100 * expected.ratio:g} %) are copies' in result.output
-    assert f'; {exact} of them equal it pixel for pixel' in result.output
+    assert f'; {exact} of these equal it pixel for pixel' in result.output
     table = read_table(out).values()
     assert [int(line['nearest']) for line in table] == expected.indices[:, 0].tolist()
     for column, distances in zip(
@@ -367,7 +367,10 @@ def test_mistakes_are_reported_in_one_sentence(
     fails('--sigma_min', '--data=digits', f'--outdir={tmp_path / "new"}', '--sigma_min=0', code=2)
     np.save(tmp_path / 'bare.npy', np.zeros([3, 8, 8, 1], np.uint8))
     fails(
-        'need labels, and bare has none', f'--data={tmp_path / "bare.npy"}', f'--outdir={tmp_path / "new"}', '--cond=1'
+        'require labels, but bare has none',
+        f'--data={tmp_path / "bare.npy"}',
+        f'--outdir={tmp_path / "new"}',
+        '--cond=1',
     )
     (tmp_path / 'empty').mkdir()
     fails('has no images', f'--data={tmp_path / "empty"}', f'--outdir={tmp_path / "new"}')

@@ -170,9 +170,12 @@ def test_metrics_may_be_those_of_an_extractor(digits_20, array, images, referenc
     assert (record['metrics_space'], record['extractor']) == ('features', 'pixels')
     assert record['ratio'] == evaluated(*common)[0]['ratio']
     for arguments, message in (
-        (['--extractor=pixels'], 'choose some with --metrics'),
+        (['--extractor=pixels'], 'all require --metrics'),
         (['--metrics=all', '--preprocess=none'], '--preprocess has no effect without --extractor'),
-        (['--metrics=all', '--extractor=pixels', '--features=a,b'], 'remove them, or --extractor'),
+        (
+            ['--metrics=all', '--extractor=pixels', '--features=a,b'],
+            'are already extracted; remove --features or --extractor',
+        ),
     ):
         assert message in failure(*common, *arguments, status=2)
 
@@ -182,8 +185,8 @@ def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_2
     np.save(tmp_path / 'large.npy', large)
     common = f'--images={tmp_path}/large.npy', f'--knn-ref={digits_20}'
     message = failure(*common)
-    assert 'has 16x16 grey images, but --knn-ref=' in message
-    assert '8x8 grey images; choose a filter to resize them: --resize=lanczos|box|bicubic' in message
+    assert 'has 16x16 grey images, but images of --knn-ref=' in message
+    assert '8x8 grey; choose a filter to resize them: --resize=lanczos|box|bicubic' in message
     (record,) = evaluated(*common, '--resize=box')
     assert record['resize'] == {'filter': 'box', 'from': [16, 16], 'to': [8, 8]}
     assert record['num_memorized'] == memorization_ratio(images, reference).num_memorized  # box undoes the doubling
@@ -317,9 +320,9 @@ def test_ranks_change_nothing(snapshot, digits_20, array, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--images=x'], '--images needs --knn-ref'),
-        (['--network=x'], '--network needs --knn-ref'),
-        (['--pipeline=x'], '--pipeline needs --knn-ref'),
+        (['--images=x'], '--images requires --knn-ref'),
+        (['--network=x'], '--network requires --knn-ref'),
+        (['--pipeline=x'], '--pipeline requires --knn-ref'),
         (['--network=x', '--images=y'], 'give exactly one of --expdir'),
         (['--images=x', '--seeds=0-3'], '--seeds has no effect with --images'),
         (['--images=x', '--steps=3'], '--steps has no effect with --images'),
@@ -342,7 +345,7 @@ def test_options_that_do_not_go_together_are_named(arguments, message):
     ('arguments', 'message'),
     [
         (['--metrics=fid'], "unknown metric 'fid'"),
-        (['--metrics=test_gap'], '--metrics=test_gap needs --test-ref'),
+        (['--metrics=test_gap'], '--metrics=test_gap requires --test-ref'),
         (['--metrics=authenticity', '--features=none.npy,none.npy'], 'none.npy: no such file'),
     ],
 )
@@ -406,7 +409,7 @@ def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
     (record,) = evaluated('--denoiser=hybrid:smoothed:draws=1,smoothing=0>0.5>local:window=7', *common)
     assert (record['num_images'], record['ratio']) == (20, 1)
     assert 'no such closed form; choose one of optimal' in failure('--denoiser=best', *common)
-    assert 'needs --data' in failure('--denoiser=optimal', f'--knn-ref={digits_20}')
+    assert 'requires --data' in failure('--denoiser=optimal', f'--knn-ref={digits_20}')
     assert '--class=10: no training image has this class' in failure('--denoiser=optimal', *common, '--class=10')
 
 

@@ -135,14 +135,20 @@ def test_a_run_always_has_the_tables(run_dir):
     ('arguments', 'message'),
     [
         (['--space=features'], '--space=features requires --extractor or --features'),
-        (['--copy-rule=cosine:0.5', '--extractor=pixels'], '--copy-rule=cosine is for features; give --space=features'),
-        (['--copy-rule=cosine:0.5', '--space=features', '--extractor=pixels'], '--copy-rule=cosine needs --test-ref'),
-        (['--copy-rule=l2'], "'l2' is neither relative, adaptive, nor cosine with a threshold"),
+        (
+            ['--copy-rule=cosine:0.5', '--extractor=pixels'],
+            '--copy-rule=cosine compares features; add --space=features',
+        ),
+        (
+            ['--copy-rule=cosine:0.5', '--space=features', '--extractor=pixels'],
+            '--copy-rule=cosine requires --test-ref',
+        ),
+        (['--copy-rule=l2'], "'l2' is not relative, adaptive, or cosine with a threshold"),
         (['--metrics-for=all', '--metrics=frechet'], '--metrics-for has no effect with --images'),
     ],
 )
 def test_options_that_do_not_go_together_are_named(arguments, message):
     assert message in failure('--images=x', '--knn-ref=y', *arguments, status=2)
-    assert 'choose some with --metrics' in failure('--expdir=x', '--metrics-for=all', status=2)
+    assert 'all require --metrics' in failure('--expdir=x', '--metrics-for=all', status=2)
     race = '--race', '--metrics-for=all', '--metrics=frechet'
-    assert '--race samples different numbers of images' in failure('--expdir=x', *race, status=2)
+    assert '--race samples a different number of images' in failure('--expdir=x', *race, status=2)

@@ -148,7 +148,7 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
     """Measure how well two generators agree. Raises UserError for generators and sets that do not match."""
     count = len(options.network) + len(options.expdir) + (options.denoiser is not None)
     if count != 2:
-        raise UserError(f'`network`, `expdir` and `denoiser` give {count} generators; give exactly two in total')
+        raise UserError(f'`network`, `expdir` and `denoiser` must give two generators in total, not {count}')
     paths = list(options.data) or [data_of(expdir) for expdir in options.expdir if not options.network]
     if not paths:
         raise UserError('`data` is missing; give the training set of both networks, or one for each')

@@ -1,7 +1,7 @@
-"""What a Slurm job runs on its nodes: submitit calls `PointJob`, which starts the point in a separate process,
+"""The code that a Slurm job runs on its nodes: submitit calls `PointJob`, which starts the point in a separate process,
 `python -m studies.launchers.slurm_job FOLDER NODES GPUS`.
 
-Only that process imports the toolkit; the process that watches it starts and answers signals at once.
+Only this separate process imports the toolkit, so the process that watches it starts and answers signals immediately.
 """
 
 import os
@@ -13,18 +13,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Enough for a training to save its state (20 s, or one tick) and for the ranks to end.
+# Enough for a training run to save its state (20 s, or one tick) and for the ranks to exit.
 SECONDS_TO_STOP = 90
 
-# torchrun on several nodes meets at one of these, below the ports that systems assign automatically.
+# On several nodes, torchrun uses one of these ports, which are below the ports that systems assign automatically.
 FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
 
 class PointJob:
     """Runs a point on each node of a job.
 
-    folder: of the point, an absolute path. nodes, gpus_per_node: resources of the job. workdir: directory that relative
-    paths in the commands, such as the path of a source, refer to; the job itself runs in the toolkit's directory.
+    folder: absolute path of the point's folder. nodes, gpus_per_node: the job's resources. workdir: directory for
+    relative paths in the commands, such as the path of a source; the job itself runs in the toolkit's directory.
     """
 
     def __init__(self, folder: Path, nodes: int, gpus_per_node: int, workdir: Path) -> None:
@@ -35,7 +35,7 @@ class PointJob:
         self.process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
-        """Run the point to its end. The first node decides how the job ends: srun ends the others when it fails."""
+        """Run the point to its end. The first node decides how the job ends: if it fails, srun ends the other nodes."""
         numbers = [str(self.nodes), str(self.gpus_per_node)]
         command = [sys.executable, '-m', 'studies.launchers.slurm_job', str(self.folder), *numbers]
         root = str(Path(__file__).resolve().parents[2])
@@ -43,11 +43,11 @@ class PointJob:
         self.process = subprocess.Popen(command, cwd=self.workdir, env={**os.environ, 'PYTHONPATH': paths})
         code = self.process.wait()
         if code and node_rank() == 0:
-            sys.exit(f'{self.folder}: the point is not done; see status.json and log.txt there')
+            sys.exit(f'{self.folder}: the point is not done; see its status.json and log.txt')
 
     def checkpoint(self) -> Any:
-        """Called by submitit on the first node when the time is nearly over: stop the point on all nodes, and return
-        the task that resumes it when the job runs again."""
+        """Stop the point on all nodes, and return the task that resumes it when the job runs again; submitit calls this
+        on the first node shortly before the time limit."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
@@ -56,7 +56,7 @@ class PointJob:
         return DelayedSubmission(PointJob(self.folder, self.nodes, self.gpus_per_node, self.workdir))
 
     def _wait_until_ended(self, pid: int) -> None:
-        # This runs in a signal handler inside process.wait(), and must not take its lock.
+        # This runs in a signal handler inside process.wait(), so it must not take that method's lock.
         deadline = time.monotonic() + SECONDS_TO_STOP
         while time.monotonic() < deadline:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
@@ -65,7 +65,7 @@ class PointJob:
 
 
 def run_point_on_node(folder: Path, nodes: int, gpus_per_node: int) -> bool:
-    """Run this node's share of a point until it is done or SIGTERM arrives; returns whether it is done."""
+    """Run this node's share of a point until the point is done or SIGTERM arrives; returns whether it is done."""
     from studies.commands import Resources
     from studies.points import DONE
     from studies.runner import PointRun
@@ -76,7 +76,7 @@ def run_point_on_node(folder: Path, nodes: int, gpus_per_node: int) -> bool:
 
 
 def rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables by which torchrun on several nodes finds the first node, at a port that only this job uses."""
+    """Variables with which torchrun finds the first node of several, at a port that only this job uses."""
     return {
         'NODE_RANK': environ['SLURM_NODEID'],
         'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # srun runs on the first node

@@ -13,7 +13,7 @@ from training.training_options import RunOptions
 
 
 class StudyCommand(click.Command):
-    """A command that says where options of train.py go when it gets one of them as its own."""
+    """A command that explains where options of train.py belong if it receives one of them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:

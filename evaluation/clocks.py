@@ -52,7 +52,9 @@ def generalization_clock(
 ) -> Clock:
     """tau_gen. times: times of S snapshots, ascending. held_out: the error of each held-out image, [S, N]."""
     values = np.asarray(held_out)
-    lowest = int(values.mean(axis=1).argmin())  # fixed for all resamples: each one's own minimum would be biased low
+    lowest = int(
+        values.mean(axis=1).argmin()
+    )  # the same for all resamples, because the minimum of each resample is biased low
 
     def find(mean: np.ndarray, _: np.ndarray) -> int:
         return int(np.argmax(mean <= (1 + tolerance) * mean[lowest]))

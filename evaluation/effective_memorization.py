@@ -269,7 +269,7 @@ def next_size(
 
 
 def size_grid(low: int, high: int, tolerance: float, step: int = 1) -> list[int]:
-    """The sizes that a search can measure, ascending: 2^k geometric steps of at most a factor of 1 + tolerance.
+    """The sizes that a search can measure, ascending: a geometric grid with 2^k steps, each at most 1 + tolerance.
 
     Each size is rounded to a multiple of `step`, so small sizes can be further apart.
     """

@@ -127,7 +127,7 @@ class NeighborIndex:
         """The k nearest references of queries uint8 [N, …]; see `nearest_neighbors`."""
         assert 1 <= k <= len(self), f'{k} neighbours need at least as many references, not {len(self)}'
         pixels = self._checked(queries)
-        if self.mirrored:  # an image and a mirrored reference are as far apart as the mirrored image and the reference
+        if self.mirrored:  # mirroring the query instead of the references gives the same distances
             (index, distance), other = self._query(pixels, k), self._query(pixels.flip(-1), k)
             return lowest_of_both(index, distance, *other, k)
         return self._query(pixels, k)

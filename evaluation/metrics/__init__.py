@@ -39,11 +39,11 @@ class Metric:
 
 METRICS = {
     'ratio_curve': Metric('the memorization ratio at every threshold', 'evaluation.metrics.ratio_curve'),
-    'authenticity': Metric('AuthPct, per cent of images that are not near-copies', 'evaluation.metrics.authenticity'),
+    'authenticity': Metric('AuthPct, percentage of images that are not near-copies', 'evaluation.metrics.authenticity'),
     'copying_test': Metric('the C_T test of data-copying', 'evaluation.metrics.data_copying', needs_test=True),
     'precision_recall': Metric('precision, recall, density and coverage', 'evaluation.metrics.precision_recall'),
     'test_gap': Metric(
-        'nearest distances to training against test images', 'evaluation.metrics.held_out_gap', needs_test=True
+        'nearest-neighbour distances to training versus test images', 'evaluation.metrics.held_out_gap', needs_test=True
     ),
     'frechet': Metric('Fréchet distance of features, such as the FID', 'evaluation.metrics.frechet', 'features'),
     'kernel_distance': Metric(

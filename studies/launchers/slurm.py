@@ -214,7 +214,7 @@ class _Queue:
         return self._jobs
 
     def add(self, jobs: Sequence[SlurmJob], number: str) -> None:
-        """Add jobs that the cluster has just accepted, as waiting."""
+        """Record jobs that the cluster has just accepted as waiting."""
         self._jobs |= {(job.name, job.index): number for job in jobs}
 
     def refresh(self) -> None:

@@ -45,7 +45,7 @@ def main(
     \b
     --source is one of
       cifar-10-python.tar.gz             CIFAR-10 or CIFAR-100, or the folder unpacked from it; --split chooses the part
-      train-images-idx3-ubyte.gz         MNIST and its like, padded to 32x32 unless --resolution is given
+      train-images-idx3-ubyte.gz         MNIST and similar sets, padded to 32x32 unless --resolution is given
       a folder, .zip or .tar archive     of images: labels from its dataset.json or its folders, unless --no-labels
       ILSVRC/Data/CLS-LOC/train          ImageNet: one label for each synset's folder
       an .npz or .npy file               of pixels, uint8 [N, H, W, C] or [N, C, H, W]

@@ -7,7 +7,7 @@ import sys
 import click
 
 from cli.command import RankedGroup, given_arguments, with_options
-from dnnlib.util import report_errors
+from dnnlib.util import counted, report_errors
 from evaluation.quality_options import CalcOptions, RefOptions, check_calc
 
 
@@ -70,7 +70,7 @@ def ref(options: RefOptions) -> None:
     device = distributed.choose_device(options.extraction.device)
     with distributed.process_group(device):
         count = write_reference(options, device)
-        distributed.print0(f'Statistics of {count} images in {options.dest}')
+        distributed.print0(f'Statistics of {counted(count, "image", "d")} in {options.dest}')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ import click
 from cli.command import RankedCommand, with_options
 from dnnlib.download_options import DownloadOptions
 from dnnlib.options import REQUIRED, group, option, seed_list
-from dnnlib.util import report_errors
+from dnnlib.util import counted, report_errors
 from training.sampler_options import SamplerOptions, class_prior_option, device_option, precision_option
 
 
@@ -70,7 +70,7 @@ def main(options: GenerateOptions) -> None:
         generator = SnapshotGenerator(network, Sampling.of(options), device)
         output = Output(options.outdir, options.seeds, options.batch_size, options.subdirs, grid=options.grid)
         generate(output, generator)
-        distributed.print0(f'{len(output.seeds)} images in {output.outdir}')
+        distributed.print0(f'{counted(len(output.seeds), "image", "d")} in {output.outdir}')
 
 
 if __name__ == '__main__':

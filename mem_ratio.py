@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cli.command import RankedCommand, given_arguments, with_options
-from dnnlib.util import report_errors
+from dnnlib.util import counted, report_errors
 from evaluation.evaluation_options import EvaluationOptions, check_options
 from evaluation.printing import distance_text, is_far, measured_lines, ratio_text, summary
 
@@ -73,7 +73,7 @@ def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> str:
         return summary(records)
     best = best_record(records)
     lines = [
-        f'Highest memorization ratio: {ratio_text(best)}, {best["snapshot"]}, {best["epochs"]:.6g} epochs',
+        f'Highest memorization ratio: {ratio_text(best)}, {best["snapshot"]}, {counted(best["epochs"], "epoch", ".6g")}',
         *[f'Mean distance: {distance_text(best)}'] * is_far(best),
         *measured_lines([best]),
         f'Gallery: {options.expdir / "mem_gallery.png"}',

@@ -34,7 +34,7 @@ def describe(source: Source, near: float) -> str:
     distinct = [index for index, original in enumerate(copies) if index == original]
     pairs = [(distinct[a], distinct[b], distance) for a, b, distance in near_pairs(images[distinct], near)]
     lines = [
-        f'{source.path}: {len(source)} images, {words_of(images.shape[1:])}',
+        f'{source.path}: {counted(len(source), "image", "d")}, {words_of(images.shape[1:])}',
         f'Content: sha256 {content_sha256(images, source.labels)}',
         *_label_lines(source),
         *_copy_lines(source, copies),

@@ -221,11 +221,12 @@ def code_sha256() -> str:
     return hashlib.sha256(''.join(f'{file_sha256(root / name)}  {name}\n' for name in names).encode()).hexdigest()
 
 
-def counted(number: int, noun: str) -> str:
-    """'1 rank', '2,000 ranks', '2 copies', '2 classes'."""
-    if number != 1:
+def counted(number: float, noun: str, spec: str = ',') -> str:
+    """'1 rank', '2,000 ranks', '2 copies', '2 classes'. spec: format of the number."""
+    text = f'{number:{spec}}'
+    if text != '1':
         noun = f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}{"es" if noun.endswith("s") else "s"}'
-    return f'{number:,} {noun}'
+    return f'{text} {noun}'
 
 
 def format_time(seconds: float) -> str:

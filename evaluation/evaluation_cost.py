@@ -89,7 +89,7 @@ def evaluation_lines(options: EvaluationOptions, device: torch.device, pipeline_
     if not generators:
         counts = [len(open_images(path, 'images', options.float_range)) for path in options.images]
         memory = 2 * math.prod(source.shape) * (len(source) + max(counts))
-        lines['Images'] = f'{sum(counts):,} given images; none are generated'
+        lines['Images'] = f'{counted(sum(counts), "given image")}; none are generated'
         return lines | {'Memory': memory_text(memory)}
     return lines | generation_lines(options, generators, source, device)
 

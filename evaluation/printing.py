@@ -55,7 +55,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
     """The ratio of each record, and a table of metrics if there are any."""
     if len(records) == 1:
         (record,) = records
-        parts = [f'Memorization ratio: {ratio_text(record)} of {record["num_images"]} images']
+        parts = [f'Memorization ratio: {ratio_text(record)} of {counted(record["num_images"], "image", "d")}']
         parts += [f'Mean distance: {distance_text(record)}'] * is_far(record)
     else:
         parts = [table_of_records(records)]

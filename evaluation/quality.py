@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dnnlib.download import fetch
-from dnnlib.util import UserError, atomic_file, require_writable
+from dnnlib.util import UserError, atomic_file, counted, require_writable
 from evaluation.consumers.feature_rows import extract, extract_given
 from evaluation.features.cache import write_cached
 from evaluation.features.extractors import Extractor, identity, make_extractor
@@ -169,7 +169,9 @@ def features_of(
     """The features of given images, on the main rank. num: use only this many images, drawn with `seed`."""
     images = read_images(path, argument, progress=distributed.is_main())
     if len(images) < fewest:
-        raise UserError(f'`{argument}`={path} has {len(images)} images; a covariance needs at least two')
+        raise UserError(
+            f'`{argument}`={path} has {counted(len(images), "image", "d")}; a covariance needs at least two'
+        )
     places = None
     if num is not None and num < len(images):
         places = np.sort(np.random.default_rng(seed).choice(len(images), num, replace=False)).tolist()

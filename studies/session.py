@@ -168,7 +168,7 @@ def ended_line(result: PointResult) -> str:
     if result.status.state != DONE or result.record is None:
         return point_line(result)
     record = result.record
-    epochs = '' if record['epochs'] is None else f' at {record["epochs"]:.6g} epochs'
+    epochs = '' if record['epochs'] is None else f' at {counted(record["epochs"], "epoch", ".6g")}'
     return (
         f'Done: {result.point.name}: ratio {100 * record["ratio"]:.2f} % [{100 * record["ratio_low"]:.2f}, '
         f'{100 * record["ratio_high"]:.2f}]{epochs}, in {format_time(result.status.seconds)}'

@@ -135,7 +135,7 @@ def study_cost(
         {
             'Points': f'{at_most}{len(points)}' + f', of which {done} are done; the rest takes:' * bool(done),
             'Training': f'{at_most}{sum(c.images for c in trainings):,} images in '
-            f'{sum(c.calls for c in trainings):,} steps',
+            f'{counted(sum(c.calls for c in trainings), "step")}',
             'Evaluation': f'{at_most}{sum(c.images for c in evaluations):,} images, '
             f'{sum(c.calls for c in evaluations):,} evaluations of the denoiser',
             'Time': time,

@@ -186,7 +186,7 @@ def test_results_are_equal_on_any_number_of_ranks(tmp_path):
 
 def test_errors(made, tmp_path):
     np.save(tmp_path / 'one.npy', np.load(made)[:1])
-    assert 'one.npy has 1 images; a covariance needs at least two' in failure(
+    assert 'one.npy has 1 image; a covariance needs at least two' in failure(
         'calc', f'--images={tmp_path}/one.npy', '--ref=digits'
     )
     (tmp_path / 'cut.npz').write_bytes(b'')

@@ -215,9 +215,11 @@ def describe(config: TrainingConfig, device_type: str) -> str:
     """The configuration as text, with the lengths that the scaling rules give."""
     dataset, schedule, options = config.dataset, config.schedule, config.options
     parameters = config.network.build('meta').num_parameters
-    kinds = f'{config.label_dim} classes' if config.label_dim else 'unconditional'
+    kinds = counted(config.label_dim, 'class', 'd') if config.label_dim else 'unconditional'
     if options.lr and schedule.rampup_images:
-        warmup = f'{schedule.rampup_images / dataset.size:.4g} epochs ({schedule.rampup_images / 1000:g} kimg)'
+        warmup = (
+            f'{counted(schedule.rampup_images / dataset.size, "epoch", ".4g")} ({schedule.rampup_images / 1000:g} kimg)'
+        )
         if schedule.rampup_images >= schedule.total_images:
             reached = 100 * schedule.lr_multiplier(schedule.total_images)
             warmup += f', longer than the training: it ends at {reached:.0f} % of the learning rate'
@@ -233,10 +235,11 @@ def describe(config: TrainingConfig, device_type: str) -> str:
         f' ({schedule.ema_mode}; weight of the old average at the end {schedule.ema_beta(schedule.total_images):.6g})'
     )
     lines = {
-        'Training set': f'{dataset.name}: {dataset.size:,} images, {dataset.resolution}x{dataset.resolution}, '
+        'Training set': f'{dataset.name}: {counted(dataset.size, "image")}, {dataset.resolution}x{dataset.resolution}, '
         f'{"RGB" if dataset.channels == 3 else "grey"}, {kinds}',
         'Network': f'{config.network.class_name}, {parameters:,} parameters, {config.precision} on {device_type}',
-        'Length': f'{schedule.epochs:,.6g} epochs = {schedule.total_images:,} images = {schedule.total_steps:,} steps '
+        'Length': f'{counted(schedule.epochs, "epoch", ",.6g")} = {counted(schedule.total_images, "image")} = '
+        f'{counted(schedule.total_steps, "step")} '
         f'of {schedule.batch_size} on {counted(config.world_size, "rank")}',
         'Optimizer': f'{options.optimizer}, learning rate {options.lr:g}, warm-up {warmup}, '
         f'weight decay {options.weight_decay:g}',

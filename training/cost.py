@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dnnlib.util import format_time
+from dnnlib.util import counted, format_time
 from training.config import TrainingConfig
 from training.dataset import Dataset
 from training.snapshot import NetworkConfig
@@ -124,8 +124,8 @@ def cost_lines(config: TrainingConfig, device: torch.device) -> dict[str, str]:
         'Time': f'about {format_time(cost.seconds)} at {rate:,.3g} images/s (a short measurement)',
         'Memory': f'about {in_gb(cost.memory)} on each device: {in_gb(memory.weights)} of weights and optimizer, '
         f'{config.batch_gpu} images of a forward pass of {in_gb(memory.image)}, the training set',
-        'Disk': f'about {in_gb(cost.disk)}: {len(config.snapshots)} snapshots, the newest {config.options.keep_states} '
-        'training states',
+        'Disk': f'about {in_gb(cost.disk)}: {counted(len(config.snapshots), "snapshot", "d")}, '
+        f'the newest {counted(config.options.keep_states, "training state", "d")}',
     }
 
 

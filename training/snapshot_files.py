@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import UserError, file_sha256
+from dnnlib.util import UserError, counted, file_sha256
 from training.snapshot import is_pickle, load_network, newest_snapshot, read_info, save_network, save_weights
 
 
@@ -36,7 +36,7 @@ def describe_network(source: Path) -> dict[str, Any]:
         'Architecture': f'{info.network.class_name} of a {type(net.model).__name__}',
         'Arguments': json.dumps(info.network.arguments),
         'Parameters': f'{net.num_parameters:,}',
-        'Training': progress if epochs is None else f'{progress}, {epochs:g} epochs',
+        'Training': progress if epochs is None else f'{progress}, {counted(epochs, "epoch", "g")}',
         'Training set': describe_dataset(info.dataset, info.dataset_size, info.dataset_sha256),
         'Precision': info.precision,
         'EMA': json.dumps(info.ema) if info.ema else 'unknown',
@@ -46,7 +46,7 @@ def describe_network(source: Path) -> dict[str, Any]:
 def describe_dataset(name: str | None, size: int | None, sha256: str | None) -> str:
     parts = [
         ascii(name)[1:-1] if name else '',
-        f'{size:,} images' if size else '',
+        counted(size, 'image') if size else '',
         f'SHA-256 {sha256}' if sha256 else '',
     ]
     return ', '.join(filter(None, parts)) or 'unknown'

@@ -103,8 +103,8 @@ class FilesSource(Source):
         class_names = self.manifest.class_names if self.manifest else None
         if class_names is not None and labels is not None and max(labels) >= len(class_names):
             raise UserError(
-                f'{self.where}: {MANIFEST_FILE} names {len(class_names)} classes, but {LABELS_FILE} has the label '
-                f'{max(labels)}; make the data set again'
+                f'{self.where}: {MANIFEST_FILE} names {counted(len(class_names), "class", "d")}, but {LABELS_FILE} has '
+                f'the label {max(labels)}; make the data set again'
             )
         return labels, class_names
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, counted
 from evaluation.features.saved import Features
 
 SUBSETS, MIN_IMAGES = 15, 50  # for an extrapolation
@@ -87,7 +87,9 @@ def frechet_infinity(generated: np.ndarray, reference: np.ndarray | Moments, see
     """
     count = len(generated)
     if count < MIN_IMAGES:
-        raise UserError(f'{count} images: extrapolating the Fréchet distance needs at least {MIN_IMAGES}')
+        raise UserError(
+            f'{counted(count, "image", "d")}: extrapolating the Fréchet distance needs at least {MIN_IMAGES}'
+        )
     sizes = np.round(1 / np.linspace(10 / count, 1 / count, SUBSETS)).astype(int)
     other = _parts(reference)
     distances = [frechet_distance(_some(generated, size, seed + place), other) for place, size in enumerate(sizes)]
@@ -125,7 +127,7 @@ def moments(features: np.ndarray) -> Moments:
 
 def _mean(features: np.ndarray) -> np.ndarray:
     if len(features) < 2:
-        raise UserError(f'{len(features)} images: a covariance needs at least two')
+        raise UserError(f'{counted(len(features), "image", "d")}: a covariance needs at least two')
     return features.mean(axis=0, dtype=np.float64)
 
 

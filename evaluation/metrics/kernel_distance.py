@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, counted
 from evaluation.features.saved import Features
 from evaluation.intervals import t_quantile
 
@@ -57,7 +57,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> KernelDistan
         raise UserError(f'{a.shape[1]} and {b.shape[1]} features per image; compute both with the same extractor')
     fewest = min(len(a), len(b))
     if fewest < 2:
-        raise UserError(f'{fewest} images: a kernel distance needs at least two')
+        raise UserError(f'{counted(fewest, "image", "d")}: a kernel distance needs at least two')
     size = max(2, min(SUBSET_SIZE, fewest // FEWEST_SUBSETS))
     count = min(MOST_SUBSETS, fewest // size)
     random = np.random.default_rng(seed)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.typed import read_json
-from dnnlib.util import ArgumentError, UserError, write_json
+from dnnlib.util import ArgumentError, UserError, counted, write_json
 from studies.commands import ROOT, Resources
 from studies.launchers.contract import Job, Launcher
 from studies.launchers.slurm_job import SECONDS_TO_STOP, PointJob
@@ -76,7 +76,7 @@ class SlurmLauncher:
         known = {folder: job for folder in folders if (job := self._job_of(folder)) and not job.done()}
         self.jobs += known.values()
         if known:
-            print(f'Already on the cluster: {len(known)} points.', flush=True)
+            print(f'Already on the cluster: {counted(len(known), "point", "d")}.', flush=True)
         missing = [folder for folder in folders if folder not in known]
         if missing:
             known.update(zip(missing, self._submit_array(missing), strict=True))
@@ -116,7 +116,10 @@ class SlurmLauncher:
         jobs = [SlurmJob(self.queue, name, index) for index in range(len(folders))]
         self.queue.add(jobs, number)
         self.jobs += jobs
-        print(f'Submitted to the cluster: {len(folders)} points, as job {number}; output: {self.log_dir}', flush=True)
+        print(
+            f'Submitted to the cluster: {counted(len(folders), "point", "d")}, as job {number}; output: {self.log_dir}',
+            flush=True,
+        )
         return jobs
 
     def _executor(self, name: str) -> Any:

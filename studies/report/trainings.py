@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.typed import read_json
-from dnnlib.util import format_time
+from dnnlib.util import counted, format_time
 from evaluation.printing import FAR_TEXT, distance_text, is_far
 from studies.commands import Resources, shell_line
 from studies.report.copied_facts import copied_parts
@@ -83,7 +83,10 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
     return [
         ('Copies', f'{record["num_memorized"]:,} of {record["num_images"]:,} images'),
         ('Mean distance to nearest training image', f'{distance_text(record)} grey levels'),
-        *[('Best snapshot', f'{record["kimg"]:,.6g} kimg, {record["epochs"]:,.6g} epochs') for _ in range(trained)],
+        *[
+            ('Best snapshot', f'{record["kimg"]:,.6g} kimg, {counted(record["epochs"], "epoch", ",.6g")}')
+            for _ in range(trained)
+        ],
         ('Duplicates in training set', f'{record["num_duplicates"]:,}'),
         *known,
     ]

@@ -8,7 +8,23 @@ import pytest
 from click.testing import CliRunner
 
 from dnnlib import util
-from dnnlib.util import UserError, atomic_file, format_time, report_errors, tee_output
+from dnnlib.util import UserError, atomic_file, counted, format_time, report_errors, tee_output
+
+
+@pytest.mark.parametrize(
+    ('number', 'noun', 'spec', 'text'),
+    [
+        (1, 'image', ',', '1 image'),
+        (0, 'class', ',', '0 classes'),
+        (2000, 'copy', ',', '2,000 copies'),
+        (2000, 'step', 'd', '2000 steps'),
+        (1.0, 'epoch', '.4g', '1 epoch'),
+        (0.99999, 'epoch', '.4g', '1 epoch'),
+        (0.5, 'epoch', '.4g', '0.5 epochs'),
+    ],
+)
+def test_nouns_agree_with_their_number(number, noun, spec, text):
+    assert counted(number, noun, spec) == text
 
 
 def write_half(path):

@@ -186,7 +186,7 @@ class TestManifest:
             open_files(self.files(date='today')).labels  # noqa: B018
 
     def test_fewer_class_names_than_classes_are_refused(self, open_files):
-        with pytest.raises(UserError, match=r'names 1 classes, but dataset.json has the label 1'):
+        with pytest.raises(UserError, match=r'names 1 class, but dataset.json has the label 1'):
             open_files(self.files(class_names=['cat'])).labels  # noqa: B018
 
     def test_manifest_of_something_else_is_ignored(self, open_files):

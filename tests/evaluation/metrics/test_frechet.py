@@ -62,7 +62,7 @@ def test_moments_do_not_depend_on_blocks(monkeypatch):
 
 
 def test_fewer_than_two_images_and_other_dimensions_are_refused():
-    with pytest.raises(UserError, match='1 images: a covariance needs at least two'):
+    with pytest.raises(UserError, match='1 image: a covariance needs at least two'):
         frechet_distance(features(1), features(5))
     with pytest.raises(UserError, match='12 and 3 features per image; compute both with the same extractor'):
         frechet_distance(features(5), features(5, 3))

@@ -39,7 +39,7 @@ def test_interval_contains_0_for_95_per_cent_of_pairs_of_sets_of_one_distributio
 
 def test_few_images():
     assert kernel_distance(features(2), features(9)).low is None
-    with pytest.raises(UserError, match='1 images: a kernel distance needs at least two'):
+    with pytest.raises(UserError, match='1 image: a kernel distance needs at least two'):
         kernel_distance(features(1), features(9))
     with pytest.raises(UserError, match='6 and 2 features per image'):
         kernel_distance(features(5), features(5)[:, :2])

@@ -134,7 +134,7 @@ def test_unreadable_settings_of_a_folder_are_refused(text, original, tmp_path):
     (tmp_path / 'settings.json').write_bytes(text)
     network = list_snapshots(original)[-1][1]
     message = failure_of(generate.main, f'--network={network}', f'--outdir={tmp_path}', *SAMPLING)
-    assert 'settings.json is not readable; choose another --outdir' in message
+    assert 'settings.json cannot be read; choose another --outdir' in message
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_measurements_are_shown_and_new_ones_train_nothing(study_file, tmp_path)
     assert not (halves[0][:, None] == halves[1][None]).flatten(2).all(dim=2).any()  # disjoint
     page = (folder / 'report.html').read_text()
     assert f'{means[SAME_SEED]:.3f}' in page
-    assert 'Errors by noise level of the last snapshot: 10 training images.' in page
+    assert 'Errors of the last snapshot by noise level: 10 training images.' in page
     assert 'Clocks of each training run, in kimg' in page
     CliRunner().invoke(emm.main, ['plot', str(folder)])
     assert {path.name for path in (folder / 'figures').iterdir()} >= {
@@ -241,7 +241,7 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
         (['sweep', 'nothing.toml'], 'nothing.toml: no such file'),
         (['sweep', 'STUDY', '--jobs=2', '--gpus-per-job=1000'], '--jobs=2 with --gpus-per-job=1000 needs 2000 GPUs'),
         (['sweep', 'STUDY', '--nodes-per-job=2'], '--nodes-per-job requires --launcher=slurm'),
-        (['status', '.'], 'no study.json in it'),
+        (['status', '.'], 'contains no study.json'),
         (['search', '--outdir=x', '--source=digits', '--range=100-10'], "'100-10' is not a range of sizes"),
         (['search', '--outdir=x', '--source=digits', '--range=11-19'], 'contains no multiple of 10'),
         (['search', '--outdir=x', '--source=digits', '--range=10-5000'], 'all, 5000 images:'),
@@ -254,7 +254,7 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
         (['search', '--outdir=x', '--source=digits', '--range=10-20', '--', '-n'], '-n: write options as --name=value'),
         (
             ['search', '--outdir=x', '--source=digits', '--range=10-20', '--selection=sise'],
-            "[data]: selection = 'sise' is not known",
+            "[data]: unknown selection = 'sise'",
         ),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_class_prior_without_classes_to_draw_is_refused(fresh, digits_20, tmp_
     forget(fresh, 'class_sizes')
     assert 'does not store its number of training images per class' in failure_of(generate.main, *common)
     common = [f'--data={digits_20}', f'--outdir={tmp_path}/out', '--class-prior=data']
-    assert 'draws no classes; remove --class-prior' in failure_of(generate_optim.main, *common)
+    assert 'does not draw classes; remove --class-prior' in failure_of(generate_optim.main, *common)
     assert not (tmp_path / 'out').exists()
 
 

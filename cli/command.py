@@ -19,15 +19,16 @@ from dnnlib.options import REQUIRED, Option, build, options_in, spelling
 from dnnlib.plugins import load_plugins
 from dnnlib.util import UserError
 
-# Threads of torch that wait for one another spin by default, which on a busy machine is several times slower than one
-# thread; `python -m benchmarks.threads` measures it. They read this when torch is loaded, after this module.
+# By default, torch's threads spin while they wait for one another, which on a busy machine is several times slower than
+# a single thread (measured by `python -m benchmarks.threads`). torch reads this variable when it is imported, later.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], Callable]:
-    """Give a command an option for each option of a dataclass, and call it with an instance of that dataclass.
+    """Give a click command the options of a dataclass, and call it with an instance of that dataclass.
 
-    argument: keyword that takes the instance. Apply `report_errors` on top: building the instance may raise UserError.
+    argument: keyword argument that receives the instance. Apply `report_errors` above this decorator, because building
+    the instance can raise UserError.
     """
 
     def decorate(command: Callable) -> Callable:
@@ -46,7 +47,7 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
 
 
 def _require(kind: type, values: dict[str, Any]) -> None:
-    """Raise MissingParameter for an option if the option that would make it unnecessary is missing as well."""
+    """Raise MissingParameter if an option and the one that would make it unnecessary are both missing."""
     for field, option in options_in(kind):
         if option.required_unless and not values[field.name] and values[option.required_unless] is None:
             command = click.get_current_context().command
@@ -54,9 +55,10 @@ def _require(kind: type, values: dict[str, Any]) -> None:
 
 
 class RankedCommand(click.Command):
-    """A command that torchrun may start on several ranks: only the first one prints what is wrong with the options.
+    """A command that torchrun can start on several ranks; only the first rank to fail prints an error in the options.
 
-    `report_errors` does the same for the errors of the function of a command, and says that it resumes if it does.
+    `report_errors` does the same for errors raised by the command's function.
+    resumes: whether running the same command again resumes it; if so, the message after Ctrl-C says so.
     """
 
     resumes = True
@@ -65,13 +67,13 @@ class RankedCommand(click.Command):
         with _reported_once():
             return super().make_context(*arguments, **values)
 
-    def invoke(self, ctx: click.Context) -> Any:  # of a group: parses the options of its sub-command
+    def invoke(self, ctx: click.Context) -> Any:  # for a group, this parses the sub-command's options
         with _reported_once():
             return super().invoke(ctx)
 
 
 class RankedGroup(RankedCommand, click.Group):
-    """A group of commands that torchrun may start on several ranks."""
+    """A group of commands that torchrun can start on several ranks."""
 
 
 @contextlib.contextmanager
@@ -85,12 +87,12 @@ def _reported_once() -> Iterator[None]:
 
 
 def command_of(name: str, kind: type) -> click.Command:
-    """A command that only parses the options of a dataclass."""
+    """A click command that only parses the options of a dataclass."""
     return click.command(name)(with_options(kind)(lambda options: options))
 
 
 def _in_home(value: Any) -> Any:
-    """A path with its leading ~ replaced by the user's home folder; the shell keeps it in --name=~/path."""
+    """Replace a leading ~ in a path by the user's home folder, because the shell does not in --name=~/path."""
     if isinstance(value, tuple):
         return tuple(map(_in_home, value))
     is_in_home = isinstance(value, str | Path) and str(value).startswith('~')
@@ -98,7 +100,7 @@ def _in_home(value: Any) -> Any:
 
 
 class _Number(click.FloatRange):
-    """A number that is not NaN, and infinite only if `infinite` allows it."""
+    """A number that cannot be NaN, and can be infinite only if `infinite` is set."""
 
     def __init__(self, infinite: bool, **bounds: Any):
         super().__init__(**bounds)
@@ -115,13 +117,16 @@ class _Number(click.FloatRange):
 
 
 def given_arguments(context: click.Context | None = None) -> set[str]:
-    """Names of the arguments that were given to a command, as opposed to defaults. context: of the running command if None."""
+    """Names of the arguments given on the command line, as opposed to defaults.
+
+    context: the command's context; None means the running command's.
+    """
     context = context or click.get_current_context()
     return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def click_options(kind: type) -> list[Callable[[Callable], Callable]]:
-    """Decorators that add the options of a dataclass, in order."""
+    """Decorators that add a dataclass's options to a command: required options first, then in order."""
     found = sorted(options_in(kind), key=lambda pair: not is_required(pair[1]))  # required options first
     shown = {field.name: f'--{spelling(field)}' for field, _ in found}
     hints = _type_hints(kind)
@@ -173,7 +178,7 @@ def _declarations(name: str, option: Option) -> list[str]:
 
 
 def _details(hint: Any, option: Option) -> dict[str, Any]:
-    """Keywords of `click.option`. hint: the field's type, `X | None` for an optional one."""
+    """Keyword arguments for `click.option`. hint: the field's type, `X | None` if it is optional."""
     if type(None) in get_args(hint):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if option.switch:

@@ -1,4 +1,4 @@
-"""Options that several commands for data sets share."""
+"""Options shared by several data-set commands."""
 
 from inspect import Parameter
 from typing import Any
@@ -15,7 +15,7 @@ SHARE = click.FloatRange(0, 1)
 COUNT = click.IntRange(min=1)
 TRANSFORMS = ('center-crop', 'center-crop-wide', 'center-crop-dhariwal')
 
-# The options of selections, by the name of the rule's argument.
+# The options of selections, keyed by the name of the rule's argument.
 OPTIONS: dict[str, dict[str, Any]] = {
     'source': {'metavar': 'ZIP|DIR|FILE', 'help': 'Images to read: any source that dataset_tool.py reads.'},
     'blend': {'metavar': 'ZIP|DIR|FILE', 'help': 'Images to mix in.'},
@@ -37,7 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def option(name: str, default: Any = Parameter.empty) -> click.Option:
-    """Return the option for an argument of this name; without a default it is required, unless it is a flag."""
+    """Make the click option for an argument of this name; without a default it is required, unless it is a flag."""
     settings = OPTIONS[name]
     if default is not Parameter.empty:
         default = 'x'.join(map(str, default)) if isinstance(default, tuple) else default

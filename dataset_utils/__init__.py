@@ -1,6 +1,6 @@
-"""Training sets: every source of images behind one reader, and archives written from selections of them.
+"""Training sets: one reader for every source of images, and archives written from selections of those images.
 
-`open_source` reads anything with images. `python -m dataset_utils` writes training sets that differ in one factor.
+`open_source` reads any kind of image source. `python -m dataset_utils` writes training sets that differ in one factor.
 """
 
 from dataset_utils.sources import Reading, Source, content_sha256, open_source

@@ -1,4 +1,4 @@
-"""Write a data set, as a ZIP archive or a folder: complete or not at all, and the same bytes for the same content."""
+"""Writes data sets as ZIP archives or folders: completely or not at all, with identical bytes for identical content."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ from dataset_utils.sources.labels import LABELS_FILE
 from dnnlib.util import UserError, atomic_file, exchange, remove_partial_files, sync_folder
 
 IMAGES_PER_FOLDER = 1000
-EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)  # the first that ZIP can express
+EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time that ZIP can express
 UNIX = 3
 READABLE_FILE = 0o100644 << 16
 OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
@@ -34,11 +34,12 @@ Put = Callable[[str, bytes], None]
 
 
 class Destination:
-    """The place where a data set is written; it is checked at once, so that errors come before the work.
+    """The place where a data set is written; it is checked immediately, so that errors occur before any work is done.
 
-    path: ends in .zip for an archive, otherwise it is a folder. overwrite: replace an existing data set.
-    sources: paths of what is read; the destination must not be inside one, nor contain one.
-    argument: the name of the argument that gave the path, for messages. Raises UserError.
+    path: an archive if it ends in .zip, otherwise a folder. overwrite: replace an existing data set.
+    sources: paths of the sources; the destination must neither be inside a source nor contain one.
+    argument: name of the argument that gave the path, for messages.
+    Raises UserError if the data set cannot or must not be written there.
     """
 
     def __init__(self, path: str, overwrite: bool, sources: Sequence[str] = (), argument: str = 'dest'):
@@ -46,49 +47,49 @@ class Destination:
         self.where = named(argument, path)
         self.is_archive = self.path.suffix.lower() == '.zip'
         if not path or self.path.name.lower() == '.zip':
-            raise UserError(f'{self.where} has no name for the data set; add one, such as data.zip')
+            raise UserError(f'{self.where} has no file name; add one, such as data.zip')
         try:
             problem = self._problem(overwrite, sources)
-        except OSError as error:  # a name that is too long, a folder that may not be entered
+        except OSError as error:  # such as a name that is too long, or a folder without permission
             raise self._unwritable(error) from error
         if problem:
             raise UserError(f'{self.where}{problem}')
 
     def _problem(self, overwrite: bool, sources: Sequence[str]) -> str:
-        """Return why the data set may not be written here, as the end of a sentence that starts with `where`, or ''."""
+        """Return why the data set must not be written here, as the end of a sentence starting with `where`, or ''."""
         if self.path.suffix.lower() in OTHER_ARCHIVES:
-            return f': {self.path.suffix} cannot be written; end it in .zip, or give a folder'
+            return f': {self.path.suffix} files cannot be written; give a name that ends in .zip, or a folder'
         if self.is_archive and self.path.is_dir():
             return ' is a folder; give the archive another name'
         above = next((parent for parent in self.path.absolute().parents if parent.exists()), self.path)
         if not above.is_dir():
-            return f': {above} is a file, where a folder is needed; write somewhere else'
+            return f': {above} is a file, not a folder; write somewhere else'
         here = Path(os.path.realpath(self.path))
-        for source in filter(os.path.exists, sources):  # others are built in, or refused when they are opened
+        for source in filter(os.path.exists, sources):  # others are built in, or refused when opened
             there = Path(os.path.realpath(source))
             if here.is_relative_to(there) or there.is_relative_to(here):
-                return f' and the source {source} contain one another; write somewhere else'
+                return f' overlaps with the source {source}; write somewhere else'
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return ''
         if not overwrite:
-            return ' exists; add `overwrite` to replace it, or give another name'
+            return ' already exists; add `overwrite` to replace it, or give another name'
         if self.is_archive:
             return ''
         if not self.path.is_dir():
-            return ' is a file; end the name in .zip, or give another'
+            return ' is a file; give a name that ends in .zip, or a folder'
         stranger = _stranger_in(self.path)
-        return stranger and f' contains {stranger}, which is not part of a data set; move it, or give another name'
+        return stranger and f' contains {stranger}, so it is not only a data set; move that, or give another name'
 
     @contextlib.contextmanager
     def create(self) -> Iterator['DatasetWriter']:
-        """Yield a writer; its data set appears under the destination's name if the block ends without exception."""
+        """Yield a writer; the data set appears under the destination's name if the block ends without an exception."""
         try:
             create = _archive if self.is_archive else _folder
             with _removal_when_stopped(), _parents(self.path), create(self.path) as put:
                 yield DatasetWriter(put)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise UserError(f'{self.where}: {error.strerror}; make room, or write somewhere else') from error
+                raise UserError(f'{self.where}: {error.strerror}; free some space, or write somewhere else') from error
             if self._is_own(error.filename):
                 raise self._unwritable(error) from error
             raise
@@ -97,7 +98,7 @@ class Destination:
         return UserError(f'{self.where} cannot be written ({error.strerror}); write somewhere else')
 
     def _is_own(self, name: Any) -> bool:
-        """Return whether an OSError names the partial file or folder of this data set, or a folder above it."""
+        """Return whether a name from an OSError is this data set's partial file or folder, or a folder above it."""
         if not isinstance(name, str):
             return False
         here, there = (Path(os.path.realpath(path)) for path in (self.path, name))
@@ -105,14 +106,14 @@ class Destination:
 
 
 class DatasetWriter:
-    """Writes the images of a data set one by one, then its manifest."""
+    """Writes a data set's images one by one, then its manifest."""
 
     def __init__(self, put: Put):
         self._put = put
         self._labels: list[list] = []
 
     def add(self, image: np.ndarray, label: int | None) -> None:
-        """Write the next image, uint8 [H, W, C]; either all images have labels or none."""
+        """Write the next image, uint8 [H, W, C]. Either all images must have labels, or none."""
         number = len(self._labels)
         name = f'{number // IMAGES_PER_FOLDER:05d}/img{number:08d}.png'
         self._put(name, encode_png(image))
@@ -127,7 +128,7 @@ class DatasetWriter:
 
 @contextlib.contextmanager
 def _removal_when_stopped() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception inside the block, so that partial output is removed."""
+    """Turn SIGTERM and SIGHUP into exceptions inside the block, so that partial output is removed."""
     is_main = threading.current_thread() is threading.main_thread()
     taken = [number for number in STOP_SIGNALS if is_main and signal.getsignal(number) == signal.SIG_DFL]
     for number in taken:
@@ -148,7 +149,7 @@ def _parents(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         for parent in missing:
-            with contextlib.suppress(OSError):  # it does not exist yet, or others put files there
+            with contextlib.suppress(OSError):  # it was not created, or another process has put files there
                 parent.rmdir()
         raise
 
@@ -190,13 +191,13 @@ def _folder(path: Path) -> Iterator[Put]:
         if old.exists() and not path.exists():
             old.rename(path)
         raise
-    for left in (partial, old):  # the former data set
+    for left in (partial, old):  # whichever holds the replaced data set
         if left.exists():
             shutil.rmtree(left)
 
 
 def _stranger_in(folder: Path) -> str:
-    """Return a file that does not belong to a data set, or ''; a data set has a `dataset.json`."""
+    """Return something in the folder that does not belong to a data set, or ''. A data set has a `dataset.json`."""
     if not (folder / LABELS_FILE).is_file():
         return f'files but no {LABELS_FILE}'
     for file in folder.rglob('*'):

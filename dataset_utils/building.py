@@ -1,4 +1,4 @@
-"""From a plan to a data set: the one place where images are read, transformed, checked and written."""
+"""Builds data sets from plans: the only place where images are read, transformed, checked and written."""
 
 import contextlib
 import dataclasses
@@ -21,21 +21,20 @@ from dataset_utils.transforms import Transform, checked_square, pad
 from dnnlib.util import UserError, counted
 
 SKIPPED = 'skipped'  # among a manifest's arguments: the names of unreadable images that were skipped
-MAX_SKIPPED_FILES = 1000  # most names of skipped files listed in a manifest
+MAX_SKIPPED_FILES = 1000  # largest number of skipped files that a manifest lists
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Everything that determines a data set's bytes.
 
-    rule, arguments: the function in `rules.RULES` that made the plan, and its keywords.
-    parts: sources, and the indices of the images to read from each, in order. labels: of the images of all parts in
-    order, or None; labels_note: how they were made, in words. transform: applied to each image; None keeps square
-    images as they are.
-    skip_unreadable: skip damaged images instead of stopping; None if the rule needs every image that it chose.
-    limit: stop after this many images, None for all.
-    hash_all: whether the manifest's hash of a folder covers the bytes of all its images, or only of the images that are
-    used.
+    rule, arguments: the function in `rules.RULES` that made the plan, and its keyword arguments.
+    parts: the sources, each with the indices of the images to read from it, in order.
+    labels: labels of the images of all parts in order, or None. labels_note: how the labels were made, in words.
+    transform: function applied to each image; None keeps square images unchanged.
+    skip_unreadable: whether to skip damaged images instead of stopping; None if the rule needs every image it chose.
+    limit: stop after this many images; None for all.
+    hash_all: whether the manifest's hash of a folder covers the bytes of all its images, or only of those used.
     """
 
     parts: Sequence[tuple[Source, Sequence[int]]]
@@ -51,9 +50,9 @@ class Plan:
 
 
 def write_datasets(*jobs: tuple[Plan, Destination]) -> None:
-    """Write the data sets of plans, all of them or none, with a bar on stderr; print a line for each on stdout.
+    """Write the planned data sets, either all or none, with a progress bar on stderr and a line for each on stdout.
 
-    Raises UserError.
+    Raises UserError if an image or a destination is not usable.
     """
     with contextlib.ExitStack() as stack:
         contents = [_write(plan, stack.enter_context(to.create()), to.path.name) for plan, to in jobs]
@@ -63,7 +62,7 @@ def write_datasets(*jobs: tuple[Plan, Destination]) -> None:
 
 
 def _write(plan: Plan, writer: DatasetWriter, name: str) -> str:
-    """Write one data set; returns its content in words."""
+    """Write one data set; returns a summary of its content."""
     making = Making(plan)
     total = min(sum(len(indices) for _, indices in plan.parts), plan.limit or sys.maxsize)
     labels = []
@@ -81,13 +80,13 @@ def _write(plan: Plan, writer: DatasetWriter, name: str) -> str:
 
 
 class Making:
-    """Make a plan's images one at a time; afterwards `manifest` records how.
+    """Makes a plan's images one at a time; afterwards, `manifest` records how they were made.
 
-    Iterating yields (uint8 [S, S, C], label or None). Raises UserError that names an image that is unreadable (unless
-    the plan skips those), not square, or of another size than the first.
+    Iterating yields (uint8 [S, S, C], label or None). Raises UserError that names the image if it is unreadable (unless
+    the plan skips such images), not square, or not the size of the first image.
 
-    kept: indices of the images made from each part. unreadable: names of the images skipped because they are damaged.
-    num_small: number of those skipped because they are too small for the transformation.
+    kept: for each part, the indices of the images made. unreadable: names of images skipped because they are damaged.
+    num_small: number of images skipped because they are too small for the transform.
     """
 
     def __init__(self, plan: Plan):
@@ -116,10 +115,10 @@ class Making:
                         return
         if first is None:
             where = self.plan.parts[0][0].where
-            raise UserError(f'{where}: every image is unreadable or smaller than `resolution`; give other images')
+            raise UserError(f'{where}: all images are unreadable or smaller than `resolution`; give other images')
 
     def manifest(self) -> Manifest:
-        """Record how the data set was made."""
+        """The manifest, which records how the data set was made."""
         plan, sources = self.plan, [source for source, _ in self.plan.parts]
         arguments = plan.arguments | sources[0].reading.changes()
         if plan.skip_unreadable:
@@ -147,7 +146,7 @@ class Making:
 
 
 def _make_image(plan: Plan, source: Source, channels: int, index: int) -> tuple[np.ndarray | None, bool]:
-    """Return the image, or None if it is skipped, and whether that is because it cannot be read."""
+    """Return the image, or None if it is skipped, and whether it is skipped because it is unreadable."""
     try:
         image = with_channels(source.read(index), channels)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The command line `python -m dataset_utils`: a sub-command for each selection in `rules`, `split`, and `info`."""
+"""The command line `python -m dataset_utils`: `split`, `info`, and a sub-command for each selection in `rules`."""
 
 import inspect
 import textwrap
@@ -17,11 +17,11 @@ from dataset_utils.sources import Reading, open_source
 from dnnlib.plugins import load_plugins
 from dnnlib.util import ArgumentError, UserError, report_errors
 
-WIDTH = 110  # columns of an example in a help text, without the backslash at a line's end
+WIDTH = 110  # columns of an example in a help text, without the backslash at the end of a line
 
 
 class Selections(click.Group):
-    """A group with a sub-command for each registered selection, in addition to its own."""
+    """A group with a sub-command for each registered selection, in addition to its own commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         load_plugins()
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def selection_command(name: str) -> click.Command:
-    """Return the sub-command of a selection: its options are the arguments of the rule."""
+    """Return the sub-command for a selection; its options are the rule's arguments."""
     plan = RULES[name]
     arguments = inspect.signature(plan).parameters
     sources = [key for key, argument in arguments.items() if argument.kind is argument.POSITIONAL_OR_KEYWORD]
@@ -109,13 +109,13 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     python -m dataset_utils split --source=photos.zip --dest=photos-set.zip --held-out=100
     """
     if choices['max_images'] is None and choices['held_out'] is None:
-        raise ArgumentError('give `max_images`, the size of both sets, or `held_out`, the size of the second one')
+        raise ArgumentError('give `max_images` (the size of both sets) or `held_out` (the size of the second set)')
     plan = plan_held_out if choices['held_out'] is not None else plan_split
     if plan is plan_split:
         del choices['held_out']
     path = Path(dest)
     if path.name.lower() in ('', '..', '.zip'):
-        raise UserError(f'`dest`={dest} has no name for the halves; end it in one, such as half.zip')
+        raise UserError(f'`dest`={dest} has no file name, from which both sets are named; add one, such as half.zip')
     suffix = path.suffix if path.suffix.lower() == '.zip' else ''
     names = {half: str(path.with_name(f'{path.name.removesuffix(suffix)}-{half}{suffix}')) for half in 'ab'}
     destinations = {half: Destination(name, overwrite, [source]) for half, name in names.items()}
@@ -149,7 +149,7 @@ def info(path: str, near: float, verify: tuple[str, ...]) -> None:
         return
     findings = verification.verify(dataset, opened)
     if findings:
-        raise UserError(f'{path} is not what its manifest claims. {" ".join(findings)}')
+        raise UserError(f'{path} does not match its manifest. {" ".join(findings)}')
     click.echo(
-        f'Verified: every image, every label and the manifest are what the rule makes of {" and ".join(verify)}.'
+        f'Verified: every image, every label and the manifest match what the rule makes from {" and ".join(verify)}.'
     )

@@ -1,4 +1,4 @@
-"""Sources given by a URL, downloaded into a cache and read from there."""
+"""Sources given by URL: downloaded into a cache and read from there."""
 
 import urllib.parse
 from pathlib import Path
@@ -17,9 +17,9 @@ def open_downloaded(
     sha256: str | None = None,
     reading: Reading | None = None,
 ) -> Source:
-    """Like `open_source`, for a path, or for a URL of file, http or https; a downloaded file keeps its name.
+    """Like `open_source`, but also accepts URLs (file, http or https). A downloaded source keeps its name from the URL.
 
-    cache_dir: None means the user's cache folder. sha256: the hash that the file must have, also for a path.
+    cache_dir: None means the user's cache folder. sha256: hash that the file must have, whether path or URL.
     Raises UserError as `open_source` and `dnnlib.download.fetch` do.
     """
     if not is_url(source) and sha256 is None:
@@ -27,7 +27,8 @@ def open_downloaded(
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(source).path)).name
     if source.startswith(('http:', 'https:')) and IMAGES_NAME.fullmatch(name):
         raise UserError(
-            f'{named(argument, source)}: its labels are another file; download both into one folder and give the path'
+            f'{named(argument, source)}: its labels are in a second file; download both files into one folder and give '
+            f'the path'
         )
     opened = open_source(fetch(source, cache_dir, sha256), argument, reading)
     if is_url(source):

@@ -1,4 +1,4 @@
-"""ImageNet's synsets for each class of CIFAR-10: the table `imagenet_superclasses.csv`."""
+"""The ImageNet synsets that correspond to each CIFAR-10 class, from the table `imagenet_superclasses.csv`."""
 
 import csv
 from importlib.resources import files
@@ -12,7 +12,7 @@ TRAIN = 'ILSVRC/Data/CLS-LOC/train'
 
 
 def superclasses() -> dict[str, list[str]]:
-    """Return the sorted synsets of each superclass; superclasses have the names of CIFAR-10's classes."""
+    """Return the sorted synsets of each superclass; superclasses are named like CIFAR-10's classes."""
     table: dict[str, list[str]] = {}
     text = (files('dataset_utils') / 'imagenet_superclasses.csv').read_text(encoding='utf-8')
     for row in csv.DictReader(text.splitlines()):
@@ -21,7 +21,7 @@ def superclasses() -> dict[str, list[str]]:
 
 
 def images_by_synset(source: Source, superclass: str) -> list[tuple[str, list[int]]]:
-    """Return each synset of a superclass with the indices of its images in the source, both sorted.
+    """Return each synset of a superclass with the indices of its images in the source; both are sorted.
 
     Raises UserError if the superclass is unknown, or if the source lacks one of its synsets.
     """
@@ -33,9 +33,9 @@ def images_by_synset(source: Source, superclass: str) -> list[tuple[str, list[in
     missing = [synset for synset in found if synset not in names]
     if missing:
         raise UserError(
-            f'{source.where}: it has {len(found) - len(missing)} of the {len(found)} synset folders of {superclass} '
-            f'({some(missing)} missing or empty; its folders are {some(names) or "none"}); '
-            f'give a folder with all of them, such as {TRAIN}'
+            f'{source.where} has {len(found) - len(missing)} of the {len(found)} synset folders for {superclass} '
+            f'(missing or empty: {some(missing)}; its folders: {some(names) or "none"}); '
+            f'give a folder that has all of them, such as {TRAIN}'
         )
     for index, label in enumerate(source.labels or []):
         if names[label] in found:

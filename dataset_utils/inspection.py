@@ -1,4 +1,4 @@
-"""The content of a set of images: sizes, labels, exact copies, and near copies."""
+"""Describes the content of a set of images: sizes, labels, exact copies and near copies."""
 
 import math
 from collections import Counter
@@ -12,23 +12,23 @@ from dataset_utils.sources import Source, content_sha256
 from dataset_utils.sources.base import copies_of, printable, words_of
 from dnnlib.util import UserError, counted
 
-NEAR = 16.0  # root mean square per pixel, of 255: four pairs of CIFAR-10 are closer
+NEAR = 16.0  # root mean square difference per pixel, out of 255; four pairs of CIFAR-10 images are closer
 DIRECTIONS = 64
-BLOCK = 2048  # images whose distances to all others are looked at together
-MAX_VALUES = 1 << 23  # pixels that are projected together
+BLOCK = 2048  # images that are compared with all others at a time
+MAX_VALUES = 1 << 23  # pixel values projected at a time
 MAX_CANDIDATES = 1_000_000
-SHOWN = 10  # pairs and other items that are listed one by one
+SHOWN = 10  # pairs and other items that are listed individually
 SHOWN_CLASSES = 20
 
 
 def describe(source: Source, near: float) -> str:
     """Describe a source in words: counts, sizes, labels, copies, near copies, and how it was made.
 
-    near: pairs whose root mean square difference per pixel, out of 255, is below it are near copies.
+    near: pairs are near copies if their root mean square difference per pixel, out of 255, is below this.
     Raises UserError if images are unreadable or of different sizes, or if `near` is negative.
     """
     if not near >= 0:
-        raise UserError(f'`near`={near} is not a distance; give a number of at least 0')
+        raise UserError(f'`near`={near} is not a valid distance; give a number of at least 0')
     images = source.load(progress=True)
     copies = copies_of(images)
     distinct = [index for index, original in enumerate(copies) if index == original]
@@ -45,12 +45,13 @@ def describe(source: Source, near: float) -> str:
 
 
 def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
-    """Find every pair whose root mean square difference per pixel is below `near`, closest first, exactly.
+    """Find all pairs whose root mean square difference per pixel is below `near`, closest first; the search is exact.
 
-    images: uint8 [N, H, W, C]. Returns (i, j, distance), i < j. Raises UserError when there are too many candidates.
+    images: uint8 [N, H, W, C]. Returns (i, j, distance) with i < j. Raises UserError if there are too many candidates.
 
-    Projecting on orthonormal directions, with the length of the remainder as one more coordinate, increases no
-    distance. So the cheap distances between projections leave only few pairs to compare pixel by pixel.
+    Projecting onto orthonormal directions, with the norm of the remainder as an additional coordinate, never increases
+    a distance. The cheap distances between projections therefore rule out most pairs, and only a few are compared pixel
+    by pixel.
     """
     pixels = images.reshape(len(images), -1)  # [N, D]
     found = []
@@ -58,7 +59,7 @@ def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
     for first, second in _candidate_pairs(_project(pixels), pixels.shape[1] * near**2):
         candidates += len(first)
         if candidates > MAX_CANDIDATES:
-            raise UserError(f'`near`={near:g} has too many pairs to list; lower it')
+            raise UserError(f'`near`={near:g} gives too many pairs to list; lower it')
         for i, j in zip(first.tolist(), second.tolist(), strict=True):
             difference = pixels[i].astype(np.float64) - pixels[j]
             distance = math.sqrt(difference @ difference / len(difference))
@@ -68,9 +69,9 @@ def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
 
 
 def _project(pixels: np.ndarray) -> np.ndarray:
-    """Project uint8 [N, D] on directions between its own images, which explain more of them than random directions.
+    """Project images, uint8 [N, D], onto directions from their mean to some of them; returns float32 [N, K + 1].
 
-    Returns float32 [N, K + 1].
+    These directions explain more of the images' variance than random directions would.
     """
     count = len(pixels)
     mean = pixels.mean(axis=0, dtype=np.float64)
@@ -87,12 +88,12 @@ def _project(pixels: np.ndarray) -> np.ndarray:
 
 
 def _candidate_pairs(points: np.ndarray, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield indices (i, j), i < j, of the pairs whose squared distance is below the limit, allowing for rounding."""
+    """Yield indices (i, j), i < j, of all pairs whose squared distance is below the limit or within rounding of it."""
     norms = np.einsum('nk,nk->n', points, points)
     limit += 1e-5 * float(norms.max())
     for start in range(0, len(points), BLOCK):
         stop = min(start + BLOCK, len(points))
-        # |a|^2 + |b|^2 - 2 a.b < limit, with the terms of b on one side.
+        # |a|^2 + |b|^2 - 2 a.b < limit, with the terms that involve b on one side.
         products = points[start:stop] @ points[start:].T  # [B, N - start]
         products -= 0.5 * norms[start:]
         is_near = products > 0.5 * (norms[start:stop, np.newaxis] - limit)
@@ -119,7 +120,7 @@ def _label_lines(source: Source) -> list[str]:
 def _copy_lines(source: Source, copies: Sequence[int]) -> list[str]:
     pairs = [(original, index) for index, original in enumerate(copies) if index != original]
     lines = [f'  {source.describe(copy)} of {source.describe(original)}' for original, copy in pairs]
-    return [f'Exact copies of an earlier image: {len(pairs)}', *_first(lines)]
+    return [f'Exact copies of earlier images: {len(pairs)}', *_first(lines)]
 
 
 def _pair_lines(source: Source, pairs: Sequence[tuple[int, int, float]], near: float) -> list[str]:
@@ -137,8 +138,8 @@ def _manifest_lines(manifest: Manifest | None) -> list[str]:
     sources = zip(listed(manifest.source), listed(manifest.source_sha256), strict=False)
     arguments = ', '.join(f'{name}={value}' for name, value in manifest.arguments.items() if value is not None)
     return [
-        f'Made by the rule "{printable(manifest.rule)}" of version {manifest.version}, with {printable(arguments)}',
+        f'Made by the rule "{printable(manifest.rule)}" (version {manifest.version}) with {printable(arguments)}',
         *(f'  from {printable(name)}, sha256 {printable(digest)}' for name, digest in sources),
-        f'  its images {printable(str(manifest.indices)[1:-1])}',
+        f'  images used: {printable(str(manifest.indices)[1:-1])}',
         f'  labels: {printable(manifest.labels)}',
     ]

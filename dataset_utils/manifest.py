@@ -1,4 +1,4 @@
-"""How a data set was made, in `manifest.json`: enough to make the same data set again, without times or paths."""
+"""`manifest.json` records how a data set was made: enough to make the same set again, without times or paths."""
 
 import json
 from typing import Any
@@ -7,20 +7,21 @@ import msgspec
 
 from dnnlib.typed import Typed
 
-# Increased when a rule changes, so that the same command gives different images or labels.
+# Increased whenever a rule changes such that the same command gives different images or labels.
 VERSION = 1
 
 
 class Manifest(Typed, frozen=True):
     """The content of `manifest.json`.
 
-    source: file name of the source, or a list of two for a mixture; source_sha256: of each, see `Source.sha256`.
-    rule: the sub-command, or 'convert' for dataset_tool.py; arguments: its options, without paths.
-    indices: indices of the images in the source, in order; a list of two such lists for a mixture.
-    labels: how the labels were made, in words. class_names: names of label 0, 1, ..., or None.
-    skipped_files: names of the files next to the images that are not images; absent if there are none.
-    original_names: of the image files that the images were first read from, in order; '' if unknown. Absent if the
-    images do not come from such files.
+    source: file name of the source, or a list of two names for a mixture. source_sha256: hash of each source; see
+    `Source.sha256`.
+    rule: the sub-command, or 'convert' for dataset_tool.py. arguments: its options, without paths.
+    indices: the images' indices in the source, in order; a list of two such lists for a mixture.
+    labels: how the labels were made, in words. class_names: names of the labels 0, 1, ..., or None.
+    skipped_files: names of the source's files that are not images; absent if there are none.
+    original_names: names of the image files from which the images were first read, in order; '' if unknown. Absent if
+    the images do not come from image files.
     """
 
     source: str | list[str]
@@ -35,10 +36,10 @@ class Manifest(Typed, frozen=True):
     original_names: list[str] | msgspec.UnsetType = msgspec.UNSET
 
     def to_json(self) -> str:
-        """Return the manifest as JSON text; equal manifests give equal text."""
+        """Return the manifest as JSON; equal manifests give identical JSON."""
         return json.dumps(msgspec.to_builtins(self))
 
 
 def listed(value: str | list[str]) -> list[str]:
-    """Return a value of a manifest for each of its sources."""
+    """Return a manifest's value as a list with one entry for each source."""
     return [value] if isinstance(value, str) else value

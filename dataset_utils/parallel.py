@@ -1,4 +1,4 @@
-"""An ordered map on threads: decoding, resizing and checksums release Python's lock, so threads suffice."""
+"""An ordered map that runs on threads, which suffice because decoding, resizing and checksums release Python's lock."""
 
 import os
 import time
@@ -12,14 +12,14 @@ Result = TypeVar('Result')
 
 MAX_THREADS = 32
 BLOCK = 64  # items per task: a task costs about as much as decoding one small image
-# Seconds per item below which waiting for Python's lock costs more than threads gain (measured on two cores).
+# For items faster than this, in seconds, waiting for Python's lock costs more than threads gain (on two cores).
 WORTH_A_THREAD = 100e-6
 
 
 def ordered_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Yield function(item) for each item, in order; slow functions run on threads, a few blocks ahead of the caller.
+    """Yield function(item) for each item, in order; a slow function runs on threads, a few blocks ahead of the caller.
 
-    The first exception, in the order of the items, ends the iteration.
+    The iteration ends with the first exception in item order.
     """
     start = time.perf_counter()
     yield from _apply(function, items[:BLOCK])

@@ -1,7 +1,7 @@
-"""PNG files whose pixels are stored uncompressed: fast, and the same bytes with every version of zlib and Pillow.
+"""PNG files with uncompressed pixels: fast, and byte-identical with every version of zlib and Pillow.
 
-`encode_png` writes them. `decode_png` reads exactly those files, several times faster than a general decoder.
-`is_contact_sheet` recognizes overviews of images, so that they are not read as images.
+`encode_png` writes them. `decode_png` reads only these files, several times faster than a general decoder.
+`is_contact_sheet` recognizes contact sheets, so that they are not read as images.
 """
 
 import struct
@@ -14,9 +14,9 @@ GREY, RGB, GREY_ALPHA = 0, 2, 4  # colour types of the PNG specification, sectio
 HEADER = struct.Struct('>IIBBBBB')
 HEADER_START = len(SIGNATURE) + 8  # after the length and kind of the first chunk
 STREAM_START = HEADER_START + HEADER.size + 4 + 8  # after the header's checksum, and the next chunk's length and kind
-MAX_STORED = 65535  # bytes of a stored block, RFC 1951 section 3.2.4
+MAX_STORED = 65535  # largest stored block in bytes, RFC 1951 section 3.2.4
 
-# The text chunk, keyword and value, in which a contact sheet or gallery states what it is.
+# Keyword and value of the text chunk that marks a contact sheet or gallery.
 SHEET_KEYWORD, SHEET_TEXT = 'Title', 'Contact sheet'
 SHEET_MARK = f'tEXt{SHEET_KEYWORD}\0{SHEET_TEXT}'.encode()
 
@@ -41,7 +41,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> np.ndarray | None:
-    """Decode a file that `encode_png` wrote: uint8 [H, W, C]; None for any other file and for a damaged one."""
+    """Decode a file written by `encode_png` to uint8 [H, W, C]; returns None for a damaged file and any other file."""
     if len(data) < STREAM_START:
         return None
     width, height, _, colour_type, *_ = HEADER.unpack_from(data, HEADER_START)
@@ -55,22 +55,22 @@ def decode_png(data: bytes) -> np.ndarray | None:
     if len(pixels) != height * row_bytes:
         return None
     image = np.frombuffer(pixels, np.uint8).reshape(height, row_bytes)[:, 1:].copy().reshape(height, width, -1)
-    # Encoding is cheap, and equal bytes prove every header, filter and checksum at once.
+    # Encoding is cheap, and identical bytes prove that all headers, filters and checksums are right.
     return image if encode_png(image) == data else None
 
 
 def png_has_colour(data: bytes) -> bool:
-    """Return whether a PNG file has colour, by its header; False for one without."""
+    """Return whether a PNG file has colour, according to its header; False if the header is missing."""
     return data[HEADER_START + 9 : HEADER_START + 10] not in (b'', bytes([GREY]), bytes([GREY_ALPHA]))
 
 
 def is_deep_png(data: bytes) -> bool:
-    """Return whether a file is a PNG file of 16 bits per channel, by its header."""
+    """Return whether a file is a PNG with 16 bits per channel, according to its header."""
     return data.startswith(SIGNATURE) and data[HEADER_START + 8 : HEADER_START + 9] == b'\x10'
 
 
 def is_contact_sheet(data: bytes) -> bool:
-    """Return whether a PNG file is marked as an overview of several images."""
+    """Return whether a PNG file is marked as a contact sheet."""
     return SHEET_MARK in data[: STREAM_START + 2 * len(SHEET_MARK)]
 
 

@@ -1,14 +1,15 @@
 """The rules by which training sets are made: each is a pure function from sources and arguments to a `Plan`.
 
-A rule's keywords are what a manifest stores as its arguments, and RULES has the rules by name, so that the same plan
-can be made again from a manifest and its sources. A rule with examples is a selection, with its own sub-command:
+A manifest stores the rule's name and keyword arguments, and `RULES` maps names to rules, so the same plan can be made
+again from a manifest and its sources. A rule with examples is a selection and gets its own sub-command:
 
     @rule('first', 'The first ten digits: --source=digits --dest=ten.zip --max-images=10')
     def plan_first(source: Source, *, max_images: int) -> Plan:
         '''Take the first images.'''
         return subset(source, range(max_images))
 
-Its positional arguments are sources, its keywords are options (see `options.OPTIONS`), and its docstring is the help.
+Its positional arguments are sources, its keyword arguments are options (see `cli.dataset_options.OPTIONS`), and its
+docstring is the help text.
 """
 
 import dataclasses
@@ -27,23 +28,23 @@ from dnnlib.util import UserError
 
 LABELS_OF_SOURCE = 'those of the source'
 NO_LABELS = 'none'
-MAX_IMAGES = 10**8  # the eight digits of an image's name
-MADE_LABELS = ('random-labels', 'unique-labels')  # rules whose labels are not the source's
+MAX_IMAGES = 10**8  # image names have eight digits
+MADE_LABELS = ('random-labels', 'unique-labels')  # rules that replace the source's labels
 
 Rule = Callable[..., Plan]
 
-# Sources in the examples.
+# Sources used in the examples.
 CIFAR = '--source=cifar-10-python.tar.gz'
 MIX = '--source=dog.zip --blend=dog-imagenet.zip'
 IMAGENET = '--source=imagenet/ILSVRC/Data/CLS-LOC/train'
 
 
 RULES: dict[str, Rule] = {}
-EXAMPLES: dict[str, tuple[str, ...]] = {}  # of each selection, for its help: what each does, and its options
+EXAMPLES: dict[str, tuple[str, ...]] = {}  # each selection's examples for its help, as 'purpose: options'
 
 
 def rule(name: str, *examples: str) -> Callable[[Rule], Rule]:
-    """Decorate a rule, to register it under this name; its plans get the name, and its keywords as their arguments."""
+    """Decorate a rule to register it under this name; its plans then store the name and the keyword arguments."""
 
     def register(plan: Rule) -> Rule:
         @functools.wraps(plan)
@@ -144,7 +145,7 @@ def plan_random_labels(
     Labels are independent and uniform, and are drawn in the order of the images.
     """
     if not 1 <= num_classes <= MAX_LABEL + 1:
-        raise UserError(f'`num_classes`={num_classes} is not in the range from 1 to {MAX_LABEL + 1}; change it')
+        raise UserError(f'`num_classes`={num_classes} is out of range; give 1 to {MAX_LABEL + 1}')
     plan = plan_size(source, max_images=max_images, seed=seed)
     note = f"random: Python's random.Random({label_seed}).randint(0, {num_classes - 1}) for each image in order"
     labels = selections.random_labels(max_images, num_classes, label_seed)
@@ -236,13 +237,15 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
     """
     # The product is taken in float64: at 0.8, 199 of 1,000 images come from `source`. Source: Gu et al. 2023, sec. 4.3.
     if not 0 <= blend_rate <= 1:
-        raise UserError(f'`blend_rate`={blend_rate} is not in the range from 0 to 1; change it')
+        raise UserError(f'`blend_rate`={blend_rate} is out of range; give 0 to 1')
     _check_alike(source, blend)
     first = int(max_images * (1 - blend_rate))
     parts = [(source, range(first)), (blend, range(max_images - first))]
     for part, indices in parts:
         if indices.stop > len(part):
-            raise UserError(f'{part.where} has {len(part)} images, but {indices.stop} are needed; lower `max_images`')
+            raise UserError(
+                f'{part.where} has only {len(part)} of the {indices.stop} images needed; lower `max_images`'
+            )
     is_labelled = source.labels is not None
     return Plan(
         parts=parts,
@@ -264,15 +267,15 @@ def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | 
     The images to repeat are taken evenly from the classes: the first ones of each class, or drawn with `seed`.
     """
     if copies < 1:
-        raise UserError(f'`copies`={copies} must be at least 1')
+        raise UserError(f'`copies`={copies} is out of range; give at least 1')
     if not 0 <= fraction <= 1:
-        raise UserError(f'`fraction`={fraction} is not in the range from 0 to 1; change it')
+        raise UserError(f'`fraction`={fraction} is out of range; give 0 to 1')
     if copies * len(source) > MAX_IMAGES:
-        raise UserError(f'`copies`={copies} may give more than {MAX_IMAGES} images; lower it')
+        raise UserError(f'`copies`={copies} could give more than {MAX_IMAGES} images; lower it')
     indices = selections.repeated(source.labels, len(source), copies, fraction, seed)
     if copies > 1 and fraction > 0 and len(indices) == len(source):
         raise UserError(
-            f'`fraction`={fraction:g} of {len(source)} images is less than one, so none is repeated; raise it'
+            f'`fraction`={fraction:g} of {len(source)} images is less than one image, so nothing is repeated; raise it'
         )
     return subset(source, indices)
 
@@ -304,9 +307,9 @@ def subset(source: Source, indices: Sequence[int]) -> Plan:
 
 
 def labels_of(source: Source) -> list[int]:
-    """Return the labels that a selection by class needs; raises UserError for a source without labels."""
+    """Return a source's labels, for a selection by class; raises UserError if it has none."""
     if source.labels is None:
-        raise UserError(f'{source.where} has no labels, which this selection needs; select by size instead')
+        raise UserError(f'{source.where} has no labels, which this selection requires; select by size instead')
     return source.labels
 
 
@@ -319,25 +322,25 @@ def _check_alike(source: Source, blend: Source) -> None:
     if source.shape[:2] != blend.shape[:2]:
         raise UserError(
             f'{source.where} is {words_of(source.shape)}, but {blend.where} is {words_of(blend.shape)}; '
-            f'bring both to one size with dataset_tool.py'
+            f'bring both to the same size with dataset_tool.py'
         )
     if (source.labels is None) != (blend.labels is None):
         bare = source if source.labels is None else blend
-        raise UserError(f'{bare.where} has no labels, but the set that it is mixed with has; label both or neither')
+        raise UserError(f'{bare.where} has no labels, but the set to mix it with does; label both sets or neither')
     names = [part.class_names for part in (source, blend)]
     if None not in names and names[0] != names[1]:
         raise UserError(
-            f'{source.where} and {blend.where} have different class names, so that a label would have two meanings; '
+            f'{source.where} and {blend.where} have different class names, so a label would have two meanings; '
             f'make both from sources with the same classes'
         )
     for part, others in ((source, names[1]), (blend, names[0])):
         if part.manifest is not None and part.manifest.rule in MADE_LABELS:
             raise UserError(
-                f'{part.where} has labels made by {printable(part.manifest.rule)}, which do not mix; '
-                f'mix the sets that it was made of, and then label the mixture'
+                f'{part.where} has labels made by {printable(part.manifest.rule)}, which cannot be mixed; '
+                f'mix the sets from which it was made, then label the mixture'
             )
         if part.labels is not None and others is not None and max(part.labels) >= len(others):
             raise UserError(
-                f'{part.where} has the label {max(part.labels)}, but the set that it is mixed with has {len(others)} '
+                f'{part.where} has the label {max(part.labels)}, but the set to mix it with has only {len(others)} '
                 f'classes; make both from sources with the same classes'
             )

@@ -1,7 +1,7 @@
-"""Which images a training set takes: pure functions from labels to indices into the source.
+"""Selections of images for a training set: pure functions from labels to indices into the source.
 
-With the same seed, or without one, a smaller set is contained in every larger one, except for the remainder of
-`first_classes`. If all labels are 0, classes play no role.
+With the same seed, or without a seed, every larger set contains the smaller ones, except for the remainder in
+`first_classes`. Images without labels are treated as one class, with label 0.
 """
 
 import random
@@ -25,18 +25,19 @@ def balanced(
     sets: int = 1,
     number: int = 0,
 ) -> list[int]:
-    """Take max_images / C images of each of the C classes that are present, class after class in order of label.
+    """Take max_images / C images from each of the C classes that are present, class by class in order of label.
 
-    labels: one for each image in the source. seed: None takes each class's first images, a seed draws them (see
-    `members`). sets, number: of several disjoint sets, take the one with this number, from 0; set 0 is the same for any
-    number of sets. Raises UserError if C does not divide max_images, or if a class has too few images for all the sets.
-    Source: Gu et al. 2023, section 3.1: the first |D|/10 images of each class of CIFAR-10.
+    labels: one for each image in the source. seed: None takes each class's first images; a seed draws them at random
+    (see `members`). sets, number: how many disjoint sets to make, and which of them to take, from 0; set 0 is the same
+    for any number of sets.
+    Raises UserError if C does not divide max_images, or if a class has too few images for all sets.
+    Source: Gu et al. 2023, section 3.1: the first |D|/10 images of each CIFAR-10 class.
     """
     classes = members(labels, seed)
     rest = max_images % len(classes)
     if rest:
         raise UserError(
-            f'`max_images`={max_images} is not a multiple of the {len(classes)} classes; '
+            f'`max_images`={max_images} is not a multiple of the number of classes ({len(classes)}); '
             f'give {max_images - rest or len(classes)}'
         )
     return take(classes, class_names, dict.fromkeys(classes, max_images // len(classes)), sets, number)
@@ -45,14 +46,15 @@ def balanced(
 def first_classes(
     labels: Sequence[int], class_names: Sequence[str] | None, num_classes: int, max_images: int, seed: int | None
 ) -> list[int]:
-    """Take max_images // C images of each of the first C classes that are present, and the rest from the last one.
+    """Take max_images // C images from each of the first C = num_classes classes that are present.
 
-    Raises UserError if there are fewer classes, less than one image for each, or if a class has too few images.
+    The last of these classes also provides the remainder. Raises UserError if there are fewer than C classes, if
+    max_images is below C, or if a class has too few images.
     Source: Gu et al. 2023, section 4.2 (inter-diversity).
     """
     classes = members(labels, seed)
     if num_classes > len(classes):
-        raise UserError(f'`num_classes`={num_classes} is more than the {len(classes)} classes of the source; lower it')
+        raise UserError(f'`num_classes`={num_classes} exceeds the {len(classes)} classes of the source; lower it')
     if max_images < num_classes:
         raise UserError(f'`max_images`={max_images} is less than `num_classes`={num_classes}; raise it')
     counts = dict.fromkeys(list(classes)[:num_classes], max_images // num_classes)
@@ -63,9 +65,10 @@ def first_classes(
 def one_class(
     labels: Sequence[int], class_names: Sequence[str] | None, name: str, max_images: int | None, seed: int | None
 ) -> list[int]:
-    """Take the first `max_images` images of one class, or all of them. name: the class's name, or its label in digits.
+    """Take `max_images` images of one class, or all if that is None. name: the class's name, or its label in digits.
 
-    Raises UserError if there is no such class, with a list of the classes, or if it has too few images.
+    seed: None takes the first images; a seed draws them at random. Raises UserError if the class does not exist (the
+    message lists those that do) or has too few images.
     """
     classes = members(labels, seed)
     label = next((label for label in classes if class_names is not None and class_names[label] == name), None)
@@ -73,16 +76,16 @@ def one_class(
         label = int(name)
     if label is None or label not in classes:
         known = some([name_of(label, class_names) for label in classes], 20)
-        raise UserError(f'`class_name`={name} is not a class of the source, which has {known}; give one of those')
+        raise UserError(f'`class_name`={name} is not a class of the source; give one of {known}')
     return take(classes, class_names, {label: len(classes[label]) if max_images is None else max_images})
 
 
 def repeated(labels: Sequence[int] | None, count: int, copies: int, fraction: float, seed: int | None) -> list[int]:
-    """Take all `count` images in order, and then repeat a fraction of them until each of those occurs `copies` times.
+    """Take all `count` images in order, then repeat a fraction of them until each repeated image occurs `copies` times.
 
-    fraction: in [0, 1]; round(fraction * count) images are repeated, the same share of each class to within one image:
-    the first ones, or drawn by the seed. Without labels all images count as one class. The images repeated at a
-    smaller fraction are also repeated at a larger one.
+    fraction: in [0, 1]; round(fraction * count) images are repeated, the same share of each class to within one image.
+    seed: None repeats each class's first images; a seed draws them at random. Without labels, all images count as one
+    class. The images repeated at a smaller fraction are also repeated at a larger one.
     """
     classes = members(labels if labels is not None else [0] * count, seed)
     shares = proportional(classes, round(fraction * count))
@@ -95,16 +98,17 @@ def held_out(
 ) -> tuple[list[int], list[int]]:
     """Split images into a training set and `count` held-out images, the same share of each class to within one image.
 
-    max_images: the training set is what `balanced` takes, and the held-out images are among the others; None trains
-    on all others, in the source's order. seed: None holds the last images of each class out, a seed draws them.
-    Raises UserError if too few images are left over, and as `balanced` does.
+    max_images: size of the training set, which is taken as by `balanced`, and held-out images are taken from the rest;
+    None trains on all images that are not held out, in the source's order.
+    seed: None holds out each class's last images; a seed draws them at random.
+    Raises UserError if too few images remain to be held out, and as `balanced` does.
     """
     taken = [] if max_images is None else balanced(labels, class_names, max_images, seed)
     used = set(taken)
     left = {label: [index for index in own if index not in used] for label, own in members(labels, seed).items()}
     most = len(labels) - (len(taken) or 1)
     if not 0 < count <= most:
-        raise UserError(f'`held_out`={count} is not in the range from 1 to {most}, the images left over; change it')
+        raise UserError(f'`held_out`={count} is out of range; {most} images remain, so give 1 to {most}')
     shares = proportional(left, count)
     chosen = sorted(index for label, own in left.items() for index in own[len(own) - shares[label] :])
     return taken or sorted(set(range(len(labels))) - set(chosen)), chosen
@@ -112,7 +116,7 @@ def held_out(
 
 def proportional(classes: dict[int, list[int]], count: int) -> Counter[int]:
     """Divide `count` images among classes in proportion to their sizes, to within one image."""
-    # The k-th image of a class has the place (k - 1/2) / (size of the class), and the lowest places are taken.
+    # The k-th image of a class has the position (k - 1/2) / (class size), and the lowest `count` positions are taken.
     places = sorted(
         ((position + 0.5) / len(indices), label)
         for label, indices in classes.items()
@@ -127,11 +131,12 @@ def spread(
     seed: int,
     is_wanted: Callable[[int], bool] = lambda index: True,
 ) -> list[int]:
-    """Draw `max_images` images evenly from S groups, group after group; the first max_images mod S give one more.
+    """Draw `max_images` images evenly from S groups, one group after another.
 
-    groups: name, such as 'n02085620', and indices of each. A group is shuffled by the seed and the digits of its
-    name, so that the draw does not depend on the rest of the source. is_wanted: whether an index may be taken;
-    otherwise the next index of its group takes its place. Raises UserError if a group has too few images.
+    The first max_images mod S groups provide one image more than the others.
+    groups: each group's name, such as 'n02085620', and indices. A group is shuffled by the seed and the digits of its
+    name, so the draw does not depend on the rest of the source. is_wanted: whether an index can be taken; if not, the
+    next index in its group is used. Raises UserError if a group has too few images.
     """
     share, extra = divmod(max_images, len(groups))
     chosen: list[int] = []
@@ -149,10 +154,10 @@ def spread(
 
 
 def members(labels: Sequence[int], seed: int | None) -> dict[int, list[int]]:
-    """Return the indices of each class's images by label, labels ascending.
+    """Return a dict from each label, in ascending order, to the indices of the images with that label.
 
-    seed: None keeps the source's order; a seed in [0, 2^32) shuffles each class with its own generator, seeded by
-    (seed, label), so that a class's order depends on nothing else.
+    seed: None keeps the source's order. A seed in [0, 2^32) shuffles each class with its own generator, seeded by
+    (seed, label), so a class's order does not depend on the other classes.
     """
     classes: dict[int, list[int]] = {label: [] for label in sorted(set(labels))}
     for index, label in enumerate(labels):
@@ -164,7 +169,7 @@ def members(labels: Sequence[int], seed: int | None) -> dict[int, list[int]]:
 
 def shuffled(indices: Sequence[int], seed: int, key: int) -> list[int]:
     """Shuffle indices with a generator seeded by (seed, key), both in [0, 2^32)."""
-    # numpy guarantees that the streams of RandomState never change (NEP 19), unlike streams of newer generators.
+    # NumPy guarantees that RandomState's streams never change (NEP 19), unlike the streams of newer generators.
     order = np.random.RandomState([seed, key]).permutation(len(indices))
     return [indices[position] for position in order]
 
@@ -176,7 +181,7 @@ def take(
     sets: int = 1,
     number: int = 0,
 ) -> list[int]:
-    """Take counts[label] images of each class; sets, number: see `balanced`. Raises UserError if there are too few."""
+    """Take counts[label] images of each class. sets, number: see `balanced`. Raises UserError if there are too few."""
     for label, count in counts.items():
         if sets * count > len(classes[label]):
             smallest = min(len(classes[other]) for other in counts)
@@ -191,14 +196,14 @@ def take(
 def random_labels(count: int, num_classes: int, seed: int = PAPER_SEED) -> list[int]:
     """Draw `count` independent labels, uniform in [0, num_classes).
 
-    Source: Gu et al. 2023, section 5.1: Python's generator, one `random.randint` for each image in order.
+    Source: Gu et al. 2023, section 5.1: Python's generator, one `random.randint` call for each image in order.
     """
     generator = random.Random(seed)
     return [generator.randint(0, num_classes - 1) for _ in range(count)]
 
 
 def name_of(label: int, class_names: Sequence[str] | None) -> str:
-    """Name a class for a message: '5 (dog)'."""
+    """Format a class for a message, such as '5 (dog)'."""
     if class_names is None or class_names[label] == str(label):
         return str(label)
     return f'{label} ({printable(class_names[label])})'

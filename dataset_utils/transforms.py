@@ -1,4 +1,4 @@
-"""Bring images to one square size: how each is cropped, resized and padded."""
+"""Brings images to one square size by cropping, resizing and padding."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,29 +13,30 @@ from dnnlib.util import ArgumentError
 LANCZOS, BOX, BICUBIC = PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BOX, PIL.Image.Resampling.BICUBIC
 MAX_EDGE = 8192
 
-# From one image to another, uint8 [H, W, C]; None skips the image.
+# Maps an image, uint8 [H, W, C], to another; returns None to skip the image.
 Transform = Callable[[np.ndarray], np.ndarray | None]
 
 
 def make_transform(name: str | None, resolution: Sequence[int] | None) -> Transform | None:
-    """Return the transformation of this name, to images of this size; None if both are None.
+    """Return the transform with this name and resolution; None if both are None.
 
-    name: one of TRANSFORMS, or None to resize images that are square already. resolution: (width, height), equal
-    except for 'center-crop-wide', where the height is at most the width. Raises ArgumentError.
+    name: one of TRANSFORMS, or None to resize images that are already square. resolution: (width, height), which must
+    be equal except for 'center-crop-wide', where the height must be at most the width.
+    Raises ArgumentError if they do not fit together or are out of range.
     """
     if resolution is None:
         if name is not None:
-            raise ArgumentError(f'`transform`={name} needs `resolution`=WxH, the size to crop to')
+            raise ArgumentError(f'`transform`={name} requires `resolution`=WxH, the size after cropping')
         return None
     width, height = resolution
     size = f'`resolution`={width}x{height}'
     if not all(type(edge) is int and 1 <= edge <= MAX_EDGE for edge in resolution):
-        raise ArgumentError(f'{size} is out of range; give an edge of 1 to {MAX_EDGE} pixels')
+        raise ArgumentError(f'{size} is out of range; give 1 to {MAX_EDGE} pixels for each side')
     if name not in (None, *TRANSFORMS):
         raise ArgumentError(f'`transform`={name} is unknown; choose one of {", ".join(TRANSFORMS)}')
     if name == 'center-crop-wide':
         if height > width:
-            raise ArgumentError(f'{size} is taller than wide, which center-crop-wide cannot make; swap the numbers')
+            raise ArgumentError(f'{size} is taller than wide, but center-crop-wide makes wide images; swap the numbers')
         return partial(center_crop_wide, width=width, height=height)
     if height != width:
         raise ArgumentError(f'{size} is not square; give {width}x{width}')
@@ -52,14 +53,14 @@ def resize(image: np.ndarray, width: int, height: int, resample: PIL.Image.Resam
 
 
 def checked_square(image: np.ndarray) -> np.ndarray:
-    """Return a square image unchanged; raises ValueError for any other, since there are several ways to crop it."""
+    """Return a square image unchanged; raises ValueError for other images, which could be cropped in several ways."""
     if image.shape[0] != image.shape[1]:
         raise ValueError(f'is {words_of(image.shape)}, not square')
     return image
 
 
 def resize_square(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize a square image to size x size; raises ValueError for any other."""
+    """Resize a square image to size x size; raises ValueError if it is not square."""
     return resize(checked_square(image), size, size)
 
 
@@ -70,7 +71,7 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def center_crop_wide(image: np.ndarray, width: int, height: int) -> np.ndarray | None:
-    """Crop the largest central box of proportions width : height, resize it, and center it in a black square.
+    """Crop the largest central box with aspect ratio width : height, resize it, and center it in a black square.
 
     Returns uint8 [width, width, C], or None if the box would have to be enlarged.
     """
@@ -85,7 +86,7 @@ def center_crop_wide(image: np.ndarray, width: int, height: int) -> np.ndarray |
 def center_crop_dhariwal(image: np.ndarray, size: int) -> np.ndarray:
     """Halve by averaging while both sides are at least 2 * size, scale the short side to `size` bicubically, and crop.
 
-    Source: the preprocessing of ImageNet in Dhariwal and Nichol 2021.
+    Source: the ImageNet preprocessing of Dhariwal and Nichol 2021.
     """
     while min(image.shape[:2]) >= 2 * size:
         image = resize(image, image.shape[1] // 2, image.shape[0] // 2, BOX)
@@ -95,7 +96,7 @@ def center_crop_dhariwal(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def pad(image: np.ndarray, size: int) -> np.ndarray:
-    """Center an image in a black square of size x size, at least as large."""
+    """Center an image in a black square of size x size, which must be at least as large as the image."""
     height, width, channels = image.shape
     top, left = (size - height) // 2, (size - width) // 2
     canvas = np.zeros((size, size, channels), np.uint8)

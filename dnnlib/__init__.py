@@ -4,4 +4,4 @@ import os
 import sys
 
 if os.name == 'nt':
-    sys.exit('This toolkit runs on Linux and macOS; on Windows, use it in WSL (Windows Subsystem for Linux).')
+    sys.exit('This toolkit runs on Linux and macOS; on Windows, run it in WSL (Windows Subsystem for Linux).')

@@ -1,4 +1,4 @@
-"""Download a file into a cache, completely or not at all: `fetch`. An interrupted download is resumed."""
+"""`fetch` downloads a file into a cache, completely or not at all, and resumes an interrupted download."""
 
 import hashlib
 import math
@@ -14,27 +14,28 @@ _NAME, _MAX_ATTEMPTS = 'diffusion-memorization', 20
 
 
 def user_cache() -> Path:
-    """The user's cache folder, which may not exist yet."""
+    """The user's cache folder, which might not exist yet."""
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', _NAME)
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL rather than a path."""
+    """Whether a string is a URL rather than a path."""
     return re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', text) is not None
 
 
 def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None) -> Path:
     """Return the path of a local file, or of the cached copy of a URL, which is downloaded on first use.
 
-    source: a path, or a URL of file, http or https. sha256: in hexadecimal, or None if it is not known.
-    Raises UserError for another scheme (also of a redirect), and if the server, the length or the hash is wrong.
+    source: a path, or a URL with the scheme file, http or https. sha256: expected hash in hexadecimal, None if unknown.
+    Raises UserError if the scheme is not supported, an https URL redirects to an insecure one, the server reports an
+    error, or the length or hash is wrong.
     """
     try:
         url = urlsplit(source)
     except ValueError as error:
-        raise UserError(f'{source}: not a URL ({error}); check its spelling') from error
+        raise UserError(f'{source} is not a valid URL ({error}); check its spelling') from error
     if is_url(source) and url.scheme not in ('file', 'http', 'https'):
-        raise UserError(f'{source}: only file, http and https are supported; download it yourself and give its path')
+        raise UserError(f'{source}: only file, http and https URLs are supported; download the file and give its path')
     path = Path(unquote(url.path) if url.scheme == 'file' else source)
     if url.scheme in ('http', 'https'):
         cache_dir = cache_dir or user_cache()
@@ -44,15 +45,15 @@ def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None)
         with locked(Path(f'{path}.lock'), math.inf):  # other processes wait, and then find the file
             is_cached = path.exists() and (not sha256 or file_sha256(path) == sha256.lower())
             if not is_cached and not any(_receive(source, path, sha256) for _ in range(_MAX_ATTEMPTS)):
-                raise UserError(f'{source}: the connection was lost {_MAX_ATTEMPTS} times; run again to resume it')
+                raise UserError(f'{source}: the connection was lost {_MAX_ATTEMPTS} times; run again to resume')
     if sha256 and (found := file_sha256(path)) != sha256.lower():
-        raise UserError(f'{source}: its SHA-256 is {found}, not the given {sha256}; it is a different file')
+        raise UserError(f'{source} has the SHA-256 {found}, not {sha256}; it is a different file')
     return path
 
 
 def _receive(source: str, path: Path, sha256: str | None) -> bool:
-    """Continue a download until its end or until the connection is cut; return whether it is complete."""
-    import requests  # only here: --help does not need them
+    """Resume a download until it is complete or the connection is lost; returns whether it is complete."""
+    import requests  # imported here because --help does not need them
     from tqdm import tqdm
     from urllib3.exceptions import HTTPError
 
@@ -64,8 +65,8 @@ def _receive(source: str, path: Path, sha256: str | None) -> bool:
     except (requests.RequestException, HTTPError, ValueError) as error:  # ValueError: a redirect to no URL
         raise UserError(f'{source}: cannot be downloaded ({error})') from error
     if source.startswith('https:') and not response.url.startswith('https:'):
-        raise UserError(f'{source}: redirects to {response.url[:200]!a}, which is not secure')
-    length = response.raw.length_remaining or 0  # 0 if it is not announced
+        raise UserError(f'{source} redirects to {response.url[:200]!a}, which is not secure; give another URL')
+    length = response.raw.length_remaining or 0  # 0 if the server does not announce it
     if response.status_code == 200 and (length or sha256):
         start = 0
         etag = response.headers.get('ETag') or response.headers.get('Last-Modified', '')
@@ -73,7 +74,7 @@ def _receive(source: str, path: Path, sha256: str | None) -> bool:
     elif not start or response.headers.get('Content-Range') != f'bytes {start}-{start + length - 1}/{start + length}':
         version.unlink(missing_ok=True)  # the next attempt starts again
         answer = f'{response.status_code} {response.reason!a}, length {length or "unknown"}'
-        raise UserError(f'{source}: the server answers {answer}; if only the length is unknown, give the `sha256`')
+        raise UserError(f'{source}: the server answered {answer}; if only the length is unknown, give `sha256`')
     bar = tqdm(initial=start, total=start + length or None, unit='B', unit_scale=True, disable=None, leave=False)
     with bar, open(partial, 'ab' if start else 'wb') as file:
         try:

@@ -1,4 +1,4 @@
-"""The options of downloads, which the commands that take a network from a URL share."""
+"""The download options, shared by the commands that accept a URL of a network file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from dnnlib.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadOptions:
-    """Where the file of a network is kept, and what it must be."""
+    """Where a downloaded network file is stored, and how it is checked."""
 
     # fmt: off
     cache_dir: Path | None = option(None, "Folder for downloads and cached features. [default: the user's cache folder]", unit='DIR')

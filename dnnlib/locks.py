@@ -1,4 +1,4 @@
-"""File locks, which end with the processes that hold them, even if they are killed."""
+"""File locks, which are released when the process that holds them ends, even if it is killed."""
 
 import contextlib
 import errno
@@ -13,18 +13,20 @@ from dnnlib.util import UserError
 try:
     import fcntl
 except ImportError:  # Windows
-    raise SystemExit('Error: the toolkit needs Linux or macOS; on Windows run it in WSL') from None
+    raise SystemExit('Error: this toolkit runs on Linux and macOS; on Windows, run it in WSL') from None
 
-# Checking whether a lock is held takes it for a moment, so attempts to hold it continue for longer than that.
+# `is_locked` holds a lock for a moment, so attempts to take a lock must go on for longer than that.
 SECONDS_TO_TRY = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def locked(path: Path, seconds: float = SECONDS_TO_TRY) -> Iterator[int | None]:
-    """Hold a file's lock inside the block; the file is created if needed. seconds: to wait for it, or infinity.
+    """Hold a file's lock inside the block, creating the file if needed.
 
-    Yields the descriptor, for child processes that are to hold the lock as well, or None if another process holds it.
+    seconds: how long to wait for the lock, possibly infinite.
+    Yields the file descriptor, which child processes can inherit to hold the lock as well, or None if another process
+    still holds the lock.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -39,9 +41,10 @@ def locked(path: Path, seconds: float = SECONDS_TO_TRY) -> Iterator[int | None]:
 
 @contextlib.contextmanager
 def sole_use(path: Path, what: str) -> Iterator[None]:
-    """Hold a file's lock inside the block, and remove the file at the end. what: its name in messages.
+    """Hold a file's lock inside the block, and remove the lock file at the end.
 
-    The folder is made if needed, and removed if it stays empty. Raises UserError if another process holds the lock.
+    what: what the lock protects, for the message. The folder is created if needed, and a new folder that stays empty is
+    removed. Raises UserError if another process holds the lock.
     """
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,12 +56,12 @@ def sole_use(path: Path, what: str) -> Iterator[None]:
         finally:
             path.unlink(missing_ok=True)
             if is_new:
-                with contextlib.suppress(OSError):  # it has files by now
+                with contextlib.suppress(OSError):  # the folder contains files by now
                     path.parent.rmdir()
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock."""
+    """Whether any process holds the lock."""
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -70,7 +73,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _is_at(file: IO, path: Path) -> bool:
-    """Whether an open file is still the one at a path: the process that held its lock before may have removed it."""
+    """Whether a path still refers to an open file, which the previous holder of the lock may have removed."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -87,6 +90,6 @@ def _locked_in_time(file: IO, deadline: float) -> bool:
                 return False
             time.sleep(0.02)
         except OSError as error:
-            if error.errno in _NO_LOCKS:  # the file system has no locks
+            if error.errno in _NO_LOCKS:  # the file system does not support locks
                 return True
             raise

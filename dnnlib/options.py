@@ -1,7 +1,7 @@
-"""Typed options: dataclasses whose fields carry their help, unit and range, and parsers for texts such as '0-63'.
+"""Typed options: dataclasses whose fields include help, unit and range, and parsers for strings such as '0-63'.
 
 A field is declared in one line, `batch_size: int = option(64, 'Images per step.', name='batch', unit='INT', least=1)`.
-Command lines and study files are derived from such dataclasses; Python code uses them as they are.
+Command lines and study files are derived from these dataclasses; Python code uses them directly.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 REQUIRED = dataclasses.MISSING
-# Longer lists of seeds would not fit in memory as a list.
+# A longer list of seeds might not fit in memory.
 _MAX_SEEDS = 100_000_000
 # Random number generators take seeds modulo this number.
 _SEEDS_END = 1 << 32
@@ -20,14 +20,14 @@ _SEEDS_END = 1 << 32
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What a field of an options dataclass carries in addition to its type.
+    """What a field of an options dataclass specifies in addition to its type.
 
-    help: one sentence; other fields are named in backticks. name: on a command line and in files, if it differs from
-    the field's name with dashes. unit: a few letters for the help. least, most, above, below: bounds, the latter two
-    exclusive. choices: the allowed texts. parse: makes the value from a text, and raises ValueError with the reason.
-    switch: a bool that is given without a value. short: a name of one letter. alias: a second name. required_unless: a
-    field without which this one is needed.
-    default: as it was declared, before parsing.
+    help: one sentence, in which other fields are named in backticks. default: the default as declared, before parsing.
+    name: name on command lines and in files; None means the field's name with dashes instead of underscores.
+    unit: a few letters shown in the help. least, most: inclusive bounds. above, below: exclusive bounds.
+    choices: the allowed strings. parse: converts a string to the value; raises ValueError with a reason.
+    switch: whether the option is a flag, given without a value. short: one-letter name. alias: second name.
+    required_unless: this option is required unless that field is given.
     """
 
     help: str
@@ -47,7 +47,10 @@ class Option:
 
 
 def option(default: Any, help: str, **details: Any) -> Any:
-    """A dataclass field with an `Option`. default: REQUIRED, a value, or a text for `parse`. details: see `Option`."""
+    """Declare an option as a dataclass field. default: REQUIRED, a value, or a string for `parse`.
+
+    details: see `Option`.
+    """
     described = Option(help, default, **details)
     metadata = {'option': described}
     if default is REQUIRED:
@@ -59,12 +62,12 @@ def option(default: Any, help: str, **details: Any) -> Any:
 
 
 def group(kind: type) -> Any:
-    """A dataclass field whose value is another options dataclass; its options count as options of the outer one."""
+    """Declare a field whose value is another options dataclass; its options also belong to the outer dataclass."""
     return dataclasses.field(default_factory=kind, metadata={'group': kind})
 
 
 def options_in(kind: type) -> Iterator[tuple[dataclasses.Field, Option]]:
-    """The fields that are options, in order, including the fields of groups."""
+    """Yield the fields that are options, in order, including those of groups."""
     for field in dataclasses.fields(kind):
         if 'group' in field.metadata:
             yield from options_in(field.metadata['group'])
@@ -73,12 +76,12 @@ def options_in(kind: type) -> Iterator[tuple[dataclasses.Field, Option]]:
 
 
 def spelling(field: dataclasses.Field) -> str:
-    """The name of an option outside Python: 'batch', 'knn-ref'."""
+    """An option's name on command lines and in files, such as 'batch' or 'knn-ref'."""
     return field.metadata['option'].name or field.name.replace('_', '-')
 
 
 def build(kind: type, values: dict[str, Any]) -> Any:
-    """An options dataclass, and its groups, from values by field name."""
+    """Make an options dataclass, including its groups, from a dict of values by field name."""
     arguments = {}
     for field in dataclasses.fields(kind):
         if 'group' in field.metadata:
@@ -89,7 +92,7 @@ def build(kind: type, values: dict[str, Any]) -> Any:
 
 
 def check_values(options: Any) -> None:
-    """Raise ValueError for a value that its option cannot have. options: with values that no parser has checked."""
+    """Raise ValueError if any value in `options` is not one of its option's choices or is out of range."""
     for field, option in options_in(type(options)):
         value = getattr(options, field.name, None)
         if option.choices is not None and value is not None and value not in option.choices:
@@ -104,58 +107,58 @@ def check_values(options: Any) -> None:
             and (option.below is None or value < option.below)
         )
         if not is_within:
-            raise ValueError(f'{field.name} cannot be {value!r}')
+            raise ValueError(f'{field.name} is out of range: {value!r}')
 
 
 def integer_list(text: str) -> list[int]:
-    """Comma-separated integers: '1,0,2'. An empty text is an empty list."""
+    """Parse comma-separated integers, such as '1,0,2'. An empty string gives an empty list."""
     try:
         return [int(part) for part in text.split(',')] if text.strip() else []
     except ValueError:
-        raise ValueError(f'{text!r} is not a list of integers such as 1,2,2') from None
+        raise ValueError(f'{text!r} is not a list of integers; write it like 1,2,2') from None
 
 
 def word_list(text: str) -> list[str]:
-    """Comma-separated words."""
+    """Parse comma-separated words."""
     found = [word.strip() for word in text.split(',')]
     if not all(found):
-        raise ValueError(f'{text!r} has an empty part')
+        raise ValueError(f'{text!r} contains an empty item; remove the extra comma')
     return found
 
 
 def seed_list(text: str) -> list[int]:
-    """Comma-separated integers and ranges, none of them twice: '0,1,5-10'."""
+    """Parse comma-separated seeds and ranges without duplicates, such as '0,1,5-10'."""
     found: list[int] = []
     for part in text.split(','):
         match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', part)
         if match is None:
-            raise ValueError(f'{part!r} is neither a seed nor a range of seeds such as 0-63')
+            raise ValueError(f'{part!r} is neither a seed nor a range of seeds; write it like 7 or 0-63')
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f'the range {part} is empty; give the smaller seed first')
         if last >= _SEEDS_END:
-            raise ValueError(f'{last} is too large; seeds from {_SEEDS_END} on repeat the images of smaller ones')
+            raise ValueError(f'{last} is too large; seeds wrap modulo 2^32, so give at most {_SEEDS_END - 1}')
         if last - first >= _MAX_SEEDS:
-            raise ValueError(f'the range {part} has more than {_MAX_SEEDS} seeds')
+            raise ValueError(f'the range {part} has more than {_MAX_SEEDS} seeds; give a shorter one')
         found += range(first, last + 1)
     if len(set(found)) < len(found):
-        raise ValueError('a seed is given twice; each gives the same image again')
+        raise ValueError('a seed is given twice, which would generate the same image twice; remove the duplicate')
     return found
 
 
 def number_pair(text: str) -> tuple[float, float]:
-    """Two finite numbers, the lower one first: '-1,1'."""
+    """Parse two finite numbers, the lower one first, such as '-1,1'."""
     try:
         low, high = map(float, text.split(','))
     except ValueError:
-        raise ValueError(f'{text!r} is not two numbers such as -1,1') from None
+        raise ValueError(f'{text!r} is not a pair of numbers; write it like -1,1') from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f'{text!r} is not a range; give the lower number first')
     return low, high
 
 
 def size_range(text: str) -> list[int]:
-    """Two positive sizes, the smaller one first: '500-20000'."""
+    """Parse two positive sizes, the smaller one first, such as '500-20000'."""
     low, _, high = text.partition('-')
     if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) < int(high)):
         raise ValueError(f'{text!r} is not a range of sizes; write it like 500-20000')
@@ -163,7 +166,7 @@ def size_range(text: str) -> list[int]:
 
 
 def resolution(text: str) -> tuple[int, int]:
-    """A width and height in pixels: '32x32'."""
+    """Parse a width and height in pixels, such as '32x32'."""
     match = re.fullmatch(r'([1-9]\d{0,4})x([1-9]\d{0,4})', text)
     if not match:
         raise ValueError(f'{text!r} is not a width and height in pixels; write it like 32x32')
@@ -171,7 +174,7 @@ def resolution(text: str) -> tuple[int, int]:
 
 
 def square_resolution(text: str) -> tuple[int, int]:
-    """A width and an equal height in pixels."""
+    """Parse a width and height in pixels that must be equal."""
     width, height = resolution(text)
     if width != height:
         raise ValueError(f'{width}x{height} is not square; write it like {width}x{width}')

@@ -1,7 +1,7 @@
-"""Read the pickle on stdin under limits of memory and time: the child process of `dnnlib.safe_pickle`.
+"""The child process of `dnnlib.safe_pickle`: reads the pickle on stdin under memory and time limits.
 
-Every name in the pickle becomes an inert object, so nothing is executed. The exit status is 0 if reading ends,
-even with an error, and another one if it exceeds a limit or crashes Python.
+Every name in the pickle becomes an inert object, so nothing is executed. The exit status is 0 if reading finishes, even
+with an error, and nonzero if it exceeds a limit or crashes Python.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ SECONDS, BYTES_PER_SECOND = 10, 10_000_000
 
 
 class Inert(dict):
-    """Accepts anything that a pickle does to an object."""
+    """Accepts everything that a pickle can do to an object, and does nothing."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 

@@ -1,7 +1,7 @@
-"""Code from outside the repository that adds entries to the registries: metrics, selections, denoisers, extractors.
+"""Plug-ins: external code that adds metrics, selections, denoisers or feature extractors to the registries.
 
-docs/plugins.md has an example. The scripts call `load_plugins` before they use any registry; Python code imports its
-own modules instead.
+docs/plugins.md has an example. Scripts call `load_plugins` before they use any registry; Python code simply imports its
+own modules.
 """
 
 import functools
@@ -15,12 +15,12 @@ from pathlib import Path
 from dnnlib.util import UserError
 
 ENTRY_POINTS = 'diffusion_memorization.plugins'
-VARIABLE = 'MEMORIZATION_PLUGINS'  # paths of Python files, separated as in PATH; processes that are started inherit it
+VARIABLE = 'MEMORIZATION_PLUGINS'  # paths of Python files, separated as in PATH; child processes inherit it
 
 
 @functools.cache
 def load_plugins() -> None:
-    """Import the plug-ins of installed packages and of `VARIABLE`, once. Raises UserError for one that fails."""
+    """Import the plug-ins of installed packages and those in `VARIABLE`, once. Raises UserError if one fails."""
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         _run(entry.name, entry.load)
     for name in filter(None, os.environ.get(VARIABLE, '').split(os.pathsep)):
@@ -39,5 +39,5 @@ def _import_file(path: Path) -> None:
 def _run(name: str, load: Callable[[], object]) -> None:
     try:
         load()
-    except Exception as error:  # any code may run here
-        raise UserError(f'the plug-in {name}: {type(error).__name__}: {error}') from error
+    except Exception as error:  # a plug-in can raise anything
+        raise UserError(f'the plug-in {name} failed: {type(error).__name__}: {error}') from error

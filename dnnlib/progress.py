@@ -1,4 +1,4 @@
-"""Progress of a long computation: a bar on the terminal, and a file that other processes read."""
+"""Progress of a long computation: a bar on the terminal, and a file for other processes to read."""
 
 import contextlib
 import json
@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from dnnlib.typed import read_json
 
-# In the folder that is being written, while the computation runs.
+# Exists in the output folder while the computation runs.
 PROGRESS_FILE = '.progress.json'
 SECONDS_BETWEEN_WRITES = 1.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a computation is. done, total: images. rate: images per second lately; 0 if unknown."""
+    """How far a computation has got. done, total: numbers of images. rate: recent images per second; 0 if unknown."""
 
     phase: str
     done: int
@@ -30,10 +30,10 @@ class Progress:
 
 
 class ProgressBar(tqdm):
-    """A bar on the terminal, which also writes `PROGRESS_FILE` into a folder until it is closed.
+    """A progress bar on the terminal that also keeps `PROGRESS_FILE` in a folder up to date until it is closed.
 
-    phase: its label. folder: None writes no file. done: at the start. unit: of the numbers. hidden: None hides the bar
-    if stderr is not a terminal.
+    phase: label of the bar. folder: None writes no file. done: progress at the start. unit: what the numbers count.
+    hidden: whether to hide the bar; None hides it if stderr is not a terminal.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ProgressBar(tqdm):
 
     def update(self, n: float | None = 1) -> bool | None:
         drawn = super().update(n)
-        if self.disable:  # then tqdm does not count
+        if self.disable:  # tqdm does not count while it is disabled
             self.n += int(n or 0)
         now = time.monotonic()
         if now - self.written_at >= SECONDS_BETWEEN_WRITES:
@@ -73,11 +73,11 @@ class ProgressBar(tqdm):
             return
         text = json.dumps(asdict(Progress(self.phase, int(self.n), int(self.total or 0), rate)))
         partial = self.path.with_suffix('.partial')
-        with contextlib.suppress(OSError):  # a full disk stops the computation elsewhere
+        with contextlib.suppress(OSError):  # if the disk is full, another write will raise the error
             partial.write_text(text, encoding='utf-8')
             partial.replace(self.path)
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """The progress of the computation that writes into a folder, None if there is none."""
+    """The progress of the computation running in a folder, or None if there is none."""
     return read_json(folder / PROGRESS_FILE, Progress)

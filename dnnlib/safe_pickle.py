@@ -1,8 +1,8 @@
-"""Read untrusted pickles without running any code in them: `load_pickle` and `read_restricted`.
+"""Reads untrusted pickles without running any code in them: `load_pickle` and `read_restricted`.
 
-A pickle is a program that may call any function it names. Here a few names are replaced by harmless classes of this
-module, and every other name is refused. A child process reads the pickle first, under limits of memory and time, so a
-pickle designed to exhaust them or to crash Python cannot do so here.
+A pickle is a program that can call any function it names. Here a few names are replaced by harmless classes, and every
+other name is refused. A child process first reads the pickle under memory and time limits, so that a pickle designed to
+exhaust memory or crash Python does so only there.
 """
 
 import io
@@ -23,13 +23,14 @@ _MAX_SECONDS = 600
 
 
 class RefusedPickleError(ValueError):
-    """The pickle is broken, or requests more than its reader allows; the text names the cause."""
+    """The pickle is corrupt, or requests more than its reader allows; the message gives the reason."""
 
 
 def load_pickle(data: bytes) -> Any:
-    """Return the value of a pickle: plain values, uint8 arrays, or a dict of them.
+    """Return the value of a pickle that contains plain values, uint8 arrays, or a dict of these.
 
-    Strings written by Python 2 are returned as bytes. Nothing named in it is imported. Raises RefusedPickleError.
+    Strings written by Python 2 are returned as bytes. Nothing that the pickle names is imported. Raises
+    RefusedPickleError.
     """
     value = read_restricted(data, STAND_INS, encoding='bytes')
     if isinstance(value, dict):
@@ -38,9 +39,9 @@ def load_pickle(data: bytes) -> Any:
 
 
 def read_restricted(data: bytes, stand_ins: Mapping[tuple[str, str], type], encoding: str = 'ASCII') -> Any:
-    """Return the value of a pickle that may name only the keys of `stand_ins`.
+    """Return the value of a pickle that is allowed to use only the names in `stand_ins`.
 
-    stand_ins: classes by the module and name that they stand for; numpy._core is called numpy.core.
+    stand_ins: maps each allowed (module, name) to the class that stands in for it; write numpy._core as numpy.core.
     Raises RefusedPickleError.
     """
     _rehearse(data)
@@ -48,8 +49,8 @@ def read_restricted(data: bytes, stand_ins: Mapping[tuple[str, str], type], enco
         return _Unpickler(data, stand_ins, encoding).load()
     except RefusedPickleError:
         raise
-    except Exception as error:  # a broken pickle can raise nearly any exception
-        raise RefusedPickleError(f'broken: {ascii(str(error)[:100])[1:-1] or type(error).__name__}') from error
+    except Exception as error:  # a corrupt pickle can raise nearly any exception
+        raise RefusedPickleError(f'it is corrupt: {ascii(str(error)[:100])[1:-1] or type(error).__name__}') from error
 
 
 def _rehearse(data: bytes) -> None:
@@ -59,7 +60,7 @@ def _rehearse(data: bytes) -> None:
     except subprocess.TimeoutExpired:
         status = 1
     if status:
-        raise RefusedPickleError('reading it takes too much memory or time')
+        raise RefusedPickleError('reading it would take too much memory or time')
 
 
 class _Unpickler(pickle.Unpickler):
@@ -75,16 +76,16 @@ class _Unpickler(pickle.Unpickler):
 
 
 class StandIn:
-    """Replaces a name. A pickle cannot set its attributes, and changes it only through __setstate__."""
+    """Base class of stand-ins. A pickle cannot set their attributes, except through __setstate__."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        raise RefusedPickleError(f'it changes {type(self).__name__}')
+        raise RefusedPickleError(f'it sets the state of {type(self).__name__}')
 
 
 class Dtype(StandIn):
-    """The type of numbers, which must be uint8 under one of its names; the byte order follows in a second step."""
+    """Stands in for a NumPy dtype, which must be in `names`; the byte order is set in a second step."""
 
     __slots__ = ('value',)
     names: tuple[str, ...] = ('u1', 'uint8', '|u1')
@@ -93,7 +94,7 @@ class Dtype(StandIn):
         text = name.decode('ascii', 'replace') if isinstance(name, bytes) else name
         if not isinstance(text, str) or text not in self.names:
             kind = shown(text) if isinstance(text, str) else type(text).__name__
-            raise RefusedPickleError(f'it holds an array of {kind}, which is not supported')
+            raise RefusedPickleError(f'it contains an array of dtype {kind}, which is not supported')
         self.value = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
@@ -102,7 +103,7 @@ class Dtype(StandIn):
 
 
 class Array(StandIn):
-    """An array, which numpy pickles in two steps; `value` is missing before the second."""
+    """Stands in for a NumPy array, which is unpickled in two steps; the second step sets `value`."""
 
     __slots__ = ('value',)
 
@@ -124,13 +125,13 @@ class _FromBuffer(StandIn):
 
 
 class _Encode(StandIn):
-    """Bytes as Python 3 pickles them for Python 2."""
+    """Stands in for the call by which Python 3 pickles bytes for Python 2."""
 
     __slots__ = ()
 
     def __new__(cls, text: Any, encoding: Any) -> Any:
         if not isinstance(text, str) or encoding not in ('latin1', b'latin1'):
-            raise RefusedPickleError('it encodes text in an unusual way')
+            raise RefusedPickleError('it encodes a string in an unsupported way')
         return text.encode('latin1')
 
 
@@ -144,14 +145,14 @@ STAND_INS: dict[tuple[str, str], type] = {
 
 
 def are_sizes(numbers: Any) -> bool:
-    """Whether a value can be the shape or the strides of an array."""
+    """Whether a value is a plausible shape or tuple of strides."""
     is_sound = isinstance(numbers, tuple) and len(numbers) <= _MAX_DIMENSIONS
     return is_sound and all(type(number) is int and 0 <= number < _MAX_SIZE for number in numbers)
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if not isinstance(dtype, Dtype) or not isinstance(data, bytes | bytearray) or not are_sizes(shape):
-        raise RefusedPickleError('an array in it is malformed')
+        raise RefusedPickleError('it contains a malformed array')
     if math.prod(shape) * dtype.value.itemsize != len(data):
-        raise RefusedPickleError('an array in it does not fit its own shape')
+        raise RefusedPickleError('it contains an array whose shape does not fit its data')
     return np.frombuffer(data, dtype.value).reshape(shape, order='F' if order == 'F' else 'C')

@@ -1,4 +1,4 @@
-"""Tables as text: CSV files, and aligned columns."""
+"""Text tables: CSV and aligned columns."""
 
 import csv
 import io
@@ -10,26 +10,29 @@ from dnnlib.util import atomic_file
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], if_empty: Sequence[str] = ()) -> str:
-    """A CSV with the columns of all rows, in the order of their first appearance, or `if_empty`; empty for None."""
+    """Format rows as CSV, with a header of all their keys in order of first appearance; None becomes an empty field.
+
+    if_empty: the columns of the header if there are no rows.
+    """
     columns = list(dict.fromkeys(name for row in rows for name in row)) or if_empty
     return csv_lines([columns, *([row.get(name) for name in columns] for row in rows)])
 
 
 def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as lines of a CSV; empty for None."""
+    """Format rows as CSV lines; None becomes an empty field."""
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerows(rows)
     return text.getvalue()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, complete or not at all; names that are not UTF-8 stay as they are."""
+    """Write a UTF-8 text file, completely or not at all; file names that are not UTF-8 keep their original bytes."""
     with atomic_file(path) as file:
         file.write(text.encode('utf-8', 'surrogateescape'))
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Rows as lines of columns, the first `left` aligned to the left and the others to the right."""
+    """Format rows in aligned columns, the first `left` columns left-aligned and the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligns = [str.ljust] * left + [str.rjust] * (len(widths) - left)
     cells = ([align(text, width) for align, text, width in zip(aligns, row, widths, strict=True)] for row in rows)

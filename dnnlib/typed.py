@@ -1,12 +1,12 @@
-"""Read files into typed records: subclasses of `Typed`, whose fields describe the file.
+"""Reads files into typed records: subclasses of `Typed`, whose fields describe the file.
 
     class Sizes(Typed, frozen=True):
         values: list[Annotated[int, Meta(ge=1)]]
 
     parse_json(path.read_bytes(), Sizes, str(path))
 
-Types, ranges (`msgspec.Meta`), missing and unknown keys are checked; the UserError names the file, the table and the
-key. A check that involves several fields is a `__post_init__` that raises ValueError.
+Types, ranges (`msgspec.Meta`), missing keys and unknown keys are checked; the UserError names the file, table and key.
+To check several fields together, define a `__post_init__` that raises ValueError.
 """
 
 import difflib
@@ -20,7 +20,7 @@ import msgspec
 from dnnlib.util import UserError
 
 T = TypeVar('T')
-_SMALL = 1 << 20  # bytes of JSON that are read again for the message
+_SMALL = 1 << 20  # JSON of at most this many bytes is read a second time for a better message
 _KINDS = {
     'int': 'a whole number',
     'float': 'a number',
@@ -41,16 +41,16 @@ _LIMITS = {
 
 
 class Typed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of records read from files; subclasses repeat `frozen=True` for type checkers.
+    """Base class of records read from files. Subclasses repeat `frozen=True` for type checkers.
 
-    With `rename='kebab'` the keys in the file have dashes.
+    With `rename='kebab'`, the keys in the file are written with dashes.
     """
 
 
 def parse_json(data: bytes | str, kind: type[T], where: str) -> T:
-    """Read JSON text as `kind`. where: the file that messages name. Raises UserError.
+    """Parse JSON as `kind`. where: name of the file, for messages. Raises UserError.
 
-    Reading stops at the first value of a wrong type, so a large file of them takes no memory.
+    Parsing stops at the first value of the wrong type, so a large file of wrong values does not fill the memory.
     """
     try:
         return msgspec.json.decode(data, type=kind)
@@ -58,15 +58,15 @@ def parse_json(data: bytes | str, kind: type[T], where: str) -> T:
         if len(data) > _SMALL:
             raise UserError(f'{where}: not a valid file ({error})') from error
     try:
-        # Reads NaN and Infinity, which Python writes, and finds the keys that msgspec's message leaves out.
+        # The standard parser accepts NaN and Infinity, which Python writes; `parse` names keys that msgspec omits.
         content = json.loads(data)
-    except (ValueError, RecursionError) as error:  # also a number with too many digits, or nesting that is too deep
+    except (ValueError, RecursionError) as error:  # includes numbers with too many digits and nesting that is too deep
         raise UserError(f'{where}: not a JSON file ({error})') from error
     return parse(content, kind, where)
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
-    """The content of a JSON file as `kind`, or None if it does not exist or is damaged."""
+    """Read a JSON file as `kind`; None if it does not exist or is damaged."""
     try:
         return parse_json(path.read_bytes(), kind, str(path))
     except (OSError, UserError):
@@ -74,7 +74,7 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
 
 def parse(content: Any, kind: type[T], where: str) -> T:
-    """Convert plain values (dicts, lists, numbers, texts) to `kind`. where: the file that messages name.
+    """Convert plain values (dicts, lists, numbers, strings) to `kind`. where: name of the file, for messages.
 
     Raises UserError, such as 'a.toml: sizes.values[1] must be a whole number of at least 1, not 0'.
     """
@@ -86,20 +86,20 @@ def parse(content: Any, kind: type[T], where: str) -> T:
 
 
 def shown(value: Any, longest: int = 60) -> str:
-    """A value as shown in messages, in at most about `longest` characters."""
+    """Format a value for a message, in about `longest` characters at most."""
     try:
         text = repr(value)
-    except ValueError:  # Python refuses to write integers of more than some thousand digits
+    except ValueError:  # Python refuses to print integers with more than a few thousand digits
         return 'a number with thousands of digits'
     return text if len(text) <= longest else f'{text[:longest]}…'
 
 
 def _keys(content: Any, kind: Any, place: str) -> list[str | int]:
-    """The keys and indices of a place such as '.factors[...].values[0]', with the keys that msgspec omits."""
+    """Split a place such as '.factors[...].values[0]' into keys and indices, including keys that msgspec omits."""
     keys: list[str | int] = []
     value = content
     for field, index in re.findall(r'\.([^.[`]+)|\[(\d+|\.\.\.)]', place):
-        if index == '...':  # find the key that causes the error on its own
+        if index == '...':  # find the key whose value alone causes the error
             errors = {key: _error(_with_value(content, keys, {key: item}), kind) for key, item in value.items()}
             field = next((key for key, error in errors.items() if error.endswith(place)), None)
             if field is None:
@@ -118,7 +118,7 @@ def _error(content: Any, kind: Any) -> str:
 
 
 def _with_value(content: Any, keys: list[str | int], value: Any) -> Any:
-    """The content with another value at the place that `keys` lead to."""
+    """A copy of the content with `value` at the place given by `keys`."""
     if not keys:
         return value
     items: Any = list(content) if isinstance(content, list) else dict(content)

@@ -1,7 +1,7 @@
-"""Helpers without torch: errors a user can fix, complete files, durations in words.
+"""Helpers without torch: errors that users can fix, atomic file writes, durations in words.
 
-Packages raise `UserError` for a user's mistake, and `report_errors` turns it into one sentence on stderr. `atomic_file`
-writes a file under a temporary name and renames it when it is complete. `tee_output` copies stdout into a log.
+Packages raise `UserError` for a user's mistake, and `report_errors` prints it as one sentence on stderr. `atomic_file`
+writes a file under a temporary name and renames it when it is complete. `tee_output` copies stdout to a log file.
 """
 
 import contextlib
@@ -26,26 +26,26 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'cannot allocate memory')
 
 
-# The other ranks wait this long for the main rank to report a mistake that all of them make.
+# Other ranks wait this long, in seconds, for the main rank to report an error that occurs on all of them.
 SECONDS_TO_REPORT = 10
 
 
 class UserError(ValueError):
-    """A user's mistake: its text is one sentence that names the argument or file, and how to fix it.
+    """A user's mistake. The message is one sentence that names the argument or file and how to fix it.
 
-    An argument is named in backticks, as in 'give `resize`'; a script shows the option of that name, --resize.
+    Arguments are written in backticks, as in 'give `resize`'; a script shows the option of that name, --resize.
     """
 
 
 class ArgumentError(UserError):
-    """Arguments that contradict one another, or a value that an argument cannot have; a script exits with status 2."""
+    """Arguments that contradict one another, or an invalid value of an argument; scripts exit with status 2."""
 
 
 def report_errors(command: Callable) -> Callable:
-    """Decorate the function of a click command: a user's mistake ends it with one sentence and exit status 1.
+    """Decorate a click command's function so that a user's mistake prints one sentence and exits with status 1.
 
-    Covers `UserError` and OSError (no such file, no space left on device). Arguments named in backticks are replaced
-    with the command's options of the same names.
+    This covers `UserError`, OSError (no such file, no space left on device) and running out of memory. Arguments in
+    backticks are replaced by the command's options of the same names. ArgumentError exits with status 2.
     """
 
     @functools.wraps(command)
@@ -59,7 +59,7 @@ def report_errors(command: Callable) -> Callable:
             kind = click.UsageError if isinstance(error, ArgumentError) else click.ClickException
             raise _one_sentence(_with_options(str(error)), kind) from error
         except BrokenPipeError:
-            raise  # click exits silently when the reader of a pipe is gone
+            raise  # click exits silently if the reader of a pipe has closed it
         except OSError as error:
             where = f'{error.filename}: ' if error.filename else ''
             remedy = '; free some space, and run the command again' if error.errno in _FULL else ''
@@ -96,7 +96,7 @@ def _one_sentence(text: str, kind: type[click.ClickException] = click.ClickExcep
 def _is_main_rank(text: str) -> bool:
     if os.environ.get('RANK', '0') == '0':
         return True
-    time.sleep(SECONDS_TO_REPORT)  # torchrun stops all ranks as soon as one ends, so the main rank must end first
+    time.sleep(SECONDS_TO_REPORT)  # torchrun stops all ranks as soon as one fails, so the main rank must report first
     return False
 
 
@@ -116,10 +116,10 @@ def _batch_argument() -> str:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Open `path` for writing in binary; the file appears under its name only when it is complete and on disk.
+    """Open `path` for binary writing; the file appears under its name only once it is complete and on disk.
 
-    If the block raises, nothing is left behind and an older file of that name stays as it was.
-    A link stays a link, and a device such as /dev/null is written to.
+    If the block raises, the partial file is removed and an existing file of that name stays unchanged.
+    A symbolic link is kept and its target written; a device such as /dev/null is written directly.
     """
     path = Path(path)
     if path.is_symlink():
@@ -140,13 +140,13 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         sync_folder(path.parent)
     except BaseException as error:
         if isinstance(error, OSError) and error.filename in (None, str(partial)):
-            error.filename = str(path)  # the name that the user knows
+            error.filename = str(path)  # report the name that the user gave
         partial.unlink(missing_ok=True)
         raise
 
 
 def require_writable(argument: str, path: Path | None, suffix: str = '') -> None:
-    """Raise UserError if a file cannot be written there, before hours of work are lost. suffix: that it must end in."""
+    """Raise UserError if a file cannot be written at a path, before any work is done. suffix: required file ending."""
     if path is None:
         return
     if path.is_dir():
@@ -167,8 +167,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def remove_partial_files(folder: Path, *patterns: str) -> None:
-    """Remove partial files and folders of killed processes; no process of another machine may be writing them."""
-    import psutil  # only here: --help does not need it
+    """Remove partial files and folders left by killed processes on this machine.
+
+    The caller must ensure that no process on another machine is still writing them.
+    """
+    import psutil  # imported here because --help does not need it
 
     for pattern in patterns:
         for path in folder.glob(f'{pattern}.*.partial'):
@@ -181,7 +184,7 @@ def remove_partial_files(folder: Path, *patterns: str) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Swap two files or folders in one step, so that both names always exist; False if that is impossible."""
+    """Swap two files or folders atomically, so that both names always exist; returns whether that was possible."""
     library, names = ctypes.CDLL(None), (os.fsencode(first), os.fsencode(second))
     if hasattr(library, 'renameat2'):  # Linux; -100 is AT_FDCWD, and 2 RENAME_EXCHANGE
         return library.renameat2(-100, names[0], -100, names[1], 2) == 0
@@ -189,7 +192,7 @@ def exchange(first: Path, second: Path) -> bool:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename in it survives a crash of the machine."""
+    """Flush a folder's entries to disk, so that a rename in it survives a system crash."""
     with contextlib.suppress(OSError):  # some file systems refuse to open folders
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -199,7 +202,7 @@ def sync_folder(path: Path) -> None:
 
 
 def file_sha256(*paths: str | os.PathLike) -> str:
-    """Hash the concatenated bytes of files, as `cat ... | sha256sum` does."""
+    """The SHA-256 of the concatenated files, as `cat ... | sha256sum` prints it."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, 'rb') as file:
@@ -208,13 +211,16 @@ def file_sha256(*paths: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-# Everything that a number in a record can depend on, except the scripts, which only parse options.
+# All packages whose code can affect the numbers in a record; the scripts are left out because they only parse options.
 _PACKAGES = ('cli', 'dataset_utils', 'dnnlib', 'evaluation', 'studies', 'torch_utils', 'training')
 
 
 @functools.cache
 def code_sha256() -> str:
-    """Hash the packages' Python files: `find … -name '*.py' | LC_ALL=C sort | xargs sha256sum | sha256sum`."""
+    """The SHA-256 of all Python files in the packages, listed with their hashes in sorted order.
+
+    It equals `find PACKAGES -name '*.py' | LC_ALL=C sort | xargs sha256sum | sha256sum`.
+    """
     root = Path(__file__).parents[1]
     paths = (path for package in _PACKAGES for path in (root / package).rglob('*.py'))
     names = sorted(path.relative_to(root).as_posix() for path in paths)
@@ -222,7 +228,7 @@ def code_sha256() -> str:
 
 
 def counted(number: float, noun: str, spec: str = ',') -> str:
-    """'1 rank', '2,000 ranks', '2 copies', '2 classes'. spec: format of the number."""
+    """Format a number with a noun: '1 rank', '2,000 ranks', '2 copies'. spec: format of the number."""
     text = f'{number:{spec}}'
     if text != '1':
         noun = f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}{"es" if noun.endswith("s") else "s"}'
@@ -230,7 +236,7 @@ def counted(number: float, noun: str, spec: str = ',') -> str:
 
 
 def format_time(seconds: float) -> str:
-    """Write a duration as EDM's status lines do: '47s', '3m 05s', '2h 01m 09s', '1d 04h 12m'."""
+    """Format a duration as in EDM's status lines: '47s', '3m 05s', '2h 01m 09s', '1d 04h 12m'."""
     total = round(seconds)
     if total < 60:
         return f'{total}s'
@@ -243,7 +249,7 @@ def format_time(seconds: float) -> str:
 
 @contextlib.contextmanager
 def tee_output(path: str | os.PathLike) -> Iterator[None]:
-    """Append everything printed on stdout inside the block to a log file as well."""
+    """Also append everything that is printed to stdout inside the block to a log file."""
     with open(path, 'a', encoding='utf-8', errors='backslashreplace') as log:
         tee: Any = _Tee(sys.stdout, log)
         with contextlib.redirect_stdout(tee):

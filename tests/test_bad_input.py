@@ -48,9 +48,9 @@ def labels(*pairs):
 ARCHIVES = {
     'is 16x16 RGB': {'a.png': png(8, 8), 'b.png': png(16, 16)},
     'must be square': {'a.png': png(8, 16), 'b.png': png(8, 16)},
-    'leads out of the archive': {'../a.png': png(8, 8)},
+    'points outside the archive': {'../a.png': png(8, 8)},
     'absolute': {'/etc/a.png': png(8, 8)},
-    'which is not there': {'a.png': png(8, 8), 'dataset.json': labels(['a.png', 0], ['b.png', 1])},
+    'which does not exist': {'a.png': png(8, 8), 'dataset.json': labels(['a.png', 0], ['b.png', 1])},
     'has no label for 1 of 2 images': {'a.png': png(8, 8), 'b.png': png(8, 8), 'dataset.json': labels(['a.png', 0])},
     'pixels': {'a.png': huge_png(100_000)},
     'not a readable PNG': {'a.png': noise_png(8)[:150]},

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(DEVICE.type == 'cuda' and not torch.cuda.is_available(), reason='no GPU'),
 ]
-gpu_only = pytest.mark.skipif(DEVICE.type != 'cuda', reason='needs a GPU')
+gpu_only = pytest.mark.skipif(DEVICE.type != 'cuda', reason='requires a GPU')
 
 
 @pytest.fixture(autouse=True)

@@ -214,11 +214,11 @@ class TestMistakes:
 
     def test_no_image_left(self, tmp_path):
         source = write_files(tmp_path / 'p', {'a.png': b'broken'})
-        assert 'every image is unreadable' in refused(source, tmp_path / 'd.zip', '--skip-unreadable')
+        assert 'all images are unreadable' in refused(source, tmp_path / 'd.zip', '--skip-unreadable')
 
     def test_destination_in_the_source(self, tmp_path):
         source = write_files(tmp_path / 'p', labelled_files(random_images(2), None))
-        assert 'contain one another' in refused(source, source / 'd.zip')
+        assert 'overlaps with the source' in refused(source, source / 'd.zip')
 
     def test_labels_missing(self, tmp_path):
         files = labelled_files(random_images(2), [0, 1])

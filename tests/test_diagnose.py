@@ -370,7 +370,7 @@ def test_a_network_is_downloaded_once_and_has_the_given_hash(run_dir, halves, tm
     result = invoke(*arguments, f'--sha256={file_sha256(path)}', '--download-only')
     assert result.exit_code == 0, result.output
     assert result.stdout == f'{path}\n'
-    assert 'not the given' in failure(*arguments, f'--sha256={"0" * 64}', f'--outdir={tmp_path}')
+    assert 'it is a different file' in failure(*arguments, f'--sha256={"0" * 64}', f'--outdir={tmp_path}')
     twice = ['agreement', *2 * [f'--network={path}'], f'--data={halves[0]}']
     assert '--sha256 is the hash of one file' in failure(*twice, f'--sha256={file_sha256(path)}')
 
@@ -414,7 +414,7 @@ def test_mistakes_are_reported_in_one_sentence(run_dir, conditional, halves, dig
     network, data, out = f'--network={newest(run_dir)}', f'--data={a}', f'--outdir={tmp_path}'
     assert '--test is missing' in failure('levels', network, data, '--from=test', out)
     assert '--test is missing' in failure('clocks', f'--expdir={run_dir}', out)
-    assert f'--test={digits_20}: 20 of its 20 images are in the training set too' in failure(
+    assert f'--test={digits_20}: 20 of its 20 images are also in the training set' in failure(
         'geometry', data, f'--test={digits_20}', out
     )
     assert invoke('geometry', data, f'--test={digits_20}', '--allow-overlap', out).exit_code == 0

@@ -116,7 +116,7 @@ def test_a_class_and_a_hash_of_the_network(pixels, tmp_path, snapshot):
     assert np.square(rows.mean(axis=0) - pixels[labels == 3].mean(axis=0)).sum() < record['frechet_distance']
     network = f'--network={snapshot}', '--num=4', '--steps=2', '--ref=digits'
     assert measured(*network, f'--sha256={file_sha256(snapshot)}')['sha256'] == file_sha256(snapshot)
-    assert 'its SHA-256 is' in failure('calc', *network, '--sha256=00')
+    assert 'has the SHA-256' in failure('calc', *network, '--sha256=00')
     assert '--class' in failure('calc', *network, '--class=3')
 
 

@@ -255,7 +255,7 @@ def test_a_download_that_fails_is_one_sentence(snapshot, served, tmp_path):
     _, url = served
     common = [f'--cache-dir={tmp_path}/cache', f'--sha256={"0" * 64}', f'--outdir={tmp_path}/o']
     for network, message in [
-        (f'{url}/net.pkl', f"Error: {url}/net.pkl: the server answers 404 'File not found'"),
+        (f'{url}/net.pkl', f"Error: {url}/net.pkl: the server answered 404 'File not found'"),
         ('ftp://127.0.0.1/x', 'only file, http and https'),
         (snapshot, 'it is a different file'),
     ]:

@@ -373,7 +373,7 @@ def test_mistakes_are_reported_in_one_sentence(
         '--cond=1',
     )
     (tmp_path / 'empty').mkdir()
-    fails('has no images', f'--data={tmp_path / "empty"}', f'--outdir={tmp_path / "new"}')
+    fails('contains no images', f'--data={tmp_path / "empty"}', f'--outdir={tmp_path / "new"}')
     (tmp_path / 'mixed').mkdir()
     for edge in (8, 16):
         PIL.Image.new('L', (edge, edge)).save(tmp_path / 'mixed' / f'{edge:02d}.png')

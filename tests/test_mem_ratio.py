@@ -180,7 +180,7 @@ def test_a_hostile_pickle_in_a_run_is_named(fresh, digits_20):
     path = fresh / 'network-snapshot-000003.pkl'
     path.write_bytes(b'cos\nsystem\n(S"false"\ntR.')
     message = failure(f'--expdir={fresh}', f'--knn-ref={digits_20}')
-    assert f"{path}: not a network pickle of EDM that can be read safely: it asks for 'os.system'" in message
+    assert f"{path} is not an EDM network pickle that can be read safely: it asks for 'os.system'" in message
     assert not (fresh / 'mem_traj.jsonl').exists()
 
 
@@ -293,7 +293,7 @@ def test_a_run_without_snapshots_is_named(tmp_path, digits_20):
 def test_a_snapshot_that_was_cut_short_is_named(fresh):
     path = list_snapshots(fresh)[-1][1]
     path.write_bytes(path.read_bytes()[:-100])
-    assert f'{path}: not a complete snapshot' in failure(f'--expdir={fresh}')
+    assert f'{path} is not a complete snapshot' in failure(f'--expdir={fresh}')
 
 
 @pytest.mark.parametrize(

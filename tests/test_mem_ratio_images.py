@@ -230,7 +230,7 @@ def test_floats_need_the_range_that_they_have(digits_20, images, reference, tmp_
     path = tmp_path / 'floats.npy'
     np.save(path, (images / 127.5 - 1).astype(np.float32))
     common = f'--images={path}', f'--knn-ref={digits_20}'
-    assert 'state the values of black and white with --float-range' in failure(*common)
+    assert 'give the values of black and white in --float-range' in failure(*common)
     (record,) = evaluated(*common, '--float-range=-1,1')
     assert record['num_memorized'] == memorization_ratio(images, reference).num_memorized
     assert 'image 0 has the value -0.992157, outside --float-range=0,1' in failure(*common, '--float-range=0,1')
@@ -289,7 +289,7 @@ def test_a_snapshot_comes_from_a_url(snapshot, digits_20, tmp_path):
     assert record['snapshot_sha256'] == sha256
     result = run(f'--network={url}', '--download-only')
     assert (result.exit_code, result.stdout.strip()) == (0, str(snapshot))
-    assert 'its SHA-256 is' in failure(f'--network={url}', *common, '--sha256=00')
+    assert 'has the SHA-256' in failure(f'--network={url}', *common, '--sha256=00')
     assert 'only file, http and https' in failure('--network=ftp://host/a.pkl', *common)
 
 
@@ -332,9 +332,9 @@ def test_ranks_change_nothing(snapshot, digits_20, array, tmp_path):
         (['--expdir=x', '--features=a,b'], '--features has no effect with --expdir'),
         (['--images=x', '--knn-ref=y', '--test-ref=z'], 'all require --metrics'),
         (['--images=x', '--knn-ref=y', '--metrics=a', '--features=b'], 'takes two or three files'),
-        (['--images=x', '--knn-ref=y', '--metrics=a,,b'], 'has an empty part'),
+        (['--images=x', '--knn-ref=y', '--metrics=a,,b'], 'contains an empty item'),
         (['--images=x', '--knn-ref=y', '--float-range=1,-1'], 'is not a range'),
-        (['--images=x', '--knn-ref=y', '--float-range=1'], 'is not two numbers'),
+        (['--images=x', '--knn-ref=y', '--float-range=1'], 'is not a pair of numbers'),
     ],
 )
 def test_options_that_do_not_go_together_are_named(arguments, message):

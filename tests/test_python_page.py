@@ -59,9 +59,9 @@ def test_training_on_arrays_gives_the_network_of_a_run_folder(tmp_path):
     ('images', 'labels', 'message'),
     [
         (IMAGES.astype(np.float32), None, '`images` must be a uint8 array'),
-        (IMAGES[:, :, :4], None, '`images` must be square'),
-        (IMAGES, np.zeros(5, int), '`labels` must be'),
-        (IMAGES, np.full(6, -1), '`labels` must be'),
+        (IMAGES[:, :, :4], None, '`images` must contain .* must be square'),
+        (IMAGES, np.zeros(5, int), '`labels` must contain one integer'),
+        (IMAGES, np.full(6, -1), '`labels` must contain one integer'),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(images, labels, message):

@@ -135,7 +135,7 @@ def test_going_on_with_another_option_is_refused_by_name(digits_20, tmp_path):
     for option, started in [('--lr=0.5', '0.001'), ('--seed=8', '7'), ('--num-channels=16', '8')]:
         failed = run_script(*arguments(digits_20, tmp_path), option, check=False)
         assert failed.returncode == 1
-        assert failed.stderr.startswith(f'Error: {option}: the training was started with {started}')
+        assert failed.stderr.startswith(f'Error: {option} differs from {started}')
 
 
 def test_resume_takes_a_run_folder_or_a_training_state(digits_20, tmp_path, uninterrupted):
@@ -159,7 +159,7 @@ def test_going_on_with_other_images_is_refused(digits_20, tmp_path):
     )
     failed = run_script(*arguments(copy, tmp_path / 'other'), check=False)
     assert failed.returncode == 1
-    assert 'not the images that this training was started with' in failed.stderr
+    assert 'differs from the training set that this run was started with' in failed.stderr
 
 
 @pytest.mark.slow

@@ -33,7 +33,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_a_refused_continuation_changes_nothing(run_dir, arguments):
     before = content(run_dir)
-    assert '--data=digits: not the images' in failure(f'--resume={run_dir}', '--outdir=x', '--data=digits')
+    assert '--data=digits differs from the training set' in failure(
+        f'--resume={run_dir}', '--outdir=x', '--data=digits'
+    )
     with sole_use(run_dir / '.lock', 'it'):
         assert 'in use by another process' in failure(f'--outdir={run_dir}', *arguments, '--epochs=2')
     assert content(run_dir) == before
@@ -49,14 +51,14 @@ def test_a_refused_start_leaves_nothing(arguments, tmp_path, nosubdir):
 
 def test_a_folder_whose_name_is_not_utf8_is_refused(arguments, tmp_path):
     message = failure(f'--outdir={tmp_path}/bad\udcff', *arguments, '--epochs=1')
-    assert 'bad\\udcff: not a UTF-8 name; choose another name for the run folder' in message
+    assert 'bad\\udcff is not a UTF-8 name; choose another name for the run folder' in message
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_without_a_state_starts_again_with_other_options(run_dir, arguments):
     for path in run_dir.glob('*.pt'):
         path.unlink()
-    assert '--lr=0.5: the training was started with' in failure(f'--outdir={run_dir}', *arguments, '--lr=0.5')
+    assert '--lr=0.5 differs from' in failure(f'--outdir={run_dir}', *arguments, '--lr=0.5')
     for path in run_dir.glob('network-snapshot-*'):
         path.unlink()
     assert run(f'--outdir={run_dir}', *arguments, '--lr=0.5', '--epochs=1').exit_code == 0

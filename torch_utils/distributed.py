@@ -1,7 +1,6 @@
-"""Ranks: one process for each device, started by torchrun, or a plain `python` as a world of one.
+"""Ranks: one process per device, started by torchrun; a plain `python` process is a single rank.
 
-Collectives of Python objects and host tensors work on every device, and in a world of one. Ranks may gather different
-numbers of items, including none.
+Collectives of Python objects and CPU tensors work whatever the device, and also with a single rank.
 """
 
 import contextlib
@@ -15,8 +14,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 
-# Imported before any group is made. Otherwise an optimizer's first step imports it, and default arguments of its
-# functions keep the group: gloo's threads then outlive it, and can abort the process while the interpreter ends.
+# Imported before any process group exists. Otherwise an optimizer's first step imports this module, and the default
+# arguments of its functions keep the group alive: gloo's threads can then abort the process at interpreter exit.
 import torch.distributed.nn
 from tqdm import tqdm
 
@@ -29,12 +28,12 @@ T = TypeVar('T')
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other ranks that torchrun started, nccl for CUDA and gloo elsewhere; leave them at the end."""
+    """Join the ranks that torchrun started, with nccl for CUDA and gloo otherwise; leave the group at the end."""
     tasks = int(os.environ.get('SLURM_STEP_NUM_TASKS', '1'))
     if 'WORLD_SIZE' not in os.environ and tasks > 1:
         raise UserError(
-            f'srun started {tasks} tasks, which would all do the same work; start one task on each node '
-            f'with srun, and torchrun in it'
+            f'srun started {tasks} tasks, which would all do the same work; start one task per node with srun, and run '
+            f'torchrun in it'
         )
     if 'WORLD_SIZE' not in os.environ or int(os.environ['WORLD_SIZE']) == 1:
         yield
@@ -48,7 +47,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def _first_to_report(text: str) -> bool:
-    """Whether no other rank has reported this text: torchrun's store, which all ranks reach, counts."""
+    """Whether no other rank has reported this text yet, according to a counter in torchrun's store."""
     if world_size() == 1:
         return True
     try:
@@ -71,7 +70,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this rank is the one that writes files and prints."""
+    """Whether this is the rank that prints and writes files."""
     return rank() == 0
 
 
@@ -82,13 +81,13 @@ def print0(*args: Any) -> None:
 
 
 def progress_bar(total: int, description: str, unit: str = 'img', folder: Path | None = None, done: int = 0) -> tqdm:
-    """A bar on the main rank's terminal, which also writes its progress into a folder; see `dnnlib.progress`."""
+    """A progress bar on the main rank, which also writes its progress to a folder; see `dnnlib.progress`."""
     hidden = None if is_main() else True  # None: hidden if stderr is not a terminal
     return ProgressBar(description, total, folder if is_main() else None, done, unit, hidden)
 
 
 def choose_device(name: str) -> torch.device:
-    """This rank's device for 'auto', 'cuda', 'mps', 'cpu', or one device such as 'cuda:1'.
+    """Choose this rank's device. name: 'auto', 'cuda', 'mps', 'cpu', or a specific device such as 'cuda:1'.
 
     Raises UserError if this machine has no such device.
     """
@@ -105,7 +104,8 @@ def choose_device(name: str) -> torch.device:
         index = int(os.environ.get('LOCAL_RANK', '0')) if device.index is None else device.index
         if index >= torch.cuda.device_count():
             raise UserError(
-                f'`device`={name}: rank {rank()} needs GPU {index}, but there are only {torch.cuda.device_count()}'
+                f'`device`={name}: rank {rank()} needs GPU {index}, but this machine has only '
+                f'{torch.cuda.device_count()} GPUs (numbered from 0); start fewer ranks'
             )
         device = torch.device('cuda', index)
         torch.cuda.set_device(device)
@@ -118,7 +118,7 @@ def barrier() -> None:
 
 
 def broadcast(value: T) -> T:
-    """The main rank's value, on every rank."""
+    """Return the main rank's value on every rank."""
     if world_size() == 1:
         return value
     box = [value]
@@ -127,7 +127,7 @@ def broadcast(value: T) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all ranks, in the order of ranks, on every rank."""
+    """Return the values of all ranks, in rank order, on every rank."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -136,14 +136,14 @@ def gather(value: T) -> list[T]:
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """Add up a tensor over ranks, in place."""
+    """Sum a tensor over ranks, in place."""
     if world_size() > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
 
 
 def on_main(action: Callable[[], T]) -> T:
-    """Run an action on the main rank only and return its result on all; a UserError or OSError is raised on all."""
+    """Run an action on the main rank only; return its result, or raise its UserError or OSError, on all ranks."""
     outcome: tuple[Any, Exception | None] = (None, None)
     if is_main():
         try:
@@ -157,14 +157,14 @@ def on_main(action: Callable[[], T]) -> T:
 
 
 def kept_on_main(action: Callable[[], T]) -> list[T]:
-    """Like `on_main`, but the result stays on the main rank: a list of it, empty elsewhere."""
+    """Like `on_main`, but the result stays on the main rank: a list with the result there, an empty list elsewhere."""
     results: list[T] = []
     on_main(lambda: results.append(action()))
     return results
 
 
 def on_every_rank(action: Callable[[], T]) -> T:
-    """Run an action on every rank, each with its own result; a UserError or OSError of any rank is raised on all."""
+    """Run an action on every rank and return its own result; if any rank raises UserError or OSError, all raise it."""
     outcome: list[T] = []
     failure: Exception | None = None
     try:

@@ -1,7 +1,7 @@
 """All parameters of a module as one flat tensor, and all gradients as another.
 
-One operation then updates, averages, zeroes or checks everything. Gradients are reduced over ranks in the same layout
-at every step, so a resumed training gives the same bits as an uninterrupted one.
+A single operation can then update, average, zero or check all of them. Gradients are reduced over ranks in the same
+layout at every step, so a resumed run gives the same bits as an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,15 +10,15 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-# Parameters start at multiples of 64 bytes, as if they had been allocated one by one.
+# Parameters start at multiples of 64 bytes, as if they had been allocated separately.
 _ALIGNMENT = 16
 
 
 class FlatParameters:
-    """Moves a module's parameters into one float32 tensor `values` [P]; the module uses views of it.
+    """Moves a module's parameters into one float32 tensor `values` [P], of which the module then uses views.
 
-    values: an nn.Parameter that an optimizer can update; elements between parameters are 0 and stay so.
-    gradients: [P] or None before `attach_gradients`.
+    values: an nn.Parameter that an optimizer can update; the padding between parameters is 0 and stays 0.
+    gradients: [P], or None before `attach_gradients`.
     """
 
     def __init__(self, module: nn.Module):
@@ -35,12 +35,12 @@ class FlatParameters:
             parameter.data = view
 
     def views(self, flat: Tensor) -> Iterator[Tensor]:
-        """Views of a tensor [P], each with the shape and memory layout of its parameter."""
+        """Yield views of a tensor [P], one for each parameter, with the parameter's shape and memory layout."""
         for parameter, offset in zip(self.parameters, self.offsets, strict=True):
             yield flat.detach().as_strided(parameter.shape, parameter.stride(), offset)
 
     def attach_gradients(self) -> None:
-        """Give every parameter a gradient that is a view of `gradients`."""
+        """Make every parameter's gradient a view of `gradients`."""
         self.gradients = torch.zeros_like(self.values)
         self.values.grad = self.gradients
         for parameter, view in zip(self.parameters, self.views(self.gradients), strict=True):
@@ -50,9 +50,8 @@ class FlatParameters:
 class GradientReducer:
     """Sums flat gradients over ranks during the backward pass.
 
-    The tensor is cut into buckets at fixed places; each is reduced as soon as its last gradient is ready, in a fixed
-    order.
-    Use: `start()`, the last backward pass of a step, `finish()`.
+    The tensor is split at fixed positions into buckets. Each bucket is reduced as soon as all its gradients are ready,
+    in a fixed order. Call `start()` before a step's last backward pass, and `finish()` after it.
 
     bucket_size: approximate number of elements in a bucket.
     """
@@ -66,7 +65,7 @@ class GradientReducer:
         for offset in reversed(flat.offsets):
             if bounds[-1] - offset >= bucket_size or offset == 0:
                 bounds.append(offset)
-        # The last parameters come first, as in a backward pass.
+        # The last parameters come first, because their gradients are ready first.
         self.buckets = list(zip(bounds[1:], bounds[:-1], strict=True))
         self.members = [0] * len(self.buckets)
         for parameter, offset in zip(flat.parameters, flat.offsets, strict=True):
@@ -90,12 +89,12 @@ class GradientReducer:
             self.works.append(work)
 
     def start(self) -> None:
-        """Reduce gradients from now on: the next backward pass is the step's last."""
+        """Start reducing gradients; the next backward pass must be the step's last."""
         self.is_active = True
         self.missing = list(self.members)
 
     def finish(self) -> None:
-        """Wait until all gradients are sums over ranks. Parameters that got no gradient count as 0."""
+        """Wait until all gradients have been summed over ranks. Parameters that received no gradient count as 0."""
         self.missing = [0] * len(self.buckets)
         self._launch()
         for work in self.works:

@@ -1,7 +1,7 @@
-"""Exact products of int8 matrices, by the device's own instructions if they are exact.
+"""Exact int8 matrix products, using the device's int8 instructions if they are exact.
 
-Some processors saturate inside their int8 instructions (AVX2 without VNNI adds pairs of products in 16 bits), so the
-device's own product is used only if it multiplies the extreme values correctly.
+Some processors saturate inside their int8 instructions (AVX2 without VNNI adds pairs of products in 16 bits), so those
+instructions are used only if they multiply the extreme values correctly.
 """
 
 import functools
@@ -9,18 +9,18 @@ import functools
 import torch
 from torch import Tensor
 
-# Largest number of products of two int8 values (2^14 each) whose sum fits int32.
+# Largest number of int8 products (at most 2^14 each) whose sum fits in int32.
 MAX_INNER = (2**31 - 1) // 2**14
 # Largest number of such products whose sum is exact in float32.
 _EXACT_IN_FLOAT32 = 2**24 // 2**14
 
 
 def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Exact product of int8 [M, K] and [K, N] on one device: int32 [M, N], or int64 if K is above `MAX_INNER`."""
+    """The exact product of int8 [M, K] and [K, N] on one device: int32 [M, N], or int64 if K exceeds `MAX_INNER`."""
     if a.shape[1] > MAX_INNER:
         parts = zip(a.split(MAX_INNER, dim=1), b.split(MAX_INNER, dim=0), strict=True)
         return torch.stack([int8_matmul(*part).to(torch.int64) for part in parts]).sum(dim=0)
-    # torch's CPU product of a single column and row reads past them.
+    # For K = 1, torch's CPU product reads past the end of both matrices.
     if a.shape[1] > 1 and device_product_is_exact(a.device.type):
         return _device_product(a, b)
     total = torch.zeros([a.shape[0], b.shape[1]], dtype=torch.int32, device=a.device)
@@ -32,7 +32,7 @@ def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
 
 @functools.cache
 def device_product_is_exact(device_type: str) -> bool:
-    """Whether the device has an int8 product that neither saturates nor rounds, tested once on extreme values."""
+    """Whether the device's int8 product neither saturates nor rounds, tested once on extreme values."""
     a = torch.tensor([[-128, 127], [127, 127], [-128, -128]], dtype=torch.int8).repeat(16, 64)
     b = torch.tensor([[-128, 127], [-128, 127]], dtype=torch.int8).repeat(64, 16)
     try:
@@ -45,7 +45,7 @@ def device_product_is_exact(device_type: str) -> bool:
 def _device_product(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type != 'cuda':
         return torch._int_mm(a, b)
-    # CUDA wants more than 16 rows and multiples of 8 otherwise.
+    # CUDA requires more than 16 rows, and multiples of 8 for the other dimensions.
     rows, inner, columns = max(24 - a.shape[0], -a.shape[0] % 8), -a.shape[1] % 8, -b.shape[1] % 8
     padded_a = torch.nn.functional.pad(a, [0, inner, 0, rows])
     padded_b = torch.nn.functional.pad(b, [0, columns, 0, inner])

@@ -1,4 +1,4 @@
-"""Settings of torch's arithmetic, memory, and seeds that depend on what the random numbers are for."""
+"""Arithmetic settings, memory checks, and derived random seeds for torch."""
 
 import hashlib
 import os
@@ -11,10 +11,10 @@ from dnnlib.util import UserError
 
 
 def configure_backends(precision: str, deterministic: bool = False, benchmark: bool = True) -> None:
-    """Set torch's global options of arithmetic.
+    """Set torch's global arithmetic options.
 
-    precision: 'tf32' lets float32 products round their inputs to 10 bits on devices that can; others forbid it.
-    deterministic: use only deterministic kernels. benchmark: let cuDNN time its kernels first.
+    precision: 'tf32' allows float32 matrix products to round inputs to 10 mantissa bits; any other value forbids it.
+    deterministic: use only deterministic kernels. benchmark: let cuDNN time its kernels and choose the fastest.
     """
     allow_tf32 = precision == 'tf32'
     torch.set_float32_matmul_precision('high' if allow_tf32 else 'highest')
@@ -26,13 +26,13 @@ def configure_backends(precision: str, deterministic: bool = False, benchmark: b
 
 
 def derived_seed(*parts: int) -> int:
-    """A seed in [0, 2^63) by a hash of the parts, so that no two uses share a stream of random numbers."""
+    """Hash the parts to a seed in [0, 2^63), so that no two purposes share a stream of random numbers."""
     text = ','.join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'little') >> 1
 
 
 def seed_everything(*parts: int) -> None:
-    """Seed the global generators of all devices with `derived_seed` of the parts."""
+    """Seed the global random generators of all devices with `derived_seed(*parts)`."""
     torch.manual_seed(derived_seed(*parts))
 
 
@@ -45,18 +45,18 @@ def widest_float(device: torch.device | str) -> torch.dtype:
 
 
 def place(module: nn.Module, device: torch.device | str) -> nn.Module:
-    """Move a module to a device, with channels_last convolutions, which are faster on CPUs and GPUs alike."""
+    """Move a module to a device in channels_last memory format, which is faster for convolutions on CPUs and GPUs."""
     return module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def require_memory(needed: int, device: torch.device, what: str, remedy: str = '') -> None:
-    """Raise UserError if something does not fit in the memory of the device."""
+    """Raise UserError if `needed` bytes do not fit in the device's memory. what: subject of the message, plural."""
     if needed > (free := free_bytes(device)):
-        raise UserError(f'{what} need {needed:,} bytes on {device}, which has {free:,} free for this rank{remedy}')
+        raise UserError(f'{what} need {needed:,} bytes on {device}, but only {free:,} are free for this rank{remedy}')
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of the device; for the host's memory, an equal share for each rank on it."""
+    """Free memory of the device in bytes; on a CPU, divided equally among the ranks on this machine."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))

@@ -1,7 +1,7 @@
-"""Process parts of a batch in parallel threads.
+"""Processes parts of a batch in parallel threads.
 
-In a chain of many short operations, torch's threads wait for one another after each of them, above all on a machine
-with other load. Threads that each take a part of the rows through the complete chain wait only once.
+In a chain of many short operations, torch's own threads wait for one another after every operation, which is slow
+especially on a busy machine. Threads that each take some of the rows through the complete chain wait only once.
 """
 
 import functools
@@ -14,12 +14,12 @@ import torch
 
 T = TypeVar('T')
 
-# With fewer rows per thread, slower matrix products cost more than the threads gain.
+# With fewer rows per thread, smaller and less efficient matrix products cost more than threads gain.
 ROWS_PER_THREAD = 64
 
 
 def map_rows(function: Callable[[slice], T], count: int, device: torch.device) -> list[T]:
-    """The function's values for slices that cover `count` rows, in order; each slice has a thread on CPUs."""
+    """Apply a function to slices that together cover `count` rows, in order; on a CPU, one thread per slice."""
     threads = min(torch.get_num_threads(), count // ROWS_PER_THREAD)
     if device.type != 'cpu' or threads < 2:
         return [function(slice(0, count))]
@@ -30,5 +30,5 @@ def map_rows(function: Callable[[slice], T], count: int, device: torch.device) -
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads whose operations do not spread over further threads."""
+    """A pool of threads in which torch operations are single-threaded."""
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))

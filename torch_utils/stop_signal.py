@@ -9,14 +9,14 @@ from types import FrameType
 
 from torch_utils import distributed
 
-# Approximate interval at which ranks exchange signals; shorter until the duration of a step is known.
+# Approximate interval at which ranks exchange signals; shorter at first, until the duration of a step is known.
 SECONDS_BETWEEN_CHECKS = 5.0
 
 
 class StopSignal:
-    """Whether any rank was asked to stop. `listen` installs the handlers; `agreed` is called after every step.
+    """Tells whether any rank was asked to stop. `listen` installs the signal handlers; call `agreed` after every step.
 
-    number: the signal received, 0 for none.
+    number: the signal received, or 0 if there was none.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class StopSignal:
     def listen(self) -> Iterator[None]:
         """Handle Ctrl-C, SIGTERM and SIGHUP inside the block; a second Ctrl-C interrupts immediately."""
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-        # nohup has SIGHUP ignored, and so does this process, except under torchrun, which passes it on all the same.
+        # If SIGHUP is ignored (as under nohup), keep ignoring it, except under torchrun, which forwards it regardless.
         if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and 'TORCHELASTIC_RUN_ID' not in os.environ:
             numbers.remove(signal.SIGHUP)
         before = {number: signal.signal(number, self._remember) for number in numbers}
@@ -46,7 +46,7 @@ class StopSignal:
         self.number = number
 
     def agreed(self) -> bool:
-        """Whether to stop now; the same on every rank, at most about 10 seconds after a signal on any of them."""
+        """Whether to stop now: the same answer on every rank, at most about 10 seconds after any rank gets a signal."""
         if distributed.world_size() == 1:
             return self.number != 0
         self.steps += 1

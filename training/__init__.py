@@ -1,1 +1,1 @@
-"""All that touches a denoiser: networks, losses, the training loop, snapshots, samplers and the optimal denoiser."""
+"""Everything about denoisers: networks, losses, the training loop, snapshots, samplers and closed forms."""

@@ -1,4 +1,4 @@
-"""EDM's augmentation: random flips and affine maps of the training images, with labels that describe them.
+"""EDM's augmentation: random flips and affine maps of the training images, with labels that describe each change.
 
 Source: Karras et al. 2020 (arXiv 2006.06676), appendix B, with the probabilities and labels of Karras et al. 2022,
 table 6.
@@ -30,12 +30,12 @@ AUGMENT_LABELS = 9
 
 
 class AugmentPipe:
-    """Callable on images float [B, C, R, R]; returns the augmented images and their labels float32 [B, 9].
+    """Augments images, float [B, C, R, R]; a call returns the augmented images and their labels, float32 [B, 9].
 
-    p: probability of an augmentation. Each transformation of each image is applied with probability
-    min(1, multiplier · p); if it is not, its labels are 0. Multipliers are keywords with default 0: xflip, yflip,
-    scale, rotate_frac, aniso, translate_frac.
-    Strengths: scale and aniso_std in octaves, translate_std in image sizes.
+    p: base probability. Each transformation is applied to each image with probability min(1, multiplier · p);
+    otherwise its labels are 0.
+    xflip, yflip, scale, rotate_frac, aniso, translate_frac: the multipliers; 0 (the default) disables a transformation.
+    scale_std, aniso_std: strengths in octaves. translate_std: strength as a fraction of the image size.
     Random numbers come from the global generator of the images' device.
     """
 
@@ -110,7 +110,7 @@ class AugmentPipe:
 
 
 def matrices(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
-    """Stack 3×3 entries, each a number or [B], to [B, 3, 3]."""
+    """Build matrices [B, 3, 3] from 3×3 entries, each a number or a tensor [B]."""
     full = [[entry if isinstance(entry, Tensor) else torch.full_like(like, entry) for entry in row] for row in rows]
     return torch.stack([torch.stack(row, dim=-1) for row in full], dim=-2).to(torch.float32)
 
@@ -128,18 +128,17 @@ def rotation(angle: Tensor) -> Tensor:
 
 
 def transform(images: Tensor, forward: Tensor) -> Tensor:
-    """Map images by an affine map of the plane, with little blur and aliasing.
+    """Apply affine maps to images, with little blur and aliasing.
 
-    images: float [B, C, R, R]. forward: [B, 3, 3], moves points (x, y, 1) in pixels, with the image's centre as the
-    origin.
-    Images are continued by reflection. The identity returns them unchanged: the wavelet is orthogonal, so downsampling
-    undoes upsampling. The padding is the largest that reflection allows; choosing it from the maps would have to wait
-    for the device.
+    images: float [B, C, R, R]. forward: [B, 3, 3], acts on points (x, y, 1) in pixels, with the image centre as origin.
+    Images are padded by reflection. The identity map leaves them unchanged: the wavelet is orthogonal, so downsampling
+    undoes upsampling. The padding is the largest that reflection allows, because deriving it from the maps would mean
+    waiting for the device.
     """
     B, _, R, _ = images.shape
     margin = R - 1
     taps = wavelet(images.device, images.dtype)
-    # The filter's delay: pixel n becomes pixel 2 n + center of the upsampled image.
+    # The filter's delay: pixel n is at position 2 n + center in the upsampled image.
     center = sum(index * tap for index, tap in enumerate(SYM6)) / math.sqrt(2)
     padded = F.pad(images, [margin] * 4, mode='reflect')
     fine = upsample_by_2(padded, taps)
@@ -157,12 +156,12 @@ def transform(images: Tensor, forward: Tensor) -> Tensor:
 
 @functools.cache
 def wavelet(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The filter's taps, which sum to 1; copied to the device once, since a copy waits for it."""
+    """The filter taps, normalized to sum 1; copied to the device only once, because copying waits for the device."""
     return torch.tensor(SYM6, device=device, dtype=dtype) / math.sqrt(2)
 
 
 def upsample_by_2(images: Tensor, taps: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C, 2 (H - 1) + len(taps), …]: zeros between the pixels, then the filter, along both axes."""
+    """Insert zeros between pixels and filter, along both axes: [B, C, H, W] -> [B, C, 2 (H - 1) + len(taps), …]."""
     C, length = images.shape[1], len(taps)
     along_x = (2 * taps).expand(C, 1, 1, length)
     images = F.conv_transpose2d(images, along_x, stride=(1, 2), groups=C)
@@ -170,7 +169,7 @@ def upsample_by_2(images: Tensor, taps: Tensor) -> Tensor:
 
 
 def downsample_by_2(images: Tensor, taps: Tensor) -> Tensor:
-    """The adjoint of `upsample_by_2`, except for the gain."""
+    """The adjoint of `upsample_by_2`, up to a constant factor."""
     C, length = images.shape[1], len(taps)
     along_x = taps.expand(C, 1, 1, length)
     images = F.conv2d(images, along_x, stride=(1, 2), groups=C)

@@ -1,6 +1,6 @@
-"""The resolved configuration of one training, and `resolve`, which makes it from the options and the training set.
+"""The resolved configuration of a training run, and `resolve`, which makes it from the options and the training set.
 
-`training_options.json` in a run folder holds the configuration together with the options that it was made from.
+`training_options.json` in a run folder holds the configuration and the options from which it was made.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from training.snapshot import NetworkConfig
 from training.training_options import RunOptions, TrainingOptions, changed
 
 OPTIONS_FILE = 'training_options.json'
-DEFAULT_TICK, LEAST_TICKS = 50, 20  # kimg, and status lines of a training
+DEFAULT_TICK, LEAST_TICKS = 50, 20  # kimg per status line, and least number of status lines in a run
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     'ddpmpp': {
@@ -49,12 +49,12 @@ PRECONDITIONING = {'vp': ('VPPrecond', 'VPLoss'), 've': ('VEPrecond', 'VELoss'),
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that a training depends on.
+    """Everything that determines a training run.
 
-    options: with a seed and the values of the preset. dataset: about the training set. batch_gpu: largest number of
-    images in one forward pass on one device.
-    snapshots, states: numbers of images, ascending; a file is saved after the first step that reaches each of them.
-    world_size, threads: the number of ranks, and of threads of each, with which the last bits of the weights change.
+    options: the options, including a seed and the preset's values. dataset: properties of the training set.
+    batch_gpu: largest number of images in one forward pass on one device.
+    snapshots, states: image counts in ascending order; a file is saved after the first step that reaches each count.
+    world_size, threads: number of ranks, and of threads per rank; both affect the last bits of the weights.
     """
 
     options: TrainingOptions
@@ -75,12 +75,12 @@ class TrainingConfig:
 
     @property
     def label_dim(self) -> int:
-        """The number of classes of the network; 0 if it is unconditional."""
+        """The network's number of classes; 0 if it is unconditional."""
         return self.dataset.num_classes if self.options.cond else 0
 
     @property
     def tick_images(self) -> int:
-        """Images between two status lines; by default so many that there are at least LEAST_TICKS lines."""
+        """Images between two status lines; by default small enough to give at least LEAST_TICKS lines."""
         if self.options.tick is not None:
             return self.options.tick * 1000
         return min(DEFAULT_TICK * 1000, max(self.schedule.batch_size, self.schedule.total_images // LEAST_TICKS))
@@ -93,28 +93,28 @@ class TrainingConfig:
 def resolve(
     options: TrainingOptions, info: DatasetInfo, world_size: int = 1, given: set[str] | None = None
 ) -> TrainingConfig:
-    """Turn options into a configuration; without reading, printing or random numbers.
+    """Turn options into a configuration, without reading files, printing or drawing random numbers.
 
-    options: with a seed, and after `with_preset`. info: about the training set. given: names of the options that the
-    user chose; None for those that differ from their defaults.
+    options: options with a seed, after `with_preset`. info: properties of the training set. given: names of the options
+    that the user chose; None means those that differ from their defaults.
     Raises ArgumentError if options contradict one another, and UserError if they do not fit the training set.
     """
     given = changed(options) if given is None else given
     assert options.seed is not None
     if 'duration' in given and options.epochs is not None:
-        raise ArgumentError('`duration` and `epochs` both give the length; choose one')
+        raise ArgumentError('`duration` and `epochs` both set the training length; give only one')
     if 'snap' in given and options.snapshots is not None:
-        raise ArgumentError('`snap` and `snapshots` both set when to save a snapshot; choose one')
+        raise ArgumentError('`snap` and `snapshots` both set when snapshots are saved; give only one')
     if options.batch % world_size:
         raise ArgumentError(
-            f'`batch`={options.batch} must be a multiple of the {world_size} ranks, such as '
+            f'`batch`={options.batch} must be a multiple of the number of ranks ({world_size}), such as '
             f'{options.batch // world_size * world_size or world_size}'
         )
     if options.fp16 and options.precision not in (None, 'fp16'):
-        raise ArgumentError(f'`fp16`=True and `precision`={options.precision} differ; choose one')
+        raise ArgumentError(f'`fp16`=True and `precision`={options.precision} contradict each other; give only one')
     precision = 'fp16' if options.fp16 else options.precision or 'fp32'
     if options.cond and not info.num_classes:
-        raise UserError(f'`cond`=True: {info.path} has no labels; make it from a source with labels, or remove `cond`')
+        raise UserError(f'`cond`=True requires labels, but {info.path} has none; add labels, or remove `cond`')
     schedule = make_schedule(options, info.size)
     snapshots, states = make_plan(options, schedule)
     return TrainingConfig(
@@ -149,7 +149,7 @@ def make_schedule(options: TrainingOptions, size: int) -> Schedule:
 
 
 def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], list[int]]:
-    """Numbers of images at which to save snapshots and training states."""
+    """Image counts at which to save snapshots and training states."""
     tick_images, total = (options.tick or DEFAULT_TICK) * 1000, schedule.total_images
     try:
         if isinstance(options.snapshots, str):
@@ -158,7 +158,7 @@ def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], 
             snapshots = evenly(options.snapshots, total, schedule.batch_size)
         else:
             snapshots = every(tick_images * options.snap, total, schedule.batch_size)
-            if snapshots[0] >= 1000:  # otherwise both would be named after 0 kimg
+            if snapshots[0] >= 1000:  # otherwise both names would say 0 kimg
                 snapshots.insert(0, 0)
         states = snapshots if options.dump is None else every(tick_images * options.dump, total, schedule.batch_size)
     except ValueError as error:
@@ -168,7 +168,7 @@ def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], 
 
 
 def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -> NetworkConfig:
-    """Class and arguments of the network. Raises ArgumentError for an option that does not apply or fit."""
+    """The network's class and arguments. Raises ArgumentError for an option that does not apply or fit."""
     arguments: dict[str, Any] = {
         'img_resolution': info.resolution,
         'img_channels': info.channels,
@@ -178,7 +178,7 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
         'dropout': options.dropout,
     }
     if options.cbase is not None and 'num_channels' in given and options.cbase != options.num_channels:
-        raise ArgumentError('`cbase` and `num_channels` both give the base width; choose one')
+        raise ArgumentError('`cbase` and `num_channels` both set the base width; give only one')
     width = options.cbase or options.num_channels
     if options.arch == 'adm':
         for name in ('skip_connections', 'embed'):
@@ -207,12 +207,12 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
         config.build('meta')
     except (ValueError, RuntimeError, ArithmeticError) as error:  # RuntimeError: torch finds the network too large
         text = re.sub(r'^skip_connections', '`skip_connections`', str(error).split('\n')[0])
-        raise ArgumentError(f'{text}; change the option, or use another training set') from error
+        raise ArgumentError(f'{text}; change this option, or use another training set') from error
     return config
 
 
 def describe(config: TrainingConfig, device_type: str) -> str:
-    """The configuration as text, with the lengths that the scaling rules give."""
+    """The configuration as text, including the lengths computed by the scaling rules."""
     dataset, schedule, options = config.dataset, config.schedule, config.options
     parameters = config.network.build('meta').num_parameters
     kinds = counted(config.label_dim, 'class', 'd') if config.label_dim else 'unconditional'
@@ -222,18 +222,16 @@ def describe(config: TrainingConfig, device_type: str) -> str:
         )
         if schedule.rampup_images >= schedule.total_images:
             reached = 100 * schedule.lr_multiplier(schedule.total_images)
-            warmup += f', longer than the training: it ends at {reached:.0f} % of the learning rate'
+            warmup += f', longer than the run, which ends at {reached:.0f} % of the learning rate'
     else:
         warmup = 'none'
     if schedule.ema_mode == 'mode3':
         average = f'beta {schedule.ema_beta(schedule.total_images):.6g}'
     elif schedule.ema_halflife_images == 0:
-        average = 'none: its half-life is below 1 kimg'
+        average = 'none, because the half-life is below 1 kimg'
     else:
         average = f'half-life {schedule.ema_halflife_images / 1000:g} kimg'
-    average += (
-        f' ({schedule.ema_mode}; weight of the old average at the end {schedule.ema_beta(schedule.total_images):.6g})'
-    )
+    average += f' ({schedule.ema_mode}; final decay per step {schedule.ema_beta(schedule.total_images):.6g})'
     lines = {
         'Training set': f'{dataset.name}: {counted(dataset.size, "image")}, {dataset.resolution}x{dataset.resolution}, '
         f'{"RGB" if dataset.channels == 3 else "grey"}, {kinds}',
@@ -256,7 +254,7 @@ def as_lines(texts: dict[str, str]) -> str:
 
 
 def attention_text(config: TrainingConfig) -> str:
-    """The resolutions at which the network has self-attention, with a remedy if there are none."""
+    """The resolutions at which the network has self-attention, or a warning if there are none."""
     arguments, resolution = config.network.arguments, config.dataset.resolution
     levels = [resolution >> level for level in range(len(arguments['channel_mult']))]
     wanted = arguments.get('attn_resolutions', [32, 16, 8])
@@ -264,8 +262,8 @@ def attention_text(config: TrainingConfig) -> str:
     if found:
         return 'at ' + ', '.join(f'{level}x{level}' for level in found)
     return (
-        f'NONE: the network has the resolutions {", ".join(map(str, levels))}, and attention is set at '
-        f'{", ".join(map(str, wanted)) or "none"} (attn_resolutions)'
+        f'NONE: attn_resolutions is {", ".join(map(str, wanted)) or "empty"}, but the network has only the resolutions '
+        f'{", ".join(map(str, levels))}'
     )
 
 
@@ -275,7 +273,7 @@ def shortened(values: list[int]) -> str:
 
 
 class SavedRun(msgspec.Struct, frozen=True):
-    """What a training that resumes needs of its `training_options.json`; see `TrainingConfig`."""
+    """The part of `training_options.json` that is needed to resume a run; see `TrainingConfig`."""
 
     options: RunOptions
     network: NetworkConfig
@@ -284,7 +282,7 @@ class SavedRun(msgspec.Struct, frozen=True):
 
 
 def read_run(run_dir: Path) -> SavedRun:
-    """The options that a run was started with. Raises UserError if they cannot be read."""
+    """Read the options with which a run was started. Raises UserError if they cannot be read."""
     path = run_dir / OPTIONS_FILE
     try:
         text = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Contact sheets: many images side by side in one picture."""
+"""Contact sheets: many images tiled in one picture."""
 
 import math
 from pathlib import Path
@@ -11,18 +11,18 @@ from torch import Tensor
 from dataset_utils.png import SHEET_KEYWORD, SHEET_TEXT
 from dnnlib.util import atomic_file
 
-# Small images are magnified up to this longer side of a sheet and up to this edge of an image, in pixels.
+# Small images are magnified until the sheet's longer side or a single image's side reaches these limits, in pixels.
 _SHEET, _LARGEST_CELL = 512, 128
 
 
 def to_pil(image: Tensor) -> PIL.Image.Image:
-    """uint8 [C, H, W], grey or RGB, as a picture."""
+    """Convert an image, uint8 [C, H, W], grey or RGB, to a Pillow image."""
     pixels = image.permute(1, 2, 0).cpu().numpy()
     return PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def contact_sheet(images: Tensor, columns: int | None = None) -> PIL.Image.Image:
-    """All images uint8 [N, C, H, W] side by side, row after row, black in the rest of the last row."""
+    """Tile images, uint8 [N, C, H, W], row by row; the rest of the last row is black."""
     N, C, H, W = images.shape
     columns = columns or math.ceil(math.sqrt(N))
     rows = -(-N // columns)
@@ -33,7 +33,7 @@ def contact_sheet(images: Tensor, columns: int | None = None) -> PIL.Image.Image
 
 
 def magnified_sheet(images: Tensor) -> PIL.Image.Image:
-    """`contact_sheet`, in which each pixel of small images becomes a square of several."""
+    """Like `contact_sheet`, but small images are magnified by a whole factor."""
     sheet = contact_sheet(images)
     factor = max(1, min(_SHEET // max(sheet.size), _LARGEST_CELL // max(images.shape[2:])))
     return sheet.resize((sheet.width * factor, sheet.height * factor), PIL.Image.Resampling.NEAREST)
@@ -45,7 +45,7 @@ def save_contact_sheet(path: Path, images: Tensor) -> None:
 
 
 def save_picture(path: Path, picture: PIL.Image.Image) -> None:
-    """Write a PNG, complete or not at all, and its folder. Readers of images skip it, since it is marked."""
+    """Write a PNG, complete or not at all, and create its folder. The PNG is marked so that image readers skip it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = PngInfo()
     mark.add_text(SHEET_KEYWORD, SHEET_TEXT)

@@ -1,4 +1,4 @@
-"""The cost of a training before it starts: memory and disk from the shapes of its network, time from a few steps."""
+"""Estimates a training run's cost in advance: memory and disk from the network's shapes, time from a few steps."""
 
 import time
 from collections.abc import Callable
@@ -18,10 +18,10 @@ SECONDS_MEASURED = 5.0
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a training, or of generating images.
+    """The cost of training, or of generating images.
 
-    images: to train on or to generate. calls: steps, or evaluations of the denoiser. seconds: None if unknown.
-    memory: bytes on each device. disk: bytes that are kept.
+    images: number of images to train on or to generate. calls: number of steps, or of denoiser evaluations.
+    seconds: None if unknown. memory: bytes on each device. disk: bytes that remain on disk.
     """
 
     images: int
@@ -33,22 +33,25 @@ class Cost:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each device. weights: of weights, average, gradients and optimizer. image: of the activations that the
-    backward pass needs, for each image of a forward pass."""
+    """Bytes on each device.
+
+    weights: bytes for the weights, their average, gradients and optimizer state. image: bytes, per image in a forward
+    pass, for the activations that the backward pass needs.
+    """
 
     weights: int
     image: int
 
 
 def training_memory(config: TrainingConfig) -> Memory:
-    """The memory of a training, from the tensors that autograd keeps; workspaces of libraries are not included."""
+    """Training memory, from the tensors that autograd keeps; library workspaces are not included."""
     moments = {'Adam': 2, 'SGD': 1}[config.options.optimizer]
     parameters = config.network.build('meta').num_parameters
     return Memory(4 * parameters * (3 + moments), activation_bytes(config.network, config.precision))
 
 
 def activation_bytes(network: NetworkConfig, precision: str = 'fp32') -> int:
-    """Bytes that autograd keeps for the backward pass of one image, counted without computing anything."""
+    """Bytes that autograd keeps for the backward pass of one image, counted on the meta device without computation."""
     net = network.build('meta').train().requires_grad_(True)
     net.set_precision(precision)
     weights = {p.untyped_storage()._cdata for p in net.parameters()}
@@ -69,9 +72,9 @@ def activation_bytes(network: NetworkConfig, precision: str = 'fp32') -> int:
 
 
 def measured_rate(run: Callable[[int], object], most: int, device: torch.device, seconds: float) -> float:
-    """Images per second of `run(count)`, with counts that begin at one and double up to `most`.
+    """Images per second of `run(count)`, for counts that start at one and double up to `most`.
 
-    A count is tried only if it is expected to take less than half of what is left of `seconds`.
+    A count is tried only if it is expected to finish within the remaining time out of `seconds`.
     """
     count, rate, end = 1, 0.0, time.monotonic() + seconds
     while True:
@@ -87,7 +90,7 @@ def measured_rate(run: Callable[[int], object], most: int, device: torch.device,
 
 
 def images_per_second(config: TrainingConfig, device: torch.device, seconds: float | None = None) -> float:
-    """Images that this rank trains on in a second, measured with images of noise in steps of at most `batch_gpu`."""
+    """This rank's training speed in images per second, measured on noise images, at most `batch_gpu` at a time."""
     info = config.dataset
     shape = [config.batch_gpu, info.channels, info.resolution, info.resolution]
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
@@ -101,7 +104,10 @@ def images_per_second(config: TrainingConfig, device: torch.device, seconds: flo
 
 
 def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False) -> Cost:
-    """The cost of a training. rate: images per second over all ranks, None if unknown. keep_best: one snapshot."""
+    """The cost of a training run.
+
+    rate: images per second over all ranks, None if unknown. keep_best: whether only one snapshot is kept.
+    """
     memory = training_memory(config)
     parameters = config.network.build('meta').num_parameters
     pixels = config.dataset.size * config.dataset.channels * config.dataset.resolution**2 * config.options.cache
@@ -116,16 +122,16 @@ def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False)
 
 
 def cost_lines(config: TrainingConfig, device: torch.device) -> dict[str, str]:
-    """Time, memory and disk of a training in words, by name."""
+    """A training run's time, memory and disk usage in words, keyed by 'Time', 'Memory' and 'Disk'."""
     rate = images_per_second(config, device) * config.world_size
     cost, memory = cost_of(config, rate), training_memory(config)
     assert cost.seconds is not None
     return {
         'Time': f'about {format_time(cost.seconds)} at {rate:,.3g} images/s (a short measurement)',
-        'Memory': f'about {in_gb(cost.memory)} on each device: {in_gb(memory.weights)} of weights and optimizer, '
-        f'{config.batch_gpu} images of a forward pass of {in_gb(memory.image)}, the training set',
-        'Disk': f'about {in_gb(cost.disk)}: {counted(len(config.snapshots), "snapshot", "d")}, '
-        f'the newest {counted(config.options.keep_states, "training state", "d")}',
+        'Memory': f'about {in_gb(cost.memory)} on each device: {in_gb(memory.weights)} for weights and optimizer, '
+        f'{in_gb(memory.image)} for each of the {config.batch_gpu} images in a forward pass, and the training set',
+        'Disk': f'about {in_gb(cost.disk)}: {counted(len(config.snapshots), "snapshot", "d")} '
+        f'and the newest {counted(config.options.keep_states, "training state", "d")}',
     }
 
 

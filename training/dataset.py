@@ -1,6 +1,6 @@
 """Training images in memory, and the order in which they are drawn.
 
-`load_dataset` reads any source into one uint8 tensor; `ImageOrder` is EDM's endless, slightly shuffled order.
+`load_dataset` reads any source into one uint8 tensor. `ImageOrder` is EDM's endless order, which is shuffled gradually.
 """
 
 import math
@@ -19,15 +19,15 @@ from dataset_utils.sources.base import require_square, streamed_sha256, with_cha
 from dnnlib.util import UserError
 from torch_utils.misc import free_bytes
 
-# A set stays on disk unless this many copies of it fit into memory.
+# A training set is kept on disk unless this many copies of it fit in memory.
 COPIES = 3
-# Largest share of a GPU's free memory that a training set takes; the network and its activations need the rest.
+# Largest share of a GPU's free memory that the training set may take; the network and its activations need the rest.
 MOST_OF_GPU = 0.4
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Properties of a training set that a configuration needs; see `describe_dataset`."""
+    """The properties of a training set that a configuration depends on; see `describe_dataset`."""
 
     path: str
     name: str
@@ -41,7 +41,7 @@ class DatasetInfo:
 class Dataset:
     """A training set: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels.
 
-    on_disk: whether the images are a memory-mapped file, which the system reads as it is used. original_names: of the
+    on_disk: whether the images are a memory-mapped file, which is read from disk as it is used. original_names: of the
     files that the images were first read from, or None.
     """
 
@@ -56,21 +56,21 @@ class Dataset:
         return len(self.images)
 
     def image(self, place: int) -> np.ndarray:
-        """An image, uint8 [C, R, R]."""
+        """The image at an index, uint8 [C, R, R]."""
         return self.images[place].numpy()
 
     @property
     def class_sizes(self) -> dict[int, int] | None:
-        """The number of images of each label that has any, in the order of labels; None without labels."""
+        """The number of images with each label that occurs, in ascending order of labels; None without labels."""
         return count_labels(self.labels)
 
     def batches(
         self, indices: Iterator[np.ndarray], device: torch.device, xflip: bool
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Images uint8 [B, C, R, R] and labels int64 [B] on the device, for each array of positions.
+        """Yield images uint8 [B, C, R, R] and labels int64 [B] on the device, for each array of indices.
 
-        The set is copied to the device once, or stays in host memory if it is too large; then batches are copied.
-        xflip: positions from N on are the mirrored images.
+        The training set is copied to the device once. If it does not fit there, it stays in host memory and batches are
+        copied one by one. xflip: indices N to 2 N - 1 denote the mirrored images.
         """
         size, home = len(self.images), device if fits(self.images, device) else self.images.device
         pixels = self.images.to(home)
@@ -88,7 +88,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class StreamedDataset:
-    """Like `Dataset`, but threads decode images as they are drawn, one batch ahead."""
+    """Like `Dataset`, but images are decoded when they are drawn, by threads that work one batch ahead."""
 
     name: str
     source: Source
@@ -100,7 +100,7 @@ class StreamedDataset:
         return len(self.source)
 
     def image(self, place: int) -> np.ndarray:
-        """An image, uint8 [C, R, R]."""
+        """The image at an index, uint8 [C, R, R]."""
         return np.ascontiguousarray(self.source.read(place).transpose(2, 0, 1))
 
     @property
@@ -129,22 +129,22 @@ class StreamedDataset:
 
 
 def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether a set fits into the memory of a GPU and leaves it the larger part; always elsewhere."""
+    """Whether images fit in a GPU's memory and leave most of it free; always true on other devices."""
     return device.type != 'cuda' or images.nbytes < MOST_OF_GPU * torch.cuda.mem_get_info(device)[0]
 
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on a device. A GPU copies it from pinned memory, so that nothing waits."""
+    """Move a CPU tensor to a device. Copies to a GPU go through pinned memory, so that the CPU does not wait."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else values.to(device)
 
 
 def mirrored(images: Tensor, flags: Tensor) -> Tensor:
-    """Images [B, C, H, W], those whose flag [B] is set mirrored left to right."""
+    """Mirror those of the images [B, C, H, W] whose flag [B] is set, left to right."""
     return torch.where(flags[:, None, None, None], images.flip(3), images)
 
 
 def describe_dataset(path: str) -> DatasetInfo:
-    """Read a training set's list of images and its first image. Raises UserError as `load_dataset` does."""
+    """Read only a training set's list of images and its first image. Raises UserError as `load_dataset` does."""
     source = open_source(path, 'data')
     require_square(source.where, source.shape)
     num_classes = 0 if source.labels is None else max(source.labels) + 1
@@ -152,12 +152,13 @@ def describe_dataset(path: str) -> DatasetInfo:
 
 
 def load_dataset(path: str, progress: bool = False, argument: str = 'data', channels: int | None = None) -> Dataset:
-    """Read a complete training set. argument: the name of the argument that gave it, for messages.
+    """Read a complete training set, into memory if it fits there.
 
-    channels: convert the images to 1 or 3 channels; the hash is computed before that. A set that is large for the
-    memory of this machine stays on disk: an .npy file itself, anything else decoded in a temporary file without a name.
-    Raises UserError if a file is missing, damaged or hostile, if images are not square and of one size, and if they do
-    not fit on the disk.
+    argument: name of the argument that gave the path, for messages. channels: convert the images to 1 or 3 channels;
+    the hash is that of the unconverted images. A set that is large compared with this machine's memory is kept on disk:
+    an .npy file is used directly, and other sources are decoded into an unnamed temporary file.
+    Raises UserError if a file is missing, damaged or unsafe, if images are not all square and of one size, and if they
+    do not fit on disk.
     """
     source = open_source(path, argument)
     require_square(source.where, source.shape)
@@ -179,9 +180,9 @@ def load_dataset(path: str, progress: bool = False, argument: str = 'data', chan
 
 
 def decoded_on_disk(source: Source, shape: tuple[int, ...], progress: bool) -> tuple[np.ndarray, str]:
-    """All images, uint8 [N, H, W, C] of the shape, in a temporary file that is gone when they are, and their hash.
+    """Decode all images into a temporary file; returns a memory map of it, uint8 `shape` = [N, H, W, C], and the hash.
 
-    Raises UserError if the folder for temporary files has too little space.
+    The file is deleted when the memory map is. Raises UserError if the folder for temporary files has too little space.
     """
 
     def written(file: IO[bytes]) -> Iterator[np.ndarray]:
@@ -197,15 +198,15 @@ def decoded_on_disk(source: Source, shape: tuple[int, ...], progress: bool) -> t
             return np.memmap(file, np.uint8, 'c', shape=shape), sha256
     except OSError as error:
         raise UserError(
-            f'{source.where}: its images need {math.prod(shape):,} bytes in {folder} ({error.strerror}), since they '
-            f'are large for the memory; name another folder in the environment variable TMPDIR'
+            f'{source.where}: its images are too large for the memory, and need {math.prod(shape):,} bytes in {folder} '
+            f'({error.strerror}); name another folder in the environment variable TMPDIR'
         ) from error
 
 
 def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedDataset:
-    """Open a training set that does not fit in memory, and check every image once; `workers` threads decode later.
+    """Open a training set that does not fit in memory, reading every image once to check it.
 
-    Raises UserError as `load_dataset` does.
+    workers: number of threads that decode images during training. Raises UserError as `load_dataset` does.
     """
     source = open_source(path, 'data')
     require_square(source.where, source.shape)
@@ -213,9 +214,10 @@ def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedD
 
 
 def require_shape(shape: Sequence[int], wanted: Sequence[int], where: str, owner: str) -> None:
-    """Raise UserError if images of shape (C, H, W) are not of the wanted one.
+    """Raise UserError if images have a shape (C, H, W) other than the wanted one.
 
-    where: of the images. owner: subject and verb of the wanted shape, such as 'the network makes'.
+    where: what contains the images, for the message. owner: words that precede the wanted shape in the message, such as
+    'the network makes'.
     """
     if tuple(shape) != tuple(wanted):
         raise UserError(
@@ -230,7 +232,7 @@ def labels_of(source: Source) -> Tensor | None:
 
 
 def count_labels(labels: Tensor | None) -> dict[int, int] | None:
-    """The number of images of each label that has any, ascending; None without labels."""
+    """The number of images with each label that occurs, in ascending order of labels; None without labels."""
     if labels is None:
         return None
     classes, sizes = labels.unique(return_counts=True)
@@ -238,12 +240,13 @@ def count_labels(labels: Tensor | None) -> dict[int, int] | None:
 
 
 class ImageOrder:
-    """The endless sequence in which images are drawn: a shuffled order that repeats, and is shuffled further as it is
+    """The endless sequence in which images are drawn: a shuffled order that is repeated and further shuffled as it is
     used.
 
-    size: number of images. seed: of the shuffle, taken modulo 2^31.
-    window_size: share of the order, in [0, 1], within which an image drawn swaps places with an earlier one; 0 keeps
-        one fixed order. The sequence depends only on these three: to resume at a position, `skip` to it.
+    size: number of images. seed: seed of the shuffle, taken modulo 2^31.
+    window_size: each image drawn swaps places with one drawn earlier, from within this fraction of the order, in
+        [0, 1]; 0 keeps the order fixed.
+    The sequence depends only on these three arguments; to resume at a position, `skip` to it.
     Source: EDM's sampler, see tests/data/sampler_order.json.
     """
 
@@ -255,7 +258,7 @@ class ImageOrder:
         self.position = 0
 
     def take(self, count: int) -> np.ndarray:
-        """The next `count` image indices of the sequence over all ranks, int64 [count]."""
+        """The next `count` image indices, for all ranks together, int64 [count]."""
         places = (self.position + np.arange(count)) % len(self.order)
         self.position += count
         if self.window < 2:
@@ -268,7 +271,7 @@ class ImageOrder:
         return drawn
 
     def skip(self, count: int) -> None:
-        """Continue as if `count` indices had been taken."""
+        """Advance as if `count` indices had been taken."""
         if self.window < 2:
             self.position += count
             return
@@ -278,5 +281,5 @@ class ImageOrder:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """8-bit pixels as float32 in [-1, 1]."""
+    """Convert 8-bit pixels to float32 in [-1, 1]."""
     return images.to(torch.float32) / 127.5 - 1

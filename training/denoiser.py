@@ -1,6 +1,6 @@
-"""The contract between denoisers and everything that calls them: samplers, measurements, evaluations.
+"""The interface between denoisers and everything that calls them: samplers, measurements and evaluations.
 
-`as_denoiser` makes a denoiser of any function or module.
+`as_denoiser` turns any function or module into a denoiser.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Denoiser(Protocol):
-    """What samplers and metrics see of a network or of the optimal denoiser."""
+    """The interface that networks and closed forms offer to samplers and metrics."""
 
     img_channels: int
     img_resolution: int
@@ -21,7 +21,7 @@ class Denoiser(Protocol):
     sigma_max: float
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """Denoise x, float [B, C, R, R] in noise units around data in [-1, 1]; sigma a scalar or [B]."""
+        """Denoise x, float [B, C, R, R]: data in [-1, 1] plus noise of standard deviation sigma, a scalar or [B]."""
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         """The nearest noise level that the denoiser supports."""
@@ -37,9 +37,9 @@ def as_denoiser(
 ) -> Denoiser:
     """A denoiser that calls a function or a `torch.nn.Module`.
 
-    function: (x, sigma) -> denoised, with x float32 [B, C, R, R] and sigma float32 [B]; with label_dim > 0, (x, sigma,
-    class_labels), where class_labels are int64 indices [B] or None.
-    sigma_min, sigma_max: range of noise levels in which the function is defined.
+    function: maps (x, sigma) to denoised images, where x is float32 [B, C, R, R] and sigma float32 [B]. If
+    label_dim > 0, it takes (x, sigma, class_labels), where class_labels are int64 indices [B] or None.
+    sigma_min, sigma_max: range of noise levels for which the function is defined.
     """
     return _FunctionDenoiser(function, img_channels, img_resolution, sigma_min, sigma_max, label_dim)
 

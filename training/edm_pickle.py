@@ -1,9 +1,9 @@
-"""Read the network pickles of NVlabs/edm, such as network-snapshot-002000.pkl, without running anything in them.
+"""Reads network pickles from NVlabs/edm, such as network-snapshot-002000.pkl, without running any code in them.
 
-Such a pickle is made of records: source text, the name of a class in it, the arguments of an object, and its state.
-The text is neither compiled nor imported. `read_edm_pickle` takes from the outermost network its class name, its
-arguments and its tensors; `training.snapshot` builds our class of that name with them. `STAND_INS` lists everything
-that a pickle may ask for.
+Such a pickle consists of records. Each record describes an object by its class's source code, the class name, the
+constructor arguments and the object's state. The source code is neither compiled nor imported. `read_edm_pickle`
+returns the class name, arguments and tensors of the outermost network, from which `training.snapshot` builds our class
+of the same name. `STAND_INS` lists every name that a pickle is allowed to use.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ import dnnlib.safe_pickle as safe_pickle
 from dnnlib.safe_pickle import Array, Dtype, RefusedPickleError, StandIn, are_sizes, read_restricted
 from dnnlib.util import UserError
 
-# The start of torch's format from before its archives: protocol 2, and a pickled magic number.
+# The first bytes of torch's legacy file format: pickle protocol 2, and a pickled magic number.
 _STORAGE_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 _STORAGE_DTYPES = {
     **{'torch FloatStorage': '<f4', 'torch DoubleStorage': '<f8', 'torch HalfStorage': '<f2', 'torch BoolStorage': '?'},
     **{'torch LongStorage': '<i8', 'torch IntStorage': '<i4', 'torch ByteStorage': 'u1'},
 }
-# Bounds on what is read from a file; far above any network in use.
+# Limits on what is read from a file, far above any network in use.
 _MAX_MODULES = _MAX_TENSORS = 100_000
 _MAX_DEPTH = 16
 _MAX_ARGUMENT_VALUES = 10_000
@@ -36,10 +36,10 @@ _MAX_NAME = 200
 
 @dataclasses.dataclass(frozen=True)
 class EDMPickle:
-    """The content of a network pickle. dataset: the name of its training set, or None.
+    """The content of a network pickle.
 
-    class_name: of the outermost network. arguments, keywords: its constructor's, plain values. xflip: whether its
-    training showed mirrored images as well.
+    class_name: class of the outermost network. arguments, keywords: its constructor arguments, as plain values.
+    dataset: name of its training set, or None. xflip: whether it was also trained on mirrored images.
     """
 
     class_name: str
@@ -50,56 +50,56 @@ class EDMPickle:
     xflip: bool
 
     def bound_arguments(self, network_class: type) -> dict[str, Any]:
-        """All arguments by the names that a class gives them. Raises ValueError if they do not fit it."""
+        """All arguments by name, according to a class's signature. Raises ValueError if they do not fit it."""
         names = [name for name in inspect.signature(network_class).parameters if name != 'model_kwargs']
         positional = dict(zip(names, self.arguments, strict=False))
         twice = positional.keys() & self.keywords.keys()
         if twice or len(self.arguments) > len(names):
-            raise ValueError(f'its arguments do not belong to {self.class_name}')
+            raise ValueError(f'its arguments do not fit the constructor of {self.class_name}')
         return {**positional, **self.keywords}
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Parameters and buffers under their module names, each in memory of its own, on the CPU.
+        """Parameters and buffers on the CPU, keyed by module name; no two share memory.
 
-        Raises RefusedPickleError if a tensor does not fit its bytes.
+        Raises RefusedPickleError if a tensor does not match the data stored for it.
         """
         return {name: tensor.load() for name, tensor in self.tensors.items()}
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file holds a pickle, by its extension, or if that is unknown by its first bytes."""
+    """Whether a file is a pickle, judged by its extension, or by its first bytes if the extension is unknown."""
     if path.suffix in ('.pkl', '.safetensors'):
         return path.suffix == '.pkl'
     with open(path, 'rb') as file:
         start = file.read(9)
-    return start[:1] == b'\x80' and start[8:9] != b'{'  # a safetensors file has its size there, then JSON
+    return start[:1] == b'\x80' and start[8:9] != b'{'  # safetensors: 8 bytes with the header size, then JSON
 
 
 def read_edm_pickle(path: str | Path) -> EDMPickle:
-    """Read a network pickle of EDM: a dict with an 'ema' network, or the network itself.
+    """Read an EDM network pickle: a dict with an 'ema' network, or the network itself.
 
-    Raises UserError if it is broken, or asks for anything that such a pickle does not need.
+    Raises UserError if the pickle is corrupt or uses anything that such a pickle does not need.
     """
     data = Path(path).read_bytes()
     try:
         return _parse(read_restricted(data, STAND_INS), len(data))
     except RefusedPickleError as error:
         raise UserError(
-            f'{path}: not a network pickle of EDM that can be read safely: {error}; nothing in it was executed'
+            f'{path} is not an EDM network pickle that can be read safely: {error}; nothing in it was executed'
         ) from error
 
 
 def _parse(root: Any, num_bytes: int) -> EDMPickle:
     network = root.get('ema') if isinstance(root, dict) else root
     if not isinstance(network, Record):
-        raise RefusedPickleError("it holds no network, neither as 'ema' in a dict nor by itself")
+        raise RefusedPickleError("it contains no network: it is neither a network nor a dict with one under 'ema'")
     state = _dict(network.meta.get('state'), 'state')
     arguments, keywords = state.get('_init_args', ()), _dict(state.get('_init_kwargs'), 'arguments')
     if not isinstance(arguments, tuple | list):
-        raise RefusedPickleError('its arguments are malformed')
+        raise RefusedPickleError("its network's arguments are malformed")
     tensors = _collect_tensors(network)
     if sum(len(tensor.storage.data) for tensor in tensors.values()) > num_bytes:
-        raise RefusedPickleError('its tensors take more memory than the file has bytes')  # some share their bytes
+        raise RefusedPickleError('its tensors would take more memory than the file size')  # they share storage
     return EDMPickle(
         class_name=network.class_name,
         arguments=tuple(_plain(value) for value in arguments),
@@ -121,18 +121,18 @@ def _dataset_name(root: Any) -> str | None:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """A recorded argument: a number, text, None, or a list of such; arrays and tuples become lists."""
+    """Convert a recorded argument to a number, a string, None, or a list of these; arrays and tuples become lists."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Array) and hasattr(value, 'value') and value.value.size <= _MAX_ARGUMENT_VALUES:
         return value.value.tolist()
     if isinstance(value, tuple | list) and depth == 0:
         return [_plain(item, depth + 1) for item in value]
-    raise RefusedPickleError(f'an argument of its network is neither a number, a text nor a list ({_kind(value)})')
+    raise RefusedPickleError(f'an argument of its network is not a number, a string or a list ({_kind(value)})')
 
 
 def _collect_tensors(network: 'Record') -> dict[str, 'PickledTensor']:
-    """Parameters and buffers of a module and of all modules in it, by their names in its state_dict."""
+    """The parameters and buffers of a module and its submodules, keyed by their names in the state_dict."""
     tensors: dict[str, PickledTensor] = {}
     todo: list[tuple[str, int, Any]] = [('', 0, network)]
     modules = 0
@@ -140,7 +140,7 @@ def _collect_tensors(network: 'Record') -> dict[str, 'PickledTensor']:
         prefix, depth, module = todo.pop()
         modules += 1
         if modules > _MAX_MODULES or depth > _MAX_DEPTH:
-            raise RefusedPickleError('its modules are nested without end')
+            raise RefusedPickleError('it has too many modules, or they are nested too deeply')
         state = _module_state(module)
         skipped = state.get('_non_persistent_buffers_set')
         for kind in ('_parameters', '_buffers'):
@@ -167,7 +167,7 @@ def _module_state(module: Any) -> dict[str, Any]:
 
 def _dict(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(_is_name(key) for key in value):
-        raise RefusedPickleError(f'a record in it has a malformed {what}')
+        raise RefusedPickleError(f'it contains a record whose {what} entry is malformed')
     return value
 
 
@@ -180,18 +180,18 @@ def _kind(value: Any) -> str:
 
 
 class Record(StandIn):
-    """An object of EDM's, as its class name, arguments and state. Its source text is not used."""
+    """A recorded EDM object: its class name, arguments and state. The recorded source code is not used."""
 
     __slots__ = ('class_name', 'meta')
 
     def __init__(self, meta: Any):
         if not isinstance(meta, dict) or meta.get('type') != 'class' or not isinstance(meta.get('class_name'), str):
-            raise RefusedPickleError('a record in it has no class')
+            raise RefusedPickleError('it contains a record without a class')
         self.meta, self.class_name = meta, meta['class_name']
 
 
 class Container(StandIn):
-    """A module of torch that only holds others."""
+    """A torch module that only contains other modules."""
 
     __slots__ = ('state',)
 
@@ -200,72 +200,74 @@ class Container(StandIn):
 
 
 class _Dict(dict, StandIn):
-    """Ordered and attribute dictionaries."""
+    """Stands in for ordered and attribute dictionaries."""
 
     __slots__ = ()
 
 
 class _Names(set, StandIn):
-    """Sets as older protocols write them; those in the state of a network hold names."""
+    """Stands in for sets as older pickle protocols write them; sets in a network's state contain only names."""
 
     __slots__ = ()
 
     def __init__(self, items: Any = ()):
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-            raise RefusedPickleError('a set in it holds more than names')
+            raise RefusedPickleError('it contains a set whose items are not all names')
         super().__init__(items)
 
 
 class Storage(StandIn):
-    """The bytes of a tensor, in torch's own file format; not parsed before they are needed."""
+    """A tensor's data in torch's legacy file format, parsed only when needed."""
 
     __slots__ = ('data',)
 
     def __init__(self, data: Any):
         if not isinstance(data, bytes):
-            raise RefusedPickleError('a tensor in it has no bytes')
+            raise RefusedPickleError('it contains a tensor without data')
         self.data = data
 
     def load(self) -> torch.Tensor:
-        """The values, [N]. Raises RefusedPickleError.
+        """The values, [N]. Raises RefusedPickleError if the data is malformed.
 
-        After the magic number come four pickles (version, system, storage, keys), then the number of values and the
-        values. The pickles are only parsed, never run: the storage's names the type of the values.
+        After the magic number come four pickles (version, system, storage, keys), the number of values, and the values.
+        The pickles are parsed but never run; the storage pickle names the dtype of the values.
         """
         if not self.data.startswith(_STORAGE_MAGIC):
-            raise RefusedPickleError('a tensor in it is in another format than EDM writes')
+            raise RefusedPickleError('it contains a tensor that is not in the format EDM writes')
         stream = io.BytesIO(self.data)
         stream.seek(len(_STORAGE_MAGIC))
         try:
             opcodes = [item for _ in range(4) for item in pickletools.genops(stream)]
-        except Exception as error:  # broken pickles raise many kinds
-            raise RefusedPickleError(f'a tensor in it is broken ({ascii(str(error)[:100])[1:-1]})') from error
+        except Exception as error:  # corrupt pickles raise many kinds of exceptions
+            raise RefusedPickleError(f'it contains a corrupt tensor ({ascii(str(error)[:100])[1:-1]})') from error
         names = [argument for opcode, argument, _ in opcodes if 'GLOBAL' in opcode.name or opcode.name == 'INST']
         if len(names) != 1 or names[0] not in _STORAGE_DTYPES:
-            raise RefusedPickleError(f'a tensor in it holds no numbers ({ascii(str(names)[:100])[1:-1]})')
+            raise RefusedPickleError(f'it contains a tensor that is not numeric ({ascii(str(names)[:100])[1:-1]})')
         dtype, count = np.dtype(_STORAGE_DTYPES[names[0]]), int.from_bytes(stream.read(8), 'little')
         if count * dtype.itemsize != len(self.data) - stream.tell():
-            raise RefusedPickleError('a tensor in it is broken: its size is not the number of its bytes')
+            raise RefusedPickleError(
+                'it contains a corrupt tensor: the declared size does not match the amount of data'
+            )
         return torch.from_numpy(np.frombuffer(self.data, dtype, offset=stream.tell()).copy())
 
 
 class PickledTensor(StandIn):
-    """A tensor whose shape is known and whose values are not yet read."""
+    """A tensor whose shape is known but whose values have not been read yet."""
 
     __slots__ = ('offset', 'shape', 'storage', 'stride')
 
     def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any):
         are_sound = isinstance(storage, Storage) and are_sizes((offset,)) and are_sizes(shape) and are_sizes(stride)
         if not are_sound or len(shape) != len(stride):
-            raise RefusedPickleError('a tensor in it is malformed or has an impossible shape')
+            raise RefusedPickleError('it contains a tensor that is malformed or has an impossible shape')
         self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
 
     def load(self) -> torch.Tensor:
-        """Its values, contiguous, in memory of their own. Raises RefusedPickleError if it does not fit its bytes."""
+        """Read the values into new, contiguous memory. Raises RefusedPickleError if the shape does not fit the data."""
         values = self.storage.load()
         reach = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)) + 1
         if math.prod(self.shape) > len(values) or (0 not in self.shape and reach > len(values)):
-            raise RefusedPickleError('a tensor in it does not fit its own shape')
+            raise RefusedPickleError('it contains a tensor whose shape does not fit its data')
         return values.as_strided(self.shape, self.stride, self.offset).clone(memory_format=torch.contiguous_format)
 
 
@@ -274,25 +276,25 @@ class _Parameter(StandIn):
 
     def __new__(cls, tensor: Any, *rest: Any) -> Any:
         if not isinstance(tensor, PickledTensor):
-            raise RefusedPickleError(f'a parameter in it is not a tensor ({_kind(tensor)})')
+            raise RefusedPickleError(f'it contains a parameter that is not a tensor ({_kind(tensor)})')
         return tensor
 
 
 class _NumberDtype(Dtype):
-    """The types of numpy numbers that may be among the arguments."""
+    """The NumPy dtypes allowed among the arguments."""
 
     __slots__ = ()
     names = ('b1', 'i1', 'u1', 'i2', 'u2', 'i4', 'u4', 'i8', 'u8', 'f2', 'f4', 'f8')
 
 
 class _Number(StandIn):
-    """A number of numpy, as Python's."""
+    """Stands in for a NumPy scalar and becomes a Python number."""
 
     __slots__ = ()
 
     def __new__(cls, dtype: Any, data: Any) -> Any:
         if not isinstance(dtype, Dtype) or not isinstance(data, bytes) or len(data) != dtype.value.itemsize:
-            raise RefusedPickleError('a number in it is malformed')
+            raise RefusedPickleError('it contains a malformed number')
         return np.frombuffer(data, dtype.value)[0].item()
 
 

@@ -1,7 +1,7 @@
-"""During training, the loss on training images and on held-out images, by noise level.
+"""The loss on training images and on held-out images at each noise level, evaluated during training.
 
-Images, noise and noise levels are the same at each evaluation, so that curves over training are smooth. The random
-numbers of the training are not touched, so its weights stay the same to the last bit.
+Every evaluation uses the same images, noise and noise levels, so curves over training are smooth. Training's own random
+numbers are not affected, so the trained weights stay bitwise identical.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from training.config import TrainingConfig
 from training.dataset import Dataset, StreamedDataset, labels_of, require_shape, to_float
 from training.denoiser import Denoiser
 
-# Ends of the bins of noise levels; each image has a level in each bin.
+# Edges of the noise-level bins; each image gets one noise level in each bin.
 BINS = (0.05, 0.2, 0.8, 3.2, 12.8)
 SIGMA_DATA = 0.5
 BATCH_SIZE = 64
@@ -28,7 +28,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Images:
-    """Some images of a set: uint8 [N, C, R, R], and labels int64 [N] or None."""
+    """Images uint8 [N, C, R, R] with labels int64 [N] or None."""
 
     pixels: Tensor
     labels: Tensor | None
@@ -37,7 +37,10 @@ class Images:
 def open_held_out_loss(
     config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device
 ) -> 'HeldOutLoss | None':
-    """The loss of the option `test_data`, None if not given. Raises UserError for a set that does not fit."""
+    """The held-out loss on the set `test_data`; None if that option is not given.
+
+    Raises UserError if the held-out set does not fit the training set or shares images with it.
+    """
     options, wanted = config.options, config.dataset
     if options.test_data is None:
         return None
@@ -53,26 +56,26 @@ def open_held_out_loss(
 
 
 def first_images(dataset: Dataset | StreamedDataset, count: int, label_dim: int, where: str) -> Images:
-    """The first images of a set (all if it has fewer), with labels for a class-conditional network.
+    """The first `count` images of a set (all, if it has fewer), with labels if the network is class-conditional.
 
-    Raises UserError for labels that are missing or that the network does not have.
+    Raises UserError if labels are missing or the network does not have their classes.
     """
     images = torch.from_numpy(np.stack([dataset.image(place) for place in range(min(count, len(dataset)))]))
     labels = dataset.labels
     if not label_dim:
         return Images(images, None)
     if labels is None or int(labels[:count].max()) >= label_dim:
-        raise UserError(f'{where}: a class-conditional training needs images with labels from 0 to {label_dim - 1}')
+        raise UserError(f'{where}: a class-conditional network requires images with labels from 0 to {label_dim - 1}')
     return Images(images, labels[:count])
 
 
 def refuse_shared(images: Tensor, training: Dataset | StreamedDataset, where: str) -> None:
-    """Raise UserError if held-out images uint8 [N, C, R, R] are in the training set too, equal pixel for pixel."""
+    """Raise UserError if any held-out image, uint8 [N, C, R, R], is also in the training set, pixel for pixel."""
     known = {_digest(training.image(place)) for place in range(len(training))}
     if shared := sum(_digest(image) in known for image in images.numpy()):
         raise UserError(
-            f'{where}: {shared} of its {len(images)} images are in the training set too; give other images, or '
-            '`allow_overlap` to continue'
+            f'{where}: {shared} of its {len(images)} images are also in the training set; give other images, or add '
+            '`allow_overlap` to continue anyway'
         )
 
 
@@ -81,17 +84,17 @@ def _digest(image: np.ndarray) -> bytes:
 
 
 class HeldOutLoss:
-    """Evaluates a network by bins of noise levels. training, held_out: at least one image each."""
+    """Evaluates a network's loss in each noise-level bin. training, held_out: at least one image each."""
 
     def __init__(self, training: Images, held_out: Images, device: torch.device):
         self.sets = {'train': training, 'test': held_out}
         self.device = device
 
     def evaluate(self, net: Denoiser) -> dict[str, float]:
-        """The mean loss of each set per bin, such as 'Loss/test_0.2_to_0.8', and over all bins, 'Loss/test'.
+        """The mean loss of each set, in each bin (as 'Loss/test_0.2_to_0.8') and over all bins (as 'Loss/test').
 
-        The loss is EDM's: the squared error per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)². Every rank calls
-        this with the same weights, takes a part of the batches, and gets the same result.
+        The loss is EDM's: the squared error per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)². Every rank must call
+        this with the same weights; each evaluates some of the batches, and all return the same result.
         """
         names = [
             (name, start) for name, images in self.sets.items() for start in range(0, len(images.pixels), BATCH_SIZE)
@@ -107,7 +110,7 @@ class HeldOutLoss:
         return fields
 
     def _losses(self, net: Denoiser, name: str, start: int) -> Tensor:
-        """The loss of each image of a batch in each bin, float64 [bins, B] on the CPU."""
+        """The loss of each image in a batch, for each bin: float64 [bins, B] on the CPU."""
         images = self.sets[name]
         part = slice(start, start + BATCH_SIZE)
         clean = to_float(images.pixels[part].to(self.device)).contiguous(memory_format=torch.channels_last)
@@ -122,7 +125,10 @@ class HeldOutLoss:
         return torch.stack(losses)
 
     def _noise(self, clean: Tensor, start: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-        """Noise levels log-uniform in a bin, [B, 1, 1, 1], and noise like `clean`, for images from position `start`."""
+        """Log-uniform noise levels in a bin, [B, 1, 1, 1], and noise shaped like `clean`.
+
+        start: index of the first image; an image's noise depends only on its index.
+        """
         uniform, noise = [], []
         for place in range(start, start + len(clean)):
             generator = torch.Generator().manual_seed(derived_seed(place))

@@ -1,8 +1,8 @@
-"""The weighted denoising losses of VP, VE and EDM training.
+"""The weighted denoising losses for VP, VE and EDM training.
 
-Each is called as `loss(net, images, labels=None, augment_pipe=None)` with images float [B, C, H, W] in [-1, 1], and
+Each is called as `loss(net, images, labels=None, augment_pipe=None)` with images y, float [B, C, H, W] in [-1, 1], and
 returns weight(sigma) · (D(y + sigma n; sigma) - y)² per pixel, [B, C, H, W]. Random numbers come from the global
-generator of the images' device: one number per image for sigma, then the augmentation's numbers, then the noise.
+generator of the images' device, in this order: one number per image for sigma, the augmentation, the noise n.
 Source: Karras et al. 2022, table 1.
 """
 
@@ -17,7 +17,7 @@ AugmentPipe = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class DenoisingLoss:
-    """Base of the three losses, which differ in `draw_sigma` and `weight`."""
+    """Base class of the three losses, which differ in `draw_sigma` and `weight`."""
 
     def __call__(
         self, net: Callable, images: Tensor, labels: Tensor | None = None, augment_pipe: AugmentPipe | None = None
@@ -41,7 +41,7 @@ def _per_image(images: Tensor) -> list[int]:
 
 
 class VPLoss(DenoisingLoss):
-    """sigma at a uniform time in (epsilon_t, 1]."""
+    """Draws sigma at a time that is uniform in (epsilon_t, 1]."""
 
     def __init__(self, beta_d: float = 19.9, beta_min: float = 0.1, epsilon_t: float = 1e-5):
         self.beta_d, self.beta_min, self.epsilon_t = beta_d, beta_min, epsilon_t
@@ -52,7 +52,7 @@ class VPLoss(DenoisingLoss):
 
 
 class VELoss(DenoisingLoss):
-    """sigma log-uniform in [sigma_min, sigma_max)."""
+    """Draws sigma log-uniformly from [sigma_min, sigma_max)."""
 
     def __init__(self, sigma_min: float = 0.02, sigma_max: float = 100):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
@@ -63,7 +63,7 @@ class VELoss(DenoisingLoss):
 
 
 class EDMLoss(DenoisingLoss):
-    """ln sigma normal with mean P_mean and standard deviation P_std."""
+    """Draws ln sigma from a normal distribution with mean P_mean and standard deviation P_std."""
 
     def __init__(self, P_mean: float = -1.2, P_std: float = 1.2, sigma_data: float = 0.5):
         self.P_mean, self.P_std, self.sigma_data = P_mean, P_std, sigma_data

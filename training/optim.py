@@ -1,4 +1,4 @@
-"""The path under which other code imports the optimal denoiser; see `training.closed_form.optimal`."""
+"""An alias under which other codebases import the optimal denoiser; see `training.closed_form.optimal`."""
 
 from training.closed_form.optimal import OptimalDenoiser
 

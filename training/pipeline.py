@@ -1,7 +1,7 @@
-"""Unconditional pipelines of diffusers, saved in a folder: `read_pipeline`, and `load_pipeline` to sample from one.
+"""Unconditional diffusers pipelines saved in a folder: `read_pipeline` describes one, and `load_pipeline` samples it.
 
-Only data is read: classes must be on a short list and are built from the recorded arguments, and weights are
-safetensors. Nothing is downloaded, and no code from the folder is run. diffusers is needed only for sampling.
+Only data is read: classes must be on a short list and are built from their recorded arguments, and weights must be
+safetensors. Nothing is downloaded, and no code from the folder is run. The diffusers package is needed only to sample.
 """
 
 import hashlib
@@ -21,20 +21,20 @@ from dnnlib.util import UserError, file_sha256
 from training.sampling import GeneratedBatch, StackedRandomGenerator, to_uint8
 
 PIPELINES = ('DDPMPipeline', 'DDIMPipeline')
-# Supported schedulers, and their usual numbers of steps.
+# Supported schedulers, each with its usual number of steps.
 SCHEDULERS = {'DDPMScheduler': 1000, 'DDIMScheduler': 50, 'EDMEulerScheduler': 18, 'EDMDPMSolverMultistepScheduler': 18}
 NETWORK = 'UNet2DModel'
 WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'
 _MAX_JSON_BYTES = 1 << 20
-# Bounds on what a folder may ask for, far above any pipeline in use.
+# Limits on what a folder may request, far above any pipeline in use.
 _MAX_LEVELS, _MAX_LAYERS, _MAX_NUMBER = 12, 64, 10_000
-# Names of attention weights in pipelines of 2022, and their present names.
+# Names of attention weights in pipelines from 2022, and their current names.
 _OLD_NAMES = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 
 
 @dataclass(frozen=True)
 class PipelineDescription:
-    """The content of a pipeline's files, except its weights. shape: (C, H, W) of its images."""
+    """The content of a pipeline's files, except its weights. shape: the shape (C, H, W) of its images."""
 
     folder: Path
     scheduler: str
@@ -53,22 +53,22 @@ class PipelineDescription:
         return SCHEDULERS[self.scheduler]
 
     def sha256(self) -> str:
-        """Hash of all files together."""
+        """One hash of all files."""
         return hashlib.sha256(b''.join(bytes.fromhex(file_sha256(path)) for path in self.files)).hexdigest()
 
 
 def read_pipeline(folder: Path) -> PipelineDescription:
-    """Read the description of a pipeline. Raises UserError if the folder holds none, or one of an unsupported kind."""
+    """Read a pipeline's description. Raises UserError if the folder has no pipeline, or an unsupported one."""
     if not folder.is_dir():
-        raise UserError(f'`pipeline`={folder}: no such folder; give one that save_pretrained of diffusers wrote')
+        raise UserError(f'`pipeline`={folder}: no such folder; give one that diffusers wrote with save_pretrained')
     index_path = folder / 'model_index.json'
     index = _read_json(folder, index_path)
     name = index.get('_class_name')
     parts = {key: value for key, value in index.items() if not key.startswith('_')}
     if name not in PIPELINES or parts.keys() != {'scheduler', 'unet'}:
         raise UserError(
-            f'`pipeline`={folder}: its model_index.json names {shown(name)} of {shown(", ".join(sorted(parts)))}; '
-            f'only {" and ".join(PIPELINES)} of a scheduler and a unet are supported'
+            f'`pipeline`={folder}: its model_index.json names {shown(name)} with {shown(", ".join(sorted(parts)))}; '
+            f'only {" and ".join(PIPELINES)} with a scheduler and a unet are supported'
         )
     scheduler = _class_of(folder, parts['scheduler'], tuple(SCHEDULERS))
     _class_of(folder, parts['unet'], (NETWORK,))
@@ -77,7 +77,7 @@ def read_pipeline(folder: Path) -> PipelineDescription:
     weights = _part(folder, 'unet') / WEIGHTS_NAME
     if not weights.is_file():
         raise UserError(
-            f'`pipeline`={folder}: {weights.relative_to(folder)} is missing, and other formats are not supported; '
+            f'`pipeline`={folder}: {weights.relative_to(folder)} is missing, and no other weight format is supported; '
             f'save the pipeline with safe_serialization=True'
         )
     description = PipelineDescription(
@@ -92,14 +92,14 @@ def read_pipeline(folder: Path) -> PipelineDescription:
 
 
 def _part(folder: Path, name: str) -> Path:
-    """The folder of a part of a pipeline: a folder of its own, or in old pipelines the folder of the index."""
+    """The folder of a pipeline component: its own subfolder, or in old pipelines the top folder."""
     return folder / name if (folder / name).is_dir() else folder
 
 
 def _read_json(folder: Path, path: Path) -> dict[str, Any]:
     where = f'`pipeline`={folder}: {path.relative_to(folder)}'
     if not path.is_file():
-        raise UserError(f'{where} is missing; give a folder that save_pretrained of diffusers wrote')
+        raise UserError(f'{where} is missing; give a folder that diffusers wrote with save_pretrained')
     try:
         with open(path, 'rb') as file:
             data = file.read(_MAX_JSON_BYTES + 1)
@@ -107,16 +107,16 @@ def _read_json(folder: Path, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f'{where} is not valid JSON; save the pipeline again') from error
     if not isinstance(content, dict):
-        raise UserError(f'{where} does not describe a part of a pipeline; save the pipeline again')
+        raise UserError(f'{where} does not describe a pipeline component; save the pipeline again')
     return content
 
 
 def _class_of(folder: Path, named: Any, allowed: Sequence[str]) -> str:
-    """The class in an index's ["diffusers", "Class"]."""
+    """The class name in an index entry ["diffusers", "Class"]. Raises UserError if that class is not allowed."""
     if not isinstance(named, list) or len(named) != 2 or named[0] != 'diffusers' or named[1] not in allowed:
         raise UserError(
-            f'`pipeline`={folder}: its model_index.json asks for {shown(named)}; supported are, from '
-            f'diffusers, {", ".join(allowed)}, and other code is not run'
+            f'`pipeline`={folder}: its model_index.json asks for {shown(named)}; only these diffusers classes are '
+            f'supported: {", ".join(allowed)}'
         )
     return named[1]
 
@@ -134,7 +134,7 @@ def _arguments(folder: Path, path: Path, class_name: str) -> dict[str, Any]:
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int | float) and not abs(number) <= _MAX_NUMBER:
                 raise UserError(
-                    f'`pipeline`={folder}: {key} = {shown(value)} in {path.relative_to(folder)} is not from '
+                    f'`pipeline`={folder}: {key} = {shown(value)} in {path.relative_to(folder)} is outside '
                     f'-{_MAX_NUMBER} to {_MAX_NUMBER}; save the pipeline again'
                 )
     return arguments
@@ -145,18 +145,18 @@ def _check_network(description: PipelineDescription) -> None:
     size, channels = arguments.get('sample_size'), arguments.get('in_channels', 3)
     sides = [size, size] if isinstance(size, int) else size
     if not isinstance(sides, list) or len(sides) != 2 or not all(isinstance(side, int) for side in sides):
-        raise UserError(f'{where} does not give its sample_size, the side of its images')
+        raise UserError(f'{where} does not specify sample_size, the side of its images')
     if sides[0] != sides[1] or sides[0] < 1:
-        raise UserError(f'{where} makes images of {sides[1]}x{sides[0]}; only square ones can be evaluated')
+        raise UserError(f'{where} makes {sides[1]}x{sides[0]} images; only square images can be evaluated')
     if channels not in (1, 3):
         raise UserError(
-            f'{where} makes images of {shown(channels)} channels; only 1 (grey) or 3 (RGB) can be evaluated'
+            f'{where} makes images with {shown(channels)} channels; only 1 (grey) or 3 (RGB) can be evaluated'
         )
     if arguments.get('num_class_embeds') is not None or arguments.get('class_embed_type') is not None:
-        raise UserError(f'{where} is conditional on classes; only unconditional pipelines are supported')
+        raise UserError(f'{where} is class-conditional; only unconditional pipelines are supported')
     levels, layers = arguments.get('block_out_channels', []), arguments.get('layers_per_block', 2)
     if not isinstance(levels, list) or len(levels) > _MAX_LEVELS or not isinstance(layers, int) or layers > _MAX_LAYERS:
-        raise UserError(f'{where} has more levels or layers than any network in use, so it is refused')
+        raise UserError(f'{where} is refused because it has more levels or layers than any network in use')
 
 
 class Pipeline:
@@ -166,10 +166,10 @@ class Pipeline:
         self.description, self.net, self.scheduler, self.device = description, net, scheduler, device
 
     def generate(self, batches: Sequence[Sequence[int]], num_steps: int) -> Iterator[GeneratedBatch]:
-        """Yield the images of each batch of seeds; the generator of a seed gives its latents, then the steps' noise.
+        """Yield the images for each batch of seeds. A seed's generator draws the latents, then the noise of all steps.
 
-        Raises UserError if the scheduler does not accept the number of steps, if its arguments fail in sampling, or if
-        an image is not finite.
+        Raises UserError if the scheduler does not accept the number of steps, if sampling fails with the recorded
+        arguments, or if an image is not finite.
         """
         where = f'`pipeline`={self.description.folder}'
         for seeds in batches:
@@ -182,7 +182,7 @@ class Pipeline:
                     raise
                 raise UserError(f'{where} cannot be sampled with its arguments ({_reason(error)})') from error
             if not images.isfinite().all():
-                raise UserError(f'{where} gives images that are not finite, at the seeds {seeds[0]} to {seeds[-1]}')
+                raise UserError(f'{where} gives images that are not finite for the seeds {seeds[0]} to {seeds[-1]}')
             yield GeneratedBatch(list(seeds), to_uint8(images))
 
     def _sample(self, random: StackedRandomGenerator, num_steps: int) -> torch.Tensor:
@@ -192,7 +192,7 @@ class Pipeline:
         except ValueError as error:
             reason = str(error).split('\n')[0]
             raise UserError(
-                f'`num_steps`={num_steps}: the scheduler of the pipeline does not accept it ({reason})'
+                f"`num_steps`={num_steps} is not accepted by the pipeline's scheduler ({reason})"
             ) from error
         x = x * float(self.scheduler.init_noise_sigma)
         for t in self.scheduler.timesteps:
@@ -209,13 +209,13 @@ def load_pipeline(description: PipelineDescription, device: torch.device | str) 
     try:
         diffusers = importlib.import_module('diffusers')
     except ImportError as error:
-        raise UserError('`pipeline` needs diffusers; install it with: pip install diffusers') from error
+        raise UserError('`pipeline` requires diffusers; install it with: pip install diffusers') from error
     where = f'`pipeline`={description.folder}'
     try:
         scheduler = getattr(diffusers, description.scheduler)(**description.scheduler_arguments)
         with torch.device('meta'):
             net = getattr(diffusers, NETWORK)(**description.network_arguments)
-    except Exception as error:  # diffusers raises many kinds for arguments that do not fit
+    except Exception as error:  # diffusers raises many kinds of exceptions for arguments that do not fit
         raise UserError(f'{where} cannot be built by the installed diffusers ({_reason(error)})') from error
     try:
         net.load_state_dict(_read_weights(description.files[-1]), assign=True)
@@ -223,13 +223,13 @@ def load_pipeline(description: PipelineDescription, device: torch.device | str) 
         raise UserError(f'{where}: its weights do not fit its unet, or are incomplete ({_reason(error)})') from error
     for name, tensor in net.named_parameters():
         if not tensor.isfinite().all():
-            raise UserError(f'{where}: {name} has values that are not finite; use another pipeline')
+            raise UserError(f'{where}: {name} contains values that are not finite; use another pipeline')
     net = net.to(device).float().eval().requires_grad_(False)
     return Pipeline(description, net, scheduler, torch.device(device))
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors under their present names."""
+    """The tensors, keyed by their current names."""
     weights = safetensors.torch.load_file(path)
     return {'.'.join(_OLD_NAMES.get(part, part) for part in name.split('.')): value for name, value in weights.items()}
 

@@ -1,4 +1,4 @@
-"""Denoisers: a U-Net wrapped in VP, VE, iDDPM or EDM preconditioning.
+"""Network denoisers: a U-Net with VP, VE, iDDPM or EDM preconditioning.
 
 Each is called as `net(x, sigma, class_labels=None, augment_labels=None)` and returns the denoised images in float32:
 D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with the four coefficients of Karras et al. 2022, table 1.
@@ -19,15 +19,15 @@ COMPUTE_DTYPES = {'fp32': torch.float32, 'tf32': torch.float32, 'bf16': torch.bf
 
 
 class Preconditioned(nn.Module):
-    """Base of the four wrappers, which differ in `coefficients`, in the sigma range and in `round_sigma`.
+    """Base class of the four wrappers, which differ in `coefficients`, `round_sigma` and the range of sigma.
 
-    img_resolution, img_channels: shape of the images [B, img_channels, img_resolution, img_resolution].
+    img_resolution, img_channels: images have the shape [B, img_channels, img_resolution, img_resolution].
     label_dim: number of classes, 0 for an unconditional network.
     use_fp16: run the U-Net in float16 (float32 on a CPU).
-    model_type: 'SongUNet' or 'DhariwalUNet'; model_kwargs: its further arguments.
+    model_type: 'SongUNet' or 'DhariwalUNet'. model_kwargs: further arguments of the U-Net.
 
-    forward(x, sigma, class_labels, **model_kwargs): x float [B, C, R, R]; sigma a scalar or [B]; class_labels one-hot
-    float [B, label_dim], int64 indices [B] or None. Returns float32 of x's shape.
+    forward(x, sigma, class_labels, **model_kwargs): x is float [B, C, R, R]; sigma is a scalar or [B]; class_labels are
+    one-hot float [B, label_dim], int64 indices [B] or None. Returns float32 in the shape of x.
     """
 
     sigma_min: float
@@ -67,9 +67,9 @@ class Preconditioned(nn.Module):
         return f'{type(self).__name__}({type(self.model).__name__}, {shape}, {self.num_parameters:,} parameters)'
 
     def set_precision(self, precision: str) -> None:
-        """Choose the dtype that the U-Net computes in: 'fp32', 'tf32', 'bf16' or 'fp16'.
+        """Choose the U-Net's arithmetic: 'fp32', 'tf32', 'bf16' or 'fp16'.
 
-        tf32 is float32 here; `torch_utils.misc.configure_backends` allows products to round their inputs.
+        Here tf32 means float32; `torch_utils.misc.configure_backends` allows matrix products to round their inputs.
         """
         self.precision, self.compute_dtype = precision, COMPUTE_DTYPES[precision]
 
@@ -88,16 +88,16 @@ class Preconditioned(nn.Module):
         return c_skip * x + c_out * F_x[:, : self.img_channels].to(torch.float32)
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
-        """c_skip, c_out, c_in and c_noise at sigma, float32 [B, 1, 1, 1] or [1, 1, 1, 1]."""
+        """c_skip, c_out, c_in and c_noise at sigma; sigma is float32 [B, 1, 1, 1] or [1, 1, 1, 1]."""
         raise NotImplementedError
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
-        """The nearest noise level that the network was trained at; shape and dtype of sigma."""
+        """The nearest noise level that the network was trained at, in the shape and dtype of sigma."""
         return torch.as_tensor(sigma)
 
 
 def check_limits(arguments: Mapping[str, Any], limits: Mapping[str, int]) -> None:
-    """Raise ValueError if a number, or the length of a list, is above its limit. See `training.networks`."""
+    """Raise ValueError if a number, or the length of a list, exceeds its limit; see `training.networks`."""
     for name in arguments.keys() & limits.keys():
         value, limit = arguments[name], limits[name]
         size = len(value) if isinstance(value, list | tuple) else value
@@ -107,7 +107,7 @@ def check_limits(arguments: Mapping[str, Any], limits: Mapping[str, int]) -> Non
 
 
 class VPPrecond(Preconditioned):
-    """Variance preserving: beta(t) = beta_d t + beta_min, time t in [epsilon_t, 1] at M steps.
+    """Variance preserving: beta(t) = beta_d t + beta_min for times t in [epsilon_t, 1], divided into M steps.
 
     Source: Song et al. 2021.
     """
@@ -136,7 +136,7 @@ class VPPrecond(Preconditioned):
 
 
 def vp_sigma(t: Tensor, beta_d: float, beta_min: float) -> Tensor:
-    """Noise level of the variance-preserving process at time t: sqrt(exp(beta_d t² / 2 + beta_min t) - 1)."""
+    """The variance-preserving process's noise level at time t: sqrt(exp(beta_d t² / 2 + beta_min t) - 1)."""
     return ((0.5 * beta_d * t**2 + beta_min * t).exp() - 1).sqrt()
 
 
@@ -167,13 +167,13 @@ class VEPrecond(Preconditioned):
 
 
 class iDDPMPrecond(Preconditioned):
-    """Improved DDPM: M discrete noise levels u of a cosine schedule.
+    """Improved DDPM: M discrete noise levels u from a cosine schedule.
 
     Source: Nichol and Dhariwal 2021 (arXiv 2102.09672).
     """
 
     u: Tensor
-    outputs_per_channel = 2  # the second half is a variance, which denoising does not use
+    outputs_per_channel = 2  # the second half of the output is a variance, which denoising does not use
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class iDDPMPrecond(Preconditioned):
 
 
 def iddpm_sigmas(C_1: float, C_2: float, M: int, dtype: type[np.floating] = np.float64) -> np.ndarray:
-    """The noise levels u_0 > … > u_M = 0 of iDDPM's cosine schedule, [M + 1], computed at a precision."""
+    """The noise levels u_0 > … > u_M = 0 of iDDPM's cosine schedule, [M + 1], computed in `dtype`."""
     j = np.arange(M + 1).astype(dtype)
     alpha_bar = np.sin(j * dtype(0.5 * math.pi) / M / dtype(C_2 + 1)) ** 2
     ratios = np.maximum(alpha_bar[:-1] / alpha_bar[1:], dtype(C_1))
@@ -218,7 +218,7 @@ def iddpm_sigmas(C_1: float, C_2: float, M: int, dtype: type[np.floating] = np.f
 
 
 class EDMPrecond(Preconditioned):
-    """The preconditioning of Karras et al. 2022; sigma_data is the standard deviation of the pixels."""
+    """The preconditioning of Karras et al. 2022. sigma_data: standard deviation of the training pixels."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The options of the samplers, without torch, for `training.sampling.sample`."""
+"""The sampler options, which `training.sampling.sample` takes; this module does not import torch."""
 
 import math
 from dataclasses import dataclass, fields
@@ -12,26 +12,26 @@ PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
 
 def class_prior_option() -> Any:
-    """The field of an options dataclass that chooses how classes are drawn."""
+    """An options-dataclass field that chooses how classes are drawn."""
     help_text = 'Draw classes uniformly from those with training images, or in proportion to their frequency in the training set (data).'
     return option('uniform', help_text, choices=CLASS_PRIORS)
 
 
 def device_option() -> Any:
-    """The field of an options dataclass that names a device."""
+    """An options-dataclass field that names a device."""
     return option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
 
 
 def precision_option() -> Any:
-    """The field of an options dataclass that chooses the arithmetic of networks that are sampled or measured."""
+    """An options-dataclass field that chooses the arithmetic of networks when they are sampled or measured."""
     return option(None, 'Floating-point precision of the networks. [default: as in training]', choices=PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerOptions:
-    """The sampler to use: `edm_sampler`, or `ablation_sampler` if one of its four choices is given.
+    """The sampler to use: `edm_sampler`, or `ablation_sampler` if any of its four choices is given.
 
-    None leaves a value to the sampler's own default. Raises ArgumentError for an empty range of noise levels.
+    None means the sampler's own default. Raises ArgumentError for an empty range of noise levels.
     """
 
     # fmt: off
@@ -62,6 +62,6 @@ class SamplerOptions:
         return 'edm_sampler' if all(choice is None for choice in choices) else 'ablation_sampler'
 
     def given(self) -> dict[str, Any]:
-        """The keywords that are set."""
+        """The keyword arguments that are not None."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if value is not None}

@@ -1,7 +1,7 @@
-"""Samplers that turn noise into images with any denoiser, and random numbers that depend only on each image's seed.
+"""Samplers, which turn noise into images with any denoiser, and random numbers that depend only on an image's seed.
 
-`edm_sampler` is EDM's; `ablation_sampler` generalizes it over solvers, discretizations, schedules and scalings.
-`generate` returns one uint8 image for each seed; `generate_images` yields them in batches.
+`edm_sampler` is EDM's sampler; `ablation_sampler` generalizes it to other solvers, discretizations, schedules and
+scalings. `generate` returns one uint8 image per seed; `generate_images` yields the images in batches.
 Source: Karras et al. 2022, algorithms 1 and 2 and appendix C.
 """
 
@@ -27,9 +27,9 @@ NUM_SEEDS = 1 << 32
 
 
 class StackedRandomGenerator:
-    """One generator per seed, so that the numbers of an image depend only on its seed.
+    """One random generator per seed, so that an image's random numbers depend only on its seed.
 
-    seeds: integers; each is taken modulo 2^32. Shapes given below have len(seeds) first.
+    seeds: integers; each is taken modulo 2^32. The first dimension of every requested shape must be len(seeds).
     """
 
     def __init__(self, device: torch.device | str, seeds: Sequence[int]):
@@ -64,17 +64,19 @@ def edm_sampler(
     S_max: float = math.inf,
     S_noise: float = 1,
 ) -> Tensor:
-    """Integrate from noise to images with Heun's method, deterministic without churn.
+    """Integrate from noise to images with Heun's method; deterministic without churn.
 
-    latents: standard normal [B, C, R, R]. randn_like: source of the churn's noise, drawn at every step.
+    latents: standard normal [B, C, R, R]. randn_like: draws the churn noise, once per step.
     num_steps: at least 2. sigma_min, sigma_max: clipped to the denoiser's range.
     Returns [B, C, R, R] in float64, or in float32 on a device without float64.
 
-    Without churn, images that a denoiser reports as `settled` leave the batch at once. For a constant denoised image
-    y, both of Heun's slopes are (x - y) / sigma, so that each step ends on the line from x to y, and the last one, to
-    sigma = 0, at y: the image is the one that the remaining steps would give, up to rounding in float64.
+    Without churn, images that the denoiser reports as `settled` are finished immediately and removed from the batch. If
+    the denoised image stays constant at y, both of Heun's slopes are (x - y) / sigma, so each step ends on the line
+    from x to y, and the last step (to sigma = 0) ends at y. The result is therefore what the remaining steps would
+    give, up to rounding in float64.
 
-    Without churn, a denoiser that has `coordinates` is sampled in them; see `training.closed_form.coordinates`.
+    Without churn, if the denoiser defines `coordinates`, the ODE is solved in that reduced representation; see
+    `training.closed_form.coordinates`.
     """
     coordinates = getattr(net, 'coordinates', None) if S_churn == 0 else None
     if coordinates is not None:
@@ -111,7 +113,7 @@ def edm_sampler(
         slope = (x - denoised).div_(sigma)
         x_next = (slope * (sigma_next - sigma)).add_(x)
         if step < num_steps - 1:
-            # In place, since large new tensors cost as much as the arithmetic.
+            # In place, because allocating large tensors costs as much as the arithmetic.
             slope_next = x_next.sub_(denoise(x_next, sigma_next)).div_(sigma_next)
             x_next = slope.mul_(0.5).add_(slope_next.mul_(0.5)).mul_(sigma_next - sigma).add_(x)
         x = x_next
@@ -127,7 +129,7 @@ def rho_schedule(sigma_min: float, sigma_max: float, num_steps: int, rho: float)
 
 @dataclass(frozen=True)
 class Curve:
-    """A positive function of time with its derivative, and its inverse if one is needed."""
+    """A positive function of time with its derivative, and with its inverse if that is needed."""
 
     at: Callable[[float], float]
     slope: Callable[[float], float]
@@ -135,7 +137,7 @@ class Curve:
 
 
 def sigma_curve(schedule: str, beta_d: float, beta_min: float) -> Curve:
-    """The noise level over time, sigma(t), of 'vp', 've' or 'linear'."""
+    """The noise level as a function of time, sigma(t), for the schedule 'vp', 've' or 'linear'."""
     if schedule == 'vp':
 
         def at(t: float) -> float:
@@ -152,7 +154,7 @@ def sigma_curve(schedule: str, beta_d: float, beta_min: float) -> Curve:
 
 
 def scale_curve(scaling: str, sigma: Curve) -> Curve:
-    """The scale of the signal over time, s(t): 1/sqrt(1 + sigma²) for 'vp', 1 for 'none'."""
+    """The signal scale as a function of time, s(t): 1/sqrt(1 + sigma²) for 'vp', 1 for 'none'."""
     if scaling == 'vp':
 
         def at(t: float) -> float:
@@ -162,7 +164,7 @@ def scale_curve(scaling: str, sigma: Curve) -> Curve:
     return Curve(at=lambda t: 1.0, slope=lambda t: 0.0)
 
 
-# Default sigma range by discretization; for 'vp' it follows from the process that DDPM++ was trained with.
+# Default range of sigma for each discretization; for 'vp' it is that of the process used to train DDPM++.
 _VP_DEFAULT = sigma_curve('vp', beta_d=19.9, beta_min=0.1)
 _DEFAULT_SIGMA_RANGE = {'ve': (0.02, 100.0), 'iddpm': (0.002, 81.0), 'edm': (0.002, 80.0)}
 
@@ -194,12 +196,12 @@ def ablation_sampler(
     S_max: float = math.inf,
     S_noise: float = 1,
 ) -> Tensor:
-    """The generalized sampler: as `edm_sampler`, with every choice of the published methods.
+    """The generalized sampler: like `edm_sampler`, but with a choice of solver, discretization, schedule and scaling.
 
-    solver: 'euler' or 'heun' (alpha: position of the second evaluation within the step, in (0, 1]).
+    solver: 'euler' or 'heun'. alpha: position of Heun's second evaluation within the step, in (0, 1].
     discretization: 'vp', 've', 'iddpm' or 'edm'. schedule: sigma(t), 'vp', 've' or 'linear'. scaling: s(t), 'vp' or
-    'none'.
-    epsilon_s: smallest time of 'vp'. C_1, C_2, M: parameters of 'iddpm'.
+    'none'. Other arguments: see `edm_sampler`.
+    epsilon_s: smallest time for 'vp'. C_1, C_2, M: parameters for 'iddpm'.
     """
     assert solver in ('euler', 'heun')
     assert discretization in ('vp', 've', 'iddpm', 'edm')
@@ -209,7 +211,7 @@ def ablation_sampler(
     low = max(low if sigma_min is None else sigma_min, net.sigma_min)
     high = min(high if sigma_max is None else sigma_max, net.sigma_max)
 
-    # The variance-preserving process that runs through (epsilon_s, low) and (1, high).
+    # The variance-preserving process that has noise level `low` at time epsilon_s and `high` at time 1.
     beta_d = 2 * (math.log(low**2 + 1) / epsilon_s - math.log(high**2 + 1)) / (epsilon_s - 1)
     beta_min = math.log(high**2 + 1) - 0.5 * beta_d
 
@@ -261,13 +263,13 @@ def ablation_sampler(
 def sample(
     options: SamplerOptions, net: Denoiser, latents: Tensor, class_labels: Tensor | None, randn_like: RandnLike
 ) -> Tensor:
-    """Run the sampler that the options choose; see `edm_sampler`."""
+    """Run the sampler chosen by the options; see `edm_sampler`."""
     sampler = edm_sampler if options.name == 'edm_sampler' else ablation_sampler
     return sampler(net, latents, class_labels, randn_like, **options.given())
 
 
 def noise_range(options: SamplerOptions) -> tuple[float, float]:
-    """The lowest and the highest noise level of a sampler for a denoiser that is defined at all levels."""
+    """The lowest and highest noise levels that a sampler uses if the denoiser is defined at all levels."""
     low, high = _default_range(options.discretization or 'edm')
     low, high = options.sigma_min or low, options.sigma_max or high
     highest_churned = min(high, options.S_max)
@@ -285,7 +287,7 @@ def generate(
     class_index: int | None = None,
     classes: Mapping[int, int] | Sequence[int] | None = None,
 ) -> Tensor:
-    """One image for each seed, uint8 [N, C, R, R] on the CPU; see `generate_images`."""
+    """Generate one image per seed, uint8 [N, C, R, R] on the CPU; see `generate_images`."""
     batches = seed_batches(seeds, batch_size)
     found = generate_images(net, batches, sampler or SamplerOptions(), device, class_index, classes)
     return torch.cat([batch.images.cpu() for batch in found])
@@ -293,7 +295,7 @@ def generate(
 
 @dataclass(frozen=True)
 class GeneratedBatch:
-    """Images of one batch of seeds: images uint8 [B, C, R, R], class_labels int64 [B] or None."""
+    """The images generated from one batch of seeds: uint8 [B, C, R, R], with class_labels int64 [B] or None."""
 
     seeds: list[int]
     images: Tensor
@@ -303,10 +305,13 @@ class GeneratedBatch:
 def seed_batches(seeds: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
     """Cut seeds into batches, then deal the batches to ranks, so that no batch depends on the world size.
 
-    Raises UserError for seeds outside 0 to 2^32 - 1: the generators of `StackedRandomGenerator` would repeat images.
+    Raises UserError for seeds outside 0 to 2^32 - 1, which `StackedRandomGenerator` would map to other seeds' images.
     """
     if outside := [seed for seed in seeds if not 0 <= seed < NUM_SEEDS]:
-        raise UserError(f'`seeds`: {outside[0]} repeats another seed; give seeds from 0 to {NUM_SEEDS - 1}')
+        raise UserError(
+            f'`seeds`: {outside[0]} is out of range (seeds wrap modulo 2^32, so it would duplicate another seed); '
+            f'give 0 to {NUM_SEEDS - 1}'
+        )
     batches = [list(seeds[start : start + batch_size]) for start in range(0, len(seeds), batch_size)]
     return batches[rank::world_size]
 
@@ -319,12 +324,13 @@ def generate_images(
     class_index: int | None = None,
     classes: Mapping[int, int] | Sequence[int] | None = None,
 ) -> Iterator[GeneratedBatch]:
-    """Yield the images of each batch of seeds.
+    """Yield the images for each batch of seeds.
 
-    classes: the classes to draw from, with equal probabilities, or with probabilities in proportion to the values of a
-        mapping; None for all classes of the denoiser.
-    The generator of a seed gives its latents, then, for a denoiser with classes, its class (replaced by class_index if
-    that is given), then the churn's noise. Raises UserError if an image is not finite.
+    class_index: the class of all images; None draws a class for each image.
+    classes: the classes to draw from. A sequence gives them equal probabilities; a mapping gives each a probability
+        proportional to its value; None means all classes of the denoiser.
+    Each seed's generator draws the latents, then a class if the denoiser has classes (even if class_index replaces it),
+    then the churn noise. Raises UserError if an image is not finite.
     """
     for seeds in batches:
         random = StackedRandomGenerator(device, seeds)
@@ -338,13 +344,13 @@ def generate_images(
             images = sample(sampler, net, latents, labels, random.randn_like)
         if not images.isfinite().all():
             raise UserError(
-                f'the images of the seeds {seeds[0]} to {seeds[-1]} are not finite; change the sampler options'
+                f'the images for the seeds {seeds[0]} to {seeds[-1]} are not finite; change the sampler options'
             )
         yield GeneratedBatch(list(seeds), to_uint8(images), labels)
 
 
 def draw_classes(random: StackedRandomGenerator, classes: Mapping[int, int] | Sequence[int]) -> Tensor:
-    """A class for each seed, int64 [N]; see `generate_images`."""
+    """Draw a class for each seed, int64 [N]; see `generate_images`."""
     count = len(random.generators)
     if not isinstance(classes, Mapping):
         drawn = random.randint(len(classes), [count])
@@ -355,5 +361,5 @@ def draw_classes(random: StackedRandomGenerator, classes: Mapping[int, int] | Se
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as 8-bit pixels: x · 127.5 + 128, clipped to [0, 255] and truncated."""
+    """Convert images in [-1, 1] to 8-bit pixels: x · 127.5 + 128, clipped to [0, 255] and truncated."""
     return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)

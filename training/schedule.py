@@ -1,33 +1,33 @@
-"""The paper's scaling rules: length of a training, warm-up of its learning rate, and average of its weights.
+"""The paper's scaling rules for training length, learning-rate warm-up and weight average.
 
-Everything is a function of the images seen before a step, so nothing has to be saved.
+Everything is a function of the number of images seen before a step, so there is no state to save.
 """
 
 import itertools
 import math
 from dataclasses import dataclass
 
-# Durations and half-lives are given for 50,000 images and scale with the size of the training set.
+# Durations and half-lives are specified for 50,000 training images and scale with the size of the training set.
 REFERENCE_SIZE = 50_000
-# The learning rate rises over this many epochs.
+# The learning rate warms up over this many epochs.
 WARMUP_EPOCHS = 200
 # The EMA's half-life is at most this share of the images seen; Karras et al. 2022, appendix F.
 EMA_RAMPUP_RATIO = 0.05
-# The step that `mode2` and the half-life that `mode3` and `mode4` are written for, in images.
+# Images per step assumed by `mode2`, and half-life in images assumed by `mode3` and `mode4`.
 REFERENCE_BATCH = 512
 REFERENCE_HALFLIFE = 500_000
 EMA_MODES = ('mode1', 'mode2', 'mode3', 'mode4')
-# Most times at which a training saves; a larger number is a mistake that would take all memory.
+# Largest number of times that a run can save; more would be a mistake and exhaust memory.
 MOST_PLACES = 100_000
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length, warm-up and EMA of one training; all counts are images.
+    """Length, warm-up and EMA of one training run; all counts are numbers of images.
 
-    dataset_size: |D|. total_images: the training ends at the first step that reaches it. rampup_images: length
-    of the linear warm-up. ema_mode, ema_halflife_images, final_ema: the paper's four rules, see `ema_beta`.
-    ema_rampup_ratio: cap of the half-life, or None for no cap.
+    dataset_size: size of the training set. total_images: training ends at the first step that reaches this count.
+    rampup_images: length of the linear warm-up. ema_mode, ema_halflife_images, final_ema: see `ema_beta`.
+    ema_rampup_ratio: largest half-life as a fraction of the images seen, or None for no limit.
     """
 
     dataset_size: int
@@ -48,11 +48,11 @@ class Schedule:
         return self.total_images / self.dataset_size
 
     def lr_multiplier(self, images_seen: int) -> float:
-        """Factor of the learning rate for the step after `images_seen` images, in [0, 1]."""
+        """The factor, in [0, 1], applied to the learning rate in the step after `images_seen` images."""
         return min(images_seen / self.rampup_images, 1.0) if self.rampup_images else 1.0
 
     def ema_beta(self, images_seen: int) -> float:
-        """Weight of the old average for the step after `images_seen` images, in [0, 1].
+        """The EMA decay, in [0, 1], for the step after `images_seen` images, by the rule `ema_mode`.
 
         Source: the paper's code; see tests/data/schedules.csv.
         """
@@ -72,42 +72,45 @@ class Schedule:
 
 
 def scaled_kimg(mimg: float, dataset_size: int) -> int:
-    """A length in millions of images at 50,000 training images, in thousands at `dataset_size`, rounded down."""
+    """Scale a length in millions of images, specified for 50,000 training images, to `dataset_size`.
+
+    Returns thousands of images, rounded down.
+    """
     return math.floor(mimg * 1000 * dataset_size / REFERENCE_SIZE)
 
 
 def rampup_kimg(dataset_size: int, epochs: int = WARMUP_EPOCHS) -> int:
-    """Thousands of images of a warm-up over so many epochs, rounded down."""
+    """The length of a warm-up of this many epochs, in thousands of images, rounded down."""
     return dataset_size * epochs // 1000
 
 
 def every(interval: int, total: int, batch_size: int) -> list[int]:
-    """The numbers of images seen at each multiple of `interval` images, and at `total`, rounded up to full steps.
+    """Image counts at which to save: each multiple of `interval`, and `total`, each rounded up to a whole step.
 
-    Raises ValueError for more than `MOST_PLACES`.
+    Raises ValueError for more than `MOST_PLACES` counts.
     """
     _limit(total // interval)
     return [_reached(place, batch_size) for place in (*range(interval, total, interval), total)]
 
 
 def evenly(count: int, total: int, batch_size: int) -> list[int]:
-    """The numbers of images seen at k/count of `total` images, k = 1 … count, rounded up to full steps.
+    """Image counts at which to save: k/count of `total` for k = 1 … count, each rounded up to a whole step.
 
-    Raises ValueError if two of them lie in the same thousand of images: their snapshots would share a name.
+    Raises ValueError if two counts round down to the same kimg, because their snapshots would have the same name.
     """
     _limit(count)
     places = [_reached(-(-total * k // count), batch_size) for k in range(1, count + 1)]
     for k, (before, after) in enumerate(itertools.pairwise(places), start=1):
         if _kimg(before) == _kimg(after):
-            raise ValueError(f'number {k} and {k + 1} both fall on {_kimg(before):g} kimg')
+            raise ValueError(f'snapshots {k} and {k + 1} would both be at {_kimg(before):g} kimg')
     return places
 
 
 def logarithmically(count: int, total: int, batch_size: int) -> list[int]:
-    """The numbers of images seen at `count` times from 1,000 images to `total`, rounded up to full steps.
+    """Image counts at which to save: `count` counts, logarithmically spaced from 1,000 to `total` images.
 
-    Each is the same multiple of the one before, before rounding. Of numbers within the same thousand of images, whose
-    snapshots would share a name, one is kept, so there may be fewer. Raises ValueError for more than `MOST_PLACES`.
+    Each count is rounded up to a whole step. Of counts that round down to the same kimg, whose snapshots would have the
+    same name, only the last is kept, so there can be fewer. Raises ValueError for more than `MOST_PLACES` counts.
     """
     _limit(count)
     first = min(1000, total)
@@ -118,13 +121,13 @@ def logarithmically(count: int, total: int, batch_size: int) -> list[int]:
 
 def _limit(count: int) -> None:
     if count < 0:
-        raise ValueError(f'{count} is not a number of times')
+        raise ValueError(f'{count} is negative')
     if count > MOST_PLACES:
-        raise ValueError(f'{count:,} times are too many; the most are {MOST_PLACES:,}')
+        raise ValueError(f'saving {count:,} times is too often; the limit is {MOST_PLACES:,} times')
 
 
 def _kimg(images: int) -> float:
-    """Thousands of images as the names of snapshots give them; see `training.snapshot.snapshot_path`."""
+    """Thousands of images, as in snapshot names; see `training.snapshot.snapshot_path`."""
     return images // 1000 or images / 1000
 
 

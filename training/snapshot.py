@@ -1,8 +1,8 @@
 """Network snapshots and training states: written completely or not at all, and read without running code from them.
 
-A snapshot is a safetensors file: the averaged weights and buffers under their module names, and in its metadata one
-JSON text, `SnapshotInfo`. A training state holds everything that an exact continuation needs. `load_network` returns an
-evaluation-mode denoiser from a snapshot or from a network pickle of NVlabs/edm.
+A snapshot is a safetensors file with the averaged weights and buffers, keyed by module name, and with a header as JSON
+in its metadata, `SnapshotInfo`. A training state holds everything needed to resume exactly. `load_network` loads a
+denoiser in evaluation mode from a snapshot or from an NVlabs/edm network pickle.
 """
 
 import errno
@@ -37,9 +37,9 @@ NETWORK_CLASSES: dict[str, type[Preconditioned]] = {
     cls.__name__: cls for cls in (VPPrecond, VEPrecond, iDDPMPrecond, EDMPrecond)
 }
 FORMAT_VERSION = 1
-LARGEST_NUMBER: float = 10**9  # far above any argument of a network
+LARGEST_NUMBER: float = 10**9  # far above any network argument
 _METADATA_KEY = 'snapshot'
-# Thousands of images, with a fraction for fewer than a thousand.
+# Thousands of images; a fraction only if there are fewer than a thousand.
 _KIMG = r'(\d{1,9}(?:\.\d{3})?)'
 _SNAPSHOT_NAME = rf'network-snapshot-{_KIMG}\.safetensors'
 _PICKLE_NAME = rf'network-snapshot-{_KIMG}\.pkl'
@@ -47,7 +47,7 @@ _STATE_NAME = rf'training-state-{_KIMG}\.pt'
 
 
 class NetworkConfig(Typed, frozen=True):
-    """How to build a network: the name of a class of `NETWORK_CLASSES`, and its keyword arguments."""
+    """How to build a network: the name of a class in `NETWORK_CLASSES`, and its keyword arguments."""
 
     class_name: str
     arguments: dict[str, Any]
@@ -65,7 +65,7 @@ class NetworkConfig(Typed, frozen=True):
                 _check_number(parameter, self.arguments)
 
     def build(self, device: torch.device | str = 'cpu') -> Preconditioned:
-        """Make the network with random weights from the global generator; on 'meta' without weights.
+        """Make the network, with random weights from the global generator, or without weights on the device 'meta'.
 
         Raises ValueError if the arguments do not fit together.
         """
@@ -74,13 +74,14 @@ class NetworkConfig(Typed, frozen=True):
 
 
 class SnapshotInfo(Typed, frozen=True):
-    """The header of a snapshot. images: training images seen. precision: the training's. ema: the rule of the average.
+    """The header of a snapshot.
 
+    images: number of training images seen. precision: arithmetic used in training. ema: the weight-averaging rule.
     classes: the classes with training images, ascending; None for an unconditional network, or if unknown.
-    class_sizes: the number of training images of each of them, or None if unknown.
-    xflip: whether the training showed mirrored images as well.
-    For network pickles of EDM, images comes from the file name, network-snapshot-<kimg>.pkl, and is None for another
-    name; dataset_sha256 and dataset_size are None, and ema is empty.
+    class_sizes: number of training images in each of `classes`, or None if unknown.
+    xflip: whether the network was also trained on mirrored images.
+    For EDM network pickles, images is read from the file name network-snapshot-<kimg>.pkl, or None for other names;
+    dataset_sha256 and dataset_size are None, and ema is empty.
     """
 
     network: NetworkConfig
@@ -98,18 +99,18 @@ class SnapshotInfo(Typed, frozen=True):
     def __post_init__(self) -> None:
         if self.format != FORMAT_VERSION:
             raise ValueError(
-                f'its format is {shown(self.format)}, and this version of the toolkit reads {FORMAT_VERSION}'
+                f'its format is {shown(self.format)}, but this version of the toolkit reads only {FORMAT_VERSION}'
             )
         if self.precision not in COMPUTE_DTYPES:
             raise ValueError(f'precision must be one of {", ".join(COMPUTE_DTYPES)}, not {shown(self.precision)}')
         if self.classes is not None and max(self.classes) >= self.label_dim:
             raise ValueError(f'class {max(self.classes)} is not one of the {self.label_dim} classes of its network')
         if self.class_sizes is not None and len(self.class_sizes) != len(self.classes or []):
-            raise ValueError('class_sizes must have a number for each of classes')
+            raise ValueError('class_sizes must have one number for each entry of classes')
 
     @property
     def label_dim(self) -> int:
-        """The number of classes of the network; 0 if it is unconditional."""
+        """The network's number of classes; 0 if it is unconditional."""
         label_dim = self.network.arguments.get('label_dim', 0)
         return label_dim if type(label_dim) is int else 0
 
@@ -118,13 +119,13 @@ class SnapshotInfo(Typed, frozen=True):
         return None if self.images is None else self.images / 1000
 
     def epochs(self, dataset_size: int | None = None) -> float | None:
-        """Passes over the training set. dataset_size: used if the snapshot does not give the size."""
+        """Passes over the training set, or None if unknown. dataset_size: used if the snapshot does not store it."""
         size = self.dataset_size or dataset_size
         return None if self.images is None or size is None else self.images / size
 
 
 def _check_number(parameter: inspect.Parameter, arguments: dict[str, Any]) -> None:
-    """Raise ValueError if the default is a number and the argument is not, or if it is out of range."""
+    """Raise ValueError if a parameter takes a number and its argument is not a number or is out of range."""
     name, default = parameter.name, parameter.default
     if type(default) not in (int, float) or name not in arguments:
         return
@@ -155,13 +156,13 @@ def _numbered(run_dir: Path, pattern: str) -> list[tuple[float, Path]]:
 
 
 def list_snapshots(run_dir: Path) -> list[tuple[float, Path]]:
-    """The snapshots of a run as (kimg, path), oldest first; a pickle of EDM only if no snapshot has its kimg."""
+    """A run's snapshots as (kimg, path), oldest first; EDM pickles are listed only if no snapshot has the same kimg."""
     snapshots = dict(_numbered(run_dir, _PICKLE_NAME)) | dict(_numbered(run_dir, _SNAPSHOT_NAME))
     return sorted(snapshots.items())
 
 
 def list_states(run_dir: Path) -> list[tuple[float, Path]]:
-    """The training states of a run as (kimg, path), oldest first."""
+    """A run's training states as (kimg, path), oldest first."""
     return _numbered(run_dir, _STATE_NAME)
 
 
@@ -175,14 +176,14 @@ def newest_snapshot(path: str | Path) -> Path:
         return path
     snapshots = list_snapshots(path)
     if not snapshots:
-        raise UserError(f'{path}: no network-snapshot-* in this folder; give a run folder of train.py, or a snapshot')
+        raise UserError(f'{path}: no network-snapshot-* in this folder; give a run folder of train.py or a snapshot')
     return snapshots[-1][1]
 
 
 def save_network(path: Path, weights: dict[str, torch.Tensor], info: SnapshotInfo) -> None:
-    """Write a snapshot. The same weights and info give the same bytes."""
+    """Write a snapshot. The same weights and info always give the same bytes."""
     header = msgspec.to_builtins(info)
-    # These entries are left out at their defaults, as in snapshots from before the entries existed.
+    # These entries are omitted if they have their defaults, as in snapshots written before the entries existed.
     header = {name: value for name, value in header.items() if name not in ('classes', 'class_sizes', 'xflip') or value}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     data = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(header, sort_keys=True)})
@@ -191,7 +192,7 @@ def save_network(path: Path, weights: dict[str, torch.Tensor], info: SnapshotInf
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Write only the weights, as a dictionary of tensors that torch.load reads with weights_only."""
+    """Write only the weights, as a dictionary of tensors that torch.load can read with weights_only=True."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     _save_torch(path, tensors)
 
@@ -202,10 +203,10 @@ def read_info(path: str | Path) -> SnapshotInfo:
 
 
 def load_network(path: str | Path, device: torch.device | str = 'cpu', precision: str | None = None) -> Preconditioned:
-    """Build the network of a snapshot or of an EDM pickle with its averaged weights, for evaluation only.
+    """Build the network of a snapshot or EDM pickle with its averaged weights, for evaluation only.
 
-    precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None for the training's.
-    path: for a run folder, its newest snapshot is read.
+    path: a snapshot, an EDM pickle, or a run folder, whose newest snapshot is read.
+    precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None means the precision used in training.
     Raises UserError if the file is missing or incomplete, or if its weights do not fit its header or are not finite.
     """
     path = newest_snapshot(path)
@@ -237,12 +238,10 @@ def _read(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str, torch
             weights = {name: file.get_tensor(name) for name in file.keys()} if with_weights else {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         if zipfile.is_zipfile(path):
-            raise UserError(
-                f'{path}: a ZIP archive, such as a data set, and not a snapshot; name a snapshot'
-            ) from error
-        raise UserError(f'{path}: not a complete snapshot ({error}); use another, or train again') from error
+            raise UserError(f'{path} is a ZIP archive (such as a data set), not a snapshot; give a snapshot') from error
+        raise UserError(f'{path} is not a complete snapshot ({error}); use another, or train again') from error
     if _METADATA_KEY not in metadata:
-        raise UserError(f'{path}: a safetensors file, but not a snapshot of this toolkit')
+        raise UserError(f'{path} is a safetensors file, but not a snapshot of this toolkit')
     info = parse_json(metadata[_METADATA_KEY], SnapshotInfo, f'{path}: its header')
     return msgspec.structs.replace(info, images=_images_of_name(path)) if info.images is None else info, weights
 
@@ -252,7 +251,7 @@ def _read_pickle(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str
     try:
         return _pickle_info(path, pickled), pickled.weights() if with_weights else {}
     except ValueError as error:
-        raise UserError(f'{path}: not a network pickle of EDM that this toolkit knows: {error}') from error
+        raise UserError(f'{path} is not an EDM network pickle of a supported kind: {error}') from error
 
 
 def _pickle_info(path: Path, pickled: EDMPickle) -> SnapshotInfo:
@@ -283,16 +282,16 @@ def _check_weights(path: Path, net: Preconditioned, weights: dict[str, torch.Ten
     for name in expected.keys() & weights.keys():
         has, wants = weights[name], expected[name]
         if has.shape != wants.shape or has.dtype != torch.float32:
-            problems.append(f'{name} is {has.dtype} {list(has.shape)}, and should be torch.float32 {list(wants.shape)}')
+            problems.append(f'{name} is {has.dtype} {list(has.shape)}, but must be torch.float32 {list(wants.shape)}')
     if problems:
-        raise UserError(f'{path}: its tensors do not fit the network that its header describes: {problems[0]}')
+        raise UserError(f'{path}: its tensors do not fit the network described in its header: {problems[0]}')
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
-            raise UserError(f'{path}: {name} has values that are not finite; use another snapshot')
+            raise UserError(f'{path}: {name} contains values that are not finite; use another snapshot')
 
 
 def save_state(path: Path, state: dict[str, Any], keep: int) -> None:
-    """Write a training state, then delete all except the newest `keep` >= 1 in its folder."""
+    """Write a training state, then delete all but the newest `keep` >= 1 states in its folder."""
     _save_torch(path, state)
     for _, old in list_states(path.parent)[:-keep]:
         if old != path:
@@ -303,7 +302,7 @@ def _save_torch(path: Path, value: dict[str, Any]) -> None:
     with atomic_file(path) as file:
         try:
             torch.save(value, file)
-        except RuntimeError as error:  # torch's writer hides the error of the file
+        except RuntimeError as error:  # torch's writer hides the underlying file error
             raise _as_os_error(error, path) from error
 
 
@@ -316,17 +315,17 @@ def _as_os_error(error: RuntimeError, path: Path) -> OSError:
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
-    """Read a training state onto the CPU. Raises UserError if it is missing, incomplete or another kind of file."""
+    """Read a training state onto the CPU. Raises UserError if it is missing, incomplete or not a training state."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f'{path}: no such file; a training state is a training-state-*.pt of train.py')
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch.load has no error of its own for a broken file
+    except Exception as error:  # torch.load raises many kinds of exceptions for a corrupt file
         reason = str(error).split('\n')[0][:200]
         raise UserError(
-            f'{path}: not a complete training state ({reason}); remove it to continue from the one before it'
+            f'{path} is not a complete training state ({reason}); remove it to resume from the previous state'
         ) from error
     if not isinstance(state, dict) or type(state.get('format')) is not int or state['format'] != FORMAT_VERSION:
-        raise UserError(f'{path}: not a training state of this toolkit')
+        raise UserError(f'{path} is not a training state of this toolkit')
     return state

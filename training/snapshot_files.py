@@ -1,4 +1,4 @@
-"""Converts network files between formats, and describes them."""
+"""Converts network files between formats and describes them."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from training.snapshot import is_pickle, load_network, newest_snapshot, read_inf
 def convert_network(source: str, dest: str) -> None:
     """Convert a snapshot or network pickle to a snapshot (.safetensors) or a dictionary of tensors (.pt).
 
-    Raises UserError for another ending of `dest`, and for a file that holds no complete network.
+    Raises UserError if `dest` has another extension, or if the file does not contain a complete network.
     """
     path = Path(dest)
     if path.suffix not in ('.safetensors', '.pt'):
@@ -25,15 +25,15 @@ def convert_network(source: str, dest: str) -> None:
 
 
 def describe_network(source: Path) -> dict[str, Any]:
-    """What a file holds, as text by name. Raises UserError if it holds no complete network."""
+    """The properties of a network file, as text keyed by name. Raises UserError if the network is not complete."""
     path = newest_snapshot(source)
     net, info = load_network(path), read_info(path)
     epochs = info.epochs()
     progress = 'unknown' if info.kimg is None else f'{info.kimg:g} kimg'
     return {
-        'File': f'{path.name}, {"network pickle of EDM" if is_pickle(path) else "snapshot"}',
+        'File': f'{path.name}, {"EDM network pickle" if is_pickle(path) else "snapshot"}',
         'SHA-256': file_sha256(path),
-        'Architecture': f'{info.network.class_name} of a {type(net.model).__name__}',
+        'Architecture': f'{info.network.class_name} with a {type(net.model).__name__}',
         'Arguments': json.dumps(info.network.arguments),
         'Parameters': f'{net.num_parameters:,}',
         'Training': progress if epochs is None else f'{progress}, {counted(epochs, "epoch", "g")}',

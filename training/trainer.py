@@ -1,7 +1,7 @@
-"""One training: the network, its average, the optimizer and the images, advanced by `step`, saved and restored exactly.
+"""The state of a training run (network, weight average, optimizer), advanced by `step`, saved and restored exactly.
 
-The random numbers of a step depend only on the seed, the rank, the images seen before it and the accumulation round, so
-no random state is saved.
+A step's random numbers depend only on the seed, the rank, the number of images seen and the accumulation round, so no
+random state has to be saved.
 """
 
 import copy
@@ -26,21 +26,21 @@ from training.snapshot import FORMAT_VERSION, load_network
 from training.training_options import TrainingOptions
 
 LOSSES: dict[str, type[DenoisingLoss]] = {cls.__name__: cls for cls in (VPLoss, VELoss, EDMLoss)}
-# Probabilities of EDM's augmentation, as multiples of `augment`; Karras et al. 2022, table 6.
+# EDM's augmentation probabilities as multiples of `augment`; Karras et al. 2022, table 6.
 AUGMENTATIONS = {'xflip': 1e8, 'yflip': 1, 'scale': 1, 'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}
 GRADIENT_LIMIT = 1e5
 _NO_STEP = torch.iinfo(torch.int64).max
 
 
-# What a training state holds.
+# The entries of a training state and their types.
 STATE_PARTS = {'images': int, 'steps': int, 'dataset_sha256': str, 'net': dict, 'ema': dict, 'optimizer': dict}
 LARGEST_COUNT = 2**53
 
 
 class Trainer:
-    """State of a training between steps.
+    """The state of a training run between steps.
 
-    images: training images seen so far, over all ranks. steps: steps done.
+    images: number of training images seen so far, over all ranks. steps: number of steps completed.
     """
 
     def __init__(self, config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device):
@@ -71,7 +71,7 @@ class Trainer:
         self.batches: Iterator[tuple[Tensor, Tensor | None]] | None = None
 
     def step(self) -> None:
-        """Draw a batch, and update the network and its average."""
+        """Draw a batch, then update the network and the weight average."""
         config = self.config
         if self.batches is None:
             self.batches = self.draw_batches()
@@ -112,7 +112,7 @@ class Trainer:
         self.steps += 1
 
     def draw_batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield this rank's images, uint8 on the device, and labels of each step after the images seen so far."""
+        """Yield this rank's images, uint8 on the device, and labels for each step from the current position on."""
         rank, world_size, batch_size = distributed.rank(), distributed.world_size(), self.config.schedule.batch_size
         options, versions = self.config.options, 2 if self.config.options.xflip else 1
         order = ImageOrder(self.config.dataset.size * versions, self.seed, options.window_size)
@@ -125,7 +125,7 @@ class Trainer:
         return all(bool(torch.isfinite(flat.values).all()) for flat in (self.flat, self.flat_ema))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to resume exactly: tensors on the CPU, numbers and strings."""
+        """Everything needed to resume exactly, as CPU tensors, numbers and strings."""
         (state,) = self.optimizer.state.values() or [{}]
         return {
             'format': FORMAT_VERSION,
@@ -147,9 +147,12 @@ class Trainer:
         """Resume from a state. Raises UserError if it belongs to another network, optimizer or training set."""
         for name, kind in STATE_PARTS.items():
             if type(state.get(name)) is not kind or (kind is int and not 0 <= state[name] < LARGEST_COUNT):
-                raise UserError(f'the training state lacks its {name}; remove it to continue from the one before it')
+                raise UserError(f'the training state has no valid {name}; remove it to resume from the previous state')
         if state['dataset_sha256'] != self.dataset.sha256:
-            raise UserError(f'`data`={self.config.dataset.path}: not the images that this training was started with')
+            raise UserError(
+                f'`data`={self.config.dataset.path} differs from the training set that this run was started with; '
+                f'give the original one'
+            )
         try:
             self.net.load_state_dict(state['net'])
             self.ema.load_state_dict(state['ema'])
@@ -158,7 +161,7 @@ class Trainer:
             }
         except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
             reason = str(error).split('\n')[0]
-            raise UserError(f'the training state belongs to another architecture ({reason})') from error
+            raise UserError(f'the training state belongs to a different architecture ({reason})') from error
         self.images, self.steps = state['images'], state['steps']
         self.batches = None
 
@@ -178,7 +181,7 @@ def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def make_optimizer(options: TrainingOptions, values: torch.nn.Parameter) -> torch.optim.Optimizer:
-    """Adam (betas 0.9 and 0.999, eps 1e-8) or SGD; the weight decay is an L2 term in the gradient."""
+    """Make Adam (betas 0.9 and 0.999, eps 1e-8) or SGD; weight decay is an L2 term in the gradient."""
     fused = values.device.type in ('cpu', 'cuda')
     if options.optimizer == 'Adam':
         return torch.optim.Adam([values], lr=options.lr, weight_decay=options.weight_decay, fused=fused)
@@ -194,5 +197,5 @@ def transfer_weights(path: str, net: Preconditioned) -> None:
     except RuntimeError as error:
         reason = str(error).split('\n')[1].strip() if '\n' in str(error) else str(error)
         raise UserError(
-            f'`transfer`={path}: its network has another architecture than the options describe ({reason})'
+            f'`transfer`={path}: its network differs from the architecture that the options describe ({reason})'
         ) from error

@@ -1,4 +1,4 @@
-"""Runs a training from its configuration to its last snapshot, with status lines, statistics and stop signals."""
+"""The training loop: trains until the last snapshot or a stop signal, with status lines and statistics."""
 
 import contextlib
 import dataclasses
@@ -33,7 +33,7 @@ STATS_FILE = 'stats.jsonl'
 
 
 def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
-    """The training set, in memory or decoded as it is drawn. Raises UserError if it cannot be read."""
+    """Open the training set, in memory or decoded as images are drawn. Raises UserError if it cannot be read."""
     if config.options.cache:
         return load_dataset(config.dataset.path, progress=distributed.is_main())
     return stream_dataset(config.dataset.path, config.options.workers, progress=distributed.is_main())
@@ -42,7 +42,7 @@ def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
 def make_trainer(
     config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device, state_file: Path | None = None
 ) -> Trainer:
-    """A trainer at its start or at a training state. Raises UserError if the state does not fit; writes nothing."""
+    """Make a trainer, new or resumed from a training state; writes no files. Raises UserError if it does not fit."""
     configure_backends(config.precision, config.options.deterministic, config.options.bench)
     trainer = Trainer(config, dataset, device)
     if state_file is not None:
@@ -51,14 +51,14 @@ def make_trainer(
 
 
 def run_training(trainer: Trainer, run_dir: Path, held_out: HeldOutLoss | None = None) -> int:
-    """Train to the end or until a stop signal; return the number of the signal, 0 for none.
+    """Train to the end or until a stop signal; returns the signal number, or 0 if there was none.
 
-    run_dir: existing folder for snapshots, training states and stats.jsonl. held_out: evaluated at every tick.
+    run_dir: existing folder for snapshots, training states and stats.jsonl. held_out: loss to evaluate at every tick.
     Raises UserError if the loss is not finite.
     """
     num_classes = trainer.config.label_dim
     if num_classes and (empty := num_classes - len(trainer.dataset.class_sizes or {})):
-        print0(f'{empty} of the {num_classes} classes have no training images; they are never sampled.')
+        print0(f'{empty} of the {num_classes} classes have no training images; these classes will not be sampled.')
     journal = Journal(run_dir, trainer, held_out)
     stop = StopSignal()
     with stop.listen(), journal.open():
@@ -67,7 +67,7 @@ def run_training(trainer: Trainer, run_dir: Path, held_out: HeldOutLoss | None =
 
 
 def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
-    """Step to the end, saving and reporting at the places in the configuration."""
+    """Run steps to the end, and save and report at the image counts given in the configuration."""
     config = trainer.config
     if trainer.images == 0 and 0 in config.snapshots:
         journal.save_snapshot()
@@ -85,18 +85,18 @@ def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
         state_due = reached(config.states) or stopping
         if trainer.images // config.tick_images > before // config.tick_images or done or snapshot_due or state_due:
             journal.end_tick()
-        # The snapshot is saved first: a run killed between the two resumes from before both.
+        # The snapshot is saved first, so that a run killed between the two resumes from before both and saves both.
         if snapshot_due:
             journal.save_snapshot()
         if state_due:
             journal.save_state()
         if stopping:
-            print0(f'Stopped at {trainer.images / 1000:g} kimg; the training state is saved.')
+            print0(f'Stopped at {trainer.images / 1000:g} kimg; the training state has been saved.')
             return
 
 
 class Journal:
-    """What a training writes: status lines, stats.jsonl, TensorBoard events, snapshots and training states."""
+    """Writes a run's output: status lines, stats.jsonl, TensorBoard events, snapshots and training states."""
 
     def __init__(self, run_dir: Path, trainer: Trainer, held_out: HeldOutLoss | None = None):
         self.run_dir, self.trainer, self.held_out = run_dir, trainer, held_out
@@ -107,7 +107,7 @@ class Journal:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Open the statistics for appending, and the progress bar, on the main rank."""
+        """On the main rank, open the statistics for appending, and the progress bar."""
         with contextlib.ExitStack() as stack:
             self.bar = self.stats = self.board = None
             if distributed.is_main():
@@ -198,14 +198,14 @@ class Journal:
         self._maintain(save)
 
     def save_samples(self, count: int) -> None:
-        """Write a contact sheet of the seeds 0 to `count` - 1 next to the snapshot, and show it in TensorBoard."""
+        """Save a contact sheet for the seeds 0 to `count` - 1 next to the snapshot, and add it to TensorBoard."""
         trainer = self.trainer
         classes = list(trainer.dataset.class_sizes or {}) if trainer.config.label_dim else None
         batches = seed_batches(range(count), trainer.config.batch_gpu)
         try:
             made = list(generate_images(trainer.ema, batches, SamplerOptions(), trainer.device, classes=classes))
         except UserError as error:
-            print0(f'No contact sheet: {error}.')
+            print0(f'No contact sheet was saved: {error}.')
             return
         sheet = magnified_sheet(torch.cat([batch.images.cpu() for batch in made]))
         save_picture(snapshot_path(self.run_dir, trainer.images).with_suffix('.png'), sheet)
@@ -225,15 +225,15 @@ class Journal:
 
 
 def check_finite(trainer: Trainer, run_dir: Path | None = None) -> None:
-    """Raise UserError that names the first bad step if a loss or a weight is not finite. run_dir: with its states."""
+    """Raise UserError that names the first bad step if a loss or weight is not finite. run_dir: folder with states."""
     first_bad = min(distributed.gather(int(trainer.first_bad_step)))
     if first_bad >= trainer.steps and trainer.is_finite():
         return
     step = min(first_bad, trainer.steps - 1)
     states = [] if run_dir is None else list_states(run_dir)
-    kept = f'the last good state is {states[-1][1].name}' if states else 'no state was saved before it'
+    kept = f'the last good state is {states[-1][1].name}' if states else 'no state was saved before that'
     raise UserError(
-        f'the loss or the weights are not finite since step {step} '
+        f'the loss or the weights have not been finite since step {step} '
         f'({step * trainer.config.schedule.batch_size / 1000:g} kimg); {kept}; try a lower `lr` or `precision`=fp32'
     )
 
@@ -258,7 +258,7 @@ def status_line(fields: dict[str, float], loss: float) -> str:
 
 
 def drop_later_lines(path: Path, images: int) -> None:
-    """Remove from stats.jsonl the lines that a resumed run will write again, and an incomplete line."""
+    """Remove incomplete lines from stats.jsonl, and lines that a resumed run will write again."""
     if not path.exists():
         return
     kept = []
@@ -271,7 +271,10 @@ def drop_later_lines(path: Path, images: int) -> None:
 
 
 def open_tensorboard(run_dir: Path, images: int = 0) -> Any:
-    """A writer of TensorBoard events, or None if tensorboard is not installed. images: later events are hidden."""
+    """A TensorBoard event writer, or None if tensorboard is not installed.
+
+    images: number of images seen when the run resumes; events after it are hidden.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,7 +1,8 @@
-"""The options of a training, without torch: defaults, ranges, presets, and what may change when a training resumes.
+"""The training options: defaults, ranges, presets, and which options may change when a run resumes.
 
-`TrainingOptions` is what Python code passes to `training.training_run.train`; `RunOptions` adds the files and the device, and is
-the command line of train.py and the [train] table of a study. `training.config.resolve` makes a configuration of them.
+Python code passes `TrainingOptions` to `training.training_run.train`. `RunOptions` adds files and the device; they are
+the options of train.py and of a study's [train] table. `training.config.resolve` turns options into a configuration.
+This module does not import torch.
 """
 
 import dataclasses
@@ -21,19 +22,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         'augment': 0, 'xflip': False, 'window_size': 0, 'num_blocks': 2, 'num_channels': 128, 'attn_resolutions': [16],
         'embed': 'positional', 'weight_decay': 0, 'ema_mode': 'mode2', 'seed': 1024,
     },
-    # A small network for the built-in 8x8 digits, which two CPU cores train in a minute or two.
+    # A small network for the built-in 8x8 digits; training takes a minute or two on two CPU cores.
     'digits': {
         'arch': 'ddpmpp', 'precond': 'vp', 'batch': 64, 'lr': 2e-3, 'ema': 5, 'dropout': 0, 'augment': 0, 'xflip':
         False, 'window_size': 0, 'num_blocks': 1, 'num_channels': 16, 'attn_resolutions': [4], 'embed': 'positional',
         'weight_decay': 0, 'ema_mode': 'mode1', 'seed': 1024,
     },
 }  # fmt: skip
-# The paper's network for 64x64 images: with EDM's widths at four resolutions.
+# The paper's network for 64x64 images, with EDM's widths at four resolutions.
 PRESETS['paper-64'] = PRESETS['paper'] | {'cres': [1, 2, 2, 2]}
-# The paper's basic run on one GPU, its batch in parts; the results differ by the random numbers only.
+# The paper's basic run on one GPU, with each batch processed in parts; results differ only in the random numbers.
 PRESETS['paper-1gpu'] = PRESETS['paper'] | {'batch_gpu': 64}
 
-# Options that may differ when a training resumes: its length, its files, and where and how it runs.
+# Options that may differ when a run resumes: its length, its files, and where and how it runs.
 CHANGEABLE = {
     'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump', 'keep_states',
     'device', 'workers', 'cache', 'bench', 'data', 'test_data', 'test_images', 'allow_overlap',
@@ -42,17 +43,17 @@ CHANGEABLE = {
 
 
 def snapshot_plan(text: str) -> int | str:
-    """A number of snapshots, '20', or 'log:20' for logarithmic spacing."""
+    """Parse a number of snapshots: '20' for even spacing, or 'log:20' for logarithmic spacing."""
     number = text.removeprefix('log:')
     if not (number.isdecimal() and int(number)):
-        raise ValueError(f'{text!r} is neither a number of snapshots such as 20 nor log:20')
+        raise ValueError(f'{text!r} is not a number of snapshots; write it like 20 or log:20')
     return text if text.startswith('log:') else int(number)
 
 
 def thread_count(text: str) -> int | str:
-    """A number of threads, or 'auto'."""
+    """Parse a number of threads, or 'auto'."""
     if text != 'auto' and not (text.isdecimal() and int(text)):
-        raise ValueError(f'{text!r} is neither a number of threads such as 4 nor auto')
+        raise ValueError(f'{text!r} is not a number of threads; give a number such as 4, or auto')
     return text if text == 'auto' else int(text)
 
 
@@ -120,7 +121,7 @@ T = TypeVar('T', bound=TrainingOptions)
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(TrainingOptions):
-    """A training with its files: the options of train.py."""
+    """A training run's options including its files: the options of train.py."""
 
     # fmt: off
     outdir: str = option('', 'Folder for the run. [required without `resume`]', unit='DIR', required_unless='resume')
@@ -142,15 +143,15 @@ def changed(options: TrainingOptions) -> set[str]:
 
 
 def with_preset(options: T, given: set[str]) -> T:
-    """Options with the preset's values in place of those that were not given."""
+    """The options, with the preset's values for all options that were not given."""
     values = PRESETS[options.preset] if options.preset is not None else {}
     return dataclasses.replace(options, **{name: value for name, value in values.items() if name not in given})
 
 
 def resumed_options(options: RunOptions, given: set[str], saved: RunOptions) -> RunOptions:
-    """The options that the run was started with, and the changeable ones among those that are given now.
+    """The options a run was started with, updated by those given now.
 
-    Raises UserError for a given option that differs and may not.
+    Raises UserError if a given option differs from the saved one but is not in `CHANGEABLE`.
     """
     values = dict(vars(saved))
     for name in given:
@@ -158,10 +159,10 @@ def resumed_options(options: RunOptions, given: set[str], saved: RunOptions) -> 
             values[name] = getattr(options, name)
         elif getattr(options, name) != values[name]:
             raise UserError(
-                f'`{name}`={getattr(options, name)}: the training was started with {values[name]}; remove the option to '
-                f'resume, or start a new run in another `outdir`'
+                f'`{name}`={getattr(options, name)} differs from {values[name]}, with which the run was started; remove '
+                f'the option to resume, or start a new run in another `outdir`'
             )
-    # A new length in one unit replaces the old one in the other.
+    # A new duration replaces a saved number of epochs.
     if 'duration' in given:
         values['epochs'] = options.epochs
     if given & {'tick', 'snap'}:

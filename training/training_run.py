@@ -1,4 +1,4 @@
-"""Trains: from Python on images in memory (`train`), or in a run folder as train.py does (`train_in_folder`)."""
+"""Training from Python on images in memory (`train`), or in a run folder as train.py does (`train_in_folder`)."""
 
 import contextlib
 import dataclasses
@@ -27,9 +27,9 @@ from training.trainer import Trainer
 from training.training_loop import STATS_FILE, check_finite, make_trainer, open_training_set, run_training
 from training.training_options import RunOptions, T, TrainingOptions, changed, resumed_options, with_preset
 
-# Lock of the process that trains in a run folder.
+# Lock held by the process that trains in a run folder.
 LOCK_FILE = '.lock'
-# Networks with fewer parameters are trained by one thread.
+# By default, networks with fewer parameters are trained on one thread.
 SMALL_NETWORK = 1_000_000
 
 
@@ -40,12 +40,13 @@ def train(
     device: torch.device | str = 'cpu',
     run_dir: Path | str | None = None,
 ) -> Preconditioned:
-    """Train a network on images in memory, and return the averaged network, in evaluation mode, as a denoiser.
+    """Train a network on images in memory; returns the averaged network in evaluation mode, as a denoiser.
 
     images: uint8 [N, C, R, R], C = 1 or 3. labels: int [N] for a class-conditional network, or None.
-    options: an option that equals its default counts as not given. run_dir: folder for snapshots, training states and
-    statistics, which must not hold a run yet; None writes no files.
-    Raises UserError for options that do not fit, and for a loss that is not finite.
+    options: an option that equals its default counts as not given.
+    run_dir: folder for snapshots, training states and statistics, which must not contain a run yet; None writes no
+    files.
+    Raises UserError if the options do not fit the images, or if the loss is not finite.
     """
     dataset = dataset_in_memory(images, labels)
     options = dataclasses.replace(options or TrainingOptions(), cond=labels is not None)
@@ -73,31 +74,31 @@ def train(
 
 
 def dataset_in_memory(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | None) -> Dataset:
-    """A training set of arrays. Raises UserError if they are not square 8-bit images, or if labels do not fit."""
+    """Make a training set from arrays. Raises UserError if images are not square and 8-bit, or labels do not fit."""
     pixels = torch.as_tensor(images)
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise UserError('`images` must be a uint8 array [N, C, R, R] with 1 or 3 channels')
     if pixels.shape[2] != pixels.shape[3] or not len(pixels):
-        raise UserError('`images` must be square, with at least one image')
+        raise UserError('`images` must contain at least one image, and the images must be square')
     classes = None if labels is None else torch.as_tensor(labels).to(torch.int64)
     if classes is not None and (classes.shape != pixels.shape[:1] or int(classes.min()) < 0):
-        raise UserError('`labels` must be an integer of at least 0 for each image')
+        raise UserError('`labels` must contain one integer of at least 0 for each image')
     hwc = np.ascontiguousarray(pixels.cpu().numpy().transpose(0, 2, 3, 1))
     return Dataset('array', pixels, classes, content_sha256(hwc, None if classes is None else classes.tolist()))
 
 
 def with_seed(options: T) -> T:
-    """Options with a seed: a random one if none was given, and the same on every rank."""
+    """The options with a seed: if none was given, a random one that is the same on every rank."""
     if options.seed is not None:
         return options
     return dataclasses.replace(options, seed=distributed.broadcast(int.from_bytes(os.urandom(4), 'little') >> 1))
 
 
 def train_in_folder(options: RunOptions, given: set[str], device: torch.device) -> tuple[Path | None, int]:
-    """Train as train.py does: start a run, resume one, or describe it. Call it on every rank.
+    """Train as train.py does: start a run, resume it, or only describe it. All ranks must call this.
 
-    given: names of the options that the user gave. Returns the run folder, None after a dry run, and the number of the
-    signal that stopped the training, or 0.
+    given: names of the options that the user gave. Returns the run folder (None after a dry run), and the number of the
+    signal that stopped the run, or 0.
     """
     with contextlib.ExitStack() as stack:
         folder, state = distributed.on_main(lambda: claim_run(options, stack))
@@ -108,7 +109,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
         else:
             options = with_seed(with_preset(options, given))
         config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)
-        if saved is not None:  # its options may have been given then and not now
+        if saved is not None:  # the options that determine the network may have been given only at the start
             config = dataclasses.replace(config, network=saved.network)
         config = with_threads(config, options.threads, saved)
         if options.dry_run:
@@ -117,11 +118,11 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
             print0('Dry run; stopping here.')
             return None, 0
         if config.precision == 'fp16' and device.type == 'cpu':
-            raise UserError("`precision`=fp16 needs a GPU; on a CPU choose bf16, or fp32 for the paper's numerics")
+            raise UserError("`precision`=fp16 requires a GPU; on a CPU choose bf16, or fp32 for the paper's numerics")
         dataset = open_training_set(config)
         held_out = open_held_out_loss(config, dataset, device)
         trainer = make_trainer(config, dataset, device, state)
-        # Nothing is written before this line, so a training that is refused changes nothing.
+        # Nothing is written before this line, so a refused run changes no files.
         run_dir = distributed.on_main(lambda: folder or start_run(options, config, stack))
         if distributed.is_main():
             stack.enter_context(tee_output(run_dir / 'log.txt'))
@@ -137,10 +138,10 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
 
 
 def with_threads(config: TrainingConfig, threads: int | str, saved: SavedRun | None) -> TrainingConfig:
-    """Set the number of threads, on which the last bits of the weights depend, and store it in the configuration.
+    """Set the number of threads, which affects the last bits of the weights, and store it in the configuration.
 
-    'auto': the number of a run that resumes, or of OMP_NUM_THREADS, which torchrun and studies set; one for a small
-    network, whose operations are too short to share; else torch's own number.
+    'auto' means, in this order: the number a resumed run was started with; OMP_NUM_THREADS, which torchrun and studies
+    set; one for a small network, whose operations are too short to be split; torch's default.
     """
     number = torch.get_num_threads()
     if threads != 'auto':
@@ -155,15 +156,15 @@ def with_threads(config: TrainingConfig, threads: int | str, saved: SavedRun | N
 
 
 def claim_run(options: RunOptions, stack: contextlib.ExitStack) -> tuple[Path | None, Path | None]:
-    """Lock the run to resume, until the stack is closed; returns what `find_run` returns.
+    """Find the run to resume and lock it until the stack is closed; returns what `find_run` returns.
 
-    Raises UserError for a folder whose name is not UTF-8, in which TensorBoard cannot write.
+    Raises UserError if a folder's name is not UTF-8, because TensorBoard cannot write there.
     """
     folder, state = find_run(options)
     for argument, name in (('outdir', options.outdir), ('desc', options.desc), ('resume', folder)):
         if any('\ud800' <= character <= '\udfff' for character in str(name)):
             shown = str(name).encode(errors='backslashreplace').decode()
-            raise UserError(f'`{argument}`={shown}: not a UTF-8 name; choose another name for the run folder')
+            raise UserError(f'`{argument}`={shown} is not a UTF-8 name; choose another name for the run folder')
     if folder is not None and not options.dry_run:
         stack.enter_context(sole_use(folder / LOCK_FILE, f'the run folder {folder}'))
         folder, state = find_run(options)  # another process may just have saved a state
@@ -171,31 +172,32 @@ def claim_run(options: RunOptions, stack: contextlib.ExitStack) -> tuple[Path | 
 
 
 def start_run(options: RunOptions, config: TrainingConfig, stack: contextlib.ExitStack) -> Path:
-    """Make the folder of a new run, and lock it until the stack is closed."""
+    """Make a new run's folder, and lock it until the stack is closed."""
     run_dir = make_run_dir(options, config)
     stack.enter_context(sole_use(run_dir / LOCK_FILE, f'the run folder {run_dir}'))
     if find_run(options)[0] is not None:
-        raise UserError(f'the run folder {run_dir} has just been used by another process; choose another folder')
+        raise UserError(f'another process has just started a run in {run_dir}; choose another folder')
     return run_dir
 
 
 def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device) -> None:
-    """Warn if other numbers of ranks or threads will change the last bits of the weights of a resumed training."""
+    """Warn if a different number of ranks or threads will change the last bits of a resumed run's weights."""
     before, now = [saved.world_size], [config.world_size]
     if device.type == 'cpu' and saved.threads is not None:
         before, now = [*before, saved.threads], [*now, config.threads]
     if before != now:
         texts = [' and '.join(map(counted, numbers, ('rank', 'thread'))) for numbers in (before, now)]
         print0(
-            f'Warning: the training was started with {texts[0]}, and resumes with {texts[1]}; the last bits of its '
-            f'weights will differ from the weights of an uninterrupted training.'
+            f'Warning: the run was started with {texts[0]} and resumes with {texts[1]}; the last bits of its weights '
+            f'will differ from those of an uninterrupted run.'
         )
 
 
 def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
-    """The folder of the run to resume and its training state, or None for each if a new run starts.
+    """The folder of the run to resume, and its training state; both None if a new run starts.
 
-    A run without a training state can be started again with other options, unless snapshots would be mixed.
+    A run folder without a training state counts as new unless it has snapshots after 0 kimg; then the state is None and
+    the saved options apply, so that snapshots of different runs are not mixed.
     """
     if options.resume is not None:
         path = Path(options.resume)
@@ -205,7 +207,7 @@ def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
             raise UserError(f'`resume`={path}: no such file or folder; give a run folder or a training-state-*.pt')
         states = list_states(path)
         if not states:
-            raise UserError(f'`resume`={path}: it has no training-state-*.pt to resume from')
+            raise UserError(f'`resume`={path} contains no training-state-*.pt to resume from')
         return path, states[-1][1]
     folder = Path(options.outdir)
     if options.nosubdir and (folder / OPTIONS_FILE).is_file():
@@ -218,7 +220,7 @@ def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
 
 
 def make_run_dir(options: RunOptions, config: TrainingConfig) -> Path:
-    """Make the run folder: `outdir` itself with `nosubdir`, else a folder in it with a number and the main options."""
+    """Make the run folder: `outdir` itself with `nosubdir`, otherwise a subfolder named by number and main options."""
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     if options.nosubdir:

@@ -1,4 +1,4 @@
-"""The only reader of images in the project: `open_source` opens every kind of source as a `Source`."""
+"""The project's only image reader: `open_source` opens every kind of source as a `Source`."""
 
 import os
 from pathlib import Path
@@ -23,12 +23,15 @@ KINDS: dict[str | tuple[str, ...], type[Source]] = {
 
 
 def open_source(path: str | os.PathLike, argument: str = '', reading: Reading | None = None) -> Source:
-    """Open images of any kind for reading: iterating gives (uint8 [H, W, C], int label or None) for each.
+    """Open any kind of image source; iterating over it gives (uint8 [H, W, C], int label or None) for each image.
 
-    path: 'digits' for the built-in digits; a folder of images, such as ImageNet's train/; a .zip or .tar archive of
-    images; cifar-10-python.tar.gz or cifar-100-python.tar.gz, or the folder unpacked from it; MNIST's
-    *-images-idx3-ubyte, with or without .gz, next to its labels; or numpy's .npz or .npy, see `NumpySource`.
-    argument: name of the argument that gave the path, such as 'data', for messages.
+    path: one of
+        'digits' for the built-in digits;
+        a folder of images, such as ImageNet's train/, or a .zip or .tar archive of images;
+        cifar-10-python.tar.gz or cifar-100-python.tar.gz, or the folder unpacked from it;
+        MNIST's *-images-idx3-ubyte, with or without .gz, next to its labels file;
+        a NumPy .npz or .npy file, see `NumpySource`.
+    argument: name of the argument that gave the path, such as 'data', for messages. reading: see `Reading`.
     Raises UserError if the source is missing, damaged or empty.
     """
     path = os.fspath(path)
@@ -38,12 +41,12 @@ def open_source(path: str | os.PathLike, argument: str = '', reading: Reading | 
     if not os.path.exists(path):
         raise UserError(f"{where}: no such file or folder; give a folder or file of images, or 'digits'")
     if not os.path.isfile(path) and not os.path.isdir(path):
-        raise UserError(f'{where} is a pipe or a device, which cannot be read twice; give a file or a folder')
+        raise UserError(f'{where} is a pipe or device, which cannot be read twice; give a file or folder')
     kind = _kind_of(path)
     if kind is None:
         raise UserError(
-            f'{where} is not a known source; give a .zip or .tar archive or a folder of images, '
-            f"cifar-10-python.tar.gz, *-images-idx3-ubyte.gz, an .npz or .npy of images, or 'digits'"
+            f'{where} is not a known kind of source; give a folder or a .zip or .tar archive of images, '
+            f"cifar-10-python.tar.gz, *-images-idx3-ubyte.gz, an .npz or .npy file of images, or 'digits'"
         )
     return kind(path, argument, reading)
 

@@ -1,4 +1,4 @@
-"""Archives of image files, ZIP and uncompressed tar: read in place, never unpacked."""
+"""ZIP and uncompressed tar archives of image files, which are read in place and never unpacked."""
 
 import os
 import posixpath
@@ -25,9 +25,10 @@ MAX_LINK_BYTES = 4096
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in an archive: its size in bytes, unpacked and packed, and a link's target, relative to the archive.
+    """A file or link in an archive.
 
-    problem: why it cannot be read, '' for none.
+    size, packed_size: bytes when unpacked, and in the archive. target: a link's target, as a path in the archive.
+    problem: why the entry cannot be read, or ''.
     """
 
     size: int
@@ -38,7 +39,7 @@ class Entry:
 
 
 class ArchiveSource(FilesSource):
-    """An archive of image files. Entries with names that lead out of it are refused; links inside it are followed."""
+    """An archive of image files. Entries whose names point outside it are refused; links within it are followed."""
 
     kind = ''
 
@@ -47,7 +48,7 @@ class ArchiveSource(FilesSource):
         weakref.finalize(self, self._file.close)
         self._entries: dict[str, Entry] = {}
         claim = f'{self.where} is not a readable {self.kind} archive'
-        with unreadable(claim, 'it may be truncated, download or pack it again'):
+        with unreadable(claim, 'it might be truncated, so download or pack it again'):
             entries = self._directory()
         for name, entry in entries:
             problem = _problem(name) or ('occurs twice' if name in self._entries else '')
@@ -67,20 +68,20 @@ class ArchiveSource(FilesSource):
                 self._entries[name] = target
             elif is_read(name):
                 raise UserError(
-                    f'{self.where}: the entry {printable(name)} is a link to something that is not in the archive; '
+                    f'{self.where}: the entry {printable(name)} is a link to something outside the archive; '
                     f'pack the archive again with the files themselves'
                 )
 
     @abstractmethod
     def _directory(self) -> Sequence[tuple[str, Entry]]:
-        """Return the name of every file and link in the archive, with its entry."""
+        """Return the names of all files and links in the archive, each with its entry."""
 
     @abstractmethod
     def _unpack(self, entry: Entry) -> bytes:
-        """Return a file's bytes; raises ValueError, with the reason, for a damaged one."""
+        """Return a file's bytes; raises ValueError with the reason if they are damaged."""
 
     def _pread(self, size: int, start: int) -> bytes:
-        # Needs no lock and no shared position, so that threads and forked workers do not interfere.
+        # Uses no lock and no shared file position, so threads and forked workers do not interfere.
         return os.pread(self._file.fileno(), size, start)
 
     def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
@@ -95,7 +96,7 @@ class ArchiveSource(FilesSource):
 
 
 class ZipSource(ArchiveSource):
-    """A ZIP archive. Only what its directory and each entry agree on is read."""
+    """A ZIP archive. An entry is read only if it matches its record in the archive's directory."""
 
     kind = 'ZIP'
 
@@ -115,7 +116,7 @@ class ZipSource(ArchiveSource):
         assert isinstance(info, zipfile.ZipInfo)
         header = self._pread(LOCAL_HEADER_BYTES, info.header_offset)
         if header[:4] != LOCAL_HEADER_SIGNATURE:
-            raise ValueError('no entry at the place in the directory')
+            raise ValueError('it is not at the position given in the directory')
         name_length, extra_length = struct.unpack('<HH', header[26:30])
         data = self._pread(info.compress_size, info.header_offset + len(header) + name_length + extra_length)
         if info.compress_type == zipfile.ZIP_DEFLATED:
@@ -131,9 +132,9 @@ class TarSource(ArchiveSource):
     kind = 'tar'
 
     def _directory(self) -> list[tuple[str, Entry]]:
-        # Without its end, the reader would take a tar that was cut between two files for a complete one.
+        # Without this check, a tar that was truncated between two files would be taken for a complete one.
         if any(self._pread(tarfile.BLOCKSIZE, max(0, os.path.getsize(self.path) - tarfile.BLOCKSIZE))):
-            raise ValueError('its end is missing')
+            raise ValueError('its last part is missing')
         with tarfile.open(fileobj=self._file, mode='r:') as archive:
             return [(posixpath.normpath(info.name), _tar_entry(info)) for info in archive if not info.isdir()]
 
@@ -155,7 +156,7 @@ def _joined(name: str, target: str) -> str:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """Return an entry's name; archives of Info-ZIP and of Macs have UTF-8 names without setting the flag for them."""
+    """Return an entry's name. Archives made by Info-ZIP or on Macs have UTF-8 names but do not set the flag."""
     if info.flag_bits & UTF8_FLAG or info.filename.isascii():
         return info.filename
     try:
@@ -165,10 +166,10 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def _problem(name: str) -> str:
-    """Return what is wrong with an entry's name, '' for nothing."""
+    """Return what is wrong with an entry's name, or ''."""
     if name.startswith('/') or '\\' in name or '\0' in name or re.match(r'[A-Za-z]:', name):
         return 'has an absolute or foreign path'
-    return 'leads out of the archive' if '..' in name.split('/') else ''
+    return 'points outside the archive' if '..' in name.split('/') else ''
 
 
 def _zip_problem(info: zipfile.ZipInfo) -> str:
@@ -177,5 +178,5 @@ def _zip_problem(info: zipfile.ZipInfo) -> str:
     if info.flag_bits & ENCRYPTED_FLAG:
         return 'is encrypted'
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return 'is compressed by another method than "store" and "deflate"'
+        return 'uses a compression method other than "store" or "deflate"'
     return ''

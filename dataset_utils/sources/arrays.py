@@ -1,4 +1,4 @@
-"""Images in one array of a numpy file: an `.npz`, the format of OpenAI's samples, or an `.npy`, which stays on disk."""
+"""Images in a NumPy array: an `.npz` file, the format of OpenAI's samples, or an `.npy` file, which stays on disk."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from dnnlib.util import UserError
 IMAGES_NAMES = ('images', 'arr_0')
 LABELS_NAMES = ('labels', 'arr_1')
 CHANNELS = (1, 3)
-PART = 256  # images of floats that are converted to 8 bits at a time
+PART = 256  # float images converted to 8 bits at a time
 
 FloatRange = tuple[float, float]
 
@@ -21,10 +21,10 @@ FloatRange = tuple[float, float]
 class NumpySource(ArraySource):
     """An array of images, uint8 [N, H, W, C] or [N, C, H, W]; the former is assumed if both fit.
 
-    An .npy file is mapped into memory and only the images that are used are read. In an .npz, the images are `images`
-    or `arr_0`, and the labels are `labels` or `arr_1` if those are N whole numbers.
-    float_range: values of black and white in an array of floats, such as (-1, 1); None refuses floats.
-    Raises UserError.
+    An .npy file is memory-mapped, so only the images that are used are read. In an .npz file, the images are the array
+    `images` or `arr_0`, and the labels are the array `labels` or `arr_1` if it contains N whole numbers.
+    float_range: values that mean black and white in an array of floats, such as (-1, 1); None refuses floats.
+    Raises UserError if the file is damaged or the array is unsuitable.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class NumpySource(ArraySource):
 
     def _open(self) -> None:
         kind = '.npz' if is_npz(self.path) else '.npy'
-        with unreadable(f'{self.where}: not a readable {kind}', 'save the images again with numpy'):
+        with unreadable(f'{self.where} is not a readable {kind} file', 'save the images again with NumPy'):
             name, array, labels = self._read_npz() if is_npz(self.path) else ('', self._map_npy(), None)
         self._check(name, array)
         self.labels = labels if labels is not None and len(labels) == len(array) else None
@@ -47,7 +47,7 @@ class NumpySource(ArraySource):
         self.images = array if array.dtype == np.uint8 else self._to_uint8(array)
 
     def load(self, progress: bool = False) -> np.ndarray:
-        # Not a copy: a mapped file can be larger than memory. Changes to the array do not reach the file.
+        # Not a copy, because a mapped file can be larger than memory. Changes to the array are not written to the file.
         return with_channels(self.images, self.channels)
 
     def __reduce__(self):
@@ -56,7 +56,7 @@ class NumpySource(ArraySource):
     def _map_npy(self) -> np.ndarray:
         try:
             return np.load(self.path, mmap_mode='c', allow_pickle=False)
-        except OSError:  # Linux refuses a writable map that is larger than memory
+        except OSError:  # Linux refuses a writable mapping that is larger than memory
             return np.load(self.path, mmap_mode='r', allow_pickle=False)
 
     def _read_npz(self) -> tuple[str, np.ndarray, list[int] | None]:
@@ -64,13 +64,15 @@ class NumpySource(ArraySource):
             claimed = max((info.file_size for info in archive.infolist()), default=0)
         if claimed > psutil.virtual_memory().available:
             raise UserError(
-                f'{self.where}: it unpacks to {claimed >> 20} MiB, more than the free memory; '
-                f'save the images as an .npy, which is read piece by piece'
+                f'{self.where} unpacks to {claimed >> 20} MiB, which is more than the free memory; '
+                f'save the images as an .npy file, which is read piece by piece'
             )
         with np.load(self.path, allow_pickle=False) as data:
             name = next((name for name in IMAGES_NAMES if name in data), None)
             if name is None:
-                raise UserError(f'{self.where} has no array named {" or ".join(IMAGES_NAMES)}; save the images as one')
+                raise UserError(
+                    f'{self.where} has no array named {" or ".join(IMAGES_NAMES)}; save the images under such a name'
+                )
             labels = next((data[name] for name in LABELS_NAMES if name in data), None)
             return f'{name} is ', data[name], _whole_numbers(labels)
 
@@ -79,17 +81,17 @@ class NumpySource(ArraySource):
         fits = array.ndim == 4 and len(array) and math.prod(array.shape) and {array.shape[1], array.shape[3]} & {1, 3}
         if not fits or not (array.dtype == np.uint8 or is_float):
             raise UserError(
-                f'{self.where}: {name}{array.dtype} {list(array.shape)}, and must be uint8 [N, H, W, C] or '
+                f'{self.where}: {name}{array.dtype} {list(array.shape)}, but must be uint8 [N, H, W, C] or '
                 f'[N, C, H, W] with 1 or 3 channels'
             )
         if is_float and self.float_range is None:
             raise UserError(
-                f'{self.where}: {name}{array.dtype}, and must be uint8; save the images as uint8, or state '
-                f'the values of black and white with `float_range`'
+                f'{self.where}: {name}{array.dtype}, but must be uint8; save the images as uint8, or give '
+                f'the values of black and white in `float_range`'
             )
 
     def _to_uint8(self, array: np.ndarray) -> np.ndarray:
-        """Convert floats to pixels: black and white are the ends of the range, and halves are rounded up."""
+        """Convert floats to 8-bit pixels: black and white are the ends of the range, and halves are rounded up."""
         assert self.float_range is not None
         low, high = self.float_range
         images = np.empty(array.shape, np.uint8)
@@ -100,7 +102,7 @@ class NumpySource(ArraySource):
                 place = tuple(np.argwhere(outside)[0])
                 raise UserError(
                     f'{self.where}: image {start + int(place[0])} has the value {part[place]:g}, outside '
-                    f'`float_range`={low:g},{high:g}; give the range of the images'
+                    f"`float_range`={low:g},{high:g}; give the images' actual range"
                 )
             images[start : start + PART] = (part - low) * (255 / (high - low)) + 0.5
         return images
@@ -111,7 +113,7 @@ def is_npz(path: str | os.PathLike) -> bool:
 
 
 def is_numpy_name(path: str | os.PathLike) -> bool:
-    """Return whether a file's extension is one of numpy's."""
+    """Return whether a file has one of NumPy's extensions."""
     return os.fspath(path).lower().endswith(('.npz', '.npy'))
 
 

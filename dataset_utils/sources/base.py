@@ -1,4 +1,4 @@
-"""What every source of images offers, and the hash that identifies a set of images by its content."""
+"""The interface of all image sources, and the hash that identifies a set of images by its content."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ from dataset_utils.manifest import Manifest
 from dataset_utils.parallel import ordered_map
 from dnnlib.util import UserError, file_sha256
 
-# A network has a weight for every class, so a larger label in a file is a mistake, or meant to exhaust the memory.
+# A network has weights for every class, so a larger label is a mistake, or meant to exhaust the memory.
 MAX_LABEL = 2**21 - 1
 
 ONE_SIZE = 'bring all images to one square size with dataset_tool.py --transform=center-crop --resolution=WxH'
@@ -26,11 +26,11 @@ ONE_SIZE = 'bring all images to one square size with dataset_tool.py --transform
 
 @dataclass(frozen=True)
 class Reading:
-    """Choices about how a source is read.
+    """How a source is read.
 
-    channels: 1 (grey) or 3 (RGB) for all images; None takes 3 if any image has colour, else 1.
-    exif_transpose: rotate images by their EXIF orientation. follow_links: follow links out of a folder.
-    split: 'train' or 'test' of a source that has both in one file; None means 'train'. no_labels: ignore all labels.
+    channels: 1 (grey) or 3 (RGB) for all images; None means 3 if any image has colour, otherwise 1.
+    exif_transpose: rotate images by their EXIF orientation. follow_links: follow links that point outside a folder.
+    split: 'train' or 'test' for a source that contains both; None means 'train'. no_labels: ignore all labels.
     """
 
     channels: int | None = None
@@ -40,28 +40,30 @@ class Reading:
     no_labels: bool = False
 
     def changes(self) -> dict[str, Any]:
-        """Return the values that are not the defaults, which a manifest stores."""
+        """Return the values that differ from the defaults, for a manifest."""
         return {name: value for name, value in asdict(self).items() if value != getattr(Reading, name)}
 
     @staticmethod
     def from_changes(values: dict[str, Any]) -> 'Reading':
-        """Undo `changes`; other keys are ignored. Raises UserError for values of the wrong type."""
+        """The inverse of `changes`; other keys are ignored. Raises UserError for invalid values."""
         chosen = {field.name: values[field.name] for field in fields(Reading) if field.name in values}
         allowed = {'channels': (1, 3), 'split': ('train', 'test')}
         for name, value in chosen.items():
             if value not in allowed.get(name, (True, False)) or isinstance(value, bool) == (name in allowed):
-                raise UserError(f'the manifest has {printable(repr(value))} as {name}; make the data set again')
+                raise UserError(
+                    f'the manifest has an invalid {name}, {printable(repr(value))}; make the data set again'
+                )
         return Reading(**chosen)
 
 
 class Source(ABC):
-    """Images in a fixed order, each with a label, or all without. Subclasses open it in `_open`.
+    """Images in a fixed order, either all labelled or none. Subclasses find the images in `_open`.
 
-    path: as the user gave it. argument: the name of the argument that gave it, for messages; '' for none.
-    name: file name without folder and extension. file_name: with the extension.
-    padded_size: the edge to which data sets pad these images with zeros unless another size is chosen, or None.
-    manifest: how the data set was made, or None. skipped: names of files that are not images. splits: its parts.
-    files: paths of the files that `sha256` covers.
+    path: the path as the user gave it. argument: name of the argument that gave it, for messages, or ''.
+    name: file name without folder and extension. file_name: file name with its extension.
+    padded_size: side to which data sets pad these images with zeros unless another size is chosen, or None.
+    manifest: how the data set was made, or None. skipped: names of files that are not images.
+    splits: names of the splits that the source contains. files: paths of the files that `sha256` covers.
     """
 
     padded_size: int | None = None
@@ -77,7 +79,7 @@ class Source(ABC):
         self.file_name = Path(os.path.abspath(self.path)).name
         self.name = strip_extension(self.file_name)
         if self.reading.split is not None and self.reading.split not in self.splits:
-            raise UserError(f'{self.where} has no training and test part; remove `split`')
+            raise UserError(f'{self.where} is not divided into training and test images; remove `split`')
         self.files = [self.path]
         self._open()
         if self.reading.no_labels:
@@ -85,7 +87,7 @@ class Source(ABC):
 
     @cached_property
     def labels(self) -> list[int] | None:
-        """Label of each image, in order, or None. Raises UserError if they are inconsistent; decodes no image."""
+        """The images' labels in order, or None; no image is decoded. Raises UserError if labels are inconsistent."""
         return None
 
     @cached_property
@@ -100,17 +102,17 @@ class Source(ABC):
 
     @cached_property
     def channels(self) -> int:
-        """Channels of every image that `read` returns: 1 or 3, see `Reading`."""
+        """Number of channels of every image that `read` returns, 1 or 3; see `Reading`."""
         return self.reading.channels or self._stored_channels()
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Shape [H, W, C] of the first image, which the others should share."""
+        """Shape [H, W, C] of the first image; all other images should have the same shape."""
         return self.read(0).shape
 
     @abstractmethod
     def _open(self) -> None:
-        """Find the images; raises UserError when there are none, or they are damaged."""
+        """Find the images; raises UserError if there are none or the source is damaged."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -118,64 +120,64 @@ class Source(ABC):
 
     @abstractmethod
     def _decode(self, index: int) -> np.ndarray:
-        """Decode one image as it is stored: uint8 [H, W, C], C being 1 or 3."""
+        """Decode one image as it is stored: uint8 [H, W, C], C = 1 or 3."""
 
     @abstractmethod
     def _stored_channels(self) -> int:
-        """Return 3 if any image has colour, else 1."""
+        """Return 3 if any image has colour, otherwise 1."""
 
     def sha256(self, indices: Sequence[int] | None = None) -> str:
-        """Return the hexadecimal hash of the concatenated files of the source.
+        """Return the hexadecimal SHA-256 of the source's concatenated files.
 
-        For a folder: of all names and labels, and of the bytes of the images in `indices`, by default all.
+        For a folder, the hash covers all names and labels, and the bytes of the images in `indices` (default: all).
         """
         return file_sha256(*self.files)
 
     def describe(self, index: int) -> str:
-        """Name one image for a message."""
+        """What to call an image in a message."""
         return f'image {index}'
 
     def remarks(self) -> list[str]:
-        """Return a sentence for each fact about the images read so far that a user may not expect."""
+        """Return a sentence about each unexpected property of the images read so far."""
         return []
 
     def read(self, index: int) -> np.ndarray:
         """Decode one image: uint8 [H, W, C] with C = `channels`. Safe to call from several threads and after a fork.
 
-        Raises UserError, with the name of the image, when it cannot be read.
+        Raises UserError that names the image if it cannot be read.
         """
         return with_channels(self._decode(index), self.channels)
 
     def read_intact(self, index: int) -> np.ndarray:
-        """Like `read`, with the remedy for a source that must be read completely."""
+        """Like `read`, but the error also suggests making a data set without the damaged image."""
         try:
             return self.read(index)
         except UserError as error:
             raise UserError(f'{error}, or make a data set without it with dataset_tool.py --skip-unreadable') from error
 
     def read_alike(self, index: int) -> np.ndarray:
-        """Like `read_intact`, but raises UserError for an image that differs in size from the first one."""
+        """Like `read_intact`, but also raises UserError if the image does not have the size of the first one."""
         return match(self.read_intact(index), f'{self.where}: {self.describe(index)}', self.shape, self.describe(0))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int | None]:
         if not -len(self) <= index < len(self):
-            raise IndexError(f'{self.where} has {len(self)} images, there is no image {index}')
+            raise IndexError(f'{self.where} has {len(self)} images, so there is no image {index}')
         return self.read(index), self.labels[index] if self.labels is not None else None
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int | None]]:
         return (self[index] for index in range(len(self)))
 
     def __reduce__(self):
-        # Workers that are spawned get the path and open the source themselves.
+        # Spawned workers receive the path and open the source themselves.
         from dataset_utils.sources import open_source
 
         return open_source, (self.path, self.argument, self.reading)
 
     def images_in_order(self, progress: bool = False, alike: bool = True) -> Iterator[np.ndarray]:
-        """Decode every image in order, uint8 [H, W, C], all of one shape unless `alike` is False.
+        """Decode all images in order, uint8 [H, W, C], all of the same shape unless `alike` is False.
 
-        progress: show a bar on stderr if that is a terminal, and afterwards print `remarks` there.
-        Raises UserError that names the first image that is unreadable or differs in size from image 0.
+        progress: show a progress bar on stderr if that is a terminal, and print `remarks` on stderr at the end.
+        Raises UserError that names the first image that is unreadable or does not have the size of image 0.
         """
         tasks = ordered_map(self.read_alike if alike else self.read_intact, range(len(self)))
         disable = None if progress else True
@@ -184,13 +186,13 @@ class Source(ABC):
             print_remarks([self])
 
     def load(self, progress: bool = False) -> np.ndarray:
-        """Decode every image into one array, uint8 [N, H, W, C]; see `images_in_order`."""
+        """Decode all images into one array, uint8 [N, H, W, C]; see `images_in_order`."""
         try:
             images = np.empty((len(self), *self.shape), np.uint8)
         except (MemoryError, ValueError) as error:
             raise UserError(
-                f'{self.where}: {len(self)} images of {words_of(self.shape)} do not fit into memory; '
-                f'make them smaller or fewer with dataset_tool.py'
+                f'{self.where}: {len(self)} images of {words_of(self.shape)} do not fit in memory; '
+                f'make a set of fewer or smaller images with dataset_tool.py'
             ) from error
 
         for index, image in enumerate(self.images_in_order(progress)):
@@ -221,19 +223,19 @@ class ArraySource(Source):
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Bring images, uint8 [..., C], to 1 or 3 channels: grey is repeated, colour becomes its luma (ITU-R BT.601)."""
+    """Convert images, uint8 [..., C], to 1 or 3 channels: grey is repeated, colour becomes its luma (ITU-R BT.601)."""
     if images.shape[-1] == channels:
         return images
     if channels == 3:
         return np.repeat(images, 3, axis=-1)
-    weights = np.array([19595, 38470, 7471], np.uint32)  # Pillow's 16-bit weights: grey stays exactly what it is
+    weights = np.array([19595, 38470, 7471], np.uint32)  # Pillow's 16-bit weights, which keep grey exactly
     return ((images @ weights + 0x8000) >> 16).astype(np.uint8)[..., np.newaxis]
 
 
 def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str, remedy: str = ONE_SIZE) -> np.ndarray:
-    """Return the image if it has the shape [H, W, C]; raises UserError otherwise.
+    """Return the image if it has the shape [H, W, C]; otherwise raises UserError.
 
-    name, reference: what to call this image and the one whose shape is given.
+    name: what to call this image in the message. reference: what to call the image whose shape is given.
     """
     if image.shape != shape:
         raise UserError(f'{name} is {words_of(image.shape)}, but {reference} is {words_of(shape)}; {remedy}')
@@ -241,22 +243,22 @@ def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str, 
 
 
 def copies_of(images: Iterable[np.ndarray]) -> list[int]:
-    """Return for each image, or row of numbers, the lowest index of an equal one; compared by SHA-256."""
+    """For each image or array row, return the lowest index of an identical one; they are compared by SHA-256."""
     first: dict[bytes, int] = {}
     return [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
 
 
 def require_square(where: str, shape: Sequence[int]) -> None:
-    """Raise UserError unless images of shape [H, W, C] are square. where: what contains them."""
+    """Raise UserError unless images of shape [H, W, C] are square. where: what contains the images, for the message."""
     height, width, _ = shape
     if height != width:
-        raise UserError(f'{where}: its images are {width}x{height} and must be square; {ONE_SIZE}')
+        raise UserError(f'{where}: its images are {width}x{height} but must be square; {ONE_SIZE}')
 
 
 def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
-    """Hash a set of images by its content: shape, pixels and labels in order, independent of the file that holds them.
+    """The SHA-256 of a set of images: of their shape, pixels and labels in order, however they are stored.
 
-    images: uint8 [N, H, W, C]. labels: N integers, or None, which differs from any labels.
+    images: uint8 [N, H, W, C]. labels: N integers, or None, which gives a different hash from any labels.
     """
     return streamed_sha256(images.shape, [images], labels)
 
@@ -273,7 +275,7 @@ def streamed_sha256(shape: tuple[int, ...], images: Iterable[np.ndarray], labels
 
 
 def print_remarks(sources: Sequence[Source]) -> None:
-    """Print the remarks of each source on stderr."""
+    """Print each source's remarks on stderr."""
     for source in sources:
         for remark in source.remarks():
             print(f'{source.file_name}: {remark}', file=sys.stderr)
@@ -281,7 +283,7 @@ def print_remarks(sources: Sequence[Source]) -> None:
 
 @contextlib.contextmanager
 def unreadable(claim: str, remedy: str) -> Iterator[None]:
-    """Turn any exception into a UserError, 'claim (reason); remedy': damaged files make readers raise nearly all."""
+    """Turn any exception into a UserError, 'claim (reason); remedy', because damaged files raise nearly all kinds."""
     try:
         yield
     except UserError:
@@ -292,12 +294,12 @@ def unreadable(claim: str, remedy: str) -> Iterator[None]:
 
 
 def named(argument: str, path: str) -> str:
-    """Name a path for a message, together with the argument that gave it: '`data`=path'."""
+    """What to call a path in a message, including the argument that gave it: '`data`=path'."""
     return f'`{argument}`={path}' if argument else path
 
 
 def strip_extension(file_name: str) -> str:
-    """Return a file's name without its extension: 'cifar10-train' of 'cifar10-train.zip'."""
+    """Return a file name without its extension: 'cifar10-train' for 'cifar10-train.zip'."""
     for extension in ('.tar.gz', '.tgz', '.tar', '.gz', '.zip', '.npz', '.npy'):
         if file_name.lower().endswith(extension):
             return file_name[: -len(extension)]
@@ -305,13 +307,13 @@ def strip_extension(file_name: str) -> str:
 
 
 def words_of(shape: Sequence[int]) -> str:
-    """Write the shape [H, W, C] of an image as users do: '32x16 RGB'."""
+    """Format an image shape [H, W, C] for a message: '32x16 RGB'."""
     height, width, channels = shape
     return f'{width}x{height} {"grey" if channels == 1 else "RGB"}'
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
-    """List the first few names for a message, fit for a terminal."""
+    """List the first few names for a message, made safe for a terminal."""
     return ', '.join([*map(printable, names[:limit]), *(['...'] if len(names) > limit else [])])
 
 
@@ -321,6 +323,6 @@ def escaped(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Make text from an untrusted file fit for a terminal: no control characters, no endless lines."""
+    """Make text from an untrusted file safe for a terminal: no control characters and no very long lines."""
     text = escaped(text)
     return text if len(text) <= 200 else f'{text[:200]}...'

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as their authors publish them for Python: pickles, read without running them."""
+"""CIFAR-10 and CIFAR-100 in their Python version: pickles, which are read without running any code in them."""
 
 import gzip
 import io
@@ -18,13 +18,13 @@ from dnnlib.safe_pickle import load_pickle
 from dnnlib.util import UserError
 
 CHANNELS, SIZE = 3, 32
-MAX_TAR_BYTES = 1 << 29  # the real ones have 186 MB
+MAX_TAR_BYTES = 1 << 29  # the actual archives are 186 MB
 MAX_MEMBERS = 100
 
 
 @dataclass(frozen=True)
 class Edition:
-    """The files of one of the two data sets, and the keys of what is in them."""
+    """The file names of one of the two data sets, and the keys under which the files store labels and class names."""
 
     meta: str
     batches: dict[str, list[str]]
@@ -42,7 +42,7 @@ CIFAR100 = Edition('meta', {'train': ['train'], 'test': ['test']}, 'fine_labels'
 
 
 def is_cifar_folder(path: str) -> bool:
-    """Return whether a folder is what unpacking CIFAR's archive gives."""
+    """Return whether a folder was unpacked from a CIFAR archive."""
     return any(
         all(os.path.isfile(os.path.join(path, name)) for name in (edition.meta, edition.batches['train'][0]))
         for edition in (CIFAR10, CIFAR100)
@@ -50,10 +50,10 @@ def is_cifar_folder(path: str) -> bool:
 
 
 class CifarSource(ArraySource):
-    """The training or the test images of CIFAR-10 or CIFAR-100, in the order of the batches.
+    """The training or test images of CIFAR-10 or CIFAR-100, in the order of the batches.
 
-    path: cifar-10-python.tar.gz, cifar-100-python.tar.gz, or the folder that was unpacked from one. CIFAR-100's labels
-    are its 100 fine ones.
+    path: cifar-10-python.tar.gz, cifar-100-python.tar.gz, or the folder unpacked from one. For CIFAR-100, the labels
+    are the 100 fine labels.
     """
 
     splits = ('train', 'test')
@@ -65,8 +65,8 @@ class CifarSource(ArraySource):
         missing = [name for name in [self.edition.meta, *wanted] if name not in files]
         if missing:
             raise UserError(
-                f'{self.where} has no {", ".join(missing)}, so it is not CIFAR-10 or CIFAR-100 for Python; download '
-                f'that, or pack images as .zip or .tar'
+                f'{self.where} has no {", ".join(missing)}, so it is not the Python version of CIFAR-10 or CIFAR-100; '
+                f'download that version, or pack images as .zip or .tar'
             )
         self._contents = files
         if os.path.isdir(self.path):
@@ -94,7 +94,7 @@ class CifarSource(ArraySource):
                 }
 
     def _unpickle(self, name: str) -> dict:
-        with unreadable(f'{self.where}: {name} is refused', 'download the archive from the authors'):
+        with unreadable(f'{self.where}: {name} cannot be read safely', 'download the archive from its authors'):
             content = load_pickle(self._contents[name]())
         if not isinstance(content, dict):
             raise self._malformed(name)
@@ -123,7 +123,7 @@ class CifarSource(ArraySource):
 
     def _malformed(self, name: str) -> UserError:
         return UserError(
-            f'{self.where}: {name} does not contain what CIFAR has there; download the archive from the authors'
+            f'{self.where}: {name} does not have the content of a CIFAR file; download the archive from its authors'
         )
 
 

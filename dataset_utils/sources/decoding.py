@@ -1,4 +1,4 @@
-"""Decode image files that may come from strangers: with limits, without warnings, and with one sentence on failure."""
+"""Decodes untrusted image files: within limits, without warnings, and with a one-sentence error on failure."""
 
 import io
 import warnings
@@ -30,7 +30,7 @@ _EXTENSIONS = {
     'TGA': '.tga',
 }
 FORMATS = {extension: name for name, extensions in _EXTENSIONS.items() for extension in extensions.split()}
-# Formats without a signature at the file's start are tried only if the extension names them.
+# Formats without a signature at the start of the file are tried only if the file has their extension.
 _IDENTIFIED = tuple(name for name in _EXTENSIONS if name not in ('DIB', 'SGI', 'PCX', 'TGA'))
 MAX_FILE_BYTES = 1 << 28
 GREY_MODES = ('1', 'L', 'LA', 'La')
@@ -42,16 +42,16 @@ WHITE = 65535
 
 MAX_PIXELS = 1 << 26
 
-# Sizes between Pillow's two limits only give a warning there, and are refused here.
+# For sizes between its two limits, Pillow only warns; here they are refused.
 warnings.filterwarnings('ignore', category=PIL.Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image, uint8 [H, W, C], and what a user may not expect of it.
+    """A decoded image, uint8 [H, W, C], with properties that might surprise the user.
 
-    is_turned: its EXIF orientation was not applied. is_animated: it has more frames than the one that was read.
-    largest: the largest value of a 16-bit image, out of 65535, or None for 8 bits and for a stated range.
+    is_turned: whether it has an EXIF orientation that was not applied. is_animated: whether it has more than one frame.
+    largest: largest value in a 16-bit image, out of 65535; None for 8-bit images, and if the file states its range.
     """
 
     pixels: np.ndarray
@@ -61,44 +61,45 @@ class Decoded:
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file's extension is one of a format that is read here."""
+    """Return whether a file has the extension of a supported image format."""
     return extension_of(name) in FORMATS
 
 
 def extension_of(name: str) -> str:
-    """Return the extension in lower case, with its dot."""
+    """Return the extension in lower case, including the dot."""
     return '.' + name.rpartition('.')[2].lower()
 
 
 def has_colour(data: bytes) -> bool:
-    """Return whether an image file would be decoded as RGB, from its header; False if it is damaged."""
+    """Return whether an image file will be decoded as RGB, according to its header; False if it is damaged."""
     if data.startswith(SIGNATURE):
         return png_has_colour(data)
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
             return image.mode in COLOUR_MODES
-    except Exception:  # decoders meet a damaged file with nearly any exception
+    except Exception:  # a damaged file can raise nearly any exception
         return False
 
 
 def decode_image(data: bytes, where: str, name: str, exif_transpose: bool = False) -> Decoded:
-    """Decode an image file: uint8 [H, W, C], C being 1 for grey and 3 for RGB.
+    """Decode an image file to uint8 [H, W, C], with C = 1 for grey and C = 3 for RGB.
 
-    data: the file's bytes. where, name: the source and the file's name in it, for messages. exif_transpose: rotate the
-    image by its EXIF orientation. Palettes, CMYK and other colour spaces become RGB, transparency is dropped, and
-    16 bits become 8. Raises UserError.
+    data: the file's bytes. where: what contains the file, for messages. name: the file's name.
+    exif_transpose: rotate the image by its EXIF orientation.
+    Palettes, CMYK and other colour spaces are converted to RGB, transparency is dropped, and 16 bits become 8.
+    Raises UserError if the file is not a readable image or is too large.
     """
     stored = decode_png(data)
     if stored is not None:
         return Decoded(stored)
     own, name = FORMATS[extension_of(name)], f'{where}: {printable(name)}'
     try:
-        # A .png that contains a JPEG is common and harmless, so the extension does not choose the decoder.
+        # A .png file that contains a JPEG is common and harmless, so the decoder is not chosen by the extension.
         with PIL.Image.open(io.BytesIO(data), formats=(*_IDENTIFIED, own)) as image:
             return _decode(image, data, exif_transpose)
     except PIL.Image.DecompressionBombError as error:
-        raise UserError(f'{name} claims more than {MAX_PIXELS} pixels; remove it or scale it down') from error
-    except Exception as error:  # decoders meet a damaged file with nearly any exception
+        raise UserError(f'{name} has more than {MAX_PIXELS} pixels; remove it or scale it down') from error
+    except Exception as error:  # a damaged file can raise nearly any exception
         raise UserError(f'{name} is not a readable {own} ({_reason(error, data)}); replace or remove it') from error
 
 
@@ -126,11 +127,11 @@ def _to_array(image: PIL.Image.Image, is_deep: bool) -> tuple[np.ndarray, int | 
     if image.mode in COLOUR_MODES:
         pixels = np.array(image if image.mode == 'RGB' else image.convert('RGB'))
         return pixels, int(pixels.max()) << 8 | 0xFF if is_deep else None
-    raise ValueError(f'it has pixels of the kind {image.mode}, convert it to an 8-bit RGB or grey PNG')
+    raise ValueError(f'pixel format {image.mode} is not supported, convert it to an 8-bit RGB or grey PNG')
 
 
 def _stated_white(image: PIL.Image.Image) -> int:
-    """Return the value of white that a TIFF file states; a .pgm file's is 65535 after Pillow has scaled it."""
+    """Return the value of white stated in a TIFF file; for a .pgm file it is 65535, because Pillow has rescaled it."""
     tags = getattr(image, 'tag_v2', {})
     bits = _first(tags.get(TIFF_BITS, 16))
     stated = next((_first(tags[tag]) for tag in TIFF_LARGEST if tag in tags), (1 << bits) - 1)

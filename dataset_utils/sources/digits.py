@@ -1,4 +1,4 @@
-"""The built-in source: scikit-learn's 1,797 handwritten digits, real images that need no download."""
+"""The built-in source: scikit-learn's 1,797 handwritten digits, real images that require no download."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from dataset_utils.sources.base import ArraySource, content_sha256
 
 
 class DigitsSource(ArraySource):
-    """8x8 grey digits, round(value * 255 / 16), in the order of `load_digits`."""
+    """8x8 grey digits in the order of `load_digits`; pixels are round(value * 255 / 16)."""
 
     def _open(self) -> None:
-        from sklearn.datasets import load_digits  # a second of imports that only this source needs
+        from sklearn.datasets import load_digits  # importing takes a second, and only this source needs it
 
         digits = load_digits()
         self.images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., np.newaxis]

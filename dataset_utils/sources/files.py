@@ -1,4 +1,4 @@
-"""Image files in a folder or in an archive, labelled by `dataset.json` or by their folders."""
+"""Image files in a folder or archive, labelled by `dataset.json` or by their subfolders."""
 
 import re
 from abc import abstractmethod
@@ -18,22 +18,22 @@ from dnnlib.util import UserError, counted
 
 MANIFEST_FILE = 'manifest.json'
 MAX_JSON_BYTES = 1 << 29
-# The file by which a run folder of train.py is recognized.
+# The presence of this file identifies a run folder of train.py.
 RUN_FILE = 'training_options.json'
 SEED_NAME = re.compile(r'(?:.*/)?\d+\.png')
 
 
 class FilesSource(Source):
-    """Image files, in the order of their sorted names.
+    """Image files, sorted by name.
 
-    Labels come from `dataset.json` in the top folder; {"labels": null} in it means no labels. Without this file the
-    folders are the classes, see `folder_labels`. Labels are read on first use.
-    skipped: names of files that are not images, in order; hidden files and files of a data set are not listed.
+    Labels come from `dataset.json` in the top folder, in which {"labels": null} means no labels. Without this file, the
+    subfolders are the classes; see `folder_labels`. Labels are read on first use.
+    skipped: sorted names of files that are not images, without hidden files, `dataset.json` and `manifest.json`.
     """
 
     def _index(self, names: Collection[str]) -> None:
-        """Find the images among the names of all files."""
-        # The images that each remark applies to; the values of `_largest` are the largest 16-bit pixels.
+        """Find the images among all file names."""
+        # The images to which each remark applies. The values of `_largest` are the images' largest 16-bit values.
         self._turned: set[int] = set()
         self._animated: set[int] = set()
         self._largest: dict[int, int] = {}
@@ -43,7 +43,7 @@ class FilesSource(Source):
         images = [name for name in candidates if is_image_name(name)]
         if RUN_FILE in visible and not any(SEED_NAME.fullmatch(name) for name in images):
             raise UserError(
-                f'{self.where} is the run folder of a training, whose pictures are overviews; '
+                f'{self.where} is a run folder, which contains only contact sheets; '
                 'give the training set, or a folder of generated images'
             )
         sheets = self._contact_sheets(images)
@@ -51,14 +51,14 @@ class FilesSource(Source):
         self.skipped = [name for name in candidates if name in sheets or not is_image_name(name)]
         if not self.names:
             raise UserError(
-                f'{self.where} has no images ({" ".join(FORMATS)})'
-                f'{f", only {some(self.skipped)}" if self.skipped else ""}; give the folder or archive that has them'
+                f'{self.where} contains no images ({" ".join(FORMATS)})'
+                f'{f", only {some(self.skipped)}" if self.skipped else ""}; give a folder or archive of images'
             )
         if LABELS_FILE not in self._others:
             refuse_splits(self.names, self.where)
 
     def _contact_sheets(self, images: list[str]) -> set[str]:
-        """Find the overviews that the toolkit saved next to images named after their seeds."""
+        """Find the contact sheets that the toolkit saved among images named after their seeds."""
         others = [name for name in images if name.endswith('.png') and not SEED_NAME.fullmatch(name)]
         if len(others) == len(images):
             return set()
@@ -66,7 +66,7 @@ class FilesSource(Source):
 
     @abstractmethod
     def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
-        """Return a file's bytes; raises UserError when it is damaged or larger than `limit` bytes."""
+        """Return a file's bytes; raises UserError if the file is damaged or larger than `limit` bytes."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -95,8 +95,8 @@ class FilesSource(Source):
             if nested:
                 deeper = printable(nested.removesuffix(LABELS_FILE))
                 raise UserError(
-                    f'{self.where}: the data set is deeper, in {deeper}; '
-                    f'give that folder, or pack its content without the folder around it'
+                    f'{self.where}: the data set is in the subfolder {deeper}; '
+                    f'give that folder, or pack its content without the enclosing folder'
                 )
             return folder_labels(self.names, self.where)
         labels = listed_labels(self.read_bytes(LABELS_FILE, MAX_JSON_BYTES), self.names, self.where)
@@ -118,7 +118,7 @@ class FilesSource(Source):
     def _label_lines(self) -> list[str]:
         try:
             labels = self.labels
-        except UserError:  # labels that cannot be used count as none
+        except UserError:  # unusable labels count as no labels
             labels = None
         return ['None'] * len(self) if labels is None else [str(label) for label in labels]
 
@@ -128,7 +128,7 @@ class FilesSource(Source):
     def _has_colour(self, name: str) -> bool:
         try:
             return has_colour(self.read_bytes(name))
-        except UserError:  # a damaged file is reported when its turn comes
+        except UserError:  # a damaged file is reported when it is decoded
             return False
 
     def _decode(self, index: int) -> np.ndarray:
@@ -156,13 +156,12 @@ class FilesSource(Source):
                 f'{counted(len(self.class_names), "class")}, named after the folders {some(self.class_names)}; '
                 f'dataset_tool.py --no-labels ignores them.'
                 if self.class_names
-                else 'no labels; the folders only divide the numbered images into parts.'
+                else 'no labels; the folders only divide the numbered images into groups.'
             )
         if self._turned:
             remarks.append(
-                f'{counted(len(self._turned), "image")} with an EXIF orientation, such as '
-                f'{self.describe(min(self._turned))}; pixels are kept as stored, and dataset_tool.py --exif-transpose '
-                f'rotates them.'
+                f'{counted(len(self._turned), "image")} with an EXIF orientation (such as '
+                f'{self.describe(min(self._turned))}) not rotated; dataset_tool.py --exif-transpose rotates them.'
             )
         if self._animated:
             several = counted(len(self._animated), 'image')
@@ -170,17 +169,17 @@ class FilesSource(Source):
         top = max(self._largest.values(), default=1 << 15)
         if top < 1 << 15:
             remarks.append(
-                f'{counted(len(self._largest), "image")} of 16 bits without a value above {top} of 65535, dark in '
+                f'{counted(len(self._largest), "image")} with 16 bits but no value above {top} of 65535, so dark in '
                 f'8 bits; save with the full range, or as .pgm or TIFF files that state their largest value.'
             )
         return remarks
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a path has a part that file managers hide, such as '.git' or '__MACOSX'."""
+    """Return whether any part of a path is hidden by file managers, such as '.git' or '__MACOSX'."""
     return any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
 
 
 def is_read(name: str) -> bool:
-    """Return whether a file of this name would be read: an image, the labels or the manifest."""
+    """Return whether a file with this name is read: an image, the labels or the manifest."""
     return is_image_name(name) or name in (LABELS_FILE, MANIFEST_FILE)

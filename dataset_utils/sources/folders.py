@@ -11,10 +11,10 @@ from dnnlib.util import UserError
 
 
 class FolderSource(FilesSource):
-    """A folder of image files, with all folders in it.
+    """A folder of image files, including all subfolders.
 
-    Links to files inside the folder are followed, links to other places only if `reading` allows it. A folder that
-    several links name is read once.
+    Links to targets inside the folder are followed, links to other targets only if `reading` allows it. A folder to
+    which several links point is read only once.
     """
 
     def _open(self) -> None:
@@ -26,7 +26,7 @@ class FolderSource(FilesSource):
         folders, links = [''], list[str]()
         seen = {root}
         while folders or links:
-            # Links come last, so that a folder that is also inside keeps its own name.
+            # Links are followed last, so that a folder that is also reached directly keeps its own name.
             folder = folders.pop() if folders else links.pop()
             with os.scandir(os.path.join(self.path, folder)) as found:
                 entries = sorted(found, key=lambda entry: entry.name, reverse=True)
@@ -52,8 +52,8 @@ class FolderSource(FilesSource):
             return True
         if entry.is_dir() or is_read(name):
             raise UserError(
-                f'{self.where}: {printable(name)} is a symbolic link out of the folder; read it with dataset_tool.py '
-                f'--follow-links, or replace it with a copy of its target'
+                f'{self.where}: {printable(name)} is a symbolic link to a target outside the folder; read it with '
+                f'dataset_tool.py --follow-links, or replace it with a copy of its target'
             )
         return False
 

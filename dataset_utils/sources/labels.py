@@ -1,4 +1,4 @@
-"""Labels of image files: listed in `dataset.json`, or the folders that the files are in."""
+"""Labels of image files, from `dataset.json` or from the folders that contain the files."""
 
 import re
 import unicodedata
@@ -14,7 +14,7 @@ from dnnlib.typed import Typed, parse_json
 from dnnlib.util import UserError
 
 LABELS_FILE = 'dataset.json'
-# Folders that data sets and generated images are divided into: 00001 or 001000 for the images 1000 to 1999.
+# Folders into which data sets and generated images are divided: 00001 or 001000 contains the images 1000 to 1999.
 PART, NUMBERED_IMAGE = re.compile(r'\d{5,}'), re.compile(r'(?:img)?(\d+)\.\w+')
 IMAGES_PER_PART = 1000
 SPLIT = re.compile(
@@ -23,15 +23,16 @@ SPLIT = re.compile(
 
 
 class LabelsFile(Typed, frozen=True, forbid_unknown_fields=False):
-    """The content of `dataset.json`: the name and label of every image, or None."""
+    """The content of `dataset.json`: the name and label of every image, or None for no labels."""
 
     labels: list[tuple[str, Annotated[int, Meta(ge=0, le=MAX_LABEL)]]] | None
 
 
 def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | None:
-    """Return the label of each of the images `names` from the text of a `dataset.json`, or None if it gives none.
+    """Return the label of each image in `names`, or None if the file gives no labels.
 
-    where: the source, for messages. Raises UserError for a file that is not of this kind, or that lacks an image.
+    data: the content of `dataset.json`. where: the source, for messages.
+    Raises UserError if the file is invalid or does not match the images.
     """
     where = f'{where}: {LABELS_FILE}'
     try:
@@ -40,7 +41,7 @@ def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | 
         raise UserError(f'{error}; fix {LABELS_FILE}, or remove it') from error
     if listed is None:
         return None
-    # Archives and Macs write é as one character or as two, so names are compared in one form.
+    # Some archives and Macs write é as two characters instead of one, so names are compared in a normalized form.
     plain = partial(unicodedata.normalize, 'NFC')
     places = {plain(name): place for place, name in enumerate(names)}
     labels: list[int | None] = [None] * len(names)
@@ -48,26 +49,27 @@ def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | 
         place = places.get(plain(name))
         if place is None:
             raise UserError(
-                f'{where} lists {printable(name)}, which is not there; add the image or remove it from {LABELS_FILE}'
+                f'{where} lists {printable(name)}, which does not exist; add the image or remove it from {LABELS_FILE}'
             )
         if labels[place] not in (None, label):
-            raise UserError(f'{where} gives {printable(name)} two labels; remove one of them')
+            raise UserError(f'{where} gives two labels to {printable(name)}; remove one of them')
         labels[place] = label
     complete = [label for label in labels if label is not None]
     if len(complete) < len(names):
         first = printable(names[labels.index(None)])
         raise UserError(
-            f'{where} has no label for {len(names) - len(complete)} of {len(names)} images, the first is {first}; '
-            f'label every image, or none with {{"labels": null}}'
+            f'{where} has no label for {len(names) - len(complete)} of {len(names)} images (the first is {first}); '
+            f'label every image, or use {{"labels": null}} for no labels'
         )
     return complete
 
 
 def folder_labels(names: Sequence[str], where: str) -> tuple[list[int] | None, list[str] | None]:
-    """Return the label of each image, and the names of the classes, from the folders in the images' sorted names.
+    """Return the images' labels and the class names, according to the folders in the images' sorted names.
 
-    An image's class is the first folder in which names differ, or the one folder that holds them all, unless folders
-    only divide numbered images into parts. (None, None) without classes. Raises UserError if some images are outside.
+    An image's class is the first folder level at which names differ, or the one folder that contains all images.
+    Returns (None, None) if there are no folders, or if they only divide numbered images into groups.
+    Raises UserError if some images are next to the class folders instead of in them.
     """
     paths = [name.split('/') for name in names]
     lowest, highest = paths[0][:-1], paths[-1][:-1]
@@ -79,7 +81,7 @@ def folder_labels(names: Sequence[str], where: str) -> tuple[list[int] | None, l
     if outside:
         raise UserError(
             f'{where}: {printable("/".join(outside))} is next to folders of images, so the folders cannot be classes; '
-            f'move it into one, or make a data set without labels with dataset_tool.py --no-labels'
+            f'move it into a folder, or make a data set without labels with dataset_tool.py --no-labels'
         )
     if all(_is_in_part(path, level) for path in paths):
         return None, None
@@ -97,7 +99,7 @@ def _is_in_part(path: list[str], level: int) -> bool:
 
 
 def refuse_splits(names: Sequence[str], where: str) -> None:
-    """Raise UserError if the images are in folders such as train/ and test/, which would be mixed."""
+    """Raise UserError if the images are in folders such as train/ and test/, whose images would be mixed."""
     folders: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for folder in {name.rpartition('/')[0] for name in names}:
         while folder:
@@ -109,6 +111,6 @@ def refuse_splits(names: Sequence[str], where: str) -> None:
         if len(splits) > 1:
             found = ' and '.join(map(printable, sorted(splits.values())))
             raise UserError(
-                f'{where}: {printable(above) or "it"} has the folders {found}, whose images '
-                f'would be mixed; give one of these folders alone, or add a {LABELS_FILE} if they are classes'
+                f'{where}: {printable(above) or "it"} has the folders {found}, whose images would be mixed; '
+                f'give only one of these folders, or add a {LABELS_FILE} if they are classes'
             )

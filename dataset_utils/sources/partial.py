@@ -1,4 +1,4 @@
-"""Some images of a source, decoded on demand, so that they take only their own time and memory."""
+"""A subset of a source's images, decoded on demand, so that no time or memory is spent on other images."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +9,15 @@ from tqdm import tqdm
 from dataset_utils.parallel import MAX_THREADS
 from dataset_utils.sources.base import Source, require_square
 
-# Images that one thread decodes at a time.
+# Images that a thread decodes at a time.
 IMAGES_PER_TASK = 32
 
 
 class PartialSource:
-    """Some images of a source, uint8 [N, C, R, R], as an array whose only index is an array of positions, int64 [K].
+    """A subset of a source's images, uint8 [N, C, R, R], as an array that can be indexed only by int64 [K].
 
-    part: indices in the source. progress: show on stderr how many have been decoded, if that is a terminal.
-    Raises UserError if images are not square: the first one here, and others that differ from it when they are read.
+    part: indices of the subset in the source. progress: show a progress bar on stderr if that is a terminal.
+    Raises UserError if the source's first image is not square and, on indexing, if an image differs from it in size.
     """
 
     ndim, dtype = 4, np.dtype(np.uint8)

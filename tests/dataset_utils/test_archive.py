@@ -243,8 +243,8 @@ def test_empty_folder_may_be_filled(tmp_path):
     ('files', 'stranger'),
     [
         ({'thesis.tex': b'x'}, 'files but no dataset.json'),
-        ({'dataset.json': b'{}', 'notes.txt': b'x'}, 'notes.txt, which is not part'),
-        ({'dataset.json': b'{}', '00000/.git/config': b'x'}, '.git/config, which is not part'),
+        ({'dataset.json': b'{}', 'notes.txt': b'x'}, 'notes.txt, so it is not only'),
+        ({'dataset.json': b'{}', '00000/.git/config': b'x'}, '.git/config, so it is not only'),
     ],
 )
 def test_folder_of_something_else_is_never_overwritten(tmp_path, files, stranger):
@@ -258,7 +258,7 @@ def test_folder_of_something_else_is_never_overwritten(tmp_path, files, stranger
 def test_a_file_is_not_a_folder_and_a_folder_not_an_archive(tmp_path):
     (tmp_path / 'file').write_bytes(b'x')
     (tmp_path / 'folder.zip').mkdir()
-    with pytest.raises(UserError, match=r'is a file; end the name in \.zip'):
+    with pytest.raises(UserError, match=r'is a file; give a name that ends in \.zip'):
         Destination(str(tmp_path / 'file'), True)
     with pytest.raises(UserError, match='is a folder'):
         Destination(str(tmp_path / 'folder.zip'), True)
@@ -266,14 +266,14 @@ def test_a_file_is_not_a_folder_and_a_folder_not_an_archive(tmp_path):
 
 @pytest.mark.parametrize('name', ['', '.zip', 'folder/.ZIP'])
 def test_destination_without_a_name(name):
-    with pytest.raises(UserError, match=r'^`dest`=.* has no name for the data set; add one, such as data\.zip$'):
+    with pytest.raises(UserError, match=r'^`dest`=.* has no file name; add one, such as data\.zip$'):
         Destination(name, True)
 
 
 @pytest.mark.parametrize('name', ['a.zip', 'a'])
 def test_destination_below_a_file(tmp_path, name):
     (tmp_path / 'file').write_bytes(b'x')
-    with pytest.raises(UserError, match=r'file is a file, where a folder is needed; write somewhere else$'):
+    with pytest.raises(UserError, match=r'file is a file, not a folder; write somewhere else$'):
         Destination(str(tmp_path / 'file' / 'deeper' / name), False)
 
 
@@ -299,7 +299,7 @@ def test_place_that_takes_no_files(dest, monkeypatch):
 
 @pytest.mark.parametrize('name', ['set.tar', 'set.tar.gz', 'set.7z'])
 def test_other_archives_are_refused(tmp_path, name):
-    with pytest.raises(UserError, match=r'cannot be written; end it in \.zip'):
+    with pytest.raises(UserError, match=r'files cannot be written; give a name that ends in \.zip'):
         Destination(str(tmp_path / name), False)
 
 
@@ -308,12 +308,12 @@ def test_other_archives_are_refused(tmp_path, name):
 )
 def test_source_and_destination_must_not_lie_in_one_another(tmp_path, monkeypatch, dest, source):
     monkeypatch.chdir(write_files(tmp_path / 'here', {'a.zip': b'x', 'photos/b.png': b'x'}))
-    with pytest.raises(UserError, match='contain one another'):
+    with pytest.raises(UserError, match='overlaps with the source'):
         Destination(dest, True, [source])
 
 
 def test_root_is_not_a_destination(tmp_path):
-    with pytest.raises(UserError, match='contain one another'):
+    with pytest.raises(UserError, match='overlaps with the source'):
         Destination('/', True, [str(tmp_path)])
     with pytest.raises(UserError, match='exists; add `overwrite`'):
         Destination('/', False)

@@ -100,7 +100,7 @@ class TestSize:
 
     def test_size_that_the_classes_do_not_divide(self, tmp_path):
         message = refused('size', 'digits', tmp_path / 'd.zip', '--max-images=55')
-        assert '--max-images=55 is not a multiple of the 10 classes; give 50' in message
+        assert '--max-images=55 is not a multiple of the number of classes (10); give 50' in message
 
     def test_refusal_of_the_destination_comes_before_reading(self, tmp_path):
         (tmp_path / 'd.zip').write_bytes(b'x')
@@ -118,7 +118,7 @@ class TestClasses:
 
     def test_too_many_classes(self, tmp_path):
         message = refused('classes', 'digits', tmp_path / 'd.zip', '--num-classes=11', '--max-images=110')
-        assert '--num-classes=11 is more than the 10 classes of the source' in message
+        assert '--num-classes=11 exceeds the 10 classes of the source' in message
 
 
 class TestResolution:
@@ -134,7 +134,7 @@ class TestResolution:
     def test_resolution_out_of_range(self, tmp_path):
         options = ['--resolution=8193x8193', '--max-images=50']
         message = refused('resolution', 'digits', tmp_path / 'r.zip', *options, status=2)
-        assert '--resolution=8193x8193 is out of range; give an edge of 1 to 8192 pixels' in message
+        assert '--resolution=8193x8193 is out of range; give 1 to 8192 pixels' in message
 
     def test_resolution_that_is_not_square(self, tmp_path):
         options = ['--resolution=16x8', '--max-images=50']
@@ -161,7 +161,7 @@ class TestLabels:
             assert max(open_source(tmp_path / 'r.zip').labels or []) > 10**6
         else:
             message = refused('random-labels', 'digits', tmp_path / 'r.zip', *options)
-            assert '--num-classes=2097153 is not in the range from 1 to 2097152' in message
+            assert '--num-classes=2097153 is out of range; give 1 to 2097152' in message
 
     def test_random_labels_of_another_seed(self, tmp_path):
         options = ['--num-classes=10', '--max-images=100']
@@ -200,7 +200,7 @@ class TestOneClass:
 
     def test_unknown_class(self, tmp_path, cifar):
         message = refused('one-class', cifar, tmp_path / 'c.zip', '--class-name=wolf')
-        assert '--class-name=wolf is not a class of the source, which has 0 (airplane), 1 (automobile)' in message
+        assert '--class-name=wolf is not a class of the source; give one of 0 (airplane), 1 (automobile)' in message
 
 
 class TestSplit:
@@ -228,7 +228,7 @@ class TestSplit:
 
     def test_a_size_is_needed(self, tmp_path):
         message = refused('split', 'digits', tmp_path / 'half.zip', status=2)
-        assert 'give --max-images, the size of both sets, or --held-out' in message
+        assert 'give --max-images (the size of both sets) or --held-out' in message
 
     def test_folders(self, tmp_path):
         assert invoke(main, 'split', '--source=digits', f'--dest={tmp_path / "half"}', '--max-images=10').exit_code == 0
@@ -245,7 +245,7 @@ class TestSplit:
     def test_destination_without_a_name(self, tmp_path, monkeypatch, dest):
         monkeypatch.chdir(tmp_path)
         message = refusal(invoke(main, 'split', '--source=digits', f'--dest={dest}', '--max-images=10'))
-        assert f'--dest={dest} has no name for the halves; end it in one, such as half.zip' in message
+        assert f'--dest={dest} has no file name, from which both sets are named; add one, such as half.zip' in message
 
     def test_more_images_than_two_halves_hold(self, tmp_path):
         message = refused('split', 'digits', tmp_path / 'half.zip', '--max-images=900')
@@ -344,7 +344,7 @@ def test_source_may_be_a_url(tmp_path, cifar):
     options = [f'--blend={(tmp_path / "path.zip").as_uri()}', '--blend-rate=0.5', '--max-images=10']
     make('mixture', tmp_path / 'url.zip', tmp_path / 'm.zip', *options)
     message = refused('size', 'ftp://example.org/a.zip', tmp_path / 'd.zip', '--max-images=10')
-    assert 'only file, http and https are supported' in message
+    assert 'only file, http and https URLs are supported' in message
 
 
 def test_command_runs_as_a_module(tmp_path):

@@ -73,10 +73,10 @@ def test_arrays_of_numpy_are_converted(tmp_path):
 @pytest.mark.parametrize(
     ('place', 'message'),
     [
-        ('/none.zip', 'the server answers 404'),
+        ('/none.zip', 'the server answered 404'),
         ('/moved/a.zip', 'cannot be downloaded'),
         ('/cut/a.zip', 'the connection was lost'),
-        ('/train-images-idx3-ubyte.gz', 'its labels are another file'),
+        ('/train-images-idx3-ubyte.gz', 'its labels are in a second file'),
     ],
 )
 def test_what_cannot_be_downloaded_leaves_no_data_set(site, tmp_path, place, message):
@@ -93,6 +93,6 @@ def test_another_hash_and_another_scheme_are_refused(site, tmp_path):
     write_cifar(folder / CIFAR)
     common = f'--dest={tmp_path}/a.zip', f'--cache-dir={tmp_path}/cache'
     for source in (f'{address}/{CIFAR}', f'{folder}/{CIFAR}'):
-        assert 'its SHA-256 is' in refusal(invoke(dataset_tool.main, f'--source={source}', *common, '--sha256=00'))
+        assert 'has the SHA-256' in refusal(invoke(dataset_tool.main, f'--source={source}', *common, '--sha256=00'))
     result = invoke(dataset_tool.main, f'--source=ftp://host/{CIFAR}', *common)
     assert 'only file, http and https' in refusal(result)

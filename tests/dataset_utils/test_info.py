@@ -35,7 +35,7 @@ def forge(archive: Path, **changes) -> Path:
 
 def test_manifest_in_words(archive):
     text = invoke(main, 'info', archive).stdout
-    assert 'Made by the rule "size" of version 1, with max_images=50\n' in text
+    assert 'Made by the rule "size" (version 1) with max_images=50\n' in text
     assert f'from digits, sha256 {open_source("digits").sha256()}\n' in text
     assert 'labels: those of the source\n' in text
 
@@ -43,15 +43,15 @@ def test_manifest_in_words(archive):
 def test_another_source_is_noticed(archive, tmp_path):
     make('size', 'digits', tmp_path / 'other.zip', '--max-images=500', '--seed=1')
     message = refusal(invoke(main, 'info', archive, f'--verify={tmp_path / "other.zip"}'))
-    assert 'The source is a different one: its hash is' in message
+    assert 'The source is not the original one: its hash is' in message
     assert 'images or labels differ' in message
 
 
 @pytest.mark.parametrize(
     ('changes', 'finding'),
     [
-        ({'source_sha256': '00'}, 'The source is a different one'),
-        ({'indices': [0]}, '"indices" in the manifest is not what the rule makes'),
+        ({'source_sha256': '00'}, 'The source is not the original one'),
+        ({'indices': [0]}, '"indices" in the manifest differs from what the rule makes'),
         ({'labels': 'magic'}, '"labels" in the manifest'),
         ({'class_names': list('abcdefghij')}, '"class_names" in the manifest'),
         ({'arguments': {'max_images': 40}}, 'It has 50 images, but the rule makes 40'),
@@ -80,7 +80,7 @@ def test_false_claims_are_noticed(archive, changes, finding):
 )
 def test_manifest_that_cannot_be_followed_is_a_sentence(archive, changes):
     message = refusal(invoke(main, 'info', forge(archive, **changes), '--verify=digits'))
-    assert 'cannot be made again' in message or 'is not one that this version understands' in message
+    assert 'cannot be made again' in message or 'this version does not understand its manifest' in message
 
 
 def test_data_set_without_manifest(tmp_path):
@@ -92,11 +92,11 @@ def test_data_set_without_manifest(tmp_path):
 def test_mixture_needs_two_sources(archive, tmp_path):
     make('mixture', 'digits', tmp_path / 'm.zip', f'--blend={archive}', '--blend-rate=0.5', '--max-images=20')
     message = refusal(invoke(main, 'info', tmp_path / 'm.zip', '--verify=digits'))
-    assert '--verify must be given 2 times: for digits, a.zip' in message
+    assert '--verify must be given 2 times, once for each: digits, a.zip' in message
     result = invoke(main, 'info', tmp_path / 'm.zip', '--verify=digits', f'--verify={archive}')
     assert result.exit_code == 0, result.output
     message = refusal(invoke(main, 'info', tmp_path / 'm.zip', f'--verify={archive}', '--verify=digits'))
-    assert 'The two sources are in the opposite order of the manifest; give --verify the source first.' in message
+    assert 'The two sources were given in the reverse order; give them in the order of the manifest.' in message
 
 
 def test_converted_and_split_sets_verify(tmp_path):
@@ -115,7 +115,7 @@ def test_images_of_different_sizes(tmp_path):
 
 
 def test_near_that_is_not_a_number():
-    assert '--near=nan is not a distance' in refusal(invoke(main, 'info', 'digits', '--near=nan'))
+    assert '--near=nan is not a valid distance' in refusal(invoke(main, 'info', 'digits', '--near=nan'))
 
 
 def test_no_such_data_set():

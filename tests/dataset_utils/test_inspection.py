@@ -68,7 +68,7 @@ def test_description_counts_everything(tmp_path):
         '  0: 1',
         '  1: 3',
         '  3: 2',
-        'Exact copies of an earlier image: 1',
+        'Exact copies of earlier images: 1',
         '  00000/img00000004.png of 00000/img00000001.png',
         'Near copies, below 2 of 255 (root mean square per pixel): 1',
         '  00000/img00000002.png and 00000/img00000005.png: 0.07',
@@ -81,7 +81,7 @@ def test_long_lists_are_cut(tmp_path):
     source = open_source(write_zip(tmp_path / 'set.zip', labelled_files(images, list(range(60)))))
     text = inspection.describe(source, 2)
     assert 'Labels: 60 classes of 1 image each\n' in text
-    assert 'Exact copies of an earlier image: 30' in text
+    assert 'Exact copies of earlier images: 30' in text
     assert len(re.findall(r'\.png of ', text)) == inspection.SHOWN
 
 

@@ -40,7 +40,7 @@ class TestHeldOut:
 
     @pytest.mark.parametrize(('count', 'max_images', 'most'), [(12, None, 11), (4, 9, 3), (1, 12, 0)])
     def test_more_than_is_left_over(self, count, max_images, most):
-        with pytest.raises(UserError, match=f'`held_out`={count} is not in the range from 1 to {most}'):
+        with pytest.raises(UserError, match=f'`held_out`={count} is out of range; {most}'):
             selections.held_out(LABELS, NAMES, count, max_images, None)
 
 
@@ -52,7 +52,7 @@ class TestBalanced:
         assert selections.balanced([7, 3, 7, 3], None, 4, None) == [1, 3, 0, 2]
 
     def test_size_that_the_classes_do_not_divide_is_refused(self):
-        with pytest.raises(UserError, match=r'`max_images`=8 is not a multiple of the 3 classes; give 6'):
+        with pytest.raises(UserError, match=r'`max_images`=8 is not a multiple of the number of classes \(3\); give 6'):
             selections.balanced(LABELS, NAMES, 8, None)
 
     def test_size_below_the_number_of_classes_is_refused_with_the_smallest_possible(self):
@@ -119,7 +119,7 @@ class TestFirstClasses:
         assert selections.first_classes(LABELS, NAMES, 3, 12, None) == ZEROS + ONES + TWOS
 
     def test_more_classes_than_there_are(self):
-        with pytest.raises(UserError, match=r'`num_classes`=4 is more than the 3 classes of the source'):
+        with pytest.raises(UserError, match=r'`num_classes`=4 exceeds the 3 classes of the source'):
             selections.first_classes(LABELS, NAMES, 4, 8, None)
 
     def test_fewer_images_than_classes(self):

@@ -66,5 +66,5 @@ def test_a_system_without_file_locks_is_named_in_a_sentence():
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (
         1,
-        'Error: the toolkit needs Linux or macOS; on Windows run it in WSL\n',
+        'Error: this toolkit runs on Linux and macOS; on Windows, run it in WSL\n',
     )

@@ -104,8 +104,10 @@ def test_positional_arguments_take_the_names_of_the_constructor(tmp_path):
     path = write(tmp_path, record_of(net, arguments=(8, 1, 3), keywords=rest))
     assert read_info(path).network.arguments == SMALL
     assert load_network(path).label_dim == 3
-    assert 'arguments do not belong' in refusal(write(tmp_path, record_of(net, arguments=(8, 1, 3), keywords=SMALL)))
-    assert 'arguments do not belong' in refusal(write(tmp_path, record_of(net, arguments=(8,) * 30)))
+    assert 'arguments do not fit the constructor' in refusal(
+        write(tmp_path, record_of(net, arguments=(8, 1, 3), keywords=SMALL))
+    )
+    assert 'arguments do not fit the constructor' in refusal(write(tmp_path, record_of(net, arguments=(8,) * 30)))
 
 
 def test_skip_connections_are_read_and_on_if_absent(tmp_path):
@@ -230,7 +232,7 @@ def test_bytes_of_a_tensor_that_hold_a_payload_are_refused(tmp_path):
     evil = pickle.dumps(Call(os.system, f'touch {victim}'), 2)
     for data in (evil, magic + evil, magic + b'\x80\x02M\xe9\x03.' + b'\x80\x02}.' + evil + b'\x80\x02].'):
         message = refusal(write(tmp_path, {'ema': with_storage(data)}))
-        assert 'a tensor in it' in message
+        assert 'tensor' in message
     assert not victim.exists()
 
 
@@ -253,11 +255,11 @@ def legacy_bytes(storage):
 def test_bytes_of_a_tensor_are_neither_an_archive_nor_an_object(tmp_path):
     stream = io.BytesIO()
     torch.save(torch.zeros(24), stream)
-    assert 'another format' in refusal(write(tmp_path, with_storage(stream.getvalue())))
-    assert 'a tensor in it holds no numbers' in refusal(write(tmp_path, with_storage(legacy_bytes({'a': 1}))))
+    assert 'not in the format EDM writes' in refusal(write(tmp_path, with_storage(stream.getvalue())))
+    assert 'it contains a tensor that is not numeric' in refusal(write(tmp_path, with_storage(legacy_bytes({'a': 1}))))
     data = legacy_bytes(torch.zeros(24)._typed_storage())
-    assert 'a tensor in it is broken' in refusal(write(tmp_path, with_storage(data[:-5])))
-    assert 'a tensor in it is broken' in refusal(write(tmp_path, with_storage(data[:100])))
+    assert 'it contains a corrupt tensor' in refusal(write(tmp_path, with_storage(data[:-5])))
+    assert 'it contains a corrupt tensor' in refusal(write(tmp_path, with_storage(data[:100])))
 
 
 def test_a_tensor_that_claims_more_than_it_has_takes_no_memory(tmp_path):
@@ -266,9 +268,9 @@ def test_a_tensor_that_claims_more_than_it_has_takes_no_memory(tmp_path):
     assert good.count(size) == 1
     claimed = good.replace(size, struct.pack('<q', 2**40))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert 'its size is not the number of its bytes' in refusal(write(tmp_path, with_storage(claimed)))
+    assert 'the declared size does not match the amount of data' in refusal(write(tmp_path, with_storage(claimed)))
     huge = with_storage(legacy_bytes(torch.zeros(24)._typed_storage()), shape=(2**40,))
-    assert 'does not fit its own shape' in refusal(write(tmp_path, huge))
+    assert 'whose shape does not fit its data' in refusal(write(tmp_path, huge))
     assert 'impossible shape' in refusal(write(tmp_path, with_storage(b'', shape=(2**60,))))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
@@ -333,12 +335,12 @@ def test_modules_without_end_are_refused(tmp_path):
     modules = record.meta['state']['_modules']
     modules['again'] = endless = torch.nn.ModuleDict()
     endless.__dict__['_modules'] = {'again': endless}
-    assert 'nested without end' in refusal(write(tmp_path, record))
+    assert 'nested too deeply' in refusal(write(tmp_path, record))
     doubled = Record('Linear', {'_parameters': {}, '_buffers': {}, '_modules': {}})
     for _ in range(30):  # two to the 30 modules
         doubled = Record('Linear', {'_parameters': {}, '_buffers': {}, '_modules': {'a': doubled, 'b': doubled}})
     modules['again'] = doubled
-    assert 'nested without end' in refusal(write(tmp_path, record))
+    assert 'nested too deeply' in refusal(write(tmp_path, record))
 
 
 def changed(**values):
@@ -378,17 +380,17 @@ def set_state(name, value):
             set_meta('class_name', 'UnknownPrecond'),
             "class_name must be one of VPPrecond, VEPrecond, iDDPMPrecond, EDMPrecond, not 'UnknownPrecond'",
         ),
-        (set_meta('class_name', 7), 'a record in it has no class'),
-        (set_meta('type', 'function'), 'a record in it has no class'),
+        (set_meta('class_name', 7), 'it contains a record without a class'),
+        (set_meta('type', 'function'), 'it contains a record without a class'),
         (set_meta('state', None), 'malformed state'),
         (set_state('_parameters', 5), 'malformed _parameters'),
         (set_state('_parameters', {'a': 5}), "'a' is not a tensor (int)"),
         (set_state('_modules', {'model': 5}), 'a module of its network is not a record (int)'),
         (set_state('_modules', {'a\x1b[31m': 5}), 'malformed _modules'),
-        (set_state('_init_args', 5), 'its arguments are malformed'),
+        (set_state('_init_args', 5), 'arguments are malformed'),
         (set_state('_init_kwargs', None), 'malformed arguments'),
-        (changed(dropout={}), 'an argument of its network is neither a number, a text nor a list (dict)'),
-        (changed(channel_mult=[[[1]]]), 'neither a number, a text nor a list (list)'),
+        (changed(dropout={}), 'an argument of its network is not a number, a string or a list (dict)'),
+        (changed(channel_mult=[[[1]]]), 'not a number, a string or a list (list)'),
         (changed(surprise=1), 'cannot be built|must be a number'),
         (changed(model_type='EfficientNet'), 'model_type must be one of'),
         (changed(img_resolution='8'), "img_resolution must be a whole number of at least 1, not '8'"),
@@ -413,14 +415,14 @@ def test_a_network_that_does_not_fit_is_refused(tmp_path, change, message):
 
 @pytest.mark.parametrize('value', [{}, {'ema': None}, {'G_ema': 1}, 5, [], None, {'ema': {'a': 1}}])
 def test_a_pickle_without_a_network_is_refused(tmp_path, value):
-    assert 'it holds no network' in refusal(write(tmp_path, value))
+    assert 'it contains no network' in refusal(write(tmp_path, value))
 
 
 def test_a_file_that_was_cut_short_is_refused(tmp_path):
     _, record = network()
     data = dumps({'ema': record})
     for kept in [1, 2, 11, 50, 1000, len(data) // 2, len(data) - 1]:
-        assert 'broken' in refusal(write(tmp_path, data[:kept])), kept
+        assert 'corrupt' in refusal(write(tmp_path, data[:kept])), kept
 
 
 def test_damage_gives_a_sentence_or_a_network_and_nothing_else(tmp_path):

@@ -158,12 +158,12 @@ def test_classes_off_the_list_are_refused_before_anything_is_loaded(folder, mess
 
 CONFIG_CHANGES: dict[str, dict] = {
     "config.json describes 'UNet1DModel'": {'_class_name': 'UNet1DModel'},
-    'does not give its sample_size': {'sample_size': None},
-    'only square ones': {'sample_size': [8, 16]},
+    'does not specify sample_size': {'sample_size': None},
+    'only square images': {'sample_size': [8, 16]},
     'of 4 channels': {'in_channels': 4},
-    'conditional on classes': {'num_class_embeds': 10},
+    'is class-conditional': {'num_class_embeds': 10},
     'more levels or layers': {'layers_per_block': 1000},
-    'norm_eps = nan in unet/config.json is not from': {'norm_eps': float('nan')},
+    'norm_eps = nan in unet/config.json is outside': {'norm_eps': float('nan')},
     'layers_per_block = 1000000000 in unet': {'layers_per_block': 10**9},
     "unexpected keyword argument 'surprise'": {'surprise': 1},
     'its weights do not fit its unet': {'block_out_channels': [8, 24]},
@@ -182,7 +182,7 @@ def test_weights_in_a_pickle_are_not_read(folder):
     path = folder / 'unet' / WEIGHTS_NAME
     path.with_name('diffusion_pytorch_model.bin').write_bytes(b'cos\nsystem\n(S"false"\ntR.')
     path.unlink()
-    with pytest.raises(UserError, match=r'safetensors is missing, and other formats are not supported'):
+    with pytest.raises(UserError, match=r'safetensors is missing, and no other weight format is supported'):
         read_pipeline(folder)
 
 
@@ -205,11 +205,11 @@ def test_what_a_user_may_get_wrong_is_one_sentence(folder, digits_20, tmp_path, 
     reference = f'--knn-ref={digits_20}'
     assert f'--pipeline={tmp_path}/none: no such folder' in failure(f'--pipeline={tmp_path}/none', reference)
     assert 'model_index.json is missing' in failure(f'--pipeline={tmp_path}', reference)
-    assert '--steps=5000: the scheduler' in failure(f'--pipeline={folder}', reference, '--steps=5000')
+    assert '--steps=5000 is not accepted by the pipeline' in failure(f'--pipeline={folder}', reference, '--steps=5000')
     save_pipeline(tmp_path / 'large', sample_size=16)
     assert 'makes 16x16 of 1' in failure(f'--pipeline={tmp_path}/large', reference)
     monkeypatch.setitem(__import__('sys').modules, 'diffusers', None)
-    assert '--pipeline needs diffusers; install it with: pip install' in failure(f'--pipeline={folder}', reference)
+    assert '--pipeline requires diffusers; install it with: pip install' in failure(f'--pipeline={folder}', reference)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_what_a_user_may_get_wrong_is_one_sentence(folder, digits_20, tmp_path, 
 )
 def test_scheduler_settings_out_of_bounds_are_refused(folder, values):
     change(folder / 'scheduler' / 'scheduler_config.json', **values)
-    with pytest.raises(UserError, match=f'{next(iter(values))} = .* is not from -10000 to 10000'):
+    with pytest.raises(UserError, match=f'{next(iter(values))} = .* is outside -10000 to 10000'):
         read_pipeline(folder)
 
 
@@ -233,9 +233,9 @@ def test_weights_and_images_that_are_not_finite_are_refused(folder):
     weights = safetensors.torch.load_file(path)
     weights['conv_in.bias'][0] = torch.nan
     safetensors.torch.save_file(weights, path)
-    with pytest.raises(UserError, match=r'conv_in\.bias has values that are not finite'):
+    with pytest.raises(UserError, match=r'conv_in\.bias contains values that are not finite'):
         sampled(folder, [0], 4)
     weights['conv_in.bias'][0] = 3e38  # overflows in the network
     safetensors.torch.save_file(weights, path)
-    with pytest.raises(UserError, match='images that are not finite, at the seeds 0 to 1'):
+    with pytest.raises(UserError, match='images that are not finite for the seeds 0 to 1'):
         sampled(folder, [0, 1], 4)

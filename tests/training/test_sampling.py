@@ -37,7 +37,7 @@ RUNS = [
 def test_seeds_that_would_repeat_images_are_refused():
     assert seed_batches([0, 2**32 - 1], 1) == [[0], [2**32 - 1]]
     for seed in (2**32, -1):
-        with pytest.raises(UserError, match=f'{seed} repeats another seed'):
+        with pytest.raises(UserError, match=f'{seed} is out of range'):
             seed_batches([0, seed], 1)
 
 
@@ -151,7 +151,7 @@ def test_images_that_are_not_finite_are_refused():
         def __call__(self, x, sigma, class_labels=None):
             return x * torch.nan
 
-    with pytest.raises(UserError, match='images of the seeds 3 to 5 are not finite'):
+    with pytest.raises(UserError, match='images for the seeds 3 to 5 are not finite'):
         list(generate_images(Broken(), [[3, 4, 5]], SamplerOptions(num_steps=2), 'cpu'))
 
 

@@ -54,9 +54,9 @@ def test_places_are_where_the_first_steps_reach_them():
 
 
 def test_two_snapshots_of_one_name_are_refused():
-    with pytest.raises(ValueError, match='2 and 3 both fall on 1 kimg'):
+    with pytest.raises(ValueError, match='2 and 3 would both be at 1 kimg'):
         evenly(4, 2000, batch_size=10)
-    with pytest.raises(ValueError, match=r'1 and 2 both fall on 0\.512 kimg'):
+    with pytest.raises(ValueError, match=r'1 and 2 would both be at 0\.512 kimg'):
         evenly(2, 100, batch_size=512)
 
 
@@ -70,7 +70,7 @@ def test_two_snapshots_of_one_name_are_refused():
     ],
 )
 def test_times_that_would_fill_the_memory_are_refused(places):
-    with pytest.raises(ValueError, match='are too many; the most are 100,000'):
+    with pytest.raises(ValueError, match='the limit is 100,000'):
         places()
 
 

@@ -87,7 +87,7 @@ def test_a_snapshot_that_was_cut_short_is_refused(path, kept):
 def test_a_data_set_is_not_called_an_incomplete_snapshot(path):
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('dataset.json', '{}')
-    with pytest.raises(UserError, match='a ZIP archive, such as a data set, and not a snapshot'):
+    with pytest.raises(UserError, match=r'is a ZIP archive \(such as a data set\), not a snapshot'):
         load_network(path)
 
 
@@ -140,7 +140,7 @@ def set_argument(name, value):
         (lambda header, weights: header.__setitem__('format', 2), 'its format is 2'),
         (lambda header, weights: header.__setitem__('classes', [0, 3]), 'class 3 is not one of the 3 classes'),
         (lambda header, weights: header.__setitem__('classes', []), 'classes must be .* at least 1'),
-        (lambda header, weights: header.__setitem__('class_sizes', [1]), 'a number for each of classes'),
+        (lambda header, weights: header.__setitem__('class_sizes', [1]), 'one number for each entry of classes'),
         (lambda header, weights: header.update(classes=[0], class_sizes=[0]), 'at least 1'),
         (lambda header, weights: header.__setitem__('precision', 'int4'), "precision must be one of .*, not 'int4'"),
         (set_argument('model_channels', 16), 'do not fit the network'),
@@ -156,7 +156,7 @@ def set_argument(name, value):
         (lambda header, weights: header.__setitem__('images', 10**400), 'images must be'),
         (lambda header, weights: weights.pop('model.map_layer0.bias'), 'lacks model.map_layer0.bias'),
         (lambda header, weights: weights.__setitem__('x', torch.ones(1)), 'has x, which the network does not'),
-        (lambda header, weights: weights['model.map_layer0.bias'].fill_(torch.nan), 'bias has values that'),
+        (lambda header, weights: weights['model.map_layer0.bias'].fill_(torch.nan), 'bias contains values that'),
         (lambda header, weights: weights.update({k: v.half() for k, v in weights.items()}), 'float16'),
     ],
 )  # fmt: skip

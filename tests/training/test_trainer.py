@@ -200,10 +200,10 @@ def test_a_training_that_is_saved_and_restored_ends_with_the_same_bits(digits, n
     saved.step()
     assert torch.equal(flat(saved.net.parameters()), expected[0])
     assert torch.equal(flat(saved.ema.parameters()), expected[1])
-    with pytest.raises(UserError, match='not the images that this training was started with'):
+    with pytest.raises(UserError, match='differs from the training set that this run was started with'):
         saved.load_state_dict({**state, 'dataset_sha256': '0' * 64})
     for name in state.keys() - {'format'}:
-        with pytest.raises(UserError, match=f'the training state lacks its {name}; remove it'):
+        with pytest.raises(UserError, match=f'the training state has no valid {name}; remove it'):
             saved.load_state_dict({key: value for key, value in state.items() if key != name})
 
 

@@ -51,7 +51,7 @@ def test_links_inside_a_tar_are_followed(tmp_path, kind):
     source = open_source(write_tar(tmp_path / 'a.tar', {'x/0a': png}, {'y/b.png': target, 'README': '../no'}, kind))
     assert names_of(source) == ['y/b.png']
     assert np.array_equal(source.load(), IMAGES[:1])
-    with pytest.raises(UserError, match=r'c\.png is a link to something that is not in the archive'):
+    with pytest.raises(UserError, match=r'c\.png is a link to something outside the archive'):
         open_source(write_tar(tmp_path / 'b.tar', {'a.png': png}, {'c.png': '/etc/passwd'}))
 
 
@@ -69,7 +69,7 @@ def test_links_inside_a_zip_are_followed(tmp_path):
 
 @pytest.mark.parametrize('name', ['/etc/a.png', '../a.png', 'x\\a.png'])
 def test_names_that_lead_out_of_a_tar_are_refused(tmp_path, name):
-    with pytest.raises(UserError, match=r'absolute or foreign|leads out of the archive'):
+    with pytest.raises(UserError, match=r'absolute or foreign|points outside the archive'):
         open_source(write_tar(tmp_path / 'a.tar', {name: image_bytes(IMAGES[0])}))
 
 
@@ -79,7 +79,7 @@ def test_a_tar_that_was_cut_short_is_a_sentence(tmp_path, size):
         tmp_path / 'a.tar', {'a.png': image_bytes(IMAGES[0]), 'b.png': image_bytes(random_images(1, 32)[0])}
     )
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UserError, match=r'a\.tar (is not a readable tar archive|has no images)|is damaged'):
+    with pytest.raises(UserError, match=r'a\.tar (is not a readable tar archive|contains no images)|is damaged'):
         open_source(path).load()
 
 

@@ -54,7 +54,7 @@ def test_floats_become_pixels_within_the_range_that_is_said(tmp_path, low_high):
     floats = (IMAGES / 255 * (high - low) + low).astype(np.float32)
     path = saved(tmp_path / 'a.npy', floats)
     assert np.array_equal(NumpySource(path, float_range=low_high).load(), IMAGES)
-    with pytest.raises(UserError, match=r'float32, and must be uint8; .*`float_range`'):
+    with pytest.raises(UserError, match=r'float32, but must be uint8; .*`float_range`'):
         open_source(path)
 
 
@@ -106,7 +106,7 @@ def test_a_file_that_was_cut_short_is_named(tmp_path, name, size):
     path = tmp_path / name
     saved(path, IMAGES)
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UserError, match=r'a\.np[yz]: not a readable \.np[yz] \('):
+    with pytest.raises(UserError, match=r'a\.np[yz] is not a readable \.np[yz] file \('):
         open_source(str(path))
 
 
@@ -116,5 +116,5 @@ def test_an_npz_that_claims_more_than_the_memory_is_refused_before_it_is_unpacke
         np.save(entry, np.zeros((1000, 32, 32, 3), np.uint8))
     monkeypatch.setattr('psutil.virtual_memory', lambda: type('', (), {'available': 3_000_000}))
     monkeypatch.setattr('numpy.load', None)
-    with pytest.raises(UserError, match=r'unpacks to 2 MiB, more than the free memory; save .* \.npy'):
+    with pytest.raises(UserError, match=r'unpacks to 2 MiB, which is more than the free memory; save .* \.npy'):
         open_source(str(path))

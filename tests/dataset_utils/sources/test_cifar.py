@@ -63,7 +63,7 @@ def test_cifar100_has_its_fine_labels(tmp_path):
 
 
 def test_other_sources_have_no_split(tmp_path):
-    with pytest.raises(UserError, match=r'digits has no training and test part; remove `split`'):
+    with pytest.raises(UserError, match=r'digits is not divided into training and test images; remove `split`'):
         open_source('digits', '', Reading(split='test'))
 
 
@@ -131,7 +131,7 @@ SOUND = {'data': np.zeros((40, 3072), np.uint8), 'labels': [0] * 40}
 )
 def test_batches_of_another_shape_are_refused(path, batch):
     write_cifar(path, members={'data_batch_4': pickle.dumps(batch, 2)})
-    with pytest.raises(UserError, match=r'data_batch_4 does not contain what CIFAR has there'):
+    with pytest.raises(UserError, match=r'data_batch_4 does not have the content of a CIFAR file'):
         open_source(path)
 
 

@@ -75,7 +75,7 @@ def test_folders_that_become_classes_are_named(tmp_path):
     )
     files = {f'0000{n}/00{n}000.png': image_bytes(PIXELS) for n in (0, 1)}
     stderr = converted(write_files(tmp_path / 'q', files))[2]
-    assert 'q: no labels; the folders only divide the numbered images into parts.' in stderr
+    assert 'q: no labels; the folders only divide the numbered images into groups.' in stderr
 
 
 def test_folders_are_no_classes_if_labels_are_ignored(tmp_path):
@@ -107,7 +107,7 @@ class TestOrientation:
         folder = write_files(tmp_path / 'p', {f'a.{format.lower()}': data, 'b.png': image_bytes(rows)})
         images, manifest, stderr = converted(folder)
         assert np.abs(images[0].astype(int) - rows[::-1]).max() < 12
-        assert f'p: 1 image with an EXIF orientation, such as a.{format.lower()}; pixels are kept' in stderr
+        assert f'p: 1 image with an EXIF orientation (such as a.{format.lower()}) not rotated' in stderr
         assert 'exif_transpose' not in manifest['arguments']
         images, manifest, stderr = converted(folder, '--exif-transpose')
         assert np.abs(images[0].astype(int) - rows).max() < 12
@@ -161,7 +161,7 @@ class TestSixteenBits:
         folder = write_files(tmp_path / 'p', {'a.png': sixteen_bits(self.VALUES, 'PNG')})
         images, _, stderr = converted(folder)
         assert images.max() == 16
-        assert 'p: 1 image of 16 bits without a value above 4095 of 65535, dark in 8 bits; save' in stderr
+        assert 'p: 1 image with 16 bits but no value above 4095 of 65535, so dark in 8 bits; save' in stderr
 
     def test_one_bright_image_shows_that_the_range_is_used(self, tmp_path):
         files = {'a.png': sixteen_bits(self.VALUES, 'PNG'), 'b.png': sixteen_bits(self.VALUES * 16, 'PNG')}
@@ -192,7 +192,7 @@ def test_the_toolkits_own_outputs_are_valid_inputs(tmp_path):
 
 def test_a_run_folder_is_not_a_set_of_images(tmp_path):
     files = {'training_options.json': b'{}', 'network-snapshot-000001.png': image_bytes(PIXELS)}
-    with pytest.raises(UserError, match='p is the run folder of a training'):
+    with pytest.raises(UserError, match='p is a run folder'):
         open_source(write_files(tmp_path / 'p', files))
     generated = write_files(tmp_path / 'p', {'000000.png': image_bytes(PIXELS)})
     assert '000000.png' in names_of(open_source(generated))

@@ -97,7 +97,7 @@ class TestLabels:
         ],
     )
     def test_training_and_test_images_are_not_mixed(self, open_files, names, found):
-        with pytest.raises(UserError, match=f'{found}, whose images would be mixed; give one of these folders alone'):
+        with pytest.raises(UserError, match=f'{found}, whose images would be mixed; give only one of these folders'):
             open_files(dict.fromkeys(names, PNG))
 
     def test_one_folder_named_after_a_split_may_be_a_class(self, open_files):
@@ -121,10 +121,10 @@ class TestBrokenLabels:
     @pytest.mark.parametrize(
         ('labels', 'message'),
         [
-            ([['a.png', 0]], r'no label for 1 of 2 images, the first is b\.png'),
+            ([['a.png', 0]], r'no label for 1 of 2 images \(the first is b\.png\)'),
             ([], 'no label for 2 of 2 images'),
-            ([['a.png', 0], ['b.png', 0], ['c.png', 1]], r'lists c\.png, which is not there'),
-            ([['a.png', 0], ['b.png', 0], ['../../etc/passwd.png', 1]], 'which is not there'),
+            ([['a.png', 0], ['b.png', 0], ['c.png', 1]], r'lists c\.png, which does not exist'),
+            ([['a.png', 0], ['b.png', 0], ['../../etc/passwd.png', 1]], 'which does not exist'),
             ([['a.png', 0], ['b.png', -1]], r'labels\[1\]\[1\] must be a whole number of at least 0, not -1'),
             ([['a.png', 0], ['b.png', 1.5]], 'must be a whole number, not 1.5'),
             ([['a.png', 0], ['b.png', '1']], "must be a whole number, not '1'"),
@@ -132,7 +132,7 @@ class TestBrokenLabels:
             ([['a.png', 0], ['b.png', True]], 'must be a whole number, not True'),
             ([['a.png', 0], ['b.png', [0, 1]]], r'must be a whole number, not \[0, 1\]'),
             ([['a.png', 0], ['b.png', 10**30]], 'labels'),
-            ([['a.png', 0], ['b.png', 0], ['b.png', 1]], r'gives b\.png two labels'),
+            ([['a.png', 0], ['b.png', 0], ['b.png', 1]], r'gives two labels to b\.png'),
             ([['a.png', 0], ['b.png']], r'labels\[1\].* must be .*length 2'),
             ([['a.png', 0], 'b.png'], r"labels\[1\] must be a list, not 'b.png'"),
             ([['a.png', 0], [3, 4]], r'labels\[1\]\[0\] must be a text, not 3'),

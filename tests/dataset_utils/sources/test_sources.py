@@ -147,7 +147,7 @@ def test_class_names(cifar):
 
 def test_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'a.zip')
-    with pytest.raises(UserError, match=r'^`data`=.*a\.zip is a pipe or a device, which cannot be read twice'):
+    with pytest.raises(UserError, match=r'^`data`=.*a\.zip is a pipe or device, which cannot be read twice'):
         open_source(tmp_path / 'a.zip', 'data')
 
 
@@ -158,7 +158,7 @@ def test_no_such_source_says_so_with_the_option():
 
 def test_unknown_kind_of_file_says_what_is_known(tmp_path):
     (tmp_path / 'x.rar').write_bytes(b'Rar!')
-    with pytest.raises(UserError, match=r'x\.rar is not a known source; give a \.zip'):
+    with pytest.raises(UserError, match=r'x\.rar is not a known kind of source; give a folder or a \.zip'):
         open_source(tmp_path / 'x.rar')
 
 
@@ -181,7 +181,7 @@ def test_more_images_than_memory_holds_is_a_sentence(tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(np, 'empty', no_memory)
-    with pytest.raises(UserError, match=r'3 images of 8x8 RGB do not fit into memory'):
+    with pytest.raises(UserError, match=r'3 images of 8x8 RGB do not fit in memory'):
         source.load()
 
 
@@ -249,5 +249,5 @@ class TestIdx:
 
     def test_no_images(self, tmp_path):
         path, _, _ = write_idx(tmp_path, count=0)
-        with pytest.raises(UserError, match=r'has no images'):
+        with pytest.raises(UserError, match=r'contains no images'):
             open_source(path)

@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows
     raise SystemExit('Error: this toolkit runs on Linux and macOS; on Windows, run it in WSL') from None
 
-# `is_locked` holds a lock for a moment, so attempts to take a lock must go on for longer than that.
+# `is_locked` holds the lock for a moment, so attempts to take a lock must continue for longer than that.
 SECONDS_TO_TRY = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 

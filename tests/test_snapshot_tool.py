@@ -52,9 +52,9 @@ def test_show_prints_what_a_file_holds(tmp_path):
     path = tmp_path / 'network-snapshot-000012.pkl'
     path.write_bytes(dumps({'ema': record, 'dataset_kwargs': {'path': '/data/cifar10.zip'}}))
     shown = dict(re.split(r':\s+', line, maxsplit=1) for line in run('show', path).stdout.splitlines())
-    assert shown['File'] == f'{path.name}, network pickle of EDM'
+    assert shown['File'] == f'{path.name}, EDM network pickle'
     assert shown['SHA-256'] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert shown['Architecture'] == 'VPPrecond of a SongUNet'
+    assert shown['Architecture'] == 'VPPrecond with a SongUNet'
     assert json.loads(shown['Arguments']) == read_info(path).network.arguments
     assert shown['Parameters'] == f'{sum(parameter.numel() for parameter in net.parameters()):,}'
     assert (shown['Training'], shown['Training set'], shown['EMA']) == ('12 kimg', 'cifar10.zip', 'unknown')

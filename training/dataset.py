@@ -41,8 +41,8 @@ class DatasetInfo:
 class Dataset:
     """A training set: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels.
 
-    on_disk: whether the images are a memory-mapped file, which is read from disk as it is used. original_names: of the
-    files that the images were first read from, or None.
+    on_disk: whether the images are a memory-mapped file, which is read from disk as it is used.
+    original_names: names of the files from which the images were first read, or None.
     """
 
     name: str

@@ -167,7 +167,7 @@ def _module_state(module: Any) -> dict[str, Any]:
 
 def _dict(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(_is_name(key) for key in value):
-        raise RefusedPickleError(f'it contains a record whose {what} entry is malformed')
+        raise RefusedPickleError(f'it contains a record with a malformed {what}')
     return value
 
 

@@ -97,7 +97,10 @@ class Source(ABC):
 
     @cached_property
     def original_names(self) -> Sequence[str] | None:
-        """Names of the files that the images were first read from, in order and printable; '' if unknown, or None."""
+        """Names of the files from which the images were first read, in order, made printable; '' where unknown.
+
+        None if the images do not come from such files.
+        """
         return None
 
     @cached_property
@@ -256,7 +259,7 @@ def require_square(where: str, shape: Sequence[int]) -> None:
 
 
 def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
-    """The SHA-256 of a set of images: of their shape, pixels and labels in order, however they are stored.
+    """The SHA-256 that identifies a set of images. It covers shape, pixels and labels in order, not the file format.
 
     images: uint8 [N, H, W, C]. labels: N integers, or None, which gives a different hash from any labels.
     """
@@ -264,7 +267,10 @@ def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
 
 
 def streamed_sha256(shape: tuple[int, ...], images: Iterable[np.ndarray], labels: Sequence[int] | None) -> str:
-    """The `content_sha256` of images uint8 [N, H, W, C], given by their shape and in parts, in order."""
+    """The `content_sha256` of images that arrive one or several at a time, in order.
+
+    shape: [N, H, W, C] of all images together. images: uint8 [H, W, C] or [n, H, W, C].
+    """
     digest = hashlib.sha256(np.array(shape, '<i8').tobytes())
     for pixels in images:
         digest.update(np.ascontiguousarray(pixels).data)
@@ -318,7 +324,7 @@ def some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def escaped(text: str) -> str:
-    """Write characters that cannot be printed, or are not valid Unicode, as escapes."""
+    """Replace characters that are not printable, or not valid Unicode, by escape sequences."""
     return text if text.isprintable() else ascii(text)[1:-1]
 
 

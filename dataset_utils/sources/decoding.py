@@ -42,7 +42,7 @@ WHITE = 65535
 
 MAX_PIXELS = 1 << 26
 
-# For sizes between its two limits, Pillow only warns; here they are refused.
+# Pillow only warns about sizes between its two limits; here they are refused.
 warnings.filterwarnings('ignore', category=PIL.Image.DecompressionBombWarning)
 
 

@@ -43,7 +43,7 @@ def test_one_image_has_no_pairs():
 
 def test_too_many_pairs_are_a_sentence(monkeypatch):
     monkeypatch.setattr(inspection, 'MAX_CANDIDATES', 100)
-    with pytest.raises(UserError, match=r'`near`=300 has too many pairs to list; lower it'):
+    with pytest.raises(UserError, match=r'`near`=300 gives too many pairs to list; lower it'):
         inspection.near_pairs(random_images(50), 300)
 
 

@@ -207,7 +207,7 @@ def test_what_a_user_may_get_wrong_is_one_sentence(folder, digits_20, tmp_path, 
     assert 'model_index.json is missing' in failure(f'--pipeline={tmp_path}', reference)
     assert '--steps=5000 is not accepted by the pipeline' in failure(f'--pipeline={folder}', reference, '--steps=5000')
     save_pipeline(tmp_path / 'large', sample_size=16)
-    assert 'makes 16x16 of 1' in failure(f'--pipeline={tmp_path}/large', reference)
+    assert 'makes 16x16 with 1' in failure(f'--pipeline={tmp_path}/large', reference)
     monkeypatch.setitem(__import__('sys').modules, 'diffusers', None)
     assert '--pipeline requires diffusers; install it with: pip install' in failure(f'--pipeline={folder}', reference)
 

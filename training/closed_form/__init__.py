@@ -53,7 +53,7 @@ def make_denoiser(
     name: may include parameters, as in local:window=5,precision=fp64, or describe a hybrid, as in
     hybrid:optimal>4>FILE; see `read_name`.
     images: uint8 [N, C, R, R]. labels: int64 [N] or None. parameters: further arguments of the denoiser's class.
-    Raises UserError for a parameter that the denoiser does not have, and as `read_name` and the denoiser's class do.
+    Raises UserError if `read_name` or the denoiser's class does, or if the denoiser does not have a parameter.
     """
     name, spelled = read_name(name)
     made = denoiser_class(name)

@@ -43,7 +43,7 @@ PRODUCT_ROWS = 2048
 # Weights converted to digits at a time: 16 MiB of float32.
 CHUNK_WEIGHTS = 1 << 22
 WEIGHT_DIGITS = 3
-# Number of largest weights per block that are computed in float64, and size of the groups in which they are searched.
+# Number of largest weights per block that are computed in float64. They are found by the maxima of groups of this size.
 EXACT_WEIGHTS = 16
 GROUP = 64
 # Blocks with at most this many images are summed in float64.

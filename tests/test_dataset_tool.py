@@ -244,7 +244,7 @@ class TestProcess:
 
         result = self.run('--source=digits', f'--dest={tmp_path / name}', preexec_fn=limit)
         assert result.returncode == 1
-        assert f'Error: --dest={tmp_path / name}: File too large; make room' in result.stderr
+        assert f'Error: --dest={tmp_path / name}: File too large; free some space' in result.stderr
         assert 'Traceback' not in result.stderr
         assert 'Exception ignored' not in result.stderr
         assert os.listdir(tmp_path) == []

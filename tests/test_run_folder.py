@@ -70,7 +70,7 @@ def test_other_numbers_of_ranks_and_threads_are_reported(run_dir, arguments):
     saved |= {'world_size': 2, 'threads': saved['threads'] + 2}
     (run_dir / 'training_options.json').write_text(json.dumps(saved))
     result = run(f'--outdir={run_dir}', *arguments, '--epochs=2')
-    assert f'started with 2 ranks and {saved["threads"]} threads, and resumes with 1 rank' in result.output
+    assert f'started with 2 ranks and {saved["threads"]} threads and resumes with 1 rank' in result.output
     assert 'started with' not in run(f'--outdir={run_dir}', *arguments, '--epochs=3').output
 
 

@@ -175,7 +175,7 @@ def test_full_disk_is_a_sentence_and_leaves_what_was_there(dest, monkeypatch):
 
     monkeypatch.setattr(Path, 'write_bytes', full)
     monkeypatch.setattr('os.fsync', full)
-    with pytest.raises(UserError, match=r'`dest`=.*set(.zip)?: No space left on device; make room'):
+    with pytest.raises(UserError, match=r'`dest`=.*set(.zip)?: No space left on device; free some space'):
         write(dest, overwrite=True)
     assert folder_state(dest.parent) == before
 

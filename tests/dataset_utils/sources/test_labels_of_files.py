@@ -109,7 +109,7 @@ class TestLabels:
 
     def test_data_set_one_level_deeper_is_pointed_at(self, open_files):
         deeper = {f'pets/{name}': data for name, data in labelled_files(random_images(2), [0, 1]).items()}
-        with pytest.raises(UserError, match=r'deeper, in pets/'):
+        with pytest.raises(UserError, match=r'in the subfolder pets/'):
             open_files(deeper).labels  # noqa: B018
 
     def test_hidden_files_and_other_files_are_not_images(self, open_files):

@@ -34,5 +34,5 @@ def test_options_of_a_run_are_read_next_to_other_keys(tmp_path):
     assert (saved.options.seed, saved.options.lr, saved.options.batch) == (5, 0.25, 512)
     assert (saved.world_size, saved.threads) == (2, None)
     (tmp_path / OPTIONS_FILE).write_text(f'{{"seed": 5, {rest.replace("0.25", "Infinity")}}}')
-    with pytest.raises(UserError, match=r'training_options\.json: options\.lr cannot be inf'):
+    with pytest.raises(UserError, match=r'training_options\.json: options\.lr is out of range: inf'):
         read_run(tmp_path)

@@ -1,6 +1,6 @@
 """Draws the README's first picture from a study over sizes: from copying to generating new images.
 
-python -m benchmarks.transition_figure studies-out/photographs/size docs/figures/photographs.png --sizes=10,40,80
+python -m benchmarks.transition_figure demo-out docs/figures/demo.png
 """
 
 from pathlib import Path

@@ -166,7 +166,7 @@ class TestOptions:
     def test_overwrite(self, tmp_path):
         convert('digits', tmp_path / 'd.zip', '--max-images=5')
         message = refused('digits', tmp_path / 'd.zip', '--max-images=3')
-        assert 'd.zip exists; add --overwrite' in message
+        assert 'd.zip already exists; add --overwrite' in message
         images, _, _ = convert('digits', tmp_path / 'd.zip', '--max-images=3', '--overwrite')
         assert len(images) == 3
 
@@ -175,7 +175,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [
-            (['--transform=center-crop'], '--transform=center-crop needs --resolution'),
+            (['--transform=center-crop'], '--transform=center-crop requires --resolution'),
             (['--resolution=32'], "'32' is not a width and height in pixels; write it like 32x32"),
             (['--resolution=0x0'], 'is not a width and height'),
             (['--resolution=32x16'], '--resolution=32x16 is not square'),

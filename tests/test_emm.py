@@ -223,7 +223,7 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
     folder = tmp_path / 'study'
     failed = run_script('emm.py', 'sweep', study_file, f'--outdir={folder}', check=False)
     assert failed.returncode == 1
-    assert 'not finite' in failed.stderr
+    assert 'have not been finite since step' in failed.stderr
     assert str(folder / 'points/all/000010-r0/log.txt') in failed.stderr
     assert '1 point failed; fix the cause, and run again with --retry' in failed.stderr
     assert 'Traceback' not in failed.stderr

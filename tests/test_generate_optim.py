@@ -271,7 +271,7 @@ def test_an_array_on_disk_is_never_read_whole(tmp_path: Path, monkeypatch: pytes
     assert run(f'--data={tmp_path / "digits.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-3').exit_code == 0
     in_memory = run('--data=digits', f'--outdir={tmp_path / "new"}', '--seeds=0-3')
     assert in_memory.exit_code == 1
-    assert f'need {1797 * 64:,} bytes on cpu, which has 0 free' in in_memory.output
+    assert f'need {1797 * 64:,} bytes on cpu, but only 0 are free' in in_memory.output
     assert '--shard' in in_memory.output
 
 

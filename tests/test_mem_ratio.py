@@ -270,8 +270,8 @@ def test_fewer_than_two_distinct_references_are_named(fresh, tmp_path):
     ('arguments', 'message', 'status'),
     [
         (['--expdir=nowhere'], '--expdir=nowhere: no such folder', 1),
-        ([], 'either --expdir', 2),
-        (['--images=x', '--expdir=y'], 'either --expdir', 2),
+        ([], 'give exactly one of --expdir', 2),
+        (['--images=x', '--expdir=y'], 'give exactly one of --expdir', 2),
         (['--images=x'], '--images requires --knn-ref', 2),
         (['--images=nowhere.npz', '--knn-ref=digits'], '--images=nowhere.npz', 1),
         (['--images=nowhere', '--knn-ref=digits'], '--images=nowhere', 1),

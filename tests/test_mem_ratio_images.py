@@ -297,7 +297,9 @@ def test_a_snapshot_comes_from_a_url(snapshot, digits_20, tmp_path):
 def test_a_hostile_pickle_is_refused_and_leaves_no_trace(data, digits_20, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'network.pkl').write_bytes(data)
-    assert 'network.pkl: not a ' in failure('--network=network.pkl', f'--knn-ref={digits_20}')
+    assert 'network.pkl is not an EDM network pickle that can be read safely' in failure(
+        '--network=network.pkl', f'--knn-ref={digits_20}'
+    )
     assert [path.name for path in tmp_path.iterdir()] == ['network.pkl']
 
 

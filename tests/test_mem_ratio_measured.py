@@ -113,7 +113,8 @@ def test_who_is_copied(given, digits_20, tmp_path):
     arguments = f'--images={given}', f'--knn-ref={digits_20}', f'--copied={table}'
     (record,) = evaluated(*arguments)
     rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert rows[0] == {'set': 'made.npy', 'training_image': '3', 'class': '1', 'copies': '2', 'images': '0 1'}
+    expected = {'training_image': '3', 'training_file': '', 'class': '1', 'copies': '2', 'images': '0 1'}
+    assert rows[0] == {'set': 'made.npy', **expected}
     assert record['copied']['num_images'] == len(rows)
     assert record['copied']['share'] == len(rows) / 20
     labels = load_dataset(str(digits_20)).labels.tolist()

@@ -242,7 +242,7 @@ WRONG = {
     'python train.py --outdir=o --data=digits --num-block=2': 'No such option',
     'python train.py --outdir=o --data=unmade.zip': 'no command before it makes',
     'python train.py --outdir=o --data=digits --skip-connections=1,1': 'skip connections',
-    'torchrun --standalone --nproc_per_node=8 train.py --outdir=o --data=digits --batch=100': 'multiple of the 8 ranks',
+    'torchrun --standalone --nproc_per_node=8 train.py --outdir=o --data=digits --batch=100': 'number of ranks',
     'torchrun --nproc_per_node=8 train.py --outdir=o --data=digits': 'node_rank',
     'python mem_ratio.py --expdir=elsewhere': 'no training makes',
     'python -m dataset_utils size --source=digits --dest=d.zip --max-images=15': 'multiple',

@@ -163,7 +163,7 @@ def test_options_that_make_no_sense_are_named(color_16, options, message):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (['--cond=1'], 'has no labels'),
+        (['--cond=1'], 'has none; add labels, or remove --cond'),
         (['--device=cuda:99'], '--device=cuda:99'),
         (['--device=nonsense'], '--device=nonsense'),
         (['--resume=nowhere'], '--resume=nowhere: no such file or folder'),

@@ -236,7 +236,7 @@ class TestSplit:
 
     def test_either_both_or_none(self, tmp_path):
         (tmp_path / 'half-b.zip').write_bytes(b'x')
-        assert 'half-b.zip exists' in refused('split', 'digits', tmp_path / 'half.zip', '--max-images=10')
+        assert 'half-b.zip already exists' in refused('split', 'digits', tmp_path / 'half.zip', '--max-images=10')
         files = labelled_files(random_images(4), [0, 0, 0, 0]) | {'00000/img00000003.png': b'broken'}
         source = write_zip(tmp_path / 'a.zip', files)
         assert 'not a readable PNG' in refused('split', source, tmp_path / 'new.zip', '--max-images=2')

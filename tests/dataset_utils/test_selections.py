@@ -141,7 +141,9 @@ class TestOneClass:
 
     @pytest.mark.parametrize('name', ['fish', '3', '-1', ''])
     def test_unknown_class_lists_those_that_are(self, name):
-        with pytest.raises(UserError, match=rf'`class_name`={name} is not .* 0 \(bird\), 1 \(cat\), 2 \(dog\); give'):
+        with pytest.raises(
+            UserError, match=rf'`class_name`={name} is not a class .* 0 \(bird\), 1 \(cat\), 2 \(dog\)$'
+        ):
             selections.one_class(LABELS, NAMES, name, None, None)
 
     def test_too_few(self):

@@ -45,7 +45,10 @@ def test_a_broken_line_among_the_records_is_named(tmp_path):
         ('[1]', r'line 2: the file must be a table, not \[1\]; remove it'),
         ('{"ratio": 1}', 'line 2: the file lacks the key num_images; remove it'),
         (good.replace('0.1', '"x"'), "line 2: ratio must be a number, not 'x'; remove it"),
-        (good.replace('"num_memorized": 1', '"num_memorized": 11'), 'line 2: 11 copies of 10 images; remove it'),
+        (
+            good.replace('"num_memorized": 1', '"num_memorized": 11'),
+            'line 2: 11 copies out of 10 images is impossible; remove it',
+        ),
     ):
         path.write_text(f'{good}\n{line}\n{good}\n')
         with pytest.raises(UserError, match=message):

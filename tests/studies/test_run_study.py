@@ -323,7 +323,7 @@ def test_a_folder_belongs_to_one_study(tmp_path):
     (tmp_path / 'full' / 'thesis.tex').write_text('')
     with pytest.raises(UserError, match='is neither empty nor the folder of a study'):
         claim(tmp_path / 'full', study)
-    with pytest.raises(UserError, match=r'no study\.json in it'):
+    with pytest.raises(UserError, match=r'contains no study\.json'):
         open_study(tmp_path / 'full')
 
 

@@ -133,7 +133,7 @@ def change(path, **values):
 
 INDEX_CHANGES: dict[str, dict] = {
     "names 'StableDiffusionPipeline'": {'_class_name': 'StableDiffusionPipeline'},
-    "of 'scheduler, unet, vae'": {'vae': ['diffusers', 'AutoencoderKL']},
+    "with 'scheduler, unet, vae'": {'vae': ['diffusers', 'AutoencoderKL']},
     "asks for ['pipeline', 'MyUNet']": {'unet': ['pipeline', 'MyUNet']},
     "asks for ['diffusers', 'UNet2DConditionModel']": {'unet': ['diffusers', 'UNet2DConditionModel']},
     "asks for ['os', 'system']": {'scheduler': ['os', 'system']},
@@ -160,7 +160,7 @@ CONFIG_CHANGES: dict[str, dict] = {
     "config.json describes 'UNet1DModel'": {'_class_name': 'UNet1DModel'},
     'does not specify sample_size': {'sample_size': None},
     'only square images': {'sample_size': [8, 16]},
-    'of 4 channels': {'in_channels': 4},
+    'with 4 channels': {'in_channels': 4},
     'is class-conditional': {'num_class_embeds': 10},
     'more levels or layers': {'layers_per_block': 1000},
     'norm_eps = nan in unet/config.json is outside': {'norm_eps': float('nan')},

@@ -70,7 +70,7 @@ class GaussianDenoiser(Streamed):
         by_gram = group.size < num_pixels and not self.rows.sharded
         side = group.size if by_gram else num_pixels
         require_memory(
-            8 * side * (3 * side + 2 * num_pixels * by_gram), self.rows.device, 'the covariance of the images'
+            8 * side * (3 * side + 2 * num_pixels * by_gram), self.rows.device, 'the sums for the covariance'
         )
         total = torch.zeros([num_pixels], dtype=torch.float64, device=self.rows.device)
         for rows in self._blocks(group, READ_ROWS):

@@ -225,7 +225,7 @@ class TestIdx:
     def test_bytes_left_over(self, tmp_path):
         path, _, _ = write_idx(tmp_path, compress=False)
         path.write_bytes(path.read_bytes() + b'\0')
-        with pytest.raises(UserError, match=r'more bytes than'):
+        with pytest.raises(UserError, match=r'more bytes of data than the 9408'):
             open_source(path)
 
     def test_header_of_another_kind(self, tmp_path):

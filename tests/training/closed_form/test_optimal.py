@@ -329,7 +329,7 @@ def test_mistakes_are_reported_in_one_sentence(images: Tensor, denoiser: Optimal
 
 def test_set_that_does_not_fit_is_refused_with_its_size(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 1_000_000)
-    with pytest.raises(UserError, match='need 1,766,400 bytes on cpu, which has 1,000,000 free'):
+    with pytest.raises(UserError, match='need 1,766,400 bytes on cpu, but only 1,000,000 are free'):
         OptimalDenoiser(images)
 
 

@@ -69,5 +69,5 @@ def test_the_threshold_is_the_published_one_for_the_size_of_the_images():
 def test_a_covariance_that_does_not_fit_is_refused_with_the_bytes_needed(monkeypatch):
     denoiser = PCALocalityDenoiser(mixed_images(20, 1, 4))
     monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 1000)
-    with pytest.raises(UserError, match='the covariance of the images need 6,144 bytes on cpu, which has 1,000 free'):
+    with pytest.raises(UserError, match='the sums for the covariance need 6,144 bytes on cpu, but only 1,000 are free'):
         denoiser(torch.zeros(1, 1, 4, 4), 1.0)

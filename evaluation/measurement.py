@@ -1,4 +1,4 @@
-"""What is computed for an evaluated set in addition to its ratio: metrics, and copies by another rule."""
+"""What is computed for an evaluated set in addition to its ratio: metrics, and copies by other rules."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -2,7 +2,7 @@
 
 Pixels minus 128 are int8. Products of int8 matrices with int32 accumulators are exact, and the fastest that CPUs and
 GPUs offer. References are compared in blocks whose distances fit in the cache; a block is examined a second time only
-for queries that have a nearer reference in it.
+for queries that have a nearer reference in it than in all earlier blocks.
 """
 
 from collections.abc import Callable

@@ -29,7 +29,7 @@ SECONDS_BETWEEN_SAVES = 5.0
 
 # Maps batches of seeds to their images, one batch at a time.
 Generate = Callable[[list[list[int]]], Iterator[GeneratedBatch]]
-# What each consumer took from a batch, keyed by the consumer's name: named tensors with one row per seed.
+# What each `Consumer` took from a batch, by the consumer's name: tensors by their own names, with one row per seed.
 Taken = Mapping[str, Mapping[str, Tensor]]
 
 

@@ -56,7 +56,7 @@ class ExtractOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RefOptions:
-    """The images whose statistics to compute, and the file to write."""
+    """The images whose statistics are computed, and the file to write."""
 
     # fmt: off
     data: str = option(REQUIRED, 'Images to describe.', unit='ZIP|DIR|NPZ|NPY')

@@ -122,7 +122,7 @@ class StudyTable(Typed, frozen=True):
 
 
 def load_study(path: Path) -> Study:
-    """Read a study file. Raises UserError with the file, the table and the key."""
+    """Read a study file. Raises UserError, which names the file, the TOML table and the key."""
     try:
         document = tomllib.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:

@@ -103,7 +103,7 @@ class Validator:
         return len(set(self._open(choices['source'], 'source', f'{study.where}: [data]').labels or [0]))
 
     def planned(self, study: Study, root: Path, combination: Combination, size: int) -> tuple[Plan, tuple[int, ...]]:
-        """Plan a training set; also return the shape [H, W, C] of its images. Raises UserError if it is impossible."""
+        """Plan a training set, and give the shape [H, W, C] of its images. Raises UserError if it cannot be made."""
         selection, choices = self._selection(study, root, combination, size)
         choices = {key: choice for key, choice in choices.items() if key not in ('dest', 'overwrite')}
         for key in ('source', 'blend'):

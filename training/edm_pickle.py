@@ -281,7 +281,7 @@ class _Parameter(StandIn):
 
 
 class _NumberDtype(Dtype):
-    """The NumPy dtypes allowed among the arguments."""
+    """The NumPy dtypes that a pickle may name in the network's arguments."""
 
     __slots__ = ()
     names = ('b1', 'i1', 'u1', 'i2', 'u2', 'i4', 'u4', 'i8', 'u8', 'f2', 'f4', 'f8')

@@ -121,7 +121,7 @@ T = TypeVar('T', bound=TrainingOptions)
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(TrainingOptions):
-    """A training run's options including its files: the options of train.py."""
+    """All options of train.py: those of a training run, and its input and output paths."""
 
     # fmt: off
     outdir: str = option('', 'Folder for the run. [required without `resume`]', unit='DIR', required_unless='resume')

@@ -18,7 +18,7 @@ from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult
 from training.config import OPTIONS_FILE
 
-# The most images in all galleries of a page, and the most and fewest in one gallery; more would make the page slow.
+# At most so many images on a page; at most and at least so many in one gallery. More would make the page slow.
 MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
 MOST_PIXEL_BYTES = 6_000_000
 

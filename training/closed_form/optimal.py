@@ -24,8 +24,10 @@ from training.closed_form.sums import SETTLED, Sums, empty_sums, float64_sums, o
 TOLERANCE = 2e-6
 # On a CPU, training sets with at most this many pixels in total are summed in float64, which is fastest for them.
 FLOAT64_PIXELS = 1 << 22
-# Largest training set for which `Coordinates` are used; its Gram matrix takes 128 MiB.
+# Largest training set for which `Coordinates` are used, in images and in pixels: its Gram matrix and its images in
+# float64 take 128 MiB each.
 MAX_COORDINATES = 1 << 12
+MAX_COORDINATE_PIXELS = 1 << 24
 # Numbers of digits per value of z, tried in turn: images whose error is still too large get the next one.
 DIGITS = (3, 4)
 
@@ -97,7 +99,8 @@ class OptimalDenoiser(Streamed):
     @functools.cached_property
     def coordinates(self) -> Coordinates | None:
         """The same denoiser in reduced coordinates; None if the training set is too large, on disk or sharded."""
-        few = len(self.rows) <= min(self.rows.num_pixels, MAX_COORDINATES)
+        most = min(self.rows.num_pixels, MAX_COORDINATES, MAX_COORDINATE_PIXELS // self.rows.num_pixels)
+        few = len(self.rows) <= most
         alone = self.rows.resident is not None and not self.rows.sharded
         return Coordinates(self.rows, self._groups) if few and alone and not self.float64 else None
 

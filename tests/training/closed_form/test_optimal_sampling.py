@@ -116,6 +116,9 @@ def test_images_sampled_in_coordinates_are_those_sampled_in_pixels(name: str) ->
 def test_large_sets_have_no_coordinates(images: Tensor, tmp_path: Path) -> None:
     assert OptimalDenoiser(images[:768]).coordinates is not None
     assert OptimalDenoiser(images[:769]).coordinates is None  # more images than pixels
+    wide = torch.randint(256, [6, 3, 1024, 1024], dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert OptimalDenoiser(wide[:5]).coordinates is not None
+    assert OptimalDenoiser(wide).coordinates is None  # 6 * 3 * 1024² float64 numbers take more than 128 MiB
     np.save(tmp_path / 'images.npy', images[:9])
     assert OptimalDenoiser(np.load(tmp_path / 'images.npy', mmap_mode='r')).coordinates is None
 

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from cli.command import RankedCommand, given_arguments, with_options
-from dnnlib.util import counted, report_errors
-from evaluation.evaluation_options import EvaluationOptions, check_options
+from dnnlib.util import counted, report_errors, with_option_names
+from evaluation.evaluation_options import EvaluationOptions, check_options, requested_metrics
+from evaluation.metrics import left_out
 from evaluation.printing import distance_text, is_far, measured_lines, ratio_text, summary
 
 
@@ -69,13 +70,16 @@ def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> str:
     """The ratio and the metrics as text."""
     from evaluation.records import best_record
 
+    note = with_option_names(left_out(options.metrics or [], requested_metrics(options)))
+    notes = [note] * bool(note)
     if options.expdir is None:
-        return summary(records)
+        return '\n'.join([summary(records), *notes])
     best = best_record(records)
     lines = [
         f'Highest memorization ratio: {ratio_text(best)}, {best["snapshot"]}, {counted(best["epochs"], "epoch", ".6g")}',
         *[f'Mean distance: {distance_text(best)}'] * is_far(best),
         *measured_lines([best]),
+        *notes,
         f'Gallery: {options.expdir / "mem_gallery.png"}',
     ]
     return '\n'.join(lines)

@@ -1,7 +1,8 @@
-"""Progress of a long computation: a bar on the terminal, and a file for other processes to read."""
+"""Progress of a long computation: a bar or lines on stderr, and a file for other processes to read."""
 
 import contextlib
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dnnlib.typed import read_json
+from dnnlib.util import format_time
 
 # Exists in the output folder while the computation runs.
 PROGRESS_FILE = '.progress.json'
 SECONDS_BETWEEN_WRITES = 1.0
+SECONDS_BETWEEN_LINES = 20.0
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,12 @@ class Progress:
 
 
 class ProgressBar(tqdm):
-    """A progress bar on the terminal that also keeps `PROGRESS_FILE` in a folder up to date until it is closed.
+    """A progress bar that also keeps `PROGRESS_FILE` in a folder up to date until it is closed.
+
+    If stderr is not a terminal, a line is printed every 20 s instead of the bar.
 
     phase: label of the bar. folder: None writes no file. done: progress at the start. unit: what the numbers count.
-    hidden: whether to hide the bar; None hides it if stderr is not a terminal.
+    hidden: whether to show neither. lines: whether to print lines if stderr is not a terminal.
     """
 
     def __init__(
@@ -43,13 +48,16 @@ class ProgressBar(tqdm):
         folder: Path | None = None,
         done: int = 0,
         unit: str = 'img',
-        hidden: bool | None = None,
+        hidden: bool = False,
+        lines: bool = True,
     ):
         self.phase = phase
         self.path = None if folder is None else folder / PROGRESS_FILE
-        self.written_at, self.written = time.monotonic(), done
-        super().__init__(total=total, initial=done, unit=unit, desc=phase, disable=hidden, leave=False)
-        self.n = done
+        self.started_at = self.written_at = self.line_at = time.monotonic()
+        self.started = self.written = done
+        super().__init__(total=total, initial=done, unit=unit, desc=phase, disable=hidden or None, leave=False)
+        self.lines = lines and not hidden and self.disable
+        self.unit, self.n = unit, done
         self._write(0.0)
 
     def update(self, n: float | None = 1) -> bool | None:
@@ -60,6 +68,9 @@ class ProgressBar(tqdm):
         if now - self.written_at >= SECONDS_BETWEEN_WRITES:
             self._write(max(0.0, (self.n - self.written) / (now - self.written_at)))
             self.written_at, self.written = now, int(self.n)
+        if self.lines and now - self.line_at >= SECONDS_BETWEEN_LINES:
+            self._print_line(now)
+            self.line_at = now
         return drawn
 
     def close(self) -> None:
@@ -67,6 +78,13 @@ class ProgressBar(tqdm):
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)
         super().close()
+
+    def _print_line(self, now: float) -> None:
+        rate, total = (self.n - self.started) / (now - self.started_at), int(self.total or 0)
+        text = f'{self.phase}: {int(self.n):,} of {total:,} {self.unit}'
+        if rate > 0:
+            text += f', {rate:,.4g} {self.unit}/s, {format_time((total - self.n) / rate)} left'
+        print(text, file=sys.stderr, flush=True)
 
     def _write(self, rate: float) -> None:
         if self.path is None:

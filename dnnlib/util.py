@@ -57,7 +57,7 @@ def report_errors(command: Callable) -> Callable:
             return command(*args, **kwargs)
         except UserError as error:
             kind = click.UsageError if isinstance(error, ArgumentError) else click.ClickException
-            raise _one_sentence(_with_options(str(error)), kind) from error
+            raise _one_sentence(with_option_names(str(error)), kind) from error
         except BrokenPipeError:
             raise  # click exits silently if the reader of a pipe has closed it
         except OSError as error:
@@ -67,7 +67,7 @@ def report_errors(command: Callable) -> Callable:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            raise _one_sentence(_with_options(f'out of memory; lower {_batch_argument()}')) from error
+            raise _one_sentence(with_option_names(f'out of memory; lower {_batch_argument()}')) from error
         except KeyboardInterrupt:
             print(_interrupted(), file=sys.stderr)
             sys.exit(130)
@@ -82,7 +82,8 @@ def _interrupted() -> str:
     return 'Interrupted.' if context is None else 'Interrupted; the same command resumes.'
 
 
-def _with_options(text: str) -> str:
+def with_option_names(text: str) -> str:
+    """Replace arguments in backticks by the running command's options of the same names."""
     context = click.get_current_context(silent=True)
     parameters = context.command.params if context else []
     options = {p.name: f'--{p.name}' if f'--{p.name}' in p.opts else max(p.opts, key=len) for p in parameters}

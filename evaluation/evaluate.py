@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dnnlib.util import UserError, require_writable
+from dnnlib.util import UserError, counted, require_writable
 from evaluation.consumers import make_consumers
 from evaluation.consumers.feature_rows import extract_given
 from evaluation.copied import CopiedImage, copied_images, copied_record, draw_copied, write_copied
@@ -29,6 +29,7 @@ from torch_utils import distributed
 from training.config import read_run
 from training.contact_sheets import save_picture
 from training.dataset import load_dataset
+from training.held_out_loss import num_shared
 
 # Given images compared at a time on each rank.
 GIVEN_BATCH = 1024
@@ -46,7 +47,7 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     generators = make_generators(options, sampling, device)
     check_folders(options)
     training_set = load_training_set(options, generators, device)
-    test = None if options.test_set is None else read(options, options.test_set, 'test_set', training_set)
+    test = None if options.test_set is None else read_held_out(options, options.test_set, training_set)
     given = [read(options, path, 'images', training_set) for path in options.images]
     saved = None
     if options.features:
@@ -218,6 +219,18 @@ def read(options: EvaluationOptions, path: str, argument: str, training_set: Tra
     """Read given images, and fit them to the shape of the training images."""
     shape, progress = training_set.images.shape[1:], distributed.is_main()
     return read_fitted(path, argument, shape, training_set.where, options.resize, options.float_range, progress)
+
+
+def read_held_out(options: EvaluationOptions, path: str, training_set: TrainingSet) -> ImageSet:
+    """Read the held-out set; prints a warning if it shares images with the training set."""
+    test = read(options, path, 'test_set', training_set)
+    shared = distributed.on_main(lambda: num_shared(test.pixels, training_set.images.numpy()))
+    if shared:
+        distributed.print0(
+            f'Warning: {shared} of the {counted(len(test), "held-out image")} in {path} are also in the training set, '
+            f'so comparisons with held-out images understate memorization.'
+        )
+    return test
 
 
 def evaluate_given(images: ImageSet, training_set: TrainingSet) -> list[EvaluatedSet]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from dnnlib.text_tables import aligned
 from dnnlib.util import counted, format_time
+from evaluation.metrics import METRICS
 
 FAR = 2**0.5
 FAR_TEXT = 'far from any data'
@@ -117,12 +118,15 @@ def _shares(record: Mapping[str, Any]) -> list[str]:
 
 
 def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
-    """A table with one line per number in a metric, and one column per set of images; only JSON records have lists."""
+    """A table with one line per number in a metric, one column per set of images, and one for the sign of memorization.
+
+    Only JSON records contain the metrics' lists.
+    """
     columns = [dict(numbers_of(record.get('metrics', {}))) for record in records]
     names = list(dict.fromkeys(name for column in columns for name in column))
     space = next((record['metrics_space'] for record in records if 'metrics' in record), '')
-    rows = [[f'metrics in {space}', *map(_name, records)]]
-    rows += [[name, *(_shown(column.get(name)) for column in columns)] for name in names]
+    rows = [[f'metrics in {space}', *map(_name, records), 'if memorized']]
+    rows += [[name, *(_shown(column.get(name)) for column in columns), _if_memorized(name)] for name in names]
     counts = {
         (column['frechet.num_generated'], count)
         for column in columns
@@ -135,6 +139,11 @@ def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
             sizes = (frechet[name] for name in ('num_generated', 'num_training', 'num_test'))
             notes += few_images_note(min(size for size in sizes if size is not None), frechet.get('num_features', 0))
     return '\n'.join([aligned(rows), *dict.fromkeys(notes)])
+
+
+def _if_memorized(name: str) -> str:
+    metric, _, number = name.partition('.')
+    return METRICS[metric].memorized.get(number, '') if metric in METRICS else ''
 
 
 def few_images_note(num_images: int, num_features: int) -> list[str]:

@@ -141,6 +141,26 @@ def test_metrics_are_next_to_the_ratio(digits_20, array, images, reference):
     assert list(record['metrics']) == ['ratio_curve', 'authenticity', 'precision_recall']
 
 
+def test_the_table_of_metrics_shows_what_memorization_looks_like(digits_20, array):
+    lines = run(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all').stdout.splitlines()
+    signs = {line.split()[0]: line for line in lines if ' near 0' in line or ' above 0' in line}
+    assert set(signs) == {'ratio_curve.mean', 'authenticity.authpct', 'authenticity.authpct_distinct'}
+    assert lines[-1] == (
+        'Metrics left out: copying_test, test_gap (add --test-ref); '
+        'frechet, kernel_distance (add --extractor or --features)'
+    )
+    text = run(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=authenticity').stdout
+    assert 'left out' not in text
+
+
+def test_a_held_out_set_that_shares_training_images_gives_a_warning(digits_20, array, tmp_path):
+    common = f'--images={array}', f'--knn-ref={digits_20}', '--metrics=test_gap'
+    text = run(*common, '--test-ref=digits').stdout
+    assert 'Warning: 20 of the 1,797 held-out images in digits are also in the training set' in text
+    np.save(tmp_path / 'others.npy', load_dataset('digits').images[1000:1040].numpy())
+    assert 'Warning' not in run(*common, f'--test-ref={tmp_path}/others.npy').stdout
+
+
 def test_metrics_may_be_those_of_features(digits_20, array, tmp_path):
     random = np.random.default_rng(1)
     parts: Any = [random.normal(size=(count, 7)).astype(np.float32) for count in (12, 20, 30)]

@@ -80,10 +80,11 @@ def print0(*args: Any) -> None:
         print(*args, flush=True)
 
 
-def progress_bar(total: int, description: str, unit: str = 'img', folder: Path | None = None, done: int = 0) -> tqdm:
+def progress_bar(
+    total: int, description: str, unit: str = 'img', folder: Path | None = None, done: int = 0, lines: bool = True
+) -> tqdm:
     """A progress bar on the main rank, which also writes its progress to a folder; see `dnnlib.progress`."""
-    hidden = None if is_main() else True  # None: hidden if stderr is not a terminal
-    return ProgressBar(description, total, folder if is_main() else None, done, unit, hidden)
+    return ProgressBar(description, total, folder if is_main() else None, done, unit, not is_main(), lines)
 
 
 def choose_device(name: str) -> torch.device:

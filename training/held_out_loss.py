@@ -6,6 +6,7 @@ numbers are not affected, so the trained weights stay bitwise identical.
 
 import hashlib
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,12 +72,17 @@ def first_images(dataset: Dataset | StreamedDataset, count: int, label_dim: int,
 
 def refuse_shared(images: Tensor, training: Dataset | StreamedDataset, where: str) -> None:
     """Raise UserError if any held-out image, uint8 [N, C, R, R], is also in the training set, pixel for pixel."""
-    known = {_digest(training.image(place)) for place in range(len(training))}
-    if shared := sum(_digest(image) in known for image in images.numpy()):
+    if shared := num_shared(images.numpy(), (training.image(place) for place in range(len(training)))):
         raise UserError(
             f'{where}: {shared} of its {len(images)} images are also in the training set; give other images, or add '
             '`allow_overlap` to continue anyway'
         )
+
+
+def num_shared(images: Iterable[np.ndarray], training: Iterable[np.ndarray]) -> int:
+    """How many images are also in the training set, pixel for pixel."""
+    known = set(map(_digest, training))
+    return sum(_digest(image) in known for image in images)
 
 
 def _digest(image: np.ndarray) -> bytes:

@@ -117,9 +117,10 @@ class Journal:
                 if self.board is not None:
                     stack.callback(self.board.close)
                 total = self.trainer.config.schedule.total_images
-                self.bar = stack.enter_context(
-                    distributed.progress_bar(total, 'train', folder=self.run_dir, done=self.trainer.images)
+                bar = distributed.progress_bar(
+                    total, 'train', folder=self.run_dir, done=self.trainer.images, lines=False
                 )
+                self.bar = stack.enter_context(bar)
             yield
 
     def progress(self, images: int) -> None:

@@ -4,8 +4,8 @@ To add a metric, write a module and an entry in `METRICS`. Names and summaries a
 """
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from dnnlib.util import UserError
@@ -24,13 +24,15 @@ class Metric:
     summary: a few words for help texts. module: the module to import when the metric is computed. needs: an attribute
     of `evaluation.metrics.distances.Inputs` (features exist only in feature space). The module's function from_<needs>
     takes this attribute and a seed, and returns a dataclass of numbers, lists and None. needs_test: whether the metric
-    requires a held-out set.
+    requires a held-out set. memorized: what some of its numbers are if the model memorized, by number (nested names
+    joined by dots).
     """
 
     summary: str
     module: str
     needs: Literal['distances', 'features'] = 'distances'
     needs_test: bool = False
+    memorized: Mapping[str, str] = field(default_factory=dict)
 
     def compute(self, inputs: 'Inputs', seed: int) -> Any:
         function = getattr(importlib.import_module(self.module), f'from_{self.needs}')
@@ -38,16 +40,42 @@ class Metric:
 
 
 METRICS = {
-    'ratio_curve': Metric('the memorization ratio at every threshold', 'evaluation.metrics.ratio_curve'),
-    'authenticity': Metric('AuthPct, percentage of images that are not near-copies', 'evaluation.metrics.authenticity'),
-    'copying_test': Metric('the C_T test of data-copying', 'evaluation.metrics.data_copying', needs_test=True),
+    'ratio_curve': Metric(
+        'the memorization ratio at every threshold', 'evaluation.metrics.ratio_curve', memorized={'mean': 'near 0'}
+    ),
+    'authenticity': Metric(
+        'AuthPct, percentage of images that are not near-copies',
+        'evaluation.metrics.authenticity',
+        memorized={'authpct': 'near 0', 'authpct_distinct': 'near 0'},
+    ),
+    'copying_test': Metric(
+        'the C_T test of data-copying',
+        'evaluation.metrics.data_copying',
+        needs_test=True,
+        memorized={
+            f'{variant}.{number}': 'far below 0'
+            for variant in ('plain', 'exchanged')
+            for number in ('global_z', 'clustered_z')
+        },
+    ),
     'precision_recall': Metric('precision, recall, density and coverage', 'evaluation.metrics.precision_recall'),
     'test_gap': Metric(
-        'nearest-neighbour distances to training versus test images', 'evaluation.metrics.held_out_gap', needs_test=True
+        'nearest-neighbour distances to training versus test images',
+        'evaluation.metrics.held_out_gap',
+        needs_test=True,
+        memorized={'mean_gap': 'above 0', 'median_gap': 'above 0', 'share_nearer_to_training': 'above expected'},
     ),
-    'frechet': Metric('Fréchet distance of features, such as the FID', 'evaluation.metrics.frechet', 'features'),
+    'frechet': Metric(
+        'Fréchet distance of features, such as the FID',
+        'evaluation.metrics.frechet',
+        'features',
+        memorized={'difference': 'above 0'},
+    ),
     'kernel_distance': Metric(
-        'kernel distance of features, such as the KID', 'evaluation.metrics.kernel_distance', 'features'
+        'kernel distance of features, such as the KID',
+        'evaluation.metrics.kernel_distance',
+        'features',
+        memorized={'difference': 'above 0'},
     ),
 }
 
@@ -82,6 +110,16 @@ def requested(names: Sequence[str], has_test: bool, has_features: bool) -> Seque
         return [name for name, metric in METRICS.items() if has[metric.needs] and (has_test or not metric.needs_test)]
     require_known(names, has_test)
     return names
+
+
+def left_out(names: Sequence[str], computed: Sequence[str]) -> str:
+    """A note listing the metrics that 'all' does not include, with the argument that each requires; '' if none."""
+    missing = [metric for metric in METRICS if list(names) == ['all'] and metric not in computed]
+    with_test = ', '.join(name for name in missing if METRICS[name].needs_test)
+    with_features = ', '.join(name for name in missing if METRICS[name].needs == 'features')
+    parts = [f'{with_test} (add `test_set`)'] * bool(with_test)
+    parts += [f'{with_features} (add `extractor` or `features`)'] * bool(with_features)
+    return f'Metrics left out: {"; ".join(parts)}' if parts else ''
 
 
 def require_known(names: Sequence[str], has_test: bool) -> None:

@@ -18,6 +18,25 @@ def test_progress_is_in_a_file_until_the_bar_is_closed(tmp_path, monkeypatch):
     assert read_progress(tmp_path) is None
 
 
+def test_without_a_terminal_a_line_is_printed_every_20_seconds(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr('dnnlib.progress.time.monotonic', lambda: now[0])
+    with ProgressBar('evaluate', 2000, done=500) as bar:
+        for _ in range(5):  # 50 images in 10 s
+            now[0] += 10
+            bar.update(50)
+    # After 20 s and 40 s: 5 images/s, so the remaining 1,400 and 1,300 images take 280 s and 260 s.
+    assert capsys.readouterr().err.splitlines() == [
+        'evaluate: 600 of 2,000 img, 5 img/s, 4m 40s left',
+        'evaluate: 700 of 2,000 img, 5 img/s, 4m 20s left',
+    ]
+    for hidden, lines in ((True, True), (False, False)):
+        with ProgressBar('train', 2000, hidden=hidden, lines=lines) as bar:
+            now[0] += 30
+            bar.update(50)
+    assert capsys.readouterr().err == ''
+
+
 def test_a_damaged_file_gives_no_progress(tmp_path):
     for text in ('', '[]', '{"phase": "train", "done": "1"}'):
         (tmp_path / PROGRESS_FILE).write_text(text)

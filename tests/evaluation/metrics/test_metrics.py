@@ -11,6 +11,7 @@ import torch
 from dnnlib.util import UserError
 from evaluation.memorization import TrainingImages
 from evaluation.metrics import METRICS, Metric, compute_metrics
+from evaluation.printing import numbers_of
 from evaluation.spaces import FeatureSpace, PixelSpace
 from tests.evaluation.naive import in_both_spaces, metric, random_sets, with_and_without_ties
 from tests.helpers import ROOT
@@ -140,6 +141,18 @@ def test_a_new_metric_is_a_file_and_a_line(needs, monkeypatch):
     assert metric('new', FeatureSpace(), generated, training)['value'] == pytest.approx(mean)
     with pytest.raises(UserError, match='requires `features`, not pixels'):
         metric('new', PixelSpace(), generated, training)
+
+
+def test_signs_of_memorization_are_those_of_numbers_that_metrics_compute():
+    sets = random_sets(256, 70, 65, 60)
+    rows = [images.reshape(len(images), -1)[:, :5].astype(float) for images in sets]
+    names = [name for name in METRICS if METRICS[name].needs == 'distances']
+    found = compute_metrics(names, PixelSpace(), *sets) | compute_metrics(
+        [name for name in METRICS if name not in names], FeatureSpace(), *rows
+    )
+    assert dict(numbers_of(found)).keys() >= {
+        f'{name}.{number}' for name, metric in METRICS.items() for number in metric.memorized
+    }
 
 
 def test_names_and_summaries_are_known_without_torch():

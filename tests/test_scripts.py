@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from studies.points import make_point
 from studies.study_file import load_study
-from tests.dataset_utils.making import write_cifar
+from tests.dataset_utils.making import cifar_labels, pickled_batch, random_images, write_cifar
 from tests.helpers import ROOT
 from tests.shell import commands_of, our_command, parse
 from torch_utils import distributed
@@ -140,7 +140,9 @@ def page(tmp_path, monkeypatch):
     """A page in a folder that has CIFAR-10 in miniature."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / CIFAR).parent.mkdir(parents=True)
-    write_cifar(tmp_path / CIFAR, per_batch=10_000 // SHRINK)
+    count = 10_000 // SHRINK
+    test_batch = pickled_batch(random_images(count, 32, seed=1), labels=cifar_labels(count)[:count])
+    write_cifar(tmp_path / CIFAR, per_batch=count, members={'test_batch': test_batch})
     return Page(monkeypatch)
 
 

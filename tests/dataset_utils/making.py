@@ -56,6 +56,11 @@ def cifar_labels(per_batch: int) -> list[int]:
     return [(7 * number) % 10 for number in range(5 * per_batch)]
 
 
+def pickled_batch(images: np.ndarray, protocol: int = 2, **labels: list[int]) -> bytes:
+    rows = np.stack([image.transpose(2, 0, 1).ravel() for image in images])
+    return pickle.dumps({'data': rows, **labels}, protocol)
+
+
 def write_cifar(
     path: Path, per_batch: int = 40, protocol: int = 2, members: dict[str, bytes] | None = None
 ) -> np.ndarray:
@@ -68,8 +73,7 @@ def write_cifar(
     contents = {'batches.meta': pickle.dumps({'label_names': CIFAR_CLASSES}, protocol)}
     for number in range(5):
         part = slice(number * per_batch, (number + 1) * per_batch)
-        rows = np.stack([image.transpose(2, 0, 1).ravel() for image in images[part]])
-        contents[f'data_batch_{number + 1}'] = pickle.dumps({'data': rows, 'labels': labels[part]}, protocol)
+        contents[f'data_batch_{number + 1}'] = pickled_batch(images[part], protocol, labels=labels[part])
     write_tar(path, {name: data for name, data in (contents | (members or {})).items() if data})
     return images
 

@@ -12,18 +12,13 @@ from dataset_utils import Reading, content_sha256, open_source
 from dataset_utils.command_line import main as dataset_utils_main
 from dataset_utils.sources import cifar
 from dnnlib.util import UserError
-from tests.dataset_utils.making import random_images, read_zip, write_cifar, write_files, write_tar
+from tests.dataset_utils.making import pickled_batch, random_images, read_zip, write_cifar, write_files, write_tar
 from tests.helpers import invoke, needs_cifar10
 
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / 'cifar-10-python.tar.gz'
-
-
-def pickled_batch(images: np.ndarray, **labels: list[int]) -> bytes:
-    rows = np.stack([image.transpose(2, 0, 1).ravel() for image in images])
-    return pickle.dumps({'data': rows, **labels}, 2)
 
 
 def test_the_test_images_and_the_unpacked_folder(path, tmp_path):

@@ -35,7 +35,9 @@ class AugmentPipe:
     p: base probability. Each transformation is applied to each image with probability min(1, multiplier · p);
     otherwise its labels are 0.
     xflip, yflip, scale, rotate_frac, aniso, translate_frac: the multipliers; 0 (the default) disables a transformation.
-    scale_std, aniso_std: strengths in octaves. translate_std: strength as a fraction of the image size.
+    scale_std, aniso_std: standard deviations of scaling and stretching, in octaves.
+    aniso_rotate_prob: probability that an image is stretched in a random direction instead of along x.
+    translate_std: standard deviation of the shift, as a fraction of the image size.
     Random numbers come from the global generator of the images' device.
     """
 
@@ -130,10 +132,11 @@ def rotation(angle: Tensor) -> Tensor:
 def transform(images: Tensor, forward: Tensor) -> Tensor:
     """Apply affine maps to images, with little blur and aliasing.
 
-    images: float [B, C, R, R]. forward: [B, 3, 3], acts on points (x, y, 1) in pixels, with the image centre as origin.
-    Images are padded by reflection. The identity map leaves them unchanged: the wavelet is orthogonal, so downsampling
-    undoes upsampling. The padding is the largest that reflection allows, because deriving it from the maps would mean
-    waiting for the device.
+    images: float [B, C, R, R]. forward: affine maps, [B, 3, 3], which act on points (x, y, 1) in pixels, with the image
+    centre as the origin.
+    The identity map leaves images unchanged, because the wavelet is orthogonal, so downsampling undoes upsampling.
+    Images are padded by reflection, always as far as reflection allows: to derive a smaller padding from the maps, the
+    CPU would have to wait for the device.
     """
     B, _, R, _ = images.shape
     margin = R - 1
@@ -156,12 +159,12 @@ def transform(images: Tensor, forward: Tensor) -> Tensor:
 
 @functools.cache
 def wavelet(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The filter taps, normalized to sum 1; copied to the device only once, because copying waits for the device."""
+    """The filter taps, normalized to a sum of 1; cached because the CPU waits whenever they are copied to a device."""
     return torch.tensor(SYM6, device=device, dtype=dtype) / math.sqrt(2)
 
 
 def upsample_by_2(images: Tensor, taps: Tensor) -> Tensor:
-    """Insert zeros between pixels and filter, along both axes: [B, C, H, W] -> [B, C, 2 (H - 1) + len(taps), …]."""
+    """Insert zeros between pixels, then filter, along both axes: [B, C, H, W] -> [B, C, 2 (H - 1) + len(taps), …]."""
     C, length = images.shape[1], len(taps)
     along_x = (2 * taps).expand(C, 1, 1, length)
     images = F.conv_transpose2d(images, along_x, stride=(1, 2), groups=C)

@@ -1,6 +1,6 @@
 """Closed-form denoisers: computed directly from a training set, without a network.
 
-`make_denoiser` makes a denoiser from its name. To add one, write a class in its own file and add a line to `DENOISERS`.
+`make_denoiser` makes a denoiser from its name. To add a denoiser, write its class and list it in `DENOISERS`.
 """
 
 import inspect
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.closed_form.rows import Images
     from training.denoiser import Denoiser
 
-# Each name's class, either the class itself or 'module:class', which is imported on first use.
+# The class for each name: the class itself, or 'module:class', which is imported on first use.
 DENOISERS: dict[str, Callable[..., 'Denoiser'] | str] = {
     'optimal': 'training.closed_form.optimal:OptimalDenoiser',
     'gaussian': 'training.closed_form.gaussian:GaussianDenoiser',
@@ -32,7 +32,7 @@ DENOISERS: dict[str, Callable[..., 'Denoiser'] | str] = {
     'pca-locality': 'training.closed_form.pca_locality:PCALocalityDenoiser',
     'hybrid': 'training.closed_form.hybrid:HybridDenoiser',
 }
-# Converts the text of a parameter to a value of its type.
+# For each type of parameter, the function that converts text to a value.
 VALUES: dict[type, Callable[[str], Any]] = {
     bool: {'0': False, '1': True}.__getitem__,
     int: int,
@@ -53,7 +53,8 @@ def make_denoiser(
     name: may include parameters, as in local:window=5,precision=fp64, or describe a hybrid, as in
     hybrid:optimal>4>FILE; see `read_name`.
     images: uint8 [N, C, R, R]. labels: int64 [N] or None. parameters: further arguments of the denoiser's class.
-    Raises UserError if `read_name` or the denoiser's class does, or if the denoiser does not have a parameter.
+    Raises UserError if `read_name` refuses the name, if the denoiser does not have one of the parameters, or if its
+    class refuses a value.
     """
     name, spelled = read_name(name)
     made = denoiser_class(name)
@@ -67,7 +68,8 @@ def read_name(text: str) -> tuple[str, dict[str, Any]]:
 
     Each part is itself a name, or the path of a network file. Parts are listed from high to low noise, separated by
     the noise levels at which to switch.
-    Raises UserError for unknown names and parameters, values of the wrong type, and levels that do not descend.
+    Raises UserError for unknown names and parameters, values of the wrong type, and levels that are not in descending
+    order.
     """
     name, _, rest = text.partition(':')
     if name not in DENOISERS:
@@ -91,7 +93,7 @@ def read_name(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def files_of(text: str) -> list[Path]:
-    """The network and window-table files that the named denoiser reads. Raises UserError as `read_name` does."""
+    """The network files and window tables that the named denoiser reads. Raises UserError if the name is invalid."""
     name, parameters = read_name(text)
     if name == 'hybrid':
         parts = parameters['parts']
@@ -101,9 +103,10 @@ def files_of(text: str) -> list[Path]:
 
 
 def require_levels(text: str, lowest: float, highest: float) -> None:
-    """Raise UserError if the named denoiser uses a window table that does not cover all noise levels it is needed at.
+    """Raise UserError if the named denoiser would use a window table at noise levels that the table does not cover.
 
-    lowest, highest: the sampler's range of noise levels. Networks are not checked: samplers stay within their range.
+    lowest, highest: the sampler's range of noise levels. Networks are not checked, because samplers stay within a
+    network's range.
     """
     from training.closed_form.windows import read_table
 

@@ -1,4 +1,4 @@
-"""Base class of closed-form denoisers: the shape and classes of the training set, and argument checks."""
+"""The base class of closed-form denoisers, which holds the training set's shape and classes and checks arguments."""
 
 import math
 from collections import Counter
@@ -16,10 +16,10 @@ from training.closed_form.rows import ImageRows, Images
 class ClosedForm:
     """Base class of closed-form denoisers. Each subclass is a dataclass whose keyword-only fields are its parameters.
 
-    images: uint8 [N, C, R, R]. labels: int64 [N] or None. device: where to compute. If images are `ImageRows`, their
-    own labels and device are used.
-    num_images, class_sizes: the number of training images, in total and per class.
-    label_dim: 0 without labels, otherwise the highest label + 1.
+    images: uint8 [N, C, R, R]. labels: int64 [N] or None. device: the device to compute on. If images are `ImageRows`,
+    labels and device are taken from them.
+    Attributes. num_images, class_sizes: number of training images, in total and per class. label_dim: 0 without labels,
+    otherwise the highest label + 1.
     Raises UserError if the training set is empty or its images are not square.
     """
 
@@ -76,7 +76,7 @@ class ClosedForm:
         return (127.5 * sigma).square().expand(len(x))
 
     def _classes(self, class_labels: Tensor | None, count: int) -> Tensor | None:
-        """The class of each image, int64 [B], with -1 for all classes; None if class_labels is None."""
+        """The class of each noisy image, int64 [B]; -1 (from an all-zero one-hot row) stands for all classes."""
         if class_labels is None:
             return None
         if not self.label_dim:

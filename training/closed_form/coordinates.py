@@ -1,10 +1,10 @@
 """The optimal denoiser in reduced coordinates, for training sets that have fewer images than pixels.
 
-Without churn, a sampler only adds multiples of the latents z and of denoised images, which are weighted means of the
-training images y_i. Every noisy image is therefore x = a z + sum_i b_i y_i, and the denoiser needs only the products
-x·y_i. The coordinates a and b and these products are linear in x, so a sampler can work with these 2 N + 1 numbers
-(for N training images) instead of pixels. For images of P pixels, one evaluation takes N² multiplications instead of
-2 N P, which is cheap enough for float64.
+Without churn, every noisy image is a linear combination of the latents z and of earlier denoised images, and each
+denoised image is a weighted mean of the training images y_i. Therefore x = a z + sum_i b_i y_i, and the denoiser needs
+only the inner products x·y_i. The coordinates a and b_i and the products x·y_i are linear in x, so a sampler can update
+these 2 N + 1 numbers (for N training images) instead of pixels. One evaluation takes N² multiplications, whereas P
+pixels per image take 2 N P, so float64 is affordable.
 """
 
 import math
@@ -20,16 +20,16 @@ from training.closed_form.sums import SETTLED
 
 
 class Coordinates:
-    """The optimal denoiser of noisy images in coordinates [B, 2 N + 1]: a, b and the products.
+    """The optimal denoiser for noisy images given as coordinates, [B, 2 N + 1]: first a, then all b_i, then all x·y_i.
 
-    images: N training images, not sharded. groups: groups noisy images by class; see `Streamed`.
+    images: the N training images, not sharded. groups: `Streamed._groups`, which groups noisy images by class.
     """
 
     sigma_min, sigma_max = 0.0, math.inf
 
     def __init__(self, images: ImageRows, groups: Callable[[Tensor | None, int], list[Group]]):
         self.num_images, self.keys, self.groups = len(images), images.keys, groups
-        self.rows = images.block(0, len(images)).to(torch.float64).mul_(2).add_(1)  # the odd numbers 255 y
+        self.rows = images.block(0, len(images)).to(torch.float64).mul_(2).add_(1)  # 255 y, an odd integer
         self.gram = (self.rows @ self.rows.t()).div_(255**2)  # exact before the division
         self.rows.div_(255)
 
@@ -51,11 +51,11 @@ class Coordinates:
         return sigma
 
     def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The denoised images in coordinates; see `OptimalDenoiser`."""
+        """The coordinates of the denoised images; arguments as for `OptimalDenoiser`."""
         return self.settled(x, sigma, class_labels)[1]
 
     def settled(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See `OptimalDenoiser.settled`; the denoised images are returned in coordinates."""
+        """Like `OptimalDenoiser.settled`, but returns the coordinates of the denoised images."""
         logits = (self._split(x)[2] - self.gram.diagonal() / 2).div_(sigma.square())
         for group in self.groups(class_labels, len(x)):
             start, stop = group.chosen

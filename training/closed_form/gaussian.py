@@ -1,7 +1,8 @@
 """The Gaussian (Wiener) denoiser: optimal for a Gaussian with the training set's mean and covariance.
 
 D(x; sigma) = mu + U diag(l / (l + sigma²)) Uᵀ (x - mu), where U and l are the eigenvectors and eigenvalues of the
-covariance. It does not see individual images and so cannot memorize them: a baseline for models that generalize.
+covariance. Only the mean and the covariance of the training set enter this formula, so the denoiser cannot memorize
+individual images; it serves as a baseline for models that generalize.
 Source: Wang and Vastola 2024; Li, Dai and Qu 2024.
 """
 
@@ -22,7 +23,7 @@ NEGLIGIBLE = 1e-13
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A Gaussian in pixel units. mean: float64 [P]. directions: float64 [P, r], orthonormal. variances: float64 [r]."""
+    """A Gaussian in pixel units, float64: mean [P], principal directions [P, r] (orthonormal), their variances [r]."""
 
     mean: Tensor
     directions: Tensor
@@ -36,11 +37,11 @@ class Gaussian:
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class GaussianDenoiser(Streamed):
-    """The Gaussian denoiser D(x; sigma), with the training set's mean and covariance (divided by N), in float64.
+    """The Gaussian denoiser D(x; sigma) with the training set's mean and covariance (normalized by N), in float64.
 
     rank: number of largest eigenvalues to keep; the rest are set to 0. None keeps all.
     Other arguments: see `Streamed`. With labels, class_labels select the Gaussian fitted to a class.
-    Each Gaussian is fitted on first use, through the Gram matrix if there are fewer images than pixels.
+    Each Gaussian is fitted on first use, using the Gram matrix if there are fewer images than pixels.
     Raises UserError for a rank below 1 or above min(N, P), and if the matrices do not fit in memory.
     """
 
@@ -88,7 +89,7 @@ class GaussianDenoiser(Streamed):
         return Gaussian(mean, directions, variances)
 
     def _largest(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The eigenvalues to keep, float64 [r], and the eigenvectors [:, r], of a covariance or Gram matrix."""
+        """The eigenvalues to keep, float64 [r], and their eigenvectors, [:, r], of a covariance or Gram matrix."""
         values, vectors = torch.linalg.eigh(matrix)  # ascending
         kept = (values > NEGLIGIBLE * values[-1]).nonzero()[:, 0]
         kept = kept if self.rank is None else kept[-self.rank :]

@@ -1,6 +1,7 @@
 """Hybrid denoisers, which switch from one denoiser to another at given noise levels.
 
-Replacing a network by the optimal denoiser within a range of noise levels shows at which levels its images are decided.
+Replacing a network with the optimal denoiser within a range of noise levels shows which levels determine the network's
+images.
 Source: Bertrand et al. 2025.
 """
 
@@ -22,12 +23,13 @@ from training.snapshot import load_network
 class HybridDenoiser:
     """Several denoisers, each used within its own range of noise levels.
 
-    images, labels, device: passed to the closed forms.
-    parts: denoisers from high to low noise. Each is a denoiser, the name of a closed form (see `make_denoiser`), or the
-    path of a network file. A name or path that occurs several times is loaded once.
-    levels: noise levels at which to switch, descending, one fewer than parts. Above a level the part before it is used;
-    at and below the level, the part after it.
-    Raises UserError for levels that do not descend, and for parts that differ in image shape or number of classes.
+    images, labels, device: arguments of the closed forms.
+    parts: the denoisers, from high to low noise. Each is given as an object, as the name of a closed form (see
+    `make_denoiser`), or as the path of a network file. A name or path that occurs several times is loaded once.
+    levels: noise levels at which to switch, in descending order, one fewer than parts; parts[i] is used from
+    levels[i - 1] (inclusive) down to levels[i] (exclusive).
+    Raises UserError for levels that are not in descending order, and for parts that differ in image shape or number of
+    classes.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class HybridDenoiser:
         names = dict.fromkeys(part for part in parts if isinstance(part, str))
         if not isinstance(images, ImageRows) and any(map(is_closed_form, names)):
             check_images(images, labels)
-            images = ImageRows(images, as_labels(labels), compute_device(device))  # held once for all parts
+            images = ImageRows(images, as_labels(labels), compute_device(device))  # shared by all parts
         made = {
             name: make_denoiser(name, images, labels, device) if is_closed_form(name) else load_network(name, device)
             for name in names
@@ -82,7 +84,7 @@ class HybridDenoiser:
 
 
 def check_levels(levels: Sequence[float], num_parts: int) -> None:
-    """Raise UserError unless the levels descend, are positive, and are one fewer than the parts."""
+    """Raise UserError unless the levels are positive, in descending order, and one fewer than the parts."""
     if num_parts < 2 or len(levels) != num_parts - 1:
         raise UserError(
             f'`denoiser`: the hybrid has {num_parts} parts and {len(levels)} levels; give at least two parts, with a '

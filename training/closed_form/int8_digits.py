@@ -1,8 +1,8 @@
-"""Numbers as int8 digits in base 256, so that products with 8-bit pixels are exact int8 matrix products.
+"""Splits numbers into int8 digits in base 256, whose products with 8-bit pixels are exact int8 matrix products.
 
-`split_signed` is for noisy images, `split_weights` for softmax weights. Both round with dither: noise that is uniform
-in [0, 1), drawn once and independent of the data, is added before rounding down. Rounding errors then have mean zero
-and are mutually independent for any input, as the error estimate in `int8_sums` assumes; plain rounding does not
+`split_signed` is for noisy images, `split_weights` for softmax weights. Both round with dither: before rounding down,
+they add noise that is uniform in [0, 1), drawn once and independent of the data. For any input, the rounding errors
+then have mean zero and are mutually independent, as the error estimate in `int8_sums` assumes; plain rounding does not
 guarantee this.
 Source of the dither: Schuchman 1964 (subtractive), Wannamaker et al. 2000 (non-subtractive).
 """
@@ -10,18 +10,18 @@ Source of the dither: Schuchman 1964 (subtractive), Wannamaker et al. 2000 (non-
 import torch
 from torch import Tensor
 
-# Root mean square rounding errors in units of the last digit. With subtractive dither, the error is uniform over one
-# unit; otherwise it is at most the error of rounding up or down by a fair coin.
+# Root mean square rounding errors, in units of the last digit. Signed digits have subtractive dither, so their error is
+# uniform over one unit. Weights are rounded up or down at random; their error is largest if both are equally likely.
 SIGNED_ERROR = 12**-0.5
 WEIGHT_ERROR = 0.5
 
 
 def split_signed(values: Tensor, count: int, dither: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Write each row as `count` signed digits, in units of a step that is specific to the row.
+    """Write each number as `count` signed digits, in units of a step size that is specific to the row.
 
-    values: float64 [B, P]. count: 1 to 4. dither: float64 [P] in [0, 1).
-    Returns the digits, int8 [count · B, P], most significant first; the step, float64 [B]; and the remainder `left`,
-    float64 [B, P], uniform in ±step / 2: values = step · (digits · 256^k - dither + 1/2) + left.
+    values: float64 [B, P]. count: number of digits, 1 to 4. dither: float64 [P] in [0, 1).
+    Returns the digits, int8 [count · B, P], most significant first; the step sizes, float64 [B]; and the remainders
+    `left`, float64 [B, P], uniform in ±step / 2: values = step · (sum of digits · 256^k - dither + 1/2) + left.
     """
     step = values.abs().amax(dim=1).clamp(min=1e-300) / (127 * _ones(count) - 1)
     whole = (values / step[:, None] + dither).floor_()
@@ -40,12 +40,12 @@ def split_weights(weights: Tensor, dither: Tensor, digits: list[Tensor]) -> None
 
     weights: float32 [B, N], overwritten. dither: float32 [N] in [0, 1). digits: output tensors, int8 [B, N], one per
     digit.
-    With count digits, the weights equal (digits · 256^k + weight_offset(count)) / weight_scale(count) to within one
-    unit.
+    To within one unit of the last digit, a weight equals
+    (sum of digits · 256^k + weight_offset(count)) / weight_scale(count), where count is the number of digits.
     """
     count = len(digits)
     scaled = torch.add(dither, weights, alpha=weight_scale(count), out=weights).to(torch.int32)
-    scaled ^= 128 * _ones(count)  # flips the top bit of each byte: unsigned 0…255 to signed -128…127
+    scaled ^= 128 * _ones(count)  # flips the top bit of each byte, which maps 0…255 to -128…127
     for digit in digits[:0:-1]:
         digit.copy_(scaled)  # keeps the low byte
         scaled >>= 8
@@ -53,7 +53,7 @@ def split_weights(weights: Tensor, dither: Tensor, digits: list[Tensor]) -> None
 
 
 def join(products: list[Tensor]) -> Tensor:
-    """Combine the products with each digit, most significant first, into float64 products with the complete number."""
+    """Combine products with single digits, most significant first, into float64 products with the complete numbers."""
     total = products[0].to(torch.float64)
     for product in products[1:]:
         total = total * 256 + product
@@ -61,12 +61,12 @@ def join(products: list[Tensor]) -> Tensor:
 
 
 def weight_scale(count: int) -> int:
-    """The weight 1 in units of the last digit; one unit below the largest value, to leave room for the dither."""
+    """The weight 1 in units of the last digit: one less than the largest number, to leave room for the dither."""
     return 256**count - 2
 
 
 def weight_offset(count: int) -> int:
-    """The number to add to the digits' value so that the weight 0 gives 0."""
+    """The number to add to the value of the digits so that the weight 0 gives 0."""
     return 128 * _ones(count)
 
 

@@ -1,21 +1,22 @@
-"""Softmax-weighted sums of training images by exact int8 matrix products, with an error estimate.
+"""Softmax-weighted sums of training images, computed with exact int8 matrix products, with an error estimate.
 
-The logits of all images come from one product and their weighted sum from another. Each multiplies int8 digits by
-pixels, so the products themselves are exact. Errors come from rounding z and the weights to digits, and from the
-float32 arithmetic in between. The largest weights in each block of images are computed in float64 instead: at low noise
-only they matter, and at intermediate noise they would make the scale too coarse for the rest.
+One matrix product gives the logits of all training images, and another gives their weighted sum. Both multiply int8
+digits by pixels, so the products themselves are exact. Errors come from rounding z and the weights to digits, and from
+the float32 arithmetic in between. The largest weights in each block of images are computed in float64 instead: at low
+noise, all other weights are negligible, and at intermediate noise, the digits would be too coarse for the other weights
+if they also had to represent the largest.
 
-The error estimate. Let D = sum w q / sum w be the weighted mean of rows q. Rounding z to digits leaves an error r with
-independent coordinates of mean zero and variance step²/12, which changes each logit computed from digits by r·q / s².
-Apart from r·m / s² (m: the mean row), which is known and corrected, this shifts D by
-r · sum w (q - m)(q - D) / (s² sum w), where the first sum runs over the images with such logits. By the Cauchy-Schwarz
-inequality, the mean squared length of the shift is at most
-step²/12 · sum w ||q - m||² · sum w ||q - D||² / (s² sum w)². Rounding weights to digits leaves independent errors of
-mean zero and variance at most unit²/4, so the mean squared error of sum w q is at most unit²/4 · sum ||q||².
-Both errors are sub-Gaussian with these variances as proxies (the first is uniform, the second bounded). By the tail
-bound of Hsu, Kakade and Zhang, the square of either exceeds 1 + 2 sqrt(t) + 2 t times its mean with probability at most
-exp(-t) over the dither, which is drawn once and independently of the images. Float32 adds errors of half a unit in the
-last place to the logits; we assume that these are independent too. `relative_error` adds the three errors.
+Error estimate. Let D = sum w q / sum w be the weighted mean of rows q. Rounding z to digits leaves an error r with
+independent coordinates of mean zero and variance step²/12. It changes each logit computed from digits by r·q / s². The
+part r·m / s² (m: the mean row) is known and corrected. The rest shifts D by r · sum w (q - m)(q - D) / (s² sum w); the
+first sum runs over the images whose logits come from digits. By the Cauchy-Schwarz inequality, the mean squared length
+of this shift is at most step²/12 · sum w ||q - m||² · sum w ||q - D||² / (s² sum w)².
+Rounding weights to digits leaves independent errors of mean zero and variance at most unit²/4, so the mean squared
+error of sum w q is at most unit²/4 · sum ||q||².
+Both errors are sub-Gaussian with these variances as variance proxies (the first is uniform, the second bounded). By the
+tail bound of Hsu, Kakade and Zhang, the square of either error exceeds 1 + 2 sqrt(t) + 2 t times its mean with
+probability at most exp(-t), where only the dither is random. Float32 adds errors of up to half a unit in the last place
+to the logits; we assume that these errors are independent too. `relative_error` adds the three errors.
 Sources: Hsu, Kakade and Zhang 2012, theorem 2.1 (the tail bound); `training.closed_form.int8_digits` (the dither).
 """
 
@@ -38,25 +39,26 @@ from training.closed_form.int8_digits import (
 from training.closed_form.rows import MAX_BLOCK, ImageRows
 from training.closed_form.sums import NO_INDEX, Sums, empty_sums, float64_sums, known_sums, merge
 
-# Images per product for logits: 512 · 2048 int32 values stay in the cache.
+# Training images per product for the logits, so that the result (512 · 2048 int32 values) stays in the cache.
 PRODUCT_ROWS = 2048
-# Weights converted to digits at a time: 16 MiB of float32.
+# Number of weights that are converted to digits at a time (16 MiB of float32).
 CHUNK_WEIGHTS = 1 << 22
 WEIGHT_DIGITS = 3
-# Number of largest weights per block that are computed in float64. They are found by the maxima of groups of this size.
+# The EXACT_WEIGHTS largest weights of each block are computed in float64. They are found from the maxima of groups of
+# GROUP images.
 EXACT_WEIGHTS = 16
 GROUP = 64
 # Blocks with at most this many images are summed in float64.
 FEW_IMAGES = 64
-# Weights count as peaked if the largest weights of all groups sum to less than this many times the overall largest.
+# Weights count as peaked if the largest weights of the groups sum to less than this many times the largest of them all.
 EVEN_GROUPS = 30
-# Rows gathered and converted to float64 at a time.
+# Number of rows that are gathered and converted to float64 at a time.
 GATHER_ROWS = 512
-# The remaining weights are ignored if they are at most this fraction of the total.
+# The weights not computed in float64 are ignored if they sum to at most this fraction of the total.
 NEGLIGIBLE = 1e-8
 # Half a unit in the last place of float32, relative to the value.
 FLOAT32_ERROR = 2.0**-24
-# Logits whose error could exceed this are too inaccurate for weights.
+# Logits whose error could exceed this are too inaccurate to compute weights from.
 USELESS_BOUND = 0.3
 
 
@@ -71,23 +73,24 @@ class Int8Query:
         self.digits, step, left = split_signed(z, count, images.pixel_dither)
         self.mean_norm, highest_norm = images.norms.mean(), images.highest_norm
         square = z.square().sum(dim=1)
-        # Logits omit the terms that are equal for all images: -||z||² / (2 s²) and the mean of -||q||² / (2 s²).
+        # The terms that are equal for all training images: -||z||² / (2 s²), the mean of -||q||² / (2 s²), and the
+        # known effect of rounding z.
         self.offset = -(square + self.mean_norm) / (2 * variance) + left @ images.mean / variance
         self.coefficients = torch.stack([-1 / (2 * variance), step / variance], dim=1).to(torch.float32)
         self.scales = [(256**k * step / variance).to(torch.float32)[:, None] for k in reversed(range(count))]
         self.logit_error = SIGNED_ERROR * step / variance
-        # A bound on the error of every logit. First line: the Cauchy-Schwarz inequality for the remainder of z (q - m
-        # is at most twice as long as the longest row). Second line: at most eight float32 operations on terms no
-        # larger than the ones given there.
+        # A bound on the error of every logit. First line: the remainder of z, by the Cauchy-Schwarz inequality and
+        # because q - m is at most twice as long as the longest row. Second line: at most eight float32 operations, on
+        # numbers no larger than the sum in parentheses.
         self.logit_bound = (
             step * (z.shape[1] * highest_norm).sqrt()
             + 8 * FLOAT32_ERROR * ((square * highest_norm).sqrt() + highest_norm)
         ) / variance
 
     def logits(self, start: int, stop: int) -> Tensor:
-        """(z·q - ||q||²/2) / s² minus `offset`, float32 [B, N].
+        """The logits -||z - q||² / (2 s²) of rows start … stop - 1, minus `offset`, float32 [B, N].
 
-        N is rounded up to a multiple of the group size; the added columns are minus infinity.
+        N is the number of rows, rounded up to a multiple of the group size; the added columns are minus infinity.
         """
         count, width = stop - start, -(-(stop - start) // GROUP) * GROUP
         logits = self.coefficients.new_empty([len(self.z), width])
@@ -107,10 +110,10 @@ class Int8Query:
 def int8_sums(
     images: ImageRows, z: Tensor, variance: Tensor, digits: int, start: int, stop: int, find_nearest: bool
 ) -> tuple[Sums, Tensor]:
-    """Sums over rows start … stop - 1, and the logit error that `relative_error` takes, float64 [B].
+    """Sums over rows start … stop - 1, and the argument `logit_error` of `relative_error`, float64 [B].
 
     z: float64 [B, P]. variance: s², float64 [B]. digits: number of digits per value of z, 1 to 4.
-    find_nearest: find the nearest image even if the weights are not peaked, unless float32 is too coarse to decide.
+    find_nearest: find the nearest image even if the weights are not peaked; it stays unknown if float32 is too coarse.
     """
 
     def some(rows: slice) -> tuple[Sums, Tensor]:
@@ -122,7 +125,7 @@ def int8_sums(
 
 
 def query_sums(query: Int8Query, start: int, stop: int, find_nearest: bool) -> Sums:
-    """Sums over rows start … stop - 1, block by block."""
+    """Sums over rows start … stop - 1, computed block by block."""
     sums: Sums | None = None
     known = torch.full_like(query.variance, -math.inf)
     for first in range(start, stop, MAX_BLOCK):
@@ -137,7 +140,7 @@ def query_sums(query: Int8Query, start: int, stop: int, find_nearest: bool) -> S
 
 
 def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, known: Tensor) -> Sums:
-    """Like `query_sums`, for one block. known: logarithm of the total weight of all blocks so far."""
+    """Like `query_sums`, for one block. known: logarithm of the total weight of earlier blocks."""
     logits = query.logits(start, stop)
     groups = logits.unflatten(1, (-1, GROUP)).amax(dim=2)
     highest = groups.amax(dim=1, keepdim=True)
@@ -155,7 +158,7 @@ def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, know
         rest[rows] = rest_sums(query, rows, logits[rows], highest[rows], start, stop)
     if top is None:
         return rest
-    # The nearest image is known to have one of the largest weights only if all remaining images are farther away.
+    # The nearest image in `top` is certain to be the nearest of all only if all remaining images are farther away.
     rest.distance = torch.where(rest.distance > top.distance, rest.distance, math.inf)
     return merge(top, rest)
 
@@ -163,8 +166,8 @@ def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, know
 def take_largest(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """The positions of the largest logits, int64 [B, EXACT_WEIGHTS], and the largest remaining logit, [B, 1].
 
-    groups: the largest logit of each group, [B, N / GROUP]. The K largest logits lie in the K groups with the largest
-    maxima, so only those are searched. The logits taken are replaced by minus infinity.
+    logits: float32 [B, N]; the largest are overwritten with minus infinity. groups: the largest logit of each group,
+    [B, N / GROUP]. The K largest logits lie in the K groups with the largest maxima, so only these groups are searched.
     """
     chosen = groups.topk(min(EXACT_WEIGHTS + 1, groups.shape[1]), dim=1).indices
     places = (chosen[:, :, None] * GROUP + torch.arange(GROUP, device=logits.device)).flatten(1)
@@ -175,7 +178,7 @@ def take_largest(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gathered_sums(query: Int8Query, positions: Tensor) -> Sums:
-    """Sums in float64 over a few images, which differ between noisy images. positions: int64 [B, K]."""
+    """Sums in float64 over a few training images for each noisy image, given by their positions, int64 [B, K]."""
     size = max(1, GATHER_ROWS // positions.shape[1])
     parts = []
     for z, variance, places in zip(query.z.split(size), query.variance.split(size), positions.split(size), strict=True):
@@ -185,10 +188,10 @@ def gathered_sums(query: Int8Query, positions: Tensor) -> Sums:
 
 
 def dropped_sums(query: Int8Query, reference: Tensor, count: int) -> Sums:
-    """Zeros in place of the sums over `count` images with negligible weights.
+    """Sums that leave out `count` training images with negligible weights.
 
-    reference: float64 [B]; no log weight of these images exceeds it by more than the bound on the error of logits.
-    `rounding` and `others` account for these images.
+    The sums themselves are zero; `rounding`, `distance` and `others` are bounds that account for the omitted images.
+    reference: the largest log weight of these images, up to the error of logits, float64 [B].
     """
     bound = reference + query.logit_bound
     none = torch.zeros_like(reference)
@@ -208,13 +211,13 @@ def dropped_sums(query: Int8Query, reference: Tensor, count: int) -> Sums:
 
 
 def rest_sums(query: Int8Query, rows: Tensor, logits: Tensor, highest: Tensor, start: int, stop: int) -> Sums:
-    """Sums over images start … stop - 1 for some of the noisy images, with the weights as int8 digits.
+    """Sums over images start … stop - 1 for some of the noisy images, with the weights written as int8 digits.
 
     rows: indices of the noisy images, int64 [R]. logits: float32 [R, N], overwritten. highest: the largest logit of
     each noisy image, float32 [R, 1].
     """
     images, count = query.images, stop - start
-    # The last row is all ones, so its product is the sum of all pixel rows.
+    # The last row of digits is all ones, so its product with the pixels is the sum of all pixel rows.
     digits = torch.ones([WEIGHT_DIGITS * len(rows) + 1, count], dtype=torch.int8, device=logits.device)
     parts = digits[:-1].unflatten(0, (WEIGHT_DIGITS, -1))
     norms = images.norms[start:stop].to(torch.float32)
@@ -251,17 +254,20 @@ def rest_sums(query: Int8Query, rows: Tensor, logits: Tensor, highest: Tensor, s
 
 
 def relative_error(images: ImageRows, logit_error: Tensor, sums: Sums) -> Tensor:
-    """Expected root mean square error of each denoised image, relative to the image's norm, float64 [B]."""
+    """Expected root mean square error of each denoised image, relative to the image's norm, float64 [B].
+
+    logit_error: the value returned by `int8_sums`. sums: sums over all training images.
+    """
     mean, center = sums.mean, images.mean
     distance = (mean - center).square().sum(dim=1)  # [B]
     exact = sums.total - sums.inexact
-    # An upper bound on sum w ||q - D||² over the inexact images, in two ways; the smaller is used. The first uses
-    # D - m = sum w (q - m) / sum w over all images, to which the images summed in float64 add at most their weight
-    # times the longest q - m; the second is the triangle inequality.
+    # Two upper bounds on sum w ||q - D||² over the inexact images; the smaller is used. The first bound follows from
+    # D - m = sum w (q - m) / sum w, to which the images summed in float64 contribute at most their weight times the
+    # longest q - m. The second bound is the triangle inequality.
     longest = images.highest_norm.sqrt() + center.norm()
     scattered = sums.spread - (sums.total + exact) * distance + 2 * exact * longest * distance.sqrt()
     scattered = torch.minimum(scattered, (sums.spread.sqrt() + (sums.inexact * distance).sqrt()).square())
-    # If all images are inexact, the error that their logits share cancels, and D can replace m.
+    # If all images are inexact, an error that all logits share cancels, so D can replace m.
     spread = torch.where(exact <= 1e-12 * sums.total, scattered, sums.spread)
     from_logits = logit_error * (spread * scattered).clamp(min=0).sqrt()
     return (from_logits + sums.rounding) / (sums.total * (mean + 0.5).norm(dim=1))

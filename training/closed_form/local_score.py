@@ -1,7 +1,8 @@
 """Local score denoisers, with and without translation equivariance.
 
-Each pixel is a separate posterior mean over candidate windows. A candidate is weighted by a softmax of the squared
-distance between its k×k window and the window around the pixel in the noisy image; its value is its centre pixel.
+Each pixel is denoised separately, to a weighted mean of the centre pixels of k×k candidate windows in the training
+images. The weights are a softmax of the negative squared distances between the candidates and the window around the
+noisy pixel.
 Source: Kamb and Ganguli 2024.
 """
 
@@ -15,17 +16,18 @@ from dnnlib.util import UserError
 from training.closed_form.streamed import Group, PosteriorMeans, Streamed
 from training.closed_form.windows import Window, closeness, window_matrix, window_sums, window_table, with_norms
 
-# Window sizes for 32×32 images at the 18 noise levels: PSPC-Square's patch sizes, clipped to Kamb and Ganguli's range
+# Window sizes for 32×32 images at EDM's 18 noise levels: PSPC-Square's patch sizes, clipped to Kamb and Ganguli's range
 # of 3 to 17.
 PUBLISHED = (*[17] * 8, 15, 11, 7, 5, *[3] * 6)
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Candidates along one axis for the pixels [start, stop): the training pixels at distance `offset` from them.
+    """The candidates for the pixels start … stop - 1 along one axis: training pixels that are shifted by `offset`.
 
-    margin: how many pixels windows extend beyond [start, stop) on both sides. sums: see `window_matrix`. Beyond the
-    columns of sums, images are padded with zeros, or with wrap by their other end.
+    margin: number of further pixels on each side that the windows use. sums: matrix that sums over windows; see
+    `window_matrix`. wrap: whether windows wrap around to the other end of the image; otherwise, windows treat pixels
+    outside the image as zeros.
     """
 
     offset: int
@@ -49,7 +51,7 @@ class Shift:
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class LocalScoreDenoiser(Streamed):
-    """LS: the candidates of a pixel are the windows at the same position in all training images, with zero padding.
+    """LS: a pixel's candidates are the windows at the same position in all training images, padded with zeros.
 
     window: odd window size k, as a number, a table, a table file or None; see `windows.window_table`.
     precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' computes everything in float64.
@@ -64,7 +66,7 @@ class LocalScoreDenoiser(Streamed):
         self.sigma_min, self.sigma_max = self.windows.low, self.windows.high
 
     def _shifts(self, window: int) -> Iterator[Shift]:
-        """The shifts along one axis; both axes use the same ones."""
+        """The shifts along one axis, which are the same for both axes."""
         size = self.img_resolution
         yield Shift(0, 0, size, 0, window_matrix(size, size, -(window // 2), window).to(self.device))
 
@@ -88,10 +90,10 @@ class LocalScoreDenoiser(Streamed):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class EquivariantLocalScoreDenoiser(LocalScoreDenoiser):
-    """ELS: the candidates of a pixel are the windows at every position in every training image.
+    """ELS: a pixel's candidates are the windows at every position in every training image.
 
-    padding: 'circular': windows wrap around to the other end of the image. 'zeros': images are padded with zeros, and
-    a pixel's candidates are only the windows that extend equally far beyond the same borders as its own.
+    padding: with 'circular', windows wrap around to the other end of the image. With 'zeros', images are padded with
+    zeros, and a pixel's candidates are only those windows that extend as far beyond the same borders as its own window.
     Other arguments: see `LocalScoreDenoiser`.
     """
 

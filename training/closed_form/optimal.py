@@ -1,7 +1,7 @@
 """The optimal denoiser: the closed-form optimum of denoising score matching over a training set.
 
-For training images y_i in [-1, 1], D(x; sigma) = sum_i w_i y_i with w = softmax(-||x - y_i||² / (2 sigma²)). It can
-only reproduce its training images, so it is the reference against which generalization is measured.
+For training images y_i in [-1, 1], D(x; sigma) = sum_i w_i y_i with w = softmax(-||x - y_i||² / (2 sigma²)). Sampling
+with this denoiser only reproduces training images, so it is the reference against which generalization is measured.
 Source: Karras et al. 2022, appendix B.3; Gu et al. 2023, section 2.
 
 See docs/optimal_denoiser.md for the algorithm.
@@ -19,16 +19,16 @@ from training.closed_form.int8_sums import int8_sums, relative_error
 from training.closed_form.streamed import Streamed
 from training.closed_form.sums import SETTLED, Sums, empty_sums, float64_sums, over_ranks
 
-# If the expected root mean square error, relative to the norm of the denoised image, exceeds this, the image is
-# recomputed with more digits. An error five times as large, 1e-5, has a probability below exp(-9) (see int8_sums).
+# Denoised images whose expected root mean square error, relative to their norm, exceeds this are recomputed with more
+# digits. The probability of an error above 1e-5, five times as large, is below exp(-9) (see int8_sums).
 TOLERANCE = 2e-6
 # On a CPU, training sets with at most this many pixels in total are summed in float64, which is fastest for them.
 FLOAT64_PIXELS = 1 << 22
-# Largest training set for which `Coordinates` are used, in images and in pixels: its Gram matrix and its images in
-# float64 take 128 MiB each.
+# Largest training set for which `Coordinates` are used, in images and in pixels. With these sizes, the Gram matrix and
+# the images take 128 MiB each in float64.
 MAX_COORDINATES = 1 << 12
 MAX_COORDINATE_PIXELS = 1 << 24
-# Numbers of digits per value of z, tried in turn: images whose error is still too large get the next one.
+# Numbers of digits per value of z. Images whose error is too large with the first number are recomputed with the next.
 DIGITS = (3, 4)
 
 
@@ -64,22 +64,22 @@ class OptimalDenoiser(Streamed):
         return self._denoised(x, sigma, class_labels)[0]
 
     def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Whether each image keeps denoising to a single training image until sigma = 0 (without churn), bool [B].
+        """Whether each noisy image denoises to one training image from sigma down to 0 without churn, bool [B].
 
-        Also returns the denoised images of the complete batch, as a call does.
+        Also returns the denoised images of the complete batch; see `__call__`.
 
         Proof: let y be the nearest training image, and x(t) = y + t (x - y) the point at noise level t sigma, with t in
         [0, 1]. As long as D = y, the probability flow follows this segment. For another image y', the gap
         g(t) = ||x(t) - y'||² - ||x(t) - y||² is linear in t, with g(0) = ||y - y'||² >= 0 and g(1) >= 0. So
         g(t) >= t g(1), and the weight of y' relative to y is exp(-g(t) / (2 t² sigma²)) <= exp(-g(1) / (2 sigma²)):
         no weight grows. Hence if the total weight of the other images is below float64's rounding unit at (x, sigma),
-        it stays so along the complete segment.
+        it stays below along the complete segment.
         """
         denoised, others = self._denoised(x, sigma, class_labels)
         return (others < math.log(SETTLED)).to(x.device), denoised
 
     def statistics(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Statistics:
-        """Properties of the softmax for each noisy image. Arguments: as for a call."""
+        """Properties of the softmax for each noisy image. Arguments: see `__call__`."""
         sums = self._sums(x, sigma, class_labels, find_nearest=True)
         return Statistics(
             log_normalizer=sums.log_total.to(x.device),
@@ -89,16 +89,19 @@ class OptimalDenoiser(Streamed):
         )
 
     def _denoised(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The denoised images, in the shape of x, and a bound on the weight of all other images, float64 [B].
+        """The denoised images, in the shape of x, and a bound on the weights of other training images, float64 [B].
 
-        The bound is the logarithm of the fraction of the total weight on images that differ from the nearest one.
+        It bounds the logarithm of the share that all images different from the nearest image have in the total weight.
         """
         sums = self._sums(x, sigma, class_labels)
         return self._as_images(sums.mean, x), sums.others - sums.log_total
 
     @functools.cached_property
     def coordinates(self) -> Coordinates | None:
-        """The same denoiser in reduced coordinates; None if the training set is too large, on disk or sharded."""
+        """The same denoiser in reduced coordinates.
+
+        None with precision 'fp64', or if the training set is too large, on disk or sharded.
+        """
         most = min(self.rows.num_pixels, MAX_COORDINATES, MAX_COORDINATE_PIXELS // self.rows.num_pixels)
         few = len(self.rows) <= most
         alone = self.rows.resident is not None and not self.rows.sharded
@@ -113,9 +116,10 @@ class OptimalDenoiser(Streamed):
         return Sums.cat(parts)[torch.cat([g.rows for g in groups if isinstance(g.rows, Tensor)]).argsort()]
 
     def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], size: int, find_nearest: bool) -> Sums:
-        """Sums over a range of rows, by int8 digits; in float64 for small sets and if the error remains too large.
+        """Sums over a range of rows, computed with int8 digits, or in float64 for small training sets.
 
-        size: number of images in the range, over all ranks.
+        Images whose error remains too large with int8 digits are recomputed in float64. size: number of training images
+        in the range, over all ranks.
         """
         if not len(z):
             return empty_sums(z)

@@ -1,7 +1,7 @@
 """The patch posterior denoiser (PSPC-Square), which denoises patches separately and averages overlapping patches.
 
-At each position, the s×s patch is denoised to its posterior mean given the noisy patch, over the patches at the same
-position in all training images and their mirror images. Each pixel is the mean over the patches that cover it.
+At each position, the noisy s×s patch is denoised to its posterior mean over the patches at the same position in all
+training images and their mirror images. Each pixel of the result is the mean over the patches that cover it.
 Source: Niedoba et al. 2025.
 """
 
@@ -49,7 +49,7 @@ class PatchDenoiser(Streamed):
             close = closeness(noisy[index], y, by_products[index])
             return window_sums(close, sums, sums).div_(variance)  # [places, places, n]
 
-        # Several patches contribute to a pixel, so their normalizers must be known first.
+        # Each pixel adds up weights of several patches, so the normalizers of the weights must be known first.
         normalizers = PosteriorMeans((len(z), places, places), 0, self._weight_dtype, z.device)
         for y in self._candidates(group):
             for index in range(len(noisy)):
@@ -63,7 +63,7 @@ class PatchDenoiser(Streamed):
                 summed[index] += (window_sums(weights, spread, spread) * values).sum(dim=-1)
         if self.rows.sharded:
             summed = gather_tensors(summed).sum(dim=0)
-        covering = sums.sum(dim=0)  # number of patches that cover each position along an axis
+        covering = sums.sum(dim=0)  # number of patches that cover each pixel along an axis
         return (summed / torch.outer(covering, covering)).flatten(1)
 
     def _candidates(self, group: Group) -> Iterator[Tensor]:

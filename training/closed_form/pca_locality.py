@@ -2,8 +2,8 @@
 
 A pixel value is one channel of one pixel. Let S be the covariance of the training set and W = S (S + sigma² I)⁻¹ the
 Wiener filter. The mask of value m contains the values j for which |W_mj| is at least tau times the largest |W_mj| in
-row m. Value m is denoised to its posterior mean over training images, weighted by a softmax of the squared distance
-on its mask.
+row m. Value m is denoised to the weighted mean of value m over the training images, where the weights are a softmax of
+the negative squared distances between the values in the mask.
 Source: Lukoianov et al. 2025.
 """
 
@@ -30,7 +30,7 @@ MASK_ENTRIES = 1 << 26
 class PCALocalityDenoiser(Streamed):
     """The PCA-locality denoiser for a training set.
 
-    tau: threshold in [0, 1]; None takes the published value for the image size.
+    tau: threshold in [0, 1]; None means the published value for the image size.
     precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' computes everything in float64.
     Other arguments: see `Streamed`. With labels, the denoiser for a class uses only that class's covariance and images.
     Raises UserError if tau is out of range or the covariance does not fit in memory.
@@ -43,12 +43,12 @@ class PCALocalityDenoiser(Streamed):
         if self.tau is None:
             self.tau = TAU if self.img_resolution < 64 else TAU_LARGE
         if not 0 <= self.tau <= 1:
-            raise UserError(f'`tau`={self.tau:g} is out of range; give a fraction of the largest entry, 0 to 1')
+            raise UserError(f'`tau`={self.tau:g} is out of range; give a number from 0 to 1')
         self.gaussian = GaussianDenoiser(self.rows)
         self._masks: dict[tuple[int, float], list[Tensor]] = {}
 
     def masks(self, variance: float, label: int = -1) -> list[Tensor]:
-        """The mask of each pixel value, as indices int64 [K]. variance: noise variance in pixel units."""
+        """The mask of each pixel value, as indices, int64 [K]. variance: noise variance in pixel units."""
         if (label, variance) not in self._masks:
             if sum(len(mask) for masks in self._masks.values() for mask in masks) > MASK_ENTRIES:
                 self._masks.clear()
@@ -58,7 +58,7 @@ class PCALocalityDenoiser(Streamed):
             masks: list[Tensor] = []
             for part in torch.arange(size, device=self.rows.device).split(BLOCK_IMAGES):
                 for number, row in zip(part, (gaussian.directions[part] @ shrunk).abs(), strict=True):
-                    # A value that is constant over all images does not correlate with any other.
+                    # A value that is constant over all images correlates with no other; its mask contains only itself.
                     constant = float(row[number]) < CONSTANT
                     masks.append(number[None] if constant else (row >= self.tau * row.amax()).nonzero()[:, 0])
             self._masks[label, variance] = masks

@@ -1,7 +1,7 @@
 """A training set as int8 rows (pixel minus 128, which is lossless), on a device or read block by block from disk.
 
-Images of the same class are stored together, so each class is a range of rows. Values that do not depend on the noisy
-image are computed once.
+Images of the same class are stored together, so each class is a range of rows. Properties of the rows that all noisy
+images need, such as norms, are computed once.
 """
 
 from collections import Counter
@@ -18,25 +18,26 @@ from dnnlib.util import UserError
 from torch_utils import distributed
 from torch_utils.misc import require_memory
 
-# Rows read and prepared at a time.
+# Number of rows that are read and prepared at a time.
 READ_ROWS = 256
-# Largest number of rows per block: int32 holds the sum of this many int8 products.
+# Largest number of rows per block; the sum of this many int8 products fits in int32.
 MAX_BLOCK = 1 << 16
 
 
 class ImageRows:
     """uint8 images [N, C, R, R], N >= 1, as int8 rows [N, P], for closed forms and nearest-neighbour search.
 
-    images: a NumPy memory map, or with `on_disk` a tensor backed by one, stays on disk and is read block by block.
-    Other images are copied to the device, a few rows at a time.
-    labels: int64 [N] >= 0 or None.
+    images: a NumPy memory map stays on disk and is read block by block; other images are copied to the device, a few
+    rows at a time. labels: int64 [N] >= 0 or None.
     sharded: whether the images are this rank's shard of a training set that is split over the ranks in order.
-    Raises UserError if the device has too little memory; if sharded, every rank raises it when one rank does.
+    on_disk: whether a tensor of images is backed by a memory map and stays on disk too.
+    Raises UserError if the device has too little memory; if sharded, all ranks raise it if one does.
 
     Attributes. If sharded, num_images, class_sizes, mean and highest_norm describe the images of all ranks, and all
-    other attributes the images of this rank.
+    other attributes describe the images of this rank.
     num_images, class_sizes: number of images, in total and per class.
-    order: int64 [N], the index of the image at each row position; `offset` is added to indices in results.
+    order: index of the image at each row position, int64 [N]. offset: index of this rank's first image in the complete
+    training set.
     ranges: each class's range of row positions.
     norms: squared norms of rows, float64 [N]. highest_norm: their maximum. mean: the mean row, float64 [P].
     keys: int64 [N], equal for equal images.
@@ -65,7 +66,7 @@ class ImageRows:
         if self.source is None:
             load = lambda: self._load(images)  # noqa: E731
             self.resident = distributed.on_every_rank(load) if sharded else load()
-        random = torch.Generator().manual_seed(0)  # before any image is seen: the dither must not depend on them
+        random = torch.Generator().manual_seed(0)  # fixed, because the dither must not depend on the images
         self.pixel_dither = torch.rand([self.num_pixels], generator=random, dtype=torch.float64).to(device)
         self.weight_dither = torch.rand([MAX_BLOCK], generator=random).to(device)
         self.norms, self.keys, self.dither_products, self.mean = self._prepare(random)
@@ -74,7 +75,7 @@ class ImageRows:
             self._join_shards()
 
     def _join_shards(self) -> None:
-        """Exchange the values that determine how to compute, so that all ranks make the same choices."""
+        """Combine sizes, means and norms over the ranks, so that all ranks choose the same way to compute."""
         shards = distributed.gather((len(self), self.class_sizes, self.mean.cpu(), self.highest_norm.cpu()))
         sizes = [size for size, _, _, _ in shards]
         self.num_images = sum(sizes)
@@ -99,11 +100,11 @@ class ImageRows:
         return as_rows(taken(self.source, self.order[start:stop]).to(self.device))
 
     def rows(self, positions: Tensor) -> Tensor:
-        """Rows at storage positions int64 [K], int8 [K, P]."""
+        """The rows at given positions (int64 [K]), int8 [K, P]."""
         if self.resident is not None:
             return self.resident[positions]
         assert self.source is not None
-        # Each row is read once, in file order.
+        # Each row is read only once, and in file order.
         index, place = self.order[positions].cpu().unique(return_inverse=True)
         return as_rows(taken(self.source, index)).to(self.device)[place.to(self.device)]
 
@@ -145,11 +146,11 @@ Images = Tensor | np.ndarray | PartialSource | ImageRows
 
 
 def rows_of(source: Source, labels: Tensor | None, device: torch.device, sharded: bool = False) -> ImageRows:
-    """The training images of a source; with `sharded`, this rank decodes and holds only its own shard.
+    """The images of a source as `ImageRows`; with `sharded`, this rank decodes and holds only its own shard.
 
     An array on disk stays there unless it is sharded. labels: int64, one per image of the source, or None.
-    Raises UserError if images are not square or differ in size, if there are fewer images than ranks, and as
-    `ImageRows` does.
+    Raises UserError if images are not square or differ in size, if a device has too little memory, or if there are
+    fewer images than ranks.
     """
     rank, world_size = (distributed.rank(), distributed.world_size()) if sharded else (0, 1)
     size = len(source)
@@ -168,7 +169,7 @@ def rows_of(source: Source, labels: Tensor | None, device: torch.device, sharded
 
 
 def taken(images: Images, index: Tensor) -> Tensor:
-    """Images at indices int64 [K], uint8 [K, C, H, W]."""
+    """The images at given indices (int64 [K]), uint8 [K, C, H, W]."""
     if isinstance(images, ImageRows):
         rows = images.rows(images.order.argsort()[index.to(images.device)])
         return (rows.view(torch.uint8) ^ 128).unflatten(1, images.shape[1:])
@@ -183,7 +184,7 @@ def as_rows(images: Tensor) -> Tensor:
 
 
 def class_ranges(labels: Tensor | None, count: int) -> tuple[Tensor, dict[int, tuple[int, int]]]:
-    """The order of images that groups them by class, int64 [N], and each class's range of positions in this order."""
+    """An order of the images that groups them by class, int64 [N], and each class's range of positions in the order."""
     if labels is None:
         return torch.arange(count), {}
     sorted_labels, order = labels.cpu().sort(stable=True)

@@ -1,7 +1,7 @@
 """The smoothed denoiser: the optimal denoiser averaged over several points around the noisy image.
 
-D(x; sigma) = (1/M) sum_m D*(x + s sigma e_m; sigma), where D* is the optimal denoiser and the e_m are M draws of
-standard normal noise. Its samples are averages of training images, whereas samples from the optimal denoiser are single
+D(x; sigma) = (1/M) sum_m D*(x + s sigma e_m; sigma), where D* is the optimal denoiser and e_m are M draws of standard
+normal noise. Its samples are averages of training images, whereas samples from the optimal denoiser are single
 training images. Source: Scarvelis et al. 2023.
 """
 
@@ -20,7 +20,8 @@ from training.closed_form.streamed import Streamed
 class SmoothedDenoiser(Streamed):
     """The smoothed denoiser for a training set.
 
-    draws: M, at least 1. smoothing: s, at least 0. seed: seed of the draws, which are shared by all images and levels.
+    draws: number of draws M, at least 1. smoothing: scale s of the draws, at least 0.
+    seed: seed of the draws, which are the same for all images and noise levels.
     precision: see `OptimalDenoiser`. Other arguments: see `Streamed`.
     Raises UserError if draws or smoothing is out of range.
     """

@@ -1,4 +1,4 @@
-"""Base class of denoisers that stream over the training set's rows, and posterior means accumulated block by block."""
+"""Denoisers that read the training set block by block (`Streamed`), and means over its blocks (`PosteriorMeans`)."""
 
 import dataclasses
 import math
@@ -15,10 +15,10 @@ from training.closed_form.rows import ImageRows
 
 # Largest number of elements in a block's tensors; on a CPU, small enough to stay in the cache.
 BLOCK_NUMBERS = {'cpu': 1 << 16, 'cuda': 1 << 26}
-# Distances are computed from products if the resulting rounding error of a logit is below this.
+# Distances are computed from inner products if the resulting rounding error of a logit is below this.
 LOGIT_ERROR = {torch.float32: 1e-8, torch.float64: 1e-12}
-# Products also lose fewer digits than differences if a noisy image's norm exceeds any training image's norm this many
-# times.
+# Distances are also computed from inner products if the norm of the noisy image exceeds the norms of all training
+# images by this factor, because differences would then lose more digits.
 DISTANT = 4
 
 
@@ -26,8 +26,8 @@ DISTANT = 4
 class Group:
     """Noisy images that share a class label.
 
-    rows: their indices in the batch. chosen: the range of the class's training rows on this rank. size: the number of
-    the class's training images over all ranks. label: the class, or -1 for all classes.
+    rows: indices of the noisy images in the batch. chosen: range of the class's training rows on this rank.
+    size: number of training images in the class, over all ranks. label: the class, or -1 for all classes.
     """
 
     rows: Tensor | slice
@@ -41,9 +41,9 @@ class Streamed(ClosedForm):
     """A denoiser that reads its training set as `ImageRows`, all at once or block by block.
 
     images: uint8 [N, C, R, R]; a NumPy memory map is read block by block and never held in memory. If the images are
-    sharded `ImageRows`, all ranks must make the same calls, and get the same results over the images of all ranks.
-    labels: int64 [N] or None. With labels, class_labels select a denoiser over the images of one class.
-    device: where to compute. precision: 'fp32' or 'fp64'; see the subclasses.
+    sharded `ImageRows`, all ranks must make the same calls, and each gets the result for the complete training set.
+    labels: int64 [N] or None. With labels, class_labels restrict the training set to the images of one class.
+    device: the device to compute on. precision: 'fp32' or 'fp64'; see the subclasses.
     Raises UserError if the training set is empty, not square, or too large for the device.
     """
 
@@ -57,9 +57,9 @@ class Streamed(ClosedForm):
             raise UserError(f'`precision`={self.precision} is not available for closed forms; give fp32 or fp64')
         images, device = self.images, torch.device(self.device)
         self.rows = images if isinstance(images, ImageRows) else ImageRows(images, as_labels(self.labels), device)
-        self.images = self.rows  # so that the given images may be freed
+        self.images = self.rows  # so that the memory of the given images can be freed
         self.float64 = self.precision == 'fp64'
-        # Over all ranks.
+        # These numbers are totals over all ranks.
         self.num_images, self.class_sizes = self.rows.num_images, self.rows.class_sizes
         self.label_dim = max(self.class_sizes, default=-1) + 1
 
@@ -120,14 +120,14 @@ class Streamed(ClosedForm):
             yield rows.t().contiguous().to(torch.float64)
 
     def _by_products(self, z: Tensor, variance: float) -> list[bool]:
-        """For each noisy row of z, whether distances computed from products are accurate enough."""
+        """For each noisy row of z, whether distances computed from inner products are accurate enough."""
         length, longest = z.norm(dim=1), self.rows.highest_norm.sqrt()
         rounding = torch.finfo(torch.float64).eps * length * longest / variance
         return ((rounding < LOGIT_ERROR[self._weight_dtype]) | (length > DISTANT * longest)).tolist()
 
     @property
     def _cached_images(self) -> int:
-        """Images per block if a tensor has one element per pixel of each image."""
+        """Number of images per block for tensors that have one element per pixel of each image."""
         return max(BLOCK_NUMBERS.get(self.rows.device.type, BLOCK_NUMBERS['cpu']) // self.img_resolution**2, 1)
 
     @property
@@ -136,11 +136,11 @@ class Streamed(ClosedForm):
 
 
 class PosteriorMeans:
-    """For each query, the mean of candidates weighted by softmax(logits), over candidates added block by block.
+    """For each query, the mean of candidates weighted by softmax(logits); candidates are added block by block.
 
-    shape: the shape of the array of queries. num_values: values per candidate; 0 computes only the normalizers.
+    shape: shape of the array of queries. num_values: values per candidate; 0 computes only the normalizers.
     dtype: dtype of weights and of sums within a block; logits and sums over blocks are float64.
-    Each query's weights are relative to its largest so far, so that they do not all underflow for a distant query.
+    Weights are divided by the query's largest weight so far; otherwise, they could all underflow for a distant query.
     """
 
     def __init__(self, shape: tuple[int, ...], num_values: int, dtype: torch.dtype, device: torch.device):
@@ -188,7 +188,7 @@ class PosteriorMeans:
 
 
 def gather_tensors(tensor: Tensor) -> Tensor:
-    """Stack the tensors of all ranks, which must have the same shape, into [ranks, …] on every rank."""
+    """Stack the tensors of all ranks into [ranks, …] on every rank; they must have the same shape."""
     if distributed.world_size() == 1:
         return tensor[None]
     parts = [torch.empty_like(tensor) for _ in range(distributed.world_size())]

@@ -4,7 +4,7 @@ Everything here is in pixel units: z = 127.5 x - 0.5 is a noisy image on the sca
 s = 127.5 sigma. The weight of an image is exp(-||z - q||² / (2 s²)).
 
 `Sums` holds the sums over a subset of the training images, and `merge` combines two subsets. `float64_sums` computes
-them directly, block by block; `training.closed_form.int8_sums` is faster.
+sums directly, block by block; `training.closed_form.int8_sums` is faster.
 """
 
 import functools
@@ -19,7 +19,8 @@ from training.closed_form.streamed import gather_tensors
 
 # Images per float64 product.
 FLOAT64_ROWS = 1024
-# A noisy image is settled once the total weight of all but its nearest image is below half of float64's rounding unit.
+# A noisy image is settled once the nearest training image has all of the weight except a share below this, half of
+# float64's rounding unit.
 SETTLED = 2.0**-54
 # Marks a missing index; greater than any index.
 NO_INDEX = torch.iinfo(torch.int64).max
@@ -65,7 +66,7 @@ class Sums:
         return Sums(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Sums)))
 
     def pack(self) -> Tensor:
-        """All fields as one tensor, float64 [B, P + 10]; integers are stored bit by bit."""
+        """All fields in one tensor, float64 [B, P + 10]; the bits of integers are reinterpreted as float64."""
         columns = [getattr(self, f.name) for f in fields(self)]
         return torch.cat([c.view(torch.float64).reshape(len(c), -1) for c in columns], dim=1)
 
@@ -92,12 +93,12 @@ class Sums:
 
 
 def merge(a: Sums, b: Sums) -> Sums:
-    """The sums over the images of both subsets."""
+    """The sums over the union of two disjoint subsets of the training images."""
     reference = torch.maximum(a.reference, b.reference)
     finite = reference.clamp(min=torch.finfo(reference.dtype).min)  # both subsets can be empty: -inf - -inf is NaN
     scale_a, scale_b = (a.reference - finite).exp(), (b.reference - finite).exp()
     a_nearer = (a.distance < b.distance) | ((a.distance == b.distance) & (a.nearest < b.nearest))
-    # In the subset without the nearest image, all images count as others except copies of the nearest image.
+    # In the subset that does not contain the nearest image, `others` includes all images except copies of the nearest.
     copies = a.key == b.key
     beyond_a = torch.where(copies, b.others, b.log_total)
     beyond_b = torch.where(copies, a.others, a.log_total)
@@ -142,7 +143,7 @@ def empty_sums(z: Tensor) -> Sums:
 
 
 def float64_sums(images: ImageRows, z: Tensor, variance: Tensor, start: int, stop: int) -> Sums:
-    """Sums over rows start … stop - 1 in float64. z: float64 [B, P]. variance: s², float64 [B]."""
+    """Sums over rows start … stop - 1, computed in float64. z: float64 [B, P]. variance: s², float64 [B]."""
     sums: Sums | None = None
     for first, rows in images.blocks(start, stop, FLOAT64_ROWS):
         positions = torch.arange(first, first + len(rows), device=z.device).expand(len(z), -1)
@@ -152,9 +153,10 @@ def float64_sums(images: ImageRows, z: Tensor, variance: Tensor, start: int, sto
 
 
 def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positions: Tensor) -> Sums:
-    """Sums in float64 over given rows.
+    """Sums over given rows, computed in float64.
 
-    q: float64 rows, [N, P] if all noisy images share them, or [B, N, P]. positions: row positions, int64 [B, N].
+    q: the rows, float64, [N, P] if they are the same for all noisy images, otherwise [B, N, P]. positions: positions of
+    these rows in `images`, int64 [B, N].
     """
     products = z @ q.t() if q.ndim == 2 else (q @ z[:, :, None])[:, :, 0]
     distances = (z.square().sum(dim=1, keepdim=True) - 2 * products + images.norms[positions]).clamp(min=0)

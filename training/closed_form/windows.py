@@ -13,14 +13,14 @@ from dnnlib.util import UserError
 
 # Noise levels of EDM's sampler with 18 steps: sigma_i = (80^(1/7) + i/17 (0.002^(1/7) - 80^(1/7)))^7.
 LEVELS = tuple((80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18))
-# Image size of the published tables.
+# The published tables are for images of this size.
 TABLE_SIZE = 32
 # Smallest window size, unless the image itself is smaller.
 SMALLEST = 3
 
 
-# One size for all noise levels, the path of a table written by `diagnose.py calibrate`, pairs (sigma, size) in any
-# order, or None for the published table.
+# A window argument: one size for all noise levels, the path of a table written by `diagnose.py calibrate`, pairs
+# (sigma, size) in any order, or None for the published table.
 Window = int | str | Path | Sequence[tuple[float, int]] | None
 
 
@@ -45,12 +45,12 @@ class WindowTable:
         return cls(levels, low=levels[-1][0], high=levels[0][0])
 
     def at(self, sigma: float) -> int:
-        """The window size at a noise level. Raises UserError as `require` does."""
+        """The window size at a noise level. Raises UserError if the table does not cover this level."""
         self.require(sigma, sigma)
         return min(self.levels, key=lambda level: abs(math.log(level[0] / sigma)))[1]
 
     def require(self, lowest: float, highest: float, name: str = '`window`: the table') -> None:
-        """Raise UserError if the table does not cover a range of noise levels. name: what to call it in the message."""
+        """Raise UserError if the table does not cover a range of noise levels. name: the name of the table in the message."""
         if not self.low * (1 - 1e-6) <= lowest <= highest <= self.high * (1 + 1e-6):
             shown = f'{lowest:g}' if lowest == highest else f'{lowest:g} to {highest:g}'
             raise UserError(
@@ -64,7 +64,7 @@ def window_table(window: Window, published: Sequence[int], size: int, odd: bool)
 
     published: sizes used if window is None; they are scaled from 32×32 to the image size.
     odd: whether window sizes must be odd, so that each window has a centre pixel.
-    Raises UserError if a window does not fit or the file is unreadable.
+    Raises UserError if a window size is not possible for the images, or if the file is not a window table.
     """
     if window is None:
         scaled = [_scaled(value, size, odd) for value in published]
@@ -81,7 +81,7 @@ def window_table(window: Window, published: Sequence[int], size: int, odd: bool)
 
 
 def read_table(path: str | Path) -> WindowTable:
-    """Read a table from a JSON file {"windows": [[sigma, window], …]}. Raises UserError if it is not such a file."""
+    """Read a table from a JSON file {"windows": [[sigma, window], …]}. Raises UserError if the file is not one."""
     try:
         pairs = json.loads(Path(path).read_text(encoding='utf-8'))['windows']
         pairs = [(float(sigma), int(window)) for sigma, window in pairs if float(sigma) > 0 or 1 / 0]
@@ -109,8 +109,8 @@ def _check(window: int, size: int, odd: bool) -> None:
 def window_matrix(outputs: int, inputs: int, first: int, window: int, wrap: bool = False) -> Tensor:
     """The matrix of zeros and ones that sums over windows along an axis, float64 [outputs, inputs].
 
-    The window of output i covers the inputs i + first … i + first + window - 1. Inputs outside the axis are ignored,
-    or with wrap taken modulo the number of inputs.
+    The window of output i covers the inputs i + first … i + first + window - 1. Positions outside the axis are
+    ignored or, with wrap, taken modulo the number of inputs.
     """
     place = torch.arange(inputs) - torch.arange(outputs)[:, None] - first
     place = place % inputs if wrap else place
@@ -130,8 +130,8 @@ def with_norms(y: Tensor) -> Tensor:
 def closeness(z: Tensor, y: Tensor, by_products: bool) -> Tensor:
     """-1/2 sum_c (z - y)² for one noisy image z [C, H, W] and n training images y: [H, W, n].
 
-    y: images from `with_norms`. by_products: compute sum_c z y - 1/2 sum_c y² instead, which differs only by a term
-    that all training images share; it is faster but has larger rounding errors.
+    y: images from `with_norms`. by_products: compute sum_c z y - 1/2 sum_c y² instead, which is faster but has larger
+    rounding errors. The omitted term, -1/2 sum_c z², is the same for all training images.
     """
     own = z[..., None]
     if by_products:

@@ -62,7 +62,7 @@ def test_a_class_has_the_covariance_and_the_images_of_its_own(monkeypatch):
 def test_the_threshold_is_the_published_one_for_the_size_of_the_images():
     assert PCALocalityDenoiser(mixed_images(1, 3, 32)).tau == 0.05
     assert PCALocalityDenoiser(mixed_images(1, 1, 64)).tau == 0.02
-    with pytest.raises(UserError, match='`tau`=2 is out of range; give a fraction of the largest entry, 0 to 1'):
+    with pytest.raises(UserError, match='`tau`=2 is out of range; give a number from 0 to 1'):
         PCALocalityDenoiser(mixed_images(2, 1, 4), tau=2)
 
 

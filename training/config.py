@@ -1,6 +1,6 @@
-"""The resolved configuration of a training run, and `resolve`, which makes it from the options and the training set.
+"""The complete configuration of a training run, and `resolve`, which derives it from the options and the training set.
 
-`training_options.json` in a run folder holds the configuration and the options from which it was made.
+The file `training_options.json` in a run folder holds the configuration, including the options.
 """
 
 import dataclasses
@@ -53,8 +53,9 @@ class TrainingConfig:
 
     options: the options, including a seed and the preset's values. dataset: properties of the training set.
     batch_gpu: largest number of images in one forward pass on one device.
-    snapshots, states: image counts in ascending order; a file is saved after the first step that reaches each count.
-    world_size, threads: number of ranks, and of threads per rank; both affect the last bits of the weights.
+    snapshots, states: image counts at which to save a snapshot or a training state, in ascending order; each file is
+    saved after the first step that reaches its count.
+    world_size, threads: number of ranks, and number of threads per rank; both affect the last bits of the weights.
     """
 
     options: TrainingOptions
@@ -80,7 +81,7 @@ class TrainingConfig:
 
     @property
     def tick_images(self) -> int:
-        """Images between two status lines; by default small enough to give at least LEAST_TICKS lines."""
+        """Number of images between two status lines; by default, short runs get about LEAST_TICKS lines."""
         if self.options.tick is not None:
             return self.options.tick * 1000
         return min(DEFAULT_TICK * 1000, max(self.schedule.batch_size, self.schedule.total_images // LEAST_TICKS))
@@ -95,16 +96,16 @@ def resolve(
 ) -> TrainingConfig:
     """Turn options into a configuration, without reading files, printing or drawing random numbers.
 
-    options: options with a seed, after `with_preset`. info: properties of the training set. given: names of the options
-    that the user chose; None means those that differ from their defaults.
+    options: options with a seed and with the preset's values (see `with_preset`). info: properties of the training set.
+    given: names of the options that the user set; None means those that differ from their defaults.
     Raises ArgumentError if options contradict one another, and UserError if they do not fit the training set.
     """
     given = changed(options) if given is None else given
     assert options.seed is not None
     if 'duration' in given and options.epochs is not None:
-        raise ArgumentError('`duration` and `epochs` both set the training length; give only one')
+        raise ArgumentError('`duration` and `epochs` both determine the training length; give only one')
     if 'snap' in given and options.snapshots is not None:
-        raise ArgumentError('`snap` and `snapshots` both set when snapshots are saved; give only one')
+        raise ArgumentError('`snap` and `snapshots` both determine when snapshots are saved; give only one')
     if options.batch % world_size:
         raise ArgumentError(
             f'`batch`={options.batch} must be a multiple of the number of ranks ({world_size}), such as '
@@ -158,7 +159,7 @@ def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], 
             snapshots = evenly(options.snapshots, total, schedule.batch_size)
         else:
             snapshots = every(tick_images * options.snap, total, schedule.batch_size)
-            if snapshots[0] >= 1000:  # otherwise both names would say 0 kimg
+            if snapshots[0] >= 1000:  # a run shorter than 1 kimg gets no snapshot at 0 kimg
                 snapshots.insert(0, 0)
         states = snapshots if options.dump is None else every(tick_images * options.dump, total, schedule.batch_size)
     except ValueError as error:
@@ -168,7 +169,7 @@ def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], 
 
 
 def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -> NetworkConfig:
-    """The network's class and arguments. Raises ArgumentError for an option that does not apply or fit."""
+    """The network's class and arguments. Raises ArgumentError for options that do not fit."""
     arguments: dict[str, Any] = {
         'img_resolution': info.resolution,
         'img_channels': info.channels,
@@ -178,7 +179,7 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
         'dropout': options.dropout,
     }
     if options.cbase is not None and 'num_channels' in given and options.cbase != options.num_channels:
-        raise ArgumentError('`cbase` and `num_channels` both set the base width; give only one')
+        raise ArgumentError('`cbase` and `num_channels` both determine the base width; give only one')
     width = options.cbase or options.num_channels
     if options.arch == 'adm':
         for name in ('skip_connections', 'embed'):
@@ -205,7 +206,7 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
     try:
         config = NetworkConfig(PRECONDITIONING[options.precond][0], arguments)
         config.build('meta')
-    except (ValueError, RuntimeError, ArithmeticError) as error:  # RuntimeError: torch finds the network too large
+    except (ValueError, RuntimeError, ArithmeticError) as error:  # RuntimeError: too large for torch
         text = re.sub(r'^skip_connections', '`skip_connections`', str(error).split('\n')[0])
         raise ArgumentError(f'{text}; change this option, or use another training set') from error
     return config

@@ -11,12 +11,12 @@ from torch import Tensor
 from dataset_utils.png import SHEET_KEYWORD, SHEET_TEXT
 from dnnlib.util import atomic_file
 
-# Small images are magnified until the sheet's longer side or a single image's side reaches these limits, in pixels.
+# Small images are magnified until the longer side of the sheet or of a single image reaches these limits, in pixels.
 _SHEET, _LARGEST_CELL = 512, 128
 
 
 def to_pil(image: Tensor) -> PIL.Image.Image:
-    """Convert an image, uint8 [C, H, W], grey or RGB, to a Pillow image."""
+    """Convert a grey or RGB image, uint8 [C, H, W], to a Pillow image."""
     pixels = image.permute(1, 2, 0).cpu().numpy()
     return PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
@@ -33,7 +33,7 @@ def contact_sheet(images: Tensor, columns: int | None = None) -> PIL.Image.Image
 
 
 def magnified_sheet(images: Tensor) -> PIL.Image.Image:
-    """Like `contact_sheet`, but small images are magnified by a whole factor."""
+    """Like `contact_sheet`, but small images are magnified by an integer factor."""
     sheet = contact_sheet(images)
     factor = max(1, min(_SHEET // max(sheet.size), _LARGEST_CELL // max(images.shape[2:])))
     return sheet.resize((sheet.width * factor, sheet.height * factor), PIL.Image.Resampling.NEAREST)
@@ -45,7 +45,7 @@ def save_contact_sheet(path: Path, images: Tensor) -> None:
 
 
 def save_picture(path: Path, picture: PIL.Image.Image) -> None:
-    """Write a PNG, complete or not at all, and create its folder. The PNG is marked so that image readers skip it."""
+    """Write a PNG atomically, and create its folder. The PNG carries a mark, so that data set readers skip it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = PngInfo()
     mark.add_text(SHEET_KEYWORD, SHEET_TEXT)

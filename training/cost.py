@@ -1,4 +1,4 @@
-"""Estimates a training run's cost in advance: memory and disk from the network's shapes, time from a few steps."""
+"""Estimates the cost of a training run: memory and disk space from the network's shapes, time from a few steps."""
 
 import time
 from collections.abc import Callable
@@ -20,8 +20,8 @@ SECONDS_MEASURED = 5.0
 class Cost:
     """The cost of training, or of generating images.
 
-    images: number of images to train on or to generate. calls: number of steps, or of denoiser evaluations.
-    seconds: None if unknown. memory: bytes on each device. disk: bytes that remain on disk.
+    images: number of images to train on or to generate. calls: number of training steps or denoiser evaluations.
+    seconds: duration, None if unknown. memory: bytes on each device. disk: bytes that remain on disk.
     """
 
     images: int
@@ -33,10 +33,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each device.
+    """Memory on each device, in bytes.
 
-    weights: bytes for the weights, their average, gradients and optimizer state. image: bytes, per image in a forward
-    pass, for the activations that the backward pass needs.
+    weights: memory for the weights, their average, gradients and optimizer state.
+    image: memory for the activations that the backward pass needs, per image in a forward pass.
     """
 
     weights: int
@@ -44,7 +44,7 @@ class Memory:
 
 
 def training_memory(config: TrainingConfig) -> Memory:
-    """Training memory, from the tensors that autograd keeps; library workspaces are not included."""
+    """Training memory, computed from the tensors that autograd keeps; workspaces of libraries are not included."""
     moments = {'Adam': 2, 'SGD': 1}[config.options.optimizer]
     parameters = config.network.build('meta').num_parameters
     return Memory(4 * parameters * (3 + moments), activation_bytes(config.network, config.precision))
@@ -72,9 +72,9 @@ def activation_bytes(network: NetworkConfig, precision: str = 'fp32') -> int:
 
 
 def measured_rate(run: Callable[[int], object], most: int, device: torch.device, seconds: float) -> float:
-    """Images per second of `run(count)`, for counts that start at one and double up to `most`.
+    """The highest rate of `run(count)`, in images per second, over counts that start at one and double up to `most`.
 
-    A count is tried only if it is expected to finish within the remaining time out of `seconds`.
+    A count is tried only if the complete measurement is then expected to take at most `seconds`.
     """
     count, rate, end = 1, 0.0, time.monotonic() + seconds
     while True:
@@ -90,7 +90,7 @@ def measured_rate(run: Callable[[int], object], most: int, device: torch.device,
 
 
 def images_per_second(config: TrainingConfig, device: torch.device, seconds: float | None = None) -> float:
-    """This rank's training speed in images per second, measured on noise images, at most `batch_gpu` at a time."""
+    """This rank's training speed in images per second, measured on up to `batch_gpu` random images at a time."""
     info = config.dataset
     shape = [config.batch_gpu, info.channels, info.resolution, info.resolution]
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
@@ -106,7 +106,7 @@ def images_per_second(config: TrainingConfig, device: torch.device, seconds: flo
 def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False) -> Cost:
     """The cost of a training run.
 
-    rate: images per second over all ranks, None if unknown. keep_best: whether only one snapshot is kept.
+    rate: images per second over all ranks, None if unknown. keep_best: whether only the best snapshot is kept.
     """
     memory = training_memory(config)
     parameters = config.network.build('meta').num_parameters

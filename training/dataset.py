@@ -1,6 +1,7 @@
 """Training images in memory, and the order in which they are drawn.
 
-`load_dataset` reads any source into one uint8 tensor. `ImageOrder` is EDM's endless order, which is shuffled gradually.
+`load_dataset` reads any source into one uint8 tensor. `ImageOrder` is EDM's endless sequence of indices, which is
+reshuffled gradually.
 """
 
 import math
@@ -61,7 +62,7 @@ class Dataset:
 
     @property
     def class_sizes(self) -> dict[int, int] | None:
-        """The number of images with each label that occurs, in ascending order of labels; None without labels."""
+        """See `count_labels`."""
         return count_labels(self.labels)
 
     def batches(
@@ -70,7 +71,7 @@ class Dataset:
         """Yield images uint8 [B, C, R, R] and labels int64 [B] on the device, for each array of indices.
 
         The training set is copied to the device once. If it does not fit there, it stays in host memory and batches are
-        copied one by one. xflip: indices N to 2 N - 1 denote the mirrored images.
+        copied one by one. xflip: whether indices N to 2 N - 1 denote the mirrored images.
         """
         size, home = len(self.images), device if fits(self.images, device) else self.images.device
         pixels = self.images.to(home)
@@ -88,7 +89,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class StreamedDataset:
-    """Like `Dataset`, but images are decoded when they are drawn, by threads that work one batch ahead."""
+    """Like `Dataset`, but images are decoded only when they are drawn; threads decode one batch in advance."""
 
     name: str
     source: Source
@@ -105,7 +106,7 @@ class StreamedDataset:
 
     @property
     def class_sizes(self) -> dict[int, int] | None:
-        """See `Dataset`."""
+        """See `count_labels`."""
         return count_labels(self.labels)
 
     def batches(
@@ -129,7 +130,7 @@ class StreamedDataset:
 
 
 def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether images fit in a GPU's memory and leave most of it free; always true on other devices."""
+    """Whether images take less than MOST_OF_GPU of a GPU's free memory; always true on other devices."""
     return device.type != 'cuda' or images.nbytes < MOST_OF_GPU * torch.cuda.mem_get_info(device)[0]
 
 
@@ -139,12 +140,12 @@ def on_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 def mirrored(images: Tensor, flags: Tensor) -> Tensor:
-    """Mirror those of the images [B, C, H, W] whose flag [B] is set, left to right."""
+    """Mirror the images [B, C, H, W] whose flag, bool [B], is true, from left to right."""
     return torch.where(flags[:, None, None, None], images.flip(3), images)
 
 
 def describe_dataset(path: str) -> DatasetInfo:
-    """Read only a training set's list of images and its first image. Raises UserError as `load_dataset` does."""
+    """Read only the list of images and the first image. Raises UserError under the conditions of `load_dataset`."""
     source = open_source(path, 'data')
     require_square(source.where, source.shape)
     num_classes = 0 if source.labels is None else max(source.labels) + 1
@@ -154,9 +155,10 @@ def describe_dataset(path: str) -> DatasetInfo:
 def load_dataset(path: str, progress: bool = False, argument: str = 'data', channels: int | None = None) -> Dataset:
     """Read a complete training set, into memory if it fits there.
 
-    argument: name of the argument that gave the path, for messages. channels: convert the images to 1 or 3 channels;
-    the hash is that of the unconverted images. A set that is large compared with this machine's memory is kept on disk:
-    an .npy file is used directly, and other sources are decoded into an unnamed temporary file.
+    argument: name of the argument that gave the path, for messages. channels: number of channels, 1 or 3, to which the
+    images are converted; the hash is always computed from the original images. If a training set is large compared with
+    this machine's memory, it is kept on disk: an .npy file is used directly, and other sources are decoded into an
+    unnamed temporary file.
     Raises UserError if a file is missing, damaged or unsafe, if images are not all square and of one size, and if they
     do not fit on disk.
     """
@@ -182,7 +184,7 @@ def load_dataset(path: str, progress: bool = False, argument: str = 'data', chan
 def decoded_on_disk(source: Source, shape: tuple[int, ...], progress: bool) -> tuple[np.ndarray, str]:
     """Decode all images into a temporary file; returns a memory map of it, uint8 `shape` = [N, H, W, C], and the hash.
 
-    The file is deleted when the memory map is. Raises UserError if the folder for temporary files has too little space.
+    The file is deleted with the memory map. Raises UserError if the folder for temporary files has too little space.
     """
 
     def written(file: IO[bytes]) -> Iterator[np.ndarray]:
@@ -198,15 +200,16 @@ def decoded_on_disk(source: Source, shape: tuple[int, ...], progress: bool) -> t
             return np.memmap(file, np.uint8, 'c', shape=shape), sha256
     except OSError as error:
         raise UserError(
-            f'{source.where}: its images are too large for the memory, and need {math.prod(shape):,} bytes in {folder} '
-            f'({error.strerror}); name another folder in the environment variable TMPDIR'
+            f'{source.where}: its images do not fit in memory and need {math.prod(shape):,} bytes in {folder} '
+            f'({error.strerror}); set the environment variable TMPDIR to another folder'
         ) from error
 
 
 def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedDataset:
     """Open a training set that does not fit in memory, reading every image once to check it.
 
-    workers: number of threads that decode images during training. Raises UserError as `load_dataset` does.
+    workers: number of threads that decode images during training. Raises UserError if a file is missing, damaged or
+    unsafe, or if images are not all square and of one size.
     """
     source = open_source(path, 'data')
     require_square(source.where, source.shape)
@@ -214,10 +217,10 @@ def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedD
 
 
 def require_shape(shape: Sequence[int], wanted: Sequence[int], where: str, owner: str) -> None:
-    """Raise UserError if images have a shape (C, H, W) other than the wanted one.
+    """Raise UserError if `shape`, the shape (C, H, W) of images, differs from `wanted`.
 
-    where: what contains the images, for the message. owner: words that precede the wanted shape in the message, such as
-    'the network makes'.
+    where: name of the source of the images, for the message. owner: words that precede the wanted shape in the message,
+    such as 'the network makes'.
     """
     if tuple(shape) != tuple(wanted):
         raise UserError(
@@ -232,7 +235,7 @@ def labels_of(source: Source) -> Tensor | None:
 
 
 def count_labels(labels: Tensor | None) -> dict[int, int] | None:
-    """The number of images with each label that occurs, in ascending order of labels; None without labels."""
+    """The number of images of each class that occurs, in ascending order of classes; None without labels."""
     if labels is None:
         return None
     classes, sizes = labels.unique(return_counts=True)
@@ -240,12 +243,11 @@ def count_labels(labels: Tensor | None) -> dict[int, int] | None:
 
 
 class ImageOrder:
-    """The endless sequence in which images are drawn: a shuffled order that is repeated and further shuffled as it is
-    used.
+    """The endless sequence in which images are drawn: a shuffled order that is repeated and reshuffled gradually.
 
     size: number of images. seed: seed of the shuffle, taken modulo 2^31.
-    window_size: each image drawn swaps places with one drawn earlier, from within this fraction of the order, in
-        [0, 1]; 0 keeps the order fixed.
+    window_size: length of the window for reshuffling, as a fraction of the order, in [0, 1]. Each drawn image swaps
+        places with an image from the window before it; 0 keeps the order fixed.
     The sequence depends only on these three arguments; to resume at a position, `skip` to it.
     Source: EDM's sampler, see tests/data/sampler_order.json.
     """
@@ -258,7 +260,7 @@ class ImageOrder:
         self.position = 0
 
     def take(self, count: int) -> np.ndarray:
-        """The next `count` image indices, for all ranks together, int64 [count]."""
+        """The next `count` image indices, for all ranks combined, int64 [count]."""
         places = (self.position + np.arange(count)) % len(self.order)
         self.position += count
         if self.window < 2:
@@ -271,7 +273,7 @@ class ImageOrder:
         return drawn
 
     def skip(self, count: int) -> None:
-        """Advance as if `count` indices had been taken."""
+        """Advance by `count` indices."""
         if self.window < 2:
             self.position += count
             return

@@ -38,7 +38,7 @@ def as_denoiser(
     """A denoiser that calls a function or a `torch.nn.Module`.
 
     function: maps (x, sigma) to denoised images, where x is float32 [B, C, R, R] and sigma float32 [B]. If
-    label_dim > 0, it takes (x, sigma, class_labels), where class_labels are int64 indices [B] or None.
+    label_dim > 0, the function maps (x, sigma, class_labels), where class_labels are int64 indices [B] or None.
     sigma_min, sigma_max: range of noise levels for which the function is defined.
     """
     return _FunctionDenoiser(function, img_channels, img_resolution, sigma_min, sigma_max, label_dim)

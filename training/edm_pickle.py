@@ -2,8 +2,8 @@
 
 Such a pickle consists of records. Each record describes an object by its class's source code, the class name, the
 constructor arguments and the object's state. The source code is neither compiled nor imported. `read_edm_pickle`
-returns the class name, arguments and tensors of the outermost network, from which `training.snapshot` builds our class
-of the same name. `STAND_INS` lists every name that a pickle is allowed to use.
+returns the class name, arguments and tensors of the outermost network, from which `training.snapshot` builds this
+toolkit's class of the same name. `STAND_INS` lists every name that a pickle is allowed to use.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class EDMPickle:
     """The content of a network pickle.
 
     class_name: class of the outermost network. arguments, keywords: its constructor arguments, as plain values.
-    dataset: name of its training set, or None. xflip: whether it was also trained on mirrored images.
+    dataset: name of the training set, or None. xflip: whether the network was also trained on mirrored images.
     """
 
     class_name: str
@@ -50,7 +50,7 @@ class EDMPickle:
     xflip: bool
 
     def bound_arguments(self, network_class: type) -> dict[str, Any]:
-        """All arguments by name, according to a class's signature. Raises ValueError if they do not fit it."""
+        """All arguments by name, as in the signature of a class. Raises ValueError if they do not fit the signature."""
         names = [name for name in inspect.signature(network_class).parameters if name != 'model_kwargs']
         positional = dict(zip(names, self.arguments, strict=False))
         twice = positional.keys() & self.keywords.keys()
@@ -59,7 +59,7 @@ class EDMPickle:
         return {**positional, **self.keywords}
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Parameters and buffers on the CPU, keyed by module name; no two share memory.
+        """Parameters and buffers on the CPU, keyed by module name; no two tensors share memory.
 
         Raises RefusedPickleError if a tensor does not match the data stored for it.
         """
@@ -99,7 +99,7 @@ def _parse(root: Any, num_bytes: int) -> EDMPickle:
         raise RefusedPickleError("its network's arguments are malformed")
     tensors = _collect_tensors(network)
     if sum(len(tensor.storage.data) for tensor in tensors.values()) > num_bytes:
-        raise RefusedPickleError('its tensors would take more memory than the file size')  # they share storage
+        raise RefusedPickleError('its tensors would take more memory than the file size')  # if they share storage
     return EDMPickle(
         class_name=network.class_name,
         arguments=tuple(_plain(value) for value in arguments),
@@ -206,7 +206,7 @@ class _Dict(dict, StandIn):
 
 
 class _Names(set, StandIn):
-    """Stands in for sets as older pickle protocols write them; sets in a network's state contain only names."""
+    """Stands in for the sets of older pickle protocols; sets in a network's state contain only names."""
 
     __slots__ = ()
 
@@ -217,7 +217,7 @@ class _Names(set, StandIn):
 
 
 class Storage(StandIn):
-    """A tensor's data in torch's legacy file format, parsed only when needed."""
+    """A tensor's data in torch's legacy file format; `load` parses it."""
 
     __slots__ = ('data',)
 
@@ -230,7 +230,7 @@ class Storage(StandIn):
         """The values, [N]. Raises RefusedPickleError if the data is malformed.
 
         After the magic number come four pickles (version, system, storage, keys), the number of values, and the values.
-        The pickles are parsed but never run; the storage pickle names the dtype of the values.
+        The pickles are parsed but never executed; the storage pickle names the dtype of the values.
         """
         if not self.data.startswith(_STORAGE_MAGIC):
             raise RefusedPickleError('it contains a tensor that is not in the format EDM writes')

@@ -1,7 +1,7 @@
 """The loss on training images and on held-out images at each noise level, evaluated during training.
 
-Every evaluation uses the same images, noise and noise levels, so curves over training are smooth. Training's own random
-numbers are not affected, so the trained weights stay bitwise identical.
+Every evaluation uses the same images, noise and noise levels, so curves over training are smooth. Evaluating leaves the
+random numbers of training unchanged, so the trained weights are bitwise identical with and without evaluation.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ class Images:
 def open_held_out_loss(
     config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device
 ) -> 'HeldOutLoss | None':
-    """The held-out loss on the set `test_data`; None if that option is not given.
+    """The evaluator for the held-out set `test_data`, or None if this option is not given.
 
-    Raises UserError if the held-out set does not fit the training set or shares images with it.
+    Raises UserError if held-out images differ from training images in shape or classes, or if the sets share images.
     """
     options, wanted = config.options, config.dataset
     if options.test_data is None:
@@ -59,7 +59,7 @@ def open_held_out_loss(
 def first_images(dataset: Dataset | StreamedDataset, count: int, label_dim: int, where: str) -> Images:
     """The first `count` images of a set (all, if it has fewer), with labels if the network is class-conditional.
 
-    Raises UserError if labels are missing or the network does not have their classes.
+    Raises UserError if the network is class-conditional and labels are missing or outside its classes.
     """
     images = torch.from_numpy(np.stack([dataset.image(place) for place in range(min(count, len(dataset)))]))
     labels = dataset.labels
@@ -100,7 +100,7 @@ class HeldOutLoss:
         """The mean loss of each set, in each bin (as 'Loss/test_0.2_to_0.8') and over all bins (as 'Loss/test').
 
         The loss is EDM's: the squared error per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)². Every rank must call
-        this with the same weights; each evaluates some of the batches, and all return the same result.
+        this with the same weights; each rank evaluates some of the batches, and all ranks return the same result.
         """
         names = [
             (name, start) for name, images in self.sets.items() for start in range(0, len(images.pixels), BATCH_SIZE)

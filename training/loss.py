@@ -2,7 +2,7 @@
 
 Each is called as `loss(net, images, labels=None, augment_pipe=None)` with images y, float [B, C, H, W] in [-1, 1], and
 returns weight(sigma) · (D(y + sigma n; sigma) - y)² per pixel, [B, C, H, W]. Random numbers come from the global
-generator of the images' device, in this order: one number per image for sigma, the augmentation, the noise n.
+generator of the images' device: first one number per image for sigma, then the augmentation, then the noise n.
 Source: Karras et al. 2022, table 1.
 """
 
@@ -41,7 +41,7 @@ def _per_image(images: Tensor) -> list[int]:
 
 
 class VPLoss(DenoisingLoss):
-    """Draws sigma at a time that is uniform in (epsilon_t, 1]."""
+    """Draws sigma(t) for a time t that is uniform in (epsilon_t, 1]."""
 
     def __init__(self, beta_d: float = 19.9, beta_min: float = 0.1, epsilon_t: float = 1e-5):
         self.beta_d, self.beta_min, self.epsilon_t = beta_d, beta_min, epsilon_t

@@ -1,7 +1,8 @@
-"""Unconditional diffusers pipelines saved in a folder: `read_pipeline` describes one, and `load_pipeline` samples it.
+"""Unconditional diffusers pipelines saved in a folder, which `read_pipeline` describes and `load_pipeline` loads.
 
-Only data is read: classes must be on a short list and are built from their recorded arguments, and weights must be
-safetensors. Nothing is downloaded, and no code from the folder is run. The diffusers package is needed only to sample.
+Only data is read from the folder: classes must be on a short list and are built from their recorded arguments, and
+weights must be safetensors. Nothing is downloaded, and no code from the folder is run. The diffusers package is needed
+only for sampling.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ SCHEDULERS = {'DDPMScheduler': 1000, 'DDIMScheduler': 50, 'EDMEulerScheduler': 1
 NETWORK = 'UNet2DModel'
 WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'
 _MAX_JSON_BYTES = 1 << 20
-# Limits on what a folder may request, far above any pipeline in use.
+# Limits on the network that a folder can request, far above any pipeline in use.
 _MAX_LEVELS, _MAX_LAYERS, _MAX_NUMBER = 12, 64, 10_000
 # Names of attention weights in pipelines from 2022, and their current names.
 _OLD_NAMES = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
@@ -58,7 +59,7 @@ class PipelineDescription:
 
 
 def read_pipeline(folder: Path) -> PipelineDescription:
-    """Read a pipeline's description. Raises UserError if the folder has no pipeline, or an unsupported one."""
+    """Read a pipeline without its weights. Raises UserError if the folder has no pipeline, or an unsupported one."""
     if not folder.is_dir():
         raise UserError(f'`pipeline`={folder}: no such folder; give one that diffusers wrote with save_pretrained')
     index_path = folder / 'model_index.json'
@@ -92,7 +93,7 @@ def read_pipeline(folder: Path) -> PipelineDescription:
 
 
 def _part(folder: Path, name: str) -> Path:
-    """The folder of a pipeline component: its own subfolder, or in old pipelines the top folder."""
+    """The folder of a pipeline component: its own subfolder, or the top folder in old pipelines."""
     return folder / name if (folder / name).is_dir() else folder
 
 
@@ -112,7 +113,7 @@ def _read_json(folder: Path, path: Path) -> dict[str, Any]:
 
 
 def _class_of(folder: Path, named: Any, allowed: Sequence[str]) -> str:
-    """The class name in an index entry ["diffusers", "Class"]. Raises UserError if that class is not allowed."""
+    """The class name in an index entry ["diffusers", "Class"]. Raises UserError if the class is not in `allowed`."""
     if not isinstance(named, list) or len(named) != 2 or named[0] != 'diffusers' or named[1] not in allowed:
         raise UserError(
             f'`pipeline`={folder}: its model_index.json asks for {shown(named)}; only these diffusers classes are '

@@ -69,7 +69,7 @@ class Preconditioned(nn.Module):
     def set_precision(self, precision: str) -> None:
         """Choose the U-Net's arithmetic: 'fp32', 'tf32', 'bf16' or 'fp16'.
 
-        Here tf32 means float32; `torch_utils.misc.configure_backends` allows matrix products to round their inputs.
+        With tf32, tensors are float32; `torch_utils.misc.configure_backends` lets matrix products round their inputs.
         """
         self.precision, self.compute_dtype = precision, COMPUTE_DTYPES[precision]
 
@@ -107,7 +107,7 @@ def check_limits(arguments: Mapping[str, Any], limits: Mapping[str, int]) -> Non
 
 
 class VPPrecond(Preconditioned):
-    """Variance preserving: beta(t) = beta_d t + beta_min for times t in [epsilon_t, 1], divided into M steps.
+    """Variance preserving: beta(t) = beta_d t + beta_min for times t in [epsilon_t, 1], discretized in M steps.
 
     Source: Song et al. 2021.
     """
@@ -190,7 +190,7 @@ class iDDPMPrecond(Preconditioned):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
         check_limits({'M': M}, {'M': 100_000})
         self.M = M
-        u = iddpm_sigmas(C_1, C_2, M, dtype=np.float32)  # as the published levels were computed
+        u = iddpm_sigmas(C_1, C_2, M, dtype=np.float32)  # the precision of the published levels
         self.register_buffer('u', torch.tensor(u))
         self.sigma_min, self.sigma_max = float(u[M - 1]), float(u[0])
 

@@ -12,24 +12,24 @@ PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
 
 def class_prior_option() -> Any:
-    """An options-dataclass field that chooses how classes are drawn."""
-    help_text = 'Draw classes uniformly from those with training images, or in proportion to their frequency in the training set (data).'
+    """The option that chooses how classes are drawn."""
+    help_text = 'How to draw classes: uniformly among those with training images, or in proportion to their number of training images (data).'
     return option('uniform', help_text, choices=CLASS_PRIORS)
 
 
 def device_option() -> Any:
-    """An options-dataclass field that names a device."""
+    """The option that names a device."""
     return option('auto', 'Device to compute on.', unit='auto|cuda|mps|cpu')
 
 
 def precision_option() -> Any:
-    """An options-dataclass field that chooses the arithmetic of networks when they are sampled or measured."""
+    """The option that chooses the precision of networks for sampling and measurements."""
     return option(None, 'Floating-point precision of the networks. [default: as in training]', choices=PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerOptions:
-    """The sampler to use: `edm_sampler`, or `ablation_sampler` if any of its four choices is given.
+    """The sampler to use: `edm_sampler`, or `ablation_sampler` if one of the last four options is given.
 
     None means the sampler's own default. Raises ArgumentError for an empty range of noise levels.
     """
@@ -42,11 +42,11 @@ class SamplerOptions:
     S_churn: float = option(0, 'Strength of the stochasticity (churn).', name='S_churn', unit='FLOAT', least=0)
     S_min: float = option(0, 'Lowest noise level at which churn is applied.', name='S_min', unit='FLOAT', least=0)
     S_max: float = option(math.inf, 'Highest noise level at which churn is applied.', name='S_max', unit='FLOAT', least=0)
-    S_noise: float = option(1, 'Factor by which the noise added by churn is inflated.', name='S_noise', unit='FLOAT')
-    solver: str | None = option(None, 'Ablation of the sampler: solver.', choices=('euler', 'heun'))
-    discretization: str | None = option(None, 'Ablation of the sampler: time steps.', name='disc', choices=('vp', 've', 'iddpm', 'edm'))
-    schedule: str | None = option(None, 'Ablation of the sampler: noise schedule sigma(t).', choices=('vp', 've', 'linear'))
-    scaling: str | None = option(None, 'Ablation of the sampler: signal scaling s(t).', choices=('vp', 'none'))
+    S_noise: float = option(1, 'Factor that multiplies the noise added by churn.', name='S_noise', unit='FLOAT')
+    solver: str | None = option(None, 'Solver of the ablation sampler.', choices=('euler', 'heun'))
+    discretization: str | None = option(None, 'Time steps of the ablation sampler (discretization).', name='disc', choices=('vp', 've', 'iddpm', 'edm'))
+    schedule: str | None = option(None, 'Noise schedule sigma(t) of the ablation sampler.', choices=('vp', 've', 'linear'))
+    scaling: str | None = option(None, 'Signal scaling s(t) of the ablation sampler.', choices=('vp', 'none'))
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -62,6 +62,6 @@ class SamplerOptions:
         return 'edm_sampler' if all(choice is None for choice in choices) else 'ablation_sampler'
 
     def given(self) -> dict[str, Any]:
-        """The keyword arguments that are not None."""
+        """The options that are not None, as keyword arguments."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if value is not None}

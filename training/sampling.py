@@ -1,4 +1,4 @@
-"""Samplers, which turn noise into images with any denoiser, and random numbers that depend only on an image's seed.
+"""Samplers, which turn noise into images with any denoiser, and random generators with one seed per image.
 
 `edm_sampler` is EDM's sampler; `ablation_sampler` generalizes it to other solvers, discretizations, schedules and
 scalings. `generate` returns one uint8 image per seed; `generate_images` yields the images in batches.
@@ -94,7 +94,7 @@ def edm_sampler(
     images, unfinished = torch.empty_like(x), torch.arange(len(x), device=x.device)
     for step in range(num_steps):
         sigma, sigma_next = sigmas[step], sigmas[step + 1]
-        if S_churn > 0:  # without churn the noise would be multiplied by 0
+        if S_churn > 0:  # without churn, no noise is added, so none is drawn
             gamma = min(S_churn / num_steps, math.sqrt(2) - 1) if S_min <= sigma <= S_max else 0
             sigma_hat = float(net.round_sigma(torch.tensor(sigma + gamma * sigma, dtype=torch.float64)))
             x = x + math.sqrt(max(sigma_hat**2 - sigma**2, 0)) * S_noise * randn_like(x)
@@ -129,7 +129,7 @@ def rho_schedule(sigma_min: float, sigma_max: float, num_steps: int, rho: float)
 
 @dataclass(frozen=True)
 class Curve:
-    """A positive function of time with its derivative, and with its inverse if that is needed."""
+    """A positive function of time, with its derivative and, if needed, its inverse."""
 
     at: Callable[[float], float]
     slope: Callable[[float], float]
@@ -164,7 +164,7 @@ def scale_curve(scaling: str, sigma: Curve) -> Curve:
     return Curve(at=lambda t: 1.0, slope=lambda t: 0.0)
 
 
-# Default range of sigma for each discretization; for 'vp' it is that of the process used to train DDPM++.
+# Default range of sigma for each discretization; for 'vp', it is the range of the process with which DDPM++ is trained.
 _VP_DEFAULT = sigma_curve('vp', beta_d=19.9, beta_min=0.1)
 _DEFAULT_SIGMA_RANGE = {'ve': (0.02, 100.0), 'iddpm': (0.002, 81.0), 'edm': (0.002, 80.0)}
 
@@ -199,9 +199,9 @@ def ablation_sampler(
     """The generalized sampler: like `edm_sampler`, but with a choice of solver, discretization, schedule and scaling.
 
     solver: 'euler' or 'heun'. alpha: position of Heun's second evaluation within the step, in (0, 1].
-    discretization: 'vp', 've', 'iddpm' or 'edm'. schedule: sigma(t), 'vp', 've' or 'linear'. scaling: s(t), 'vp' or
-    'none'. Other arguments: see `edm_sampler`.
-    epsilon_s: smallest time for 'vp'. C_1, C_2, M: parameters for 'iddpm'.
+    discretization: choice of time steps, 'vp', 've', 'iddpm' or 'edm'. schedule: noise schedule sigma(t), 'vp', 've' or
+    'linear'. scaling: signal scaling s(t), 'vp' or 'none'.
+    epsilon_s: smallest time for 'vp'. C_1, C_2, M: parameters for 'iddpm'. Other arguments: see `edm_sampler`.
     """
     assert solver in ('euler', 'heun')
     assert discretization in ('vp', 've', 'iddpm', 'edm')
@@ -243,7 +243,7 @@ def ablation_sampler(
     x = latents.to(widest_float(latents.device)) * (sigma.at(times[0]) * scale.at(times[0]))
     for step in range(num_steps):
         t, t_next = times[step], times[step + 1]
-        if S_churn > 0:  # without churn the noise would be multiplied by 0
+        if S_churn > 0:  # without churn, no noise is added, so none is drawn
             level = sigma.at(t)
             gamma = min(S_churn / num_steps, math.sqrt(2) - 1) if S_min <= level <= S_max else 0
             t_hat = rounded_time(level + gamma * level)
@@ -303,9 +303,9 @@ class GeneratedBatch:
 
 
 def seed_batches(seeds: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
-    """Cut seeds into batches, then deal the batches to ranks, so that no batch depends on the world size.
+    """Split seeds into batches, and return the batches for this rank; no batch depends on the number of ranks.
 
-    Raises UserError for seeds outside 0 to 2^32 - 1, which `StackedRandomGenerator` would map to other seeds' images.
+    Raises UserError for seeds outside 0 to 2^32 - 1, because they would give the same images as other seeds.
     """
     if outside := [seed for seed in seeds if not 0 <= seed < NUM_SEEDS]:
         raise UserError(

@@ -17,7 +17,7 @@ EMA_RAMPUP_RATIO = 0.05
 REFERENCE_BATCH = 512
 REFERENCE_HALFLIFE = 500_000
 EMA_MODES = ('mode1', 'mode2', 'mode3', 'mode4')
-# Largest number of times that a run can save; more would be a mistake and exhaust memory.
+# Largest number of times that a run can save; larger numbers are mistakes, and the lists would exhaust memory.
 MOST_PLACES = 100_000
 
 
@@ -25,8 +25,9 @@ MOST_PLACES = 100_000
 class Schedule:
     """Length, warm-up and EMA of one training run; all counts are numbers of images.
 
-    dataset_size: size of the training set. total_images: training ends at the first step that reaches this count.
-    rampup_images: length of the linear warm-up. ema_mode, ema_halflife_images, final_ema: see `ema_beta`.
+    dataset_size: size of the training set. batch_size: images per step.
+    total_images: count of images; training ends at the first step that reaches it. rampup_images: length of the linear
+    warm-up. ema_mode, ema_halflife_images, final_ema: see `ema_beta`.
     ema_rampup_ratio: largest half-life as a fraction of the images seen, or None for no limit.
     """
 
@@ -80,7 +81,7 @@ def scaled_kimg(mimg: float, dataset_size: int) -> int:
 
 
 def rampup_kimg(dataset_size: int, epochs: int = WARMUP_EPOCHS) -> int:
-    """The length of a warm-up of this many epochs, in thousands of images, rounded down."""
+    """The length of a warm-up of `epochs` epochs, in thousands of images, rounded down."""
     return dataset_size * epochs // 1000
 
 
@@ -109,8 +110,8 @@ def evenly(count: int, total: int, batch_size: int) -> list[int]:
 def logarithmically(count: int, total: int, batch_size: int) -> list[int]:
     """Image counts at which to save: `count` counts, logarithmically spaced from 1,000 to `total` images.
 
-    Each count is rounded up to a whole step. Of counts that round down to the same kimg, whose snapshots would have the
-    same name, only the last is kept, so there can be fewer. Raises ValueError for more than `MOST_PLACES` counts.
+    Each count is rounded up to a whole step. If snapshots would have the same name because their counts round down to
+    the same kimg, only the last of them is kept. Raises ValueError for more than `MOST_PLACES` counts.
     """
     _limit(count)
     first = min(1000, total)

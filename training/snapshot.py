@@ -1,7 +1,7 @@
-"""Network snapshots and training states: written completely or not at all, and read without running code from them.
+"""Network snapshots and training states, which are written atomically and read without running any code from them.
 
-A snapshot is a safetensors file with the averaged weights and buffers, keyed by module name, and with a header as JSON
-in its metadata, `SnapshotInfo`. A training state holds everything needed to resume exactly. `load_network` loads a
+A snapshot is a safetensors file with the averaged weights and buffers, keyed by module name; its metadata contains a
+JSON header, `SnapshotInfo`. A training state holds everything needed to resume a run exactly. `load_network` loads a
 denoiser in evaluation mode from a snapshot or from an NVlabs/edm network pickle.
 """
 
@@ -39,7 +39,7 @@ NETWORK_CLASSES: dict[str, type[Preconditioned]] = {
 FORMAT_VERSION = 1
 LARGEST_NUMBER: float = 10**9  # far above any network argument
 _METADATA_KEY = 'snapshot'
-# Thousands of images; a fraction only if there are fewer than a thousand.
+# Thousands of images, with a fraction only below one thousand images.
 _KIMG = r'(\d{1,9}(?:\.\d{3})?)'
 _SNAPSHOT_NAME = rf'network-snapshot-{_KIMG}\.safetensors'
 _PICKLE_NAME = rf'network-snapshot-{_KIMG}\.pkl'
@@ -80,8 +80,8 @@ class SnapshotInfo(Typed, frozen=True):
     classes: the classes with training images, ascending; None for an unconditional network, or if unknown.
     class_sizes: number of training images in each of `classes`, or None if unknown.
     xflip: whether the network was also trained on mirrored images.
-    For EDM network pickles, images is read from the file name network-snapshot-<kimg>.pkl, or None for other names;
-    dataset_sha256 and dataset_size are None, and ema is empty.
+    For EDM network pickles, images comes from a file name of the form network-snapshot-<kimg>.pkl and is None for other
+    names; dataset_sha256 and dataset_size are None, and ema is empty.
     """
 
     network: NetworkConfig
@@ -119,13 +119,13 @@ class SnapshotInfo(Typed, frozen=True):
         return None if self.images is None else self.images / 1000
 
     def epochs(self, dataset_size: int | None = None) -> float | None:
-        """Passes over the training set, or None if unknown. dataset_size: used if the snapshot does not store it."""
+        """Passes over the training set, or None if unknown. dataset_size: size to use if the snapshot stores none."""
         size = self.dataset_size or dataset_size
         return None if self.images is None or size is None else self.images / size
 
 
 def _check_number(parameter: inspect.Parameter, arguments: dict[str, Any]) -> None:
-    """Raise ValueError if a parameter takes a number and its argument is not a number or is out of range."""
+    """Raise ValueError if the argument of a numeric parameter is not a number or is out of range."""
     name, default = parameter.name, parameter.default
     if type(default) not in (int, float) or name not in arguments:
         return
@@ -176,7 +176,7 @@ def newest_snapshot(path: str | Path) -> Path:
         return path
     snapshots = list_snapshots(path)
     if not snapshots:
-        raise UserError(f'{path}: no network-snapshot-* in this folder; give a run folder of train.py or a snapshot')
+        raise UserError(f'{path}: this folder contains no network-snapshot-*; give a snapshot or another run folder')
     return snapshots[-1][1]
 
 
@@ -229,7 +229,7 @@ def _build(path: Path, network: NetworkConfig) -> Preconditioned:
 
 def _read(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str, torch.Tensor]]:
     if not path.is_file():
-        raise UserError(f'{path}: no such file; a snapshot is a network-snapshot-*.safetensors of train.py')
+        raise UserError(f'{path}: no such file; give a network-snapshot-*.safetensors from train.py')
     if is_pickle(path):
         return _read_pickle(path, with_weights)
     try:
@@ -318,7 +318,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
     """Read a training state onto the CPU. Raises UserError if it is missing, incomplete or not a training state."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f'{path}: no such file; a training state is a training-state-*.pt of train.py')
+        raise UserError(f'{path}: no such file; give a training-state-*.pt from train.py')
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch.load raises many kinds of exceptions for a corrupt file

@@ -25,7 +25,7 @@ def convert_network(source: str, dest: str) -> None:
 
 
 def describe_network(source: Path) -> dict[str, Any]:
-    """The properties of a network file, as text keyed by name. Raises UserError if the network is not complete."""
+    """The properties of a network file, as text keyed by name. Raises UserError if the file is incomplete."""
     path = newest_snapshot(source)
     net, info = load_network(path), read_info(path)
     epochs = info.epochs()

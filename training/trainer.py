@@ -1,4 +1,4 @@
-"""The state of a training run (network, weight average, optimizer), advanced by `step`, saved and restored exactly.
+"""The state of a training run (network, weight average, optimizer), with exact saving and restoring.
 
 A step's random numbers depend only on the seed, the rank, the number of images seen and the accumulation round, so no
 random state has to be saved.
@@ -112,7 +112,7 @@ class Trainer:
         self.steps += 1
 
     def draw_batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield this rank's images, uint8 on the device, and labels for each step from the current position on."""
+        """Yield this rank's images (uint8, on the device) and labels for each step, starting at the current step."""
         rank, world_size, batch_size = distributed.rank(), distributed.world_size(), self.config.schedule.batch_size
         options, versions = self.config.options, 2 if self.config.options.xflip else 1
         order = ImageOrder(self.config.dataset.size * versions, self.seed, options.window_size)
@@ -144,7 +144,7 @@ class Trainer:
         return _copies(dict(zip(names, self.flat.views(value), strict=True)))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a state. Raises UserError if it belongs to another network, optimizer or training set."""
+        """Restore a state. Raises UserError if it belongs to another network, optimizer or training set."""
         for name, kind in STATE_PARTS.items():
             if type(state.get(name)) is not kind or (kind is int and not 0 <= state[name] < LARGEST_COUNT):
                 raise UserError(f'the training state has no valid {name}; remove it to resume from the previous state')

@@ -33,7 +33,7 @@ STATS_FILE = 'stats.jsonl'
 
 
 def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
-    """Open the training set, in memory or decoded as images are drawn. Raises UserError if it cannot be read."""
+    """Load the training set, or open it for decoding during training. Raises UserError if it cannot be read."""
     if config.options.cache:
         return load_dataset(config.dataset.path, progress=distributed.is_main())
     return stream_dataset(config.dataset.path, config.options.workers, progress=distributed.is_main())
@@ -42,7 +42,7 @@ def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
 def make_trainer(
     config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device, state_file: Path | None = None
 ) -> Trainer:
-    """Make a trainer, new or resumed from a training state; writes no files. Raises UserError if it does not fit."""
+    """Make a new trainer, or restore one from a training state. Raises UserError if the state does not fit."""
     configure_backends(config.precision, config.options.deterministic, config.options.bench)
     trainer = Trainer(config, dataset, device)
     if state_file is not None:
@@ -85,7 +85,7 @@ def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
         state_due = reached(config.states) or stopping
         if trainer.images // config.tick_images > before // config.tick_images or done or snapshot_due or state_due:
             journal.end_tick()
-        # The snapshot is saved first, so that a run killed between the two resumes from before both and saves both.
+        # The snapshot is saved first: if the run is killed before the state is saved, the resumed run saves both again.
         if snapshot_due:
             journal.save_snapshot()
         if state_due:
@@ -107,7 +107,7 @@ class Journal:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """On the main rank, open the statistics for appending, and the progress bar."""
+        """On the main rank, open the statistics file for appending, the TensorBoard file and the progress bar."""
         with contextlib.ExitStack() as stack:
             self.bar = self.stats = self.board = None
             if distributed.is_main():
@@ -226,7 +226,7 @@ class Journal:
 
 
 def check_finite(trainer: Trainer, run_dir: Path | None = None) -> None:
-    """Raise UserError that names the first bad step if a loss or weight is not finite. run_dir: folder with states."""
+    """Raise UserError with the first bad step if a loss or weight is not finite. run_dir: folder of training states."""
     first_bad = min(distributed.gather(int(trainer.first_bad_step)))
     if first_bad >= trainer.steps and trainer.is_finite():
         return
@@ -259,7 +259,7 @@ def status_line(fields: dict[str, float], loss: float) -> str:
 
 
 def drop_later_lines(path: Path, images: int) -> None:
-    """Remove incomplete lines from stats.jsonl, and lines that a resumed run will write again."""
+    """Remove from stats.jsonl the incomplete lines and those that a resumed run will write again."""
     if not path.exists():
         return
     kept = []

@@ -1,7 +1,7 @@
 """The training options: defaults, ranges, presets, and which options may change when a run resumes.
 
-Python code passes `TrainingOptions` to `training.training_run.train`. `RunOptions` adds files and the device; they are
-the options of train.py and of a study's [train] table. `training.config.resolve` turns options into a configuration.
+Python code passes `TrainingOptions` to `training.training_run.train`. `RunOptions` adds files and the device; its fields
+are the options of train.py and of the [train] table of a study. `training.config.resolve` turns options into a configuration.
 This module does not import torch.
 """
 
@@ -34,7 +34,7 @@ PRESETS['paper-64'] = PRESETS['paper'] | {'cres': [1, 2, 2, 2]}
 # The paper's basic run on one GPU, with each batch processed in parts; results differ only in the random numbers.
 PRESETS['paper-1gpu'] = PRESETS['paper'] | {'batch_gpu': 64}
 
-# Options that may differ when a run resumes: its length, its files, and where and how it runs.
+# Options that can change when a run resumes: its length, its files, and where and how it runs.
 CHANGEABLE = {
     'outdir', 'desc', 'nosubdir', 'resume', 'dry_run', 'duration', 'epochs', 'snapshots', 'tick', 'snap', 'dump', 'keep_states',
     'device', 'workers', 'cache', 'bench', 'data', 'test_data', 'test_images', 'allow_overlap',
@@ -91,7 +91,7 @@ class TrainingOptions:
 
     augment: float = option(0.12, 'Augmentation probability.', unit='FLOAT', least=0, most=1)
     xflip: bool = option(False, 'Also train on mirrored images.', unit='BOOL')
-    window_size: float = option(0.5, 'Window within which the image order keeps being shuffled, as a share of the training set; 0 keeps the order fixed.', unit='FLOAT', least=0, most=1)
+    window_size: float = option(0.5, 'Window within which the image order is reshuffled during training, as a fraction of the training set; 0 keeps the order fixed.', unit='FLOAT', least=0, most=1)
     cache: bool = option(True, 'Keep all images in memory, and on the GPU if they fit there.', unit='BOOL')
     workers: int = option(1, 'Number of threads that decode images if they are not kept in memory (`cache`).', unit='INT', least=1)
 
@@ -99,7 +99,7 @@ class TrainingOptions:
     fp16: bool = option(False, 'Alias of `precision`=fp16, as in EDM.', unit='BOOL')
     ls: float = option(1, 'Loss scaling.', unit='FLOAT', above=0)
     compile: bool = option(False, 'Compile the network.', unit='BOOL')
-    deterministic: bool = option(False, 'Make results bit-identical from run to run on a GPU too; turns `bench` off.', unit='BOOL')
+    deterministic: bool = option(False, 'Make results bit-identical from run to run on GPUs too; this turns `bench` off.', unit='BOOL')
     bench: bool = option(True, 'Let cuDNN benchmark its kernels and choose the fastest.', unit='BOOL')
 
     tick: int | None = option(None, 'Interval between status lines (ticks). [default: 50, or a twentieth of a shorter run]', unit='KIMG', least=1)
@@ -109,9 +109,9 @@ class TrainingOptions:
     snapshots: int | str | None = option(None, 'Number of snapshots to save at even intervals, instead of `snap`; log:N spaces N snapshots logarithmically.', unit='INT|log:INT', parse=snapshot_plan)
     samples: int = option(36, 'Number of images on the contact sheet that is saved with each snapshot; 0 saves none.', unit='INT', least=0)
     seed: int | None = option(None, 'Seed of all randomness. [default: random]', unit='INT', least=0, most=2**31 - 1)
-    test_data: str | None = option(None, 'Held-out set; at every tick, the losses on held-out and on training images are reported by noise level.', unit='ZIP|DIR')
-    test_images: int = option(256, 'Number of images of each set on which the losses for `test_data` are computed.', unit='INT', least=1)
-    allow_overlap: bool = option(False, 'Continue if `test_data` shares images with the training set.', switch=True)
+    test_data: str | None = option(None, 'Held-out set; the losses on held-out images and on training images are reported by noise level at every tick.', unit='ZIP|DIR')
+    test_images: int = option(256, 'Number of training images and number of held-out images on which the losses for `test_data` are computed.', unit='INT', least=1)
+    allow_overlap: bool = option(False, 'Continue even if `test_data` shares images with the training set.', switch=True)
     transfer: str | None = option(None, 'Start from the weights of a snapshot or an EDM network pickle.', unit='FILE')
     # fmt: on
 
@@ -127,7 +127,7 @@ class RunOptions(TrainingOptions):
     outdir: str = option('', 'Folder for the run. [required without `resume`]', unit='DIR', required_unless='resume')
     data: str = option('', 'Training set. [required without `resume`]', unit='ZIP|DIR', required_unless='resume')
     device: str = device_option()
-    threads: int | str = option('auto', 'CPU threads for each rank. auto: as when the run was started; for a new run, one for a small network, otherwise all cores.', unit='auto|INT', parse=thread_count)
+    threads: int | str = option('auto', 'CPU threads per rank. auto: for a resumed run, the same number as before; for a new run, one for a small network, otherwise all cores.', unit='auto|INT', parse=thread_count)
     desc: str | None = option(None, "Text to append to the run folder's name.", unit='STR')
     nosubdir: bool = option(False, 'Save in `outdir` itself instead of a numbered subfolder; if a run was stopped there, resume it.', switch=True)
     resume: str | None = option(None, 'Resume a run from the newest training state in its folder, or from the given training state; no other option is needed.', unit='DIR|FILE')
@@ -149,7 +149,7 @@ def with_preset(options: T, given: set[str]) -> T:
 
 
 def resumed_options(options: RunOptions, given: set[str], saved: RunOptions) -> RunOptions:
-    """The options a run was started with, updated by those given now.
+    """The options with which a run was started, updated by the options given now.
 
     Raises UserError if a given option differs from the saved one but is not in `CHANGEABLE`.
     """
@@ -162,7 +162,7 @@ def resumed_options(options: RunOptions, given: set[str], saved: RunOptions) -> 
                 f'`{name}`={getattr(options, name)} differs from {values[name]}, with which the run was started; remove '
                 f'the option to resume, or start a new run in another `outdir`'
             )
-    # A new duration replaces a saved number of epochs.
+    # A duration given now replaces a saved number of epochs.
     if 'duration' in given:
         values['epochs'] = options.epochs
     if given & {'tick', 'snap'}:

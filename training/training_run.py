@@ -1,4 +1,4 @@
-"""Training from Python on images in memory (`train`), or in a run folder as train.py does (`train_in_folder`)."""
+"""Training from Python, either on images in memory (`train`) or like train.py, in a run folder (`train_in_folder`)."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ from training.trainer import Trainer
 from training.training_loop import STATS_FILE, check_finite, make_trainer, open_training_set, run_training
 from training.training_options import RunOptions, T, TrainingOptions, changed, resumed_options, with_preset
 
-# Lock held by the process that trains in a run folder.
+# Name of the lock file held by the process that trains in a run folder.
 LOCK_FILE = '.lock'
 # By default, networks with fewer parameters are trained on one thread.
 SMALL_NETWORK = 1_000_000
@@ -43,7 +43,7 @@ def train(
     """Train a network on images in memory; returns the averaged network in evaluation mode, as a denoiser.
 
     images: uint8 [N, C, R, R], C = 1 or 3. labels: int [N] for a class-conditional network, or None.
-    options: an option that equals its default counts as not given.
+    options: training options; an option that equals its default counts as not given.
     run_dir: folder for snapshots, training states and statistics, which must not contain a run yet; None writes no
     files.
     Raises UserError if the options do not fit the images, or if the loss is not finite.
@@ -109,7 +109,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
         else:
             options = with_seed(with_preset(options, given))
         config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)
-        if saved is not None:  # the options that determine the network may have been given only at the start
+        if saved is not None:  # options for the network may have been given only at the start
             config = dataclasses.replace(config, network=saved.network)
         config = with_threads(config, options.threads, saved)
         if options.dry_run:
@@ -140,8 +140,9 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
 def with_threads(config: TrainingConfig, threads: int | str, saved: SavedRun | None) -> TrainingConfig:
     """Set the number of threads, which affects the last bits of the weights, and store it in the configuration.
 
-    'auto' means, in this order: the number a resumed run was started with; OMP_NUM_THREADS, which torchrun and studies
-    set; one for a small network, whose operations are too short to be split; torch's default.
+    'auto' means the first of these numbers that applies: the number with which a resumed run was started;
+    OMP_NUM_THREADS, which torchrun and studies set; one for a small network, because its operations are too short to be
+    split; torch's default.
     """
     number = torch.get_num_threads()
     if threads != 'auto':
@@ -156,7 +157,7 @@ def with_threads(config: TrainingConfig, threads: int | str, saved: SavedRun | N
 
 
 def claim_run(options: RunOptions, stack: contextlib.ExitStack) -> tuple[Path | None, Path | None]:
-    """Find the run to resume and lock it until the stack is closed; returns what `find_run` returns.
+    """Find the run to resume, and lock it until the stack is closed. Returns the result of `find_run`.
 
     Raises UserError if a folder's name is not UTF-8, because TensorBoard cannot write there.
     """
@@ -167,7 +168,7 @@ def claim_run(options: RunOptions, stack: contextlib.ExitStack) -> tuple[Path | 
             raise UserError(f'`{argument}`={shown} is not a UTF-8 name; choose another name for the run folder')
     if folder is not None and not options.dry_run:
         stack.enter_context(sole_use(folder / LOCK_FILE, f'the run folder {folder}'))
-        folder, state = find_run(options)  # another process may just have saved a state
+        folder, state = find_run(options)  # another process may have saved a state in the meantime
     return folder, state
 
 
@@ -196,8 +197,8 @@ def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device
 def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
     """The folder of the run to resume, and its training state; both None if a new run starts.
 
-    A run folder without a training state counts as new unless it has snapshots after 0 kimg; then the state is None and
-    the saved options apply, so that snapshots of different runs are not mixed.
+    A run folder without a training state counts as new, unless it has snapshots after 0 kimg. In that case, the state
+    is None and the saved options apply, so that the folder does not mix snapshots of different runs.
     """
     if options.resume is not None:
         path = Path(options.resume)
@@ -232,7 +233,7 @@ def make_run_dir(options: RunOptions, config: TrainingConfig) -> Path:
         f'-batch{config.schedule.batch_size}-{config.precision}{f"-{options.desc}" if options.desc else ""}'
     )
     for number in itertools.count(max(numbers, default=-1) + 1):
-        with contextlib.suppress(FileExistsError):  # another process has just made it
+        with contextlib.suppress(FileExistsError):  # another process has made this folder
             run_dir = outdir / f'{number:05d}-{name}'
             run_dir.mkdir()
             break

@@ -50,7 +50,7 @@ class WindowTable:
         return min(self.levels, key=lambda level: abs(math.log(level[0] / sigma)))[1]
 
     def require(self, lowest: float, highest: float, name: str = '`window`: the table') -> None:
-        """Raise UserError if the table does not cover a range of noise levels. name: the name of the table in the message."""
+        """Raise UserError if the table does not cover these noise levels. name: name of the table in the message."""
         if not self.low * (1 - 1e-6) <= lowest <= highest <= self.high * (1 + 1e-6):
             shown = f'{lowest:g}' if lowest == highest else f'{lowest:g} to {highest:g}'
             raise UserError(

@@ -47,7 +47,7 @@ class Linear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype), bias)
 
     def columns(self, index: Tensor, scale: float) -> Tensor:
-        """Like `self(one_hot(index) * scale)`, at the cost of a gather: int64 [B] -> [B, out_features]."""
+        """Like `self(one_hot(index) * scale)`, but as cheap as indexing: int64 [B] -> [B, out_features]."""
         x = self.weight[:, index].t() * scale
         return x if self.bias is None else x + self.bias
 
@@ -168,8 +168,8 @@ class FourierEmbedding(nn.Module):
 def embed_labels(layer: Linear, class_labels: Tensor | None, scale: float = 1.0) -> Tensor:
     """Apply a label layer to scaled labels: [B, out_features], or [1, out_features] without labels.
 
-    class_labels: one-hot float [B, label_dim]; int64 class indices [B], which give the same result and are cheap even
-        for many classes; or None, which counts as an all-zero row.
+    class_labels: one-hot float [B, label_dim]; or class indices, int64 [B], which give the same result and are cheap
+        even for many classes; or None, which is equivalent to an all-zero row.
     """
     if class_labels is None:
         return layer(layer.weight.new_zeros([1, layer.in_features]))

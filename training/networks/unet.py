@@ -111,7 +111,7 @@ class UNetBlock(nn.Module):
 class UNet(nn.Module):
     """Base class of both U-Nets: the resolution levels of encoder and decoder, and the skip connections between them.
 
-    img_resolution: image side in pixels; must be divisible by 2 once per level after the first.
+    img_resolution: image side in pixels; it must be divisible by 2 once for each level after the first.
     channels: width of each level, from the highest resolution down.
     skip_connections: one 0 or 1 per skip connection in encoder order, num_blocks + 1 for each level; a connection set
         to 0 carries zeros. None enables all.
@@ -154,7 +154,7 @@ class UNet(nn.Module):
 
         attends(resolution, index, in_decoder): whether a block has self-attention.
         after_down(level): called after an encoder level's downsampling block, to add further modules.
-        after_level(level): the same at the end of a decoder level.
+        after_level(level): called at the end of a decoder level, for the same purpose.
         """
         skips = []
         for level, (resolution, out_channels) in enumerate(zip(self.resolutions, self.channels, strict=True)):
@@ -241,7 +241,7 @@ class SongUNet(UNet):
     """DDPM++ (encoder and decoder 'standard') and NCSN++ (encoder 'residual', Fourier embedding) of Song et al. 2021.
 
     channel_mult: width at each resolution, as a multiple of model_channels.
-    channel_mult_emb, channel_mult_noise: widths of the embedding and of its noise-level input, also as multiples.
+    channel_mult_emb, channel_mult_noise: widths of the embedding and of its noise-level input, as such multiples too.
     attn_resolutions: resolutions with self-attention.
     dropout: dropout probability in each block. label_dropout: probability of dropping a label. Both apply only during
     training. encoder_type: 'standard', 'skip' or 'residual'. decoder_type: 'standard' or 'skip'.

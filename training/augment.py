@@ -135,8 +135,8 @@ def transform(images: Tensor, forward: Tensor) -> Tensor:
     images: float [B, C, R, R]. forward: affine maps, [B, 3, 3], which act on points (x, y, 1) in pixels, with the image
     centre as the origin.
     The identity map leaves images unchanged, because the wavelet is orthogonal, so downsampling undoes upsampling.
-    Images are padded by reflection, always as far as reflection allows: to derive a smaller padding from the maps, the
-    CPU would have to wait for the device.
+    Images are padded by reflection, always by the largest possible margin: to choose a smaller margin for given maps,
+    the CPU would have to wait for the device.
     """
     B, _, R, _ = images.shape
     margin = R - 1

@@ -130,7 +130,7 @@ class StreamedDataset:
 
 
 def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether images take less than MOST_OF_GPU of a GPU's free memory; always true on other devices."""
+    """Whether images take at most the share MOST_OF_GPU of a GPU's free memory; always true on other devices."""
     return device.type != 'cuda' or images.nbytes < MOST_OF_GPU * torch.cuda.mem_get_info(device)[0]
 
 
@@ -140,12 +140,12 @@ def on_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 def mirrored(images: Tensor, flags: Tensor) -> Tensor:
-    """Mirror the images [B, C, H, W] whose flag, bool [B], is true, from left to right."""
+    """Mirror left to right those images [B, C, H, W] whose flag, bool [B], is set."""
     return torch.where(flags[:, None, None, None], images.flip(3), images)
 
 
 def describe_dataset(path: str) -> DatasetInfo:
-    """Read only the list of images and the first image. Raises UserError under the conditions of `load_dataset`."""
+    """Read only the list of images and the first image. Raises the same errors as `load_dataset`."""
     source = open_source(path, 'data')
     require_square(source.where, source.shape)
     num_classes = 0 if source.labels is None else max(source.labels) + 1

@@ -67,7 +67,7 @@ class EDMPickle:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle, judged by its extension, or by its first bytes if the extension is unknown."""
+    """Whether a file is a pickle, according to its extension or, if that is unknown, to its first bytes."""
     if path.suffix in ('.pkl', '.safetensors'):
         return path.suffix == '.pkl'
     with open(path, 'rb') as file:

@@ -38,7 +38,7 @@ class SamplerOptions:
     num_steps: int = option(18, 'Number of sampling steps.', name='steps', unit='INT', least=2)
     sigma_min: float | None = option(None, "Lowest noise level. [default: 0.002, or the denoiser's]", name='sigma_min', unit='FLOAT', above=0)
     sigma_max: float | None = option(None, "Highest noise level. [default: 80, or the denoiser's]", name='sigma_max', unit='FLOAT', above=0)
-    rho: float = option(7, 'Exponent of the time steps.', unit='FLOAT', least=0.01)
+    rho: float = option(7, 'Exponent of the spacing of noise levels; larger values place more steps at low noise.', unit='FLOAT', least=0.01)
     S_churn: float = option(0, 'Strength of the stochasticity (churn).', name='S_churn', unit='FLOAT', least=0)
     S_min: float = option(0, 'Lowest noise level at which churn is applied.', name='S_min', unit='FLOAT', least=0)
     S_max: float = option(math.inf, 'Highest noise level at which churn is applied.', name='S_max', unit='FLOAT', least=0)

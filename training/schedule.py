@@ -17,7 +17,7 @@ EMA_RAMPUP_RATIO = 0.05
 REFERENCE_BATCH = 512
 REFERENCE_HALFLIFE = 500_000
 EMA_MODES = ('mode1', 'mode2', 'mode3', 'mode4')
-# Largest number of times that a run can save; larger numbers are mistakes, and the lists would exhaust memory.
+# Largest number of times that a run can save; a larger number is surely a mistake and could exhaust memory.
 MOST_PLACES = 100_000
 
 

@@ -1,4 +1,4 @@
-"""The training options: defaults, ranges, presets, and which options may change when a run resumes.
+"""The training options: defaults, ranges, presets, and which options can change when a run resumes.
 
 Python code passes `TrainingOptions` to `training.training_run.train`. `RunOptions` adds files and the device; its fields
 are the options of train.py and of the [train] table of a study. `training.config.resolve` turns options into a configuration.

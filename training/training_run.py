@@ -221,7 +221,7 @@ def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
 
 
 def make_run_dir(options: RunOptions, config: TrainingConfig) -> Path:
-    """Make the run folder: `outdir` itself with `nosubdir`, otherwise a subfolder named by number and main options."""
+    """Make the run folder: `outdir` itself with `nosubdir`, otherwise a numbered subfolder named after main options."""
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     if options.nosubdir:

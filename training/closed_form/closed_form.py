@@ -14,7 +14,7 @@ from training.closed_form.rows import ImageRows, Images
 
 @dataclass(eq=False, repr=False)
 class ClosedForm:
-    """Base class of closed-form denoisers. Each subclass is a dataclass whose keyword-only fields are its parameters.
+    """Base class; each subclass is a dataclass whose keyword-only fields are its parameters.
 
     images: uint8 [N, C, R, R]. labels: int64 [N] or None. device: the device to compute on. If images are `ImageRows`,
     labels and device are taken from them.

@@ -29,7 +29,7 @@ class Coordinates:
 
     def __init__(self, images: ImageRows, groups: Callable[[Tensor | None, int], list[Group]]):
         self.num_images, self.keys, self.groups = len(images), images.keys, groups
-        self.rows = images.block(0, len(images)).to(torch.float64).mul_(2).add_(1)  # 255 y, an odd integer
+        self.rows = images.block(0, len(images)).to(torch.float64).mul_(2).add_(1)  # 255 y, which are odd integers
         self.gram = (self.rows @ self.rows.t()).div_(255**2)  # exact before the division
         self.rows.div_(255)
 
@@ -51,7 +51,7 @@ class Coordinates:
         return sigma
 
     def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The coordinates of the denoised images; arguments as for `OptimalDenoiser`."""
+        """The coordinates of the denoised images; see `OptimalDenoiser.__call__`."""
         return self.settled(x, sigma, class_labels)[1]
 
     def settled(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -7,15 +7,16 @@ noise, all other weights are negligible, and at intermediate noise, the digits w
 if they also had to represent the largest.
 
 Error estimate. Let D = sum w q / sum w be the weighted mean of rows q. Rounding z to digits leaves an error r with
-independent coordinates of mean zero and variance step²/12. It changes each logit computed from digits by r·q / s². The
-part r·m / s² (m: the mean row) is known and corrected. The rest shifts D by r · sum w (q - m)(q - D) / (s² sum w); the
-first sum runs over the images whose logits come from digits. By the Cauchy-Schwarz inequality, the mean squared length
-of this shift is at most step²/12 · sum w ||q - m||² · sum w ||q - D||² / (s² sum w)².
+independent coordinates of mean zero and variance step²/12. This error changes each logit computed from digits by
+r·q / s². The part r·m / s² (m: the mean row) is known and corrected. The rest shifts D by
+r · sum w (q - m)(q - D) / (s² sum w); the first sum runs over the images whose logits come from digits. By the
+Cauchy-Schwarz inequality, the mean squared length of this shift is at most
+step²/12 · sum w ||q - m||² · sum w ||q - D||² / (s² sum w)².
 Rounding weights to digits leaves independent errors of mean zero and variance at most unit²/4, so the mean squared
 error of sum w q is at most unit²/4 · sum ||q||².
 Both errors are sub-Gaussian with these variances as variance proxies (the first is uniform, the second bounded). By the
 tail bound of Hsu, Kakade and Zhang, the square of either error exceeds 1 + 2 sqrt(t) + 2 t times its mean with
-probability at most exp(-t), where only the dither is random. Float32 adds errors of up to half a unit in the last place
+probability at most exp(-t); here, only the dither is random. Float32 adds errors of up to half a unit in the last place
 to the logits; we assume that these errors are independent too. `relative_error` adds the three errors.
 Sources: Hsu, Kakade and Zhang 2012, theorem 2.1 (the tail bound); `training.closed_form.int8_digits` (the dither).
 """

@@ -56,15 +56,11 @@ class OptimalDenoiser(Streamed):
     """
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """The denoised images, in the shape of x; float64 if x is, otherwise float32.
-
-        x: float [B, C, R, R]. sigma: > 0, a scalar or [B]. class_labels: one-hot [B, label_dim], int64 [B], or None for
-        the optimum over all classes. Raises UserError for values that are not finite, sigma <= 0, and an empty class.
-        """
+        """The denoised images; see `Streamed.__call__`."""
         return self._denoised(x, sigma, class_labels)[0]
 
     def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Whether each noisy image denoises to one training image from sigma down to 0 without churn, bool [B].
+        """Whether each noisy image will denoise to the same training image down to sigma = 0 without churn, bool [B].
 
         Also returns the denoised images of the complete batch; see `__call__`.
 
@@ -91,7 +87,8 @@ class OptimalDenoiser(Streamed):
     def _denoised(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """The denoised images, in the shape of x, and a bound on the weights of other training images, float64 [B].
 
-        It bounds the logarithm of the share that all images different from the nearest image have in the total weight.
+        Other images are those that differ from the nearest image; the bound is the logarithm of their share in the
+        total weight.
         """
         sums = self._sums(x, sigma, class_labels)
         return self._as_images(sums.mean, x), sums.others - sums.log_total

@@ -49,7 +49,7 @@ class PatchDenoiser(Streamed):
             close = closeness(noisy[index], y, by_products[index])
             return window_sums(close, sums, sums).div_(variance)  # [places, places, n]
 
-        # Each pixel adds up weights of several patches, so the normalizers of the weights must be known first.
+        # A pixel averages several patches, whose normalizers must all be known before their values can be added.
         normalizers = PosteriorMeans((len(z), places, places), 0, self._weight_dtype, z.device)
         for y in self._candidates(group):
             for index in range(len(noisy)):

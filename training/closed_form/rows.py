@@ -40,7 +40,7 @@ class ImageRows:
     training set.
     ranges: each class's range of row positions.
     norms: squared norms of rows, float64 [N]. highest_norm: their maximum. mean: the mean row, float64 [P].
-    keys: int64 [N], equal for equal images.
+    keys: hashes of the images, int64 [N].
     pixel_dither: float64 [P]; weight_dither: float32 [MAX_BLOCK]: see `int8_digits`.
     dither_products: float32 [N], products of rows with 1/2 - pixel_dither.
     """
@@ -66,7 +66,7 @@ class ImageRows:
         if self.source is None:
             load = lambda: self._load(images)  # noqa: E731
             self.resident = distributed.on_every_rank(load) if sharded else load()
-        random = torch.Generator().manual_seed(0)  # fixed, because the dither must not depend on the images
+        random = torch.Generator().manual_seed(0)  # a fixed seed: the dither must not depend on images
         self.pixel_dither = torch.rand([self.num_pixels], generator=random, dtype=torch.float64).to(device)
         self.weight_dither = torch.rand([MAX_BLOCK], generator=random).to(device)
         self.norms, self.keys, self.dither_products, self.mean = self._prepare(random)

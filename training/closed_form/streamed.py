@@ -44,7 +44,7 @@ class Streamed(ClosedForm):
     sharded `ImageRows`, all ranks must make the same calls, and each gets the result for the complete training set.
     labels: int64 [N] or None. With labels, class_labels restrict the training set to the images of one class.
     device: the device to compute on. precision: 'fp32' or 'fp64'; see the subclasses.
-    Raises UserError if the training set is empty, not square, or too large for the device.
+    Raises UserError if the training set is empty or too large for the device, or if its images are not square.
     """
 
     takes_shards = True
@@ -71,7 +71,8 @@ class Streamed(ClosedForm):
         """The denoised images, in the shape of x; float64 if x is, otherwise float32.
 
         x: float [B, C, R, R]. sigma: > 0, a scalar or [B]. class_labels: one-hot [B, label_dim], int64 [B], or None for
-        all classes. Raises UserError for values that are not finite, sigma <= 0, and an empty class.
+        all classes.
+        Raises UserError if x or sigma is not finite, if sigma is not positive, or if a class has no training images.
         """
         z, variance = self._in_pixels(x, sigma)
         for group in self._groups(class_labels, len(x)):

@@ -241,7 +241,8 @@ class SongUNet(UNet):
     """DDPM++ (encoder and decoder 'standard') and NCSN++ (encoder 'residual', Fourier embedding) of Song et al. 2021.
 
     channel_mult: width at each resolution, as a multiple of model_channels.
-    channel_mult_emb, channel_mult_noise: widths of the embedding and of its noise-level input, as such multiples too.
+    channel_mult_emb, channel_mult_noise: widths of the embedding and of its noise-level input, also as multiples of
+    model_channels.
     attn_resolutions: resolutions with self-attention.
     dropout: dropout probability in each block. label_dropout: probability of dropping a label. Both apply only during
     training. encoder_type: 'standard', 'skip' or 'residual'. decoder_type: 'standard' or 'skip'.

@@ -1,4 +1,4 @@
-"""Helpers that involve neither diffusion nor torch: see `dnnlib.util`."""
+"""General helpers that use neither torch nor diffusion code: options, files, locks, downloads, progress."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""`fetch` downloads a file into a cache, completely or not at all, and resumes an interrupted download."""
+"""`fetch` downloads a file into a cache, and resumes an interrupted download."""
 
 import hashlib
 import math
@@ -24,9 +24,9 @@ def is_url(text: str) -> bool:
 
 
 def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None) -> Path:
-    """Return the path of a local file, or of the cached copy of a URL, which is downloaded on first use.
+    """Return the path of a local file, or of the cached copy of a URL, which is downloaded if it is not cached yet.
 
-    source: a path, or a URL with the scheme file, http or https. sha256: expected hash in hexadecimal, None if unknown.
+    source: a path, or a file, http or https URL. sha256: expected hash in hexadecimal, None if unknown.
     Raises UserError if the scheme is not supported, an https URL redirects to an insecure one, the server reports an
     error, or the length or hash is wrong.
     """
@@ -42,7 +42,7 @@ def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None)
         cache_dir.mkdir(parents=True, exist_ok=True)
         name = re.sub(r'[^A-Za-z0-9._-]', '_', unquote(url.path).rpartition('/')[2])[-100:]
         path = cache_dir / f'{hashlib.sha256(source.encode()).hexdigest()[:16]}-{name}'
-        with locked(Path(f'{path}.lock'), math.inf):  # other processes wait, and then find the file
+        with locked(Path(f'{path}.lock'), math.inf):  # another process waits here, then finds the file
             is_cached = path.exists() and (not sha256 or file_sha256(path) == sha256.lower())
             if not is_cached and not any(_receive(source, path, sha256) for _ in range(_MAX_ATTEMPTS)):
                 raise UserError(f'{source}: the connection was lost {_MAX_ATTEMPTS} times; run again to resume')
@@ -62,25 +62,25 @@ def _receive(source: str, path: Path, sha256: str | None) -> bool:
     resume = {'Range': f'bytes={start}-', 'If-Range': version.read_text(encoding='latin-1')} if start else {}
     try:
         response = requests.get(source, headers={'Accept-Encoding': 'identity', **resume}, stream=True, timeout=30)
-    except (requests.RequestException, HTTPError, ValueError) as error:  # ValueError: a redirect to no URL
+    except (requests.RequestException, HTTPError, ValueError) as error:  # ValueError: redirect to an invalid URL
         raise UserError(f'{source}: cannot be downloaded ({error})') from error
     if source.startswith('https:') and not response.url.startswith('https:'):
         raise UserError(f'{source} redirects to {response.url[:200]!a}, which is not secure; give another URL')
-    length = response.raw.length_remaining or 0  # 0 if the server does not announce it
+    length = response.raw.length_remaining or 0  # 0 if the server announces no length
     if response.status_code == 200 and (length or sha256):
         start = 0
         etag = response.headers.get('ETag') or response.headers.get('Last-Modified', '')
         version.write_text(etag, encoding='latin-1', errors='replace')
     elif not start or response.headers.get('Content-Range') != f'bytes {start}-{start + length - 1}/{start + length}':
-        version.unlink(missing_ok=True)  # the next attempt starts again
-        answer = f'{response.status_code} {response.reason!a}, length {length or "unknown"}'
-        raise UserError(f'{source}: the server answered {answer}; if only the length is unknown, give `sha256`')
+        version.unlink(missing_ok=True)  # the next attempt starts from the beginning
+        answer = f'the server answered {response.status_code} {response.reason!a}, length {length or "unknown"}'
+        raise UserError(f'{source}: {answer}; check the URL, or give `sha256` if only the length is unknown')
     bar = tqdm(initial=start, total=start + length or None, unit='B', unit_scale=True, disable=None, leave=False)
     with bar, open(partial, 'ab' if start else 'wb') as file:
         try:
             while chunk := response.raw.read1(1 << 20, decode_content=False):
                 bar.update(file.write(chunk))
-        except HTTPError:  # cut before the announced length
+        except HTTPError:  # the connection was lost before the end
             return False
         file.flush()
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The download options, shared by the commands that accept a URL of a network file."""
+"""Download options, shared by all commands that accept the URL of a network file."""
 
 from dataclasses import dataclass
 from pathlib import Path

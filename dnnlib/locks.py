@@ -1,4 +1,4 @@
-"""File locks, which are released when the process that holds them ends, even if it is killed."""
+"""File locks. A lock is released when the process that holds it ends, even if the process is killed."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows
     raise SystemExit('Error: this toolkit runs on Linux and macOS; on Windows, run it in WSL') from None
 
-# `is_locked` holds the lock for a moment, so attempts to take a lock must continue for longer than that.
+# `is_locked` takes the lock for a moment, so a failed attempt to lock a file is repeated for this long.
 SECONDS_TO_TRY = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -24,9 +24,9 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def locked(path: Path, seconds: float = SECONDS_TO_TRY) -> Iterator[int | None]:
     """Hold a file's lock inside the block, creating the file if needed.
 
-    seconds: how long to wait for the lock, possibly infinite.
-    Yields the file descriptor, which child processes can inherit to hold the lock as well, or None if another process
-    still holds the lock.
+    seconds: how long to wait for the lock; can be infinite.
+    Yields the file descriptor, or None if another process still holds the lock. A child process that inherits the
+    descriptor holds the lock as well.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -43,8 +43,9 @@ def locked(path: Path, seconds: float = SECONDS_TO_TRY) -> Iterator[int | None]:
 def sole_use(path: Path, what: str) -> Iterator[None]:
     """Hold a file's lock inside the block, and remove the lock file at the end.
 
-    what: what the lock protects, for the message. The folder is created if needed, and a new folder that stays empty is
-    removed. Raises UserError if another process holds the lock.
+    what: what the lock protects, as the subject of the error message. The lock file's folder is created if needed; if
+    nothing else is written to a folder created here, it is removed again.
+    Raises UserError if another process holds the lock.
     """
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ def sole_use(path: Path, what: str) -> Iterator[None]:
         finally:
             path.unlink(missing_ok=True)
             if is_new:
-                with contextlib.suppress(OSError):  # the folder contains files by now
+                with contextlib.suppress(OSError):  # the folder now contains other files
                     path.parent.rmdir()
 
 
@@ -73,7 +74,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _is_at(file: IO, path: Path) -> bool:
-    """Whether a path still refers to an open file, which the previous holder of the lock may have removed."""
+    """Whether the open file is still the one at `path`; the lock's previous holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

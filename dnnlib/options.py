@@ -1,4 +1,4 @@
-"""Typed options: dataclasses whose fields include help, unit and range, and parsers for strings such as '0-63'.
+"""Typed options: dataclasses whose fields declare a help text, unit and range; and parsers for strings such as '0-63'.
 
 A field is declared in one line, `batch_size: int = option(64, 'Images per step.', name='batch', unit='INT', least=1)`.
 Command lines and study files are derived from these dataclasses; Python code uses them directly.
@@ -20,14 +20,14 @@ _SEEDS_END = 1 << 32
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What a field of an options dataclass specifies in addition to its type.
+    """What a field of an options dataclass declares in addition to its type.
 
     help: one sentence, in which other fields are named in backticks. default: the default as declared, before parsing.
     name: name on command lines and in files; None means the field's name with dashes instead of underscores.
-    unit: a few letters shown in the help. least, most: inclusive bounds. above, below: exclusive bounds.
-    choices: the allowed strings. parse: converts a string to the value; raises ValueError with a reason.
-    switch: whether the option is a flag, given without a value. short: one-letter name. alias: second name.
-    required_unless: this option is required unless that field is given.
+    unit: placeholder for the value in the help, such as INT. least, most: inclusive bounds. above, below: exclusive
+    bounds. choices: the allowed strings. parse: function that converts a string to the value, or raises ValueError with
+    the reason why it cannot. switch: whether the option is a flag, given without a value. short: one-letter name.
+    alias: second name. required_unless: name of a field; this option is required unless that field is given.
     """
 
     help: str
@@ -47,9 +47,9 @@ class Option:
 
 
 def option(default: Any, help: str, **details: Any) -> Any:
-    """Declare an option as a dataclass field. default: REQUIRED, a value, or a string for `parse`.
+    """Declare an option as a dataclass field.
 
-    details: see `Option`.
+    default: REQUIRED, a value, or a string for `parse`. details: the other attributes of `Option`.
     """
     described = Option(help, default, **details)
     metadata = {'option': described}
@@ -67,7 +67,7 @@ def group(kind: type) -> Any:
 
 
 def options_in(kind: type) -> Iterator[tuple[dataclasses.Field, Option]]:
-    """Yield the fields that are options, in order, including those of groups."""
+    """Yield each field that is an option, with its `Option`, in order; the options of groups are included."""
     for field in dataclasses.fields(kind):
         if 'group' in field.metadata:
             yield from options_in(field.metadata['group'])
@@ -81,7 +81,7 @@ def spelling(field: dataclasses.Field) -> str:
 
 
 def build(kind: type, values: dict[str, Any]) -> Any:
-    """Make an options dataclass, including its groups, from a dict of values by field name."""
+    """Make an instance of an options dataclass, including its groups, from a dict that maps field names to values."""
     arguments = {}
     for field in dataclasses.fields(kind):
         if 'group' in field.metadata:
@@ -127,7 +127,7 @@ def word_list(text: str) -> list[str]:
 
 
 def seed_list(text: str) -> list[int]:
-    """Parse comma-separated seeds and ranges without duplicates, such as '0,1,5-10'."""
+    """Parse comma-separated seeds and ranges of seeds, such as '0,1,5-10'. No seed may occur twice."""
     found: list[int] = []
     for part in text.split(','):
         match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', part)

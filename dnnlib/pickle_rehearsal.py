@@ -1,7 +1,7 @@
 """The child process of `dnnlib.safe_pickle`: reads the pickle on stdin under memory and time limits.
 
-Every name in the pickle becomes an inert object, so nothing is executed. The exit status is 0 if reading finishes, even
-with an error, and nonzero if it exceeds a limit or crashes Python.
+Every function or class that the pickle names is replaced by an inert object, so nothing is executed. The exit status is
+nonzero if reading exceeds a limit or crashes Python, and 0 otherwise, even if reading fails with another error.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ SECONDS, BYTES_PER_SECOND = 10, 10_000_000
 
 
 class Inert(dict):
-    """Accepts everything that a pickle can do to an object, and does nothing."""
+    """An object that accepts every operation that a pickle can apply to it, and does nothing."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
@@ -47,7 +47,7 @@ def main() -> None:
     except MemoryError:
         sys.exit(1)
     except Exception:
-        return  # the parent raises the same error
+        return  # the parent process raises the same error
 
 
 if __name__ == '__main__':

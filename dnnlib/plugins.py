@@ -15,12 +15,15 @@ from pathlib import Path
 from dnnlib.util import UserError
 
 ENTRY_POINTS = 'diffusion_memorization.plugins'
-VARIABLE = 'MEMORIZATION_PLUGINS'  # paths of Python files, separated as in PATH; child processes inherit it
+VARIABLE = 'MEMORIZATION_PLUGINS'  # environment variable: paths of Python files, as in PATH
 
 
 @functools.cache
 def load_plugins() -> None:
-    """Import the plug-ins of installed packages and those in `VARIABLE`, once. Raises UserError if one fails."""
+    """Import the plug-ins of installed packages and the files listed in `VARIABLE`; a second call does nothing.
+
+    Raises UserError if a plug-in fails.
+    """
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         _run(entry.name, entry.load)
     for name in filter(None, os.environ.get(VARIABLE, '').split(os.pathsep)):

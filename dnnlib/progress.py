@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dnnlib.typed import read_json
 from dnnlib.util import format_time
 
-# Exists in the output folder while the computation runs.
+# This file exists in the output folder while the computation runs.
 PROGRESS_FILE = '.progress.json'
 SECONDS_BETWEEN_WRITES = 1.0
 SECONDS_BETWEEN_LINES = 20.0
@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LINES = 20.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a computation has got. done, total: numbers of images. rate: recent images per second; 0 if unknown."""
+    """Progress of a computation. done, total: numbers of images. rate: recent images per second; 0 if unknown."""
 
     phase: str
     done: int
@@ -37,8 +37,9 @@ class ProgressBar(tqdm):
 
     If stderr is not a terminal, a line is printed every 20 s instead of the bar.
 
-    phase: label of the bar. folder: None writes no file. done: progress at the start. unit: what the numbers count.
-    hidden: whether to show neither. lines: whether to print lines if stderr is not a terminal.
+    phase: label of the bar. folder: folder for the file; None writes no file. done: progress at the start. unit: name
+    of the unit that is counted. hidden: whether to show neither bar nor lines. lines: whether to print lines if stderr
+    is not a terminal.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Reads untrusted pickles without running any code in them: `load_pickle` and `read_restricted`.
+"""`load_pickle` and `read_restricted` read untrusted pickles without executing any code from them.
 
 A pickle is a program that can call any function it names. Here a few names are replaced by harmless classes, and every
 other name is refused. A child process first reads the pickle under memory and time limits, so that a pickle designed to
@@ -85,7 +85,7 @@ class StandIn:
 
 
 class Dtype(StandIn):
-    """Stands in for a NumPy dtype, which must be in `names`; the byte order is set in a second step."""
+    """Stands in for a NumPy dtype, whose name must be in `names`; `__setstate__` then sets the byte order."""
 
     __slots__ = ('value',)
     names: tuple[str, ...] = ('u1', 'uint8', '|u1')
@@ -103,7 +103,7 @@ class Dtype(StandIn):
 
 
 class Array(StandIn):
-    """Stands in for a NumPy array, which is unpickled in two steps; the second step sets `value`."""
+    """Stands in for a NumPy array, which is unpickled in two steps; the second, `__setstate__`, sets `value`."""
 
     __slots__ = ('value',)
 
@@ -125,7 +125,7 @@ class _FromBuffer(StandIn):
 
 
 class _Encode(StandIn):
-    """Stands in for the call by which Python 3 pickles bytes for Python 2."""
+    """Stands in for `_codecs.encode`, which restores bytes that Python 3 pickled in a format for Python 2."""
 
     __slots__ = ()
 

@@ -12,7 +12,7 @@ from dnnlib.util import atomic_file
 def csv_text(rows: Sequence[Mapping[str, Any]], if_empty: Sequence[str] = ()) -> str:
     """Format rows as CSV, with a header of all their keys in order of first appearance; None becomes an empty field.
 
-    if_empty: the columns of the header if there are no rows.
+    if_empty: the header's columns if there are no rows.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row)) or if_empty
     return csv_lines([columns, *([row.get(name) for name in columns] for row in rows)])
@@ -26,7 +26,7 @@ def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, completely or not at all; file names that are not UTF-8 keep their original bytes."""
+    """Write a UTF-8 text file, completely or not at all; file names in it that are not UTF-8 keep their bytes."""
     with atomic_file(path) as file:
         file.write(text.encode('utf-8', 'surrogateescape'))
 

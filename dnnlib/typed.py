@@ -1,4 +1,4 @@
-"""Reads files into typed records: subclasses of `Typed`, whose fields describe the file.
+"""Reads files into typed records, which are subclasses of `Typed` with a field for each key in the file.
 
     class Sizes(Typed, frozen=True):
         values: list[Annotated[int, Meta(ge=1)]]
@@ -24,7 +24,7 @@ _SMALL = 1 << 20  # JSON of at most this many bytes is read a second time for a 
 _KINDS = {
     'int': 'a whole number',
     'float': 'a number',
-    'str': 'a text',
+    'str': 'a string',
     'bool': 'true or false',
     'array': 'a list',
     'object': 'a table',
@@ -58,9 +58,9 @@ def parse_json(data: bytes | str, kind: type[T], where: str) -> T:
         if len(data) > _SMALL:
             raise UserError(f'{where}: not a valid file ({error})') from error
     try:
-        # The standard parser accepts NaN and Infinity, which Python writes; `parse` names keys that msgspec omits.
+        # Python's parser accepts NaN and Infinity, unlike msgspec's; `parse` names keys that msgspec's message omits.
         content = json.loads(data)
-    except (ValueError, RecursionError) as error:  # includes numbers with too many digits and nesting that is too deep
+    except (ValueError, RecursionError) as error:  # also raised for too many digits or nesting levels
         raise UserError(f'{where}: not a JSON file ({error})') from error
     return parse(content, kind, where)
 
@@ -95,7 +95,7 @@ def shown(value: Any, longest: int = 60) -> str:
 
 
 def _keys(content: Any, kind: Any, place: str) -> list[str | int]:
-    """Split a place such as '.factors[...].values[0]' into keys and indices, including keys that msgspec omits."""
+    """Split a place such as '.factors[...].values[0]' into keys and indices; finds the keys that msgspec omits."""
     keys: list[str | int] = []
     value = content
     for field, index in re.findall(r'\.([^.[`]+)|\[(\d+|\.\.\.)]', place):

@@ -1,4 +1,4 @@
-"""Helpers without torch: errors that users can fix, atomic file writes, durations in words.
+"""General helpers: errors that users can fix, atomic file writes, file hashes, durations in words.
 
 Packages raise `UserError` for a user's mistake, and `report_errors` prints it as one sentence on stderr. `atomic_file`
 writes a file under a temporary name and renames it when it is complete. `tee_output` copies stdout to a log file.
@@ -26,7 +26,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'cannot allocate memory')
 
 
-# Other ranks wait this long, in seconds, for the main rank to report an error that occurs on all of them.
+# If an error occurs on all ranks, the others give the main rank this many seconds to report it.
 SECONDS_TO_REPORT = 10
 
 
@@ -38,14 +38,14 @@ class UserError(ValueError):
 
 
 class ArgumentError(UserError):
-    """Arguments that contradict one another, or an invalid value of an argument; scripts exit with status 2."""
+    """Arguments that contradict one another, or an argument with an invalid value; scripts exit with status 2."""
 
 
 def report_errors(command: Callable) -> Callable:
     """Decorate a click command's function so that a user's mistake prints one sentence and exits with status 1.
 
-    This covers `UserError`, OSError (no such file, no space left on device) and running out of memory. Arguments in
-    backticks are replaced by the command's options of the same names. ArgumentError exits with status 2.
+    This covers `UserError`, OSError (no such file, no space left on device) and running out of memory. A name in
+    backticks is replaced by the command's option of that name. ArgumentError exits with status 2.
     """
 
     @functools.wraps(command)
@@ -101,7 +101,7 @@ def _is_main_rank(text: str) -> bool:
     return False
 
 
-# Whether this rank is the first to report this text; `torch_utils.distributed` asks the other ranks.
+# Whether this rank is the first to report a text; `torch_utils.distributed` installs a function that asks all ranks.
 first_to_report: Callable[[str], bool] = _is_main_rank
 
 
@@ -120,7 +120,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Open `path` for binary writing; the file appears under its name only once it is complete and on disk.
 
     If the block raises, the partial file is removed and an existing file of that name stays unchanged.
-    A symbolic link is kept and its target written; a device such as /dev/null is written directly.
+    A symbolic link is kept, and its target is written; a device such as /dev/null is written directly.
     """
     path = Path(path)
     if path.is_symlink():
@@ -185,9 +185,9 @@ def remove_partial_files(folder: Path, *patterns: str) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Swap two files or folders atomically, so that both names always exist; returns whether that was possible."""
+    """Swap two files or folders atomically, so that both names always exist; returns whether this succeeded."""
     library, names = ctypes.CDLL(None), (os.fsencode(first), os.fsencode(second))
-    if hasattr(library, 'renameat2'):  # Linux; -100 is AT_FDCWD, and 2 RENAME_EXCHANGE
+    if hasattr(library, 'renameat2'):  # Linux; -100 is AT_FDCWD, and 2 is RENAME_EXCHANGE
         return library.renameat2(-100, names[0], -100, names[1], 2) == 0
     return hasattr(library, 'renamex_np') and library.renamex_np(*names, 2) == 0  # macOS; 2 is RENAME_SWAP
 
@@ -229,7 +229,7 @@ def code_sha256() -> str:
 
 
 def counted(number: float, noun: str, spec: str = ',') -> str:
-    """Format a number with a noun: '1 rank', '2,000 ranks', '2 copies'. spec: format of the number."""
+    """Format a number with a noun: '1 rank', '2,000 ranks', '2 copies'. spec: format specification for the number."""
     text = f'{number:{spec}}'
     if text != '1':
         noun = f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}{"es" if noun.endswith("s") else "s"}'

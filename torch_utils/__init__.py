@@ -1,1 +1,1 @@
-"""Torch without diffusion: devices, ranks, flat parameters, statistics."""
+"""Torch helpers that involve no diffusion code: devices, ranks, flat parameters, statistics."""

@@ -1,6 +1,6 @@
-"""Ranks: one process per device, started by torchrun; a plain `python` process is a single rank.
+"""Ranks: the processes, one per device, that torchrun starts. Without torchrun, there is a single rank.
 
-Collectives of Python objects and CPU tensors work whatever the device, and also with a single rank.
+Collective operations on Python objects and CPU tensors work with any device and with a single rank.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 
-# Imported before any process group exists. Otherwise an optimizer's first step imports this module, and the default
-# arguments of its functions keep the group alive: gloo's threads can then abort the process at interpreter exit.
+# Imported before any process group exists: otherwise an optimizer's first step imports this module, and the default
+# arguments of its functions keep the group alive, so that gloo's threads can abort the process at interpreter exit.
 import torch.distributed.nn
 from tqdm import tqdm
 
@@ -83,7 +83,7 @@ def print0(*args: Any) -> None:
 def progress_bar(
     total: int, description: str, unit: str = 'img', folder: Path | None = None, done: int = 0, lines: bool = True
 ) -> tqdm:
-    """A progress bar on the main rank, which also writes its progress to a folder; see `dnnlib.progress`."""
+    """A progress bar that only the main rank shows and writes to `folder`; see `dnnlib.progress.ProgressBar`."""
     return ProgressBar(description, total, folder if is_main() else None, done, unit, not is_main(), lines)
 
 
@@ -158,7 +158,7 @@ def on_main(action: Callable[[], T]) -> T:
 
 
 def kept_on_main(action: Callable[[], T]) -> list[T]:
-    """Like `on_main`, but the result stays on the main rank: a list with the result there, an empty list elsewhere."""
+    """Like `on_main`, but the result is not sent: returns [result] on the main rank, and [] on the other ranks."""
     results: list[T] = []
     on_main(lambda: results.append(action()))
     return results

@@ -1,7 +1,7 @@
 """All parameters of a module as one flat tensor, and all gradients as another.
 
-A single operation can then update, average, zero or check all of them. Gradients are reduced over ranks in the same
-layout at every step, so a resumed run gives the same bits as an uninterrupted one.
+A single operation can then update, average, zero or check the parameters or gradients. Gradients are summed over ranks
+in the same order at every step, so a resumed run is bitwise identical to an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ _ALIGNMENT = 16
 
 
 class FlatParameters:
-    """Moves a module's parameters into one float32 tensor `values` [P], of which the module then uses views.
+    """Moves a module's parameters into one float32 tensor `values` [P], and makes the module use views of it.
 
     values: an nn.Parameter that an optimizer can update; the padding between parameters is 0 and stays 0.
-    gradients: [P], or None before `attach_gradients`.
+    gradients: the gradients, [P]; None before `attach_gradients` is called.
     """
 
     def __init__(self, module: nn.Module):
@@ -50,8 +50,9 @@ class FlatParameters:
 class GradientReducer:
     """Sums flat gradients over ranks during the backward pass.
 
-    The tensor is split at fixed positions into buckets. Each bucket is reduced as soon as all its gradients are ready,
-    in a fixed order. Call `start()` before a step's last backward pass, and `finish()` after it.
+    The gradient tensor is split at fixed positions into buckets. Buckets are summed in a fixed order, each once its own
+    gradients are ready and the previous bucket's sum has started. Call `start()` before a step's last backward pass,
+    and `finish()` after it.
 
     bucket_size: approximate number of elements in a bucket.
     """
@@ -89,7 +90,7 @@ class GradientReducer:
             self.works.append(work)
 
     def start(self) -> None:
-        """Start reducing gradients; the next backward pass must be the step's last."""
+        """Sum gradients over ranks during the next backward pass, which must be the step's last."""
         self.is_active = True
         self.missing = list(self.members)
 

@@ -16,7 +16,7 @@ _EXACT_IN_FLOAT32 = 2**24 // 2**14
 
 
 def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """The exact product of int8 [M, K] and [K, N] on one device: int32 [M, N], or int64 if K exceeds `MAX_INNER`."""
+    """The exact product of int8 matrices [M, K] and [K, N]: int32 [M, N], or int64 if K exceeds `MAX_INNER`."""
     if a.shape[1] > MAX_INNER:
         parts = zip(a.split(MAX_INNER, dim=1), b.split(MAX_INNER, dim=0), strict=True)
         return torch.stack([int8_matmul(*part).to(torch.int64) for part in parts]).sum(dim=0)

@@ -26,7 +26,7 @@ def configure_backends(precision: str, deterministic: bool = False, benchmark: b
 
 
 def derived_seed(*parts: int) -> int:
-    """Hash the parts to a seed in [0, 2^63), so that no two purposes share a stream of random numbers."""
+    """Hash integers to a seed in [0, 2^63); different integers give independent streams of random numbers."""
     text = ','.join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'little') >> 1
 
@@ -37,7 +37,7 @@ def seed_everything(*parts: int) -> None:
 
 
 def widest_float(device: torch.device | str) -> torch.dtype:
-    """float64, or float32 on a device that has no float64, such as Apple's GPUs."""
+    """float64, or float32 on a device without float64, such as an Apple GPU."""
     try:
         return torch.empty(0, dtype=torch.float64, device=device).dtype
     except TypeError:
@@ -50,7 +50,7 @@ def place(module: nn.Module, device: torch.device | str) -> nn.Module:
 
 
 def require_memory(needed: int, device: torch.device, what: str, remedy: str = '') -> None:
-    """Raise UserError if `needed` bytes do not fit in the device's memory. what: subject of the message, plural."""
+    """Raise UserError if `needed` bytes do not fit in the device's memory. what: plural subject of the message."""
     if needed > (free := free_bytes(device)):
         raise UserError(f'{what} need {needed:,} bytes on {device}, but only {free:,} are free for this rank{remedy}')
 

@@ -1,7 +1,7 @@
 """Processes parts of a batch in parallel threads.
 
-In a chain of many short operations, torch's own threads wait for one another after every operation, which is slow
-especially on a busy machine. Threads that each take some of the rows through the complete chain wait only once.
+Torch's own threads wait for one another after every operation. In a chain of many short operations this is slow,
+especially on a busy machine. Here each thread takes some of the rows through the complete chain, and waits only once.
 """
 
 import functools
@@ -14,12 +14,12 @@ import torch
 
 T = TypeVar('T')
 
-# With fewer rows per thread, smaller and less efficient matrix products cost more than threads gain.
+# With fewer rows per thread, the matrix products become so small that threads no longer make them faster.
 ROWS_PER_THREAD = 64
 
 
 def map_rows(function: Callable[[slice], T], count: int, device: torch.device) -> list[T]:
-    """Apply a function to slices that together cover `count` rows, in order; on a CPU, one thread per slice."""
+    """Apply a function to consecutive slices that cover `count` rows; on a CPU, each slice has its own thread."""
     threads = min(torch.get_num_threads(), count // ROWS_PER_THREAD)
     if device.type != 'cpu' or threads < 2:
         return [function(slice(0, count))]

@@ -9,7 +9,7 @@ from types import FrameType
 
 from torch_utils import distributed
 
-# Approximate interval at which ranks exchange signals; shorter at first, until the duration of a step is known.
+# Ranks compare the signals they received about this often; more often at first, until the time per step is known.
 SECONDS_BETWEEN_CHECKS = 5.0
 
 

@@ -1,4 +1,4 @@
-"""Means and standard deviations of reported values over steps and ranks, without waiting for the device.
+"""Means and standard deviations of reported values over steps and ranks.
 
 `report` updates running sums on the device; only `collect`, called once per tick, waits for the device.
 """
@@ -15,7 +15,7 @@ from torch_utils.misc import widest_float
 
 @dataclass(frozen=True)
 class Moments:
-    """The number of reported values, and their mean and standard deviation, which are NaN if there are no values."""
+    """The number of reported values, their mean, and their standard deviation; NaN if there are no values."""
 
     num: int
     mean: float
@@ -26,10 +26,10 @@ class Collector:
     """Running sums of named values since the last call to `collect`."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}  # float64 or float32 [3]: number, sum, sum of squares
+        self.sums: dict[str, Tensor] = {}  # float64 or float32 [3]: count, sum, sum of squares
 
     def report(self, name: str, values: Tensor) -> None:
-        """Add all elements of a tensor to the moments for a name."""
+        """Add all elements of a tensor to the sums for `name`."""
         values = values.detach()
         dtype = widest_float(values.device)
         count = torch.full([], values.numel(), dtype=dtype, device=values.device)
@@ -37,7 +37,7 @@ class Collector:
         self.sums[name] = self.sums[name] + sums if name in self.sums else sums
 
     def collect(self) -> dict[str, Moments]:
-        """The moments over all ranks since the last call. All ranks must have reported the same names."""
+        """The moments of each name over all ranks since the last call. All ranks must have reported the same names."""
         result = {}
         for name in sorted(self.sums):
             num, total, squares = distributed.all_reduce_sum(self.sums[name].cpu().double()).tolist()

@@ -43,7 +43,7 @@ def test_a_file_becomes_a_typed_record():
         ({'titel': 1}, 'the file has an unknown key, titel; did you mean title?'),
         ({}, 'the file lacks the key title'),
         ([], r'the file must be a table, not \[\]'),
-        ({'title': 1}, 'title must be a text, not 1'),
+        ({'title': 1}, 'title must be a string, not 1'),
         ({'sizes': {'values': [1, 0]}}, r'sizes\.values\[1\] must be a whole number of at least 1, not 0'),
         ({'sizes': {'values': []}}, r'sizes\.values must be a list of length at least 1, not \[\]'),
         ({'sizes': {'values': True}}, r'sizes\.values must be a list or null, not True'),
@@ -53,7 +53,7 @@ def test_a_file_becomes_a_typed_record():
         ({'sizes': {'values': [1], 'search-range': [1, 2]}}, r'sizes: give either values or search-range'),
         ({'factors': {'a': {'b': {}}, 'c': {'d': {}, 'e.f': {'x': 1}}}}, r'factors\.c\.e\.f has an unknown key, x'),
         ({'options': {'x': 1, 'y': [1, 'z']}}, r"options\.y\[1\] must be a whole number, not 'z'"),
-        ({'title': 10**5000}, 'title must be a text, not a number with thousands of digits'),
+        ({'title': 10**5000}, 'title must be a string, not a number with thousands of digits'),
         ({'options': {'x': {'y' * 99: 1}}}, r"options\.x must be .*, not {'y{58}…$"),
     ],
 )

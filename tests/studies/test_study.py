@@ -261,7 +261,7 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
             r"source = 'sources.dogs' in \[data\] is not made by any table of \[sources\]",
         ),
         ({'threshold': 2.0}, r'threshold must be a number below 1.0, not 2.0'),
-        ({'title': 5}, r'title must be a text, not 5'),
+        ({'title': 5}, r'title must be a string, not 5'),
         ({'train': 5}, r'train must be a table, not 5'),
         ({'name': '../x'}, r"name is '../x'; use letters"),
         ({'name': '/x'}, r'name is'),

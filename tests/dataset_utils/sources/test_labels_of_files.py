@@ -135,7 +135,7 @@ class TestBrokenLabels:
             ([['a.png', 0], ['b.png', 0], ['b.png', 1]], r'gives two labels to b\.png'),
             ([['a.png', 0], ['b.png']], r'labels\[1\].* must be .*length 2'),
             ([['a.png', 0], 'b.png'], r"labels\[1\] must be a list, not 'b.png'"),
-            ([['a.png', 0], [3, 4]], r'labels\[1\]\[0\] must be a text, not 3'),
+            ([['a.png', 0], [3, 4]], r'labels\[1\]\[0\] must be a string, not 3'),
             ({'a.png': 0}, 'labels must be a list or null'),
             (3, 'labels must be a list or null, not 3'),
         ],

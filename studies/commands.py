@@ -1,4 +1,4 @@
-"""The commands for one point, as a user would type them: make the training set, train, evaluate, diagnose."""
+"""The commands that run one point, as a user would type them: make the training set, train, evaluate, diagnose."""
 
 import dataclasses
 import math
@@ -18,11 +18,11 @@ from training.schedule import REFERENCE_SIZE
 from training.training_options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-# How long nodes wait for each other; the first node makes the training set while the others are already running.
+# How long nodes wait for each other: while the first node makes the training set, the others already wait for it.
 SECONDS_TO_MEET = 3600
 # Steps that make a data set, and the file each one makes; a step is done once its file exists.
 DATA_STEPS = {'data': 'data.zip', 'data-b': 'data-b.zip'}
-# The kind of options for each step that runs a script.
+# The options class of each step that runs a script.
 KINDS = {
     'train': RunOptions,
     'evaluate': EvaluationOptions,
@@ -30,7 +30,7 @@ KINDS = {
     'agreement': AgreementOptions,
     'clocks': ClocksOptions,
 }
-# Command-line switches without a value, by step; in a study file they are true or false.
+# The flags of each step, which take no value on the command line; a study file sets them to true or false.
 SWITCHES = {
     step: {spelling(field) for field, option in options_in(kind) if option.switch} for step, kind in KINDS.items()
 } | {'data': {name.replace('_', '-') for name, settings in OPTIONS.items() if settings.get('is_flag')}}
@@ -38,7 +38,7 @@ SWITCHES = {
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """The resources for one point. gpus_per_node: 0 uses the CPU, or a GPU that the commands choose themselves."""
+    """The resources for one point. gpus_per_node: number of GPUs; if it is 0, each command chooses its own device."""
 
     nodes: int = 1
     gpus_per_node: int = 0
@@ -49,14 +49,18 @@ class Resources:
 
 
 def selection_command(options: Options, dest: Path, sources: Path, extra: Mapping[str, Any] | None = None) -> list[str]:
-    """Arguments for python to make a data set. options: for the selection. sources: folder of the study's data sets."""
+    """Return the arguments with which python makes a data set.
+
+    options: the name of the selection, and its options. dest: file to write. sources: folder of the study's own data
+    sets. extra: further options.
+    """
     options = resolved(options, sources) | dict(extra or {})
     selection, source = options.pop('selection'), options.pop('source')
     return ['-m', 'dataset_utils', selection, *arguments({'source': source, 'dest': dest, **options}, SWITCHES['data'])]
 
 
 def resolved(options: Options, sources: Path) -> Options:
-    """The options, with 'sources.NAME' replaced by the path of the study's data set; see `with_tables`."""
+    """Return the options with every 'sources.NAME' (or its dict from `with_tables`) replaced by the data set's path."""
     paths = {key: value['path'] if isinstance(value, dict) else value for key, value in options.items()}
     return {
         key: path if (name := source_name(path)) is None else str(sources / f'{name}.zip')
@@ -73,12 +77,13 @@ def point_commands(
     diagnose: Mapping[str, Options],
     tables: dict[str, Options],
 ) -> dict[str, list[str]]:
-    """Arguments for python for every step of a point.
+    """Return the arguments for python in every step of a point, by step.
 
-    seeds: 'train' (None for a closed form) and 'select' (None takes the first images). folder: the point's folder.
-    sources: folder of the study's own data sets. diagnose: options of each diagnose.py measurement, by its name.
-    tables: the study file's tables for its own data sets. Agreement needs a second network ('data-b' and 'train-b'),
-    trained in the same way on the other half of a split.
+    seeds: 'train', the seed of train.py (None for a closed form), and 'select', the seed for drawing images (None takes
+    the first images). folder: the point's folder. sources: folder of the study's own data sets. diagnose: options of
+    each diagnose.py measurement, by the measurement's name. tables: the study file's tables for the study's own data
+    sets, by name. To measure agreement, the steps 'data-b' and 'train-b' train a second network in the same way on the
+    other half of a split.
     """
     extra = {'max-images': size} | ({} if seeds['select'] is None else {'seed': seeds['select']})
     lengths = {name: length_of(name, value, size) for name, value in settings.train.items()}
@@ -112,7 +117,7 @@ def point_commands(
 
 
 def length_of(name: str, value: Any, size: int) -> Any:
-    """An option of train.py at a training-set size; a length in images is converted to the option's unit."""
+    """The value of a train.py option at a training-set size; converts a length in images to the option's unit."""
     if not isinstance(value, dict):
         return value
     if name in ('epochs', 'warmup'):
@@ -144,7 +149,7 @@ def shell_line(command: list[str], resources: Resources) -> str:
 
 
 def launch_words(command: list[str], resources: Resources) -> list[str]:
-    """The words before a command: python, or torchrun when it runs on several devices."""
+    """The words that launch a command: python, or torchrun with its options if it runs on several devices."""
     if command[0] == '-m' or resources.world_size == 1:
         return ['python']
     if resources.nodes == 1:
@@ -163,7 +168,7 @@ def launch_words(command: list[str], resources: Resources) -> list[str]:
 
 
 def process_arguments(command: list[str], resources: Resources, environ: Mapping[str, str]) -> list[str]:
-    """The command for `subprocess`, using this interpreter, full paths of scripts, and expanded variables."""
+    """The argument list for `subprocess`: this interpreter, the script's full path, and expanded variables."""
     words = launch_words(command, resources)
     if words[0] == 'python':
         launcher = [sys.executable]

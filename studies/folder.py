@@ -1,4 +1,4 @@
-"""A study's folder: which study it belongs to, and the data sets made once for all points."""
+"""A study's folder: `study.json`, which records the study, and the data sets that are made once for all points."""
 
 import math
 import subprocess
@@ -29,7 +29,7 @@ class SavedStudy(Typed, frozen=True):
 
 
 def claim(root: Path, study: Study) -> None:
-    """Claim a folder for a study. Raises UserError if it belongs to another study or contains other files."""
+    """Write a study to its folder. Raises UserError if the folder has another study or contains unrelated files."""
     path = root / STUDY_FILE
     others = [] if path.exists() or not root.exists() else [other for other in root.iterdir() if not _partial(other)]
     if others:
@@ -48,7 +48,7 @@ def _partial(path: Path) -> bool:
 
 
 def open_study(root: Path) -> Study:
-    """Read the study that a folder belongs to. Raises UserError if there is none."""
+    """Read the study from its folder. Raises UserError if the folder has no study, or a corrupt one."""
     path = root / STUDY_FILE
     if not path.exists():
         raise UserError(f'{root} contains no {STUDY_FILE}; give a folder made by emm.py sweep or search')
@@ -62,15 +62,15 @@ def open_study(root: Path) -> Study:
 
 
 def open_results(root: Path) -> StudyResults:
-    """The current results of the study in a folder. Raises UserError if the folder belongs to no study."""
+    """The current results of the study in a folder. Raises UserError if the folder has no study."""
     return collect(open_study(root), root)
 
 
 def make_sources(root: Path, study: Study) -> None:
-    """Make the study's own data sets that do not exist yet; the commands are printed."""
+    """Make the study's own data sets unless they exist with the same options; print the commands."""
     folder = root / 'sources'
     folder.mkdir(parents=True, exist_ok=True)
-    # The command inherits the lock, so another emm.py waits for the command even if this process is killed.
+    # Each command inherits the lock, so another emm.py waits for the command even if this process is killed.
     with locked(folder / 'lock', math.inf) as descriptor:
         assert descriptor is not None
         for name, options in study.sources.items():
@@ -84,7 +84,7 @@ def make_source(folder: Path, name: str, options: Options, descriptor: int) -> N
         return
     for path in paths:
         if path.exists():
-            print(f'Kept {set_aside(path)}, which was made with other options')
+            print(f'{path} was made with other options; renamed to {set_aside(path).name}')
     command = selection_command(options, folder / f'{name}.zip', folder)
     print(f'$ {shell_line(command, Resources())}', flush=True)
     words = process_arguments(command, Resources(), {})

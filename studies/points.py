@@ -1,8 +1,8 @@
 """A point of a study: one training-set size, one combination of factor values, and one repeat, in its own folder.
 
-The folder contains `point.json` (the point's settings), `diagnose.json` (its measurements), `commands.sh`, `log.txt`,
-`status.json`, the training set `data.zip`, the run folder `run`, `data-b.zip` and `run-b` for the second network when
-agreement is measured, and finally `result.json`. The process that runs a point holds its lock.
+The folder contains `point.json` (the point's settings), `diagnose.json` (the options of its measurements),
+`commands.sh`, `log.txt`, `status.json`, the training set `data.zip`, the run folder `run`, `data-b.zip` and `run-b` for
+the second network when agreement is measured, and finally `result.json`. The process that runs a point holds its lock.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ class Status:
     """Progress of a point.
 
     state: 'left' (never started), 'running', 'stopped' (started, and can be resumed), 'failed' or 'done'.
-    step: the current command. failures: how often the point has failed. seconds: time spent in earlier attempts.
-    started: when this attempt began, in seconds since the epoch. message: the last line of the point's log.
+    step: name of the current step. failures: how many times the point has failed. seconds: total time of the attempts
+    that have ended. started: start of the current attempt, in seconds since the epoch. message: the log's last line.
     """
 
     state: str = LEFT
@@ -49,9 +49,9 @@ class Status:
 class Point:
     """One training run and its evaluation, or the evaluation of a closed form.
 
-    seeds: 'train' for train.py (None for a closed form) and 'select' for the selection (None takes the first images).
-    sources: the study's own data sets that it uses, by name. diagnose: options of its measurements, by their names;
-    training and evaluation do not depend on them. folder: contains all files of the point.
+    seeds: 'train', the seed of train.py (None for a closed form), and 'select', the seed for drawing images (None takes
+    the first images). sources: tables of the study's own data sets that the point uses, by name. diagnose: options of
+    each measurement, by its name; they do not affect training or evaluation. folder: the point's folder.
     """
 
     combination: Combination
@@ -88,14 +88,15 @@ class Point:
         return point_commands(settings, self.size, self.seeds, self.folder, sources, self.diagnose, self.sources)
 
     def prepare(self) -> Path | None:
-        """Make the folder. An existing folder with other settings is set aside; if only the evaluation differs, the
-        training run is kept and evaluated again. Raises UserError if that point is running.
+        """Make the folder. If it exists with other settings, it is set aside (renamed); if only the evaluation differs,
+        the training run is kept, and only its records are set aside.
 
-        Returns the new path of the folder, or of the records, that were set aside; None if nothing was.
+        Returns the new path of what was set aside; None if nothing was. Raises UserError if the folder exists with
+        other settings and is in use.
         """
         aside = self._make_folder()
         if not self.is_diagnosed():
-            # In this order, so that a point killed between the two writes does not count as done.
+            # The status is written first, so that a point killed between the two writes does not count as done.
             if (status := saved_status(self.folder)).state == DONE:
                 write_status(self.folder, dataclasses.replace(status, state=STOPPED))
             write_json(self.folder / MEASUREMENTS_FILE, self.diagnose)
@@ -106,14 +107,15 @@ class Point:
         if self.matches():
             return None
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with locks.locked(self.folder.parent / 'lock', math.inf):  # another emm.py may be about to do the same
+        with locks.locked(self.folder.parent / 'lock', math.inf):  # another emm.py might do the same now
             if self.matches():
                 return None
             if self.folder.exists() and any(self.folder.iterdir()):
                 with lock(self.folder) as descriptor:
                     if descriptor is None:
                         raise UserError(
-                            f'{self.folder} is running with other settings; stop it, or wait until it is done'
+                            f'the point in {self.folder} is running with other settings; stop it, or wait until it is '
+                            f'done'
                         )
                     aside = self._forget_evaluation() if self._is_trained() else set_aside(self.folder)
             self.folder.mkdir(exist_ok=True)
@@ -126,7 +128,7 @@ class Point:
         return saved is not None and {**saved, 'evaluate': self.identity['evaluate']} == self.identity
 
     def _forget_evaluation(self) -> Path | None:
-        """Rename records of an evaluation with other settings, since a point's result is the best of all records."""
+        """Set aside the records of an evaluation with other settings: a point's result is the best of all records."""
         write_status(self.folder, Status(STOPPED, seconds=saved_status(self.folder).seconds))
         (self.folder / 'result.json').unlink(missing_ok=True)
         records = self.folder / 'run' / 'mem_traj.jsonl'
@@ -140,13 +142,13 @@ class Point:
         return read_status(self.folder) if self.matches() else Status()
 
     def is_diagnosed(self) -> bool:
-        """Whether the folder was prepared for at least these measurements."""
+        """Whether the folder was prepared for all of the point's measurements, with the same options."""
         saved = read_measurements(self.folder)
         return all(saved.get(name) == options for name, options in self.diagnose.items())
 
 
 def make_point(study: Study, root: Path, combination: Combination, size: int, repeat: int) -> Point:
-    """Make a point of a study. root: the study's folder."""
+    """Describe a point of a study, without making its folder. root: the study's folder."""
     repeats, settings = study.repeats, combination.settings
     seeds = {
         'train': repeats.train_seed + repeat if settings.denoiser is None else None,
@@ -161,12 +163,12 @@ def make_point(study: Study, root: Path, combination: Combination, size: int, re
 
 
 def read_measurements(folder: Path) -> dict[str, Options]:
-    """The options of the measurements that a point's folder was prepared for, by name."""
+    """Read the measurements that a point's folder was prepared for: the options of each, by its name."""
     return read_json(folder / MEASUREMENTS_FILE, dict[str, Options]) or {}
 
 
 def sources_of(folder: Path) -> Path:
-    """The folder of the data sets that a study makes itself. folder: the folder of one of its points (`make_point`)."""
+    """The folder of a study's own data sets. folder: the folder of one of its points, as in `make_point`."""
     return folder.parents[2] / 'sources'
 
 
@@ -201,12 +203,12 @@ def read_status(folder: Path) -> Status:
 
 
 def saved_status(folder: Path) -> Status:
-    """The content of status.json; if the file is missing or corrupt, the point was never started."""
+    """The content of status.json; without a readable file, the status of a point that was never started."""
     return read_json(folder / 'status.json', Status) or Status()
 
 
 def read_result(folder: Path) -> Record | None:
-    """The record of the snapshot with the highest ratio; None if it is missing or corrupt."""
+    """The record of the point's snapshot with the highest ratio; None if the file is missing or corrupt."""
     try:
         return parse_record((folder / 'result.json').read_bytes(), '')
     except (OSError, UserError):
@@ -218,10 +220,10 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def lock(folder: Path) -> contextlib.AbstractContextManager[int | None]:
-    """Hold a point's lock in the block, which receives the file descriptor to pass to child processes; it receives None
-    if the point is already running.
+    """Hold a point's lock inside the block. Yields the lock's file descriptor, or None if the point is already running.
 
-    The lock is held as long as any process has the descriptor, so a training run that outlives a killed study keeps it.
+    The lock is held as long as any process has the descriptor open. A child process that inherits the descriptor, such
+    as a training run, therefore keeps the point locked even if the study is killed.
     """
     return locks.locked(folder / 'lock')
 
@@ -232,9 +234,9 @@ def is_locked(folder: Path) -> bool:
 
 
 def last_line(path: Path, max_bytes: int = 4096) -> str:
-    """The last line of a log that is not empty; '' if there is none.
+    """The last nonempty line of a log; '' if there is none.
 
-    Lines on how to resume the training run by hand are skipped, because the study's command resumes it.
+    Skips the line that explains how to resume a training run by hand, because the study's command resumes it.
     """
     try:
         with open(path, 'rb') as file:

@@ -24,11 +24,12 @@ def run_study(
     ended: Listener,
     watch: Watcher = lambda results: None,
 ) -> StudyResults:
-    """Run every point that was not started or was stopped (with `retry`, also failed points); return all results.
+    """Run every point that has not started or was stopped (with `retry`, also failed points); return all results.
 
-    begun: called with each point when the launcher receives it, and with the path of anything set aside for it.
-    ended: called with each point when it is done, stopped or failed. watch: called every second while points run.
-    Waits for points run by another process, and resumes them if that process stops.
+    begun: called with each point before the launcher receives it, and with the new path of any results that were set
+    aside for it. ended: called with each point when it is done, stopped or failed, and with the study's results.
+    watch: called with the study's results every second while points run.
+    Points that another process runs are awaited, and resumed if that process stops.
     """
     jobs: dict[Path, Job] = {}
     given: set[Path] = set()
@@ -57,9 +58,10 @@ def run_study(
 
 
 def is_to_run(result: PointResult, retry: bool) -> bool:
-    """Whether to start a point; a failed one only with `retry`, and never after MAX_FAILURES failures.
+    """Whether to start a point.
 
-    A finished point is started again if measurements are missing.
+    A failed point is started only with `retry`, and never after MAX_FAILURES failures. A finished point is started
+    again if measurements are missing.
     """
     status = result.status
     if status.state == DONE:

@@ -1,4 +1,4 @@
-"""Runs one point: its commands one after another, each of which resumes where it was stopped."""
+"""Runs one point by running its commands in order. A command that was stopped resumes where it stopped."""
 
 import dataclasses
 import math
@@ -30,18 +30,18 @@ from studies.points import (
 )
 from studies.study import Options, Settings
 
-# A command asked to stop has this long to save its state and exit; then it is killed.
+# A command that was asked to stop has this long to save its state and exit before it is killed.
 SECONDS_TO_STOP = 60.0
 SECONDS_BETWEEN_LOOKS = 0.5
 _KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-_KILLED |= {128 - code for code in tuple(_KILLED)}  # as reported by a shell, or by train.py after its last save
+_KILLED |= {128 - code for code in tuple(_KILLED)}  # exit codes of a shell, and of train.py after it saved its state
 
 
 class PointRun:
     """One attempt at a point.
 
-    node_rank: if several nodes run the point together, node 0 makes the data set and writes the log and the status.
-    environ: additional environment variables for the commands.
+    node_rank: number of this node if several nodes run the point together; node 0 makes the data sets, and writes the
+    log and the status. environ: additional environment variables for the commands.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class PointRun:
         return status
 
     def _run_with_main(self) -> Status:
-        """Take part in commands that several nodes run together; the nodes wait for each other before each command."""
+        """Run the commands together with node 0. All nodes wait for each other before each command."""
         for step, command in commands_of(self.folder).items():
             if step in DATA_STEPS:
                 continue
@@ -137,7 +137,7 @@ class PointRun:
         return Status(DONE)
 
 
-STOPPED_BEFORE = -signal.SIGTERM  # the exit code for a command that was stopped before it started
+STOPPED_BEFORE = -signal.SIGTERM  # exit code of a step that was stopped before its command started
 
 
 @dataclasses.dataclass(frozen=True)

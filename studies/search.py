@@ -13,13 +13,13 @@ from studies.study_options import SearchOptions
 def search_study(options: SearchOptions, train_options: Sequence[str]) -> Study:
     """Make the study for a search. train_options: words such as --lr=2e-4.
 
-    The study's name does not depend on the folder, so the folder can be renamed.
+    Every search has the same study name, so its folder can be renamed.
     """
     return read_study(search_document(options, train_options), 'search', 'the search')
 
 
 def search_document(options: SearchOptions, train_options: Sequence[str]) -> dict[str, Any]:
-    """The content of the study file that is equivalent to a search."""
+    """The content of the study file that describes the same search."""
     try:
         words = shlex.split(options.selection)
     except ValueError as error:
@@ -44,7 +44,7 @@ def search_document(options: SearchOptions, train_options: Sequence[str]) -> dic
 
 
 def long_options(words: Sequence[str]) -> dict[str, str]:
-    """Parse words such as --lr=2e-4 into values by name. Raises ArgumentError for other words."""
+    """Parse words such as --lr=2e-4 into a dict of names and values. Raises ArgumentError for other words."""
     found = {}
     for word in words:
         name, equals, value = word.removeprefix('--').partition('=')

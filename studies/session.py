@@ -1,4 +1,4 @@
-"""One session with a study: check it, run the remaining points, update tables and page, and report at the end."""
+"""Runs a study for a user: checks it, runs the remaining points, updates tables and page, and reports the results."""
 
 import contextlib
 import shutil
@@ -71,7 +71,7 @@ class Display:
     """What a user sees while a study runs: progress lines, tables and the page.
 
     On a terminal the lines are redrawn every second; otherwise they are printed every 20 s. The page is written
-    rarely enough not to slow down the points. jobs: points that run at a time, None if unknown.
+    rarely enough not to slow down the points. jobs: number of points that run at a time; None if unknown.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
@@ -91,7 +91,7 @@ class Display:
             self.drawn = 0
 
     def watch(self, results: StudyResults) -> None:
-        """Show progress, and update the page if it is time."""
+        """Show progress, and update the tables and the page if they are due."""
         if self.on_terminal or time.monotonic() >= self.next_lines:
             self.next_lines = time.monotonic() + SECONDS_BETWEEN_LINES
             lines = progress_lines(results, self.jobs)
@@ -105,7 +105,7 @@ class Display:
 
     def renew(self, results: StudyResults) -> None:
         """Write the tables and the page, unless the page was written recently."""
-        from studies.report.sections import write_study_page  # imported here because it takes seconds
+        from studies.report.sections import write_study_page  # imported here because the import takes seconds
 
         start = time.monotonic()
         if start >= self.next_page:
@@ -115,9 +115,9 @@ class Display:
 
 
 def print_plan(study: Study, root: Path, validator: Validator, launcher: Launcher) -> None:
-    """Check sources and sizes; print each point with its commands, the total cost, and a cluster's job script.
+    """Check sources and sizes; print each point with its commands, the job script for a cluster, and the total cost.
 
-    For a search, only points at its smallest size are printed. The study's own data sets are made in a temporary
+    For a search, only the points at the smallest size are printed. The study's own data sets are made in a temporary
     folder.
     """
     from studies.study_cost import study_cost  # imported here because it imports training and sampling code
@@ -129,7 +129,7 @@ def print_plan(study: Study, root: Path, validator: Validator, launcher: Launche
         study = validator.with_steps(study, sources)
         count = 0
         for combination in study.combinations:
-            print(f'{combination.name}: {combination.sizes.describe()}, {counted(study.repeats.count, "time")} each')
+            print(f'{combination.name}: {combination.sizes.describe()}; {counted(study.repeats.count, "repeat")} each')
             for size in combination.sizes.values or (combination.sizes.search or ())[:1]:
                 for repeat in range(study.repeats.count):
                     point = make_point(study, root, combination, size, repeat)
@@ -186,13 +186,13 @@ def report_failures(results: StudyResults) -> None:
     if final:
         raise UserError(
             f'{counted(len(final), "point")} failed {MAX_FAILURES} times, such as {final[0].point.folder}; fix the '
-            f'cause that its log shows, and remove its status.json to run it again'
+            f'cause, which log.txt shows, and remove its status.json to run it again'
         )
     raise UserError(f'{counted(len(failed), "point")} failed; fix the cause, and run again with `retry`')
 
 
 def report_stopped(results: StudyResults) -> None:
-    """Raise UserError if any points were stopped, for example by a system that ran out of memory."""
+    """Raise UserError if any points were stopped, for example because the machine ran out of memory."""
     stopped = [result for result in results.points if result.status.state == STOPPED]
     for result in stopped:
         print(point_line(result), file=sys.stderr)

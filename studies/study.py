@@ -19,7 +19,7 @@ MEASUREMENTS = ('levels', 'agreement', 'clocks')  # made by diagnose.py
 DEFAULT_TRAIN_SEED = 1024  # the paper's
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 MIN_TOLERANCE = 0.001
-# Columns of the tables; each factor adds a column with its name.
+# Columns of the tables. Each factor adds a column with its name, which must not be one of these.
 COLUMNS = {
     *('size', 'repeats', 'images', 'memorized', 'ratio', 'ratio_low', 'ratio_high', 'interval', 'mean_distance', 'far'),
     *('emm', 'emm_relation', 'low', 'low_relation', 'high', 'high_relation'),
@@ -29,7 +29,7 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A point's options, for the image selection (whose name is `selection`), for train.py and for mem_ratio.py."""
+    """A point's options: for the image selection (including its name, `selection`), train.py and mem_ratio.py."""
 
     data: Options
     train: Options
@@ -46,9 +46,10 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Training-set sizes: fixed `values`, or a search from `low` to `high` until within `tolerance`.
+    """Training-set sizes: either fixed `values`, or a search for the EMM.
 
-    step: a search's sizes are multiples of this; None uses the step that the selection requires.
+    search: smallest and largest size. tolerance: the search ends when the size above the EMM is at most 1 + tolerance
+    times the size below it. step: a search's sizes are multiples of it; None uses the step that the selection requires.
     """
 
     values: tuple[int, ...] = ()
@@ -57,7 +58,7 @@ class Sizes:
     step: int | None = None
 
     def in_steps(self, step: int) -> 'Sizes':
-        """The sizes, with a search's range rounded inward to multiples of its own step or of `step`."""
+        """The sizes, with a search's range rounded inward to multiples of its step or, if it has none, of `step`."""
         if self.search is None:
             return self
         step = self.step or step
@@ -68,7 +69,7 @@ class Sizes:
         if self.search is None:
             return ', '.join(map(str, self.values))
         low, high = self.search
-        return f'searched from {low} to {high}, at most {most_sizes(low, high, self.tolerance)} of them'
+        return f'a search from {low} to {high}, at most {most_sizes(low, high, self.tolerance)} sizes'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +109,11 @@ class Combination:
 
 
 class Repeats(Typed, frozen=True, rename='kebab'):
-    """How often each point is trained: repeat r uses train.py's seed `train_seed` + r, and selects its images with
-    `select_seed` + r (or takes the first images if `select_seed` is None)."""
+    """How many times each size of each combination is measured.
+
+    Repeat r trains with seed `train_seed` + r, and draws its images with seed `select_seed` + r (or takes the first
+    images if `select_seed` is None).
+    """
 
     count: Annotated[int, Meta(ge=1, le=1000)] = 1
     train_seed: Seed = DEFAULT_TRAIN_SEED
@@ -120,10 +124,10 @@ class Repeats(Typed, frozen=True, rename='kebab'):
 class Study:
     """A checked study.
 
-    document: the file's content. where: the file, for messages. diagnose: the options of each diagnose.py measurement,
-    by name. sources: data sets that are made once, by name, with the options of `data`. threshold: the ratio at or
-    above which a training set counts as memorized. steps: for each combination's name, the number that a search's sizes
-    must be multiples of, unless the file sets it; see `studies.validation`.
+    sources: the options of each of the study's own data sets, which are made once, by name. threshold: the ratio at or
+    above which a training set counts as memorized. document: the study file's content. where: name of the study file,
+    for messages. diagnose: the options of each diagnose.py measurement, by its name. steps: maps the name of a
+    combination to the step of its search if the file sets none; see `Sizes` and `studies.validation`.
     """
 
     name: str
@@ -142,7 +146,7 @@ class Study:
 
     @property
     def combinations(self) -> list[Combination]:
-        """All combinations of factor values; a single one if there are no factors. Closed forms have no `train`."""
+        """All combinations of factor values; one if there are no factors. For closed forms, `train` is empty."""
         result: list[Combination] = []
         for chosen in itertools.product(*(factor.values for factor in self.factors)):
             settings, sizes = self.settings, self.sizes
@@ -159,12 +163,15 @@ class Study:
 
 
 def source_name(path: Any) -> str | None:
-    """The name in a path such as 'sources.dogs', for a data set that the study makes itself; None for other paths."""
+    """The name of the study's own data set that a path such as 'sources.dogs' refers to; None for other paths."""
     return path.removeprefix('sources.') if isinstance(path, str) and path.startswith('sources.') else None
 
 
 def made_by(sources: dict[str, Options]) -> dict[str, str]:
-    """Map each data set to the table in `sources` that makes it: NAME makes NAME, or NAME-a and NAME-b for a split."""
+    """Map each of the study's own data sets to the table that makes it.
+
+    The table NAME makes the data set NAME or, if it is a split, the data sets NAME-a and NAME-b.
+    """
     return {
         f'{name}{half}': name
         for name, options in sources.items()
@@ -173,7 +180,7 @@ def made_by(sources: dict[str, Options]) -> dict[str, str]:
 
 
 def with_tables(options: Options, sources: dict[str, Options]) -> Options:
-    """The options, with each of the study's own data sets replaced by a dict with its `path` and its table."""
+    """The options, with each 'sources.NAME' replaced by a dict of this `path` and the table that makes the data set."""
     made = made_by(sources)
     return {
         key: value if (name := source_name(value)) is None else {'path': value, 'made-by': sources[made[name]]}
@@ -182,7 +189,7 @@ def with_tables(options: Options, sources: dict[str, Options]) -> Options:
 
 
 def other_half(data: Options, sources: dict[str, Options]) -> Options | None:
-    """The options of a training set with each split half replaced by the other half; None without splits."""
+    """A training set's options with each half of a split replaced by the other half; None if a source is not a half."""
     made, changed = made_by(sources), dict(data)
     for key in ('source', 'blend'):
         if key in data:

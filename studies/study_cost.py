@@ -1,4 +1,4 @@
-"""The total cost of a study, before it runs: points, steps, images, time, memory and disk space."""
+"""Estimates what a study will cost: points, steps, images, time, memory and disk space."""
 
 import dataclasses
 import math
@@ -25,14 +25,15 @@ from training.dataset import DatasetInfo
 from training.training_options import RunOptions, with_preset
 from training.training_run import with_threads
 
-# Time to measure each network, once for training and once for sampling.
+# How long the speed of each network is measured, once for training and once for sampling.
 SECONDS_MEASURED = 2.0
 
 
 class Costs:
     """The costs of a study's points.
 
-    sources: a folder whose subfolder `sources` has the study's own data sets. device: for measuring; None omits times.
+    sources: a folder whose subfolder `sources` contains the study's own data sets. device: where the speed is measured;
+    None if the points need a GPU that this machine lacks, which leaves times unknown.
     """
 
     def __init__(self, study: Study, sources: Path, validator: Validator, resources: Resources):
@@ -69,7 +70,7 @@ class Costs:
         return with_threads(resolve(options, info, self.world_size, parsed.given), options.threads, None)
 
     def rate(self, name: str, measure: Callable[..., float], config: TrainingConfig, *arguments: int) -> float | None:
-        """Images per second over all ranks, measured once per name."""
+        """Images per second over all ranks, measured once for each `name`; None if it cannot be measured."""
         if self.device is None:
             return None
         if name not in self.rates:
@@ -84,7 +85,7 @@ def sampled_rate(config: TrainingConfig, batch_size: int, device: torch.device, 
 
 
 def largest_sizes(combination: Combination, study: Study) -> list[int]:
-    """A combination's sizes; for a search, the sizes it measures if the EMM is just below the largest size."""
+    """A combination's sizes; for a search, the sizes that it measures if the EMM is just below the largest size."""
     if combination.sizes.search is None:
         return list(combination.sizes.values)
     (low, high), sizes = combination.sizes.search, combination.sizes
@@ -104,9 +105,9 @@ def planned_points(study: Study, root: Path) -> Iterator[Point]:
 def study_cost(
     study: Study, root: Path, sources: Path, validator: Validator, resources: Resources, jobs: int | None
 ) -> str:
-    """The cost of all unfinished points of a study, as lines of text.
+    """The total cost of a study's unfinished points, as lines of text.
 
-    root: the study's folder; sources: see `Costs`. jobs: points at a time, None if unknown.
+    root: the study's folder. sources: as in `Costs`. jobs: number of points that run at a time; None if unknown.
     """
     points = list(planned_points(study, root))
     left = [point for point in points if point.status().state != DONE]
@@ -126,14 +127,14 @@ def study_cost(
             f'about {format_time(known)} with {counted(jobs or 1, "point")} at a time, estimated from finished points'
         )
     elif costs.device is None:
-        time = 'unknown, because this machine has no GPU; known once one point is finished'
+        time = 'unknown, because this machine has no GPU; estimated once a point is finished'
     else:
         together = max([sum(seconds) / (jobs or 1), *seconds], default=0.0)
         time = f'about {format_time(together)} with {counted(jobs or 1, "point")} at a time'
         time += f' (short measurements on {costs.device.type})'
     return as_lines(
         {
-            'Points': f'{at_most}{len(points)}' + f', of which {done} are done; the rest takes:' * bool(done),
+            'Points': f'{at_most}{len(points)}' + f', of which {done} are done; the others need:' * bool(done),
             'Training': f'{at_most}{sum(c.images for c in trainings):,} images in '
             f'{counted(sum(c.calls for c in trainings), "step")}',
             'Evaluation': f'{at_most}{sum(c.images for c in evaluations):,} images, '

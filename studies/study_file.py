@@ -1,6 +1,6 @@
 """Reads study files (TOML); docs/studies.md describes the format.
 
-`load_study` reads a file and `read_study` a parsed document; their errors name the file, the table and the key.
+`load_study` reads a file, and `read_study` checks a parsed document. Errors name the file, the table and the key.
 """
 
 import math
@@ -32,7 +32,7 @@ from studies.study import (
     source_name,
 )
 
-# Options that a study sets by itself, by part of a point.
+# Options that a study file must not contain, because the study sets them itself; by table.
 RESERVED = {
     'data': {'dest', 'overwrite', 'max-images', 'seed'},
     'sources': {'dest', 'overwrite'},
@@ -45,7 +45,7 @@ RESERVED = {
 # Lengths that train.py scales with the training-set size; a study can also give them in images.
 LENGTHS = ('epochs', 'duration', 'warmup', 'ema')
 
-# Far more than any study needs; a number with more digits is a mistake.
+# Limits far beyond what any study needs; larger numbers are mistakes.
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Size = Annotated[int, Meta(ge=1, le=10**9)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -127,13 +127,13 @@ def load_study(path: Path) -> Study:
         document = tomllib.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file; give a study file, such as those in scripts/studies') from error
-    except (ValueError, RecursionError) as error:  # also numbers with too many digits, and too deep nesting
+    except (ValueError, RecursionError) as error:  # also raised for too many digits or nesting levels
         raise UserError(f'{path} is not a TOML file ({error})') from error
     return read_study(document, path.stem, str(path))
 
 
 def read_study(document: dict[str, Any], name: str, where: str) -> Study:
-    """Check a study's document. name: used if the document has no name. where: the file, for messages."""
+    """Check a parsed study file. name: the study's name if the document has none. where: the file, for messages."""
     table = parse(document, StudyTable, where)
     name = name if table.name is UNSET else table.name
     try:
@@ -165,7 +165,7 @@ def read_study(document: dict[str, Any], name: str, where: str) -> Study:
 
 
 def check_texts(table: dict[str, Any], place: str = '') -> None:
-    """Raise ValueError for text with control characters, and for names without a printable character."""
+    """Raise ValueError for text with control characters, and for names that are blank or not printable."""
     for key, value in table.items():
         if not key.strip() or not key.isprintable():
             raise ValueError(f'{place}{key!r} is not a name; use printable characters')
@@ -214,7 +214,7 @@ def read_factor(name: str, table: FactorTable) -> Factor:
     else:
         values = list(values_of_option(where, table.option, table.values))
     if len({value.name for value in values}) < len(values):
-        raise ValueError(f'values in {where} contains a value twice')
+        raise ValueError(f'values in {where} contains a value twice; remove the duplicate')
     return Factor(name, table.label or name, tuple(values))
 
 
@@ -237,7 +237,7 @@ def values_of_option(where: str, option: str, values: list[Any]) -> Iterator[Fac
 
 
 def value_name(value: Any) -> str:
-    """The name of an option's value: '1,0,2' for a list, '500 images' for a length in images."""
+    """Name an option's value, such as '1,0,2' for a list or '500 images' for a length in images."""
     if isinstance(value, dict):
         return f'{value["images"]} images'
     return ','.join(map(str, value)) if isinstance(value, list) else str(value)
@@ -257,7 +257,7 @@ def check_factors(factors: tuple[Factor, ...]) -> None:
 
 
 def check_combinations(study: Study) -> None:
-    """Raise ValueError if a combination lacks a required option, or uses a source that does not exist."""
+    """Raise ValueError if a combination lacks a required option, has conflicting options, or uses an unknown source."""
     made = made_by(study.sources)
     known = f'; there are {", ".join(f"sources.{name}" for name in made)}' if made else ''
     for combination in study.combinations:
@@ -267,13 +267,14 @@ def check_combinations(study: Study) -> None:
                 raise ValueError(f'[data] requires {key}, such as {key} = {example!r}')
         if 'agreement' in study.diagnose and other_half(data, study.sources) is None:
             raise ValueError(
-                '[diagnose.agreement] trains a second network on the other half of a split; define one in a table '
-                '[sources.NAME] with selection = "split", and set source = "sources.NAME-a" in [data]'
+                '[diagnose.agreement] trains a second network on the other half of a split; define a split in a '
+                'table [sources.NAME] with selection = "split", and set source = "sources.NAME-a" in [data]'
             )
         denoiser = combination.settings.denoiser
         if denoiser is not None and study.diagnose:
             raise ValueError(
-                f'[diagnose.{next(iter(study.diagnose))}] measures a training run, but denoiser = {shown(denoiser)} in '
+                f'[diagnose.{next(iter(study.diagnose))}] measures a training run, but the closed form denoiser = '
+                f'{shown(denoiser)} in '
                 f'[evaluate] has none; remove one of them'
             )
         if denoiser is not None and study.repeats.count > 1 and study.repeats.select_seed is None:
@@ -282,7 +283,7 @@ def check_combinations(study: Study) -> None:
                 f'[repeats], or count = 1'
             )
         if study.diagnose and combination.settings.evaluate.get('keep-best'):
-            raise ValueError('keep-best in [evaluate] deletes snapshots that [diagnose] measures; remove one of them')
+            raise ValueError('keep-best in [evaluate] deletes snapshots that [diagnose] measures; remove either')
         tables = {f'[{part}]': getattr(combination.settings, part) for part in PARTS}
         tables |= {f'[diagnose.{name}]': options for name, options in study.diagnose.items()}
         for table, options in tables.items():

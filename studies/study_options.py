@@ -1,4 +1,4 @@
-"""Options of emm.py, without imports of the code that runs and displays studies."""
+"""Options of emm.py. To keep --help fast, the code that runs and displays studies is not imported here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ class SessionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """What to search: the images, the sizes, and how each training run is evaluated."""
+    """What a search measures: the images, the sizes, and how each training run is evaluated."""
 
     # fmt: off
     outdir: Path = option(REQUIRED, 'Study folder.', unit='DIR')

@@ -43,7 +43,7 @@ def running_line(result: PointResult, results: StudyResults) -> str:
 
 
 def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
-    """A line for each running point and one for the study. jobs: points that run at a time, None if unknown."""
+    """A line for each running point and one for the study. jobs: number of points at a time; None if unknown."""
     running = [result for result in results.points if result.status.state == RUNNING]
     counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
     left = study_seconds_left(results, jobs)
@@ -52,14 +52,14 @@ def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
 
 
 def about_or_more(results: StudyResults) -> str:
-    """How precise the time left is: until a point is done, it does not include the steps after training."""
+    """'about'; or, until a point is done, 'more than', because the time of steps after training is still unknown."""
     return 'about' if results.counts()[DONE] else 'more than'
 
 
 def study_seconds_left(results: StudyResults, jobs: int | None = None) -> float | None:
-    """The estimated time until every point is done, with `jobs` points at a time; None if nothing is known yet.
+    """The estimated time until every point is done, in seconds; None if it cannot be estimated yet.
 
-    If jobs is None, the number of points running now is used. Failed points are not included.
+    jobs: number of points that run at a time; None uses the number running now. Failed points are not included.
     """
     open_points = [result for result in results.points if result.status.state not in (DONE, FAILED)]
     left = [point_seconds_left(result, results) for result in open_points]
@@ -71,9 +71,9 @@ def study_seconds_left(results: StudyResults, jobs: int | None = None) -> float 
 
 
 def point_seconds_left(result: PointResult, results: StudyResults) -> float | None:
-    """The estimated time until a point is done, from its own progress and from the time that similar points took.
+    """The estimated time until a point is done, in seconds; None if it cannot be estimated yet.
 
-    Earlier attempts are included. None if nothing is known yet.
+    The estimate uses the point's own progress, and the total time (over all attempts) of points of similar size.
     """
     progress = progress_of(result)
     own = None if progress is None else progress.seconds_left
@@ -84,7 +84,7 @@ def point_seconds_left(result: PointResult, results: StudyResults) -> float | No
 
 
 def expected_seconds(result: PointResult, outcomes: list[Outcome]) -> float | None:
-    """The mean time of points at the nearest size: of finished points or, if there are none, of running points."""
+    """The mean total time of the other points at the nearest size: of finished points or else of running points."""
     points = [other for outcome in outcomes for other in outcome.points if other is not result]
     known = [(other, elapsed(other)) for other in points if other.status.state == DONE]
     if not known:

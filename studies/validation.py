@@ -1,4 +1,4 @@
-"""Checks a study before it runs: options with the parsers of its commands, sizes with the selection rules."""
+"""Checks a study before it runs: its options with the parsers of its commands, its sizes with the selection rules."""
 
 import dataclasses
 import re
@@ -22,10 +22,10 @@ from studies.points import make_point, slug
 from studies.study import Combination, Study, source_name
 from training.closed_form import files_of
 
-# Selections with the same number of images in each class, so sizes must be multiples of the number of classes.
+# These selections take equally many images of each class, so sizes must be multiples of the number of classes.
 BALANCED = ('size', 'resolution', 'random-labels', 'unique-labels')
 NOT_SELECTIONS = {'data': ('convert', 'info', 'split'), 'sources': ('convert', 'info')}
-# The commands for one point, which parse its options; the first is a group.
+# The click command that parses the options of each step. Data sets have a group of commands, one for each selection.
 PARSERS: dict[str, click.Command] = {
     'data': dataset_commands,
     'sources': dataset_commands,
@@ -33,7 +33,7 @@ PARSERS: dict[str, click.Command] = {
 }
 
 
-# The argument that names a command's held-out set; 'test' for other commands.
+# The argument for the held-out set, by step; in other steps it is 'test'.
 HELD_OUT = {'train': 'test_data', 'evaluate': 'test_set'}
 
 
@@ -44,7 +44,7 @@ class Validator:
         self.opened: dict[str, Source] = {}
 
     def check_options(self, study: Study) -> None:
-        """Raise UserError, with combination and table, for an unknown option or an invalid value."""
+        """Raise UserError for an unknown option or an invalid value; the message names combination and table."""
         folders: dict[str, Combination] = {}
         for combination in study.combinations:
             other = folders.setdefault(slug(combination), combination)
@@ -84,7 +84,7 @@ class Validator:
             if not 0 < low <= high:
                 raise UserError(
                     f'{study.where}: {combination.name}: the search range contains no multiple of '
-                    f'{combination.sizes.step}, which the selection requires; widen it'
+                    f'{combination.sizes.step}, which the selection requires; widen the range'
                 )
             # The second size is checked as well, because it reveals a wrong step.
             for size in combination.sizes.values or sorted({low, min(low + (combination.sizes.step or 1), high), high}):
@@ -103,7 +103,7 @@ class Validator:
         return len(set(self._open(choices['source'], 'source', f'{study.where}: [data]').labels or [0]))
 
     def planned(self, study: Study, root: Path, combination: Combination, size: int) -> tuple[Plan, tuple[int, ...]]:
-        """Plan a training set, and give the shape [H, W, C] of its images. Raises UserError if it cannot be made."""
+        """Return a training set's plan and the shape [H, W, C] of its images. Raises UserError if it cannot be made."""
         selection, choices = self._selection(study, root, combination, size)
         choices = {key: choice for key, choice in choices.items() if key not in ('dest', 'overwrite')}
         for key in ('source', 'blend'):
@@ -133,7 +133,7 @@ class Validator:
     def _check_held_out(self, part: str, command: list[str], shape: tuple[int, ...], place: str) -> None:
         """Raise UserError if a command's held-out images differ in shape from the training images.
 
-        shape: [H, W, C] of training images. An evaluation converts channels itself.
+        shape: shape [H, W, C] of the training images. For an evaluation, C can differ, because it converts the images.
         """
         argument = HELD_OUT.get(part, 'test')
         path = None if part == 'data' else parse_options(part, command, place).values.get(argument)
@@ -148,7 +148,7 @@ class Validator:
 
     @staticmethod
     def _check_evaluation(parsed: 'ParsedOptions', where: str, is_own: bool) -> None:
-        """Raise UserError for options that mem_ratio.py would refuse without reading images.
+        """Raise UserError for evaluation options that mem_ratio.py would reject before reading images.
 
         is_own: whether the study makes the held-out set itself.
         """
@@ -166,7 +166,7 @@ class Validator:
             raise UserError(f'{where}: {text}') from error
 
     def _open(self, path: str, argument: str, place: str) -> Source:
-        """Open the source at a path. Raises UserError that starts with the place of the argument."""
+        """Open the source at a path. Raises a UserError that starts with `place`."""
         if path not in self.opened:
             try:
                 self.opened[path] = open_source(path, argument)
@@ -184,7 +184,7 @@ class ParsedOptions:
 
 
 def parse_options(part: str, command: list[str], where: str) -> ParsedOptions:
-    """Parse a command's options as its script would. Raises UserError that starts with `where`."""
+    """Parse a command's options as its script would. Raises a UserError that starts with `where`."""
     parser, words = PARSERS[part], [word for word in command if word.startswith('--')]
     context = click.Context(parser)
     if isinstance(parser, click.Group):

@@ -1,6 +1,6 @@
-"""A `Launcher` starts or queues points; `make_launcher` makes one from `LAUNCHERS`.
+"""The interface of launchers, which start or queue points; `make_launcher` makes the launcher that the user chose.
 
-To add a launcher, write a module with `make_launcher(root, options)`, and an entry in `LAUNCHERS`.
+To add a launcher, write a module with a function `make_launcher(root, options)`, and add the module to `LAUNCHERS`.
 """
 
 import importlib
@@ -26,7 +26,8 @@ class Job(Protocol):
 class Launcher(Protocol):
     """Runs points with `studies.runner`.
 
-    capacity: how many points it runs at a time, or None if it queues any number. resources: the resources per point.
+    capacity: how many points it runs at a time; None if it can queue any number of points. resources: the resources for
+    each point.
     """
 
     capacity: int | None
@@ -36,14 +37,14 @@ class Launcher(Protocol):
         """Start or queue the points in these folders, in this order."""
 
     def script(self, count: int) -> str:
-        """The job script that `submit` would write for this many points; empty if it writes none."""
+        """The job script that `submit` would write for `count` points; empty if it needs none."""
 
     def stop(self) -> None:
-        """End after an interruption: return once every process that depends on this one has saved its state."""
+        """Stop after an interruption; return once every child process has saved its state and ended."""
 
 
 def make_launcher(root: Path, options: LaunchOptions) -> Launcher:
-    """Make the launcher that the options choose. root: the study's folder. Raises UserError if it cannot run here."""
+    """Make the chosen launcher. root: the study's folder. Raises UserError if the launcher cannot be used here."""
     if options.launcher not in LAUNCHERS:
         raise ArgumentError(f'`launcher`={options.launcher}: choose one of {", ".join(LAUNCHERS)}')
     return importlib.import_module(LAUNCHERS[options.launcher]).make_launcher(root, options)

@@ -29,10 +29,10 @@ def make_launcher(root: Path, options: LaunchOptions) -> Launcher:
 
 
 class LocalLauncher:
-    """Runs up to `jobs` points at once. devices: ids of the GPUs to assign, `gpus_per_job` to each point, each id
-    listed as often as the GPU can be shared; empty for the CPU.
+    """Runs up to `jobs` points at once, each on `gpus_per_job` GPUs.
 
-    On the CPU, jobs share the cores evenly unless OMP_NUM_THREADS is set.
+    devices: ids of the GPUs; an id that is listed n times is shared by n points. An empty list means the CPU, whose
+    cores the points share evenly unless OMP_NUM_THREADS is set.
     Raises UserError if there are too few GPUs.
     """
 
@@ -78,7 +78,7 @@ class LocalLauncher:
 
 
 class LocalJob:
-    """A point in the pool; `done` raises any error that prevented the point from running, such as a full disk."""
+    """A point in the thread pool; `done` raises an error that kept the point from running, such as a full disk."""
 
     def __init__(self, future: Future):
         self.future = future
@@ -108,7 +108,7 @@ def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
     named = environ.get('CUDA_VISIBLE_DEVICES')
     if named is not None:
         names = [name.strip() for name in named.split(',') if name.strip()]
-        return list(itertools.takewhile(lambda name: name != '-1', names))  # CUDA ignores everything from -1 on
-    import torch  # imported here because a study on a cluster starts without torch
+        return list(itertools.takewhile(lambda name: name != '-1', names))  # CUDA ignores -1 and the ids after it
+    import torch  # imported here because launching on a cluster does not need torch
 
     return [str(index) for index in range(torch.cuda.device_count())]

@@ -1,7 +1,7 @@
-"""Runs points as jobs on a Slurm cluster, using submitit: `SlurmLauncher`. Each submission is one job array.
+"""`SlurmLauncher` runs points as jobs on a Slurm cluster, using submitit. Each submission is one job array.
 
-Before its time limit, or when the cluster preempts it, a job stops its point gracefully, requeues itself, and resumes
-later. `slurm.json` in a point's folder names its job, so that running the study again finds existing jobs.
+Shortly before its time limit, or when the cluster preempts it, a job stops its point gracefully and requeues itself; it
+resumes the point later. `slurm.json` in a point's folder identifies its job, so that the next emm.py finds the job.
 """
 
 import contextlib
@@ -28,17 +28,17 @@ from studies.study_options import LaunchOptions
 # Slurm sends this signal before a job's time limit. Unlike SIGUSR1 and SIGUSR2, it is ignored by default: only the
 # process that watches a point handles it, and the training run continues until it is asked to stop.
 WARNING_SIGNAL = 'URG'
-# How many seconds before the end the signal is sent.
+# How many seconds before the time limit the signal is sent.
 WARNING_SECONDS = SECONDS_TO_STOP + 30
-# How often a job that reaches its time limit is requeued; after that, an unfinished point counts as failed.
+# How many times a job that reaches its time limit is requeued; after that, an unfinished point counts as failed.
 MAX_TIMEOUTS = 100
-# Every point asks whether its job still exists, but the cluster is queried at most this often.
+# The cluster is queried at most this often, although the status of every job is requested more often.
 SECONDS_BETWEEN_QUERIES = 5.0
 
-RECORD = 'slurm.json'  # in a point's folder: its job's name, its index in the job array, and the array's number
+RECORD = 'slurm.json'  # in a point's folder: the name and number of its job array, and the job's index in it
 NAME_PREFIX = 'emm-'
 
-# Options of sbatch that are set from the launch options, or that the launcher relies on.
+# Options of sbatch that users cannot set: the launcher sets them from its own options, or depends on their values.
 RESERVED_OPTIONS = {
     *('account', 'array', 'chdir', 'cpus-per-task', 'error', 'gpus-per-node', 'job-name', 'mem', 'nodes', 'ntasks'),
     *('ntasks-per-node', 'open-mode', 'output', 'partition', 'qos', 'requeue', 'no-requeue', 'signal', 'time', 'wckey'),
@@ -53,7 +53,7 @@ class SlurmLauncher:
     """Queues points as jobs on the cluster that this machine belongs to.
 
     log_dir: a folder visible to all nodes, for the jobs' scripts and logs.
-    Raises UserError without submitit or a cluster, and for options that cannot be passed to sbatch.
+    Raises UserError if submitit or the Slurm commands are missing, or if an option cannot be passed to sbatch.
     """
 
     def __init__(self, log_dir: Path, options: LaunchOptions) -> None:
@@ -103,7 +103,7 @@ class SlurmLauncher:
         return SlurmJob(self.queue, record['name'], record['index']) if record else None
 
     def _submit_array(self, folders: Sequence[Path]) -> list['SlurmJob']:
-        # The name is written first; if this process dies before it knows the number, the next process uses the name.
+        # The name is saved first: if this process dies before it knows the number, the next process finds jobs by name.
         name = f'{NAME_PREFIX}{uuid.uuid4().hex[:12]}'
         for index, folder in enumerate(folders):
             _write_record(folder, name, index, None)
@@ -131,7 +131,7 @@ class SlurmLauncher:
 
 
 def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
-    """Parameters for submitit's Slurm executor. Raises UserError for options that cannot be passed to sbatch."""
+    """The parameters for submitit's Slurm executor. Raises UserError if an option cannot be passed to sbatch."""
     extra = extra_options(options.sbatch)
     chosen = {
         'partition': options.partition,
@@ -143,15 +143,15 @@ def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
         'array_parallelism': options.jobs,
     }
     for name, value in {**chosen, **extra}.items():
-        # Options become lines of a shell script.
+        # Each option becomes a line of a shell script.
         if any(not character.isprintable() for character in str(value)):
-            raise UserError(f'sbatch option {name!r} contains a line break or another control character')
+            raise UserError(f'sbatch option {name!r} contains a line break or another control character; remove it')
     cores = [] if options.cpus_per_job is None else [f'--cpus-per-task={options.cpus_per_job}']
     return {
         'time': options.time_limit,
         'nodes': options.nodes_per_job,
         'ntasks_per_node': 1,
-        # srun does not inherit the cores requested from sbatch.
+        # srun does not inherit --cpus-per-task from sbatch.
         'srun_args': ['--kill-on-bad-exit=1', *cores],
         'setup': [f'export SUBMITIT_PREEMPT_SIGNAL={WARNING_SIGNAL}'],
         'additional_parameters': {
@@ -165,14 +165,14 @@ def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
 
 
 def gpus_of(options: LaunchOptions) -> int:
-    """The number of GPUs per point on each node; one unless the options set another number."""
+    """The number of GPUs per point on each node; by default one."""
     return 1 if options.gpus_per_job is None else options.gpus_per_job
 
 
 def extra_options(words: Iterable[str]) -> dict[str, str | bool]:
-    """Parse further sbatch options, such as constraint=a100, or exclusive (which has no value).
+    """Parse additional sbatch options, such as constraint=a100, or exclusive, which takes no value.
 
-    Raises UserError for words that are not long options, and for options that the study sets.
+    Raises UserError if a word is not a long option, or if the launcher itself sets the option.
     """
     found = {name: value if equals else True for name, equals, value in (word.partition('=') for word in words)}
     for name in found:
@@ -209,7 +209,7 @@ class _Queue:
         self._next_query = 0.0
 
     def living(self) -> dict[tuple[str, int], str]:
-        """Array numbers by name and index; the last known ones while the cluster does not answer."""
+        """Array numbers of waiting and running jobs, by (name, index); not updated if the cluster does not answer."""
         if time.monotonic() >= self._next_query:
             with contextlib.suppress(UserError):
                 self._jobs = _query()
@@ -217,7 +217,7 @@ class _Queue:
         return self._jobs
 
     def add(self, jobs: Sequence[SlurmJob], number: str) -> None:
-        """Record jobs that the cluster has just accepted as waiting."""
+        """Add jobs that the cluster has just accepted."""
         self._jobs |= {(job.name, job.index): number for job in jobs}
 
     def refresh(self) -> None:
@@ -251,7 +251,8 @@ def _check_installed() -> None:
     missing = [program for program in ('sbatch', 'srun', 'squeue') if shutil.which(program) is None]
     if missing:
         raise UserError(
-            f'`launcher`=slurm finds no {missing[0]} here; use a machine that can submit jobs to the cluster, or '
+            f'`launcher`=slurm requires {missing[0]}, which is not installed; use a machine that can submit jobs to '
+            'the cluster, or '
             '`launcher`=local'
         )
 

@@ -1,7 +1,7 @@
-"""The code that a Slurm job runs on its nodes: submitit calls `PointJob`, which starts the point in a separate process,
+"""The code that a Slurm job runs on its nodes. Submitit calls `PointJob`, which runs the point in a child process:
 `python -m studies.launchers.slurm_job FOLDER NODES GPUS`.
 
-Only this separate process imports the toolkit, so the process that watches it starts and answers signals immediately.
+Only the child process imports the toolkit, so the parent process starts quickly and responds to signals immediately.
 """
 
 import os
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Enough for a training run to save its state (20 s, or one tick) and for the ranks to exit.
+# This is enough for a training run to save its state (20 s, or one tick) and for its ranks to exit.
 SECONDS_TO_STOP = 90
 
 # On several nodes, torchrun uses one of these ports, which are below the ports that systems assign automatically.
@@ -21,10 +21,10 @@ FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
 
 class PointJob:
-    """Runs a point on each node of a job.
+    """Runs a point; called on each node of a job.
 
-    folder: absolute path of the point's folder. nodes, gpus_per_node: the job's resources. workdir: directory for
-    relative paths in the commands, such as the path of a source; the job itself runs in the toolkit's directory.
+    folder: absolute path of the point's folder. nodes, gpus_per_node: the job's resources. workdir: directory to which
+    relative paths in the commands refer, such as the path of a source. The job itself starts in the toolkit's folder.
     """
 
     def __init__(self, folder: Path, nodes: int, gpus_per_node: int, workdir: Path) -> None:
@@ -46,8 +46,8 @@ class PointJob:
             sys.exit(f'{self.folder}: the point is not done; see its status.json and log.txt')
 
     def checkpoint(self) -> Any:
-        """Stop the point on all nodes, and return the task that resumes it when the job runs again; submitit calls this
-        on the first node shortly before the time limit."""
+        """Stop the point, and return the task that resumes it when the job runs again. Submitit calls this on the first
+        node shortly before the time limit."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
@@ -56,7 +56,7 @@ class PointJob:
         return DelayedSubmission(PointJob(self.folder, self.nodes, self.gpus_per_node, self.workdir))
 
     def _wait_until_ended(self, pid: int) -> None:
-        # This runs in a signal handler inside process.wait(), so it must not take that method's lock.
+        # A signal handler calls this inside process.wait(), so it must not take the lock that process.wait() holds.
         deadline = time.monotonic() + SECONDS_TO_STOP
         while time.monotonic() < deadline:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
@@ -76,7 +76,7 @@ def run_point_on_node(folder: Path, nodes: int, gpus_per_node: int) -> bool:
 
 
 def rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables with which torchrun finds the first node of several, at a port that only this job uses."""
+    """Environment variables with which torchrun finds the job's first node, at a port derived from the job number."""
     return {
         'NODE_RANK': environ['SLURM_NODEID'],
         'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # srun runs on the first node

@@ -199,7 +199,7 @@ def test_a_refusal_by_sbatch_is_reported_in_its_words(cluster, folders, tmp_path
 
 def test_no_cluster_here(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path))
-    with pytest.raises(UserError, match='finds no sbatch here'):
+    with pytest.raises(UserError, match='requires sbatch, which is not installed'):
         launcher(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Compares a study's results with another run's tables.json: which numbers agree within their intervals."""
+"""Compares a study's results with the tables.json of another run of the study, to show which numbers agree."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ def comparison_text(results: StudyResults, path: Path) -> str:
     """List the ratios and EMMs of both runs, and whether each pair agrees (their 95 % intervals overlap).
 
     path: a tables.json written by `write_tables`. Rows are matched by factor values and size.
-    Raises UserError for another kind of file, for different factors, or if there is no row in common.
+    Raises UserError if the file is not a tables.json, if the factors differ, or if no row is in both runs.
     """
     here, there = tables(results), read_json(path, dict[str, Any]) or {}
     factors = [factor.name for factor in results.study.factors]
@@ -38,7 +38,9 @@ def comparison_text(results: StudyResults, path: Path) -> str:
         raise UserError(f'{path} is not a tables.json written by emm.py table') from error
     verdicts = [row[-1] for row in ratios + emms]
     if {ONLY_HERE, ONLY_THERE}.issuperset(verdicts):
-        raise UserError(f'{path} and {results.root} have no factor value and size in common; give the same study')
+        raise UserError(
+            f'{path} and {results.root} have no factor value and size in common; give results of the same study'
+        )
     study, data, code = (_same(*pair) for pair in zip(*origins, strict=True))
     parts = [
         f'Study file: {study}; training sets: {data}; code and versions: {code}.',
@@ -47,12 +49,12 @@ def comparison_text(results: StudyResults, path: Path) -> str:
     if emms:
         parts.append(aligned([[*factors, 'EMM here', 'EMM there', ''], *emms], len(factors)))
     agree, differ = verdicts.count('agrees'), verdicts.count('higher') + verdicts.count('lower')
-    parts.append(f'{agree} of {agree + differ} numbers agree: their 95 % intervals overlap.')
+    parts.append(f'{agree} of {agree + differ} numbers agree (their 95 % intervals overlap).')
     return '\n\n'.join(parts)
 
 
 def compared(here: Sequence[Row], there: Sequence[Row], keys: Sequence[str], value_of: Any) -> list[list[str]]:
-    """Rows of text: the values of `keys`, both numbers with their intervals, and whether they agree.
+    """Compare two tables. A row of the result has the values of `keys`, both numbers, and whether they agree.
 
     value_of: maps a row to a number's text and the ends of its interval, or to None if the row has no number.
     """

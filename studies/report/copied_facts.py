@@ -1,4 +1,4 @@
-"""Which training images a point's best snapshot copies: numbers and a gallery."""
+"""Shows which training images a point's best snapshot copies, as numbers and in a gallery."""
 
 from io import BytesIO
 from pathlib import Path
@@ -12,12 +12,12 @@ from evaluation.memorization import memorized
 from studies.report.gallery import best_images
 from studies.report.page import PageFigure
 
-# At most this many training images with their copies, and images per row, so that the gallery is readable on a phone.
+# The most training images in a gallery, and their number per row, for the gallery to be readable on a phone.
 MOST_SHOWN, IMAGES_PER_ROW = 12, 6
 
 
 def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None]:
-    """The facts and gallery for a point; both empty if its folder lacks the images or the training set."""
+    """Return (name, value) facts and the gallery of a point; [] and None if its images or training set are missing."""
     best = best_images(folder)
     if best is None:
         return [], None
@@ -30,13 +30,15 @@ def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None
         facts = [('Training images copied', f'{record["num_images"]:,} of {len(source):,} ({record["share"]:.1%})')]
         if record['classes']:
             classes = (f'{entry["class"]} ({entry["copies"]:,})' for entry in record['classes'])
-            facts.append(('Classes copied most often (copies)', ', '.join(classes)))
+            facts.append(('Classes copied most often (number of copies)', ', '.join(classes)))
         if not copied:
             return facts, None
         training = torch.from_numpy(source.load().transpose(0, 3, 1, 2).copy())
         data = BytesIO()
         draw_copied(copied, best.images, training, 'Best snapshot', MOST_SHOWN, IMAGES_PER_ROW).save(data, format='PNG')
-        which = f' copied most often, of {len(copied):,} copied' if len(copied) > MOST_SHOWN else ' that are copied'
+        which = (
+            f' copied most often ({MOST_SHOWN} of {len(copied):,})' if len(copied) > MOST_SHOWN else ' that are copied'
+        )
         caption = f'Training images{which}, each with up to two of its copies'
         return facts, PageFigure(caption, caption, data.getvalue())
     except (UserError, IndexError):

@@ -1,4 +1,4 @@
-"""A study's diagnostic measurements as rows: errors by noise level, agreement, and clocks."""
+"""A study's diagnostic measurements as table rows: errors by noise level, agreement, and clocks."""
 
 import math
 import statistics
@@ -12,7 +12,7 @@ from evaluation.intervals import t_quantile
 from studies.results import StudyResults
 
 Row = dict[str, Any]
-# The similarities shown in tables and figures: the kinds of pairs that each averages, and its displayed name.
+# The similarities shown in tables and figures: the kinds of image pairs to average, and the displayed name.
 AGREEMENT = {
     'same_seed': ((SAME_SEED,), 'A and B, same seed'),
     'nearest_image': (NEAREST, 'generated images and their nearest training image'),
@@ -44,7 +44,7 @@ def agreement_rows(results: StudyResults) -> list[Row]:
 def mean_agreement(results: StudyResults) -> list[Row]:
     """The similarities in `AGREEMENT` for each combination and size: means over repeats, with 95 % intervals.
 
-    Intervals are Student's t over the repeats; with a single repeat, they are over its images.
+    The intervals are Student's t intervals over repeats or, with a single repeat, intervals over its images.
     """
     groups: dict[tuple, list[Row]] = {}
     for row in agreement_rows(results):

@@ -40,7 +40,7 @@ from torch_utils import distributed
 
 
 def diagnose(options: Any) -> None:
-    """Measure what the options specify, and draw figures if requested; or only download the networks."""
+    """Make the measurement of these options, and draw figures if requested; or only download the networks."""
     run, figures = MEASUREMENTS[type(options)]
     device = distributed.choose_device(options.output.device)
     with distributed.process_group(device):
@@ -68,13 +68,15 @@ def levels_figures(records: list[Row]) -> dict[str, Figure]:
     shown = 'trajectory' if any(row['source'] == 'trajectory' for row in rows) else rows[0]['source']
     if compared:
         own = [row for row in rows if row['source'] == shown]
-        figures['_explained'] = explained_figure(own, compared, f'Explained by closed forms ({NAMES[shown]}): {name}')
+        figures['_explained'] = explained_figure(
+            own, compared, f'Share explained by closed forms ({NAMES[shown]}): {name}'
+        )
     return figures
 
 
 def calibration_figures(records: list[Row]) -> dict[str, Figure]:
     name, network = (records[0]['settings'][key] for key in ('closed_form', 'name'))
-    return {'': windows_figure(records[0]['rows'], f'Windows of {name} that best resemble {network}')}
+    return {'': windows_figure(records[0]['rows'], f'Windows at which {name} best resembles {network}')}
 
 
 def geometry_figures(records: list[Row]) -> dict[str, Figure]:
@@ -100,7 +102,7 @@ def clocks_figures(records: list[Row]) -> dict[str, Figure]:
     return figures
 
 
-# For each options class: the function that measures, and the function that draws figures, keyed by file-name ending.
+# For each options class: the function that measures, and the function that draws a figure for each file-name ending.
 MEASUREMENTS: dict[type, tuple[Callable[..., Results], Callable[[list[Row]], dict[str, Figure]]]] = {
     LevelsOptions: (run_levels, levels_figures),
     CalibrateOptions: (run_calibrate, calibration_figures),

@@ -21,7 +21,7 @@ NAMES = {'train': 'training', 'test': 'held out', 'trajectory': 'trajectory', 'g
 
 
 def error_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Denoising error per pixel by noise level: the denoiser's for each source, the optimum's and the Gaussian's."""
+    """Denoising error per pixel by noise level, of the denoiser (for each source), the optimum and the Gaussian."""
     sources = [source for source in NAMES if any(row['source'] == source and 'error' in row for row in rows)]
     shown = 'test' if 'test' in sources else sources[0]
     curves = [(f'denoiser, {NAMES[source]}', source, 'error_per_pixel') for source in sources]
@@ -42,7 +42,7 @@ def distance_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -> Figure:
-    """How much of a denoiser each closed form explains, by noise level: 1 - |D - F|² / |D - mean D|², at least -1."""
+    """The share of a denoiser D that each closed form F explains, 1 - |D - F|² / |D - mean D|²; shown from -1 up."""
     with new_figure(title, 3.6 + legend_height(compared)) as (figure, axes):
         handles = [
             _curve(axes, rows, 'sigma', f'explained_{name}', style)
@@ -58,7 +58,7 @@ def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -
 
 
 def windows_figure(rows: Sequence[Row], title: str) -> Figure:
-    """The calibrated window by noise level; the band contains the middle half of the images."""
+    """The calibrated window by noise level; the band shows the quartiles over images."""
     with new_figure(title, 3.4) as (figure, axes):
         style = next(curve_styles())
         shown = [{**row, 'window_low': row['lowest_quarter'], 'window_high': row['highest_quarter']} for row in rows]
@@ -91,7 +91,7 @@ def _level_figure(rows: Sequence[Row], curves: Sequence[tuple[str, str, str]], t
 
 
 def geometry_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Posterior weight, shell coverage and share of covered images by noise level; decided levels are shaded."""
+    """Posterior weight, shell coverage and share of covered images by noise level; see `evaluation.geometry`."""
     columns = {'posterior_weight': 'posterior weight', 'shell_coverage': 'shell coverage', 'covered': 'covered images'}
     shown = {column: name for column, name in columns.items() if column in rows[0]}
     with new_figure(title, 3.4 + legend_height(list(shown.values()))) as (figure, axes):
@@ -104,7 +104,9 @@ def geometry_figure(rows: Sequence[Row], title: str) -> Figure:
             if row.get('decided'):
                 axes.axvline(row['sigma'], color='#d55e00', alpha=0.18, linewidth=9, zorder=0)
         axes.axhline(DECIDED, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
-        decided = '\n(shaded: memorization is decided)' if any(row.get('decided') for row in rows) else ''
+        decided = (
+            '\n(shaded: levels at which memorization is decided)' if any(row.get('decided') for row in rows) else ''
+        )
         axes.set_xlabel(f'{SIGMA}{decided}')
         axes.set_ylabel('share')
         axes.grid(alpha=0.25)
@@ -113,7 +115,7 @@ def geometry_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def agreement_figure(rows: Sequence[Row], threshold: float, title: str) -> Figure:
-    """The distribution for each kind of pair (5 to 95 %, quartiles, median); the threshold is dashed."""
+    """Cosines for each kind of image pair (5 to 95 %, quartiles, median); the threshold is dashed."""
     places, height = row_places([row['pairs'] for row in rows])
     with new_figure(title, 1.1 + 0.2 * height) as (figure, axes):
         for y, row in zip(places, rows, strict=True):
@@ -161,7 +163,7 @@ def clocks_figure(record: Row, title: str) -> Figure:
 
 
 def agreement_by_size(rows: Sequence[Row], title: str, interval: str) -> Figure:
-    """Agreement of two networks by training-set size, and the similarities to compare it with.
+    """The similarities in `AGREEMENT` by training-set size.
 
     rows: from `studies.report.diagnosis.mean_agreement`. interval: what the bands show, for the axis label.
     """
@@ -170,7 +172,7 @@ def agreement_by_size(rows: Sequence[Row], title: str, interval: str) -> Figure:
         handles = []
         for style, column in zip(curve_styles(), AGREEMENT, strict=False):
             handles.append(_curve(axes, rows, 'size', column, style))
-            # The ends are also drawn, because a band without width (such as for a single size) is invisible.
+            # Intervals are also drawn as lines, because the band of a single size has no width and is invisible.
             low, high = ([row[f'{column}_{end}'] for row in rows] for end in ('low', 'high'))
             axes.vlines([row['size'] for row in rows], low, high, color=style['color'], linewidth=1)
         _size_axis(axes, [row['size'] for row in rows])
@@ -182,16 +184,16 @@ def agreement_by_size(rows: Sequence[Row], title: str, interval: str) -> Figure:
 
 
 def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
-    """Clocks by training-set size: a marker and an interval for each training run; open intervals end at the marker.
+    """Clocks by training-set size: a marker and an interval for each training run.
 
-    rows: from `studies.report.diagnosis.clock_rows`.
+    rows: from `studies.report.diagnosis.clock_rows`. An interval without an upper end is drawn up to the marker.
     """
     shown = {name: label for name, label in CLOCKS.items() if any(row.get(name) is not None for row in rows)}
     with new_figure(title, 3.6 + legend_height(list(shown.values()))) as (figure, axes):
         handles = []
         for shift, (style, name) in enumerate(zip(curve_styles(), shown, strict=False)):
             known = [row for row in rows if row.get(name) is not None]
-            # Shifted slightly, so that clocks at the same size do not overlap.
+            # The clocks are shifted slightly, so that those at the same size do not overlap.
             places = [row['size'] * 1.06 ** (shift - 1) for row in known]
             times = [row[name] for row in known]
             axes.vlines(
@@ -212,7 +214,7 @@ def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
 
 
 def collapse_figure(records: Sequence[Row], title: str) -> Figure:
-    """Each run's gap over normalized time, in which the runs should coincide. records: from diagnose.py clocks."""
+    """The gap between held-out and training error of each run, over a normalized time in which runs should coincide."""
     names = [f'{record["run"]}, |D| = {record["dataset_size"]:,}' for record in records]
     with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
         handles = []
@@ -228,7 +230,7 @@ def collapse_figure(records: Sequence[Row], title: str) -> Figure:
 
 
 def _curve(axes: Axes, rows: Sequence[Row], x: str, column: str, style: dict) -> Line2D:
-    """Draw a column, with its interval as a band."""
+    """Draw a column of the rows against `x`, with its interval as a band."""
     known = [row for row in rows if row.get(column) is not None]
     places, values = [row[x] for row in known], [row[column] for row in known]
     low, high = ([row.get(f'{column}_{end}', math.nan) for row in known] for end in ('low', 'high'))
@@ -247,7 +249,7 @@ def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
 
 
 def _logarithmic(axes: Axes, *names: str) -> None:
-    """Make axes 'x', 'y' logarithmic with plain numbers: at powers of ten and, if these are few, between them."""
+    """Make the named axes logarithmic, with numbers at powers of ten and, if these are few, also between them."""
     for name in names:
         axis = {'x': axes.xaxis, 'y': axes.yaxis}[name]
         axes.set(**{f'{name}scale': 'log'})

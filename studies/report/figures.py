@@ -1,4 +1,4 @@
-"""A study's figures: ratio by size, by epochs and by placement of skip connections, and EMM by factor value."""
+"""A study's figures: memorization ratios, the EMM, image quality, and diagnostic measurements."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
         figure = value_figure(points, title, interval, study.threshold, label_of(study))
         yield StudyFigure('values', f'Memorization ratio by factor value. Lines: {interval}.', figure)
     bars = [EmmBar(name_of(outcome), outcome.emm) for outcome in outcomes if outcome.emm is not None]
-    caption = 'EMM, with intervals over images, repeats and interpolation. Arrows: outside the measured sizes.'
+    caption = 'EMM, with 95 % intervals over images, repeats and interpolation. Arrows: beyond the measured sizes.'
     if bars and study.factors:
         yield StudyFigure('emm', caption, emm_figure(bars, study.title, label_of(study)))
     yield from skip_figures(results, outcomes)
@@ -79,7 +79,7 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
 
 
 def write_folder_figures(folder: Path) -> list[Path]:
-    """Write all figures of a study or run as PNG and SVG into its folder; returns their paths."""
+    """Write all figures of a study or run, as PNG and SVG, into its subfolder `figures`; returns their paths."""
     if (folder / OPTIONS_FILE).is_file():
         figure = run_figure(run_history(folder), folder.resolve().name)
         figures = [] if figure is None else [('run', figure)]
@@ -92,7 +92,7 @@ def write_folder_figures(folder: Path) -> list[Path]:
 
 
 def level_figures(results: StudyResults) -> Iterator[StudyFigure]:
-    """The last snapshot's errors by noise level: one figure per combination and size, from the first repeat."""
+    """The last snapshot's errors by noise level: one figure for each combination and size, of the first repeat."""
     rows = level_rows(results)
     for outcome in results.outcomes:
         for size in sorted({result.point.size for result in outcome.points}):
@@ -126,7 +126,7 @@ def clock_figures(results: StudyResults) -> Iterator[StudyFigure]:
 def _by_combination(
     results: StudyResults, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[Outcome, list[dict[str, Any]], str]]:
-    """Each combination that has rows, its rows, and its name as a suffix for titles."""
+    """Yield each combination that has rows, with these rows and the combination's name as a suffix for titles."""
     for outcome in results.outcomes:
         own = [row for row in rows if outcome.combination.values.items() <= row.items()]
         if own:
@@ -134,24 +134,24 @@ def _by_combination(
 
 
 def name_of(outcome: Outcome) -> str:
-    """The name of a combination in a figure; if there is only one factor, the factor value."""
+    """The name of a combination in figures: only the factor value if the study has a single factor."""
     names = list(outcome.combination.values.values())
     return names[0] if len(names) == 1 else outcome.combination.name
 
 
 def label_of(study: Study) -> str:
-    """The label of the factor whose values `name_of` returns; '' without factors, or with several."""
+    """The label of the study's only factor, whose values `name_of` returns; '' for no factor or several."""
     return study.factors[0].label if len(study.factors) == 1 else ''
 
 
 def ratio_point(outcome: Outcome, ratios: Ratios) -> RatioPoint:
-    """The point to plot. far: set if any repeat's images are far from any data."""
+    """The point to plot; it counts as far from any data if the images of any repeat do."""
     far = any(is_far(result.record) for result in outcome.at(ratios.size) if result.record is not None)
     return RatioPoint(ratios.size, ratios.mean, ratios.interval.low, ratios.interval.high, far)
 
 
 def skip_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
-    """One figure per size, if a factor sets the skip connections."""
+    """Ratios by the skip connections that are kept: one figure for each size, if a factor sets them."""
     if not sets_skips(results):
         return
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
@@ -179,7 +179,7 @@ def sets_skips(results: StudyResults) -> bool:
 
 
 def network_of(points: list[PointResult]) -> dict[str, Any] | None:
-    """Constructor arguments of the network trained in these points."""
+    """The constructor arguments of the network trained in these points; None if they are not known yet."""
     for result in points:
         options = read_json(result.point.folder / 'run' / OPTIONS_FILE, dict[str, Any])
         if options is not None:
@@ -188,7 +188,7 @@ def network_of(points: list[PointResult]) -> dict[str, Any] | None:
 
 
 def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
-    """One figure per size whose runs have several snapshots, from the first repeat."""
+    """Ratios during training: one figure for each size at which runs have several snapshots, of the first repeat."""
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
         curves = []
         for outcome in outcomes:
@@ -206,7 +206,7 @@ def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator
 
 
 def training_records(points: list[PointResult]) -> list[dict[str, Any]]:
-    """The records of all snapshots from the first finished point, by kimg."""
+    """The records of all snapshots of the first finished point, ordered by kimg."""
     for result in points:
         if result.record is not None:
             records = run_records(result.point.folder / 'run')

@@ -8,8 +8,8 @@ from studies.report.run_files import run_records
 from studies.results import Outcome, StudyResults
 
 FAR_NOTE = (
-    f'images {FAR_TEXT}: their mean distance is more than √2 times the distance between training images, as it would '
-    f'be for noise, so a ratio of 0 % does not show generalization'
+    'the mean distance from generated images to their nearest training images is more than √2 times the distance '
+    'between training images, as for noise, so a ratio of 0 % does not show generalization'
 )
 
 
@@ -31,16 +31,16 @@ def finding(results: StudyResults) -> str:
     ranked = sorted(outcomes, key=lambda outcome: outcome.ratios[0].mean)
     first, last = (f'{percent(outcome.ratios[0].mean)}{of(outcome)}' for outcome in (ranked[0], ranked[-1]))
     if len(outcomes) == 1:
-        return f'With {size} training images, {first} of the generated images are copies.'
+        return f'With {size} training images, {percent(ranked[0].ratios[0].mean)} of the generated images are copies.'
     intervals = [outcome.ratios[0].interval for outcome in outcomes]
     ends = [(interval.low, interval.high) for interval in intervals]
     return range_sentence(f'With {size} training images, the share of copies', first, last, ends)
 
 
 def range_sentence(quantity: str, first: str, last: str, intervals: list[tuple[float, float]]) -> str:
-    """A sentence about the lowest and highest of several numbers. intervals: their intervals."""
+    """A sentence about the lowest and highest of several numbers. intervals: the intervals of all the numbers."""
     if max(low for low, _ in intervals) <= min(high for _, high in intervals):
-        return f'{quantity} shows no difference beyond the 95 % intervals: from {first} to {last}.'
+        return f'{quantity} ranges from {first} to {last}, but all 95 % intervals overlap.'
     return f'{quantity} ranges from {first} to {last}.'
 
 
@@ -80,7 +80,7 @@ def comparison(outcomes: list[Outcome], threshold: float) -> str:
 
 
 def advice(results: StudyResults) -> list[str]:
-    """What to do next for each combination whose EMM is not bracketed, based on its training runs."""
+    """What to do next for each combination whose EMM lies outside the measured sizes, based on its training runs."""
     texts = []
     for outcome in results.outcomes:
         if outcome.emm is None or outcome.emm.estimate.relation == '=' or outcome.next_size is not None:
@@ -94,19 +94,19 @@ def advice_for(outcome: Outcome) -> str:
     assert outcome.emm is not None
     size = (outcome.ratios[-1] if outcome.emm.estimate.relation == '≥' else outcome.ratios[0]).size
     if outcome.emm.estimate.relation == '≥':
-        return f'measure training sets of more than {size:,} images; the largest is still memorized.'
+        return f'measure training sets of more than {size:,} images, because this size is still memorized.'
     if outcome.combination.settings.denoiser is not None:
         return f'measure training sets of fewer than {size:,} images.'
     points = [result for result in outcome.at(size) if result.record is not None]
     if any(is_far(result.record) for result in points if result.record is not None):
-        return f'train longer, or lower the learning rate: the images of {size:,} training images are {FAR_TEXT}.'
+        return f'train longer, or lower the learning rate: with {size:,} training images, samples are {FAR_TEXT}.'
     if any(_was_rising(run_records(result.point.folder / 'run')) for result in points):
         return f'train longer: the ratio at {size:,} training images was still rising at the last snapshot.'
     return f'measure training sets of fewer than {size:,} images, or train longer.'
 
 
 def _was_rising(records: list[dict[str, Any]]) -> bool:
-    """Whether the last snapshot has the highest ratio, outside the interval of the previous one."""
+    """Whether the last snapshot's ratio is higher than the intervals of all earlier snapshots."""
     ordered = sorted(records, key=lambda record: record['kimg'] or 0)
     return len(ordered) > 1 and ordered[-1]['ratio'] > max(record['ratio_high'] for record in ordered[:-1])
 
@@ -117,7 +117,7 @@ def _order(outcome: Outcome) -> tuple[float, float]:
 
 
 def bracket_text(outcome: Outcome, threshold: float) -> str:
-    """The measured sizes on either side of the EMM with their ratios, such as '20 (98.6 %) to 50 (24.4 %)'."""
+    """The measured sizes on either side of the EMM, with their ratios, such as '20 (98.6 %) to 50 (24.4 %)'."""
     low, high = bracket(outcome.ratios, threshold)
     return ' to '.join(f'{ratios.size:,} ({percent(ratios.mean)})' for ratios in (low, high) if ratios is not None)
 

@@ -40,7 +40,7 @@ class GalleryItem:
 
 
 def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Tensor]) -> list[GalleryItem]:
-    """Read `size` images of a point's best snapshot, chosen by `closest_rows` or `spread_rows`.
+    """Read `size` images of a point's best snapshot. rows: chooses them, such as `closest_rows` or `spread_rows`.
 
     Returns an empty list if the folder lacks the images or their training set.
     """
@@ -62,12 +62,12 @@ def best_images(folder: Path) -> BestSnapshot | None:
 
 
 def closest_rows(best: BestSnapshot, size: int) -> Tensor:
-    """The images closest to the copy threshold: int64 [min(size, N)]."""
+    """Choose the images closest to the copy threshold. Returns their rows, int64 [min(size, N)]."""
     return closest_places(best.squared_distances, size)
 
 
 def spread_rows(best: BestSnapshot, size: int) -> Tensor:
-    """A representative sample, spread evenly over the generated set: int64 [min(size, N)]."""
+    """Choose images spread evenly over the generated set. Returns their rows, int64 [min(size, N)]."""
     return spread_places(len(best.images), size)
 
 

@@ -1,8 +1,8 @@
-"""A study's page as one self-contained HTML file: the parts that a page can have, and how to write it.
+"""The parts of a study's page, and `write_page`, which writes them as one self-contained HTML file.
 
-`Page` is a sequence of sections, each a sequence of blocks; `write_page` writes any page, and `studies.report.sections`
-makes the sections for a study. The file loads no external scripts, styles, fonts or images, and its content security
-policy forbids browsers to load any.
+A `Page` is a sequence of sections, and a section is a sequence of blocks; `studies.report.sections` makes the sections
+for a study. The file needs no external scripts, styles, fonts or images, and its content security policy forbids
+browsers to load any.
 """
 
 import base64
@@ -21,7 +21,7 @@ from dnnlib.util import atomic_file
 from studies.report.gallery import GalleryItem
 
 TEMPLATES = Path(__file__).resolve().parent / 'templates'
-_LONGEST_LIST = 24  # most entries of a list shown in a configuration; longer lists end with their length
+_LONGEST_LIST = 24  # most entries shown of a list in a configuration; a longer list ends with its length
 
 
 class Block:
@@ -41,8 +41,11 @@ class Sentences(Block):
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell. detail: text on a second line. share: a number in [0, 1], drawn as a bar behind the text. anchor:
-    the training run that the cell links to."""
+    """A table cell.
+
+    detail: text on a second line. share: a number in [0, 1], drawn as a bar behind the text. anchor: identifier of the
+    training run that the cell links to.
+    """
 
     text: str
     detail: str = ''
@@ -83,13 +86,13 @@ class Strips(Block):
 
 @dataclass(frozen=True)
 class PagePoint:
-    """One training run and its evaluation. Unknown fields are empty, and omitted on the page.
+    """One training run and its evaluation. Fields that are unknown are empty, and the page omits them.
 
-    anchor: identifier on the page (letters, digits and dashes). group: name of the points with the same factor values.
-    state: 'left', 'running', 'stopped', 'failed' or 'done'. ratio: memorization ratio, in [0, 1]. headline: the ratio
-    in words. facts: further numbers with their names. message: the last log line, for an unfinished point. copied: the
-    training images copied most often. gallery: images, closest to the threshold first. gallery_note: how many of the
-    images the gallery shows.
+    anchor: identifier on the page (letters, digits and dashes). group: heading shared by points with the same factor
+    values. state: 'left', 'running', 'stopped', 'failed' or 'done'. ratio: memorization ratio, in [0, 1]. headline: the
+    ratio in words. facts: further numbers, as (name, value) pairs. message: the last log line of an unfinished point.
+    copied: figure of the training images copied most often. gallery: generated images, closest to the threshold first.
+    gallery_note: a sentence about the images in the gallery.
     """
 
     anchor: str
@@ -163,7 +166,7 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML; deterministic."""
+    """Render the page as HTML. The result depends only on `page`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -177,7 +180,7 @@ def render_page(page: Page) -> str:
         page=page,
         style=(TEMPLATES / 'page.css').read_text(encoding='utf-8'),
         script=script,
-        # The only script that browsers run on the page; a name in a study file cannot inject another.
+        # Browsers run only the script with this hash, so text in a study file cannot inject another script.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
@@ -198,7 +201,7 @@ def pixels_uri(image: np.ndarray) -> str:
 
 
 def entries(configuration: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """The keys of a configuration, each with a text or a nested configuration."""
+    """Yield each key of a configuration with its value: a text or a nested configuration."""
     for key, value in configuration.items():
         yield str(key), value if isinstance(value, dict) and value else _setting(value)
 

@@ -26,7 +26,7 @@ from dnnlib.util import atomic_file
 from evaluation.effective_memorization import EMM, EMM_RATIO
 
 _WIDTH, _DPI = 4.8, 160  # in inches, narrow enough for text to be readable on a phone; a PNG is 768 pixels wide
-_LABEL_LENGTH = 26  # characters of a name on one line
+_LABEL_LENGTH = 26  # most characters in a line of a label
 _COLORS = ['#0b0b0b', '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#7a7a7a', '#56b4e9', '#b58900']
 _MARKERS = 'osD^vPX*'
 _LINES: list[str | tuple] = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1))]
@@ -43,7 +43,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class RatioPoint:
-    """A memorization ratio at a training-set size, with its 95 % interval; all shares in [0, 1].
+    """A memorization ratio in [0, 1] at a training-set size, with its 95 % interval.
 
     far: whether the generated images are far from any data; figures mark such points with a cross.
     """
@@ -65,9 +65,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """The ratios of one run's snapshots: epochs, ratios, ends of their 95 % intervals, and flags, of equal length.
+    """The ratios of one run's snapshots; each sequence has one entry for each snapshot.
 
-    far: as in `RatioPoint`.
+    low, high: ends of the ratios' 95 % intervals. far: as in `RatioPoint`.
     """
 
     name: str
@@ -124,13 +124,13 @@ def ratio_figure(
     """Ratio against size, one curve per factor value; intervals are bands, and the EMM's threshold is dashed.
 
     interval: what the bands show, for the axis label. threshold: the ratio that defines the EMM. label: the factor's
-    name, above the legend.
+    name, shown above the legend.
     """
     with new_figure(title, 3.2 + legend_height([curve.name for curve in curves], label)) as (figure, axes):
         handles = []
         for place, (style, curve) in enumerate(zip(curve_styles(len(curves)), curves, strict=False)):
             points = sorted(curve.points, key=lambda point: point.dataset_size)
-            # Shifted by up to 3 %, so that curves that coincide do not hide each other.
+            # Sizes are shifted by up to 3 %, so that curves that coincide do not hide each other.
             shift = 1.03 ** (2 * place / max(len(curves) - 1, 1) - (len(curves) > 1))
             sizes = [point.dataset_size * shift for point in points]
             ends = [point.ratio_low for point in points], [point.ratio_high for point in points]
@@ -183,7 +183,7 @@ def training_figure(
 
 
 def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) -> Figure | None:
-    """A run's loss above its snapshots' ratios, with a shared axis of images seen; None if it has neither."""
+    """A run's loss above its snapshots' ratios, with a shared axis of images seen; None if the run has neither."""
     losses = [(kimg, loss) for kimg, loss in history.losses if math.isfinite(loss) and loss > 0]
     ratios = sorted(row for row in history.ratios if all(map(math.isfinite, row)))
     has_losses, has_ratios = len(losses) > 1, bool(ratios)
@@ -224,8 +224,8 @@ def _loss_axis(axes: Axes, losses: Sequence[float]) -> None:
 def emm_figure(bars: Sequence[EmmBar], title: str, label: str = '') -> Figure:
     """The EMM by factor value, on a logarithmic scale, with the first value on top.
 
-    A known EMM is a dot within its interval. An EMM outside the measured sizes is an open triangle with an arrow
-    pointing to its side; interval ends outside the measured sizes also have arrows. label: the factor's name.
+    A known EMM is a dot within its interval. An EMM outside the measured sizes is an open triangle that points towards
+    it. Interval ends outside the measured sizes are arrows. label: the factor's name.
     """
     names = [_label(bar.name, width=18) for bar in bars]
     places, height = row_places(names)
@@ -268,7 +268,9 @@ def value_figure(
         axes.axvline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
         axes.set_xlim(-2, 102)
         crosses = crosses_text(point.far for _, point in values)
-        axes.set_xlabel(f'memorized images in % (dashed: {100 * threshold:.3g} %, the EMM)\n{interval}{crosses}')
+        axes.set_xlabel(
+            f'memorized images in % (dashed: EMM threshold, {100 * threshold:.3g} %)\n{interval}{crosses}'
+        )
         label_rows(axes, places, names, [f'{100 * point.ratio:.1f}' for _, point in values], height, label)
     return figure
 
@@ -349,13 +351,13 @@ def _title(figure: Figure, title: str) -> None:
 
 
 def curve_styles(count: int = 1) -> Iterator[dict]:
-    """Colour, marker and line style of `count` curves, in order; the three cycles have different lengths.
+    """Yield the colour, marker and line style of each of `count` curves.
 
     Earlier curves are wider, so that they remain visible behind later curves that coincide with them.
     """
     styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), itertools.cycle(_LINES), strict=False)
     for number, (color, marker, line) in enumerate(styles):
-        # From the ninth curve, markers are open.
+        # Curves that repeat a marker have it open.
         face = 'white' if number // len(_MARKERS) % 2 else color
         width = 1.3 + min(0.6 * max(count - 1 - number, 0), 2.4)
         yield {'color': color, 'marker': marker, 'linestyle': line, 'markerfacecolor': face, 'linewidth': width}
@@ -371,13 +373,13 @@ def _band_curve(
 ) -> Line2D:
     middle, bottom, top = (100 * np.array(shares, dtype=np.float64) for shares in (ratios, low, high))
     axes.fill_between(x, bottom, top, color=style['color'], alpha=0.13, linewidth=0)
-    # The ends are also drawn, because a band without width (such as for a curve with one point) is invisible.
+    # Intervals are also drawn as lines, because the band of a single point has no width and is invisible.
     axes.vlines(x, bottom, top, color=style['color'], linewidth=1)
     return axes.plot(x, middle, markersize=5, markeredgewidth=1.2, **style)[0]
 
 
 def cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
-    """Mark with crosses the points whose images are far from any data."""
+    """Draw a cross at each of these (x, y) places, where images are far from any data."""
     if places:
         axes.plot(
             *zip(*places, strict=True),
@@ -410,7 +412,7 @@ def _threshold(axes: Axes, threshold: float) -> None:
 
 
 def row_places(names: Sequence[str]) -> tuple[list[float], float]:
-    """Vertical positions of labelled rows (at least two text lines each, more for long labels), and height in lines."""
+    """The vertical positions of rows with these labels, and the total height, in text lines. A row has at least two."""
     lines = [max(2, name.count('\n') + 1) for name in names]
     ends = list(itertools.accumulate(lines))
     return [end - own / 2 for end, own in zip(ends, lines, strict=True)], float(ends[-1])
@@ -419,7 +421,7 @@ def row_places(names: Sequence[str]) -> tuple[list[float], float]:
 def label_rows(
     axes: Axes, places: Sequence[float], names: Sequence[str], values: Sequence[str], height: float, label: str = ''
 ) -> None:
-    """Write each row's name on the left of the axes (under a label), and its value on the right."""
+    """Write the rows' names on the left of the axes, next to `label`, and their values on the right."""
     axes.set_yticks(places, names)
     axes.set_ylabel(_label(label) if label else '')
     axes.tick_params(axis='y', length=0)
@@ -470,7 +472,7 @@ def _skip_bars(axes: Axes, placements: Sequence[SkipPlacement]) -> None:
 
 
 def legend_height(names: Sequence[str], label: str = '') -> float:
-    """The height in inches of the legend under a figure. label: the text above the names."""
+    """The height in inches of the legend below a figure. label: the text above the names."""
     names = [_label(name) for name in names]
     if len(names) < 2:
         return 0
@@ -508,7 +510,7 @@ def _label(name: str, width: int = _LABEL_LENGTH) -> str:
 
 
 def apart(sizes: Sequence[int], share: float) -> list[int]:
-    """The sizes (from an ascending list) whose labels fit on a logarithmic axis, always with the first and the last.
+    """Choose the ascending sizes whose labels fit on a logarithmic axis; the first and the last are always included.
 
     share: smallest distance between two labels, as a share of the axis.
     """
@@ -523,7 +525,7 @@ def apart(sizes: Sequence[int], share: float) -> list[int]:
 
 
 def _round_numbers(low: float, high: float) -> list[int]:
-    """Round numbers in an interval, for ticks on a logarithmic axis: about three to eight."""
+    """About three to eight round numbers in an interval, for the ticks of a logarithmic axis."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found: list[int] = []
     for digits in ([1], [1, 3], [1, 2, 5], range(1, 10), np.arange(10, 100) / 10):

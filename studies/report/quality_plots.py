@@ -1,4 +1,4 @@
-"""Draws image quality next to memorization: Fréchet distances from a study's records, by size and during training."""
+"""Draws memorization ratios above Fréchet distances (image quality), by training-set size and during training."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from studies.results import Outcome, PointResult, StudyResults
 
 @dataclass(frozen=True)
 class QualityCurve:
-    """Ratios in [0, 1] and Fréchet distances at the same positions x > 0, ascending. far: as in `plots.RatioPoint`."""
+    """Ratios in [0, 1] and Fréchet distances at the ascending positions x > 0. far: as in `plots.RatioPoint`."""
 
     name: str
     x: Sequence[float]
@@ -36,7 +36,7 @@ class QualityCurve:
 
 
 def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
-    """Name, caption and figure: quality by |D|, then quality during training for each combination."""
+    """Yield name, caption and figure: first for quality by |D|, then for quality during training, by combination."""
     by_size = [
         (outcome.combination.name, [(result.point.size, result.record or {}) for result in first_repeats(outcome)])
         for outcome in results.outcomes
@@ -55,7 +55,7 @@ def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
 
 
 def first_repeats(outcome: Outcome) -> list[PointResult]:
-    """For each size, in order, the first finished repeat whose record has a Fréchet distance."""
+    """The first finished repeat whose record has a Fréchet distance, for each size in order."""
     found: dict[int, PointResult] = {}
     for result in outcome.points:
         if result.record is not None and 'frechet' in result.record.get('metrics', {}):
@@ -64,7 +64,7 @@ def first_repeats(outcome: Outcome) -> list[PointResult]:
 
 
 def measured_records(run: Path) -> list[dict[str, Any]]:
-    """For each snapshot with a Fréchet distance, its newest record, by epochs."""
+    """The newest record with a Fréchet distance of each snapshot, ordered by epochs."""
     found = [record for record in run_records(run) if 'frechet' in record.get('metrics', {}) and record['epochs'] > 0]
     same = {record['snapshot']: record for record in found if record.get('measured') == found[-1].get('measured')}
     return sorted(same.values(), key=lambda record: record['epochs'])
@@ -73,7 +73,7 @@ def measured_records(run: Path) -> list[dict[str, Any]]:
 def quality_by(
     title: str, name: str, curves: Sequence[tuple[str, Sequence[tuple[float, dict[str, Any]]]]], x_label: str
 ) -> tuple[str, str, Figure]:
-    """Name, caption and figure for curves of (position, record) pairs."""
+    """Return name, caption and figure. curves: the name and the (position, record) pairs of each curve."""
     records = [record for _, rows in curves for _, record in rows]
     frechets = [record['metrics']['frechet'] for record in records]
     held_out = all(frechet['to_test'] is not None for frechet in frechets)
@@ -81,7 +81,8 @@ def quality_by(
     words = 'held-out images' if held_out else 'training images'
     numbers = [sorted({frechet[key] for frechet in frechets}) for key in ('num_generated', count)]
     texts = [' or '.join(f'{number:,}' for number in some) for some in numbers]
-    caption = f'Memorized images, and the Fréchet distance of {texts[0]} generated to {texts[1]} {words}, by {x_label}.'
+    caption = f'Memorized images, and the Fréchet distance between {texts[0]} generated images and {texts[1]} {words}, '
+    caption += f'by number of {x_label}.'
     if any(len(some) > 1 for some in numbers):
         caption += ' Distances for different numbers of images cannot be compared.'
     found = [
@@ -99,7 +100,7 @@ def quality_by(
 
 
 def quality_figure(curves: Sequence[QualityCurve], title: str, x_label: str, y_label: str) -> Figure:
-    """Memorized images above Fréchet distances, with a shared logarithmic axis."""
+    """Draw the memorized images above the Fréchet distances, with a shared logarithmic axis."""
     names = [curve.name for curve in curves]
     with new_panels(title, 4.6 + legend_height(names), 2) as (figure, (above, below)):
         handles = []

@@ -1,4 +1,4 @@
-"""The history of a run, from the files in its folder: losses, and the snapshots' ratios."""
+"""Reads the history of a run from its folder: its losses, and the ratios of its snapshots."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,7 @@
-"""The sections of a study's page: `SECTIONS`, in page order.
+"""The sections of a study's page; `SECTIONS` lists them in page order.
 
-To add a section, write a function that maps the results to blocks (none if there is nothing to show), and add an entry
-to `SECTIONS`.
+To add a section, write a function that returns the blocks for given results (none if there is nothing to show), and add
+an entry to `SECTIONS`.
 """
 
 import datetime
@@ -16,7 +16,7 @@ from studies.folder import PAGE
 from studies.points import LEFT, RUNNING
 from studies.report.diagnosis import AGREEMENT, clock_rows, mean_agreement
 from studies.report.figures import study_figures
-from studies.report.finding import FAR_NOTE, advice, bracket_text, finding, percent
+from studies.report.finding import FAR_NOTE, advice, bracket_text, finding, of, percent
 from studies.report.gallery import read_gallery, spread_rows
 from studies.report.page import (
     Block,
@@ -65,13 +65,13 @@ def finding_section(results: StudyResults) -> Sequence[Block]:
     """The first screen: the finding, its figure, and typical images."""
     figure = next(page_figures(results), None)
     notes = advice(results) + [
-        f'The search of {outcome.combination.name} measures {outcome.next_size:,} training images next.'
+        f'Next size in the search for the EMM{of(outcome)}: {outcome.next_size:,} training images.'
         for outcome in results.outcomes
         if outcome.next_size is not None
     ]
     if results.set_aside:
         notes.append(
-            f'Set aside (made with other settings): {counted(len(results.set_aside), "earlier training run")}.'
+            f'Set aside because their settings differ: {counted(len(results.set_aside), "earlier training run")}.'
         )
     strips = typical_strips(results)
     blocks: list[Block] = [
@@ -86,13 +86,14 @@ def finding_section(results: StudyResults) -> Sequence[Block]:
 
 
 def emm_sentences(results: StudyResults) -> list[str]:
-    """The EMM of each combination with its interval and bracket; empty if there are so many that a table is better."""
+    """The EMM of each combination, with its interval and bracket; empty if there are so many that a table is better."""
     known = [outcome for outcome in results.outcomes if outcome.emm is not None]
     if len(known) > MOST_SENTENCES:
         return []
     return [
         f'{outcome.combination.name + ": " if outcome.combination.values else ""}EMM {outcome.emm.estimate}, '
-        f'95 % interval {interval_text(outcome.emm)}; measured: {bracket_text(outcome, results.study.threshold)}.'
+        f'95 % interval {interval_text(outcome.emm)}; nearest measured sizes: '
+        f'{bracket_text(outcome, results.study.threshold)}.'
         for outcome in known
         if outcome.emm is not None
     ]
@@ -104,7 +105,7 @@ def page_figures(results: StudyResults) -> Iterator[PageFigure]:
 
 
 def typical_strips(results: StudyResults) -> Strips:
-    """Images spread evenly over the generated sets of the training runs on either side of the first known EMM."""
+    """Typical images of the first combination with results, from the measured sizes on either side of its EMM."""
     rows = []
     for outcome in [outcome for outcome in results.outcomes if outcome.ratios][:1]:
         for ratios in bracket(outcome.ratios, results.study.threshold):
@@ -113,7 +114,7 @@ def typical_strips(results: StudyResults) -> Strips:
                 place = f'{outcome.combination.name}, ' if outcome.combination.values else ''
                 caption = f'{place}{ratios.size:,} training images: {percent(ratios.mean)} copies'
                 rows.append((caption, read_gallery(done[0].point.folder, STRIP_IMAGES, spread_rows)))
-    note = 'Generated images, spread evenly over the set, above their nearest training images; copies have a red frame.'
+    note = 'Generated images (spread evenly over the set) above their nearest training images; copies have a red frame.'
     return Strips([(caption, items) for caption, items in rows if items], note)
 
 
@@ -167,7 +168,8 @@ def emm_table(results: StudyResults) -> PageTable:
             if outcome.emm is not None
         ],
         left=len(factors),
-        note=f'The largest |D| with a ratio of at least {100 * results.study.threshold:.3g} %, with its 95 % interval.',
+        note=f'The EMM, with its 95 % interval, is the largest |D| at which the ratio is at least '
+        f'{100 * results.study.threshold:.3g} %.',
     )
 
 
@@ -205,8 +207,8 @@ def ratio_table(results: StudyResults) -> PageTable:
             for row in rows
         ],
         left=len(factors),
-        note=f'|D| × repeats. 95 % intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. '
-        f'Mean distance: to the nearest training image, in grey levels.{far}',
+        note=f'“× n” means n repeats. 95 % intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. '
+        f'The mean distance is the distance to the nearest training image, in grey levels.{far}',
     )
 
 
@@ -233,7 +235,8 @@ def metrics_table(results: StudyResults) -> PageTable:
             for place, name in dict.fromkeys((place, name) for place, name, _ in values)
         ],
         left=len(factors) + 1,
-        note='Means over repeats, each at the snapshot with the highest ratio; docs/metrics.md explains them.',
+        note='Means over repeats, each measured at its snapshot with the highest ratio; docs/metrics.md explains the '
+        'metrics.',
     )
 
 
@@ -277,7 +280,8 @@ def clocks_table(results: StudyResults) -> PageTable:
             for row in measured
         ],
         left=len(factors),
-        note='The time of the first snapshot that shows the event, with its 95 % interval; a dash if none does.',
+        note='A clock is the time of the first snapshot that shows the event, with its 95 % interval; a dash means '
+        'that no snapshot shows it.',
     )
 
 
@@ -290,10 +294,10 @@ def clock_cell(row: dict[str, Any], name: str) -> Cell:
 
 
 def unbroken(text: str) -> str:
-    """A text without line breaks."""
+    """Replace the spaces in a text by spaces at which lines do not break."""
     return text.replace(' ', '\u00a0')
 
 
 def interval_text(emm: EMM) -> str:
-    """The ends of the interval, or a single bound if both lie outside the measured sizes."""
+    """The ends of the interval, or a single bound if both lie outside the measured sizes, on the same side."""
     return f'{emm.low} to {emm.high}' if emm.low != emm.high else str(emm.low)

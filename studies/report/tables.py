@@ -1,4 +1,4 @@
-"""A study's results as text, CSV and JSON. Tables contain no times, so an interrupted study has the same tables."""
+"""A study's results as text, CSV and JSON. The tables contain no times, so interruptions do not change them."""
 
 import hashlib
 import json
@@ -9,10 +9,10 @@ from typing import Any
 from dnnlib.text_tables import aligned, csv_text
 from dnnlib.util import atomic_file, counted, format_time
 from evaluation.effective_memorization import EMM
-from evaluation.printing import is_far, numbers_of
+from evaluation.printing import FAR_TEXT, is_far, numbers_of
 from studies.points import FAILED, RUNNING, STOPPED
 from studies.report.diagnosis import agreement_rows, clock_rows, level_rows
-from studies.report.finding import FAR_NOTE, advice, bracket_text
+from studies.report.finding import FAR_NOTE, advice, bracket_text, of
 from studies.results import PointResult, StudyResults
 from studies.time_left import STEPS, about_or_more, running_line, study_seconds_left
 
@@ -48,7 +48,7 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
 
 
 def metric_means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The mean over repeats of each number in the metrics that all records share."""
+    """The mean over repeats of each metric value that all records have."""
     found = [record.get('metrics') for record in records]
     columns = [dict(numbers_of(metrics)) if isinstance(metrics, dict) else {} for metrics in found]
     values = {name: [column.get(name) for column in columns] for name in columns[0]}
@@ -106,7 +106,7 @@ def tables(results: StudyResults) -> dict[str, Any]:
 
 
 def distinct(values: Iterable[dict[str, str]]) -> list[dict[str, str]]:
-    """The different values, in the order in which they first occur."""
+    """The values without duplicates, in order of first occurrence."""
     return list({json.dumps(value, sort_keys=True): value for value in values}.values())
 
 
@@ -150,7 +150,7 @@ def table_text(results: StudyResults) -> str:
             aligned([[*labels, 'EMM', '95 % interval', 'measured'], *emms], len(factors)),
         ]
     if any(row['far'] for row in ratio_rows(results)):
-        parts.append(f'* {FAR_NOTE}')
+        parts.append(f'* images {FAR_TEXT}: {FAR_NOTE}')
     parts += [f'Warning: {warning}' for warning in results.warnings]
     parts += advice(results)
     return '\n\n'.join(parts) if rows else 'No point is done yet.'
@@ -165,21 +165,17 @@ def status_text(results: StudyResults) -> str:
         lines += [point_line(result) for result in results.points if result.status.state == state]
     searching = [outcome for outcome in results.outcomes if outcome.next_size is not None]
     for outcome in searching:
-        lines.append(f'search of {outcome.combination.name}: {outcome.next_size} images next')
-    lines += [
-        f'EMM{f" of {o.combination.name}" if o.combination.values else ""} so far: {o.emm}'
-        for o in results.outcomes
-        if o.emm
-    ]
+        lines.append(f'next size in the search for the EMM{of(outcome)}: {outcome.next_size} images')
+    lines += [f'EMM{of(o)} so far: {o.emm}' for o in results.outcomes if o.emm]
     if counts[RUNNING] == 0 and counts.get(STOPPED):
         lines.append('To resume the study, run the same emm.py command.')
-    lines += [f'set aside, made with other settings: {path}' for path in results.set_aside]
+    lines += [f'set aside because its settings differ: {path}' for path in results.set_aside]
     seconds = study_seconds_left(results)
     if seconds:
-        more = ', plus the further sizes of the searches' if searching else ''
+        more = ', plus the time for further sizes in the search' if searching else ''
         at_a_time = results.counts()[RUNNING] or 1
         about = about_or_more(results).capitalize()
-        lines.append(f'{about} {format_time(seconds)} left at {counted(at_a_time, "point")} at a time{more}.')
+        lines.append(f'{about} {format_time(seconds)} left with {counted(at_a_time, "point")} at a time{more}.')
     return '\n'.join(lines)
 
 
@@ -188,4 +184,4 @@ def point_line(result: PointResult) -> str:
     step = STEPS.get(status.step, status.step)
     times = f' ({status.failures} times)' if status.state == FAILED and status.failures > 1 else ''
     where = f'\n    log: {point.folder / "log.txt"}' if status.state == FAILED else ''
-    return f'{status.state}{times}: {point.name}, at the {step}: {status.message}{where}'
+    return f'{status.state}{times}: {point.name}, step {step}: {status.message}{where}'

@@ -18,7 +18,7 @@ from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult
 from training.config import OPTIONS_FILE
 
-# At most so many images on a page; at most and at least so many in one gallery. More would make the page slow.
+# Limits for a fast page: most images on the page, and most and fewest images in one gallery.
 MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
 MOST_PIXEL_BYTES = 6_000_000
 
@@ -26,7 +26,7 @@ MOST_PIXEL_BYTES = 6_000_000
 def images_of_point(results: Sequence[PointResult]) -> int:
     """The number of images in each point's gallery, limited so that the page opens quickly."""
     done = max(1, sum(result.record is not None for result in results))
-    # Three images per entry, and base64 uses four characters for three bytes.
+    # Each entry has three images, and base64 takes four characters for three bytes: 3 · 4/3 = 4.
     pixels = max((4 * image_bytes(result) for result in results), default=0)
     fitting = min(MOST_OF_POINT, MOST_IMAGES // done, MOST_PIXEL_BYTES // max(1, pixels * done))
     return max(FEWEST_OF_POINT, fitting)
@@ -39,7 +39,7 @@ def image_bytes(result: PointResult) -> int:
 
 
 def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size: int) -> PagePoint:
-    """A point with everything found in its folder; missing parts are omitted."""
+    """Collect everything about a point that its folder contains; missing parts are omitted."""
     point, status, record = result.point, result.status, result.record
     repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
     who, copied = copied_parts(point.folder) if record else ([], None)

@@ -58,7 +58,7 @@ def test_the_time_left_follows_from_points_of_the_nearest_size(tmp_path):
     results = collect(study, tmp_path)
     assert study_seconds_left(results) == pytest.approx(100)
     assert study_seconds_left(results, jobs=2) == pytest.approx(50)
-    assert 'About 1m 40s left at 1 point at a time' in status_text(results)
+    assert 'About 1m 40s left with 1 point at a time' in status_text(results)
 
 
 def test_a_study_without_results_is_reported_as_such(tmp_path):
@@ -131,7 +131,7 @@ def test_a_stopped_point_is_resumed_by_the_command_of_the_study(tmp_path):
     write_status(point.folder, Status(RUNNING, 'train'))  # of a process that is gone
     lines = status_text(collect(study, tmp_path)).splitlines()
     assert lines[1:] == [
-        'stopped: 10 images, at the training: Stopped at 5.5 kimg.',
+        'stopped: 10 images, step training: Stopped at 5.5 kimg.',
         'To resume the study, run the same emm.py command.',
     ]
 

@@ -299,7 +299,7 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
         ({'evaluate': {'data': 'x.zip'}}, r'data in \[evaluate\] is set by the study itself'),
         (
             {'factors': {'x': DENOISERS}, 'diagnose': {'clocks': {'test': 'digits'}}},
-            r"\[diagnose.clocks\] measures a training run, but the closed form denoiser = 'optimal' in \[evaluate\] has none",
+            r"measures a training run, but the closed form denoiser = 'optimal' in \[evaluate\] has none",
         ),
         (
             {'evaluate': {'denoiser': 'local'}, 'repeats': {'count': 2}},

@@ -23,7 +23,7 @@
     nameFold();
   }
 
-  // While the study runs, the page is loaded again, with the same trainings open.
+  // While the study runs, the page reloads itself; training runs that were open stay open.
   const opened = 'opened ' + location.pathname;
   if (root.hasAttribute('data-refreshes')) {
     const ids = JSON.parse(sessionStorage.getItem(opened) || '[]');
@@ -34,7 +34,7 @@
     }, 10000);
   }
 
-  // A link from a table opens the point that it leads to.
+  // A link in a table opens the training run that it leads to.
   const openTarget = () => {
     const target = location.hash ? document.getElementById(location.hash.slice(1)) : null;
     if (target && target.matches('details')) {

@@ -53,7 +53,7 @@ def test_quality_is_shown_by_size_and_over_training(tmp_path):
     results: Any = SimpleNamespace(study=study, outcomes=[outcome(tmp_path, 'a', {'w': '1'}, {20: small, 50: large})])
     (size, caption, by_size), (name, _, over_training) = quality_figures(results)
     assert (size, name) == ('quality-size', 'quality-epochs-w=1')
-    expected = 'the Fréchet distance of 12 generated to 50 held-out images, by training images.'
+    expected = 'the Fréchet distance between 12 generated images and 50 held-out images, by number of training images.'
     assert caption == f'Memorized images, and {expected}'
     assert heights(by_size, 0) == [[90.0, 20.0]]
     assert heights(by_size, 1) == [[60.0, 21.0]]
@@ -68,7 +68,7 @@ def test_distances_of_different_numbers_of_images_have_a_note(tmp_path):
         study=SimpleNamespace(title=''), outcomes=[outcome(tmp_path, 'a', {}, {20: [record(2)], 50: [large]})]
     )
     ((_, caption, _),) = quality_figures(results)
-    assert 'to 20 or 50 training images' in caption
+    assert 'and 20 or 50 training images' in caption
     assert 'Distances for different numbers of images cannot be compared.' in caption
 
 
@@ -101,7 +101,7 @@ def test_the_page_shows_who_is_copied(folder):
     labels = open_source(folder / 'data.zip').labels
     assert facts == [
         ('Training images copied', '2 of 20 (10.0%)'),
-        ('Classes copied most often (copies)', f'{labels[4]} (2), {labels[7]} (1)'),
+        ('Classes copied most often (number of copies)', f'{labels[4]} (2), {labels[7]} (1)'),
     ]
     assert figure.caption == 'Training images that are copied, each with up to two of its copies'
     assert figure.data.startswith(b'\x89PNG')

@@ -43,9 +43,8 @@ def locked(path: Path, seconds: float = SECONDS_TO_TRY) -> Iterator[int | None]:
 def sole_use(path: Path, what: str) -> Iterator[None]:
     """Hold a file's lock inside the block, and remove the lock file at the end.
 
-    what: what the lock protects, as the subject of the error message. The lock file's folder is created if needed; if
-    nothing else is written to a folder created here, it is removed again.
-    Raises UserError if another process holds the lock.
+    what: what the lock protects, as the subject of the error message. The lock file's folder is created if needed, and
+    removed at the end if it was created here and is empty. Raises UserError if another process holds the lock.
     """
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)

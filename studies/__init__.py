@@ -1,1 +1,1 @@
-"""Studies: many training and evaluation runs that vary one factor at a time, stored in one folder and resumable."""
+"""Studies: training runs with their evaluations, by factor value and training-set size, in one resumable folder."""

@@ -18,7 +18,7 @@ from training.schedule import REFERENCE_SIZE
 from training.training_options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-# How long nodes wait for each other: while the first node makes the training set, the others already wait for it.
+# How long nodes wait for each other; while the first node makes the training set, the other nodes wait for it.
 SECONDS_TO_MEET = 3600
 # Steps that make a data set, and the file each one makes; a step is done once its file exists.
 DATA_STEPS = {'data': 'data.zip', 'data-b': 'data-b.zip'}
@@ -77,7 +77,7 @@ def point_commands(
     diagnose: Mapping[str, Options],
     tables: dict[str, Options],
 ) -> dict[str, list[str]]:
-    """Return the arguments for python in every step of a point, by step.
+    """Return the arguments for python for each step of a point, by name of the step, in the order of the steps.
 
     seeds: 'train', the seed of train.py (None for a closed form), and 'select', the seed for drawing images (None takes
     the first images). folder: the point's folder. sources: folder of the study's own data sets. diagnose: options of

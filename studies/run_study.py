@@ -29,7 +29,7 @@ def run_study(
     begun: called with each point before the launcher receives it, and with the new path of any results that were set
     aside for it. ended: called with each point when it is done, stopped or failed, and with the study's results.
     watch: called with the study's results every second while points run.
-    Points that another process runs are awaited, and resumed if that process stops.
+    Waits for points that another process runs, and resumes them if that process stops.
     """
     jobs: dict[Path, Job] = {}
     given: set[Path] = set()

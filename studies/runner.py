@@ -34,7 +34,7 @@ from studies.study import Options, Settings
 SECONDS_TO_STOP = 60.0
 SECONDS_BETWEEN_LOOKS = 0.5
 _KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-_KILLED |= {128 - code for code in tuple(_KILLED)}  # exit codes of a shell, and of train.py after it saved its state
+_KILLED |= {128 - code for code in tuple(_KILLED)}  # 128 + signal: from a shell, or from train.py after a save
 
 
 class PointRun:
@@ -127,7 +127,7 @@ class PointRun:
         return status
 
     def _run_with_main(self) -> Status:
-        """Run the commands together with node 0. All nodes wait for each other before each command."""
+        """Run this node's share of the commands. All nodes wait for each other before each command."""
         for step, command in commands_of(self.folder).items():
             if step in DATA_STEPS:
                 continue

@@ -124,7 +124,7 @@ class Repeats(Typed, frozen=True, rename='kebab'):
 class Study:
     """A checked study.
 
-    sources: the options of each of the study's own data sets, which are made once, by name. threshold: the ratio at or
+    sources: the tables of the study's own data sets (each made once), by name. threshold: the ratio at or
     above which a training set counts as memorized. document: the study file's content. where: name of the study file,
     for messages. diagnose: the options of each diagnose.py measurement, by its name. steps: maps the name of a
     combination to the step of its search if the file sets none; see `Sizes` and `studies.validation`.
@@ -180,7 +180,7 @@ def made_by(sources: dict[str, Options]) -> dict[str, str]:
 
 
 def with_tables(options: Options, sources: dict[str, Options]) -> Options:
-    """The options, with each 'sources.NAME' replaced by a dict of this `path` and the table that makes the data set."""
+    """The options, with each 'sources.NAME' replaced by a dict of this path and the table that makes the data set."""
     made = made_by(sources)
     return {
         key: value if (name := source_name(value)) is None else {'path': value, 'made-by': sources[made[name]]}
@@ -189,7 +189,7 @@ def with_tables(options: Options, sources: dict[str, Options]) -> Options:
 
 
 def other_half(data: Options, sources: dict[str, Options]) -> Options | None:
-    """A training set's options with each half of a split replaced by the other half; None if a source is not a half."""
+    """A training set's options with each half of a split replaced by the other; None unless all sources are halves."""
     made, changed = made_by(sources), dict(data)
     for key in ('source', 'blend'):
         if key in data:

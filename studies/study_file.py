@@ -122,7 +122,7 @@ class StudyTable(Typed, frozen=True):
 
 
 def load_study(path: Path) -> Study:
-    """Read a study file. Raises UserError, which names the file, the TOML table and the key."""
+    """Read a study file. Raises a UserError that names the file, the TOML table and the key."""
     try:
         document = tomllib.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError as error:
@@ -259,7 +259,7 @@ def check_factors(factors: tuple[Factor, ...]) -> None:
 def check_combinations(study: Study) -> None:
     """Raise ValueError if a combination lacks a required option, has conflicting options, or uses an unknown source."""
     made = made_by(study.sources)
-    known = f'; there are {", ".join(f"sources.{name}" for name in made)}' if made else ''
+    known = f'; available: {", ".join(f"sources.{name}" for name in made)}' if made else ''
     for combination in study.combinations:
         data = combination.settings.data
         for key, example in (('selection', 'size'), ('source', 'digits')):

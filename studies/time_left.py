@@ -52,7 +52,7 @@ def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
 
 
 def about_or_more(results: StudyResults) -> str:
-    """'about'; or, until a point is done, 'more than', because the time of steps after training is still unknown."""
+    """'more than' until a point is done, because the time of steps after training is still unknown; then 'about'."""
     return 'about' if results.counts()[DONE] else 'more than'
 
 

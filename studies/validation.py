@@ -133,7 +133,8 @@ class Validator:
     def _check_held_out(self, part: str, command: list[str], shape: tuple[int, ...], place: str) -> None:
         """Raise UserError if a command's held-out images differ in shape from the training images.
 
-        shape: shape [H, W, C] of the training images. For an evaluation, C can differ, because it converts the images.
+        shape: shape [H, W, C] of the training images. For an evaluation, C can differ, because mem_ratio.py
+        converts the images.
         """
         argument = HELD_OUT.get(part, 'test')
         path = None if part == 'data' else parse_options(part, command, place).values.get(argument)

@@ -9,7 +9,7 @@ from types import FrameType
 
 from torch_utils import distributed
 
-# Ranks compare the signals they received about this often; more often at first, until the time per step is known.
+# Approximate time between exchanges of signals among ranks; shorter at first, until the time per step is known.
 SECONDS_BETWEEN_CHECKS = 5.0
 
 

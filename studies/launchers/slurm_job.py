@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# This is enough for a training run to save its state (20 s, or one tick) and for its ranks to exit.
+# Time for a training run to save its state (20 s, or one tick) and for its ranks to exit.
 SECONDS_TO_STOP = 90
 
 # On several nodes, torchrun uses one of these ports, which are below the ports that systems assign automatically.

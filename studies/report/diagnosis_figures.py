@@ -40,7 +40,7 @@ from torch_utils import distributed
 
 
 def diagnose(options: Any) -> None:
-    """Make the measurement of these options, and draw figures if requested; or only download the networks."""
+    """Run the measurement that the options describe, and draw its figures if requested; or only download networks."""
     run, figures = MEASUREMENTS[type(options)]
     device = distributed.choose_device(options.output.device)
     with distributed.process_group(device):

@@ -67,7 +67,7 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
         figure = value_figure(points, title, interval, study.threshold, label_of(study))
         yield StudyFigure('values', f'Memorization ratio by factor value. Lines: {interval}.', figure)
     bars = [EmmBar(name_of(outcome), outcome.emm) for outcome in outcomes if outcome.emm is not None]
-    caption = 'EMM, with 95 % intervals over images, repeats and interpolation. Arrows: beyond the measured sizes.'
+    caption = 'EMM, with 95 % intervals over images, repeats and interpolation. Arrows point beyond the measured sizes.'
     if bars and study.factors:
         yield StudyFigure('emm', caption, emm_figure(bars, study.title, label_of(study)))
     yield from skip_figures(results, outcomes)

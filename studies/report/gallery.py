@@ -21,7 +21,7 @@ from studies.report.run_files import all_records
 class GalleryItem:
     """A generated image and its two nearest distinct training images: uint8 [C, H, W] each, C = 1 or 3.
 
-    distance, second_distance: root mean square distances per pixel to these, in grey levels. memorized: whether the
+    distance, second_distance: root mean square distances per pixel to the two, in grey levels. memorized: whether the
     generated image is a copy.
     """
 
@@ -40,7 +40,7 @@ class GalleryItem:
 
 
 def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Tensor]) -> list[GalleryItem]:
-    """Read `size` images of a point's best snapshot. rows: chooses them, such as `closest_rows` or `spread_rows`.
+    """Read `size` images of a point's best snapshot. rows: `closest_rows` or `spread_rows`.
 
     Returns an empty list if the folder lacks the images or their training set.
     """

@@ -225,7 +225,7 @@ def emm_figure(bars: Sequence[EmmBar], title: str, label: str = '') -> Figure:
     """The EMM by factor value, on a logarithmic scale, with the first value on top.
 
     A known EMM is a dot within its interval. An EMM outside the measured sizes is an open triangle that points towards
-    it. Interval ends outside the measured sizes are arrows. label: the factor's name.
+    it. Interval ends outside the measured sizes are drawn as arrows. label: the factor's name.
     """
     names = [_label(bar.name, width=18) for bar in bars]
     places, height = row_places(names)
@@ -268,9 +268,7 @@ def value_figure(
         axes.axvline(100 * threshold, color='#555555', linestyle=(0, (6, 4)), linewidth=1, zorder=1)
         axes.set_xlim(-2, 102)
         crosses = crosses_text(point.far for _, point in values)
-        axes.set_xlabel(
-            f'memorized images in % (dashed: EMM threshold, {100 * threshold:.3g} %)\n{interval}{crosses}'
-        )
+        axes.set_xlabel(f'memorized images in % (dashed: EMM threshold, {100 * threshold:.3g} %)\n{interval}{crosses}')
         label_rows(axes, places, names, [f'{100 * point.ratio:.1f}' for _, point in values], height, label)
     return figure
 
@@ -357,7 +355,7 @@ def curve_styles(count: int = 1) -> Iterator[dict]:
     """
     styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), itertools.cycle(_LINES), strict=False)
     for number, (color, marker, line) in enumerate(styles):
-        # Curves that repeat a marker have it open.
+        # The second curve with the same marker has an open marker.
         face = 'white' if number // len(_MARKERS) % 2 else color
         width = 1.3 + min(0.6 * max(count - 1 - number, 0), 2.4)
         yield {'color': color, 'marker': marker, 'linestyle': line, 'markerfacecolor': face, 'linewidth': width}
@@ -412,7 +410,7 @@ def _threshold(axes: Axes, threshold: float) -> None:
 
 
 def row_places(names: Sequence[str]) -> tuple[list[float], float]:
-    """The vertical positions of rows with these labels, and the total height, in text lines. A row has at least two."""
+    """The vertical positions of rows with these labels and the total height, in text lines (at least two per row)."""
     lines = [max(2, name.count('\n') + 1) for name in names]
     ends = list(itertools.accumulate(lines))
     return [end - own / 2 for end, own in zip(ends, lines, strict=True)], float(ends[-1])

@@ -65,7 +65,7 @@ def finding_section(results: StudyResults) -> Sequence[Block]:
     """The first screen: the finding, its figure, and typical images."""
     figure = next(page_figures(results), None)
     notes = advice(results) + [
-        f'Next size in the search for the EMM{of(outcome)}: {outcome.next_size:,} training images.'
+        f'Next size to measure{of(outcome)}: {outcome.next_size:,} training images.'
         for outcome in results.outcomes
         if outcome.next_size is not None
     ]

@@ -165,7 +165,7 @@ def status_text(results: StudyResults) -> str:
         lines += [point_line(result) for result in results.points if result.status.state == state]
     searching = [outcome for outcome in results.outcomes if outcome.next_size is not None]
     for outcome in searching:
-        lines.append(f'next size in the search for the EMM{of(outcome)}: {outcome.next_size} images')
+        lines.append(f'next size to measure{of(outcome)}: {outcome.next_size} images')
     lines += [f'EMM{of(o)} so far: {o.emm}' for o in results.outcomes if o.emm]
     if counts[RUNNING] == 0 and counts.get(STOPPED):
         lines.append('To resume the study, run the same emm.py command.')

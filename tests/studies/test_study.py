@@ -292,7 +292,7 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
         ),
         (
             {'diagnose': {'levels': {'test': 'sources.y'}}, 'sources': {'x': {'selection': 'split'}}},
-            r"test = 'sources.y' in \[diagnose.levels\] is not made by any table of \[sources\]; there are sources.x-a",
+            r"sources.y' in \[diagnose.levels\] is not made by any table of \[sources\]; available: sources.x-a",
         ),
         ({'diagnose': {'clocks': {'num': 5}}}, r'diagnose: clocks requires test \(the held-out set\)'),
         ({'diagnose': {'levels': {'expdir': 'x'}}}, r'expdir in \[diagnose.levels\] is set by the study itself'),

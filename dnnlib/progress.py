@@ -38,8 +38,8 @@ class ProgressBar(tqdm):
     If stderr is not a terminal, a line is printed every 20 s instead of the bar.
 
     phase: label of the bar. folder: folder for the file; None writes no file. done: progress at the start. unit: name
-    of the unit that is counted. hidden: whether to show neither bar nor lines. lines: whether to print lines if stderr
-    is not a terminal.
+    of the unit that is counted. hidden: whether to hide both bar and lines. lines: whether to print lines if stderr is
+    not a terminal.
     """
 
     def __init__(

@@ -83,7 +83,7 @@ def _interrupted() -> str:
 
 
 def with_option_names(text: str) -> str:
-    """Replace arguments in backticks by the running command's options of the same names."""
+    """Replace each name in backticks by the running command's option of that name."""
     context = click.get_current_context(silent=True)
     parameters = context.command.params if context else []
     options = {p.name: f'--{p.name}' if f'--{p.name}' in p.opts else max(p.opts, key=len) for p in parameters}

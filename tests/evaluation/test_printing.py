@@ -20,7 +20,7 @@ def test_several_records_are_a_table_and_their_metrics_another_without_lists():
         'images   count   copies     95 % interval  mean distance',
         'samples    200  25.00 %  19.50 to 31.43 %          12.35',
         'b.npy        7  25.00 %  19.50 to 31.43 %          12.35',
-        'metrics in pixels   samples  b.npy',
+        'metrics in pixels   samples  b.npy  if memorized',
         'curve.mean         0.123457      2',
         'test.z                    -      -',
         'test.half.z             -12      -',

@@ -1,9 +1,9 @@
 """Do two generators make the same images from the same seeds, or does each copy its own training set?
 
-Each pair of images is compared by the cosine of its pixels (after subtracting each image's mean) and by its root mean
+Two images are compared by the cosine between their pixels (after subtracting each image's mean) and by their root mean
 square distance. Networks trained on two small disjoint sets each copy their own set and disagree; with more data they
-agree and copy neither set. A similarity is meaningful only in comparison with a background: the similarity of unrelated
-images, and the similarity of held-out images to their nearest training images.
+agree and copy neither set. These similarities must be compared with a background: the similarity of unrelated images,
+and the similarity of held-out images to their nearest training images.
 Sources: Kadkhodaie et al. 2024 (pixels); Zhang et al. 2024 (feature cosine, share above a threshold).
 """
 
@@ -26,9 +26,10 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class Distribution:
-    """The similarities of N >= 2 pairs. mean: with its 95 % interval. quantiles: keyed by percentage (`QUANTILES`).
+    """Statistics of the similarities of N >= 2 image pairs.
 
-    share: the share of similarities above the threshold, with its 95 % Wilson interval.
+    mean: the mean and its 95 % interval. quantiles: the quantile at each percentage in `QUANTILES`.
+    share: the share of pairs whose similarity exceeds the threshold, and its 95 % Wilson interval.
     """
 
     mean: Estimate
@@ -37,20 +38,20 @@ class Distribution:
 
 
 def cosines(a: Rows, b: Rows) -> Tensor:
-    """The cosine of each pair of rows, float64 [N]: mean-removed pixels for uint8 images, features for float rows.
+    """The cosine between a[i] and b[i] for each i, float64 [N]; 0 if one of the images is constant.
 
-    a, b: uint8 [N, …], or float [N, d]. The cosine is 0 if an image is constant.
+    a, b: uint8 images [N, …], from which each image's mean is subtracted first, or float features [N, d].
     """
     return (unit_rows(a) * unit_rows(b)).sum(dim=1)
 
 
 def rms_distances(a: Rows, b: Rows) -> Tensor:
-    """Root mean square difference of each pair of uint8 images [N, …], in pixel levels, float64 [N]."""
+    """The root mean square difference between images a[i] and b[i], uint8 [N, …], in pixel levels: float64 [N]."""
     return (_matrix(a) - _matrix(b)).square().mean(dim=1).sqrt()
 
 
 def nearest_cosines(queries: Rows, references: Rows) -> tuple[Tensor, Tensor]:
-    """Each query's most similar reference (lowest index on ties), int64 [N], and their cosine, float64 [N]."""
+    """The index of each query's most similar reference (the lowest on ties), int64 [N], and the cosine, float64 [N]."""
     rows, others = unit_rows(queries), torch.as_tensor(references)
     best = rows.new_full([len(rows)], -np.inf)
     index = torch.zeros([len(rows)], dtype=torch.int64, device=rows.device)
@@ -74,12 +75,12 @@ def distribution(similarities: Tensor, threshold: float = THRESHOLD) -> Distribu
 
 
 def unrelated(a: Rows, b: Rows) -> tuple[Rows, Rows]:
-    """Pairs with different seeds: each image of a with the next image of b, and the last of a with the first of b."""
+    """Pair images from different seeds: each image in `a` with the next image in `b`, and the last with the first."""
     return a, torch.as_tensor(b).roll(-1, dims=0)
 
 
 def unit_rows(rows: Rows) -> Tensor:
-    """Rows scaled to length 1 (zero rows stay 0), float64 [N, P]; uint8 images are first centred on their mean."""
+    """Rows scaled to length 1 (zero rows stay 0), float64 [N, P]; each uint8 image's mean is subtracted first."""
     matrix = _matrix(rows)
     if torch.as_tensor(rows).dtype == torch.uint8:
         matrix = matrix - matrix.mean(dim=1, keepdim=True)

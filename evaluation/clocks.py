@@ -1,4 +1,4 @@
-"""Clocks of a training run: when it has generalized (tau_gen), when it starts to memorize (tau_mem), and their scaling.
+"""Clocks of a training run: when the model has generalized (tau_gen), and when it starts to memorize (tau_mem).
 
 - tau_gen: the first snapshot whose held-out error is within `TOLERANCE` of its lowest value.
 - tau_mem by the ratio: the first snapshot from which the 95 % interval of the memorization ratio always excludes 0.
@@ -6,8 +6,8 @@
 - tau_mem by the error: the first snapshot from which the 95 % interval of the paired difference between held-out error
   and training error always lies above 0. Source: Marion and Wu 2026.
 
-A time is a snapshot's time, in any unit that the caller chooses. Its interval comes from a bootstrap over images and
-starts at the previous snapshot, since nothing was measured between the two.
+Times can be in any unit. Their intervals come from a bootstrap over images. The lower end is moved back to the previous
+snapshot, because the event may have happened at any time since then.
 """
 
 import math
@@ -19,17 +19,17 @@ import scipy.stats
 
 from evaluation.intervals import CONFIDENCE, t_quantile
 
-# Height of the held-out error's plateau above its lowest value, relative to that value.
+# At tau_gen, the held-out error exceeds its lowest value by at most this fraction of the lowest value.
 TOLERANCE = 0.05
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Clock:
-    """When an event happened in a training run. time: the first snapshot that shows the event, None if none does.
+    """When an event happened in a training run.
 
-    low, high: the 95 % interval. low is 0, or the time of a snapshot that did not show the event yet; high is None if
-    the event may lie after the last snapshot.
+    time: the time of the first snapshot that shows the event; None if no snapshot shows it. low, high: ends of its 95 %
+    interval. low is 0 if the event may precede the first snapshot; high is None if it may follow the last snapshot.
     """
 
     time: float | None
@@ -50,11 +50,11 @@ class Slope:
 def generalization_clock(
     times: Sequence[float], held_out: np.ndarray, tolerance: float = TOLERANCE, seed: int = 0
 ) -> Clock:
-    """tau_gen. times: times of S snapshots, ascending. held_out: the error of each held-out image, [S, N]."""
+    """Find tau_gen. times: the times of S snapshots, ascending. held_out: the error on each held-out image, [S, N]."""
     values = np.asarray(held_out)
     lowest = int(
         values.mean(axis=1).argmin()
-    )  # the same for all resamples, because the minimum of each resample is biased low
+    )  # fixed for all resamples, because the minimum of each resample would be biased low
 
     def find(mean: np.ndarray, _: np.ndarray) -> int:
         return int(np.argmax(mean <= (1 + tolerance) * mean[lowest]))
@@ -63,7 +63,7 @@ def generalization_clock(
 
 
 def gap_clock(times: Sequence[float], gaps: np.ndarray, seed: int = 0) -> Clock:
-    """tau_mem by the error. gaps: held-out error minus training error for each pair of images, [S, N], N >= 2."""
+    """Find tau_mem by the error. gaps: held-out error minus training error for each image pair, [S, N], N >= 2."""
     critical = t_quantile(np.shape(gaps)[1] - 1)
     return _bootstrapped(times, np.asarray(gaps), lambda mean, error: _stays(mean > critical * error), seed)
 
@@ -71,10 +71,10 @@ def gap_clock(times: Sequence[float], gaps: np.ndarray, seed: int = 0) -> Clock:
 def ratio_clock(
     times: Sequence[float], memorized: Sequence[int], num_images: int | Sequence[int], seed: int = 0
 ) -> Clock:
-    """tau_mem by the ratio. memorized, num_images: the numbers of copies and of generated images for each snapshot.
+    """Find tau_mem by the ratio. memorized, num_images: each snapshot's number of copies and of generated images.
 
-    Wilson's interval excludes 0 as soon as one image is a copy. The bootstrap draws each snapshot's count
-    independently.
+    Wilson's interval excludes 0 if and only if at least one image is a copy. The bootstrap draws the number of copies
+    independently for each snapshot.
     """
     counts = np.asarray(memorized)
     random = np.random.default_rng(seed)
@@ -91,7 +91,10 @@ def _stays(flags: np.ndarray) -> int:
 def _bootstrapped(
     times: Sequence[float], values: np.ndarray, find: Callable[[np.ndarray, np.ndarray], int], seed: int
 ) -> Clock:
-    """The clock found by `find(means, standard errors) -> snapshot`; each resample uses the same images throughout."""
+    """Make a clock whose interval comes from a bootstrap; each resample uses the same images for all snapshots.
+
+    find: maps the mean and the standard error of `values` at each snapshot to the index of a snapshot.
+    """
     count = values.shape[1]
     random = np.random.default_rng(seed)
     weights = random.multinomial(count, np.full(count, 1 / count), RESAMPLES)  # how often each image is drawn
@@ -105,7 +108,7 @@ def _bootstrapped(
 
 
 def _clock(times: Sequence[float], place: int, places: np.ndarray) -> Clock:
-    """The clock at snapshot `place`, with an interval from the bootstrap's `places`; the value S means no snapshot."""
+    """Make a clock from the index of a snapshot and the indices from all resamples; the index S means no snapshot."""
     low, high = np.percentile(places, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], method='nearest').tolist()
     low, high = min(low, place), max(high, place)
     before = times[low - 1] if low else 0.0
@@ -121,14 +124,14 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Slope:
 
 
 def normalized_time(steps: float, run: Mapping[str, float], smallest: Mapping[str, float]) -> float:
-    """T = steps · (n_min / n) · (B / B_min) · (lr / lr_min), the time in which the runs' curves should coincide.
+    """T = steps · (n_min / n) · (B / B_min) · (lr / lr_min), a training time at which all runs should behave alike.
 
-    run: `size` (n, training images), `batch` (B) and `lr` for this run. smallest: the minimum of each over all runs.
+    run: the run's `size` (n, its number of training images), `batch` (B) and `lr`. smallest: minima over all runs.
     Source: Bonnaire et al. 2025.
     """
     return steps * smallest['size'] / run['size'] * run['batch'] / smallest['batch'] * run['lr'] / smallest['lr']
 
 
 def spread(times: Sequence[float]) -> float:
-    """How much times vary between N >= 2 runs: the standard deviation of their natural logarithms."""
+    """The spread of times over N >= 2 runs: the standard deviation of their natural logarithms."""
     return float(np.log(times).std(ddof=1))

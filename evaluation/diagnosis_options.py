@@ -1,4 +1,4 @@
-"""The options of diagnose.py, without torch: one dataclass for each of its commands."""
+"""The options of diagnose.py (no torch): one dataclass per command."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ TRAINING = "training images of A and the nearest of B's"
 
 
 def level_list(text: str) -> int | list[float]:
-    """A number of levels ('18'), or the levels themselves ('0.1,1.0'); write a single level with a decimal point."""
+    """Parse a number of levels ('18') or a list of levels ('0.1,1.0'); a single level needs a decimal point."""
     try:
         levels = int(text) if text.strip().isdecimal() else [float(part) for part in text.split(',')]
     except ValueError:
@@ -37,7 +37,7 @@ def source_list(text: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """Where results go, and where they are computed."""
+    """Where results are computed and written."""
 
     # fmt: off
     outdir: Path | None = option(None, 'Folder for the results. [default: the run folder if there is one, otherwise the current folder]', unit='DIR')
@@ -76,7 +76,7 @@ class LevelsOptions:
 
     # fmt: off
     network: tuple[str, ...] = option((), 'Snapshot, run folder (its newest snapshot), or EDM network pickle; repeat the option to measure several.', unit='FILE|DIR|URL')
-    expdir: Path | None = option(None, 'Run folder, of which every snapshot is measured.', unit='DIR')
+    expdir: Path | None = option(None, 'Run folder; every snapshot in it is measured.', unit='DIR')
     denoiser: tuple[str, ...] = option((), 'Closed form fitted to the training set, such as optimal or local:window=5; repeat the option for several. If networks are given, each is compared with the closed forms.', unit='NAME')
     data: str | None = option(None, 'Training set. [default: the training set of `expdir`]', unit='ZIP|DIR')
     sources: list[str] | None = option(None, f'Sources of noisy images: {",".join(SOURCES)}. [default: all available ones]', name='from', unit='LIST', parse=source_list)
@@ -122,12 +122,12 @@ class AgreementOptions:
 
     # fmt: off
     network: tuple[str, ...] = option((), 'Snapshot or EDM network pickle; give the option twice for two networks.', unit='FILE|DIR|URL')
-    expdir: tuple[Path, ...] = option((), 'Run folder, whose last snapshot is used; give the option twice for two runs.', unit='DIR')
-    denoiser: str | None = option(None, 'Closed form to use instead of the second network, fitted to the last training set.', unit='NAME')
+    expdir: tuple[Path, ...] = option((), 'Run folder; its last snapshot is used. Give the option twice for two runs.', unit='DIR')
+    denoiser: str | None = option(None, 'Closed form to use as the second generator, fitted to the last training set.', unit='NAME')
     data: tuple[str, ...] = option((), 'Training set of the first network; if the second network has another one, repeat the option. [default: the training sets of `expdir`]', unit='ZIP|DIR')
-    test: str | None = option(None, 'Held-out set, for the baseline of unrelated images.', unit='ZIP|DIR')
+    test: str | None = option(None, 'Held-out set; its similarity to the training sets serves as a baseline.', unit='ZIP|DIR')
     seeds: list[int] = option('0-999', 'Seeds, such as 1,2,5-10; each network generates one image per seed.', unit='LIST', parse=seed_list)
-    features: list[str] | None = option(None, 'Also compare features, given as two .npy files, float [N, d], in the order of the seeds.', unit='A,B', parse=word_list)
+    features: list[str] | None = option(None, 'Also compare image features, given as two .npy files (one per generator), float [N, d], in the order of the seeds.', unit='A,B', parse=word_list)
     threshold: float = option(0.6, 'Cosine above which two images count as the same.', unit='FLOAT')
     class_index: int | None = option(None, 'Generate all images with this class. [default: drawn from the seed]', name='class', unit='INT', least=0)
     class_prior: str = class_prior_option()

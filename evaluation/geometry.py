@@ -1,14 +1,15 @@
-"""The geometry of a training set across noise levels: where its images merge and where they are isolated. No network.
+"""The geometry of a training set across noise levels: where its images merge, and where they are isolated.
 
 `Geometry` collects, over blocks of training images, what noisy images z = x + sigma · e reveal about the training set:
 
-- posterior weight: max_i w_i(z) with w = softmax(-||z - x_i||² / (2 sigma²)); 1 if z can come from only one image;
+- posterior weight: max_i w_i(z) with w = softmax(-||z - x_i||² / (2 sigma²)), 1 if z can come from only one image;
 - effective number: 1 / sum_i w_i², the number of training images that contribute to the optimal denoiser's output;
 - shell coverage: the share of noisy held-out images that lie in the shell of at least one training image,
-  sigma √(d - 2 √(c d)) <= ||z - x_i|| <= sigma √(d + 2 √(c d) + 2 c), c = 5. Source: Dodson 2026. At the levels with
-  posterior weight and shell coverage >= 0.8, memorization is decided;
-- information: how much z reveals about x in nats, from the entropy of the noisy training images (at most ln N) and of
-  noisy held-out images, compared with a Gaussian of the training set's covariance. Source: Biroli et al. 2024;
+  sigma √(d - 2 √(c d)) <= ||z - x_i|| <= sigma √(d + 2 √(c d) + 2 c), c = 5. Memorization is decided at the levels
+  where both the posterior weight and the shell coverage are >= 0.8. Source: Dodson 2026;
+- information: how much z reveals about x, in nats, for noisy training images (at most the logarithm of their number)
+  and for noisy held-out images. It is compared with the information for a Gaussian population with the training set's
+  covariance. Source: Biroli et al. 2024;
 - local coverage of a training image x_j: sum_{i != j} exp(-||x_i - x_j||² / (2 sigma²)); an image is covered if this is
   at least 1. Images that are not covered are memorized first. Source: Merger and Goldt 2026.
 """
@@ -25,7 +26,7 @@ from evaluation.noise_levels import noise_like
 
 # The constant c in the shell radii: a noise vector lies outside its shell with probability at most 2 exp(-c).
 SHELL_TAIL = 5
-# Posterior weight and shell coverage at or above which memorization is decided at a level.
+# Memorization is decided at a level if its posterior weight and its shell coverage are both at least this high.
 DECIDED = 0.8
 # Training images per matrix product.
 BLOCK = 2048
@@ -60,7 +61,7 @@ def geometry(
 
     training: uint8 [M, …], on the device used for computing. images: uint8 [N, …]. levels: sigma > 0.
     positions: the images' positions in their set (None counts from 0). They determine the noise and, for training
-    images, which one to exclude from the local coverage. held_out: the images are not in the training set.
+    images, which one to exclude from the local coverage. held_out: whether the images come from a held-out set.
     """
     references = torch.as_tensor(training).flatten(1)
     places = torch.as_tensor(range(len(images)) if positions is None else positions, device=references.device)
@@ -78,7 +79,7 @@ def geometry(
 
 
 class _Sums:
-    """Running sums over training images for N noisy images at L levels, each divided by exp(highest)."""
+    """Running sums over training images for N noisy images at L levels, relative to exp(highest exponent so far)."""
 
     def __init__(self, scales: Tensor, shape: Sequence[int], noise_norm: Tensor):
         self.scales, self.noise_norm = scales, noise_norm
@@ -89,7 +90,10 @@ class _Sums:
         self.in_shell = torch.zeros_like(none, dtype=torch.bool)
 
     def add(self, squared: Tensor, along: Tensor, own: Tensor | None) -> None:
-        """Add a block. squared: ||x - x_i||², along: e · (x - x_i), both [N, K]. own: pairs of an image with itself."""
+        """Add a block of K training images. squared: ||x - x_i||² [N, K]. along: e · (x - x_i) [N, K].
+
+        own: marks the pairs of an image with itself, bool [N, K]; None for held-out images.
+        """
         for level, scale in enumerate(self.scales.tolist()):
             # ||x + s e - x_i||², without cancellation for x = x_i.
             distances = squared + 2 * scale * along + scale**2 * self.noise_norm[:, None]
@@ -132,7 +136,7 @@ def information(found: Geometry) -> Tensor:
 
 
 def gaussian_information(variances: Tensor | np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """1/2 sum ln(1 + l / sigma²) in nats, float64 [L], for a Gaussian population with covariance eigenvalues l.
+    """The information for a Gaussian population with covariance eigenvalues l: 1/2 sum ln(1 + l / sigma²) nats, [L].
 
     Among all populations with this covariance, the Gaussian has the most information.
     """
@@ -144,7 +148,7 @@ def gaussian_collapse_level(variances: Tensor | np.ndarray, num_images: int) -> 
     """The noise level at which a Gaussian population's information is ln N; at lower levels, N images are isolated.
 
     If the variance is s² in all d directions, this is s / √(N^(2/d) - 1). Source: Biroli et al. 2024, who use
-    t = ln(1 + sigma²) / 2. It is 0 for a single image.
+    t = ln(1 + sigma²) / 2. For a single image, the level is 0.
     """
     low, high = -30.0, 30.0  # bounds of ln sigma
     for _ in range(100):
@@ -159,7 +163,7 @@ def gaussian_collapse_level(variances: Tensor | np.ndarray, num_images: int) -> 
 def crossing_level(levels: Sequence[float], values: Sequence[float], threshold: float) -> float | None:
     """The highest noise level at which a curve reaches a threshold as the noise decreases; None if it never does.
 
-    Interpolated linearly in ln sigma. If the curve is above the threshold at the highest level, that level is returned.
+    The curve is linear in ln sigma between levels. If it starts above the threshold, the highest level is returned.
     """
     order = np.argsort(levels)[::-1]
     sigmas, heights = np.asarray(levels, dtype=np.float64)[order], np.asarray(values, dtype=np.float64)[order]
@@ -174,9 +178,10 @@ def crossing_level(levels: Sequence[float], values: Sequence[float], threshold: 
 
 
 def uncovered_levels(levels: Sequence[float], log_coverage: Tensor | np.ndarray) -> np.ndarray:
-    """The noise level at which each image's local coverage is 1, float64 [N]; the higher, the earlier memorized.
+    """The noise level at which each image's local coverage is 1, float64 [N].
 
-    log_coverage: [L, N]. The lowest level if the image is covered at all levels, the highest if at none.
+    Images with high levels are memorized first. An image gets the lowest level if it is covered at all levels, and the
+    highest if it is covered at none. log_coverage: [L, N].
     """
     curves = -np.asarray(log_coverage, dtype=np.float64)
     crossings = (crossing_level(levels, curve, 0) for curve in curves.T)

@@ -1,8 +1,8 @@
-"""How denoisers perform at a noise level: errors, distances between denoisers, linearity, and their intervals.
+"""How denoisers perform at a noise level: errors, distances between denoisers, linearity, and confidence intervals.
 
 All measurements use noisy images z = x + sigma · e in EDM's units: x is in [-1, 1], and squared errors are summed over
-an image's pixels and channels. An image's noise e depends only on (seed, position of the image), so all
-denoisers see the same z at any batch size, device and number of ranks, and differences between them are paired.
+an image's pixels and channels. An image's noise e depends only on the seed and the image's position. All denoisers
+therefore see the same z for any batch size, device and number of ranks, and differences between denoisers are paired.
 
 Sources: Kadkhodaie et al. 2024 (denoising error as PSNR), Niedoba et al. 2025 (distance to the optimum), Wang and
 Vastola 2024 (distance to the Gaussian), Bonnaire et al. 2025 (gap), Li, Dai and Qu 2024 (linearity).
@@ -26,7 +26,7 @@ DATA_RANGE = 2  # pixel values span [-1, 1]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images with its 95 % interval."""
+    """An estimate over images, such as a mean, with its 95 % interval."""
 
     mean: float
     low: float
@@ -36,7 +36,7 @@ class Estimate:
 def denoising_error(
     denoiser: Denoiser, images: Tensor | np.ndarray, sigma: float, seed: int = 0, labels: Tensor | None = None
 ) -> Tensor:
-    """||D(x + sigma e) - x||² of each image, float64 [N], summed over pixels in [-1, 1] units; see `denoised`."""
+    """||D(x + sigma e) - x||² for each image, float64 [N], summed over pixels in [-1, 1] units; see `denoised`."""
     return squared_distance(denoised(denoiser, images, sigma, seed, labels), to_float64(torch.as_tensor(images)))
 
 
@@ -48,10 +48,10 @@ def denoised(
     labels: Tensor | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Tensor:
-    """D(x + sigma e) of each image, float64 [N, C, R, R] in [-1, 1] units.
+    """D(x + sigma e) for each image, float64 [N, C, R, R] in [-1, 1] units.
 
     images: uint8 [N, C, R, R] on the device of the denoiser. labels: int64 [N], or None for no class. Two denoisers see
-    the same noise, so `squared_distance` of their results gives ||D - D'||² of each image.
+    the same noise, so `squared_distance` between their results gives ||D - D'||² for each image.
     """
     parts = []
     for start in range(0, len(images), batch_size):
@@ -67,7 +67,7 @@ def linearity(
 ) -> Tensor:
     """|cos(D((z1 + z2) / √2), (D(z1) + D(z2)) / √2)| for pairs of consecutive images, float64 [B // 2].
 
-    z: noisy images [B, C, R, R]. labels: one per image; a pair uses the label of its first. denoised: D(z) if known.
+    z: noisy images [B, C, R, R]. labels: one per image; a pair uses its first image's label. denoised: D(z) if known.
     The value is 1 for a linear denoiser. Source: Li, Dai and Qu 2024.
     """
     count = len(z) // 2 * 2
@@ -80,7 +80,7 @@ def linearity(
 
 
 def centred_cosine(denoised: Tensor, other: Tensor) -> Tensor:
-    """cos(D - mean D, F - mean F) of each image, float64 [B]; means are over the image's pixels and channels.
+    """cos(D - mean D, F - mean F) for each image, float64 [B]; means are over the image's pixels and channels.
 
     denoised, other: D and F, [B, C, R, R]. The value is 0 if an image is constant. Source: Kamb and Ganguli 2024.
     """
@@ -89,9 +89,9 @@ def centred_cosine(denoised: Tensor, other: Tensor) -> Tensor:
 
 
 def explained_share(denoised: Tensor, other: Tensor) -> Tensor:
-    """1 - ||D - F||² / ||D - mean D||² of each image, float64 [B]; mean D is over the image's pixels and channels.
+    """1 - ||D - F||² / ||D - mean D||² for each image, float64 [B]; mean D is over the image's pixels and channels.
 
-    denoised, other: D and F, [B, C, R, R]. Minus infinity if D is constant. Source: Lukoianov et al. 2025.
+    denoised, other: D and F, [B, C, R, R]. The value is minus infinity if D is constant. Source: Lukoianov et al. 2025.
     """
     spread = denoised - denoised.mean(dim=(1, 2, 3), keepdim=True)
     return 1 - squared_distance(denoised, other) / spread.flatten(1).square().sum(dim=1).double().cpu()
@@ -102,8 +102,8 @@ def trajectory(
 ) -> Iterator[tuple[float, Tensor]]:
     """The states of deterministic sampling trajectories at each noise level, float64 [B, C, R, R].
 
-    latents: standard normal [B, C, R, R]. levels: descending and closely spaced, since each step is one of Heun's
-    method. Yields (sigma, state) pairs, then (0, generated images). Source: Karras et al. 2022, algorithm 1.
+    latents: standard normal [B, C, R, R]. levels: descending and closely spaced, because each interval is a single Heun
+    step. Yields (sigma, state) pairs, then (0, generated images). Source: Karras et al. 2022, algorithm 1.
     """
     x = latents.to(widest_float(latents.device)) * levels[0]
     for sigma, sigma_next in zip(levels, [*levels[1:], 0.0], strict=True):
@@ -129,7 +129,7 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def noise_like(clean: Tensor, seed: int, positions: Sequence[int]) -> Tensor:
-    """Standard normal noise with clean's shape, dtype and device; each image's depends only on (seed, position)."""
+    """Standard normal noise like `clean` in shape, dtype and device; depends only on the seed and each position."""
     noise = [
         torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(derived_seed(seed, position)))
         for position in positions
@@ -151,7 +151,7 @@ def mean_interval(values: Tensor | np.ndarray) -> Estimate:
 def ratio_interval(numerators: Tensor | np.ndarray, denominators: Tensor | np.ndarray) -> Estimate:
     """The ratio between the means of N >= 2 paired values, with its 95 % interval by the delta method.
 
-    NaN if all denominators are 0.
+    Returns NaN if all denominators are 0.
     """
     a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if not b.any():
@@ -168,7 +168,7 @@ def _interval(mean: float, deviation: float, count: int) -> Estimate:
 def psnr(error: Estimate, num_values: int) -> Estimate:
     """The peak signal-to-noise ratio for a mean squared error, in dB: 10 log10(4 / MSE), as the data range is 2.
 
-    error: summed over an image's `num_values` pixels and channels.
+    error: squared error, summed over an image's `num_values` pixels and channels.
     """
     mean, high, low = (
         10 * math.log10(DATA_RANGE**2 * num_values / value) if value > 0 else math.inf

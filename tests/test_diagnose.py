@@ -315,7 +315,7 @@ def test_geometry_without_labels_and_held_out_images_names_neither(tmp_path):
     assert result.exit_code == 0, result.output
     (record,) = results(tmp_path / 'out', 'geometry')
     assert [(row['class'], row['num_images']) for row in record['classes']] == [(None, 6)]
-    assert 'For held-out images it is not measured.' in result.output
+    assert 'For held-out images, it is not measured.' in result.output
     assert re.search(r'sigma = [\d.]+ for a Gaussian population\.', result.output)
     assert 'class' not in result.output
 

@@ -19,7 +19,7 @@ from torch_utils import distributed
 from training.contact_sheets import save_picture
 from training.dataset import Dataset
 
-# Batches of seeds in one task, for which a generator is loaded only once.
+# Batches of seeds per task; each task loads a generator once.
 BATCHES_PER_TASK = 8
 GALLERY_ROWS = 24
 COLUMNS = {
@@ -33,7 +33,7 @@ COLUMNS = {
 class Pair:
     """Two generators, the training set of each (possibly the same), and a held-out set or None.
 
-    features: features of both generators' images at the seeds, float [N, d] each, or None.
+    features: the features of each generator's images, float [N, d] each, or None.
     """
 
     generators: Sequence[Generator]
@@ -51,9 +51,11 @@ def measure_agreement(
     partial: Path,
     settings: Row,
 ) -> Row:
-    """A record: `rows` has a distribution for each kind of pair, `images` has the values for each seed.
+    """Generate the images of both generators, compare them, draw the gallery, and return a record.
 
-    threshold: the cosine threshold. partial, settings: see `run_tasks`. gallery: PNG to draw of the first seeds.
+    The record's `rows` describe the similarities for each kind of image pair; `images` has the values for each seed.
+    threshold: cosine above which two images count as the same. gallery: path of a PNG that shows the first seeds.
+    partial, settings: see `run_tasks`.
     """
     size = batch_size * BATCHES_PER_TASK
 
@@ -121,7 +123,7 @@ def _row(found: Distribution) -> Row:
 def draw_pairs(pair: Pair, images: Sequence[np.ndarray], rows: Sequence[Row]) -> PIL.Image.Image:
     """Draw both generators' images at the first seeds, each with its nearest training image and the cosines.
 
-    images: of A and of B, uint8 [N, C, R, R]. rows: one per seed, from `compare`.
+    images: the images of A and those of B, uint8 [N, C, R, R] each. rows: the `images` entry of `compare`'s record.
     """
 
     def entry(place: int, row: Row) -> GalleryEntry:

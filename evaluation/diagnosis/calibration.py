@@ -1,7 +1,8 @@
-"""For closed forms with windows: the window at each noise level with which a closed form best resembles a network.
+"""Calibration of a closed form's windows: at each noise level, the window that best reproduces a network's output.
 
-For each state on the network's own sampling trajectories, find the window with the highest cosine between mean-removed
-outputs; the calibrated window at a level is the median over images. Source: Kamb and Ganguli 2024.
+At each state on the network's own sampling trajectories, the best window gives the highest cosine between the outputs
+of closed form and network (after subtracting each output's mean). The calibrated window at a noise level is the median
+of the best windows over images. Source: Kamb and Ganguli 2024.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def measure_windows(
     partial: Path,
     settings: Row,
 ) -> Row:
-    """A network's record: `rows`, one per level, and `windows`, the (sigma, window) pairs of a table."""
+    """Calibrate the windows; return a record with `rows`, one per level, and `windows`, a list of [sigma, window]."""
     network, batch_size = load(), options.denoising.batch_size
     levels = noise_levels(options.levels, network)
     labels = labels_of(sets, network.label_dim, options.denoising)

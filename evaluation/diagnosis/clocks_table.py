@@ -26,7 +26,11 @@ COLUMNS = {'run': 'run', 'dataset_size': '|D|', 'snapshots': 'snapshots'} | {
 
 @dataclass(frozen=True)
 class Run:
-    """A run. snapshots: oldest first. batch, lr: used to normalize times. records: from its mem_traj.jsonl."""
+    """A training run.
+
+    snapshots: its snapshots, oldest first. batch, lr: its batch size and learning rate, used to normalize times.
+    records: the records in its mem_traj.jsonl.
+    """
 
     name: str
     snapshots: Sequence[Generator]
@@ -38,9 +42,10 @@ class Run:
 def measure_clocks(
     run: Run, sets: ImageSets, options: ClocksOptions, device: torch.device, partial: Path, settings: Row
 ) -> Row:
-    """A record: `rows` has both errors for each snapshot, plus the clocks in kimg. partial, settings: see `run_tasks`.
+    """Measure a run; return a record with its `clocks` in kimg and, in `rows`, the errors of each snapshot.
 
-    The error is EDM's loss: the mean per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)², averaged over the levels.
+    The error is EDM's loss: the mean squared error per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)² and averaged
+    over the noise levels. partial, settings: see `run_tasks`.
     """
     load = functools.lru_cache(maxsize=1)(lambda place: run.snapshots[place].denoiser())
     first, batch_size = load(0), options.denoising.batch_size
@@ -79,7 +84,7 @@ def measure_clocks(
 
 
 def clocks_record(run: Run, dataset_size: int, train: np.ndarray, test: np.ndarray) -> Row:
-    """A run's record, computed from the errors [S, N] of its snapshots."""
+    """A run's record, computed from the errors of its snapshots on training and on held-out images, [S, N] each."""
     times = [snapshot.kimg or 0.0 for snapshot in run.snapshots]
     evaluated = {record['snapshot']: record for record in run.records}  # the newest record of each snapshot
     found = {'tau_gen': generalization_clock(times, test), 'tau_mem_error': gap_clock(times, test - train)}
@@ -120,11 +125,12 @@ def summary_row(record: Row) -> Row:
 
 
 def compare_runs(records: Sequence[Row]) -> Row:
-    """How each clock scales over runs: its regression on |D| in steps, and its spread with and without normalization.
+    """How each clock tau scales over runs: its regression on the training-set size |D|, and its spread.
 
-    `exponent` is the exponent of tau in |D| (least squares on logarithms), and `slope` the increase of tau in steps per
-    training image, both with intervals, for three or more runs of different sizes. `spread` is the standard deviation
-    of ln tau over two or more runs, in `steps` and in `normalized` time. Runs without the clock are skipped.
+    For three or more runs of at least two sizes, `slope` is the increase of tau in steps per training image, and
+    `exponent` is the exponent of tau in |D| (least squares on logarithms), both with intervals. For two or more runs,
+    `spread_steps` and `spread_normalized` are the standard deviations of ln tau in steps and in normalized time.
+    Runs in which the event did not happen are skipped.
     """
     found: Row = {}
     for clock in CLOCKS:
@@ -142,7 +148,7 @@ def compare_runs(records: Sequence[Row]) -> Row:
 
 
 def run_time(record: Row, kimg: float, records: Sequence[Row]) -> float:
-    """The normalized time, in steps, after `kimg` thousand images of a run. records: the records of all runs."""
+    """The normalized time, in steps, when a run has seen `kimg` thousand images. records: the records of all runs."""
     factors = {'size': 'dataset_size', 'batch': 'batch', 'lr': 'lr'}
     smallest = {factor: min(other[name] for other in records) for factor, name in factors.items()}
     own = {factor: record[name] for factor, name in factors.items()}
@@ -157,7 +163,8 @@ def comparison_lines(found: Row) -> list[str]:
         text += f'{values["spread_normalized"]:.3g} in normalized time'
         if 'exponent' in values:
             slope, exponent = values['slope'], values['exponent']
-            text += f'; tau grows by {slope["slope"]:.4g} steps per image ({slope["low"]:.4g} to {slope["high"]:.4g}), '
-            text += f'as |D|^{exponent["slope"]:.3g} ({exponent["low"]:.3g} to {exponent["high"]:.3g})'
+            text += f'; tau grows by {slope["slope"]:.4g} steps per training image '
+            text += f'({slope["low"]:.4g} to {slope["high"]:.4g}) and scales as |D|^{exponent["slope"]:.3g} '
+            text += f'({exponent["low"]:.3g} to {exponent["high"]:.3g})'
         lines.append(text)
     return lines

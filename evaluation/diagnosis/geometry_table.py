@@ -1,4 +1,4 @@
-"""The geometry of a training set by noise level: where its memorization is decided, and which images are first."""
+"""The geometry of a training set: the noise levels where memorization is decided, and the images memorized first."""
 
 import math
 from collections.abc import Sequence
@@ -49,8 +49,10 @@ def measure_geometry(
     partial: Path,
     settings: Row,
 ) -> Row:
-    """A record: `rows` by level, `images` (the level below which each is not covered), `classes`, and collapse levels.
+    """Measure the geometry and return a record.
 
+    The record has `rows` (one per noise level), `images` (for each image, the noise level below which it is not
+    covered), `classes` (the same by class), and the collapse levels.
     gaussian: the Gaussian denoiser fitted to the training set. partial, settings: see `run_tasks`.
     """
     training = sets.training.images.to(device)
@@ -82,7 +84,10 @@ def measure_geometry(
 
 
 def summarize(found: Arrays, levels: Sequence[float], sets: ImageSets, variances: np.ndarray) -> Row:
-    """The record from values [L, N]. variances: eigenvalues of the training set's covariance, in [-1, 1] units."""
+    """The record computed from the values in `found`, [L, N] each.
+
+    variances: the eigenvalues of the training set's covariance, in [-1, 1] units.
+    """
     gaussian = gaussian_information(variances, levels)
     rows = []
     for level, sigma in enumerate(levels):
@@ -116,14 +121,14 @@ def summarize(found: Arrays, levels: Sequence[float], sets: ImageSets, variances
 
 
 def share(flags: np.ndarray) -> Estimate:
-    """The share of flags that are set, with its 95 % Wilson interval."""
+    """The share of true flags, with its 95 % Wilson interval."""
     return Estimate(float(flags.mean()), *wilson_interval(int(flags.sum()), len(flags)))
 
 
 def class_rows(uncovered: np.ndarray, labels: np.ndarray | None) -> list[Row]:
-    """For each class, the noise levels below which its images are not covered; the highest first.
+    """One row per class: statistics of the noise levels below which its images are not covered, highest median first.
 
-    Without labels, there is one row for all images, with class None.
+    Without labels, a single row with class None describes all images.
     """
     rows = []
     for label in [None] if labels is None else np.unique(labels).tolist():

@@ -1,4 +1,4 @@
-"""The sets and noise levels of a measurement, and checks that they match the denoiser and each other."""
+"""The image sets and noise levels of a measurement; checks that they match the denoiser and each other."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ LOWEST, HIGHEST, RHO = 0.002, 80, 7
 
 @dataclass(frozen=True)
 class ImageSets:
-    """A training set and an optional held-out set. num: how many images of each to measure, from the start."""
+    """A training set and an optional held-out set. num: number of images to measure, the first ones of each set."""
 
     training: Dataset
     held_out: Dataset | None
@@ -35,7 +35,7 @@ class ImageSets:
 
 
 def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool) -> ImageSets:
-    """Read the sets. num: None uses `USUAL_NUMBER`, or all images of a smaller set.
+    """Read the sets. num: number of images to measure; None uses `USUAL_NUMBER`, or all images of the smaller set.
 
     Raises UserError if the sets differ in shape, share images (unless allowed), or have fewer images than `num`.
     """
@@ -54,9 +54,9 @@ def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool)
 
 
 def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[float]:
-    """The noise levels to measure at, descending, as the denoiser rounds them.
+    """The noise levels at which to measure, descending, rounded by the denoiser.
 
-    levels: a list, or how many to take from the schedule of EDM's sampler within the denoiser's range.
+    levels: a list of noise levels, or the number of levels in EDM's schedule within the denoiser's range.
     Raises UserError for a level that is not positive or outside the denoiser's range.
     """
     low, high = denoiser.sigma_min, denoiser.sigma_max
@@ -73,9 +73,10 @@ def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[floa
 
 
 def labels_of(sets: ImageSets, label_dim: int, options: DenoisingOptions) -> dict[str, Tensor] | None:
-    """The class of each measured image, by set: its own or a single one; None for an unconditional denoiser.
+    """The classes to denoise with, int64 [num] for each set: `class_index`, or the class of each image.
 
-    Raises UserError for a class or label that the network does not have.
+    Returns None if the denoiser is unconditional or `no_labels` is set.
+    Raises UserError for a class or label that the denoiser does not have.
     """
     class_index = options.class_index
     if class_index is not None and not 0 <= class_index < label_dim:

@@ -1,7 +1,7 @@
-"""A denoiser's denoising error by noise level, and its distances to the optimal denoiser and the Gaussian denoiser.
+"""A denoiser's error at each noise level, and its distances to the optimal denoiser and to the Gaussian denoiser.
 
-Noisy images come from four sources: training images with noise, held-out images with noise, states at this level on the
-denoiser's own sampling trajectories, and generated images to which noise is added again.
+There are four sources of noisy images: training images with added noise, held-out images with added noise, states on
+the denoiser's own sampling trajectories, and generated images with added noise.
 """
 
 import functools
@@ -37,7 +37,7 @@ from training.closed_form.rows import ImageRows
 from training.denoiser import Denoiser
 from training.sampling import to_uint8
 
-# Makes the initial noise of trajectories differ from the noise added to training images.
+# Added to the seed, so that the initial noise of trajectories differs from the noise added to images.
 LATENT_SEED = 1 << 31
 COLUMNS = {
     'sigma': 'sigma', 'error_per_pixel': 'error/pixel', 'error_per_pixel_low': 'low', 'error_per_pixel_high': 'high',
@@ -47,15 +47,15 @@ COLUMNS = {
 }  # fmt: skip
 
 
-# How much of a denoiser D a closed form F explains, keyed by column prefix; the literature calls both measures r2.
+# Two measures of how well a closed form F explains a denoiser D, by column prefix; the literature calls both r2.
 EXPLAINED = {'cosine': 'cos(D - mean D, F - mean F)', 'explained': '1 - |D - F|² / |D - mean D|²'}
 
 
 @dataclass(frozen=True, eq=False)
 class LevelsRequest:
-    """What to measure. sources: the members of `SOURCES` to measure now.
+    """What to measure. sources: members of `SOURCES`.
 
-    closed_forms: names of closed forms to compare with, in addition to the optimum and the Gaussian.
+    closed_forms: names of closed forms to compare with, in addition to the optimal and Gaussian denoisers.
     """
 
     options: LevelsOptions
@@ -66,19 +66,19 @@ class LevelsRequest:
 
     @property
     def compared(self) -> list[str]:
-        """The closed forms compared in detail: none, or the optimum, the Gaussian and the given ones."""
+        """The closed forms compared by `EXPLAINED`: all `references`, or none if `closed_forms` is empty."""
         return [*dict.fromkeys(('optimal', 'gaussian', *self.closed_forms))] if self.closed_forms else []
 
     @functools.cache  # noqa: B019
     def references(self, with_labels: bool) -> dict[str, Denoiser]:
-        """The training set's optimal denoiser and Gaussian denoiser, and the closed forms to compare with."""
+        """All closed forms to compare with, by name: the optimal and Gaussian denoisers, and `closed_forms`."""
         labels = self.sets.training.labels if with_labels else None
         rows = ImageRows(self.sets.training.images, labels, compute_device(self.device))
         return {name: make_denoiser(name, rows) for name in dict.fromkeys(('optimal', 'gaussian', *self.closed_forms))}
 
 
 def measure_levels(request: LevelsRequest, load: Callable[[], Denoiser], partial: Path, settings: Row) -> Row:
-    """A record for one denoiser: `rows`, one per source and level. partial, settings: see `run_tasks`."""
+    """Measure a denoiser; return a record with `rows`, one per source and level. partial, settings: see `run_tasks`."""
     measured, num = Measured(request, load()), request.sets.num
     sources = [source for source in SOURCES if source in request.sources]
     kinds = dict.fromkeys('sampled' if source in SOURCES[2:] else source for source in sources)
@@ -110,14 +110,14 @@ class Measured:
         self.references = request.references(self.labels is not None)
 
     def noised(self, place: slice, kind: str) -> dict[str, Tensor]:
-        """Values [L, B] for noisy training images ('train') or noisy held-out images ('test')."""
+        """Measured values [L, B] for noisy training images ('train') or noisy held-out images ('test')."""
         dataset = self.request.sets.training if kind == 'train' else self.request.sets.held_out
         assert dataset is not None
         clean = to_float64(dataset.images[place].to(self.request.device))
         return self._of_images(kind, clean, place, self._labels_at(kind, place))
 
     def sampled(self, place: slice) -> dict[str, Tensor]:
-        """Values [L, B] for states on trajectories, and for the generated images at their ends with noise added."""
+        """Measured values [L, B] for states on sampling trajectories, and for generated images with added noise."""
         labels = self._labels_at('train', place)
         clean = to_float64(self.request.sets.training.images[place].to(self.request.device))
         latents = noise_like(clean, self.seed + LATENT_SEED, range(place.start, place.stop))
@@ -140,7 +140,10 @@ class Measured:
         return _stacked(source, [self._values(clean + sigma * noise, sigma, clean, labels) for sigma in self.levels])
 
     def _values(self, z: Tensor, sigma: float, clean: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
-        """Squared errors and distances float64 [B], and linearity [B // 2], at noisy images. clean: None if unknown."""
+        """Squared errors and distances float64 [B], and linearity [B // 2], at noisy images z [B, C, R, R].
+
+        clean: the images without noise; None (on trajectories) measures no errors.
+        """
         denoised = denoise(self.denoiser, z, sigma, labels)
         others = {name: denoise(other, z, sigma, labels) for name, other in self.references.items()}
         optimal, gaussian = others['optimal'], others['gaussian']
@@ -164,7 +167,7 @@ def _stacked(source: str, values: Sequence[Mapping[str, Tensor]]) -> dict[str, T
 
 
 def level_rows(found: Arrays, sources: Sequence[str], levels: Sequence[float], num_values: int) -> list[Row]:
-    """One row per source and level, from values [L, N]. num_values: pixels times channels of an image."""
+    """One row per source and level, from measured values [L, N]. num_values: an image's pixels times channels."""
     rows = []
     for source in sources:
         own = {name.partition('/')[2]: values for name, values in found.items() if name.startswith(f'{source}/')}
@@ -178,7 +181,7 @@ def level_rows(found: Arrays, sources: Sequence[str], levels: Sequence[float], n
 
 
 def _estimates(at: Arrays, num_values: int) -> dict[str, Estimate]:
-    """Means over images, both summed over pixels and per pixel; differences are paired."""
+    """Average values over images, both summed over pixels and per pixel; differences are paired."""
     alone = {name for name in at if name == 'linearity' or name.startswith(tuple(f'{kind}_' for kind in EXPLAINED))}
     summed = {name: mean_interval(values) for name, values in at.items() if name not in alone}
     if 'error' in at:
@@ -197,7 +200,7 @@ def _estimates(at: Arrays, num_values: int) -> dict[str, Estimate]:
 
 
 def explained_tables(compared: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """For each formula in `EXPLAINED`: a heading, and the columns to show."""
+    """Yield a heading and the columns to show, for each formula in `EXPLAINED`."""
     for kind, formula in EXPLAINED.items():
         columns = {f'{kind}_{name}': name for name in compared} | {f'most_{kind}': 'highest'}
         yield f'{formula}, for each closed form F:', {'sigma': 'sigma', **columns}

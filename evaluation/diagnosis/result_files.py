@@ -1,4 +1,4 @@
-"""Results as JSON (finished parts are not measured again), as CSV, and as readable tables."""
+"""Writes results as JSON (from which finished measurements are read back), as CSV, and as text tables."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def flat(estimates: Mapping[str, Estimate]) -> Row:
 
 
 def measure_missing(path: Path, wanted: Sequence[tuple[Row, Measure]]) -> list[Row]:
-    """A record for each of the settings, in order, on every rank: read from a JSON file, or measured now.
+    """Return a record for each pair in `wanted`, in order, on every rank: read from a JSON file, or measured now.
 
     path: the JSON file, written after each measurement; records with other settings are removed from it.
     wanted: pairs of settings (values that JSON can store) and the function that measures the rest of the record.
@@ -62,7 +62,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def text_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
-    """Aligned columns. columns: maps keys of rows to headings; columns that are in no row are omitted."""
+    """Format rows as aligned columns. columns: the heading for each key; columns without values are omitted."""
     shown = {name: heading for name, heading in columns.items() if any(row.get(name) is not None for row in rows)}
     cells = [list(shown.values()), *([_cell(row.get(name)) for name in shown] for row in rows)]
     return aligned(cells, left=0)

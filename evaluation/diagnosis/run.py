@@ -1,6 +1,6 @@
 """Runs the commands of diagnose.py, from options to records, JSON, CSV and printed tables.
 
-Each function returns the records (on every rank) and the path of the results without its extension.
+Each command's function returns the records (on every rank) and the path of the result files without extension.
 """
 
 import functools
@@ -93,7 +93,10 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
 
 
 def run_calibrate(options: CalibrateOptions, device: torch.device) -> Results:
-    """Find the window at each level at which a closed form best resembles a network. Raises as `run_levels`."""
+    """Find the window at each noise level with which a closed form best resembles a network.
+
+    Raises UserError if the closed form has no windows, or the training set does not match the network.
+    """
     if 'window' not in inspect.signature(denoiser_class(read_name(options.denoiser)[0])).parameters:
         raise UserError(f'`denoiser`={options.denoiser} has no windows; give local, equivariant or patch')
     generator = SnapshotGenerator(
@@ -115,9 +118,9 @@ def run_calibrate(options: CalibrateOptions, device: torch.device) -> Results:
     (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
     table = path.with_name('windows.json')
     distributed.on_main(lambda: write_json(table, {'windows': record['windows']}))
-    print0(f'Windows of {options.denoiser} that best resemble {generator.name}, on {sets.num} of its trajectories')
+    print0(f'Windows with which {options.denoiser} best resembles {generator.name} ({sets.num} sampling trajectories)')
     print0(text_table(record['rows'], calibration.COLUMNS))
-    print0(f'Use them in a closed form with window={table}')
+    print0(f'To use these windows in a closed form, give it window={table}')
     return [record], path
 
 
@@ -132,14 +135,14 @@ def run_geometry(options: GeometryOptions, device: torch.device) -> Results:
     (record,) = measure_missing(path.with_suffix('.json'), [(settings, measure)])
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), record['rows']))
     distributed.on_main(lambda: write_csv(path.with_name(f'{path.name}_images.csv'), record['images']))
-    print0(f'{len(sets.training.images):,} training images; {sets.num} of each set measured; 95 % intervals')
+    print0(f'{len(sets.training.images):,} training images; {sets.num} images measured in each set; 95 % intervals')
     print0(text_table(record['rows'], geometry_table.COLUMNS))
     held_out, gaussian_level = record['collapse_level'], record['gaussian_collapse_level']
     measured = '' if held_out is None else f'{held_out:.4g} for held-out images, '
-    print0(f'Information is in nats, at most ln |D| = {record["log_size"]:.4g}; as noise falls, it reaches this at')
+    print0(f'Information is in nats. As noise decreases, information reaches ln |D| = {record["log_size"]:.4g} at')
     print0(f'sigma = {measured}{gaussian_level:.4g} for a Gaussian population.')
     if held_out is None:
-        print0('For held-out images ' + ('it does not reach this.' if sets.held_out else 'it is not measured.'))
+        print0('For held-out images, it ' + ('does not reach ln |D|.' if sets.held_out else 'is not measured.'))
     print0(text_table(record['classes'], geometry_table.CLASS_COLUMNS))
     return [record], path
 
@@ -151,9 +154,9 @@ def run_agreement(options: AgreementOptions, device: torch.device) -> Results:
         raise UserError(f'`network`, `expdir` and `denoiser` must give two generators in total, not {count}')
     paths = list(options.data) or [data_of(expdir) for expdir in options.expdir if not options.network]
     if not paths:
-        raise UserError('`data` is missing; give the training set of both networks, or one for each')
+        raise UserError('`data` is missing; give one training set for both networks, or one for each')
     if len(paths) > 2:
-        raise UserError('`data`: give one training set for both, or one for each of the two')
+        raise UserError('`data`: more than two training sets are given; give one for both generators, or one for each')
     if len(options.seeds) < 2:
         raise UserError('`seeds`: intervals need at least two seeds')
     sampling = Sampling.of(options, data=paths[-1])
@@ -231,7 +234,7 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
 
 
 def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.device) -> list[Generator]:
-    """The denoisers to measure: networks (a run's are oldest first) or, without networks, the closed forms."""
+    """The denoisers to measure: networks (a run's snapshots are oldest first) or, without networks, closed forms."""
     networks = bool(options.network) + (options.expdir is not None)
     if networks > 1 or not (networks or options.denoiser):
         raise UserError('give `network` or `expdir`, or closed forms with `denoiser`')
@@ -243,7 +246,7 @@ def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.
 
 
 def compared_generators(options: AgreementOptions, sampling: Sampling, device: torch.device) -> list[Generator]:
-    """The two generators to compare: first networks, then last snapshots of runs, then the closed form."""
+    """The two generators to compare: networks come first, then the last snapshots of runs, then the closed form."""
     found: list[Generator] = [SnapshotGenerator(path, sampling, device) for path in network_files(options)]
     found += [generators_of_run(expdir, sampling, device)[0] for expdir in options.expdir]
     if options.denoiser is not None:
@@ -254,7 +257,9 @@ def compared_generators(options: AgreementOptions, sampling: Sampling, device: t
 def network_files(options: LevelsOptions | AgreementOptions) -> list[Path]:
     """The files of the networks; those given as a URL are downloaded once."""
     if options.download.sha256 is not None and len(options.network) != 1:
-        raise UserError(f'`sha256` is the hash of one file, but `network` gives {len(options.network)}; remove it')
+        raise UserError(
+            f'`sha256` is the hash of one file, but `network` is given {len(options.network)} times; remove `sha256`'
+        )
     return [fetched(network, options.download) for network in options.network]
 
 

@@ -1,4 +1,4 @@
-"""Independent parts of a measurement, distributed over ranks; an interrupted measurement resumes."""
+"""Distributes the independent parts of a measurement over ranks, and resumes an interrupted measurement."""
 
 import functools
 import time
@@ -50,7 +50,7 @@ def run_tasks(
 
 
 def joined(results: Mapping[str, Arrays], axis: int) -> Arrays:
-    """Concatenate the arrays of several tasks, in order, along an axis; some tasks can lack a name."""
+    """For each array name, concatenate the arrays of all tasks that have it, in order, along an axis."""
     names = dict.fromkeys(name for arrays in results.values() for name in arrays)
     return {
         name: np.concatenate([arrays[name] for arrays in results.values() if name in arrays], axis) for name in names

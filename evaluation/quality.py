@@ -52,15 +52,15 @@ def calculate(options: CalcOptions, device: torch.device) -> Record:
 
 
 def report(record: Record) -> str:
-    """Format a record as text; every value is shown with the numbers of images."""
+    """Format a record as text, in which each distance has the numbers of images next to it."""
     counts = f'{record["num_images"]} images of {record["images"]} compared with '
     counts += f'{record["num_reference"] or "an unknown number"} of {record["reference"]}'
     lines = [f'Fréchet distance: {record["frechet_distance"]:.6g}, {counts}, features: {record["extractor"]}']
     if 'frechet_infinity' in record:
         infinity = record['frechet_infinity']
         lines.append(
-            f'Fréchet distance at infinity: {infinity["distance"]:.6g}, a line in 1/n through {len(infinity["sizes"])} '
-            f'subsets of {infinity["sizes"][0]} to {infinity["sizes"][-1]} images'
+            f'Fréchet distance at infinity: {infinity["distance"]:.6g}, from a line in 1/n fitted to '
+            f'{len(infinity["sizes"])} subsets of {infinity["sizes"][0]} to {infinity["sizes"][-1]} images'
         )
     if 'kernel_distance' in record:
         kernel = record['kernel_distance']
@@ -71,7 +71,7 @@ def report(record: Record) -> str:
 
 
 def write_features(options: ExtractOptions, device: torch.device) -> tuple[int, int]:
-    """Write the features of images; return the number of images and the feature dimension."""
+    """Write image features; return the number of images and the feature dimension."""
     require_writable('dest', options.dest, '.npy')
     extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
     features = features_of(options.source, 'source', extractor, options.extraction, fewest=1)
@@ -125,7 +125,7 @@ def read_statistics(path: str, extractor: Extractor) -> Moments:
             mean, covariance = file['mu'].astype(np.float64), file['sigma'].astype(np.float64)
             count = int(file['num']) if 'num' in file else None
             settings = json.loads(str(file['settings'])) if 'settings' in file else None
-    except Exception as error:  # numpy raises many exceptions for corrupt files
+    except Exception as error:  # NumPy raises many kinds of exceptions for corrupt files
         raise UserError(f'{where} is corrupt ({type(error).__name__}); create it again') from error
     if covariance.shape != (len(mean), len(mean)) or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(f'{where}: mu {mean.shape} and sigma {covariance.shape} are not a mean and a covariance')
@@ -137,7 +137,7 @@ def read_statistics(path: str, extractor: Extractor) -> Moments:
 def measured_features(
     options: CalcOptions, extractor: Extractor, device: torch.device
 ) -> tuple[Record, list[np.ndarray]]:
-    """The name of the measured images as it appears in records, and their features on the main rank."""
+    """The record's entries on where the measured images come from, and their features on the main rank."""
     first, last = options.seed, options.seed + options.num - 1
     extraction = options.extraction
     if options.images is not None:
@@ -166,7 +166,10 @@ def features_of(
     seed: int = 0,
     fewest: int = 2,
 ) -> list[np.ndarray]:
-    """The features of given images, on the main rank. num: use only this many images, drawn with `seed`."""
+    """The features of given images, on the main rank.
+
+    num: number of images to use, drawn with `seed`; None uses all. fewest: the required number of images.
+    """
     images = read_images(path, argument, progress=distributed.is_main())
     if len(images) < fewest:
         raise UserError(

@@ -14,7 +14,7 @@ class ExtractionOptions:
 
     # fmt: off
     extractor: str = option('pixels', 'Feature extractor: pixels, torchscript:FILE.pt, or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
-    preprocess: str | None = option(None, 'Preprocessing for torchscript: inception, imagenet, sscd, clip, none, or a list of settings such as size=224,filter=bicubic,crop=224,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5.', unit='NAME')
+    preprocess: str | None = option(None, 'Preprocessing for a torchscript extractor: inception, imagenet, sscd, clip, none, or a list of settings such as size=224,filter=bicubic,crop=224,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5.', unit='NAME')
     batch_size: int = option(64, 'Batch size on each rank.', name='batch', unit='INT', least=1)
     cache_dir: Path | None = option(None, "Folder for downloads and cached features. [default: the user's cache folder]", unit='DIR')
     device: str = device_option()
@@ -32,7 +32,7 @@ class CalcOptions:
     data: str | None = option(None, 'Training set for `denoiser`.', unit='ZIP|DIR|NPZ|NPY')
     ref: str = option(REQUIRED, 'Reference: images, or statistics from fid.py ref or EDM. The kernel distance needs images.', unit='NPZ|ZIP|DIR|NPY')
     num: int = option(50000, 'Number of images to use; if `images` has fewer, all of them.', unit='INT', least=2)
-    seed: int = option(0, 'Seed for choosing among `images`, or the first seed to sample from.', unit='INT', least=0, most=2**31)
+    seed: int = option(0, 'Seed for drawing a subset of `images`, or the first seed to sample from.', unit='INT', least=0, most=2**31)
     infinity: bool = option(False, 'Also extrapolate the Fréchet distance to infinitely many images.', switch=True)
     class_index: int | None = option(None, 'Sample all images with this class. [default: drawn from the seed]', name='class', unit='INT', least=0)
     class_prior: str = class_prior_option()
@@ -68,7 +68,7 @@ class RefOptions:
 def check_calc(options: CalcOptions, given: set[str]) -> None:
     """Raise ArgumentError if options are incompatible. given: names of the arguments that the user gave."""
     if [options.images, options.network, options.denoiser].count(None) != 2:
-        raise ArgumentError('give one of `images`, `network` (a snapshot) and `denoiser` (a closed form of `data`)')
+        raise ArgumentError('give exactly one of `images`, `network` (a snapshot) and `denoiser` (a closed form)')
     if (options.data is None) != (options.denoiser is None):
         raise ArgumentError('`denoiser` requires `data` (its training set); `data` is used only with `denoiser`')
     sampling = ['class_index', 'class_prior', 'sha256', *(f.name for f in fields(SamplerOptions))]

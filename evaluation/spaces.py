@@ -1,7 +1,7 @@
 """Spaces in which images are compared: pixels (`PixelSpace`), or features from an extractor (`FeatureSpace`).
 
-A metric gets its distances from a `Space` and never handles images. The computation is done in blocks: the full matrix
-of distances is never stored, so memory does not grow with queries times references.
+A metric gets its distances from a `Space` and never handles images. Distances are computed in blocks; the full matrix
+of queries times references is never stored.
 """
 
 from collections.abc import Iterator
@@ -35,13 +35,13 @@ class Space(Protocol):
     """
 
     def validate(self, rows: Rows, name: str) -> None:
-        """Raise UserError if the rows do not belong to this space. name: what the rows are, for messages."""
+        """Raise UserError if the rows are not valid in this space. name: what the rows are, for messages."""
 
     def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
         """Indices int64 [N, k] and squared distances [N, k] of the k nearest references, ties by lowest index."""
 
     def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-        """How many balls around references contain each query: int64 [N] excluding and [N] including their surface.
+        """Count the balls around references that contain each query: int64 [N] for open and [N] for closed balls.
 
         squared_radii: one per reference, [M], with the dtype of the squared distances.
         """
@@ -56,7 +56,7 @@ class Space(Protocol):
 class PixelSpace:
     """Compares images uint8 [N, C, H, W] by their pixel levels (0 to 255), with exact integers.
 
-    device: where to compare. [default: the references' device]
+    device: the device that compares images. [default: the references' device]
     """
 
     def __init__(self, device: torch.device | str | None = None):
@@ -89,7 +89,7 @@ class FeatureSpace:
     then computed as sums of squared differences in float64. The results are the same as if this sum were computed for
     all pairs: there is no cancellation, and equal features have distance 0.
 
-    device: for the matrix products. [default: the CPU]
+    device: the device that computes the matrix products. [default: the CPU]
     """
 
     def __init__(self, device: torch.device | str | None = None):
@@ -106,7 +106,7 @@ class FeatureSpace:
 
     def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
         queries, references = _numpy(queries), _numpy(references)
-        assert 1 <= k <= len(references), f'{k} neighbours need at least as many references, not {len(references)}'
+        assert 1 <= k <= len(references), f'{k} neighbours need at least {k} references, not {len(references)}'
         rough = _RoughDistances(queries, references, self.device)
         found = [
             self._nearest_block(rough, start, block, references, k) for start, block in _blocks(queries, _QUERY_BLOCK)
@@ -167,11 +167,11 @@ class _RoughDistances:
     """Squared distances between features in float32, and a bound on their error.
 
     Features minus the references' mean are divided by a power of two, so that norms are at most 1, and rounded to
-    float32 (u = 2^-24). With exact norms, the error of |q|² + |r|² - 2 q·r has these parts: less than d u |q||r| for
+    float32 (u = 2^-24). The error of |q|² + |r|² - 2 q·r, with exact norms, has these parts: less than 2 d u |q||r| for
     the product of d numbers, summed in any order (Higham 2002, "Accuracy and stability of numerical algorithms",
-    section 3.1); 2 u |q||r| for rounded features; both of these doubled; 4 u (|q| + |r|)² for rounded norms and sums;
-    d 2^-140 for underflow; and a far smaller rounding error in the float64 sum. The bound is larger than the total of
-    these. If torch might round the inputs of float32 products further (TF32), float64 is used instead.
+    section 3.1); 4 u |q||r| for rounding features; 4 u (|q| + |r|)² for rounding norms and sums; d 2^-140 for
+    underflow; and a far smaller rounding error in the float64 sum. The bound exceeds their total. If torch might round
+    the inputs of float32 products further (TF32), float64 is used instead.
     """
 
     def __init__(self, queries: np.ndarray, references: np.ndarray, device: torch.device):
@@ -184,7 +184,7 @@ class _RoughDistances:
         self.all_queries, self.references = queries, self._rounded(references)
 
     def queries_at(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """A block of queries [Q, d], and their norms [Q]."""
+        """A block of `count` queries [Q, d] from `start`, and their norms [Q]."""
         return self._rounded(self.all_queries[start : start + count]), self.query_norms[start : start + count]
 
     def block(self, queries: tuple[Tensor, Tensor], start: int, count: int) -> tuple[Tensor, Tensor]:
@@ -227,7 +227,7 @@ def _squared_distances(queries: np.ndarray, references: np.ndarray, i: np.ndarra
 def _merge(
     index: np.ndarray, squared: np.ndarray, query: np.ndarray, place: np.ndarray, candidates: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest per row from (index, squared) [Q, k] and the candidate triples; ties by lowest index."""
+    """Merge the k nearest so far (index, squared, [Q, k]) with candidates (query, place); ties by lowest index."""
     Q, k = index.shape
     rows = np.concatenate([np.repeat(np.arange(Q), k), query])
     places = np.concatenate([index.ravel(), place])

@@ -139,7 +139,7 @@ def test_infinity_is_the_intercept_of_a_line_in_one_over_n(pixels, tmp_path):
     truth = np.square(mean - pixels.mean(axis=0)).sum() + np.square(np.sqrt(eigenvalues) - np.sqrt(variance)).sum()
     assert abs(found['distance'] - truth) < 0.25 * abs(record['frechet_distance'] - truth)
     text = run(*arguments).stdout
-    assert f'at infinity: {found["distance"]:.6g}, a line in 1/n through 15 subsets of 60 to 600 images' in text
+    assert f'at infinity: {found["distance"]:.6g}, from a line in 1/n fitted to 15 subsets of 60 to 600 images' in text
     assert 'needs at least 50' in failure(*arguments, '--num=20')
 
 
@@ -201,8 +201,8 @@ def test_errors(made, tmp_path):
     }.items():
         assert message in failure('calc', f'--images={made}', f'--ref={tmp_path}/{name}.npz')
     for arguments, message in (
-        ([], 'give one of --images, --network (a snapshot) and --denoiser (a closed form of --data)'),
-        ([f'--images={made}', '--network=a.pkl'], 'give one of --images'),
+        ([], 'give exactly one of --images, --network (a snapshot) and --denoiser (a closed form)'),
+        ([f'--images={made}', '--network=a.pkl'], 'give exactly one of --images'),
         ([f'--images={made}', '--steps=3'], '--steps has no effect with --images'),
         (['--denoiser=gaussian'], '--denoiser requires --data'),
         ([f'--images={made}', '--class=3'], '--class has no effect with --images'),

@@ -9,7 +9,7 @@ from evaluation.quality_options import ExtractOptions
 
 @click.group()
 def main() -> None:
-    """Extract features of images.
+    """Extract image features.
 
     \b
     python -m evaluation.features extract --source=digits --dest=digits.npy
@@ -34,7 +34,7 @@ def extract(options: ExtractOptions) -> None:
     device = distributed.choose_device(options.extraction.device)
     with distributed.process_group(device):
         count, dimension = write_features(options, device)
-        distributed.print0(f'{dimension} features of each of {count} images in {options.dest}')
+        distributed.print0(f'Wrote {dimension} features for each of {count} images to {options.dest}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Cached features, in files named by a hash of everything that determines them, so they are extracted only once."""
+"""A cache of extracted features; the name of each file is a hash of everything that determines its features."""
 
 import hashlib
 import json
@@ -13,7 +13,10 @@ from dnnlib.util import atomic_file
 
 
 def cached_path(cache_dir: Path | None, depends_on: Mapping[str, Any]) -> Path:
-    """The path of cached features; creates its folder. cache_dir: None uses the user's cache folder."""
+    """Return the path of a cache file, and create its folder. cache_dir: None uses the user's cache folder.
+
+    depends_on: everything that determines the features, as values that JSON can store.
+    """
     folder = (cache_dir or user_cache()) / 'features'
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f'{hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()}.npy'
@@ -27,7 +30,7 @@ def read_cached(path: Path, count: int) -> np.ndarray | None:
         features = np.load(path, mmap_mode='r', allow_pickle=False)
         if features.dtype == np.float32 and features.ndim == 2 and len(features) == count:
             return features
-    except Exception:  # numpy raises many exceptions for corrupt files
+    except Exception:  # NumPy raises many kinds of exceptions for corrupt files
         pass
     print(f'Note: {path} is corrupt; its features are extracted again.')
     return None

@@ -23,8 +23,8 @@ Device = torch.device | str
 class Extractor(ABC):
     """Computes a feature vector for each image, independently of other images in the batch.
 
-    name: as given by the user. weights_sha256: hash of the weights file, or of the tensors if there is no file.
-    preprocess: as given by the user, or None if the extractor has its own preprocessing.
+    name: the name given by the user. weights_sha256: hash of the weights file, or of the tensors if there is no file.
+    preprocess: the preprocessing given by the user; None if the extractor has its own preprocessing.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Extractor(ABC):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings, without a file's path if its hash is known."""
+        """The settings, without the path of a file whose hash is known."""
         return identity(self.settings)
 
     @abstractmethod
@@ -48,7 +48,7 @@ class Extractor(ABC):
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """An extractor's settings, without a file's path if its hash is known."""
+    """An extractor's settings, without the path of a file whose hash is known."""
     return {name: value for name, value in settings.items() if name != 'extractor' or 'weights_sha256' not in settings}
 
 
@@ -57,7 +57,7 @@ class Pixels(Extractor):
 
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         if argument or preprocess is not None:
-            raise UserError('`extractor`=pixels uses unchanged images; remove the text after pixels and `preprocess`')
+            raise UserError('`extractor`=pixels does not change images; remove `preprocess` and any text after pixels')
         self.name = 'pixels'
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class Network(Extractor):
             raise UserError(f'{where} returned a {type(features).__name__} instead of a tensor of features')
         if features.ndim != 2:
             raise UserError(
-                f'{where} returned {list(features.shape)} instead of [images, features]; add a pooling layer'
+                f'{where} returned shape {list(features.shape)} instead of [images, features]; add a pooling layer'
             )
         if len(features) != len(images):
             raise UserError(f'{where} returned {len(features)} rows for {len(images)} images')
@@ -115,7 +115,7 @@ class TorchScript(Network):
         try:
             with warnings.catch_warnings(action='ignore'):
                 self.network = torch.jit.load(argument, map_location=device).eval()
-        except Exception as error:  # torch raises many exceptions for other files
+        except Exception as error:  # torch raises many kinds of exceptions for other files
             raise UserError(
                 f'{where} is not a TorchScript file; save a network with torch.jit.trace(…).save'
             ) from error
@@ -131,7 +131,7 @@ class TorchScript(Network):
             ) from error
 
 
-# The layers whose features torch-fidelity uses for the Fréchet distance.
+# For each network, the layer whose features torch-fidelity uses for the Fréchet distance.
 FIDELITY_LAYERS = {
     'inception-v3-compat': '2048',
     'dinov2-vit-b-14': 'dinov2',
@@ -181,7 +181,7 @@ def _require_tensors(path: str, where: str) -> None:
     """Raise UserError if loading a weights file could execute code."""
     try:
         torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises many exceptions for other files
+    except Exception as error:  # torch raises many kinds of exceptions for other files
         raise UserError(f'{where}: {path} is not a state dict of tensors saved with torch.save') from error
 
 
@@ -192,7 +192,7 @@ def _hash_of_tensors(network: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-# Keyed by the text before the first colon of the name.
+# Keyed by the text before the first colon in an extractor's name.
 EXTRACTORS: dict[str, Callable[[str, str | None, Device], Extractor]] = {
     'pixels': Pixels,
     'torchscript': TorchScript,
@@ -209,7 +209,7 @@ def make_extractor(name: str, preprocess: str | None, device: Device) -> Extract
     kind, _, argument = name.partition(':')
     if kind not in EXTRACTORS:
         if Path(name).suffix == '.pkl':
-            kind, argument = 'torchscript', name  # which refuses pickles
+            kind, argument = 'torchscript', name  # `TorchScript` explains why pickles are refused
         else:
             raise UserError(f'`extractor`={name}: give pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS]')
     return EXTRACTORS[kind](argument, preprocess, device)

@@ -17,9 +17,9 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Preprocessing:
     """Converts uint8 images to a network's input.
 
-    size: the shorter side after resizing; crop: edge length of the square cut from the centre; None skips the step.
-    filter: bilinear or bicubic; antialias: whether to average when an image is reduced. mean, deviation: for red, green
-    and blue, with white at 1.
+    size: length of the shorter side after resizing; None does not resize. crop: side length of the square cut from the
+    centre; None does not crop. filter: bilinear or bicubic. antialias: whether to average pixels when reducing an
+    image. mean, deviation: values for red, green and blue, on a scale where white is 1.
     """
 
     size: int | None = None
@@ -40,7 +40,7 @@ class Preprocessing:
             top, left = ((edge - self.crop) // 2 for edge in x.shape[2:])
             if min(top, left) < 0:
                 raise UserError(
-                    f'`preprocess`: cannot crop {self.crop} pixels from {x.shape[3]}x{x.shape[2]}; add size'
+                    f'`preprocess`: cannot crop {self.crop} pixels from images of {x.shape[3]}x{x.shape[2]}; add size'
                 )
             x = x[:, :, top : top + self.crop, left : left + self.crop]
         mean, deviation = (
@@ -50,7 +50,7 @@ class Preprocessing:
 
 
 PREPROCESSINGS = {
-    # The Inception network from 2015, whose resizing does not average.
+    # For the Inception network from 2015, whose own resizing does not antialias.
     'inception': Preprocessing(299, antialias=False, mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
     'imagenet': Preprocessing(256, crop=224, mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION),
     'sscd': Preprocessing(288, mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION),
@@ -61,7 +61,7 @@ PREPROCESSINGS = {
         mean=(0.48145466, 0.4578275, 0.40821073),
         deviation=(0.26862954, 0.26130258, 0.27577711),
     ),
-    # Unchanged uint8, for a network that includes its preprocessing.
+    # For a network that takes uint8 images and does its own preprocessing.
     'none': None,
 }
 

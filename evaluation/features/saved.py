@@ -1,4 +1,4 @@
-"""Features computed in advance by an extractor: one .npy for generated, training and (optionally) test images."""
+"""Features computed in advance: one .npy each for the generated, the training and (optionally) the test images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ OPTION = '`features`'
 
 @dataclass(frozen=True)
 class Features:
-    """Features float32 or float64 [N, d], [M, d] and [T, d] (or None), in image order; memory maps of their files."""
+    """Memory-mapped features, float32 or float64 [N, d], [M, d] and [T, d] (or None), in the order of the images."""
 
     generated: np.ndarray
     training: np.ndarray
@@ -22,8 +22,9 @@ class Features:
 
 
 def read_features(paths: Sequence[str], num_generated: int, num_training: int, num_test: int | None) -> Features:
-    """Map two or three files into memory. num_test: None if the number of test images is unknown.
+    """Map two or three files into memory.
 
+    num_generated, num_training, num_test: the required numbers of rows; None if the number of test images is unknown.
     Raises UserError for files that are not floating-point arrays, for values that are not finite, and for wrong
     numbers of rows or columns.
     """
@@ -46,7 +47,7 @@ def _map(path: str) -> np.ndarray:
         raise UserError(f'{OPTION}: {path}: no such file; give .npy files of features, float [N, d]')
     try:
         array = np.load(path, mmap_mode='r', allow_pickle=False)
-    except Exception as error:  # numpy raises many exceptions for corrupt files
+    except Exception as error:  # NumPy raises many kinds of exceptions for corrupt files
         reason = str(error).split('\n')[0] or type(error).__name__
         raise UserError(f'{OPTION}: {path} is not a readable .npy ({reason})') from error
     if not isinstance(array, np.ndarray):

@@ -1,4 +1,4 @@
-"""All metrics by name, and `compute_metrics`, which computes the requested ones and shares their inputs.
+"""All metrics by name, and `compute_metrics`, which computes the requested ones from shared inputs.
 
 To add a metric, write a module and an entry in `METRICS`. Names and summaries are available without importing torch.
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Metric:
     """One entry of `METRICS`.
 
-    summary: a few words for help texts. module: the module to import when the metric is computed. needs: an attribute
-    of `evaluation.metrics.distances.Inputs` (features exist only in feature space). The module's function from_<needs>
-    takes this attribute and a seed, and returns a dataclass of numbers, lists and None. needs_test: whether the metric
-    requires a held-out set. memorized: what some of its numbers are if the model memorized, by number (nested names
-    joined by dots).
+    summary: a few words for help texts. module: the module to import when the metric is computed. needs: the attribute
+    of `evaluation.metrics.distances.Inputs` that the metric is computed from (features exist only in feature space).
+    The module's function from_<needs> takes this attribute and a seed, and returns a dataclass of numbers, lists and
+    None. needs_test: whether the metric requires a held-out set. memorized: values that indicate memorization, such as
+    'near 0', by number (the names of nested numbers are joined by dots).
     """
 
     summary: str
@@ -90,10 +90,10 @@ def compute_metrics(
     k: int | None = None,
     nearest_two: 'tuple[Tensor, Tensor] | None' = None,
 ) -> dict[str, dict[str, Any]]:
-    """Compute the named metrics, in order: for each a dictionary of numbers, lists and None, which JSON can store.
+    """Compute metrics; return, by name and in order, dictionaries of numbers, lists and None, which JSON can store.
 
-    space: what to compare in; generated, training, test: its rows. seed: for the clustering. k, nearest_two: see
-    `evaluation.metrics.distances.Distances`.
+    space: the space in which images are compared. generated, training, test: each set as rows in this space. seed: the
+    seed of clusterings and random subsets. k, nearest_two: see `evaluation.metrics.distances.Distances`.
     Raises UserError for an unknown name, a missing test set, rows of a wrong shape or type, or too few rows.
     """
     from evaluation.metrics.distances import Inputs
@@ -104,7 +104,7 @@ def compute_metrics(
 
 
 def requested(names: Sequence[str], has_test: bool, has_features: bool) -> Sequence[str]:
-    """The names; 'all' selects every metric that can be computed. Raises UserError as `require_known` does."""
+    """The names of the requested metrics; 'all' selects every computable one. Raises UserError like `require_known`."""
     if list(names) == ['all']:
         has = {'distances': True, 'features': has_features}
         return [name for name, metric in METRICS.items() if has[metric.needs] and (has_test or not metric.needs_test)]
@@ -113,7 +113,7 @@ def requested(names: Sequence[str], has_test: bool, has_features: bool) -> Seque
 
 
 def left_out(names: Sequence[str], computed: Sequence[str]) -> str:
-    """A note listing the metrics that 'all' does not include, with the argument that each requires; '' if none."""
+    """A note on the metrics that 'all' leaves out and the arguments that they require; empty if there are none."""
     missing = [metric for metric in METRICS if list(names) == ['all'] and metric not in computed]
     with_test = ', '.join(name for name in missing if METRICS[name].needs_test)
     with_features = ', '.join(name for name in missing if METRICS[name].needs == 'features')

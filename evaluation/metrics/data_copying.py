@@ -1,9 +1,10 @@
 """The C_T test for data-copying: are generated images nearer to the training images than test images are?
 
-Meehan, Chaudhuri and Dasgupta 2020, "A non-parametric test to detect data-copying in generative models". Compare
-images by the distance to their nearest training image. The Mann-Whitney statistic U counts the pairs (generated image,
-test image) in which the generated image is farther away; a tie counts as half. For m generated and n test images, if
-the model does not copy,
+Source: Meehan, Chaudhuri and Dasgupta 2020, "A non-parametric test to detect data-copying in generative models".
+
+Images are compared by the distance to their nearest training image. The Mann-Whitney statistic U counts the pairs
+(generated image, test image) in which the generated image is farther away; a tie counts as half. For m generated and n
+test images, if the model does not copy,
 
     Z = (U - mn/2) / sqrt(mn (m + n + 1) / 12)
 
@@ -12,15 +13,15 @@ indicates underfitting. `global_z` is Z over all images. A model can copy in one
 (`clustered_z`) averages Z over the cells of a partition, weighted by the share of test images in each.
 
 Two variants exchange the sets (Stein et al. 2023, and their package dgm-eval). `exchanged`: generated and training
-images swap roles, so training images are compared by their distance to generated images; far below 0 again indicates
+images swap roles, so training images are compared by their distance to generated images; Z far below 0 again indicates
 copying. `split_test`: the first half of the test set replaces the training set, and the second half is the test set; a
 model that saw neither half cannot copy, so Z far below 0 indicates that its samples are less diverse than the data.
 
-Conventions: no continuity correction, and no variance correction for ties. The cells come from k-means with a seed: 3
-cells as in dgm-eval, fitted in the space of the distances (dgm-eval first reduces features to 64 dimensions) to at most
-2^25 numbers from the training set (10,922 images for CIFAR-10), drawn with the seed. Distances are to the whole
-training set (the authors' code uses only its images in the cell). Cells with fewer than 20 generated or 20 test images
-are skipped, because Z is not normal for so few; if all cells are skipped, C_T is None.
+Conventions: no continuity correction, and no variance correction for ties. K-means finds 3 cells, as in dgm-eval, in
+the space in which distances are computed (dgm-eval first reduces features to 64 dimensions). It is fitted to a random
+sample of the training set with at most 2^25 numbers (10,922 images for CIFAR-10). Distances are computed to all
+training images (the authors' code uses only those in the same cell). Cells with fewer than 20 generated or 20 test
+images are skipped, because Z is not normal for so few; if all cells are skipped, C_T is None.
 """
 
 import math
@@ -45,8 +46,9 @@ _ASSIGN_BLOCK = 1024
 class Copying:
     """One comparison of generated and test images.
 
-    global_z: Z over all images. global_p: probability of so low a Z without copying. clustered_z: C_T, or None if no
-    cell has enough images. cell_z, cell_share: for each cell with enough images, Z and its share of their test images.
+    global_z: Z over all images. global_p: probability of a Z at most as high if the model does not copy. clustered_z:
+    C_T, or None if no cell has enough images. cell_z, cell_share: Z in each cell with enough images, and the cell's
+    share of the test images in all such cells.
     """
 
     global_z: float
@@ -93,7 +95,7 @@ def _split_test(space: Space, generated: Rows, test: Rows, seed: int) -> Copying
 def copying(
     generated: Tensor, test: Tensor, generated_cells: np.ndarray, test_cells: np.ndarray, num_cells: int
 ) -> Copying:
-    """Compute Z over all images and over cells.
+    """Compute Z over all images and in each cell.
 
     generated, test: squared distances to the nearest training image, [m] and [n]. generated_cells, test_cells: the cell
     of each image, from 0 to num_cells - 1.
@@ -116,7 +118,10 @@ def copying(
 
 
 def mann_whitney_z(generated: Tensor, test: Tensor) -> float:
-    """Z of the Mann-Whitney statistic: negative if generated images have smaller distances. [m], [n]; m, n >= 1."""
+    """Z of the Mann-Whitney statistic, negative if generated images have smaller distances.
+
+    generated, test: distances [m] and [n]; m, n >= 1.
+    """
     m, n = len(generated), len(test)
     ranks = scipy.stats.rankdata(torch.cat([generated, test]).numpy())  # ties share their mean rank
     u = ranks[:m].sum() - m * (m + 1) / 2

@@ -9,7 +9,7 @@ from dnnlib.util import UserError
 from evaluation.features.saved import Features
 from evaluation.spaces import FeatureSpace, Rows, Space
 
-# Balls of precision and recall reach to this neighbour, as in Naeem et al. 2020.
+# The balls of precision and recall reach to the neighbour of this rank, as in Naeem et al. 2020.
 NEAREST_K = 5
 
 
@@ -36,16 +36,16 @@ class Inputs:
     def features(self) -> Features:
         """The features of all sets. Raises UserError in pixel space."""
         if not isinstance(self.space, FeatureSpace):
-            raise UserError('`metrics`: a metric on features requires `features`, not pixels')
+            raise UserError('`metrics`: a metric on features cannot be computed from pixels; give `features`')
         return Features(*(None if rows is None else np.asarray(rows) for rows in self.sets))  # type: ignore[arg-type]
 
 
 class Distances:
     """Squared distances between generated, training and test images in a space: int64 for pixels, float64 for features.
 
-    generated [N, …], training [M, …], test [T, …]: rows of the space with the same shape; N, M, T >= 1. k: the
-    neighbour that balls reach to. nearest_two: the output of `evaluation.memorization.TrainingImages.nearest_two` for
-    the generated images, if already known.
+    generated [N, …], training [M, …], test [T, …]: rows of the space with the same shape; N, M, T >= 1. k: rank of the
+    neighbour that an image's ball reaches to. nearest_two: the output of
+    `evaluation.memorization.TrainingImages.nearest_two` for the generated images, if already known.
     Raises UserError if rows do not match the space or each other, or if fewer than two training images are distinct.
     """
 
@@ -66,8 +66,8 @@ class Distances:
             space.validate(rows, name)
             if rows.shape[1:] != training.shape[1:]:
                 raise UserError(
-                    f'{name} have shape {list(rows.shape[1:])}, but training images {list(training.shape[1:])}; '
-                    f'both must be the same'
+                    f'{name} have shape {list(rows.shape[1:])}, but training images have shape '
+                    f'{list(training.shape[1:])}; both must be the same'
                 )
         if nearest_two is not None:
             self.nearest_two = nearest_two
@@ -121,35 +121,35 @@ class Distances:
 
     @cached_property
     def within_training(self) -> Tensor:
-        """Distances from training images to their k nearest others (or duplicates): [M, min(k, M - 1)], ascending."""
+        """Distances from training images to their k nearest others or duplicates, ascending: [M, min(k, M - 1)]."""
         return self._nearest_others(self.training, self.k)
 
     @cached_property
     def within_distinct_training(self) -> Tensor:
-        """Distances from each image of `distinct_training` to the nearest other one."""
+        """Distances from each image in `distinct_training` to the nearest other one."""
         if len(self.distinct_training) == len(self.training):
             return self.within_training[:, 0]
         return self._nearest_others(self._training_once, 1)[:, 0]
 
     @cached_property
     def within_generated(self) -> Tensor:
-        """Distances from generated images to their k nearest others: [N, min(k, N - 1)], ascending."""
+        """Distances from generated images to their k nearest others, ascending: [N, min(k, N - 1)]."""
         return self._nearest_others(self.generated, self.k)
 
     @cached_property
     def in_training_balls(self) -> tuple[Tensor, Tensor]:
-        """How many open and how many closed balls of training images contain each generated image, int64 [N] each."""
+        """For each generated image, how many open and closed training-image balls contain it, int64 [N] each."""
         return self.space.count_within(self.generated, self.training, self.within_training[:, -1])
 
     @cached_property
     def in_generated_balls(self) -> tuple[Tensor, Tensor]:
-        """How many open and how many closed balls of generated images contain each training image, int64 [M] each."""
+        """For each training image, how many open and closed generated-image balls contain it, int64 [M] each."""
         return self.space.count_within(self.training, self.generated, self.within_generated[:, -1])
 
     def _nearest(self, queries: Rows, references: Rows) -> Tensor:
         return self.space.nearest(queries, references, 1)[1][:, 0]
 
     def _nearest_others(self, rows: Rows, k: int) -> Tensor:
-        # Each row first finds itself or a duplicate, at distance 0; in both cases the remaining distances are the same.
+        # The nearest row is the row itself or a duplicate, at distance 0; either way, the other distances are the same.
         _, squared = self.space.nearest(rows, rows, min(k + 1, len(rows)))
         return squared[:, 1:]

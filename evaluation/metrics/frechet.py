@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of features: the FID if they come from EDM's Inception network.
+"""The Fréchet distance between two sets of features; for features from EDM's Inception network, it is the FID.
 
     ||mean_a - mean_b||² + tr A + tr B - 2 tr (A B)^½
 
@@ -6,8 +6,8 @@ with means and unbiased covariances A and B. Source: Heusel et al. 2017, "GANs t
 rule converge to a local Nash equilibrium"; Dowson and Landau 1982.
 
 The last trace is the sum of the singular values of F Gᵀ, for any factors with A = FᵀF and B = GᵀG. A factor comes from
-a symmetric eigendecomposition; if there are fewer images than dimensions, the centred features are a smaller factor. No
-matrix square root is needed, and no precision is lost by squaring small values.
+a symmetric eigendecomposition. If there are fewer images than dimensions, the centred features serve as a smaller
+factor. No matrix square root is needed, and no precision is lost by squaring small values.
 
 The distance decreases with the number of images, so compare values only for equal numbers.
 """
@@ -20,8 +20,8 @@ import numpy as np
 from dnnlib.util import UserError, counted
 from evaluation.features.saved import Features
 
-SUBSETS, MIN_IMAGES = 15, 50  # for an extrapolation
-_BLOCK = 4096  # number of features converted to float64 at a time
+SUBSETS, MIN_IMAGES = 15, 50  # for `frechet_infinity`
+_BLOCK = 4096  # number of rows converted to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Moments:
 
 @dataclass(frozen=True)
 class FrechetDistances:
-    """Distances from generated images to training images and to held-out images (None without these).
+    """Distances from generated images to training images and to held-out images (None without a held-out set).
 
     num_generated, num_training, num_test: the numbers of images. num_features: the feature dimension.
-    equal_to_training, equal_to_test: distances to num_equal images of each set, the size of the smaller set.
-    difference: equal_to_test minus equal_to_training; positive if generated images resemble the training images more
-    than the held-out images.
+    equal_to_training, equal_to_test: distances to num_equal images from each set, where num_equal is the size of the
+    smaller set. difference: equal_to_test minus equal_to_training; positive if generated images resemble the training
+    images more than the held-out images.
     """
 
     to_training: float
@@ -57,7 +57,7 @@ class FrechetDistances:
 
 @dataclass(frozen=True)
 class FrechetInfinity:
-    """The distance extrapolated to infinitely many generated images, and the `distances` for `sizes` of them."""
+    """distance: extrapolated to infinitely many generated images. distances: for subsets with `sizes` images."""
 
     distance: float
     sizes: list[int]
@@ -106,17 +106,19 @@ def _some(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
 def frechet_distance(a: 'np.ndarray | Moments | _Parts', b: 'np.ndarray | Moments | _Parts') -> float:
     """The distance (>= 0) between features [N, d] and [M, d], or between their moments; N, M >= 2.
 
-    Raises UserError if there are fewer than two features, or their dimensions differ.
+    Raises UserError if N or M is less than two, or if the feature dimensions differ.
     """
     a, b = _parts(a), _parts(b)
     if len(a.mean) != len(b.mean):
-        raise UserError(f'{len(a.mean)} and {len(b.mean)} features per image; compute both with the same extractor')
+        raise UserError(
+            f'the sets have {len(a.mean)} and {len(b.mean)} features per image; compute both with the same extractor'
+        )
     both = np.linalg.svd(a.factor @ b.factor.T, compute_uv=False).sum()
     return max(0.0, float(np.square(a.mean - b.mean).sum() + a.trace + b.trace - 2 * both))
 
 
 def moments(features: np.ndarray) -> Moments:
-    """The moments of features [N, d]. Raises UserError for fewer than two."""
+    """The moments of features [N, d]. Raises UserError if N is less than two."""
     mean = _mean(features)
     covariance = np.zeros([len(mean), len(mean)])
     for start in range(0, len(features), _BLOCK):
@@ -149,6 +151,6 @@ def _parts(a: np.ndarray | Moments | _Parts) -> _Parts:
             return _Parts(mean, float(np.square(factor).sum()), factor)
         a = moments(a)
     values, vectors = np.linalg.eigh(a.covariance)
-    # Eigenvalues that should be 0 have rounding errors, whose square roots would be far larger.
+    # Drop eigenvalues that should be 0: the square roots of their rounding errors would be far larger than the errors.
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
     return _Parts(a.mean, float(np.trace(a.covariance)), (vectors[:, kept] * np.sqrt(values[kept])).T)

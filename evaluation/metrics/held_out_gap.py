@@ -1,14 +1,14 @@
 """Are generated images nearer to the training images than to a held-out test set from the same source?
 
 d_train and d_test are the distances from a generated image to its nearest training image and its nearest test image.
-If a model learned the distribution instead of memorizing, its images are not nearer to either set: d_test - d_train is
-zero on average if both sets have the same size. The C_T test of Meehan et al. 2020 (`evaluation.metrics.data_copying`)
+If a model learned the distribution instead of memorizing, its images are equally near to both sets: d_test - d_train is
+zero on average if the sets have the same size. The C_T test of Meehan et al. 2020 (`evaluation.metrics.data_copying`)
 asks the same question; this metric answers it for each generated image, in units of distance.
 
-Conventions: distances are Euclidean (pixel levels in pixels). A larger set has nearer images simply because it is
-larger; `expected_share` is the share of generated images that would be nearer to the training set if training and test
-images were exchangeable, which is the training set's share of all distinct images. Ties are counted separately.
-Intervals cover 95 %: normal for the mean gap, Wilson's for the share.
+Conventions: distances are Euclidean (in pixel space, in pixel levels). A larger set has nearer images simply because it
+is larger; `expected_share` is the share of generated images that would be nearer to the training set if training and
+test images were exchangeable, which is the training set's share of all distinct images. Ties are counted separately.
+The 95 % interval of the mean gap is normal, and the one of the share is Wilson's.
 """
 
 import math
@@ -24,11 +24,12 @@ from evaluation.metrics.distances import Distances
 
 @dataclass(frozen=True)
 class HeldOutGap:
-    """Nearest-neighbour distances to training and test images, and how much nearer training images are.
+    """Nearest-neighbour distances to training and test images, and how much nearer the training images are.
 
     mean_gap, median_gap: statistics of d_test - d_train. gap_low, gap_high: the mean gap's interval, None for a single
-    image. share_nearer_to_training: a share of generated images, with its interval; share_tied: the share equally near
-    to both. expected_share: the share nearer to training if generated images were independent of the training images.
+    image. share_nearer_to_training: share of generated images that are nearer to the training set, with the interval
+    share_low to share_high. share_tied: share of images equally near to both sets. expected_share: share expected to be
+    nearer to the training set if generated images were independent of the training images.
     """
 
     mean_to_training: float

@@ -3,8 +3,9 @@
 k(x, y) = (x·y / d + 1)³, in float64. Source: Bińkowski et al. 2018, "Demystifying MMD GANs". The estimate is unbiased:
 its expectation does not depend on the number of images. It can be negative.
 
-Conventions: the mean over disjoint subsets of both sets, drawn with a seed, with Student's 95 % interval. Disjoint
-subsets are independent; other implementations use overlapping subsets, whose deviation is not the mean's error.
+Conventions: the distance is the mean over disjoint random subsets of both sets, with Student's 95 % interval. Disjoint
+subsets are independent; other implementations use overlapping subsets, whose standard deviation does not give the error
+of the mean.
 """
 
 import math
@@ -51,10 +52,12 @@ def from_features(features: Features, seed: int) -> KernelDistances:
 def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> KernelDistance:
     """The distance between features [N, d] and [M, d]; N, M >= 2.
 
-    Raises UserError if there are fewer than two features, or their dimensions differ.
+    Raises UserError if N or M is less than two, or if the feature dimensions differ.
     """
     if a.shape[1] != b.shape[1]:
-        raise UserError(f'{a.shape[1]} and {b.shape[1]} features per image; compute both with the same extractor')
+        raise UserError(
+            f'the sets have {a.shape[1]} and {b.shape[1]} features per image; compute both with the same extractor'
+        )
     fewest = min(len(a), len(b))
     if fewest < 2:
         raise UserError(f'{counted(fewest, "image", "d")}: a kernel distance needs at least two')

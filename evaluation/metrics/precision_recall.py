@@ -10,8 +10,8 @@ The ball of an image has a radius equal to the distance to the k-th nearest othe
   diversity metrics for generative models".
 
 Conventions: k = 5 as in Naeem et al. (3 in Kynkäänniemi et al.). Balls are closed for precision and recall, as in
-their definition, and open for density and coverage, as in their authors' code, which gives a density of 1 when the
-training images themselves are evaluated. Open and closed balls differ only for images exactly at the distance of
+their definition. They are open for density and coverage, as in the code of Naeem et al., so that the density is 1 when
+the training images themselves are evaluated. Open and closed balls differ only for images exactly at the distance of
 the k-th neighbour, such as copies of training images. Duplicates are kept: if more than k training images are equal,
 their balls have radius 0.
 """
@@ -26,7 +26,7 @@ from evaluation.metrics.distances import Distances
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares in [0, 1], except the density, which is >= 0. k: the neighbour that balls reach to."""
+    """Shares in [0, 1], except the density, which is >= 0. k: rank of the neighbour that an image's ball reaches to."""
 
     precision: float
     recall: float
@@ -39,9 +39,7 @@ def from_distances(distances: Distances, seed: int) -> PrecisionRecall:
     k = distances.k
     for rows, name in ((distances.generated, 'generated'), (distances.training, 'training')):
         if len(rows) <= k:
-            raise UserError(
-                f'precision_recall: {len(rows)} {name} images are too few; the {k} nearest others need {k + 1}'
-            )
+            raise UserError(f'precision_recall: {len(rows)} {name} images are too few; give at least {k + 1}')
     return precision_recall(
         distances.in_training_balls,
         distances.in_generated_balls[1],

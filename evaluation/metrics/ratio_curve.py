@@ -21,7 +21,7 @@ QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 @dataclass(frozen=True)
 class RatioCurve:
-    """The ratio at each of `thresholds`; d1/d2 at each of `quantile_levels`, and the mean of d1/d2."""
+    """The memorization ratio at each of `thresholds`; the quantiles of d1/d2 at `quantile_levels`, and its mean."""
 
     thresholds: list[float]
     ratios: list[float]

@@ -57,7 +57,7 @@ def test_extract_writes_features_once(network, extracted, tmp_path):
     for number, batch in enumerate((64, 100)):
         result = run(*common, network(), f'--dest={tmp_path}/{number}.npy', f'--batch={batch}')
         assert result.exit_code == 0, result.output
-        assert '5 features of each of 1797 images' in result.stdout
+        assert '5 features for each of 1797 images' in result.stdout
     assert sum(extracted) == 1797
     images = load_dataset('digits').images.double() / 255 - 0.5
     expected = Projection(0)(images.float().expand(-1, 3, -1, -1)).detach()

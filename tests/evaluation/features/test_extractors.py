@@ -102,7 +102,7 @@ def test_names_that_are_refused(save, tmp_path, monkeypatch):
             make_extractor(name, None if name.startswith('torch-') else 'none', 'cpu')
     with pytest.raises(UserError, match=r'requires `preprocess`: inception\|imagenet'):
         make_extractor(f'torchscript:{save(lambda x: x)}', None, 'cpu')
-    with pytest.raises(UserError, match='uses unchanged images'):
+    with pytest.raises(UserError, match='does not change images'):
         make_extractor('pixels', 'none', 'cpu')
     monkeypatch.setitem(sys.modules, 'torch_fidelity', None)
     with pytest.raises(UserError, match=r'pip install torch-fidelity==0\.4\.0'):
@@ -146,5 +146,5 @@ def test_preprocessing_spelled_out():
     for text in ('imagnet', 'size=0', 'filter=box', 'mean=1/2', 'deviation=0/1/1', 'mean=nan/0/0', ''):
         with pytest.raises(UserError, match='`preprocess`='):
             read_preprocessing(text)
-    with pytest.raises(UserError, match='cannot crop 9 pixels from 8x8; add size'):
+    with pytest.raises(UserError, match='cannot crop 9 pixels from images of 8x8; add size'):
         Preprocessing(crop=9)(images())

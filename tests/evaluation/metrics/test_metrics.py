@@ -103,7 +103,7 @@ def test_a_metric_of_the_test_set_asks_for_one(name):
 
 def test_sets_of_different_shapes_are_refused():
     generated, training = random_sets(256, 5, 5)
-    with pytest.raises(UserError, match=r'generated images have shape \[1, 1, 4\], but training images \[1, 2, 2\]'):
+    with pytest.raises(UserError, match=r'generated images have shape \[1, 1, 4\], but training images have'):
         compute_metrics(['ratio_curve'], PixelSpace(), generated.reshape(5, 1, 1, 4), training)
     with pytest.raises(UserError, match=r'test images have shape \[1, 1, 4\]'):
         compute_metrics(['ratio_curve'], PixelSpace(), generated, training, training.reshape(5, 1, 1, 4))
@@ -139,7 +139,7 @@ def test_a_new_metric_is_a_file_and_a_line(needs, monkeypatch):
     a, b = (images.reshape(len(images), -1).astype(float) for images in (generated, training))
     mean = np.abs(a.sum(axis=0) / 30 - b.sum(axis=0) / 20).sum()
     assert metric('new', FeatureSpace(), generated, training)['value'] == pytest.approx(mean)
-    with pytest.raises(UserError, match='requires `features`, not pixels'):
+    with pytest.raises(UserError, match='cannot be computed from pixels; give `features`'):
         metric('new', PixelSpace(), generated, training)
 
 

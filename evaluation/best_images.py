@@ -31,7 +31,7 @@ class BestSnapshot:
 
 
 def write_best(path: Path, record: Mapping[str, Any], best: BestSnapshot) -> None:
-    """Write the file. record: the snapshot's record."""
+    """Write mem_best.npz. record: the snapshot's record, whose settings are stored with the images."""
     write_arrays(path, settings_of(record), {name: tensor.numpy() for name, tensor in vars(best).items()})
 
 

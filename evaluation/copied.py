@@ -23,7 +23,7 @@ MOST_CLASSES = 5
 
 @dataclass(frozen=True)
 class CopiedImage:
-    """A copied training image: its position, its label (or None), and where its copies are in the generated set."""
+    """A copied training image: its position, its label (or None), and its copies' positions in the generated set."""
 
     position: int
     label: int | None
@@ -32,7 +32,7 @@ class CopiedImage:
 
 @dataclass(frozen=True)
 class CopiedClass:
-    """A class: its label, its number of training images, how many of these are copied, and their number of copies."""
+    """A class: its label, and how many training images, copied training images, and copies it has."""
 
     label: int
     size: int
@@ -43,8 +43,8 @@ class CopiedClass:
 def copied_images(copies: Tensor, nearest: Tensor, labels: Tensor | None) -> list[CopiedImage]:
     """The copied training images, those with the most copies first.
 
-    copies: whether each generated image is a copy, bool [N]. nearest: the nearest training image of each, int64 [N].
-    labels: labels of the training images, int64 [M].
+    copies: whether each generated image is a copy, bool [N]. nearest: the position of each generated image's nearest
+    training image, int64 [N]. labels: the training images' labels, int64 [M].
     """
     places: dict[int, list[int]] = {}
     for place in copies.nonzero()[:, 0].tolist():
@@ -67,7 +67,7 @@ def copied_classes(copied: Iterable[CopiedImage], labels: Tensor | None) -> list
 
 
 def copied_record(copied: list[CopiedImage], num_training: int, labels: Tensor | None) -> dict[str, Any]:
-    """The record's entry: how many training images are copied, their share, and the classes copied most often."""
+    """A record's entry on copied training images: their number, their share of the set, and the most copied classes."""
     classes = [entry for entry in copied_classes(copied, labels) if entry.copies][:MOST_CLASSES]
     return {
         'num_images': len(copied),
@@ -85,8 +85,8 @@ def write_copied(
 ) -> None:
     """Write a CSV with a row for each copied training image and, if there are labels, a CSV with a row for each class.
 
-    copied: one list per generated set. original_names: names of the training images' files, or None. The second file
-    is next to the first; its name ends in _classes.
+    copied: each generated set's copied training images. original_names: the training images' file names, or None.
+    The second CSV is written next to the first; its name ends in _classes.
     """
     both = list(zip(sets, copied, strict=True))
     rows: Iterable[tuple] = (
@@ -118,8 +118,8 @@ def draw_copied(
 ) -> PIL.Image.Image:
     """Draw the training images copied most often, each next to its first two copies.
 
-    images: the generated set, uint8 [N, C, H, W]. name: its name. training: uint8 [M, C, H, W]. `copied` is not empty.
-    most: how many training images to show. num_images: images per row.
+    copied: at least one image. images: the generated set, uint8 [N, C, H, W]. training: uint8 [M, C, H, W].
+    name: the generated set's name. most: how many training images to show. num_images: number of images per row.
     """
     shown = [
         GalleryEntry(
@@ -130,5 +130,5 @@ def draw_copied(
     ]
     count = f'{len(copied)} of {len(training)} training images are copied'
     lines = [f'{name}: {count}', '#: position in the training set.']
-    title = 'Most copies first; up to two of each'
+    title = 'Most copied first; up to two copies of each'
     return draw_entries(lines, {title: shown}, ('training', 'copy', 'copy'), num_images)

@@ -1,8 +1,9 @@
-"""Alternatives to the ratio's rule for counting an image as a copy, in pixels or in features.
+"""Rules that decide whether an image is a copy, in pixel space or in feature space.
 
-- relative: d1 < d2 / 3, the rule of the ratio (`evaluation.memorization.memorized`).
+- relative: d1 < d2 / 3, the rule of the memorization ratio (`evaluation.memorization.memorized`).
 - cosine:T: the cosine between the features of an image and those of its nearest training image exceeds T. Unrelated
-  images also have a positive cosine, so the threshold needs a background: the share of held-out images it counts.
+  images also have a positive cosine, so the result must be compared with a background: the share of held-out images
+  that the same rule counts as copies.
 - adaptive: d1 is less than half the mean distance to the 50 nearest training images, so images in dense regions do not
   count as copies. Source: Carlini et al. 2023, "Extracting training data from diffusion models".
 
@@ -26,7 +27,7 @@ ALPHA, NEIGHBORS = 0.5, 50  # from Carlini et al.
 def find_copies(rule: CopyRule, space: Space, generated: Rows, training: Rows) -> tuple[Tensor, Tensor]:
     """Whether each image is a copy, bool [N], and the position of its nearest training image, int64 [N].
 
-    generated [N, …], training [M, …]: rows in the space. Raises UserError for fewer than two distinct training images.
+    generated [N, …], training [M, …]: images or features. Raises UserError for fewer than two distinct training images.
     """
     if rule.name == 'cosine':
         generated, training = _directions(generated), _directions(training)
@@ -46,7 +47,11 @@ def find_copies(rule: CopyRule, space: Space, generated: Rows, training: Rows) -
 
 
 def copies_record(rule: CopyRule, name: str, copies: Tensor, background: Tensor | None) -> dict[str, Any]:
-    """The record's entry. name: the name of the space. background: whether each held-out image is a copy, bool [T]."""
+    """A record's entry on copies by `rule`.
+
+    name: the name of the space. copies: whether each generated image is a copy, bool [N]. background: whether each
+    held-out image is a copy, bool [T]; None without a held-out set.
+    """
     return {
         'space': name,
         'rule': str(rule),
@@ -72,5 +77,7 @@ def _directions(features: Rows) -> np.ndarray:
     rows = np.asarray(features, np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not norms.all():
-        raise UserError('`copy_rule`=cosine: an image has features that are all 0, so its cosine is undefined')
+        raise UserError(
+            '`copy_rule`=cosine: all features of an image are 0, so its cosine is undefined; choose another rule'
+        )
     return rows / norms

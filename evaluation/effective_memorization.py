@@ -1,7 +1,7 @@
-"""Effective model memorization (EMM), computed from memorization ratios: the largest training set that is memorized.
+"""Effective model memorization (EMM): the largest memorized training-set size, estimated from memorization ratios.
 
-`Ratios` holds the counts at one training-set size, over repeats; `effective_memorization` interpolates between sizes
-and draws from the posterior of the ratios to get an interval; `next_size` gives the size to train next in a search.
+`Ratios` holds the counts of all repeats at one training-set size. `effective_memorization` interpolates between sizes,
+and draws from the posterior of the ratios to get an interval. `next_size` chooses the next size in a search.
 """
 
 import itertools
@@ -18,8 +18,8 @@ from evaluation.intervals import CONFIDENCE, t_quantile, wilson_interval
 # A model memorizes a training set if the ratio is at least 1 - epsilon; the paper sets epsilon to 0.1.
 EMM_RATIO = 0.9
 RESAMPLES = 10_000
-# Standard deviation of the logit of a ratio between repeats: root mean square over 22 triples of training runs in
-# docs/results with ratios between 5 and 97 %, after subtracting the sampling error of the images.
+# Standard deviation of a ratio's logit between repeats: the root mean square over the 22 triples of training runs in
+# docs/results that have ratios between 5 and 97 %, after subtracting the sampling error due to the number of images.
 TRAINING_SPREAD = 0.25
 
 
@@ -34,7 +34,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ratios:
-    """The counts at one training-set size: numbers of copies and of images for each repeat, in the same order."""
+    """The counts at one training-set size. memorized, images: the numbers of copies and of images in each repeat."""
 
     size: int
     memorized: tuple[int, ...]
@@ -42,7 +42,7 @@ class Ratios:
 
     def __post_init__(self) -> None:
         if self.size < 1 or len(self.memorized) != len(self.images) or not self.images:
-            raise ValueError(f'{self}: give a size, and a number of copies and of images for at least one repeat')
+            raise ValueError(f'{self}: give a size, and the numbers of copies and of images for at least one repeat')
         for memorized, images in zip(self.memorized, self.images, strict=True):
             if not 0 <= memorized <= images or not images:
                 raise ValueError(f'{self}: {memorized} copies out of {images} images is impossible')
@@ -53,15 +53,15 @@ class Ratios:
 
     @property
     def mean(self) -> float:
-        """The mean ratio over repeats, rounded only once, so that 85 % and 95 % reach a threshold of 90 %."""
+        """The mean ratio over repeats, rounded only once, so that 85 % and 95 % have a mean of exactly 90 %."""
         return float(sum(map(Fraction, self.memorized, self.images)) / len(self.images))
 
     @property
     def interval(self) -> Interval:
         """Wilson's interval over the images of a single repeat, or Student's t interval over several repeats.
 
-        If repeats agree by chance (such as three at 100 %), the t interval has no width. It is then widened to Wilson's
-        interval over all their images, because repeats cannot determine the ratio more precisely than that.
+        The t interval has no width if the repeats agree by chance (such as three at 100 %). It is therefore widened to
+        include Wilson's interval over the images of all repeats.
         """
         wilson = wilson_interval(sum(self.memorized), sum(self.images))
         if len(self.images) == 1:
@@ -100,7 +100,7 @@ class EMM:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of the interval: '< 20' means any smaller size, and '≥ 400' any larger one."""
+        """The ends of the interval as numbers: a low end '< 20' becomes 0, and a high end '≥ 400' infinity."""
         low, high = self.low, self.high
         return (0.0 if low.relation == '<' else low.value), (math.inf if high.relation == '≥' else high.value)
 
@@ -108,12 +108,13 @@ class EMM:
 def effective_memorization(
     ratios: Iterable[Ratios], threshold: float = EMM_RATIO, resamples: int = RESAMPLES, seed: int = 0
 ) -> EMM:
-    """The largest |D| whose ratio is at least `threshold`; the ratio is linear in |D| between two measured sizes.
+    """Estimate the largest training-set size |D| whose ratio is at least `threshold`, by linear interpolation in |D|.
 
-    The interval covers the uncertainty from images and repeats (`resamples` draws of the ratios, see `_draw`) and from
-    the shape of the curve between sizes. For the shape, each draw is interpolated both linearly in |D| and by a
-    logistic curve in log |D| (a logistic regression over all sizes if there are three or more). The interval runs from
-    the 2.5 % quantile of the smaller of the two results to the 97.5 % quantile of the larger.
+    The interval accounts for the limited numbers of images and repeats, through `resamples` draws of the ratios (see
+    `_draw`), and for the unknown shape of the curve between sizes. For the shape, each draw is interpolated both
+    linearly in |D| and by a logistic curve in log |D| (a logistic regression over all sizes if there are three or
+    more). The interval runs from the 2.5 % quantile of the smaller of the two results to the 97.5 % quantile of the
+    larger.
     Simulated coverage: tests/evaluation/test_effective_memorization.py.
     Raises ValueError if no ratios are given, or a size is given twice.
     """
@@ -127,14 +128,14 @@ def effective_memorization(
     tail = (1 - CONFIDENCE) / 2 * (resamples - 1)
     low = np.sort(found.min(axis=0))[math.floor(tail)]
     high = np.sort(found.max(axis=0))[math.ceil(resamples - 1 - tail)]
-    # The estimate can fall outside the drawn interval when it is at the limit of the possible values.
+    # The interval of the draws can miss an estimate from ratios near 0 or 1, so it is widened to include the estimate.
     return EMM(*(_bound(x, sizes) for x in (estimate, min(low, estimate), max(high, estimate))))
 
 
 def bracket(ratios: list[Ratios], threshold: float = EMM_RATIO) -> tuple[Ratios | None, Ratios | None]:
-    """The largest measured size whose ratio reaches the threshold, and the next larger measured size; None if missing.
+    """The largest measured size whose ratio reaches the threshold, and the next larger measured size.
 
-    ratios: in ascending order of size.
+    Each is None if there is no such size. ratios: in ascending order of size.
     """
     reached = [place for place, r in enumerate(ratios) if r.mean >= threshold]
     last = reached[-1] if reached else -1
@@ -144,11 +145,11 @@ def bracket(ratios: list[Ratios], threshold: float = EMM_RATIO) -> tuple[Ratios 
 def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATIO) -> np.ndarray:
     """The size at which each curve of ratios last falls below the threshold, [B].
 
-    sizes: ascending, [S]. ratios: [B, S], linear between sizes. The result is -inf if no size reaches the threshold,
-    and inf if the largest size does.
+    sizes: ascending, [S]. ratios: [B, S]; they are interpolated linearly between sizes. The result is -inf if no size
+    reaches the threshold, and inf if the largest size does.
     """
     above = ratios >= threshold
-    last = len(sizes) - 1 - np.argmax(above[:, ::-1], axis=1)  # the largest size that reaches it, if any
+    last = len(sizes) - 1 - np.argmax(above[:, ::-1], axis=1)  # the largest size that reaches the threshold, if any
     inner = np.minimum(last, len(sizes) - 2) if len(sizes) > 1 else np.zeros_like(last)
     after = np.minimum(inner + 1, len(sizes) - 1)
     rows = np.arange(len(ratios))
@@ -163,7 +164,7 @@ def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATI
 def _logistic_crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float) -> np.ndarray:
     """Like `crossings`, but with a logistic curve in log |D| through two sizes, or fitted to three or more.
 
-    A fitted crossing outside the two sizes between which the ratios cross the threshold is moved to the nearer size.
+    A crossing of the fitted curve is clipped to the two sizes between which the ratios last fall below the threshold.
     """
     if len(sizes) < 3:
         found = crossings(np.log(sizes), _logit(np.clip(ratios, 1e-4, 1 - 1e-4)), _logit(threshold))
@@ -202,11 +203,11 @@ def _logit(share: Any) -> Any:
 
 
 def _draw(ratios: list[Ratios], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Posterior draws of the ratios at all sizes given the counts, [draws, S]: beta distributions with Jeffreys' prior.
+    """Draw the ratios at all sizes, [draws, S], from their posterior given the counts (beta, with Jeffreys' prior).
 
-    The counts are divided by the overdispersion: the variance between repeats relative to the variance expected for
-    independent images. The overdispersion is estimated from all sizes together, including its uncertainty. With a
-    single repeat at each size it cannot be estimated, and is computed from `TRAINING_SPREAD`.
+    The counts are first divided by the overdispersion: the variance between repeats relative to the variance expected
+    for independent images. The overdispersion is estimated from all sizes together, and the draws include its
+    uncertainty. With a single repeat at each size it cannot be estimated, and is computed from `TRAINING_SPREAD`.
     """
     images = np.array([sum(r.images) for r in ratios], dtype=np.float64)  # [S]
     means = np.array([r.mean for r in ratios])
@@ -235,7 +236,7 @@ def _bound(size: float, sizes: np.ndarray) -> Bound:
 
 
 def rising_pairs(ratios: Iterable[Ratios]) -> list[tuple[Ratios, Ratios]]:
-    """Pairs of sizes at which the larger size has the higher ratio, with disjoint intervals; this should not happen."""
+    """Pairs of sizes with disjoint intervals in which the larger size has the higher ratio; none are expected."""
     pairs = itertools.combinations(sorted(ratios, key=lambda r: r.size), 2)
     return [(small, large) for small, large in pairs if large.interval.low > small.interval.high]
 
@@ -245,12 +246,12 @@ def next_size(
 ) -> int | None:
     """The size that a search for the EMM should measure next, or None if the search has ended.
 
-    The smallest size comes first (it is the cheapest and may suffice), then the largest. The bracket is then halved on
-    a geometric grid until its ends are within `tolerance` of each other, or are neighbours on the grid. A search
-    measures at most `most_sizes` sizes.
+    The smallest size comes first (it is the cheapest and may suffice), then the largest. Bisection on a geometric grid
+    then narrows the bracket around the EMM until its ends are within `tolerance` of each other, or are neighbours on
+    the grid. A search measures at most `most_sizes` sizes.
 
-    ratios: known ratios by size, from this or earlier searches. low, high: ends of the range, multiples of `step`.
-    tolerance: relative, at least 0.001. step: every size is a multiple of it.
+    ratios: known ratios by size, from this or earlier searches. low, high: the smallest and the largest size, multiples
+    of `step`. tolerance: a relative difference, at least 0.001. step: all sizes are multiples of it.
     """
     known = sorted(size for size in ratios if low <= size <= high)
     replayed = [size for size in known if ratios[size] >= threshold]
@@ -269,7 +270,7 @@ def next_size(
 
 
 def size_grid(low: int, high: int, tolerance: float, step: int = 1) -> list[int]:
-    """The sizes that a search can measure, ascending: a geometric grid with 2^k steps, each at most 1 + tolerance.
+    """The sizes that a search can measure, ascending: a geometric grid with 2^k steps by at most 1 + tolerance each.
 
     Each size is rounded to a multiple of `step`, so small sizes can be further apart.
     """
@@ -279,7 +280,7 @@ def size_grid(low: int, high: int, tolerance: float, step: int = 1) -> list[int]
 
 
 def most_sizes(low: int, high: int, tolerance: float) -> int:
-    """The most sizes that a search can measure: 2 + ceil(log2(ln(high / low) / ln(1 + tolerance)))."""
+    """The maximum number of sizes that a search measures: 2 + ceil(log2(ln(high / low) / ln(1 + tolerance)))."""
     if high <= low:
         return 1
     halvings = math.log2(math.log(high / low) / math.log1p(tolerance))

@@ -31,9 +31,9 @@ from training.contact_sheets import save_picture
 from training.dataset import load_dataset
 from training.held_out_loss import num_shared
 
-# Given images compared at a time on each rank.
+# Number of given images compared at a time on each rank.
 GIVEN_BATCH = 1024
-# Images whose features are extracted at a time.
+# Number of images whose features are extracted at a time.
 EXTRACTED_BATCH = 64
 
 
@@ -99,7 +99,7 @@ def make_measurement(
     saved: Features | None,
     device: torch.device,
 ) -> Measurement:
-    """The measurement to make; this extracts the features of the training set and of the held-out set."""
+    """Prepare the measurement; this extracts the features of the training set and of the held-out set if needed."""
     metrics, rule = requested_metrics(options), other_rule(options)
     extractor = make_extractor(options.extractor, options.preprocess, device) if options.extractor else None
     pixels = Compared(PixelSpace(device), training_set.images, None if test is None else test.pixels)
@@ -154,7 +154,7 @@ def log_path(options: EvaluationOptions) -> Path | None:
 
 
 def gallery_folder(options: EvaluationOptions) -> Path | None:
-    """The folder for galleries and tables whose paths are not given; None if they are not written."""
+    """The folder for galleries and tables whose paths are not given; None writes no such files."""
     log = log_path(options)
     return options.expdir or (None if log is None else log.parent)
 
@@ -174,8 +174,8 @@ def check_folders(options: EvaluationOptions) -> None:
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:
     """The training set to compare with; by default the one that the run or the closed form uses.
 
-    Prints a warning if a generator was trained on another set, and a note if mirrored images count. Generators
-    with unknown classes get the classes of this set.
+    Prints a warning if a generator was trained on another set, and a note if mirrored images count as training images.
+    Generators that do not know their classes draw from the classes of this set.
     """
     path = training_set_path(options)
     dataset = load_dataset(path, argument='training_set', channels=_channels(options))
@@ -185,8 +185,8 @@ def load_training_set(options: EvaluationOptions, generators: Sequence[Generator
     others = [generator.name for generator in generators if generator.trained_on not in (None, dataset.sha256)]
     if others:
         distributed.print0(
-            f'Warning: {others[0]} was trained on another set than {path} (images or labels differ), so copies of its '
-            f'own training images are not counted.'
+            f'Warning: {others[0]} was not trained on {path} (images or labels differ), so copies of its actual '
+            f'training images are not counted.'
         )
     if mirrored:
         distributed.print0('Mirrored training images (xflip) count as training images.')
@@ -194,7 +194,7 @@ def load_training_set(options: EvaluationOptions, generators: Sequence[Generator
 
 
 def _channels(options: EvaluationOptions) -> int | None:
-    """The number of channels to convert training images to; None keeps their own."""
+    """The number of channels to convert training images to; None leaves them unchanged."""
     if options.channels != 'auto':
         return int(options.channels)
     has_colour = any(open_images(path, 'images', options.float_range).channels == 3 for path in options.images)
@@ -216,7 +216,7 @@ def training_set_path(options: EvaluationOptions) -> str:
 
 
 def read(options: EvaluationOptions, path: str, argument: str, training_set: TrainingSet) -> ImageSet:
-    """Read given images, and fit them to the shape of the training images."""
+    """Read given images, converted to the shape of the training images."""
     shape, progress = training_set.images.shape[1:], distributed.is_main()
     return read_fitted(path, argument, shape, training_set.where, options.resize, options.float_range, progress)
 
@@ -249,9 +249,9 @@ def write_files(
     copied: Sequence[list[CopiedImage]],
     training_set: TrainingSet,
 ) -> None:
-    """Write the tables of all sets and the galleries of the first set; for a run, also galleries next to its log.
+    """Write the tables of all sets and the galleries of the first set, by default to `gallery_folder`.
 
-    copied: the training images copied in each set.
+    copied: each set's copied training images.
     """
     if options.table is not None:
         rows = (rows_of(found.images, found.result, training_set.original_names) for found in sets)

@@ -1,4 +1,4 @@
-"""What an evaluation will cost, before it starts: number of images, time, memory and disk space."""
+"""Estimates the cost of an evaluation before it starts: number of images, time, memory and disk space."""
 
 import math
 
@@ -25,7 +25,7 @@ BYTES_OF_ROW = 8 * 6  # seed, class, two neighbours and their two distances
 
 
 def evaluations_per_image(sampler: SamplerOptions) -> int:
-    """How many times a sampler calls the denoiser for one image, found by counting; closed forms may stop earlier."""
+    """The number of times that a sampler calls the denoiser per image; closed forms may need fewer calls."""
     calls = []
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -51,10 +51,10 @@ def denoiser_rate(denoiser: Denoiser, most: int, device: torch.device, seconds: 
 def sampling_cost(
     options: EvaluationOptions, num_generators: int, num_pixels: int, size: int, rate: float | None
 ) -> Cost:
-    """The cost of evaluating generators of one kind.
+    """Estimate the cost of evaluating generators of one kind.
 
-    num_pixels: values per image. size: number of training images. rate: images per second that all ranks together
-    denoise, or None if unknown.
+    num_pixels: number of values in an image. size: number of training images. rate: number of images that all ranks
+    together denoise per second, or None if unknown.
     """
     seeds, saved = len(options.seeds), options.save_images * num_generators
     images = num_generators * seeds
@@ -71,7 +71,7 @@ def sampling_cost(
 
 
 def evaluation_lines(options: EvaluationOptions, device: torch.device, pipeline_steps: int | None) -> dict[str, str]:
-    """The planned work and its cost, by name, after all checks that need no generated image.
+    """Describe the planned work and its cost, as texts by title, after all checks that need no generated image.
 
     Raises UserError, like `evaluate`, for files and folders that cannot be used.
     """
@@ -97,7 +97,7 @@ def evaluation_lines(options: EvaluationOptions, device: torch.device, pipeline_
 def generation_lines(
     options: EvaluationOptions, generators: list[Generator], source: Source, device: torch.device
 ) -> dict[str, str]:
-    """The cost of generating and comparing images, by name."""
+    """Describe the cost of generating and comparing images, as texts by title."""
     rate, origin = stored_rate(options, generators[0]), 'as in earlier records'
     if rate is None and not isinstance(generators[0], PipelineGenerator):
         rate = denoiser_rate(generators[0].denoiser(), options.batch_size, device, SECONDS_MEASURED)
@@ -119,11 +119,11 @@ def generation_lines(
 
 
 def memory_text(size: int) -> str:
-    return f'about {in_gb(size)} on each rank for images and training set, in addition to networks and libraries'
+    return f'about {in_gb(size)} on each rank for images and the training set, in addition to networks and libraries'
 
 
 def stored_rate(options: EvaluationOptions, generator: Generator) -> float | None:
-    """Images denoised per second, from the log's newest record with the same sampler; None if there is none."""
+    """Images denoised per second, from the log's newest record with the same sampler; None without such a record."""
     log = log_path(options)
     records = [] if log is None else read_records(log.with_suffix('.jsonl'))
     for record in reversed(records):

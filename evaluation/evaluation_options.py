@@ -1,4 +1,4 @@
-"""Options for an evaluation (no torch): the command line of mem_ratio.py and a study's [evaluate] table."""
+"""The options of an evaluation, on the command line of mem_ratio.py and in a study's [evaluate] table (no torch)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ FILTERS = ('lanczos', 'box', 'bicubic')
 
 @dataclass(frozen=True)
 class CopyRule:
-    """A rule from `evaluation.copy_rules`. threshold: the cosine threshold, in (0, 1)."""
+    """A rule from `evaluation.copy_rules`. threshold: in (0, 1), used only by the cosine rule."""
 
     name: str
     threshold: float = 0
@@ -43,7 +43,7 @@ class EvaluationOptions:
     """What to evaluate, what to compare it with, and what to measure and write."""
 
     # fmt: off
-    expdir: Path | None = option(None, 'Evaluate all snapshots of a run folder of train.py or of EDM.', unit='DIR')
+    expdir: Path | None = option(None, 'Evaluate all snapshots in a run folder of train.py or EDM.', unit='DIR')
     images: tuple[str, ...] = option((), 'Evaluate images from any source; repeat the option to evaluate several sets.', unit='DIR|ZIP|NPZ|NPY')
     network: str | None = option(None, 'Evaluate one network: a snapshot, an EDM network pickle, or a run folder (its newest snapshot).', unit='FILE|DIR|URL')
     pipeline: Path | None = option(None, 'Evaluate an unconditional pipeline saved by diffusers.', unit='DIR')
@@ -51,7 +51,7 @@ class EvaluationOptions:
     data: str | None = option(None, 'Training set for `denoiser`.', unit='ZIP|DIR|NPZ|NPY')
     training_set: str | None = option(None, 'Training set to compare with. [default: the training set of `expdir` or `denoiser`]', name='knn-ref', unit='ZIP|DIR|NPZ|NPY')
     xflip: bool | None = option(None, 'Also compare with mirrored training images. [default: as in training]', unit='BOOL')
-    log: Path | None = option(None, 'Log file; records are written next to it, with the ending .jsonl. [default: mem_traj.log in `expdir`, else none]', unit='FILE')
+    log: Path | None = option(None, 'Log file; records are written next to it, in a .jsonl file of the same name. [default: mem_traj.log in `expdir`, else none]', unit='FILE')
     seeds: list[int] = option('0-9999', 'Seeds, such as 1,2,5-10; one image is generated for each.', unit='LIST', parse=seed_list)
     race: bool = option(False, 'Evaluate all snapshots on the first seeds only, and the best one on all seeds; this needs about a quarter of the images.', unit='BOOL')
     class_index: int | None = option(None, 'Generate all images with this class. [default: drawn from the seed]', name='class', unit='INT', least=0)
@@ -67,11 +67,11 @@ class EvaluationOptions:
     metrics_for: str = option('best', 'For a run: compute `metrics` for the best snapshot only, or for every snapshot as it is sampled.', choices=('best', 'all'))
     space: str = option('pixels', 'Space in which `copy_rule` compares images; features needs `extractor` or `features`.', choices=('pixels', 'features'))
     copy_rule: CopyRule = option('relative', 'Also count copies in `space` by this rule: relative (d1 < d2 / 3), cosine:T (cosine above T), or adaptive.', unit='RULE', parse=copy_rule)
-    copied: Path | None = option(None, 'Save a row for each training image that is copied, how often and by which images; next to it a row for each class, and a gallery. [default: for a run, mem_copied.csv in `expdir`]', unit='CSV')
-    features: list[str] | None = option(None, 'Compute metrics in features instead of pixels; the features are given as .npy files, float [N, d], in the order of the images.', unit='GEN,REF[,TEST]', parse=word_list)
-    extractor: str | None = option(None, 'Compute metrics in the features of this extractor: pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
-    preprocess: str | None = option(None, 'Preprocessing for torchscript: inception, imagenet, sscd, clip, none, or a list of settings.', unit='NAME')
-    resize: str | None = option(None, 'Resize each of `images` to the size of `training_set` with this filter.', choices=FILTERS)
+    copied: Path | None = option(None, 'Save a table with one row per copied training image: how often it is copied, and by which images. A table of classes and a gallery are written next to it. [default: for a run, mem_copied.csv in `expdir`]', unit='CSV')
+    features: list[str] | None = option(None, 'Compute metrics on features instead of pixels. The features are given as .npy files, float [N, d], in the order of the images.', unit='GEN,REF[,TEST]', parse=word_list)
+    extractor: str | None = option(None, 'Compute metrics on features from this extractor: pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
+    preprocess: str | None = option(None, 'Preprocessing for a torchscript extractor: inception, imagenet, sscd, clip, none, or a list of settings.', unit='NAME')
+    resize: str | None = option(None, 'Resize `images` to the size of `training_set` with this filter.', choices=FILTERS)
     channels: str = option('auto', 'Compare images as grey (1) or RGB (3); auto uses RGB if `images` or `training_set` contain colour.', choices=('auto', '1', '3'))
     float_range: tuple[float, float] | None = option(None, 'Pixel range of floating-point `images`, such as -1,1.', unit='LOW,HIGH', parse=number_pair)
     as_json: bool = option(False, 'Print only records on stdout, each as one line of JSON.', name='json', switch=True)
@@ -86,7 +86,7 @@ class EvaluationOptions:
 SAMPLER_ARGUMENTS = tuple(field.name for field in dataclasses.fields(SamplerOptions))
 GENERATORS = ('expdir', 'network', 'pipeline', 'denoiser')  # as in `evaluation.generators`
 SUBJECTS = ('images', *GENERATORS)
-# Options that have an effect only with some of these subjects.
+# The subjects with which an option has an effect, for options that do not apply to all.
 NETWORKS = ('expdir', 'network')
 ONLY_FOR = {
     **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), GENERATORS),
@@ -120,8 +120,8 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
     rule, in_features = other_rule(options), bool(options.features or options.extractor)
     if not (options.metrics or rule) and (in_features or options.test_set or options.metrics_for == 'all'):
         raise ArgumentError(
-            '`features`, `extractor`, `test_set` and `metrics_for`=all require `metrics`, a `space`, or a `copy_rule` '
-            'other than relative'
+            '`features`, `extractor`, `test_set` and `metrics_for`=all require `metrics`, `space`=features, or a '
+            '`copy_rule` other than relative'
         )
     if options.race and options.metrics_for == 'all':
         raise ArgumentError(

@@ -1,7 +1,7 @@
-"""Generated images in one file, from any generator: an .npz in OpenAI's sample format, or an .npy.
+"""Saves the images of any generator in one file: an .npz in OpenAI's sample format, or an .npy.
 
 `generate_to_file` resumes an interrupted run from `FILE.partial`. An .npz also stores the settings that determine its
-images, so a finished file is recognized; a file made with other settings is refused.
+images: a finished file is not generated again, and a file with other settings is refused.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ Arrays = Mapping[str, np.ndarray]
 class Output:
     """Where to write images, and which seeds to generate.
 
-    outdir: a folder, or an .npz or .npy file for all images. batch_size: images at a time on each rank. subdirs: put
-    every thousand images in a folder. save_images: whether to save a PNG per seed. grid: path of a contact sheet of the
-    first seeds, or None.
+    outdir: a folder, or an .npz or .npy file for all images. batch_size: number of images per batch on each rank.
+    subdirs: whether to use a subfolder for every thousand images. save_images: whether to save a PNG per seed. grid:
+    path of a contact sheet of the first seeds, or None.
     """
 
     outdir: Path
@@ -58,10 +58,10 @@ def generate_to_file(
 ) -> list[Arrays]:
     """Generate the images of all seeds and save them in the file `output.outdir`.
 
-    compare_with: prepares the training images to compare with. Returns the file's arrays on the main rank: arr_0
-    (images, uint8 [N, H, W, C]), arr_1 (classes, if any), seeds and, with compare_with, indices and squared_distances
-    [N, 2]. An .npy holds only arr_0.
-    Raises UserError if the file exists with other images, or is an .npy that exists.
+    compare_with: function that returns the training images to compare with. Returns the file's arrays on the main rank:
+    arr_0 (images, uint8 [N, H, W, C]), arr_1 (classes, if any), seeds and, with compare_with, indices and
+    squared_distances [N, 2]. An .npy holds only arr_0.
+    Raises UserError if the file already exists, unless it is an .npz with these images.
     """
     path, context = output.outdir, Pass(output.seeds, output.batch_size)
     if output.subdirs or not output.save_images:
@@ -93,7 +93,7 @@ def generate_to_file(
 
 
 def read_finished(output: Output, settings: dict[str, Any]) -> Arrays | None:
-    """Read an .npz with these settings and seeds; None if it does not exist. Raises UserError if it holds others."""
+    """Read the finished .npz; None if it does not exist. Raises UserError if its settings or seeds differ."""
     if not output.outdir.exists():
         return None
     arrays = read_arrays(output.outdir, {**settings, 'seeds': format_seeds(output.seeds)})

@@ -1,8 +1,8 @@
 """Generates images with any generator, over any number of ranks: `generate` and `generate_and_compare`.
 
-`generate_to_folder` saves one PNG per seed, and can resume: it generates only incomplete batches. It also writes
-`settings.json`, which lists everything that determines the images except their seeds; a folder with different settings
-is refused.
+`generate_to_folder` saves one PNG per seed; to resume, it generates only the batches that have missing images. It also
+writes `settings.json`, which lists everything that determines the images except their seeds; a folder with different
+settings is refused.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def generate(output: Output, generator: Generator) -> None:
 
 
 def generate_to_folder(output: Output, generator: Generator, table: NearestTable | None = None) -> None:
-    """Generate the missing images, save them, and pass them to the table.
+    """Generate and save the missing images, and pass them to `table`.
 
     Raises UserError if the folder holds images with other settings or of unknown origin.
     """
@@ -82,8 +82,8 @@ def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> tupl
     """Save a closed form's images and their nearest training images (a table in a folder, or arrays in a file).
 
     Returns the number of copies, and the number of images that equal a training image pixel for pixel.
-    Raises UserError if the training set does not fit in memory, if a window table does not cover the sampler's noise
-    levels, and as `generate_to_folder` does.
+    Raises UserError like `generate_to_folder`, and if the training set does not fit in memory or a window table does
+    not cover the sampler's noise levels.
     """
     generator.require_levels()
     table = NearestTable(output.outdir, generator)
@@ -101,7 +101,7 @@ def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> tupl
 
 
 def counts(squared_distances: Tensor) -> tuple[int, int]:
-    """Count copies and exact copies. squared_distances: to the two nearest training images, int64 [N, 2]."""
+    """Count copies and exact copies. squared_distances: distances to the two nearest training images, int64 [N, 2]."""
     nearest, second = squared_distances.unbind(1)
     return int(memorized(nearest, second).sum()), int((nearest == 0).sum())
 
@@ -126,12 +126,12 @@ def require_settings(folder: Path, settings: dict[str, Any]) -> None:
         old = parse_json(path.read_bytes(), dict[str, Any], '')
     except UserError as error:
         raise UserError(f'{path} cannot be read; choose another `outdir`') from error
-    new = json.loads(json.dumps(settings))  # infinity and tuples as they are stored in JSON
+    new = json.loads(json.dumps(settings))  # infinity and tuples become what JSON stores for them
     for name in [*new, *(name for name in old if name not in new)]:
         if old.get(name) != new.get(name):
             is_network = (
                 name in ('generator', 'sha256') and 'dataset' not in new
-            )  # closed forms have a data set instead
+            )  # the settings of closed forms have `dataset`
             kind = 'made with another network' if is_network else 'made with other settings'
             raise UserError(
                 f'`outdir`={folder} contains images {kind} ({name} was {old.get(name)}, not {new.get(name)}); '
@@ -140,7 +140,7 @@ def require_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the settings unless the file already exists."""
+    """Write settings.json unless it exists."""
     path = folder / SETTINGS_NAME
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -37,12 +37,13 @@ Device = torch.device | str
 class Sampling:
     """How images are sampled.
 
-    class_index: the class of all images; None draws a class for each seed. class_prior: how to draw it, either
-    'uniform' (over classes with training images) or 'data' (in proportion to their training images). precision: the
-    denoiser's precision; None uses the one it was trained in. num_steps: a pipeline's number of steps; None uses its
-    scheduler's default.
-    For a closed form, data: its training set; conditional: whether to use classes if class_index is None; sharded:
-    whether to spread the training set over the ranks, which then work on every batch together.
+    class_index: the class of all images; None draws a class for each seed. class_prior: how classes are drawn, either
+    'uniform' (over classes with training images) or 'data' (in proportion to their numbers of training images).
+    precision: the denoiser's precision; None uses the precision it was trained in. num_steps: a pipeline's number of
+    steps; None uses its scheduler's default.
+    The remaining fields are used only by closed forms. data: the training set. conditional: whether to use classes if
+    class_index is None. sharded: whether to spread the training set over the ranks, which then work on every batch
+    together.
     """
 
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
@@ -56,7 +57,7 @@ class Sampling:
 
     @classmethod
     def of(cls, options: object, **others: Any) -> 'Sampling':
-        """Take fields from the attributes of `options` with the same names, and the remaining fields from `others`."""
+        """Take fields from the attributes of `options` with the same names; `others` adds or overrides fields."""
         known = {name: value for name, value in vars(options).items() if name in cls.__annotations__}
         return cls(**{**known, **others})
 
@@ -64,10 +65,10 @@ class Sampling:
 class Generator(ABC):
     """Makes one image for each seed. Weights are read when sampling begins.
 
-    name: as it appears in records. where: the file, folder or training set it was made from, for messages. shape: an
-    image's shape (C, H, W). kimg: thousands of training images seen, or None if unknown. sampler, class_index,
-    precision: as they appear in records. label_dim: number of classes. classes: the classes to draw from (None for
-    all), with their numbers of images if they are drawn in proportion to these.
+    name: the generator's name in records. where: the file, folder or training set it was made from, for messages.
+    shape: an image's shape (C, H, W). kimg: thousands of training images seen, or None if unknown. sampler,
+    class_index, precision: settings that appear in records. label_dim: number of classes. classes: the classes to draw
+    from (None for all); a mapping to numbers of training images draws in proportion to them.
     trained_on: the content hash of its training set, if known. xflip: whether it was also trained on mirrored images.
     """
 
@@ -107,7 +108,7 @@ class Generator(ABC):
 
     @property
     def prior(self) -> dict[str, str]:
-        """How classes are drawn, as it appears in records; empty if they are drawn uniformly."""
+        """The record's entry on how classes are drawn; empty if they are drawn uniformly."""
         prior = self.sampling.class_prior
         return {} if prior == 'uniform' else {'class_prior': prior}
 
@@ -116,11 +117,11 @@ class Generator(ABC):
         """The denoiser, ready to evaluate. Raises UserError if the generator has none."""
 
     def epochs(self, dataset_size: int) -> float | None:
-        """Epochs seen; `dataset_size` is used if the size of its own training set is unknown. None without kimg."""
+        """The number of epochs trained, None if unknown. dataset_size: used if its training set's size is unknown."""
         return None
 
     def draw_unknown_classes_from(self, class_sizes: Mapping[int, int] | None) -> None:
-        """Draw from these classes (with their numbers of training images) unless the generator knows its own."""
+        """Draw from these classes, unless the generator knows its own. class_sizes: training images per class."""
         if self.draws_any_class and class_sizes and max(class_sizes) < self.label_dim:
             self._draw_classes_from(class_sizes)
 
@@ -128,7 +129,8 @@ class Generator(ABC):
         self.draws_any_class = False
         if self.class_index is not None and self.class_index not in class_sizes:
             raise UserError(
-                f'`class_index`={self.class_index}: no training image has this class; classes: {len(class_sizes)}'
+                f'`class_index`={self.class_index}: no training image has this class; '
+                f'{len(class_sizes)} classes have training images'
             )
         if self.class_index is None and self.sampling.class_prior == 'data':
             self.classes = dict(class_sizes)
@@ -136,7 +138,7 @@ class Generator(ABC):
             self.classes = list(class_sizes) if len(class_sizes) < self.label_dim else None
 
     def _check_prior(self) -> None:
-        """Raise UserError if no classes are drawn, or if the training images per class are needed but unknown."""
+        """Raise UserError if `class_prior` is 'data' but no classes are drawn or their sizes are unknown."""
         if self.sampling.class_prior == 'uniform':
             return
         if not self.label_dim or self.class_index is not None:
@@ -174,7 +176,7 @@ class SnapshotGenerator(Generator):
         self._draw_known_classes(self.info)
 
     def _draw_known_classes(self, info: SnapshotInfo) -> None:
-        """Draw from the snapshot's stored classes; older ones without class_sizes get them from a training set."""
+        """Draw from the classes stored in the snapshot; older snapshots may lack classes or class_sizes."""
         if info.classes is not None and info.class_sizes is not None:
             self._draw_classes_from(dict(zip(info.classes, info.class_sizes, strict=True)))
         elif info.classes is not None and self.sampling.class_prior == 'uniform':
@@ -218,7 +220,7 @@ class PipelineGenerator(Generator):
 
 
 class ClosedFormGenerator(Generator):
-    """A closed-form denoiser of the training set `sampling.data`, whose labels are used only to choose classes.
+    """A closed-form denoiser fitted to the training set `sampling.data`; it uses labels only if classes are requested.
 
     Raises UserError for an unknown name, a missing training set, and a class without training images.
     """
@@ -266,7 +268,7 @@ class ClosedFormGenerator(Generator):
 
 
 def class_labels(source: Source, sampling: Sampling) -> torch.Tensor | None:
-    """The training set's labels, int64 [N], if they are used. Raises UserError if it has no labels."""
+    """The training set's labels, int64 [N]; None if classes are not used. Raises UserError if labels are missing."""
     if not sampling.conditional and sampling.class_index is None:
         return None
     if source.labels is None:
@@ -282,12 +284,12 @@ def generators_of_run(path: str | Path, sampling: Sampling, device: Device) -> l
     paths = [path for kimg, path in reversed(list_snapshots(run_dir)) if kimg]
     if not paths:
         raise UserError(
-            f'`expdir`={run_dir} contains no network-snapshot-*.safetensors or .pkl, except possibly one at 0 kimg'
+            f'`expdir`={run_dir} contains no network-snapshot-*.safetensors or .pkl after 0 kimg; train the run first'
         )
     return [SnapshotGenerator(path, sampling, device) for path in paths]
 
 
-# Keyed by the argument that names them; each makes one generator, or several for a run.
+# Keyed by the argument whose value is passed; each makes one generator or, for a run, several.
 GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[Generator]]] = {
     'expdir': generators_of_run,
     'network': SnapshotGenerator,
@@ -297,7 +299,7 @@ GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[
 
 
 def make_generators(named: object, sampling: Sampling, device: Device) -> list[Generator]:
-    """The generators chosen by `named`, which has an attribute for each entry of `GENERATORS`, all but one None."""
+    """Make the generators that `named` asks for, by the first of its arguments in `GENERATORS` that is not None."""
     for argument, make in GENERATORS.items():
         value = getattr(named, argument)
         if value is not None:
@@ -307,13 +309,13 @@ def make_generators(named: object, sampling: Sampling, device: Device) -> list[G
 
 
 def fetched(network: str, download: DownloadOptions | None = None) -> Path:
-    """The network's file; a URL is downloaded once, for all ranks. Raises UserError as `fetch` does."""
+    """The network's file; a URL is downloaded once for all ranks. Raises UserError like `fetch`."""
     download = download or DownloadOptions()
     return distributed.on_main(lambda: fetch(network, download.cache_dir, download.sha256))
 
 
 def trained_with_xflip(snapshot: Path) -> bool:
-    """Whether the run folder's options enable mirrored images; needed for older snapshots and for EDM's."""
+    """Whether the run folder's options enable mirrored images; older snapshots and EDM's do not store this."""
     saved = read_json(snapshot.parent / OPTIONS_FILE, dict[str, Any]) or {}
     options = saved.get('options', saved.get('dataset_kwargs'))
     return isinstance(options, dict) and options.get('xflip') is True

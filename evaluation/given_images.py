@@ -27,10 +27,10 @@ RESAMPLING = {name: PIL.Image.Resampling[name.upper()] for name in FILTERS}
 class ImageSet:
     """A generated set. pixels: uint8 [N, C, H, W], possibly a memory map.
 
-    name: as it appears in records. where: the argument and path that gave the set, for messages. name_of: the file,
-    seed or position of each image. seeds: the seeds of all images, or None if they were generated elsewhere. classes:
-    the class each image was generated for (-1 if none), int64 [N], or None. resized: the filter and both sizes, or None
-    if the images were not resized.
+    name: the set's name in records. where: the argument and path that gave the set, for messages. name_of: maps an
+    image's position to its name (a file, a seed, or the position). seeds: the seeds of all images, or None if they were
+    generated elsewhere. classes: the class each image was generated for (-1 if none), int64 [N], or None. resized: the
+    filter and both sizes, or None if the images were not resized.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ImageSet:
         return len(self.pixels)
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
-        """Yield the images for each batch of positions, like a generator does for seeds."""
+        """Yield the images for each batch of positions, as a generator does for seeds."""
         for places in batches:
             yield GeneratedBatch(list(places), torch.from_numpy(self.pixels[list(places)]))
 

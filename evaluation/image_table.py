@@ -17,11 +17,11 @@ TABLE_NAME = 'nearest.csv'
 class ImageRow:
     """One row; unknown values are None and become empty fields.
 
-    set: name of the generated set. image: its seed, file, or position. class_index: the class it was generated
+    set: name of the generated set. image: the image's seed, file, or position. class_index: the class it was generated
     for. nearest, second: positions of the two nearest distinct training images. squared_distance,
-    second_squared_distance: distances in squared pixel levels. memorized: whether the image is a copy. exact: if it
-    equals its nearest training image. duplicate: whether it equals an earlier image of its set. nearest_file: name
-    of the file from which the nearest training image was originally read.
+    second_squared_distance: their distances in squared pixel levels. memorized: whether the image is a copy. exact:
+    whether it equals its nearest training image. duplicate: whether it equals an earlier image of its set.
+    nearest_file: name of the file from which the nearest training image was originally read.
     """
 
     set: str
@@ -46,7 +46,7 @@ COLUMNS = tuple(field.name.removesuffix('_index') for field in dataclasses.field
 
 
 def rows_of(images: ImageSet, result: Memorization, original_names: Sequence[str] | None) -> Iterator[ImageRow]:
-    """The rows of a set, in the order of its images. original_names: training image files, or None."""
+    """The rows of a set, in the order of its images. original_names: training images' file names, or None."""
     firsts = set(first_of_equal_rows(images.pixels).tolist())
     classes = [-1] * len(images) if images.classes is None else images.classes.tolist()
     columns = zip(

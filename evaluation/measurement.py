@@ -16,7 +16,7 @@ from evaluation.spaces import FeatureSpace, Rows, Space
 
 @dataclass(frozen=True)
 class Compared:
-    """A space, and the rows in it of the training set and of the held-out set (or None)."""
+    """A space, and the training set and held-out set (or None) as rows in this space."""
 
     space: Space
     training: Rows
@@ -31,8 +31,8 @@ class Compared:
 class Measurement:
     """What to measure. On ranks other than the main rank, all fields except the extractor are empty.
 
-    extractor: for the features of generated images, if they are needed. metrics: names, computed against `metric_sets`.
-    rule: a copy rule, applied against `rule_sets`; None counts only the ratio's copies. settings: everything that
+    extractor: extracts the features of generated images; None if they are not needed. metrics: names of metrics to
+    compute against `metric_sets`. rule: a copy rule to apply against `rule_sets`, or None. settings: everything that
     determines the results except the generated images, as values that JSON can store.
     """
 

@@ -30,8 +30,9 @@ class Memorization:
     ratio: share of copies; interval: its 95 % Wilson interval. memorized: bool [N].
     indices: int64 [N, 2], positions of the nearest and second-nearest distinct training images in the original training
         set; among equal images, the lowest position. squared_distances: int64 [N, 2], exact, in squared pixel levels.
-    num_duplicates: training images that equal an earlier one, or its mirror image if mirrored images count.
-    mean_distance: root mean square per pixel to the nearest training image, in pixel levels, averaged over images.
+    num_duplicates: number of training images that equal an earlier one (or its mirror image if mirrored images count).
+    mean_distance: mean over images of the distance to the nearest training image (root mean square per pixel), in pixel
+        levels.
     """
 
     ratio: float
@@ -57,10 +58,11 @@ class Memorization:
 def memorization_ratio(
     images: Images, references: Images, threshold: float = THRESHOLD, mirrored: bool = False
 ) -> Memorization:
-    """The share of copies among generated images uint8 [N, …], N >= 1. references: training images uint8 [M, …].
+    """Compute the share of copies among generated images uint8 [N, …], N >= 1.
 
-    threshold: ratio of distances below which an image counts as a copy, in (0, 1). mirrored: whether mirrored images
-    were also trained on; the distance to a training image is then the smaller one of its two versions.
+    references: training images uint8 [M, …]. threshold: ratio of distances below which an image counts as a copy, in
+    (0, 1). mirrored: whether mirrored images were also trained on; the distance to a training image is then the smaller
+    of the distances to the image and to its mirror image.
     Raises UserError if fewer than two training images are distinct.
     Source: Gu et al. 2023, section 2; the criterion is Yoon et al.'s.
     """
@@ -69,7 +71,7 @@ def memorization_ratio(
 
 
 class TrainingImages:
-    """Training images prepared for comparison with many batches: uint8 [M, …] or rows; equal images count once.
+    """Training images, uint8 [M, …] or `ImageRows`, prepared for comparison with many batches; equal images count once.
 
     device, mirrored: see `NeighborIndex`. where: the argument and path that gave the images, for messages. fewest: the
     required number of distinct images. Raises UserError if there are fewer.
@@ -89,13 +91,13 @@ class TrainingImages:
         if len(self.index) < fewest:
             raise UserError(
                 f'{where} has {counted(len(self.index), "distinct image")}; '
-                f'the ratio needs at least two, because it compares the two nearest'
+                f'the ratio needs at least two, because it compares the distances to the two nearest'
             )
 
     def nearest_two(self, images: Images) -> tuple[Tensor, Tensor]:
         """Indices and squared distances of the two nearest distinct training images, int64 [N, 2] each, on the CPU.
 
-        If there is only one, the second one has index -1 and the largest possible distance.
+        If only one training image is distinct, the second has index -1 and the largest possible distance.
         """
         index, squared_distance = self.index.query(images, k=min(2, len(self.index)))
         if len(self.index) == 1:
@@ -120,7 +122,7 @@ class TrainingImages:
 class TrainingSet(TrainingImages):
     """A training set in memory, prepared for an evaluation.
 
-    name, sha256: as they appear in records. images: uint8 [M, C, R, R]. labels: int64 [M], or None. class_sizes: the
+    name, sha256: name and content hash in records. images: uint8 [M, C, R, R]. labels: int64 [M], or None. class_sizes:
     number of images per label, or None. original_names: the files from which images were originally read, or None.
     """
 
@@ -141,7 +143,7 @@ class TrainingSet(TrainingImages):
 
     @functools.cached_property
     def reference_distance(self) -> float | None:
-        """The average distance between a training image and its nearest other one (root mean square per pixel).
+        """The average distance from a training image to its nearest distinct neighbour (root mean square per pixel).
 
         None if all training images are equal.
 
@@ -162,14 +164,14 @@ def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> 
     nearest, second: squared pixel distances to the two nearest distinct training images, int64 [N].
     threshold: ratio of distances (not squared), in (0, 1), converted to the nearest fraction with at most three digits,
         so that the comparison uses integers.
-    Returns bool [N]. An image at distance 0 is memorized for any second distance.
+    Returns bool [N]. An image at distance 0 is memorized whatever the second distance is.
     """
     fraction = Fraction(threshold).limit_denominator(999)
     return nearest * fraction.denominator**2 < second * fraction.numerator**2
 
 
 def spread_places(total: int, count: int) -> Tensor:
-    """At most `count` of `total` positions, spread evenly, int64."""
+    """At most `count` positions, spread evenly from 0 to total - 1, int64."""
     return torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).round().long()
 
 

@@ -1,6 +1,6 @@
-"""A folder's table of nearest training images, filled while its images are generated.
+"""The table of nearest training images in a folder of generated images, filled while they are generated.
 
-Each rank appends to its own file, so a killed run keeps its rows; an incomplete last line is dropped.
+Each rank appends to its own file, so the rows of a killed run are kept; an incomplete last line is dropped.
 """
 
 import contextlib
@@ -52,9 +52,9 @@ class NearestTable:
         for path in filter(Path.exists, [self.folder / TABLE_NAME, *parts]):
             lines = path.read_text(encoding='utf-8', errors='replace').rpartition('\n')[0].splitlines()
             for line in lines:
-                with contextlib.suppress(csv.Error, ValueError):  # also skips lines with missing columns
+                with contextlib.suppress(csv.Error, ValueError):  # skips corrupt and incomplete lines
                     row = dict(zip(COLUMNS, next(csv.reader([line]), []), strict=True))
-                    found[int(row['image'])] = row  # fails for the header, which has no number here
+                    found[int(row['image'])] = row  # fails for the header, which is skipped
         found = dict(sorted(found.items()))
         if parts:
             write_text(self.folder / TABLE_NAME, csv_lines([COLUMNS, *(row.values() for row in found.values())]))

@@ -1,6 +1,6 @@
 """Exact nearest neighbours of 8-bit images: integer distances, no approximation, one pass over the references.
 
-Pixels minus 128 are int8. Products of int8 matrices with int32 accumulators are exact, and the fastest that CPUs and
+Pixels minus 128 fit in int8. Products of int8 matrices with int32 accumulators are exact, and the fastest that CPUs and
 GPUs offer. References are compared in blocks whose distances fit in the cache; a block is examined a second time only
 for queries that have a nearer reference in it than in all earlier blocks.
 """
@@ -20,11 +20,11 @@ from training.closed_form.rows import ImageRows, as_rows
 QUERY_BLOCK = 512
 REFERENCE_BLOCK = 1024
 BLOCK_PIXELS = 1 << 24
-# How many pixels are prepared at a time.
+# Number of pixels prepared at a time.
 PREPARED_PIXELS = 1 << 20
 # With this many int8 pixels, squared norms plus products fit in 31 bits: 3 · 2^14 each.
 MAX_PIXELS = (2**31 - 1) // (3 * 2**14)
-# The distance to a missing neighbour, because a rank can hold fewer than k references.
+# Stands for the distance to a missing neighbour: a rank can hold fewer than k references.
 _MISSING = torch.iinfo(torch.int64).max
 
 Images = Tensor | np.ndarray
@@ -43,14 +43,14 @@ def nearest_neighbors(queries: Images, references: Images, k: int = 2) -> tuple[
 class NeighborIndex:
     """References prepared for many queries.
 
-    references: uint8 [M, …], or `ImageRows`, which are read block by block. If they are sharded, all ranks must make
-        the same queries; they get the same neighbours, with indices into the whole set.
-    device: where uint8 references are compared. [default: where they are]
+    references: uint8 [M, …], or `ImageRows`, which are read block by block. If `ImageRows` are sharded, all ranks must
+        make the same queries; they get the same neighbours, with indices into the whole set.
+    device: the device that compares uint8 references. [default: the references' device]
     distinct: equal references count once, with the lowest of their indices.
     mirrored: the distance to a reference uint8 [C, H, W] is the smaller of its distances to the reference and to the
-        mirror image; with `distinct`, a reference equals its mirror image. Not for `ImageRows`.
+        mirror image; with `distinct`, a reference equals its mirror image. Not available for `ImageRows`.
 
-    num_references: the number on all ranks. len(): the number that are compared, on all ranks.
+    num_references: number of references on all ranks. len(): the same, but with `distinct`, equal ones count once.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class NeighborIndex:
             self.rows, self.norms = rows.__getitem__, squared_norms(rows, self.dtype)
 
     def _keys(self, pixels: Tensor) -> Tensor:
-        """Keys that are the same for equal references, int64 [M]."""
+        """Keys that are equal for equal references, int64 [M]."""
         blocks = pixels.split(prepared_rows(self.num_pixels))
         versions = map(first_versions, blocks) if self.mirrored else blocks
         return torch.tensor(copies_of(row for block in versions for row in block.cpu().numpy()))
 
     def _compared(self, count: int, keys: Tensor | None) -> Tensor:
-        """Indices of the references this rank compares, int64, ascending: the first for each key, or all."""
+        """Indices of the references that this rank compares, int64, ascending: the first for each key, or all."""
         self.num_references = self.size = count
         self.offset = 0  # where this rank's references start among those of all ranks
         if keys is None:
@@ -117,7 +117,7 @@ class NeighborIndex:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The integer type of distances minus the query's norm."""
+        """The integer type for squared distances minus the query's squared norm."""
         return torch.int32 if self.num_pixels <= MAX_PIXELS else torch.int64
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ class NeighborIndex:
 
     def query(self, queries: Images, k: int = 2) -> tuple[Tensor, Tensor]:
         """The k nearest references of queries uint8 [N, …]; see `nearest_neighbors`."""
-        assert 1 <= k <= len(self), f'{k} neighbours need at least as many references, not {len(self)}'
+        assert 1 <= k <= len(self), f'{k} neighbours need at least {k} references, not {len(self)}'
         pixels = self._checked(queries)
         if self.mirrored:  # mirroring the query instead of the references gives the same distances
             (index, distance), other = self._query(pixels, k), self._query(pixels.flip(-1), k)
@@ -147,15 +147,16 @@ class NeighborIndex:
         return index.gather(1, column).to(pixels.device), distance.to(pixels.device)
 
     def count_within(self, queries: Images, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-        """How many balls around references contain each query: int64 [N] excluding and [N] including their surface.
+        """Count the balls around references that contain each query: int64 [N] for open and [N] for closed balls.
 
-        squared_radii: one per reference, int64 [M], in squared pixel levels. Exact; needs as much memory as `query`.
+        squared_radii: one per reference, int64 [M], in squared pixel levels. The counts are exact, and need as much
+        memory as `query`.
         """
         pixels = self._checked(queries)
         assert not self.mirrored
         assert len(squared_radii) == len(self) == self.num_references, 'one radius for each reference'
-        # A squared distance is within the radius if norm - radius - 2 · product is below minus the query's norm;
-        # this needs one bit more than `query` does.
+        # With squared norms and radii, a query is inside a ball if norm - radius - 2 · product < -(the query's norm).
+        # This needs one bit more than `query` does.
         dtype = torch.int32 if 2 * self.num_pixels <= MAX_PIXELS else torch.int64
         radii = squared_radii.to(self.device).clamp(max=self.num_pixels * 2**16)
         offsets = (self.norms.to(torch.int64) - radii).to(dtype)
@@ -201,7 +202,7 @@ class NeighborIndex:
 
 
 def first_versions(pixels: Tensor) -> Tensor:
-    """Of each image and its mirror image, the one that is first in pixel order: uint8 [N, …, W] -> [N, P]."""
+    """Replace each image by its mirror image if that is first in pixel order: uint8 [N, …, W] -> [N, P]."""
     rows, mirrored = pixels.flatten(1), pixels.flip(-1).flatten(1)
     place = (rows != mirrored).to(torch.uint8).argmax(dim=1, keepdim=True)
     return torch.where(mirrored.gather(1, place) < rows.gather(1, place), mirrored, rows)
@@ -210,7 +211,7 @@ def first_versions(pixels: Tensor) -> Tensor:
 def lowest_of_both(
     index: Tensor, distance: Tensor, other_index: Tensor, other_distance: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Merge two lists of neighbours, in which the same one can appear, into the k nearest, int64 [N, k] each."""
+    """Merge two lists of neighbours, which can have members in common, into the k nearest, int64 [N, k] each."""
     same = index[:, :, None] == other_index[:, None, :]
     here = same & (distance[:, :, None] <= other_distance[:, None, :])
     distance = distance.masked_fill((same & ~here).any(dim=2), _MISSING)
@@ -235,7 +236,7 @@ def squared_norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def lowest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k lowest values of each row, ascending, and their columns; among equal values, the first."""
+    """The k lowest values of each row, ascending, and their columns; equal values stay in column order."""
     values, lows, places = values.clone(), [], []
     for _ in range(k):
         low, place = values.min(dim=1, keepdim=True)

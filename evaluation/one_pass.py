@@ -1,7 +1,7 @@
 """One pass over generated images: each batch is sampled once, on one rank, and passed to every consumer there.
 
-A consumer is one use of the images, such as saving them. An interrupted pass resumes: the consumers' results are saved
-every few seconds, and given to the consumers again.
+A consumer is one use of the images, such as saving them. The consumers' results are saved every few seconds; when an
+interrupted pass resumes, the saved results are passed to the consumers again.
 """
 
 import itertools
@@ -29,15 +29,15 @@ SECONDS_BETWEEN_SAVES = 5.0
 
 # Maps batches of seeds to their images, one batch at a time.
 Generate = Callable[[list[list[int]]], Iterator[GeneratedBatch]]
-# What each `Consumer` took from a batch, by the consumer's name: tensors by their own names, with one row per seed.
+# The result of `Consumer.take` for a batch, by the consumer's name: named tensors with one row per seed.
 Taken = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """The seeds of a pass.
+    """The images that a pass goes over.
 
-    seeds: one per image (positions for given images). batch_size: images at a time on each rank.
+    seeds: the seed of each image (or its position in a given set). batch_size: number of images per batch on each rank.
     """
 
     seeds: Sequence[int]
@@ -49,9 +49,9 @@ class Context(Pass):
     """A pass that compares images with a training set, and everything its consumers need.
 
     name: the name of the generator or given set. keep_images: whether to keep images in memory because they are not
-    stored elsewhere. image_root: parent of the folder to save images in, or None; subdirs: put every thousand images in
-    a folder. raced_seeds: all seeds of a race, of which `seeds` are the first; None if there is no race.
-    measurement: what to compute for each set's record in addition to the ratio.
+    stored elsewhere. image_root: parent of the folder to save images in, or None. subdirs: whether to use a subfolder
+    for every thousand images. raced_seeds: all seeds of a race, of which `seeds` are the first; None without a race.
+    measurement: what to compute for the record in addition to the ratio.
     """
 
     training_set: TrainingSet
@@ -82,7 +82,7 @@ class Consumer(ABC):
 
     @abstractmethod
     def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
-        """What to send for a batch: CPU tensors with one row per seed."""
+        """Return what to send to the main rank for a batch: CPU tensors with one row per seed."""
 
     def add(self, seeds: Sequence[int], taken: Mapping[str, Tensor]) -> None:
         """Receive the result of `take` on the main rank; by default, all rows are kept for `rows`."""
@@ -90,16 +90,16 @@ class Consumer(ABC):
             self._rows[seed] = {name: values[place] for name, values in taken.items()}
 
     def rows(self, name: str) -> Tensor:
-        """The kept rows with this name, in seed order."""
+        """The kept rows of the tensors with this name, in seed order."""
         return torch.stack([self._rows[seed][name] for seed in self.context.seeds])
 
     def finish(self, images: ImageSet, result: Memorization) -> dict[str, Any]:
-        """Write files, and return entries for the record. result: for `images`, which are in seed order."""
+        """Write files, and return entries for the record. images, result: all images, and their memorization."""
         return {}
 
 
 class PartialResults:
-    """The consumers' results for the batches of an unfinished pass, in a folder of `.npz` files; on the main rank.
+    """The consumers' results for the batches of an unfinished pass, kept by the main rank in a folder of `.npz` files.
 
     folder: None saves nothing. settings: everything that determines the images and results. Files with other settings,
     unreadable files, and files that lack a consumer are ignored.
@@ -111,7 +111,7 @@ class PartialResults:
         self._last_save = time.monotonic()
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[list[int], Taken]]:
-        """For each file, in the order they were saved: its seeds, and what the named consumers took from them."""
+        """Yield the seeds in each file and the named consumers' results for them, oldest file first."""
         for path in self._paths():
             arrays = read_arrays(path, self.settings)
             if arrays is None or not set(names) <= set(arrays['consumers'].tolist()):
@@ -167,8 +167,8 @@ def one_pass(
 ) -> None:
     """Pass the image of every seed to all consumers: results in `partial` are reused, other images are sampled.
 
-    Seeds are cut into batches, which are distributed over the ranks; after each round the results go to the main rank.
-    A UserError on one rank is raised on all ranks. together: all ranks work on every batch together.
+    Seeds are split into batches, which are distributed over the ranks; after each round, the results go to the main
+    rank. A UserError on one rank is raised on all ranks. together: whether all ranks work on every batch together.
     """
 
     def restore() -> set[int]:

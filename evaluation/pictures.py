@@ -17,7 +17,7 @@ from evaluation.memorization import Memorization, closest_places, spread_places
 from training.contact_sheets import to_pil
 
 IMAGES_PER_FOLDER = 1000
-# Images in each section of a gallery.
+# Number of images in each section of a gallery.
 GALLERY_ROWS = 24
 IMAGES_PER_ROW = 12
 # Gallery layout in pixels: image edge, frame width, gap, line height, font size.
@@ -26,7 +26,7 @@ _COPY_COLOR, _PLAIN_COLOR, _INK = (200, 30, 30), (225, 225, 225), (40, 40, 40)
 
 
 def image_path(outdir: Path, seed: int, subdirs: bool) -> Path:
-    """The path for the image of a seed; with subdirs, every thousand images share a folder."""
+    """The path of a seed's image; with subdirs, every thousand images share a folder."""
     folder = outdir / f'{seed - seed % IMAGES_PER_FOLDER:06d}' if subdirs else outdir
     return folder / f'{seed:06d}.png'
 
@@ -70,7 +70,8 @@ def shown_rows(result: Memorization, count: int = GALLERY_ROWS) -> dict[str, lis
 def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: str) -> PIL.Image.Image:
     """Draw generated images next to their two nearest training images; copies have a red frame.
 
-    images: the set, uint8 [N, C, H, W]; name: its name. result: for these images. training: uint8 [M, C, H, W].
+    images: the generated set, uint8 [N, C, H, W]. result: the set's memorization. training: the training images, uint8
+    [M, C, H, W]. name: the generated set's name.
     """
     distances = rms_per_pixel(result.squared_distances, images[0].numel())
 
@@ -92,7 +93,10 @@ def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: s
 
 @dataclass(frozen=True)
 class GalleryEntry:
-    """Images uint8 [C, H, W] shown together, captions below the first ones, and whether their frame is red."""
+    """Images uint8 [C, H, W] shown side by side in one frame.
+
+    captions: texts below the first images. is_marked: whether the frame is red.
+    """
 
     images: Sequence[Tensor]
     captions: Sequence[str]
@@ -107,8 +111,8 @@ def draw_entries(
 ) -> PIL.Image.Image:
     """Draw lines of text and, below them, each section's entries, several in a row.
 
-    sections: entries keyed by title, at least one image in total. heads: labels above an entry's columns of images.
-    num_images: images per row.
+    sections: entries by section title, at least one in total. heads: labels above the images of each entry.
+    num_images: number of images per row.
     """
     height, width = next(entry for entries in sections.values() for entry in entries).images[0].shape[1:]
     edge, per_row = max(height, width), num_images // len(heads)

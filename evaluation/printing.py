@@ -30,18 +30,18 @@ def quality_text(record: Mapping[str, Any]) -> str:
 
 
 def is_far(record: Mapping[str, Any]) -> bool:
-    """Whether generated images are far from any data (such as noise), so a ratio of 0 % does not mean new images.
+    """Whether generated images are far from any data (noise, for example), so that a ratio of 0 % means little.
 
-    True if their mean distance is more than FAR = √2 times the distance between training images, which is the distance
-    that a new image would have with an independent error of that size. False for records without that distance.
-    independent errors of the size of that distance. False for records without that distance.
+    True if their mean distance exceeds FAR = √2 times the reference distance r between training images. A new image is
+    about r away from the training set; with an independent error of size r, it is about √2 r away.
+    False for records without the reference distance.
     """
     reference = record.get('reference_distance')
     return reference is not None and record['mean_distance'] > FAR * reference
 
 
 def distance_text(record: Mapping[str, Any]) -> str:
-    """Such as '7.51', or '90.12 (far from any data: 50.33 between training images)'."""
+    """Format the mean distance, such as '7.51', or '90.12 (far from any data: 50.33 between training images)'."""
     text = f'{record["mean_distance"]:.2f}'
     if not is_far(record):
         return text
@@ -53,7 +53,7 @@ def _known(value: float | None) -> str:
 
 
 def summary(records: Sequence[Mapping[str, Any]]) -> str:
-    """The ratio of each record, and a table of metrics if there are any."""
+    """The ratio in each record, and a table of metrics if there are any."""
     if len(records) == 1:
         (record,) = records
         parts = [f'Memorization ratio: {ratio_text(record)} of {counted(record["num_images"], "image", "d")}']
@@ -76,7 +76,7 @@ def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
 def copies_text(copies: Mapping[str, Any], is_alone: bool) -> str:
     """Such as 'Copies in features, rule cosine:0.6: 12.00 % (…); background, 800 held-out images: 0.50 % (…)'.
 
-    is_alone: whether to include the share; with several sets, it is in their table.
+    is_alone: whether there is only one set; the table of several sets contains the share, which is then omitted here.
     """
     text, background = f'Copies in {copies["space"]}, rule {copies["rule"]}', copies['background']
     text += f': {ratio_text(copies)}' * is_alone
@@ -93,7 +93,7 @@ def copied_text(copied: Mapping[str, Any]) -> str:
 
 
 def ratio_text(record: Mapping[str, Any]) -> str:
-    """Such as '40.00 % (95 % interval 30.94 to 49.80 %)'."""
+    """Format a ratio, such as '40.00 % (95 % interval 30.94 to 49.80 %)'."""
     low, high = 100 * record['ratio_low'], 100 * record['ratio_high']
     return f'{100 * record["ratio"]:.2f} % (95 % interval {low:.2f} to {high:.2f} %)'
 
@@ -118,9 +118,9 @@ def _shares(record: Mapping[str, Any]) -> list[str]:
 
 
 def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
-    """A table with one line per number in a metric, one column per set of images, and one for the sign of memorization.
+    """A table with one line per number in a metric, and one column per set of images; lists are omitted.
 
-    Only JSON records contain the metrics' lists.
+    The last column shows which values indicate memorization.
     """
     columns = [dict(numbers_of(record.get('metrics', {}))) for record in records]
     names = list(dict.fromkeys(name for column in columns for name in column))
@@ -147,12 +147,12 @@ def _if_memorized(name: str) -> str:
 
 
 def few_images_note(num_images: int, num_features: int) -> list[str]:
-    """A list with a note if there are too few images for a covariance of the features, else an empty list."""
+    """A list with a note if there are too few images for the covariance of the features, otherwise an empty list."""
     if num_images > num_features:
         return []
     return [
         f'Note: {num_images} images are too few for the covariance of {num_features} features, so the Fréchet distance '
-        f'depends strongly on the number of images. Compare it only with values for the same number.'
+        f'depends strongly on the number of images. Compare it only with values for the same number of images.'
     ]
 
 

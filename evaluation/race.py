@@ -2,7 +2,7 @@
 
 All snapshots get the first seeds. A snapshot is eliminated if its ratio is significantly below the highest one, or if
 the remaining image budget suffices only for snapshots that rank higher. The remaining snapshots get more seeds, and the
-winner gets all seeds. Snapshots share their seeds, so their images, and the differences between ratios, are paired.
+winner gets all seeds. All snapshots use the same seeds, so differences between their ratios are paired.
 """
 
 from collections.abc import Callable
@@ -10,21 +10,22 @@ from math import ceil
 
 import numpy as np
 
-# The image budget: this share of evaluating all snapshots fully, but at least this number of full evaluations.
+# The image budget: SHARE of the images of all snapshots, but at least the images of LEAST fully evaluated snapshots.
 SHARE = 1 / 4
 LEAST = 2
-# From round to round, the number of seeds grows by this factor, and the number of snapshots is planned to fall as this
-# power of the number of seeds. Both values were chosen by simulated races.
+# In each round, the number of seeds grows by the factor GROWTH, and the number of snapshots is planned to fall in
+# proportion to seeds^-DECAY. Both values were chosen by simulated races.
 GROWTH = 1.25
 DECAY = 0.75
-# A snapshot is eliminated this many standard errors below the leader: a 99 % interval, since there are several rounds.
+# A snapshot is eliminated if it is more than this many standard errors below the leader. The corresponding interval
+# covers 99 %, because there are several rounds.
 QUANTILE = 2.576
 
 
 def race(num: int, total: int, step: int, copies: Callable[[int, int], np.ndarray]) -> list[int]:
-    """The number of seeds that each of `num` snapshots gets; winners get all `total` seeds.
+    """Run a race; return the number of seeds that each of `num` snapshots got, which is `total` for the winner.
 
-    step: numbers of seeds are multiples of `step`, or `total`. copies: takes a snapshot's position and a number of
+    step: each number of seeds is a multiple of `step`, or `total`. copies: takes a snapshot's position and a number of
     seeds, and returns which images are copies, bool [seeds]; it is called with increasing numbers of seeds.
     Among equal snapshots, the first wins.
     """
@@ -37,21 +38,21 @@ def race(num: int, total: int, step: int, copies: Callable[[int, int], np.ndarra
         if length >= total:
             return lengths
         left, longer = budget - sum(lengths), min(total, ceil(length * GROWTH / step) * step)
-        # Reserve enough images for all seeds of the winner.
+        # Reserve enough images to evaluate the winner on all seeds.
         affordable = min(round(left / planned(length, total)), int((left - (total - longer)) / (longer - length)))
         racing = ahead(flags)[: max(1, affordable)]
         length = total if len(racing) == 1 else longer
 
 
 def first_length(num: int, total: int, step: int, budget: float) -> int:
-    """The largest number of seeds for all snapshots that reserves enough images for later rounds."""
+    """The number of seeds in the first round: the largest that leaves enough images for later rounds."""
     lengths = range(step, total, step)
     fitting = [length for length in lengths if num * (length + planned(length, total)) <= budget]
     return total if num * total <= budget else max(fitting, default=min(step, total))
 
 
 def planned(length: int, total: int) -> float:
-    """Images that the remaining rounds need per remaining snapshot, if snapshots are eliminated as planned."""
+    """The number of images per remaining snapshot that later rounds need if snapshots are eliminated as planned."""
     power = 1 - DECAY
     return length**DECAY * (total**power - length**power) / power
 

@@ -51,7 +51,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_record(text: str | bytes, where: str) -> Record:
-    """Parse a record from JSON. where: for messages. Raises UserError if it lacks a field of `Numbers`."""
+    """Parse a record from JSON. where: the source, for messages. Raises UserError if it lacks a field of `Numbers`."""
     parse_json(text, Numbers, where)
     return json.loads(text)
 
@@ -88,12 +88,12 @@ def best_record(records: Sequence[Record]) -> Record:
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Append a record; the file is complete at all times."""
+    """Append a record; if this is interrupted, the old file remains."""
     _write(path, [*read_records(path), record])
 
 
 def replace_record(path: Path, record: Record) -> None:
-    """Replace the newest record with the same settings by a record with additional entries."""
+    """Replace the newest record that has the same settings by `record`, which has additional entries."""
     records = read_records(path)
     place = max(place for place, old in enumerate(records) if settings_of(old) == settings_of(record))
     records[place] = record

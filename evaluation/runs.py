@@ -49,8 +49,8 @@ def evaluate_generators(
 ) -> tuple[list[Record], list[EvaluatedSet]]:
     """Evaluate generators in order; return their records and, on the main rank, the set with the highest ratio.
 
-    context: for the passes; its name is filled in for each. log_path: see `EvaluationLog`; required for more than one
-    generator. raced: whether to run a race (`evaluation.race`); records then show each generator's number of images.
+    context: the context of each pass, except its name. log_path: see `EvaluationLog`; required for more than one
+    generator. raced: whether to run a race (`evaluation.race`), in which generators get different numbers of images.
     Raises UserError if a generator's images differ in shape from the training images.
     """
     for generator in generators:
@@ -79,7 +79,7 @@ def evaluate_generators(
 
 
 def raced_lengths(generators: Sequence[Generator], context: Context, log: 'EvaluationLog', bar: tqdm) -> list[int]:
-    """Run a race; return each generator's number of seeds, whose results are in the log's partial results."""
+    """Run a race; return each generator's number of seeds. Results for these are in the log's partial results."""
     known = distributed.on_main(lambda: [log.raced_length(settings(generator, context)) for generator in generators])
     if all(known):
         return known
@@ -119,7 +119,7 @@ def evaluate_generator(
 def best_set(
     generator: Generator, record: Record, context: Context, log: 'EvaluationLog', bar: tqdm
 ) -> list[EvaluatedSet]:
-    """The images of the best generator, on the main rank: read from a file, or sampled again."""
+    """The best generator's images on the main rank, read from mem_best.npz or sampled again."""
     sets = log.read_best(record, generator.where, context.training_set) if distributed.is_main() else []
     if distributed.on_main(lambda: bool(sets)):
         return sets
@@ -222,8 +222,8 @@ def keep_snapshot(run_dir: Path, name: str) -> None:
 class EvaluationLog:
     """The files of an evaluation, on the main rank. path: the readable log; None reads and writes nothing.
 
-    Next to the log are the records (.jsonl), the images of the best generator (mem_best.npz), and partial results.
-    seconds: how long each generator took, by name.
+    Next to the log are the records (.jsonl), the best generator's images (mem_best.npz), and partial results.
+    seconds: the time that each generator took, by name.
     """
 
     def __init__(self, path: Path | None):
@@ -232,19 +232,19 @@ class EvaluationLog:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def partial_results(self, settings: Mapping[str, Any]) -> PartialResults:
-        """The partial results of a generator with these settings. During a race, every generator has some."""
+        """The partial results of a generator with these settings; in a race, each generator has its own folder."""
         if self.partial is None or 'raced_seeds' not in settings:
             return PartialResults(self.partial, settings)
         return PartialResults(self.partial / settings['snapshot'], {**settings, 'seeds': settings['raced_seeds']})
 
     def raced_length(self, settings: Mapping[str, Any]) -> int:
-        """The number of seeds in the newest race record whose other settings equal these; 0 if there is none."""
+        """The number of seeds that a generator with these settings got in an earlier race; 0 if there was none."""
         records = [] if self.path is None else files.read_records(self.path.with_suffix('.jsonl'))
         found = files.find_record([{**record, 'seeds': record.get('raced_seeds')} for record in records], settings)
         return 0 if found is None else found['num_images']
 
     def claim(self, stack: contextlib.ExitStack) -> None:
-        """Lock the files until the stack ends. Raises UserError if another process is writing them."""
+        """Lock the files until `stack` closes. Raises UserError if another process is writing them."""
         if self.path is not None:
             lock = self.path.with_name(f'.{self.path.stem}.lock')
             stack.enter_context(sole_use(lock, f'the log {self.path}'))
@@ -298,7 +298,7 @@ class EvaluationLog:
         write_best(self.path.with_name(BEST_NAME), found.record, best)
 
     def read_best(self, record: Record, where: str, training_set: TrainingSet) -> list[EvaluatedSet]:
-        """The kept set that a record describes; empty if it is missing or has other settings."""
+        """A list with the kept set that belongs to a record; empty if the set is missing or has other settings."""
         assert self.path is not None
         best = read_best(self.path.with_name(BEST_NAME), record)
         training_images = training_set.images

@@ -19,7 +19,7 @@ def write_arrays(path: Path, settings: Mapping[str, Any], arrays: Mapping[str, n
 
 
 def read_arrays(path: Path, settings: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-    """Read the arrays if they have exactly these settings; None otherwise, or if the file is missing or corrupt."""
+    """Read the arrays; None if their settings differ, or if the file is missing or corrupt."""
     try:
         with np.load(path, allow_pickle=False) as data:
             if str(data['key']) == _key(settings):

@@ -1,4 +1,4 @@
-"""What is done with each generated image: one file per consumer, and an entry in `CONSUMERS`."""
+"""The consumers of generated images, each in its own file and listed in `CONSUMERS`."""
 
 from evaluation.consumers.kept_images import KeptImages
 from evaluation.consumers.measured import Measured
@@ -15,5 +15,5 @@ CONSUMERS: dict[str, type[Consumer]] = {
 
 
 def make_consumers(context: Context) -> dict[str, Consumer]:
-    """The consumers needed for a pass, by name."""
+    """Make the consumers that a pass needs, by name."""
     return {name: kind(context) for name, kind in CONSUMERS.items() if kind.wanted(context)}

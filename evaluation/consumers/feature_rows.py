@@ -1,4 +1,4 @@
-"""Extracts features from the images of a pass."""
+"""Extracts features from images while they are generated."""
 
 import contextlib
 import math
@@ -37,10 +37,11 @@ def extract(
     images: Callable[[], Mapping[str, Any]] | None = None,
     cache_dir: Path | None = None,
 ) -> list[np.ndarray]:
-    """On the main rank, a list with the features of the seeds' images, float32 [N, d]; on other ranks, an empty list.
+    """Generate images and extract their features.
 
-    images: called on the main rank, returns what determines the images; features are then cached and reused, and an
-    interrupted pass resumes. None does not cache. cache_dir: see `cached_path`.
+    images: function that returns the settings that determine the images. With it, features are cached and reused, and
+    an interrupted pass resumes; None disables the cache. cache_dir: see `cached_path`.
+    Returns a list with one float32 array [N, d] on the main rank, and an empty list on other ranks.
     """
     rows = FeatureRows(Pass(seeds, batch_size), extractor)
     with contextlib.ExitStack() as stack:
@@ -66,7 +67,7 @@ def extract(
 def _claim(
     stack: contextlib.ExitStack, cache_dir: Path | None, extractor: Extractor, images: Callable[[], Mapping[str, Any]]
 ) -> Path:
-    """Lock and return the file for these features; other processes wait until the stack ends, then read the file."""
+    """Lock the cache file for these features until `stack` closes, and return its path; other processes wait for it."""
     path = cached_path(cache_dir, {**extractor.identity, **images()})
     stack.enter_context(locked(path.with_suffix('.lock'), math.inf))
     return path

@@ -1,4 +1,4 @@
-"""Keeps images in memory until it is known whether they are needed."""
+"""Keeps generated images in memory."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from training.sampling import GeneratedBatch
 
 
 class KeptImages(Consumer):
-    """Keeps the images of a generator; ten thousand 32x32 images take 30 MB."""
+    """Keeps a generator's images and their classes; ten thousand 32x32 images take 30 MB."""
 
     @classmethod
     def wanted(cls, context: Context) -> bool:

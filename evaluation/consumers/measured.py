@@ -1,4 +1,4 @@
-"""Metrics, and copies by another rule, for every set in a run, computed in the pass that samples the set."""
+"""Computes metrics, and counts copies by another rule, in the pass that generates the images."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from training.sampling import GeneratedBatch
 
 
 class Measured(Consumer):
-    """Extracts features on the rank that sampled a batch; measures on the main rank at the end."""
+    """Extracts features on the rank that sampled a batch, and computes the measurement on the main rank at the end."""
 
     context: Context
 

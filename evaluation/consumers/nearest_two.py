@@ -8,7 +8,10 @@ from training.sampling import GeneratedBatch
 
 
 class NearestTwo(Consumer):
-    """Compares each image with training images on the rank that sampled it; None uses the context's training set."""
+    """Compares each image with the training images, on the rank that sampled it.
+
+    training_images: None uses the training set of the context.
+    """
 
     def __init__(self, context: Pass, training_images: TrainingImages | None = None):
         super().__init__(context)

@@ -1,4 +1,4 @@
-"""Writes one PNG per image, and a table of their nearest training images."""
+"""Writes one PNG per generated image, and a table of the nearest training images."""
 
 from pathlib import Path
 from typing import Any

@@ -43,7 +43,7 @@ def test_cosine_ignores_the_length_of_features(sets):
     assert nearest.tolist() == cosine.argmax(axis=1).tolist()
     assert flags[:15].all()
     training[5] = 0
-    with pytest.raises(UserError, match='`copy_rule`=cosine: an image has features that are all 0'):
+    with pytest.raises(UserError, match='`copy_rule`=cosine: all features of an image are 0'):
         find_copies(CopyRule('cosine', 0.5), FeatureSpace(), generated, training)
 
 

@@ -226,7 +226,7 @@ class Journal:
 
 
 def check_finite(trainer: Trainer, run_dir: Path | None = None) -> None:
-    """Raise UserError with the first bad step if a loss or weight is not finite. run_dir: folder of training states."""
+    """Raise UserError that names the first bad step if a loss or a weight is not finite. run_dir: the run folder."""
     first_bad = min(distributed.gather(int(trainer.first_bad_step)))
     if first_bad >= trainer.steps and trainer.is_finite():
         return

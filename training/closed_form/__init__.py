@@ -32,7 +32,7 @@ DENOISERS: dict[str, Callable[..., 'Denoiser'] | str] = {
     'pca-locality': 'training.closed_form.pca_locality:PCALocalityDenoiser',
     'hybrid': 'training.closed_form.hybrid:HybridDenoiser',
 }
-# For each type of parameter, the function that converts text to a value.
+# For each type of parameter, the function that converts a string to a value of that type.
 VALUES: dict[type, Callable[[str], Any]] = {
     bool: {'0': False, '1': True}.__getitem__,
     int: int,

@@ -36,7 +36,9 @@ class ClosedForm:
         if isinstance(self.images, ImageRows):
             self.labels, self.device = self.images.labels, self.images.device
             if self.images.sharded and not self.takes_shards:
-                raise UserError(f'`sharded`: {type(self).__name__} needs the whole training set on each rank')
+                raise UserError(
+                    f'`sharded`: {type(self).__name__} needs the whole training set on each rank; remove `sharded`'
+                )
         check_images(self.images, self.labels)
         self.device = compute_device(self.device)
         self.img_channels, self.img_resolution = self.images.shape[1], self.images.shape[2]

@@ -3,8 +3,8 @@
 Without churn, every noisy image is a linear combination of the latents z and of earlier denoised images, and each
 denoised image is a weighted mean of the training images y_i. Therefore x = a z + sum_i b_i y_i, and the denoiser needs
 only the inner products x·y_i. The coordinates a and b_i and the products x·y_i are linear in x, so a sampler can update
-these 2 N + 1 numbers (for N training images) instead of pixels. One evaluation takes N² multiplications, whereas P
-pixels per image take 2 N P, so float64 is affordable.
+these 2 N + 1 numbers (for N training images) instead of pixels. One evaluation takes N² multiplications,
+compared with 2 N P for images of P pixels, so float64 is affordable.
 """
 
 import math

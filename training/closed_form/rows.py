@@ -1,7 +1,7 @@
 """A training set as int8 rows (pixel minus 128, which is lossless), on a device or read block by block from disk.
 
-Images of the same class are stored together, so each class is a range of rows. Properties of the rows that all noisy
-images need, such as norms, are computed once.
+Images of the same class are stored together, so each class is a range of rows. Quantities that do not depend on a
+noisy image, such as the norms of rows, are computed once.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ class ImageRows:
     rows at a time. labels: int64 [N] >= 0 or None.
     sharded: whether the images are this rank's shard of a training set that is split over the ranks in order.
     on_disk: whether a tensor of images is backed by a memory map and stays on disk too.
-    Raises UserError if the device has too little memory; if sharded, all ranks raise it if one does.
+    Raises UserError if the device has too little memory; if images are sharded, all ranks raise it together.
 
     Attributes. If sharded, num_images, class_sizes, mean and highest_norm describe the images of all ranks, and all
     other attributes describe the images of this rank.
@@ -75,7 +75,7 @@ class ImageRows:
             self._join_shards()
 
     def _join_shards(self) -> None:
-        """Combine sizes, means and norms over the ranks, so that all ranks choose the same way to compute."""
+        """Combine sizes, means and norms over the ranks, so that all ranks choose the same algorithm."""
         shards = distributed.gather((len(self), self.class_sizes, self.mean.cpu(), self.highest_norm.cpu()))
         sizes = [size for size, _, _, _ in shards]
         self.num_images = sum(sizes)

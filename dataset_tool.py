@@ -1,4 +1,4 @@
-"""Convert images from any source into a training data set: a ZIP archive or a folder of square PNGs of equal size."""
+"""Entry script: convert images from any source into a training set (square PNGs in a ZIP archive or a folder)."""
 
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ from dnnlib.util import report_errors
 @click.command()
 @click.option('--source', metavar='ZIP|DIR|FILE|URL', required=True, help='Images to read; see above.')
 @click.option('--dest', metavar='ZIP|DIR', required=True, help='Data set to write.')
-@click.option('--max-images', metavar='INT', type=options.COUNT, help='Use only this many images: the first ones.')
+@click.option('--max-images', metavar='INT', type=options.COUNT, help='Use only the first images, up to this number.')
 @click.option('--split', metavar='train|test', type=click.Choice(['train', 'test']), help='Part of CIFAR to read. [default: train]')  # fmt: skip
-@click.option('--transform', type=click.Choice(options.TRANSFORMS), help='How to make images square; needs --resolution.')  # fmt: skip
+@click.option('--transform', type=click.Choice(options.TRANSFORMS), help='How to make images square; requires --resolution.')  # fmt: skip
 @click.option(
     '--resolution', metavar='WxH', type=options.RESOLUTION, help='Size to which images are resized, in pixels.'
 )
 @click.option('--channels', metavar='auto|1|3', type=click.Choice(['auto', '1', '3']), default='auto', show_default=True, help='Grey (1) or RGB (3); auto uses RGB if any image has colour.')  # fmt: skip
-@click.option('--exif-transpose', is_flag=True, help='Rotate images by their EXIF orientation.')
-@click.option('--follow-links', is_flag=True, help='Follow symbolic links that lead out of the folder --source.')
+@click.option('--exif-transpose', is_flag=True, help='Rotate images according to their EXIF orientation.')
+@click.option(
+    '--follow-links', is_flag=True, help='Follow symbolic links in --source whose targets are outside that folder.'
+)
 @click.option('--no-labels', is_flag=True, help='Ignore labels and class folders.')
 @click.option('--skip-unreadable', **options.OPTIONS['skip_unreadable'])
 @click.option('--overwrite', **options.OPTIONS['overwrite'])
@@ -44,24 +46,24 @@ def main(
 
     \b
     --source is one of
-      cifar-10-python.tar.gz             CIFAR-10 or CIFAR-100, or the folder unpacked from it; --split chooses the part
+      cifar-10-python.tar.gz             or cifar-100-python.tar.gz, or its unpacked folder; --split chooses the part
       train-images-idx3-ubyte.gz         MNIST and similar sets, padded to 32x32 unless --resolution is given
-      a folder, .zip or .tar archive     of images: labels from its dataset.json or its folders, unless --no-labels
-      ILSVRC/Data/CLS-LOC/train          ImageNet: one label for each synset's folder
-      an .npz or .npy file               of pixels, uint8 [N, H, W, C] or [N, C, H, W]
-      digits                             scikit-learn's 1,797 handwritten digits, 8x8, built in
-      a URL                              to one of these files, which is downloaded into --cache-dir
+      a folder, .zip or .tar archive     of images, labelled by dataset.json or subfolders unless --no-labels is given
+      ILSVRC/Data/CLS-LOC/train          ImageNet, with one label per synset folder
+      an .npz or .npy file               with an array of images, uint8 [N, H, W, C] or [N, C, H, W]
+      digits                             the built-in source: scikit-learn's 1,797 handwritten digits, 8x8
+      a URL                              of one of these files, which is downloaded to --cache-dir
 
     \b
     --transform is one of
       center-crop                        the largest central square, resized (Lanczos)
       center-crop-wide                   the largest central WxH box, resized (Lanczos), in a black WxW square;
                                          images smaller than --resolution are skipped
-      center-crop-dhariwal               as ADM: halve by averaging, resize bicubically, crop the center
+      center-crop-dhariwal               as in ADM: halve by averaging, resize bicubically, crop the center
 
-    Without --transform, images must already be square. 16-bit pixels are reduced to 8 bits, palettes and
-    CMYK are converted to RGB, and transparency is
-    dropped. At the end, skipped files and images that might not look as expected are reported.
+    Without --transform, images must already be square. 16-bit pixels are reduced to 8 bits, palettes and CMYK are
+    converted to RGB, and transparency is dropped. At the end, the command reports which files it skipped and which
+    images might look different from what you expect.
 
     \b
     # CIFAR-10 at 32x32
@@ -80,7 +82,7 @@ def main(
     from dataset_utils.sources import Reading
     from dataset_utils.transforms import make_transform
 
-    make_transform(choices['transform'], choices['resolution'])  # refuses what does not fit before anything is read
+    make_transform(choices['transform'], choices['resolution'])  # refuses invalid options before any image is read
     destination = Destination(dest, overwrite, [source])
     reading = Reading(None if channels == 'auto' else int(channels), exif_transpose, follow_links, split, no_labels)
     opened = open_downloaded(source, 'source', cache_dir, sha256, reading)

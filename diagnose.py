@@ -1,4 +1,4 @@
-"""Diagnose denoisers and training sets; parses the options and prints the results."""
+"""Entry script: diagnose denoisers and training sets."""
 
 import click
 
@@ -21,13 +21,13 @@ def measure(options: object) -> None:
 
 @click.group(cls=RankedGroup)
 def main() -> None:
-    """Diagnose denoisers and training sets: errors by noise level, geometry, agreement between networks, and clocks.
+    """Diagnose denoisers and training sets.
 
     Each command writes its tables as JSON and CSV. Run the same command again to resume an interrupted measurement. Results do
     not depend on the number of ranks. Squared errors and distances refer to images in [-1, 1].
 
     \b
-    # Noise levels below which the 1,797 digits are separate
+    # The noise levels at which the 1,797 digits separate
     python diagnose.py geometry --data=digits --plot
     """
 
@@ -36,21 +36,21 @@ def main() -> None:
 @report_errors
 @with_options(LevelsOptions)
 def levels(options: LevelsOptions) -> None:
-    """Measure the denoising error, and the distances to the optimum and to the Gaussian, by noise level.
+    """Measure the error of denoisers and their distances to the optimum and to the Gaussian denoiser, by noise level.
 
-    Noisy images come from four sources: training images, held-out images and generated images, each with added noise,
-    and states on the denoiser's own sampling trajectories. All denoisers get the same noise.
+    The inputs are training images, held-out images and generated images with added noise, and states on the denoiser's
+    own sampling trajectories. The same noise is added for all denoisers.
 
     \b
     # Every snapshot of a run at the 18 noise levels of the sampler
     python diagnose.py levels --expdir=runs/00000-digits --test=datasets/digits-test.zip --plot
 
     \b
-    # The held-out error of the Gaussian at three noise levels
+    # The error of the Gaussian denoiser on held-out images at three noise levels
     python diagnose.py levels --denoiser=gaussian --data=train.zip --test=test.zip --levels=0.1,1.706,20 --from=test
 
     \b
-    # Which closed form explains a network best, by noise level
+    # Which closed-form denoiser explains a network best at each noise level
     python diagnose.py levels --network=network-snapshot-000500.safetensors --data=train.zip --from=train,trajectory \\
         --denoiser=local --denoiser=patch --denoiser=pca-locality
     """
@@ -61,12 +61,11 @@ def levels(options: LevelsOptions) -> None:
 @report_errors
 @with_options(CalibrateOptions)
 def calibrate(options: CalibrateOptions) -> None:
-    """Find the window at each noise level with which a closed form is most similar to a network.
+    """Find the window size for which a closed-form denoiser is most similar to a network, at each noise level.
 
-    At each noise level of the network's own sampling trajectories, the window with the highest cosine between the
-    outputs of the closed form and the network (after subtracting their means) is found for each image; the result is the
-    median over images. Writes windows.json, which
-    closed forms accept as a parameter: local:window=windows.json.
+    For each state on the network's own sampling trajectories, the best window is the one with the highest cosine between
+    the outputs of the closed-form denoiser and the network (after subtracting their means). The median over images is
+    written to windows.json, which closed-form denoisers accept as a parameter: local:window=windows.json.
 
     \b
     python diagnose.py calibrate --network=network-snapshot-000500.safetensors --data=train.zip
@@ -78,10 +77,10 @@ def calibrate(options: CalibrateOptions) -> None:
 @report_errors
 @with_options(GeometryOptions)
 def geometry(options: GeometryOptions) -> None:
-    """Find the noise levels at which training images separate, and at which memorization is decided. This needs no network.
+    """Find the noise levels at which training images separate and at which memorization is decided; no network is needed.
 
     \b
-    # The first 1,000 images of a set, compared with held-out images
+    # The geometry of 1,000 training images, compared with held-out images
     python diagnose.py geometry --data=datasets/cifar10-1000.zip --test=datasets/cifar10-test.zip --plot
     """
     measure(options)
@@ -91,19 +90,19 @@ def geometry(options: GeometryOptions) -> None:
 @report_errors
 @with_options(AgreementOptions)
 def agreement(options: AgreementOptions) -> None:
-    """Compare the images that two networks generate from the same seeds, with the nearest training images as a baseline.
+    """Compare the images that two networks generate from the same seeds; the nearest training images are the baseline.
 
     \b
-    # The last snapshots of two runs on disjoint halves of a set
+    # The last snapshots of two runs that were trained on disjoint halves of a set
     python diagnose.py agreement --expdir=runs/00000-half-a --expdir=runs/00001-half-b --plot
 
     \b
-    # Two snapshots, with the training set of each
+    # Two snapshots, each with its training set
     python diagnose.py agreement --network=a/network-snapshot-000500.safetensors --data=half-a.zip \\
         --network=b/network-snapshot-000500.safetensors --data=half-b.zip --plot
 
     \b
-    # A network and the optimum of its training set
+    # A network and the optimum for its training set
     python diagnose.py agreement --network=network-snapshot-000500.safetensors --denoiser=optimal --data=train.zip
     """
     measure(options)
@@ -113,9 +112,9 @@ def agreement(options: AgreementOptions) -> None:
 @report_errors
 @with_options(ClocksOptions)
 def clocks(options: ClocksOptions) -> None:
-    """Find when training runs generalize and when they start to memorize, and how these times scale over several runs.
+    """Find when training runs generalize and start to memorize, and how these times scale with |D| across runs.
 
-    The time at which the memorization ratio exceeds 0 needs records written by mem_ratio.py --expdir.
+    The time at which the memorization ratio exceeds 0 is found only if mem_ratio.py --expdir has evaluated the run.
 
     \b
     python diagnose.py clocks --expdir=runs/00000-digits --test=datasets/digits-test.zip --plot

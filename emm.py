@@ -1,4 +1,4 @@
-"""Find the effective model memorization (EMM): search for it, sweep over factors, and show the results."""
+"""Entry script: find the effective model memorization (EMM), sweep over factors, and show the results."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from training.training_options import RunOptions
 
 
 class StudyCommand(click.Command):
-    """A command that explains where options of train.py belong if it receives one of them."""
+    """A command that, if it is given an option of train.py, explains where that option belongs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -21,7 +21,7 @@ class StudyCommand(click.Command):
         except click.NoSuchOption as error:
             if error.option_name.removeprefix('--') not in {spelling(field) for field, _ in options_in(RunOptions)}:
                 raise
-            place = 'go after --' if self.name == 'search' else 'belong in the study file, in [train]'
+            place = 'go after --' if self.name == 'search' else 'belong in the table [train] of the study file'
             raise click.UsageError(f'{error.option_name}: options of train.py {place}', ctx) from error
 
 
@@ -29,8 +29,8 @@ class StudyCommand(click.Command):
 def main() -> None:
     """Find the effective model memorization (EMM): the size of the largest training set that a model still memorizes.
 
-    Each study has a folder: finished points are kept, interrupted points resume, and an HTML page shows the results.
-    A point is one training run with its evaluation.
+    A study consists of points, each of which is one training run with its evaluation. Each study has a folder with an
+    HTML page of its results. If you run a study again, finished points are kept and interrupted points resume.
 
     \b
     # The EMM of a small network on the built-in digits
@@ -38,7 +38,7 @@ def main() -> None:
         --preset=digits --batch=32 --epochs=51200images --warmup=5000images --ema=4000images --snapshots=1
 
     \b
-    # The effect of skip connections, and the progress of this study
+    # A study of skip connections, and its progress
     python emm.py sweep scripts/studies/pocket/skip_connections.toml --outdir=skips
     python emm.py status skips
     """
@@ -52,9 +52,10 @@ def main() -> None:
 def search(options: SearchOptions, session: SessionOptions, train_options: tuple[str, ...]) -> None:
     """Search for the EMM of one configuration.
 
-    TRAIN_OPTIONS, after --, are passed to train.py; lengths can be given in images, such as 50000images. The search trains on
-    the smallest training set first and on the largest next, and then repeatedly halves the range of sizes that contains the EMM.
-    The result is an inequality if the smallest set is not memorized, or the largest one is.
+    TRAIN_OPTIONS (all options after --) are passed to train.py; training lengths can be given in images, such as
+    50000images. The search first trains on the smallest training set and then on the largest; after that, it repeatedly
+    halves the range of sizes that contains the EMM. If the smallest set is not memorized, or if the largest set is, the
+    result is only an upper or lower bound on the EMM.
 
     \b
     # The paper's basic run, between 500 and 5,000 images of CIFAR-10
@@ -62,7 +63,7 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
         --range=500-5000 --gpus-per-job=8 -- --preset=paper
 
     \b
-    # On the built-in digits, in minutes
+    # A search on the built-in digits, which takes a few minutes
     python emm.py search --outdir=digits-emm --source=digits --range=10-40 --seeds=0-255 -- \\
         --preset=digits --batch=32 --epochs=51200images --warmup=5000images --ema=4000images --snapshots=1
     """
@@ -72,7 +73,7 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
     study = search_study(options, train_options)
     if not session.dry_run:
         low, high = options.size_range
-        print(f'At most {most_sizes(low, high, options.tolerance)} sizes from {low} to {high} will be trained.')
+        print(f'The search tries at most {most_sizes(low, high, options.tolerance)} sizes |D| from {low} to {high}.')
     carry_out(study, options.outdir, session)
 
 
@@ -84,14 +85,14 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
 @report_errors
 @with_options(SessionOptions, 'session')
 def sweep(study_file: Path, outdir: Path | None, session: SessionOptions) -> None:
-    """Run a study: every combination of factor values, at every size, with every repeat.
+    """Run a study: every combination of factor values at every training-set size, with all repeats.
 
-    docs/studies.md describes the format of the file. A point is one training run (or a closed-form denoiser) with its
-    evaluation. If you add values, sizes or repeats to the file, only the new points run; if a point's settings change,
-    its old results are set aside and it runs again.
+    docs/studies.md describes the format of the study file. A point is one training run (or one closed-form denoiser)
+    with its evaluation. If you add values, sizes or repeats to the file, only the new points run; if you change the
+    settings of a point, its old results are set aside and it runs again.
 
     \b
-    # A study of the digits, on a laptop
+    # A study on the built-in digits, on a laptop
     python emm.py sweep scripts/studies/pocket/width.toml --outdir=width
 
     \b
@@ -110,7 +111,7 @@ def sweep(study_file: Path, outdir: Path | None, session: SessionOptions) -> Non
 @click.argument('folder', metavar='STUDY', type=click.Path(path_type=Path))
 @report_errors
 def status(folder: Path) -> None:
-    """Show which points are done, running, failed and pending, and about how long the remaining ones take.
+    """Show which points are done, running, failed or pending, and estimate the remaining time.
 
     \b
     python emm.py status width
@@ -126,7 +127,7 @@ def status(folder: Path) -> None:
 @click.argument('folder', metavar='STUDY', type=click.Path(path_type=Path))
 @report_errors
 def table(folder: Path) -> None:
-    """Print ratios by size and EMM by factor value, with their intervals, and write them as CSV and JSON.
+    """Print the ratio by size and the EMM by factor value, with intervals, and write both as CSV and JSON.
 
     \b
     python emm.py table width
@@ -145,7 +146,7 @@ def table(folder: Path) -> None:
 @click.argument('saved', metavar='TABLES.json', type=click.Path(path_type=Path))
 @report_errors
 def compare(folder: Path, saved: Path) -> None:
-    """Compare a study with another run's tables.json: which ratios and EMMs agree within their intervals.
+    """Compare a study with a saved tables.json: report which ratios and EMMs agree within their intervals.
 
     \b
     python emm.py compare studies-out/dimension docs/results/photographs/dimension/tables.json
@@ -160,9 +161,9 @@ def compare(folder: Path, saved: Path) -> None:
 @click.argument('folder', metavar='STUDY|RUN', type=click.Path(path_type=Path))
 @report_errors
 def plot(folder: Path) -> None:
-    """Draw ratio against |D| and against epochs, and EMM by factor value, as PNG and SVG.
+    """Plot the ratio against |D| and against epochs, and the EMM by factor value, as PNG and SVG.
 
-    For a run folder of train.py, draw its loss and the ratios of its snapshots.
+    For a run folder of train.py, plot the loss and the ratios of the snapshots.
 
     \b
     python emm.py plot width
@@ -178,7 +179,7 @@ def plot(folder: Path) -> None:
 @click.argument('folder', metavar='STUDY', type=click.Path(path_type=Path))
 @report_errors
 def report(folder: Path) -> None:
-    """Write the page of a study: one HTML file with all its results.
+    """Write a study's page: one HTML file with all results.
 
     \b
     python emm.py report width

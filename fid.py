@@ -1,4 +1,4 @@
-"""Measure Fréchet and kernel distances of images, and write reference statistics; parses the options and prints the results."""
+"""Entry script: measure Fréchet and kernel distances between images and a reference, and write reference statistics."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ def main() -> None:
     Results do not depend on the number of ranks. With torchrun, put -- before the script.
 
     \b
-    # The Fréchet distance, in pixels, between the digits and samples from the Gaussian denoiser fitted to them
+    # The Fréchet distance in pixel space between the digits and samples from the Gaussian denoiser fitted to them
     python fid.py calc --denoiser=gaussian --data=digits --ref=digits --num=200 --steps=5
     """
 
@@ -39,7 +39,7 @@ def calc(options: CalcOptions) -> None:
         --extractor=torch-fidelity:inception-v3-compat
 
     \b
-    # A snapshot, sampled without writing images, against its training set
+    # Samples from a snapshot, which are not written to disk, compared with its training set
     python fid.py calc --network=runs/00000-…/network-snapshot-002000.safetensors --ref=cifar10-1000.zip --num=1000 \\
         --extractor=torchscript:dinov2.pt --preprocess=imagenet
     """
@@ -59,7 +59,7 @@ def calc(options: CalcOptions) -> None:
 @report_errors
 @with_options(RefOptions)
 def ref(options: RefOptions) -> None:
-    """Write feature statistics of images (mean and covariance), which fid.py calc and EDM's fid.py can read.
+    """Write the mean and covariance of image features to a file that fid.py calc and EDM's fid.py can read.
 
     \b
     python fid.py ref --data=digits --dest=digits.npz
@@ -70,7 +70,7 @@ def ref(options: RefOptions) -> None:
     device = distributed.choose_device(options.extraction.device)
     with distributed.process_group(device):
         count = write_reference(options, device)
-        distributed.print0(f'Statistics of {counted(count, "image", "d")} in {options.dest}')
+        distributed.print0(f'Statistics of {counted(count, "image", "d")} written to {options.dest}')
 
 
 if __name__ == '__main__':

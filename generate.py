@@ -1,4 +1,4 @@
-"""Generate images with a network snapshot, one per seed; parses the options."""
+"""Entry script: generate images with a network snapshot, one per seed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,9 @@ class GenerateOptions:
 def main(options: GenerateOptions) -> None:
     """Generate images with a network snapshot.
 
-    An image depends on its seed and, up to rounding, on --batch, but not on the number of ranks. Run the same command again to
-    resume an interrupted run; a folder with images from another network or with other settings is refused.
+    Each image is determined by its seed; --batch changes it only by rounding errors, and the number of ranks not at all.
+    Run the same command again to resume an interrupted run. An output folder that contains images from another network or
+    with other settings is refused.
 
     \b
     # 64 images and a contact sheet of them
@@ -54,7 +55,7 @@ def main(options: GenerateOptions) -> None:
     torchrun --standalone --nproc_per_node=8 generate.py --network=… --outdir=fid-tmp --seeds=0-49999 --subdirs
     """
     if options.outdir is None and not options.download.download_only:
-        raise click.UsageError('--outdir is missing: the folder for the images')
+        raise click.UsageError('--outdir is missing; give the folder for the images')
     from evaluation.generated_file import Output
     from evaluation.generation import generate
     from evaluation.generators import Sampling, SnapshotGenerator, fetched

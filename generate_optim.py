@@ -1,4 +1,4 @@
-"""Generate images with a closed-form denoiser fitted to a training set, one per seed; parses the options."""
+"""Entry script: generate images with a closed-form denoiser fitted to a training set, one per seed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +18,17 @@ class GenerateOptimOptions:
 
     # fmt: off
     data: str = option(REQUIRED, 'Training set. An .npy file of pixels stays on disk unless `sharded` is given.', unit='ZIP|DIR|NPY', alias='network')
-    denoiser: str = option('optimal', f'Closed form: {", ".join(DENOISERS)}; with parameters as in local:window=5.', unit='NAME')
+    denoiser: str = option('optimal', f'Closed-form denoiser: {", ".join(DENOISERS)}. Parameters are given as in local:window=5.', unit='NAME')
     outdir: Path = option(REQUIRED, 'Folder for the images, or one file for all images.', unit='DIR|NPZ|NPY')
     seeds: list[int] = option('0-63', 'Seeds, such as 1,2,5-10; one image is generated for each.', unit='LIST', parse=seed_list)
     subdirs: bool = option(False, 'Use a subfolder for every thousand images.', switch=True)
-    conditional: bool = option(False, 'Use only training images of one class, which is drawn from the seed; by default, labels are ignored.', name='cond', unit='BOOL')
+    conditional: bool = option(False, 'For each seed, draw a class and use only the training images of that class; by default, labels are ignored.', name='cond', unit='BOOL')
     class_index: int | None = option(None, 'Generate all images with this class.', name='class', unit='INT', least=0)
     class_prior: str = class_prior_option()
     batch_size: int = option(512, 'Batch size on each rank.', name='batch', unit='INT', least=1)
     grid: Path | None = option(None, 'Also save a contact sheet of the first images.', unit='PNG')
     save_images: bool = option(True, 'Save a PNG for each seed.', switch=True)
-    sharded: bool = option(False, 'Distribute the training set over the ranks if one device cannot hold it; each rank decodes and holds its share.', name='shard', switch=True)
+    sharded: bool = option(False, 'Distribute a training set that does not fit on one device over the ranks; each rank decodes and holds only its share.', name='shard', switch=True)
     precision: str | None = option(None, 'Precision of the optimum: fp32 has relative errors of at most 1e-5; fp64 is slow. [default: fp32]', choices=('fp32', 'fp64'))
     device: str = device_option()
     # fmt: on
@@ -41,15 +41,16 @@ class GenerateOptimOptions:
 def main(options: GenerateOptimOptions) -> None:
     """Generate images with a closed-form denoiser fitted to a training set. The default is the optimum, which copies training images.
 
-    DIR/nearest.csv (or arrays in the .npz file) lists the two nearest training images of each image and
-    their squared pixel distances. The same command resumes an interrupted run. Images depend on neither --batch nor the number of ranks.
+    For each generated image, DIR/nearest.csv (or the arrays in the .npz file) lists the two nearest training images and the
+    squared pixel distances to them. Run the same command again to resume an interrupted run. The images depend neither on
+    --batch nor on the number of ranks.
 
     \b
     # 64 samples from the optimum for the handwritten digits, and a contact sheet of them
     python generate_optim.py --data=digits --outdir=optimum --grid=optimum/grid.png
 
     \b
-    # Patches of 5×5 pixels at every noise level; then a hybrid of the optimum above noise level 4 and a network below
+    # Two other denoisers: patches of 5×5 pixels; and a hybrid of the optimum (above noise level 4) and a network (below)
     python generate_optim.py --data=train.zip --outdir=patches --denoiser=patch:window=5
     python generate_optim.py --data=train.zip --outdir=hybrid --denoiser='hybrid:optimal>4>network-snapshot-000080.safetensors'
 

@@ -1,4 +1,4 @@
-"""Measure the memorization ratio of runs, snapshots, pipelines or any images; parses the options and prints the results."""
+"""Entry script: measure the memorization ratio of runs, snapshots, pipelines or any images."""
 
 import contextlib
 import dataclasses
@@ -67,7 +67,7 @@ def main(options: EvaluationOptions) -> None:
 
 
 def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> str:
-    """The ratio and the metrics as text."""
+    """Format the ratio and the metrics as text."""
     from evaluation.records import best_record
 
     note = with_option_names(left_out(options.metrics or [], requested_metrics(options)))

@@ -1,4 +1,4 @@
-"""Convert a network between formats, or show the contents of a network file."""
+"""Entry script: convert a network between formats, or show the contents of a network file."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ def main() -> None:
 @click.argument('dest', metavar='OUT', type=str)
 @report_errors
 def convert(source: str, dest: str) -> None:
-    """Convert a network; the ending of OUT determines the format.
+    """Convert a network; the extension of OUT determines the format.
 
-    IN is a snapshot or an EDM network pickle. If OUT ends in .safetensors, it becomes a snapshot of this toolkit.
-    If it ends in .pt, it becomes a plain dictionary of tensors for load_state_dict of EDM's own classes.
+    IN is a snapshot or an EDM network pickle. If OUT ends in .safetensors, a snapshot of this toolkit is written. If
+    OUT ends in .pt, a plain dictionary of tensors is written, which EDM's own classes can load with load_state_dict.
 
     \b
     python snapshot_tool.py convert edm-cifar10-32x32-uncond-vp.pkl edm-cifar10.safetensors

@@ -1,4 +1,4 @@
-"""Train a denoiser on a data set; parses the options and calls `training.training_run`."""
+"""Entry script: train a denoiser on a data set (see `training.training_run`)."""
 
 import shlex
 from pathlib import Path
@@ -17,8 +17,8 @@ from training.training_options import RunOptions
 def main(ctx: click.Context, options: RunOptions) -> None:
     """Train a denoiser on a data set.
 
-    Snapshots of the averaged weights, training states and statistics go to a numbered folder in --outdir. Ctrl-C saves
-    the training state; --resume with the run folder then resumes the run bit for bit.
+    Snapshots of the averaged weights, training states and statistics are saved in a numbered folder in --outdir. Ctrl-C
+    saves the training state; --resume=FOLDER then resumes the run, with bit-identical results.
 
     \b
     # The built-in digits on a laptop
@@ -42,7 +42,7 @@ def main(ctx: click.Context, options: RunOptions) -> None:
 
 
 def next_commands(run_dir: Path, stopped_by: int, world_size: int) -> str:
-    """The last lines: how to resume a training that was stopped, or what comes after one that is done."""
+    """Return the last lines of the output: how to resume a stopped run, or what to do after a finished one."""
     from training.snapshot import newest_snapshot
 
     python = 'python' if world_size == 1 else f'torchrun --standalone --nproc_per_node={world_size}'

@@ -1,1 +1,1 @@
-"""The command line: click options made from options dataclasses (`dnnlib.options`). Depends on click and dnnlib only."""
+"""Builds click commands from options dataclasses (see `dnnlib.options`). Depends only on click and dnnlib."""

@@ -1,4 +1,4 @@
-"""Click commands whose options come from a dataclass: `with_options`."""
+"""Builds click commands whose options are the fields of a dataclass; start with `with_options`."""
 
 import contextlib
 import dataclasses
@@ -19,16 +19,16 @@ from dnnlib.options import REQUIRED, Option, build, options_in, spelling
 from dnnlib.plugins import load_plugins
 from dnnlib.util import UserError
 
-# By default, torch's threads spin while they wait for one another, which on a busy machine is several times slower than
-# a single thread (measured by `python -m benchmarks.threads`). torch reads this variable when it is imported, later.
+# By default, torch's threads busy-wait for one another. On a busy machine, this makes them several times slower than a
+# single thread (measured by `python -m benchmarks.threads`). torch, which is imported later, reads this variable.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], Callable]:
-    """Give a click command the options of a dataclass, and call it with an instance of that dataclass.
+    """Add the options of a dataclass to a click command, which then receives an instance of that dataclass.
 
-    argument: keyword argument that receives the instance. Apply `report_errors` above this decorator, because building
-    the instance can raise UserError.
+    kind: the dataclass. argument: name of the keyword argument that receives the instance.
+    Put `report_errors` above this decorator, because building the instance can raise UserError.
     """
 
     def decorate(command: Callable) -> Callable:
@@ -47,7 +47,7 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
 
 
 def _require(kind: type, values: dict[str, Any]) -> None:
-    """Raise MissingParameter if an option and the one that would make it unnecessary are both missing."""
+    """Raise MissingParameter if neither an option nor the alternative in its `required_unless` is given."""
     for field, option in options_in(kind):
         if option.required_unless and not values[field.name] and values[option.required_unless] is None:
             command = click.get_current_context().command
@@ -55,10 +55,10 @@ def _require(kind: type, values: dict[str, Any]) -> None:
 
 
 class RankedCommand(click.Command):
-    """A command that torchrun can start on several ranks; only the first rank to fail prints an error in the options.
+    """A command that torchrun can start on several ranks. If its options are invalid, only one rank prints the error.
 
-    `report_errors` does the same for errors raised by the command's function.
-    resumes: whether running the same command again resumes it; if so, the message after Ctrl-C says so.
+    `report_errors` handles errors raised by the command's function in the same way.
+    resumes: whether running the command again resumes an interrupted run; the message after Ctrl-C depends on it.
     """
 
     resumes = True
@@ -67,7 +67,7 @@ class RankedCommand(click.Command):
         with _reported_once():
             return super().make_context(*arguments, **values)
 
-    def invoke(self, ctx: click.Context) -> Any:  # for a group, this parses the sub-command's options
+    def invoke(self, ctx: click.Context) -> Any:  # for a group, this also parses the sub-command's options
         with _reported_once():
             return super().invoke(ctx)
 
@@ -92,7 +92,7 @@ def command_of(name: str, kind: type) -> click.Command:
 
 
 def _in_home(value: Any) -> Any:
-    """Replace a leading ~ in a path by the user's home folder, because the shell does not in --name=~/path."""
+    """Replace a leading ~ in a path by the user's home folder; the shell does not expand it in --name=~/path."""
     if isinstance(value, tuple):
         return tuple(map(_in_home, value))
     is_in_home = isinstance(value, str | Path) and str(value).startswith('~')
@@ -100,7 +100,7 @@ def _in_home(value: Any) -> Any:
 
 
 class _Number(click.FloatRange):
-    """A number that cannot be NaN, and can be infinite only if `infinite` is set."""
+    """The type of a float that must not be NaN, and must be finite unless `infinite` is set."""
 
     def __init__(self, infinite: bool, **bounds: Any):
         super().__init__(**bounds)
@@ -117,17 +117,17 @@ class _Number(click.FloatRange):
 
 
 def given_arguments(context: click.Context | None = None) -> set[str]:
-    """Names of the arguments given on the command line, as opposed to defaults.
+    """Return the names of the arguments that were given on the command line, rather than left at their defaults.
 
-    context: the command's context; None means the running command's.
+    context: context of the command; None means the command that is running.
     """
     context = context or click.get_current_context()
     return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def click_options(kind: type) -> list[Callable[[Callable], Callable]]:
-    """Decorators that add a dataclass's options to a command: required options first, then in order."""
-    found = sorted(options_in(kind), key=lambda pair: not is_required(pair[1]))  # required options first
+    """Return decorators that add a dataclass's options to a command: required options first, then the others."""
+    found = sorted(options_in(kind), key=lambda pair: not is_required(pair[1]))
     shown = {field.name: f'--{spelling(field)}' for field, _ in found}
     hints = _type_hints(kind)
     return [
@@ -146,7 +146,7 @@ def is_required(option: Option) -> bool:
 
 
 def parsed(parse: Callable[[str], Any]) -> click.ParamType:
-    """A click type for a parser of `dnnlib.options`."""
+    """Return a click type that converts text with a parser from `dnnlib.options`."""
     return _Parsed(parse)
 
 
@@ -178,7 +178,7 @@ def _declarations(name: str, option: Option) -> list[str]:
 
 
 def _details(hint: Any, option: Option) -> dict[str, Any]:
-    """Keyword arguments for `click.option`. hint: the field's type, `X | None` if it is optional."""
+    """Return the keyword arguments for `click.option`. hint: type annotation of the field, such as `int | None`."""
     if type(None) in get_args(hint):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if option.switch:

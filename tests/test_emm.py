@@ -209,7 +209,7 @@ def test_a_search_answers_with_an_inequality_and_ends_at_ctrl_c(tmp_path):
     assert process.returncode == 130
     assert 'the same command resumes the study' in output
     output = run_script(*arguments).stdout
-    assert 'At most 7 sizes from 10 to 100' in output  # 2 + ceil(log2(ln 10 / ln 1.1)), which is 2 + ceil(4.6)
+    assert 'at most 7 sizes |D| from 10 to 100' in output  # 2 + ceil(log2(ln 10 / ln 1.1)), which is 2 + ceil(4.6)
     assert '< 10' in output
     assert len(list(folder.glob('points/all/*-r0'))) == 1
 
@@ -250,7 +250,10 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
             "the search: [train]: No such option '--widht'",
         ),
         (['search', '--outdir=x', '--source=digits', '-n', '--preset=digits'], 'options of train.py go after --'),
-        (['sweep', 'STUDY', '--epochs=3'], '--epochs: options of train.py belong in the study file, in [train]'),
+        (
+            ['sweep', 'STUDY', '--epochs=3'],
+            '--epochs: options of train.py belong in the table [train] of the study file',
+        ),
         (['search', '--outdir=x', '--source=digits', '--range=10-20', '--', '-n'], '-n: write options as --name=value'),
         (
             ['search', '--outdir=x', '--source=digits', '--range=10-20', '--selection=sise'],

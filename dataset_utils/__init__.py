@@ -1,6 +1,6 @@
-"""Training sets: one reader for every source of images, and archives written from selections of those images.
+"""Reads images from any kind of source, and writes training sets that are selected from them.
 
-`open_source` reads any kind of image source. `python -m dataset_utils` writes training sets that differ in one factor.
+`open_source` opens a source. `python -m dataset_utils` writes training sets that differ in one factor.
 """
 
 from dataset_utils.sources import Reading, Source, content_sha256, open_source

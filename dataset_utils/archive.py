@@ -1,4 +1,4 @@
-"""Writes data sets as ZIP archives or folders: completely or not at all, with identical bytes for identical content."""
+"""Writes data sets as ZIP archives or folders, either completely or not at all; equal content gives equal bytes."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ from dataset_utils.sources.labels import LABELS_FILE
 from dnnlib.util import UserError, atomic_file, exchange, remove_partial_files, sync_folder
 
 IMAGES_PER_FOLDER = 1000
-EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time that ZIP can express
+EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time that a ZIP archive can store
 UNIX = 3
 READABLE_FILE = 0o100644 << 16
 OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
@@ -34,11 +34,11 @@ Put = Callable[[str, bytes], None]
 
 
 class Destination:
-    """The place where a data set is written; it is checked immediately, so that errors occur before any work is done.
+    """The place where a data set is written, which is checked when this object is made, before any work is done.
 
-    path: an archive if it ends in .zip, otherwise a folder. overwrite: replace an existing data set.
-    sources: paths of the sources; the destination must neither be inside a source nor contain one.
-    argument: name of the argument that gave the path, for messages.
+    path: path of the data set, which is a ZIP archive if the name ends in .zip, otherwise a folder.
+    overwrite: whether to replace an existing data set. argument: name of the argument that gave the path, for messages.
+    sources: paths of the sources; the destination must not be inside a source, and must not contain one.
     Raises UserError if the data set cannot or must not be written there.
     """
 
@@ -56,7 +56,7 @@ class Destination:
             raise UserError(f'{self.where}{problem}')
 
     def _problem(self, overwrite: bool, sources: Sequence[str]) -> str:
-        """Return why the data set must not be written here, as the end of a sentence starting with `where`, or ''."""
+        """Return why the data set must not be written here, as text to append to `where`; '' if it can be written."""
         if self.path.suffix.lower() in OTHER_ARCHIVES:
             return f': {self.path.suffix} files cannot be written; give a name that ends in .zip, or a folder'
         if self.is_archive and self.path.is_dir():
@@ -65,7 +65,7 @@ class Destination:
         if not above.is_dir():
             return f': {above} is a file, not a folder; write somewhere else'
         here = Path(os.path.realpath(self.path))
-        for source in filter(os.path.exists, sources):  # others are built in, or refused when opened
+        for source in filter(os.path.exists, sources):  # other sources are built in, or refused when opened
             there = Path(os.path.realpath(source))
             if here.is_relative_to(there) or there.is_relative_to(here):
                 return f' overlaps with the source {source}; write somewhere else'
@@ -78,11 +78,11 @@ class Destination:
         if not self.path.is_dir():
             return ' is a file; give a name that ends in .zip, or a folder'
         stranger = _stranger_in(self.path)
-        return stranger and f' contains {stranger}, so it is not only a data set; move that, or give another name'
+        return stranger and f' contains {stranger}, so it is not just a data set; move such files, or give another name'
 
     @contextlib.contextmanager
     def create(self) -> Iterator['DatasetWriter']:
-        """Yield a writer; the data set appears under the destination's name if the block ends without an exception."""
+        """Yield a writer; the data set appears at the destination only if the block ends without an exception."""
         try:
             create = _archive if self.is_archive else _folder
             with _removal_when_stopped(), _parents(self.path), create(self.path) as put:
@@ -98,7 +98,7 @@ class Destination:
         return UserError(f'{self.where} cannot be written ({error.strerror}); write somewhere else')
 
     def _is_own(self, name: Any) -> bool:
-        """Return whether a name from an OSError is this data set's partial file or folder, or a folder above it."""
+        """Return whether an OSError's file name is the destination's partial output, or a folder above it."""
         if not isinstance(name, str):
             return False
         here, there = (Path(os.path.realpath(path)) for path in (self.path, name))
@@ -113,7 +113,7 @@ class DatasetWriter:
         self._labels: list[list] = []
 
     def add(self, image: np.ndarray, label: int | None) -> None:
-        """Write the next image, uint8 [H, W, C]. Either all images must have labels, or none."""
+        """Write the next image, uint8 [H, W, C]. Either all images or no images must have labels."""
         number = len(self._labels)
         name = f'{number // IMAGES_PER_FOLDER:05d}/img{number:08d}.png'
         self._put(name, encode_png(image))
@@ -149,7 +149,7 @@ def _parents(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         for parent in missing:
-            with contextlib.suppress(OSError):  # it was not created, or another process has put files there
+            with contextlib.suppress(OSError):  # the folder was not created, or another process has put files there
                 parent.rmdir()
         raise
 
@@ -191,13 +191,13 @@ def _folder(path: Path) -> Iterator[Put]:
         if old.exists() and not path.exists():
             old.rename(path)
         raise
-    for left in (partial, old):  # whichever holds the replaced data set
+    for left in (partial, old):  # one of them holds the data set that was replaced
         if left.exists():
             shutil.rmtree(left)
 
 
 def _stranger_in(folder: Path) -> str:
-    """Return something in the folder that does not belong to a data set, or ''. A data set has a `dataset.json`."""
+    """Return what shows that the folder is not only a data set, such as the name of another file; '' if it is one."""
     if not (folder / LABELS_FILE).is_file():
         return f'files but no {LABELS_FILE}'
     for file in folder.rglob('*'):

@@ -1,4 +1,4 @@
-"""Builds data sets from plans: the only place where images are read, transformed, checked and written."""
+"""Builds data sets from plans: reads, transforms, checks and writes their images."""
 
 import contextlib
 import dataclasses
@@ -20,21 +20,21 @@ from dataset_utils.sources.base import ONE_SIZE, match, print_remarks, printable
 from dataset_utils.transforms import Transform, checked_square, pad
 from dnnlib.util import UserError, counted
 
-SKIPPED = 'skipped'  # among a manifest's arguments: the names of unreadable images that were skipped
-MAX_SKIPPED_FILES = 1000  # largest number of skipped files that a manifest lists
+SKIPPED = 'skipped'  # key in a manifest's arguments whose value is a list of the unreadable images that were skipped
+MAX_SKIPPED_FILES = 1000  # maximum number of skipped files that a manifest lists
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Everything that determines a data set's bytes.
 
-    rule, arguments: the function in `rules.RULES` that made the plan, and its keyword arguments.
-    parts: the sources, each with the indices of the images to read from it, in order.
-    labels: labels of the images of all parts in order, or None. labels_note: how the labels were made, in words.
+    rule: name of the rule in `rules.RULES` that made the plan. arguments: the rule's keyword arguments.
+    parts: (source, indices of the images to read from it, in order) for each source.
+    labels: labels of all images in the order of the parts, or None. labels_note: how the labels were made, in words.
     transform: function applied to each image; None keeps square images unchanged.
     skip_unreadable: whether to skip damaged images instead of stopping; None if the rule needs every image it chose.
-    limit: stop after this many images; None for all.
-    hash_all: whether the manifest's hash of a folder covers the bytes of all its images, or only of those used.
+    limit: maximum number of images to make; None means all images.
+    hash_all: whether the manifest's hash of a folder covers all images in the folder, or only the images used.
     """
 
     parts: Sequence[tuple[Source, Sequence[int]]]
@@ -50,7 +50,7 @@ class Plan:
 
 
 def write_datasets(*jobs: tuple[Plan, Destination]) -> None:
-    """Write the planned data sets, either all or none, with a progress bar on stderr and a line for each on stdout.
+    """Write the planned data sets, either all or none; shows a progress bar, and prints a line for each data set.
 
     Raises UserError if an image or a destination is not usable.
     """
@@ -72,7 +72,7 @@ def _write(plan: Plan, writer: DatasetWriter, name: str) -> str:
     writer.finish(making.manifest())
     if making.unreadable:
         skipped = counted(len(making.unreadable), 'unreadable image')
-        print(f'Skipped {skipped}, see "{SKIPPED}" in the manifest.', file=sys.stderr)
+        print(f'Skipped {skipped}; "{SKIPPED}" in the manifest lists them.', file=sys.stderr)
     if making.num_small:
         print(f'Skipped {counted(making.num_small, "image")} smaller than the resolution.', file=sys.stderr)
     classes = '' if plan.labels is None else f', {counted(len(set(labels)), "class")}'
@@ -80,13 +80,13 @@ def _write(plan: Plan, writer: DatasetWriter, name: str) -> str:
 
 
 class Making:
-    """Makes a plan's images one at a time; afterwards, `manifest` records how they were made.
+    """Makes a plan's images one at a time; after the last image, `manifest` returns the data set's manifest.
 
-    Iterating yields (uint8 [S, S, C], label or None). Raises UserError that names the image if it is unreadable (unless
-    the plan skips such images), not square, or not the size of the first image.
+    Iterating yields (uint8 [S, S, C], label or None). Raises UserError with an image's name if the image is unreadable
+    (unless the plan skips such images), is not square, or does not have the size of the first image.
 
-    kept: for each part, the indices of the images made. unreadable: names of images skipped because they are damaged.
-    num_small: number of images skipped because they are too small for the transform.
+    kept: indices of the images made from each part. unreadable: names of images that were skipped as damaged.
+    num_small: number of images that were skipped because they are too small for the transform.
     """
 
     def __init__(self, plan: Plan):
@@ -118,7 +118,6 @@ class Making:
             raise UserError(f'{where}: all images are unreadable or smaller than `resolution`; give other images')
 
     def manifest(self) -> Manifest:
-        """The manifest, which records how the data set was made."""
         plan, sources = self.plan, [source for source, _ in self.plan.parts]
         arguments = plan.arguments | sources[0].reading.changes()
         if plan.skip_unreadable:
@@ -146,7 +145,7 @@ class Making:
 
 
 def _make_image(plan: Plan, source: Source, channels: int, index: int) -> tuple[np.ndarray | None, bool]:
-    """Return the image, or None if it is skipped, and whether it is skipped because it is unreadable."""
+    """Return (image, is_unreadable); the image is None if it is skipped as unreadable or too small."""
     try:
         image = with_channels(source.read(index), channels)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The command line `python -m dataset_utils`: `split`, `info`, and a sub-command for each selection in `rules`."""
+"""The command `python -m dataset_utils`, with sub-commands `split`, `info`, and one for each selection in `rules`."""
 
 import inspect
 import textwrap
@@ -17,11 +17,11 @@ from dataset_utils.sources import Reading, open_source
 from dnnlib.plugins import load_plugins
 from dnnlib.util import ArgumentError, UserError, report_errors
 
-WIDTH = 110  # columns of an example in a help text, without the backslash at the end of a line
+WIDTH = 110  # maximum width of the lines of an example in a help text, excluding the final backslash
 
 
 class Selections(click.Group):
-    """A group with a sub-command for each registered selection, in addition to its own commands."""
+    """A group that has a sub-command for each registered selection, in addition to the group's own commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         load_plugins()
@@ -34,11 +34,12 @@ class Selections(click.Group):
 
 @click.group(cls=Selections)
 def main() -> None:
-    """Make training sets for studies of memorization, which change one factor and keep everything else the same.
+    """Make training sets for studies of memorization, in which one factor changes and everything else stays the same.
 
-    Every sub-command reads the same sources as dataset_tool.py, and writes a ZIP archive or a folder. With the manifest in it,
-    `info --verify` checks the set against its source. The same command always writes the same bytes. Without --seed, the first
-    images are taken; with --seed, images are drawn at random. Larger sets contain the smaller ones.
+    The sub-commands read the same sources as dataset_tool.py, and write a ZIP archive or a folder that contains a manifest.
+    `info --verify` uses the manifest to check a set against its source. The same command always writes the same bytes.
+    Without --seed, the first images are taken; with --seed, images are drawn at random. In both cases, larger sets contain
+    the smaller ones.
 
     \b
     # The paper's basic set: 1,000 images of CIFAR-10, 100 of each class
@@ -46,7 +47,7 @@ def main() -> None:
         --dest=datasets/cifar10/cifar10-1000.zip --max-images=1000
 
     \b
-    # Show its content, and check it against its manifest and its source
+    # Describe this set, and check it against its manifest and its source
     python -m dataset_utils info datasets/cifar10/cifar10-1000.zip \\
         --verify=datasets/cifar10/cifar-10-python.tar.gz
     """
@@ -91,10 +92,9 @@ def _example(name: str, example: str) -> str:
 def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     """Take two disjoint sets: halves, or a training set and a held-out set.
 
-    --dest=half.zip writes half-a.zip and half-b.zip. With --max-images alone, each set gets this many images, equally from all
-    classes; half-a.zip gets
-    the same images as with `size`. With --held-out, half-b.zip gets the given number of held-out images, the same share of each
-    class, and half-a.zip gets all other images, or --max-images of them.
+    --dest=half.zip writes half-a.zip and half-b.zip. With --max-images alone, each set gets this many images, with the same
+    number from each class; half-a.zip gets the images that `size` takes. With --held-out, half-b.zip gets this many held-out
+    images, with the same share of each class, and half-a.zip gets all other images, or --max-images of them.
 
     \b
     # Two sets of 1,000 images of CIFAR-10
@@ -105,7 +105,7 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     python -m dataset_utils split --source=digits --dest=digits-half.zip --max-images=500 --seed=3
 
     \b
-    # 100 held-out images, and a training set of all others
+    # 100 held-out images, and a training set of all other images
     python -m dataset_utils split --source=photos.zip --dest=photos-set.zip --held-out=100
     """
     if choices['max_images'] is None and choices['held_out'] is None:
@@ -115,7 +115,7 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
         del choices['held_out']
     path = Path(dest)
     if path.name.lower() in ('', '..', '.zip'):
-        raise UserError(f'`dest`={dest} has no file name, from which both sets are named; add one, such as half.zip')
+        raise UserError(f'`dest`={dest} has no file name, but both sets are named after it; add one, such as half.zip')
     suffix = path.suffix if path.suffix.lower() == '.zip' else ''
     names = {half: str(path.with_name(f'{path.name.removesuffix(suffix)}-{half}{suffix}')) for half in 'ab'}
     destinations = {half: Destination(name, overwrite, [source]) for half, name in names.items()}
@@ -125,13 +125,14 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
 
 @main.command()
 @click.argument('path', metavar='PATH')
-@click.option('--near', metavar='FLOAT', type=click.FloatRange(min=0), default=inspection.NEAR, show_default=True, help='List pairs of images whose root mean square difference per pixel, on the scale 0 to 255, is below this.')  # fmt: skip
-@click.option('--verify', metavar='ZIP|DIR|FILE', multiple=True, help='Make the data set again from this source and compare. For a mixture, repeat the option: first the set given as --source, then the set given as --blend.')  # fmt: skip
+@click.option('--near', metavar='FLOAT', type=click.FloatRange(min=0), default=inspection.NEAR, show_default=True, help='List pairs of images whose root mean square difference per pixel (0 to 255) is below this value.')  # fmt: skip
+@click.option('--verify', metavar='ZIP|DIR|FILE', multiple=True, help='Make the data set again from this source and compare the two. For a mixture, repeat the option: first the set given as --source, then the set given as --blend.')  # fmt: skip
 @report_errors
 def info(path: str, near: float, verify: tuple[str, ...]) -> None:
-    """Describe a data set, and verify it.
+    """Describe a data set, and verify it if --verify is given.
 
-    Prints counts, sizes and labels, exact and near copies, and a description of the manifest.
+    The description lists the number and size of the images, their labels, exact and near copies among them, and how the
+    set was made according to its manifest.
 
     \b
     # Does CIFAR-10 have near copies?

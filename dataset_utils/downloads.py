@@ -1,4 +1,4 @@
-"""Sources given by URL: downloaded into a cache and read from there."""
+"""Opens sources given by URL, which are downloaded into a cache and read from there."""
 
 import urllib.parse
 from pathlib import Path
@@ -17,10 +17,11 @@ def open_downloaded(
     sha256: str | None = None,
     reading: Reading | None = None,
 ) -> Source:
-    """Like `open_source`, but also accepts URLs (file, http or https). A downloaded source keeps its name from the URL.
+    """Like `open_source`, but also accepts URLs (file, http or https); a downloaded source is named after its URL.
 
-    cache_dir: None means the user's cache folder. sha256: hash that the file must have, whether path or URL.
-    Raises UserError as `open_source` and `dnnlib.download.fetch` do.
+    cache_dir: folder for downloads; None means the user's cache folder.
+    sha256: expected SHA-256 of the file, which may be given by path or URL; None accepts any file.
+    Raises UserError in the same cases as `open_source` and `dnnlib.download.fetch`.
     """
     if not is_url(source) and sha256 is None:
         return open_source(source, argument, reading)
@@ -28,7 +29,7 @@ def open_downloaded(
     if source.startswith(('http:', 'https:')) and IMAGES_NAME.fullmatch(name):
         raise UserError(
             f'{named(argument, source)}: its labels are in a second file; download both files into one folder and give '
-            f'the path'
+            f'the path of the images file'
         )
     opened = open_source(fetch(source, cache_dir, sha256), argument, reading)
     if is_url(source):

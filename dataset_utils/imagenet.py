@@ -12,7 +12,7 @@ TRAIN = 'ILSVRC/Data/CLS-LOC/train'
 
 
 def superclasses() -> dict[str, list[str]]:
-    """Return the sorted synsets of each superclass; superclasses are named like CIFAR-10's classes."""
+    """Return a dict from each superclass, which is named like a CIFAR-10 class, to its sorted synsets."""
     table: dict[str, list[str]] = {}
     text = (files('dataset_utils') / 'imagenet_superclasses.csv').read_text(encoding='utf-8')
     for row in csv.DictReader(text.splitlines()):
@@ -21,7 +21,7 @@ def superclasses() -> dict[str, list[str]]:
 
 
 def images_by_synset(source: Source, superclass: str) -> list[tuple[str, list[int]]]:
-    """Return each synset of a superclass with the indices of its images in the source; both are sorted.
+    """Return (synset, indices of its images in the source) for each synset of a superclass; all are sorted.
 
     Raises UserError if the superclass is unknown, or if the source lacks one of its synsets.
     """

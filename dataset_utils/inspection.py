@@ -1,4 +1,4 @@
-"""Describes the content of a set of images: sizes, labels, exact copies and near copies."""
+"""Describes the content of a set of images: their sizes and labels, and exact and near copies among them."""
 
 import math
 from collections import Counter
@@ -12,19 +12,19 @@ from dataset_utils.sources import Source, content_sha256
 from dataset_utils.sources.base import copies_of, printable, words_of
 from dnnlib.util import UserError, counted
 
-NEAR = 16.0  # root mean square difference per pixel, out of 255; four pairs of CIFAR-10 images are closer
+NEAR = 16.0  # root mean square difference per pixel (0 to 255); four pairs of CIFAR-10 images are closer than this
 DIRECTIONS = 64
-BLOCK = 2048  # images that are compared with all others at a time
-MAX_VALUES = 1 << 23  # pixel values projected at a time
+BLOCK = 2048  # number of images that are compared with all others at a time
+MAX_VALUES = 1 << 23  # number of pixel values that are projected at a time
 MAX_CANDIDATES = 1_000_000
-SHOWN = 10  # pairs and other items that are listed individually
+SHOWN = 10  # maximum number of pairs that are listed
 SHOWN_CLASSES = 20
 
 
 def describe(source: Source, near: float) -> str:
     """Describe a source in words: counts, sizes, labels, copies, near copies, and how it was made.
 
-    near: pairs are near copies if their root mean square difference per pixel, out of 255, is below this.
+    near: root mean square difference per pixel (0 to 255) below which two images are near copies.
     Raises UserError if images are unreadable or of different sizes, or if `near` is negative.
     """
     if not near >= 0:
@@ -45,13 +45,14 @@ def describe(source: Source, near: float) -> str:
 
 
 def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
-    """Find all pairs whose root mean square difference per pixel is below `near`, closest first; the search is exact.
+    """Find all pairs of images whose root mean square difference per pixel is below `near`; the search is exact.
 
-    images: uint8 [N, H, W, C]. Returns (i, j, distance) with i < j. Raises UserError if there are too many candidates.
+    images: uint8 [N, H, W, C]. Returns (i, j, distance) with i < j for each pair, closest pairs first. Raises UserError
+    if there are too many candidates.
 
-    Projecting onto orthonormal directions, with the norm of the remainder as an additional coordinate, never increases
-    a distance. The cheap distances between projections therefore rule out most pairs, and only a few are compared pixel
-    by pixel.
+    Projecting onto orthonormal directions, with the norm of the residual as an additional coordinate, never increases
+    a distance. Distances between projections are cheap to compute and rule out most pairs; only the remaining pairs are
+    compared pixel by pixel.
     """
     pixels = images.reshape(len(images), -1)  # [N, D]
     found = []
@@ -69,9 +70,11 @@ def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
 
 
 def _project(pixels: np.ndarray) -> np.ndarray:
-    """Project images, uint8 [N, D], onto directions from their mean to some of them; returns float32 [N, K + 1].
+    """Project images, uint8 [N, D], onto K orthonormal directions; the last column of the float32 [N, K + 1] returned
+    is the norm of the residual.
 
-    These directions explain more of the images' variance than random directions would.
+    The directions span the differences between some of the images and the mean image, which explain more variance than
+    random directions would.
     """
     count = len(pixels)
     mean = pixels.mean(axis=0, dtype=np.float64)
@@ -88,12 +91,12 @@ def _project(pixels: np.ndarray) -> np.ndarray:
 
 
 def _candidate_pairs(points: np.ndarray, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield indices (i, j), i < j, of all pairs whose squared distance is below the limit or within rounding of it."""
+    """Yield indices (i, j), i < j, of all pairs whose squared distance is below the limit, up to rounding errors."""
     norms = np.einsum('nk,nk->n', points, points)
     limit += 1e-5 * float(norms.max())
     for start in range(0, len(points), BLOCK):
         stop = min(start + BLOCK, len(points))
-        # |a|^2 + |b|^2 - 2 a.b < limit, with the terms that involve b on one side.
+        # The condition |a|^2 + |b|^2 - 2 a.b < limit, rearranged so that all terms with b are on one side.
         products = points[start:stop] @ points[start:].T  # [B, N - start]
         products -= 0.5 * norms[start:]
         is_near = products > 0.5 * (norms[start:stop, np.newaxis] - limit)
@@ -125,7 +128,7 @@ def _copy_lines(source: Source, copies: Sequence[int]) -> list[str]:
 
 def _pair_lines(source: Source, pairs: Sequence[tuple[int, int, float]], near: float) -> list[str]:
     lines = [f'  {source.describe(i)} and {source.describe(j)}: {distance:.2f}' for i, j, distance in pairs]
-    return [f'Near copies, below {near:g} of 255 (root mean square per pixel): {len(pairs)}', *_first(lines)]
+    return [f'Near copies (root mean square difference per pixel below {near:g} of 255): {len(pairs)}', *_first(lines)]
 
 
 def _first(lines: list[str]) -> list[str]:

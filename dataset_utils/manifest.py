@@ -1,4 +1,4 @@
-"""`manifest.json` records how a data set was made: enough to make the same set again, without times or paths."""
+"""`manifest.json` records how a data set was made, so that it can be made again; it contains no times or paths."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import msgspec
 
 from dnnlib.typed import Typed
 
-# Increased whenever a rule changes such that the same command gives different images or labels.
+# Increase this number whenever a rule changes so that the same command gives different images or labels.
 VERSION = 1
 
 
@@ -16,11 +16,11 @@ class Manifest(Typed, frozen=True):
 
     source: file name of the source, or a list of two names for a mixture. source_sha256: hash of each source; see
     `Source.sha256`.
-    rule: the sub-command, or 'convert' for dataset_tool.py. arguments: its options, without paths.
-    indices: the images' indices in the source, in order; a list of two such lists for a mixture.
+    rule: name of the sub-command, or 'convert' for dataset_tool.py. arguments: its options, except paths.
+    indices: indices of the images in the source, in order; for a mixture, a list of two such lists.
     labels: how the labels were made, in words. class_names: names of the labels 0, 1, ..., or None.
     skipped_files: names of the source's files that are not images; absent if there are none.
-    original_names: names of the image files from which the images were first read, in order; '' if unknown. Absent if
+    original_names: for each image, the name of the image file from which it was first read, or '' if unknown; absent if
     the images do not come from image files.
     """
 
@@ -41,5 +41,5 @@ class Manifest(Typed, frozen=True):
 
 
 def listed(value: str | list[str]) -> list[str]:
-    """Return a manifest's value as a list with one entry for each source."""
+    """Return a manifest's `source` or `source_sha256` as a list with one entry for each source."""
     return [value] if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""An ordered map that runs on threads, which suffice because decoding, resizing and checksums release Python's lock."""
+"""An ordered map that runs on threads; they suffice because decoding, resizing and hashing release Python's GIL."""
 
 import os
 import time
@@ -11,15 +11,15 @@ Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 MAX_THREADS = 32
-BLOCK = 64  # items per task: a task costs about as much as decoding one small image
-# For items faster than this, in seconds, waiting for Python's lock costs more than threads gain (on two cores).
+BLOCK = 64  # items per task; the overhead of a task is about the time to decode one small image
+# Seconds per item below which waiting for the GIL costs more time than threads save (on two cores).
 WORTH_A_THREAD = 100e-6
 
 
 def ordered_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """Yield function(item) for each item, in order; a slow function runs on threads, a few blocks ahead of the caller.
 
-    The iteration ends with the first exception in item order.
+    If the function raises for several items, the exception of the first of them ends the iteration.
     """
     start = time.perf_counter()
     yield from _apply(function, items[:BLOCK])

@@ -1,7 +1,7 @@
-"""PNG files with uncompressed pixels: fast, and byte-identical with every version of zlib and Pillow.
+"""Writes and reads PNG files with uncompressed pixels, which are the same bytes with every version of zlib and Pillow.
 
-`encode_png` writes them. `decode_png` reads only these files, several times faster than a general decoder.
-`is_contact_sheet` recognizes contact sheets, so that they are not read as images.
+`decode_png` reads only the files that `encode_png` writes, several times faster than a general decoder.
+`is_contact_sheet` recognizes contact sheets, so that they are not mistaken for single images.
 """
 
 import struct
@@ -10,10 +10,10 @@ import zlib
 import numpy as np
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
-GREY, RGB, GREY_ALPHA = 0, 2, 4  # colour types of the PNG specification, section 11.2.2
+GREY, RGB, GREY_ALPHA = 0, 2, 4  # colour types in the PNG specification, section 11.2.2
 HEADER = struct.Struct('>IIBBBBB')
-HEADER_START = len(SIGNATURE) + 8  # after the length and kind of the first chunk
-STREAM_START = HEADER_START + HEADER.size + 4 + 8  # after the header's checksum, and the next chunk's length and kind
+HEADER_START = len(SIGNATURE) + 8  # offset after the length and kind of the first chunk
+STREAM_START = HEADER_START + HEADER.size + 4 + 8  # offset after the header's checksum and the next length and kind
 MAX_STORED = 65535  # largest stored block in bytes, RFC 1951 section 3.2.4
 
 # Keyword and value of the text chunk that marks a contact sheet or gallery.
@@ -28,7 +28,7 @@ def encode_png(image: np.ndarray) -> bytes:
     """
     height, width, channels = image.shape
     header = HEADER.pack(width, height, 8, GREY if channels == 1 else RGB, 0, 0, 0)
-    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row starts with its filter, 0 for none
+    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row starts with a filter byte; 0 means no filter
     rows[:, 1:] = image.reshape(height, -1)
     data = rows.tobytes()
     stream = [b'\x78\x01']
@@ -41,7 +41,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> np.ndarray | None:
-    """Decode a file written by `encode_png` to uint8 [H, W, C]; returns None for a damaged file and any other file."""
+    """Decode a file written by `encode_png` to uint8 [H, W, C]; returns None for damaged files and for other files."""
     if len(data) < STREAM_START:
         return None
     width, height, _, colour_type, *_ = HEADER.unpack_from(data, HEADER_START)

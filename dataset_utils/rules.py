@@ -1,4 +1,4 @@
-"""The rules by which training sets are made: each is a pure function from sources and arguments to a `Plan`.
+"""The rules for making training sets; each is a pure function from sources and arguments to a `Plan`.
 
 A manifest stores the rule's name and keyword arguments, and `RULES` maps names to rules, so the same plan can be made
 again from a manifest and its sources. A rule with examples is a selection and gets its own sub-command:
@@ -8,8 +8,8 @@ again from a manifest and its sources. A rule with examples is a selection and g
         '''Take the first images.'''
         return subset(source, range(max_images))
 
-Its positional arguments are sources, its keyword arguments are options (see `cli.dataset_options.OPTIONS`), and its
-docstring is the help text.
+The positional arguments of the function are sources, its keyword arguments are options (see
+`cli.dataset_options.OPTIONS`), and its docstring is the help text.
 """
 
 import dataclasses
@@ -28,23 +28,23 @@ from dnnlib.util import UserError
 
 LABELS_OF_SOURCE = 'those of the source'
 NO_LABELS = 'none'
-MAX_IMAGES = 10**8  # image names have eight digits
+MAX_IMAGES = 10**8  # because image names have eight digits
 MADE_LABELS = ('random-labels', 'unique-labels')  # rules that replace the source's labels
 
 Rule = Callable[..., Plan]
 
-# Sources used in the examples.
+# The sources in the examples.
 CIFAR = '--source=cifar-10-python.tar.gz'
 MIX = '--source=dog.zip --blend=dog-imagenet.zip'
 IMAGENET = '--source=imagenet/ILSVRC/Data/CLS-LOC/train'
 
 
 RULES: dict[str, Rule] = {}
-EXAMPLES: dict[str, tuple[str, ...]] = {}  # each selection's examples for its help, as 'purpose: options'
+EXAMPLES: dict[str, tuple[str, ...]] = {}  # examples in the help text of each selection, as 'purpose: options'
 
 
 def rule(name: str, *examples: str) -> Callable[[Rule], Rule]:
-    """Decorate a rule to register it under this name; its plans then store the name and the keyword arguments."""
+    """Return a decorator that registers a rule, and makes its plans store the name and the keyword arguments."""
 
     def register(plan: Rule) -> Rule:
         @functools.wraps(plan)
@@ -71,10 +71,10 @@ def plan_convert(
     resolution: Sequence[int] | None = None,
     skip_unreadable: bool = False,
 ) -> Plan:
-    """Convert a complete source, or its first `max_images` images: the rule of dataset_tool.py.
+    """Convert all images of a source, or the first `max_images`, for dataset_tool.py.
 
     transform, resolution: see `transforms.make_transform`; resolution is (width, height).
-    skip_unreadable: skip damaged images, and take others up to `max_images`.
+    skip_unreadable: whether to skip damaged images, which then do not count towards `max_images`.
     """
     return dataclasses.replace(
         subset(source, range(len(source))),
@@ -92,8 +92,8 @@ def plan_convert(
 def plan_size(source: Source, *, max_images: int, seed: int | None = None) -> Plan:
     """Take the same number of images of each class.
 
-    The set is ordered by class and keeps the labels; `max_images` must be a multiple of the number of classes. From images without labels, the
-    first ones are taken, or images are drawn uniformly.
+    The set is ordered by class and keeps the source's labels; `max_images` must be a multiple of the number of classes.
+    Images without labels count as one class.
     """
     return subset(source, selections.balanced(*_classes_of(source), max_images, seed))
 
@@ -106,8 +106,8 @@ def plan_size(source: Source, *, max_images: int, seed: int | None = None) -> Pl
 def plan_classes(source: Source, *, num_classes: int, max_images: int, seed: int | None = None) -> Plan:
     """Take images of the first classes only (inter-diversity).
 
-    The same number of images is taken from each of the first `num_classes` classes; the last class also provides
-    the remainder.
+    The same number of images is taken from each of the first `num_classes` classes. If `max_images` is not a multiple of
+    this number, the last of these classes also provides the remainder.
     """
     indices = selections.first_classes(labels_of(source), source.class_names, num_classes, max_images, seed)
     return subset(source, indices)
@@ -121,7 +121,7 @@ def plan_classes(source: Source, *, num_classes: int, max_images: int, seed: int
 def plan_resolution(source: Source, *, resolution: Sequence[int], max_images: int, seed: int | None = None) -> Plan:
     """Take the same images as `size`, and resize them (data dimension).
 
-    The filter is Lanczos, as in dataset_tool.py.
+    Images are resized with a Lanczos filter, as in dataset_tool.py.
     """
     plan = plan_size(source, max_images=max_images, seed=seed)
     return dataclasses.replace(plan, transform=make_transform(None, resolution))
@@ -130,7 +130,7 @@ def plan_resolution(source: Source, *, resolution: Sequence[int], max_images: in
 @rule(
     'random-labels',
     f'2,000 images of CIFAR-10 with 20 random labels: {CIFAR} --dest=r20.zip --num-classes=20 --max-images=2000',
-    'Other labels for the same images: --source=digits --dest=r5.zip --num-classes=5 --max-images=500 --label-seed=1',
+    '500 digits with 5 labels, drawn with another seed: --source=digits --dest=r5.zip --num-classes=5 --max-images=500 --label-seed=1',
 )
 def plan_random_labels(
     source: Source,
@@ -142,7 +142,7 @@ def plan_random_labels(
 ) -> Plan:
     """Take the same images as `size`, and label them at random (conditioning).
 
-    Labels are independent and uniform, and are drawn in the order of the images.
+    Labels are independent and uniformly distributed, and are drawn in the order of the images.
     """
     if not 1 <= num_classes <= MAX_LABEL + 1:
         raise UserError(f'`num_classes`={num_classes} is out of range; give 1 to {MAX_LABEL + 1}')
@@ -173,9 +173,9 @@ def plan_unique_labels(source: Source, *, max_images: int, seed: int | None = No
     'Every digit that is a seven: --source=digits --dest=seven.zip --class-name=7',
 )
 def plan_one_class(source: Source, *, class_name: str, max_images: int | None = None, seed: int | None = None) -> Plan:
-    """Take images of one class; all of them without `max_images`.
+    """Take images of one class.
 
-    The images keep the label that they have in the source.
+    Without `max_images`, all images of the class are taken. The images keep their label from the source.
     """
     indices = selections.one_class(labels_of(source), source.class_names, class_name, max_images, seed)
     return subset(source, indices)
@@ -183,8 +183,8 @@ def plan_one_class(source: Source, *, class_name: str, max_images: int | None = 
 
 @rule(
     'imagenet-class',
-    f'2,000 dogs of 123 synsets, 32x32 as in CIFAR-10: {IMAGENET} --dest=dog-imagenet.zip --superclass=dog --max-images=2000',
-    f'Cats at 64x64, without damaged files: {IMAGENET} --dest=cat-imagenet.zip --superclass=cat --max-images=1000 --resolution=64x64 --skip-unreadable',
+    f'2,000 dogs from 123 synsets, at 32x32 as in CIFAR-10: {IMAGENET} --dest=dog-imagenet.zip --superclass=dog --max-images=2000',
+    f'1,000 cats at 64x64, skipping damaged files: {IMAGENET} --dest=cat-imagenet.zip --superclass=cat --max-images=1000 --resolution=64x64 --skip-unreadable',
 )
 def plan_imagenet_class(
     source: Source,
@@ -195,10 +195,11 @@ def plan_imagenet_class(
     seed: int = 0,
     skip_unreadable: bool = False,
 ) -> Plan:
-    """Draw images of one of CIFAR-10's classes from ImageNet (intra-diversity).
+    """Draw images of a CIFAR-10 class from ImageNet (intra-diversity).
 
-    The images are spread evenly over the synsets of the class and get CIFAR-10's label. `source` is ImageNet's train
-    folder, or a part of it that contains the folders of all these synsets. Images are center-cropped, then resized.
+    The images are spread evenly over the ImageNet synsets of the class, and get the label of the class in CIFAR-10.
+    `source` is ImageNet's train folder, or a part of it that contains the folders of all these synsets. Images are
+    center-cropped, then resized.
     """
     # Source: Gu et al. 2023, section 4.3.
     groups = images_by_synset(source, superclass)
@@ -226,16 +227,17 @@ def plan_imagenet_class(
 
 @rule(
     'mixture',
-    f'1,600 dogs of CIFAR-10 and 400 of ImageNet: {MIX} --dest=dog-0.2.zip --blend-rate=0.2 --max-images=2000',
-    f'Half and half: {MIX} --dest=dog-0.5.zip --blend-rate=0.5 --max-images=2000',
+    f'1,600 dogs from CIFAR-10 and 400 from ImageNet: {MIX} --dest=dog-0.2.zip --blend-rate=0.2 --max-images=2000',
+    f'Half of the images from each: {MIX} --dest=dog-0.5.zip --blend-rate=0.5 --max-images=2000',
 )
 def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images: int) -> Plan:
     """Mix two data sets (intra-diversity).
 
-    Of N = `max_images` images, int(N * (1 - rate)) are the first images of `source`; the remaining ones are the first
-    images of `blend`.
+    With N = `max_images` and r = `blend_rate`, the set consists of the first int(N * (1 - r)) images of `source`, followed
+    by the first images of `blend`.
     """
-    # The product is taken in float64: at 0.8, 199 of 1,000 images come from `source`. Source: Gu et al. 2023, sec. 4.3.
+    # The product is computed in float64, so 199 of 1,000 images come from `source` at a rate of 0.8.
+    # Source: Gu et al. 2023, section 4.3.
     if not 0 <= blend_rate <= 1:
         raise UserError(f'`blend_rate`={blend_rate} is out of range; give 0 to 1')
     _check_alike(source, blend)
@@ -257,14 +259,15 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
 
 @rule(
     'duplicate',
-    '1,000 images, 100 of them ten times: 1,900 in all: --source=cifar10-1000.zip --dest=d10.zip --copies=10 --fraction=0.1',
+    '1,900 images, because 100 of 1,000 images occur ten times: --source=cifar10-1000.zip --dest=d10.zip --copies=10 --fraction=0.1',
     'Every image twice: --source=cifar10-1000.zip --dest=d2.zip --copies=2 --fraction=1',
 )
 def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | None = None) -> Plan:
     """Repeat a fraction of the images.
 
-    All images keep their positions. After them, the repeated images follow until each of them occurs `copies` times.
-    The images to repeat are taken evenly from the classes: the first ones of each class, or drawn with `seed`.
+    All images of the source come first, in their order. After them, the repeated images follow, so that each of these
+    occurs `copies` times in total. The same share of each class is repeated: the first images, or images drawn with
+    `seed`.
     """
     if copies < 1:
         raise UserError(f'`copies`={copies} is out of range; give at least 1')
@@ -282,7 +285,7 @@ def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | 
 
 @rule('split')
 def plan_split(source: Source, *, max_images: int, half: str, seed: int | None = None) -> Plan:
-    """Take one of two disjoint sets of `max_images` images each: 'a', which is what `size` takes, or 'b'."""
+    """Take one of two disjoint sets of `max_images` images. half: 'a' for the images that `size` takes, or 'b'."""
     return subset(source, selections.balanced(*_classes_of(source), max_images, seed, 2, 'ab'.index(half)))
 
 
@@ -290,13 +293,13 @@ def plan_split(source: Source, *, max_images: int, half: str, seed: int | None =
 def plan_held_out(
     source: Source, *, held_out: int, half: str, max_images: int | None = None, seed: int | None = None
 ) -> Plan:
-    """Take a training set, half 'a', or the `held_out` images held out of it, half 'b'; see `selections.held_out`."""
+    """Take a training set (half 'a') or its `held_out` held-out images (half 'b'); see `selections.held_out`."""
     both = selections.held_out(*_classes_of(source), held_out, max_images, seed)
     return subset(source, both['ab'.index(half)])
 
 
 def subset(source: Source, indices: Sequence[int]) -> Plan:
-    """Plan a subset of one source that keeps its labels."""
+    """Return the plan for a subset of one source, with the source's labels."""
     labels = source.labels
     return Plan(
         parts=[(source, indices)],
@@ -307,9 +310,9 @@ def subset(source: Source, indices: Sequence[int]) -> Plan:
 
 
 def labels_of(source: Source) -> list[int]:
-    """Return a source's labels, for a selection by class; raises UserError if it has none."""
+    """Return a source's labels; raises UserError if it has none."""
     if source.labels is None:
-        raise UserError(f'{source.where} has no labels, which this selection requires; select by size instead')
+        raise UserError(f'{source.where} has no labels, but this selection requires labels; select by size instead')
     return source.labels
 
 
@@ -326,7 +329,7 @@ def _check_alike(source: Source, blend: Source) -> None:
         )
     if (source.labels is None) != (blend.labels is None):
         bare = source if source.labels is None else blend
-        raise UserError(f'{bare.where} has no labels, but the set to mix it with does; label both sets or neither')
+        raise UserError(f'{bare.where} has no labels, but the set to mix it with has; label both sets or neither')
     names = [part.class_names for part in (source, blend)]
     if None not in names and names[0] != names[1]:
         raise UserError(
@@ -336,7 +339,7 @@ def _check_alike(source: Source, blend: Source) -> None:
     for part, others in ((source, names[1]), (blend, names[0])):
         if part.manifest is not None and part.manifest.rule in MADE_LABELS:
             raise UserError(
-                f'{part.where} has labels made by {printable(part.manifest.rule)}, which cannot be mixed; '
+                f'{part.where} has labels made by {printable(part.manifest.rule)}, and such labels cannot be mixed; '
                 f'mix the sets from which it was made, then label the mixture'
             )
         if part.labels is not None and others is not None and max(part.labels) >= len(others):

@@ -1,6 +1,6 @@
-"""Selections of images for a training set: pure functions from labels to indices into the source.
+"""Select images for a training set with pure functions, which map the labels of a source to indices into it.
 
-With the same seed, or without a seed, every larger set contains the smaller ones, except for the remainder in
+With the same seed, or without a seed, larger sets contain the smaller ones, except for the remainder in
 `first_classes`. Images without labels are treated as one class, with label 0.
 """
 
@@ -27,9 +27,9 @@ def balanced(
 ) -> list[int]:
     """Take max_images / C images from each of the C classes that are present, class by class in order of label.
 
-    labels: one for each image in the source. seed: None takes each class's first images; a seed draws them at random
-    (see `members`). sets, number: how many disjoint sets to make, and which of them to take, from 0; set 0 is the same
-    for any number of sets.
+    labels: label of each image in the source. seed: None takes each class's first images; a seed draws them at random
+    (see `members`). sets: number of disjoint sets to make. number: which of these sets to return, counting from 0;
+    set 0 is the same for any number of sets.
     Raises UserError if C does not divide max_images, or if a class has too few images for all sets.
     Source: Gu et al. 2023, section 3.1: the first |D|/10 images of each CIFAR-10 class.
     """
@@ -65,10 +65,10 @@ def first_classes(
 def one_class(
     labels: Sequence[int], class_names: Sequence[str] | None, name: str, max_images: int | None, seed: int | None
 ) -> list[int]:
-    """Take `max_images` images of one class, or all if that is None. name: the class's name, or its label in digits.
+    """Take `max_images` images of one class; None takes all of them. name: name of the class, or its label in digits.
 
     seed: None takes the first images; a seed draws them at random. Raises UserError if the class does not exist (the
-    message lists those that do) or has too few images.
+    message lists the classes that do exist) or has too few images.
     """
     classes = members(labels, seed)
     label = next((label for label in classes if class_names is not None and class_names[label] == name), None)
@@ -83,9 +83,10 @@ def one_class(
 def repeated(labels: Sequence[int] | None, count: int, copies: int, fraction: float, seed: int | None) -> list[int]:
     """Take all `count` images in order, then repeat a fraction of them until each repeated image occurs `copies` times.
 
-    fraction: in [0, 1]; round(fraction * count) images are repeated, the same share of each class to within one image.
+    fraction: share of the images to repeat, in [0, 1]; round(fraction * count) images are repeated, with the same share
+    of each class to within one image.
     seed: None repeats each class's first images; a seed draws them at random. Without labels, all images count as one
-    class. The images repeated at a smaller fraction are also repeated at a larger one.
+    class. The images that are repeated at some fraction are also repeated at all larger fractions.
     """
     classes = members(labels if labels is not None else [0] * count, seed)
     shares = proportional(classes, round(fraction * count))
@@ -96,12 +97,13 @@ def repeated(labels: Sequence[int] | None, count: int, copies: int, fraction: fl
 def held_out(
     labels: Sequence[int], class_names: Sequence[str] | None, count: int, max_images: int | None, seed: int | None
 ) -> tuple[list[int], list[int]]:
-    """Split images into a training set and `count` held-out images, the same share of each class to within one image.
+    """Split images into a training set and `count` held-out images; returns the indices of both.
 
-    max_images: size of the training set, which is taken as by `balanced`, and held-out images are taken from the rest;
-    None trains on all images that are not held out, in the source's order.
+    The same share of each class is held out, to within one image.
+    max_images: size of the training set, which is selected by `balanced` before other images are held out; None takes
+    all images that are not held out, in the source's order.
     seed: None holds out each class's last images; a seed draws them at random.
-    Raises UserError if too few images remain to be held out, and as `balanced` does.
+    Raises UserError if too few images remain to be held out, and in the same cases as `balanced`.
     """
     taken = [] if max_images is None else balanced(labels, class_names, max_images, seed)
     used = set(taken)
@@ -116,7 +118,8 @@ def held_out(
 
 def proportional(classes: dict[int, list[int]], count: int) -> Counter[int]:
     """Divide `count` images among classes in proportion to their sizes, to within one image."""
-    # The k-th image of a class has the position (k - 1/2) / (class size), and the lowest `count` positions are taken.
+    # The k-th image of a class is placed at (k - 1/2) / (class size), and the images at the `count` lowest places are
+    # taken.
     places = sorted(
         ((position + 0.5) / len(indices), label)
         for label, indices in classes.items()
@@ -134,9 +137,10 @@ def spread(
     """Draw `max_images` images evenly from S groups, one group after another.
 
     The first max_images mod S groups provide one image more than the others.
-    groups: each group's name, such as 'n02085620', and indices. A group is shuffled by the seed and the digits of its
-    name, so the draw does not depend on the rest of the source. is_wanted: whether an index can be taken; if not, the
-    next index in its group is used. Raises UserError if a group has too few images.
+    groups: (name, indices of its images) for each group; a name is like 'n02085620'. Each group is shuffled with a
+    generator seeded by `seed` and the digits of the name, so the draw does not depend on the rest of the source.
+    is_wanted: function that returns whether an index can be taken; if not, the next index in the group is tried.
+    Raises UserError if a group has too few images.
     """
     share, extra = divmod(max_images, len(groups))
     chosen: list[int] = []
@@ -196,7 +200,7 @@ def take(
 def random_labels(count: int, num_classes: int, seed: int = PAPER_SEED) -> list[int]:
     """Draw `count` independent labels, uniform in [0, num_classes).
 
-    Source: Gu et al. 2023, section 5.1: Python's generator, one `random.randint` call for each image in order.
+    Source: Gu et al. 2023, section 5.1, where Python's `random.randint` is called once for each image, in order.
     """
     generator = random.Random(seed)
     return [generator.randint(0, num_classes - 1) for _ in range(count)]

@@ -22,7 +22,7 @@ def make_transform(name: str | None, resolution: Sequence[int] | None) -> Transf
 
     name: one of TRANSFORMS, or None to resize images that are already square. resolution: (width, height), which must
     be equal except for 'center-crop-wide', where the height must be at most the width.
-    Raises ArgumentError if they do not fit together or are out of range.
+    Raises ArgumentError if the name and the resolution do not fit together or are out of range.
     """
     if resolution is None:
         if name is not None:
@@ -53,7 +53,7 @@ def resize(image: np.ndarray, width: int, height: int, resample: PIL.Image.Resam
 
 
 def checked_square(image: np.ndarray) -> np.ndarray:
-    """Return a square image unchanged; raises ValueError for other images, which could be cropped in several ways."""
+    """Return a square image unchanged; raises ValueError for other images, because there are several ways to crop."""
     if image.shape[0] != image.shape[1]:
         raise ValueError(f'is {words_of(image.shape)}, not square')
     return image

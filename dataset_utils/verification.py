@@ -1,4 +1,4 @@
-"""Checks that a data set matches its manifest, by making it again from the source and comparing image by image."""
+"""Checks that a data set matches its manifest, by making it again from the source and comparing the images."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from dnnlib.util import UserError
 
 
 def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
-    """Compare a data set with what the rule in its manifest makes from the sources; shows a progress bar on stderr.
+    """Compare a data set with the set that the rule in its manifest makes from the sources; shows a progress bar.
 
     Returns one sentence for each difference. Raises UserError if there is no manifest, or if its rule cannot be applied
     to these sources.
@@ -27,14 +27,14 @@ def verify(dataset: Source, sources: Sequence[Source]) -> list[str]:
         raise UserError(f'{dataset.where} has no manifest.json, so it cannot be verified; remove `verify`')
     names = listed(manifest.source)
     if len(names) != len(sources):
-        raise UserError(f'`verify` must be given {len(names)} times, once for each: {", ".join(map(printable, names))}')
-    recorded = (SKIPPED, *(field.name for field in dataclasses.fields(Reading)))  # these are not arguments of rules
+        raise UserError(f'give `verify` {len(names)} times, once for each source: {", ".join(map(printable, names))}')
+    recorded = (SKIPPED, *(field.name for field in dataclasses.fields(Reading)))  # not arguments of rules
     arguments = {name: value for name, value in manifest.arguments.items() if name not in recorded}
     try:
         return _compare(dataset, manifest, RULES[manifest.rule](*sources, **arguments))
     except UserError as error:
         raise UserError(f'{dataset.where} cannot be made again from these sources: {error}') from error
-    except Exception as error:  # an untrusted manifest can contain any values
+    except Exception as error:  # an untrusted manifest can contain anything
         reason = printable(repr(error))
         raise UserError(
             f'{dataset.where}: this version does not understand its manifest ({reason}); make the data set again'
@@ -69,9 +69,9 @@ def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
     elif hashes != expected:
         is_not = f'its hash is {" and ".join(expected)}, not {printable(" and ".join(hashes))}'
         findings.append(f'The source is not the original one: {is_not}.')
-    optional = ['original_names'] if claimed.original_names is not UNSET else []  # older manifests do not have them
+    optional = ['original_names'] if claimed.original_names is not UNSET else []  # older manifests have no such names
     for name in ('arguments', 'indices', 'labels', 'class_names', 'version', *optional):
-        # Compared as JSON, in which 1, 1.0 and true differ.
+        # The values are compared as JSON, because 1, 1.0 and true differ there.
         texts = [json.dumps(json.loads(manifest.to_json()).get(name), sort_keys=True) for manifest in (claimed, made)]
         if texts[0] != texts[1]:
             findings.append(f'"{name}" in the manifest differs from what the rule makes.')

@@ -27,8 +27,8 @@ MAX_LINK_BYTES = 4096
 class Entry:
     """A file or link in an archive.
 
-    size, packed_size: bytes when unpacked, and in the archive. target: a link's target, as a path in the archive.
-    problem: why the entry cannot be read, or ''.
+    size: number of bytes when unpacked. packed_size: number of bytes in the archive.
+    target: target of a link, as a path in the archive; None for a file. problem: why the entry cannot be read, or ''.
     """
 
     size: int
@@ -39,12 +39,12 @@ class Entry:
 
 
 class ArchiveSource(FilesSource):
-    """An archive of image files. Entries whose names point outside it are refused; links within it are followed."""
+    """An archive of image files. Entries whose names point outside the archive are refused; links are followed."""
 
     kind = ''
 
     def _open(self) -> None:
-        self._file = open(self.path, 'rb')  # noqa: SIM115 - open as long as the source is
+        self._file = open(self.path, 'rb')  # noqa: SIM115 - the file stays open as long as the source exists
         weakref.finalize(self, self._file.close)
         self._entries: dict[str, Entry] = {}
         claim = f'{self.where} is not a readable {self.kind} archive'
@@ -78,10 +78,10 @@ class ArchiveSource(FilesSource):
 
     @abstractmethod
     def _unpack(self, entry: Entry) -> bytes:
-        """Return a file's bytes; raises ValueError with the reason if they are damaged."""
+        """Return a file's bytes; raises ValueError with the reason if the file is damaged."""
 
     def _pread(self, size: int, start: int) -> bytes:
-        # Uses no lock and no shared file position, so threads and forked workers do not interfere.
+        # This uses no lock and no shared file position, so threads and forked workers do not interfere.
         return os.pread(self._file.fileno(), size, start)
 
     def read_bytes(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
@@ -132,7 +132,7 @@ class TarSource(ArchiveSource):
     kind = 'tar'
 
     def _directory(self) -> list[tuple[str, Entry]]:
-        # Without this check, a tar that was truncated between two files would be taken for a complete one.
+        # Without this check, a tar that was truncated between two files would seem to be complete.
         if any(self._pread(tarfile.BLOCKSIZE, max(0, os.path.getsize(self.path) - tarfile.BLOCKSIZE))):
             raise ValueError('its last part is missing')
         with tarfile.open(fileobj=self._file, mode='r:') as archive:
@@ -156,7 +156,7 @@ def _joined(name: str, target: str) -> str:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """Return an entry's name. Archives made by Info-ZIP or on Macs have UTF-8 names but do not set the flag."""
+    """Return an entry's name. Archives made by Info-ZIP or on Macs have UTF-8 names without the flag for UTF-8."""
     if info.flag_bits & UTF8_FLAG or info.filename.isascii():
         return info.filename
     try:
@@ -168,7 +168,7 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 def _problem(name: str) -> str:
     """Return what is wrong with an entry's name, or ''."""
     if name.startswith('/') or '\\' in name or '\0' in name or re.match(r'[A-Za-z]:', name):
-        return 'has an absolute or foreign path'
+        return 'has an absolute path, or one of another system'
     return 'points outside the archive' if '..' in name.split('/') else ''
 
 

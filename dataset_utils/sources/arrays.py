@@ -1,4 +1,4 @@
-"""Images in a NumPy array: an `.npz` file, the format of OpenAI's samples, or an `.npy` file, which stays on disk."""
+"""Images in a NumPy array: an `.npz` file (like OpenAI's samples) or an `.npy` file (which stays on disk)."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from dnnlib.util import UserError
 IMAGES_NAMES = ('images', 'arr_0')
 LABELS_NAMES = ('labels', 'arr_1')
 CHANNELS = (1, 3)
-PART = 256  # float images converted to 8 bits at a time
+PART = 256  # number of float images that are converted to 8 bits at a time
 
 FloatRange = tuple[float, float]
 
@@ -23,7 +23,7 @@ class NumpySource(ArraySource):
 
     An .npy file is memory-mapped, so only the images that are used are read. In an .npz file, the images are the array
     `images` or `arr_0`, and the labels are the array `labels` or `arr_1` if it contains N whole numbers.
-    float_range: values that mean black and white in an array of floats, such as (-1, 1); None refuses floats.
+    float_range: values of black and white in an array of floats, such as (-1, 1); None refuses floats.
     Raises UserError if the file is damaged or the array is unsuitable.
     """
 
@@ -40,14 +40,14 @@ class NumpySource(ArraySource):
     def _open(self) -> None:
         kind = '.npz' if is_npz(self.path) else '.npy'
         with unreadable(f'{self.where} is not a readable {kind} file', 'save the images again with NumPy'):
-            name, array, labels = self._read_npz() if is_npz(self.path) else ('', self._map_npy(), None)
+            name, array, labels = self._read_npz() if is_npz(self.path) else ('the array is ', self._map_npy(), None)
         self._check(name, array)
         self.labels = labels if labels is not None and len(labels) == len(array) else None
         array = array if array.shape[3] in CHANNELS else array.transpose(0, 2, 3, 1)  # [N, H, W, C]
         self.images = array if array.dtype == np.uint8 else self._to_uint8(array)
 
     def load(self, progress: bool = False) -> np.ndarray:
-        # Not a copy, because a mapped file can be larger than memory. Changes to the array are not written to the file.
+        # The array is not copied, because a mapped file can be larger than memory. Changes are not written to the file.
         return with_channels(self.images, self.channels)
 
     def __reduce__(self):
@@ -60,7 +60,7 @@ class NumpySource(ArraySource):
             return np.load(self.path, mmap_mode='r', allow_pickle=False)
 
     def _read_npz(self) -> tuple[str, np.ndarray, list[int] | None]:
-        with zipfile.ZipFile(self.path) as archive:  # a few megabytes can unpack to a thousand times as much
+        with zipfile.ZipFile(self.path) as archive:  # a few megabytes can unpack to several gigabytes
             claimed = max((info.file_size for info in archive.infolist()), default=0)
         if claimed > psutil.virtual_memory().available:
             raise UserError(
@@ -71,7 +71,7 @@ class NumpySource(ArraySource):
             name = next((name for name in IMAGES_NAMES if name in data), None)
             if name is None:
                 raise UserError(
-                    f'{self.where} has no array named {" or ".join(IMAGES_NAMES)}; save the images under such a name'
+                    f'{self.where} has no array named {" or ".join(IMAGES_NAMES)}; give the images one of these names'
                 )
             labels = next((data[name] for name in LABELS_NAMES if name in data), None)
             return f'{name} is ', data[name], _whole_numbers(labels)
@@ -91,7 +91,7 @@ class NumpySource(ArraySource):
             )
 
     def _to_uint8(self, array: np.ndarray) -> np.ndarray:
-        """Convert floats to 8-bit pixels: black and white are the ends of the range, and halves are rounded up."""
+        """Convert floats to 8-bit pixels, such that `float_range` becomes 0 to 255; halves are rounded up."""
         assert self.float_range is not None
         low, high = self.float_range
         images = np.empty(array.shape, np.uint8)
@@ -113,7 +113,6 @@ def is_npz(path: str | os.PathLike) -> bool:
 
 
 def is_numpy_name(path: str | os.PathLike) -> bool:
-    """Return whether a file has one of NumPy's extensions."""
     return os.fspath(path).lower().endswith(('.npz', '.npy'))
 
 

@@ -18,7 +18,7 @@ from dataset_utils.manifest import Manifest
 from dataset_utils.parallel import ordered_map
 from dnnlib.util import UserError, file_sha256
 
-# A network has weights for every class, so a larger label is a mistake, or meant to exhaust the memory.
+# A network has weights for every class, so a larger label is a mistake or an attempt to exhaust the memory.
 MAX_LABEL = 2**21 - 1
 
 ONE_SIZE = 'bring all images to one square size with dataset_tool.py --transform=center-crop --resolution=WxH'
@@ -40,12 +40,12 @@ class Reading:
     no_labels: bool = False
 
     def changes(self) -> dict[str, Any]:
-        """Return the values that differ from the defaults, for a manifest."""
+        """Return the values that differ from the defaults, to store them in a manifest."""
         return {name: value for name, value in asdict(self).items() if value != getattr(Reading, name)}
 
     @staticmethod
     def from_changes(values: dict[str, Any]) -> 'Reading':
-        """The inverse of `changes`; other keys are ignored. Raises UserError for invalid values."""
+        """Invert `changes`; other keys are ignored. Raises UserError for invalid values."""
         chosen = {field.name: values[field.name] for field in fields(Reading) if field.name in values}
         allowed = {'channels': (1, 3), 'split': ('train', 'test')}
         for name, value in chosen.items():
@@ -59,10 +59,10 @@ class Reading:
 class Source(ABC):
     """Images in a fixed order, either all labelled or none. Subclasses find the images in `_open`.
 
-    path: the path as the user gave it. argument: name of the argument that gave it, for messages, or ''.
-    name: file name without folder and extension. file_name: file name with its extension.
-    padded_size: side to which data sets pad these images with zeros unless another size is chosen, or None.
-    manifest: how the data set was made, or None. skipped: names of files that are not images.
+    path: the path as the user gave it. argument: name of the argument that gave the path, for messages, or ''.
+    file_name: file name with its extension. name: file name without its extension.
+    padded_size: size to which these images are zero-padded in data sets if no other size is chosen; None does not pad.
+    manifest: record of how a data set was made, or None. skipped: names of the files that are not read as images.
     splits: names of the splits that the source contains. files: paths of the files that `sha256` covers.
     """
 
@@ -87,7 +87,7 @@ class Source(ABC):
 
     @cached_property
     def labels(self) -> list[int] | None:
-        """The images' labels in order, or None; no image is decoded. Raises UserError if labels are inconsistent."""
+        """The images' labels in order, or None; decodes no image. Raises UserError if the labels are inconsistent."""
         return None
 
     @cached_property
@@ -97,9 +97,9 @@ class Source(ABC):
 
     @cached_property
     def original_names(self) -> Sequence[str] | None:
-        """Names of the files from which the images were first read, in order, made printable; '' where unknown.
+        """For each image, the printable name of the file from which it was first read, or '' if unknown.
 
-        None if the images do not come from such files.
+        None if the images do not come from image files.
         """
         return None
 
@@ -123,7 +123,7 @@ class Source(ABC):
 
     @abstractmethod
     def _decode(self, index: int) -> np.ndarray:
-        """Decode one image as it is stored: uint8 [H, W, C], C = 1 or 3."""
+        """Decode one image with the number of channels that it is stored with: uint8 [H, W, C], C = 1 or 3."""
 
     @abstractmethod
     def _stored_channels(self) -> int:
@@ -137,7 +137,7 @@ class Source(ABC):
         return file_sha256(*self.files)
 
     def describe(self, index: int) -> str:
-        """What to call an image in a message."""
+        """Return how messages name an image."""
         return f'image {index}'
 
     def remarks(self) -> list[str]:
@@ -145,9 +145,9 @@ class Source(ABC):
         return []
 
     def read(self, index: int) -> np.ndarray:
-        """Decode one image: uint8 [H, W, C] with C = `channels`. Safe to call from several threads and after a fork.
+        """Decode one image: uint8 [H, W, C] with C = `channels`. Several threads and forked processes can call this.
 
-        Raises UserError that names the image if it cannot be read.
+        Raises UserError with the image's name if the image cannot be read.
         """
         return with_channels(self._decode(index), self.channels)
 
@@ -159,7 +159,7 @@ class Source(ABC):
             raise UserError(f'{error}, or make a data set without it with dataset_tool.py --skip-unreadable') from error
 
     def read_alike(self, index: int) -> np.ndarray:
-        """Like `read_intact`, but also raises UserError if the image does not have the size of the first one."""
+        """Like `read_intact`, but also raises UserError if the image does not have the shape of image 0."""
         return match(self.read_intact(index), f'{self.where}: {self.describe(index)}', self.shape, self.describe(0))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int | None]:
@@ -177,10 +177,11 @@ class Source(ABC):
         return open_source, (self.path, self.argument, self.reading)
 
     def images_in_order(self, progress: bool = False, alike: bool = True) -> Iterator[np.ndarray]:
-        """Decode all images in order, uint8 [H, W, C], all of the same shape unless `alike` is False.
+        """Decode all images in order, uint8 [H, W, C].
 
-        progress: show a progress bar on stderr if that is a terminal, and print `remarks` on stderr at the end.
-        Raises UserError that names the first image that is unreadable or does not have the size of image 0.
+        progress: show a progress bar if stderr is a terminal, and print `remarks` on stderr at the end.
+        alike: whether all images must have the same shape.
+        Raises UserError with the name of the first image that is unreadable or (if `alike`) not of image 0's shape.
         """
         tasks = ordered_map(self.read_alike if alike else self.read_intact, range(len(self)))
         disable = None if progress else True
@@ -226,19 +227,19 @@ class ArraySource(Source):
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Convert images, uint8 [..., C], to 1 or 3 channels: grey is repeated, colour becomes its luma (ITU-R BT.601)."""
+    """Convert images, uint8 [..., C], to 1 or 3 channels: repeats grey; reduces RGB to its luma (ITU-R BT.601)."""
     if images.shape[-1] == channels:
         return images
     if channels == 3:
         return np.repeat(images, 3, axis=-1)
-    weights = np.array([19595, 38470, 7471], np.uint32)  # Pillow's 16-bit weights, which keep grey exactly
+    weights = np.array([19595, 38470, 7471], np.uint32)  # Pillow's 16-bit weights, which leave grey unchanged
     return ((images @ weights + 0x8000) >> 16).astype(np.uint8)[..., np.newaxis]
 
 
 def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str, remedy: str = ONE_SIZE) -> np.ndarray:
-    """Return the image if it has the shape [H, W, C]; otherwise raises UserError.
+    """Return the image if it has the shape [H, W, C]; otherwise raises UserError with the remedy.
 
-    name: what to call this image in the message. reference: what to call the image whose shape is given.
+    name: name of the image, for the message. reference: name of the image whose shape is `shape`, for the message.
     """
     if image.shape != shape:
         raise UserError(f'{name} is {words_of(image.shape)}, but {reference} is {words_of(shape)}; {remedy}')
@@ -246,28 +247,28 @@ def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str, 
 
 
 def copies_of(images: Iterable[np.ndarray]) -> list[int]:
-    """For each image or array row, return the lowest index of an identical one; they are compared by SHA-256."""
+    """Return the lowest index of an identical image (by SHA-256) for each image; also works for rows of an array."""
     first: dict[bytes, int] = {}
     return [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
 
 
 def require_square(where: str, shape: Sequence[int]) -> None:
-    """Raise UserError unless images of shape [H, W, C] are square. where: what contains the images, for the message."""
+    """Raise UserError unless images of shape [H, W, C] are square. where: their source, as named in the message."""
     height, width, _ = shape
     if height != width:
         raise UserError(f'{where}: its images are {width}x{height} but must be square; {ONE_SIZE}')
 
 
 def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
-    """The SHA-256 that identifies a set of images. It covers shape, pixels and labels in order, not the file format.
+    """Return a SHA-256 that identifies a set of images by its shape, pixels and labels, whatever the file format.
 
-    images: uint8 [N, H, W, C]. labels: N integers, or None, which gives a different hash from any labels.
+    images: uint8 [N, H, W, C]. labels: N integers, or None; None gives another hash than any labels.
     """
     return streamed_sha256(images.shape, [images], labels)
 
 
 def streamed_sha256(shape: tuple[int, ...], images: Iterable[np.ndarray], labels: Sequence[int] | None) -> str:
-    """The `content_sha256` of images that arrive one or several at a time, in order.
+    """Return the `content_sha256` of images that are given in order, one or several at a time.
 
     shape: [N, H, W, C] of all images together. images: uint8 [H, W, C] or [n, H, W, C].
     """
@@ -289,7 +290,7 @@ def print_remarks(sources: Sequence[Source]) -> None:
 
 @contextlib.contextmanager
 def unreadable(claim: str, remedy: str) -> Iterator[None]:
-    """Turn any exception into a UserError, 'claim (reason); remedy', because damaged files raise nearly all kinds."""
+    """Turn any exception into a UserError, 'claim (reason); remedy'; a damaged file can raise nearly any exception."""
     try:
         yield
     except UserError:
@@ -300,7 +301,7 @@ def unreadable(claim: str, remedy: str) -> Iterator[None]:
 
 
 def named(argument: str, path: str) -> str:
-    """What to call a path in a message, including the argument that gave it: '`data`=path'."""
+    """Return how messages name a path, including the argument that gave it: '`data`=path'."""
     return f'`{argument}`={path}' if argument else path
 
 

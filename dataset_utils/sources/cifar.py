@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their Python version: pickles, which are read without running any code in them."""
+"""CIFAR-10 and CIFAR-100 in their Python version, whose pickles are read without running any code in them."""
 
 import gzip
 import io
@@ -18,13 +18,13 @@ from dnnlib.safe_pickle import load_pickle
 from dnnlib.util import UserError
 
 CHANNELS, SIZE = 3, 32
-MAX_TAR_BYTES = 1 << 29  # the actual archives are 186 MB
+MAX_TAR_BYTES = 1 << 29  # the original archives unpack to 186 MB
 MAX_MEMBERS = 100
 
 
 @dataclass(frozen=True)
 class Edition:
-    """The file names of one of the two data sets, and the keys under which the files store labels and class names."""
+    """The file names of CIFAR-10 or CIFAR-100, and the keys under which their files store labels and class names."""
 
     meta: str
     batches: dict[str, list[str]]
@@ -122,9 +122,7 @@ class CifarSource(ArraySource):
         return rows.reshape(-1, CHANNELS, SIZE, SIZE).transpose(0, 2, 3, 1), labels
 
     def _malformed(self, name: str) -> UserError:
-        return UserError(
-            f'{self.where}: {name} does not have the content of a CIFAR file; download the archive from its authors'
-        )
+        return UserError(f'{self.where}: {name} is not a valid CIFAR file; download the archive from its authors')
 
 
 def _read_file(path: str) -> bytes:

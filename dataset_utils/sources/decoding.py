@@ -1,4 +1,4 @@
-"""Decodes untrusted image files: within limits, without warnings, and with a one-sentence error on failure."""
+"""Decodes untrusted image files, with limits on their size, no warnings, and one-sentence errors."""
 
 import io
 import warnings
@@ -30,7 +30,7 @@ _EXTENSIONS = {
     'TGA': '.tga',
 }
 FORMATS = {extension: name for name, extensions in _EXTENSIONS.items() for extension in extensions.split()}
-# Formats without a signature at the start of the file are tried only if the file has their extension.
+# Formats without a signature at the start of the file (the four below) are tried only for files with their extension.
 _IDENTIFIED = tuple(name for name in _EXTENSIONS if name not in ('DIB', 'SGI', 'PCX', 'TGA'))
 MAX_FILE_BYTES = 1 << 28
 GREY_MODES = ('1', 'L', 'LA', 'La')
@@ -42,7 +42,7 @@ WHITE = 65535
 
 MAX_PIXELS = 1 << 26
 
-# Pillow only warns about sizes between its two limits; here they are refused.
+# Pillow has two size limits, and only warns about sizes between them; `_decode` refuses such images instead.
 warnings.filterwarnings('ignore', category=PIL.Image.DecompressionBombWarning)
 
 
@@ -50,8 +50,9 @@ warnings.filterwarnings('ignore', category=PIL.Image.DecompressionBombWarning)
 class Decoded:
     """A decoded image, uint8 [H, W, C], with properties that might surprise the user.
 
-    is_turned: whether it has an EXIF orientation that was not applied. is_animated: whether it has more than one frame.
-    largest: largest value in a 16-bit image, out of 65535; None for 8-bit images, and if the file states its range.
+    is_turned: whether the file has an EXIF orientation that was not applied.
+    is_animated: whether the file has more than one frame.
+    largest: largest value of a 16-bit image (at most 65535); None for 8-bit images and files that state their range.
     """
 
     pixels: np.ndarray
@@ -106,7 +107,7 @@ def decode_image(data: bytes, where: str, name: str, exif_transpose: bool = Fals
 def _decode(image: PIL.Image.Image, data: bytes, exif_transpose: bool) -> Decoded:
     if image.width * image.height > MAX_PIXELS:
         raise PIL.Image.DecompressionBombError
-    is_animated = image.format != 'MPO' and getattr(image, 'is_animated', False)  # MPO: a photograph and its preview
+    is_animated = image.format != 'MPO' and getattr(image, 'is_animated', False)  # MPO: a photograph with its preview
     image.load()
     is_turned = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) in range(UPRIGHT + 1, 9)
     if is_turned and exif_transpose:
@@ -127,11 +128,11 @@ def _to_array(image: PIL.Image.Image, is_deep: bool) -> tuple[np.ndarray, int | 
     if image.mode in COLOUR_MODES:
         pixels = np.array(image if image.mode == 'RGB' else image.convert('RGB'))
         return pixels, int(pixels.max()) << 8 | 0xFF if is_deep else None
-    raise ValueError(f'pixel format {image.mode} is not supported, convert it to an 8-bit RGB or grey PNG')
+    raise ValueError(f'pixel format {image.mode} is not supported; convert the image to an 8-bit RGB or grey PNG')
 
 
 def _stated_white(image: PIL.Image.Image) -> int:
-    """Return the value of white stated in a TIFF file; for a .pgm file it is 65535, because Pillow has rescaled it."""
+    """Return the value of white: the largest value that a TIFF file states, or 65535 (Pillow rescales .pgm to it)."""
     tags = getattr(image, 'tag_v2', {})
     bits = _first(tags.get(TIFF_BITS, 16))
     stated = next((_first(tags[tag]) for tag in TIFF_LARGEST if tag in tags), (1 << bits) - 1)

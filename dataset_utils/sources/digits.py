@@ -11,7 +11,7 @@ class DigitsSource(ArraySource):
     """8x8 grey digits in the order of `load_digits`; pixels are round(value * 255 / 16)."""
 
     def _open(self) -> None:
-        from sklearn.datasets import load_digits  # importing takes a second, and only this source needs it
+        from sklearn.datasets import load_digits  # this import takes a second, and only this source needs it
 
         digits = load_digits()
         self.images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., np.newaxis]

@@ -28,12 +28,13 @@ class FilesSource(Source):
 
     Labels come from `dataset.json` in the top folder, in which {"labels": null} means no labels. Without this file, the
     subfolders are the classes; see `folder_labels`. Labels are read on first use.
-    skipped: sorted names of files that are not images, without hidden files, `dataset.json` and `manifest.json`.
+    skipped: sorted names of contact sheets and of files that are not images, except hidden files, `dataset.json` and
+    `manifest.json`.
     """
 
     def _index(self, names: Collection[str]) -> None:
         """Find the images among all file names."""
-        # The images to which each remark applies. The values of `_largest` are the images' largest 16-bit values.
+        # Indices of the images to which each remark applies; `_largest` maps them to their largest 16-bit values.
         self._turned: set[int] = set()
         self._animated: set[int] = set()
         self._largest: dict[int, int] = {}
@@ -43,7 +44,7 @@ class FilesSource(Source):
         images = [name for name in candidates if is_image_name(name)]
         if RUN_FILE in visible and not any(SEED_NAME.fullmatch(name) for name in images):
             raise UserError(
-                f'{self.where} is a run folder, which contains only contact sheets; '
+                f'{self.where} is a run folder, which contains contact sheets but no single images; '
                 'give the training set, or a folder of generated images'
             )
         sheets = self._contact_sheets(images)
@@ -58,7 +59,7 @@ class FilesSource(Source):
             refuse_splits(self.names, self.where)
 
     def _contact_sheets(self, images: list[str]) -> set[str]:
-        """Find the contact sheets that the toolkit saved among images named after their seeds."""
+        """Find the contact sheets that this toolkit saved next to images that are named after their seeds."""
         others = [name for name in images if name.endswith('.png') and not SEED_NAME.fullmatch(name)]
         if len(others) == len(images):
             return set()
@@ -160,17 +161,17 @@ class FilesSource(Source):
             )
         if self._turned:
             remarks.append(
-                f'{counted(len(self._turned), "image")} with an EXIF orientation (such as '
-                f'{self.describe(min(self._turned))}) not rotated; dataset_tool.py --exif-transpose rotates them.'
+                f'did not rotate {counted(len(self._turned), "image")} with an EXIF orientation (such as '
+                f'{self.describe(min(self._turned))}); dataset_tool.py --exif-transpose rotates them.'
             )
         if self._animated:
             several = counted(len(self._animated), 'image')
-            remarks.append(f'only the first frame of {several} with several frames was read.')
+            remarks.append(f'read only the first frame of {several} with several frames.')
         top = max(self._largest.values(), default=1 << 15)
         if top < 1 << 15:
             remarks.append(
-                f'{counted(len(self._largest), "image")} with 16 bits but no value above {top} of 65535, so dark in '
-                f'8 bits; save with the full range, or as .pgm or TIFF files that state their largest value.'
+                f'in {counted(len(self._largest), "16-bit image")}, no value exceeds {top} of 65535, so the 8-bit '
+                f'result is dark; save with the full range, or as .pgm or TIFF files that state their largest value.'
             )
         return remarks
 

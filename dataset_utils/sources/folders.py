@@ -13,8 +13,8 @@ from dnnlib.util import UserError
 class FolderSource(FilesSource):
     """A folder of image files, including all subfolders.
 
-    Links to targets inside the folder are followed, links to other targets only if `reading` allows it. A folder to
-    which several links point is read only once.
+    Links to targets inside the folder are followed; links to other targets are followed only if `reading` allows it. A
+    folder to which several links point is read only once.
     """
 
     def _open(self) -> None:

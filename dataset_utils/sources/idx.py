@@ -17,7 +17,7 @@ MAX_BYTES = 1 << 31
 
 
 class IdxSource(ArraySource):
-    """Grey images with labels. The U-Net cannot halve their side of 28 pixels three times, so they are padded to 32."""
+    """Grey images with labels. The U-Net cannot halve MNIST's 28 pixels three times, so images are padded to 32."""
 
     padded_size = 32
 
@@ -36,7 +36,7 @@ class IdxSource(ArraySource):
     def _find_labels(self) -> str:
         folder, file_name = os.path.split(self.path)
         match = IMAGES_NAME.fullmatch(file_name)
-        assert match, 'open_source chooses this class by the name'
+        assert match, 'open_source chooses this class by the file name'
         plain = os.path.join(folder, f'{match[1]}-labels{match[2]}idx1-ubyte')
         for path in (f'{plain}.gz', plain) if file_name.endswith('.gz') else (plain, f'{plain}.gz'):
             if os.path.isfile(path):

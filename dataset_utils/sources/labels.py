@@ -14,7 +14,7 @@ from dnnlib.typed import Typed, parse_json
 from dnnlib.util import UserError
 
 LABELS_FILE = 'dataset.json'
-# Folders into which data sets and generated images are divided: 00001 or 001000 contains the images 1000 to 1999.
+# Folders that divide data sets and generated images into groups: 00001 or 001000 contains the images 1000 to 1999.
 PART, NUMBERED_IMAGE = re.compile(r'\d{5,}'), re.compile(r'(?:img)?(\d+)\.\w+')
 IMAGES_PER_PART = 1000
 SPLIT = re.compile(
@@ -23,7 +23,7 @@ SPLIT = re.compile(
 
 
 class LabelsFile(Typed, frozen=True, forbid_unknown_fields=False):
-    """The content of `dataset.json`: the name and label of every image, or None for no labels."""
+    """The content of `dataset.json`: the name and label of every image, or None if there are no labels."""
 
     labels: list[tuple[str, Annotated[int, Meta(ge=0, le=MAX_LABEL)]]] | None
 
@@ -31,7 +31,7 @@ class LabelsFile(Typed, frozen=True, forbid_unknown_fields=False):
 def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | None:
     """Return the label of each image in `names`, or None if the file gives no labels.
 
-    data: the content of `dataset.json`. where: the source, for messages.
+    data: the content of `dataset.json`. where: how messages name the source.
     Raises UserError if the file is invalid or does not match the images.
     """
     where = f'{where}: {LABELS_FILE}'
@@ -67,7 +67,7 @@ def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | 
 def folder_labels(names: Sequence[str], where: str) -> tuple[list[int] | None, list[str] | None]:
     """Return the images' labels and the class names, according to the folders in the images' sorted names.
 
-    An image's class is the first folder level at which names differ, or the one folder that contains all images.
+    An image's class is its folder at the first level at which the names differ, or the one folder with all images.
     Returns (None, None) if there are no folders, or if they only divide numbered images into groups.
     Raises UserError if some images are next to the class folders instead of in them.
     """
@@ -99,7 +99,7 @@ def _is_in_part(path: list[str], level: int) -> bool:
 
 
 def refuse_splits(names: Sequence[str], where: str) -> None:
-    """Raise UserError if the images are in folders such as train/ and test/, whose images would be mixed."""
+    """Raise UserError if there are folders such as train/ and test/, because their images would be mixed."""
     folders: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for folder in {name.rpartition('/')[0] for name in names}:
         while folder:

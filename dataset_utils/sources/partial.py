@@ -1,4 +1,4 @@
-"""A subset of a source's images, decoded on demand, so that no time or memory is spent on other images."""
+"""A subset of a source's images that are decoded on demand, so that other images cost no time or memory."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +9,15 @@ from tqdm import tqdm
 from dataset_utils.parallel import MAX_THREADS
 from dataset_utils.sources.base import Source, require_square
 
-# Images that a thread decodes at a time.
+# Number of images that a thread decodes at a time.
 IMAGES_PER_TASK = 32
 
 
 class PartialSource:
-    """A subset of a source's images, uint8 [N, C, R, R], as an array that can be indexed only by int64 [K].
+    """A subset of a source's images, uint8 [N, C, R, R], as an array that can be indexed only with int64 [K].
 
-    part: indices of the subset in the source. progress: show a progress bar on stderr if that is a terminal.
-    Raises UserError if the source's first image is not square and, on indexing, if an image differs from it in size.
+    part: indices into the source of the images in the subset. progress: show a progress bar if stderr is a terminal.
+    Raises UserError if image 0 of the source is not square and, on indexing, if an image has another size than image 0.
     """
 
     ndim, dtype = 4, np.dtype(np.uint8)

@@ -245,7 +245,7 @@ class TestSplit:
     def test_destination_without_a_name(self, tmp_path, monkeypatch, dest):
         monkeypatch.chdir(tmp_path)
         message = refusal(invoke(main, 'split', '--source=digits', f'--dest={dest}', '--max-images=10'))
-        assert f'--dest={dest} has no file name, from which both sets are named; add one, such as half.zip' in message
+        assert f'--dest={dest} has no file name, but both sets are named after it; add one, such as half.zip' in message
 
     def test_more_images_than_two_halves_hold(self, tmp_path):
         message = refused('split', 'digits', tmp_path / 'half.zip', '--max-images=900')

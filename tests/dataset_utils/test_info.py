@@ -92,7 +92,7 @@ def test_data_set_without_manifest(tmp_path):
 def test_mixture_needs_two_sources(archive, tmp_path):
     make('mixture', 'digits', tmp_path / 'm.zip', f'--blend={archive}', '--blend-rate=0.5', '--max-images=20')
     message = refusal(invoke(main, 'info', tmp_path / 'm.zip', '--verify=digits'))
-    assert '--verify must be given 2 times, once for each: digits, a.zip' in message
+    assert 'give --verify 2 times, once for each source: digits, a.zip' in message
     result = invoke(main, 'info', tmp_path / 'm.zip', '--verify=digits', f'--verify={archive}')
     assert result.exit_code == 0, result.output
     message = refusal(invoke(main, 'info', tmp_path / 'm.zip', f'--verify={archive}', '--verify=digits'))

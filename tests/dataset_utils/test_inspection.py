@@ -70,7 +70,7 @@ def test_description_counts_everything(tmp_path):
         '  3: 2',
         'Exact copies of earlier images: 1',
         '  00000/img00000004.png of 00000/img00000001.png',
-        'Near copies, below 2 of 255 (root mean square per pixel): 1',
+        'Near copies (root mean square difference per pixel below 2 of 255): 1',
         '  00000/img00000002.png and 00000/img00000005.png: 0.07',
         'Manifest: none',
     ]

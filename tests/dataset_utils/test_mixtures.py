@@ -185,7 +185,7 @@ class TestMixture:
                 [5] * 20,
                 r'is 2x2 grey, but --blend=.* is 3x3 grey; bring both to the same size',
             ),
-            (random_images(20, 2, 1), None, r'other\.zip has no labels, but the set to mix it with does'),
+            (random_images(20, 2, 1), None, r'other\.zip has no labels, but the set to mix it with has'),
             (random_images(3, 2, 1), [5] * 3, r'other\.zip has only 3 of the 5 images needed; lower --max-images'),
         ],
     )
@@ -220,7 +220,7 @@ class TestMixture:
         source, blend = ('digits', tmp_path / 'made.zip') if is_blend else (tmp_path / 'made.zip', 'digits')
         options = [f'--blend={blend}', '--blend-rate=0.5', '--max-images=10']
         message = refused('mixture', source, tmp_path / 'm.zip', *options)
-        assert f'made.zip has labels made by {command}, which cannot be mixed' in message
+        assert f'made.zip has labels made by {command}, and such labels cannot be mixed' in message
         assert message.endswith('mix the sets from which it was made, then label the mixture')
 
     @pytest.mark.parametrize('is_blend', [True, False])

@@ -128,7 +128,7 @@ SOUND = {'data': np.zeros((40, 3072), np.uint8), 'labels': [0] * 40}
 )
 def test_batches_of_another_shape_are_refused(path, batch):
     write_cifar(path, members={'data_batch_4': pickle.dumps(batch, 2)})
-    with pytest.raises(UserError, match=r'data_batch_4 does not have the content of a CIFAR file'):
+    with pytest.raises(UserError, match=r'data_batch_4 is not a valid CIFAR file'):
         open_source(path)
 
 

@@ -107,7 +107,7 @@ class TestOrientation:
         folder = write_files(tmp_path / 'p', {f'a.{format.lower()}': data, 'b.png': image_bytes(rows)})
         images, manifest, stderr = converted(folder)
         assert np.abs(images[0].astype(int) - rows[::-1]).max() < 12
-        assert f'p: 1 image with an EXIF orientation (such as a.{format.lower()}) not rotated' in stderr
+        assert f'p: did not rotate 1 image with an EXIF orientation (such as a.{format.lower()})' in stderr
         assert 'exif_transpose' not in manifest['arguments']
         images, manifest, stderr = converted(folder, '--exif-transpose')
         assert np.abs(images[0].astype(int) - rows).max() < 12
@@ -131,7 +131,7 @@ def test_only_the_first_frame_is_read_and_it_is_reported(tmp_path):
     images, _, stderr = converted(tmp_path / 'p')
     assert len(images) == 3
     assert np.array_equal(images[2], random_images(3)[0])
-    assert 'only the first frame of 3 images with several frames was read' in stderr
+    assert 'read only the first frame of 3 images with several frames' in stderr
 
 
 class TestSixteenBits:
@@ -161,7 +161,7 @@ class TestSixteenBits:
         folder = write_files(tmp_path / 'p', {'a.png': sixteen_bits(self.VALUES, 'PNG')})
         images, _, stderr = converted(folder)
         assert images.max() == 16
-        assert 'p: 1 image with 16 bits but no value above 4095 of 65535, so dark in 8 bits; save' in stderr
+        assert 'p: in 1 16-bit image, no value exceeds 4095 of 65535, so the 8-bit result is dark; save' in stderr
 
     def test_one_bright_image_shows_that_the_range_is_used(self, tmp_path):
         files = {'a.png': sixteen_bits(self.VALUES, 'PNG'), 'b.png': sixteen_bits(self.VALUES * 16, 'PNG')}

@@ -87,7 +87,7 @@ class TestImages:
     def test_pixels_without_meaning_in_eight_bits_are_named(self, open_files):
         buffer = io.BytesIO()
         PIL.Image.new('F', (4, 4), 0.5).save(buffer, 'TIFF')
-        with pytest.raises(UserError, match=r'set.*: a\.tif .*pixel format F is not supported, convert it'):
+        with pytest.raises(UserError, match=r'set.*: a\.tif .*pixel format F is not supported; convert the image'):
             open_files({'a.tif': buffer.getvalue()}).read(0)
 
     @pytest.mark.parametrize('names', [('a.png', 'b.png'), ('b.png', 'a.png')])
@@ -252,10 +252,10 @@ class TestArchive:
             ('/etc/cron.d/a.png', 'absolute'),
             ('../a.png', 'points outside'),
             ('x/../../a.png', 'points outside'),
-            ('..\\a.png', 'absolute or foreign'),
-            ('C:/a.png', 'absolute or foreign'),
-            ('c:a.png', 'absolute or foreign'),
-            ('\\\\host\\a.png', 'absolute or foreign'),
+            ('..\\a.png', 'has an absolute path, or one of another system'),
+            ('C:/a.png', 'has an absolute path, or one of another system'),
+            ('c:a.png', 'has an absolute path, or one of another system'),
+            ('\\\\host\\a.png', 'has an absolute path, or one of another system'),
         ],
     )
     def test_names_that_lead_elsewhere_are_refused(self, tmp_path, name, reason):

@@ -16,7 +16,7 @@ def main() -> None:
     """Measure the Fréchet distance and the kernel distance between images and a reference.
 
     With Inception features, these are the FID and the KID. Statistics files have the format of EDM's fid.py.
-    Results do not depend on the number of ranks. With torchrun, put -- before the script.
+    Results do not depend on the number of ranks. With torchrun, put -- before the script's name.
 
     \b
     # The Fréchet distance in pixel space between the digits and samples from the Gaussian denoiser fitted to them

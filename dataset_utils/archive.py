@@ -65,7 +65,7 @@ class Destination:
         if not above.is_dir():
             return f': {above} is a file, not a folder; write somewhere else'
         here = Path(os.path.realpath(self.path))
-        for source in filter(os.path.exists, sources):  # other sources are built in, or refused when opened
+        for source in filter(os.path.exists, sources):  # missing ones are built in, or refused when opened
             there = Path(os.path.realpath(source))
             if here.is_relative_to(there) or there.is_relative_to(here):
                 return f' overlaps with the source {source}; write somewhere else'
@@ -197,7 +197,7 @@ def _folder(path: Path) -> Iterator[Put]:
 
 
 def _stranger_in(folder: Path) -> str:
-    """Return what shows that the folder is not only a data set, such as the name of another file; '' if it is one."""
+    """Return the name of a file that is not part of a data set, or 'files but no dataset.json'; '' if there is none."""
     if not (folder / LABELS_FILE).is_file():
         return f'files but no {LABELS_FILE}'
     for file in folder.rglob('*'):

@@ -106,8 +106,8 @@ def plan_size(source: Source, *, max_images: int, seed: int | None = None) -> Pl
 def plan_classes(source: Source, *, num_classes: int, max_images: int, seed: int | None = None) -> Plan:
     """Take images of the first classes only (inter-diversity).
 
-    The same number of images is taken from each of the first `num_classes` classes. If `max_images` is not a multiple of
-    this number, the last of these classes also provides the remainder.
+    The same number of images is taken from each of the first `num_classes` classes; the last of these classes also
+    provides the remainder, if there is one.
     """
     indices = selections.first_classes(labels_of(source), source.class_names, num_classes, max_images, seed)
     return subset(source, indices)
@@ -265,9 +265,8 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
 def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | None = None) -> Plan:
     """Repeat a fraction of the images.
 
-    All images of the source come first, in their order. After them, the repeated images follow, so that each of these
-    occurs `copies` times in total. The same share of each class is repeated: the first images, or images drawn with
-    `seed`.
+    All images of the source come first, in their order. The repeated images follow, so that each of them occurs `copies`
+    times in total. The same share of each class is repeated; without `seed`, these are the first images of each class.
     """
     if copies < 1:
         raise UserError(f'`copies`={copies} is out of range; give at least 1')
@@ -293,7 +292,7 @@ def plan_split(source: Source, *, max_images: int, half: str, seed: int | None =
 def plan_held_out(
     source: Source, *, held_out: int, half: str, max_images: int | None = None, seed: int | None = None
 ) -> Plan:
-    """Take a training set (half 'a') or its `held_out` held-out images (half 'b'); see `selections.held_out`."""
+    """Take a training set (half 'a') or a held-out set of `held_out` images (half 'b'); see `selections.held_out`."""
     both = selections.held_out(*_classes_of(source), held_out, max_images, seed)
     return subset(source, both['ab'.index(half)])
 
@@ -329,7 +328,7 @@ def _check_alike(source: Source, blend: Source) -> None:
         )
     if (source.labels is None) != (blend.labels is None):
         bare = source if source.labels is None else blend
-        raise UserError(f'{bare.where} has no labels, but the set to mix it with has; label both sets or neither')
+        raise UserError(f'{bare.where} has no labels, but the other set has labels; label both sets or neither')
     names = [part.class_names for part in (source, blend)]
     if None not in names and names[0] != names[1]:
         raise UserError(

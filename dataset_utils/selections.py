@@ -1,4 +1,4 @@
-"""Select images for a training set with pure functions, which map the labels of a source to indices into it.
+"""Selects images for a training set, with pure functions that map the labels of a source to indices into it.
 
 With the same seed, or without a seed, larger sets contain the smaller ones, except for the remainder in
 `first_classes`. Images without labels are treated as one class, with label 0.
@@ -189,7 +189,7 @@ def take(
     for label, count in counts.items():
         if sets * count > len(classes[label]):
             smallest = min(len(classes[other]) for other in counts)
-            which = f'of class {name_of(label, class_names)}, which has' if len(classes) > 1 else 'of'
+            which = f'of class {name_of(label, class_names)}, which has' if len(classes) > 1 else 'but there are only'
             raise UserError(
                 f'`max_images` requires {sets * count} images {which} {len(classes[label])}; '
                 f'give at most {smallest // sets * len(counts)}'

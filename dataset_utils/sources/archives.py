@@ -39,7 +39,7 @@ class Entry:
 
 
 class ArchiveSource(FilesSource):
-    """An archive of image files. Entries whose names point outside the archive are refused; links are followed."""
+    """An archive of image files, which refuses entries whose names point outside it, and follows links within it."""
 
     kind = ''
 

@@ -181,7 +181,7 @@ class Source(ABC):
 
         progress: show a progress bar if stderr is a terminal, and print `remarks` on stderr at the end.
         alike: whether all images must have the same shape.
-        Raises UserError with the name of the first image that is unreadable or (if `alike`) not of image 0's shape.
+        Raises UserError, naming the first image that is unreadable or (if `alike`) differs in shape from image 0.
         """
         tasks = ordered_map(self.read_alike if alike else self.read_intact, range(len(self)))
         disable = None if progress else True
@@ -262,7 +262,7 @@ def require_square(where: str, shape: Sequence[int]) -> None:
 def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
     """Return a SHA-256 that identifies a set of images by its shape, pixels and labels, whatever the file format.
 
-    images: uint8 [N, H, W, C]. labels: N integers, or None; None gives another hash than any labels.
+    images: uint8 [N, H, W, C]. labels: N integers or None; images with labels have another hash than without.
     """
     return streamed_sha256(images.shape, [images], labels)
 

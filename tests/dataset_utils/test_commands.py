@@ -91,7 +91,7 @@ class TestSize:
         drawn = make('size', source, tmp_path / 'e.zip', '--max-images=7', '--seed=5')[2]['indices']
         assert drawn == np.random.RandomState([5, 0]).permutation(20)[:7].tolist()
         message = refused('size', source, tmp_path / 'f.zip', '--max-images=21')
-        assert '--max-images requires 21 images of 20; give at most 20' in message
+        assert '--max-images requires 21 images but there are only 20; give at most 20' in message
         assert 'has no labels' in refused('classes', source, tmp_path / 'f.zip', '--max-images=2', '--num-classes=2')
 
     def test_more_images_than_a_class_has(self, tmp_path):

@@ -185,7 +185,7 @@ class TestMixture:
                 [5] * 20,
                 r'is 2x2 grey, but --blend=.* is 3x3 grey; bring both to the same size',
             ),
-            (random_images(20, 2, 1), None, r'other\.zip has no labels, but the set to mix it with has'),
+            (random_images(20, 2, 1), None, r'other\.zip has no labels, but the other set has labels'),
             (random_images(3, 2, 1), [5] * 3, r'other\.zip has only 3 of the 5 images needed; lower --max-images'),
         ],
     )

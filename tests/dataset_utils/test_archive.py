@@ -243,8 +243,8 @@ def test_empty_folder_may_be_filled(tmp_path):
     ('files', 'stranger'),
     [
         ({'thesis.tex': b'x'}, 'files but no dataset.json'),
-        ({'dataset.json': b'{}', 'notes.txt': b'x'}, 'notes.txt, so it is not only'),
-        ({'dataset.json': b'{}', '00000/.git/config': b'x'}, '.git/config, so it is not only'),
+        ({'dataset.json': b'{}', 'notes.txt': b'x'}, 'notes.txt, so it is not just'),
+        ({'dataset.json': b'{}', '00000/.git/config': b'x'}, '.git/config, so it is not just'),
     ],
 )
 def test_folder_of_something_else_is_never_overwritten(tmp_path, files, stranger):

@@ -135,7 +135,7 @@ def test_batches_of_another_shape_are_refused(path, batch):
 @pytest.mark.parametrize('meta', [{}, {'label_names': []}, {'label_names': 'abc'}, {'label_names': [1, 2]}])
 def test_class_names_of_another_shape_are_refused(path, meta):
     write_cifar(path, members={'batches.meta': pickle.dumps(meta, 2)})
-    with pytest.raises(UserError, match=r'batches.meta does not have the content'):
+    with pytest.raises(UserError, match=r'batches.meta is not a valid CIFAR file'):
         open_source(path)
 
 

@@ -124,7 +124,7 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Slope:
 
 
 def normalized_time(steps: float, run: Mapping[str, float], smallest: Mapping[str, float]) -> float:
-    """T = steps · (n_min / n) · (B / B_min) · (lr / lr_min), a training time at which all runs should behave alike.
+    """T = steps · (n_min / n) · (B / B_min) · (lr / lr_min); as functions of T, the curves of all runs should coincide.
 
     run: the run's `size` (n, its number of training images), `batch` (B) and `lr`. smallest: minima over all runs.
     Source: Bonnaire et al. 2025.

@@ -72,8 +72,6 @@ class DenoisingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelsOptions:
-    """The options of `levels`."""
-
     # fmt: off
     network: tuple[str, ...] = option((), 'Snapshot, run folder (its newest snapshot), or EDM network pickle; repeat the option to measure several.', unit='FILE|DIR|URL')
     expdir: Path | None = option(None, 'Run folder; every snapshot in it is measured.', unit='DIR')
@@ -90,8 +88,6 @@ class LevelsOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateOptions:
-    """The options of `calibrate`."""
-
     # fmt: off
     network: str = option(REQUIRED, 'Snapshot or EDM network pickle.', unit='FILE|URL')
     data: str = option(REQUIRED, 'Training set.', unit='ZIP|DIR')
@@ -106,8 +102,6 @@ class CalibrateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryOptions:
-    """The options of `geometry`."""
-
     # fmt: off
     data: str = option(REQUIRED, 'Training set.', unit='ZIP|DIR')
     levels: int | list[float] = option('18', "Number of noise levels in EDM's schedule, or a list of noise levels, such as 0.1,1.0.", unit='INT|LIST', parse=level_list)
@@ -118,8 +112,6 @@ class GeometryOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementOptions:
-    """The options of `agreement`."""
-
     # fmt: off
     network: tuple[str, ...] = option((), 'Snapshot or EDM network pickle; give the option twice for two networks.', unit='FILE|DIR|URL')
     expdir: tuple[Path, ...] = option((), 'Run folder; its last snapshot is used. Give the option twice for two runs.', unit='DIR')
@@ -141,8 +133,6 @@ class AgreementOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClocksOptions:
-    """The options of `clocks`."""
-
     # fmt: off
     expdir: tuple[Path, ...] = option(REQUIRED, 'Run folder; repeat the option to compare runs.', unit='DIR')
     levels: list[float] = option('0.1,0.3,1.0,3.0', 'Noise levels over which errors are averaged.', unit='LIST', parse=level_list)

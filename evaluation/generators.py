@@ -93,7 +93,6 @@ class Generator(ABC):
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The hash of the generator's file or files."""
         return self._hash()
 
     @abstractmethod
@@ -299,7 +298,10 @@ GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[
 
 
 def make_generators(named: object, sampling: Sampling, device: Device) -> list[Generator]:
-    """Make the generators that `named` asks for, by the first of its arguments in `GENERATORS` that is not None."""
+    """Make the generators that `named` specifies.
+
+    named: has an attribute for each key of `GENERATORS`; at most one of them is not None.
+    """
     for argument, make in GENERATORS.items():
         value = getattr(named, argument)
         if value is not None:

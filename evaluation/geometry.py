@@ -61,7 +61,8 @@ def geometry(
 
     training: uint8 [M, …], on the device used for computing. images: uint8 [N, …]. levels: sigma > 0.
     positions: the images' positions in their set (None counts from 0). They determine the noise and, for training
-    images, which one to exclude from the local coverage. held_out: whether the images come from a held-out set.
+    images, which image of the training set each one is; a training image does not contribute to its own local coverage.
+    held_out: whether the images come from a held-out set.
     """
     references = torch.as_tensor(training).flatten(1)
     places = torch.as_tensor(range(len(images)) if positions is None else positions, device=references.device)

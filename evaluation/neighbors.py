@@ -202,7 +202,7 @@ class NeighborIndex:
 
 
 def first_versions(pixels: Tensor) -> Tensor:
-    """Replace each image by its mirror image if that is first in pixel order: uint8 [N, …, W] -> [N, P]."""
+    """Replace each image with its mirror image if that is first in pixel order: uint8 [N, …, W] -> [N, P]."""
     rows, mirrored = pixels.flatten(1), pixels.flip(-1).flatten(1)
     place = (rows != mirrored).to(torch.uint8).argmax(dim=1, keepdim=True)
     return torch.where(mirrored.gather(1, place) < rows.gather(1, place), mirrored, rows)

@@ -112,7 +112,6 @@ def table_of_records(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _shares(record: Mapping[str, Any]) -> list[str]:
-    """The ratio and its interval."""
     interval = f'{100 * record["ratio_low"]:.2f} to {100 * record["ratio_high"]:.2f} %'
     return [f'{100 * record["ratio"]:.2f} %', interval]
 

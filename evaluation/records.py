@@ -93,7 +93,7 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def replace_record(path: Path, record: Record) -> None:
-    """Replace the newest record that has the same settings by `record`, which has additional entries."""
+    """Replace the newest record that has the same settings with `record`, which has additional entries."""
     records = read_records(path)
     place = max(place for place, old in enumerate(records) if settings_of(old) == settings_of(record))
     records[place] = record

@@ -251,7 +251,6 @@ class EvaluationLog:
             remove_partial_files(self.path.parent, f'{self.path.stem}.jsonl', BEST_NAME)
 
     def find(self, settings: Mapping[str, Any]) -> Record | None:
-        """The record with these settings, or None."""
         if self.path is None:
             return None
         return files.find_record(files.read_records(self.path.with_suffix('.jsonl')), settings)

@@ -57,7 +57,6 @@ def _read_records(path: Path) -> list[Row]:
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows in the format of `csv_text`."""
     write_text(path, csv_text(rows))
 
 

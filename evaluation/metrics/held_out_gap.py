@@ -8,7 +8,7 @@ asks the same question; this metric answers it for each generated image, in unit
 Conventions: distances are Euclidean (in pixel space, in pixel levels). A larger set has nearer images simply because it
 is larger; `expected_share` is the share of generated images that would be nearer to the training set if training and
 test images were exchangeable, which is the training set's share of all distinct images. Ties are counted separately.
-The 95 % interval of the mean gap is normal, and the one of the share is Wilson's.
+The 95 % interval of the mean gap uses the normal approximation; that of the share is Wilson's.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""Draws agreement by size of the training set from measurements of diagnose.py agreement, as in docs/noise_levels.md.
+"""Draw agreement against training-set size from results of `diagnose.py agreement`, as in docs/noise_levels.md.
 
     python -m benchmarks.agreement_figure docs/figures/agreement_sizes.png pairs/10-r1 pairs/10-r2 …
 
-Each folder has an agreement.json, and its name gives the size and the repeat. Prints the means and their intervals.
-A study draws the same figure: `emm.py plot`.
+Each folder contains an agreement.json and is named SIZE-rREPEAT. The means and their intervals are printed. For a
+study, `emm.py plot` draws the same figure.
 """
 
 import json
@@ -23,7 +23,7 @@ from studies.report.plots import save_figure
 @click.argument('folders', type=click.Path(path_type=Path), nargs=-1, required=True)
 @report_errors
 def main(dest: Path, folders: tuple[Path, ...]) -> None:
-    """Draw agreement by size."""
+    """Draw agreement against training-set size."""
     measured: dict[int, list[dict]] = {}
     for folder in folders:
         size, _, repeat = folder.name.partition('-r')

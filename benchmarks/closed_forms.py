@@ -1,11 +1,11 @@
-"""Time one evaluation of each closed form against the plain loop over its definition, in one run.
+"""Time one evaluation of each closed form, compared with a plain loop over its definition in the same run.
 
     python -m benchmarks.closed_forms --data=cifar-10-python.tar.gz
 
-Times are processor seconds of one thread, so that other load on the machine hardly affects them, for one noisy image
-at the noise levels 20, 2 and 0.1. The cost of all of CIFAR-10 is extrapolated linearly from the two largest training
-sets. The plain loop takes numpy in float64; it is timed on few images and extrapolated, since its cost is linear. There
-is none for the Gaussian and the smoothed form.
+Each time is for one noisy image, at the noise levels 20, 2 and 0.1, in processor seconds of one thread (other load on
+the machine hardly affects processor time). The time with all of CIFAR-10 is extrapolated linearly from two smaller
+training sets. The plain loop runs in NumPy and float64; its cost is linear, so it is timed on a few images and
+extrapolated. The Gaussian and the smoothed form have no plain loop.
 """
 
 import itertools
@@ -32,7 +32,7 @@ FULL = 50_000
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Processor time of a call; the first call, which may prepare things, is not timed."""
+    """Processor time of the second call; the first call may do one-time preparation and is not timed."""
     action()
     start = time.process_time()
     action()
@@ -40,7 +40,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def plain(name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window: int, masks: list | None) -> None:
-    """The definition as it stands, place by place. images: float64 [N, C, R, R]. noisy: [C, R, R]."""
+    """Evaluate the definition pixel by pixel. images: float64 [N, C, R, R]. noisy: float64 [C, R, R]."""
     size, half = noisy.shape[1], window // 2
 
     def mean(squares: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def plain(name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window
 
 
 def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int, sigma: float) -> tuple[float, float]:
-    """Seconds for each noisy image: for the denoiser with `count` training images, and for the plain loop, extrapolated."""
+    """Seconds per noisy image with `count` training images: of the denoiser, and of the plain loop (extrapolated)."""
     denoiser = make_denoiser(name, images[:count])
     random = torch.Generator().manual_seed(0)
     clean = images[:batch].double() / 127.5 - 1
@@ -84,10 +84,10 @@ def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int,
 @click.command()
 @report_errors
 @click.option('--data', type=str, required=True, help='Training set.')
-@click.option('--sizes', type=parsed(integer_list), default='1000,4000', help='Training images; two sizes.')
-@click.option('--names', default='optimal,gaussian,smoothed,patch,local,pca-locality', help='Closed forms.')
-@click.option('--plain-images', type=int, default=20, help='Training images of the plain loop.')
-@click.option('--batch', type=int, default=8, help='Noisy images.')
+@click.option('--sizes', type=parsed(integer_list), default='1000,4000', help='Two training-set sizes to time.')
+@click.option('--names', default='optimal,gaussian,smoothed,patch,local,pca-locality', help='Closed forms to time.')
+@click.option('--plain-images', type=int, default=20, help='Number of training images for the plain loop.')
+@click.option('--batch', type=int, default=8, help='Number of noisy images.')
 def main(data: str, sizes: list[int], names: str, plain_images: int, batch: int) -> None:
     """Print a row for each closed form and noise level."""
     torch.set_num_threads(1)

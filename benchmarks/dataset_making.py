@@ -1,4 +1,4 @@
-"""Reading and writing of data sets, against a plain loop over zipfile and Pillow.
+"""Time reading and writing of data sets, compared with a plain loop over zipfile and Pillow.
 
 python -m benchmarks.dataset_making
 python -m benchmarks.dataset_making --source=datasets/cifar10/cifar-10-python.tar.gz
@@ -34,10 +34,10 @@ CLASSES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions(TimingOptions):
-    """What to read and write, and how long to measure."""
+    """Images to read and write, and how long to measure."""
 
     # fmt: off
-    source: str | None = option(None, 'Images to use instead of random ones.', unit='ZIP|DIR|FILE')
+    source: str | None = option(None, 'Images to use. [default: random ones]', unit='ZIP|DIR|FILE')
     num_images: int = option(50_000, 'Number of random images.', unit='INT', least=CLASSES)
     # fmt: on
 
@@ -46,7 +46,7 @@ class DatasetOptions(TimingOptions):
 @report_errors
 @with_options(DatasetOptions)
 def main(options: DatasetOptions) -> None:
-    """Measure how fast data sets are read and written."""
+    """Time reading and writing of data sets."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = options.source
@@ -55,7 +55,7 @@ def main(options: DatasetOptions) -> None:
 
 
 def measure(source: Source, folder: Path, options: TimingOptions) -> None:
-    """Compare the ways of each task. All of them run on the CPU."""
+    """Compare the implementations of each task, all on the CPU."""
     ours, plain = folder / 'ours.zip', folder / 'plain.zip'
     half = len(source) // 2 // CLASSES * CLASSES
 
@@ -89,7 +89,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def plain_write(source: Source, path: Path) -> None:
-    """The plain way: zipfile, and Pillow without compression."""
+    """Baseline: write with zipfile and Pillow, without compression."""
     with zipfile.ZipFile(path, 'w') as archive:
         labels = []
         for number, (image, label) in enumerate(source):
@@ -102,14 +102,14 @@ def plain_write(source: Source, path: Path) -> None:
 
 
 def plain_read(path: Path) -> np.ndarray:
-    """The plain way."""
+    """Baseline: read with zipfile and Pillow."""
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith('.png'))
         return np.stack([np.asarray(PIL.Image.open(archive.open(name))) for name in names])
 
 
 def random_source(path: Path, num_images: int) -> Source:
-    """Write random 32x32 images of ten classes, which no PNG can compress."""
+    """Write random 32x32 images of ten classes (random pixels do not compress)."""
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, 'w') as archive:
         labels = []

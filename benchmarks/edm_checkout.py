@@ -1,4 +1,4 @@
-"""NVlabs/edm's own networks and losses from a given checkout, next to this toolkit's packages of the same names."""
+"""Import NVlabs/edm's networks and losses from a checkout although this toolkit has packages of the same names."""
 
 import importlib
 import sys
@@ -14,7 +14,7 @@ PACKAGES = ('training', 'torch_utils', 'dnnlib')
 
 @contextmanager
 def packages_of(checkout: Path) -> Iterator[None]:
-    """Within the block, `training`, `torch_utils` and `dnnlib` are imported from the checkout."""
+    """Import `training`, `torch_utils` and `dnnlib` from the checkout within the with block."""
 
     def taken() -> dict[str, Any]:
         return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split('.')[0] in PACKAGES}
@@ -30,8 +30,8 @@ def packages_of(checkout: Path) -> Iterator[None]:
 
 
 def edm_modules(checkout: Path) -> tuple[Any, Any]:
-    """The modules `training.networks` and `training.loss` of a checkout. Raises UserError if it has none."""
+    """The modules `training.networks` and `training.loss` of a checkout. Raises UserError if they are missing."""
     if not (checkout / 'training' / 'networks.py').exists():
-        raise UserError(f'`edm`={checkout}: not a checkout of NVlabs/edm, which has training/networks.py')
+        raise UserError(f'`edm`={checkout}: not a checkout of NVlabs/edm (training/networks.py is missing)')
     with packages_of(checkout):
         return importlib.import_module('training.networks'), importlib.import_module('training.loss')

@@ -1,9 +1,9 @@
-"""Time all metrics of features.
+"""Time all metrics on image features.
 
     python -m benchmarks.feature_metrics --images=50000 --features=512
 
-The features are random mixtures of a few dozen factors, as a network's are; every tenth generated one is a near-copy.
-A metric is computed three times: once for its peak memory, and twice for its time.
+The features are random mixtures of a few dozen factors, like the features of a network. Every tenth generated image is
+a near-copy. Each metric is computed at least three times: once to measure its peak memory, and twice to time it.
 """
 
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ from torch_utils.distributed import choose_device
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions(TimingOptions):
-    """What to measure, in addition to where and for how long."""
+    """Size of the sets, and the metrics to time."""
 
     # fmt: off
-    images: int = option(50_000, 'Images of each of two sets; a tenth as many are held out.', unit='INT', least=10)
-    features: int = option(512, 'Features of an image.', unit='INT', least=1)
+    images: int = option(50_000, 'Number of training and of generated images; a tenth as many are held out.', unit='INT', least=10)
+    features: int = option(512, 'Number of features per image.', unit='INT', least=1)
     metrics: list[str] = option(','.join(METRICS), 'Metrics to time.', unit='LIST', parse=word_list)
     # fmt: on
 
 
 def compare_metrics(options: FeatureOptions) -> None:
-    """Time metrics of features of generated, training and held-out images."""
+    """Time metrics on the features of generated, training and held-out images."""
     random = np.random.default_rng(0)
     mixing = random.normal(size=(48, options.features)).astype(np.float32)
 

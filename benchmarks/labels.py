@@ -1,9 +1,9 @@
-"""Time the label layer with class indices and with one-hot labels: forward and backward, on the same weights in one run.
+"""Time forward and backward passes of the label layer with class indices and with one-hot labels, in the same run.
 
     python -m benchmarks.labels
 
-The paper's 50,000 unique labels make a one-hot matrix of [batch, 50,000], and two products with it. Their
-results are compared.
+With the paper's 50,000 unique labels, one-hot labels are a matrix [batch, 50,000] that takes part in two matrix
+products. The results of both implementations are compared.
 """
 
 import math
@@ -25,12 +25,12 @@ from training.networks.layers import Init, Linear, embed_labels
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions(TimingOptions):
-    """What to measure; the device and the time are chosen elsewhere."""
+    """Size of the label layer."""
 
     # fmt: off
-    num_classes: int = option(50_000, 'Classes.', unit='INT', least=1)
-    batch_size: int = option(512, 'Images of a step.', name='batch', unit='INT', least=1)
-    channels: int = option(128, "Width of the label's embedding.", unit='INT', least=1)
+    num_classes: int = option(50_000, 'Number of classes.', unit='INT', least=1)
+    batch_size: int = option(512, 'Number of images per step.', name='batch', unit='INT', least=1)
+    channels: int = option(128, 'Width of the label embedding.', unit='INT', least=1)
     # fmt: on
 
 
@@ -48,11 +48,11 @@ def compare_ways(options: LabelOptions) -> None:
     ]
     compare(f'{options.num_classes:,} classes, batch {options.batch_size}', 'steps', ways, device, options)
     difference = max(((a - b).norm() / b.norm()).item() for a, b in zip(gathered, plain, strict=True))
-    print(f'relative difference of outputs and gradients: {difference:.1e}')
+    print(f'largest relative difference of outputs and gradients: {difference:.1e}')
 
 
 def run(layer: Linear, index: Tensor, target: Tensor, one_hot: bool) -> list[Tensor]:
-    """One forward and backward pass; returns the output and the gradients of weight and bias."""
+    """Make one forward and backward pass; return the output and the gradients of weight and bias."""
     layer.zero_grad()
     labels = F.one_hot(index, layer.in_features).float() if one_hot else index
     output = embed_labels(layer, labels, math.sqrt(layer.in_features))

@@ -1,9 +1,9 @@
-"""Processor time of `diagnose.py levels` for the paper's network, and how it divides among the three denoisers.
+"""Measure how the processor time of `diagnose.py levels` divides between the network and the closed forms.
 
     python -m benchmarks.levels_speed --data=cifar10-train.zip --test=cifar10-test.zip
 
-A line for each batch of images, at all levels; times are sums since the start. Use one thread (OMP_NUM_THREADS=1), so
-that they are the times of one core. The network has random weights, which do not change its time.
+One line is printed for each batch of images, with the times at all noise levels since the start. Use one thread
+(OMP_NUM_THREADS=1) to measure the time of one core. The network has random weights, which do not affect its speed.
 """
 
 import time
@@ -41,9 +41,9 @@ class Timed:
 
 @click.command()
 @click.option('--data', metavar='ZIP', required=True, help='Training set.')
-@click.option('--test', metavar='ZIP', required=True, help='Held-out set, whose images are noised.')
-@click.option('--levels', metavar='INT', default=18, show_default=True, help='Noise levels.')
-@click.option('--num', metavar='INT', default=1000, show_default=True, help='Images.')
+@click.option('--test', metavar='ZIP', required=True, help='Held-out set. Noise is added to its images.')
+@click.option('--levels', metavar='INT', default=18, show_default=True, help='Number of noise levels.')
+@click.option('--num', metavar='INT', default=1000, show_default=True, help='Number of images.')
 @click.option('--batch', metavar='INT', default=64, show_default=True, help='Images at a time.')
 @report_errors
 def main(data: str, test: str, levels: int, num: int, batch: int) -> None:

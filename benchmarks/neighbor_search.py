@@ -1,9 +1,9 @@
-"""Time exact neighbours next to `torch.cdist` and `topk` in float32, on the same images in the same run.
+"""Time exact nearest-neighbour search, compared with `torch.cdist` and `topk` in float32, on the same images.
 
     python -m benchmarks.neighbor_search --source=datasets/cifar10/cifar10-train.zip
 
-The queries are training images with noise; every second one is close to a copy. A part of the results is checked
-against int64.
+The queries are noisy training images; every second one has so little noise that it is a near-copy. The results of 20
+queries are checked against int64 arithmetic.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ QUERY_BLOCK = 512
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborOptions(TimingOptions):
-    """What to measure; the device and the time are chosen elsewhere."""
+    """Reference images and number of queries."""
 
     # fmt: off
     source: str | None = option(None, 'Reference images. [default: random ones of 3x32x32]', unit='ZIP|DIR')
@@ -36,7 +36,7 @@ class NeighborOptions(TimingOptions):
 
 
 def compare_ways(options: NeighborOptions) -> None:
-    """Time exact neighbours and torch.cdist with topk; preparing the references is not timed."""
+    """Time the exact search and torch.cdist with topk; the preparation of the references is not timed."""
     device, random = choose_device(options.device), np.random.default_rng(0)
     if options.source is None:
         pixels = random.integers(0, 256, (options.num_references, 3, 32, 32), dtype=np.uint8)
@@ -55,14 +55,14 @@ def compare_ways(options: NeighborOptions) -> None:
     ]
     compare(f'{len(queries):,} queries, {len(references):,} references', 'queries', ways, device, options)
     found, expected = index.query(queries), plain_neighbors(queries, floats)
-    print(f'cdist names another nearest image for {int((found[0][:, 0] != expected[:, 0]).sum())} queries')
+    print(f'cdist finds a different nearest image for {int((found[0][:, 0] != expected[:, 0]).sum())} queries')
     check = naive(queries[:20].cpu(), references)
     same = all(torch.equal(mine[:20].cpu(), theirs) for mine, theirs in zip(found, check, strict=True))
-    print(f'equal to int64 on 20 queries: {same}')
+    print(f'exact search equals int64 arithmetic on 20 queries: {same}')
 
 
 def plain_neighbors(queries: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    """The plain way."""
+    """Baseline: indices of the two nearest references, int64 [Q, 2]."""
     blocks = (torch.cdist(block.flatten(1).float(), references) for block in queries.split(QUERY_BLOCK))
     return torch.cat([distances.topk(2, largest=False).indices for distances in blocks])
 

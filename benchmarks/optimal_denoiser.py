@@ -1,9 +1,10 @@
-"""Time the optimal denoiser against the plain way, in complete 18-step sampling of the same seeds, one run for both.
+"""Time 18-step sampling with the optimal denoiser, compared with a plain implementation on the same seeds.
 
     python -m benchmarks.optimal_denoiser --data=cifar-10-python.tar.gz
 
-The plain way computes all distances, squares them, takes a softmax and multiplies, in float32, at each of 35
-evaluations. `--check` compares the images of that many seeds with the plain way in float64.
+At each of the 35 evaluations, the plain implementation computes all distances in float32, takes the softmax of the
+scaled squared distances and multiplies the weights by the training images. `--check` compares the images of that many
+seeds with the plain implementation in float64.
 """
 
 import math
@@ -29,9 +30,9 @@ from training.sampling import StackedRandomGenerator, edm_sampler, to_uint8
 
 
 class PlainDenoiser:
-    """The optimum as its formula is usually written down, over all of the training set at once.
+    """The optimal denoiser as its formula is usually written, over the entire training set at once.
 
-    images: uint8 [N, C, R, R]. dtype: of all arithmetic.
+    images: training images, uint8 [N, C, R, R]. dtype: precision of all arithmetic.
     """
 
     sigma_min, sigma_max, label_dim = 0.0, math.inf, 0
@@ -50,14 +51,14 @@ class PlainDenoiser:
 
 
 def sample(denoiser: Denoiser, seeds: Sequence[int], device: torch.device | str = 'cpu') -> Tensor:
-    """uint8 images of the seeds."""
+    """Images sampled for the seeds, uint8 [B, C, R, R]."""
     shape = [len(seeds), denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution]
     with torch.inference_mode():
         return to_uint8(edm_sampler(denoiser, StackedRandomGenerator(device, seeds).randn(shape)))
 
 
 def identical_share(images: Tensor, count: int, batch_size: int) -> float:
-    """Share of the images of seeds 0 … count - 1 that equal the plain way in float64 byte for byte."""
+    """Share of the images of seeds 0 … count - 1 that equal those of PlainDenoiser in float64 byte for byte."""
     denoiser, reference, same = OptimalDenoiser(images), PlainDenoiser(images, dtype=torch.float64), 0
     for start in range(0, count, batch_size):
         seeds = range(start, min(start + batch_size, count))
@@ -66,7 +67,7 @@ def identical_share(images: Tensor, count: int, batch_size: int) -> float:
 
 
 def training_images(data: str | None, size: int) -> Tensor:
-    """The first images of a set; beyond its end they are repeated, each time with new noise of up to 16 levels."""
+    """The first `size` images of a data set; a smaller set is repeated with new noise of up to 16 levels each time."""
     if data is None:
         return torch.randint(256, [size, 3, 32, 32], dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     source = open_source(data, 'data')
@@ -85,18 +86,18 @@ def training_images(data: str | None, size: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimumOptions(TimingOptions):
-    """What to measure; the device and the time are chosen elsewhere."""
+    """Training set and batch sizes, and how many images to check."""
 
     # fmt: off
     data: str | None = option(None, 'Training set. [default: random images of 3x32x32]', unit='ZIP|DIR|NPZ|NPY')
-    sizes: list[int] = option('20,100,1000,5000,50000', 'Sizes of the set.', unit='LIST', parse=integer_list)
-    batches: list[int] = option('64,128,256,512', 'Batches of both ways; the best of each counts.', name='batch', unit='LIST', parse=integer_list)
-    check: int = option(0, 'Seeds whose images are compared with the plain way in float64.', unit='INT', least=0)
+    sizes: list[int] = option('20,100,1000,5000,50000', 'Training-set sizes to time.', unit='LIST', parse=integer_list)
+    batches: list[int] = option('64,128,256,512', 'Batch sizes to time for both implementations; the best of each counts.', name='batch', unit='LIST', parse=integer_list)
+    check: int = option(0, 'Number of seeds whose images are compared with the plain implementation in float64.', unit='INT', least=0)
     # fmt: on
 
 
 def compare_ways(options: OptimumOptions) -> None:
-    """Time complete sampling with the optimum and with the plain way, at each size and batch."""
+    """Time complete sampling with both implementations at each training-set size and batch size."""
     device = choose_device(options.device)
     for size in options.sizes:
         images = training_images(options.data, size)
@@ -114,7 +115,7 @@ def compare_ways(options: OptimumOptions) -> None:
         compare(f'optimum of {size:,} images', 'images', ways, device, options)
         if options.check:
             share = identical_share(images, options.check, options.batches[0])
-            print(f'identical to float64: {100 * share:.2f} % of {options.check} images')
+            print(f'{100 * share:.2f} % of {options.check} images equal the plain implementation in float64')
 
 
 main = click.command()(report_errors(with_options(OptimumOptions)(compare_ways)))

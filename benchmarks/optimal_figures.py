@@ -1,9 +1,9 @@
-"""Draw the two figures of docs/optimal_denoiser.md from a real run.
+"""Draw the two figures of docs/optimal_denoiser.md.
 
     python -m benchmarks.optimal_figures --data=cifar-10-python.tar.gz --outdir=docs/figures
 
-`optimum_replays.png`: images of the optimal denoiser, each next to its nearest training image.
-`optimum_effective_number.png`: how many training images take part in the denoised image, against the noise level.
+`optimum_replays.png` shows images sampled with the optimal denoiser, each next to its nearest training image.
+`optimum_effective_number.png` plots the effective number of training images in a denoised image by noise level.
 """
 
 from pathlib import Path
@@ -25,13 +25,13 @@ matplotlib.use('Agg')
 
 
 def draw_replays(denoiser: OptimalDenoiser, images: Tensor, latents: Tensor, path: Path) -> None:
-    """Generated images next to their nearest training images."""
+    """Draw generated images next to their nearest training images."""
     generated = to_uint8(edm_sampler(denoiser, latents))
     save_picture(path, draw_gallery(generated, memorization_ratio(generated, images), images, 'The optimal denoiser'))
 
 
 def draw_effective_number(denoiser: OptimalDenoiser, latents: Tensor, path: Path) -> None:
-    """Quartiles of the effective number of training images along Euler steps through the sampler's noise levels."""
+    """Plot quartiles of the effective number of training images along Euler steps over the sampler's noise levels."""
     from matplotlib import pyplot
 
     sigmas = rho_schedule(0.002, 80, 18, 7).tolist()
@@ -56,9 +56,9 @@ def draw_effective_number(denoiser: OptimalDenoiser, latents: Tensor, path: Path
 
 @click.command()
 @click.option('--data', metavar='ZIP|DIR', type=str, required=True, help='Training set.')
-@click.option('--outdir', metavar='DIR', type=str, required=True, help='Where to save the figures.')
+@click.option('--outdir', metavar='DIR', type=str, required=True, help='Folder for the figures.')
 @click.option(
-    '--count', metavar='INT', type=click.IntRange(min=1), default=128, show_default=True, help='Trajectories.'
+    '--count', metavar='INT', type=click.IntRange(min=1), default=128, show_default=True, help='Number of trajectories.'
 )
 @report_errors
 def main(data: str, outdir: str, count: int) -> None:

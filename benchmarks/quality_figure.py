@@ -1,4 +1,4 @@
-"""Draw the figure of scripts/quality.md: quality and memorization of several runs over their training.
+"""Draw the figure of scripts/quality.md: quality and memorization during the training of several runs.
 
 python -m benchmarks.quality_figure docs/figures/quality.png run50 run800
 """
@@ -17,12 +17,12 @@ from studies.report.quality_plots import measured_records, quality_by
 @click.argument('runs', metavar='RUN...', nargs=-1, required=True, type=click.Path(path_type=Path))
 @report_errors
 def main(path: Path, runs: tuple[Path, ...]) -> None:
-    """Draw Fréchet distances below memorization ratios, a curve for each run."""
+    """Plot memorization ratios above Fréchet distances, with one curve for each run."""
     curves = []
     for run in runs:
         records = measured_records(run)
         if not records:
-            raise UserError(f'{run}: no record with a Fréchet distance; evaluate it with --metrics-for=all')
+            raise UserError(f'{run} has no record with a Fréchet distance; evaluate it with --metrics-for=all')
         label = f'{records[0]["dataset_size"]:,} training images'
         curves.append((label, [(record['kimg'], record) for record in records]))
     _, caption, figure = quality_by('Quality and memorization', '', curves, 'thousands of training images seen')

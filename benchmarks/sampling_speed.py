@@ -1,4 +1,4 @@
-"""Images per second of the 18-step sampler (35 evaluations), relative to eager float32 with contiguous tensors.
+"""Time 18-step sampling (35 network evaluations), compared with eager float32 and contiguous tensors.
 
 python -m benchmarks.sampling_speed
 """

@@ -1,5 +1,5 @@
-"""The share of a training step spent in forward, backward and optimizer, of an evaluation in the denoiser, and of a
-training in the held-out loss.
+"""Measure three shares: of a training step spent outside forward pass, backward pass and optimizer; of an evaluation
+spent in the denoiser; and of a training run spent on the held-out loss.
 
 python -m benchmarks.step_overhead
 """
@@ -24,12 +24,12 @@ from training.snapshot import NetworkConfig
 from training.trainer import Trainer
 from training.training_options import TrainingOptions
 
-# Defaults of train.py: images between two status lines, and images of each set whose loss --test-data reports.
+# Defaults of train.py: images between two status lines, and images per set in the losses of --test-data.
 TICK_IMAGES, TEST_IMAGES = 50_000, 256
 
 
 class Clock:
-    """Adds up the time spent in wrapped functions; nested calls count once."""
+    """Adds up the time spent in wrapped functions, counting nested calls once."""
 
     def __init__(self) -> None:
         self.seconds, self.is_running = 0.0, False
@@ -49,13 +49,13 @@ class Clock:
 
 
 @click.command()
-@click.option('--batch-paper', metavar='INT', default=16, show_default=True, help="Batch of the paper's network.")
-@click.option('--batch-demo', metavar='INT', default=128, show_default=True, help="Batch of the demo's network.")
-@click.option('--steps', metavar='INT', default=10, show_default=True, help='Training steps that are timed.')
+@click.option('--batch-paper', metavar='INT', default=16, show_default=True, help="Batch size of the paper's network.")
+@click.option('--batch-demo', metavar='INT', default=128, show_default=True, help="Batch size of the demo's network.")
+@click.option('--steps', metavar='INT', default=10, show_default=True, help='Number of training steps to time.')
 @click.option('--precision', metavar='fp32|bf16', default='fp32', show_default=True, help='Arithmetic.')
 @report_errors
 def main(batch_paper: int, batch_demo: int, steps: int, precision: str) -> None:
-    """Measure the overhead of a training step and of an evaluation over the network's arithmetic, on the CPU."""
+    """Measure what training and evaluation spend on work other than the network's arithmetic, on the CPU."""
     for measured in measured_networks(batch_paper, batch_demo):
         print(f'\n{measured.name}, batch {measured.batch_size}, {precision}')
         share = training_share(measured, steps, precision)
@@ -63,7 +63,7 @@ def main(batch_paper: int, batch_demo: int, steps: int, precision: str) -> None:
         share = evaluation_share(measured, precision)
         print(f'evaluation: {100 * share:.2f} % in the denoiser')
         share = held_out_share(measured, precision)
-        print(f'training with --test-data: {100 * share:.2f} % in the losses of {TEST_IMAGES} images of each set')
+        print(f'training with --test-data: {100 * share:.2f} % in the losses of {TEST_IMAGES} images per set')
 
 
 def training_share(measured: Measured, steps: int, precision: str) -> float:
@@ -111,9 +111,9 @@ def evaluation_share(measured: Measured, precision: str) -> float:
 
 
 def held_out_share(measured: Measured, precision: str) -> float:
-    """The share of a tick that the losses of `--test-data` take, at the defaults of train.py, in processor time.
+    """The share of a tick's processor time spent on the losses of `--test-data`, at the defaults of train.py.
 
-    One step, and the losses of as many images of each set as it has, are timed; a tick has more of both.
+    One training step and the losses of one batch per set are timed and scaled to the image counts of a tick.
     """
     trainer = make_trainer(measured, precision)
     trainer.step()

@@ -1,4 +1,4 @@
-"""Estimates how long the paper's studies take on GPUs, from the arithmetic of their networks.
+"""Estimate how long the paper's studies take on GPUs from the number of arithmetic operations of their networks.
 
 python -m benchmarks.study_times
 """
@@ -22,23 +22,23 @@ from training.dataset import DatasetInfo
 from training.snapshot import NetworkConfig
 from training.training_options import RunOptions, with_preset
 
-DENOISER_CALLS = 35  # of the 18 steps of the Heun sampler
+DENOISER_CALLS = 35  # per image, with the 18 steps of the Heun sampler
 PASSES = 3  # a backward pass takes about as long as two forward passes
 
 
 @click.command()
 @click.argument('files', metavar='STUDY.toml', nargs=-1, type=click.Path(path_type=Path))
-@click.option('--tflops', metavar='LIST', default='156,67', show_default=True, help='Peaks of the GPUs in TFLOP/s.')
-@click.option('--used', metavar='SHARE', default=0.4, show_default=True, help='Share of the peak that is reached.')
+@click.option('--tflops', metavar='LIST', default='156,67', show_default=True, help='Peak speeds in TFLOP/s.')
+@click.option('--used', metavar='SHARE', default=0.4, show_default=True, help='Fraction of the peak reached.')
 @report_errors
 def main(files: Sequence[Path], tflops: str, used: float) -> None:
-    """Estimate the time of studies. The default peaks are fp32 without tensor cores, on eight A100 and on one H100."""
+    """Estimate the time of studies. The default peaks are for eight A100 and for one H100, fp32 without tensor cores."""
     peaks = [float(peak) for peak in tflops.split(',')]
     print('study                    points  images, 1e9   EFLOP  ' + '  '.join(f'{p:.0f} TFLOP/s' for p in peaks))
     for path in files or sorted(Path('scripts/studies').glob('*.toml')):
         study = load_study(path)
         if study.sources or study.document['train'].get('preset') != 'paper':
-            kinds = 'made of sources of its own' if study.sources else 'not of the paper'
+            kinds = 'uses its own sources' if study.sources else 'not from the paper'
             print(f'{study.name:24} {kinds}')
             continue
         points = [
@@ -57,7 +57,7 @@ def main(files: Sequence[Path], tflops: str, used: float) -> None:
 
 
 def cost(point: Point) -> tuple[int, float]:
-    """Training images and floating-point operations of a point: its training, and its evaluation."""
+    """Number of training images seen, and floating-point operations of training and evaluation, for one training run."""
     commands = point.commands()
     data = parse_options('data', commands['data'], point.name)
     train = parse_options('train', commands['train'], point.name)
@@ -70,7 +70,7 @@ def cost(point: Point) -> tuple[int, float]:
 
 
 def dataset_of(point: Point, options: dict) -> DatasetInfo:
-    """What is known of the data set from its selection, without reading images."""
+    """Description of the data set derived from its selection, without reading images."""
     selection = point.combination.settings.data['selection']
     classes = {'unique-labels': point.size, 'random-labels': options.get('num_classes')}.get(selection, 10)
     width = (options.get('resolution') or (32, 32))[0]
@@ -78,7 +78,7 @@ def dataset_of(point: Point, options: dict) -> DatasetInfo:
 
 
 def operations_of(config: TrainingConfig) -> float:
-    """Floating-point operations of one image's forward pass; a multiplication and an addition are two."""
+    """Floating-point operations of one image's forward pass; a multiply-add counts as two."""
     return operations(config.network.class_name, json.dumps(config.network.arguments))
 
 

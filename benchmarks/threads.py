@@ -1,8 +1,8 @@
-"""Training speed by the number of threads, and by whether waiting threads spin, on a machine as busy as it is now.
+"""Time training by number of threads and by whether waiting threads spin, under the current load of the machine.
 
     python -m benchmarks.threads
 
-Each case runs in a process of its own, since the threads choose how they wait when they start.
+Each case runs in its own process, because how threads wait is fixed when they start.
 """
 
 import os
@@ -12,16 +12,16 @@ import time
 
 import click
 
-POLICIES = ('ACTIVE', 'PASSIVE')  # of OMP_WAIT_POLICY
+POLICIES = ('ACTIVE', 'PASSIVE')  # values of OMP_WAIT_POLICY
 
 
 @click.command()
-@click.option('--seconds', metavar='FLOAT', default=5.0, show_default=True, help='Time of each measurement.')
-@click.option('--batch-paper', metavar='INT', default=2, show_default=True, help="Batch of the paper's network.")
-@click.option('--batch-demo', metavar='INT', default=32, show_default=True, help="Batch of the demo's network.")
-@click.option('--case', metavar='INT,INT', help='Measure this network with so many threads, in this process.')
+@click.option('--seconds', metavar='FLOAT', default=5.0, show_default=True, help='Seconds for each measurement.')
+@click.option('--batch-paper', metavar='INT', default=2, show_default=True, help="Batch size of the paper's network.")
+@click.option('--batch-demo', metavar='INT', default=32, show_default=True, help="Batch size of the demo's network.")
+@click.option('--case', metavar='INT,INT', help='Index of a network and number of threads to measure here.')
 def main(seconds: float, batch_paper: int, batch_demo: int, case: str | None) -> None:
-    """Measure images per second of training with one thread and with all cores."""
+    """Time training with one thread and with one thread per core."""
     if case is not None:
         measure(seconds, batch_paper, batch_demo, *map(int, case.split(',')))
         return
@@ -36,7 +36,7 @@ def main(seconds: float, batch_paper: int, batch_demo: int, case: str | None) ->
 
 
 def measure(seconds: float, batch_paper: int, batch_demo: int, network: int, threads: int) -> None:
-    import torch  # only here: the process that starts the others needs no threads
+    import torch  # not at the top: the parent process does not need torch
 
     from benchmarks.benchmark_networks import measured_networks
     from benchmarks.training_speed import our_step

@@ -1,8 +1,8 @@
-"""One way to time: ways of doing the same work take turns, their median times are compared, and every benchmark prints
-the same table and, on request, a line of JSON for each way.
+"""The timing code that all benchmarks share: implementations of the same task run in turn, their median times are
+compared, and the result is a printed table and, on request, a line of JSON for each implementation.
 
-The clock is the processor time of a process with one thread on a CPU, which other processes do not affect, and otherwise
-wall-clock time, after the device has finished.
+With one thread on a CPU, the clock is the processor time, which other processes do not affect. Otherwise it is
+wall-clock time, read after the device has finished.
 """
 
 import contextlib
@@ -19,24 +19,24 @@ import torch
 
 from dnnlib.options import option
 
-# Instruction sets that matter for products, as Linux names them.
+# Instruction sets that speed up matrix products, by their names in /proc/cpuinfo.
 INSTRUCTION_SETS = ('avx2', 'avx_vnni', 'avx512_vnni', 'avx512_bf16', 'amx_int8')
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingOptions:
-    """Where and how long to measure."""
+    """Device, time and output file of a comparison."""
 
     # fmt: off
-    device: str = option('auto', 'Where to compute.', unit='auto|cuda|cpu')
-    seconds: float = option(5, 'Time for each way.', unit='FLOAT', above=0)
-    out: Path | None = option(None, 'Append a line of JSON for each way to this file.', unit='FILE')
+    device: str = option('auto', 'Device to compute on.', unit='auto|cuda|cpu')
+    seconds: float = option(5, 'Time in seconds for each implementation.', unit='FLOAT', above=0)
+    out: Path | None = option(None, 'File to which a line of JSON is appended for each implementation.', unit='FILE')
     # fmt: on
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to do some work. run: does it once, for `amount` units of work. plain: whether others are compared with it."""
+    """One implementation of a task. run: does `amount` units of work. plain: whether it is a baseline."""
 
     name: str
     amount: float
@@ -46,9 +46,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Timing:
-    """The result of a way. per_second: units of work. times_plain: relative to the fastest plain way.
+    """The timing of one implementation.
 
-    megabytes: peak memory of the process, or allocated on the GPU, while the way ran once.
+    per_second: units of work per second. times_plain: speed relative to the fastest baseline. megabytes: peak memory of
+    the process, or peak memory allocated on the GPU, during one run.
     """
 
     task: str
@@ -63,9 +64,9 @@ class Timing:
 
 
 def compare(task: str, unit: str, ways: Sequence[Way], device: torch.device, options: TimingOptions) -> list[Timing]:
-    """Let ways take turns for `options.seconds` each, at least twice; print and return their timings.
+    """Run the implementations in turn for `options.seconds` each, at least twice; print and return their timings.
 
-    A way that runs out of memory is left out, and a line says so.
+    An implementation that runs out of GPU memory is only listed as such.
     """
     print(f'\n{task}: {machine(device)}\n\n| way | {unit}/s | times plain | peak memory, MB |\n|---|---|---|---|')
     memory = {way.name: peak_megabytes(way.run, device) for way in ways}  # also warms up
@@ -93,7 +94,7 @@ def compare(task: str, unit: str, ways: Sequence[Way], device: torch.device, opt
 
 
 def elapsed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a run takes, by the clock of the module's first paragraph."""
+    """Seconds that one run takes (the docstring of this module says by which clock)."""
     clock = time.process_time if device.type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
     synchronize(device)
     start = clock()
@@ -108,7 +109,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_megabytes(run: Callable[[], object], device: torch.device) -> int:
-    """Peak memory during a run; 0 if it runs out of a GPU's memory."""
+    """Peak memory of one run in MiB; 0 if the GPU's memory does not suffice."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         try:
@@ -118,7 +119,7 @@ def peak_megabytes(run: Callable[[], object], device: torch.device) -> int:
             return 0
         return max(1, torch.cuda.max_memory_allocated(device) >> 20)
     with contextlib.suppress(OSError):
-        Path('/proc/self/clear_refs').write_text('5')  # Linux: forgets the peak so far
+        Path('/proc/self/clear_refs').write_text('5')  # Linux: resets the peak
     run()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
@@ -131,7 +132,7 @@ def write(path: Path | None, timings: Iterable[Timing]) -> None:
 
 
 def machine(device: torch.device) -> str:
-    """Name of the GPU, or of the processor with its instruction sets and the number of threads."""
+    """Name of the GPU; on a CPU, name and instruction sets of the processor and the number of threads."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

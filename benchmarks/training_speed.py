@@ -1,9 +1,9 @@
-"""Images per second of training, for each precision, layout and compilation, next to a plain loop in the same run.
+"""Time training at each precision, with and without channels_last and compilation, compared with a plain loop.
 
     python -m benchmarks.training_speed
     python -m benchmarks.training_speed --network=demo --compile
 
-The plain loop is eager float32 with contiguous tensors and torch.optim.Adam over the parameters one by one. EDM's loop
+The plain loop uses eager float32, contiguous tensors and torch.optim.Adam with one tensor per parameter. EDM's loop
 also replaces non-finite gradients and averages the weights.
 """
 
@@ -31,7 +31,7 @@ def plain_step(measured: Measured, device: torch.device) -> Step:
 
 
 def edm_step(measured: Measured, device: torch.device, networks: Any, losses: Any) -> Step:
-    """A step as in EDM's `training_loop`."""
+    """One step of EDM's `training_loop`."""
     net, images, loss = measured.build_edm(networks).to(device), measured.images().to(device), losses.VPLoss()
     average = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, betas=(0.9, 0.999), eps=1e-8)

@@ -1,4 +1,4 @@
-"""Draws the README's first picture from a study over sizes: from copying to generating new images.
+"""Draw the README's first figure from a study of training-set sizes: the transition from copying to generating.
 
 python -m benchmarks.transition_figure demo-out docs/figures/demo.png
 """
@@ -20,17 +20,17 @@ from studies.report.plots import ratio_axis
 
 COLUMNS = 8
 COPY_COLOR = '#c81e1e'
-WIDTH, BLOCK, CURVE = 7.6, 2.3, 2.9  # inches: of the figure; heights of one size's images and of the curve
+WIDTH, BLOCK, CURVE = 7.6, 2.3, 2.9  # inches: the figure's width, and the heights of one size's images and of the plot
 
 
 @click.command()
 @click.argument('study', metavar='DIR', type=click.Path(path_type=Path))
 @click.argument('dest', metavar='PNG', type=click.Path(path_type=Path))
-@click.option('--sizes', default='20,50,400', show_default=True, help='Training-set sizes, one block of images each.')
+@click.option('--sizes', default='20,50,400', show_default=True, help='Training-set sizes whose images are shown.')
 @report_errors
 def main(study: Path, dest: Path, sizes: str) -> None:
-    """Draw, for each size, a sample of the best snapshot's images above their nearest training images, and below all
-    of them the memorization ratio by size."""
+    """For each size, draw images of the best snapshot above their nearest training images; below all sizes, plot the
+    memorization ratio against size."""
     points = [study / 'points' / 'all' / f'{int(size):06d}-r0' for size in sizes.split(',')]
     total = BLOCK * len(points) + CURVE
     figure = Figure(figsize=(WIDTH, total))
@@ -42,11 +42,11 @@ def main(study: Path, dest: Path, sizes: str) -> None:
 
 
 def draw_block(figure: Figure, point: Path, top: float, height: float) -> None:
-    """Draw the images of a point into a horizontal band of the figure. top, height: shares of the figure's height."""
+    """Draw the images of one training run into a band of the figure. top, height: fractions of the figure's height."""
     record = best_record(read_records(point / 'run' / 'mem_traj.jsonl'))
     best = read_best(point / 'run' / BEST_NAME, record)
     if best is None:
-        raise UserError(f'{point}: the images of its best snapshot are missing; run the study first')
+        raise UserError(f'{point} lacks the images of its best snapshot; run the study first')
     training = open_source(str(point / 'data.zip'))
     copies = memorized(best.squared_distances[:, 0], best.squared_distances[:, 1])
     ratio = f'{100 * record["ratio"]:.1f} % of {record["num_images"]} generated images are copies'
@@ -67,7 +67,7 @@ def draw_block(figure: Figure, point: Path, top: float, height: float) -> None:
 
 
 def draw_curve(figure: Figure, study: Path, height: float) -> None:
-    """Draw the ratios of all repeats by size, with 95 % intervals, into the lowest `height` of the figure."""
+    """Plot the ratio against size, with 95 % intervals, at the bottom of the figure. height: fraction of its height."""
     (outcome,) = open_results(study).outcomes
     axes = figure.add_axes((0.13, 0.22 * height, 0.84, 0.68 * height))
     sizes = [ratios.size for ratios in outcome.ratios]

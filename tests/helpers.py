@@ -1,4 +1,4 @@
-"""What several tests use: the reference data, small networks, and the scripts as a user runs them."""
+"""Helpers shared by tests: paths of reference data, options of a small network, and functions that run the scripts."""
 
 import os
 import pickle
@@ -18,12 +18,12 @@ needs_cifar10 = pytest.mark.skipif(
     'CIFAR10_ARCHIVE' not in os.environ, reason='CIFAR10_ARCHIVE names no cifar-10-python.tar.gz'
 )
 
-# A network that trains a step in milliseconds.
+# Options of a network whose training steps take milliseconds.
 TINY = ['--num-channels=8', '--num-blocks=1', '--attn-resolutions=4', '--precond=vp', '--augment=0', '--dropout=0.1']
 
 
 def run_script(*arguments: str | Path, ranks: int = 1, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
-    """Run a script of the project as a user does, under torchrun for more than one rank; one thread for each rank."""
+    """Run a script in a new process with one thread per rank, under torchrun if there are several ranks."""
     return subprocess.run(
         command(*arguments, ranks=ranks), check=check, capture_output=True, text=True, env=environment(), **kwargs
     )
@@ -37,17 +37,17 @@ def command(*arguments: str | Path, ranks: int = 1) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """One thread, since tests run in parallel, and the project on the path."""
+    """Environment with the project on PYTHONPATH and one thread (tests run in parallel)."""
     return {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
 
 
 def invoke(command: click.Command, *arguments: object) -> Result:
-    """Run a command of the project in this process."""
+    """Run a command in this process."""
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
 def refusal(result: Result, status: int = 1) -> str:
-    """Return the one sentence on stderr of a command that refused; fails for a traceback or other output."""
+    """Return the error message of a command that failed; check that stderr has no other line and no traceback."""
     assert result.exit_code == status, result.output
     assert isinstance(result.exception, SystemExit), result.exception
     lines = [line for line in result.stderr.splitlines() if not line.startswith(('Usage:', 'Try ')) and line.strip()]
@@ -57,12 +57,12 @@ def refusal(result: Result, status: int = 1) -> str:
 
 
 def failure_of(command: click.Command, *arguments: object, status: int = 1) -> str:
-    """The one sentence of a command that must fail."""
+    """Run a command that must fail, and return its error message."""
     return refusal(invoke(command, *arguments), status)
 
 
 def cifar10_pixels(batch: str) -> np.ndarray:
-    """The images of a batch of CIFAR-10, uint8 [10000, 3, 32, 32], read only by pickle."""
+    """Images of a CIFAR-10 batch, uint8 [10000, 3, 32, 32], read with pickle alone."""
     with tarfile.open(os.environ['CIFAR10_ARCHIVE']) as archive:
         file = archive.extractfile(f'cifar-10-batches-py/{batch}')
         assert file is not None

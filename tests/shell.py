@@ -1,4 +1,4 @@
-"""Commands as documents show them: expanded by a real shell, and parsed by the scripts that they name."""
+"""Check the commands shown in documents: a real shell expands them, and the scripts they call parse them."""
 
 import importlib
 import itertools
@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 import pytest
 
-# Where the command of a package is, if not in the module of its name.
+# Modules that define the command of a package.
 PACKAGES = {'dataset_utils': 'dataset_utils.command_line', 'evaluation.features': 'evaluation.features.__main__'}
 NOT_OURS = ('venv', 'pip', 'pytest', 'json.tool')
 
-# Commands of a page that are not the project's.
+# Other programs that pages call.
 OTHERS = {
     'git', 'make', 'pip', 'pip3', 'curl', 'wget', 'mkdir', 'ls', 'cat', 'tar', 'unzip', 'cp', 'rm', 'open', 'xdg-open',
     'uv', 'conda', 'kaggle', 'docker', 'apptainer', 'module', 'ssh', 'srun', 'watch', 'sbatch', 'tensorboard',
@@ -37,7 +37,7 @@ PATH=/nonexistent
 
 
 def commands_of(block: str, folder: Path) -> list[list[str]]:
-    """The words of every command that a block runs; its shell must end without an error."""
+    """Run a block in a shell with stand-ins for all programs; return the words of every command that it calls."""
     path = folder / 'commands'
     path.write_bytes(b'')
     finished = subprocess.run(
@@ -55,10 +55,10 @@ def commands_of(block: str, folder: Path) -> list[list[str]]:
 
 
 def our_command(words: list[str]) -> tuple[click.Command, str, list[str], int] | None:
-    """The command, module, arguments and number of ranks of a command line of the project; None for another."""
+    """Command, module, arguments and number of ranks of a command line; None if it calls another program."""
     name, *rest = words
     if name not in ('python', 'python3', 'torchrun'):
-        assert name in OTHERS, f'{name}: an unknown command, in {words}'
+        assert name in OTHERS, f'{name} in {words} is an unknown command'
         return None
     ranks = 1
     if name == 'torchrun':
@@ -68,7 +68,7 @@ def our_command(words: list[str]) -> tuple[click.Command, str, list[str], int] |
     script, arguments = rest[0], rest[1:]
     if script == '-m':
         script, arguments = rest[1], rest[2:]
-    elif not script.endswith('.py'):  # python --version, python -c …
+    elif not script.endswith('.py'):  # such as python --version
         return None
     if script in NOT_OURS:
         return None
@@ -77,7 +77,7 @@ def our_command(words: list[str]) -> tuple[click.Command, str, list[str], int] |
 
 
 def check_launcher(options: list[str]) -> int:
-    """The number of ranks of torchrun's options: on one node, or on several that find each other."""
+    """Check torchrun's options, for one node or several; return the total number of ranks."""
     values = dict(VALUE_OF_TORCHRUN.findall(' '.join(options)))
     assert 'nproc_per_node' in values
     if '--standalone' in options:
@@ -91,7 +91,7 @@ def check_launcher(options: list[str]) -> int:
 
 
 def parse(main: click.Command, name: str, arguments: list[str]) -> defaultdict:
-    """Parse a command line without running it; returns its values by parameter, None if it shows its help."""
+    """Parse a command line without running it; return its values by parameter (all None with --help)."""
     if '--help' in arguments:
         return defaultdict(lambda: None)
     try:

@@ -1,5 +1,7 @@
-"""A Slurm cluster of two nodes on this machine's loopback, with its own configuration, key, sockets and state in one
-folder: `running_cluster` starts it and ends all of its processes. Debian: apt-get install slurm-wlm munge."""
+"""A Slurm cluster of two nodes on the loopback interface: `running_cluster` starts it and stops all of its processes.
+
+Its configuration, key, sockets and state are in one folder. On Debian, it needs `apt-get install slurm-wlm munge`.
+"""
 
 import contextlib
 import getpass
@@ -50,15 +52,15 @@ PartitionName=main Nodes=left,right Default=YES State=UP MaxTime=60
 
 
 class ClusterNotHere(Exception):  # noqa: N818 - a reason to skip, not an error
-    """Why no cluster can be started here."""
+    """Raised with the reason if no cluster can be started on this machine."""
 
 
 @contextlib.contextmanager
 def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """Start the daemons, with everything they write in `folder`, and end them, with all that they started, at the end.
+    """Start the daemons, which write only to `folder`; at the end, stop them and every process they started.
 
-    Yields the environment of a user of the cluster. Raises ClusterNotHere if the programs are missing or the nodes
-    are not idle within 30 seconds.
+    Yields the environment variables that a user of the cluster needs. Raises ClusterNotHere if the programs are missing
+    or the nodes are not idle within 30 seconds.
     """
     path = f'{os.environ["PATH"]}:/usr/sbin:/sbin'
     missing = [name for name in DAEMONS if shutil.which(name, path=path) is None]
@@ -99,7 +101,7 @@ def _commands(folder: Path) -> list[list[str]]:
         f'--{name}={folder}/munge.{name.split("-")[0]}' for name in ('key-file', 'socket', 'pid-file', 'seed-file')
     ]
     return [
-        # Forced, because a temporary folder lies under one that all may write to.
+        # Without --force, munged refuses a folder below /tmp because everyone can write to /tmp.
         ['munged', '--foreground', '--force', *munge, f'--log-file={folder}/munged.log'],
         ['slurmctld', '-D', '-c'],
         ['slurmd', '-D', '-N', 'left'],
@@ -155,7 +157,7 @@ def _cancel_jobs(environ: dict[str, str]) -> None:
 
 
 def _processes_of(folder: Path) -> list[psutil.Process]:
-    """Processes that run or watch jobs. No daemon is their parent, but they know the configuration or write the log."""
+    """Processes that run or watch jobs: not children of a daemon, but known by SLURM_CONF or by their open files."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

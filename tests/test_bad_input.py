@@ -1,4 +1,4 @@
-"""What bad input gets: one sentence, the right exit status, nothing half-written."""
+"""Bad input gives a one-sentence error message and the right exit status, and leaves no partial files."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def noise_png(side):
 
 
 def huge_png(side):
-    """A few bytes that claim to be side x side pixels."""
+    """A PNG of a few bytes whose header gives a size of side x side pixels."""
 
     def chunk(kind, data):
         return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))

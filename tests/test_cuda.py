@@ -1,6 +1,6 @@
-"""The toolkit on a GPU, compared with the CPU or with naive float64; skipped without a GPU.
+"""Results on a GPU, compared with the CPU or with naive float64. These tests are skipped without a GPU.
 
-TEST_DEVICE=cpu runs the tests that need no GPU on the CPU, to test the tests.
+With TEST_DEVICE=cpu, the tests that do not require a GPU run on the CPU, to check the tests themselves.
 """
 
 import os
@@ -37,7 +37,7 @@ def exact_float32():
 
 @pytest.fixture(params=NETWORKS)
 def case(request):
-    """A published network, on the device."""
+    """A network of the reference data, on the device."""
     case = Case(request.param)
     place(case.net, DEVICE)
     return case
@@ -69,7 +69,7 @@ def test_other_precisions_are_close(case, precision, tolerance):
 
 @pytest.mark.parametrize('loss', [VPLoss(), VELoss(), EDMLoss()])
 def test_losses_and_gradients_are_those_of_the_cpu(loss):
-    """With the same random numbers: the CPU's, copied."""
+    """Both devices use the same random numbers, drawn on the CPU."""
     case = Case(NETWORKS[0])
     images = torch.rand([4, case.net.img_channels, case.net.img_resolution, case.net.img_resolution]) * 2 - 1
     results = []
@@ -189,7 +189,7 @@ def test_neither_a_step_nor_the_sampler_waits_for_the_device(digits_20, tmp_path
 
     def strict(trainer, original):
         steps.append(trainer)
-        if len(steps) < 3:  # the first steps may set things up
+        if len(steps) < 3:  # the first steps may do one-time preparation
             return original(trainer)
         torch.cuda.set_sync_debug_mode('error')
         try:

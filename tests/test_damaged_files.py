@@ -1,4 +1,4 @@
-"""Files of a run or of generated images that were damaged or replaced: one sentence, or they are made again."""
+"""A damaged or replaced file in a folder of results gives a clear error or is written again."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def start_of(text: bytes) -> str:
 
 @pytest.fixture(scope='module')
 def original(digits_20, tmp_path_factory):
-    """An evaluated run of 40 images."""
+    """Folder of an evaluated run that was trained on 40 images in total."""
     folder = tmp_path_factory.mktemp('original') / 'run'
     common = ['--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--epochs=2', '--snapshots=1', '--seed=1']
     assert invoke(train.main, f'--outdir={folder}', *common).exit_code == 0
@@ -41,7 +41,7 @@ def run_dir(original, tmp_path):
 
 @pytest.fixture
 def resume(run_dir, digits_20):
-    """Resumes the run for one more epoch."""
+    """A function that resumes the run for one more epoch."""
     return partial(invoke, train.main, f'--outdir={run_dir}', f'--data={digits_20}', '--nosubdir', '--epochs=3')
 
 

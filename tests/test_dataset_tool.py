@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def convert(source: object, dest: Path, *arguments: object) -> tuple[np.ndarray, list[int] | None, dict]:
-    """Convert a source into an archive, and return its images [N, H, W, C], labels and manifest."""
+    """Convert a source into an archive; return the images [N, H, W, C], labels and manifest in it."""
     result = invoke(dataset_tool.main, f'--source={source}', f'--dest={dest}', *arguments)
     assert result.exit_code == 0, result.output
     images, labels, manifest = read_zip(dest)
@@ -41,7 +41,7 @@ def convert(source: object, dest: Path, *arguments: object) -> tuple[np.ndarray,
 
 
 def refused(source: object, dest: Path, *arguments: object, status: int = 1) -> str:
-    """Run a conversion that must be refused, see that it left nothing behind, and return its one sentence."""
+    """Run a conversion that must fail; check that it changed no files, and return the error message."""
     before = folder_state(dest.parent)
     message = refusal(invoke(dataset_tool.main, f'--source={source}', f'--dest={dest}', *arguments), status)
     assert folder_state(dest.parent) == before

@@ -1,4 +1,4 @@
-"""diagnose.py as users run it: its four commands on tiny networks, over ranks, interrupted, and with mistakes."""
+"""The commands of diagnose.py on tiny networks: results, several ranks, interruptions and errors."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def failure(*arguments, status=1):
 
 @pytest.fixture(scope='module')
 def halves(tmp_path_factory):
-    """Two disjoint sets of 30 digits each."""
+    """Paths of two disjoint sets of 30 digits each."""
     folder = tmp_path_factory.mktemp('data')
     arguments = ['split', '--source=digits', f'--dest={folder / "half.zip"}', '--max-images=30']
     dataset_utils_main(arguments, standalone_mode=False)
@@ -61,7 +61,7 @@ def trained(folder, data, *options):
 
 @pytest.fixture(scope='module')
 def run_dir(halves, tmp_path_factory):
-    """A run on the first half, with snapshots at 0, 1, 2 and 3 kimg."""
+    """A run folder trained on the first half, with snapshots at 0, 1, 2 and 3 kimg."""
     return trained(tmp_path_factory.mktemp('run'), halves[0])
 
 
@@ -80,7 +80,7 @@ def results(folder, name):
 
 
 def close(a, b):
-    """Whether two results of JSON are equal, numbers up to rounding."""
+    """Whether two JSON values are equal up to rounding of floats."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(close(a[name], b[name]) for name in a)
     if isinstance(a, list):
@@ -118,7 +118,7 @@ def test_a_network_is_compared_with_several_closed_forms(run_dir, halves, tmp_pa
 
 
 def test_windows_are_calibrated_to_a_network(run_dir, halves, tmp_path, monkeypatch):
-    """A network that is the local score with known windows gets these windows."""
+    """Calibration to a local score denoiser with known windows finds these windows."""
     truth = [(80.0, 7), (2.0, 5), (0.3, 3), (0.1, 3)]
     images = load_dataset(str(halves[0])).images
     monkeypatch.setattr(SnapshotGenerator, 'denoiser', lambda self: LocalScoreDenoiser(images, window=truth))
@@ -201,7 +201,7 @@ def test_levels_of_a_network_with_discrete_noise_levels():
     arguments: dict[str, Any] = {'model_type': 'DhariwalUNet', 'model_channels': 8, 'channel_mult': [1]}
     net = iDDPMPrecond(8, 1, **arguments, num_blocks=1, attn_resolutions=[])
     found = noise_levels([0.1, 1.0, 1.00001], net)
-    supported = torch.as_tensor(net.u).double()  # of the 1,001 steps
+    supported = torch.as_tensor(net.u).double()  # one noise level for each of 1,001 steps
     assert found == [float(supported[(supported - sigma).abs().argmin()]) for sigma in (1.0, 0.1)]
 
 
@@ -212,7 +212,7 @@ def test_closed_forms_have_distance_0_to_themselves_from_every_source(halves, tm
         rows = results(tmp_path, 'levels')[0]['rows']
         assert [row[column] for row in rows] == [0] * 12
     generated = [row for row in rows if row['source'] == 'generated']
-    assert generated[-1]['error'] < 1e-6  # the optimum generates training images
+    assert generated[-1]['error'] < 1e-6  # samples from the optimal denoiser are training images
 
 
 def test_a_conditional_network_is_given_the_class_of_each_image(conditional, halves, tmp_path):
@@ -243,7 +243,7 @@ def test_each_snapshot_of_a_run_is_measured_once(run_dir, halves, tmp_path, monk
 
 
 def test_an_interrupted_measurement_resumes(run_dir, halves, tmp_path, monkeypatch):
-    """The first attempt breaks in its third task; the second one computes only what is missing."""
+    """The first attempt fails in its third task; the second attempt computes only what is missing."""
     arguments = [f'--network={newest(run_dir)}', f'--data={halves[0]}', f'--levels={LEVELS}', '--batch=10']
     assert invoke('levels', *arguments, f'--outdir={tmp_path / "whole"}').exit_code == 0
     monkeypatch.setattr(tasks, 'SECONDS_BETWEEN_SAVES', 0)
@@ -334,9 +334,11 @@ def test_agreement_compares_images_of_the_same_seeds(run_dir, conditional, halve
     assert [row['seed'] for row in record['images']] == list(range(3, 13))
     rows = {row['pairs']: row for row in record['rows']}
     assert rows['A and B at the same seed']['mean'] == pytest.approx(float(cosines(*images).mean()))
-    assert rows["held-out images and the nearest of B's"]['quantile_0'] == pytest.approx(1)  # they are B's own
+    assert rows["held-out images and the nearest of B's"]['quantile_0'] == pytest.approx(
+        1
+    )  # the held-out images are B's training images
     with PIL.Image.open(tmp_path / 'agreement_gallery.png') as picture:
-        # Below four lines of 17 pixels, a title and heads of two lines: the image of A at the first seed, magnified.
+        # The magnified image of A at the first seed. Above it are seven lines of text, each 17 pixels high.
         shown = np.asarray(picture.crop((15, 158, 79, 222)).convert('L'))
     np.testing.assert_array_equal(shown, images[0][0, 0].numpy().repeat(8, axis=0).repeat(8, axis=1))
     assert (tmp_path / 'agreement.svg').exists()
@@ -404,7 +406,7 @@ def test_clocks_are_read_from_errors_and_records(run_dir, halves, tmp_path):
     result = invoke(*arguments, f'--expdir={run_dir}', f'--outdir={tmp_path}')
     assert result.exit_code == 0, result.output
     comparison = json.loads((tmp_path / 'clocks_comparison.json').read_text())
-    assert comparison['tau_gen'] == {'spread_steps': 0, 'spread_normalized': 0}  # the same run twice
+    assert comparison['tau_gen'] == {'spread_steps': 0, 'spread_normalized': 0}  # both runs are the same
     assert (tmp_path / 'clocks_comparison.png').exists()
     assert (tmp_path / 'clocks_collapse.svg').exists()
 

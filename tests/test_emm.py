@@ -1,4 +1,4 @@
-"""emm.py as a user types it: a study with real trainings, killed and resumed, and its errors."""
+"""The commands of emm.py on small studies with real training runs: results, interruptions and errors."""
 
 import csv
 import json
@@ -65,7 +65,7 @@ def tables_of(folder):
 
 
 def kill_with_children(process):
-    """Kill emm.py and all that it started, as when the machine goes down."""
+    """Kill emm.py and every process it started at once, as a power failure would."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -135,7 +135,7 @@ def test_measurements_are_shown_and_new_ones_train_nothing(study_file, tmp_path)
     run_script('emm.py', 'sweep', study_file, f'--outdir={folder}')
     run = folder / 'points/all/000010-r0/run'
     trained = {path.name: path.stat().st_mtime_ns for path in run.glob('*.safetensors')}
-    # Six rows: three levels of each source, of the last snapshot.
+    # A header and six rows: three levels for each of two sources, at the last snapshot.
     assert len((folder / 'levels.csv').read_text().splitlines()) == 7
     assert not (folder / 'clocks.csv').exists()
     agreement = 'agreement = { seeds = "0-4" }'
@@ -152,7 +152,7 @@ def test_measurements_are_shown_and_new_ones_train_nothing(study_file, tmp_path)
         means = {row['pairs']: float(row['mean']) for row in csv.DictReader(file)}
     assert means[SAME_SEED] == pytest.approx(float(cosines(*made).mean()))
     halves = [load_dataset(str(folder / 'points/all/000010-r0' / name)).images for name in ('data.zip', 'data-b.zip')]
-    assert not (halves[0][:, None] == halves[1][None]).flatten(2).all(dim=2).any()  # disjoint
+    assert not (halves[0][:, None] == halves[1][None]).flatten(2).all(dim=2).any()  # the halves are disjoint
     page = (folder / 'report.html').read_text()
     assert f'{means[SAME_SEED]:.3f}' in page
     assert 'Errors of the last snapshot by noise level: 10 training images.' in page
@@ -166,7 +166,7 @@ def test_measurements_are_shown_and_new_ones_train_nothing(study_file, tmp_path)
 
 
 def check_what_is_told(folder):
-    """A finished study as shown by `status`, `table`, `plot` and `report`."""
+    """Check what `status`, `table`, `plot` and `report` show of a finished study."""
 
     def output_of(*arguments):
         result = CliRunner().invoke(emm.main, [*arguments, str(folder)])
@@ -209,14 +209,14 @@ def test_a_search_answers_with_an_inequality_and_ends_at_ctrl_c(tmp_path):
     assert process.returncode == 130
     assert 'the same command resumes the study' in output
     output = run_script(*arguments).stdout
-    assert 'at most 7 sizes |D| from 10 to 100' in output  # 2 + ceil(log2(ln 10 / ln 1.1)), which is 2 + ceil(4.6)
+    assert 'at most 7 sizes |D| from 10 to 100' in output  # 2 + ceil(log2(ln 10 / ln 1.1)) = 2 + ceil(4.6)
     assert '< 10' in output
     assert len(list(folder.glob('points/all/*-r0'))) == 1
 
 
 @pytest.mark.slow
 def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_file, tmp_path):
-    # A learning rate that gives no finite loss.
+    # The learning rate is so large that the loss is not finite.
     study_file.write_text(
         STUDY.replace('values = [10, 20]', 'values = [10]').replace('batch = 10', 'batch = 10\nlr = 1e30', 1)
     )

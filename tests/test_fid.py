@@ -1,4 +1,4 @@
-"""fid.py on given and on sampled images, with its own statistics and with those of EDM."""
+"""fid.py on image files and on sampled images, with its own reference statistics and with EDM's."""
 
 import json
 from functools import partial
@@ -22,7 +22,7 @@ failure = partial(failure_of, fid.main)
 
 
 def measured(*arguments):
-    """The record that --json prints, and nothing else."""
+    """The record printed by `fid.py calc --json`."""
     result = run('calc', *arguments, '--json')
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -30,7 +30,7 @@ def measured(*arguments):
 
 @pytest.fixture(scope='module')
 def pixels():
-    """The digits as features."""
+    """The pixels of the digits as features, float64 [1797, 64]."""
     return load_dataset('digits').images.flatten(1).double().numpy()
 
 
@@ -132,7 +132,7 @@ def test_infinity_is_the_intercept_of_a_line_in_one_over_n(pixels, tmp_path):
     x = 1 / np.array(found['sizes'])
     _, intercept = np.linalg.lstsq(np.stack([x, np.ones(15)], 1), found['distances'], rcond=None)[0]
     assert found['distance'] == pytest.approx(intercept, rel=1e-9)
-    # Independent pixels of one mean and variance: the distance to the reference is known.
+    # All pixels are independent with the same mean and variance, so the distance to the reference is known.
     levels = np.floor(random.normal(128, 20, 10**6))
     mean, variance = levels.mean(), levels.var()
     eigenvalues = np.linalg.eigvalsh(np.cov(pixels, rowvar=False)).clip(0)
@@ -174,7 +174,7 @@ def test_a_stopped_pass_resumes_and_a_finished_one_is_not_repeated(tmp_path, mon
 def test_results_are_equal_on_any_number_of_ranks(tmp_path):
     records = []
     for ranks in (1, 2, 3):
-        script = ['--', ROOT / 'fid.py'] if ranks > 1 else ['fid.py']  # torchrun has options that begin with --num
+        script = ['--', ROOT / 'fid.py'] if ranks > 1 else ['fid.py']  # else torchrun takes --num for its own
         dest = tmp_path / f'{ranks}.npz'
         run_script(*script, 'ref', '--data=digits', f'--dest={dest}', ranks=ranks)
         cache = f'--cache-dir={tmp_path}/cache-{ranks}'

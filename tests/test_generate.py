@@ -55,7 +55,7 @@ def test_an_image_depends_on_its_seed_and_its_class(snapshot, tmp_path):
 
 
 def test_an_interrupted_run_resumes_with_whole_batches(snapshot, tmp_path):
-    """Of batches 3-4, 5-6 and 7-8, the second lacks an image; it is made again as it was, and the others are kept."""
+    """Of the batches 3-4, 5-6 and 7-8, the second lacks an image: it is sampled again, and the other two are kept."""
     arguments = [f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=3-8', '--batch=2', '--steps=4']
     assert run(*arguments).exit_code == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / 'o').glob('*.png')}
@@ -226,7 +226,7 @@ def test_a_pickle_of_edm_gives_the_images_of_its_network(snapshot, tmp_path):
 
 @pytest.fixture
 def served(tmp_path):
-    """A folder, and the URL under which a server of this machine has its files."""
+    """A folder and the URL of a local server that serves its files."""
     folder = tmp_path / 'served'
     folder.mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))

@@ -1,4 +1,4 @@
-"""generate_optim.py as a user runs it, on the digits."""
+"""generate_optim.py on the built-in digits."""
 
 import csv
 import errno
@@ -47,7 +47,7 @@ def digits() -> np.ndarray:
 
 @pytest.fixture(scope='module')
 def outdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 32 images of the digits' optimum."""
+    """A folder with the images of seeds 0 to 31, sampled with the optimal denoiser of the digits."""
     path = tmp_path_factory.mktemp('optimum') / 'out'
     result = run('--data=digits', f'--outdir={path}', '--seeds=0-31', '--grid', path / 'grid.png')
     assert result.exit_code == 0, result.output
@@ -74,13 +74,13 @@ def test_the_table_lists_the_training_image_that_each_image_replays(outdir: Path
 
 
 def test_contact_sheet_shows_the_images_in_order(outdir: Path) -> None:
-    sheet = read_image(outdir / 'grid.png')[::10, ::10]  # each pixel is a square of 10
+    sheet = read_image(outdir / 'grid.png')[::10, ::10]  # each pixel is drawn as 10x10
     assert sheet.shape == (6 * 8, 6 * 8)
     assert np.array_equal(sheet[8:16, 16:24], read_image(outdir / '000008.png'))
 
 
 def test_an_interrupted_run_resumes(outdir: Path, tmp_path: Path) -> None:
-    """Of six seeds, one is in the table, two in a rank's part, of which one lost its image and one its line's end."""
+    """Of six seeds, one is in the table and two in a rank's table (one lacks its image); one line is cut short."""
     table = read_table(outdir)
     again = tmp_path / 'again'
     again.mkdir()
@@ -110,7 +110,7 @@ def test_subdirs_and_leaving_images_out(tmp_path: Path) -> None:
 
 
 def test_copies_are_counted_as_the_memorization_ratio_counts_them(tmp_path: Path, digits: np.ndarray) -> None:
-    """Stopped at a high noise level, the sampler ends at blends of training images."""
+    """With a high sigma_min, the sampler stops early, so some images are blends of training images."""
     out = tmp_path / 'out'
     result = run('--data=digits', f'--outdir={out}', '--seeds=0-39', '--sigma_min=0.5')
     assert result.exit_code == 0, result.output
@@ -140,7 +140,7 @@ def test_conditional_images_are_of_their_class(tmp_path: Path) -> None:
 
 
 def test_any_closed_form_generates_in_any_sampler(tmp_path: Path, digits: np.ndarray) -> None:
-    """The Gaussian makes images of no digit: none is a copy, and the table has the nearest ones all the same."""
+    """No sample from the Gaussian denoiser is a copy, but the table lists the nearest training images all the same."""
     for name, options in [('edm', []), ('churned', ['--S_churn=10']), ('ablation', ['--solver=euler', '--disc=vp'])]:
         out = tmp_path / name
         result = run('--data=digits', '--denoiser=gaussian', f'--outdir={out}', '--seeds=0-5', *options)
@@ -253,7 +253,7 @@ def test_precision_changes_no_image(outdir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('axes', [(0, 1, 2, 3), (0, 2, 3, 1)])
 def test_an_array_on_disk_gives_the_same_images(axes: tuple[int, ...], outdir: Path, tmp_path: Path) -> None:
-    """[N, C, H, W] and [N, H, W, C]; the hash is the file's, and all else is equal."""
+    """The array is [N, C, H, W] or [N, H, W, C]; images and table do not depend on that."""
     images = open_source('digits').load().transpose(0, 3, 1, 2)
     np.save(tmp_path / 'digits.npy', images.transpose(axes))
     result = run(f'--data={tmp_path / "digits.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-31')
@@ -263,7 +263,7 @@ def test_an_array_on_disk_gives_the_same_images(axes: tuple[int, ...], outdir: P
 
 
 def test_an_array_on_disk_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No memory is free, and the file's images are read only in parts."""
+    """The test simulates that no memory is free, so the images must be read in parts."""
     monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 0)
     monkeypatch.setattr('training.closed_form.optimal.FLOAT64_PIXELS', 0)
     monkeypatch.setattr('dataset_utils.sources.arrays.NumpySource.load', lambda *_: pytest.fail('read whole'))
@@ -278,7 +278,7 @@ def test_an_array_on_disk_is_never_read_whole(tmp_path: Path, monkeypatch: pytes
 def test_an_array_that_linux_will_not_map_for_writing_is_mapped_for_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one that is larger than memory."""
+    """Linux refuses a writable mapping of a file that is larger than memory."""
 
     def load(path: str, mmap_mode: Any, **kwargs: Any) -> np.ndarray:
         if mmap_mode != 'r':
@@ -304,7 +304,7 @@ def test_a_shard_decodes_nothing_but_its_share(digits_20: Path, monkeypatch: pyt
     monkeypatch.setattr('torch_utils.distributed.world_size', lambda: 3)
     monkeypatch.setattr('torch_utils.distributed.gather', lambda value: [value])
     rows = rows_of(source, None, torch.device('cpu'), sharded=True)
-    assert sorted(read) == [0, *range(6, 13)]  # the very first image gives the size
+    assert sorted(read) == [0, *range(6, 13)]  # image 0 is read for its size
     expected = source.load()[6:13, ..., 0].reshape(7, -1).astype(int) - 128
     assert np.array_equal(rows.rows(torch.arange(7)).numpy(), expected)
 
@@ -326,7 +326,7 @@ def test_one_rank_may_hold_all_shards(outdir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_classes_that_are_in_only_one_shard(digits_20: Path, tmp_path: Path) -> None:
-    """Of 20 digits, class after class, each of two shards has five classes."""
+    """The 20 digits are sorted by class, so each of the two shards has five classes."""
     arguments = [f'--data={digits_20}', '--seeds=0-15', '--cond=1']
     assert run(*arguments, f'--outdir={tmp_path / "one"}').exit_code == 0
     run_script('generate_optim.py', *arguments, f'--outdir={tmp_path / "two"}', '--shard', ranks=2)
@@ -415,7 +415,7 @@ def test_ranks_and_shards_write_the_same_file(options: list[str], tmp_path: Path
 
 @pytest.mark.parametrize('repeats', [1, 3])
 def test_the_optimum_of_one_image_replays_it(repeats: int, digits: np.ndarray, tmp_path: Path) -> None:
-    """A set with one distinct image has no second nearest image: its columns are empty, and every image is a copy."""
+    """With one distinct training image, every sample is a copy, and the columns of the second nearest are empty."""
     np.save(tmp_path / 'one.npy', np.repeat(digits[:1, ..., None], repeats, axis=0))
     result = run(f'--data={tmp_path / "one.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-4')
     assert result.exit_code == 0, result.output

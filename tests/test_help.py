@@ -1,6 +1,6 @@
-"""The command line is frozen: a script's help changes only together with the text in tests/help.
+"""The command line is frozen: the help of every command must equal its text in tests/help.
 
-To renew the texts after a change that is meant: RENEW_HELP=1 python -m pytest tests/test_help.py
+After an intended change, renew the texts with `RENEW_HELP=1 python -m pytest tests/test_help.py`.
 """
 
 import importlib
@@ -28,7 +28,7 @@ SCRIPTS = {
     'fid': 'fid',
     'evaluation.features': 'evaluation.features.__main__',
 }
-# Helps that explain no more than their options.
+# Commands whose help has no example.
 WITHOUT_EXAMPLES = ('snapshot_tool', 'snapshot_tool_show')
 
 
@@ -59,7 +59,7 @@ def test_examples_are_understood_and_those_on_the_digits_run(name, tmp_path, mon
         main, module, arguments, ranks = command
         parse(main, module, arguments)
         if ranks == 1 and 'digits' in ' '.join(words).replace('=', ' ').split():
-            if module in ('train', 'emm'):  # minutes; what they would do is shown
+            if module in ('train', 'emm'):  # these would take minutes
                 place = arguments.index('--') if '--' in arguments else len(arguments)
                 arguments.insert(place, '--dry-run')
             result = CliRunner().invoke(main, arguments)

@@ -25,7 +25,7 @@ failure = partial(failure_of, mem_ratio.main)
 
 @pytest.fixture(scope='module')
 def run_dir(digits_20, tmp_path_factory):
-    """A conditional run with snapshots at 0, 1 and 2 kimg."""
+    """Folder of a class-conditional run with snapshots at 0, 1 and 2 kimg."""
     run_dir = tmp_path_factory.mktemp('run')
     arguments = ['--nosubdir', f'--data={digits_20}', *TINY, '--cond=1', '--batch=20', '--lr=5e-3', '--warmup=0',
                  '--epochs=100', '--tick=1', '--snap=1', '--seed=1']  # fmt: skip
@@ -36,7 +36,7 @@ def run_dir(digits_20, tmp_path_factory):
 
 @pytest.fixture
 def fresh(run_dir, tmp_path):
-    """A copy of the run without any evaluation."""
+    """A copy of the run without its evaluations."""
     for path in run_dir.glob('network-snapshot-*'):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / 'training_options.json').write_bytes((run_dir / 'training_options.json').read_bytes())
@@ -212,7 +212,7 @@ def test_records_are_the_same_at_any_number_of_ranks(fresh, digits_20):
 
 @pytest.mark.slow
 def test_a_log_elsewhere_can_be_named_under_torchrun(fresh, digits_20, tmp_path):
-    """torchrun of torch 2.13 takes --log for one of its own options, unless -- precedes the script."""
+    """Unless -- precedes the script, torchrun (torch 2.13) takes --log for one of its own options."""
     script, *rest = command('mem_ratio.py', f'--expdir={fresh}', f'--knn-ref={digits_20}', '--seeds=0-3', '--steps=3',
                             f'--log={tmp_path}/elsewhere.log')[1:]  # fmt: skip
     launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '--']

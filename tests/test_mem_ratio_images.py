@@ -1,4 +1,4 @@
-"""mem_ratio.py on images of any kind, on one snapshot and on a closed form, with good and bad input."""
+"""mem_ratio.py on image files, on a single snapshot and on a closed form, with valid and invalid input."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ failure = partial(failure_of, mem_ratio.main)
 
 
 def evaluated(*arguments):
-    """The records that --json prints, and nothing else."""
+    """The records printed by `mem_ratio.py --json`."""
     result = run(*arguments, '--json')
     assert result.exit_code == 0, result.output
     return [json.loads(line) for line in result.stdout.splitlines()]
@@ -43,7 +43,7 @@ def reference(digits_20):
 
 @pytest.fixture(scope='module')
 def images(reference):
-    """Twelve images: six copies, the last of them twice, and six of noise."""
+    """Six copies (the last two are equal, and the first differs in one pixel) and six images of noise."""
     noise = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
     copies = reference[[0, 1, 2, 3, 4, 4]].numpy().copy()
     copies[0, 0, 0, 0] ^= 1
@@ -98,7 +98,7 @@ def test_the_training_set_may_be_of_any_kind(reference, array, tmp_path, kind, d
     for row in csv.DictReader((tmp_path / 'table.csv').read_text().splitlines()):
         assert row['nearest_file'] == (f'{int(row["nearest"]):03d}.png' if kind == 'folder' else '')
     (other,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}')
-    differing = ('dataset', 'dataset_sha256', 'copied')  # the archive has labels
+    differing = ('dataset', 'dataset_sha256', 'copied')  # the archive also has labels
     assert {k: v for k, v in record.items() if k not in differing} == {
         k: v for k, v in other.items() if k not in differing
     }
@@ -209,7 +209,9 @@ def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_2
     assert '8x8 grey; choose a filter to resize them: --resize=lanczos|box|bicubic' in message
     (record,) = evaluated(*common, '--resize=box')
     assert record['resize'] == {'filter': 'box', 'from': [16, 16], 'to': [8, 8]}
-    assert record['num_memorized'] == memorization_ratio(images, reference).num_memorized  # box undoes the doubling
+    assert (
+        record['num_memorized'] == memorization_ratio(images, reference).num_memorized
+    )  # the box filter undoes the doubling
     (other,) = evaluated(*common, '--resize=lanczos')
     assert other['mean_distance'] != record['mean_distance']
     folder = tmp_path / 'sizes'

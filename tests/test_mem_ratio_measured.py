@@ -1,4 +1,4 @@
-"""mem_ratio.py: metrics of every snapshot, copies by other rules, and who is copied."""
+"""mem_ratio.py with metrics for every snapshot, other copy rules, and tables of copied training images."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ failure = partial(failure_of, mem_ratio.main)
 
 @pytest.fixture(scope='module')
 def trained(digits_20, tmp_path_factory):
-    """A run with snapshots at 0, 1 and 2 kimg."""
+    """Folder of a run with snapshots at 0, 1 and 2 kimg."""
     folder = tmp_path_factory.mktemp('trained')
     arguments = [f'--outdir={folder}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--epochs=100']
     assert invoke(train.main, *arguments, '--tick=1', '--snap=1').exit_code == 0
@@ -56,7 +56,7 @@ def test_metrics_of_all_snapshots_are_in_the_trajectory(run_dir, digits_20):
     found = records[0]['metrics']['frechet']
     text = f'Fréchet {found["to_training"]:.5g} training, {found["to_test"]:.5g} held-out'
     assert text in (run_dir / 'mem_traj.log').read_text()
-    # The same again is known; other metrics, and the record without any, are not.
+    # Only the same metrics are already known; other metrics or none need another evaluation.
     assert run(*common, *options, '--metrics-for=all').stdout.count('(already evaluated)') == 2
     assert 'already evaluated' not in run(*common, '--metrics=authenticity', '--metrics-for=all').stdout
     assert 'already evaluated' not in run(*common).stdout
@@ -79,7 +79,7 @@ def test_metrics_of_all_snapshots_are_equal_on_any_number_of_ranks(trained, tmp_
 
 @pytest.fixture
 def given(digits_20, tmp_path):
-    """Two copies of training image 3, one of image 5, a darker image 7, and ten other digits."""
+    """Path of images: two copies of training image 3, one of image 5, a darker image 7, and ten other digits."""
     training, others = np.asarray(load_dataset(str(digits_20)).images), np.asarray(load_dataset('digits').images)
     path = tmp_path / 'made.npy'
     np.save(path, np.concatenate([training[[3, 3, 5]], training[7:8] // 2, others[900:910]]))
@@ -93,7 +93,7 @@ def test_copies_in_features_have_their_background_next_to_them(given, digits_20)
     (record,) = evaluated(*common, *features, '--copy-rule=cosine:0.97')
     training, test = flat(load_dataset(str(digits_20)).images), flat(load_dataset('digits').images)
     flags, _ = find_copies(copy_rule('cosine:0.97'), FeatureSpace(), flat(np.load(given)), training)
-    assert record['copies']['num_copies'] == int(flags.sum()) >= 4  # brightness does not matter
+    assert record['copies']['num_copies'] == int(flags.sum()) >= 4  # cosine ignores brightness
     background, _ = find_copies(copy_rule('cosine:0.97'), FeatureSpace(), test, training)
     assert record['copies']['background']['num_copies'] == int(background.sum()) >= 20
     assert [record[name] for name in ('ratio', 'num_memorized')] == [plain['ratio'], plain['num_memorized']]
@@ -103,7 +103,7 @@ def test_copies_in_features_have_their_background_next_to_them(given, digits_20)
     assert 'background, 1797 held-out images: ' in text
     (relative,) = evaluated(*common, *features[:2])
     assert relative['copies']['rule'] == 'relative'
-    assert relative['copies']['num_copies'] == plain['num_memorized']  # features are the pixels
+    assert relative['copies']['num_copies'] == plain['num_memorized']  # the features are the pixels
     (adaptive,) = evaluated(*common, '--copy-rule=adaptive')
     assert (adaptive['copies']['space'], adaptive['copies']['background']) == ('pixels', None)
 

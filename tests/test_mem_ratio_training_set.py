@@ -1,4 +1,4 @@
-"""A run is compared with what its network was trained on: the classes and the versions of images that it saw."""
+"""A run is compared with what its network was trained on, including its classes and mirrored images."""
 
 import json
 from functools import partial
@@ -25,7 +25,7 @@ def images_of(seed: int) -> np.ndarray:
 
 @pytest.fixture(scope='module')
 def sets(tmp_path_factory):
-    """A folder with training sets of classes 1 and 4 (gaps.npz), of other images (other.npz)."""
+    """Folder with two training sets of classes 1 and 4: gaps.npz and, with different images, other.npz."""
     folder = tmp_path_factory.mktemp('sets')
     for seed, name in enumerate(('gaps', 'other')):
         np.savez(folder / f'{name}.npz', images=images_of(seed), labels=np.array([1, 4, 4, 4] * 2))
@@ -34,7 +34,7 @@ def sets(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run_dir(sets, tmp_path_factory):
-    """A conditional run that shows mirrored images as well."""
+    """Folder of a class-conditional run that also trains on mirrored images."""
     run_dir = tmp_path_factory.mktemp('run')
     arguments = [f'--data={sets}/gaps.npz', *TINY, '--cond=1', '--xflip=1', '--batch=8', '--epochs=1', '--snapshots=1']
     result = invoke(train.main, f'--outdir={run_dir}', '--nosubdir', *arguments, '--seed=1')
@@ -55,7 +55,7 @@ def record_of(folder):
 
 
 def forget(folder, *entries):
-    """Make the snapshot one from before these entries existed."""
+    """Remove header entries from the snapshot, as in snapshots from before these entries existed."""
     path = folder / 'network-snapshot-000000.008.safetensors'
     weights = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, 'pt') as file:
@@ -66,7 +66,7 @@ def forget(folder, *entries):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The class of every image that is sampled, in order."""
+    """A list that gets the class of every sampled image, in order."""
     found = []
     sampler = generators.generate_images
 
@@ -91,13 +91,13 @@ def test_only_classes_with_training_images_are_drawn(fresh, drawn, unknown):
 
 @pytest.mark.parametrize('unknown', [(), ('class_sizes',), ('classes', 'class_sizes')])
 def test_classes_are_drawn_as_often_as_the_training_set_has_them(fresh, drawn, unknown):
-    """Of its eight images, two are of class 1 and six of class 4."""
+    """The training set has two images of class 1 and six of class 4."""
     forget(fresh, *unknown)
     arguments = [f'--expdir={fresh}', '--seeds=0-199', '--steps=2', '--batch=200']
     assert run(*arguments, '--class-prior=uniform').exit_code == 0
     assert 80 < drawn.count(1) < 120
     drawn.clear()
-    assert run(*arguments, '--class-prior=data').exit_code == 0  # a record of its own
+    assert run(*arguments, '--class-prior=data').exit_code == 0  # has a separate record
     assert 35 < drawn.count(1) < 65
     assert drawn.count(1) + drawn.count(4) == 200
     assert record_of(fresh)['class_prior'] == 'data'
@@ -150,7 +150,7 @@ def test_replays_of_mirrored_images_count_if_the_training_showed_them(fresh, set
 def test_another_training_set_than_the_runs_is_reported(fresh, sets, given):
     if given:
         result = run(f'--expdir={fresh}', f'--knn-ref={sets}/other.npz', '--seeds=0-3', '--steps=2')
-    else:  # the file that the run names has other content by now
+    else:  # the run's data file has changed since training
         options = (fresh / 'training_options.json').read_text().replace('gaps.npz', 'other.npz')
         (fresh / 'training_options.json').write_text(options)
         result = run(f'--expdir={fresh}', '--seeds=0-3', '--steps=2')

@@ -1,4 +1,4 @@
-"""`pip install` takes every script and package of the toolkit, with its data files, and nothing else."""
+"""`pip install` installs exactly the scripts and packages of the toolkit, with their data files."""
 
 import fnmatch
 import tomllib

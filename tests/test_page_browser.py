@@ -1,4 +1,4 @@
-"""The page of a study in headless Chromium, driven with selenium: `make test-page`. Skips if these are missing."""
+"""A study's page in headless Chromium, driven with selenium: `make test-page`. Skipped if either is missing."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 WIDTHS = [360, 1280]
 
-# Elements that reach beyond the window, except inside elements that scroll.
+# Script that finds elements wider than the window, except inside scrolling elements.
 BEYOND = """
 return [...document.querySelectorAll('body *')].filter((element) => {
   const box = element.getBoundingClientRect();
@@ -41,7 +41,7 @@ def browser(tmp_path_factory):
     for argument in ('--headless=new', '--disable-dev-shm-usage', '--disable-gpu', f'--user-data-dir={profile}'):
         options.add_argument(argument)
     if os.geteuid() == 0:
-        options.add_argument('--no-sandbox')  # Chromium refuses to run as root with it
+        options.add_argument('--no-sandbox')  # as root, Chromium runs only without sandbox
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     yield driver
     driver.quit()
@@ -91,7 +91,7 @@ def test_buttons_filter_the_galleries(browser, address):
     counts = {'all': (COPIES, OTHERS), 'copies': (COPIES, 0), 'others': (0, OTHERS)}
     for kind in ('copies', 'others', 'all'):
         button = browser.find_element(By.CSS_SELECTOR, f'button[data-show={kind}]')
-        button.send_keys(Keys.ENTER)  # as from the keyboard
+        button.send_keys(Keys.ENTER)  # pressed with the keyboard
         WebDriverWait(browser, 20).until(lambda _: button.get_attribute('aria-pressed') == 'true')  # noqa: B023 - called in this round only
         assert (visible(browser, '.item.copy'), visible(browser, '.item.other')) == counts[kind]
         assert int(button.text.split()[-1]) == sum(counts[kind])
@@ -135,7 +135,10 @@ def test_colours_have_contrast_in_both_schemes(browser, address):
         paper = luminance(body.value_of_css_property('background-color'))
         for selector in ('body', '.lead', 'a[href="#point-2"]', '.copy .verdict strong', '.warning strong'):
             ink = luminance(browser.find_element(By.CSS_SELECTOR, selector).value_of_css_property('color'))
-            assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5, (scheme, selector)  # WCAG 2, level AA
+            assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5, (
+                scheme,
+                selector,
+            )  # required by WCAG 2, level AA
         contrasts.add(paper > 0.5)
     assert contrasts == {True, False}
 

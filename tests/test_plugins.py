@@ -1,4 +1,4 @@
-"""Plug-ins: the example of docs/plugins.md, and a file that fails."""
+"""Plugins: the example in docs/plugins.md, and a plugin file that raises an error."""
 
 import os
 import re

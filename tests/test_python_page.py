@@ -1,4 +1,4 @@
-"""The page on Python: its code runs as it stands, and each example is short."""
+"""The code in docs/python.md: it runs unchanged, and each example is short."""
 
 import re
 import sys

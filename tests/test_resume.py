@@ -1,4 +1,4 @@
-"""A training that was stopped at any moment and is run again ends as if it had never been stopped."""
+"""A training run that was stopped at any moment and resumed ends with the same bytes as an uninterrupted one."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import pytest
 from tests.helpers import TINY, command, environment, run_script
 from training.snapshot import list_snapshots, list_states
 
-# Dropout, augmentation and a moving window: everything random that a step can have. A state every 40 steps.
+# All sources of randomness in a step (dropout, augmentation, shuffling window), and a state every 40 steps.
 OPTIONS = [*TINY, '--augment=0.2', '--window-size=0.5', '--batch=24', '--epochs=160', '--tick=1', '--snap=1',
            '--seed=7', '--nosubdir', '--ema_mode=mode1', '--ema=10', '--xflip=1', '--batch-gpu=12']  # fmt: skip
 LAST_KIMG = 3
@@ -29,7 +29,7 @@ def last_snapshot(run_dir):
 
 
 def start(digits_20, run_dir, ranks):
-    """Start a training in a session of its own, so that it can be killed with all its ranks."""
+    """Start a training run in its own session, so that it can be killed with all its ranks."""
     return subprocess.Popen(
         command(*arguments(digits_20, run_dir), ranks=ranks),
         env=environment(),
@@ -40,7 +40,7 @@ def start(digits_20, run_dir, ranks):
 
 
 def kill_all(process):
-    """Kill a training with all its ranks, which torchrun starts in sessions of their own."""
+    """Kill a training run and all its ranks, each of which torchrun starts in its own session."""
     if process.poll() is not None:
         return
     ranks = psutil.Process(process.pid).children(recursive=True)
@@ -64,7 +64,7 @@ def has_state(run_dir, kimg):
 
 @pytest.fixture(scope='module')
 def uninterrupted(digits_20, tmp_path_factory):
-    """The last snapshot of a training that was never stopped, by number of ranks."""
+    """A function that returns the last snapshot of an uninterrupted training run on a given number of ranks."""
     found = {}
 
     def get(ranks):
@@ -81,7 +81,7 @@ def uninterrupted(digits_20, tmp_path_factory):
 @pytest.mark.parametrize('ranks', [1, 2, 3])
 def test_a_killed_training_ends_in_the_same_bytes(digits_20, tmp_path, uninterrupted, ranks):
     run_dir = tmp_path / 'run'
-    # Killed while it starts, right after a state appears, between two states, and while one is being written.
+    # The run is killed while it starts, right after a state appears, between two states and while writing one.
     moments = [
         lambda: run_dir.is_dir(),
         lambda: has_state(run_dir, 1),

@@ -1,4 +1,4 @@
-"""What trainings and evaluations may change in a run folder, and when."""
+"""When training and evaluation may change a run folder."""
 
 import json
 from functools import partial

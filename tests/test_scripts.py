@@ -1,9 +1,9 @@
-"""Every command of the README, docs/*.md and scripts/*.md, and the study files that those pages list.
+"""Every command in the README, docs/*.md and scripts/*.md, and the study files that those pages list.
 
-A page's ```bash blocks are run by bash, each in a shell of its own, with stand-ins for `python` and `torchrun` that
-only record their words; so loops, variables and functions are expanded by a real shell. Each command then goes to the
-script that it names: data sets are made from the built-in digits, or from a CIFAR-10 in miniature that has a fiftieth
-of the images, and trainings are dry runs at the number of ranks that the command asks for.
+Each ```bash block of a page runs in a separate bash with stand-ins for `python` and `torchrun` that only record their
+arguments, so loops, variables and functions are expanded by a real shell. Each command is then passed to its script:
+data sets are made from the built-in digits or from a miniature CIFAR-10 with a fiftieth of the images, and training
+runs are dry runs with the number of ranks of the command.
 """
 
 import json
@@ -28,7 +28,7 @@ PAGES = sorted(
     path.relative_to(ROOT).as_posix() for folder in ('.', 'docs', 'scripts') for path in (ROOT / folder).glob('*.md')
 )
 SWEEPS = ['data_distribution', 'model_config', 'train_procedure', 'conditional']
-# The values of each factor in the paper, as the options of a study's commands.
+# Values of each factor in the paper, by option of the commands.
 VALUES = {
     'size': {'--max-images': '500 1000 2000 3000 4000 5000'},
     'dimension': {
@@ -58,7 +58,7 @@ PUBLISHED = [
 ]  # fmt: skip
 BLOCK = re.compile(r'^([ \t]*)```(?:bash|sh|shell)\n(.*?)^\1```', re.MULTILINE | re.DOTALL)
 
-# The source that stands for CIFAR-10 has this share of its images, so --max-images is divided by it.
+# The miniature CIFAR-10 is smaller by this factor, so --max-images is divided by it.
 SHRINK = 50
 CIFAR = 'datasets/cifar10/cifar-10-python.tar.gz'
 
@@ -68,26 +68,26 @@ def page_text(page: str) -> str:
 
 
 def blocks(page: str) -> list[str]:
-    """The bash blocks of a page, in order."""
-    text = page_text(page).replace('.venv/bin/', '')  # a path would go past the stand-ins
+    """Contents of the bash blocks of a page, in order."""
+    text = page_text(page).replace('.venv/bin/', '')  # a path would bypass the stand-ins
     return [re.sub(rf'^{match[1]}', '', match[2], flags=re.MULTILINE) for match in BLOCK.finditer(text)]
 
 
 class Page:
-    """A folder in which the commands of one page are tried, one after another."""
+    """Tries the commands of one page in order, in the same folder."""
 
     def __init__(self, monkeypatch):
         self.monkeypatch = monkeypatch
-        self.tried: set[tuple] = set()  # ranks and words of commands that need no second try
-        self.data: set[str] = set()  # data sets that were made
-        self.runs: dict[str, str] = {}  # data sets by run folder
+        self.tried: set[tuple] = set()  # commands that were tried already
+        self.data: set[str] = set()  # data sets made so far
+        self.runs: dict[str, str] = {}  # data set of each run folder
 
     def try_block(self, block: str, folder: Path) -> None:
         for words in commands_of(block, folder):
             self.try_command(words)
 
     def try_command(self, words: list[str]) -> None:
-        """Try a command as far as it goes here."""
+        """Run a command in a form that takes little time: on a small data set, or as a dry run."""
         command = our_command(words)
         if command is None or tuple(words) in self.tried:
             return
@@ -98,14 +98,14 @@ class Page:
             data = values['data']
             assert data == 'digits' or data in self.data, f'no command before it makes {data}'
             self.runs[values['outdir']] = data
-            # The configuration does not depend on the data, except for its length.
+            # Apart from its length, the configuration does not depend on the data set.
             options = (ranks, *(word for word in arguments if not word.startswith(('--data=', '--outdir='))))
             if options not in self.tried:
                 self.tried.add(options)
                 self.invoke(main, [*arguments, '--dry-run'], ranks)
         elif module == 'mem_ratio' and values['expdir']:
             expdir = str(values['expdir'])
-            # Without --nosubdir, the run is a numbered folder in --outdir.
+            # Without --nosubdir, the run folder is a numbered folder in --outdir.
             folders = {expdir, str(Path(expdir).parent)}
             assert folders & self.runs.keys(), f'no training makes {values["expdir"]}'
             assert values['knn_ref'] in (None, self.runs.get(expdir, values['knn_ref']))
@@ -116,28 +116,30 @@ class Page:
             self.invoke(main, shrunk(arguments, values), ranks)
 
     def invoke(self, main: click.Command, arguments: list[str], ranks: int) -> None:
-        # As if there were so many ranks, all of which are this one.
+        # Simulate this number of ranks in one process.
         self.monkeypatch.setattr(distributed, 'world_size', lambda: ranks)
         self.monkeypatch.setattr(distributed, 'broadcast', lambda value: value)
-        self.monkeypatch.setattr('training.training_run.cost_lines', lambda config, device: {})  # it trains for seconds
+        self.monkeypatch.setattr(
+            'training.training_run.cost_lines', lambda config, device: {}
+        )  # which would train for seconds
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f'{arguments}\n{result.output}'
 
 
 def shrunk(arguments: list[str], values: dict) -> list[str]:
-    """A command on a data set with its numbers of images divided, unless it reads the built-in digits."""
+    """Arguments with --max-images divided by SHRINK, unless the command reads the built-in digits."""
     if values.get('source') == 'digits' or any(word in values.get('dest', '') for word in ('pocket', 'trial')):
         return arguments
     arguments = [word for word in arguments if not word.startswith('--max-images=')]
     if values.get('max_images'):
-        assert not values['max_images'] % (10 * SHRINK), 'a number of images that the miniature cannot have'
+        assert not values['max_images'] % (10 * SHRINK), f'--max-images must be a multiple of {10 * SHRINK}'
         arguments.append(f'--max-images={values["max_images"] // SHRINK}')
     return [*arguments, '--overwrite'] if 'dest' in values and '--overwrite' not in arguments else arguments
 
 
 @pytest.fixture
 def page(tmp_path, monkeypatch):
-    """A page in a folder that has CIFAR-10 in miniature."""
+    """A Page whose folder contains the miniature CIFAR-10."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / CIFAR).parent.mkdir(parents=True)
     count = 10_000 // SHRINK
@@ -164,7 +166,7 @@ def test_every_training_of_a_sweep_is_evaluated_on_its_training_set(name, tmp_pa
         elif 'mem_ratio.py' in words:
             evaluated.append((options['--expdir'], options.get('--knn-ref', trained[-1][1])))
     assert trained == evaluated
-    assert len(set(trained)) == len(trained) - (name == 'README')  # one run of the index is there for several nodes too
+    assert len(set(trained)) == len(trained) - (name == 'README')  # one run is shown for several nodes, too
 
 
 @pytest.mark.parametrize('name', VALUES)

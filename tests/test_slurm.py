@@ -1,4 +1,4 @@
-"""A study on a real cluster of Slurm, which these tests start on loopback and end: `make test-slurm`."""
+"""Studies on a real Slurm cluster, which these tests start on the loopback interface: `make test-slurm`."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ from tests.slurm_cluster import ClusterNotHere, running_cluster
 pytest.importorskip('submitit')
 pytestmark = pytest.mark.slurm
 
-SECONDS_TO_FINISH = 600  # less than two minutes on two idle cores
+SECONDS_TO_FINISH = 600  # two idle cores need less than two minutes
 
 STUDY = """
 [data]
@@ -46,7 +46,7 @@ values = {sizes}
 
 @pytest.fixture(scope='module')
 def cluster(tmp_path_factory):
-    """The environment of a user of the cluster, whose daemons end even if the tests are told to."""
+    """Environment variables for the cluster, whose daemons are stopped even if the tests are terminated."""
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit('terminated'))
     try:
         with running_cluster(tmp_path_factory.mktemp('cluster')) as environ:
@@ -58,7 +58,7 @@ def cluster(tmp_path_factory):
 
 
 class Study:
-    """A study in a folder, run by emm.py on the cluster."""
+    """A study that emm.py runs on the cluster."""
 
     def __init__(self, folder: Path, environ: dict[str, str], sizes: list[int], images: int, *options: str):
         self.root = folder / 'study'
@@ -88,7 +88,7 @@ class Study:
         return self.root / 'points' / 'all' / f'{size:06d}-r0'
 
     def job(self, size: int) -> str:
-        """The job of a point as Slurm's programs name it."""
+        """Slurm's identifier of a point's job."""
         record = json.loads((self.point(size) / 'slurm.json').read_text())
         return record['job'] if len(self.sizes) == 1 else f'{record["job"]}_{record["index"]}'
 
@@ -109,8 +109,10 @@ class Study:
         return set(self.slurm('squeue', '--noheader', '--array', f'--states={states}', '--format=%i').split())
 
     def wait_until_requeued(self, job: str) -> None:
-        """Wait until a job that ran is in the queue again, and let it wait for seconds instead of Slurm's two minutes;
-        not less, since a node refuses credentials that are as old as those of the first run."""
+        """Wait until a job is requeued, and shorten its delay from Slurm's two minutes to three seconds.
+
+        Without any delay, the node would refuse the job's credentials, which would be as old as those of its first run.
+        """
         wait_for(lambda: job in self.jobs_that('pending'), f'requeued job {job}')
         self.slurm('scontrol', 'update', f'jobid={job}', 'starttime=now+3')
 
@@ -148,7 +150,7 @@ def test_a_study_survives_its_own_death_and_cancelled_and_requeued_jobs(cluster,
     assert study.jobs_that('running') == {jobs[20], jobs[30], jobs[40]}
     study.slurm('scancel', jobs[20])
     study.slurm('scontrol', 'requeue', jobs[30])
-    study.slurm('scancel', '--signal=URG', jobs[40])  # as Slurm warns of the end of a job's time
+    study.slurm('scancel', '--signal=URG', jobs[40])  # Slurm's warning before a time limit
     study.wait_until_requeued(jobs[30])
     study.wait_until_requeued(jobs[40])
     wait_for(lambda: jobs[20] not in study.jobs_that('pending,running,completing'), 'end of the cancelled job')
@@ -177,4 +179,6 @@ def test_a_point_on_two_nodes_resumes_after_its_time_limit(cluster, tmp_path):
     assert 'Resuming from training-state-' in study.log(20)
     assert len(study.scripts()) == 1
     assert 'on 2 ranks' in study.log(20)
-    assert 'Run folder:' not in (study.point(20) / 'log-1.txt').read_text()  # the main rank is on the first node
+    assert (
+        'Run folder:' not in (study.point(20) / 'log-1.txt').read_text()
+    )  # printed by the main rank, on the first node

@@ -1,4 +1,4 @@
-"""The rooms: imports run downwards without cycles, names tell modules apart, and packages know no command line."""
+"""Structure of the code: imports without cycles, unique module names, and packages without command-line names."""
 
 import ast
 import fnmatch
@@ -15,7 +15,7 @@ from evaluation.evaluation_options import GENERATORS as GENERATOR_NAMES
 from evaluation.generators import GENERATORS
 from tests.helpers import ROOT
 
-# The packages that each package may import.
+# Packages that each package may import.
 BELOW = {
     'dnnlib': set(),
     'cli': {'dnnlib'},
@@ -25,7 +25,7 @@ BELOW = {
     'evaluation': {'dnnlib', 'torch_utils', 'dataset_utils', 'training'},
     'studies': {'dnnlib', 'torch_utils', 'dataset_utils', 'training', 'evaluation', 'cli'},
 }
-# An option that is not part of a command such as 'dataset_tool.py --resolution'.
+# A command-line option, except after a script name as in 'dataset_tool.py --resolution'.
 OPTION = re.compile(r'(?<!\.py )(?<![\w-])--[a-z]')
 SCRIPTS = {path.stem: path for path in ROOT.glob('*.py')}
 
@@ -41,7 +41,7 @@ TREES = {name: ast.parse(path.read_text(encoding='utf-8')) for name, path in EVE
 
 
 def imports_of(name: str, nodes) -> set[str]:
-    """The project's modules that import statements among these nodes name."""
+    """The project's modules that are imported by these nodes."""
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -56,9 +56,9 @@ def test_modules_import_one_another_without_cycles():
     graph = {}
     for name, tree in TREES.items():
         modules = imports_of(name, tree.body)
-        # `from training import runs` needs runs; the package itself is there already.
+        # `from training import runs` counts as an import of training.runs, not of training.
         graph[name] = {m for m in modules if not any(other.startswith(f'{m}.') for other in modules)} - {name}
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the cycle
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError if there is a cycle
 
 
 @pytest.mark.parametrize('package', BELOW)
@@ -85,7 +85,7 @@ def test_no_module_looks_like_a_test():
         assert not any(fnmatch.fnmatch(path.name, pattern) for pattern in ('test_*.py', '*_test.py')), path
 
 
-# These write and read command lines.
+# Modules that write or read command lines.
 COMMAND_LINES = {'studies.commands', 'studies.search', 'dataset_utils.command_line'}
 
 
@@ -115,7 +115,7 @@ COMMANDS = [
 
 @pytest.fixture
 def study_folder(tmp_path):
-    """A study of which one point is done and another one was never started."""
+    """Folder of a study with one finished point and one that was never started."""
     from dnnlib.util import write_json
     from evaluation.records import Numbers
     from studies.folder import claim

@@ -28,7 +28,7 @@ failure = partial(failure_of, train.main, '--outdir=unused', '--dry-run')
 
 
 def dry_run(*arguments):
-    """What a dry run prints, by line."""
+    """Values printed by a dry run, by the name before the colon."""
     result = run('--outdir=unused', '--dry-run', *arguments)
     assert result.exit_code == 0, result.output
     return dict(re.split(r':\s+', line, maxsplit=1) for line in result.output.splitlines() if ': ' in line)
@@ -36,7 +36,7 @@ def dry_run(*arguments):
 
 @pytest.fixture(scope='module')
 def color_16(tmp_path_factory):
-    """A folder of eight RGB images of 16x16 pixels without labels."""
+    """A folder of eight unlabelled RGB images of 16x16 pixels."""
     folder = tmp_path_factory.mktemp('color')
     pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     for index, image in enumerate(pixels):
@@ -67,7 +67,9 @@ def test_the_papers_basic_run_follows_from_its_preset(digits_20):
 
 
 def test_a_warm_up_longer_than_the_training_is_named(digits_20):
-    lines = dry_run(f'--data={digits_20}', *TINY, '--epochs=100', '--lr=0.0002')  # 2,000 images of a warm-up of 4,000
+    lines = dry_run(
+        f'--data={digits_20}', *TINY, '--epochs=100', '--lr=0.0002'
+    )  # 2,000 images; the warm-up takes 4,000
     assert 'warm-up 200 epochs (4 kimg), longer than the run, which ends at 50 % of the' in lines['Optimizer']
 
 
@@ -110,7 +112,7 @@ def test_architectures_are_the_papers(color_16, options, expected):
 
 
 def resolved(*arguments, world_size=1):
-    """The configuration that a command line resolves to."""
+    """The training configuration for a command line."""
     found = []
 
     @click.command()
@@ -205,7 +207,7 @@ def test_a_run_leaves_what_it_should(digits_20, tmp_path):
     assert json.loads((run_dir / 'training_options.json').read_text())['options']['seed'] == 5
     assert 'tick 1 ' in (run_dir / 'log.txt').read_text()
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
-    # Twenty status lines of at least 100 images, after steps of 16, and one at the first snapshot.
+    # One status line every 100 images, rounded up to steps of 16 images.
     assert [1000 * line['Progress/kimg'] for line in stats] == sorted({-(-100 * n // 16) * 16 for n in range(1, 21)})
     assert [path.name for path in sorted(run_dir.glob('*.png'))] == [
         'network-snapshot-000001.png', 'network-snapshot-000002.png',
@@ -235,7 +237,7 @@ def test_transfer_starts_from_the_weights_of_a_network(digits_20, tmp_path, kind
     if kind == 'pickle':
         (tmp_path / 'network.pkl').write_bytes(pickle_of(source))
         source = tmp_path / 'network.pkl'
-    # Without a learning rate and with the whole average kept, the weights stay what they were.
+    # With a learning rate of 0 and an average that never changes, the weights stay as loaded.
     result = run(
         f'--outdir={tmp_path}/b',
         *common,
@@ -256,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_bad(digits_20
     arguments = [f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--seed=5']
     assert run(*arguments, '--epochs=50').exit_code == 0
     kept = {path.name: path.read_bytes() for path in tmp_path.glob('*.pt')}
-    # A weight that overflows makes every loss from the next step on NaN.
+    # A weight that overflows makes the loss NaN from the next step on.
     state_path = next(tmp_path.glob('training-state-*.pt'))
     state = torch.load(state_path, weights_only=True)
     state['net']['model.map_layer0.weight'] += 3e38
@@ -270,7 +272,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_bad(digits_20
 
 
 class WatchedTrainer(Trainer):
-    """A trainer that records its optimizer, data set, dtypes and augmentation."""
+    """A trainer that records its optimizer and data-set types, its dtypes and its augmentation."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -377,7 +379,7 @@ def test_held_out_loss_is_reported_at_every_tick_and_leaves_the_weights_as_they_
         losses.append([{key: line[key] for key in line if re.match('Loss/(train|test)', key)} for line in lines])
     assert losses[0] == losses[1]
     assert [len(line) for line in losses[0]] == [10, 10, 10]
-    # The first ten images of each set, once more, by the last snapshot.
+    # Compute the losses of the first ten images of each set again, with the last snapshot.
     sets = [load_dataset(str(path)).images[:10] for path in (digits_20, held_out)]
     evaluator = HeldOutLoss(Images(sets[0], None), Images(sets[1], None), torch.device('cpu'))
     evaluated = evaluator.evaluate(load_network(whole))
@@ -393,7 +395,7 @@ def test_snapshots_are_spaced_logarithmically(digits_20, tmp_path):
 
 @pytest.mark.parametrize('cache', [True, False])
 def test_a_held_out_set_may_share_no_images_with_the_training_set(digits_20, tmp_path, cache):
-    held_out = tmp_path / 'held-out.zip'  # its first 30 images include the 20 of the training set
+    held_out = tmp_path / 'held-out.zip'  # contains the 20 training images
     dataset_utils_main(['size', '--source=digits', f'--dest={held_out}', '--max-images=30'], standalone_mode=False)
     arguments = [f'--outdir={tmp_path}/run', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--epochs=1']
     arguments += [f'--cache={cache}', f'--test-data={held_out}', '--tick=1']

@@ -1,4 +1,4 @@
-"""The one way to time, with work whose time is known."""
+"""Tests of the shared timing code, on work that takes a known time."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ CPU = torch.device('cpu')
 
 
 def working(seconds):
-    """Work that takes this much processor time."""
+    """A function that uses this many seconds of processor time."""
 
     def run():
         start = time.process_time()

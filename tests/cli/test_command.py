@@ -29,7 +29,7 @@ class Options:
 
 
 def run(*arguments):
-    """The options and the given arguments that the command receives, or the message that it ends with."""
+    """Run a command; return its options and the arguments it was given, or its error message."""
     seen = []
 
     @click.command()

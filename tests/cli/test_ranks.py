@@ -1,4 +1,4 @@
-"""Mistakes that every rank makes are printed once, also by options that cannot be parsed."""
+"""When every rank fails with the same error, even while parsing the options, the error is printed once."""
 
 import os
 import subprocess

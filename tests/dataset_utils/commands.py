@@ -1,4 +1,4 @@
-"""Run sub-commands of `python -m dataset_utils`: those that must work, and those that must be refused."""
+"""Run subcommands of `python -m dataset_utils` that must succeed or must fail."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.helpers import invoke, refusal
 
 
 def make(command: str, source: object, dest: Path, *arguments: object) -> tuple[np.ndarray, list[int] | None, dict]:
-    """Run a sub-command and return the images [N, H, W, C], labels and manifest that it wrote into an archive."""
+    """Run a subcommand; return the images [N, H, W, C], labels and manifest of the archive that it wrote."""
     result = invoke(main, command, f'--source={source}', f'--dest={dest}', *arguments)
     assert result.exit_code == 0, result.output
     images, labels, manifest = read_zip(dest)
@@ -19,7 +19,7 @@ def make(command: str, source: object, dest: Path, *arguments: object) -> tuple[
 
 
 def refused(command: str, source: object, dest: Path, *arguments: object, status: int = 1) -> str:
-    """Run a sub-command that must be refused, see that it left nothing behind, and return its one sentence."""
+    """Run a subcommand that must fail; check that it changed no files, and return the error message."""
     before = folder_state(dest.parent)
     message = refusal(invoke(main, command, f'--source={source}', f'--dest={dest}', *arguments), status)
     assert folder_state(dest.parent) == before

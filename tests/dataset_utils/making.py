@@ -1,4 +1,4 @@
-"""Makers of small sources in every format, for tests, and readers that share no code with the package."""
+"""Functions that make small data sources in every format, and readers that share no code with the package."""
 
 import gzip
 import hashlib
@@ -45,7 +45,7 @@ def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZI
 
 
 def labelled_files(images: np.ndarray, labels: list[int] | None) -> dict[str, bytes]:
-    """The files of a data set in EDM's format, written by Pillow."""
+    """Contents of the files of a data set in EDM's format, by name, with PNGs written by Pillow."""
     names = [f'00000/img{number:08d}.png' for number in range(len(images))]
     listed = None if labels is None else [list(pair) for pair in zip(names, labels, strict=True)]
     files = {name: image_bytes(image) for name, image in zip(names, images, strict=True)}
@@ -64,9 +64,9 @@ def pickled_batch(images: np.ndarray, protocol: int = 2, **labels: list[int]) ->
 def write_cifar(
     path: Path, per_batch: int = 40, protocol: int = 2, members: dict[str, bytes] | None = None
 ) -> np.ndarray:
-    """Write an archive like cifar-10-python.tar.gz; returns its images, uint8 [N, 32, 32, 3].
+    """Write an archive in the format of cifar-10-python.tar.gz; return its images, uint8 [N, 32, 32, 3].
 
-    members: pickles that replace the sound ones of those names, or b'' to leave one out.
+    members: by name, bytes that replace a valid member of the archive (b'' leaves it out).
     """
     images = random_images(5 * per_batch, 32)
     labels = cifar_labels(per_batch)
@@ -91,7 +91,7 @@ def idx_bytes(values: np.ndarray) -> bytes:
 
 
 def write_idx(folder: Path, count: int = 12, compress: bool = True) -> tuple[Path, np.ndarray, list[int]]:
-    """Write MNIST-like files; returns the images' path, images [N, 28, 28] and labels."""
+    """Write files in MNIST's format; return the path of the image file, the images [N, 28, 28] and the labels."""
     images = random_images(count, 28, 1)[..., 0]
     labels = [number % 10 for number in range(count)]
     extension, pack = ('.gz', gzip.compress) if compress else ('', bytes)
@@ -102,7 +102,7 @@ def write_idx(folder: Path, count: int = 12, compress: bool = True) -> tuple[Pat
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and ends after its header."""
+    """A PNG whose header gives a size of width x height pixels, with far too little pixel data."""
     import zlib
 
     header = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
@@ -114,7 +114,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def read_zip(path: Path) -> tuple[np.ndarray, list[int] | None, dict]:
-    """Read a data set with only zipfile and Pillow: images [N, H, W, C], labels, manifest."""
+    """Read images [N, H, W, C], labels and manifest of an archive with only zipfile and Pillow."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith('.png')]
         images = [np.array(PIL.Image.open(archive.open(name))) for name in names]
@@ -127,7 +127,7 @@ def read_zip(path: Path) -> tuple[np.ndarray, list[int] | None, dict]:
 
 
 def folder_state(folder: Path) -> dict[str, str]:
-    """The hash of every file below a folder, to see that nothing in it changed."""
+    """Hashes of all files in a folder, to check that none of them changes."""
     return {
         os.path.relpath(path, folder): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob('*'))
@@ -136,12 +136,12 @@ def folder_state(folder: Path) -> dict[str, str]:
 
 
 def names_of(source: Source) -> list[str]:
-    """The names of a source's images."""
+    """Names of all images in a source."""
     return [source.describe(index) for index in range(len(source))]
 
 
 def content_line(images: np.ndarray, labels: list[int] | None, dest: Path) -> str:
-    """The line that reports a data set: '2 images, 8x8 RGB, 1 class → a.zip'."""
+    """The line printed for a new data set, such as '2 images, 8x8 RGB, 1 class → a.zip'."""
     count, height, width, channels = images.shape
     size = f'{count:,} image{"s" if count > 1 else ""}, {width}x{height} {"RGB" if channels == 3 else "grey"}'
     number = len(set(labels or []))

@@ -1,4 +1,4 @@
-"""`python -m dataset_utils`, from the command line to the files."""
+"""Subcommands of `python -m dataset_utils` and the files that they write."""
 
 import json
 import os
@@ -35,7 +35,7 @@ DIGIT_IMAGES, DIGIT_LABELS = DIGITS.load(), DIGITS.labels
 
 
 def first_of(digit: int, count: int) -> list[int]:
-    """Indices of the first images of a digit, found naively."""
+    """Indices of the first `count` images of a digit."""
     return [index for index, label in enumerate(DIGIT_LABELS) if label == digit][:count]
 
 
@@ -269,7 +269,7 @@ class TestOriginalNames:
 
     def test_lead_from_a_selection_back_to_the_files(self, tmp_path, converted):
         _, _, manifest = make('one-class', converted, tmp_path / 'a.zip', '--class-name=dog', '--seed=3')
-        names = [f'dog/IMG_{index - 3}.png' for index in manifest['indices']]  # three cats come before the dogs
+        names = [f'dog/IMG_{index - 3}.png' for index in manifest['indices']]  # three images of cats come first
         assert manifest['original_names'] == names
         again = make('duplicate', tmp_path / 'a.zip', tmp_path / 'b.zip', '--copies=2', '--fraction=0.25')
         assert again[2]['original_names'] == [*names, names[0]]

@@ -34,7 +34,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder, and the address at which a server offers what is in it."""
+    """A folder and the URL of a local server that serves its files."""
     folder = tmp_path / 'site'
     folder.mkdir()
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=str(folder)))
@@ -54,7 +54,7 @@ def test_a_url_gives_the_data_set_that_its_file_gives(site, tmp_path):
     assert result.exit_code == 0, result.output
     assert remote.read_bytes() == local.read_bytes()
     sha256 = hashlib.sha256((folder / CIFAR).read_bytes()).hexdigest()
-    (folder / CIFAR).unlink()  # it is in the cache
+    (folder / CIFAR).unlink()  # the cache still has it
     again = invoke(dataset_tool.main, f'--source={address}/{CIFAR}', f'--dest={tmp_path}/again.zip', cache,
                 f'--sha256={sha256}')  # fmt: skip
     assert again.exit_code == 0, again.output

@@ -1,4 +1,4 @@
-"""`python -m dataset_utils info`: what is in a data set, and whether it is what it claims."""
+"""`python -m dataset_utils info`: contents of a data set, and verification of its manifest."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def archive(tmp_path) -> Path:
 
 
 def forge(archive: Path, **changes) -> Path:
-    """Write the same data set with another manifest."""
+    """Write the same data set with changed entries in its manifest."""
     images, labels, manifest = read_zip(archive)
     content = json.dumps(manifest | changes).encode()
     return write_zip(archive.parent / 'f.zip', labelled_files(images, labels) | {'manifest.json': content})

@@ -1,4 +1,4 @@
-"""Selections for intra-diversity, from the command line to the files: ImageNet's classes, mixtures and duplicates."""
+"""Subcommands for intra-diversity: ImageNet classes, mixtures and duplicates."""
 
 import shutil
 from collections import Counter
@@ -28,7 +28,7 @@ DIGIT_IMAGES, DIGIT_LABELS = DIGITS.load(), DIGITS.labels
 
 
 def first_of(digit: int, count: int) -> list[int]:
-    """Indices of the first images of a digit, found naively."""
+    """Indices of the first `count` images of a digit."""
     return [index for index, label in enumerate(DIGIT_LABELS) if label == digit][:count]
 
 
@@ -38,7 +38,7 @@ class TestImagenetClass:
 
     @pytest.fixture
     def tree(self, tmp_path) -> Path:
-        """The 17 synsets of birds with 4 images each, and one synset of another animal."""
+        """Folder with the 17 synsets of birds and one other synset, each with 4 images."""
         pixels = iter(random_images(72, 24))
         names = [f'{synset}/{synset}_{number}.JPEG' for synset in [*self.BIRDS, 'n09999999'] for number in range(4)]
         return write_files(tmp_path / 'train', {name: image_bytes(next(pixels)[:20], 'JPEG') for name in names})

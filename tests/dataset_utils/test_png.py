@@ -7,7 +7,7 @@ import pytest
 
 from dataset_utils.png import decode_png, encode_png
 
-# Around the 65,535 bytes of a stored block, and with one and three channels.
+# Sizes around 65,535 bytes (the limit of a stored deflate block), with one and three channels.
 SHAPES = [(1, 1, 1), (1, 1, 3), (8, 8, 1), (32, 32, 3), (1, 65534, 1), (1, 65535, 1), (5, 13106, 1), (2, 131069, 1)]
 
 
@@ -31,7 +31,7 @@ def test_decoding_gives_the_image_back(shape):
 
 def test_bytes_do_not_depend_on_libraries():
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    # Written out by hand from the PNG specification: two rows, each after a zero for "no filter".
+    # By the PNG specification, each of the two rows follows a zero, which means "no filter".
     rows = bytes([0, 0, 1, 2, 3, 4, 5, 0, 6, 7, 8, 9, 10, 11])
     pixels = b'\x78\x01\x01\x0e\x00\xf1\xff' + rows + zlib.adler32(rows).to_bytes(4, 'big')
     header = bytes([0, 0, 0, 2, 0, 0, 0, 2, 8, 2, 0, 0, 0])

@@ -1,4 +1,4 @@
-"""A new selection is one registered function: a sub-command, a rule for manifests, and a selection of studies."""
+"""A registered function becomes a subcommand, a rule in manifests and a selection for studies."""
 
 import numpy as np
 import pytest

@@ -215,7 +215,7 @@ class TestSpread:
 
 
 def test_random_labels_are_pythons():
-    # The first numbers of random.seed(1024) and random.randint(0, 9), as published.
+    # The first values of random.randint(0, 9) after random.seed(1024).
     assert selections.random_labels(23, 10) == [0, 7, 6, 5, 8, 1, 7, 8, 5, 5, 6, 1, 2, 6, 1, 6, 2, 6, 7, 7, 8, 5, 9]
 
 
@@ -226,8 +226,10 @@ def test_random_labels_are_the_papers():
 
 
 def first_labels_of_cifar10() -> list[int]:
-    """The labels of the images that the subset of 1,000 takes, 100 of each class; those in between, which it leaves
-    out, count as images of the class that is complete first."""
+    """Labels of CIFAR-10's first images, derived from the published subset of 1,000 (100 per class).
+
+    Images that the subset leaves out are labelled with the class that is complete first.
+    """
     subset = np.array(json.loads(SUBSETS.read_text())['size']['1000']).reshape(10, 100)
     labels = np.full(subset.max() + 1, subset.max(axis=1).argmin())
     labels[subset] = np.arange(10)[:, None]

@@ -20,7 +20,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves DATA; the path names its fault, and `requests` lists what it was asked for."""
+    """Serves DATA with the fault that the path names; `requests` records the paths and ranges requested."""
 
     protocol_version = 'HTTP/1.1'
     server: Server
@@ -30,7 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         name = self.path.split('/')[1]
         getattr(self, f'serve_{name}')()
 
-    def send(self, data, status=200, **headers):  # names with underscores, None: without
+    def send(self, data, status=200, **headers):  # header names with _ for -; None omits a header
         self.send_response(status)
         for key, value in {'Content_Length': len(data), 'ETag': '"1"', **headers}.items():
             if value is not None:
@@ -42,7 +42,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send(DATA)
 
     def serve_cut(self, parts=4, tag='"1"'):
-        """A part of what is asked for, then a closed connection."""
+        """Send only the first part of the requested bytes, then close the connection."""
         range_header = self.headers.get('Range')
         start = int(range_header[6:-1]) if range_header and self.headers['If-Range'] == tag else 0
         headers = {'Content_Length': len(DATA) - start, 'ETag': tag, 'Connection': 'close'}
@@ -52,11 +52,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
     def serve_changed(self):
-        """Cut once, and another file from then on."""
+        """Cut the first request short; serve a different file afterwards."""
         self.serve_cut(tag='"1"' if len(self.server.requests) == 1 else '"2"')
 
     def serve_long(self):
-        """Always claims more than it sends."""
+        """Announce more bytes than are sent."""
         self.send(DATA, Content_Length=len(DATA) + 5, ETag=None, Connection='close')
         self.close_connection = True
 
@@ -65,7 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
     def serve_wrong(self):
-        """Another part than was asked for."""
+        """Send a range that was not requested."""
         self.send(DATA[:100], 206, Content_Range=f'bytes 0-99/{len(DATA)}')
 
     def serve_missing(self):

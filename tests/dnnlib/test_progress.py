@@ -1,4 +1,4 @@
-"""Progress of a computation, as another process reads it."""
+"""Progress that one process reports and another process reads."""
 
 from dnnlib.progress import PROGRESS_FILE, Progress, ProgressBar, read_progress
 

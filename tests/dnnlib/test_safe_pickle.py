@@ -24,7 +24,7 @@ def test_column_order_is_kept(protocol):
 
 
 def test_pickle_of_python_2_and_old_numpy_is_read():
-    # Protocol 2 as Python 2 wrote it: byte strings (opcode U), and numpy's old module names.
+    # Protocol 2 as written by Python 2, with byte strings (opcode U) and NumPy's old module names.
     data = (
         b'\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R'
         b'(K\x01K\x01K\x02\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb'
@@ -73,7 +73,7 @@ def test_all_but_plain_values_and_bytes_is_refused(value, protocol):
 
 
 def test_names_below_an_allowed_module_are_refused():
-    # Protocol 4 resolves dotted names: numpy.core.multiarray's _reconstruct.__globals__ would lead anywhere.
+    # Protocol 4 resolves dotted names, so _reconstruct.__globals__ would give access to any object.
     data = b'\x80\x04\x8c\x15numpy.core.multiarray\x8c\x18_reconstruct.__globals__\x93.'
     with pytest.raises(RefusedPickleError, match=r'__globals__'):
         load_pickle(data)
@@ -89,7 +89,7 @@ def test_state_cannot_be_set_on_an_allowed_name():
 
 
 def test_a_healthy_pickle_is_read_where_the_child_cannot_be_limited():
-    """The limits hold only in the child, and a large harmless array stays far below them."""
+    """A large harmless array stays far below the limits of the child process."""
     rows = np.zeros((10_000, 3072), np.uint8)
     assert load_pickle(pickle.dumps({'data': rows}, 4))['data'].shape == rows.shape
 
@@ -106,17 +106,17 @@ def test_broken_pickles_are_refused(data):
         load_pickle(data)
 
 
-# numpy.dtype of a tuple of 2^60 elements: each of 60 tuples holds the one before it twice.
+# numpy.dtype of a nested tuple with 2^60 leaves: each of 60 tuples contains the previous one twice.
 NESTED = b'\x80\x04cnumpy\ndtype\nN' + b'2\x86' * 60 + b'\x85R.'
 
 
 @pytest.mark.parametrize(
     ('data', 'message'),
     [
-        (b'\x80\x04}N' + b'\x85' * 900_000 + b'Ns.', 'too much memory or time'),  # its hash overflows the C stack
-        (b'\x80\x04(' + b'\x8f' * 2_000_000 + b'l.', 'too much memory or time'),  # 200 bytes of memory for each byte
-        (b'\x80\x02K\x01r\xff\xff\xff\xff.', 'too much memory or time'),  # 64 GB for the memo
-        (b'\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00.', 'corrupt|too much'),  # a bytearray of a terabyte
+        (b'\x80\x04}N' + b'\x85' * 900_000 + b'Ns.', 'too much memory or time'),  # hashing overflows the C stack
+        (b'\x80\x04(' + b'\x8f' * 2_000_000 + b'l.', 'too much memory or time'),  # takes 200 bytes of memory per byte
+        (b'\x80\x02K\x01r\xff\xff\xff\xff.', 'too much memory or time'),  # would need a memo of 64 GB
+        (b'\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00.', 'corrupt|too much'),  # announces a bytearray of 1 TB
         (b'\x80\x04\x8c\x01xQ.', 'corrupt'),
         (NESTED, 'it contains an array of dtype tuple'),
     ],

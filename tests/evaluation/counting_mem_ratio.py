@@ -1,6 +1,6 @@
-"""mem_ratio.py that appends a line to a file for every image it denoises, and can be killed after so many.
+"""Run mem_ratio.py, append a line to FILE for every denoised image, and die by SIGKILL after KILL_AFTER images.
 
-Usage: counting_mem_ratio.py FILE KILL_AFTER OPTION..., KILL_AFTER being 0 for never.
+Usage: counting_mem_ratio.py FILE KILL_AFTER OPTION...   (with KILL_AFTER=0, it runs to the end)
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Agreement of generators against its definitions, written naively in float64, and on hand-worked images."""
+"""Agreement between generators, compared with its definitions in naive float64 and with cases worked by hand."""
 
 import numpy as np
 import pytest

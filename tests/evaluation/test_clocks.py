@@ -1,4 +1,4 @@
-"""The clocks of trainings on curves whose times are known, and lines whose slopes are."""
+"""Clocks of training runs on curves with known times, and line fits with known slopes."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ TIMES = [1, 2, 4, 8, 16, 32]
 
 
 def noisy_curves(means: list[float], deviation: float, count: int, seed: int = 0) -> np.ndarray:
-    """Values of `count` images around each mean, [S, count]."""
+    """Random values of `count` images around the mean of each snapshot, [S, count]."""
     random = np.random.default_rng(seed)
     return np.array(means)[:, None] + deviation * random.normal(size=[len(means), count])
 
@@ -52,17 +52,17 @@ def test_an_uncertain_gap_may_lie_beyond_the_last_snapshot():
 def test_the_ratio_leaves_0_with_its_first_copies():
     assert ratio_clock(TIMES, [0, 0, 0, 50, 500, 900], 1000) == Clock(time=8, low=4, high=8)
     found = ratio_clock(TIMES, [0, 0, 0, 1, 500, 900], 1000)
-    assert found == Clock(time=8, low=4, high=16)  # another 1,000 images have no copy in a third of all cases
+    assert found == Clock(time=8, low=4, high=16)  # another 1,000 images have no copy with probability 1/3
     assert ratio_clock(TIMES, [0, 0, 0, 0, 0, 0], 1000) == Clock(time=None, low=32, high=None)
 
 
 def test_the_interval_of_the_plateau_covers_the_truth():
-    """Errors of the same images with the same noise at all snapshots are easy or hard alike, and vary a little.
+    """At least 90 % of 200 intervals contain time 20, at which the mean error reaches 1.07 times its minimum.
 
-    The mean reaches 1.07 times its lowest value at time 20, which at least 90 % of 200 intervals contain.
+    The errors of an image are correlated across snapshots: hard images have large errors at every snapshot.
     """
     times = np.arange(1, 41).tolist()
-    means = np.array([2 - 0.05 * min(k, 20) for k in range(40)])  # at most 1.07 times its lowest from k = 19 on
+    means = np.array([2 - 0.05 * min(k, 20) for k in range(40)])  # at most 1.07 times the minimum from k = 19
     plateaus = 0
     for seed in range(200):
         random = np.random.default_rng(seed)
@@ -75,10 +75,10 @@ def test_the_interval_of_the_plateau_covers_the_truth():
 
 @pytest.mark.parametrize(('step', 'widest'), [(0.5, 9), (1.0, 5)])
 def test_the_interval_of_the_gap_covers_the_truth_and_is_tight(step, widest):
-    """The gap is 0 up to time 10; then it rises, in standard errors of its mean over 100 images, by `step` a snapshot.
+    """90 to 99 % of 200 intervals contain the true time, and their median width is at most `widest` of 40 snapshots.
 
-    It is above Student's critical value from a known snapshot on. Half of the noise of an image is the same at all
-    snapshots. 90 to 99 % of 200 intervals contain this time, and half of them are at most `widest` of 40 snapshots.
+    The gap is 0 up to time 10 and then rises by `step` standard errors per snapshot. The true time is the first at
+    which it exceeds Student's critical value. Half of the noise of an image is the same at all snapshots.
     """
     count, times = 100, np.arange(1, 41)
     rise = step * np.maximum(times - 10.5, 0)

@@ -1,4 +1,4 @@
-"""Who is copied: a case by hand."""
+"""Which training images are copied: a case worked by hand."""
 
 import csv
 
@@ -60,6 +60,6 @@ def test_the_gallery_shows_the_image_copied_most_first():
     images = training[NEAREST]
     picture = np.asarray(draw_copied(copied_images(COPIES, NEAREST, LABELS), images, training, 'net'))
     narrow = draw_copied(copied_images(COPIES, NEAREST, LABELS), images, training, 'net', num_images=6)
-    assert narrow.width == 12 + 2 * (3 * 67 + 3 + 12)  # two training images, each with two copies: 444 pixels
+    assert narrow.width == 12 + 2 * (3 * 67 + 3 + 12)  # two training images, each with two copies
     first = picture[:, :216]
-    assert ((first == 160).all(axis=2).sum(axis=1) == 3 * 64).any()  # the training image and two of its copies
+    assert ((first == 160).all(axis=2).sum(axis=1) == 3 * 64).any()  # a training image and two of its copies

@@ -1,4 +1,4 @@
-"""Rules of copying, against plain loops in float64."""
+"""Copy rules, compared with plain loops in float64."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def features(count, seed):
 
 @pytest.fixture
 def sets():
-    """60 training images, of which the last equals the first, and 40 generated ones, of which 15 are near-copies."""
+    """40 generated images (15 of them near-copies) and 60 training images (the last equals the first)."""
     training, generated = features(60, 0), features(40, 1)
     training[59] = training[0]
     generated[:15] = training[:15] * 1.3 + 0.01 * features(15, 2)
@@ -32,7 +32,7 @@ def test_relative_is_the_rule_of_the_ratio_among_distinct_features(sets):
     first, second = np.sort(distances, axis=1)[:, :2].T
     assert flags.tolist() == (first < second / 3).tolist()
     assert nearest.tolist() == distances.argmin(axis=1).tolist()
-    assert flags[0]  # an exact copy of an image that occurs twice
+    assert flags[0]  # an exact copy of a training image that occurs twice
 
 
 def test_cosine_ignores_the_length_of_features(sets):

@@ -1,4 +1,4 @@
-"""The two nearest distinct images of a training set, wherever it is kept, against all distances written out."""
+"""The two nearest distinct training images, compared with a naive search, for training sets in memory and on disk."""
 
 import itertools
 import subprocess
@@ -19,7 +19,7 @@ from training.closed_form.rows import ImageRows
 
 
 def two_nearest(images: Tensor, references: Tensor) -> tuple[list[list[int]], list[list[int]]]:
-    """Indices and squared distances of the nearest reference and of the nearest that is not equal to it."""
+    """Indices and squared distances of the nearest reference and of the nearest one that differs from it."""
     indices, squares = [], []
     for image in images.numpy().astype(int):
         distances = np.square(references.numpy().astype(int) - image).sum(axis=(1, 2, 3))
@@ -42,7 +42,7 @@ def rows_of(images: Tensor | np.ndarray, labels: Tensor | None = None) -> ImageR
 
 @pytest.fixture(scope='module')
 def references() -> Tensor:
-    """300 small images, of which 60 are copies of others and 60 lie next to others."""
+    """300 small images: 180 random ones, exact copies of 60 of them, and near-copies of 60 of them."""
     random = torch.Generator().manual_seed(0)
     distinct = torch.randint(0, 256, [180, 3, 4, 4], dtype=torch.uint8, generator=random)
     near = distinct[40:100].clone()
@@ -63,7 +63,7 @@ def images(references: Tensor) -> Tensor:
 def test_the_two_nearest_distinct_images_equal_all_distances(
     size: int, images: Tensor, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of pixels, of rows in memory, of rows one class after the other, and of rows on disk."""
+    """The references are pixels, rows in memory, rows sorted by class, or rows on disk."""
     monkeypatch.setattr(neighbors, 'REFERENCE_BLOCK', size)
     np.save(tmp_path / 'references.npy', references.numpy())
     on_disk = np.load(tmp_path / 'references.npy', mmap_mode='r')
@@ -85,7 +85,7 @@ def test_images_of_many_pixels(images: Tensor, references: Tensor, monkeypatch: 
 def test_ranks_that_share_the_references_find_the_same(
     bounds: list[int], max_pixels: int, images: Tensor, references: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each rank is a thread; a gather waits for all. Some ranks hold fewer images than neighbours."""
+    """Each rank is a thread. Some ranks hold fewer images than the number of neighbours searched for."""
     monkeypatch.setattr(neighbors, 'MAX_PIXELS', max_pixels)
     shards = list(itertools.pairwise(bounds))
     barrier, local, box = threading.Barrier(len(shards), timeout=60), threading.local(), {}
@@ -117,7 +117,7 @@ def test_ranks_that_share_the_references_find_the_same(
 
 @pytest.mark.parametrize('k', [1, 2, 3])
 def test_with_mirrored_images_the_nearer_version_counts_and_versions_of_one_image_are_one(references, images, k):
-    training = torch.cat([references, references[:50].flip(3)])  # 50 images in both versions
+    training = torch.cat([references, references[:50].flip(3)])  # 50 images and their mirror images
     queries = torch.cat([images, training[300:330], images[:40].flip(3)])
     index, squared = NeighborIndex(training, distinct=True, mirrored=True).query(queries, k)
 

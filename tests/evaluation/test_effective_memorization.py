@@ -1,4 +1,4 @@
-"""The EMM from ratios with a known answer, its interval, and the search against curves with a known crossing."""
+"""The EMM and its interval from ratios with known answers, and the search for it on curves with known crossings."""
 
 import math
 import random
@@ -22,7 +22,7 @@ def counted(ratios: dict[int, float], images: int = 1000) -> list[Ratios]:
 
 
 def test_emm_is_interpolated_linearly_between_sizes():
-    # By hand: from 95 % at 100 to 75 % at 200, 90 % is a quarter of the way.
+    # From 95 % at 100 to 75 % at 200, 90 % is reached after a quarter of the way.
     emm = effective_memorization(counted({100: 0.95, 200: 0.75, 400: 0.1}))
     assert emm.estimate.value == pytest.approx(125)
     assert emm.estimate.relation == emm.low.relation == emm.high.relation == '='
@@ -30,7 +30,7 @@ def test_emm_is_interpolated_linearly_between_sizes():
 
 
 def test_emm_of_the_paper():
-    # 92.1 % at 1,000 and 60.9 % at 2,000 (paper, unconditional CIFAR-10): 1000 + 2.1 / 31.2 * 1000.
+    # Ratios of unconditional CIFAR-10 in the paper: 92.1 % at 1,000 and 60.9 % at 2,000.
     ratios = {500: 0.992, 1000: 0.921, 2000: 0.609, 3000: 0.346}
     emm = effective_memorization(counted(ratios, images=10_000))
     assert emm.estimate.value == pytest.approx(1000 + 1000 * 2.1 / 31.2)
@@ -38,8 +38,9 @@ def test_emm_of_the_paper():
 
 
 def test_interval_agrees_with_the_delta_method():
-    # d(EMM) = d(ratio) / slope: both ends of the segment carry noise, weighted by their distance. Repeats agree here,
-    # so that only images count. The linear curve crosses at 150; the logistic one, in log |D|, above that.
+    # Delta method: d(EMM) = d(ratio) / slope, where the noise of both ends of the segment is weighted by distance.
+    # The repeats are equal, so only the number of images matters. The linear curve crosses at 150, the logistic curve
+    # in log |D| at a larger size.
     images, logit = 1_000_000, lambda p: math.log(p / (1 - p))
     ratios = [Ratios(100, (950_000,) * 2, (images,) * 2), Ratios(200, (850_000,) * 2, (images,) * 2)]
     emm = effective_memorization(ratios, resamples=20_000)
@@ -53,8 +54,9 @@ def test_interval_agrees_with_the_delta_method():
 
 
 def test_the_tails_of_21_draws_are_the_outermost_values(monkeypatch):
-    # 2.5 % of the 20 steps between 21 sorted draws is half a step, and ends are rounded outward. By hand, from 95 % at
-    # 100: the draw of 5 % at 200 crosses 90 % at 100 + 100 / 18 on a line, and the draw of 89 % on a logistic curve.
+    # 2.5 % of the 20 steps between 21 sorted draws is half a step, which is rounded outward to the outermost draw. All
+    # draws have 95 % at 100. The one with 5 % at 200 crosses 90 % at 100 + 100 / 18 on a line; the one with 89 % at 200
+    # crosses it last on a logistic curve.
     drawn = np.array([[0.95, 0.05], *[[0.95, 0.85]] * 19, [0.95, 0.89]])
     monkeypatch.setattr(module, '_draw', lambda *arguments: drawn)
     emm = effective_memorization(counted({100: 0.95, 200: 0.85}), resamples=21)
@@ -64,7 +66,7 @@ def test_the_tails_of_21_draws_are_the_outermost_values(monkeypatch):
 
 
 def test_three_sizes_add_the_crossing_of_a_logistic_regression():
-    # Exactly logistic in log |D|, with 90 % at 150: the upper end is near the truth, far above the linear 125.
+    # The ratios are exactly logistic in log |D| with 90 % at 150. The upper end is near 150, the lower at a linear 125.
     truth, slope, images = 150, 5, 10_000_000
     ratios = {d: 1 / (1 + math.exp(-math.log(9) + slope * math.log(d / truth))) for d in (100, 200, 400)}
     emm = effective_memorization(
@@ -76,7 +78,7 @@ def test_three_sizes_add_the_crossing_of_a_logistic_regression():
 
 def test_one_repeat_has_the_spread_of_repeats_seen_elsewhere():
     one = effective_memorization([Ratios(100, (960_000,), (10**6,)), Ratios(200, (700_000,), (10**6,))])
-    # The logit of 96 % moves by 1.96 · 0.25; the low end is the linear crossing of about the lower ratio.
+    # The spread moves the logit of 96 % down by 1.96 · 0.25; the lower end is about the linear crossing from there.
     assert one.low.value < 115
     assert one.estimate.value == pytest.approx(100 + 100 * 6 / 26)
 
@@ -87,7 +89,7 @@ def test_no_copies_next_to_only_copies_still_have_an_interval():
 
 
 def test_repeats_whose_mean_is_the_threshold_reach_it():
-    # The mean of 85 % and 95 % is 90 %; computed from binary fractions, it is slightly less.
+    # The mean of 85 % and 95 % is 90 %, but in floating-point arithmetic it is slightly less.
     assert Ratios(10, (17, 19), (20, 20)).mean == 0.9
     emm = effective_memorization([Ratios(10, (17, 19), (20, 20)), Ratios(20, (10, 10), (20, 20))])
     assert str(emm.estimate) == '10'
@@ -109,7 +111,7 @@ def test_an_end_of_the_interval_can_lie_outside_of_the_measured_sizes():
 
 
 def test_emm_of_ratios_that_rise_again_is_the_last_crossing():
-    # The largest |D| with at least 90 %: after 300, at 92 %, linear to 50 % at 400.
+    # The largest |D| with at least 90 % lies between 300 (92 %) and 400 (50 %).
     ratios = counted({100: 0.95, 200: 0.7, 300: 0.92, 400: 0.5})
     emm = effective_memorization(ratios)
     assert emm.estimate.value == pytest.approx(300 + 100 * 2 / 42)
@@ -126,7 +128,7 @@ def test_a_ratio_of_exactly_the_threshold_counts_as_replayed():
 
 def test_interval_over_repeats_is_students_t():
     ratios = Ratios(100, (400, 500, 600), (1000, 1000, 1000))
-    # t with 2 degrees of freedom: 4.302653; standard error 0.1 / sqrt(3).
+    # Student's t with 2 degrees of freedom is 4.302653; the standard error is 0.1 / sqrt(3).
     assert ratios.interval.kind == 't over repeats'
     assert ratios.interval.low == pytest.approx(0.5 - 4.302653 * 0.1 / math.sqrt(3), abs=1e-6)
     assert ratios.mean == pytest.approx(0.5)
@@ -134,7 +136,7 @@ def test_interval_over_repeats_is_students_t():
 
 def test_repeats_that_agree_have_an_interval_nonetheless():
     interval = Ratios(100, (1000, 1000, 1000), (1000, 1000, 1000)).interval
-    # Wilson with 3,000 of 3,000: 1 / (1 + z² / n).
+    # The lower end of Wilson's interval for 3,000 of 3,000 is 1 / (1 + z² / n).
     assert interval.low == pytest.approx(1 / (1 + 1.959964**2 / 3000), abs=1e-6)
     assert interval.high == 1
 
@@ -161,8 +163,8 @@ CURVES = {
 @pytest.mark.parametrize('num_sizes', [2, 3])
 @pytest.mark.parametrize('repeats', [1, 3])
 def test_the_interval_covers_the_truth_in_90_to_99_percent_of_simulated_studies(repeats, num_sizes):
-    """Curves of three shapes in t = log(|D| / EMM), sizes apart by a factor of two, 512 images, and trainings whose
-    logits differ with the spread that is assumed for one repeat."""
+    """Simulated studies have curves of three shapes in t = log(|D| / EMM), sizes that double, 512 images per ratio, and
+    repeats whose logits have the spread that is assumed for a single repeat."""
     rng, covered, total = np.random.default_rng(num_sizes), 0, 0
     for curve in CURVES.values():
         for number in range(100):
@@ -189,7 +191,7 @@ def test_impossible_counts_are_refused(memorized, images):
 
 
 def search(curve, low, high, tolerance, step=1, known=None):
-    """Sizes that a search measures on a known curve, in order, and all ratios that it ends with."""
+    """Search on a known curve; return the measured sizes in order, and the ratios known at the end."""
     ratios, measured = dict(known or {}), []
     while (size := next_size(ratios, low, high, tolerance, step)) is not None:
         assert size not in ratios
@@ -234,7 +236,7 @@ def test_search_that_succeeds_at_the_largest_size_trains_twice():
 def test_search_uses_what_is_known():
     fresh, ratios = search(lambda size: size <= 1234, 100, 10_000, 0.05)
     assert search(lambda size: size <= 1234, 100, 10_000, 0.05, known=ratios)[0] == []
-    # A wider range keeps the old bracket, and needs nothing but what it lacks.
+    # A search over a wider range reuses the known bracket.
     assert len(search(lambda size: size <= 1234, 50, 20_000, 0.05, known=ratios)[0]) < len(fresh)
 
 
@@ -243,7 +245,7 @@ def test_search_of_sizes_that_cannot_be_split_ends():
 
 
 def test_an_interval_of_repeats_stays_within_all_and_nothing():
-    interval = Ratios(10, (50, 100), (100, 100)).interval  # 75 % ± 12.7 · 25 %, cut at both ends
+    interval = Ratios(10, (50, 100), (100, 100)).interval  # 75 % ± 12.7 · 25 %, clipped at both ends
     assert (interval.low, interval.high) == (0.0, 1.0)
 
 

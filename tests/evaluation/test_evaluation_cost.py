@@ -1,4 +1,4 @@
-"""Costs of evaluations against counts by hand."""
+"""Estimated costs of evaluations, compared with counts made by hand."""
 
 import dataclasses
 

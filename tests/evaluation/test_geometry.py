@@ -1,4 +1,4 @@
-"""The geometry of training sets against its definitions, written naively in float64, and on Gaussian data."""
+"""Training-set geometry, compared with its definitions in naive float64 and with formulas for Gaussian data."""
 
 import math
 
@@ -25,7 +25,7 @@ LEVELS = [0.05, 0.5, 2.0, 20.0]
 
 
 def naive_distances(images, positions, sigma):
-    """||x + sigma e - x_i||², float64 [N, M], in units of [-1, 1]."""
+    """||x + sigma e - x_i||², float64 [N, M], for pixels in [-1, 1]."""
     clean = to_float64(images)
     z = (clean + sigma * noise_like(clean, 4, positions)).flatten(1).numpy()
     return np.square(z[:, None] - to_float64(TRAINING).flatten(1).numpy()).sum(axis=2)
@@ -83,7 +83,7 @@ def test_information_lies_between_0_and_that_of_the_index():
 
 
 def test_collapse_of_isotropic_gaussian_data():
-    """Biroli et al.: t_C = ln(1 + s² / (n^(2/d) - 1)) / 2, and sigma² = exp(2 t) - 1 in units without decay."""
+    """Biroli et al.: t_C = ln(1 + s² / (n^(2/d) - 1)) / 2, at the noise level sigma = sqrt(exp(2 t_C) - 1)."""
     d, n, s = 20, 1000, 0.3
     t = 0.5 * math.log(1 + s**2 / (n ** (2 / d) - 1))
     assert gaussian_collapse_level(np.full(d, s**2), n) == pytest.approx(math.sqrt(math.exp(2 * t) - 1), rel=1e-9)
@@ -116,7 +116,7 @@ def test_lone_images_lose_their_coverage_at_higher_noise():
     levels = np.geomspace(0.001, 10, 40).tolist()
     found = uncovered_levels(levels, geometry(crowd, crowd, levels).log_coverage)
     assert found.argmax() == 5
-    # The middle one has two neighbors at 1 and two at 2 pixel levels: 2 u + 2 u⁴ = 1 with u = exp(-1 / (2 s²)).
+    # The middle image has two neighbours at distance 1 and two at 2, so 2 u + 2 u⁴ = 1 with u = exp(-1 / (2 s²)).
     u = next(root.real for root in np.roots([2, 0, 0, 2, -1]) if root.imag == 0 and root.real > 0)
     assert found[2] == pytest.approx(1 / math.sqrt(-2 * math.log(u)) / 127.5, rel=0.02)
 
@@ -124,7 +124,7 @@ def test_lone_images_lose_their_coverage_at_higher_noise():
 @pytest.mark.slow
 @needs_cifar10
 def test_memorization_of_1000_cifar10_images_is_decided_at_two_levels():
-    """Source: Dodson 2026: of EDM's 18 levels, 3.26 and 1.92 have posterior weight and shell coverage >= 0.8."""
+    """Of EDM's 18 levels, only 3.26 and 1.92 have posterior weight and shell coverage >= 0.8. Source: Dodson 2026."""
     levels = rho_schedule(0.002, 80, 18, 7).tolist()
     training, held_out = (cifar10_pixels(name)[:1000].reshape(1000, -1) for name in ('data_batch_1', 'test_batch'))
     weight = geometry(training, training, levels).posterior_weight.mean(dim=1)

@@ -1,4 +1,4 @@
-"""The intervals are scipy's, bit for bit, without the second that importing scipy.stats takes."""
+"""The intervals equal those of scipy.stats bit for bit (importing scipy.stats would take a second)."""
 
 import numpy as np
 import scipy.stats

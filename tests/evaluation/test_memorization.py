@@ -12,7 +12,7 @@ from training.dataset import Dataset
 
 
 def grey(*values):
-    """Images of one pixel."""
+    """Grey images of one pixel each, uint8 [N, 1, 1, 1]."""
     return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
 
 
@@ -24,7 +24,7 @@ def test_ratio_of_the_reference_data():
 
 
 def test_a_copy_is_closer_than_a_third_of_the_second_distance():
-    # Distances to 100 and 200: 24 and 76 (24 · 3 < 76), 25 and 75 (equal, not below), 26 and 74.
+    # Distances to 100 and 200 are 24 and 76 (24 · 3 < 76), 25 and 75 (25 · 3 equals 75), and 26 and 74.
     assert memorization_ratio(grey(124, 125, 126), grey(100, 200)).memorized.tolist() == [True, False, False]
 
 
@@ -78,7 +78,7 @@ def test_interval_is_wilsons_formula(successes, total):
         (1 / 3, 1, 10, True),
         (2 / 5, 4, 25, False),
         (2 / 5, 4, 26, True),
-        (0.001, 1, 999**2, False),  # as 1 / 999
+        (0.001, 1, 999**2, False),  # the distances are 1 and 999
         (0.001, 1, 999**2 + 1, True),
     ],
 )
@@ -87,6 +87,6 @@ def test_the_threshold_is_a_fraction_of_distances_that_a_copy_is_below(threshold
 
 
 def test_the_reference_distance_is_that_to_the_nearest_other_training_image():
-    # 10 and its copy count as one image; distances to the nearest other: 20, 20, 20, 70.
+    # 10 and its copy count as one image, so the distances to the nearest other image are 20, 20, 20 and 70.
     dataset = Dataset('four', torch.from_numpy(grey(10, 10, 30, 100)), None, '')
     assert TrainingSet(dataset).reference_distance == pytest.approx((20 + 20 + 20 + 70) / 4)

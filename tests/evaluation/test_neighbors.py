@@ -8,7 +8,7 @@ from tests.helpers import DATA
 
 
 def naive(queries, references, k):
-    """All distances in int64, sorted by distance, then by index."""
+    """Indices and squared distances of the k nearest references in int64, sorted by distance, then by index."""
     differences = queries.reshape(len(queries), 1, -1).astype(np.int64) - references.reshape(1, len(references), -1)
     distances = (differences**2).sum(axis=2)
     index = np.argsort(distances, axis=1, kind='stable')[:, :k]
@@ -83,7 +83,7 @@ def test_balls_hold_what_all_distances_in_int64_say(shape):
     place, distances = naive(queries, references, len(references))
     distances = np.take_along_axis(distances, place.argsort(axis=1), axis=1)
     radii = distances[np.arange(len(references)) % len(queries), np.arange(len(references))]
-    radii[-2:] = 2**40, 255**2 * references[0].size  # beyond the largest distance there can be, and the largest
+    radii[-2:] = 2**40, 255**2 * references[0].size  # above the largest possible distance, and equal to it
     below, within = NeighborIndex(references).count_within(queries, torch.from_numpy(radii))
     assert below.dtype == within.dtype == torch.int64  # floats would lose counts beyond 2^24
     np.testing.assert_array_equal(below, (distances < radii).sum(axis=1))

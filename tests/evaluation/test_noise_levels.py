@@ -1,4 +1,4 @@
-"""Measurements at noise levels against their definitions, written naively in float64."""
+"""Measurements by noise level, compared with their definitions in naive float64."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ IMAGES = random_images(40)
 
 
 class Constant:
-    """A denoiser that returns one value, or the class, in each pixel."""
+    """A denoiser whose every pixel is a given value or, if there are class labels, the class index."""
 
     def __init__(self, value: float = 0.0):
         self.value = value
@@ -43,7 +43,7 @@ class Constant:
 
 
 def naive_optimum(images: Tensor, z: np.ndarray, sigma: float) -> np.ndarray:
-    """Weighted means of images [B, P] by the definition."""
+    """Output of the optimal denoiser by its definition, [B, P]."""
     y = images.flatten(1).double().numpy() / 127.5 - 1
     logits = -np.square(z[:, None] - y).sum(axis=2) / (2 * sigma**2)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -102,7 +102,7 @@ def test_labels_reach_the_denoiser():
 
 
 def test_a_linear_denoiser_has_linearity_1():
-    """A Gaussian denoiser of centered images is linear; the optimum of a few images is not."""
+    """The Gaussian denoiser is linear for images with mean 0; the optimal denoiser of a few images is not."""
     pairs = torch.cat([IMAGES[:20], 255 - IMAGES[:20]])
     clean = to_float64(pairs)
     z = clean + 0.5 * noise_like(clean, 0, range(40))
@@ -131,7 +131,7 @@ def test_the_trajectory_is_the_sampler_s():
 
 
 def test_psnr_of_a_hand_worked_error():
-    """A squared error of 0.04 per pixel is 20 dB at a range of 2; the interval's ends change places."""
+    """A squared error of 0.04 per pixel is 20 dB for pixels in [-1, 1]; the larger error gives the lower end."""
     found = psnr(Estimate(0.04 * 12, 0.004 * 12, 0.4 * 12), 12)
     assert (found.mean, found.low, found.high) == pytest.approx((20, 10, 30))
     assert psnr(Estimate(0, 0, 0), 12).mean == math.inf
@@ -145,25 +145,27 @@ def test_a_ratio_of_means_and_its_interval():
 
 @pytest.mark.parametrize('count', [50, 300])
 def test_intervals_cover_the_truth(count):
-    """Squared errors of images are skewed, as chi-square numbers are: truth in 90 to 99 % of 200 intervals."""
+    """90 to 99 % of 200 intervals contain the truth for skewed squared errors (chi-square distributed)."""
     random = np.random.default_rng(0)
     samples = random.chisquare(4, [200, count]) / 4
-    paired = samples * random.uniform(0.5, 1.5, [200, count])  # mean 1, correlated with the first
+    paired = samples * random.uniform(0.5, 1.5, [200, count])  # also has mean 1, and is correlated with `samples`
     pairs = list(zip(samples, paired, strict=True))
     means = [(mean_interval(x), 1) for x in samples]
     differences = [(mean_interval(x - y), 0) for x, y in pairs]
     ratios = [(ratio_interval(x, y), 1) for x, y in pairs]
     for found in (means, differences, ratios):
         assert 180 <= sum(estimate.low <= truth <= estimate.high for estimate, truth in found) <= 198
-    assert mean_interval(np.array([1.0, 3.0])).high == pytest.approx(2 + 12.7062047)  # Student's t with one degree
+    assert mean_interval(np.array([1.0, 3.0])).high == pytest.approx(
+        2 + 12.7062047
+    )  # Student's t, one degree of freedom
 
 
 @pytest.mark.slow
 @needs_cifar10
 def test_held_out_errors_on_cifar10_are_the_published_ones():
-    """The first 1,000 test images, and the first 10,000 training images as the training set; within 2 %.
+    """Errors of the first 1,000 test images, with the first 10,000 training images as the training set, within 2 %.
 
-    In units of [0, 1], where sigma is half and the squared error a quarter of ours.
+    The published values are for pixels in [0, 1], where sigma is half and the squared error a quarter as large.
     """
     training, held_out = (torch.from_numpy(cifar10_pixels(name)) for name in ('data_batch_1', 'test_batch'))
     published = {GaussianDenoiser: (2.61, 47.50, 162.19), OptimalDenoiser: (99.8, 100.0, 161.9)}

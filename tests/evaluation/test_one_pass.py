@@ -1,4 +1,4 @@
-"""Each image is sampled once for all results, on any number of ranks and after interruptions."""
+"""Each image is sampled once for all measurements, on any number of ranks and after interruptions."""
 
 import csv
 import json
@@ -23,14 +23,14 @@ from training.snapshot import list_snapshots
 
 DRIVER = Path(__file__).with_name('counting_mem_ratio.py')
 STEPS = 3
-# Heun's method evaluates the denoiser twice per step, except in the last.
+# Heun's method evaluates the denoiser twice in every step except the last.
 EVALUATIONS = 2 * STEPS - 1
 SEEDS = 30
 
 
 @pytest.fixture(scope='module')
 def run_dir(digits_20, tmp_path_factory):
-    """A run with three snapshots besides the one at 0 kimg."""
+    """A run folder with snapshots at 0, 1, 2 and 3 kimg."""
     run_dir = tmp_path_factory.mktemp('run')
     arguments = ['--nosubdir', f'--data={digits_20}', *TINY, '--cond=1', '--batch=20', '--lr=5e-3', '--warmup=0',
                  '--epochs=150', '--tick=1', '--snap=1', '--seed=1']  # fmt: skip
@@ -41,7 +41,7 @@ def run_dir(digits_20, tmp_path_factory):
 
 @pytest.fixture
 def make_run(run_dir, tmp_path):
-    """Copies of the run without any evaluation."""
+    """A function that copies the run without its evaluations."""
 
     def make(name):
         folder = tmp_path / name
@@ -54,7 +54,7 @@ def make_run(run_dir, tmp_path):
 
 
 def evaluate(folder, ranks=1, kill_after=0):
-    """Evaluate with all outputs; returns the number of denoised images."""
+    """Evaluate a run with every kind of output; return the number of denoised images."""
     count = folder / 'count'
     result = run_script(DRIVER, count, str(kill_after), f'--expdir={folder}', f'--seeds=0-{SEEDS - 1}', '--batch=4',
                         f'--steps={STEPS}', '--metrics=all', '--test-ref=digits', f'--table={folder}/table.csv',
@@ -70,7 +70,7 @@ def evaluate(folder, ranks=1, kill_after=0):
 
 
 def outputs(folder):
-    """All files that an evaluation wrote, by name; of the records all but the times."""
+    """Contents of all files that an evaluation wrote, by name; the times in records are left out."""
     found = {}
     for path in sorted(folder.rglob('*')):
         name = str(path.relative_to(folder))
@@ -97,7 +97,7 @@ def test_each_image_is_sampled_once_on_any_number_of_ranks_and_after_an_interrup
         evaluate(killed, ranks, kill_after=per_rank // 2)
         assert list((killed / 'mem_traj.partial').iterdir())
         left = evaluate(killed, ranks)
-        # One batch per rank was under way when the process was killed.
+        # One batch per rank was in progress when the process was killed.
         assert left <= 3 * SEEDS * EVALUATIONS - (per_rank // 2 - 4 * EVALUATIONS) * ranks
         assert outputs(killed) == expected
     assert not any('partial' in name for name in expected)
@@ -157,7 +157,7 @@ def test_a_new_consumer_is_a_class_and_a_line(make_run, digits_20, monkeypatch):
 
 
 def images_of(seeds):
-    """An image of each seed that shows it."""
+    """One 2x2 image per seed, whose pixels are the seed."""
     return torch.tensor(seeds, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
 
 
@@ -177,7 +177,7 @@ def training_set(digits_20):
 
 
 def run_pass(training_set, folder, names, settings=None, seeds=range(10)):
-    """The consumers of a pass over the images of seeds, and the seeds that were sampled."""
+    """Sample the seeds in one pass; return its consumers and the list of seeds that were sampled."""
     sampled = []
 
     def recording(batches):
@@ -193,7 +193,7 @@ def run_pass(training_set, folder, names, settings=None, seeds=range(10)):
 
 @pytest.fixture
 def partial(training_set, tmp_path, monkeypatch):
-    """A folder with the partial results of consumers a and b, seeds 0 to 7."""
+    """A folder with the partial results of the consumers a and b for the seeds 0 to 7."""
     monkeypatch.setattr('evaluation.one_pass.SECONDS_BETWEEN_SAVES', 0)
     run_pass(training_set, tmp_path / 'partial', 'ab', seeds=range(8))
     return tmp_path / 'partial'

@@ -28,7 +28,7 @@ def test_contact_sheet_places_images_row_after_row():
 
 
 def test_a_sheet_of_small_images_is_magnified(tmp_path):
-    """By whole factors: to 512 pixels along the longer side at most, and to 128 for an image."""
+    """The factor is a whole number; the sheet is enlarged to at most 512 pixels, and an image to at most 128."""
     for count, edge, size in [(64, 8, 512), (4, 8, 256), (16, 32, 512), (100, 32, 320), (4, 300, 600)]:
         images = torch.randint(0, 256, [count, 1, edge, edge], dtype=torch.uint8)
         save_contact_sheet(tmp_path / 'sheet.png', images)
@@ -39,7 +39,7 @@ def test_a_sheet_of_small_images_is_magnified(tmp_path):
 
 
 def test_a_gallery_shows_a_spread_sample_and_the_closest_calls():
-    """Of 100 images, distances to the second nearest of 900 and to the nearest rising: the 33rd is at the threshold."""
+    """With distances from 1 to 100 to the nearest image and 99 to the second, image 33 is at the threshold."""
     squared = torch.stack([torch.arange(1, 101) ** 2, torch.full([100], 99**2)], dim=1)
     result = TrainingImages(torch.arange(2, dtype=torch.uint8)[:, None]).summarize(torch.zeros_like(squared), squared)
     sample, closest = shown_rows(result, count=5).values()
@@ -56,4 +56,4 @@ def test_copies_and_only_copies_are_framed_in_red():
         red = (pixels[..., 0] > 150) & (pixels[..., 1] < 80)
         assert bool(red.any()) == is_copy
         if is_copy:
-            assert red.sum() > 2 * 800  # once in the sample, once among the images closest to the threshold
+            assert red.sum() > 2 * 800  # one frame in the sample, one among the images closest to the threshold

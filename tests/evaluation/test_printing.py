@@ -1,4 +1,4 @@
-"""Records as text."""
+"""Tests of the text that describes evaluation records."""
 
 from evaluation.printing import is_far, summary
 
@@ -66,7 +66,7 @@ def test_too_few_images_for_a_covariance_have_a_note():
 
 
 def test_images_far_from_any_data_are_flagged():
-    # A ratio of 0 % is flagged beyond √2 times the distance between training images: 12.345 / √2 = 8.729.
+    # Images are far from any data if their mean distance exceeds √2 times the reference distance; 12.345 / √2 = 8.729.
     near, far = COUNTS | {'reference_distance': 8.74}, COUNTS | {'reference_distance': 8.72}
     assert [is_far(record) for record in (COUNTS, near, far)] == [False, False, True]
     assert summary([{'snapshot': 'a', **far}]).endswith('12.35 (far from any data: 8.72 between training images)')

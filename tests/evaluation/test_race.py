@@ -1,4 +1,4 @@
-"""Races between simulated snapshots, and between the snapshots of a run."""
+"""Races between simulated snapshots and between the snapshots of a run."""
 
 import json
 from functools import partial
@@ -18,7 +18,7 @@ SNAPSHOTS, SEEDS, BATCH = 16, 10_000, 64
 
 
 def simulated_training(random, correlation):
-    """Flags [snapshots, seeds]: ratios rise to a plateau, and a seed's flags are correlated over snapshots."""
+    """Copy flags [snapshots, seeds]: the ratio rises to a plateau, and the flags of a seed are correlated."""
     times = np.linspace(0.05, 1, SNAPSHOTS)
     ratios = random.uniform(0.05, 0.99) * (1 - np.exp(-times * random.uniform(2, 8)))
     normal = random.standard_normal([SNAPSHOTS, SEEDS])
@@ -61,14 +61,14 @@ def test_no_race_costs_more_than_evaluating_everything():
         asked = np.zeros(num, int)
 
         def copies(place, length, asked=asked, flags=flags):
-            assert length > asked[place]  # images that are there are not asked for again
+            assert length > asked[place]  # images that exist are not requested again
             asked[place] = length
             return flags[place, :length]
 
         lengths = race(int(num), int(total), int(step), copies)
         assert lengths == asked.tolist()
         assert sum(lengths) <= num * total
-        # Every snapshot gets one batch, even if that is more than the share of a race.
+        # Every snapshot is evaluated on one batch, even if that exceeds a quarter of all images.
         assert sum(lengths) <= max(num * total / 4, 2 * total, num * step + total)
 
 
@@ -81,7 +81,7 @@ def test_few_snapshots_or_seeds_are_raced_as_well(num, total, step):
 
 @pytest.fixture(scope='module')
 def run_dir(digits_20, tmp_path_factory):
-    """A run with six snapshots besides the one at 0 kimg."""
+    """A run folder with six snapshots in addition to the one at 0 kimg."""
     folder = tmp_path_factory.mktemp('run')
     arguments = ['--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--lr=5e-3', '--warmup=0', '--epochs=300',
                  '--tick=1', '--snap=1', '--seed=1']  # fmt: skip
@@ -167,7 +167,7 @@ def test_a_race_resumes_and_a_finished_one_samples_nothing(make_run, monkeypatch
     result = run(f'--expdir={folder}', '--race', *COMMON)
     assert result.exit_code == 0, result.output
     assert records(folder) == records(expected)
-    # The batch that was interrupted is sampled twice.
+    # Only the interrupted batch is sampled twice.
     assert sum(sampled) == sum(record['num_images'] for record in records(expected)) + 10
     before = (folder / 'mem_traj.jsonl').read_bytes()
     again = run(f'--expdir={folder}', '--race', *COMMON)

@@ -8,7 +8,7 @@ from evaluation.spaces import FeatureSpace, PixelSpace
 
 
 def naive(queries, references):
-    """All squared distances by the plain sum, float64 [N, M]."""
+    """All squared distances as plain sums in float64, [N, M]."""
     return np.stack([np.square(references.astype(np.float64) - query).sum(axis=1) for query in queries])
 
 
@@ -55,7 +55,7 @@ def test_no_digits_are_lost_far_from_the_origin():
     references[50:100] = references[100:150]
     queries = references[:40] + 1e-9 * random.normal(size=(40, 20))
     assert_nearest(queries, references, 3)
-    # Two clouds far apart: no common center serves both.
+    # Two clouds far apart, which no single centre brings close to the origin.
     assert_nearest(np.concatenate([queries, -queries]), np.concatenate([references, -references]), 3)
 
 
@@ -65,7 +65,7 @@ def test_balls_are_those_of_the_plain_sum_their_surfaces_included(offset):
     random = np.random.default_rng(0)
     references = offset + random.normal(size=(30, 8))
     queries = np.concatenate([references[:10], offset + random.normal(size=(20, 8))])
-    radii = np.sort(naive(references, references), axis=1)[:, 3]  # queries among the references lie on surfaces
+    radii = np.sort(naive(references, references), axis=1)[:, 3]  # some references lie on the surface
     assert ((naive(queries, references) == radii).sum()) >= 10
     assert_counts(queries, references, radii)
 
@@ -87,7 +87,9 @@ def test_distances_of_pixels_and_of_the_same_features_agree():
     assert feature_squared.dtype == torch.float64
     np.testing.assert_array_equal(index, feature_index)
     np.testing.assert_array_equal(squared, feature_squared)
-    radii = ((queries[:1].astype(np.int64) - references) ** 2).sum(axis=(1, 2, 3))  # the first query is on all surfaces
+    radii = ((queries[:1].astype(np.int64) - references) ** 2).sum(
+        axis=(1, 2, 3)
+    )  # every ball has the first query on its surface
     counts = PixelSpace().count_within(queries, references, torch.from_numpy(radii))
     feature_radii = torch.from_numpy(radii.astype(np.float64))
     feature_counts = FeatureSpace().count_within(flat_queries, flat_references, feature_radii)
@@ -155,7 +157,7 @@ def test_features_of_any_size_and_outliers(scales):
 
 
 def test_few_pairs_are_compared_in_float64(monkeypatch):
-    """Ordinary features of the size of a network's: less than 1 % of the pairs."""
+    """For random features of realistic size, less than 1 % of the pairs are compared in float64."""
     compared = []
     exactly = spaces._squared_distances
 

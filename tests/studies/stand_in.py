@@ -1,4 +1,4 @@
-"""A stand-in for the trainings of a study, whose ratios are known."""
+"""A launcher for tests that writes known ratios instead of training networks."""
 
 import json
 
@@ -26,7 +26,7 @@ def make_study(**tables):
 
 
 class FakeLauncher:
-    """Finishes every point at once, with the ratio that `curve` gives for its size; None makes it fail."""
+    """Finishes every point at once with the ratio curve(size); the point fails if that is None."""
 
     def __init__(self, curve, capacity=1):
         self.curve, self.capacity, self.resources = curve, capacity, Resources()

@@ -1,4 +1,4 @@
-"""What is reported of a study with a stand-in for the trainings, whose ratios are known."""
+"""Reports on studies whose points have known ratios instead of training runs."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def test_ratios_that_rise_with_the_size_are_warned_about(tmp_path):
 def test_the_time_left_follows_from_points_of_the_nearest_size(tmp_path):
     study = make_study(sizes={'values': [10, 40]}, repeats={'count': 3})
     run(dataclasses.replace(study, repeats=Repeats(count=1)), tmp_path, lambda size: 1.0)
-    # The stand-in takes a second for each training image: two points each of 10 s and 40 s are left.
+    # A point takes one second per training image, so two points of 10 s and two of 40 s are left.
     results = collect(study, tmp_path)
     assert study_seconds_left(results) == pytest.approx(100)
     assert study_seconds_left(results, jobs=2) == pytest.approx(50)
@@ -77,7 +77,7 @@ def test_a_running_point_shows_its_own_progress_and_counts_earlier_attempts(tmp_
     write_json(point.folder / 'run' / PROGRESS_FILE, {'phase': 'train', 'done': 27_000, 'total': 77_000, 'rate': 500.0})
     with lock(point.folder):
         results = collect(study, tmp_path)
-        # 50,000 images at 500 a second; the other repeat takes that and the 50 s so far.
+        # 50,000 images at 500 images/s take 100 s. The other repeat needs these 100 s and the 50 s spent so far.
         assert progress_lines(results, jobs=1) == [
             '10 images: training 27,000 of 77,000 images (35 %), 500 images/s, 1m 40s left for this training',
             'Study: 1 running, 1 left; more than 4m 10s left',
@@ -98,7 +98,7 @@ def test_the_time_left_includes_the_steps_after_the_training_once_a_point_is_don
         write_status(point.folder, Status(RUNNING, 'train', started=1000 - seconds))
         with lock(point.folder):
             lines.append(progress_lines(collect(study, tmp_path), jobs=1))
-    # 5 s of training are left, and of the 10 s that the other repeat took 8, 2 and none.
+    # Training needs 5 s more. Of the 10 s that the other repeat took, 8 s, 2 s and nothing are left.
     assert [own.partition('images/s, ')[2] for own, _ in lines] == [
         '8s left for all steps of the point',
         '5s left for this training',
@@ -128,7 +128,7 @@ def test_a_stopped_point_is_resumed_by_the_command_of_the_study(tmp_path):
     point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     point.prepare()
     (point.folder / 'log.txt').write_text('Stopped at 5.5 kimg.\nResume: python train.py --resume=a/run\n')
-    write_status(point.folder, Status(RUNNING, 'train'))  # of a process that is gone
+    write_status(point.folder, Status(RUNNING, 'train'))  # written by a process that no longer exists
     lines = status_text(collect(study, tmp_path)).splitlines()
     assert lines[1:] == [
         'stopped: 10 images, step training: Stopped at 5.5 kimg.',

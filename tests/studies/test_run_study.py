@@ -1,4 +1,4 @@
-"""Running a study with a stand-in for the trainings, whose ratios are known: what is run, and when."""
+"""Which points of a study are run, and when, with known ratios instead of training runs."""
 
 import dataclasses
 import fcntl
@@ -41,7 +41,7 @@ def test_every_size_and_repeat_is_run_once(tmp_path):
     study = make_study(sizes={'values': [10, 20]}, repeats={'count': 2})
     order, results = run(study, tmp_path, lambda size: 10 / size)
     assert order == [(10, 0), (10, 1), (20, 0), (20, 1)]
-    assert str(results.outcomes[0].emm.estimate) == '12.0'[:2]  # from 100 % at 10 to 50 % at 20: 90 % at 12
+    assert str(results.outcomes[0].emm.estimate) == '12.0'[:2]  # 100 % at 10 and 50 % at 20 give 90 % at 12
     assert run(study, tmp_path, lambda size: 0.0)[0] == []  # a finished point is never run again
 
 
@@ -66,7 +66,7 @@ def test_new_measurements_run_a_finished_point_in_its_folder(tmp_path):
     folder = tmp_path / 'points/all/000010-r0'
     assert list(commands_of(folder)) == ['data', 'train', 'evaluate', 'levels']
     assert order_of(levels) == []
-    assert order_of({}) == []  # what was measured stays
+    assert order_of({}) == []  # earlier measurements stay
     assert order_of({'levels': {'num': 30}}) == [(10, 0)]
     assert commands_of(folder)['levels'][-1] == '--num=30'
 
@@ -199,7 +199,7 @@ def test_a_changed_evaluation_keeps_the_training_and_its_records(tmp_path):
     assert (order, results.set_aside) == ([(10, 0)], [])
     assert json.loads((folder / 'point.json').read_bytes())['evaluate'] == {'seeds': '0-99'}
     assert (folder / 'run/training-state-000001.pt').read_text() == 'trained'
-    # A result is the best of all records, so those of the other evaluation must not stay.
+    # The result is the best of all records, so records of the earlier evaluation must be set aside.
     assert not (folder / 'run/mem_traj.jsonl').exists()
     assert (folder / 'run/mem_traj.jsonl.set-aside-1').read_text() == 'earlier\n'
     assert results.outcomes[0].ratios[0].mean == 0.25
@@ -230,7 +230,7 @@ def test_a_range_on_one_side_of_the_threshold_is_answered_by_an_inequality(tmp_p
 
 
 def test_a_search_averages_the_repeats_before_it_continues(tmp_path):
-    # Neither the first nor the last repeat, nor most of them, lie on the side of 90 % on which their mean lies.
+    # At 32 and 56, neither the first repeat, the last nor the majority is on the same side of 90 % as the mean.
     ratios = {10: [1.0] * 3, 32: [0.85, 1.0, 0.88], 56: [1.0, 0.5, 0.95], 42: [1.0] * 3, 100: [0.0] * 3}
     left = {size: list(repeats) for size, repeats in ratios.items()}
     study = make_study(sizes={'search': [10, 100], 'tolerance': 0.5}, repeats={'count': 3})
@@ -287,7 +287,7 @@ def test_a_point_that_runs_elsewhere_is_waited_for_and_not_started_twice(tmp_pat
     assert point.status().state == RUNNING
     results = run_study(study, tmp_path, launcher, False, lambda *_: None, lambda *_: None)
     thread.join()
-    assert launcher.order == [(10, 0)]  # only by the other process
+    assert launcher.order == [(10, 0)]  # run only by the other process
     assert results.counts()[DONE] == 1
 
 
@@ -363,7 +363,7 @@ def test_a_point_that_another_process_took_first_is_gone_on_with_once_that_is_st
     files: list[TextIO] = []
 
     class LateLauncher(FakeLauncher):
-        """Finds the point locked at its first try, by a process that is stopped soon after."""
+        """Finds the point locked by another process, which is stopped soon afterwards."""
 
         def submit(self, folders):
             if files:

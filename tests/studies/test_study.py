@@ -1,4 +1,4 @@
-"""Study files: what they mean, and one sentence for what is wrong with them."""
+"""The meaning of study files, and the error messages for invalid ones."""
 
 import copy
 import datetime
@@ -31,7 +31,7 @@ WIDTH = {'label': 'Channels', 'option': 'train.num-channels', 'values': [8, 16]}
 
 
 def changed(**tables):
-    """The base document with keys of its tables replaced, tables added, or removed if None."""
+    """The base document with changed keys and added tables; a table that is None is removed."""
     document = copy.deepcopy(BASE)
     for name, table in tables.items():
         if table is None:
@@ -117,7 +117,7 @@ def test_a_closed_form_is_evaluated_without_a_training():
         for place in (0, 1)
     ]
     assert edited[0] != make_point(read(), Path('out'), network, 20, 0).identity
-    assert edited[1] == point.identity  # options of [train] do not concern it
+    assert edited[1] == point.identity  # a closed form does not depend on [train]
 
 
 def test_agreement_trains_a_second_network_on_the_other_half_of_a_split():
@@ -180,7 +180,7 @@ def test_lengths_in_images_are_equal_at_every_size(size):
     ]
     options = dict(word.removeprefix('--').split('=') for word in command if '=' in word)
     assert 51_200 <= int(options['epochs']) * size < 51_200 + size
-    # train.py takes whole kimg of both, rounded down: |D| * epochs / 1000, and 1000 * ema * |D| / 50000.
+    # train.py rounds |D| * warmup / 1000 and 1000 * ema * |D| / 50000 down to whole kimg.
     assert size * int(options['warmup']) // 1000 == 5
     assert int(1000 * float(options['ema']) * size / 50_000) == 4
 
@@ -220,7 +220,7 @@ def test_no_factor_has_the_name_of_a_column(tmp_path):
     point = PointResult(make_point(study, tmp_path, study.combinations[0], 10, 0), Status(DONE), record)
     value = Outcome(study.combinations[0], [point], [Ratios(10, (1,), (1,))], None, None, [])
     results = StudyResults(study, tmp_path, [value], [])
-    measured = {'repeat', 'kimg', 'source', 'sigma', 'pairs'}  # of levels.csv, agreement.csv and clocks.csv
+    measured = {'repeat', 'kimg', 'source', 'sigma', 'pairs'}  # columns of levels.csv, agreement.csv and clocks.csv
     assert {*ratio_rows(results)[0], *emm_rows(results)[0]} | measured == COLUMNS
 
 
@@ -382,7 +382,7 @@ def test_options_and_sizes_are_checked_before_anything_runs(tables, message):
     ('tables', 'shape', 'is_refused'),
     [
         ({'evaluate': {'metrics': 'test_gap', 'test-ref': 'SET'}}, (5, 16, 16, 1), True),
-        ({'evaluate': {'metrics': 'test_gap', 'test-ref': 'SET'}}, (5, 8, 8, 3), False),  # becomes grey
+        ({'evaluate': {'metrics': 'test_gap', 'test-ref': 'SET'}}, (5, 8, 8, 3), False),  # colour images become grey
         ({'train': {'test-data': 'SET'}}, (5, 8, 8, 3), True),
         ({'train': {'test-data': 'SET'}}, (5, 8, 8, 1), False),
         ({'diagnose': {'clocks': {'test': 'SET'}}}, (5, 8, 8, 3), True),

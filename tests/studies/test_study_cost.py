@@ -1,4 +1,4 @@
-"""The cost of a study against counts by hand."""
+"""Estimated costs of a study, compared with counts made by hand."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def test_a_point_trains_and_samples_what_its_options_say(tmp_path, monkeypatch):
     assert (evaluation.images, evaluation.calls) == (150, 150 * 19)
     parameters = sum(p.numel() for p in costs.config(['train.py', '--data=digits', '--preset=digits'], INFO)
                      .network.build('meta').parameters())  # fmt: skip
-    # Three snapshots, and a state of weights, average and two moments; and the training set.
+    # Three snapshots, a training state (weights, average and two moments) and the training set.
     assert training.disk == 4 * parameters * 3 + 4 * parameters * 4 + 20 * 64
     keeping = study(sizes={'values': [20]}, evaluate=BASE['evaluate'] | {'keep-best': True})
     ((kept,), _) = Costs(keeping, tmp_path, Validator(), Resources()).of_point(keeping.combinations[0], 20)

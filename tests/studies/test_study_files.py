@@ -1,4 +1,4 @@
-"""The study files that come with the toolkit."""
+"""Tests of the study files in scripts/studies."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Products of int8 matrices against products of int64 matrices."""
+"""Products of int8 matrices, compared with products in int64."""
 
 import pytest
 import torch

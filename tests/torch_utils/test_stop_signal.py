@@ -44,7 +44,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
 
 @pytest.mark.parametrize('seconds', [0.01, 1.0, 60.0])
 def test_another_rank_is_asked_rarely_but_within_seconds(monkeypatch, seconds):
-    """Each step takes `seconds` on a simulated clock, and another rank gets a signal after 400 seconds."""
+    """On a simulated clock, each step takes `seconds`, and another rank receives a signal after 400 seconds."""
     now, asked = [0.0], []
 
     def gather(number):

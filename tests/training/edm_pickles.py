@@ -1,4 +1,4 @@
-"""Network pickles in EDM's format, made of our own networks, for the tests of their reader."""
+"""Pickles of this toolkit's networks in EDM's format, for tests of the pickle reader."""
 
 import pickle
 import sys
@@ -16,15 +16,15 @@ SMALL = {
 
 
 def reconstruct(meta):
-    """Stands for the function that EDM's pickles name."""
-    raise AssertionError('a pickle of the tests was executed')
+    """Stand-in for the function that EDM's pickles call."""
+    raise AssertionError('a pickle was executed')
 
 
 reconstruct.__module__, reconstruct.__qualname__ = 'torch_utils.persistence', '_reconstruct_persistent_obj'
 
 
 class Record:
-    """Is pickled as EDM's persistent objects are."""
+    """An object that is pickled like one of EDM's persistent objects."""
 
     def __init__(self, class_name, state, arguments=(), keywords=None, source=''):
         self.meta = {
@@ -40,7 +40,7 @@ class Record:
 
 
 class Call:
-    """Is pickled as a call of a function."""
+    """An object that is pickled as a function call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -50,7 +50,7 @@ class Call:
 
 
 def record_of(module, class_name=None, arguments=(), keywords=None, source=''):
-    """The record of a module and of all modules in it; dictionaries of modules stay torch's own."""
+    """The Record of a module, with Records of all modules in it except torch.nn.ModuleDict."""
     children = {
         name: nn.ModuleDict() if isinstance(child, nn.ModuleDict) else record_of(child)
         for name, child in module._modules.items()
@@ -70,7 +70,7 @@ def record_of(module, class_name=None, arguments=(), keywords=None, source=''):
 
 
 def network(class_name='VPPrecond', **arguments):
-    """A network with random weights, evaluation mode, and its pickled record."""
+    """A network with random weights in evaluation mode, and its Record."""
     torch.manual_seed(0)
     net = NetworkConfig(class_name, {**SMALL, **arguments}).build().eval().requires_grad_(False)
     for parameter in net.parameters():
@@ -79,7 +79,7 @@ def network(class_name='VPPrecond', **arguments):
 
 
 def dumps(value, protocol=4):
-    """Pickle a value; the module that EDM's records name exists meanwhile."""
+    """Pickle a value while the module that EDM's pickles refer to exists."""
     module = types.ModuleType('torch_utils.persistence')
     vars(module)['_reconstruct_persistent_obj'] = reconstruct
     sys.modules['torch_utils.persistence'] = module
@@ -90,6 +90,6 @@ def dumps(value, protocol=4):
 
 
 def pickle_of(snapshot):
-    """The bytes of a pickle that holds the network of a snapshot of ours."""
+    """Convert a snapshot of this toolkit into the bytes of a pickle in EDM's format."""
     info, net = read_info(snapshot).network, load_network(snapshot)
     return dumps({'ema': record_of(net, info.class_name, keywords=info.arguments), 'loss_fn': None})

@@ -1,4 +1,4 @@
-"""Networks of `tests/data`: what EDM's published code computes with them, and network pickles that EDM wrote."""
+"""Reference networks in `tests/data`: outputs of EDM's published code, and network pickles that it wrote."""
 
 import json
 import lzma
@@ -17,7 +17,7 @@ PICKLES = sorted(path.name.removesuffix('.pkl.xz') for path in (DATA / 'edm_snap
 
 
 def randomized(config: NetworkConfig, seed: int, noise_seed: int | None = None) -> Preconditioned:
-    """The network with its initial values at a seed plus noise, so that no weight is close to zero."""
+    """A network with initial weights for a seed, to which noise is added so that no weight is close to zero."""
     torch.manual_seed(seed)
     net = config.build().eval()
     if noise_seed is not None:
@@ -29,12 +29,12 @@ def randomized(config: NetworkConfig, seed: int, noise_seed: int | None = None) 
 
 
 def edm_order(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Names and parameters in the order in which EDM's networks have them: the embedding first."""
+    """Named parameters in the order of EDM's networks: those of the embedding come first."""
     return sorted(net.named_parameters(), key=lambda named: '.map_' not in named[0])
 
 
 class Case:
-    """One network with its weights, inputs and outputs."""
+    """A reference network with its weights, inputs and outputs."""
 
     def __init__(self, name: str):
         self.facts = json.loads((DATA / 'networks' / f'{name}.json').read_text())
@@ -55,7 +55,7 @@ class Case:
 
 
 def write_pickle(name: str, folder: Path) -> Path:
-    """Write a network pickle of EDM's, byte for byte, and return its path."""
+    """Write a network pickle exactly as EDM wrote it, and return its path."""
     path = folder / f'{name}.pkl'
     content = bytearray(lzma.decompress((DATA / 'edm_snapshots' / f'{name}.pkl.xz').read_bytes()))
     path.write_bytes(content)

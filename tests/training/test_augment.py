@@ -9,7 +9,7 @@ SIDE = 32
 
 
 def bump(x, y, stretch=1.0):
-    """A smooth blob at (x, y) pixels from the centre, [1, 1, SIDE, SIDE]."""
+    """An image with a smooth blob at (x, y) pixels from its centre, [1, 1, SIDE, SIDE]."""
     axis = torch.arange(SIDE) - (SIDE - 1) / 2
     rows, columns = torch.meshgrid(axis, axis, indexing='ij')
     return torch.exp(-((columns / stretch - x) ** 2 + (rows - y) ** 2) / 30)[None, None]

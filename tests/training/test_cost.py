@@ -1,4 +1,4 @@
-"""The memory of a training against what autograd really keeps."""
+"""Estimated memory of training, compared with what autograd actually keeps."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_weights_take_five_times_their_size_with_adam():
         ('auto', None, None, 'digits', 1),  # a small network
         ('auto', None, None, 'paper', 2),
         ('auto', '2', None, 'digits', 2),
-        ('auto', None, 2, 'digits', 2),  # a run that resumes keeps its bits
+        ('auto', None, 2, 'digits', 2),  # a resumed run keeps its number of threads
         (3, '2', 2, 'digits', 3),
     ],
 )

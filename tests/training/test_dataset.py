@@ -105,7 +105,7 @@ def test_pixels_become_numbers_between_minus_one_and_one():
 
 
 def test_a_set_that_fills_a_gpu_stays_in_host_memory(monkeypatch):
-    """The set has 4 images of 64 bytes."""
+    """The training set has 4 images of 64 bytes each."""
     images = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
     for free, expected in ((10**9, True), (1000, True), (600, False)):
         monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device, free=free: (free, 10**10))
@@ -116,7 +116,7 @@ def test_a_set_that_fills_a_gpu_stays_in_host_memory(monkeypatch):
 @pytest.mark.parametrize('fits', [True, False])
 @pytest.mark.parametrize('xflip', [False, True])
 def test_batches_are_the_same_from_the_device_and_from_host_memory(monkeypatch, fits, xflip):
-    """The 'meta' device stands for a GPU: what is gathered there has lost its values."""
+    """The 'meta' device, whose tensors have no values, stands in for a GPU."""
     images = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
     moved: list[torch.Tensor] = []
 

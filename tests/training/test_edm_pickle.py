@@ -90,7 +90,7 @@ def test_every_protocol_and_numpy_is_read(tmp_path, protocol):
                 'attn_resolutions': (4,)}  # fmt: skip
     data = dumps({'ema': record_of(net, keywords=keywords)}, protocol)
     assert b'numpy._core' in data
-    if protocol < 4:  # these have names without lengths, which can be exchanged for those of numpy 1
+    if protocol < 4:  # these protocols store names without lengths
         data = data.replace(b'numpy._core', b'numpy.core')
     path = write(tmp_path, data)
     assert read_info(path).network.arguments == {**SMALL, 'dropout': 0.25}
@@ -150,7 +150,7 @@ def test_pickles_are_listed_after_snapshots(tmp_path):
 
 
 class Chain:
-    """Is pickled as getattr(getattr(value, name), name)…, the way around a list of names."""
+    """Pickled as getattr(getattr(value, name), name)…, which could bypass a list of allowed names."""
 
     def __init__(self, value, *names):
         self.value, self.names = value, names
@@ -160,7 +160,7 @@ class Chain:
         return getattr, (inner, self.names[-1])
 
 
-BY_HAND = 'pathlib.Path.touch'  # a dotted name, which pickle does not write by itself
+BY_HAND = 'pathlib.Path.touch'  # a dotted name, which pickle.dumps never writes
 PAYLOADS = {
     'os.system': lambda victim: Call(os.system, f'touch {victim}'),
     'builtins.eval': lambda victim: Call(eval, f'open({str(victim)!r}, "w")'),
@@ -237,7 +237,7 @@ def test_bytes_of_a_tensor_that_hold_a_payload_are_refused(tmp_path):
 
 
 def with_storage(data, shape=(24,)):
-    """The record of a network one of whose tensors has other bytes."""
+    """The Record of a network in which one tensor has the given bytes and shape."""
     _, record = network()
     arguments: tuple = (Call(torch.storage._load_from_bytes, data), 0, shape, (1,), False, collections.OrderedDict())
     model = record.meta['state']['_modules']['model']
@@ -337,7 +337,7 @@ def test_modules_without_end_are_refused(tmp_path):
     endless.__dict__['_modules'] = {'again': endless}
     assert 'nested too deeply' in refusal(write(tmp_path, record))
     doubled = Record('Linear', {'_parameters': {}, '_buffers': {}, '_modules': {}})
-    for _ in range(30):  # two to the 30 modules
+    for _ in range(30):  # 2^30 modules in total
         doubled = Record('Linear', {'_parameters': {}, '_buffers': {}, '_modules': {'a': doubled, 'b': doubled}})
     modules['again'] = doubled
     assert 'nested too deeply' in refusal(write(tmp_path, record))
@@ -426,7 +426,7 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path):
 
 
 def test_damage_gives_a_sentence_or_a_network_and_nothing_else(tmp_path):
-    """Bytes changed at random: no other exception, and no name is looked up but those on the list."""
+    """Randomly changed bytes give no other exception, and only names on the list are looked up."""
     _, record = network()
     data, numbers = dumps({'ema': record}), random.Random(0)
     messages = []

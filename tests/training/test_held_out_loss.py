@@ -1,4 +1,4 @@
-"""The loss by noise level in training against its definition, written naively in float64."""
+"""The held-out loss by noise level, compared with its definition in naive float64."""
 
 import itertools
 from typing import Any
@@ -13,7 +13,7 @@ from training.held_out_loss import BINS, HeldOutLoss, Images
 
 
 class Recorder:
-    """A denoiser that returns 0, and keeps what it is asked."""
+    """A denoiser that returns zeros and records its arguments."""
 
     def __init__(self):
         self.calls = []
@@ -38,7 +38,7 @@ def test_the_loss_is_the_weighted_squared_error_of_each_bin():
     found = evaluator_of(training, held_out).evaluate(net)
     for name, images, calls in (('train', training, net.calls[:8]), ('test', held_out, net.calls[8:])):
         clean = images.pixels.flatten(1).double().numpy() / 127.5 - 1
-        error = np.square(clean).mean(axis=1)  # the denoised image is 0
+        error = np.square(clean).mean(axis=1)  # because the denoised image is 0
         means = []
         for k, (low, high) in enumerate(itertools.pairwise(BINS)):
             sigma = torch.cat([calls[k][1], calls[k + 4][1]]).double().numpy()

@@ -17,7 +17,7 @@ def test_loss_is_edms(name, loss):
 
 
 class Recorder:
-    """A denoiser that keeps what it was asked, and answers with zeros."""
+    """A denoiser that returns zeros and records its arguments."""
 
     def __call__(self, x, sigma, labels=None, augment_labels=None):
         self.x, self.sigma, self.augment_labels = x, sigma, augment_labels

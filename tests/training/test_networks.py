@@ -167,7 +167,7 @@ def test_arguments_that_do_not_fit_are_named(arguments, message):
 
 @pytest.mark.parametrize('mask', [None, [1, 0, 1, 1], [0, 0, 0, 0]])
 def test_no_skip_mask_needs_a_wait_for_the_device(mask):
-    """On the device 'meta', which has no values, reading one of a tensor raises an error."""
+    """Reading a value of a tensor on the 'meta' device raises an error."""
     with torch.device('meta'):
         net = SongUNet(8, 1, 1, model_channels=8, channel_mult=[1, 1], num_blocks=1, skip_connections=mask)
         out = net(torch.ones(2, 1, 8, 8), torch.ones(2))

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers: sampled as diffusers samples them, and read without running anything in the folder."""
+"""diffusers pipelines: the images are those of diffusers, and no code in the pipeline's folder is run."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ def save_pipeline(folder, scheduler='DDIMScheduler', kind='DDIMPipeline', **argu
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-    """A pipeline for each scheduler, by its name."""
+    """Folders of saved pipelines, by name of their scheduler."""
     folders = {}
     for scheduler in SCHEDULERS:
         folders[scheduler] = tmp_path_factory.mktemp(scheduler)
@@ -48,7 +48,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def folder(saved, tmp_path):
-    """A pipeline that may be changed."""
+    """Folder of a pipeline that the test may modify."""
     return shutil.copytree(saved['DDIMScheduler'], tmp_path / 'pipeline')
 
 
@@ -78,7 +78,7 @@ def test_an_image_depends_only_on_its_seed(saved, scheduler):
 
 
 def test_edm_s_scheduler_integrates_edm_s_equation(saved):
-    """Euler's and Heun's steps, written out with EDM's preconditioning around the bare network."""
+    """The expected Euler and Heun steps are written out with EDM's preconditioning around the raw network."""
     description = read_pipeline(saved['EDMEulerScheduler'])
     pipeline = load_pipeline(description, 'cpu')
     sigma_data, num_steps = 0.5, 4
@@ -120,7 +120,7 @@ def test_names_of_attention_of_2022_are_understood(folder):
         weights['.'.join(old.get(part, part) for part in name.split('.'))] = value
     assert any('.query.' in name for name in weights)
     safetensors.torch.save_file(weights, path)
-    for part in ('unet', 'scheduler'):  # and all files side by side
+    for part in ('unet', 'scheduler'):  # also move all files into one folder
         for file in list((folder / part).iterdir()):
             file.rename(folder / file.name)
         (folder / part).rmdir()
@@ -235,7 +235,7 @@ def test_weights_and_images_that_are_not_finite_are_refused(folder):
     safetensors.torch.save_file(weights, path)
     with pytest.raises(UserError, match=r'conv_in\.bias contains values that are not finite'):
         sampled(folder, [0], 4)
-    weights['conv_in.bias'][0] = 3e38  # overflows in the network
+    weights['conv_in.bias'][0] = 3e38  # makes activations overflow
     safetensors.torch.save_file(weights, path)
     with pytest.raises(UserError, match='images that are not finite for the seeds 0 to 1'):
         sampled(folder, [0, 1], 4)

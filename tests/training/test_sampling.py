@@ -68,7 +68,7 @@ def test_float64_images_are_edms(network, run):
 
 
 class GaussianDenoiser:
-    """The optimum for normal data: D(x; sigma) = x / (1 + sigma² / variance)."""
+    """The ideal denoiser for data from N(0, variance): D(x; sigma) = x / (1 + sigma² / variance)."""
 
     variance = 1.0
 
@@ -86,7 +86,7 @@ class GaussianDenoiser:
 @pytest.mark.parametrize('scaling', ['vp', 'none'])
 @pytest.mark.parametrize('discretization', ['vp', 've', 'iddpm', 'edm'])
 def test_every_choice_solves_the_gaussian_case(schedule, scaling, discretization):
-    """The flow of normal data keeps x / sqrt(1 + sigma²) constant, which each choice must reproduce with many steps."""
+    """For standard normal data, the exact ODE solution keeps x / sqrt(1 + sigma²) constant."""
     latents = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     options = {'discretization': discretization, 'schedule': schedule, 'scaling': scaling, 'sigma_max': 20.0}
     images = ablation_sampler(GaussianDenoiser(), latents, num_steps=250, sigma_min=0.01, **options)
@@ -116,7 +116,7 @@ def test_churn_draws_noise_at_every_step_and_no_churn_draws_none():
 
 
 class NoFloat64(TorchDispatchMode):
-    """Makes the meta device one without float64, such as Apple's GPUs: float64 tensors raise TypeError."""
+    """Makes the meta device raise TypeError for float64 tensors, like a device without float64 (Apple's GPUs)."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -141,7 +141,7 @@ def test_samplers_need_no_float64_on_a_device_without_it(sampler, name, churn):
 
 @pytest.mark.parametrize(('network', 'run'), [run for run in RUNS if 'churn' not in run[1]])
 def test_float32_images_are_edms(network, run, monkeypatch):
-    """As on a device without float64; with churn the noise differs, because it is drawn in float32."""
+    """Simulates a device without float64. With churn, the noise differs because it is drawn in float32."""
     monkeypatch.setattr('training.sampling.widest_float', lambda device: torch.float32)
     test_images_are_edms(network, run)
 
@@ -156,7 +156,7 @@ def test_images_that_are_not_finite_are_refused():
 
 
 def naive_churned(latents, noise, levels, curves, solver, alpha, churn, inside):
-    """The generalized sampler by its definition, with derivatives by differences: Karras et al. 2022, algorithm 2."""
+    """The sampler of Karras et al. 2022, algorithm 2, with a general schedule and numerical derivatives."""
     sigma, scale, time_of = curves
 
     def slope(x, t):
@@ -202,7 +202,7 @@ def test_churn_is_the_published_one(schedule, scaling, solver, alpha, churn):
     latents = torch.randn(2, 1, 4, 4, generator=generator)
     noise = torch.randn(6, 2, 1, 4, 4, generator=generator, dtype=torch.float64)
     levels = [(20 ** (1 / 7) + step / 5 * (0.01 ** (1 / 7) - 20 ** (1 / 7))) ** 7 for step in range(6)]
-    # The interval's ends lie on two levels where rounding leaves them there, and next to them elsewhere.
+    # The interval's ends are exactly at two noise levels, or just beyond them if rounding could exclude these levels.
     exact = rho_schedule(0.01, 20.0, 6, 7).tolist()
     margin = 1 if schedule == 'linear' else 1.001
     options = {
@@ -210,7 +210,7 @@ def test_churn_is_the_published_one(schedule, scaling, solver, alpha, churn):
         'S_max': exact[1] * margin, 'S_noise': 1.1,
     }  # fmt: skip
     net = GaussianDenoiser()
-    net.variance = 0.25  # at 1, every path in the scaling 'vp' is a straight line
+    net.variance = 0.25  # with 1, all paths would be straight lines for scaling='vp'
     found = ablation_sampler(
         net, latents, randn_like=fixed(noise), solver=solver, alpha=alpha, schedule=schedule,
         scaling=scaling, **options,
@@ -225,7 +225,7 @@ def test_churn_is_the_published_one(schedule, scaling, solver, alpha, churn):
 
 
 def fixed(noise):
-    """A source of noise that gives one entry after another."""
+    """A replacement for randn_like that returns the given noise entry by entry."""
     steps = iter(noise)
     return lambda x: next(steps)
 
@@ -253,7 +253,7 @@ def test_default_noise_levels_are_those_of_the_method(discretization, low, high)
             return super().__call__(x, sigma)
 
     ablation_sampler(Watched(), torch.zeros(1, 1, 4, 4), discretization=discretization, solver='euler')
-    # iDDPM's levels are a fixed list, of which the range takes those inside.
+    # iDDPM's noise levels are a fixed list, of which those within the range are used.
     tolerance = 0.02 if discretization == 'iddpm' else 2e-3
     assert (asked[-1], asked[0]) == (pytest.approx(low, rel=tolerance), pytest.approx(high, rel=tolerance))
 
@@ -290,7 +290,7 @@ def test_a_class_is_drawn_from_those_that_are_given_by_the_same_random_number():
 
 
 def test_a_class_is_drawn_as_often_as_its_number_says():
-    """A whole number below the sum of all numbers is drawn for each seed, after its latents; naively, by a loop."""
+    """Expected classes from a naive loop: each seed draws its latents and then an integer below the total count."""
     net = GaussianDenoiser()
     net.label_dim = 10
     counts = {2: 3, 5: 1, 9: 2}

@@ -92,7 +92,7 @@ def test_a_data_set_is_not_called_an_incomplete_snapshot(path):
 
 
 class Tiny(torch.nn.Module):
-    """A network with arguments of its own."""
+    """A network with an argument that other networks do not have."""
 
     argument_limits: ClassVar = {'depth': 3}
 
@@ -117,7 +117,7 @@ def test_a_new_network_is_one_line_in_the_table(tmp_path, monkeypatch):
 
 
 def rewrite(path, change):
-    """Store the snapshot again with a changed header."""
+    """Rewrite a snapshot after `change(header, weights)`."""
     weights = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, 'pt') as file:
         header = json.loads(file.metadata()['snapshot'])
@@ -232,7 +232,7 @@ def test_a_training_state_that_was_cut_short_is_refused(tmp_path, kept):
 
 
 class FullDisk:
-    """A file that takes 100 bytes."""
+    """A file on a disk with only 100 bytes left."""
 
     def __init__(self, file):
         self.file, self.left = file, 100

@@ -1,4 +1,4 @@
-"""`Trainer` against a naive training in float64, on one rank and on two."""
+"""`Trainer`, compared with naive training in float64, on one rank and on two."""
 
 import dataclasses
 import math
@@ -21,13 +21,13 @@ from training.trainer import Trainer
 from training.training_options import TrainingOptions
 
 STEPS, BATCH = 4, 4096
-# The weight decay is large because the gradients are: a training without it must differ visibly.
+# The gradients are large, so only a large weight decay has a visible effect.
 OPTIONS = TrainingOptions(optimizer='SGD', lr=2e-5, weight_decay=500.0, augment=0, seed=7)
 ADAM = {'optimizer': 'Adam', 'lr': 0.02}
 
 
 class TinyNet(nn.Module):
-    """A denoiser of a few weights that computes in the precision of its weights."""
+    """A network with few weights that computes in their precision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,10 @@ class TinyNetwork(NetworkConfig, frozen=True):
 
 
 def make_config(**changes) -> TrainingConfig:
-    """A training on the built-in digits; changes: fields of the configuration, of its schedule or of its options."""
+    """Configuration of a training run on the built-in digits.
+
+    changes: new values for fields of the configuration, of its schedule or of its options.
+    """
     network = TinyNetwork('EDMPrecond', {'img_resolution': 8, 'img_channels': 1})
     schedule = Schedule(
         dataset_size=25_000, batch_size=BATCH, total_images=10**6, rampup_images=2 * BATCH + 100, ema_mode='mode1',
@@ -85,7 +88,7 @@ def flat(tensors) -> Tensor:
 
 
 def trained(config: TrainingConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """The weights and the averaged weights after a few steps of the trainer."""
+    """Weights and averaged weights after STEPS steps of Trainer."""
     trainer = Trainer(config, dataset, torch.device('cpu'))
     for _ in range(STEPS):
         trainer.step()
@@ -93,7 +96,7 @@ def trained(config: TrainingConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def naive_training(config: TrainingConfig, dataset: Dataset, ranks: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Initial, trained and averaged weights by the definition, in float64, one rank and one round after another."""
+    """Initial, trained and averaged weights by the definition in float64; ranks and rounds are computed one by one."""
     options = config.options
     seed_everything(7)
     net = TinyNet().double()
@@ -125,7 +128,7 @@ def naive_training(config: TrainingConfig, dataset: Dataset, ranks: int) -> tupl
 
 
 def loss_gradient(net: nn.Module, dataset: Dataset, indices: Tensor) -> Tensor:
-    """Gradient of EDM's loss summed over images, whose random numbers are drawn here: sigma, then the noise."""
+    """Gradient of EDM's loss, summed over the images. The random numbers are drawn in this order: sigma, noise."""
     clean = torch.cat([dataset.images, dataset.images.flip(3)])[indices].double() / 127.5 - 1
     sigma = (torch.randn(len(clean), 1, 1, 1) * 1.2 - 1.2).double().exp()
     noisy = clean + sigma * torch.randn(clean.shape).double()
@@ -188,14 +191,14 @@ def test_a_training_that_is_saved_and_restored_ends_with_the_same_bits(digits, n
     saved.step()
     state = saved.state_dict()
     assert (state['steps'], state['images']) == (2, 2 * BATCH)
-    saved.step()  # the state is a copy that this changes nothing in
+    saved.step()  # must not change the state, which is a copy
     resumed = Trainer(CASES[name], digits, torch.device('cpu'))
     resumed.load_state_dict(state)
     resumed.step()
     resumed.step()
     assert torch.equal(flat(resumed.net.parameters()), expected[0])
     assert torch.equal(flat(resumed.ema.parameters()), expected[1])
-    saved.load_state_dict(state)  # a trainer that is ahead goes back
+    saved.load_state_dict(state)  # a trainer can also go back to an earlier state
     saved.step()
     saved.step()
     assert torch.equal(flat(saved.net.parameters()), expected[0])
@@ -220,7 +223,7 @@ def test_the_first_bad_step_is_the_first_whose_loss_is_not_finite(digits):
 
 
 def test_augmentations_are_edms(digits):
-    """Karras et al. 2022, table 6: every kind at the probability given, and the mirror image always half the time."""
+    """Karras et al. 2022, table 6: each augmentation has the given probability; mirroring always has 1/2."""
     pipe = Trainer(make_config(augment=0.12), digits, torch.device('cpu')).augment
     assert pipe is not None
     multipliers = {'xflip': 1e8, 'yflip': 1, 'scale': 1, 'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}

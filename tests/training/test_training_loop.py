@@ -1,4 +1,4 @@
-"""The loop of a training with stand-ins for the trainer and the files: what is saved when, and in which order."""
+"""What the training loop saves, when and in which order, with stand-ins for the trainer and the files."""
 
 import json
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from training.training_loop import drop_later_lines, loop
 
 
 def events(snapshots, states, tick_images, total_images, images=0, stop_after=10**9):
-    """What a training with steps of 10 images does, by images seen; it is asked to stop after so many images."""
+    """Log of a training run with 10 images per step. stop_after: images after which the run is asked to stop."""
     done: list[str] = []
     config = SimpleNamespace(
         snapshots=snapshots, states=states, tick_images=tick_images, schedule=SimpleNamespace(total_images=total_images)

@@ -1,4 +1,4 @@
-"""Tar archives of images, and what hostile archives and labels get."""
+"""Tar archives of images, and errors for hostile archives and labels."""
 
 import io
 import json
@@ -93,7 +93,7 @@ def test_a_compressed_tar_of_images_is_pointed_at_other_formats(tmp_path):
 
 
 def header(name: bytes, kind: bytes, size: int, real_size: int = 0) -> bytes:
-    """A header of GNU tar, for a sparse file if it has a real size."""
+    """A GNU tar header; with real_size, it is that of a sparse file."""
 
     def number(value: int) -> bytes:
         return bytes([0x80]) + value.to_bytes(11, 'big')

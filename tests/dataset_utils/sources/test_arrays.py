@@ -78,7 +78,7 @@ def test_an_array_of_something_else_is_named(tmp_path, name, array):
 
 
 class Trace:
-    """Leaves a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

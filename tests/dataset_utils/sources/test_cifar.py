@@ -162,9 +162,9 @@ def test_real_cifar10():
     source = open_source(os.environ['CIFAR10_ARCHIVE'])
     assert len(source) == 50_000
     assert source.labels is not None
-    assert source.labels[:5] == [6, 9, 9, 4, 1]  # frog, truck, truck, deer, automobile, as CIFAR-10's page shows them
+    assert source.labels[:5] == [6, 9, 9, 4, 1]  # frog, truck, truck, deer, automobile
     assert [source.labels.count(label) for label in range(10)] == [5_000] * 10
     images = source.load()
     means = images.mean(axis=(0, 1, 2)) / 255
-    assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)  # the means that everyone normalizes with
+    assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)  # the means commonly used for normalization
     assert len(content_sha256(images, source.labels)) == 64

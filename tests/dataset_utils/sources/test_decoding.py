@@ -1,4 +1,4 @@
-"""Image files that do not look as a user may expect: formats, orientation, frames, 16 bits."""
+"""Image files that need care: unusual formats, EXIF orientation, several frames, 16 bits."""
 
 import io
 import json
@@ -20,7 +20,7 @@ FLAT = np.full((8, 8, 3), 100, np.uint8)
 
 
 def converted(folder: Path, *options: str) -> tuple[np.ndarray, dict, str]:
-    """The images and manifest that dataset_tool.py makes of a folder, and what it prints on stderr."""
+    """Convert a folder with dataset_tool.py; return the images, the manifest and the text on stderr."""
     dest = folder.parent / 'd.zip'
     result = invoke(dataset_tool.main, f'--source={folder}', f'--dest={dest}', '--overwrite', *options)
     assert result.exit_code == 0, result.output
@@ -102,7 +102,7 @@ class TestOrientation:
     def test_pixels_are_kept_and_counted_or_rotated(self, tmp_path, format):
         rows = np.repeat(np.arange(0, 256, 16, dtype=np.uint8)[:, None], 16, 1)[..., None].repeat(3, 2)
         exif = PIL.Image.Exif()
-        exif[274] = 3  # half a turn
+        exif[274] = 3  # rotated by 180°
         data = image_bytes(rows[::-1], format, exif=exif, quality=95)
         folder = write_files(tmp_path / 'p', {f'a.{format.lower()}': data, 'b.png': image_bytes(rows)})
         images, manifest, stderr = converted(folder)
@@ -135,7 +135,7 @@ def test_only_the_first_frame_is_read_and_it_is_reported(tmp_path):
 
 
 class TestSixteenBits:
-    VALUES = np.arange(4096).reshape(64, 64)  # twelve bits
+    VALUES = np.arange(4096).reshape(64, 64)  # 12-bit values
     SCALED = np.round(VALUES * 255 / 4095).astype(np.uint8)
 
     def test_a_pgm_of_the_full_range(self, tmp_path):
@@ -214,7 +214,7 @@ def test_names_in_another_unicode_form_have_their_labels(tmp_path):
     with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
         archive.writestr('xx.png', image_bytes(PIXELS))
         archive.writestr('dataset.json', labels)
-    # UTF-8 without the flag for it, as some programs write it.
+    # Some programs write UTF-8 names without setting the UTF-8 flag.
     (tmp_path / 'a.zip').write_bytes((tmp_path / 'a.zip').read_bytes().replace(b'xx.png', 'é.png'.encode()))
     assert open_source(tmp_path / 'a.zip').labels == [3]
     assert open_source(tmp_path / 'a.zip').describe(0) == 'é.png'

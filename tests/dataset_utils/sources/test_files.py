@@ -1,4 +1,4 @@
-"""Folders and archives of images: their labels, and what hostile or broken ones get."""
+"""Folders and ZIP archives of images, and errors for hostile or damaged ones."""
 
 import contextlib
 import io
@@ -42,7 +42,7 @@ class TestImages:
         assert np.abs(read.astype(int) - 100).max() <= 2
 
     def test_extension_may_lie(self, open_files):
-        # One of ImageNet's .JPEG files is a PNG.
+        # One file of ImageNet named .JPEG is a PNG.
         assert np.array_equal(open_files({'a.JPEG': PNG}).read(0), PIXELS)
 
     @pytest.mark.parametrize(

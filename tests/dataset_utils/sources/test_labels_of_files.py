@@ -1,4 +1,4 @@
-"""Labels and manifests of folders and archives of images, and what broken ones get."""
+"""Labels and manifests of folders and archives of images, and errors for invalid ones."""
 
 import json
 

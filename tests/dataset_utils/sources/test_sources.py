@@ -1,4 +1,4 @@
-"""What every source has in common, and what each kind reads."""
+"""Behaviour common to all sources, and the IDX format of MNIST."""
 
 import gzip
 import hashlib
@@ -28,7 +28,7 @@ from tests.dataset_utils.making import (
 
 @pytest.fixture(params=['digits', 'cifar', 'idx', 'folder', 'archive'])
 def expected(request, tmp_path):
-    """A source of each kind: its path, images [N, H, W, C], labels and name."""
+    """Expected values for each kind of source: path, images [N, H, W, C], labels and name."""
     if request.param == 'digits':
         digits = load_digits()
         images = np.array([[[round(value * 255 / 16)] for value in row] for row in digits.data])
@@ -132,7 +132,7 @@ def test_content_hash_depends_on_shape_pixels_order_and_labels():
 
 
 def test_content_hash_stays_what_it_is():
-    # Runs are compared by this hash, so it must never change: sha256 of four int64, the pixels, 'labels', int64 each.
+    # Runs are compared by this hash, so it must never change: SHA-256 of four int64, pixels, 'labels', int64 labels.
     images = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     data = b''.join(number.to_bytes(8, 'little') for number in (1, 2, 2, 3)) + bytes(range(12))
     assert content_sha256(images, None) == hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""Features that are extracted once, and `python -m evaluation.features extract`."""
+"""Tests of the feature cache and of `python -m evaluation.features extract`."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ failure = partial(failure_of, features.main, 'extract')
 
 
 class Projection(torch.nn.Module):
-    """Seeded features of images of 8x8 pixels."""
+    """A random projection of 8x8 RGB images to 5 features, set by a seed."""
 
     def __init__(self, seed):
         super().__init__()
@@ -31,7 +31,7 @@ class Projection(torch.nn.Module):
 def network(tmp_path):
     def save(seed=0):
         path = tmp_path / f'{seed}.pt'
-        if not path.exists():  # another file of the same network has another hash
+        if not path.exists():  # saving again would change the hash
             torch.jit.trace(Projection(seed), torch.ones(2, 3, 8, 8)).save(path)
         return f'--extractor=torchscript:{path}'
 
@@ -40,7 +40,7 @@ def network(tmp_path):
 
 @pytest.fixture
 def extracted(monkeypatch):
-    """Number of images whose features were extracted."""
+    """A list that gets the batch size of every extraction."""
     counts = []
     extract = TorchScript.run
 
@@ -79,7 +79,7 @@ def test_other_images_networks_and_preprocessings_are_extracted(network, extract
         options = f'--source={tmp_path}/{source}.npy', f'--preprocess=mean={mean}/0/0', network(seed)
         assert run(*options, *common).exit_code == 0
         found.append(np.load(tmp_path / 'out.npy'))
-    assert len(extracted) == 4  # the last is known
+    assert len(extracted) == 4  # the last features come from the cache
     np.testing.assert_array_equal(found[0], found[4])
     assert all(not np.array_equal(found[0], other) for other in found[1:4])
 

@@ -1,4 +1,4 @@
-"""Extractors of features, on tiny networks that the tests make."""
+"""Tests of feature extractors, on tiny networks."""
 
 import sys
 import types
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:`torch.jit.trace')
 
 
 class Saved(torch.nn.Module):
-    """What a test saves as TorchScript: a function of images."""
+    """Wraps a function of images so that it can be saved as TorchScript."""
 
     def __init__(self, function):
         super().__init__()

@@ -43,7 +43,7 @@ def test_near_copies_of_a_duplicated_image_are_authentic_unless_copies_count_onc
     training = np.array([100, 100, 200], np.uint8).reshape(-1, 1, 1, 1)
     generated = np.array([100, 103], np.uint8).reshape(-1, 1, 1, 1)
     result = metric('authenticity', PixelSpace(), generated, training)
-    assert result['authpct'] == 50  # 103 is 3 away from 100, which is 0 away from its copy
+    assert result['authpct'] == 50  # 103 is at distance 3 from 100, and 100 at distance 0 from its copy
     assert result['authpct_distinct'] == 0
 
 

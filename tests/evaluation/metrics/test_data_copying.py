@@ -10,7 +10,7 @@ from tests.evaluation.naive import distances, in_both_spaces, metric, random_set
 
 
 def naive_z(generated, test):
-    """Z from all pairs."""
+    """Z score of the Mann-Whitney U test, counted over all pairs."""
     u = sum((a > b) + (a == b) / 2 for a in generated for b in test)
     m, n = len(generated), len(test)
     return (u - m * n / 2) / math.sqrt(m * n * (m + n + 1) / 12)
@@ -33,14 +33,14 @@ def test_the_global_test_and_its_variants_count_all_pairs(space, levels):
 
 
 def test_a_case_by_hand():
-    # 1 exceeds none of 2 and 3; 3 exceeds 2 and ties with 3: U = 1.5, (1.5 - 2) / sqrt(4 · 5 / 12).
+    # 1 exceeds neither 2 nor 3; 3 exceeds 2 and ties with 3. So U = 1.5 and Z = (1.5 - 2) / sqrt(4 · 5 / 12).
     assert mann_whitney_z(torch.tensor([1, 3]), torch.tensor([2, 3])) == pytest.approx(-0.5 / math.sqrt(5 / 3))
 
 
 def test_cells_are_weighted_by_test_images_and_small_ones_are_left_out():
     random = np.random.default_rng(0)
     generated, test = torch.from_numpy(random.random(100)), torch.from_numpy(random.random(120))
-    # Generated and test images of cell 0: 40 and 30, 1: 41 and 71, 2: 19 and 0 (too few), 3: 0 and 19, 4: none.
+    # (generated, test) images per cell: (40, 30), (41, 71), (19, 0), (0, 19) and (0, 0); the last three are too few.
     generated_cells = np.repeat([0, 1, 2], [40, 41, 19])
     test_cells = np.repeat([0, 1, 3], [30, 71, 19])
     result = copying(generated, test, generated_cells, test_cells, num_cells=5)

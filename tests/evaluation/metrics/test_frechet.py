@@ -8,13 +8,13 @@ from tests.evaluation.naive import metric, random_sets
 
 
 def features(count, dimension=12, seed=0):
-    """Correlated features away from 0."""
+    """Correlated features whose mean is not 0."""
     random = np.random.default_rng(seed)
     return random.normal(size=(count, dimension)) @ random.normal(size=(dimension, dimension)) + random.normal() + 3
 
 
 def plainly(a, b):
-    """From the eigenvalues of the product of both covariances, as torch-fidelity computes the FID."""
+    """Fréchet distance from the eigenvalues of the product of both covariances, as torch-fidelity computes it."""
     A, B = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     roots = np.sqrt(np.linalg.eigvals(A @ B).astype(complex)).real.sum()
     return np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(A + B) - 2 * roots
@@ -23,7 +23,7 @@ def plainly(a, b):
 @pytest.mark.parametrize(('count', 'other'), [(60, 45), (7, 45), (45, 7), (7, 9), (2, 2)])
 def test_distance_for_few_and_for_many_images(count, other):
     a, b = features(count), features(other, seed=1)
-    # The roots of eigenvalues near 0 keep half of the digits.
+    # The square root of an eigenvalue near 0 has only half of the digits.
     assert frechet_distance(a, b) == pytest.approx(plainly(a, b), rel=1e-9 if min(count, other) > 12 else 1e-6)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(moments(a), moments(b)), rel=1e-9)
@@ -40,7 +40,7 @@ def test_a_set_and_itself_in_any_order_have_distance_0(count):
 
 @pytest.mark.parametrize('dimension', [3, 400])
 def test_distance_of_two_gaussians_is_the_analytic_one(dimension):
-    """At n < d too: images at ± an orthogonal direction have diagonal covariances."""
+    """Also checked with fewer images than features, at points chosen such that the covariances are diagonal."""
     variances, others = np.linspace(1, 4, dimension), np.linspace(3, 0, dimension)
     mean = np.arange(dimension) / dimension
     expected = np.square(mean).sum() + np.square(np.sqrt(variances) - np.sqrt(others)).sum()

@@ -52,7 +52,7 @@ def test_copies_of_one_training_image_are_precise_and_cover_little():
     (training,) = random_sets(256, 50)
     result = metric('precision_recall', PixelSpace(), np.repeat(training[:1], 30, axis=0), training)
     assert result['precision'] == 1
-    assert result['recall'] == 1 / 50  # balls of radius 0
+    assert result['recall'] == 1 / 50  # the balls around the equal generated images have radius 0
     assert result['coverage'] < 0.5
 
 

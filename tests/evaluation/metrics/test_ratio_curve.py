@@ -14,7 +14,7 @@ def test_curve_and_quantiles_are_those_of_all_distances(space, levels):
     d1, d2 = np.sort(distances(generated, once(training)), axis=1)[:, :2].T
     result = metric('ratio_curve', space, generated, training)
     assert result['thresholds'] == pytest.approx(np.arange(1, 101) / 100)
-    # Squares of distances are integers here: a tie is one of integers too.
+    # Squared distances are integers here, so ties are exact.
     expected = [np.mean(np.round(d1**2) * 100**2 < step**2 * np.round(d2**2)) for step in range(1, 101)]
     assert result['ratios'] == expected
     assert result['quantiles'] == pytest.approx(np.quantile(d1 / d2, result['quantile_levels']), abs=1e-12)
@@ -22,7 +22,7 @@ def test_curve_and_quantiles_are_those_of_all_distances(space, levels):
 
 
 def test_a_threshold_is_not_reached_by_an_equal_quotient():
-    result = ratio_curve(torch.tensor([1, 0, 9]), torch.tensor([4, 5, 9]))  # d1/d2: 0.5, 0, 1
+    result = ratio_curve(torch.tensor([1, 0, 9]), torch.tensor([4, 5, 9]))  # d1/d2 is 0.5, 0 and 1
     ratios = dict(zip(result.thresholds, result.ratios, strict=True))
     assert (ratios[0.01], ratios[0.5], ratios[0.51], ratios[1.0]) == (1 / 3, 1 / 3, 2 / 3, 2 / 3)
     assert result.quantiles[0] == 0

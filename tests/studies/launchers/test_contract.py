@@ -1,4 +1,4 @@
-"""Launchers by name: a new one needs only an entry in the registry."""
+"""Launchers are chosen by name, and a new one needs only a module and an entry in the registry."""
 
 import sys
 import types

@@ -1,4 +1,4 @@
-"""The launcher for Slurm against stand-ins for sbatch and squeue; tests/test_slurm.py has a real cluster."""
+"""The Slurm launcher with stand-ins for sbatch and squeue (tests/test_slurm.py uses a real cluster)."""
 
 import json
 import os
@@ -24,7 +24,7 @@ pytest.importorskip('submitit')
 
 
 class FakeCluster:
-    """Programs that keep what they are given in a folder, and the text that squeue answers with."""
+    """Stand-ins for Slurm's programs, which save their arguments in a folder; squeue prints a given text."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -69,7 +69,7 @@ def launcher(tmp_path: Path, **options) -> SlurmLauncher:
 
 
 def sbatch_options(script: str) -> dict[str, str]:
-    """The options in the head of a batch script, '' for those without a value."""
+    """Options in the #SBATCH lines of a batch script; an option without a value has ''."""
     words = [shlex.split(line)[1] for line in script.splitlines() if line.startswith('#SBATCH ')]
     return {name: value for name, _, value in (word.removeprefix('--').partition('=') for word in words)}
 
@@ -86,7 +86,7 @@ def test_points_are_one_array_with_what_was_asked_for(cluster, folders, tmp_path
     assert not cluster.scripts
     cluster_launcher.submit(folders)
     (script,) = cluster.scripts
-    for line in script.splitlines():  # only its name is not known before
+    for line in script.splitlines():  # only the name of the job is new
         assert line in planned or 'emm-' in line
     name = record(folders[0])['name']
     given = sbatch_options(script)
@@ -231,12 +231,12 @@ def test_further_options_of_sbatch(cluster, folders, tmp_path):
 
 def test_nodes_meet_at_the_first_one():
     environ = {'SLURM_NODEID': '3', 'SLURM_LAUNCH_NODE_IPADDR': '10.0.0.7', 'SLURM_JOB_ID': '1234567'}
-    # 1234567 mod 10000, above 20000
+    # The port is 20000 + 1234567 mod 10000.
     assert rendezvous(environ) == {'NODE_RANK': '3', 'MASTER_ADDR': '10.0.0.7', 'MASTER_PORT': '24567'}
 
 
 def test_a_job_near_its_end_waits_for_its_point_to_stop(tmp_path, monkeypatch):
-    """The signal comes while the job waits for the point's process, as it does on a cluster."""
+    """As on a cluster, the signal arrives while the job waits for the process of its point."""
     stand_in = tmp_path / 'python'
     stand_in.write_text(f'#!/bin/sh\ntrap "sleep 0.3; touch {tmp_path}/saved; exit 143" TERM\ntouch {tmp_path}/up\n'
                         'while :; do sleep 0.05; done\n')  # fmt: skip

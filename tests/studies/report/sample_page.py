@@ -1,4 +1,4 @@
-"""A page with all that a page can have, and names that try to break out of it."""
+"""A study page with every kind of content, optionally with names that contain hostile HTML."""
 
 import numpy as np
 
@@ -33,7 +33,7 @@ PAIRS, FIGURES = 16, 4
 
 
 def sample_page(hostile: bool = False) -> Page:
-    """Four trainings, of which two have galleries with COPIES copies and OTHERS others; strips of PAIRS pairs."""
+    """Page of four runs, two with galleries of COPIES copies and OTHERS other images; strips have PAIRS pairs."""
     name = f'{HOSTILE} {LONG}' if hostile else 'width 16'
     points = [
         RatioPoint(size, ratio, ratio - 0.02, ratio + 0.01) for size, ratio in ((20, 0.97), (50, 0.55), (400, 0.1))

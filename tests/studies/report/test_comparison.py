@@ -1,4 +1,4 @@
-"""Two runs of a study side by side."""
+"""Comparison of two runs of the same study."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ DOCUMENT = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A study of two widths: 95 and 85 % at 10 and 20 images, so each EMM is 15."""
+    """Folder of a study of two widths, each with ratios of 95 % at 10 and 85 % at 20 images, so that its EMM is 15."""
     root, study = tmp_path / 'study', read_study(DOCUMENT, 'study', 'study.toml')
     for combination in study.combinations:
         for size, copies in ((10, 950), (20, 850)):

@@ -1,4 +1,4 @@
-"""The sentence at the top of a study's page and at the end of its session."""
+"""The main finding of a study, one sentence on its page and at the end of its output."""
 
 import pytest
 
@@ -11,7 +11,7 @@ RATES = {'rate': {'label': 'Learning rate', 'option': 'train.lr', 'values': [0.0
 
 
 def study_of(root, sizes, ratios):
-    """Results of two learning rates, each with its ratios by size."""
+    """Results of a study of two learning rates. ratios: for each learning rate, the ratio at each size."""
     _, results = run(make_study(sizes={'values': sizes}, factors=RATES), root, lambda size: 0.0)
     for outcome, own in zip(results.outcomes, ratios, strict=True):
         for result, ratio in zip(outcome.points, own, strict=True):
@@ -43,9 +43,9 @@ def test_ratios_whose_intervals_overlap_do_not_differ(tmp_path, ratios, text):
 @pytest.mark.parametrize(
     ('ratios', 'text'),
     [
-        # The same EMM of 30: half of the way from 95 % at 20 to 85 % at 40 images.
+        # Both EMMs are 30, halfway between 95 % at 20 and 85 % at 40 images.
         (([1, 0.95, 0.85], [1, 0.95, 0.85]), 'The EMM ranges from 30 training images for'),
-        # 'at least 40' includes every larger size, so it overlaps with the same bound.
+        # Both EMMs are 'at least 40'.
         (([1, 1, 1], [1, 1, 1]), 'from ≥ 40 training images for Learning rate 0.001 to ≥ 40 for'),
         (([1, 0.5, 0], [1, 1, 1]), 'for Learning rate 0.001 to ≥ 40 for Learning rate 0.004.'),
     ],

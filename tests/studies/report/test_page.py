@@ -1,4 +1,4 @@
-"""The page of a study: what it holds, and that nothing in it can break out of it."""
+"""Contents of a study's page, and protection against hostile text in it."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ SEEDS = list(range(100, 140))
 
 
 class Reader(html.parser.HTMLParser):
-    """All tags of a page with their attributes, all text, and the content of scripts."""
+    """Collects the tags of a page with their attributes, its text, and the content of its scripts."""
 
     def __init__(self, page):
         super().__init__()
@@ -111,7 +111,7 @@ def test_settings_are_shown_as_words_and_long_lists_are_cut():
 
 
 def fill_point(folder, data):
-    """The files of a finished point whose images are training images with noise; returns images and training set."""
+    """Write the files of a finished point whose images are noisy training images; return images and training set."""
     rng = np.random.default_rng(0)
     training = open_source(data).load().transpose(0, 3, 1, 2)  # [N, 1, 8, 8]
     noise = rng.normal(size=[len(SEEDS), 1, 8, 8]) * np.linspace(5, 60, len(SEEDS))[:, None, None, None]

@@ -55,7 +55,7 @@ def figures(names):
 
 
 class NotingRenderer(RendererAgg):
-    """Notes the boxes, in pixels, of the lines of text that it draws."""
+    """Records the bounding box, in pixels, of every line of text that it draws."""
 
     def __init__(self, *size):
         super().__init__(*size)
@@ -178,7 +178,7 @@ def test_losses_have_plain_numbers_at_their_axis(losses):
 
 
 def crosses(figure):
-    """Places of the crosses in a figure, of all its axes."""
+    """Data coordinates of all crosses in a figure."""
     lines = [line for axes in figure.axes for line in axes.lines if line.get_marker() == 'x']
     return [place for line in lines for place in zip(*line.get_data(), strict=True)]
 

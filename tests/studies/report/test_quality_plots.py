@@ -1,4 +1,4 @@
-"""Quality next to memorization, and who is copied, on records and images made by hand."""
+"""Plots of quality and memorization, and galleries of copied training images, from handmade records and images."""
 
 import json
 import shutil
@@ -84,7 +84,7 @@ def test_only_records_of_the_newest_measurement_count(tmp_path):
 
 @pytest.fixture
 def folder(digits_20, tmp_path):
-    """A point whose best snapshot copies training image 4 twice and image 7 once."""
+    """Folder of a point whose best snapshot copies training image 4 twice and image 7 once."""
     settings = record(2)
     write_run(tmp_path, [settings])
     shutil.copy(digits_20, tmp_path / 'data.zip')

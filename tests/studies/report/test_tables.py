@@ -1,4 +1,4 @@
-"""Tables of a study."""
+"""Columns of a study's tables."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Closed-form denoisers by their definitions: loops over pixels, windows and images, in extended precision."""
+"""Closed-form denoisers by their definitions, as loops over pixels, windows and images in extended precision."""
 
 import itertools
 
@@ -10,19 +10,19 @@ from training.closed_form.streamed import Streamed
 
 
 def data(images: Tensor) -> np.ndarray:
-    """uint8 [N, C, R, R] as numbers in [-1, 1]."""
+    """Convert images from uint8 [N, C, R, R] to extended precision in [-1, 1]."""
     return images.numpy().astype(np.longdouble) / 127.5 - 1
 
 
 def posterior_mean(logits: list, values: list) -> np.ndarray:
-    """sum softmax(logits) values, for a value (of any shape) for each logit."""
+    """Average of the values, weighted by softmax(logits). values: one array of any shape for each logit."""
     shifted = np.array(logits, dtype=np.longdouble)
     weights = np.exp(shifted - shifted.max())
     return np.tensordot(weights / weights.sum(), np.array(values), axes=1)
 
 
 def window_of(image: np.ndarray, row: int, column: int, size: int, circular: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The window [C, k, k] around a pixel, zero outside of the image, and which of its places are inside [k, k]."""
+    """The window around a pixel, [C, k, k], zero outside the image; and whether each position is inside it, [k, k]."""
     resolution, half = image.shape[-1], size // 2
     window = np.zeros([len(image), size, size], dtype=np.longdouble)
     inside = np.zeros([size, size], dtype=bool)
@@ -79,7 +79,7 @@ def pca_locality(images: Tensor, x: Tensor, sigma: float, tau: float) -> np.ndar
     wiener = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(covariance)))
     found = np.zeros([len(x), training.shape[1]])
     for m, row in enumerate(wiener):
-        same = (training[:, m] == training[0, m]).all()  # then the value does not depend on the mask
+        same = (training[:, m] == training[0, m]).all()  # a constant pixel: no mask changes its value
         mask = np.zeros(len(row), dtype=bool) if same else np.abs(row) >= tau * np.abs(row).max()
         for b, noisy in enumerate(x.flatten(1).numpy()):
             squares = ((noisy - training)[:, mask] ** 2).sum(axis=1)
@@ -100,7 +100,7 @@ def optimum(images: Tensor, x: Tensor, sigma: float) -> np.ndarray:
 
 
 def mixed_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
-    """Correlated images with exact copies and near copies, one level apart in one pixel; uint8."""
+    """Correlated uint8 images with exact copies and near-copies (different by one level in one pixel)."""
     random = np.random.default_rng(seed)
     coarse = random.normal(0, 45, [count, channels, -(-size // 2), -(-size // 2)]).repeat(2, axis=2).repeat(2, axis=3)
     pixels = 120 + coarse[:, :, :size, :size] + random.normal(0, 20, [count, channels, size, size])
@@ -112,7 +112,7 @@ def mixed_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
 
 
 def queries(images: Tensor, sigma: float, seed: int = 1) -> Tensor:
-    """Noised training images, a point halfway between near copies, and a distant point; float64."""
+    """Noisy images to denoise, float64: noisy training images, a midpoint of two near-copies, and a distant point."""
     random = np.random.default_rng(seed)
     clean = images[[0, len(images) - 1]].double() / 127.5 - 1
     noisy = clean + sigma * torch.from_numpy(random.normal(size=clean.shape))
@@ -122,11 +122,11 @@ def queries(images: Tensor, sigma: float, seed: int = 1) -> Tensor:
 
 
 def relative_error(found: Tensor, expected: np.ndarray) -> float:
-    """The largest error of an image, relative to its norm."""
+    """The largest error of any image, relative to the norm of the image."""
     error = (found.double().numpy() - expected).reshape(len(expected), -1)
     return float((np.linalg.norm(error, axis=1) / np.linalg.norm(expected.reshape(len(expected), -1), axis=1)).max())
 
 
 def check(denoiser: Streamed, x: Tensor, sigma: float, expected: np.ndarray) -> None:
-    """That a denoiser is exact to 1e-10 in float64, and to 1e-6 otherwise."""
+    """Check that a denoiser is exact to 1e-10 in float64 and to 1e-6 otherwise."""
     assert relative_error(denoiser(x, sigma), expected) < (1e-10 if denoiser.float64 else 1e-6)

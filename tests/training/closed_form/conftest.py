@@ -19,5 +19,5 @@ def denoiser(images: Tensor, request: pytest.FixtureRequest, monkeypatch: pytest
 
 @pytest.fixture
 def digits_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small sets are computed like large ones."""
+    """Make the optimal denoiser treat small training sets like large ones (int8 digits instead of float64)."""
     monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', 0)

@@ -1,15 +1,15 @@
-"""The optimum by its definition, written naively in float64, and sets of images to compute it for."""
+"""The optimal denoiser by its definition in naive float64, and image sets on which to test it."""
 
 import torch
 from torch import Tensor
 
-# FLOAT64_PIXELS with which a set is summed in float64, or with digits.
+# Values of FLOAT64_PIXELS for which sums are computed in float64 or with digits.
 WAYS = {'float64': 1 << 60, 'digits': 0}
 SIGMAS = [80.0, 20.0, 8.0, 3.0, 1.0, 0.3, 0.05, 0.002]
 
 
 def naive(images: Tensor, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [B, N] and denoised images [B, C, R, R] by the definition, float64."""
+    """Weights [B, N] and denoised images [B, C, R, R] by the definition, both float64."""
     y = images.to(torch.float64) / 127.5 - 1
     variance = torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1) ** 2
     weights = torch.softmax(-squared_distances(x, images) / (2 * variance), dim=1)
@@ -17,7 +17,7 @@ def naive(images: Tensor, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Ten
 
 
 def squared_distances(x: Tensor, images: Tensor) -> Tensor:
-    """Squared distances [B, N] from x to the images, in units of [-1, 1], float64."""
+    """Squared distances from x to the images for pixels in [-1, 1], float64 [B, N]."""
     y = images.to(torch.float64) / 127.5 - 1
     return torch.stack([(y - one).square().sum(dim=(1, 2, 3)) for one in x.to(torch.float64)])
 
@@ -28,7 +28,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def smooth_images(count: int, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
-    """Random images with most of their variance at low frequencies, as photographs have; uint8."""
+    """Random uint8 images with most of their variance at low frequencies, like photographs."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn([count, channels, 4, 4], generator=generator) * 60
     fine = torch.randn([count, channels, size, size], generator=generator) * 12
@@ -37,7 +37,7 @@ def smooth_images(count: int, channels: int = 3, size: int = 16, seed: int = 0) 
 
 
 def noisy(images: Tensor, sigma: float, count: int = 4, seed: int = 1) -> Tensor:
-    """Training images with noise, float64."""
+    """Noisy training images, float64 [count, C, R, R]."""
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(len(images), [count], generator=generator)
     noise = torch.randn([count, *images.shape[1:]], generator=generator, dtype=torch.float64)
@@ -49,7 +49,7 @@ def naive_pixels(images: Tensor) -> Tensor:
 
 
 def hard_sets() -> dict[str, Tensor]:
-    """Sets on which rounding errors are large, or weights are equal."""
+    """Image sets with large rounding errors or equal weights."""
     near = smooth_images(1).repeat(100, 1, 1, 1)
     near.view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
     halves = torch.full([64, 3, 16, 16], 255, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Denoisers of a sharded training set, each rank a thread."""
+"""Run denoisers on a sharded training set, with a thread for each rank."""
 
 import itertools
 import threading
@@ -18,7 +18,7 @@ def on_ranks(
     compute: Callable[[ImageRows], Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[Tensor]:
-    """What each rank computes from its share of the images."""
+    """Results of all ranks, each of which holds its share of the images."""
     bounds = [len(images) * rank // count for rank in range(count + 1)]
     barrier, local, box, results = threading.Barrier(count, timeout=60), threading.local(), {}, {}
 

@@ -1,4 +1,4 @@
-"""The Gaussian denoiser against its formula, written naively in float64."""
+"""The Gaussian denoiser, compared with its formula in naive float64."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def random_images(count: int, channels: int = 1, size: int = 4, seed: int = 0) -
 
 
 def wiener(images: Tensor, x: Tensor, sigma: float) -> np.ndarray:
-    """mu + C (C + sigma² I)⁻¹ (x - mu) by the definition, [B, P]."""
+    """The Wiener filter mu + C (C + sigma² I)⁻¹ (x - mu), float64 [B, P]."""
     y = images.flatten(1).numpy().astype(np.float64) / 127.5 - 1
     mean = y.mean(axis=0)
     covariance = (y - mean).T @ (y - mean) / len(y)
@@ -41,7 +41,7 @@ def test_it_is_the_wiener_filter_with_fewer_and_with_more_images_than_pixels(cou
 
 
 def test_it_is_the_posterior_mean_of_gaussian_data():
-    """For pixels drawn independently from N(m, s²), the posterior mean is m + s² / (s² + sigma²) (x - m)."""
+    """If all pixels are drawn independently from N(m, s²), the posterior mean is m + s² / (s² + sigma²) (x - m)."""
     random = np.random.default_rng(0)
     images = torch.from_numpy(random.normal(120, 25, [100_000, 1, 2, 2]).round().clip(0, 255).astype(np.uint8))
     x, sigma = noisy([5, 1, 2, 2]), 0.2
@@ -55,7 +55,7 @@ def test_each_image_may_have_a_noise_level_of_its_own():
     sigmas = [0.1, 1.0, 10.0]
     found = GaussianDenoiser(images)(x, torch.tensor(sigmas)).flatten(1).numpy()
     expected = np.concatenate([wiener(images, x[i : i + 1], sigma) for i, sigma in enumerate(sigmas)])
-    np.testing.assert_allclose(found, expected, atol=1e-7)  # the levels are float32
+    np.testing.assert_allclose(found, expected, atol=1e-7)  # the noise levels are float32
 
 
 def test_a_class_has_the_gaussian_of_its_images():

@@ -1,4 +1,4 @@
-"""Hybrids of denoisers, and the names that spell closed forms."""
+"""Hybrids of denoisers, and the names by which users choose closed forms."""
 
 import pytest
 import torch

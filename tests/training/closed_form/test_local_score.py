@@ -1,4 +1,4 @@
-"""The local score denoisers against their definitions."""
+"""The local score denoisers, compared with their definitions."""
 
 import itertools
 import json
@@ -83,7 +83,7 @@ def test_distant_queries_are_exact(distance, precision):
 
 
 def test_a_distant_query_as_near_to_one_image_as_to_another_loses_no_digits():
-    """At each pixel it is far along a direction at right angles to the difference of the two images."""
+    """At each pixel, the query is far from both images, in a direction perpendicular to their difference."""
     images = mixed_images(2, 3, 5, seed=3)
     first, second = images.double() / 127.5 - 1
     sideways = torch.linalg.cross(

@@ -1,4 +1,4 @@
-"""The optimal denoiser against its definition, written naively in float64."""
+"""The optimal denoiser, compared with its definition in naive float64."""
 
 import functools
 import itertools
@@ -90,7 +90,7 @@ def test_copies_count_as_often_as_they_occur(sigma: float) -> None:
 
 @pytest.mark.parametrize('sigma', [1.0, 0.05, 0.002])
 def test_near_ties_share_their_weight(sigma: float) -> None:
-    """100 images that differ from one image by one grey level in one pixel: more near ties than float64 recomputes."""
+    """100 images differ from one by a single level in a pixel, which are more near ties than float64 recomputes."""
     images = smooth_images(400)
     near = images[:1].repeat(100, 1, 1, 1)
     near.view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
@@ -150,7 +150,7 @@ def test_statistics_equal_their_definitions(images: Tensor, denoiser: OptimalDen
 def test_of_several_copies_the_lowest_index_is_nearest() -> None:
     images = smooth_images(800)
     images = torch.cat([images, images.flip(0)])
-    labels = torch.arange(1600) // 400 % 2  # the classes' order puts later copies first
+    labels = torch.arange(1600) // 400 % 2  # sorting by class puts later copies first
     x = noisy(images[:800], 1.0, count=8)
     expected = squared_distances(x, images[:800]).argmin(dim=1)
     assert torch.equal(OptimalDenoiser(images).statistics(x, 1.0).nearest, expected)
@@ -159,7 +159,7 @@ def test_of_several_copies_the_lowest_index_is_nearest() -> None:
 
 @pytest.mark.parametrize('brightness', [0, 80])
 def test_error_estimate_bounds_the_error(brightness: int) -> None:
-    """With two digits of z the error is large enough to be seen next to float32's."""
+    """The test uses two digits of z, for which the error exceeds rounding errors of float32."""
     images = (smooth_images(2300) // 2 + 64 + brightness).clamp(max=255).to(torch.uint8)
     denoiser = OptimalDenoiser(images)
     for sigma in (80.0, 20.0, 5.0, 2.0):
@@ -206,7 +206,7 @@ def test_logits_are_as_wrong_as_estimated() -> None:
 
 
 def test_logits_that_are_useless_are_not_believed() -> None:
-    """At the lowest noise two digits cannot tell near ties apart."""
+    """At the lowest noise level, two digits cannot distinguish near ties."""
     images = smooth_images(400)
     images[:100] = images[:1]
     images[:100].view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
@@ -242,7 +242,7 @@ def test_memory_mapped_images_give_the_same(images: Tensor, digits_only: None, t
 def test_sums_over_shards_merge_to_those_over_all(
     images: Tensor, bounds: list[int], sigma: float, digits_only: None
 ) -> None:
-    copies = torch.cat([images[:1100], images[:1100], images[:100]])  # the same images in several shards
+    copies = torch.cat([images[:1100], images[:1100], images[:100]])  # several shards have equal images
     x = noisy(copies, sigma)
     merged = None
     for start, stop in itertools.pairwise(bounds):
@@ -259,7 +259,7 @@ def test_sums_over_shards_merge_to_those_over_all(
 @pytest.mark.parametrize('way', ['digits', 'float64'])
 def test_classes_that_most_shards_lack_are_merged(images: Tensor, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', 0)
-    labels = torch.arange(len(images)) * 4 // len(images)  # sorted: each of the four shards has one class
+    labels = torch.arange(len(images)) * 4 // len(images)  # sorted, so each shard has one class
     x = noisy(images, 3.0)
     z, variance = OptimalDenoiser(images)._in_pixels(x, 3.0)
     for label in range(4):

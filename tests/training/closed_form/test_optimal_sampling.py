@@ -1,4 +1,4 @@
-"""Samplers with the optimal denoiser: images that settle leave early, and seeds replay training images."""
+"""Sampling with the optimal denoiser: settled images are finished early, and samples replay training images."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ from training.sampling import StackedRandomGenerator, ablation_sampler, edm_samp
 
 
 class CountingDenoiser:
-    """A denoiser that counts the images it is asked for; `settled` exists only if `with_settled` is set."""
+    """Counts the images that a denoiser is called with; it has `settled` only if `with_settled` is set."""
 
     sigma_min, sigma_max, label_dim = 0.0, math.inf, 0
 
@@ -84,7 +84,7 @@ def test_copies_of_one_image_settle_together(rows: int, monkeypatch: pytest.Monk
 
 
 class NaiveDenoiser(CountingDenoiser):
-    """The definition in float64, of the images of each class."""
+    """The optimal denoiser by its definition in float64, for the images of each class."""
 
     def __init__(self, images: Tensor, labels: Tensor):
         self.images, self.labels = images, labels
@@ -118,7 +118,7 @@ def test_large_sets_have_no_coordinates(images: Tensor, tmp_path: Path) -> None:
     assert OptimalDenoiser(images[:769]).coordinates is None  # more images than pixels
     wide = torch.randint(256, [6, 3, 1024, 1024], dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert OptimalDenoiser(wide[:5]).coordinates is not None
-    assert OptimalDenoiser(wide).coordinates is None  # 6 * 3 * 1024² float64 numbers take more than 128 MiB
+    assert OptimalDenoiser(wide).coordinates is None  # 6 * 3 * 1024² float64 values exceed 128 MiB
     np.save(tmp_path / 'images.npy', images[:9])
     assert OptimalDenoiser(np.load(tmp_path / 'images.npy', mmap_mode='r')).coordinates is None
 

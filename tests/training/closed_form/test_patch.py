@@ -1,4 +1,4 @@
-"""The patch posterior denoiser against its definition."""
+"""The patch posterior denoiser, compared with its definition."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The PCA-locality denoiser against its definition."""
+"""The PCA-locality denoiser, compared with its definition."""
 
 import numpy as np
 import pytest

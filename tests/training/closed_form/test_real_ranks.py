@@ -1,4 +1,4 @@
-"""Closed forms of a training set that two processes hold together, next to the same forms in one process."""
+"""Closed forms of a training set sharded over two processes, compared with a single process."""
 
 import subprocess
 import sys

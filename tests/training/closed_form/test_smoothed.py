@@ -1,4 +1,4 @@
-"""The smoothed denoiser against its definition."""
+"""The smoothed denoiser, compared with its definition."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_it_is_the_mean_of_the_optimum_at_points_around_the_noisy_image(count, c
     x = queries(images, sigma)
     for precision in ('fp32', 'fp64'):
         denoiser = SmoothedDenoiser(images, draws=draws, smoothing=0.5, precision=precision)
-        noise = denoiser.noise  # of standard deviation 0.5
+        noise = denoiser.noise  # has standard deviation 0.5
         points = [x + sigma * one for one in noise]
         check(denoiser, x, sigma, np.mean([brute_force.optimum(images, point, sigma) for point in points], axis=0))
 

@@ -71,7 +71,7 @@ def test_a_training_set_that_cannot_be_used_leaves_nothing_behind(tmp_path, mess
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_archive_that_was_cut_short_is_named_by_every_script(tmp_path, digits_20):
+def test_every_script_names_a_truncated_archive(tmp_path, digits_20):
     path = tmp_path / 'cut.zip'
     path.write_bytes(digits_20.read_bytes()[:-2000])
     for command, arguments in [

@@ -74,7 +74,7 @@ def test_options_out_of_range_are_refused_when_a_run_resumes(change, run_dir, di
 
 @pytest.mark.parametrize('name', ['format', 'images', 'steps', 'dataset_sha256', 'net', 'ema', 'optimizer'])
 @pytest.mark.parametrize('value', [None, 'x', -1, torch.full([3], math.nan), {'x': 1}, [1], 2**70], ids=str)
-def test_a_state_of_wrong_parts_is_refused(name, value, run_dir, resume):
+def test_a_training_state_with_invalid_entries_is_refused(name, value, run_dir, resume):
     (_, path) = list_states(run_dir)[-1]
     torch.save({**torch.load(path, weights_only=True), name: value}, path)
     result = resume()
@@ -86,7 +86,7 @@ def test_a_state_of_wrong_parts_is_refused(name, value, run_dir, resume):
 @pytest.mark.parametrize(
     'line', [NESTED, b'\xff\xfe', b'{"Progress/kimg": "x"}', b'[1]', b'\0'], ids=lambda line: str(line[:9])
 )
-def test_damaged_statistics_are_dropped(line, run_dir, resume):
+def test_damaged_lines_of_the_statistics_are_dropped(line, run_dir, resume):
     with open(run_dir / 'stats.jsonl', 'ab') as file:
         file.write(line + b'\n')
     assert resume().exit_code == 0
@@ -130,7 +130,7 @@ def test_an_array_in_place_of_the_images_of_the_best_snapshot_is_replaced(run_di
 
 
 @pytest.mark.parametrize('text', [NESTED, b'\xff\xfe', b'[1]', b'null', b'{"a":', b''], ids=start_of)
-def test_unreadable_settings_of_a_folder_are_refused(text, original, tmp_path):
+def test_a_folder_with_unreadable_settings_is_refused(text, original, tmp_path):
     (tmp_path / 'settings.json').write_bytes(text)
     network = list_snapshots(original)[-1][1]
     message = failure_of(generate.main, f'--network={network}', f'--outdir={tmp_path}', *SAMPLING)
@@ -142,7 +142,7 @@ def test_unreadable_settings_of_a_folder_are_refused(text, original, tmp_path):
     [b'x' * 200_000 + b'\n', b'\0,1\n', b'a,"b\n', b'1,\xff\n', b','.join([b'1'] * 9) + b'\n'],
     ids=lambda text: str(text[:9]),
 )
-def test_damaged_rows_of_a_table_are_made_again(text, digits_20, tmp_path):
+def test_images_of_damaged_table_rows_are_generated_again(text, digits_20, tmp_path):
     arguments = [f'--data={digits_20}', f'--outdir={tmp_path}', *SAMPLING]
     assert invoke(generate_optim.main, *arguments).exit_code == 0
     expected = (tmp_path / 'nearest.csv').read_bytes()

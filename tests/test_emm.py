@@ -71,7 +71,7 @@ def kill_with_children(process):
 
 
 @pytest.mark.slow
-def test_a_study_that_was_killed_ends_with_the_same_tables(study_file, tmp_path):
+def test_a_killed_and_resumed_study_gives_the_same_tables(study_file, tmp_path):
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     output = run_script('emm.py', 'sweep', study_file, f'--outdir={whole}', '--jobs=2').stdout
     assert output.splitlines()[0].startswith(f'Page: {whole}/report.html')
@@ -102,7 +102,7 @@ def test_a_study_that_was_killed_ends_with_the_same_tables(study_file, tmp_path)
 
 
 @pytest.mark.slow
-def test_closed_forms_are_points_of_a_study_like_trainings(study_file, tmp_path):
+def test_a_study_evaluates_closed_forms_alongside_networks(study_file, tmp_path):
     network, optimal, gaussian = '{}', '{ evaluate.denoiser = "optimal" }', '{ evaluate.denoiser = "gaussian" }'
     values = f'values = {{ network = {network}, optimal = {optimal}, gaussian = {gaussian} }}'
     study_file.write_text(f'{STUDY.replace("[10, 20]", "[10]")}\n[factors.denoiser]\n{values}\n')
@@ -126,7 +126,7 @@ def test_closed_forms_are_points_of_a_study_like_trainings(study_file, tmp_path)
 
 
 @pytest.mark.slow
-def test_measurements_are_shown_and_new_ones_train_nothing(study_file, tmp_path):
+def test_measurements_are_reported_and_adding_one_trains_nothing(study_file, tmp_path):
     options = '{ test = "sources.half-b", num = 10'
     text = STUDY.replace('"digits"', '"sources.half-a"').replace('[10, 20]', '[10]')
     text += '\n[sources]\nhalf = { selection = "split", source = "digits", max-images = 20 }\n'
@@ -186,7 +186,7 @@ def check_what_is_told(folder):
 
 
 @pytest.mark.slow
-def test_a_search_answers_with_an_inequality_and_ends_at_ctrl_c(tmp_path):
+def test_a_search_reports_an_inequality_and_stops_at_ctrl_c(tmp_path):
     folder = tmp_path / 'search'
     arguments = [
         'emm.py',
@@ -215,7 +215,7 @@ def test_a_search_answers_with_an_inequality_and_ends_at_ctrl_c(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_file, tmp_path):
+def test_a_failed_point_is_reported_with_its_log_and_run_again_on_request(study_file, tmp_path):
     # The learning rate is so large that the loss is not finite.
     study_file.write_text(
         STUDY.replace('values = [10, 20]', 'values = [10]').replace('batch = 10', 'batch = 10\nlr = 1e30', 1)
@@ -261,7 +261,7 @@ def test_a_failed_point_is_named_with_its_log_and_run_again_on_request(study_fil
         ),
     ],
 )
-def test_a_mistake_is_answered_with_one_sentence_and_leaves_nothing(arguments, message, study_file, tmp_path):
+def test_a_mistake_gives_a_one_sentence_error_and_leaves_no_files(arguments, message, study_file, tmp_path):
     words = [str(study_file) if word == 'STUDY' else word for word in arguments]
     failed = run_script('emm.py', *words, check=False, cwd=tmp_path)
     assert failed.returncode in (1, 2)
@@ -287,7 +287,7 @@ class Stoppable:
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
-def test_trainings_are_stopped_when_emm_py_is_ended_or_its_terminal_closes(number):
+def test_training_stops_when_emm_py_is_terminated_or_its_terminal_closes(number):
     launcher: Any = Stoppable()
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), session.stopping(launcher):
@@ -296,7 +296,7 @@ def test_trainings_are_stopped_when_emm_py_is_ended_or_its_terminal_closes(numbe
     assert signal.getsignal(number) == before
 
 
-def test_a_closed_terminal_does_not_end_a_study_under_nohup():
+def test_closing_the_terminal_does_not_stop_a_study_under_nohup():
     launcher: Any = Stoppable()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -306,7 +306,7 @@ def test_a_closed_terminal_does_not_end_a_study_under_nohup():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_trainings_are_stopped_where_nobody_reads_what_is_printed(monkeypatch):
+def test_training_stops_even_if_the_reader_of_the_output_has_ended(monkeypatch):
     launcher: Any = Stoppable()
 
     def closed(*_, **__):
@@ -318,7 +318,7 @@ def test_trainings_are_stopped_where_nobody_reads_what_is_printed(monkeypatch):
     assert launcher.stopped == 1
 
 
-def test_a_point_that_was_killed_ends_the_study_with_a_sentence(tmp_path):
+def test_a_stopped_point_ends_the_study_with_a_one_sentence_error(tmp_path):
     document = tomllib.loads(STUDY.replace('[10, 20]', '[10]'))
     study = read_study(document, 'two', 'two.toml')
     point = make_point(study, tmp_path, study.combinations[0], 10, 0)
@@ -337,7 +337,7 @@ def test_the_folder_of_a_search_can_be_renamed(tmp_path, monkeypatch):
     assert len(set(found)) == 1
 
 
-def test_a_selection_is_split_as_a_shell_does(tmp_path):
+def test_a_selection_is_split_into_words_as_in_a_shell(tmp_path):
     arguments = ['search', f'--outdir={tmp_path / "x"}', '--source=digits', '--range=10-100', '-n']
     printed = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0"'])
     assert '--class-name=0 ' in printed.output
@@ -346,7 +346,7 @@ def test_a_selection_is_split_as_a_shell_does(tmp_path):
     assert 'use quotes as in a shell' in printed.output
 
 
-def test_the_snapshots_of_a_search_race_on_request(tmp_path):
+def test_a_search_can_evaluate_snapshots_in_a_race(tmp_path):
     arguments = ['search', f'--outdir={tmp_path / "x"}', '--source=digits', '--range=10-100', '-n']
     assert '--race' not in CliRunner().invoke(emm.main, arguments).output
     printed = CliRunner().invoke(emm.main, [*arguments, '--race'])

@@ -57,7 +57,7 @@ def outdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_images_conform(outdir: Path) -> None:
+def test_generated_images_equal_the_reference_data(outdir: Path) -> None:
     expected = np.load(DATA / 'optimal_denoiser_digits.npz')['generate.images_uint8'][:, 0]
     assert np.array_equal([read_image(outdir / f'{seed:06d}.png') for seed in range(32)], expected)
 
@@ -73,7 +73,7 @@ def test_the_table_lists_the_training_image_that_each_image_replays(outdir: Path
         assert np.array_equal(digits[int(line['nearest'])], read_image(outdir / f'{seed:06d}.png'))
 
 
-def test_contact_sheet_shows_the_images_in_order(outdir: Path) -> None:
+def test_the_contact_sheet_shows_the_images_in_order(outdir: Path) -> None:
     sheet = read_image(outdir / 'grid.png')[::10, ::10]  # each pixel is drawn as 10x10
     assert sheet.shape == (6 * 8, 6 * 8)
     assert np.array_equal(sheet[8:16, 16:24], read_image(outdir / '000008.png'))
@@ -99,7 +99,7 @@ def test_an_interrupted_run_resumes(outdir: Path, tmp_path: Path) -> None:
     assert not list(again.glob('*.rank*'))
 
 
-def test_subdirs_and_leaving_images_out(tmp_path: Path) -> None:
+def test_images_can_be_saved_in_subfolders_or_not_at_all(tmp_path: Path) -> None:
     arguments = ['--network=digits', f'--outdir={tmp_path / "out"}', '--seeds=999-1001']
     assert run(*arguments, '--no-save-images').exit_code == 0
     assert not list(tmp_path.glob('**/*.png'))
@@ -109,7 +109,7 @@ def test_subdirs_and_leaving_images_out(tmp_path: Path) -> None:
     assert pictures == ['000000/000999.png', '001000/001000.png', '001000/001001.png']
 
 
-def test_copies_are_counted_as_the_memorization_ratio_counts_them(tmp_path: Path, digits: np.ndarray) -> None:
+def test_the_number_of_copies_agrees_with_the_memorization_ratio(tmp_path: Path, digits: np.ndarray) -> None:
     """With a high sigma_min, the sampler stops early, so some images are blends of training images."""
     out = tmp_path / 'out'
     result = run('--data=digits', f'--outdir={out}', '--seeds=0-39', '--sigma_min=0.5')
@@ -128,7 +128,7 @@ def test_copies_are_counted_as_the_memorization_ratio_counts_them(tmp_path: Path
         assert [int(line[column]) for line in table] == distances.tolist()
 
 
-def test_conditional_images_are_of_their_class(tmp_path: Path) -> None:
+def test_class_conditional_samples_belong_to_their_class(tmp_path: Path) -> None:
     labels = open_source('digits').labels
     assert labels is not None
     assert run('--data=digits', f'--outdir={tmp_path / "drawn"}', '--seeds=0-19', '--cond=1').exit_code == 0
@@ -139,7 +139,7 @@ def test_conditional_images_are_of_their_class(tmp_path: Path) -> None:
     assert {labels[int(line['nearest'])] for line in read_table(tmp_path / 'seven').values()} == {7}
 
 
-def test_any_closed_form_generates_in_any_sampler(tmp_path: Path, digits: np.ndarray) -> None:
+def test_closed_forms_can_be_sampled_with_every_sampler(tmp_path: Path, digits: np.ndarray) -> None:
     """No sample from the Gaussian denoiser is a copy, but the table lists the nearest training images all the same."""
     for name, options in [('edm', []), ('churned', ['--S_churn=10']), ('ablation', ['--solver=euler', '--disc=vp'])]:
         out = tmp_path / name
@@ -156,7 +156,7 @@ def test_any_closed_form_generates_in_any_sampler(tmp_path: Path, digits: np.nda
 
 
 @pytest.mark.parametrize('name', [*DENOISERS][2:-1])
-def test_every_closed_form_samples_with_its_parameters(
+def test_every_closed_form_can_be_sampled_with_its_parameters(
     name: str, digits_20: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = f'--data={digits_20}', '--seeds=0-3', '--steps=4', '--cond=1', '--batch=2'
@@ -190,7 +190,7 @@ def test_every_closed_form_samples_with_its_parameters(
         ('hybrid:optimal>9>local:window=TABLE', ['--sigma_min=0.05'], '0.05 to 9'),
     ],
 )
-def test_a_table_that_does_not_cover_the_noise_levels_is_refused_before_anything_is_written(
+def test_a_window_table_without_all_noise_levels_is_refused_before_writing(
     text: str, sampler: list[str], missing: str, tmp_path: Path
 ) -> None:
     table, out = tmp_path / 'windows.json', tmp_path / 'out'
@@ -205,7 +205,7 @@ def test_a_table_that_does_not_cover_the_noise_levels_is_refused_before_anything
         assert result.exit_code == 0, result.output
 
 
-def test_a_hybrid_depends_on_the_content_of_its_network(digits_20: Path, tmp_path: Path) -> None:
+def test_a_hybrid_with_a_changed_network_file_does_not_resume(digits_20: Path, tmp_path: Path) -> None:
     train_run = [f'--outdir={tmp_path / "run"}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--warmup=0']
     assert CliRunner().invoke(train.main, [*train_run, '--epochs=100', '--tick=1', '--snap=1']).exit_code == 0
     first, last = (path for _, path in list_snapshots(tmp_path / 'run')[-2:])
@@ -245,7 +245,7 @@ def test_a_new_denoiser_needs_one_line_in_the_registry(tmp_path: Path, monkeypat
     assert not (tmp_path / 'none').exists()
 
 
-def test_precision_changes_no_image(outdir: Path, tmp_path: Path) -> None:
+def test_the_precision_option_does_not_change_images(outdir: Path, tmp_path: Path) -> None:
     assert run('--data=digits', f'--outdir={tmp_path}', '--seeds=0-7', '--precision=fp64').exit_code == 0
     for seed in range(8):
         assert np.array_equal(read_image(tmp_path / f'{seed:06d}.png'), read_image(outdir / f'{seed:06d}.png'))
@@ -262,7 +262,7 @@ def test_an_array_on_disk_gives_the_same_images(axes: tuple[int, ...], outdir: P
         assert (tmp_path / 'out' / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_an_array_on_disk_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_on_disk_is_never_loaded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test simulates that no memory is free, so the images must be read in parts."""
     monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 0)
     monkeypatch.setattr('training.closed_form.optimal.FLOAT64_PIXELS', 0)
@@ -291,7 +291,7 @@ def test_an_array_that_linux_will_not_map_for_writing_is_mapped_for_reading(
     assert run(f'--data={tmp_path / "digits.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-3').exit_code == 0
 
 
-def test_a_shard_decodes_nothing_but_its_share(digits_20: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_decodes_only_its_share_of_the_images(digits_20: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, read = open_source(str(digits_20)), []
     decode = type(source).read
 
@@ -311,7 +311,7 @@ def test_a_shard_decodes_nothing_but_its_share(digits_20: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('ranks', 'options'), [(2, []), (2, ['--shard']), (3, ['--shard', '--batch=10'])])
-def test_ranks_and_shards_change_nothing(ranks: int, options: list[str], outdir: Path, tmp_path: Path) -> None:
+def test_images_do_not_depend_on_ranks_and_shards(ranks: int, options: list[str], outdir: Path, tmp_path: Path) -> None:
     arguments = ['generate_optim.py', '--data=digits', f'--outdir={tmp_path}', '--seeds=0-31', '--batch=5']
     result = run_script(*arguments, *options, '--grid', tmp_path / 'grid.png', ranks=ranks)
     assert '32 images' in result.stdout
@@ -325,7 +325,7 @@ def test_one_rank_may_hold_all_shards(outdir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_classes_that_are_in_only_one_shard(digits_20: Path, tmp_path: Path) -> None:
+def test_classes_may_be_present_in_only_one_shard(digits_20: Path, tmp_path: Path) -> None:
     """The 20 digits are sorted by class, so each of the two shards has five classes."""
     arguments = [f'--data={digits_20}', '--seeds=0-15', '--cond=1']
     assert run(*arguments, f'--outdir={tmp_path / "one"}').exit_code == 0
@@ -335,7 +335,7 @@ def test_classes_that_are_in_only_one_shard(digits_20: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_broken_image_in_the_second_share_is_reported_once(digits_20: Path, tmp_path: Path) -> None:
+def test_a_damaged_image_in_the_second_shard_is_reported_once(digits_20: Path, tmp_path: Path) -> None:
     folder = tmp_path / 'broken'
     with zipfile.ZipFile(digits_20) as archive:
         archive.extractall(folder)
@@ -389,7 +389,7 @@ def test_mistakes_are_reported_in_one_sentence(
     assert json.loads((outdir / 'settings.json').read_text())['num_steps'] == 18
 
 
-def test_one_file_has_the_images_and_the_columns_of_the_table(outdir: Path, tmp_path: Path) -> None:
+def test_an_npz_file_has_the_images_and_the_columns_of_the_table(outdir: Path, tmp_path: Path) -> None:
     result = run('--data=digits', f'--outdir={tmp_path}/all.npz', '--seeds=0-31')
     assert '32 images' in result.output
     assert '32 (100 %) are copies of a training image' in result.output
@@ -406,7 +406,7 @@ def test_one_file_has_the_images_and_the_columns_of_the_table(outdir: Path, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize('options', [[], ['--shard']])
-def test_ranks_and_shards_write_the_same_file(options: list[str], tmp_path: Path) -> None:
+def test_the_npz_file_does_not_depend_on_ranks_and_shards(options: list[str], tmp_path: Path) -> None:
     common = ['generate_optim.py', '--data=digits', '--seeds=0-19', '--batch=8', '--steps=4']
     for ranks, name in ((1, 'one.npz'), (2, 'two.npz')):
         run_script(*common, f'--outdir={tmp_path}/{name}', *(options if ranks > 1 else []), ranks=ranks)
@@ -414,7 +414,7 @@ def test_ranks_and_shards_write_the_same_file(options: list[str], tmp_path: Path
 
 
 @pytest.mark.parametrize('repeats', [1, 3])
-def test_the_optimum_of_one_image_replays_it(repeats: int, digits: np.ndarray, tmp_path: Path) -> None:
+def test_the_optimal_denoiser_of_one_image_replays_it(repeats: int, digits: np.ndarray, tmp_path: Path) -> None:
     """With one distinct training image, every sample is a copy, and the columns of the second nearest are empty."""
     np.save(tmp_path / 'one.npy', np.repeat(digits[:1, ..., None], repeats, axis=0))
     result = run(f'--data={tmp_path / "one.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-4')

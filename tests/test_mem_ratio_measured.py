@@ -41,7 +41,7 @@ def flat(images):
     return np.asarray(images).reshape(len(images), -1).astype(np.float32)
 
 
-def test_metrics_of_all_snapshots_are_in_the_trajectory(run_dir, digits_20):
+def test_the_trajectory_file_has_the_metrics_of_all_snapshots(run_dir, digits_20):
     common = [f'--expdir={run_dir}', '--seeds=0-11', '--steps=3', '--batch=5']
     options = ['--metrics=frechet', '--extractor=pixels', '--test-ref=digits']
     records = evaluated(*common, *options, '--metrics-for=all')
@@ -86,7 +86,7 @@ def given(digits_20, tmp_path):
     return path
 
 
-def test_copies_in_features_have_their_background_next_to_them(given, digits_20):
+def test_copies_in_features_are_reported_with_their_background_rate(given, digits_20):
     common = f'--images={given}', f'--knn-ref={digits_20}'
     (plain,) = evaluated(*common)
     features = ['--space=features', '--extractor=pixels', '--test-ref=digits']
@@ -108,7 +108,7 @@ def test_copies_in_features_have_their_background_next_to_them(given, digits_20)
     assert (adaptive['copies']['space'], adaptive['copies']['background']) == ('pixels', None)
 
 
-def test_who_is_copied(given, digits_20, tmp_path):
+def test_copied_training_images_are_reported(given, digits_20, tmp_path):
     table = tmp_path / 'who.csv'
     arguments = f'--images={given}', f'--knn-ref={digits_20}', f'--copied={table}'
     (record,) = evaluated(*arguments)
@@ -126,7 +126,7 @@ def test_who_is_copied(given, digits_20, tmp_path):
     assert f'Copied: {len(rows)} training images' in run(*arguments).stdout
 
 
-def test_a_run_always_has_the_tables(run_dir):
+def test_evaluating_a_run_always_writes_the_tables_of_copied_images(run_dir):
     evaluated(f'--expdir={run_dir}', '--seeds=0-5', '--steps=2')
     names = {path.name for path in run_dir.iterdir()}
     assert {'mem_copied.csv', 'mem_copied_classes.csv'} <= names
@@ -148,7 +148,7 @@ def test_a_run_always_has_the_tables(run_dir):
         (['--metrics-for=all', '--metrics=frechet'], '--metrics-for has no effect with --images'),
     ],
 )
-def test_options_that_do_not_go_together_are_named(arguments, message):
+def test_options_that_contradict_each_other_are_named_in_the_error(arguments, message):
     assert message in failure('--images=x', '--knn-ref=y', *arguments, status=2)
     assert 'all require --metrics' in failure('--expdir=x', '--metrics-for=all', status=2)
     race = '--race', '--metrics-for=all', '--metrics=frechet'

@@ -90,7 +90,7 @@ def test_only_classes_with_training_images_are_drawn(fresh, drawn, unknown):
 
 
 @pytest.mark.parametrize('unknown', [(), ('class_sizes',), ('classes', 'class_sizes')])
-def test_classes_are_drawn_as_often_as_the_training_set_has_them(fresh, drawn, unknown):
+def test_classes_are_drawn_with_their_frequency_in_the_training_set(fresh, drawn, unknown):
     """The training set has two images of class 1 and six of class 4."""
     forget(fresh, *unknown)
     arguments = [f'--expdir={fresh}', '--seeds=0-199', '--steps=2', '--batch=200']
@@ -123,7 +123,7 @@ def test_a_class_without_training_images_is_refused(fresh, tmp_path):
 
 
 @pytest.mark.parametrize('origin', ['snapshot', 'options', 'options of EDM'])
-def test_replays_of_mirrored_images_count_if_the_training_showed_them(fresh, sets, monkeypatch, origin):
+def test_copies_of_mirrored_images_count_if_training_used_mirrored_images(fresh, sets, monkeypatch, origin):
     if origin != 'snapshot':
         forget(fresh, 'xflip')
     if origin == 'options of EDM':
@@ -147,7 +147,7 @@ def test_replays_of_mirrored_images_count_if_the_training_showed_them(fresh, set
 
 
 @pytest.mark.parametrize('given', [True, False])
-def test_another_training_set_than_the_runs_is_reported(fresh, sets, given):
+def test_a_training_set_that_is_not_the_runs_is_reported(fresh, sets, given):
     if given:
         result = run(f'--expdir={fresh}', f'--knn-ref={sets}/other.npz', '--seeds=0-3', '--steps=2')
     else:  # the run's data file has changed since training
@@ -158,7 +158,7 @@ def test_another_training_set_than_the_runs_is_reported(fresh, sets, given):
     assert len(record_of(fresh)['trained_on_sha256']) == 64
 
 
-def test_the_training_set_itself_is_not_reported(fresh):
+def test_the_runs_own_training_set_causes_no_report(fresh):
     result = run(f'--expdir={fresh}', '--seeds=0-3', '--steps=2')
     assert 'another' not in result.output
     assert 'trained_on_sha256' not in record_of(fresh)

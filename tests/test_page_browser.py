@@ -65,7 +65,7 @@ def visible(browser, selector):
     return sum(element.is_displayed() for element in browser.find_elements(By.CSS_SELECTOR, selector))
 
 
-def test_every_image_loads_and_nothing_is_logged(browser, address):
+def test_every_image_loads_and_the_browser_logs_no_error(browser, address):
     browser.get_log('browser')
     visit(browser, address)
     browser.execute_script(OPEN_ALL)
@@ -77,7 +77,7 @@ def test_every_image_loads_and_nothing_is_logged(browser, address):
 
 
 @pytest.mark.parametrize('width', WIDTHS)
-def test_nothing_overflows(browser, address, width):
+def test_no_element_is_wider_than_the_window(browser, address, width):
     visit(browser, address, width)
     browser.execute_script(OPEN_ALL)
     assert browser.execute_script('return innerWidth') == width
@@ -99,7 +99,7 @@ def test_buttons_filter_the_galleries(browser, address):
         assert [b.get_attribute('data-show') for b in pressed] == [kind]
 
 
-def test_copies_are_named_and_framed(browser, address):
+def test_copies_are_labelled_and_framed(browser, address):
     visit(browser, address)
     browser.execute_script(OPEN_ALL)
     for item in browser.find_elements(By.CSS_SELECTOR, '.item'):
@@ -108,14 +108,14 @@ def test_copies_are_named_and_framed(browser, address):
         assert item.value_of_css_property('border-top-style') == ('solid' if is_copy else 'dashed')
 
 
-def test_a_size_in_a_table_leads_to_its_training(browser, address):
+def test_a_size_in_a_table_links_to_its_training_run(browser, address):
     visit(browser, address)
     assert visible(browser, '#point-2 .gallery') == 0
     browser.find_element(By.CSS_SELECTOR, 'a[href="#point-2"]').send_keys(Keys.ENTER)
     WebDriverWait(browser, 20).until(lambda browser: visible(browser, '#point-2 .gallery') == 1)
 
 
-def test_one_button_opens_and_closes_all_trainings(browser, address):
+def test_one_button_opens_and_closes_all_training_runs(browser, address):
     visit(browser, address)
     assert visible(browser, '.point .gallery') == 0
     button = browser.find_element(By.ID, 'fold')
@@ -125,7 +125,7 @@ def test_one_button_opens_and_closes_all_trainings(browser, address):
     assert visible(browser, '.point .gallery') == 0
 
 
-def test_colours_have_contrast_in_both_schemes(browser, address):
+def test_text_has_enough_contrast_in_the_light_and_the_dark_scheme(browser, address):
     contrasts = set()
     for scheme in ('light', 'dark'):
         media = {'features': [{'name': 'prefers-color-scheme', 'value': scheme}]}

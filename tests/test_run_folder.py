@@ -31,7 +31,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_refused_continuation_changes_nothing(run_dir, arguments):
+def test_a_refused_attempt_to_resume_changes_no_files(run_dir, arguments):
     before = content(run_dir)
     assert '--data=digits differs from the training set' in failure(
         f'--resume={run_dir}', '--outdir=x', '--data=digits'
@@ -42,7 +42,7 @@ def test_a_refused_continuation_changes_nothing(run_dir, arguments):
 
 
 @pytest.mark.parametrize('nosubdir', [True, False])
-def test_a_refused_start_leaves_nothing(arguments, tmp_path, nosubdir):
+def test_a_refused_new_run_leaves_no_folder(arguments, tmp_path, nosubdir):
     (tmp_path / 'broken.safetensors').write_bytes(bytes(100))
     given = arguments if nosubdir else [word for word in arguments if word != '--nosubdir']
     failure(f'--outdir={tmp_path}/run', *given, '--epochs=1', f'--transfer={tmp_path}/broken.safetensors')
@@ -55,7 +55,7 @@ def test_a_folder_whose_name_is_not_utf8_is_refused(arguments, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_without_a_state_starts_again_with_other_options(run_dir, arguments):
+def test_a_run_without_a_training_state_may_start_again_with_other_options(run_dir, arguments):
     for path in run_dir.glob('*.pt'):
         path.unlink()
     assert '--lr=0.5 differs from' in failure(f'--outdir={run_dir}', *arguments, '--lr=0.5')
@@ -65,7 +65,7 @@ def test_a_run_without_a_state_starts_again_with_other_options(run_dir, argument
     assert json.loads((run_dir / 'training_options.json').read_text())['options']['lr'] == 0.5
 
 
-def test_other_numbers_of_ranks_and_threads_are_reported(run_dir, arguments):
+def test_resuming_with_other_numbers_of_ranks_or_threads_is_reported(run_dir, arguments):
     saved = json.loads((run_dir / 'training_options.json').read_text())
     saved |= {'world_size': 2, 'threads': saved['threads'] + 2}
     (run_dir / 'training_options.json').write_text(json.dumps(saved))
@@ -82,14 +82,14 @@ def test_other_numbers_of_ranks_and_threads_are_reported(run_dir, arguments):
         ('{"options": {"outdir": "x", "data": "d", "batch": "many"}, "world_size": 1}', "batch must be .*, not 'many'"),
     ],
 )
-def test_damaged_options_are_refused_in_a_sentence(run_dir, text, message):
+def test_damaged_options_give_a_one_sentence_error(run_dir, text, message):
     import re
 
     (run_dir / 'training_options.json').write_text(text)
     assert re.search(message, failure(f'--resume={run_dir}', '--outdir=x', '--data=d'))
 
 
-def test_two_evaluations_of_one_run_are_refused(run_dir):
+def test_a_second_evaluation_of_the_same_run_at_once_is_refused(run_dir):
     with sole_use(run_dir / '.mem_traj.lock', 'it'):
         message = failure_of(mem_ratio.main, f'--expdir={run_dir}', '--seeds=0-3', '--steps=2')
     assert f'the log {run_dir}/mem_traj.log is in use by another process' in message

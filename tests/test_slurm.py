@@ -133,7 +133,7 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 180) -> 
         time.sleep(0.1)
 
 
-def test_a_study_survives_its_own_death_and_cancelled_and_requeued_jobs(cluster, tmp_path):
+def test_a_study_survives_being_killed_and_cancelled_and_requeued_jobs(cluster, tmp_path):
     study = Study(tmp_path, cluster, [20, 30, 40, 50], 4000, '--jobs=3')
     first = study.start()
     wait_until_printed(first, 'Submitted to the cluster: 4 points')

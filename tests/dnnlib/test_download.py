@@ -129,7 +129,7 @@ def names(folder):
     return sorted(path.suffix for path in folder.iterdir() if path.suffix != '.lock')
 
 
-def test_a_download_is_whole_keeps_its_name_and_is_made_once(server, tmp_path):
+def test_a_file_is_downloaded_once_and_keeps_its_name(server, tmp_path):
     path = fetch(f'{server.url}/whole/net.pkl?x=1', tmp_path, SHA256.upper())
     assert path.read_bytes() == DATA
     assert path.name.endswith('-net.pkl')
@@ -138,7 +138,7 @@ def test_a_download_is_whole_keeps_its_name_and_is_made_once(server, tmp_path):
     assert names(tmp_path) == ['.pkl']
 
 
-def test_a_redirect_within_the_web_is_followed(server, tmp_path):
+def test_a_redirect_to_another_url_is_followed(server, tmp_path):
     assert fetch(f'{server.url}/away/net.pkl', tmp_path).read_bytes() == DATA
 
 
@@ -158,13 +158,13 @@ def test_a_partial_file_that_is_already_complete_is_downloaded_again(server, tmp
     assert fetch(url, tmp_path).read_bytes() == DATA
 
 
-def test_a_download_that_is_cut_resumes_where_it_was(server, tmp_path):
+def test_an_interrupted_download_resumes_where_it_stopped(server, tmp_path):
     assert fetch(f'{server.url}/cut/net.pkl', tmp_path).read_bytes() == DATA
     starts = [int(header[6:-1]) for _, header in server.requests if header]
     assert starts == [len(DATA) // 4, len(DATA) // 2, len(DATA) // 4 * 3]
 
 
-def test_an_earlier_beginning_is_used_in_a_later_run(server, tmp_path):
+def test_a_partial_download_is_reused_by_a_later_run(server, tmp_path):
     url = f'{server.url}/cut/net.pkl'
     path = fetch(url, tmp_path)
     path.rename(path.with_name(f'{path.name}.partial'))
@@ -176,7 +176,7 @@ def test_an_earlier_beginning_is_used_in_a_later_run(server, tmp_path):
     assert server.requests[0][1] == 'bytes=1000-'
 
 
-def test_a_file_that_changed_meanwhile_is_downloaded_from_the_start(server, tmp_path):
+def test_a_file_that_changed_on_the_server_is_downloaded_from_the_start(server, tmp_path):
     assert fetch(f'{server.url}/changed/net.pkl', tmp_path).read_bytes() == DATA
 
 
@@ -199,7 +199,7 @@ def test_a_file_that_changed_meanwhile_is_downloaded_from_the_start(server, tmp_
         ('chunks', 'length unknown'),
     ],
 )
-def test_what_cannot_be_trusted_is_refused_and_not_kept(server, tmp_path, name, message):
+def test_failed_or_unverifiable_downloads_are_refused_and_not_kept(server, tmp_path, name, message):
     url = f'{server.url}/{name}/net.pkl'
     with pytest.raises(UserError, match=message) as caught:
         fetch(url, tmp_path)
@@ -208,41 +208,41 @@ def test_what_cannot_be_trusted_is_refused_and_not_kept(server, tmp_path, name, 
 
 
 @pytest.mark.parametrize('url', ['http://[::1', 'http://127.0.0.1:x/a', 'http:///a'])
-def test_what_is_not_a_url_is_refused(url, tmp_path):
+def test_invalid_urls_are_refused(url, tmp_path):
     with pytest.raises(UserError, match=r'not a valid URL|cannot be downloaded'):
         fetch(url, tmp_path)
 
 
-def test_an_etag_of_any_bytes_is_kept_for_the_next_attempt(server, tmp_path, monkeypatch):
+def test_an_etag_with_arbitrary_bytes_is_kept_for_the_next_attempt(server, tmp_path, monkeypatch):
     monkeypatch.setattr(Handler, 'serve_cut', functools.partialmethod(Handler.serve_cut, tag='"\x85\xff"'))
     assert fetch(f'{server.url}/cut/net.pkl', tmp_path).read_bytes() == DATA
     assert len(server.requests) == 4
 
 
-def test_another_hash_is_refused(server, tmp_path):
+def test_a_file_with_another_hash_is_refused(server, tmp_path):
     for _ in range(2):
         with pytest.raises(UserError, match=f'has the SHA-256 {SHA256}'):
             fetch(f'{server.url}/whole/net.pkl', tmp_path, '0' * 64)
 
 
-def test_a_cached_file_of_another_hash_is_downloaded_again(server, tmp_path):
+def test_a_cached_file_with_another_hash_is_downloaded_again(server, tmp_path):
     path = fetch(f'{server.url}/whole/net.pkl', tmp_path)
     path.write_bytes(b'damaged')
     assert fetch(f'{server.url}/whole/net.pkl', tmp_path, SHA256).read_bytes() == DATA
 
 
-def test_an_unknown_length_is_accepted_with_a_hash(server, tmp_path):
+def test_a_download_of_unknown_length_is_accepted_with_a_hash(server, tmp_path):
     assert fetch(f'{server.url}/silent/net.pkl', tmp_path, SHA256).read_bytes() == DATA
 
 
-def test_a_part_that_was_not_asked_for_is_refused(server, tmp_path):
+def test_a_byte_range_that_was_not_requested_is_refused(server, tmp_path):
     url = f'{server.url}/wrong/net.pkl'
     with pytest.raises(UserError):
         fetch(url, tmp_path)
     assert '.pkl' not in names(tmp_path)
 
 
-def test_files_are_taken_where_they_are(tmp_path):
+def test_local_files_are_used_in_place(tmp_path):
     path = tmp_path / 'a b.pkl'
     path.write_bytes(DATA)
     assert fetch(str(path), sha256=SHA256) == path
@@ -254,11 +254,11 @@ def test_files_are_taken_where_they_are(tmp_path):
 
 
 @pytest.mark.parametrize('url', ['ftp://127.0.0.1/x', 'data://x', 'gopher://127.0.0.1/x', 's3://bucket/x'])
-def test_other_schemes_are_refused(url, tmp_path):
+def test_urls_with_other_schemes_are_refused(url, tmp_path):
     with pytest.raises(UserError, match='only file, http and https'):
         fetch(url, tmp_path)
 
 
-def test_a_server_that_cannot_be_reached_is_named(tmp_path):
+def test_an_unreachable_server_is_named_in_the_error(tmp_path):
     with pytest.raises(UserError, match=r'cannot be downloaded .*Connection refused'):
         fetch('http://127.0.0.1:9/x', tmp_path)

@@ -17,7 +17,7 @@ with sole_use(Path(sys.argv[1]), 'it'):
 """
 
 
-def test_another_process_is_refused_until_the_owner_is_killed(tmp_path):
+def test_a_lock_refuses_other_processes_until_its_owner_dies(tmp_path):
     path = tmp_path / 'new' / '.lock'
     words = [sys.executable, '-c', HOLD, str(path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment()) as owner:
@@ -31,7 +31,7 @@ def test_another_process_is_refused_until_the_owner_is_killed(tmp_path):
     assert not path.exists()
 
 
-def test_a_removed_lock_is_not_held_by_two(tmp_path):
+def test_a_removed_lock_file_is_never_held_by_two_processes(tmp_path):
     with locked(tmp_path / 'lock') as first:
         (tmp_path / 'lock').unlink()
         with locked(tmp_path / 'lock', seconds=0) as second:
@@ -61,7 +61,7 @@ def test_partial_files_of_killed_processes_are_removed(tmp_path):
         living.stdin.close()
 
 
-def test_a_system_without_file_locks_is_named_in_a_sentence():
+def test_a_system_without_file_locks_gives_a_one_sentence_error():
     code = "import sys; sys.modules['fcntl'] = None; import dnnlib.locks"
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (

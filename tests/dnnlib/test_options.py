@@ -32,7 +32,7 @@ from dnnlib.options import (
         (square_resolution, '8x8', (8, 8)),
     ],
 )
-def test_texts_become_values(parse, text, value):
+def test_texts_are_parsed_into_values(parse, text, value):
     assert parse(text) == value
 
 
@@ -48,7 +48,7 @@ def test_texts_become_values(parse, text, value):
         (square_resolution, '8x16'),
     ],
 )
-def test_texts_that_make_no_sense_are_refused(parse, text):
+def test_invalid_texts_are_refused(parse, text):
     with pytest.raises(ValueError, match=r'.'):
         parse(text)
 
@@ -67,13 +67,13 @@ class Outer:
     note: str = 'not an option'
 
 
-def test_a_dataclass_of_options_has_its_defaults_in_python():
+def test_a_dataclass_of_options_has_the_same_defaults_in_python():
     assert Outer(data='x') == Outer(data='x', batch_size=8, test_ref=[0, 1, 2], inner=Inner(depth=3))
     with pytest.raises(TypeError):
         Outer()
 
 
-def test_options_of_a_group_are_options_of_the_outer_dataclass():
+def test_options_of_a_nested_group_belong_to_the_outer_dataclass():
     assert [spelling(field) for field, _ in options_in(Outer)] == ['data', 'batch', 'test-ref', 'depth']
     assert build(Outer, {'data': 'x', 'depth': 5}) == Outer(data='x', inner=Inner(depth=5))
     assert 'note' in {field.name for field in fields(Outer)}

@@ -3,7 +3,7 @@
 from dnnlib.progress import PROGRESS_FILE, Progress, ProgressBar, read_progress
 
 
-def test_progress_is_in_a_file_until_the_bar_is_closed(tmp_path, monkeypatch):
+def test_the_progress_file_exists_until_the_bar_is_closed(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr('dnnlib.progress.time.monotonic', lambda: now[0])
     with ProgressBar('train', 1000, tmp_path, done=200, hidden=True) as bar:
@@ -37,7 +37,7 @@ def test_without_a_terminal_a_line_is_printed_every_20_seconds(monkeypatch, caps
     assert capsys.readouterr().err == ''
 
 
-def test_a_damaged_file_gives_no_progress(tmp_path):
+def test_a_damaged_progress_file_is_ignored(tmp_path):
     for text in ('', '[]', '{"phase": "train", "done": "1"}'):
         (tmp_path / PROGRESS_FILE).write_text(text)
         assert read_progress(tmp_path) is None

@@ -18,12 +18,12 @@ def test_arrays_of_every_protocol_are_read(protocol):
 
 
 @pytest.mark.parametrize('protocol', range(6))
-def test_column_order_is_kept(protocol):
+def test_arrays_in_column_order_keep_their_values(protocol):
     rows = np.asfortranarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
     assert np.array_equal(load_pickle(pickle.dumps({'data': rows}, protocol))['data'], rows)
 
 
-def test_pickle_of_python_2_and_old_numpy_is_read():
+def test_a_pickle_of_python_2_and_old_numpy_is_read():
     # Protocol 2 as written by Python 2, with byte strings (opcode U) and NumPy's old module names.
     data = (
         b'\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R'
@@ -42,7 +42,7 @@ class _Payload:
         return self.call
 
 
-def test_nothing_is_executed(tmp_path):
+def test_a_pickle_that_calls_a_function_is_refused_and_not_executed(tmp_path):
     victim = tmp_path / 'victim'
     data = pickle.dumps({'data': _Payload(os.system, f'touch {victim}')})
     pickle.loads(data)
@@ -67,19 +67,19 @@ def test_nothing_is_executed(tmp_path):
     ids=['eval', 'np.load', 'getattr', 'OrderedDict', 'scalar', 'float32', 'object'],
 )
 @pytest.mark.parametrize('protocol', [2, 5])
-def test_all_but_plain_values_and_bytes_is_refused(value, protocol):
+def test_everything_except_plain_values_and_byte_arrays_is_refused(value, protocol):
     with pytest.raises(RefusedPickleError):
         load_pickle(pickle.dumps({'data': value}, protocol))
 
 
-def test_names_below_an_allowed_module_are_refused():
+def test_dotted_names_inside_an_allowed_module_are_refused():
     # Protocol 4 resolves dotted names, so _reconstruct.__globals__ would give access to any object.
     data = b'\x80\x04\x8c\x15numpy.core.multiarray\x8c\x18_reconstruct.__globals__\x93.'
     with pytest.raises(RefusedPickleError, match=r'__globals__'):
         load_pickle(data)
 
 
-def test_state_cannot_be_set_on_an_allowed_name():
+def test_setting_the_state_of_an_allowed_name_is_refused():
     data = b'\x80\x02cnumpy\ndtype\nN}U\x08__call__K\x01s\x86b.'
     with pytest.raises(RefusedPickleError, match='corrupt'):
         load_pickle(data)
@@ -88,20 +88,20 @@ def test_state_cannot_be_set_on_an_allowed_name():
     assert '__call__' not in vars(Dtype)
 
 
-def test_a_healthy_pickle_is_read_where_the_child_cannot_be_limited():
+def test_a_valid_pickle_stays_within_the_limits_of_the_child_process():
     """A large harmless array stays far below the limits of the child process."""
     rows = np.zeros((10_000, 3072), np.uint8)
     assert load_pickle(pickle.dumps({'data': rows}, 4))['data'].shape == rows.shape
 
 
-def test_array_that_claims_more_than_it_has_is_refused():
+def test_an_array_with_a_shape_larger_than_its_data_is_refused():
     good = pickle.dumps(np.zeros(4, np.uint8), 2)
     with pytest.raises(RefusedPickleError, match=r'fit'):
         load_pickle(good.replace(b'K\x04\x85', b'K\x05\x85'))
 
 
 @pytest.mark.parametrize('data', [b'', b'\x80', b'hello', b'\x80\x02}(', b'\x80\x63.', b'P1\n.', b'\x80\x02\x82\x01.'])
-def test_broken_pickles_are_refused(data):
+def test_damaged_pickles_are_refused(data):
     with pytest.raises(RefusedPickleError):
         load_pickle(data)
 

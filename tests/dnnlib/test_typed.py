@@ -57,24 +57,24 @@ def test_a_file_becomes_a_typed_record():
         ({'options': {'x': {'y' * 99: 1}}}, r"options\.x must be .*, not {'y{58}…$"),
     ],
 )
-def test_the_message_names_file_table_and_key(content, message):
+def test_errors_name_the_file_the_table_and_the_key(content, message):
     document = {'title': 'a', **content} if content and 'titel' not in content else content
     with pytest.raises(UserError, match=f'^a.toml: {message}'):
         parse(document, Study, 'a.toml')
 
 
 @pytest.mark.parametrize('text', ['', '{', '[' * 100_000, '9' * 5000, '\x00'])
-def test_text_in_another_language_is_refused(text):
+def test_text_that_is_not_json_is_refused(text):
     with pytest.raises(UserError, match='a: not a JSON file'):
         parse_json(text, Study, 'a')
 
 
-def test_json_that_python_writes_is_read():
+def test_infinity_in_json_is_read():
     record = parse_json('{"title": "a", "anything": {"x": Infinity}}', Study, 'a')
     assert record.anything == {'x': float('inf')}
 
 
-def test_a_large_file_of_wrong_values_is_refused_at_the_first_of_them():
+def test_a_large_file_of_wrong_values_is_refused_at_the_first_one():
     data = b'{"title": "a", "options": {"x": [' + b'[],' * 5_000_000 + b'0]}}'
     tracemalloc.start()
     with pytest.raises(UserError, match=r'a: not a valid file \(Expected `int`, got `array`'):

@@ -23,7 +23,7 @@ from dnnlib.util import UserError, atomic_file, counted, format_time, report_err
         (0.5, 'epoch', '.4g', '0.5 epochs'),
     ],
 )
-def test_nouns_agree_with_their_number(number, noun, spec, text):
+def test_nouns_are_singular_or_plural_to_match_their_number(number, noun, spec, text):
     assert counted(number, noun, spec) == text
 
 
@@ -33,7 +33,7 @@ def write_half(path):
         raise OSError(errno.ENOSPC, 'the disk is full')
 
 
-def test_a_file_appears_only_when_whole(tmp_path):
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
     path = tmp_path / 'file'
     path.write_bytes(b'old')
     with pytest.raises(OSError, match='full'):
@@ -58,7 +58,7 @@ def test_a_file_appears_only_when_whole(tmp_path):
         (MemoryError(), 'Error: out of memory; lower --batch\n'),
     ],
 )
-def test_a_mistake_ends_with_one_sentence_and_status_1(error, message):
+def test_a_mistake_gives_a_one_sentence_error_and_exit_status_1(error, message):
     @click.command()
     @click.option('--batch', 'batch_size')
     @report_errors
@@ -80,7 +80,7 @@ def test_a_mistake_that_another_rank_has_reported_is_not_reported_again(monkeypa
     assert (result.exit_code, result.stderr) == (1, '')
 
 
-def test_links_and_devices_are_written_to_and_not_replaced(tmp_path):
+def test_links_and_devices_are_written_to_instead_of_being_replaced(tmp_path):
     (tmp_path / 'link').symlink_to('target')
     os.mkfifo(tmp_path / 'pipe')
     reader = os.open(tmp_path / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
@@ -94,14 +94,14 @@ def test_links_and_devices_are_written_to_and_not_replaced(tmp_path):
     assert (tmp_path / 'pipe').is_fifo()
 
 
-def test_a_link_to_itself_is_an_error_of_the_system_that_names_it(tmp_path):
+def test_a_link_to_itself_gives_a_system_error_that_names_it(tmp_path):
     (tmp_path / 'loop').symlink_to('loop')
     with pytest.raises(OSError, match='symbolic links') as caught, atomic_file(tmp_path / 'loop'):
         pass
     assert caught.value.filename == str(tmp_path / 'loop')
 
 
-def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
+def test_the_error_for_a_full_disk_names_the_file(tmp_path):
     with pytest.raises(OSError, match='full') as caught:
         write_half(tmp_path / 'file')
     assert caught.value.filename == str(tmp_path / 'file')
@@ -116,7 +116,7 @@ def test_text_that_the_terminal_cannot_show_is_escaped():
     assert CliRunner(charset='latin-1').invoke(command).stdout == '1 \\u2026 2 \\udcff\n'
 
 
-def test_a_bug_is_not_hidden():
+def test_an_unexpected_exception_keeps_its_traceback():
     @click.command()
     @report_errors
     def command():
@@ -128,18 +128,18 @@ def test_a_bug_is_not_hidden():
 @pytest.mark.parametrize(
     ('seconds', 'text'), [(0.4, '0s'), (59.6, '1m 00s'), (3661, '1h 01m 01s'), (90061, '1d 01h 01m')]
 )
-def test_times_in_words(seconds, text):
+def test_durations_are_written_in_words(seconds, text):
     assert format_time(seconds) == text
 
 
-def test_output_goes_to_the_log_as_well(tmp_path, capsys):
+def test_output_is_also_written_to_the_log(tmp_path, capsys):
     for word in ('one', 'two'):
         with tee_output(tmp_path / 'log.txt'):
             print(word)
     assert capsys.readouterr().out == (tmp_path / 'log.txt').read_text() == 'one\ntwo\n'
 
 
-def test_a_reader_that_ends_early_is_not_an_error(capsys):
+def test_a_reader_of_the_output_that_ends_early_causes_no_error(capsys):
     @click.command()
     @report_errors
     def speak():
@@ -162,7 +162,7 @@ def test_arguments_in_backticks_become_the_options_of_the_command():
     assert result.output == 'Error: --knn-ref=x.zip: other images; give `resize`\n'
 
 
-def test_the_hash_of_the_code_is_that_of_the_shell():
+def test_the_hash_of_the_code_equals_that_of_a_shell_command():
     packages = 'cli dataset_utils dnnlib evaluation studies torch_utils training'
     line = f"find {packages} -name '*.py' | LC_ALL=C sort | xargs sha256sum | sha256sum"
     root = Path(util.__file__).parents[1]

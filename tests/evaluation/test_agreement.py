@@ -19,7 +19,7 @@ def naive_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return x @ y / np.sqrt((x @ x) * (y @ y))
 
 
-def test_cosines_are_of_pixels_without_each_image_s_mean():
+def test_the_cosine_of_pixels_is_computed_after_subtracting_each_image_mean():
     expected = [naive_cosine(a, b) for a, b in zip(A.numpy(), B.numpy(), strict=True)]
     np.testing.assert_allclose(cosines(A, B), expected, rtol=1e-12)
     np.testing.assert_allclose(cosines(A, 255 - A), np.full(30, -1), rtol=1e-12)
@@ -27,18 +27,18 @@ def test_cosines_are_of_pixels_without_each_image_s_mean():
     assert cosines(torch.full_like(A, 7), A).tolist() == [0] * 30
 
 
-def test_cosines_of_features_keep_their_mean():
+def test_the_cosine_of_features_does_not_subtract_the_mean():
     a, b = np.array([[1.0, 1.0], [3.0, 4.0]]), np.array([[1.0, 0.0], [6.0, 8.0]])
     np.testing.assert_allclose(cosines(a, b), [0.5**0.5, 1])
 
 
-def test_distances_are_root_mean_squares_in_pixel_levels():
+def test_distances_are_root_mean_squares_on_the_scale_of_0_to_255():
     a, b = np.zeros([2, 1, 2, 2], np.uint8), np.array([[[[3, 3], [3, 3]]], [[[255, 0], [0, 0]]]], np.uint8)
     assert rms_distances(a, b).tolist() == [3, 127.5]
 
 
 @pytest.mark.parametrize('block', [4, 4096])
-def test_the_nearest_is_the_most_similar(monkeypatch, block):
+def test_the_nearest_image_is_the_one_with_the_largest_cosine(monkeypatch, block):
     monkeypatch.setattr(agreement, 'BLOCK', block)
     table = np.array([[naive_cosine(a, b) for b in B.numpy()] for a in A.numpy()])
     index, cosine = nearest_cosines(A, B)
@@ -47,7 +47,7 @@ def test_the_nearest_is_the_most_similar(monkeypatch, block):
     assert nearest_cosines(A, torch.cat([A, A]))[0].tolist() == list(range(30))
 
 
-def test_the_distribution_of_known_similarities():
+def test_known_similarities_have_the_expected_mean_and_quantiles():
     values = torch.linspace(0, 1, 101, dtype=torch.float64)
     found = distribution(values, threshold=0.9)
     assert found.quantiles == pytest.approx({0: 0, 5: 0.05, 25: 0.25, 50: 0.5, 75: 0.75, 95: 0.95, 100: 1})

@@ -23,20 +23,20 @@ def noisy_curves(means: list[float], deviation: float, count: int, seed: int = 0
     return np.array(means)[:, None] + deviation * random.normal(size=[len(means), count])
 
 
-def test_generalization_is_the_first_snapshot_at_the_plateau():
+def test_generalization_time_is_the_first_snapshot_on_the_plateau():
     found = generalization_clock(TIMES, noisy_curves([9, 5, 2, 1.01, 1, 3], 0.01, 100))
     assert found == Clock(time=8, low=4, high=8)
     assert generalization_clock(TIMES, noisy_curves([9, 5, 2, 1.01, 1, 3], 0.01, 100), tolerance=1.2).time == 4
     assert generalization_clock(TIMES, noisy_curves([1, 1, 1, 2, 2, 2], 0.001, 100)) == Clock(time=1, low=0, high=1)
 
 
-def test_noise_widens_the_interval_of_generalization():
+def test_noise_widens_the_interval_of_the_generalization_time():
     found = generalization_clock(TIMES, noisy_curves([9, 5, 2, 1.06, 1.04, 1], 0.5, 100))
     assert found.low < 8 <= found.high
     assert found.high > found.time or found.low < 4
 
 
-def test_memorization_starts_where_the_gap_leaves_0_for_good():
+def test_memorization_time_is_when_the_gap_becomes_positive_for_good():
     found = gap_clock(TIMES, noisy_curves([0, 0.5, 0, 1, 2, 3], 0.1, 100))
     assert found == Clock(time=8, low=4, high=8)
     assert gap_clock(TIMES, noisy_curves([0, 0, 0, 0, 0, 0], 0.1, 50, seed=1)).time is None
@@ -44,19 +44,19 @@ def test_memorization_starts_where_the_gap_leaves_0_for_good():
     assert gap_clock(TIMES, noisy_curves([1, 1, 1, 1, 1, 1], 0.01, 50)) == Clock(time=1, low=0, high=1)
 
 
-def test_an_uncertain_gap_may_lie_beyond_the_last_snapshot():
+def test_the_interval_of_an_uncertain_gap_extends_beyond_the_last_snapshot():
     found = gap_clock(TIMES, noisy_curves([0, 0, 0, 0, 0, 0.25], 1, 100, seed=3))
     assert found.high is None
 
 
-def test_the_ratio_leaves_0_with_its_first_copies():
+def test_the_ratio_clock_is_the_first_snapshot_with_copies():
     assert ratio_clock(TIMES, [0, 0, 0, 50, 500, 900], 1000) == Clock(time=8, low=4, high=8)
     found = ratio_clock(TIMES, [0, 0, 0, 1, 500, 900], 1000)
     assert found == Clock(time=8, low=4, high=16)  # another 1,000 images have no copy with probability 1/3
     assert ratio_clock(TIMES, [0, 0, 0, 0, 0, 0], 1000) == Clock(time=None, low=32, high=None)
 
 
-def test_the_interval_of_the_plateau_covers_the_truth():
+def test_the_interval_of_the_plateau_contains_the_true_time():
     """At least 90 % of 200 intervals contain time 20, at which the mean error reaches 1.07 times its minimum.
 
     The errors of an image are correlated across snapshots: hard images have large errors at every snapshot.
@@ -74,7 +74,7 @@ def test_the_interval_of_the_plateau_covers_the_truth():
 
 
 @pytest.mark.parametrize(('step', 'widest'), [(0.5, 9), (1.0, 5)])
-def test_the_interval_of_the_gap_covers_the_truth_and_is_tight(step, widest):
+def test_the_interval_of_the_gap_contains_the_true_time_and_is_narrow(step, widest):
     """90 to 99 % of 200 intervals contain the true time, and their median width is at most `widest` of 40 snapshots.
 
     The gap is 0 up to time 10 and then rises by `step` standard errors per snapshot. The true time is the first at
@@ -94,7 +94,7 @@ def test_the_interval_of_the_gap_covers_the_truth_and_is_tight(step, widest):
     assert np.median(widths) <= widest
 
 
-def test_a_line_and_the_interval_of_its_slope():
+def test_the_interval_of_a_fitted_slope_contains_the_true_slope():
     found = fit_line([1, 2, 3, 4], [3, 5, 7, 9])
     assert (found.slope, found.low, found.high, found.intercept) == pytest.approx((2, 2, 2, 1))
     random = np.random.default_rng(0)

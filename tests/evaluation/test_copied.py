@@ -18,7 +18,7 @@ def rows(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def test_training_images_and_classes_by_number_of_copies(tmp_path):
+def test_training_images_and_classes_are_sorted_by_number_of_copies(tmp_path):
     copied = copied_images(COPIES, NEAREST, LABELS)
     assert [(image.position, image.label, image.places) for image in copied] == [
         (4, 7, [0, 3, 5]),
@@ -45,7 +45,7 @@ def test_training_images_and_classes_by_number_of_copies(tmp_path):
     ]
 
 
-def test_without_labels_or_copies(tmp_path):
+def test_copied_images_are_reported_without_labels_and_without_copies(tmp_path):
     copied = copied_images(COPIES, NEAREST, None)
     images = generated_set('net', '', list(range(6)), torch.zeros(6, 1, 2, 2, dtype=torch.uint8))
     write_copied(tmp_path / 'who.csv', [images, images], [copied, []], None)
@@ -55,7 +55,7 @@ def test_without_labels_or_copies(tmp_path):
     assert copied_text(copied_record([], 5, LABELS)) == 'Copied: 0 training images, 0.00 % of the set'
 
 
-def test_the_gallery_shows_the_image_copied_most_first():
+def test_the_gallery_starts_with_the_most_copied_image():
     training = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8) * 40
     images = training[NEAREST]
     picture = np.asarray(draw_copied(copied_images(COPIES, NEAREST, LABELS), images, training, 'net'))

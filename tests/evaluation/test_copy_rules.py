@@ -25,7 +25,7 @@ def sets():
     return generated, training
 
 
-def test_relative_is_the_rule_of_the_ratio_among_distinct_features(sets):
+def test_the_relative_rule_applies_the_ratios_criterion_to_distinct_features(sets):
     generated, training = sets
     flags, nearest = find_copies(CopyRule('relative'), FeatureSpace(), generated, training)
     distances = np.linalg.norm(generated[:, None] - training[None, :59], axis=2)
@@ -35,7 +35,7 @@ def test_relative_is_the_rule_of_the_ratio_among_distinct_features(sets):
     assert flags[0]  # an exact copy of a training image that occurs twice
 
 
-def test_cosine_ignores_the_length_of_features(sets):
+def test_the_cosine_rule_ignores_the_norm_of_features(sets):
     generated, training = sets
     flags, nearest = find_copies(copy_rule('cosine:0.95'), FeatureSpace(), generated, training)
     cosine = np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in training[:59]] for a in generated])
@@ -48,7 +48,7 @@ def test_cosine_ignores_the_length_of_features(sets):
 
 
 @pytest.mark.parametrize('count', [60, 30])
-def test_adaptive_compares_with_the_mean_distance_to_fifty_neighbours(sets, count):
+def test_the_adaptive_rule_compares_with_the_mean_distance_to_fifty_neighbours(sets, count):
     generated, training = sets[0], sets[1][:count]
     flags, _ = find_copies(CopyRule('adaptive'), FeatureSpace(), generated, training)
     distances = np.sort(np.linalg.norm(generated[:, None] - training[None, :59], axis=2), axis=1)
@@ -56,7 +56,7 @@ def test_adaptive_compares_with_the_mean_distance_to_fifty_neighbours(sets, coun
     assert 0 < flags.sum() < 40
 
 
-def test_pixels_too():
+def test_copy_rules_apply_to_pixels_as_well():
     random = np.random.default_rng(0)
     training = random.integers(0, 256, (70, 1, 4, 4), dtype=np.uint8)
     generated = random.integers(0, 256, (20, 1, 4, 4), dtype=np.uint8)
@@ -69,7 +69,7 @@ def test_pixels_too():
     assert nearest.tolist() == distances.argmin(axis=1).tolist()
 
 
-def test_the_record_has_intervals_and_the_background():
+def test_the_record_of_a_rule_has_intervals_and_the_background_rate():
     copies, background = torch.tensor([True] * 3 + [False] * 7), torch.tensor([False] * 5)
     record = copies_record(copy_rule('cosine:0.60'), 'features', copies, background)
     low, high = wilson_interval(3, 10)
@@ -82,7 +82,7 @@ def test_the_record_has_intervals_and_the_background():
 
 
 @pytest.mark.parametrize('text', ['cosine', 'cosine:', 'cosine:1', 'cosine:0', 'cosine:nan', 'adaptive:2', 'l2', ''])
-def test_other_rules_are_refused(text):
+def test_unknown_copy_rules_are_refused(text):
     with pytest.raises(ValueError, match='is not relative, adaptive, or cosine with a threshold'):
         copy_rule(text)
 

@@ -60,7 +60,7 @@ def images(references: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize('size', [1, 7, 299, 1024])
-def test_the_two_nearest_distinct_images_equal_all_distances(
+def test_the_two_nearest_distinct_images_equal_those_of_a_naive_search(
     size: int, images: Tensor, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The references are pixels, rows in memory, rows sorted by class, or rows on disk."""
@@ -75,14 +75,16 @@ def test_the_two_nearest_distinct_images_equal_all_distances(
         assert found(index, images) == expected
 
 
-def test_images_of_many_pixels(images: Tensor, references: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_distinct_images_are_exact_for_images_of_many_pixels(
+    images: Tensor, references: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(neighbors, 'MAX_PIXELS', 1)
     assert found(NeighborIndex(rows_of(references), distinct=True), images) == two_nearest(images, references)
 
 
 @pytest.mark.parametrize('max_pixels', [1, neighbors.MAX_PIXELS])
 @pytest.mark.parametrize('bounds', [[0, 1, 300], [0, 100, 150, 300], [0, 60, 61, 62, 300]])
-def test_ranks_that_share_the_references_find_the_same(
+def test_ranks_that_share_the_references_find_the_same_neighbours(
     bounds: list[int], max_pixels: int, images: Tensor, references: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each rank is a thread. Some ranks hold fewer images than the number of neighbours searched for."""
@@ -116,7 +118,7 @@ def test_ranks_that_share_the_references_find_the_same(
 
 
 @pytest.mark.parametrize('k', [1, 2, 3])
-def test_with_mirrored_images_the_nearer_version_counts_and_versions_of_one_image_are_one(references, images, k):
+def test_an_image_and_its_mirror_image_count_as_one_reference(references, images, k):
     training = torch.cat([references, references[:50].flip(3)])  # 50 images and their mirror images
     queries = torch.cat([images, training[300:330], images[:40].flip(3)])
     index, squared = NeighborIndex(training, distinct=True, mirrored=True).query(queries, k)
@@ -154,7 +156,7 @@ print((peak() - before) / images.numel())
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 @pytest.mark.parametrize('versions', ['one', 'mirrored'])
-def test_references_are_copied_once(versions):
+def test_the_references_are_copied_in_memory_only_once(versions):
     grown = subprocess.run(
         [sys.executable, '-c', PEAK, versions], env=environment(), cwd=ROOT, capture_output=True, text=True, check=True
     )

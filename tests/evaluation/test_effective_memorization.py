@@ -29,7 +29,7 @@ def test_emm_is_interpolated_linearly_between_sizes():
     assert emm.low.value < 125 < emm.high.value
 
 
-def test_emm_of_the_paper():
+def test_emm_of_the_papers_ratios_is_the_papers_emm():
     # Ratios of unconditional CIFAR-10 in the paper: 92.1 % at 1,000 and 60.9 % at 2,000.
     ratios = {500: 0.992, 1000: 0.921, 2000: 0.609, 3000: 0.346}
     emm = effective_memorization(counted(ratios, images=10_000))
@@ -37,7 +37,7 @@ def test_emm_of_the_paper():
     assert str(emm.estimate) == '1,067'
 
 
-def test_interval_agrees_with_the_delta_method():
+def test_the_interval_of_the_emm_agrees_with_the_delta_method():
     # Delta method: d(EMM) = d(ratio) / slope, where the noise of both ends of the segment is weighted by distance.
     # The repeats are equal, so only the number of images matters. The linear curve crosses at 150, the logistic curve
     # in log |D| at a larger size.
@@ -53,7 +53,7 @@ def test_interval_agrees_with_the_delta_method():
     assert emm.high.value == pytest.approx(100 * 2**share * math.exp(1.96 * error), abs=0.02)
 
 
-def test_the_tails_of_21_draws_are_the_outermost_values(monkeypatch):
+def test_the_interval_of_21_draws_ends_at_the_outermost_values(monkeypatch):
     # 2.5 % of the 20 steps between 21 sorted draws is half a step, which is rounded outward to the outermost draw. All
     # draws have 95 % at 100. The one with 5 % at 200 crosses 90 % at 100 + 100 / 18 on a line; the one with 89 % at 200
     # crosses it last on a logistic curve.
@@ -65,7 +65,7 @@ def test_the_tails_of_21_draws_are_the_outermost_values(monkeypatch):
     assert emm.high.value == pytest.approx(100 * 2 ** ((odds[0] - odds[1]) / (odds[0] - odds[2])))
 
 
-def test_three_sizes_add_the_crossing_of_a_logistic_regression():
+def test_with_three_sizes_the_interval_includes_the_crossing_of_a_logistic_fit():
     # The ratios are exactly logistic in log |D| with 90 % at 150. The upper end is near 150, the lower at a linear 125.
     truth, slope, images = 150, 5, 10_000_000
     ratios = {d: 1 / (1 + math.exp(-math.log(9) + slope * math.log(d / truth))) for d in (100, 200, 400)}
@@ -76,19 +76,19 @@ def test_three_sizes_add_the_crossing_of_a_logistic_regression():
     assert emm.high.value == pytest.approx(truth, rel=1e-3)
 
 
-def test_one_repeat_has_the_spread_of_repeats_seen_elsewhere():
+def test_a_single_repeat_gets_an_assumed_spread_between_repeats():
     one = effective_memorization([Ratios(100, (960_000,), (10**6,)), Ratios(200, (700_000,), (10**6,))])
     # The spread moves the logit of 96 % down by 1.96 · 0.25; the lower end is about the linear crossing from there.
     assert one.low.value < 115
     assert one.estimate.value == pytest.approx(100 + 100 * 6 / 26)
 
 
-def test_no_copies_next_to_only_copies_still_have_an_interval():
+def test_the_emm_between_ratios_of_1_and_0_still_has_an_interval():
     emm = effective_memorization([Ratios(20, (16,), (16,)), Ratios(50, (0,), (16,))])
     assert emm.low.value < emm.estimate.value < emm.high.value < 50
 
 
-def test_repeats_whose_mean_is_the_threshold_reach_it():
+def test_repeats_whose_mean_equals_the_threshold_count_as_memorized():
     # The mean of 85 % and 95 % is 90 %, but in floating-point arithmetic it is slightly less.
     assert Ratios(10, (17, 19), (20, 20)).mean == 0.9
     emm = effective_memorization([Ratios(10, (17, 19), (20, 20)), Ratios(20, (10, 10), (20, 20))])
@@ -104,13 +104,13 @@ def test_emm_that_is_not_bracketed_is_an_inequality(ratios, text):
     assert str(emm.estimate) == text
 
 
-def test_an_end_of_the_interval_can_lie_outside_of_the_measured_sizes():
+def test_an_end_of_the_interval_can_lie_outside_the_measured_sizes():
     emm = effective_memorization(counted({100: 0.91, 200: 0.5}, images=100))
     assert emm.estimate.relation == '='
     assert str(emm.low) == '< 100'
 
 
-def test_emm_of_ratios_that_rise_again_is_the_last_crossing():
+def test_if_ratios_rise_again_the_emm_is_the_last_crossing():
     # The largest |D| with at least 90 % lies between 300 (92 %) and 400 (50 %).
     ratios = counted({100: 0.95, 200: 0.7, 300: 0.92, 400: 0.5})
     emm = effective_memorization(ratios)
@@ -122,11 +122,11 @@ def test_a_rise_within_the_intervals_gives_no_warning():
     assert rising_pairs(counted({100: 0.50, 200: 0.52}, images=100)) == []
 
 
-def test_a_ratio_of_exactly_the_threshold_counts_as_replayed():
+def test_a_ratio_equal_to_the_threshold_counts_as_memorized():
     assert effective_memorization(counted({100: 0.9, 200: 0.1})).estimate.value == pytest.approx(100)
 
 
-def test_interval_over_repeats_is_students_t():
+def test_the_interval_over_repeats_is_students_t_interval():
     ratios = Ratios(100, (400, 500, 600), (1000, 1000, 1000))
     # Student's t with 2 degrees of freedom is 4.302653; the standard error is 0.1 / sqrt(3).
     assert ratios.interval.kind == 't over repeats'
@@ -134,14 +134,14 @@ def test_interval_over_repeats_is_students_t():
     assert ratios.mean == pytest.approx(0.5)
 
 
-def test_repeats_that_agree_have_an_interval_nonetheless():
+def test_repeats_that_agree_exactly_still_have_an_interval():
     interval = Ratios(100, (1000, 1000, 1000), (1000, 1000, 1000)).interval
     # The lower end of Wilson's interval for 3,000 of 3,000 is 1 / (1 + z² / n).
     assert interval.low == pytest.approx(1 / (1 + 1.959964**2 / 3000), abs=1e-6)
     assert interval.high == 1
 
 
-def test_interval_of_one_repeat_is_wilsons():
+def test_the_interval_of_one_repeat_is_wilsons_interval():
     assert Ratios(100, (50,), (100,)).interval.kind == 'Wilson over images'
 
 
@@ -162,7 +162,7 @@ CURVES = {
 
 @pytest.mark.parametrize('num_sizes', [2, 3])
 @pytest.mark.parametrize('repeats', [1, 3])
-def test_the_interval_covers_the_truth_in_90_to_99_percent_of_simulated_studies(repeats, num_sizes):
+def test_the_interval_contains_the_true_emm_in_90_to_99_percent_of_simulated_studies(repeats, num_sizes):
     """Simulated studies have curves of three shapes in t = log(|D| / EMM), sizes that double, 512 images per ratio, and
     repeats whose logits have the spread that is assumed for a single repeat."""
     rng, covered, total = np.random.default_rng(num_sizes), 0, 0
@@ -203,7 +203,7 @@ def search(curve, low, high, tolerance, step=1, known=None):
 
 
 @pytest.mark.parametrize('tolerance', [0.02, 0.1, 0.5])
-def test_search_brackets_within_tolerance_and_takes_no_more_than_its_bound(tolerance):
+def test_a_search_brackets_the_emm_within_its_tolerance_and_its_bound_on_sizes(tolerance):
     rng = random.Random(1)
     for _ in range(300):
         low = rng.randrange(50, 2000)
@@ -219,37 +219,37 @@ def test_search_brackets_within_tolerance_and_takes_no_more_than_its_bound(toler
             assert end <= start * (1 + tolerance) + 1  # sizes are whole numbers
 
 
-def test_search_keeps_to_multiples_of_the_classes():
+def test_a_search_measures_only_multiples_of_its_step():
     measured, _ = search(lambda size: size <= 1234, 100, 10_000, 0.05, step=10)
     assert all(size % 10 == 0 for size in measured)
     assert len(measured) <= most_sizes(100, 10_000, 0.05)
 
 
-def test_search_that_fails_at_the_smallest_size_trains_once():
+def test_a_search_measures_one_size_if_the_smallest_is_not_memorized():
     assert search(lambda size: 0.0, 100, 5000, 0.1)[0] == [100]
 
 
-def test_search_that_succeeds_at_the_largest_size_trains_twice():
+def test_a_search_measures_two_sizes_if_the_largest_is_memorized():
     assert search(lambda size: 1.0, 100, 5000, 0.1)[0] == [100, 5000]
 
 
-def test_search_uses_what_is_known():
+def test_a_search_reuses_known_ratios():
     fresh, ratios = search(lambda size: size <= 1234, 100, 10_000, 0.05)
     assert search(lambda size: size <= 1234, 100, 10_000, 0.05, known=ratios)[0] == []
     # A search over a wider range reuses the known bracket.
     assert len(search(lambda size: size <= 1234, 50, 20_000, 0.05, known=ratios)[0]) < len(fresh)
 
 
-def test_search_of_sizes_that_cannot_be_split_ends():
+def test_a_search_ends_when_no_size_is_left_between_its_bounds():
     assert search(lambda size: size <= 10, 10, 20, 0.1, step=10)[0] == [10, 20]
 
 
-def test_an_interval_of_repeats_stays_within_all_and_nothing():
+def test_the_interval_over_repeats_stays_between_0_and_1():
     interval = Ratios(10, (50, 100), (100, 100)).interval  # 75 % ± 12.7 · 25 %, clipped at both ends
     assert (interval.low, interval.high) == (0.0, 1.0)
 
 
-def test_ratios_need_no_more_copies_than_images_and_may_have_none():
+def test_counts_between_0_and_the_number_of_images_are_accepted():
     assert Ratios(1, (0,), (1,)).mean == 0
     for size, memorized, images in [(0, (1,), (1,)), (1, (2,), (1,)), (1, (-1,), (1,)), (1, (0,), (0,)), (1, (), ())]:
         with pytest.raises(ValueError, match=r'size|copies'):

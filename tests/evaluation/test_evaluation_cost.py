@@ -19,11 +19,11 @@ from training.sampler_options import SamplerOptions
         ({'discretization': 've'}, 35),
     ],
 )
-def test_evaluations_of_heun_are_two_for_each_step_but_the_last(options, expected):
+def test_heun_evaluates_the_denoiser_twice_in_every_step_except_the_last(options, expected):
     assert evaluations_per_image(SamplerOptions(**options)) == expected
 
 
-def test_a_race_samples_a_quarter():
+def test_a_race_is_estimated_to_sample_a_quarter_of_the_images():
     options = EvaluationOptions(seeds=list(range(100)))
     cost = sampling_cost(options, 16, 192, 20, rate=10.0)
     assert (cost.images, cost.calls, cost.seconds) == (1600, 56000, 5600)

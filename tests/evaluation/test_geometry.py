@@ -32,7 +32,7 @@ def naive_distances(images, positions, sigma):
 
 
 @pytest.mark.parametrize('block', [7, 2048])
-def test_all_quantities_are_those_of_their_definitions(monkeypatch, block):
+def test_all_quantities_equal_their_definitions(monkeypatch, block):
     monkeypatch.setattr(module, 'BLOCK', block)
     positions = range(10, 17)
     found = geometry(TRAINING, TRAINING[10:17], LEVELS, 4, positions)
@@ -51,7 +51,7 @@ def test_all_quantities_are_those_of_their_definitions(monkeypatch, block):
         np.testing.assert_allclose(found.log_coverage[level], np.log(coverage).astype(float), rtol=1e-9)
 
 
-def test_shell_coverage_is_that_of_its_definition():
+def test_shell_coverage_equals_its_definition():
     found = geometry(TRAINING, HELD_OUT, LEVELS, 4, held_out=True)
     d, c = 36, 5
     for level, sigma in enumerate(LEVELS):
@@ -70,19 +70,19 @@ def test_exact_copies_of_an_image_cover_one_another():
     assert found.posterior_weight[0].tolist() == pytest.approx([0.5, 1, 1, 1, 1, 0.5])
 
 
-def test_results_do_not_depend_on_how_images_are_split():
+def test_a_subset_of_the_images_gives_the_same_results_as_the_whole_set():
     whole = geometry(TRAINING, TRAINING, LEVELS)
     part = geometry(TRAINING, TRAINING[20:23], LEVELS, positions=[20, 21, 22])
     np.testing.assert_allclose(part.log_density, whole.log_density[:, 20:23], rtol=1e-12)
     np.testing.assert_allclose(part.log_coverage, whole.log_coverage[:, 20:23], rtol=1e-12)
 
 
-def test_information_lies_between_0_and_that_of_the_index():
+def test_information_is_0_at_high_noise_and_identifies_the_image_at_low_noise():
     means = information(geometry(TRAINING, TRAINING, [0.001, 1000.0])).mean(dim=1)
     np.testing.assert_allclose(means, [math.log(50), 0], atol=1e-3)
 
 
-def test_collapse_of_isotropic_gaussian_data():
+def test_isotropic_gaussian_data_collapses_at_the_analytic_noise_level():
     """Biroli et al.: t_C = ln(1 + s² / (n^(2/d) - 1)) / 2, at the noise level sigma = sqrt(exp(2 t_C) - 1)."""
     d, n, s = 20, 1000, 0.3
     t = 0.5 * math.log(1 + s**2 / (n ** (2 / d) - 1))
@@ -102,7 +102,7 @@ def test_training_and_held_out_entropies_meet_near_the_collapse_of_gaussian_data
     np.testing.assert_allclose(held_out[-8:], expected[-8:], atol=0.05)
 
 
-def test_a_crossing_is_interpolated_in_the_logarithm_of_the_level():
+def test_a_crossing_is_interpolated_in_the_logarithm_of_the_noise_level():
     assert crossing_level([1, 10, 100], [5, 2, 1], 1.5) == pytest.approx(10**1.5)
     assert crossing_level([100, 10, 1], [1, 2, 5], 2) == pytest.approx(10)
     assert crossing_level([1, 10], [2, 1], 3) is None
@@ -123,7 +123,7 @@ def test_lone_images_lose_their_coverage_at_higher_noise():
 
 @pytest.mark.slow
 @needs_cifar10
-def test_memorization_of_1000_cifar10_images_is_decided_at_two_levels():
+def test_memorization_of_1000_cifar10_images_is_decided_at_two_noise_levels():
     """Of EDM's 18 levels, only 3.26 and 1.92 have posterior weight and shell coverage >= 0.8. Source: Dodson 2026."""
     levels = rho_schedule(0.002, 80, 18, 7).tolist()
     training, held_out = (cifar10_pixels(name)[:1000].reshape(1000, -1) for name in ('data_batch_1', 'test_batch'))

@@ -6,7 +6,7 @@ import scipy.stats
 from evaluation.intervals import t_quantile, wilson_interval
 
 
-def test_wilsons_interval_is_scipys():
+def test_wilsons_interval_equals_scipys():
     totals = [*range(1, 40), *np.random.default_rng(0).integers(40, 60_000, 100).tolist()]
     for total in totals:
         for successes in {0, 1, total // 3, total - 1, total}:
@@ -14,5 +14,5 @@ def test_wilsons_interval_is_scipys():
             assert wilson_interval(successes, total) == (expected.low, expected.high)
 
 
-def test_the_quantile_of_students_t_is_scipys():
+def test_the_quantile_of_students_t_equals_scipys():
     assert [t_quantile(n) for n in range(1, 100)] == [scipy.stats.t.ppf(0.975, n) for n in range(1, 100)]

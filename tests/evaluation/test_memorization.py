@@ -16,7 +16,7 @@ def grey(*values):
     return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
 
 
-def test_ratio_of_the_reference_data():
+def test_the_ratio_equals_that_of_the_reference_data():
     data = np.load(DATA / 'nearest_neighbors_digits.npz')
     result = memorization_ratio(data['queries'], data['references'])
     np.testing.assert_array_equal(result.memorized, data['memorized'])
@@ -44,13 +44,13 @@ def test_copy_of_a_duplicated_training_image_counts_as_memorized():
     assert result.num_duplicates == 2
 
 
-def test_indices_are_those_of_the_references_as_given():
+def test_indices_refer_to_the_original_order_of_the_references():
     result = memorization_ratio(grey(9, 52), grey(50, 50, 10, 10, 90))
     assert result.indices.tolist() == [[2, 0], [0, 4]]
     assert result.squared_distances.tolist() == [[1, 41**2], [4, 38**2]]
 
 
-def test_mean_distance_is_root_mean_square_per_pixel():
+def test_the_mean_distance_is_root_mean_square_per_pixel():
     images = np.zeros((2, 1, 1, 2), np.uint8)
     images[1] = [[[3, 4]]]
     references = np.stack([images[0], np.full((1, 1, 2), 200, np.uint8)])
@@ -64,7 +64,7 @@ def test_fewer_than_two_distinct_training_images_are_refused(references):
 
 
 @pytest.mark.parametrize(('successes', 'total'), [(0, 10), (7, 10), (9210, 10000), (256, 256)])
-def test_interval_is_wilsons_formula(successes, total):
+def test_the_interval_equals_wilsons_formula(successes, total):
     z, share = 1.959963984540054, successes / total
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
@@ -82,11 +82,11 @@ def test_interval_is_wilsons_formula(successes, total):
         (0.001, 1, 999**2 + 1, True),
     ],
 )
-def test_the_threshold_is_a_fraction_of_distances_that_a_copy_is_below(threshold, nearest, second, expected):
+def test_a_copy_is_nearer_than_the_threshold_times_the_second_distance(threshold, nearest, second, expected):
     assert memorized(torch.tensor([nearest]), torch.tensor([second]), threshold).tolist() == [expected]
 
 
-def test_the_reference_distance_is_that_to_the_nearest_other_training_image():
+def test_the_reference_distance_is_the_mean_distance_to_the_nearest_other_image():
     # 10 and its copy count as one image, so the distances to the nearest other image are 20, 20, 20 and 70.
     dataset = Dataset('four', torch.from_numpy(grey(10, 10, 30, 100)), None, '')
     assert TrainingSet(dataset).reference_distance == pytest.approx((20 + 20 + 20 + 70) / 4)

@@ -27,7 +27,7 @@ def assert_exact(queries, references, k):
     np.testing.assert_array_equal(index, expected_index)
 
 
-def test_neighbors_of_the_reference_data():
+def test_neighbours_equal_those_of_the_reference_data():
     data = np.load(DATA / 'nearest_neighbors_digits.npz')
     index, distance = nearest_neighbors(data['queries'], data['references'])
     np.testing.assert_array_equal(index, data['nearest_index'])
@@ -44,7 +44,7 @@ def test_more_queries_than_a_block_are_all_answered():
     assert_exact(random_images(0, 1030, 1, 3, 3), random_images(1, 60, 1, 3, 3), 2)
 
 
-def test_of_equal_distances_the_lowest_index_comes_first():
+def test_at_equal_distances_the_lowest_index_comes_first():
     few_values = np.random.default_rng(0).integers(0, 2, (2300, 1, 2, 2), dtype=np.uint8)
     assert_exact(few_values[:50], few_values, 4)
 
@@ -55,7 +55,7 @@ def test_extreme_pixels_do_not_overflow():
     assert distance.tolist() == [[0, 255**2 * 3 * 120 * 120]]
 
 
-def test_images_too_large_for_int32_are_exact():
+def test_distances_of_images_too_large_for_int32_are_exact():
     side = 128
     assert 3 * side * side > neighbors.MAX_PIXELS
     references = random_images(1, 6, 3, side, side)
@@ -65,18 +65,18 @@ def test_images_too_large_for_int32_are_exact():
     )
 
 
-def test_without_an_int8_product_the_result_is_the_same(monkeypatch):
+def test_neighbours_are_the_same_without_an_int8_product(monkeypatch):
     monkeypatch.setattr('torch_utils.int8.device_product_is_exact', lambda device_type: False)
     assert_exact(random_images(0, 20, 3, 32, 32), random_images(1, 50, 3, 32, 32), 2)
 
 
-def test_no_queries_give_no_neighbours():
+def test_an_empty_set_of_queries_has_no_neighbours():
     index, distance = NeighborIndex(random_images(0, 5, 1, 2, 2)).query(np.zeros((0, 1, 2, 2), np.uint8))
     assert index.shape == distance.shape == (0, 2)
 
 
 @pytest.mark.parametrize('shape', [(3, 4, 4), (1, 1, 1), (3, 100, 100)])
-def test_balls_hold_what_all_distances_in_int64_say(shape):
+def test_counts_within_balls_equal_those_of_all_distances_in_int64(shape):
     references = random_images(1, 20 if shape[1] > 10 else 2100, *shape)
     queries = np.concatenate([references[:5], random_images(0, 14, *shape), np.full((1, *shape), 255, np.uint8)])
     references[-1] = queries[-2] = 0

@@ -81,7 +81,7 @@ def test_noise_depends_only_on_the_seed_and_the_position():
     assert len(noise.flatten(1)[:, 0].unique()) == 100
 
 
-def test_the_optimum_has_distance_0_to_itself_and_its_distance_to_the_gaussian_is_the_naive_one():
+def test_the_distances_of_the_optimum_to_itself_and_to_the_gaussian_are_exact():
     optimum, sigma = OptimalDenoiser(IMAGES, precision='fp64'), 0.4
     _, z = noisy(IMAGES, sigma)
     y = IMAGES.flatten(1).double().numpy() / 127.5 - 1
@@ -121,7 +121,7 @@ def test_a_linear_denoiser_has_linearity_1():
     np.testing.assert_array_equal(linearity(OptimalDenoiser(pairs, precision='fp64'), z[:5], 0.5), found[:2])
 
 
-def test_the_trajectory_is_the_sampler_s():
+def test_the_trajectory_equals_that_of_the_sampler():
     optimum, levels = GaussianDenoiser(IMAGES), rho_schedule(0.002, 80, 18, 7).tolist()
     latents = noise_like(torch.zeros(4, 1, 4, 4, dtype=torch.float64), 0, range(4))
     states = list(trajectory(optimum, latents, levels))
@@ -130,21 +130,21 @@ def test_the_trajectory_is_the_sampler_s():
     np.testing.assert_allclose(states[-1][1], edm_sampler(optimum, latents), rtol=1e-12)
 
 
-def test_psnr_of_a_hand_worked_error():
+def test_psnr_equals_a_case_worked_by_hand():
     """A squared error of 0.04 per pixel is 20 dB for pixels in [-1, 1]; the larger error gives the lower end."""
     found = psnr(Estimate(0.04 * 12, 0.004 * 12, 0.4 * 12), 12)
     assert (found.mean, found.low, found.high) == pytest.approx((20, 10, 30))
     assert psnr(Estimate(0, 0, 0), 12).mean == math.inf
 
 
-def test_a_ratio_of_means_and_its_interval():
+def test_a_ratio_of_means_has_the_expected_value_and_interval():
     a, b = np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0])
     assert ratio_interval(a, b) == Estimate(2, 2, 2)
     assert math.isnan(ratio_interval(a, 0 * b).mean)
 
 
 @pytest.mark.parametrize('count', [50, 300])
-def test_intervals_cover_the_truth(count):
+def test_intervals_contain_the_truth_at_their_nominal_rate(count):
     """90 to 99 % of 200 intervals contain the truth for skewed squared errors (chi-square distributed)."""
     random = np.random.default_rng(0)
     samples = random.chisquare(4, [200, count]) / 4
@@ -162,7 +162,7 @@ def test_intervals_cover_the_truth(count):
 
 @pytest.mark.slow
 @needs_cifar10
-def test_held_out_errors_on_cifar10_are_the_published_ones():
+def test_held_out_errors_on_cifar10_match_the_published_errors():
     """Errors of the first 1,000 test images, with the first 10,000 training images as the training set, within 2 %.
 
     The published values are for pixels in [0, 1], where sigma is half and the squared error a quarter as large.

@@ -85,7 +85,7 @@ def outputs(folder):
 
 
 @pytest.mark.slow
-def test_each_image_is_sampled_once_on_any_number_of_ranks_and_after_an_interruption(make_run):
+def test_each_image_is_sampled_once_on_any_number_of_ranks_even_after_an_interruption(make_run):
     expected = None
     for ranks in (1, 2):
         folder = make_run(f'{ranks} ranks')
@@ -103,7 +103,7 @@ def test_each_image_is_sampled_once_on_any_number_of_ranks_and_after_an_interrup
     assert not any('partial' in name for name in expected)
 
 
-def test_gallery_and_table_show_the_images_that_were_evaluated(make_run, monkeypatch):
+def test_gallery_and_table_show_the_evaluated_images(make_run, monkeypatch):
     folder, shown = make_run('run'), []
 
     def record_images(images, *_):
@@ -135,7 +135,7 @@ class Brightness(Consumer):
         return {'brightness': self.rows('mean').tolist()}
 
 
-def test_a_new_consumer_is_a_class_and_a_line(make_run, digits_20, monkeypatch):
+def test_a_new_consumer_needs_one_class_and_one_line(make_run, digits_20, monkeypatch):
     monkeypatch.setitem(CONSUMERS, 'brightness', Brightness)
     run = make_run('run')
     arguments = [
@@ -199,7 +199,7 @@ def partial(training_set, tmp_path, monkeypatch):
     return tmp_path / 'partial'
 
 
-def test_a_pass_resumes_with_what_every_consumer_took(training_set, partial):
+def test_a_resumed_pass_samples_only_images_that_some_consumer_lacks(training_set, partial):
     for names in ('ab', 'a'):
         consumers, sampled = run_pass(training_set, partial, names)
         assert sampled == ([8, 9] if names == 'ab' else [])
@@ -208,7 +208,7 @@ def test_a_pass_resumes_with_what_every_consumer_took(training_set, partial):
 
 
 @pytest.mark.parametrize('change', ['consumer', 'settings', 'broken'])
-def test_partial_results_that_do_not_fit_are_ignored(training_set, partial, change):
+def test_partial_results_that_are_damaged_or_of_another_pass_are_ignored(training_set, partial, change):
     if change == 'broken':
         for path in partial.iterdir():
             path.write_bytes(path.read_bytes()[:-200])

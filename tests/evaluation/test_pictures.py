@@ -21,13 +21,13 @@ def test_saved_images_are_lossless(tmp_path):
     assert not list(tmp_path.rglob('*.partial'))
 
 
-def test_contact_sheet_places_images_row_after_row():
+def test_a_contact_sheet_places_images_row_by_row():
     images = torch.stack([torch.full([1, 2, 2], value, dtype=torch.uint8) for value in (10, 20, 30)])
     expected = [[10, 10, 20, 20]] * 2 + [[30, 30, 0, 0]] * 2
     assert np.asarray(contact_sheet(images)).tolist() == expected
 
 
-def test_a_sheet_of_small_images_is_magnified(tmp_path):
+def test_a_contact_sheet_of_small_images_is_magnified(tmp_path):
     """The factor is a whole number; the sheet is enlarged to at most 512 pixels, and an image to at most 128."""
     for count, edge, size in [(64, 8, 512), (4, 8, 256), (16, 32, 512), (100, 32, 320), (4, 300, 600)]:
         images = torch.randint(0, 256, [count, 1, edge, edge], dtype=torch.uint8)
@@ -38,7 +38,7 @@ def test_a_sheet_of_small_images_is_magnified(tmp_path):
         np.testing.assert_array_equal(picture[::factor, ::factor], np.asarray(contact_sheet(images)))
 
 
-def test_a_gallery_shows_a_spread_sample_and_the_closest_calls():
+def test_a_gallery_shows_an_even_sample_and_the_images_closest_to_the_threshold():
     """With distances from 1 to 100 to the nearest image and 99 to the second, image 33 is at the threshold."""
     squared = torch.stack([torch.arange(1, 101) ** 2, torch.full([100], 99**2)], dim=1)
     result = TrainingImages(torch.arange(2, dtype=torch.uint8)[:, None]).summarize(torch.zeros_like(squared), squared)

@@ -5,12 +5,12 @@ from evaluation.printing import is_far, summary
 COUNTS = {'num_images': 200, 'ratio': 0.25, 'ratio_low': 0.195, 'ratio_high': 0.3143, 'mean_distance': 12.345}
 
 
-def test_one_record_is_a_sentence():
+def test_one_record_is_printed_as_a_sentence():
     expected = 'Memorization ratio: 25.00 % (95 % interval 19.50 to 31.43 %) of 200 images'
     assert summary([{'snapshot': 'a.safetensors', **COUNTS}]) == expected
 
 
-def test_several_records_are_a_table_and_their_metrics_another_without_lists():
+def test_several_records_are_printed_as_a_table_with_a_second_table_of_metrics():
     first = {'curve': {'mean': 0.123456789, 'ratios': [0.0] * 100}, 'test': {'z': None, 'half': {'z': -12.0}}}
     records = [
         {'images': 'samples', **COUNTS, 'metrics_space': 'pixels', 'metrics': first},
@@ -27,7 +27,7 @@ def test_several_records_are_a_table_and_their_metrics_another_without_lists():
     ]
 
 
-def test_copies_by_another_rule_and_who_is_copied():
+def test_copies_by_another_rule_and_copied_training_images_are_printed():
     share = {'num_images': 8, 'ratio': 0.5, 'ratio_low': 0.25, 'ratio_high': 0.75}
     copies = {'space': 'features', 'rule': 'cosine:0.6', **share, 'background': {**share, 'num_images': 9}}
     copied = {'num_images': 1, 'share': 0.05, 'classes': [{'class': 3, 'copies': 4}]}
@@ -44,7 +44,7 @@ def test_copies_by_another_rule_and_who_is_copied():
     ]  # fmt: skip
 
 
-def test_frechet_distances_of_different_numbers_of_images_have_a_note():
+def test_a_note_warns_of_frechet_distances_for_different_numbers_of_images():
     def record(num_training):
         frechet = {'to_training': 3.0, 'num_generated': 10, 'num_training': num_training, 'num_test': None}
         return {'images': 'a', **COUNTS, 'metrics_space': 'features', 'metrics': {'frechet': frechet}}
@@ -54,7 +54,7 @@ def test_frechet_distances_of_different_numbers_of_images_have_a_note():
     assert note not in summary([record(20), record(20)])
 
 
-def test_too_few_images_for_a_covariance_have_a_note():
+def test_a_note_warns_of_too_few_images_for_a_covariance():
     def text(num_features):
         sizes = {'num_generated': 30, 'num_training': 20, 'num_test': None, 'num_features': num_features}
         metrics = {'frechet': {'to_training': 3.0, **sizes}}

@@ -29,7 +29,7 @@ def simulated_training(random, correlation):
 
 
 @pytest.mark.parametrize('correlation', [0.0, 0.9])
-def test_the_winner_agrees_with_a_full_evaluation_at_a_quarter_of_the_images(correlation):
+def test_a_race_finds_the_best_snapshot_with_a_quarter_of_the_images(correlation):
     random, agreed = np.random.default_rng(0), 0
     for _ in range(200):
         flags = simulated_training(random, correlation)
@@ -44,7 +44,7 @@ def test_the_winner_agrees_with_a_full_evaluation_at_a_quarter_of_the_images(cor
     assert agreed >= 198
 
 
-def test_a_snapshot_that_is_clearly_worse_leaves_after_the_first_round():
+def test_a_clearly_worse_snapshot_is_dropped_after_the_first_round():
     flags = np.zeros([SNAPSHOTS, SEEDS], bool)
     flags[5] = True
     lengths = race(SNAPSHOTS, SEEDS, BATCH, lambda place, length: flags[place, :length])
@@ -53,7 +53,7 @@ def test_a_snapshot_that_is_clearly_worse_leaves_after_the_first_round():
     assert sum(lengths) < SNAPSHOTS * SEEDS / 8
 
 
-def test_no_race_costs_more_than_evaluating_everything():
+def test_a_race_never_samples_more_images_than_a_full_evaluation():
     random = np.random.default_rng(0)
     for _ in range(300):
         num, total, step = random.integers(1, [9, 2000, 300])
@@ -73,7 +73,7 @@ def test_no_race_costs_more_than_evaluating_everything():
 
 
 @pytest.mark.parametrize(('num', 'total', 'step'), [(1, 1000, 64), (2, 100, 64), (3, 50, 64), (50, 100, 10), (4, 7, 7)])
-def test_few_snapshots_or_seeds_are_raced_as_well(num, total, step):
+def test_a_race_works_with_few_snapshots_and_few_seeds(num, total, step):
     lengths = race(num, total, step, lambda place, length: np.full(length, place == num - 1))
     assert lengths[-1] == total
     assert all(0 < length <= total for length in lengths)
@@ -113,7 +113,7 @@ def records(folder):
 COMMON = ('--seeds=0-199', '--batch=10', '--steps=3')
 
 
-def test_records_of_a_race_are_those_of_the_same_seeds_without_one(make_run):
+def test_records_of_a_race_equal_those_of_the_same_seeds_without_a_race(make_run):
     raced, plain = make_run('raced'), make_run('plain')
     result = run(f'--expdir={raced}', '--race', *COMMON)
     assert result.exit_code == 0, result.output
@@ -135,7 +135,7 @@ def test_records_of_a_race_are_those_of_the_same_seeds_without_one(make_run):
     assert not list(raced.glob('*partial*'))
 
 
-def test_two_ranks_race_like_one(make_run):
+def test_a_race_gives_the_same_records_on_two_ranks(make_run):
     folders = make_run('one'), make_run('two')
     for ranks, folder in enumerate(folders, start=1):
         run_script('mem_ratio.py', f'--expdir={folder}', '--race', *COMMON, ranks=ranks)
@@ -146,7 +146,7 @@ class KilledError(Exception):
     pass
 
 
-def test_a_race_resumes_and_a_finished_one_samples_nothing(make_run, monkeypatch):
+def test_an_interrupted_race_resumes_and_a_finished_race_samples_nothing(make_run, monkeypatch):
     expected, folder = make_run('expected'), make_run('resumed')
     assert run(f'--expdir={expected}', '--race', *COMMON).exit_code == 0
     from evaluation import generators

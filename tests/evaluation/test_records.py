@@ -30,7 +30,7 @@ def test_a_record_is_found_only_for_the_same_settings(tmp_path):
         assert find_record(read_records(path), {**settings, name: 'other'}) is None
 
 
-def test_a_record_that_was_cut_short_is_left_out(tmp_path):
+def test_a_truncated_record_is_left_out(tmp_path):
     path = tmp_path / 'mem_traj.jsonl'
     append_record(path, NUMBERS)
     with open(path, 'a') as file:
@@ -38,7 +38,7 @@ def test_a_record_that_was_cut_short_is_left_out(tmp_path):
     assert read_records(path) == [NUMBERS]
 
 
-def test_a_broken_line_among_the_records_is_named(tmp_path):
+def test_an_invalid_line_among_the_records_is_named_in_the_error(tmp_path):
     path = tmp_path / 'mem_traj.jsonl'
     good = json.dumps(NUMBERS)
     for line, message in (
@@ -55,7 +55,7 @@ def test_a_broken_line_among_the_records_is_named(tmp_path):
             read_records(path)
 
 
-def test_the_best_record_has_the_highest_ratio_and_of_equal_ones_the_latest_snapshot():
+def test_the_best_record_has_the_highest_ratio_and_ties_go_to_the_latest_snapshot():
     columns = [(99, 0.5, 3), (99, 0.75, 1), (99, 0.75, 2), (99, 0.25, 4), (20, 0.95, 5)]
     records = [dict(zip(('num_images', 'ratio', 'kimg'), column, strict=True)) for column in columns]
     assert best_record(records) is records[2]
@@ -69,7 +69,7 @@ def best_of(count):
     return BestSnapshot(torch.arange(count) + 1000, images, torch.full([count], -1), *pairs)
 
 
-def test_the_images_of_the_best_snapshot_come_back_for_the_same_settings_only(tmp_path):
+def test_images_of_the_best_snapshot_are_read_only_for_the_same_settings(tmp_path):
     path, best = tmp_path / 'mem_best.npz', best_of(200)
     settings = {name: name for name in SETTINGS}
     assert read_best(path, settings) is None

@@ -37,19 +37,19 @@ def small_blocks(monkeypatch):
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 @pytest.mark.parametrize('k', [1, 2, 6])
 @pytest.mark.usefixtures('small_blocks')
-def test_nearest_features_are_those_of_the_plain_sum_in_float64(dtype, k):
+def test_nearest_features_equal_those_found_with_plain_sums_in_float64(dtype, k):
     random = np.random.default_rng(0)
     assert_nearest(random.normal(size=(20, 30)).astype(dtype), random.normal(size=(43, 30)).astype(dtype), k)
 
 
 @pytest.mark.usefixtures('small_blocks')
-def test_of_equally_near_features_the_lowest_index_comes_first():
+def test_among_equally_near_features_the_lowest_index_comes_first():
     few_values = np.random.default_rng(0).integers(0, 2, (60, 3)).astype(np.float32)
     assert_nearest(few_values[:20], few_values, 4)
     assert_nearest(np.zeros((3, 2)), np.zeros((60, 2)), 3)
 
 
-def test_no_digits_are_lost_far_from_the_origin():
+def test_distances_are_exact_far_from_the_origin():
     random = np.random.default_rng(0)
     references = 1e6 + 1e-4 * random.normal(size=(300, 20))
     references[50:100] = references[100:150]
@@ -61,7 +61,7 @@ def test_no_digits_are_lost_far_from_the_origin():
 
 @pytest.mark.parametrize('offset', [0, 1e6])
 @pytest.mark.usefixtures('small_blocks')
-def test_balls_are_those_of_the_plain_sum_their_surfaces_included(offset):
+def test_counts_within_balls_are_exact_even_on_their_surfaces(offset):
     random = np.random.default_rng(0)
     references = offset + random.normal(size=(30, 8))
     queries = np.concatenate([references[:10], offset + random.normal(size=(20, 8))])
@@ -71,12 +71,12 @@ def test_balls_are_those_of_the_plain_sum_their_surfaces_included(offset):
 
 
 @pytest.mark.usefixtures('small_blocks')
-def test_balls_of_radius_zero_hold_copies_on_their_surface():
+def test_balls_of_radius_zero_contain_exact_copies():
     features = np.random.default_rng(0).integers(0, 2, (40, 3)).astype(np.float32)
     assert_counts(features[:20], features, np.zeros(40))
 
 
-def test_distances_of_pixels_and_of_the_same_features_agree():
+def test_distances_of_pixels_equal_those_of_the_same_values_as_features():
     random = np.random.default_rng(0)
     queries = random.integers(0, 256, (30, 3, 4, 4), dtype=np.uint8)
     references = random.integers(0, 256, (50, 3, 4, 4), dtype=np.uint8)
@@ -98,7 +98,7 @@ def test_distances_of_pixels_and_of_the_same_features_agree():
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_distinct_rows_are_the_first_of_equal_ones():
+def test_the_first_of_several_equal_rows_represents_them():
     features = np.array([[1, 0], [2, 0], [1, -0.0], [2, 1], [2, 0]], np.float32)
     assert FeatureSpace().distinct(features).tolist() == [0, 1, 3]
     pixels = np.array([7, 8, 7, 9, 8], np.uint8).reshape(-1, 1, 1, 1)
@@ -128,7 +128,7 @@ def test_features_may_be_a_memory_map(tmp_path):
         (np.array([[1e200]]), 'row 0'),
     ],
 )
-def test_features_of_another_kind_are_refused(rows, expected):
+def test_features_with_an_invalid_shape_dtype_or_value_are_refused(rows, expected):
     with pytest.raises(UserError, match=f'^--features=a.npy:? .*{expected}'):
         FeatureSpace().validate(rows, '--features=a.npy')
 
@@ -141,13 +141,13 @@ def test_features_of_another_kind_are_refused(rows, expected):
         (np.zeros((0, 1, 2, 2), np.uint8), 'empty'),
     ],
 )
-def test_images_of_another_kind_are_refused(rows, expected):
+def test_images_with_an_invalid_shape_or_dtype_are_refused(rows, expected):
     with pytest.raises(UserError, match=f'^these .*{expected}'):
         PixelSpace().validate(rows, 'these')
 
 
 @pytest.mark.parametrize('scales', [(1e-130, 1e-130), (1e130, 1e-130), (1e-130, 1e130), (1e-30, 1), (3e18, 3e18)])
-def test_features_of_any_size_and_outliers(scales):
+def test_distances_are_exact_for_features_of_any_magnitude_and_with_outliers(scales):
     random = np.random.default_rng(0)
     queries, references = (scale * random.normal(size=(40, 6)) for scale in scales)
     references[7] *= 1e4

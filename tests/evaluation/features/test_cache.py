@@ -52,7 +52,7 @@ def extracted(monkeypatch):
     return counts
 
 
-def test_extract_writes_features_once(network, extracted, tmp_path):
+def test_features_are_extracted_once_and_then_read_from_the_cache(network, extracted, tmp_path):
     common = '--source=digits', '--preprocess=mean=0.5/0.5/0.5', f'--cache-dir={tmp_path}/cache'
     for number, batch in enumerate((64, 100)):
         result = run(*common, network(), f'--dest={tmp_path}/{number}.npy', f'--batch={batch}')
@@ -67,7 +67,7 @@ def test_extract_writes_features_once(network, extracted, tmp_path):
         torch.testing.assert_close(torch.from_numpy(rows), expected)
 
 
-def test_other_images_networks_and_preprocessings_are_extracted(network, extracted, tmp_path):
+def test_other_images_networks_and_preprocessing_are_extracted_separately(network, extracted, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
     np.save(tmp_path / 'a.npy', pixels)
     np.save(tmp_path / 'b.npy', pixels[::-1])

@@ -40,13 +40,13 @@ def images(count=5, channels=3, size=8):
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, channels, size, size), dtype=np.uint8))
 
 
-def test_pixels_are_the_levels():
+def test_the_features_of_the_pixels_extractor_are_the_pixel_values():
     extractor = make_extractor('pixels', None, 'cpu')
     assert torch.equal(extractor(images()), images().reshape(5, -1).float())
     assert extractor.settings == {'extractor': 'pixels'}
 
 
-def test_torchscript_gets_preprocessed_images_in_any_batch(save):
+def test_torchscript_networks_get_preprocessed_images_in_any_batch_size(save):
     weights = torch.randn([3 * 64, 7], generator=torch.Generator().manual_seed(0))
     path = save(lambda x: x.flatten(1) @ weights)
     extractor = make_extractor(f'torchscript:{path}', 'mean=0.5/0.4/0.3,deviation=1/2/4', 'cpu')
@@ -61,7 +61,7 @@ def test_torchscript_gets_preprocessed_images_in_any_batch(save):
     }
 
 
-def test_no_preprocessing_leaves_bytes_and_grey_images_are_repeated_with_one_note(save, capsys):
+def test_without_preprocessing_the_network_gets_bytes_with_grey_repeated_as_rgb(save, capsys):
     path = save(lambda x: x.sum(dim=(2, 3)).float(), dtype=torch.uint8)
     extractor = make_extractor(f'torchscript:{path}', 'none', 'cpu')
     grey = images(channels=1)
@@ -80,13 +80,13 @@ def test_no_preprocessing_leaves_bytes_and_grey_images_are_repeated_with_one_not
         (lambda x: x.reshape(2, -1) @ torch.ones(192, 1), 'failed on images'),
     ],
 )
-def test_features_that_cannot_be_compared_are_refused(save, function, message):
+def test_networks_with_unsuitable_outputs_are_refused(save, function, message):
     extractor = make_extractor(f'torchscript:{save(function)}', 'mean=0/0/0', 'cpu')
     with pytest.raises(UserError, match=message):
         extractor(images())
 
 
-def test_names_that_are_refused(save, tmp_path, monkeypatch):
+def test_invalid_extractor_names_are_refused(save, tmp_path, monkeypatch):
     (tmp_path / 'text.pt').write_text('no network')
     torch.save({'a': torch.ones(1)}, tmp_path / 'tensors.pt')
     cases = {
@@ -109,7 +109,7 @@ def test_names_that_are_refused(save, tmp_path, monkeypatch):
         make_extractor('torch-fidelity:vgg16', None, 'cpu')
 
 
-def test_torch_fidelity_gets_the_file_and_bytes(tmp_path, monkeypatch):
+def test_torch_fidelity_is_given_the_weights_file_and_images_as_bytes(tmp_path, monkeypatch):
     torch.save({'scale': torch.tensor(2.0)}, tmp_path / 'weights.pth')
 
     def create(name, layers, cuda, feature_extractor_weights_path, verbose):
@@ -131,7 +131,7 @@ def test_torch_fidelity_gets_the_file_and_bytes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(('filter', 'resampling'), [('bilinear', 'BILINEAR'), ('bicubic', 'BICUBIC')])
-def test_resizing_is_pillows_and_the_crop_is_central(filter, resampling):
+def test_images_are_resized_by_pillow_and_cropped_at_the_centre(filter, resampling):
     smooth = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8) * 2
     pixels = torch.from_numpy(np.repeat(smooth[None, None], 3, axis=1))
     found = Preprocessing(24, filter, crop=20)(pixels) * 255
@@ -139,7 +139,7 @@ def test_resizing_is_pillows_and_the_crop_is_central(filter, resampling):
     assert np.abs(found[0, 0].numpy() - expected[2:22, 6:26]).max() <= 1
 
 
-def test_preprocessing_spelled_out():
+def test_preprocessing_options_are_parsed():
     assert read_preprocessing('size=299,antialias=no,mean=0.5/0.5/0.5,deviation=0.5/0.5/0.5') == read_preprocessing(
         'inception'
     )

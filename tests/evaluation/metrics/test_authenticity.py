@@ -18,7 +18,7 @@ from tests.evaluation.naive import (
 @in_both_spaces
 @with_and_without_ties
 @pytest.mark.parametrize('num_training', [2, 40])
-def test_authpct_is_that_of_all_distances(space, levels, num_training):
+def test_authpct_equals_that_of_all_distances(space, levels, num_training):
     generated, training = random_sets(levels, 70, num_training)
     to_training = distances(generated, training)
     nearest = to_training.argmin(axis=1)
@@ -35,7 +35,7 @@ def test_authpct_is_that_of_all_distances(space, levels, num_training):
     assert result['authpct_distinct'] == pytest.approx(100 * flags.mean())
 
 
-def test_an_image_as_far_as_training_images_are_apart_is_not_authentic():
+def test_only_images_farther_away_than_training_images_are_apart_are_authentic():
     assert authentic(torch.tensor([3, 4, 5]), torch.tensor([4, 4, 4])).tolist() == [False, False, True]
 
 
@@ -47,7 +47,7 @@ def test_near_copies_of_a_duplicated_image_are_authentic_unless_copies_count_onc
     assert result['authpct_distinct'] == 0
 
 
-def test_all_and_none():
+def test_all_images_or_no_image_can_be_authentic():
     near, far = torch.zeros(10), torch.full([10], 9.0)
     assert authenticity(near, far, far).authpct == 0
     assert authenticity(far, near, near).authpct == 100

@@ -18,7 +18,7 @@ def naive_z(generated, test):
 
 @in_both_spaces
 @with_and_without_ties
-def test_the_global_test_and_its_variants_count_all_pairs(space, levels):
+def test_the_z_scores_equal_those_counted_over_all_pairs(space, levels):
     generated, training, test = random_sets(levels, 50, 60, 41)
     result = metric('copying_test', space, generated, training, test)
     first, second = test[:21], test[21:]
@@ -32,12 +32,12 @@ def test_the_global_test_and_its_variants_count_all_pairs(space, levels):
         assert result[name]['global_p'] == pytest.approx(math.erfc(-expected / math.sqrt(2)) / 2, abs=1e-12)
 
 
-def test_a_case_by_hand():
+def test_the_z_score_of_a_case_worked_by_hand_is_found():
     # 1 exceeds neither 2 nor 3; 3 exceeds 2 and ties with 3. So U = 1.5 and Z = (1.5 - 2) / sqrt(4 · 5 / 12).
     assert mann_whitney_z(torch.tensor([1, 3]), torch.tensor([2, 3])) == pytest.approx(-0.5 / math.sqrt(5 / 3))
 
 
-def test_cells_are_weighted_by_test_images_and_small_ones_are_left_out():
+def test_cells_are_weighted_by_test_images_and_small_cells_are_left_out():
     random = np.random.default_rng(0)
     generated, test = torch.from_numpy(random.random(100)), torch.from_numpy(random.random(120))
     # (generated, test) images per cell: (40, 30), (41, 71), (19, 0), (0, 19) and (0, 0); the last three are too few.
@@ -52,7 +52,7 @@ def test_cells_are_weighted_by_test_images_and_small_ones_are_left_out():
     assert result.num_cells_left_out == 3
 
 
-def test_twenty_members_are_enough_and_nineteen_are_not():
+def test_a_cell_needs_twenty_images_of_each_set():
     values = torch.arange(20.0)
     cells = np.zeros(20, int)
     assert copying(values, values, cells, cells, 1).clustered_z == 0
@@ -87,7 +87,7 @@ def test_images_far_from_the_data_have_z_far_above_zero():
     assert metric('copying_test', PixelSpace(), generated + np.uint8(200), training, test)['plain']['global_z'] > 10
 
 
-def test_cells_are_those_of_separate_clouds_and_the_same_for_one_seed():
+def test_separate_clouds_are_separate_cells_and_a_seed_fixes_the_cells():
     random = np.random.default_rng(0)
     clouds = np.concatenate([random.normal(center, 0.1, (50, 4)) for center in (0, 10, 20)])
     cells = Cells(FeatureSpace(), clouds, seed=3).of(clouds)
@@ -96,7 +96,7 @@ def test_cells_are_those_of_separate_clouds_and_the_same_for_one_seed():
     np.testing.assert_array_equal(cells, Cells(FeatureSpace(), clouds, seed=3).of(clouds))
 
 
-def test_cells_are_fitted_to_a_part_of_a_large_set(monkeypatch):
+def test_cells_are_fitted_to_a_subset_of_a_large_training_set(monkeypatch):
     monkeypatch.setattr('evaluation.metrics.data_copying._SAMPLE_NUMBERS', 4 * 30)
     (training,) = random_sets(256, 500)
     asked = []
@@ -115,7 +115,7 @@ def test_a_set_of_equal_images_is_one_cell():
     assert Cells(PixelSpace(), np.zeros((30, 1, 2, 2), np.uint8)).count == 1
 
 
-def test_a_single_test_image_has_no_second_half():
+def test_a_single_test_image_cannot_be_split_into_halves():
     result = metric('copying_test', PixelSpace(), *random_sets(256, 30, 30, 1))
     assert result['split_test'] is None
     assert result['plain']['clustered_z'] is None

@@ -21,7 +21,7 @@ def plainly(a, b):
 
 
 @pytest.mark.parametrize(('count', 'other'), [(60, 45), (7, 45), (45, 7), (7, 9), (2, 2)])
-def test_distance_for_few_and_for_many_images(count, other):
+def test_the_distance_is_exact_for_few_and_for_many_images(count, other):
     a, b = features(count), features(other, seed=1)
     # The square root of an eigenvalue near 0 has only half of the digits.
     assert frechet_distance(a, b) == pytest.approx(plainly(a, b), rel=1e-9 if min(count, other) > 12 else 1e-6)
@@ -39,7 +39,7 @@ def test_a_set_and_itself_in_any_order_have_distance_0(count):
 
 
 @pytest.mark.parametrize('dimension', [3, 400])
-def test_distance_of_two_gaussians_is_the_analytic_one(dimension):
+def test_the_distance_of_two_gaussians_equals_the_analytic_distance(dimension):
     """Also checked with fewer images than features, at points chosen such that the covariances are diagonal."""
     variances, others = np.linspace(1, 4, dimension), np.linspace(3, 0, dimension)
     mean = np.arange(dimension) / dimension
@@ -53,7 +53,7 @@ def test_distance_of_two_gaussians_is_the_analytic_one(dimension):
     assert frechet_distance(*low) == pytest.approx(dimension + 4 + 16, rel=1e-12)
 
 
-def test_moments_do_not_depend_on_blocks(monkeypatch):
+def test_moments_do_not_depend_on_the_block_size(monkeypatch):
     a = features(50).astype(np.float32)
     monkeypatch.setattr('evaluation.metrics.frechet._BLOCK', 7)
     found = moments(a)
@@ -61,14 +61,14 @@ def test_moments_do_not_depend_on_blocks(monkeypatch):
     np.testing.assert_allclose(found.covariance, np.cov(a.astype(np.float64), rowvar=False), rtol=1e-12)
 
 
-def test_fewer_than_two_images_and_other_dimensions_are_refused():
+def test_fewer_than_two_images_and_unequal_numbers_of_features_are_refused():
     with pytest.raises(UserError, match='1 image: a covariance needs at least two'):
         frechet_distance(features(1), features(5))
     with pytest.raises(UserError, match='12 and 3 features per image; compute both with the same extractor'):
         frechet_distance(features(5), features(5, 3))
 
 
-def test_difference_is_between_sets_of_equal_size():
+def test_the_difference_compares_sets_of_equal_size():
     generated, training, test = random_sets(256, 60, 50, 20)
     found = metric('frechet', FeatureSpace(), generated, training, test)
     assert (found['num_generated'], found['num_training'], found['num_test']) == (60, 50, 20)

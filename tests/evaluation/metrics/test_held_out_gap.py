@@ -12,7 +12,7 @@ from tests.evaluation.naive import distances, in_both_spaces, metric, once, rand
 
 @in_both_spaces
 @with_and_without_ties
-def test_the_gap_is_that_of_all_distances(space, levels):
+def test_the_gap_equals_that_of_all_distances(space, levels):
     generated, training, test = random_sets(levels, 60, 40, 30)
     to_training, to_test = distances(generated, training).min(axis=1), distances(generated, test).min(axis=1)
     gap = to_test - to_training
@@ -40,14 +40,14 @@ def test_the_gap_is_that_of_all_distances(space, levels):
     )
 
 
-def test_without_memorization_the_share_is_the_expected_one():
+def test_without_memorization_the_share_has_its_expected_value():
     generated, training, test = random_sets(256, 2000, 600, 200)
     result = metric('test_gap', PixelSpace(), generated, training, test)
     assert result['expected_share'] == pytest.approx(0.75, abs=0.01)
     assert abs(result['share_nearer_to_training'] - 0.75) < 0.05
 
 
-def test_copies_are_nearer_to_the_training_images():
+def test_copies_are_nearer_to_training_than_to_held_out_images():
     training, test = random_sets(256, 200, 200)
     result = metric('test_gap', PixelSpace(), training, training, test)
     assert result['mean_to_training'] == 0
@@ -55,7 +55,7 @@ def test_copies_are_nearer_to_the_training_images():
     assert result['gap_low'] > 0
 
 
-def test_a_single_image_has_no_interval_of_the_mean():
+def test_a_single_image_gives_a_mean_without_an_interval():
     result = held_out_gap(torch.tensor([9]), torch.tensor([25]), 10, 30)
     assert (result.mean_gap, result.median_gap, result.gap_low, result.gap_high) == (2, 2, None, None)
     assert result.expected_share == 0.25

@@ -11,7 +11,7 @@ def features(count, shift=0.0, seed=0):
     return np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32) + np.float32(shift)
 
 
-def test_discrepancy_is_the_one_of_all_pairs():
+def test_the_discrepancy_equals_that_of_all_pairs():
     a, b = features(9).astype(np.float64), features(7, 0.5, 1).astype(np.float64)
 
     def mean(rows, others, same):
@@ -22,7 +22,7 @@ def test_discrepancy_is_the_one_of_all_pairs():
     assert squared_discrepancy(a, b) == pytest.approx(expected, rel=1e-12)
 
 
-def test_distance_is_the_mean_of_disjoint_subsets_with_an_interval():
+def test_the_distance_is_the_mean_over_disjoint_subsets_with_an_interval():
     a, b = features(300), features(250, 0.5, 1)
     found = kernel_distance(a, b, seed=3)
     assert (found.num_subsets, found.subset_size) == (10, 25)
@@ -32,12 +32,12 @@ def test_distance_is_the_mean_of_disjoint_subsets_with_an_interval():
     assert found.high - found.distance == pytest.approx(found.distance - found.low)
 
 
-def test_interval_contains_0_for_95_per_cent_of_pairs_of_sets_of_one_distribution():
+def test_for_equal_distributions_95_percent_of_intervals_contain_0():
     found = [kernel_distance(features(200, seed=2 * i), features(200, seed=2 * i + 1)) for i in range(200)]
     assert 0.9 <= np.mean([one.low < 0 < one.high for one in found]) <= 0.99
 
 
-def test_few_images():
+def test_very_few_images_give_no_interval_or_are_refused():
     assert kernel_distance(features(2), features(9)).low is None
     with pytest.raises(UserError, match='1 image: a kernel distance needs at least two'):
         kernel_distance(features(1), features(9))
@@ -45,7 +45,7 @@ def test_few_images():
         kernel_distance(features(5), features(5)[:, :2])
 
 
-def test_difference_is_to_the_held_out_set():
+def test_the_difference_is_taken_from_the_held_out_set():
     generated, training, test = random_sets(256, 60, 50, 20)
     found = metric('kernel_distance', FeatureSpace(), generated, training, test)
     alone = metric('kernel_distance', FeatureSpace(), generated, training)

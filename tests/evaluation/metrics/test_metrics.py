@@ -21,12 +21,12 @@ OF_DISTANCES = [name for name, metric in METRICS.items() if metric.needs == 'dis
 
 @with_and_without_ties
 @pytest.mark.parametrize('name', OF_DISTANCES)
-def test_pixels_and_the_same_numbers_as_features_agree(levels, name):
+def test_metrics_of_pixels_equal_those_of_the_same_values_as_features(levels, name):
     sets = random_sets(levels, 60, 50, 45)
     assert metric(name, PixelSpace(), *sets) == metric(name, FeatureSpace(), *sets)
 
 
-def test_all_at_once_are_those_one_by_one_in_the_order_asked_for():
+def test_several_metrics_at_once_equal_single_ones_in_the_requested_order():
     sets = random_sets(256, 60, 50, 45)
     names = OF_DISTANCES[::-1]
     together = compute_metrics(names, PixelSpace(), *sets)
@@ -35,12 +35,12 @@ def test_all_at_once_are_those_one_by_one_in_the_order_asked_for():
         assert together[name] == metric(name, PixelSpace(), *sets)
 
 
-def test_results_survive_json():
+def test_results_can_be_stored_as_json():
     result = compute_metrics(OF_DISTANCES, PixelSpace(), *random_sets(256, 60, 50, 45))
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
-def test_torch_and_numpy_images_give_the_same():
+def test_torch_and_numpy_images_give_the_same_metrics():
     sets = random_sets(4, 60, 50, 45)
     tensors: Any = [torch.from_numpy(images) for images in sets]
     names = OF_DISTANCES
@@ -57,7 +57,7 @@ class CountingSpace(PixelSpace):
         return super().nearest(queries, references, k)
 
 
-def test_distances_that_metrics_share_are_computed_once():
+def test_distances_shared_by_several_metrics_are_computed_once():
     generated, training, test = random_sets(256, 60, 50, 45)
     space = CountingSpace()
     compute_metrics(OF_DISTANCES, space, generated, training, test)
@@ -66,7 +66,7 @@ def test_distances_that_metrics_share_are_computed_once():
     assert len(set(space.asked)) == len(space.asked)
 
 
-def test_neighbours_that_are_known_are_not_computed_again():
+def test_known_neighbours_are_not_computed_again():
     generated, training = random_sets(4, 60, 50)
     known = TrainingImages(training).nearest_two(generated)
     space = CountingSpace()
@@ -90,13 +90,13 @@ def test_one_distinct_training_image_is_too_few(space, name):
         metric(name, space, generated, np.repeat(training, 3, axis=0), test)
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones():
+def test_an_unknown_metric_is_refused_with_a_list_of_known_metrics():
     with pytest.raises(UserError, match="'fid'; choose from ratio_curve, authenticity, copying_test, precision_recall"):
         compute_metrics(['ratio_curve', 'fid'], PixelSpace(), *random_sets(256, 5, 5))
 
 
 @pytest.mark.parametrize('name', ['copying_test', 'test_gap'])
-def test_a_metric_of_the_test_set_asks_for_one(name):
+def test_a_metric_that_needs_a_test_set_is_refused_without_one(name):
     with pytest.raises(UserError, match=f'`metrics`={name} requires `test_set`'):
         compute_metrics([name], PixelSpace(), *random_sets(256, 5, 5))
 
@@ -129,7 +129,7 @@ def from_features(features, seed):
 
 
 @pytest.mark.parametrize('needs', ['distances', 'features'])
-def test_a_new_metric_is_a_file_and_a_line(needs, monkeypatch):
+def test_a_new_metric_needs_one_file_and_one_line(needs, monkeypatch):
     monkeypatch.setitem(METRICS, 'new', Metric('a new one', __name__, needs=needs, needs_test=needs == 'distances'))
     generated, training, test = random_sets(256, 30, 20, 10)
     if needs == 'distances':
@@ -155,7 +155,7 @@ def test_signs_of_memorization_are_those_of_numbers_that_metrics_compute():
     }
 
 
-def test_names_and_summaries_are_known_without_torch():
+def test_metric_names_and_summaries_are_available_without_torch():
     code = "import sys, evaluation.metrics as m; assert 'torch' not in sys.modules; print(*m.METRICS)"
     found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == list(METRICS)

@@ -16,7 +16,7 @@ from tests.evaluation.naive import (
 @in_both_spaces
 @with_and_without_ties
 @pytest.mark.parametrize('k', [1, 3, 5])
-def test_all_four_are_those_of_all_distances(space, levels, k):
+def test_the_four_metrics_equal_those_of_all_distances(space, levels, k):
     generated, training = random_sets(levels, 60, 45)
     generated[:10] = training[:10]
     pairs = distances(generated, training)
@@ -35,20 +35,20 @@ def test_all_four_are_those_of_all_distances(space, levels, k):
 
 
 @in_both_spaces
-def test_the_training_images_themselves_have_ones(space):
+def test_the_training_images_themselves_score_1(space):
     (training,) = random_sets(256, 50)
     result = metric('precision_recall', space, training, training)
     assert result == {'precision': 1, 'recall': 1, 'density': 1, 'coverage': 1, 'k': 5}
 
 
 @in_both_spaces
-def test_images_far_from_all_training_images_have_zeros(space):
+def test_images_far_from_all_training_images_score_0(space):
     (training,) = random_sets(20, 50)
     result = metric('precision_recall', space, training + np.uint8(200), training)
     assert result == {'precision': 0, 'recall': 0, 'density': 0, 'coverage': 0, 'k': 5}
 
 
-def test_copies_of_one_training_image_are_precise_and_cover_little():
+def test_copies_of_one_training_image_have_high_precision_and_low_recall():
     (training,) = random_sets(256, 50)
     result = metric('precision_recall', PixelSpace(), np.repeat(training[:1], 30, axis=0), training)
     assert result['precision'] == 1

@@ -9,7 +9,7 @@ from tests.evaluation.naive import distances, in_both_spaces, metric, once, rand
 
 @in_both_spaces
 @with_and_without_ties
-def test_curve_and_quantiles_are_those_of_all_distances(space, levels):
+def test_curve_and_quantiles_equal_those_of_all_distances(space, levels):
     generated, training = random_sets(levels, 70, 40)
     d1, d2 = np.sort(distances(generated, once(training)), axis=1)[:, :2].T
     result = metric('ratio_curve', space, generated, training)
@@ -21,7 +21,7 @@ def test_curve_and_quantiles_are_those_of_all_distances(space, levels):
     assert result['mean'] == pytest.approx(np.mean(d1 / d2), abs=1e-12)
 
 
-def test_a_threshold_is_not_reached_by_an_equal_quotient():
+def test_a_ratio_of_distances_equal_to_the_threshold_is_not_below_it():
     result = ratio_curve(torch.tensor([1, 0, 9]), torch.tensor([4, 5, 9]))  # d1/d2 is 0.5, 0 and 1
     ratios = dict(zip(result.thresholds, result.ratios, strict=True))
     assert (ratios[0.01], ratios[0.5], ratios[0.51], ratios[1.0]) == (1 / 3, 1 / 3, 2 / 3, 2 / 3)
@@ -30,13 +30,13 @@ def test_a_threshold_is_not_reached_by_an_equal_quotient():
     assert result.quantiles[-1] == 1
 
 
-def test_at_the_same_threshold_the_curve_is_the_memorization_ratio():
+def test_the_curve_at_the_usual_threshold_equals_the_memorization_ratio():
     generated, training = random_sets(256, 200, 30)
     result = metric('ratio_curve', in_both_spaces.args[1][0], generated, training)
     assert result['ratios'][49] == memorization_ratio(generated, training, threshold=0.5).ratio
 
 
-def test_of_a_single_image_all_quantiles_are_its_own():
+def test_for_a_single_image_all_quantiles_are_equal():
     result = ratio_curve(torch.tensor([9.0]), torch.tensor([16.0]))
     assert set(result.quantiles) == {0.75}
     assert result.mean == 0.75

@@ -50,7 +50,7 @@ def refused(source: object, dest: Path, *arguments: object, status: int = 1) -> 
 
 
 class TestSources:
-    def test_cifar10(self, tmp_path):
+    def test_cifar10_is_converted(self, tmp_path):
         expected = write_cifar(tmp_path / 'cifar-10-python.tar.gz')
         images, labels, manifest = convert(tmp_path / 'cifar-10-python.tar.gz', tmp_path / 'new' / 'c.zip')
         assert np.array_equal(images, expected)
@@ -66,7 +66,7 @@ class TestSources:
             'version': 1,
         }
 
-    def test_mnist_is_padded_to_32(self, tmp_path):
+    def test_mnist_images_are_padded_to_32_pixels(self, tmp_path):
         path, expected, labels = write_idx(tmp_path)
         images, written_labels, _ = convert(path, tmp_path / 'm.zip')
         assert images.shape == (12, 32, 32, 1)
@@ -79,7 +79,7 @@ class TestSources:
         images, _, _ = convert(path, tmp_path / 'm.zip', '--resolution=28x28')
         assert np.array_equal(images[..., 0], expected)
 
-    def test_digits(self, tmp_path):
+    def test_the_built_in_digits_are_converted(self, tmp_path):
         images, labels, manifest = convert('digits', tmp_path / 'd.zip', '--max-images=20')
         assert images.shape == (20, 8, 8, 1)
         assert labels == [*range(10), *range(10)]
@@ -91,7 +91,7 @@ class TestSources:
         second = convert(write_zip(tmp_path / 'c.zip', files), tmp_path / 'd.zip')
         assert content_sha256(*first[:2]) == content_sha256(*second[:2])
 
-    def test_imagenet_tree_with_a_grey_image(self, tmp_path):
+    def test_a_grey_image_in_an_imagenet_tree_becomes_rgb(self, tmp_path):
         synsets = ['n01440764', 'n01443537', 'n01484850']
         images = random_images(6, 40)
         files = {
@@ -116,7 +116,7 @@ class TestSources:
 
 
 class TestOptions:
-    def test_folder_as_destination(self, tmp_path):
+    def test_the_destination_may_be_a_folder(self, tmp_path):
         result = invoke(dataset_tool.main, '--source=digits', f'--dest={tmp_path / "d"}', '--max-images=5')
         assert result.exit_code == 0
         assert np.array_equal(open_source(tmp_path / 'd').load(), open_source('digits').load()[:5])
@@ -185,42 +185,42 @@ class TestMistakes:
             (['--max-images=0'], '--max-images'),
         ],
     )
-    def test_of_the_command_line(self, tmp_path, arguments, message):
+    def test_mistakes_in_options_give_a_one_sentence_error(self, tmp_path, arguments, message):
         assert message in refused('digits', tmp_path / 'd.zip', *arguments, status=2)
 
-    def test_no_such_source(self, tmp_path):
+    def test_a_missing_source_is_named_in_the_error(self, tmp_path):
         assert '--source=nowhere: no such file' in refused('nowhere', tmp_path / 'd.zip')
 
-    def test_images_that_are_not_square(self, tmp_path):
+    def test_images_that_are_not_square_are_refused(self, tmp_path):
         wide = {'a.png': image_bytes(random_images(1, 8)[0]), 'b.png': image_bytes(random_images(1, 8)[0][:5])}
         message = refused(write_files(tmp_path / 'p', wide), tmp_path / 'd.zip')
         assert 'p: b.png is 8x5 RGB, not square; give --transform=center-crop and --resolution=WxH' in message
 
-    def test_images_of_different_sizes(self, tmp_path):
+    def test_images_of_different_sizes_are_refused(self, tmp_path):
         files = {'a.png': image_bytes(random_images(1, 8)[0]), 'b.png': image_bytes(random_images(1, 9)[0])}
         message = refused(write_files(tmp_path / 'p', files), tmp_path / 'd.zip')
         assert 'p: b.png is 9x9 RGB, but a.png is 8x8 RGB; give --transform=center-crop and --resolution=WxH' in message
 
-    def test_colour_among_grey(self, tmp_path):
+    def test_colour_images_among_grey_images_make_an_rgb_data_set(self, tmp_path):
         files = {'a.png': image_bytes(random_images(1, 8, 1)[0]), 'b.png': image_bytes(random_images(1, 8)[0])}
         images, _, _ = convert(write_files(tmp_path / 'p', files), tmp_path / 'd.zip')
         assert np.array_equal(images[0], np.repeat(random_images(1, 8, 1)[0], 3, axis=2))
 
-    def test_unreadable_image_in_the_middle(self, tmp_path):
+    def test_an_unreadable_image_in_the_middle_leaves_no_files(self, tmp_path):
         files = labelled_files(random_images(300), None) | {'00000/img00000150.png': b'broken'}
         message = refused(write_zip(tmp_path / 'a.zip', files), tmp_path / 'd.zip')
         assert '00000/img00000150.png is not a readable PNG' in message
         assert message.endswith('or add --skip-unreadable')
 
-    def test_no_image_left(self, tmp_path):
+    def test_a_data_set_without_images_is_refused(self, tmp_path):
         source = write_files(tmp_path / 'p', {'a.png': b'broken'})
         assert 'all images are unreadable' in refused(source, tmp_path / 'd.zip', '--skip-unreadable')
 
-    def test_destination_in_the_source(self, tmp_path):
+    def test_a_destination_inside_the_source_is_refused(self, tmp_path):
         source = write_files(tmp_path / 'p', labelled_files(random_images(2), None))
         assert 'overlaps with the source' in refused(source, source / 'd.zip')
 
-    def test_labels_missing(self, tmp_path):
+    def test_images_without_a_label_are_refused(self, tmp_path):
         files = labelled_files(random_images(2), [0, 1])
         files['00000/extra.png'] = image_bytes(random_images(1)[0])
         assert 'has no label for 1 of 3 images' in refused(write_zip(tmp_path / 'a.zip', files), tmp_path / 'd.zip')
@@ -231,14 +231,14 @@ class TestProcess:
         command = [sys.executable, 'dataset_tool.py', *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
-    def test_mistake_gives_no_traceback(self, tmp_path):
+    def test_mistakes_give_no_traceback(self, tmp_path):
         result = self.run('--source=nowhere', f'--dest={tmp_path / "d.zip"}')
         assert result.returncode == 1
         assert result.stderr.count('\n') == 1
         assert result.stdout == ''
 
     @pytest.mark.parametrize('name', ['d.zip', 'd'])
-    def test_file_that_cannot_grow_leaves_nothing(self, tmp_path, name):
+    def test_a_failed_write_leaves_no_files(self, tmp_path, name):
         def limit():
             resource.setrlimit(resource.RLIMIT_FSIZE, (120, 120))
 
@@ -252,7 +252,7 @@ class TestProcess:
 
 @pytest.mark.slow
 @needs_cifar10
-def test_real_cifar10_in_half_a_minute(tmp_path):
+def test_the_real_cifar10_is_converted_within_half_a_minute(tmp_path):
     start = time.perf_counter()
     images, labels, _ = convert(os.environ['CIFAR10_ARCHIVE'], tmp_path / 'cifar10-train.zip')
     assert time.perf_counter() - start < 30

@@ -152,7 +152,7 @@ def test_several_closed_forms_are_measured_on_the_same_noise(halves, tmp_path):
     assert all(row['to_gaussian'] < 1e-6 for row in records[2]['rows'])
 
 
-def test_levels_are_those_of_the_functions(run_dir, halves, tmp_path):
+def test_levels_writes_the_results_of_the_functions(run_dir, halves, tmp_path):
     arguments = [f'--network={newest(run_dir)}', f'--data={halves[0]}', f'--test={halves[1]}', f'--levels={LEVELS}']
     result = invoke('levels', *arguments, '--batch=8', f'--outdir={tmp_path}', '--plot')
     assert result.exit_code == 0, result.output
@@ -186,7 +186,7 @@ def test_levels_are_those_of_the_functions(run_dir, halves, tmp_path):
 
 
 @pytest.mark.parametrize('precond', ['vp', 've', 'edm'])
-def test_levels_of_every_preconditioning_and_of_augmented_networks(precond, halves, tmp_path):
+def test_levels_works_with_every_preconditioning_and_augmented_networks(precond, halves, tmp_path):
     run = trained(tmp_path / 'run', halves[0], f'--precond={precond}', '--augment=0.5', '--epochs=40')
     result = invoke('levels', f'--expdir={run}', '--levels=4', '--num=4', f'--test={halves[1]}')
     assert result.exit_code == 0, result.output
@@ -197,7 +197,7 @@ def test_levels_of_every_preconditioning_and_of_augmented_networks(precond, halv
         assert close(row['error'], float(denoising_error(net, images, row['sigma']).mean()))
 
 
-def test_levels_of_a_network_with_discrete_noise_levels():
+def test_levels_rounds_to_the_noise_levels_that_a_network_supports():
     arguments: dict[str, Any] = {'model_type': 'DhariwalUNet', 'model_channels': 8, 'channel_mult': [1]}
     net = iDDPMPrecond(8, 1, **arguments, num_blocks=1, attn_resolutions=[])
     found = noise_levels([0.1, 1.0, 1.00001], net)
@@ -291,7 +291,7 @@ def test_levels_do_not_depend_on_the_batch_size(run_dir, halves, tmp_path):
     assert close(found[0], found[1])
 
 
-def test_geometry_decides_where_both_shares_are_high(halves, tmp_path):
+def test_geometry_marks_levels_at_which_weight_and_coverage_are_high(halves, tmp_path):
     result = invoke('geometry', f'--data={halves[0]}', f'--test={halves[1]}', f'--outdir={tmp_path}', '--plot')
     assert result.exit_code == 0, result.output
     (record,) = results(tmp_path, 'geometry')
@@ -308,7 +308,7 @@ def test_geometry_decides_where_both_shares_are_high(halves, tmp_path):
     assert len((tmp_path / 'geometry_images.csv').read_text().splitlines()) == 31
 
 
-def test_geometry_without_labels_and_held_out_images_names_neither(tmp_path):
+def test_geometry_works_without_labels_and_held_out_images(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
     np.save(tmp_path / 'images.npy', images)
     result = invoke('geometry', f'--data={tmp_path / "images.npy"}', '--levels=0.5,1', f'--outdir={tmp_path / "out"}')
@@ -344,7 +344,7 @@ def test_agreement_compares_images_of_the_same_seeds(run_dir, conditional, halve
     assert (tmp_path / 'agreement.svg').exists()
 
 
-def test_agreement_with_the_optimum_and_with_features(run_dir, halves, tmp_path):
+def test_agreement_works_with_the_optimal_denoiser_and_with_features(run_dir, halves, tmp_path):
     for name in ('a', 'b'):
         np.save(tmp_path / f'{name}.npy', np.eye(10))
     arguments = [f'--network={newest(run_dir)}', '--denoiser=optimal', f'--data={halves[0]}', '--seeds=0-9']
@@ -366,7 +366,7 @@ def test_agreement_takes_the_last_snapshots_of_two_runs_and_their_training_sets(
     assert results(tmp_path / 'runs', 'agreement') == results(tmp_path / 'networks', 'agreement')
 
 
-def test_a_network_is_downloaded_once_and_has_the_given_hash(run_dir, halves, tmp_path):
+def test_a_network_is_downloaded_once_and_its_hash_is_checked(run_dir, halves, tmp_path):
     path, cache = newest(run_dir), tmp_path / 'cache'
     arguments = ['levels', f'--network={path.as_uri()}', f'--data={halves[0]}', f'--cache-dir={cache}']
     result = invoke(*arguments, f'--sha256={file_sha256(path)}', '--download-only')
@@ -411,7 +411,7 @@ def test_clocks_are_read_from_errors_and_records(run_dir, halves, tmp_path):
     assert (tmp_path / 'clocks_collapse.svg').exists()
 
 
-def test_mistakes_are_reported_in_one_sentence(run_dir, conditional, halves, digits_20, tmp_path):
+def test_mistakes_give_a_one_sentence_error(run_dir, conditional, halves, digits_20, tmp_path):
     a, b = halves
     network, data, out = f'--network={newest(run_dir)}', f'--data={a}', f'--outdir={tmp_path}'
     assert '--test is missing' in failure('levels', network, data, '--from=test', out)
@@ -447,7 +447,7 @@ def test_mistakes_are_reported_in_one_sentence(run_dir, conditional, halves, dig
     )
 
 
-def test_networks_of_different_resolution_do_not_agree(run_dir, halves, tmp_path):
+def test_agreement_refuses_networks_of_different_resolutions(run_dir, halves, tmp_path):
     large = tmp_path / 'large.zip'
     arguments = ['resolution', '--source=digits', f'--dest={large}', '--max-images=10', '--resolution=16x16']
     dataset_utils_main(arguments, standalone_mode=False)

@@ -48,7 +48,7 @@ def snapshot(digits_20, tmp_path):
     return list_snapshots(tmp_path / 'run')[-1][1]
 
 
-def test_given_images_against_images(made, pixels):
+def test_distances_between_two_image_sets_equal_those_of_the_functions(made, pixels):
     rows = np.load(made).reshape(90, 64).astype(np.float64)
     record = measured(f'--images={made}', '--ref=digits', '--batch=7')
     assert record['frechet_distance'] == pytest.approx(frechet_distance(rows, pixels), rel=1e-10)
@@ -65,7 +65,7 @@ def test_given_images_against_images(made, pixels):
     assert 'Note' not in text
 
 
-def test_num_images_are_drawn_with_the_seed(made, pixels):
+def test_num_selects_a_random_subset_fixed_by_the_seed(made, pixels):
     rows = np.load(made).reshape(90, 64).astype(np.float64)
     chosen = np.random.default_rng(3).choice(90, 70, replace=False)
     record = measured(f'--images={made}', '--ref=digits', '--num=70', '--seed=3')
@@ -74,7 +74,7 @@ def test_num_images_are_drawn_with_the_seed(made, pixels):
     assert 'Note: 64 images are too few for the covariance of 64 features' in text
 
 
-def test_statistics_are_those_of_edm_in_both_directions(made, pixels, tmp_path):
+def test_statistics_are_compatible_with_edm_in_both_directions(made, pixels, tmp_path):
     assert run('ref', '--data=digits', f'--dest={tmp_path}/ours.npz').exit_code == 0
     ours = dict(np.load(tmp_path / 'ours.npz'))
     np.testing.assert_allclose(ours['mu'], pixels.mean(axis=0), rtol=1e-12, atol=1e-12)
@@ -92,7 +92,7 @@ def test_statistics_are_those_of_edm_in_both_directions(made, pixels, tmp_path):
     )
 
 
-def test_sampled_images_are_those_of_the_seeds(pixels):
+def test_fid_samples_the_images_of_the_given_seeds(pixels):
     sampling = Sampling(SamplerOptions(num_steps=3), data='digits')
     generator = ClosedFormGenerator('gaussian', sampling, 'cpu')
     batches = generator.generate(seed_batches(range(5, 75), 16))
@@ -104,7 +104,7 @@ def test_sampled_images_are_those_of_the_seeds(pixels):
     assert record['num_steps'] == 3
 
 
-def test_a_class_and_a_hash_of_the_network(pixels, tmp_path, snapshot):
+def test_the_class_and_the_networks_hash_can_be_given(pixels, tmp_path, snapshot):
     labels = load_dataset('digits').labels.numpy()
     arguments = '--denoiser=gaussian', '--data=digits', '--num=40', '--steps=3', '--ref=digits'
     record = measured(*arguments, '--class=3')
@@ -120,7 +120,7 @@ def test_a_class_and_a_hash_of_the_network(pixels, tmp_path, snapshot):
     assert '--class' in failure('calc', *network, '--class=3')
 
 
-def test_infinity_is_the_intercept_of_a_line_in_one_over_n(pixels, tmp_path):
+def test_the_distance_at_infinity_is_the_intercept_of_a_line_in_1_over_n(pixels, tmp_path):
     random = np.random.default_rng(0)
     made = np.clip(random.normal(128, 20, (600, 1, 8, 8)), 0, 255).astype(np.uint8)
     np.save(tmp_path / 'made.npy', made)
@@ -143,7 +143,7 @@ def test_infinity_is_the_intercept_of_a_line_in_one_over_n(pixels, tmp_path):
     assert 'needs at least 50' in failure(*arguments, '--num=20')
 
 
-def test_a_stopped_pass_resumes_and_a_finished_one_is_not_repeated(tmp_path, monkeypatch):
+def test_an_interrupted_pass_resumes_and_a_finished_pass_is_not_repeated(tmp_path, monkeypatch):
     arguments = '--denoiser=gaussian', '--data=digits', '--num=60', '--batch=10', '--steps=3', '--ref=digits'
     expected = measured(*arguments, f'--cache-dir={tmp_path}/other')
     monkeypatch.setattr('evaluation.one_pass.SECONDS_BETWEEN_SAVES', 0)
@@ -184,7 +184,7 @@ def test_results_are_equal_on_any_number_of_ranks(tmp_path):
     assert records[0] == records[1] == records[2]
 
 
-def test_errors(made, tmp_path):
+def test_invalid_arguments_are_named_in_the_error(made, tmp_path):
     np.save(tmp_path / 'one.npy', np.load(made)[:1])
     assert 'one.npy has 1 image; a covariance needs at least two' in failure(
         'calc', f'--images={tmp_path}/one.npy', '--ref=digits'

@@ -19,7 +19,7 @@ failure = partial(failure_of, main)
 
 
 @pytest.mark.parametrize('class_name', ['VPPrecond', 'VEPrecond', 'iDDPMPrecond', 'EDMPrecond'])
-def test_weights_are_the_same_after_both_conversions(tmp_path, class_name):
+def test_weights_are_unchanged_after_converting_there_and_back(tmp_path, class_name):
     net, record = network(class_name)
     source, snapshot, plain = (tmp_path / name for name in ('network-snapshot-000012.pkl', 'a.safetensors', 'a.pt'))
     source.write_bytes(dumps({'ema': record}))
@@ -35,7 +35,7 @@ def test_weights_are_the_same_after_both_conversions(tmp_path, class_name):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_plain_weights_have_the_names_and_shapes_of_edm(tmp_path, name):
+def test_exported_weights_have_the_names_and_shapes_of_edm(tmp_path, name):
     case = Case(name)
     expected = case.net.state_dict()
     source, plain = tmp_path / 'a.safetensors', tmp_path / 'a.pt'
@@ -47,7 +47,7 @@ def test_plain_weights_have_the_names_and_shapes_of_edm(tmp_path, name):
     assert all(torch.equal(weights[key], value) for key, value in expected.items())
 
 
-def test_show_prints_what_a_file_holds(tmp_path):
+def test_show_describes_the_contents_of_a_file(tmp_path):
     net, record = network()
     path = tmp_path / 'network-snapshot-000012.pkl'
     path.write_bytes(dumps({'ema': record, 'dataset_kwargs': {'path': '/data/cifar10.zip'}}))
@@ -66,7 +66,7 @@ def test_show_prints_what_a_file_holds(tmp_path):
         assert expected in text
 
 
-def test_what_cannot_be_converted_is_one_sentence_and_leaves_nothing(tmp_path):
+def test_failed_conversions_give_a_one_sentence_error_and_leave_no_files(tmp_path):
     victim, source, dest = tmp_path / 'victim', tmp_path / 'evil.pkl', tmp_path / 'a.safetensors'
     source.write_bytes(pickle.dumps({'ema': Call(os.system, f'touch {victim}')}))
     assert "asks for 'posix.system'" in failure('convert', source, dest)
@@ -76,7 +76,7 @@ def test_what_cannot_be_converted_is_one_sentence_and_leaves_nothing(tmp_path):
     assert sorted(tmp_path.iterdir()) == [source]
 
 
-def test_the_module_is_a_command():
+def test_snapshot_tool_runs_as_a_script():
     result = run_script('snapshot_tool.py', 'show', 'nothing.pkl', check=False, cwd=ROOT)
     assert result.returncode == 1
     assert result.stderr.startswith('Error: nothing.pkl: no such file')

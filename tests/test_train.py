@@ -49,7 +49,7 @@ def short_measurement(monkeypatch):
     monkeypatch.setattr('training.cost.SECONDS_MEASURED', 0.0)
 
 
-def test_a_dry_run_gives_the_cost_and_the_resolutions_with_attention(digits_20):
+def test_a_dry_run_shows_the_cost_and_the_resolutions_with_attention(digits_20):
     lines = dry_run(f'--data={digits_20}', *TINY, '--epochs=100', '--snapshots=2')
     assert lines['Time'].startswith('about ')
     assert lines['Memory'].startswith('about ')
@@ -58,7 +58,7 @@ def test_a_dry_run_gives_the_cost_and_the_resolutions_with_attention(digits_20):
     assert dry_run(f'--data={digits_20}', '--preset=paper')['Attention'].startswith('NONE: attn_resolutions is')
 
 
-def test_the_papers_basic_run_follows_from_its_preset(digits_20):
+def test_the_paper_preset_gives_the_papers_basic_run(digits_20):
     lines = dry_run(f'--data={digits_20}', '--preset=paper')
     assert lines['Training set'] == 'digits-20: 20 images, 8x8, grey, unconditional'
     assert lines['Length'] == '40,000 epochs = 800,000 images = 1,563 steps of 512 on 1 rank'
@@ -66,21 +66,21 @@ def test_the_papers_basic_run_follows_from_its_preset(digits_20):
     assert lines['Seed'] == '1024'
 
 
-def test_a_warm_up_longer_than_the_training_is_named(digits_20):
+def test_a_dry_run_reports_a_warm_up_longer_than_the_run(digits_20):
     lines = dry_run(
         f'--data={digits_20}', *TINY, '--epochs=100', '--lr=0.0002'
     )  # 2,000 images; the warm-up takes 4,000
     assert 'warm-up 200 epochs (4 kimg), longer than the run, which ends at 50 % of the' in lines['Optimizer']
 
 
-def test_options_win_over_the_preset(digits_20):
+def test_options_override_the_preset(digits_20):
     lines = dry_run(f'--data={digits_20}', '--preset=paper', '--lr=0.5', '--epochs=10', '--seed=3')
     assert 'learning rate 0.5' in lines['Optimizer']
     assert lines['Length'].startswith('10 epochs = 200 images')
     assert lines['Seed'] == '3'
 
 
-def test_the_papers_command_works_as_written(color_16):
+def test_the_papers_training_command_works_unchanged(color_16):
     command = (
         '--cond=False --arch=ddpmpp --precond=vp --duration=2000 --batch=512 --batch-gpu=64 --cbase=128 --cres=2,2,2 '
         '--lr=2e-4 --ema=0.5 --dropout=0.13 --augment=0 --xflip=False --window-size=0.0 --num-blocks=2 '
@@ -103,7 +103,7 @@ def test_the_papers_command_works_as_written(color_16):
         (['--arch=adm', '--num-channels=64'], ('EDMPrecond', 'EDMLoss', 'DhariwalUNet', None, None, 64)),
     ],
 )  # fmt: skip
-def test_architectures_are_the_papers(color_16, options, expected):
+def test_options_choose_architecture_preconditioning_and_loss_as_in_the_paper(color_16, options, expected):
     config = resolved(f'--data={color_16}', *options)
     arguments = config.network.arguments
     found = (config.network.class_name, config.loss, arguments['model_type'], arguments.get('resample_filter'),
@@ -126,7 +126,7 @@ def resolved(*arguments, world_size=1):
     return found[0]
 
 
-def test_defaults_are_the_papers_codes(color_16):
+def test_defaults_match_the_papers_code(color_16):
     config = resolved(f'--data={color_16}')
     assert (config.options.augment, config.options.lr, config.batch_gpu) == (0.12, 1e-3, 512)
     assert config.options.window_size == 0.5
@@ -158,7 +158,7 @@ def test_defaults_are_the_papers_codes(color_16):
         (['--preset=nonsense'], '--preset'),
     ],
 )
-def test_options_that_make_no_sense_are_named(color_16, options, message):
+def test_contradictory_options_are_named_in_the_error(color_16, options, message):
     assert message in failure(f'--data={color_16}', *options, status=2)
 
 
@@ -171,27 +171,27 @@ def test_options_that_make_no_sense_are_named(color_16, options, message):
         (['--resume=nowhere'], '--resume=nowhere: no such file or folder'),
     ],
 )
-def test_what_does_not_fit_the_machine_or_the_data_is_named(color_16, options, message):
+def test_options_that_do_not_match_the_machine_or_data_are_named_in_the_error(color_16, options, message):
     assert message in failure(f'--data={color_16}', *options, status=1)
 
 
-def test_float16_is_not_silently_something_else_on_a_cpu(digits_20, tmp_path):
+def test_float16_training_on_a_cpu_is_refused(digits_20, tmp_path):
     result = run(f'--outdir={tmp_path}/run', f'--data={digits_20}', *TINY, '--fp16=1', '--device=cpu')
     assert result.exit_code == 1
     assert '--precision=fp16 requires a GPU' in result.stderr
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_missing_training_set_is_one_sentence():
+def test_a_missing_training_set_gives_a_one_sentence_error():
     assert failure('--data=nowhere.zip', status=1).startswith('Error: --data=nowhere.zip')
 
 
-def test_a_world_size_that_does_not_divide_the_batch_is_named(color_16):
+def test_a_batch_that_the_ranks_do_not_divide_is_refused(color_16):
     with pytest.raises(ArgumentError, match=r'`batch`=64 must be a multiple of the number of ranks \(3\), such as 63'):
         resolved(f'--data={color_16}', '--batch=64', world_size=3)
 
 
-def test_a_run_leaves_what_it_should(digits_20, tmp_path):
+def test_a_run_writes_snapshots_states_and_logs(digits_20, tmp_path):
     arguments = [f'--data={digits_20}', *TINY, '--cond=1', '--batch=16', '--epochs=100', '--snapshots=2', '--seed=5']
     for desc in ('first', 'second'):
         result = run(f'--outdir={tmp_path}', f'--desc={desc}', *arguments)
@@ -230,7 +230,7 @@ def test_training_lowers_the_loss(digits_20, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['snapshot', 'pickle'])
-def test_transfer_starts_from_the_weights_of_a_network(digits_20, tmp_path, kind):
+def test_transfer_starts_from_the_weights_of_the_given_network(digits_20, tmp_path, kind):
     common = [f'--data={digits_20}', *TINY, '--batch=20', '--nosubdir', '--seed=5', '--warmup=0']
     assert run(f'--outdir={tmp_path}/a', *common, '--epochs=100').exit_code == 0
     source = list_snapshots(tmp_path / 'a')[-1][1]
@@ -254,7 +254,7 @@ def test_transfer_starts_from_the_weights_of_a_network(digits_20, tmp_path, kind
     assert 'differs from the architecture' in other.stderr
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_bad(digits_20, tmp_path):
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_good_files(digits_20, tmp_path):
     arguments = [f'--outdir={tmp_path}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--seed=5']
     assert run(*arguments, '--epochs=50').exit_code == 0
     kept = {path.name: path.read_bytes() for path in tmp_path.glob('*.pt')}
@@ -305,7 +305,9 @@ class WatchedTrainer(Trainer):
         (['--batch-gpu=3'], set(), [3, 3, 3, 1]),
     ],
 )
-def test_every_way_of_training_runs(digits_20, tmp_path, monkeypatch, extra, new, rounds):
+def test_training_works_with_every_optimizer_precision_and_data_option(
+    digits_20, tmp_path, monkeypatch, extra, new, rounds
+):
     trainers = []
 
     def watched(*arguments):
@@ -330,7 +332,7 @@ def test_every_way_of_training_runs(digits_20, tmp_path, monkeypatch, extra, new
     torch.testing.assert_close(net.state_dict(), trainer.ema.state_dict(), rtol=0, atol=0, check_stride=False)
 
 
-def test_a_streamed_training_set_trains_the_same_network(digits_20, tmp_path):
+def test_streaming_the_training_set_gives_the_same_network(digits_20, tmp_path):
     for name, extra in (('cached', []), ('streamed', ['--cache=0', '--workers=2'])):
         arguments = [f'--outdir={tmp_path}/{name}', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=10']
         assert run(*arguments, '--epochs=2', '--warmup=0', '--seed=1', *extra).exit_code == 0
@@ -339,7 +341,7 @@ def test_a_streamed_training_set_trains_the_same_network(digits_20, tmp_path):
 
 
 @pytest.mark.parametrize(('first', 'second'), [(0, 1), (1, 0)])
-def test_a_training_resumes_with_another_cache_to_the_same_bytes(digits_20, tmp_path, first, second):
+def test_a_run_resumed_with_another_cache_ends_with_the_same_bytes(digits_20, tmp_path, first, second):
     common = [f'--data={digits_20}', '--nosubdir', *TINY, '--batch=10', '--warmup=0', '--seed=1', '--xflip=1']
     for name, caches in (('resumed', (first, second)), ('straight', (1, 1))):
         for epochs, cache in zip((2, 4), caches, strict=True):
@@ -350,7 +352,7 @@ def test_a_training_resumes_with_another_cache_to_the_same_bytes(digits_20, tmp_
     assert resumed == straight
 
 
-def test_held_out_loss_is_reported_at_every_tick_and_leaves_the_weights_as_they_are(digits_20, tmp_path):
+def test_held_out_loss_is_reported_at_every_tick_without_changing_the_weights(digits_20, tmp_path):
     common = [
         '--nosubdir',
         f'--data={digits_20}',
@@ -394,7 +396,7 @@ def test_snapshots_are_spaced_logarithmically(digits_20, tmp_path):
 
 
 @pytest.mark.parametrize('cache', [True, False])
-def test_a_held_out_set_may_share_no_images_with_the_training_set(digits_20, tmp_path, cache):
+def test_a_held_out_set_that_shares_images_with_the_training_set_is_refused(digits_20, tmp_path, cache):
     held_out = tmp_path / 'held-out.zip'  # contains the 20 training images
     dataset_utils_main(['size', '--source=digits', f'--dest={held_out}', '--max-images=30'], standalone_mode=False)
     arguments = [f'--outdir={tmp_path}/run', '--nosubdir', f'--data={digits_20}', *TINY, '--batch=20', '--epochs=1']
@@ -406,7 +408,7 @@ def test_a_held_out_set_may_share_no_images_with_the_training_set(digits_20, tmp
     assert run(*arguments, '--allow-overlap').exit_code == 0
 
 
-def test_a_held_out_set_must_fit_the_training_set(digits_20, tmp_path):
+def test_a_held_out_set_with_another_image_shape_is_refused(digits_20, tmp_path):
     large = tmp_path / 'large.zip'
     arguments = ['resolution', '--source=digits', f'--dest={large}', '--max-images=10', '--resolution=16x16']
     dataset_utils_main(arguments, standalone_mode=False)

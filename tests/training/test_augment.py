@@ -26,31 +26,31 @@ ONE = torch.ones(1)
         (scaling(1.3 * ONE, ONE), bump(4, -2, stretch=1.3)),
     ],
 )
-def test_a_smooth_image_moves_as_the_map_says(matrix, expected):
+def test_a_smooth_image_is_transformed_as_the_matrix_says(matrix, expected):
     assert float((transform(bump(4, -2), matrix) - expected).abs().max()) < 0.01
 
 
-def test_the_identity_gives_the_images_back():
+def test_the_identity_leaves_images_unchanged():
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     same = transform(images, torch.eye(3).expand(2, 3, 3))
     assert float((same - images).abs().max()) < 1e-4
 
 
-def test_outside_the_image_is_its_reflection():
+def test_pixels_outside_the_image_are_its_reflection():
     images = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     moved = transform(images, translation(2 * ONE, 0 * ONE))
     expected = torch.cat([images[..., 1:3].flip(3), images[..., :6]], dim=3)
     assert float((moved - expected).abs().max()) < 1e-4
 
 
-def test_nothing_is_on_at_probability_zero():
+def test_no_augmentation_is_applied_at_probability_zero():
     images = torch.randn(4, 1, 8, 8)
     same, labels = AugmentPipe(p=0, xflip=1e8, yflip=1, scale=1, rotate_frac=1, aniso=1, translate_frac=1)(images)
     torch.testing.assert_close(same, images, rtol=0, atol=1e-4)
     assert not labels.any()
 
 
-def test_flips_are_fair_coins_and_labelled():
+def test_half_of_the_images_are_flipped_and_labels_show_which():
     torch.manual_seed(0)
     images = torch.randn(1000, 1, 4, 4)
     flipped, labels = AugmentPipe(p=0.01, xflip=1e8)(images)
@@ -60,7 +60,7 @@ def test_flips_are_fair_coins_and_labelled():
     assert not labels[:, 1:].any()
 
 
-def test_labels_have_the_published_distributions():
+def test_augmentation_labels_have_the_published_distributions():
     torch.manual_seed(0)
     _, labels = AugmentPipe(p=0.5, yflip=1, scale=1, rotate_frac=1, aniso=1, translate_frac=1)(
         torch.zeros(4000, 1, 4, 4)

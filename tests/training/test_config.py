@@ -18,14 +18,14 @@ from training.config import OPTIONS_FILE, read_run
         ),
     ],
 )
-def test_damaged_options_of_a_run_are_refused_by_name(tmp_path, text, message):
+def test_damaged_options_of_a_run_are_named_in_the_error(tmp_path, text, message):
     path = tmp_path / OPTIONS_FILE
     path.write_text(text)
     with pytest.raises(UserError, match=rf'^{path}: {message}'):
         read_run(tmp_path)
 
 
-def test_options_of_a_run_are_read_next_to_other_keys(tmp_path):
+def test_unknown_keys_in_a_runs_options_are_ignored(tmp_path):
     options = '{"outdir": "o", "data": "d", "seed": 5, "lr": 0.25, "of_the_future": 1}'
     network = '{"class_name": "VPPrecond", "arguments": {"img_resolution": 8, "img_channels": 1}}'
     rest = f'"options": {options}, "network": {network}, "world_size": 2'

@@ -15,7 +15,7 @@ def config_of(preset, resolution):
     return resolve(options, DatasetInfo('', 'set', 1000, resolution, 1, 0))
 
 
-def test_activations_are_those_of_a_real_forward_pass():
+def test_estimated_activations_match_a_real_forward_pass():
     config = config_of('digits', 8)
     net = config.network.build().train()
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
@@ -32,7 +32,7 @@ def test_activations_are_those_of_a_real_forward_pass():
     assert abs(activation_bytes(config.network) / real - 1) < 0.1
 
 
-def test_weights_take_five_times_their_size_with_adam():
+def test_with_adam_the_weights_take_five_times_their_size():
     config = config_of('digits', 8)
     parameters = sum(p.numel() for p in config.network.build('meta').parameters())
     assert training_memory(config).weights == 4 * 5 * parameters  # weights, average, gradients, two moments
@@ -48,7 +48,9 @@ def test_weights_take_five_times_their_size_with_adam():
         (3, '2', 2, 'digits', 3),
     ],
 )
-def test_threads(monkeypatch, chosen, environ, started_with, preset, expected):
+def test_the_number_of_threads_follows_option_environment_and_saved_run(
+    monkeypatch, chosen, environ, started_with, preset, expected
+):
     numbers: list[int] = []
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
     monkeypatch.setattr(torch, 'set_num_threads', numbers.append)

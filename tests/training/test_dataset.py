@@ -15,7 +15,7 @@ from training import dataset
 from training.dataset import ImageOrder, load_dataset, stream_dataset, to_float
 
 
-def test_order_of_images_is_edms():
+def test_the_order_of_images_matches_edm():
     cases = json.loads((DATA / 'sampler_order.json').read_text())
     for name, expected in cases.items():
         size, seed, window, rank, ranks = re.match(r'n(\d+)_seed(\d+)_window(.*)_rank(\d)of(\d)', name).groups()
@@ -24,20 +24,20 @@ def test_order_of_images_is_edms():
 
 
 @pytest.mark.parametrize('window', [0, 0.5, 1])
-def test_order_can_be_joined_anywhere(window):
+def test_the_order_of_images_can_be_resumed_at_any_position(window):
     whole = ImageOrder(10, 3, window).take(1000)
     joined = ImageOrder(10, 3, window)
     joined.skip(313)
     assert joined.take(687).tolist() == whole[313:].tolist()
 
 
-def test_a_fixed_order_shows_every_image_once_an_epoch():
+def test_with_a_fixed_order_every_epoch_shows_each_image_once():
     epochs = ImageOrder(10, 1024, 0).take(30).reshape(3, 10)
     assert sorted(epochs[0].tolist()) == list(range(10))
     assert (epochs == epochs[0]).all()
 
 
-def test_streaming_gives_the_same_batches_as_memory(digits_20):
+def test_a_streamed_data_set_gives_the_same_batches_as_one_in_memory(digits_20):
     whole, streamed = load_dataset(str(digits_20)), stream_dataset(str(digits_20), workers=2)
     indices = [np.array([3, 25, 19]), np.array([0, 39, 1]), np.array([7, 7, 7])]
     from_memory = whole.batches(iter(indices), torch.device('cpu'), xflip=True)
@@ -47,7 +47,7 @@ def test_streaming_gives_the_same_batches_as_memory(digits_20):
         assert torch.equal(labels, same_labels)
 
 
-def test_a_training_set_has_one_hash_however_it_is_read(digits_20, tmp_path):
+def test_the_hash_of_a_training_set_does_not_depend_on_how_it_is_read(digits_20, tmp_path):
     with zipfile.ZipFile(digits_20) as archive:
         archive.extractall(tmp_path / 'folder')
     paths = [str(digits_20), str(tmp_path / 'folder')]
@@ -55,7 +55,7 @@ def test_a_training_set_has_one_hash_however_it_is_read(digits_20, tmp_path):
     assert len(hashes) == 1
 
 
-def test_a_set_that_is_large_for_the_memory_stays_on_disk(digits_20, tmp_path, monkeypatch):
+def test_a_data_set_too_large_for_memory_stays_on_disk(digits_20, tmp_path, monkeypatch):
     expected = {channels: load_dataset(str(digits_20), channels=channels) for channels in (None, 3)}
     monkeypatch.setattr('training.dataset.free_bytes', lambda _: 3 * 20 * 8 * 8 - 1)
     for channels, loaded in expected.items():
@@ -69,7 +69,7 @@ def test_a_set_that_is_large_for_the_memory_stays_on_disk(digits_20, tmp_path, m
 
 
 @pytest.mark.parametrize('order', ['ab', 'ba'])
-def test_a_grey_image_among_colour_ones_is_streamed_as_it_is_loaded(tmp_path, order):
+def test_streaming_converts_grey_images_among_colour_images_as_loading_does(tmp_path, order):
     colour, grey = order
     write_files(tmp_path, {f'{colour}.png': image_bytes(random_images(1)[0]),
                            f'{grey}.png': image_bytes(random_images(1, channels=1)[0])})  # fmt: skip
@@ -81,13 +81,13 @@ def test_a_grey_image_among_colour_ones_is_streamed_as_it_is_loaded(tmp_path, or
 
 
 @pytest.mark.parametrize('read', [load_dataset, functools.partial(stream_dataset, workers=2)])
-def test_an_image_of_another_size_is_named_before_the_training_starts(tmp_path, read):
+def test_an_image_of_another_size_is_named_before_training_starts(tmp_path, read):
     write_files(tmp_path, {f'{n}.png': image_bytes(random_images(1, 8 + n // 5)[0]) for n in range(6)})
     with pytest.raises(UserError, match=r'5\.png is 9x9 RGB, but 0\.png is 8x8 RGB; bring all images to one'):
         read(str(tmp_path))
 
 
-def test_mirrored_images_stand_behind_the_others(digits_20):
+def test_mirrored_images_have_the_indices_after_the_originals(digits_20):
     dataset = load_dataset(str(digits_20))
     ((images, labels),) = dataset.batches(iter([np.array([4, 24])]), torch.device('cpu'), xflip=True)
     assert torch.equal(images[0], dataset.images[4])
@@ -104,7 +104,7 @@ def test_pixels_become_numbers_between_minus_one_and_one():
     assert to_float(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]
 
 
-def test_a_set_that_fills_a_gpu_stays_in_host_memory(monkeypatch):
+def test_a_data_set_too_large_for_the_gpu_stays_in_host_memory(monkeypatch):
     """The training set has 4 images of 64 bytes each."""
     images = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
     for free, expected in ((10**9, True), (1000, True), (600, False)):

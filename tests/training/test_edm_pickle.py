@@ -37,7 +37,7 @@ def refusal(path):
 
 
 @pytest.mark.parametrize('name', PICKLES)
-def test_published_format_gives_the_published_numbers(name, tmp_path):
+def test_pickles_in_edms_format_give_edms_outputs(name, tmp_path):
     net = load_network(write_pickle(name, tmp_path))
     with np.load(DATA / 'edm_snapshots' / f'{name}.npz') as data:
         values = {key: torch.from_numpy(data[key]) for key in ('x', 'sigma', 'denoised', 'class_labels') if key in data}
@@ -47,7 +47,7 @@ def test_published_format_gives_the_published_numbers(name, tmp_path):
     assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
-def test_a_file_is_known_by_its_content_where_its_name_says_nothing(tmp_path):
+def test_a_pickle_without_a_file_extension_is_recognized_by_its_content(tmp_path):
     named, path = write_pickle(PICKLES[0], tmp_path), tmp_path / 'weights'
     shutil.copyfile(named, path)
     expected, loaded = load_network(named).state_dict(), load_network(path).state_dict()
@@ -66,7 +66,7 @@ ADM = {'model_type': 'DhariwalUNet', 'model_channels': 64, 'augment_dim': 9}
 @pytest.mark.parametrize('class_name', ['VPPrecond', 'VEPrecond', 'iDDPMPrecond', 'EDMPrecond'])
 @pytest.mark.parametrize('arguments', [{}, NCSNPP, ADM], ids=['ddpmpp', 'ncsnpp', 'adm'])
 @pytest.mark.parametrize('is_bare', [False, True])
-def test_networks_of_every_class_come_back(tmp_path, class_name, arguments, is_bare):
+def test_networks_of_every_class_are_read_from_pickles(tmp_path, class_name, arguments, is_bare):
     net, record = network(class_name, **arguments)
     others = {
         'loss_fn': Record('EDMLoss', {'P_mean': -1.2}),
@@ -84,7 +84,7 @@ def test_networks_of_every_class_come_back(tmp_path, class_name, arguments, is_b
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4, 5])
-def test_every_protocol_and_numpy_is_read(tmp_path, protocol):
+def test_every_pickle_protocol_and_numpy_version_is_read(tmp_path, protocol):
     net, _ = network()
     keywords = {**SMALL, 'img_resolution': np.int64(8), 'dropout': np.float32(0.25), 'channel_mult': np.array([1, 1]),
                 'attn_resolutions': (4,)}  # fmt: skip
@@ -98,7 +98,7 @@ def test_every_protocol_and_numpy_is_read(tmp_path, protocol):
     assert all(torch.equal(expected[name], loaded[name]) for name in expected)
 
 
-def test_positional_arguments_take_the_names_of_the_constructor(tmp_path):
+def test_positional_arguments_are_matched_to_the_constructors_parameters(tmp_path):
     net, _ = network()
     rest = {name: value for name, value in SMALL.items() if name not in ('img_resolution', 'img_channels', 'label_dim')}
     path = write(tmp_path, record_of(net, arguments=(8, 1, 3), keywords=rest))
@@ -110,7 +110,7 @@ def test_positional_arguments_take_the_names_of_the_constructor(tmp_path):
     assert 'arguments do not fit the constructor' in refusal(write(tmp_path, record_of(net, arguments=(8,) * 30)))
 
 
-def test_skip_connections_are_read_and_on_if_absent(tmp_path):
+def test_skip_connections_are_read_and_default_to_enabled(tmp_path):
     masked, record = network(skip_connections=[1, 0, 1, 1])
     net, plain = network()
     x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 3.0])
@@ -133,7 +133,7 @@ def test_a_half_precision_network_computes_in_float32_on_the_cpu(tmp_path):
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
 
 
-def test_the_source_in_a_record_is_not_run(tmp_path):
+def test_the_source_code_in_a_pickle_is_not_run(tmp_path):
     victim = tmp_path / 'victim'
     net, _ = network()
     source = f'open({str(victim)!r}, "w").close()\nclass VPPrecond: pass\n'
@@ -141,7 +141,7 @@ def test_the_source_in_a_record_is_not_run(tmp_path):
     assert not victim.exists()
 
 
-def test_pickles_are_listed_after_snapshots(tmp_path):
+def test_snapshots_take_precedence_over_pickles_of_the_same_kimg(tmp_path):
     for name in ('network-snapshot-000010.pkl', 'network-snapshot-000002.safetensors', 'network-snapshot-000002.pkl',
                  'training-state-000003.pt', 'network-snapshot-final.pkl'):  # fmt: skip
         (tmp_path / name).touch()
@@ -194,7 +194,7 @@ PLACES = [(name, 'alone') for name in PAYLOADS] + [
 
 
 @pytest.mark.parametrize(('name', 'place'), PLACES)
-def test_what_a_hostile_pickle_asks_for_is_named_and_not_done(tmp_path, name, place):
+def test_the_call_in_a_hostile_pickle_is_named_in_the_error_and_not_made(tmp_path, name, place):
     victim = tmp_path / 'victim'
     value = payload(name, victim)
     _, record = network()
@@ -211,7 +211,7 @@ def test_what_a_hostile_pickle_asks_for_is_named_and_not_done(tmp_path, name, pl
     assert not victim.exists()
 
 
-def test_the_payloads_are_ones_that_work(tmp_path):
+def test_the_hostile_payloads_do_their_damage_in_the_standard_pickle_module(tmp_path):
     for name in (
         'os.system',
         'builtins.eval',
@@ -226,7 +226,7 @@ def test_the_payloads_are_ones_that_work(tmp_path):
         assert victim.exists(), name
 
 
-def test_bytes_of_a_tensor_that_hold_a_payload_are_refused(tmp_path):
+def test_tensor_data_that_hide_a_payload_are_refused(tmp_path):
     victim = tmp_path / 'victim'
     magic = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
     evil = pickle.dumps(Call(os.system, f'touch {victim}'), 2)
@@ -252,7 +252,7 @@ def legacy_bytes(storage):
     return stream.getvalue()
 
 
-def test_bytes_of_a_tensor_are_neither_an_archive_nor_an_object(tmp_path):
+def test_tensor_data_that_are_an_archive_or_another_object_are_refused(tmp_path):
     stream = io.BytesIO()
     torch.save(torch.zeros(24), stream)
     assert 'not in the format EDM writes' in refusal(write(tmp_path, with_storage(stream.getvalue())))
@@ -262,7 +262,7 @@ def test_bytes_of_a_tensor_are_neither_an_archive_nor_an_object(tmp_path):
     assert 'it contains a corrupt tensor' in refusal(write(tmp_path, with_storage(data[:100])))
 
 
-def test_a_tensor_that_claims_more_than_it_has_takes_no_memory(tmp_path):
+def test_a_tensor_with_a_shape_larger_than_its_data_takes_no_memory(tmp_path):
     good = legacy_bytes(torch.zeros(24)._typed_storage())
     size = struct.pack('<q', 24)
     assert good.count(size) == 1
@@ -275,7 +275,7 @@ def test_a_tensor_that_claims_more_than_it_has_takes_no_memory(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
-def test_bytes_that_many_tensors_share_are_refused(tmp_path):
+def test_many_tensors_that_share_the_same_data_are_refused(tmp_path):
     net, _ = network()
     shared = torch.zeros(64 * 64)
     for parameter in net.parameters():
@@ -330,7 +330,7 @@ def test_modules_that_share_their_tensors_are_refused(tmp_path):
     assert 'more than 100000 tensors' in refusal(write(tmp_path, record))
 
 
-def test_modules_without_end_are_refused(tmp_path):
+def test_endlessly_nested_modules_are_refused(tmp_path):
     _, record = network()
     modules = record.meta['state']['_modules']
     modules['again'] = endless = torch.nn.ModuleDict()
@@ -406,7 +406,7 @@ def set_state(name, value):
         (halve, 'float16'),
     ],
 )
-def test_a_network_that_does_not_fit_is_refused(tmp_path, change, message):
+def test_a_pickled_network_with_invalid_contents_is_refused(tmp_path, change, message):
     _, record = network()
     change(record)
     found = refusal(write(tmp_path, {'ema': record}))
@@ -418,14 +418,14 @@ def test_a_pickle_without_a_network_is_refused(tmp_path, value):
     assert 'it contains no network' in refusal(write(tmp_path, value))
 
 
-def test_a_file_that_was_cut_short_is_refused(tmp_path):
+def test_a_truncated_pickle_is_refused(tmp_path):
     _, record = network()
     data = dumps({'ema': record})
     for kept in [1, 2, 11, 50, 1000, len(data) // 2, len(data) - 1]:
         assert 'corrupt' in refusal(write(tmp_path, data[:kept])), kept
 
 
-def test_damage_gives_a_sentence_or_a_network_and_nothing_else(tmp_path):
+def test_a_damaged_pickle_gives_a_clear_error_or_a_network(tmp_path):
     """Randomly changed bytes give no other exception, and only names on the list are looked up."""
     _, record = network()
     data, numbers = dumps({'ema': record}), random.Random(0)

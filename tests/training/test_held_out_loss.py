@@ -32,7 +32,7 @@ def sets(count=100, labels=None):
     return Images(images[:count], labels), Images(images[count:], labels)
 
 
-def test_the_loss_is_the_weighted_squared_error_of_each_bin():
+def test_the_loss_of_each_bin_is_its_weighted_squared_error():
     training, held_out = sets()
     net: Any = Recorder()
     found = evaluator_of(training, held_out).evaluate(net)
@@ -69,7 +69,7 @@ def test_each_image_has_its_own_class():
     assert torch.equal(torch.cat([net.calls[0][2], net.calls[4][2]]), labels)
 
 
-def test_a_gaussian_of_the_training_images_is_better_on_these():
+def test_the_gaussian_denoiser_has_a_lower_loss_on_its_training_images():
     training, held_out = sets(12)
     found = evaluator_of(training, held_out).evaluate(GaussianDenoiser(training.pixels))
     assert found['Loss/train'] < found['Loss/test']

@@ -8,7 +8,7 @@ from training.loss import EDMLoss, VELoss, VPLoss
 
 
 @pytest.mark.parametrize(('name', 'loss'), [('vp_ddpmpp_16x16', VPLoss()), ('ve_ncsnpp_16x16_skips', VELoss())])
-def test_loss_is_edms(name, loss):
+def test_the_loss_matches_edm(name, loss):
     case = Case(name)
     torch.manual_seed(1234)
     with torch.no_grad():
@@ -35,7 +35,7 @@ def test_edm_loss_weights_the_squared_error_by_sigma():
     assert float(sigma.log().std()) == pytest.approx(1.2, abs=0.1)
 
 
-def test_noise_has_the_drawn_level():
+def test_the_noise_has_the_drawn_standard_deviation():
     torch.manual_seed(0)
     net = Recorder()
     VELoss()(net, torch.zeros(500, 1, 16, 16))
@@ -44,7 +44,7 @@ def test_noise_has_the_drawn_level():
     assert 0.02 <= float(net.sigma.min()) <= float(net.sigma.max()) < 100
 
 
-def test_vp_times_are_uniform():
+def test_vp_loss_draws_uniform_times():
     torch.manual_seed(0)
     net = Recorder()
     VPLoss()(net, torch.zeros(4000, 1, 1, 1))

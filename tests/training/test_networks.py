@@ -13,32 +13,32 @@ def case(request):
     return Case(request.param)
 
 
-def test_names_shapes_and_parameter_count_are_edms(case):
+def test_names_shapes_and_parameter_count_match_edm(case):
     shapes = {name: list(tensor.shape) for name, tensor in case.net.state_dict().items()}
     assert shapes == {**case.facts['parameters'], **case.facts['buffers']}
     assert sum(p.numel() for p in case.net.parameters()) == case.facts['num_params']
 
 
-def test_initial_weights_are_edms(case):
+def test_initial_weights_match_edm(case):
     weights = torch.stack([parameter.flatten()[-1] for _, parameter in edm_order(case.net)])
     torch.testing.assert_close(weights, case.tensor('out.last_weights'), rtol=1e-6, atol=1e-6)
 
 
-def test_buffers_are_edms(case):
+def test_buffers_match_edm(case):
     for name, buffer in case.net.named_buffers():
         torch.testing.assert_close(buffer, case.tensor(f'state.{name}'), rtol=2e-5, atol=0)
 
 
-def test_denoised_images_are_edms(case):
+def test_denoised_images_match_edm(case):
     assert relative_error(case.denoise(), case.tensor('out.denoised')) < 1e-5
 
 
-def test_denoised_images_without_labels_are_edms(case):
+def test_denoised_images_without_labels_match_edm(case):
     if 'out.denoised_no_labels' in case.data:
         assert relative_error(case.denoise(labels=None), case.tensor('out.denoised_no_labels')) < 1e-5
 
 
-def test_class_indices_give_the_same_numbers_as_one_hot_labels(case):
+def test_class_indices_give_the_same_images_as_one_hot_labels(case):
     labels = case.tensor('in.class_labels')
     if labels is not None:
         torch.testing.assert_close(case.denoise(labels.argmax(dim=1)), case.denoise(labels), rtol=0, atol=0)
@@ -62,12 +62,12 @@ def test_float16_runs_as_float32_on_a_cpu(case):
     torch.testing.assert_close(case.denoise(), expected, rtol=0, atol=0)
 
 
-def test_sigma_range_is_edms(case):
+def test_the_range_of_sigma_matches_edm(case):
     expected = [float(case.facts['sigma_min']), float(case.facts['sigma_max'])]
     assert [case.net.sigma_min, case.net.sigma_max] == pytest.approx(expected, rel=1e-6)
 
 
-def test_rounded_sigma_is_edms(case):
+def test_rounded_sigma_matches_edm(case):
     rounded = case.net.round_sigma(case.tensor('in.sigma_to_round'))
     torch.testing.assert_close(rounded, case.tensor('out.sigma_rounded'), rtol=2e-5, atol=0)
 
@@ -79,7 +79,7 @@ def test_sigma_may_be_a_scalar(case):
         torch.testing.assert_close(case.net(x, 0.7), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_mask_of_ones_changes_nothing_and_a_zero_changes_the_image():
+def test_a_zero_in_the_skip_mask_changes_the_image():
     case = Case('vp_ddpmpp_16x16')
     expected = case.denoise()
     model: Any = case.net.model
@@ -87,7 +87,7 @@ def test_mask_of_ones_changes_nothing_and_a_zero_changes_the_image():
     assert relative_error(case.denoise(), expected) > 1e-3
 
 
-def test_disabled_skip_connection_carries_zeros():
+def test_a_disabled_skip_connection_carries_zeros():
     torch.manual_seed(0)
     net = SongUNet(8, 1, 1, model_channels=8, channel_mult=[1, 1], num_blocks=1, skip_connections=[1, 0, 1, 1])
     skips = [torch.ones(1, 8, 8, 8), torch.ones(1, 8, 8, 8), torch.ones(1, 8, 4, 4), torch.ones(1, 8, 4, 4)]
@@ -108,7 +108,7 @@ def test_every_encoder_and_decoder_gives_finite_images_and_gradients(encoder, de
     assert all(g is not None and bool(torch.isfinite(g).all()) for g in gradients)
 
 
-def test_label_dropout_makes_some_labels_an_all_zero_row():
+def test_label_dropout_replaces_some_labels_by_zeros():
     torch.manual_seed(0)
     net = SongUNet(8, 1, 1, label_dim=3, model_channels=8, channel_mult=[1], num_blocks=1, label_dropout=0.5).train()
     labels = torch.zeros(64, dtype=torch.int64)
@@ -121,7 +121,7 @@ def test_label_dropout_makes_some_labels_an_all_zero_row():
     assert sum(kept) + sum(dropped) == 64
 
 
-def test_initial_values_of_song_unet_are_the_published_ones():
+def test_initial_values_of_song_unet_match_the_published_ones():
     torch.manual_seed(0)
     net: Any = SongUNet(16, 3, 3, model_channels=64, channel_mult=[2], num_blocks=1, attn_resolutions=[16])
     block = net.enc['16x16_block0']
@@ -134,7 +134,7 @@ def test_initial_values_of_song_unet_are_the_published_ones():
     assert not block.conv0.bias.any()
 
 
-def test_initial_values_of_dhariwal_unet_are_the_published_ones():
+def test_initial_values_of_dhariwal_unet_match_the_published_ones():
     torch.manual_seed(0)
     net: Any = DhariwalUNet(
         16, 3, 3, label_dim=10, augment_dim=9, model_channels=64, channel_mult=[1], num_blocks=1, attn_resolutions=[16]
@@ -157,7 +157,7 @@ def test_initial_values_of_dhariwal_unet_are_the_published_ones():
         ({'encoder_type': 'odd'}, 'encoder_type must be one of'),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(arguments, message):
+def test_network_arguments_that_do_not_match_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         SongUNet(
             **{'img_resolution': 8, 'in_channels': 1, 'out_channels': 1, 'num_blocks': 1, 'model_channels': 8,
@@ -166,7 +166,7 @@ def test_arguments_that_do_not_fit_are_named(arguments, message):
 
 
 @pytest.mark.parametrize('mask', [None, [1, 0, 1, 1], [0, 0, 0, 0]])
-def test_no_skip_mask_needs_a_wait_for_the_device(mask):
+def test_a_skip_mask_needs_no_synchronization_with_the_device(mask):
     """Reading a value of a tensor on the 'meta' device raises an error."""
     with torch.device('meta'):
         net = SongUNet(8, 1, 1, model_channels=8, channel_mult=[1, 1], num_blocks=1, skip_connections=mask)
@@ -174,7 +174,7 @@ def test_no_skip_mask_needs_a_wait_for_the_device(mask):
     assert (out.device.type, out.shape) == ('meta', (2, 1, 8, 8))
 
 
-def test_the_published_cifar10_network_has_its_55_7_million_parameters():
+def test_the_published_cifar10_network_has_55_7_million_parameters():
     with torch.device('meta'):
         net = SongUNet(32, 3, 3, channel_mult=[2, 2, 2], num_blocks=4, augment_dim=9)
     assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == 55.7

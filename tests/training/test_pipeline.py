@@ -59,7 +59,7 @@ def sampled(folder, seeds, num_steps, batch_size=64):
 
 
 @pytest.mark.parametrize(('kind', 'scheduler'), [('DDPMPipeline', SCHEDULERS[0]), ('DDIMPipeline', SCHEDULERS[1])])
-def test_images_are_those_of_diffusers(saved, kind, scheduler):
+def test_images_equal_those_of_diffusers(saved, kind, scheduler):
     theirs = getattr(diffusers, kind).from_pretrained(saved[scheduler], local_files_only=True)
     theirs.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
@@ -77,7 +77,7 @@ def test_an_image_depends_only_on_its_seed(saved, scheduler):
     assert (together[0] - together[1]).abs().max() > 10
 
 
-def test_edm_s_scheduler_integrates_edm_s_equation(saved):
+def test_the_edm_schedulers_integrate_edms_equation(saved):
     """The expected Euler and Heun steps are written out with EDM's preconditioning around the raw network."""
     description = read_pipeline(saved['EDMEulerScheduler'])
     pipeline = load_pipeline(description, 'cpu')
@@ -110,7 +110,7 @@ def test_a_pipeline_is_evaluated_like_a_snapshot(folder, digits_20):
     assert record['metrics'].keys() == {'authenticity'}
 
 
-def test_names_of_attention_of_2022_are_understood(folder):
+def test_attention_weights_with_the_names_of_2022_are_read(folder):
     expected = sampled(folder, [0, 1], 4)
     path = folder / 'unet' / WEIGHTS_NAME
     old = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value'}
@@ -143,7 +143,7 @@ INDEX_CHANGES: dict[str, dict] = {
 
 
 @pytest.mark.parametrize('message', INDEX_CHANGES)
-def test_classes_off_the_list_are_refused_before_anything_is_loaded(folder, message, monkeypatch):
+def test_unsupported_pipeline_classes_are_refused_before_anything_is_loaded(folder, message, monkeypatch):
     change(folder / 'model_index.json', **INDEX_CHANGES[message])
     trace = folder / 'trace'
     for name in ('pipeline.py', 'my_pipeline.py', 'unet/pipeline.py'):
@@ -171,7 +171,7 @@ CONFIG_CHANGES: dict[str, dict] = {
 
 
 @pytest.mark.parametrize('message', CONFIG_CHANGES)
-def test_a_network_that_cannot_be_built_is_named(folder, message):
+def test_a_network_that_cannot_be_built_is_named_in_the_error(folder, message):
     change(folder / 'unet' / 'config.json', **CONFIG_CHANGES[message])
     with pytest.raises(UserError) as error:
         load_pipeline(read_pipeline(folder), 'cpu')
@@ -187,7 +187,7 @@ def test_weights_in_a_pickle_are_not_read(folder):
 
 
 @pytest.mark.parametrize('size', [0, 7, 3000])
-def test_weights_that_were_cut_short_are_named(folder, size):
+def test_truncated_weights_are_named_in_the_error(folder, size):
     path = folder / 'unet' / WEIGHTS_NAME
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(UserError, match='are incomplete'):
@@ -195,13 +195,13 @@ def test_weights_that_were_cut_short_are_named(folder, size):
 
 
 @pytest.mark.parametrize('text', ['', '{', '[1]', '[' * 100_000, '"' + 'a' * (1 << 21) + '"'])
-def test_a_file_that_is_not_an_index_is_named(folder, text):
+def test_an_invalid_model_index_is_named_in_the_error(folder, text):
     (folder / 'model_index.json').write_text(text)
     with pytest.raises(UserError, match=r'model_index\.json (is not valid JSON|does not describe)'):
         read_pipeline(folder)
 
 
-def test_what_a_user_may_get_wrong_is_one_sentence(folder, digits_20, tmp_path, monkeypatch):
+def test_user_mistakes_with_a_pipeline_give_a_one_sentence_error(folder, digits_20, tmp_path, monkeypatch):
     reference = f'--knn-ref={digits_20}'
     assert f'--pipeline={tmp_path}/none: no such folder' in failure(f'--pipeline={tmp_path}/none', reference)
     assert 'model_index.json is missing' in failure(f'--pipeline={tmp_path}', reference)
@@ -222,7 +222,7 @@ def test_scheduler_settings_out_of_bounds_are_refused(folder, values):
 
 
 @pytest.mark.parametrize('values', [{'clip_sample_range': 'x'}, {'prediction_type': 'zz'}])
-def test_settings_that_fail_in_sampling_end_in_a_sentence(folder, values):
+def test_settings_that_fail_during_sampling_give_a_one_sentence_error(folder, values):
     change(folder / 'scheduler' / 'scheduler_config.json', **values)
     with pytest.raises(UserError, match=r'cannot be sampled with its arguments|cannot be built'):
         sampled(folder, [0, 1], 4)

@@ -34,7 +34,7 @@ RUNS = [
 ]
 
 
-def test_seeds_that_would_repeat_images_are_refused():
+def test_seeds_that_would_duplicate_images_are_refused():
     assert seed_batches([0, 2**32 - 1], 1) == [[0], [2**32 - 1]]
     for seed in (2**32, -1):
         with pytest.raises(UserError, match=f'{seed} is out of range'):
@@ -42,7 +42,7 @@ def test_seeds_that_would_repeat_images_are_refused():
 
 
 @pytest.mark.parametrize(('network', 'run'), RUNS)
-def test_images_are_edms(network, run):
+def test_images_match_edm(network, run):
     options = json.loads((DATA / 'sampling' / f'{network}.json').read_text())['runs'][run]
     data = np.load(DATA / 'sampling' / f'{network}.npz')
     seeds, sampler = options.pop('seeds'), options.pop('sampler')
@@ -55,7 +55,7 @@ def test_images_are_edms(network, run):
 
 
 @pytest.mark.parametrize(('network', 'run'), [('vp_ddpmpp_16x16', 'heun18'), ('vp_ddpmpp_16x16', 'ablation_vp_euler')])
-def test_float64_images_are_edms(network, run):
+def test_float64_images_match_edm(network, run):
     options = json.loads((DATA / 'sampling' / f'{network}.json').read_text())['runs'][run]
     data = np.load(DATA / 'sampling' / f'{network}.npz')
     options.pop('seeds'), options.pop('sampler')
@@ -85,7 +85,7 @@ class GaussianDenoiser:
 @pytest.mark.parametrize('schedule', ['vp', 've', 'linear'])
 @pytest.mark.parametrize('scaling', ['vp', 'none'])
 @pytest.mark.parametrize('discretization', ['vp', 've', 'iddpm', 'edm'])
-def test_every_choice_solves_the_gaussian_case(schedule, scaling, discretization):
+def test_every_choice_of_schedule_and_scaling_solves_the_gaussian_case(schedule, scaling, discretization):
     """For standard normal data, the exact ODE solution keeps x / sqrt(1 + sigma²) constant."""
     latents = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     options = {'discretization': discretization, 'schedule': schedule, 'scaling': scaling, 'sigma_max': 20.0}
@@ -94,7 +94,7 @@ def test_every_choice_solves_the_gaussian_case(schedule, scaling, discretization
     assert float((images - expected).abs().max()) < 0.02
 
 
-def test_ablation_sampler_with_its_defaults_is_the_edm_sampler():
+def test_the_ablation_sampler_with_its_defaults_equals_the_edm_sampler():
     latents = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = edm_sampler(GaussianDenoiser(), latents)
     torch.testing.assert_close(ablation_sampler(GaussianDenoiser(), latents), expected, rtol=1e-10, atol=1e-12)
@@ -140,10 +140,10 @@ def test_samplers_need_no_float64_on_a_device_without_it(sampler, name, churn):
 
 
 @pytest.mark.parametrize(('network', 'run'), [run for run in RUNS if 'churn' not in run[1]])
-def test_float32_images_are_edms(network, run, monkeypatch):
+def test_float32_images_match_edm(network, run, monkeypatch):
     """Simulates a device without float64. With churn, the noise differs because it is drawn in float32."""
     monkeypatch.setattr('training.sampling.widest_float', lambda device: torch.float32)
-    test_images_are_edms(network, run)
+    test_images_match_edm(network, run)
 
 
 def test_images_that_are_not_finite_are_refused():
@@ -197,7 +197,7 @@ def curves(schedule, scaling, low, high, epsilon=1e-3):
 @pytest.mark.parametrize(('schedule', 'scaling'), [('linear', 'none'), ('vp', 'vp'), ('ve', 'none')])
 @pytest.mark.parametrize(('solver', 'alpha'), [('euler', 1.0), ('heun', 1.0), ('heun', 0.6)])
 @pytest.mark.parametrize('churn', [2.0, 30.0])
-def test_churn_is_the_published_one(schedule, scaling, solver, alpha, churn):
+def test_churn_follows_the_published_algorithm(schedule, scaling, solver, alpha, churn):
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, 1, 4, 4, generator=generator)
     noise = torch.randn(6, 2, 1, 4, 4, generator=generator, dtype=torch.float64)
@@ -230,7 +230,7 @@ def fixed(noise):
     return lambda x: next(steps)
 
 
-def test_defaults_are_edms():
+def test_the_samplers_defaults_match_edm():
     edm = {'num_steps': 18, 'sigma_min': 0.002, 'sigma_max': 80, 'rho': 7, 'S_churn': 0, 'S_min': 0, 'S_max': math.inf,
            'S_noise': 1}  # fmt: skip
     general = {'sigma_min': None, 'sigma_max': None, 'solver': 'heun', 'discretization': 'edm', 'schedule': 'linear',
@@ -244,7 +244,7 @@ def test_defaults_are_edms():
     ('discretization', 'low', 'high'),
     [('vp', 0.0105, 152.167), ('ve', 0.02, 100), ('iddpm', 0.00642, 81), ('edm', 0.002, 80)],
 )
-def test_default_noise_levels_are_those_of_the_method(discretization, low, high):
+def test_the_default_noise_levels_match_each_method(discretization, low, high):
     asked = []
 
     class Watched(GaussianDenoiser):
@@ -258,7 +258,7 @@ def test_default_noise_levels_are_those_of_the_method(discretization, low, high)
     assert (asked[-1], asked[0]) == (pytest.approx(low, rel=tolerance), pytest.approx(high, rel=tolerance))
 
 
-def test_random_numbers_of_an_image_depend_only_on_its_seed():
+def test_an_images_random_numbers_depend_only_on_its_seed():
     both, one = StackedRandomGenerator('cpu', [3, 2**32 + 7]), StackedRandomGenerator('cpu', [7])
     assert torch.equal(both.randn([2, 4])[1], one.randn([1, 4])[0])
     assert torch.equal(both.randint(1000, [2, 5])[1], one.randint(1000, [1, 5])[0])
@@ -266,20 +266,20 @@ def test_random_numbers_of_an_image_depend_only_on_its_seed():
     assert torch.equal(both.randn_like(x)[1], one.randn_like(x[:1])[0])
 
 
-def test_batches_are_cut_before_they_are_dealt_to_ranks():
+def test_seeds_are_split_into_batches_before_batches_go_to_ranks():
     assert seed_batches(range(7), 2) == [[0, 1], [2, 3], [4, 5], [6]]
     assert seed_batches(range(7), 2, rank=1, world_size=3) == [[2, 3]]
     assert seed_batches(range(1), 2, rank=1, world_size=3) == []
 
 
-def test_a_class_that_is_asked_for_replaces_the_drawn_one():
+def test_a_requested_class_replaces_the_randomly_drawn_class():
     net = GaussianDenoiser()
     net.label_dim = 10
     (batch,) = generate_images(net, [[0, 1]], SamplerOptions(num_steps=2), 'cpu', class_index=4)
     assert batch.class_labels.tolist() == [4, 4]
 
 
-def test_a_class_is_drawn_from_those_that_are_given_by_the_same_random_number():
+def test_a_class_is_drawn_from_the_given_classes_with_the_same_random_number():
     net = GaussianDenoiser()
     net.label_dim = 4
     (batch,) = generate_images(net, [range(40)], SamplerOptions(num_steps=2), 'cpu')
@@ -289,7 +289,7 @@ def test_a_class_is_drawn_from_those_that_are_given_by_the_same_random_number():
     assert other.class_labels.tolist() == [[1, 5, 6, 9][place] for place in batch.class_labels.tolist()]
 
 
-def test_a_class_is_drawn_as_often_as_its_number_says():
+def test_classes_are_drawn_with_probability_proportional_to_their_counts():
     """Expected classes from a naive loop: each seed draws its latents and then an integer below the total count."""
     net = GaussianDenoiser()
     net.label_dim = 10

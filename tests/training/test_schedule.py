@@ -14,7 +14,7 @@ def schedule(**given):
     return Schedule(**{**values, **given})
 
 
-def test_lengths_learning_rates_and_averages_are_the_papers():
+def test_lengths_learning_rates_and_averages_match_the_paper():
     with open(DATA / 'schedules.csv') as file:
         rows = list(csv.DictReader(file))
     assert len(rows) > 50
@@ -35,25 +35,25 @@ def test_lengths_learning_rates_and_averages_are_the_papers():
         assert resolved.ema_beta(images) == pytest.approx(float(row['ema_beta']), rel=1e-12, abs=1e-300)
 
 
-def test_below_100_images_the_default_half_life_averages_nothing():
+def test_below_100_images_the_default_half_life_is_0():
     assert scaled_kimg(0.5, 99) == 0
     assert schedule(dataset_size=99, ema_halflife_images=0).ema_beta(10**6) == 0
 
 
-def test_transfer_lifts_the_cap_of_the_half_life():
+def test_transfer_removes_the_limit_on_the_half_life():
     assert schedule(ema_rampup_ratio=None).ema_beta(512) == schedule().ema_beta(10**7)
 
 
-def test_final_ema_is_the_average_after_warm_up_in_mode4():
+def test_in_mode4_final_ema_is_used_after_warm_up():
     assert schedule(ema_mode='mode4', final_ema=0.5, batch_size=128).ema_beta(10**7) == pytest.approx(0.5)
 
 
-def test_places_are_where_the_first_steps_reach_them():
+def test_image_counts_are_rounded_up_to_whole_steps():
     assert every(2500, 6000, batch_size=1000) == [3000, 5000, 6000]
     assert evenly(3, 10_000, batch_size=512) == [3584, 7168, 10240]
 
 
-def test_two_snapshots_of_one_name_are_refused():
+def test_two_snapshots_with_the_same_name_are_refused():
     with pytest.raises(ValueError, match='2 and 3 would both be at 1 kimg'):
         evenly(4, 2000, batch_size=10)
     with pytest.raises(ValueError, match=r'1 and 2 would both be at 0\.512 kimg'):
@@ -69,28 +69,28 @@ def test_two_snapshots_of_one_name_are_refused():
         lambda: every(1, 10**30, 64),
     ],
 )
-def test_times_that_would_fill_the_memory_are_refused(places):
+def test_schedules_with_too_many_times_are_refused(places):
     with pytest.raises(ValueError, match='the limit is 100,000'):
         places()
 
 
-def test_snapshots_of_short_trainings_have_names_of_their_own():
+def test_snapshots_of_short_training_runs_have_distinct_names():
     assert evenly(3, 400, batch_size=32) == [160, 288, 416]
 
 
-def test_counts_are_rounded_as_documented():
+def test_steps_epochs_and_warm_up_are_rounded_as_documented():
     short = schedule(total_images=1500, rampup_images=0)
     assert (short.total_steps, short.epochs, short.lr_multiplier(0)) == (3, 1.5, 1.0)
     assert rampup_kimg(99) == 19  # 19,800 images
 
 
-def test_logarithmic_places_are_the_same_multiple_of_one_another():
+def test_logarithmic_image_counts_have_a_constant_ratio():
     assert logarithmically(4, 1_000_000, batch_size=1) == [1000, 10_000, 100_000, 1_000_000]
     assert logarithmically(3, 100_000, batch_size=512) == [1024, 10240, 100352]
     assert logarithmically(1, 5000, batch_size=10) == [5000]
 
 
-def test_logarithmic_places_that_would_share_a_name_are_left_out():
+def test_logarithmic_image_counts_with_equal_snapshot_names_are_left_out():
     places = logarithmically(50, 20_000, batch_size=100)
     assert len({place // 1000 for place in places}) == len(places) < 50
     assert 1000 <= places[0] < 2000

@@ -47,7 +47,7 @@ def path(tmp_path, net):
     return path
 
 
-def test_a_network_comes_back_as_it_was(path, net):
+def test_a_network_is_unchanged_after_saving_and_loading(path, net):
     x, sigma, labels = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 3.0]), torch.tensor([2, 0])
     loaded = load_network(path)
     torch.testing.assert_close(loaded(x, sigma, labels), net(x, sigma, labels), rtol=1e-5, atol=1e-5)
@@ -61,7 +61,7 @@ def test_the_same_network_gives_the_same_bytes(path, net, tmp_path):
     assert (tmp_path / 'again').read_bytes() == path.read_bytes()
 
 
-def test_what_is_not_known_of_the_training_set_is_left_out_of_the_header(path, net):
+def test_unknown_facts_about_the_training_set_are_left_out_of_the_header(path, net):
     with safetensors.safe_open(path, 'pt') as file:
         assert json.loads(file.metadata()['snapshot']).keys().isdisjoint({'classes', 'class_sizes', 'xflip'})
     save_network(path, net.state_dict(), msgspec.structs.replace(INFO, classes=[0, 2], class_sizes=[7, 1], xflip=True))
@@ -70,7 +70,7 @@ def test_what_is_not_known_of_the_training_set_is_left_out_of_the_header(path, n
     assert read_info(path).xflip
 
 
-def test_precision_is_that_of_the_training_unless_given(path, net, tmp_path):
+def test_the_default_precision_is_that_of_training(path, net, tmp_path):
     other = tmp_path / 'bf16'
     save_network(other, net.state_dict(), msgspec.structs.replace(INFO, precision='bf16'))
     assert load_network(other).compute_dtype == torch.bfloat16
@@ -78,13 +78,13 @@ def test_precision_is_that_of_the_training_unless_given(path, net, tmp_path):
 
 
 @pytest.mark.parametrize('kept', [0, 7, 100, 5000, -1])
-def test_a_snapshot_that_was_cut_short_is_refused(path, kept):
+def test_a_truncated_snapshot_is_refused(path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match='not a complete snapshot'):
         load_network(path)
 
 
-def test_a_data_set_is_not_called_an_incomplete_snapshot(path):
+def test_a_data_set_given_as_a_snapshot_is_recognized(path):
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('dataset.json', '{}')
     with pytest.raises(UserError, match=r'is a ZIP archive \(such as a data set\), not a snapshot'):
@@ -104,7 +104,7 @@ class Tiny(torch.nn.Module):
         return sum(layer(x) for layer in self.layers)
 
 
-def test_a_new_network_is_one_line_in_the_table(tmp_path, monkeypatch):
+def test_a_new_network_needs_one_line_in_the_table(tmp_path, monkeypatch):
     monkeypatch.setitem(MODEL_TYPES, 'Tiny', Tiny)
     network = NetworkConfig('EDMPrecond', {'img_resolution': 8, 'img_channels': 1, 'model_type': 'Tiny', 'depth': 2})
     net, path = network.build(), tmp_path / 'tiny.safetensors'
@@ -160,13 +160,13 @@ def set_argument(name, value):
         (lambda header, weights: weights.update({k: v.half() for k, v in weights.items()}), 'float16'),
     ],
 )  # fmt: skip
-def test_a_header_that_does_not_fit_is_refused(path, change, message):
+def test_a_header_with_invalid_values_is_refused(path, change, message):
     rewrite(path, change)
     with pytest.raises(UserError, match=message):
         load_network(path)
 
 
-def test_other_files_are_refused(tmp_path, net):
+def test_files_that_are_not_snapshots_are_refused(tmp_path, net):
     other = tmp_path / 'other.safetensors'
     safetensors.torch.save_file({'a': torch.ones(1)}, other)
     with pytest.raises(UserError, match='not a snapshot of this toolkit'):
@@ -175,14 +175,14 @@ def test_other_files_are_refused(tmp_path, net):
         load_network(tmp_path / 'nothing')
 
 
-def test_snapshots_are_listed_oldest_first_and_other_files_are_not(tmp_path):
+def test_only_snapshots_are_listed_and_the_oldest_comes_first(tmp_path):
     for name in ('network-snapshot-000010.safetensors', 'network-snapshot-000002.safetensors',
                  'network-snapshot-000003.safetensors.77.partial', 'training-state-000001.pt'):  # fmt: skip
         (tmp_path / name).touch()
     assert [kimg for kimg, _ in list_snapshots(tmp_path)] == [2, 10]
 
 
-def test_snapshots_of_less_than_a_thousand_images_have_names_of_their_own(net, tmp_path):
+def test_snapshots_before_1000_images_have_distinct_names(net, tmp_path):
     paths = [snapshot_path(tmp_path, images) for images in (0, 7, 640, 1000, 1999, 12345)]
     assert [path.name for path in paths] == [
         f'network-snapshot-{kimg}.safetensors'
@@ -198,7 +198,7 @@ def test_snapshots_of_less_than_a_thousand_images_have_names_of_their_own(net, t
 
 
 @pytest.mark.parametrize(('keep', 'kept'), [(1, ['12']), (2, ['05', '12']), (9, ['01', '05', '12'])])
-def test_the_newest_training_states_are_kept(tmp_path, keep, kept):
+def test_only_the_newest_training_states_are_kept(tmp_path, keep, kept):
     for kimg in (1, 5, 12):
         save_state(tmp_path / f'training-state-{kimg:06d}.pt', {'format': 1, 'images': kimg}, keep)
     names = [f'training-state-0000{number}.pt' for number in kept]
@@ -211,7 +211,7 @@ class Payload:
         return print, ('executed',)
 
 
-def test_a_training_state_runs_nothing_that_is_in_it(tmp_path, capsys):
+def test_code_in_a_training_state_is_not_run(tmp_path, capsys):
     path = tmp_path / 'training-state-000001.pt'
     path.write_bytes(pickle.dumps(Payload()))
     with pytest.raises(UserError, match='not a complete training state'):
@@ -223,7 +223,7 @@ def test_a_training_state_runs_nothing_that_is_in_it(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('kept', [0, 1, 500])
-def test_a_training_state_that_was_cut_short_is_refused(tmp_path, kept):
+def test_a_truncated_training_state_is_refused(tmp_path, kept):
     path = tmp_path / 'training-state-000001.pt'
     save_state(path, {'format': 1, 'x': torch.ones(1000)}, 2)
     path.write_bytes(path.read_bytes()[:kept])
@@ -247,7 +247,7 @@ class FullDisk:
         return getattr(self.file, name)
 
 
-def test_a_full_disk_leaves_the_last_good_files(path, net, tmp_path, monkeypatch):
+def test_on_a_full_disk_the_last_complete_files_remain(path, net, tmp_path, monkeypatch):
     state = tmp_path / 'training-state-000001.pt'
     save_state(state, {'format': 1, 'x': torch.zeros(1000)}, 2)
     before = path.read_bytes(), state.read_bytes()

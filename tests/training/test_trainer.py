@@ -158,7 +158,7 @@ def check(config: TrainingConfig, dataset: Dataset, found: tuple[Tensor, Tensor]
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_weights_and_their_average_are_those_of_a_naive_training(digits, name):
+def test_weights_and_their_average_equal_those_of_naive_training(digits, name):
     check(CASES[name], digits, trained(CASES[name], digits), ranks=1)
 
 
@@ -167,7 +167,7 @@ def test_two_ranks_train_on_the_sum_of_their_gradients(digits, trained_on_two_ra
     check(CASES[name], digits, trained_on_two_ranks[name], ranks=2)
 
 
-def test_gradients_that_are_not_finite_become_0_or_1e5_and_are_counted(digits):
+def test_non_finite_gradients_are_replaced_by_0_or_1e5_and_counted(digits):
     config = make_config(lr=1e-6, weight_decay=0, momentum=0, precision='fp16', rampup_images=0)
     trainer = Trainer(config, digits, torch.device('cpu'))
     wrong = torch.tensor([math.nan, math.inf, -math.inf, *[0.0] * 7])
@@ -184,7 +184,7 @@ def test_gradients_that_are_not_finite_become_0_or_1e5_and_are_counted(digits):
 
 
 @pytest.mark.parametrize('name', ['sgd with accumulation', 'adam', 'mirror images'])
-def test_a_training_that_is_saved_and_restored_ends_with_the_same_bits(digits, name):
+def test_a_saved_and_restored_training_run_ends_with_the_same_bits(digits, name):
     expected = trained(CASES[name], digits)
     saved = Trainer(CASES[name], digits, torch.device('cpu'))
     saved.step()
@@ -222,7 +222,7 @@ def test_the_first_bad_step_is_the_first_whose_loss_is_not_finite(digits):
     assert not trainer.is_finite()
 
 
-def test_augmentations_are_edms(digits):
+def test_the_augmentation_settings_match_edm(digits):
     """Karras et al. 2022, table 6: each augmentation has the given probability; mirroring always has 1/2."""
     pipe = Trainer(make_config(augment=0.12), digits, torch.device('cpu')).augment
     assert pipe is not None

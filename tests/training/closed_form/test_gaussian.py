@@ -34,13 +34,13 @@ def noisy(shape: list[int], seed: int = 1) -> Tensor:
 
 @pytest.mark.parametrize('count', [5, 15, 16, 17, 1000])
 @pytest.mark.parametrize('sigma', [0.01, 0.3, 5.0])
-def test_it_is_the_wiener_filter_with_fewer_and_with_more_images_than_pixels(count, sigma):
+def test_the_gaussian_denoiser_is_the_wiener_filter_for_few_and_many_images(count, sigma):
     images, x = random_images(count), noisy([7, 1, 4, 4])
     found = GaussianDenoiser(images)(x, sigma)
     np.testing.assert_allclose(found.flatten(1).numpy(), wiener(images, x, sigma), rtol=0, atol=1e-9)
 
 
-def test_it_is_the_posterior_mean_of_gaussian_data():
+def test_the_gaussian_denoiser_is_the_posterior_mean_for_gaussian_data():
     """If all pixels are drawn independently from N(m, s²), the posterior mean is m + s² / (s² + sigma²) (x - m)."""
     random = np.random.default_rng(0)
     images = torch.from_numpy(random.normal(120, 25, [100_000, 1, 2, 2]).round().clip(0, 255).astype(np.uint8))
@@ -50,7 +50,7 @@ def test_it_is_the_posterior_mean_of_gaussian_data():
     np.testing.assert_allclose(GaussianDenoiser(images)(x, sigma), expected, atol=0.01)
 
 
-def test_each_image_may_have_a_noise_level_of_its_own():
+def test_each_image_may_have_its_own_noise_level():
     images, x = random_images(50), noisy([3, 1, 4, 4])
     sigmas = [0.1, 1.0, 10.0]
     found = GaussianDenoiser(images)(x, torch.tensor(sigmas)).flatten(1).numpy()
@@ -58,7 +58,7 @@ def test_each_image_may_have_a_noise_level_of_its_own():
     np.testing.assert_allclose(found, expected, atol=1e-7)  # the noise levels are float32
 
 
-def test_a_class_has_the_gaussian_of_its_images():
+def test_each_class_uses_the_gaussian_of_its_own_images():
     images, x = random_images(60), noisy([3, 1, 4, 4])
     labels = torch.arange(60) % 3
     denoiser = GaussianDenoiser(images, labels)
@@ -73,7 +73,7 @@ def test_a_class_has_the_gaussian_of_its_images():
     np.testing.assert_allclose(denoiser(x, 0.5, zeros).flatten(1), wiener(images, x, 0.5), atol=1e-9)
 
 
-def test_a_rank_keeps_the_largest_eigenvalues():
+def test_a_limited_rank_keeps_the_largest_eigenvalues():
     images, x, sigma = random_images(200), noisy([4, 1, 4, 4]), 0.4
     y = images.flatten(1).double().numpy() / 127.5 - 1
     values, vectors = np.linalg.eigh(np.cov(y.T, bias=True))
@@ -95,7 +95,7 @@ def test_the_result_has_the_precision_of_x():
     assert denoiser(noisy([1, 1, 4, 4]).float(), 1.0).dtype == torch.float32
 
 
-def test_wrong_arguments_are_refused_by_name():
+def test_wrong_arguments_are_named_in_the_error():
     denoiser = GaussianDenoiser(random_images(10))
     with pytest.raises(UserError, match='sigma must be positive'):
         denoiser(noisy([1, 1, 4, 4]), 0.0)
@@ -105,7 +105,7 @@ def test_wrong_arguments_are_refused_by_name():
         GaussianDenoiser(random_images(10), rank=0)
 
 
-def test_rows_that_are_held_already_give_the_same():
+def test_a_denoiser_made_from_existing_rows_gives_the_same_result():
     images, labels = random_images(60), torch.arange(60) * 7 % 3
     x, classes = noisy([3, 1, 4, 4]), torch.tensor([2, 0, 2])
     rows = ImageRows(images, labels, torch.device('cpu'))

@@ -26,7 +26,7 @@ def constant(value: float, label_dim: int = 0, size: int = 4):
     return as_denoiser(lambda x, sigma, *_: torch.full_like(x, value), 1, size, label_dim=label_dim)
 
 
-def test_each_part_acts_within_its_range_of_noise_levels():
+def test_each_part_of_a_hybrid_is_used_in_its_range_of_noise_levels():
     denoiser = HybridDenoiser(IMAGES, parts=[constant(3), constant(2), constant(1)], levels=[4.0, 0.5])
     x = torch.zeros(6, 1, 4, 4)
     sigmas = [80.0, 4.1, 4.0, 0.51, 0.5, 0.002]
@@ -35,7 +35,7 @@ def test_each_part_acts_within_its_range_of_noise_levels():
     assert [float(denoiser(x, sigma)[0, 0, 0, 0]) for sigma in sigmas] == expected.tolist()
 
 
-def test_a_window_of_the_optimum_inside_a_closed_form():
+def test_a_hybrid_may_use_the_optimum_within_an_interval_of_noise_levels():
     named = make_denoiser('hybrid:gaussian>4>optimal:precision=fp64>0.5>gaussian', IMAGES, LABELS)
     assert isinstance(named, HybridDenoiser)
     gaussian, optimum = GaussianDenoiser(IMAGES, LABELS), OptimalDenoiser(IMAGES, LABELS, precision='fp64')
@@ -47,13 +47,13 @@ def test_a_window_of_the_optimum_inside_a_closed_form():
     assert named.parts[0] is named.parts[2]
 
 
-def test_sampling_is_the_sampling_of_the_parts():
+def test_sampling_a_hybrid_equals_sampling_the_part_in_use():
     latents = StackedRandomGenerator('cpu', range(4)).randn([4, 1, 4, 4])
     hybrid = HybridDenoiser(IMAGES, parts=['optimal', 'gaussian'], levels=[1e-9])
     assert torch.allclose(edm_sampler(hybrid, latents), edm_sampler(OptimalDenoiser(IMAGES), latents), atol=1e-6)
 
 
-def test_the_range_and_the_rounding_are_those_of_the_parts():
+def test_a_hybrid_has_the_range_and_rounding_of_its_parts():
     network = constant(0)
     network.round_sigma = lambda sigma: torch.as_tensor(sigma).round()
     hybrid = HybridDenoiser(IMAGES, parts=['optimal', network], levels=[4.0])
@@ -81,12 +81,12 @@ def test_the_range_and_the_rounding_are_those_of_the_parts():
         (['optimal', constant(0, label_dim=5)], [1.0], 'and 3 classes, and .* and 5 classes'),
     ],
 )
-def test_parts_and_levels_that_do_not_fit_are_refused(parts, levels, message):
+def test_parts_and_levels_that_do_not_match_are_refused(parts, levels, message):
     with pytest.raises(UserError, match=message):
         HybridDenoiser(IMAGES, LABELS, parts=parts, levels=levels)
 
 
-def test_names_spell_parameters_of_their_types(tmp_path):
+def test_parameters_in_names_are_converted_to_their_types(tmp_path):
     assert read_name('local:window=5,precision=fp64') == ('local', {'window': 5, 'precision': 'fp64'})
     assert read_name('patch:mirror=0,window=3') == ('patch', {'mirror': False, 'window': 3})
     assert read_name('pca-locality:tau=0.1') == ('pca-locality', {'tau': 0.1})
@@ -122,12 +122,12 @@ def test_names_spell_parameters_of_their_types(tmp_path):
         ('hybrid:optimal', 'the hybrid has 1 parts'),
     ],
 )
-def test_wrong_names_are_refused_in_a_sentence(text, message):
+def test_wrong_names_give_a_one_sentence_error(text, message):
     with pytest.raises(UserError, match=message):
         make_denoiser(text, IMAGES)
 
 
-def test_a_rank_above_the_number_of_images_or_numbers_is_refused():
+def test_a_rank_above_the_number_of_images_or_pixel_values_is_refused():
     with pytest.raises(
         UserError, match='the covariance of 20 images with 16 values each has rank at most 16; give 1 to 16'
     ):

@@ -28,7 +28,7 @@ PRECISIONS = ['fp32', 'fp64']
     ('count', 'channels', 'size', 'window'),
     [(50, 3, 4, 3), *((12, 1, 8, window) for window in (1, 3, 5, 7)), (9, 1, 7, 7), (1, 3, 4, 3), (2, 3, 5, 5)],
 )
-def test_a_pixel_is_the_posterior_mean_over_windows_at_its_place(count, channels, size, window, sigma):
+def test_each_pixel_is_a_posterior_mean_over_the_windows_at_its_position(count, channels, size, window, sigma):
     images = mixed_images(count, channels, size)
     x = queries(images, sigma)
     expected = brute_force.local_score(images, x, sigma, window)
@@ -42,7 +42,7 @@ def test_a_pixel_is_the_posterior_mean_over_windows_at_its_place(count, channels
     ('count', 'channels', 'size', 'window'),
     [(12, 1, 4, 3), (5, 3, 6, 3), (4, 1, 6, 5), (4, 1, 8, 3), (3, 1, 7, 7), (1, 3, 5, 3), (2, 1, 5, 1)],
 )
-def test_an_equivariant_pixel_is_the_posterior_mean_over_windows_everywhere(
+def test_each_equivariant_pixel_is_a_posterior_mean_over_windows_everywhere(
     count, channels, size, window, sigma, padding
 ):
     images = mixed_images(count, channels, size)
@@ -59,7 +59,7 @@ def test_an_equivariant_pixel_is_the_posterior_mean_over_windows_everywhere(
 
 @pytest.mark.parametrize('padding', ['circular', 'zeros'])
 @pytest.mark.parametrize('size', range(1, 7))
-def test_the_equivariant_form_has_every_window_up_to_the_whole_image(size, padding):
+def test_the_equivariant_form_is_exact_for_every_window_size(size, padding):
     images = mixed_images(3, 1, size)
     for window, sigma in itertools.product(range(1, size + 1, 2), (0.05, 1.0)):
         x = queries(images, sigma)
@@ -69,7 +69,7 @@ def test_the_equivariant_form_has_every_window_up_to_the_whole_image(size, paddi
 
 @pytest.mark.parametrize('precision', PRECISIONS)
 @pytest.mark.parametrize('distance', [1e2, 1e3, 1e4])
-def test_distant_queries_are_exact(distance, precision):
+def test_the_result_is_exact_for_queries_far_from_the_data(distance, precision):
     images, random = mixed_images(20, 3, 5), np.random.default_rng(0)
     x = torch.from_numpy(random.normal(size=[2, 3, 5, 5])) * distance
     for sigma in (0.01 * distance, distance):
@@ -82,7 +82,7 @@ def test_distant_queries_are_exact(distance, precision):
     check(denoiser, x, distance, expected)
 
 
-def test_a_distant_query_as_near_to_one_image_as_to_another_loses_no_digits():
+def test_the_result_is_exact_for_a_distant_query_equally_near_to_two_images():
     """At each pixel, the query is far from both images, in a direction perpendicular to their difference."""
     images = mixed_images(2, 3, 5, seed=3)
     first, second = images.double() / 127.5 - 1
@@ -105,7 +105,7 @@ def test_the_circular_form_commutes_with_shifts():
 
 
 @pytest.mark.parametrize('kind', [LocalScoreDenoiser, EquivariantLocalScoreDenoiser])
-def test_block_sizes_batches_and_ranks_change_nothing(kind, monkeypatch):
+def test_the_result_does_not_depend_on_block_size_batch_or_ranks(kind, monkeypatch):
     images, sigma = mixed_images(23, 3, 5), 0.4
     x = queries(images, sigma)
     whole = kind(images, window=3, precision='fp64')(x, sigma).numpy()
@@ -124,7 +124,7 @@ def test_block_sizes_batches_and_ranks_change_nothing(kind, monkeypatch):
         assert relative_error(results[0], whole) < 1e-12
 
 
-def test_class_labels_choose_the_images_of_a_class(monkeypatch):
+def test_class_labels_select_the_training_images_of_a_class(monkeypatch):
     images, labels = mixed_images(20, 1, 5), torch.arange(20) * 7 % 3
     x, sigma = queries(images, 0.5), 0.5
     classes = [2, 0, 2, 1]
@@ -156,7 +156,7 @@ def test_each_image_may_have_its_own_noise_level_and_window():
         assert relative_error(found[i : i + 1], expected) < 1e-10
 
 
-def test_windows_by_level_are_scaled_to_the_size_of_the_images():
+def test_windows_by_noise_level_are_scaled_to_the_resolution():
     at = lambda size, sigma: LocalScoreDenoiser(mixed_images(1, 1, size)).windows.at(sigma)  # noqa: E731
     assert [at(32, sigma) for sigma in (80, 8.4, 3.3, 1.9, 1.1, 0.6, 0.3, 0.002)] == [17, 17, 15, 11, 7, 5, 3, 3]
     assert [at(64, sigma) for sigma in (80, 0.002)] == [33, 5]
@@ -164,7 +164,7 @@ def test_windows_by_level_are_scaled_to_the_size_of_the_images():
     assert at(2, 80) == 1
 
 
-def test_a_table_is_read_from_a_file_and_refused_outside_its_levels(tmp_path):
+def test_a_window_table_is_read_from_a_file_and_limits_the_noise_levels(tmp_path):
     images, path = mixed_images(5, 1, 8), tmp_path / 'windows.json'
     path.write_text(json.dumps({'windows': [[0.1, 3], [10, 7]]}))
     denoiser = LocalScoreDenoiser(images, window=path)
@@ -188,11 +188,11 @@ def test_a_table_is_read_from_a_file_and_refused_outside_its_levels(tmp_path):
         ({'tau': 1}, '`tau`: the equivariant denoiser does not have this parameter'),
     ],
 )
-def test_wrong_parameters_are_refused_in_a_sentence(parameters, message):
+def test_wrong_parameters_give_a_one_sentence_error(parameters, message):
     with pytest.raises(UserError, match=message):
         make_denoiser('equivariant', mixed_images(2, 1, 8), **parameters)
 
 
-def test_labels_of_a_set_without_labels_are_refused():
+def test_class_labels_are_refused_if_the_training_set_has_none():
     with pytest.raises(UserError, match='the training set has no labels'):
         LocalScoreDenoiser(mixed_images(2, 1, 8))(torch.zeros(1, 1, 8, 8), 1.0, torch.tensor([0]))

@@ -58,7 +58,7 @@ def test_each_image_may_have_its_own_sigma(images: Tensor, denoiser: OptimalDeno
 
 @pytest.mark.parametrize('sigma', [40.0, 3.0, 0.3])
 @pytest.mark.parametrize('rows', [1, 65, 129, 1 << 16])
-def test_block_sizes_change_nothing(
+def test_the_result_does_not_depend_on_the_block_size(
     rows: int, sigma: float, digits_only: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8_sums, 'MAX_BLOCK', rows)
@@ -74,14 +74,14 @@ def test_block_sizes_change_nothing(
 
 @pytest.mark.parametrize('count', [1, 2])
 @pytest.mark.parametrize('sigma', [80.0, 0.5, 0.002])
-def test_one_or_two_training_images(count: int, sigma: float, digits_only: None) -> None:
+def test_one_or_two_training_images_are_enough(count: int, sigma: float, digits_only: None) -> None:
     images = smooth_images(count, channels=1, size=8)
     x = noisy(images, sigma)
     assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-10
 
 
 @pytest.mark.parametrize('sigma', SIGMAS)
-def test_copies_count_as_often_as_they_occur(sigma: float) -> None:
+def test_duplicated_images_count_as_often_as_they_occur(sigma: float) -> None:
     images = smooth_images(600)
     images = torch.cat([images, images[:200], images[:100], images[:1].expand(100, -1, -1, -1)])
     x = noisy(images[:100], sigma, count=6)
@@ -89,7 +89,7 @@ def test_copies_count_as_often_as_they_occur(sigma: float) -> None:
 
 
 @pytest.mark.parametrize('sigma', [1.0, 0.05, 0.002])
-def test_near_ties_share_their_weight(sigma: float) -> None:
+def test_near_ties_share_the_weight(sigma: float) -> None:
     """100 images differ from one by a single level in a pixel, which are more near ties than float64 recomputes."""
     images = smooth_images(400)
     near = images[:1].repeat(100, 1, 1, 1)
@@ -99,7 +99,7 @@ def test_near_ties_share_their_weight(sigma: float) -> None:
     assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-5
 
 
-def test_point_between_two_images_is_their_mean_at_any_sigma() -> None:
+def test_a_point_midway_between_two_images_is_denoised_to_their_mean_at_any_sigma() -> None:
     images = smooth_images(500)
     middle = naive_pixels(images[3:5]).mean(dim=0, keepdim=True)
     for sigma in (0.5, 0.01, 0.002):
@@ -107,7 +107,7 @@ def test_point_between_two_images_is_their_mean_at_any_sigma() -> None:
 
 
 @pytest.mark.parametrize('sigma', [80.0, 2.0, 0.01])
-def test_device_without_an_exact_int8_product_gives_the_same(
+def test_a_device_without_an_exact_int8_product_gives_the_same_result(
     images: Tensor, denoiser: OptimalDenoiser, sigma: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = noisy(images, sigma)
@@ -117,7 +117,7 @@ def test_device_without_an_exact_int8_product_gives_the_same(
 
 
 @pytest.mark.parametrize('sigma', [80.0, 5.0, 0.5])
-def test_classes_are_optima_over_their_own_images(sigma: float, digits_only: None) -> None:
+def test_each_class_has_the_optimum_of_its_own_images(sigma: float, digits_only: None) -> None:
     images = smooth_images(700, size=8)
     labels = torch.arange(700) * 7919 % 5
     labels[labels == 3] = 6
@@ -147,7 +147,7 @@ def test_statistics_equal_their_definitions(images: Tensor, denoiser: OptimalDen
     torch.testing.assert_close(found.distance, distances.amin(dim=1).sqrt())
 
 
-def test_of_several_copies_the_lowest_index_is_nearest() -> None:
+def test_among_equal_images_the_one_with_the_lowest_index_is_nearest() -> None:
     images = smooth_images(800)
     images = torch.cat([images, images.flip(0)])
     labels = torch.arange(1600) // 400 % 2  # sorting by class puts later copies first
@@ -158,7 +158,7 @@ def test_of_several_copies_the_lowest_index_is_nearest() -> None:
 
 
 @pytest.mark.parametrize('brightness', [0, 80])
-def test_error_estimate_bounds_the_error(brightness: int) -> None:
+def test_the_error_estimate_bounds_the_root_mean_square_error(brightness: int) -> None:
     """The test uses two digits of z, for which the error exceeds rounding errors of float32."""
     images = (smooth_images(2300) // 2 + 64 + brightness).clamp(max=255).to(torch.uint8)
     denoiser = OptimalDenoiser(images)
@@ -175,7 +175,7 @@ def test_error_estimate_bounds_the_error(brightness: int) -> None:
 
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('name', hard_sets())
-def test_hard_sets_are_denoised_exactly_and_settle_in_time(
+def test_hard_sets_are_denoised_exactly_and_never_settle_too_early(
     name: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', WAYS[way])
@@ -191,7 +191,7 @@ def test_hard_sets_are_denoised_exactly_and_settle_in_time(
         assert (weights.masked_fill(same, 0).sum(dim=1)[done] < 2.0**-53).all()
 
 
-def test_logits_are_as_wrong_as_estimated() -> None:
+def test_the_estimated_error_of_logits_matches_their_error() -> None:
     images = (smooth_images(500) // 4 + 180).to(torch.uint8)
     denoiser = OptimalDenoiser(images)
     x = noisy(images, 10.0, count=32)
@@ -205,7 +205,7 @@ def test_logits_are_as_wrong_as_estimated() -> None:
     assert (wrong.abs() <= query.logit_bound[:, None]).all()
 
 
-def test_logits_that_are_useless_are_not_believed() -> None:
+def test_the_error_estimate_detects_useless_logits() -> None:
     """At the lowest noise level, two digits cannot distinguish near ties."""
     images = smooth_images(400)
     images[:100] = images[:1]
@@ -216,7 +216,7 @@ def test_logits_that_are_useless_are_not_believed() -> None:
     assert int8_sums.relative_error(denoiser.rows, logit_error, sums).isinf().all()
 
 
-def test_images_of_which_digits_are_not_sure_are_computed_in_float64(
+def test_images_with_an_uncertain_int8_result_are_computed_in_float64(
     images: Tensor, denoiser: OptimalDenoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optimal, 'TOLERANCE', 0.0)
@@ -224,7 +224,7 @@ def test_images_of_which_digits_are_not_sure_are_computed_in_float64(
     assert relative_error(denoiser(x, 5.0), naive(images, x, 5.0)[1]) < 1e-12
 
 
-def test_memory_mapped_images_give_the_same(images: Tensor, digits_only: None, tmp_path: Path) -> None:
+def test_memory_mapped_images_give_the_same_result(images: Tensor, digits_only: None, tmp_path: Path) -> None:
     np.save(tmp_path / 'images.npy', images.numpy())
     mapped = np.load(tmp_path / 'images.npy', mmap_mode='r')
     labels = torch.arange(len(images)) % 3
@@ -239,7 +239,7 @@ def test_memory_mapped_images_give_the_same(images: Tensor, digits_only: None, t
 
 @pytest.mark.parametrize('sigma', [30.0, 1.0])
 @pytest.mark.parametrize('bounds', [[0, 1, 2300], [0, 700, 1500, 2300]])
-def test_sums_over_shards_merge_to_those_over_all(
+def test_sums_over_shards_merge_to_the_sums_over_all_images(
     images: Tensor, bounds: list[int], sigma: float, digits_only: None
 ) -> None:
     copies = torch.cat([images[:1100], images[:1100], images[:100]])  # several shards have equal images
@@ -257,7 +257,9 @@ def test_sums_over_shards_merge_to_those_over_all(
 
 
 @pytest.mark.parametrize('way', ['digits', 'float64'])
-def test_classes_that_most_shards_lack_are_merged(images: Tensor, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_only_one_shard_has_is_merged_correctly(
+    images: Tensor, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', 0)
     labels = torch.arange(len(images)) * 4 // len(images)  # sorted, so each shard has one class
     x = noisy(images, 3.0)
@@ -276,7 +278,7 @@ def test_classes_that_most_shards_lack_are_merged(images: Tensor, way: str, monk
         assert relative_error((found.reshape(x.shape) + 0.5) / 127.5, expected) < 1e-5
 
 
-def test_no_images_are_denoised_to_none(images: Tensor, denoiser: OptimalDenoiser) -> None:
+def test_an_empty_batch_gives_an_empty_batch(images: Tensor, denoiser: OptimalDenoiser) -> None:
     for one in (denoiser, OptimalDenoiser(images[:2])):
         none = noisy(images, 1.0)[:0]
         assert one(none, 1.0).shape == none.shape
@@ -284,14 +286,14 @@ def test_no_images_are_denoised_to_none(images: Tensor, denoiser: OptimalDenoise
 
 
 @pytest.mark.parametrize('sigma', [20.0, 0.5])
-def test_images_of_more_pixels_than_one_int32_sum_holds(sigma: float) -> None:
+def test_images_with_too_many_pixels_for_one_int32_sum_are_denoised_exactly(sigma: float) -> None:
     images = smooth_images(65, size=210)
     assert images[0].numel() > MAX_INNER
     x = noisy(images, sigma, count=2)
     assert relative_error(OptimalDenoiser(images)(x, sigma), naive(images, x, sigma)[1]) < 1e-5
 
 
-def test_mistakes_are_reported_in_one_sentence(images: Tensor, denoiser: OptimalDenoiser) -> None:
+def test_invalid_arguments_give_a_one_sentence_error(images: Tensor, denoiser: OptimalDenoiser) -> None:
     x = noisy(images, 1.0)
     with pytest.raises(UserError, match='no images'):
         OptimalDenoiser(images[:0])
@@ -327,14 +329,16 @@ def test_mistakes_are_reported_in_one_sentence(images: Tensor, denoiser: Optimal
         OptimalDenoiser(images[:2], torch.tensor([0, -1]))
 
 
-def test_set_that_does_not_fit_is_refused_with_its_size(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_too_little_memory_gives_the_size_of_the_set(
+    images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 1_000_000)
     with pytest.raises(UserError, match='need 1,766,400 bytes on cpu, but only 1,000,000 are free'):
         OptimalDenoiser(images)
 
 
 @pytest.mark.parametrize('way', WAYS)
-def test_digits_data_set_conforms(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_denoised_digits_equal_the_reference_data(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', WAYS[way])
     data = np.load(DATA / 'optimal_denoiser_digits.npz')
     denoiser = OptimalDenoiser(torch.from_numpy(data['images']), torch.from_numpy(data['labels']))
@@ -352,7 +356,7 @@ def test_digits_data_set_conforms(way: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.slow
 @needs_cifar10
-def test_cifar10_is_exact_along_trajectories() -> None:
+def test_denoising_cifar10_is_exact_along_sampling_trajectories() -> None:
     images = torch.from_numpy(np.concatenate([cifar10_pixels(f'data_batch_{k}') for k in range(1, 6)]))
     denoiser = OptimalDenoiser(images)
     y = naive_pixels(images).flatten(1)

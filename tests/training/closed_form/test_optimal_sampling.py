@@ -46,7 +46,7 @@ class CountingDenoiser:
         return done, denoised
 
 
-def test_settled_images_leave_the_sampler_and_end_the_same(images: Tensor, denoiser: OptimalDenoiser) -> None:
+def test_settled_images_skip_later_steps_without_changing(images: Tensor, denoiser: OptimalDenoiser) -> None:
     latents = StackedRandomGenerator('cpu', range(16)).randn([16, 3, 16, 16])
     plain, quick = CountingDenoiser(denoiser, False), CountingDenoiser(denoiser, True)
     expected, found = edm_sampler(plain, latents), edm_sampler(quick, latents)
@@ -57,7 +57,7 @@ def test_settled_images_leave_the_sampler_and_end_the_same(images: Tensor, denoi
     assert quick.asked < 16 * 28
 
 
-def test_settled_images_stay_along_the_whole_line(images: Tensor, denoiser: OptimalDenoiser) -> None:
+def test_a_settled_image_stays_settled_down_to_zero_noise(images: Tensor, denoiser: OptimalDenoiser) -> None:
     x = noisy(images, 0.7, count=16)
     settled, denoised = denoiser.settled(x, 0.7)
     assert settled.any()
@@ -68,7 +68,7 @@ def test_settled_images_stay_along_the_whole_line(images: Tensor, denoiser: Opti
         assert (others[settled] < 2.0**-53).all()
 
 
-def test_nothing_settles_between_two_images(images: Tensor, denoiser: OptimalDenoiser) -> None:
+def test_a_point_midway_between_two_images_never_settles(images: Tensor, denoiser: OptimalDenoiser) -> None:
     middle = naive_pixels(images[3:5]).mean(dim=0, keepdim=True)
     for sigma in (10.0, 0.1, 0.002):
         assert not denoiser.settled(middle, sigma)[0].any()
@@ -98,7 +98,7 @@ class NaiveDenoiser(CountingDenoiser):
 
 
 @pytest.mark.parametrize('name', hard_sets())
-def test_images_sampled_in_coordinates_are_those_sampled_in_pixels(name: str) -> None:
+def test_sampling_in_reduced_coordinates_gives_the_same_images_as_in_pixels(name: str) -> None:
     images = hard_sets()[name][:500]
     labels = torch.arange(len(images)) % 2
     random = StackedRandomGenerator('cpu', range(12))
@@ -113,7 +113,7 @@ def test_images_sampled_in_coordinates_are_those_sampled_in_pixels(name: str) ->
         assert torch.equal(to_uint8(found), to_uint8(expected))
 
 
-def test_large_sets_have_no_coordinates(images: Tensor, tmp_path: Path) -> None:
+def test_large_training_sets_have_no_reduced_coordinates(images: Tensor, tmp_path: Path) -> None:
     assert OptimalDenoiser(images[:768]).coordinates is not None
     assert OptimalDenoiser(images[:769]).coordinates is None  # more images than pixels
     wide = torch.randint(256, [6, 3, 1024, 1024], dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -123,7 +123,7 @@ def test_large_sets_have_no_coordinates(images: Tensor, tmp_path: Path) -> None:
     assert OptimalDenoiser(np.load(tmp_path / 'images.npy', mmap_mode='r')).coordinates is None
 
 
-def test_sampler_with_churn_and_ablation_sampler_replay_training_images(
+def test_the_samplers_with_churn_and_for_ablations_replay_training_images(
     images: Tensor, denoiser: OptimalDenoiser
 ) -> None:
     random = StackedRandomGenerator('cpu', range(4))
@@ -133,13 +133,15 @@ def test_sampler_with_churn_and_ablation_sampler_replay_training_images(
         assert (to_uint8(result)[:, None] == images).flatten(2).all(dim=2).any(dim=1).all()
 
 
-def test_seeds_are_independent_of_the_batch(denoiser: OptimalDenoiser) -> None:
+def test_the_image_of_a_seed_does_not_depend_on_its_batch(denoiser: OptimalDenoiser) -> None:
     latents = StackedRandomGenerator('cpu', range(9)).randn([9, 3, 16, 16])
     together = to_uint8(edm_sampler(denoiser, latents))
     assert torch.equal(together[4:6], to_uint8(edm_sampler(denoiser, latents[4:6])))
 
 
-def test_threads_change_nothing(images: Tensor, denoiser: OptimalDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_does_not_depend_on_the_number_of_threads(
+    images: Tensor, denoiser: OptimalDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = noisy(images, 4.0, count=7)
     expected = denoiser(x, 4.0)
     monkeypatch.setattr('torch_utils.row_threads.ROWS_PER_THREAD', 1)

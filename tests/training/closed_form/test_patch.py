@@ -16,7 +16,7 @@ from training.closed_form import PatchDenoiser, streamed
     ('count', 'channels', 'size', 'window'),
     [(50, 3, 4, 3), *((12, 1, 8, window) for window in range(1, 9)), (9, 3, 7, 2), (1, 3, 4, 3), (2, 1, 5, 5)],
 )
-def test_a_pixel_is_the_mean_of_the_posterior_means_of_the_patches_that_cover_it(count, channels, size, window, sigma):
+def test_each_pixel_averages_the_posterior_means_of_all_patches_containing_it(count, channels, size, window, sigma):
     images = mixed_images(count, channels, size)
     x = queries(images, sigma)
     for mirror in (True, False):
@@ -26,7 +26,7 @@ def test_a_pixel_is_the_mean_of_the_posterior_means_of_the_patches_that_cover_it
 
 
 @pytest.mark.parametrize('window', [3, 5])
-def test_block_sizes_batches_and_ranks_change_nothing(window, monkeypatch):
+def test_the_result_does_not_depend_on_block_size_batch_or_ranks(window, monkeypatch):
     images, sigma = mixed_images(23, 3, 5), 0.4
     x = queries(images, sigma)
 
@@ -45,7 +45,7 @@ def test_block_sizes_batches_and_ranks_change_nothing(window, monkeypatch):
         assert relative_error(results[0], whole) < 1e-12
 
 
-def test_class_labels_choose_the_images_of_a_class(monkeypatch):
+def test_class_labels_select_the_training_images_of_a_class(monkeypatch):
     images, labels = mixed_images(20, 1, 5), torch.arange(20) * 7 % 3
     x, sigma, classes = queries(images, 0.5), 0.5, torch.tensor([2, 0, 2, 1])
     expected = np.concatenate(
@@ -60,7 +60,7 @@ def test_class_labels_choose_the_images_of_a_class(monkeypatch):
         assert relative_error(result, expected) < 1e-10  # each rank has one class
 
 
-def test_patches_by_level_are_scaled_to_the_size_of_the_images():
+def test_patches_by_noise_level_are_scaled_to_the_resolution():
     at = lambda size, sigma: PatchDenoiser(mixed_images(1, 1, size)).windows.at(sigma)  # noqa: E731
     assert [at(32, sigma) for sigma in (80, 8.4, 5.3, 3.3, 1.9, 1.1, 0.6, 0.3, 0.002)] == [
         32,

@@ -14,7 +14,7 @@ from training.closed_form import PCALocalityDenoiser, pca_locality
 @pytest.mark.parametrize('tau', [None, 0.3])
 @pytest.mark.parametrize('sigma', [0.002, 0.01, 0.05, 0.3, 1.0, 5.0, 80.0])
 @pytest.mark.parametrize(('count', 'channels', 'size'), [(50, 3, 4), (50, 1, 6), (30, 1, 4), (9, 1, 8), (2, 3, 4)])
-def test_a_number_is_the_posterior_mean_given_the_numbers_that_correlate_with_it(count, channels, size, sigma, tau):
+def test_each_pixel_is_its_posterior_mean_given_the_correlated_pixels(count, channels, size, sigma, tau):
     images = mixed_images(count, channels, size)
     x = queries(images, sigma)
     expected = brute_force.pca_locality(images, x, sigma, 0.05 if tau is None else tau)
@@ -29,7 +29,7 @@ def test_one_image_is_denoised_to_itself():
 
 
 @pytest.mark.parametrize('count', [11, 50])
-def test_block_sizes_batches_and_ranks_change_nothing(count, monkeypatch):
+def test_the_result_does_not_depend_on_block_size_batch_or_ranks(count, monkeypatch):
     images, sigma = mixed_images(count, 1, 4), 0.4
     x = queries(images, sigma)
 
@@ -48,7 +48,7 @@ def test_block_sizes_batches_and_ranks_change_nothing(count, monkeypatch):
     assert relative_error(denoised(images), whole) < 1e-12
 
 
-def test_a_class_has_the_covariance_and_the_images_of_its_own(monkeypatch):
+def test_each_class_uses_its_own_covariance_and_images(monkeypatch):
     images, labels = mixed_images(40, 1, 4), torch.arange(40) * 7 % 3
     x, sigma, classes = queries(images, 0.5), 0.5, torch.tensor([2, 0, 2, 1])
     expected = np.concatenate(
@@ -59,14 +59,14 @@ def test_a_class_has_the_covariance_and_the_images_of_its_own(monkeypatch):
         assert relative_error(result, expected) < 1e-6
 
 
-def test_the_threshold_is_the_published_one_for_the_size_of_the_images():
+def test_the_default_threshold_is_the_published_one_for_the_resolution():
     assert PCALocalityDenoiser(mixed_images(1, 3, 32)).tau == 0.05
     assert PCALocalityDenoiser(mixed_images(1, 1, 64)).tau == 0.02
     with pytest.raises(UserError, match='`tau`=2 is out of range; give a number from 0 to 1'):
         PCALocalityDenoiser(mixed_images(2, 1, 4), tau=2)
 
 
-def test_a_covariance_that_does_not_fit_is_refused_with_the_bytes_needed(monkeypatch):
+def test_the_error_for_too_little_memory_gives_the_bytes_of_the_covariance(monkeypatch):
     denoiser = PCALocalityDenoiser(mixed_images(20, 1, 4))
     monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 1000)
     with pytest.raises(UserError, match='the sums for the covariance need 6,144 bytes on cpu, but only 1,000 are free'):

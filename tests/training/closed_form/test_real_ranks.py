@@ -50,7 +50,7 @@ def denoised(images, labels=None):
     return {name: [denoiser(x, SIGMA), denoiser(x, SIGMA, CLASSES)] for name, denoiser in made.items()}
 
 
-def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+def test_two_processes_give_the_same_result_as_one(tmp_path: Path) -> None:
     files = [tmp_path / f'{rank}.pt' for rank in range(2)]
     processes = [
         subprocess.Popen(

@@ -16,7 +16,7 @@ from training.sampling import StackedRandomGenerator, edm_sampler
 @pytest.mark.parametrize(
     ('count', 'channels', 'size', 'draws'), [(50, 3, 4, 3), (9, 1, 8, 2), (1, 1, 4, 1), (2, 3, 5, 4)]
 )
-def test_it_is_the_mean_of_the_optimum_at_points_around_the_noisy_image(count, channels, size, draws, sigma):
+def test_the_smoothed_denoiser_averages_the_optimum_around_the_noisy_image(count, channels, size, draws, sigma):
     images = mixed_images(count, channels, size)
     x = queries(images, sigma)
     for precision in ('fp32', 'fp64'):
@@ -26,7 +26,7 @@ def test_it_is_the_mean_of_the_optimum_at_points_around_the_noisy_image(count, c
         check(denoiser, x, sigma, np.mean([brute_force.optimum(images, point, sigma) for point in points], axis=0))
 
 
-def test_draws_are_standard_normal_noise_that_depends_on_the_seed():
+def test_the_draws_are_standard_normal_and_depend_on_the_seed():
     images = mixed_images(1, 3, 32)
     noise = SmoothedDenoiser(images, draws=8, smoothing=2.0).noise
     assert noise.shape == (8, 3, 32, 32)
@@ -36,7 +36,7 @@ def test_draws_are_standard_normal_noise_that_depends_on_the_seed():
     assert not torch.equal(SmoothedDenoiser(images, draws=8, smoothing=2.0, seed=1).noise, noise)
 
 
-def test_without_smoothing_it_is_the_optimum_and_with_it_blends_training_images():
+def test_without_smoothing_it_equals_the_optimum_and_with_smoothing_it_blends_images():
     images = mixed_images(20, 1, 6)
     latents = StackedRandomGenerator('cpu', range(6)).randn([6, 1, 6, 6])
     sample = lambda denoiser: edm_sampler(denoiser, latents, num_steps=9)  # noqa: E731
@@ -48,7 +48,7 @@ def test_without_smoothing_it_is_the_optimum_and_with_it_blends_training_images(
     assert float(distances.amin(dim=1).max()) > 0.1
 
 
-def test_ranks_and_classes_are_those_of_the_optimum(monkeypatch):
+def test_the_smoothed_denoiser_supports_ranks_classes_and_several_noise_levels(monkeypatch):
     images, labels = mixed_images(20, 1, 5), torch.arange(20) * 7 % 3
     x, classes, sigmas = queries(images, 0.5), torch.tensor([2, 0, 2, 1]), torch.tensor([0.1, 0.3, 2.0, 5.0])
     denoiser = SmoothedDenoiser(images, labels, precision='fp64')

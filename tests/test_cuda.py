@@ -52,7 +52,7 @@ def denoise(case, precision='fp32'):
         return case.net(*inputs).cpu()
 
 
-def test_networks_denoise_as_published(case):
+def test_networks_reproduce_the_published_outputs(case):
     with torch.no_grad():
         expected = case.net.to('cpu')(*(case.tensor(f'in.{name}') for name in ('x', 'sigma', 'class_labels')))
     place(case.net, DEVICE)
@@ -60,7 +60,7 @@ def test_networks_denoise_as_published(case):
 
 
 @pytest.mark.parametrize(('precision', 'tolerance'), [('tf32', 0.01), ('bf16', 0.03), ('fp16', 0.01)])
-def test_other_precisions_are_close(case, precision, tolerance):
+def test_lower_precisions_give_similar_images(case, precision, tolerance):
     expected = denoise(case)
     found = denoise(case, precision)
     assert found.dtype == torch.float32
@@ -68,7 +68,7 @@ def test_other_precisions_are_close(case, precision, tolerance):
 
 
 @pytest.mark.parametrize('loss', [VPLoss(), VELoss(), EDMLoss()])
-def test_losses_and_gradients_are_those_of_the_cpu(loss):
+def test_losses_and_gradients_match_the_cpu(loss):
     """Both devices use the same random numbers, drawn on the CPU."""
     case = Case(NETWORKS[0])
     images = torch.rand([4, case.net.img_channels, case.net.img_resolution, case.net.img_resolution]) * 2 - 1
@@ -99,7 +99,7 @@ RAND, RANDN = torch.rand, torch.randn
 
 
 @pytest.mark.parametrize('sampler', [edm_sampler, ablation_sampler])
-def test_samplers_give_the_images_of_the_cpu(sampler):
+def test_sampled_images_match_the_cpu(sampler):
     case: Any = Case(NETWORKS[0])
     shape = [4, case.net.img_channels, case.net.img_resolution, case.net.img_resolution]
     latents = StackedRandomGenerator('cpu', range(4)).randn(shape)
@@ -112,7 +112,7 @@ def test_samplers_give_the_images_of_the_cpu(sampler):
 
 
 @pytest.mark.parametrize('count', [20, 1000, 3000])
-def test_optimum_is_exact(count):
+def test_the_optimal_denoiser_is_exact(count):
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, [count, 3, 16, 16], dtype=torch.uint8, generator=random)
     denoiser, exact = OptimalDenoiser(images, device=DEVICE), PlainDenoiser(images, dtype=torch.float64)
@@ -128,7 +128,7 @@ def test_optimum_is_exact(count):
     assert torch.equal(found, to_uint8(edm_sampler(exact, latents)))
 
 
-def test_neighbours_are_exact():
+def test_nearest_neighbours_are_exact():
     random = torch.Generator().manual_seed(0)
     queries, references = (torch.randint(256, [n, 3, 9, 9], dtype=torch.uint8, generator=random) for n in (50, 700))
     index, squared = nearest_neighbors(queries.to(DEVICE), references.to(DEVICE))
@@ -173,7 +173,7 @@ def test_every_precision_trains(digits_20, tmp_path, precision):
 
 
 @gpu_only
-def test_too_little_memory_is_one_sentence_that_names_the_batch(tmp_path):
+def test_too_little_memory_gives_a_one_sentence_error_that_names_the_batch(tmp_path):
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.001)
     try:
@@ -184,7 +184,7 @@ def test_too_little_memory_is_one_sentence_that_names_the_batch(tmp_path):
 
 
 @gpu_only
-def test_neither_a_step_nor_the_sampler_waits_for_the_device(digits_20, tmp_path):
+def test_training_and_sampling_do_not_synchronize_with_the_device(digits_20, tmp_path):
     steps = []
 
     def strict(trainer, original):

@@ -54,7 +54,7 @@ def test_an_image_depends_on_its_seed_and_its_class(snapshot, tmp_path):
     assert any((c[name] != d[name]).any() for name in a)
 
 
-def test_an_interrupted_run_resumes_with_whole_batches(snapshot, tmp_path):
+def test_an_interrupted_run_resumes_with_complete_batches(snapshot, tmp_path):
     """Of the batches 3-4, 5-6 and 7-8, the second lacks an image: it is sampled again, and the other two are kept."""
     arguments = [f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=3-8', '--batch=2', '--steps=4']
     assert run(*arguments).exit_code == 0
@@ -69,7 +69,7 @@ def test_an_interrupted_run_resumes_with_whole_batches(snapshot, tmp_path):
         )
 
 
-def test_a_folder_has_the_images_of_one_network_and_of_one_way_to_sample(snapshot, tmp_path):
+def test_a_folder_contains_images_of_only_one_network_and_sampler(snapshot, tmp_path):
     other = snapshot.with_name('other.safetensors')
     other.write_bytes(list_snapshots(snapshot.parent)[0][1].read_bytes())
     common = [f'--outdir={tmp_path}/o', '--steps=3']
@@ -113,7 +113,7 @@ def test_the_contact_sheet_shows_all_seeds_in_order(snapshot, tmp_path):
 
 
 @pytest.mark.slow
-def test_images_are_the_same_at_any_number_of_ranks(snapshot, tmp_path):
+def test_images_do_not_depend_on_the_number_of_ranks(snapshot, tmp_path):
     found = []
     for ranks in (1, 2, 3):
         out = tmp_path / str(ranks)
@@ -128,7 +128,7 @@ def test_images_are_the_same_at_any_number_of_ranks(snapshot, tmp_path):
     assert found[0] == found[1] == found[2]
 
 
-def test_images_in_one_file_are_those_of_a_folder(snapshot, tmp_path):
+def test_images_in_an_npz_file_equal_those_in_a_folder(snapshot, tmp_path):
     common = [f'--network={snapshot}', '--seeds=5,2,9-12', '--steps=3', '--batch=4']
     for name in ('folder', 'all.npz', 'all.npy'):
         grid = f'--grid={tmp_path}/{name}.png'
@@ -155,7 +155,7 @@ def test_images_in_one_file_are_those_of_a_folder(snapshot, tmp_path):
     assert first['mean_distance'] == second['mean_distance']
 
 
-def test_a_finished_file_is_kept_and_another_one_refused(snapshot, tmp_path, monkeypatch):
+def test_a_finished_npz_file_is_kept_and_never_overwritten(snapshot, tmp_path, monkeypatch):
     common = [f'--network={snapshot}', '--seeds=0-2', '--steps=3']
     for name in ('all.npz', 'all.npy'):
         assert run(*common, f'--outdir={tmp_path}/{name}').exit_code == 0
@@ -171,7 +171,7 @@ def test_a_finished_file_is_kept_and_another_one_refused(snapshot, tmp_path, mon
 
 
 @pytest.mark.parametrize('ending', ['npz', 'npy'])
-def test_an_interrupted_file_is_resumed_batch_by_batch(snapshot, tmp_path, monkeypatch, ending):
+def test_an_interrupted_npz_file_is_resumed_batch_by_batch(snapshot, tmp_path, monkeypatch, ending):
     common = [f'--network={snapshot}', '--seeds=0-7', '--steps=3', '--batch=2']
     assert run(*common, f'--outdir={tmp_path}/whole.{ending}').exit_code == 0
     sampled = []
@@ -206,14 +206,14 @@ def test_an_interrupted_file_is_resumed_batch_by_batch(snapshot, tmp_path, monke
         (['--steps=1'], '--steps', 2),
     ],
 )
-def test_what_cannot_be_generated_is_one_sentence(snapshot, tmp_path, options, message, status):
+def test_invalid_requests_give_a_one_sentence_error(snapshot, tmp_path, options, message, status):
     result = run(f'--network={snapshot}', f'--outdir={tmp_path}/o', *options)
     assert result.exit_code == status
     assert message in result.stderr.splitlines()[-1]
     assert not (tmp_path / 'o').exists()
 
 
-def test_a_pickle_of_edm_gives_the_images_of_its_network(snapshot, tmp_path):
+def test_an_edm_pickle_gives_the_images_of_its_network(snapshot, tmp_path):
     path = tmp_path / 'network.pkl'
     path.write_bytes(pickle_of(snapshot))
     for name, network in [('a', snapshot), ('b', path)]:
@@ -251,7 +251,7 @@ def test_a_network_is_downloaded_checked_and_used(snapshot, served, tmp_path):
     assert list(read(tmp_path / 'out')) == ['000003.png', '000004.png']
 
 
-def test_a_download_that_fails_is_one_sentence(snapshot, served, tmp_path):
+def test_a_failed_download_gives_a_one_sentence_error(snapshot, served, tmp_path):
     _, url = served
     common = [f'--cache-dir={tmp_path}/cache', f'--sha256={"0" * 64}', f'--outdir={tmp_path}/o']
     for network, message in [

@@ -33,7 +33,7 @@ WITHOUT_EXAMPLES = ('snapshot_tool', 'snapshot_tool_show')
 
 
 @pytest.mark.parametrize('name', SCRIPTS)
-def test_help_is_what_it_was(name):
+def test_help_equals_the_frozen_text(name):
     command = importlib.import_module(SCRIPTS[name]).main
     subs = command.list_commands(click.Context(command)) if isinstance(command, click.Group) else []
     for words in [[], *([sub] for sub in subs)]:
@@ -46,7 +46,7 @@ def test_help_is_what_it_was(name):
 
 
 @pytest.mark.parametrize('name', [path.stem for path in sorted(HELP.glob('*.txt'))])
-def test_examples_are_understood_and_those_on_the_digits_run(name, tmp_path, monkeypatch):
+def test_examples_in_help_are_parsed_and_those_on_the_digits_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'scripts').symlink_to(ROOT / 'scripts')
     paragraphs = re.split(r'\n\s*\n', (HELP / f'{name}.txt').read_text())

@@ -48,7 +48,7 @@ def records(folder, without=('seconds',)):
     return [{name: value for name, value in json.loads(line).items() if name not in without} for line in lines]
 
 
-def test_every_snapshot_except_the_first_is_evaluated_newest_first(fresh, digits_20):
+def test_all_snapshots_after_0_kimg_are_evaluated_from_newest_to_oldest(fresh, digits_20):
     result = run(f'--expdir={fresh}', f'--knn-ref={digits_20}', f'--log={fresh}/mem_traj.log', '--seeds=0-29',
                     '--subdirs', '--batch=8')  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -72,7 +72,7 @@ def test_every_snapshot_except_the_first_is_evaluated_newest_first(fresh, digits
     assert PIL.Image.open(fresh / 'mem_gallery.png').width > 100
 
 
-def test_a_dry_run_gives_the_cost_and_writes_nothing(fresh, digits_20, monkeypatch):
+def test_a_dry_run_shows_the_cost_and_writes_no_files(fresh, digits_20, monkeypatch):
     monkeypatch.setattr('evaluation.evaluation_cost.SECONDS_MEASURED', 0.0)
     before = sorted(fresh.iterdir())
     result = run('-n', f'--expdir={fresh}', '--seeds=0-29')
@@ -158,7 +158,7 @@ def test_the_images_of_the_best_snapshot_are_kept(fresh, digits_20, monkeypatch)
     assert not list(fresh.glob('*partial*'))
 
 
-def test_pickles_of_edm_are_evaluated_as_snapshots_are(fresh, digits_20, tmp_path_factory):
+def test_edm_pickles_are_evaluated_like_snapshots(fresh, digits_20, tmp_path_factory):
     common = [f'--knn-ref={digits_20}', '--seeds=0-9', '--steps=4']
     assert run(f'--expdir={fresh}', *common).exit_code == 0
     folder = tmp_path_factory.mktemp('edm')
@@ -176,7 +176,7 @@ def test_pickles_of_edm_are_evaluated_as_snapshots_are(fresh, digits_20, tmp_pat
     assert run(f'--expdir={folder}', *common).stdout.count('(already evaluated)') == 2
 
 
-def test_a_hostile_pickle_in_a_run_is_named(fresh, digits_20):
+def test_a_hostile_pickle_in_a_run_is_named_in_the_error(fresh, digits_20):
     path = fresh / 'network-snapshot-000003.pkl'
     path.write_bytes(b'cos\nsystem\n(S"false"\ntR.')
     message = failure(f'--expdir={fresh}', f'--knn-ref={digits_20}')
@@ -199,7 +199,7 @@ def test_images_and_their_table_are_saved_on_request(fresh, digits_20):
 
 
 @pytest.mark.slow
-def test_records_are_the_same_at_any_number_of_ranks(fresh, digits_20):
+def test_records_do_not_depend_on_the_number_of_ranks(fresh, digits_20):
     found = []
     for ranks, seeds in [(1, '0-39'), (2, '0-39'), (3, '0-39'), (1, '0'), (3, '0')]:
         run_script('mem_ratio.py', f'--expdir={fresh}', f'--knn-ref={digits_20}', f'--seeds={seeds}', '--batch=8',
@@ -211,7 +211,7 @@ def test_records_are_the_same_at_any_number_of_ranks(fresh, digits_20):
 
 
 @pytest.mark.slow
-def test_a_log_elsewhere_can_be_named_under_torchrun(fresh, digits_20, tmp_path):
+def test_the_log_file_can_be_chosen_under_torchrun(fresh, digits_20, tmp_path):
     """Unless -- precedes the script, torchrun (torch 2.13) takes --log for one of its own options."""
     script, *rest = command('mem_ratio.py', f'--expdir={fresh}', f'--knn-ref={digits_20}', '--seeds=0-3', '--steps=3',
                             f'--log={tmp_path}/elsewhere.log')[1:]  # fmt: skip
@@ -248,7 +248,7 @@ def test_images_from_any_source_are_evaluated(digits_20, tmp_path, kind):
     assert gallery.exists()
 
 
-def test_a_reference_of_another_shape_is_named(fresh, tmp_path):
+def test_a_training_set_with_another_image_shape_is_named_in_the_error(fresh, tmp_path):
     other = tmp_path / 'other'
     other.mkdir()
     for index in range(3):
@@ -258,7 +258,7 @@ def test_a_reference_of_another_shape_is_named(fresh, tmp_path):
     assert 'makes 8x8 with 1; give images of the same shape' in message
 
 
-def test_fewer_than_two_distinct_references_are_named(fresh, tmp_path):
+def test_fewer_than_two_distinct_training_images_are_named_in_the_error(fresh, tmp_path):
     other = tmp_path / 'other'
     other.mkdir()
     for index in range(3):
@@ -278,19 +278,19 @@ def test_fewer_than_two_distinct_references_are_named(fresh, tmp_path):
         (['--expdir=x', '--seeds=5-1'], 'the range 5-1 is empty', 2),
     ],
 )
-def test_what_cannot_be_evaluated_is_one_sentence(arguments, message, status):
+def test_invalid_arguments_give_a_one_sentence_error(arguments, message, status):
     assert message in failure(*arguments, status=status)
 
 
-def test_a_class_that_the_network_does_not_have_is_named(fresh):
+def test_a_class_that_the_network_does_not_have_is_refused(fresh):
     assert 'the network has 10 classes, 0 to 9' in failure(f'--expdir={fresh}', '--class=10')
 
 
-def test_a_run_without_snapshots_is_named(tmp_path, digits_20):
+def test_a_run_without_snapshots_is_refused(tmp_path, digits_20):
     assert 'no network-snapshot' in failure(f'--expdir={tmp_path}', f'--knn-ref={digits_20}')
 
 
-def test_a_snapshot_that_was_cut_short_is_named(fresh):
+def test_a_truncated_snapshot_is_named_in_the_error(fresh):
     path = list_snapshots(fresh)[-1][1]
     path.write_bytes(path.read_bytes()[:-100])
     assert f'{path} is not a complete snapshot' in failure(f'--expdir={fresh}')
@@ -306,7 +306,7 @@ def test_a_snapshot_that_was_cut_short_is_named(fresh):
         ({'images': np.zeros((2, 9, 9, 1), np.uint8)}, '9x9'),
     ],
 )
-def test_an_npz_of_something_else_is_named(tmp_path, arrays, message):
+def test_an_npz_file_without_images_is_named_in_the_error(tmp_path, arrays, message):
     path = tmp_path / 'images.npz'
     np.savez(path, **arrays)
     assert message in failure(f'--images={path}', '--knn-ref=digits')

@@ -64,7 +64,7 @@ def snapshot(digits_20, tmp_path_factory):
     return list_snapshots(folder)[-1][1]
 
 
-def test_several_kinds_of_images_give_one_table(digits_20, images, reference, tmp_path):
+def test_images_from_several_kinds_of_sources_give_one_table(digits_20, images, reference, tmp_path):
     folder = tmp_path / 'deep'
     for index, image in enumerate(images):
         (folder / f'{index % 2}').mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def test_several_kinds_of_images_give_one_table(digits_20, images, reference, tm
 
 
 @pytest.mark.parametrize('kind', ['npz', 'npy', 'folder'])
-def test_the_training_set_may_be_of_any_kind(reference, array, tmp_path, kind, digits_20):
+def test_the_training_set_may_be_any_kind_of_source(reference, array, tmp_path, kind, digits_20):
     path = tmp_path / f'reference.{kind}'
     pixels = reference.numpy()
     if kind == 'folder':
@@ -121,7 +121,7 @@ def test_the_table_has_a_row_for_each_image(digits_20, array, images, reference,
     assert [row['duplicate'] for row in rows] == ['0'] * 5 + ['1'] + ['0'] * 6
 
 
-def test_rows_of_a_folder_have_the_names_of_its_files(digits_20, images, tmp_path):
+def test_table_rows_for_a_folder_contain_its_file_names(digits_20, images, tmp_path):
     folder = tmp_path / 'samples'
     for name in ('a/1.png', 'b/0.png'):
         (folder / name).parent.mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_rows_of_a_folder_have_the_names_of_its_files(digits_20, images, tmp_pat
     assert [(row['set'], row['image']) for row in rows] == [('samples', 'a/1.png'), ('samples', 'b/0.png')]
 
 
-def test_metrics_are_next_to_the_ratio(digits_20, array, images, reference):
+def test_metrics_are_reported_together_with_the_ratio(digits_20, array, images, reference):
     test = load_dataset('digits').images
     (record,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all', '--test-ref=digits')
     expected = compute_metrics(requested(['all'], True, False), PixelSpace(), images, reference, test)
@@ -161,7 +161,7 @@ def test_a_held_out_set_that_shares_training_images_gives_a_warning(digits_20, a
     assert 'Warning' not in run(*common, f'--test-ref={tmp_path}/others.npy').stdout
 
 
-def test_metrics_may_be_those_of_features(digits_20, array, tmp_path):
+def test_metrics_can_be_computed_on_given_features(digits_20, array, tmp_path):
     random = np.random.default_rng(1)
     parts: Any = [random.normal(size=(count, 7)).astype(np.float32) for count in (12, 20, 30)]
     paths = [tmp_path / f'{name}.npy' for name in ('gen', 'ref', 'test')]
@@ -180,7 +180,7 @@ def test_metrics_may_be_those_of_features(digits_20, array, tmp_path):
     assert record['metrics'] == json.loads(json.dumps(expected))
 
 
-def test_metrics_may_be_those_of_an_extractor(digits_20, array, images, reference):
+def test_metrics_can_be_computed_on_extracted_features(digits_20, array, images, reference):
     test = load_dataset('digits').images
     common = f'--images={array}', f'--knn-ref={digits_20}'
     (record,) = evaluated(*common, '--metrics=frechet,kernel_distance', '--test-ref=digits', '--extractor=pixels')
@@ -200,7 +200,7 @@ def test_metrics_may_be_those_of_an_extractor(digits_20, array, images, referenc
         assert message in failure(*common, *arguments, status=2)
 
 
-def test_images_of_another_size_are_resized_by_the_filter_that_is_named(digits_20, images, reference, tmp_path):
+def test_images_of_another_size_are_resized_with_the_given_filter(digits_20, images, reference, tmp_path):
     large = images.repeat(2, axis=2).repeat(2, axis=3)
     np.save(tmp_path / 'large.npy', large)
     common = f'--images={tmp_path}/large.npy', f'--knn-ref={digits_20}'
@@ -248,7 +248,7 @@ def test_grey_and_colour_images_are_compared_in_colour_unless_asked_otherwise(im
     assert record['num_memorized'] == int(memorization_ratio(images, training).memorized.sum())
 
 
-def test_floats_need_the_range_that_they_have(digits_20, images, reference, tmp_path):
+def test_floating_point_images_need_their_value_range(digits_20, images, reference, tmp_path):
     path = tmp_path / 'floats.npy'
     np.save(path, (images / 127.5 - 1).astype(np.float32))
     common = f'--images={path}', f'--knn-ref={digits_20}'
@@ -264,7 +264,7 @@ def network_images(snapshot, seeds, batch_size, **options):
     return torch.cat([batch.images for batch in batches])
 
 
-def test_one_snapshot_is_evaluated_without_a_run(snapshot, digits_20, reference, tmp_path):
+def test_a_single_snapshot_can_be_evaluated_without_its_run_folder(snapshot, digits_20, reference, tmp_path):
     table = tmp_path / 'table.csv'
     common = f'--knn-ref={digits_20}', '--seeds=3-32', '--batch=8', '--steps=6'
     (record,) = evaluated(f'--network={snapshot}', *common, '--metrics=precision_recall', f'--table={table}')
@@ -281,7 +281,7 @@ def test_one_snapshot_is_evaluated_without_a_run(snapshot, digits_20, reference,
     assert [path.name for path in tmp_path.iterdir()] == ['table.csv']
 
 
-def test_a_snapshot_gives_the_record_that_its_run_gives(snapshot, digits_20, tmp_path):
+def test_a_snapshot_gives_the_same_record_as_its_run(snapshot, digits_20, tmp_path):
     common = f'--knn-ref={digits_20}', '--seeds=0-9', '--steps=4'
     (alone,) = evaluated(f'--network={snapshot}', *common)
     (logged,) = evaluated(f'--network={snapshot}', *common, f'--log={tmp_path}/one.log')
@@ -293,7 +293,7 @@ def test_a_snapshot_gives_the_record_that_its_run_gives(snapshot, digits_20, tmp
     assert {'one.log', 'one.jsonl', 'mem_best.npz', 'mem_gallery.png'} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_metrics_of_a_run_are_those_of_its_best_snapshot(snapshot, digits_20, reference, tmp_path):
+def test_metrics_of_a_run_are_computed_for_its_best_snapshot(snapshot, digits_20, reference, tmp_path):
     records = evaluated(f'--expdir={snapshot.parent}', '--seeds=0-11', '--steps=4', f'--log={tmp_path}/run.log',
                      '--metrics=authenticity', f'--table={tmp_path}/table.csv')  # fmt: skip
     best = max(records, key=lambda record: (record['ratio'], record['kimg']))
@@ -304,7 +304,7 @@ def test_metrics_of_a_run_are_those_of_its_best_snapshot(snapshot, digits_20, re
     assert len((tmp_path / 'table.csv').read_text().splitlines()) == 13
 
 
-def test_a_snapshot_comes_from_a_url(snapshot, digits_20, tmp_path):
+def test_a_snapshot_can_be_given_as_a_url(snapshot, digits_20, tmp_path):
     url, sha256 = snapshot.as_uri(), file_sha256(snapshot)
     common = f'--cache-dir={tmp_path}', f'--knn-ref={digits_20}'
     (record,) = evaluated(f'--network={url}', *common, f'--sha256={sha256}', '--seeds=0-3', '--steps=3')
@@ -326,7 +326,7 @@ def test_a_hostile_pickle_is_refused_and_leaves_no_trace(data, digits_20, tmp_pa
 
 
 @pytest.mark.slow
-def test_ranks_change_nothing(snapshot, digits_20, array, tmp_path):
+def test_results_do_not_depend_on_the_number_of_ranks(snapshot, digits_20, array, tmp_path):
     found = []
     for ranks in (1, 2):
         table = tmp_path / f'{ranks}.csv'
@@ -361,7 +361,7 @@ def test_ranks_change_nothing(snapshot, digits_20, array, tmp_path):
         (['--images=x', '--knn-ref=y', '--float-range=1'], 'is not a pair of numbers'),
     ],
 )
-def test_options_that_do_not_go_together_are_named(arguments, message):
+def test_options_that_contradict_each_other_are_named_in_the_error(arguments, message):
     assert message in failure(*arguments, status=2)
 
 
@@ -373,7 +373,7 @@ def test_options_that_do_not_go_together_are_named(arguments, message):
         (['--metrics=authenticity', '--features=none.npy,none.npy'], 'none.npy: no such file'),
     ],
 )
-def test_metrics_that_cannot_be_computed_are_named(arguments, message, array):
+def test_metrics_that_cannot_be_computed_are_named_in_the_error(arguments, message, array):
     assert message in failure(f'--images={array}', '--knn-ref=digits', *arguments)
 
 
@@ -389,7 +389,7 @@ def test_metrics_that_cannot_be_computed_are_named(arguments, message, array):
     ],
     ids=['count', 'width', 'integers', 'flat', 'nan', 'pickle'],
 )
-def test_features_that_do_not_fit_are_named(features, message, digits_20, array, tmp_path):
+def test_features_that_do_not_match_the_images_are_named_in_the_error(features, message, digits_20, array, tmp_path):
     np.save(tmp_path / 'gen.npy', features, allow_pickle=True)
     np.save(tmp_path / 'ref.npy', np.zeros((20, 3)))
     assert message in failure(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=authenticity',
@@ -397,28 +397,28 @@ def test_features_that_do_not_fit_are_named(features, message, digits_20, array,
 
 
 @pytest.mark.parametrize('name', ['a.png', 'a.jpg'])
-def test_images_that_are_not_images_are_named(name, tmp_path):
+def test_files_that_are_not_images_are_named_in_the_error(name, tmp_path):
     (tmp_path / 'images').mkdir()
     (tmp_path / 'images' / name).write_text('no image at all')
     assert f'{name} is not a readable' in failure(f'--images={tmp_path}/images', '--knn-ref=digits')
 
 
 @pytest.mark.parametrize('option', ['--table', '--gallery', '--log'])
-def test_a_file_that_cannot_be_written_is_named_before_anything_is_evaluated(option, snapshot, digits_20, tmp_path):
+def test_an_unwritable_output_file_is_named_before_anything_is_evaluated(option, snapshot, digits_20, tmp_path):
     common = f'--network={snapshot}', f'--knn-ref={digits_20}'
     message = failure(*common, f'{option}={tmp_path}/none/file')
     assert f'{option}={tmp_path}/none/file: there is no folder {tmp_path}/none' in message
     assert f'{option}={tmp_path}: is a folder' in failure(*common, f'{option}={tmp_path}')
 
 
-def test_nothing_is_half_written_when_an_evaluation_fails(digits_20, array, tmp_path):
+def test_a_failed_evaluation_leaves_no_partial_files(digits_20, array, tmp_path):
     before = sorted(tmp_path.iterdir())
     failure(f'--images={array}', f'--images={tmp_path}/none.npy', f'--knn-ref={digits_20}',
             f'--table={tmp_path}/table.csv', f'--gallery={tmp_path}/gallery.png')  # fmt: skip
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
+def test_a_closed_form_can_be_evaluated(digits_20, reference, tmp_path):
     common = f'--data={digits_20}', '--seeds=0-19', '--steps=18'
     (record,) = evaluated('--denoiser=optimal', *common)
     assert (record['snapshot'], record['kimg'], record['epochs']) == ('optimal', None, None)
@@ -438,7 +438,7 @@ def test_a_closed_form_is_evaluated(digits_20, reference, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['npy', 'folder', 'zip', 'tar'])
-def test_a_large_set_stays_on_disk_and_gives_the_same_record(kind, tmp_path, monkeypatch):
+def test_a_large_image_set_stays_on_disk_and_gives_the_same_record(kind, tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     references = random.integers(0, 256, (600, 8, 8, 3), np.uint8)
     references[500] = references[20]

@@ -20,13 +20,13 @@ def test_every_script_is_installed():
     assert SETUPTOOLS['py-modules'] == sorted(path.stem for path in ROOT.glob('*.py'))
 
 
-def test_readme_lists_every_module_that_an_installation_adds():
+def test_the_readme_lists_every_top_level_module_that_is_installed():
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
     text = text.partition('installs these top-level modules:')[2].partition('. ')[0]
     assert set(text.split('`')[1::2]) == {*SETUPTOOLS['py-modules'], *(path.name for path in PACKAGES)}
 
 
-def test_every_package_is_installed_but_not_tests_or_benchmarks():
+def test_every_package_is_installed_except_tests_and_benchmarks():
     assert all(installed(path.name) for path in PACKAGES)
     assert len(SETUPTOOLS['packages']['find']['include']) == len(PACKAGES)
     assert not installed('tests')
@@ -52,7 +52,7 @@ def test_folders_with_code_are_packages(package):
     assert all((folder / '__init__.py').is_file() for folder in folders)
 
 
-def test_architecture_has_a_line_for_every_room():
+def test_the_architecture_page_lists_every_package():
     text = (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8')
     rooms = [path.parent.relative_to(ROOT).as_posix() for package in PACKAGES for path in package.rglob('__init__.py')]
     assert [room for room in rooms if f'| `{room}/` |' not in text] == []

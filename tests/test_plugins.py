@@ -20,7 +20,7 @@ def run(plugin, *arguments):
     )
 
 
-def test_the_plugin_of_the_page_adds_selections_and_a_metric(tmp_path):
+def test_the_example_plugin_in_the_docs_adds_selections_and_a_metric(tmp_path):
     plugin = tmp_path / 'my_plugin.py'
     plugin.write_text(re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)[0])
     digits = open_source('digits').load().astype(np.float64)
@@ -39,7 +39,7 @@ def test_the_plugin_of_the_page_adds_selections_and_a_metric(tmp_path):
     assert re.search(r'largest_distance\.largest +\d', done.stdout)
 
 
-def test_a_plugin_that_fails_is_a_sentence(tmp_path):
+def test_a_plugin_that_fails_gives_a_one_sentence_error(tmp_path):
     plugin = tmp_path / 'broken.py'
     plugin.write_text('import nowhere')
     done = run(plugin, 'mem_ratio.py', '--images=digits', '--knn-ref=digits')

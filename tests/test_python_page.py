@@ -22,13 +22,13 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
 TINY = TrainingOptions(**PRESETS['digits'] | {'num_channels': 4, 'batch': 6}, epochs=10, tick=1, snapshots=1)
 
 
-def test_examples_are_short():
+def test_examples_in_python_md_are_short():
     assert len(BLOCKS) == 6
     for block in BLOCKS:
         assert len([line for line in block.splitlines() if line.strip()]) <= 10, block
 
 
-def test_examples_run(monkeypatch, tmp_path):
+def test_examples_in_python_md_run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     page = types.ModuleType('page_of_python')
     monkeypatch.setitem(sys.modules, page.__name__, page)
@@ -64,12 +64,12 @@ def test_training_on_arrays_gives_the_network_of_a_run_folder(tmp_path):
         (IMAGES, np.full(6, -1), '`labels` must contain one integer'),
     ],
 )
-def test_arrays_that_do_not_fit_are_named(images, labels, message):
+def test_invalid_arrays_are_named_in_the_error(images, labels, message):
     with pytest.raises(UserError, match=message):
         train(images, labels, TINY)
 
 
-def test_a_function_becomes_a_denoiser():
+def test_a_function_can_be_used_as_a_denoiser():
     seen = []
 
     def function(x, sigma, class_labels):

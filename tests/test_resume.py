@@ -79,7 +79,7 @@ def uninterrupted(digits_20, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('ranks', [1, 2, 3])
-def test_a_killed_training_ends_in_the_same_bytes(digits_20, tmp_path, uninterrupted, ranks):
+def test_a_killed_and_resumed_training_run_ends_with_the_same_bytes(digits_20, tmp_path, uninterrupted, ranks):
     run_dir = tmp_path / 'run'
     # The run is killed while it starts, right after a state appears, between two states and while writing one.
     moments = [
@@ -119,7 +119,7 @@ def test_a_stop_signal_saves_the_state_and_ends_cleanly(digits_20, tmp_path, uni
     assert last_snapshot(run_dir) == uninterrupted(1)
 
 
-def test_a_finished_training_is_left_as_it_is(digits_20, tmp_path):
+def test_running_a_finished_training_run_again_changes_nothing(digits_20, tmp_path):
     run_script(*arguments(digits_20, tmp_path))
     before = last_snapshot(tmp_path)
     again = run_script(*arguments(digits_20, tmp_path))
@@ -130,7 +130,7 @@ def test_a_finished_training_is_left_as_it_is(digits_20, tmp_path):
     assert list_snapshots(tmp_path)[-1][0] == 4
 
 
-def test_going_on_with_another_option_is_refused_by_name(digits_20, tmp_path):
+def test_resuming_with_another_option_is_refused_by_name(digits_20, tmp_path):
     run_script(*arguments(digits_20, tmp_path))
     for option, started in [('--lr=0.5', '0.001'), ('--seed=8', '7'), ('--num-channels=16', '8')]:
         failed = run_script(*arguments(digits_20, tmp_path), option, check=False)
@@ -148,7 +148,7 @@ def test_resume_takes_a_run_folder_or_a_training_state(digits_20, tmp_path, unin
     assert not (tmp_path / 'elsewhere').exists()
 
 
-def test_going_on_with_other_images_is_refused(digits_20, tmp_path):
+def test_resuming_with_other_images_is_refused(digits_20, tmp_path):
     run_script(*arguments(digits_20, tmp_path / 'run'))
     whole = digits_20.read_bytes()
     copy = tmp_path / 'digits-20.zip'
@@ -163,7 +163,7 @@ def test_going_on_with_other_images_is_refused(digits_20, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_nodes_train_as_two_ranks_of_one(digits_20, tmp_path, uninterrupted):
+def test_training_on_two_nodes_equals_training_on_two_ranks_of_one_node(digits_20, tmp_path, uninterrupted):
     def node(rank):
         launcher = ['-m', 'torch.distributed.run', '--nnodes=2', f'--node_rank={rank}', '--nproc_per_node=1',
                     '--master_addr=127.0.0.1', '--master_port=29731']  # fmt: skip

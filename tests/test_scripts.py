@@ -149,14 +149,14 @@ def page(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('name', PAGES)
-def test_every_command_of_a_page_is_understood(name, page, tmp_path):
+def test_every_command_of_a_page_is_valid(name, page, tmp_path):
     for block in blocks(name):
         page.try_block(block, tmp_path)
     assert all(Path(path).exists() or '-a.zip' in path for path in page.data if not path.endswith('half.zip'))
 
 
 @pytest.mark.parametrize('name', ['README', *SWEEPS])
-def test_every_training_of_a_sweep_is_evaluated_on_its_training_set(name, tmp_path):
+def test_every_training_run_of_a_sweep_is_evaluated_on_its_training_set(name, tmp_path):
     trained: list[tuple[str, str]] = []
     evaluated: list[tuple[str, str]] = []
     for words in (words for block in blocks(f'scripts/{name}.md') for words in commands_of(block, tmp_path)):
@@ -170,7 +170,7 @@ def test_every_training_of_a_sweep_is_evaluated_on_its_training_set(name, tmp_pa
 
 
 @pytest.mark.parametrize('name', VALUES)
-def test_study_file_has_all_values_of_the_paper(name):
+def test_every_study_file_has_all_values_of_the_paper(name):
     study = load_study(ROOT / 'scripts' / 'studies' / f'{name}.toml')
     found: dict[str, set[str]] = defaultdict(set)
     for value in study.combinations:
@@ -191,7 +191,7 @@ def test_pages_list_every_study_file_and_no_other():
 
 
 @pytest.mark.parametrize('name', SWEEPS)
-def test_page_has_a_block_on_the_digits_and_the_ratio_of_each_training(name, tmp_path):
+def test_sweep_pages_have_a_digits_block_and_the_ratio_of_each_training_run(name, tmp_path):
     text = page_text(f'scripts/{name}.md').partition('## On the built-in digits')[2]
     [block] = [block for block in blocks(f'scripts/{name}.md') if 'pocket()' in block]
     commands = commands_of(block, tmp_path)
@@ -233,7 +233,7 @@ def test_figures_of_a_sweep_are_made_from_the_lines_of_its_runs(tmp_path, monkey
             assert figure.format == 'PNG'
 
 
-def test_every_published_script_has_a_command_here():
+def test_every_script_published_with_the_paper_has_a_command_here():
     for script in PUBLISHED:
         assert re.search(
             rf'^\| `{script}\.py` \| `python -m dataset_utils [a-z-]+`', page_text('scripts/README.md'), re.MULTILINE
@@ -255,6 +255,6 @@ WRONG = {
 
 
 @pytest.mark.parametrize('command', WRONG)
-def test_wrong_command_is_found(command, page, tmp_path):
+def test_wrong_commands_in_a_page_are_detected(command, page, tmp_path):
     with pytest.raises((AssertionError, ImportError, pytest.fail.Exception), match=WRONG[command]):
         page.try_block(command, tmp_path)

@@ -52,7 +52,7 @@ def imports_of(name: str, nodes) -> set[str]:
     return {module for module in found if module in EVERYTHING}
 
 
-def test_modules_import_one_another_without_cycles():
+def test_there_are_no_import_cycles():
     graph = {}
     for name, tree in TREES.items():
         modules = imports_of(name, tree.body)
@@ -62,7 +62,7 @@ def test_modules_import_one_another_without_cycles():
 
 
 @pytest.mark.parametrize('package', BELOW)
-def test_imports_run_downwards(package):
+def test_packages_import_only_the_packages_below_them(package):
     for name, tree in TREES.items():
         if name.split('.')[0] == package and name in MODULES:
             rooms = {module.split('.')[0] for module in imports_of(name, ast.walk(tree))}
@@ -80,7 +80,7 @@ def test_no_two_modules_share_a_name():
     assert [stem for stem, count in stems.items() if count > 1] == []
 
 
-def test_no_module_looks_like_a_test():
+def test_no_module_is_named_like_a_test():
     for path in EVERYTHING.values():
         assert not any(fnmatch.fnmatch(path.name, pattern) for pattern in ('test_*.py', '*_test.py')), path
 
@@ -89,7 +89,7 @@ def test_no_module_looks_like_a_test():
 COMMAND_LINES = {'studies.commands', 'studies.search', 'dataset_utils.command_line'}
 
 
-def test_errors_of_packages_name_arguments_and_not_options():
+def test_error_messages_of_packages_name_arguments_instead_of_options():
     found = []
     for name in MODULES.keys() - COMMAND_LINES:
         for node in ast.walk(TREES[name]):
@@ -99,7 +99,7 @@ def test_errors_of_packages_name_arguments_and_not_options():
     assert found == []
 
 
-def test_options_name_every_generator():
+def test_the_list_of_generator_names_is_complete():
     assert set(GENERATOR_NAMES) == GENERATORS.keys()
 
 
@@ -137,7 +137,7 @@ def study_folder(tmp_path):
 
 
 @pytest.mark.parametrize('words', COMMANDS, ids=' '.join)
-def test_commands_that_compute_nothing_import_nothing_heavy(words, study_folder):
+def test_commands_that_compute_nothing_do_not_import_heavy_modules(words, study_folder):
     module, *arguments = [str(study_folder) if word == 'STUDY' else word for word in words]
     code = (
         f'import sys, {module} as script\n'

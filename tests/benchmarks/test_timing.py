@@ -26,7 +26,7 @@ def working(seconds):
     return run
 
 
-def test_ways_take_turns_and_are_compared_with_the_fastest_plain_one(tmp_path, capsys, monkeypatch):
+def test_implementations_run_in_turn_and_are_compared_with_the_fastest_baseline(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
     order: list[str] = []
 
@@ -49,7 +49,7 @@ def test_ways_take_turns_and_are_compared_with_the_fastest_plain_one(tmp_path, c
     assert capsys.readouterr().out.count('\n| ') == 4
 
 
-def test_peak_memory_covers_only_the_way():
+def test_peak_memory_includes_only_the_timed_implementation():
     def large():
         return bytearray(300 << 20)
 
@@ -58,7 +58,7 @@ def test_peak_memory_covers_only_the_way():
     assert timings[0].megabytes - timings[1].megabytes == pytest.approx(300, abs=60)
 
 
-def test_packages_of_another_checkout_do_not_replace_ours(tmp_path):
+def test_modules_of_an_edm_checkout_do_not_replace_ours(tmp_path):
     for name in ('training', 'torch_utils'):
         (tmp_path / name).mkdir()
         (tmp_path / name / '__init__.py').touch()
@@ -76,5 +76,5 @@ def test_packages_of_another_checkout_do_not_replace_ours(tmp_path):
         edm_modules(tmp_path / 'nowhere')
 
 
-def test_everything_that_matters_is_measured_on_any_device():
+def test_the_main_benchmarks_run_on_any_device():
     assert len(everything.comparisons(everything.AllOptions(device='cpu'))) == 4

@@ -42,7 +42,7 @@ def run(*arguments):
     return seen if result.exit_code == 0 else (result.exit_code, result.stderr)
 
 
-def test_a_command_gets_the_dataclass_of_its_options():
+def test_a_command_receives_the_dataclass_of_its_options():
     options, given = run(
         '--data=x', '--batch=3', '--widths=1,2', '--images=a', '--images=b', '--cond=1', '-n', '--no-save'
     )
@@ -63,13 +63,13 @@ def test_values_outside_the_ranges_are_refused(arguments):
     assert (arguments[0].split('=')[0] if arguments else '--data') in message
 
 
-def test_an_error_about_arguments_names_the_options():
+def test_an_error_about_arguments_names_them_as_options():
     status, message = run('--data=x', '--batch=13')
     assert status == 2
     assert '--batch=13 brings bad luck' in message
 
 
-def test_help_names_options_defaults_and_ranges():
+def test_help_shows_options_defaults_and_ranges():
     @click.command()
     @with_options(Options)
     def command(options):
@@ -83,7 +83,7 @@ def test_help_names_options_defaults_and_ranges():
 
 
 @pytest.mark.parametrize('arguments', [['--sigma_min=2', '--sigma_max=1'], ['--S_min=2', '--S_max=1'], ['--steps=1']])
-def test_sampler_options_that_do_not_fit_are_refused(arguments):
+def test_contradictory_sampler_options_are_refused(arguments):
     @click.command()
     @report_errors
     @with_options(SamplerOptions)
@@ -97,7 +97,7 @@ def test_sampler_options_that_do_not_fit_are_refused(arguments):
 
 @pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
 @pytest.mark.parametrize('name', ['sigma_min', 'S_noise', 'rho', 'S_max'])
-def test_numbers_that_are_not_finite_are_refused_except_for_a_limit_that_may_be_infinite(name, value):
+def test_numbers_that_are_not_finite_are_refused_unless_the_limit_may_be_infinite(name, value):
     @click.command()
     @with_options(SamplerOptions)
     def command(options):
@@ -107,7 +107,7 @@ def test_numbers_that_are_not_finite_are_refused_except_for_a_limit_that_may_be_
     assert result.exit_code == (0 if (name, value) == ('S_max', 'inf') else 2)
 
 
-def test_a_path_in_the_home_folder_is_found(monkeypatch):
+def test_a_path_that_starts_with_a_tilde_is_expanded(monkeypatch):
     monkeypatch.setenv('HOME', '/home/me')
 
     @click.command()
@@ -120,7 +120,7 @@ def test_a_path_in_the_home_folder_is_found(monkeypatch):
 
 
 @pytest.mark.parametrize('parent', [None, RankedGroup('group')])
-def test_an_interrupted_command_says_that_it_resumes(parent):
+def test_an_interrupted_command_says_that_it_can_be_resumed(parent):
     @click.command(cls=click.Command if parent else RankedCommand)
     @report_errors
     def command():

@@ -24,7 +24,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize('arguments', MISTAKES, ids=' '.join)
-def test_only_the_first_rank_prints_a_wrong_option(arguments):
+def test_an_error_in_the_options_is_printed_only_by_the_first_rank(arguments):
     code = (
         f'import sys; sys.argv = {arguments}\n'
         'from dnnlib import util; util.SECONDS_TO_REPORT = 0\n'
@@ -44,7 +44,7 @@ def test_only_the_first_rank_prints_a_wrong_option(arguments):
     assert second.stderr == second.stdout == ''
 
 
-def test_the_other_ranks_wait_for_the_main_rank(monkeypatch):
+def test_other_ranks_wait_for_the_main_rank_to_report_an_error(monkeypatch):
     waited: list[float] = []
     monkeypatch.setattr(util.time, 'sleep', waited.append)
     monkeypatch.setitem(os.environ, 'RANK', '1')

@@ -13,7 +13,7 @@ def test_a_command_for_several_nodes_can_be_pasted_into_a_shell():
     assert words[-3:] == ['train.py', '--desc=two words', '--seed=$HOME']
 
 
-def test_a_process_of_several_nodes_is_given_the_variables():
+def test_processes_on_several_nodes_are_given_the_rendezvous_variables():
     environ = {'NODE_RANK': '1', 'MASTER_ADDR': 'node-a', 'MASTER_PORT': '20071'}
     words = process_arguments(['train.py', '--seed=$NODE_RANK'], Resources(2, 8), environ)
     assert {'--node_rank=1', '--master_addr=node-a', '--master_port=20071', '--seed=$NODE_RANK'} <= set(words)

@@ -22,7 +22,7 @@ from studies.time_left import progress_lines, study_seconds_left
 from tests.studies.stand_in import make_study, record_of, run
 
 
-def test_tables_say_what_was_counted(tmp_path):
+def test_tables_contain_the_counts_behind_each_ratio(tmp_path):
     study = make_study(
         sizes={'values': [10, 20]}, repeats={'count': 2}, factors={'w': {'option': 'train.batch', 'values': [1, 2]}}
     )
@@ -45,13 +45,13 @@ def test_tables_say_what_was_counted(tmp_path):
     assert csv_text([], ['size']) == 'size\n'
 
 
-def test_ratios_that_rise_with_the_size_are_warned_about(tmp_path):
+def test_a_warning_is_given_if_ratios_rise_with_size(tmp_path):
     _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: size / 40)
     assert '20 training images are memorized more (50.0 %) than 10 (25.0 %)' in results.warnings[0]
     assert 'Warning: 20 training images' in table_text(results)
 
 
-def test_the_time_left_follows_from_points_of_the_nearest_size(tmp_path):
+def test_the_time_left_is_estimated_from_points_of_the_nearest_size(tmp_path):
     study = make_study(sizes={'values': [10, 40]}, repeats={'count': 3})
     run(dataclasses.replace(study, repeats=Repeats(count=1)), tmp_path, lambda size: 1.0)
     # A point takes one second per training image, so two points of 10 s and two of 40 s are left.
@@ -67,7 +67,7 @@ def test_a_study_without_results_is_reported_as_such(tmp_path):
     assert study_seconds_left(results) is None
 
 
-def test_a_running_point_shows_its_own_progress_and_counts_earlier_attempts(tmp_path, monkeypatch):
+def test_the_progress_of_a_running_point_includes_earlier_attempts(tmp_path, monkeypatch):
     monkeypatch.setattr('time.time', lambda: 1000.0)
     study = make_study(sizes={'values': [10]}, repeats={'count': 2})
     point = make_point(study, tmp_path, study.combinations[0], 10, 0)
@@ -85,7 +85,7 @@ def test_a_running_point_shows_its_own_progress_and_counts_earlier_attempts(tmp_
         assert progress_lines(results, jobs=2)[-1].endswith('more than 2m 30s left')
 
 
-def test_the_time_left_includes_the_steps_after_the_training_once_a_point_is_done(tmp_path, monkeypatch):
+def test_once_a_point_is_done_the_time_left_includes_steps_after_training(tmp_path, monkeypatch):
     monkeypatch.setattr('time.time', lambda: 1000.0)
     study = make_study(sizes={'values': [10]}, repeats={'count': 2})
     run(dataclasses.replace(study, repeats=Repeats(count=1)), tmp_path, lambda size: 1.0)  # takes 10 s
@@ -107,7 +107,7 @@ def test_the_time_left_includes_the_steps_after_the_training_once_a_point_is_don
     assert lines[0][-1] == 'Study: 1 done, 1 running; about 8s left'
 
 
-def test_a_point_that_takes_longer_than_the_others_has_no_time_left_of_zero(tmp_path, monkeypatch):
+def test_the_time_left_of_a_slow_point_is_never_zero(tmp_path, monkeypatch):
     monkeypatch.setattr('time.time', lambda: 1000.0)
     study = make_study(sizes={'values': [10]}, repeats={'count': 2})
     run(dataclasses.replace(study, repeats=Repeats(count=1)), tmp_path, lambda size: 1.0)
@@ -123,7 +123,7 @@ def test_a_point_that_takes_longer_than_the_others_has_no_time_left_of_zero(tmp_
         ]
 
 
-def test_a_stopped_point_is_resumed_by_the_command_of_the_study(tmp_path):
+def test_the_status_of_a_stopped_point_says_how_to_resume_it(tmp_path):
     study = make_study(sizes={'values': [10]})
     point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     point.prepare()
@@ -156,7 +156,7 @@ def test_images_far_from_data_are_flagged_in_tables(tmp_path):
         ({10: 0.5, 20: 0.0}, [(1, 0.6), (2, 0.5)], 'measure training sets of fewer than 10 images'),
     ],
 )
-def test_an_emm_that_is_not_bracketed_comes_with_advice(tmp_path, ratios, history, advice):
+def test_an_emm_that_is_only_a_bound_comes_with_advice(tmp_path, ratios, history, advice):
     _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, ratios.get)
     run_dir = results.outcomes[0].at(10)[0].point.folder / 'run'
     run_dir.mkdir()

@@ -45,14 +45,14 @@ def test_every_size_and_repeat_is_run_once(tmp_path):
     assert run(study, tmp_path, lambda size: 0.0)[0] == []  # a finished point is never run again
 
 
-def test_a_larger_study_adds_points_and_keeps_the_others(tmp_path):
+def test_an_enlarged_study_runs_only_the_new_points(tmp_path):
     run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 10 / size)
     order, results = run(make_study(sizes={'values': [20, 40]}), tmp_path, lambda size: 10 / size)
     assert order == [(40, 0)]
     assert [ratios.size for ratios in results.outcomes[0].ratios] == [10, 20, 40]
 
 
-def test_new_measurements_run_a_finished_point_in_its_folder(tmp_path):
+def test_new_measurements_of_a_finished_point_run_in_its_folder(tmp_path):
     def order_of(diagnose):
         study = make_study(sizes={'values': [10]}, diagnose=diagnose)
         order, results = run(study, tmp_path, lambda size: 0.5)
@@ -71,7 +71,7 @@ def test_new_measurements_run_a_finished_point_in_its_folder(tmp_path):
     assert commands_of(folder)['levels'][-1] == '--num=30'
 
 
-def test_a_size_that_left_the_study_is_listed_and_never_trained_again(tmp_path):
+def test_a_size_removed_from_the_study_stays_in_the_results_but_is_not_run_again(tmp_path):
     run(make_study(sizes={'values': [10, 20, 30]}), tmp_path, lambda size: None if size == 20 else 1.0)
     write_status(tmp_path / 'points/all/000030-r0', Status(STOPPED, 'train'))
     study = make_study(sizes={'values': [40]}, repeats={'count': 2})
@@ -84,7 +84,7 @@ def test_a_size_that_left_the_study_is_listed_and_never_trained_again(tmp_path):
     ]
 
 
-def test_more_repeats_of_a_search_are_trained_only_at_its_sizes(tmp_path):
+def test_added_repeats_of_a_search_run_only_at_its_sizes(tmp_path):
     sizes = {'search': [10, 1000], 'tolerance': 0.1}
     first, _ = run(make_study(sizes=sizes), tmp_path, lambda size: 1.0 if size < 100 else 0.0)
     again, _ = run(make_study(sizes=sizes, repeats={'count': 2}), tmp_path, lambda size: 1.0 if size < 100 else 0)
@@ -104,7 +104,7 @@ def test_more_repeats_of_a_search_are_trained_only_at_its_sizes(tmp_path):
     ],
     ids=['cut short', 'no table', 'no images', 'more copies than images', 'a number missing'],
 )
-def test_a_point_without_a_whole_result_is_gone_on_with(tmp_path, damaged):
+def test_a_point_with_a_damaged_result_is_resumed(tmp_path, damaged):
     study = make_study(sizes={'values': [10]})
     run(study, tmp_path, lambda size: 0.5)
     path = tmp_path / 'points/all/000010-r0/result.json'
@@ -126,12 +126,12 @@ def test_a_point_without_a_whole_result_is_gone_on_with(tmp_path, damaged):
         ('{"state": "done', Status()),
     ],
 )
-def test_a_damaged_status_is_the_one_of_a_point_that_was_never_started(tmp_path, text, status):
+def test_a_point_with_a_damaged_status_counts_as_never_started(tmp_path, text, status):
     (tmp_path / 'status.json').write_text(text)
     assert read_status(tmp_path) == status
 
 
-def test_looking_at_a_point_does_not_keep_it_from_being_run(tmp_path):
+def test_reading_the_status_of_a_point_does_not_prevent_running_it(tmp_path):
     stop = threading.Event()
 
     def look():
@@ -152,7 +152,7 @@ def test_looking_at_a_point_does_not_keep_it_from_being_run(tmp_path):
             thread.join()
 
 
-def test_two_processes_that_come_to_a_point_at_once_set_nothing_aside(tmp_path):
+def test_processes_that_prepare_a_point_at_once_set_nothing_aside(tmp_path):
     study = make_study(sizes={'values': list(range(10, 40))})
     points = [
         make_point(study, tmp_path, study.combinations[0], size, 0) for size in study.combinations[0].sizes.values
@@ -207,7 +207,7 @@ def test_a_changed_evaluation_keeps_the_training_and_its_records(tmp_path):
 
 
 @pytest.mark.parametrize(('low', 'high', 'tolerance'), [(10, 1000, 0.1), (100, 170, 0.02), (50, 60, 1.0)])
-def test_a_search_takes_no_more_sizes_than_its_bound(tmp_path, low, high, tolerance):
+def test_a_search_measures_no_more_sizes_than_its_bound(tmp_path, low, high, tolerance):
     study = make_study(sizes={'search': [low, high], 'tolerance': tolerance})
     most = 2 + max(0, math.ceil(math.log2(math.log(high / low) / math.log(1 + tolerance))))
     truth = math.sqrt(low * high) * 1.01
@@ -221,7 +221,7 @@ def test_a_search_takes_no_more_sizes_than_its_bound(tmp_path, low, high, tolera
 
 
 @pytest.mark.parametrize(('ratio', 'answer', 'sizes'), [(1.0, '≥ 100', [10, 100]), (0.0, '< 10', [10])])
-def test_a_range_on_one_side_of_the_threshold_is_answered_by_an_inequality(tmp_path, ratio, answer, sizes):
+def test_a_search_range_without_a_crossing_gives_an_inequality(tmp_path, ratio, answer, sizes):
     order, results = run(make_study(sizes={'search': [10, 100]}), tmp_path, lambda size: ratio)
     assert [size for size, _ in order] == sizes
     assert str(results.outcomes[0].emm.estimate) == answer
@@ -229,7 +229,7 @@ def test_a_range_on_one_side_of_the_threshold_is_answered_by_an_inequality(tmp_p
     assert f'EMM so far: {answer}' in status_text(results)
 
 
-def test_a_search_averages_the_repeats_before_it_continues(tmp_path):
+def test_a_search_averages_all_repeats_of_a_size_before_it_continues(tmp_path):
     # At 32 and 56, neither the first repeat, the last nor the majority is on the same side of 90 % as the mean.
     ratios = {10: [1.0] * 3, 32: [0.85, 1.0, 0.88], 56: [1.0, 0.5, 0.95], 42: [1.0] * 3, 100: [0.0] * 3}
     left = {size: list(repeats) for size, repeats in ratios.items()}
@@ -240,14 +240,14 @@ def test_a_search_averages_the_repeats_before_it_continues(tmp_path):
     assert found == pytest.approx({size: sum(repeats) / 3 for size, repeats in ratios.items()})
 
 
-def test_points_of_a_search_wait_for_a_failed_one(tmp_path):
+def test_a_search_does_not_continue_after_a_failed_point(tmp_path):
     study = make_study(sizes={'search': [10, 100]})
     order, results = run(study, tmp_path, lambda size: None if size == 100 else 1.0)
     assert order == [(10, 0), (100, 0)]
     assert results.counts()[FAILED] == 1
 
 
-def test_a_failed_point_is_run_again_only_when_asked_and_three_times_at_most(tmp_path):
+def test_a_failed_point_is_run_again_only_on_request_and_at_most_three_times(tmp_path):
     study = make_study(sizes={'values': [10, 20]})
 
     def curve(size):
@@ -267,7 +267,7 @@ def test_a_failed_point_is_run_again_only_when_asked_and_three_times_at_most(tmp
     assert results.points[1].status.failures == 3
 
 
-def test_a_point_that_runs_elsewhere_is_waited_for_and_not_started_twice(tmp_path):
+def test_a_point_that_another_process_runs_is_waited_for(tmp_path):
     study = make_study(sizes={'values': [10]})
     point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     point.prepare()
@@ -291,7 +291,7 @@ def test_a_point_that_runs_elsewhere_is_waited_for_and_not_started_twice(tmp_pat
     assert results.counts()[DONE] == 1
 
 
-def test_a_point_whose_process_is_gone_is_stopped_and_gone_on_with(tmp_path):
+def test_a_running_point_without_a_process_counts_as_stopped_and_is_resumed(tmp_path):
     study = make_study(sizes={'values': [10]})
     point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     assert point.status().state == LEFT
@@ -313,7 +313,7 @@ def test_settings_of_a_running_point_cannot_change(tmp_path):
             changed.prepare()
 
 
-def test_a_folder_belongs_to_one_study(tmp_path):
+def test_a_study_folder_is_refused_for_another_study(tmp_path):
     study = make_study(sizes={'values': [10]})
     claim(tmp_path / 's', study)
     assert open_study(tmp_path / 's') == study
@@ -336,14 +336,14 @@ def test_a_damaged_study_json_is_written_again(tmp_path, text):
 
 
 @pytest.mark.parametrize('steps', [5, {'all': 'ten'}, {'all': 0}])
-def test_steps_that_are_none_are_named(tmp_path, steps):
+def test_invalid_search_steps_in_study_json_are_named_in_the_error(tmp_path, steps):
     claim(tmp_path, make_study(sizes={'search': [10, 20]}))
     write_json(tmp_path / 'study.json', json.loads((tmp_path / 'study.json').read_bytes()) | {'steps': steps})
     with pytest.raises(UserError, match=r'study\.json: steps.* must be .*; run the study again'):
         open_study(tmp_path)
 
 
-def test_two_processes_make_a_source_once(tmp_path):
+def test_two_processes_make_a_source_only_once(tmp_path):
     sources = {'zeros': {'selection': 'one-class', 'source': 'digits', 'class-name': '0'}}
     study = make_study(sizes={'values': [10]}, sources=sources)
     script = (
@@ -357,7 +357,7 @@ def test_two_processes_make_a_source_once(tmp_path):
     assert sum(output.count(b'$ python -m dataset_utils') for output in outputs) == 1
 
 
-def test_a_point_that_another_process_took_first_is_gone_on_with_once_that_is_stopped(tmp_path):
+def test_a_point_taken_by_another_process_is_resumed_after_that_process_stops(tmp_path):
     study = make_study(sizes={'values': [10]})
     point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     files: list[TextIO] = []

@@ -52,7 +52,7 @@ def validated(**tables):
     return validator.with_steps(study, Path('nowhere'))
 
 
-def test_a_point_is_three_commands_that_a_person_would_type():
+def test_a_point_consists_of_three_readable_commands():
     point = make_point(read(), Path('out'), read().combinations[0], 20, 0)
     folder = Path('out/points/all/000020-r0')
     assert point.folder == folder
@@ -68,7 +68,7 @@ def test_a_point_is_three_commands_that_a_person_would_type():
     }
 
 
-def test_factors_combine_and_change_only_their_options():
+def test_factors_are_combined_and_change_only_their_own_options():
     labels = {'values': {'none': {}, 'true': {'train': {'cond': True}}}}
     study = read(factors={'width': WIDTH, 'labels': labels})
     assert [combination.values for combination in study.combinations] == [
@@ -95,7 +95,7 @@ def test_measurements_follow_the_evaluation_and_change_no_training():
 SPLIT = {'halves': {'selection': 'split', 'source': 'digits', 'max-images': 800}}
 
 
-def test_a_closed_form_is_evaluated_without_a_training():
+def test_a_closed_form_is_evaluated_without_training():
     network, optimum = read(factors={'denoiser': DENOISERS}).combinations
     assert list(make_point(read(), Path('out'), network, 20, 0).commands()) == ['data', 'train', 'evaluate']
     point = make_point(read(), Path('out'), optimum, 20, 0)
@@ -142,7 +142,7 @@ def test_agreement_trains_a_second_network_on_the_other_half_of_a_split():
     assert changed.diagnose != point.diagnose  # so that the held-out set is measured again
 
 
-def test_switches_are_booleans():
+def test_switches_in_a_study_file_are_booleans():
     options = {'test': 'held-out.zip', 'allow-overlap': True, 'no-labels': False}
     study = read(
         data={'selection': 'imagenet-class', 'skip-unreadable': True},
@@ -158,13 +158,13 @@ def test_switches_are_booleans():
     Validator().check_options(read(evaluate={'save-images': True}, diagnose={'levels': options}))
 
 
-def test_a_value_can_have_sizes_of_its_own():
+def test_a_factor_value_can_have_its_own_sizes():
     study = read(factors={'x': {'values': {'a': {}, 'b': {'sizes': {'search': [10, 100]}}}}})
     assert study.combinations[0].sizes == Sizes(values=(10, 20))
     assert study.combinations[1].sizes.search == (10, 100)
 
 
-def test_repeats_have_seeds_of_their_own():
+def test_each_repeat_has_its_own_seeds():
     study = read(repeats={'count': 2, 'train-seed': 5, 'select-seed': 7})
     commands = make_point(study, Path('out'), study.combinations[0], 20, 1).commands()
     assert '--seed=8' in commands['data']
@@ -172,7 +172,7 @@ def test_repeats_have_seeds_of_their_own():
 
 
 @pytest.mark.parametrize('size', [7, 30, 50, 400, 1797])
-def test_lengths_in_images_are_equal_at_every_size(size):
+def test_lengths_given_in_images_are_equal_at_every_size(size):
     train = {'epochs': {'images': 51_200}, 'warmup': {'images': 5000}, 'ema': {'images': 4000}}
     seeds = {'train': 0, 'select': None}
     command = point_commands(Settings(BASE['data'], train, {}), size, seeds, Path('o/x'), Path('o/sources'), {}, {})[
@@ -185,7 +185,7 @@ def test_lengths_in_images_are_equal_at_every_size(size):
     assert int(1000 * float(options['ema']) * size / 50_000) == 4
 
 
-def test_lists_and_booleans_are_written_as_train_py_reads_them():
+def test_lists_and_booleans_are_written_in_the_format_of_train_py():
     factors = {'skips': {'option': 'train.skip-connections', 'values': [[1, 0, 1, 1, 1, 1]]}}
     study = read(train={'cond': True}, factors=factors)
     point = make_point(study, Path('o'), study.combinations[0], 20, 0)
@@ -193,7 +193,7 @@ def test_lists_and_booleans_are_written_as_train_py_reads_them():
     assert '--cond=True' in point.commands()['train']
 
 
-def test_a_search_of_a_balanced_selection_goes_in_steps_of_the_classes():
+def test_a_search_over_a_balanced_selection_uses_multiples_of_the_classes():
     document = changed(sizes=None) | {'sizes': {'search': [15, 105]}}
     study = read_study(document, 'test', 'test.toml')
     validator = Validator()
@@ -202,19 +202,19 @@ def test_a_search_of_a_balanced_selection_goes_in_steps_of_the_classes():
     assert (sizes.search, sizes.step) == ((20, 100), 10)
 
 
-def test_a_step_that_the_selection_cannot_take_is_named_before_anything_runs():
+def test_an_invalid_search_step_is_refused_before_anything_runs():
     document = changed(sizes=None) | {'sizes': {'search': [10, 100], 'step': 5}}
     study = read_study(document, 'test', 'test.toml')
     with pytest.raises(UserError, match=r'all, 15 images: .*multiple'):
         Validator().with_steps(study, Path('nowhere'))
 
 
-def test_a_length_in_images_names_its_value():
+def test_a_factor_value_in_images_is_named_after_the_number_of_images():
     study = read(factors={'length': {'option': 'train.epochs', 'values': [{'images': 500}, 20]}})
     assert [combination.values['length'] for combination in study.combinations] == ['500 images', '20']
 
 
-def test_no_factor_has_the_name_of_a_column(tmp_path):
+def test_every_table_column_is_reserved_as_a_factor_name(tmp_path):
     study = read()
     record = dict.fromkeys(Numbers.__struct_fields__, 1)
     point = PointResult(make_point(study, tmp_path, study.combinations[0], 10, 0), Status(DONE), record)
@@ -307,7 +307,7 @@ def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
         ),
     ],
 )
-def test_what_is_wrong_with_a_study_file_is_named_with_table_and_key(tables, message):
+def test_errors_in_a_study_file_name_the_table_and_the_key(tables, message):
     with pytest.raises(UserError, match=r'^test\.toml: ') as error:
         read(**tables)
     assert error.match(message)
@@ -402,12 +402,12 @@ def test_held_out_images_of_another_shape_are_refused_before_anything_runs(table
         validated(**tables)
 
 
-def test_an_evaluation_of_one_class_is_possible():
+def test_the_evaluation_may_be_restricted_to_one_class():
     validated(train={'cond': True}, evaluate={'class': 9, 'metrics': 'all'})
 
 
 @pytest.mark.parametrize('text', ['[data', 'x = ' + '9' * 5000, 'x = ' + '[' * 50_000, '\ud800'])
-def test_a_file_that_is_not_toml_is_named(tmp_path, text):
+def test_a_file_that_is_not_toml_is_named_in_the_error(tmp_path, text):
     (tmp_path / 'x.toml').write_bytes(text.encode(errors='surrogatepass'))
     with pytest.raises(UserError, match=r'x\.toml is not a TOML file'):
         load_study(tmp_path / 'x.toml')

@@ -20,7 +20,7 @@ def study(**tables):
     return read_study(BASE | tables, 'test', 'test.toml')
 
 
-def test_a_point_trains_and_samples_what_its_options_say(tmp_path, monkeypatch):
+def test_the_cost_of_a_point_follows_from_its_options(tmp_path, monkeypatch):
     monkeypatch.setattr('studies.study_cost.SECONDS_MEASURED', 0.0)
     found = study(sizes={'values': [20]})
     costs = Costs(found, tmp_path, Validator(), Resources())
@@ -36,7 +36,7 @@ def test_a_point_trains_and_samples_what_its_options_say(tmp_path, monkeypatch):
     assert training.disk - kept.disk == 4 * parameters * 2
 
 
-def test_without_the_gpus_of_the_jobs_no_time_is_given(tmp_path, monkeypatch):
+def test_no_time_is_estimated_without_a_gpu_like_those_of_the_jobs(tmp_path, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     found = study(sizes={'values': [20]})
     costs = Costs(found, tmp_path, Validator(), Resources(gpus_per_node=8))
@@ -44,7 +44,7 @@ def test_without_the_gpus_of_the_jobs_no_time_is_given(tmp_path, monkeypatch):
     assert training.seconds is evaluation.seconds is None
 
 
-def test_a_search_costs_at_most_the_sizes_up_to_its_largest(tmp_path):
+def test_the_cost_of_a_search_is_computed_from_its_largest_possible_sizes(tmp_path):
     found = study(sizes={'search': [10, 80]})
     found = Validator().with_steps(found, tmp_path)
     sizes = largest_sizes(found.combinations[0], found)

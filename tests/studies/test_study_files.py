@@ -21,14 +21,14 @@ FACTORS = {
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(STUDIES)))
-def test_options_of_a_study_file_are_those_of_the_scripts(path):
+def test_study_files_use_only_options_of_the_scripts(path):
     study = load_study(path)
     Validator().check_options(study)
     assert study.description
 
 
 @pytest.mark.parametrize('path', sorted((STUDIES / 'pocket').glob('*.toml')), ids=lambda path: path.stem)
-def test_sizes_of_a_pocket_study_can_be_made_of_the_digits(path):
+def test_sizes_of_a_pocket_study_can_be_selected_from_the_digits(path):
     study = load_study(path)
     if study.sources:
         pytest.skip('made of data sets of its own')
@@ -36,11 +36,11 @@ def test_sizes_of_a_pocket_study_can_be_made_of_the_digits(path):
 
 
 @pytest.mark.parametrize('folder', [STUDIES, STUDIES / 'pocket'], ids=['paper', 'pocket'])
-def test_every_factor_of_the_paper_has_a_file(folder):
+def test_every_factor_of_the_paper_has_a_study_file(folder):
     assert {path.stem for path in folder.glob('*.toml')} >= FACTORS
 
 
-def test_the_papers_values_are_those_of_its_table():
+def test_study_files_have_the_values_of_the_papers_table():
     width = load_study(STUDIES / 'width.toml')
     assert [combination.values['width'] for combination in width.combinations] == ['128', '192', '256', '320']
     batches = load_study(STUDIES / 'batch_size.toml').combinations
@@ -53,7 +53,7 @@ def test_the_papers_values_are_those_of_its_table():
     assert sorted(mask.index(1) for mask in masks if sum(mask) == 1) == list(range(9))
 
 
-def test_a_point_of_the_papers_basic_run_is_its_commands():
+def test_a_point_of_the_size_study_has_the_commands_of_the_papers_basic_run():
     study = load_study(STUDIES / 'size.toml')
     commands = make_point(study, Path('out'), study.combinations[0], 1000, 0).commands()
     assert commands['data'][2:4] == ['size', '--source=datasets/cifar10/cifar-10-python.tar.gz']

@@ -25,7 +25,7 @@ print(threads().count('pt_gloo_runloop'))
 
 
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='no list of threads here')
-def test_no_thread_of_a_process_group_outlives_it():
+def test_no_thread_outlives_its_process_group():
     """A thread that is left over would abort the process if it freed a tensor while the interpreter exits."""
     done = subprocess.run([sys.executable, '-c', LEFT_THREADS], env=environment(), capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ('0\n', 0), done.stderr

@@ -12,14 +12,14 @@ def make_net():
     return place(nn.Sequential(nn.Conv2d(3, 5, 3), nn.SiLU(), nn.Conv2d(5, 2, 1), nn.Flatten(), nn.Linear(8, 3)), 'cpu')
 
 
-def test_the_module_computes_as_before():
+def test_flattening_the_parameters_does_not_change_outputs():
     net, x = make_net(), torch.randn(2, 3, 4, 4)
     expected = net(x)
     FlatParameters(net)
     torch.testing.assert_close(net(x), expected, rtol=0, atol=0)
 
 
-def test_one_flat_step_of_adam_equals_a_step_of_every_parameter():
+def test_an_adam_step_on_flat_parameters_equals_one_on_separate_parameters():
     flat_net, x = make_net(), torch.randn(4, 3, 4, 4)
     plain_net = copy.deepcopy(flat_net)
     flat = FlatParameters(flat_net)

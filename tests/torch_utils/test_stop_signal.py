@@ -9,7 +9,7 @@ from torch_utils.stop_signal import StopSignal
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_remembered_and_the_handlers_come_back(number):
+def test_a_signal_is_remembered_and_the_old_handlers_are_restored(number):
     before, stop = signal.getsignal(number), StopSignal()
     with stop.listen():
         assert not stop.agreed()
@@ -20,7 +20,7 @@ def test_a_signal_is_remembered_and_the_handlers_come_back(number):
 
 
 @pytest.mark.parametrize('torchrun', [False, True])
-def test_a_closed_terminal_is_ignored_under_nohup_except_if_torchrun_passes_it_on(monkeypatch, torchrun):
+def test_under_nohup_a_hangup_is_ignored_unless_torchrun_sends_it(monkeypatch, torchrun):
     if torchrun:
         monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'x')
     before, stop = signal.signal(signal.SIGHUP, signal.SIG_IGN), StopSignal()
@@ -43,7 +43,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
 
 
 @pytest.mark.parametrize('seconds', [0.01, 1.0, 60.0])
-def test_another_rank_is_asked_rarely_but_within_seconds(monkeypatch, seconds):
+def test_other_ranks_are_asked_rarely_but_a_signal_is_seen_within_seconds(monkeypatch, seconds):
     """On a simulated clock, each step takes `seconds`, and another rank receives a signal after 400 seconds."""
     now, asked = [0.0], []
 

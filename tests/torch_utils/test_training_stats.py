@@ -6,7 +6,7 @@ import torch
 from torch_utils.training_stats import Collector
 
 
-def test_moments_are_those_of_all_values_since_the_last_collection():
+def test_moments_include_all_values_since_the_last_collection():
     collector = Collector()
     values = torch.randn(3, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 5
     for part in values:
@@ -18,7 +18,7 @@ def test_moments_are_those_of_all_values_since_the_last_collection():
     assert collector.collect() == {}
 
 
-def test_a_value_that_is_not_finite_shows():
+def test_a_value_that_is_not_finite_makes_the_mean_non_finite():
     collector = Collector()
     collector.report('x', torch.tensor([1.0, math.nan]))
     assert math.isnan(collector.collect()['x'].mean)

@@ -11,7 +11,7 @@ from studies.launchers.local import LocalLauncher
 from studies.study_options import LaunchOptions
 
 
-def test_a_new_launcher_is_a_module_and_a_line(tmp_path, monkeypatch):
+def test_a_new_launcher_needs_one_module_and_one_line(tmp_path, monkeypatch):
     module = types.ModuleType('my_launcher')
     module.make_launcher = lambda root, options: (root, options.jobs)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, 'my_launcher', module)

@@ -78,7 +78,7 @@ def record(folder: Path) -> dict:
     return json.loads((folder / 'slurm.json').read_text())
 
 
-def test_points_are_one_array_with_what_was_asked_for(cluster, folders, tmp_path):
+def test_points_are_submitted_as_one_array_with_the_requested_resources(cluster, folders, tmp_path):
     options = {'partition': 'gpu', 'account': 'lab', 'qos': 'long', 'mem': '64G', 'sbatch': ('constraint=a100|h100',)}
     resources = {'nodes_per_job': 2, 'gpus_per_job': 8, 'cpus_per_job': 16, 'jobs': 3}
     cluster_launcher = launcher(tmp_path, time_limit=90, **resources, **options)
@@ -116,7 +116,7 @@ def test_points_are_one_array_with_what_was_asked_for(cluster, folders, tmp_path
     assert [record(folder) for folder in folders] == [{'name': name, 'index': i, 'job': '71'} for i in range(4)]
 
 
-def test_each_job_of_an_array_is_given_its_point(cluster, folders, tmp_path):
+def test_each_job_of_an_array_runs_its_own_point(cluster, folders, tmp_path):
     launcher(tmp_path, nodes_per_job=2, gpus_per_job=8).submit(folders)
     tasks = [pickle.loads((tmp_path / 'logs' / f'71_{i}_submitted.pkl').read_bytes()).function for i in range(4)]
     assert [(task.folder, task.nodes, task.gpus_per_node) for task in tasks] == [(f, 2, 8) for f in folders]
@@ -127,12 +127,12 @@ def test_one_gpu_is_requested_by_default(cluster, folders, tmp_path):
     assert sbatch_options(cluster.scripts[0])['gpus-per-node'] == '1'
 
 
-def test_no_gpu_is_asked_for_without_need(cluster, folders, tmp_path):
+def test_no_gpu_is_requested_for_points_on_the_cpu(cluster, folders, tmp_path):
     launcher(tmp_path, gpus_per_job=0).submit(folders[:1])
     assert not [name for name in sbatch_options(cluster.scripts[0]) if 'gpu' in name or 'gres' in name]
 
 
-def test_a_point_with_a_living_job_is_not_submitted_again(cluster, folders, tmp_path):
+def test_a_point_with_an_active_job_is_not_submitted_again(cluster, folders, tmp_path):
     launcher(tmp_path).submit(folders)
     name = record(folders[0])['name']
     cluster.answer(f'{name} 1 71', 'someone else 3 5', f'{name} 3 71')
@@ -160,19 +160,19 @@ def test_only_the_points_whose_jobs_are_gone_are_submitted_again(cluster, folder
     assert [job.done() for job in jobs] == [True, False, True, False]
 
 
-def test_jobs_are_found_again_after_a_death_between_submission_and_its_number(cluster, folders, tmp_path):
+def test_a_job_whose_number_was_not_saved_before_a_crash_is_found_by_its_name(cluster, folders, tmp_path):
     (folders[0] / 'slurm.json').write_text('{"name": "emm-0123456789ab", "index": 0, "job": null}')
     cluster.answer('emm-0123456789ab N/A 71')
     (job,) = launcher(tmp_path).submit(folders[:1])
     assert (cluster.scripts, job.done()) == ([], False)
 
 
-def test_only_the_jobs_of_this_user_are_asked_for(cluster, folders, tmp_path):
+def test_only_the_jobs_of_this_user_are_queried(cluster, folders, tmp_path):
     launcher(tmp_path).submit(folders)
     assert f'--user={os.getuid()}' in (cluster.folder / 'asked').read_text().split()
 
 
-def test_jobs_count_as_alive_while_the_cluster_does_not_answer(cluster, folders, tmp_path):
+def test_jobs_count_as_active_while_the_cluster_does_not_answer(cluster, folders, tmp_path):
     cluster_launcher = launcher(tmp_path)
     jobs = cluster_launcher.submit(folders)
     cluster.program('squeue', 'echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1')
@@ -182,7 +182,7 @@ def test_jobs_count_as_alive_while_the_cluster_does_not_answer(cluster, folders,
     assert len(cluster.scripts) == 1
 
 
-def test_stopping_leaves_the_jobs_and_prints_how_to_end_them(cluster, folders, tmp_path, capsys):
+def test_stopping_emm_py_keeps_the_jobs_and_prints_how_to_cancel_them(cluster, folders, tmp_path, capsys):
     cluster_launcher = launcher(tmp_path)
     cluster_launcher.submit(folders)
     cluster.answer(f'{record(folders[0])["name"]} 2 71')
@@ -190,20 +190,20 @@ def test_stopping_leaves_the_jobs_and_prints_how_to_end_them(cluster, folders, t
     assert 'scancel 71' in capsys.readouterr().out
 
 
-def test_a_refusal_by_sbatch_is_reported_in_its_words(cluster, folders, tmp_path, capfd):
+def test_an_error_of_sbatch_is_reported_literally(cluster, folders, tmp_path, capfd):
     cluster.program('sbatch', 'echo "sbatch: error: invalid partition specified: gpuu" >&2; exit 1')
     with pytest.raises(UserError, match='invalid partition specified: gpuu'):
         launcher(tmp_path, partition='gpuu').submit(folders)
     assert capfd.readouterr().err == ''
 
 
-def test_no_cluster_here(tmp_path, monkeypatch):
+def test_a_machine_without_sbatch_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path))
     with pytest.raises(UserError, match='requires sbatch, which is not installed'):
         launcher(tmp_path)
 
 
-def test_submitit_is_not_installed(cluster, tmp_path, monkeypatch):
+def test_a_missing_submitit_is_named_in_the_error(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(slurm.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(UserError, match=r'pip install -r requirements-slurm\.txt'):
         launcher(tmp_path)
@@ -218,24 +218,24 @@ def test_submitit_is_not_installed(cluster, tmp_path, monkeypatch):
         ({'sbatch': ['array=0-9']}, "'array' is set by the study"),
     ],
 )
-def test_options_that_sbatch_cannot_be_given(options, problem):
+def test_invalid_options_for_sbatch_are_refused(options, problem):
     with pytest.raises(UserError, match=problem):
         sbatch_parameters(LaunchOptions(**options))
 
 
-def test_further_options_of_sbatch(cluster, folders, tmp_path):
+def test_additional_options_are_passed_to_sbatch(cluster, folders, tmp_path):
     launcher(tmp_path, sbatch=('constraint=a=b', 'exclusive')).submit(folders)
     given = sbatch_options(cluster.scripts[0])
     assert (given['constraint'], given['exclusive']) == ('a=b', '')
 
 
-def test_nodes_meet_at_the_first_one():
+def test_nodes_rendezvous_at_the_first_node():
     environ = {'SLURM_NODEID': '3', 'SLURM_LAUNCH_NODE_IPADDR': '10.0.0.7', 'SLURM_JOB_ID': '1234567'}
     # The port is 20000 + 1234567 mod 10000.
     assert rendezvous(environ) == {'NODE_RANK': '3', 'MASTER_ADDR': '10.0.0.7', 'MASTER_PORT': '24567'}
 
 
-def test_a_job_near_its_end_waits_for_its_point_to_stop(tmp_path, monkeypatch):
+def test_a_job_near_its_time_limit_waits_for_its_point_to_stop(tmp_path, monkeypatch):
     """As on a cluster, the signal arrives while the job waits for the process of its point."""
     stand_in = tmp_path / 'python'
     stand_in.write_text(f'#!/bin/sh\ntrap "sleep 0.3; touch {tmp_path}/saved; exit 143" TERM\ntouch {tmp_path}/up\n'

@@ -65,7 +65,7 @@ def test_tables_without_hashes_are_compared_too(folder):
     assert '6 of 6 numbers agree' in output
 
 
-def test_each_number_is_compared_by_its_interval(folder):
+def test_numbers_are_compared_by_their_intervals(folder):
     saved = json.loads((folder / 'tables.json').read_bytes())
     higher, lower, above, below = saved['ratios']
     # Wilson's intervals at 1,000 images are [93.5, 96.2] and [82.7, 87.1].

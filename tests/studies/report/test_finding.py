@@ -34,7 +34,7 @@ def study_of(root, sizes, ratios):
         ((0.297, 0.4), 'ranges from 29.7 % for Learning rate 0.001 to 40.0 % for Learning rate 0.004.'),
     ],
 )
-def test_ratios_whose_intervals_overlap_do_not_differ(tmp_path, ratios, text):
+def test_ratios_with_overlapping_intervals_are_not_called_different(tmp_path, ratios, text):
     sentence = finding(study_of(tmp_path, [5], [[ratio] for ratio in ratios]))
     assert sentence.startswith('With 5 training images, the share of copies')
     assert text in sentence
@@ -50,13 +50,13 @@ def test_ratios_whose_intervals_overlap_do_not_differ(tmp_path, ratios, text):
         (([1, 0.5, 0], [1, 1, 1]), 'for Learning rate 0.001 to ≥ 40 for Learning rate 0.004.'),
     ],
 )
-def test_emms_whose_intervals_overlap_do_not_differ(tmp_path, ratios, text):
+def test_emms_with_overlapping_intervals_are_not_called_different(tmp_path, ratios, text):
     sentence = finding(study_of(tmp_path, [10, 20, 40], ratios))
     assert text in sentence
     assert ('intervals overlap' in sentence) == (ratios[0] == ratios[1])
 
 
-def test_images_that_are_all_far_from_any_data_are_not_a_finding(tmp_path):
+def test_a_study_whose_images_are_all_far_from_any_data_has_no_finding(tmp_path):
     _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 0.0)
     far = record_of(0.0) | {'mean_distance': 90.0, 'reference_distance': 50.0}
     folders = [result.point.folder for result in results.points]

@@ -61,7 +61,7 @@ def test_names_cannot_break_out_of_the_page():
     assert all(attributes['src'].startswith('data:image/') for tag, attributes in reader.tags if tag == 'img')
 
 
-def test_the_page_needs_nothing_outside_of_itself():
+def test_the_page_loads_no_other_files():
     reader = Reader(render_page(sample_page(hostile=True)))
     references = [a[key] for _, a in reader.tags for key in ('src', 'href', 'action', 'data', 'srcset') if key in a]
     assert references
@@ -73,7 +73,7 @@ def test_the_page_needs_nothing_outside_of_itself():
     assert f"script-src 'sha256-{digest}'" in policy
 
 
-def test_a_gallery_has_every_image_as_it_is():
+def test_a_gallery_contains_every_image_unchanged():
     page = sample_page()
     shown = [a['src'] for tag, a in Reader(render_page(page)).tags if tag == 'img' and 'width' in a]
     strips: Any = page.sections[0].blocks[-1]
@@ -86,7 +86,7 @@ def test_a_gallery_has_every_image_as_it_is():
         np.testing.assert_array_equal(np.atleast_3d(np.asarray(picture)), image.transpose(1, 2, 0))
 
 
-def test_a_page_with_nothing_in_it_is_a_page(tmp_path):
+def test_an_empty_page_is_valid(tmp_path):
     path = tmp_path / 'new' / 'report.html'
     write_page(path, Page('Empty'))
     reader = Reader(path.read_text(encoding='utf-8'))
@@ -94,11 +94,11 @@ def test_a_page_with_nothing_in_it_is_a_page(tmp_path):
     assert not [tag for tag, _ in reader.tags if tag in ('img', 'table', 'details', 'button')]
 
 
-def test_the_same_page_gives_the_same_bytes():
+def test_the_same_contents_give_the_same_page_byte_for_byte():
     assert render_page(sample_page()) == render_page(sample_page())
 
 
-def test_settings_are_shown_as_words_and_long_lists_are_cut():
+def test_settings_are_shown_in_words_and_long_lists_are_shortened():
     shown = dict(entries({'a': [1, 2], 'b': list(range(100)), 'c': None, 'd': True, 'e': {'f': 1}, 'g': []}))
     assert shown == {
         'a': '1, 2',
@@ -141,7 +141,7 @@ def fill_point(folder, data):
     return images, training
 
 
-def test_a_gallery_has_the_closest_calls_first_next_to_their_two_nearest_images(tmp_path, digits_20):
+def test_a_gallery_starts_with_the_images_closest_to_the_threshold(tmp_path, digits_20):
     images, training = fill_point(tmp_path, digits_20)
     expected = []
     for seed, image in zip(SEEDS, images, strict=True):
@@ -162,7 +162,7 @@ def test_a_gallery_has_the_closest_calls_first_next_to_their_two_nearest_images(
 
 
 @pytest.mark.parametrize('name', ['data.zip', 'run/mem_best.npz', 'run/mem_traj.jsonl'])
-def test_without_one_of_its_files_there_is_no_gallery(tmp_path, digits_20, name):
+def test_a_point_with_a_missing_or_damaged_file_has_no_gallery(tmp_path, digits_20, name):
     fill_point(tmp_path, digits_20)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[100 : len(content) // 2] + b'\n{}')
@@ -171,7 +171,7 @@ def test_without_one_of_its_files_there_is_no_gallery(tmp_path, digits_20, name)
     assert read_gallery(tmp_path, 12, closest_rows) == []
 
 
-def test_a_log_that_is_not_one_leaves_out_its_curve(tmp_path, digits_20):
+def test_the_curve_of_a_damaged_log_is_left_out(tmp_path, digits_20):
     fill_point(tmp_path, digits_20)
     for name in ('mem_traj.jsonl', 'stats.jsonl'):
         (tmp_path / 'run' / name).write_bytes(b'\xff\xfe not JSON\n[1]\n{"Loss/loss": 3}\n')
@@ -190,7 +190,7 @@ def study():
     return read_study(document, 'test', 'test.toml')
 
 
-def test_a_study_becomes_a_page_of_what_is_there(tmp_path, study, digits_20):
+def test_the_page_of_an_unfinished_study_shows_the_results_so_far(tmp_path, study, digits_20):
     narrow, wide = collect(study, tmp_path).outcomes
     done, failed = narrow.at(20)[0].point, wide.at(10)[0].point
     for point in (done, failed):
@@ -221,12 +221,12 @@ def test_a_study_becomes_a_page_of_what_is_there(tmp_path, study, digits_20):
     assert 'Error: no space <left>' in reader.text
 
 
-def test_a_strip_is_spread_evenly_over_the_set(tmp_path, digits_20):
+def test_a_strip_shows_images_spread_evenly_over_the_set(tmp_path, digits_20):
     fill_point(tmp_path, digits_20)
     assert [item.seed for item in read_gallery(tmp_path, 4, spread_rows)] == [100, 113, 126, 139]
 
 
-def test_the_history_of_a_run_is_what_its_files_hold(tmp_path, digits_20):
+def test_the_history_of_a_run_is_read_from_its_files(tmp_path, digits_20):
     fill_point(tmp_path, digits_20)
     history = run_history(tmp_path / 'run')
     assert history.losses == [(1, 1), (2, 0.5)]
@@ -246,7 +246,7 @@ def test_metrics_are_shown_with_a_column_for_each_size(tmp_path):
     ]
 
 
-def test_a_study_without_any_result_becomes_a_page(tmp_path, study):
+def test_a_study_without_results_has_a_page(tmp_path, study):
     page = study_page(collect(study, tmp_path))
     assert page.updated.endswith('Training runs: 4 left.')
     (section,) = page.sections
@@ -254,7 +254,7 @@ def test_a_study_without_any_result_becomes_a_page(tmp_path, study):
     render_page(page)
 
 
-def test_a_new_section_is_an_entry_in_the_registry(tmp_path, study, monkeypatch):
+def test_a_new_section_needs_one_entry_in_the_registry(tmp_path, study, monkeypatch):
     monkeypatch.setitem(
         SECTIONS, 'colours', ('Colours', lambda results: [Sentences([f'{len(results.points)} points'])])
     )
@@ -265,7 +265,7 @@ def gallery_of(page):
     return page.sections[-1].blocks[0].gallery
 
 
-def test_galleries_shrink_where_there_are_many(monkeypatch, tmp_path, study, digits_20):
+def test_galleries_are_smaller_if_a_page_has_many_images(monkeypatch, tmp_path, study, digits_20):
     point = collect(study, tmp_path).outcomes[0].at(20)[0].point
     point.prepare()
     fill_point(point.folder, digits_20)

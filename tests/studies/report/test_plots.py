@@ -80,7 +80,7 @@ def overlap(one, other):
 
 @pytest.mark.filterwarnings('ignore:Glyph')
 @pytest.mark.parametrize('names', [['32×32', '16×16', '8×8'], HOSTILE, [str(i) for i in range(12)]])
-def test_no_text_overlaps_or_leaves_the_figure(names):
+def test_no_text_overlaps_other_text_or_leaves_the_figure(names):
     for figure in figures(names):
         boxes = text_boxes(figure)
         width, height = figure.get_size_inches() * figure.dpi
@@ -88,14 +88,14 @@ def test_no_text_overlaps_or_leaves_the_figure(names):
         assert not [pair for pair in itertools.combinations(boxes, 2) if overlap(*pair)]
 
 
-def test_close_sizes_get_no_overlapping_labels():
+def test_labels_of_close_sizes_do_not_overlap():
     sizes = [20, 50, 55, 58, 60, 61, 62, 64, 66, 70, 395, 400]
     figure = ratio_figure([Curve('', [RatioPoint(size, 0.5, 0.4, 0.6) for size in sizes])], '')
     boxes = text_boxes(figure)
     assert not [pair for pair in itertools.combinations(boxes, 2) if overlap(*pair)]
 
 
-def test_ratios_are_drawn_in_percent_by_size_with_the_threshold():
+def test_ratios_are_plotted_in_percent_against_size_with_the_threshold():
     axes = ratio_figure([Curve('a', POINTS)], 'title').axes[0]
     curve, threshold = axes.lines
     np.testing.assert_allclose(np.asarray(curve.get_xydata()), [[20, 99], [50, 25], [400, 0]])
@@ -103,42 +103,42 @@ def test_ratios_are_drawn_in_percent_by_size_with_the_threshold():
     assert axes.get_xscale() == 'log'
 
 
-def test_curves_differ_without_colour():
+def test_curves_can_be_distinguished_without_colour():
     figure = ratio_figure([Curve(str(i), POINTS) for i in range(12)], '')
     curves = figure.axes[0].lines[:12]
     looks = {(str(c.get_linestyle()), c.get_marker(), c.get_markerfacecolor() == 'white') for c in curves}
     assert len(looks) == 12
 
 
-def test_the_relation_of_an_emm_shows_in_its_marker():
+def test_an_emms_marker_shows_whether_it_is_a_value_or_a_bound():
     axes = emm_figure([EmmBar(str(emm), emm) for emm in EMMS], '').axes[0]
     marks = [(line.get_marker(), line.get_markerfacecolor()) for line in axes.lines if line.get_marker() in list('o><')]
     assert [marker for marker, _ in marks] == ['o', '>', '<']
     assert [face == 'white' for _, face in marks] == [False, True, True]
 
 
-def test_ratios_by_value_are_dots_in_their_intervals_in_percent():
+def test_ratios_by_factor_value_are_plotted_in_percent_with_intervals():
     axes = value_figure([('a', POINTS[1]), ('b', POINTS[2])], '', threshold=0.8).axes[0]
     lines = [np.asarray(line.get_xdata()) for line in axes.lines]
     assert [pytest.approx(list(x)) for x in lines] == [[97, 100], [99], [20, 30], [25], [80, 80]]
 
 
 @pytest.mark.parametrize(('num_places', 'resolutions'), [(9, [32, 16, 8]), (6, [8, 4, 2]), (4, [8, 4])])
-def test_the_cells_under_a_bar_are_its_mask(num_places, resolutions):
+def test_the_cells_below_a_bar_show_its_skip_mask(num_places, resolutions):
     shown = placements(num_places)
     cells = [p for p in skip_figure(shown, resolutions, '').axes[1].patches if isinstance(p, Rectangle)]
     filled = [to_rgb(cell.get_facecolor()[:3]) != to_rgb('white') for cell in cells]
     assert filled == [bool(kept) for placement in shown for kept in placement.mask]
 
 
-def test_masks_that_do_not_fit_the_resolutions_are_refused():
+def test_skip_masks_that_do_not_match_the_resolutions_are_refused():
     with pytest.raises(ValueError, match='do not fit'):
         skip_figure(placements(4), [32, 16, 8], '')
     with pytest.raises(ValueError, match='do not fit'):
         skip_figure([*placements(4), *placements(6)], [8, 4], '')
 
 
-def test_files_are_what_their_endings_say_and_the_same_each_time(tmp_path):
+def test_figure_files_match_their_extension_and_are_reproducible(tmp_path):
     for name in ('figure.png', 'figure.svg'):
         path = tmp_path / 'new' / name
         save_figure(path, ratio_figure([Curve('a', POINTS)], 'title'))
@@ -149,7 +149,7 @@ def test_files_are_what_their_endings_say_and_the_same_each_time(tmp_path):
     assert '<dc:date>' not in (tmp_path / 'new' / 'figure.svg').read_text(encoding='utf-8')
 
 
-def test_a_run_is_drawn_as_far_as_it_is_known():
+def test_a_run_is_plotted_as_far_as_its_history_is_known():
     losses, ratios = [(5, 0.1), (10, 0.01), (7, float('nan'))], [(10, 1, 0.5, 1), (5, 0.5, 0, 1)]
     above, below = run_figure(RunHistory(losses, ratios), '').axes
     np.testing.assert_allclose(np.asarray(above.lines[0].get_xydata()), [[5, 0.1], [10, 0.01]])
@@ -162,14 +162,14 @@ def test_a_run_is_drawn_as_far_as_it_is_known():
     assert run_figure(RunHistory(losses, []), name).get_suptitle().split('\n')[1].startswith('network-snapshot-')
 
 
-def test_curves_that_coincide_do_not_cover_one_another():
+def test_curves_that_coincide_remain_visible():
     first, last = ratio_figure([Curve('a', POINTS), Curve('b', POINTS)], '').axes[0].lines[:2]
     assert first.get_linewidth() > last.get_linewidth()
     assert (np.asarray(first.get_xdata(), float) < np.asarray(last.get_xdata(), float)).all()
 
 
 @pytest.mark.parametrize('losses', [[0.99, 1.02], [1, 0.3], [1, 0.001]])
-def test_losses_have_plain_numbers_at_their_axis(losses):
+def test_the_axis_of_losses_is_labelled_with_plain_numbers(losses):
     figure = run_figure(RunHistory([(1, losses[0]), (2, losses[1])], []), '')
     figure.canvas.draw()
     texts = [label.get_text() for label in figure.axes[0].get_yticklabels(which='both') if label.get_text()]
@@ -183,7 +183,7 @@ def crosses(figure):
     return [place for line in lines for place in zip(*line.get_data(), strict=True)]
 
 
-def test_every_figure_of_ratios_marks_images_that_are_far_from_any_data():
+def test_every_figure_of_ratios_marks_points_with_images_far_from_any_data():
     far, near = RatioPoint(20, 0, 0, 0.1, far=True), RatioPoint(50, 0.5, 0.4, 0.6)
     training = TrainingCurve('net', [100, 200], [0, 0.5], [0, 0.4], [0.1, 0.6], [True, False])
     history = RunHistory([(1, 0.5), (9, 0.01)], [(5, 0, 0, 0.2), (9, 0.5, 0.4, 0.6)], far=[5])

@@ -61,7 +61,7 @@ def test_quality_is_shown_by_size_and_over_training(tmp_path):
     assert np.asarray(over_training.axes[1].lines[0].get_xdata()).tolist() == [10.0, 20.0]
 
 
-def test_distances_of_different_numbers_of_images_have_a_note(tmp_path):
+def test_a_note_warns_of_distances_for_different_numbers_of_images(tmp_path):
     large = record(2)
     large['metrics'] = {'frechet': {**large['metrics']['frechet'], 'num_training': 50}}
     results: Any = SimpleNamespace(
@@ -72,7 +72,7 @@ def test_distances_of_different_numbers_of_images_have_a_note(tmp_path):
     assert 'Distances for different numbers of images cannot be compared.' in caption
 
 
-def test_only_records_of_the_newest_measurement_count(tmp_path):
+def test_only_records_with_the_newest_settings_are_plotted(tmp_path):
     plain = record(2)
     plain.pop('metrics')
     other = record(1, measured={'metrics': ['frechet', 'authenticity']})
@@ -96,7 +96,7 @@ def folder(digits_20, tmp_path):
     return tmp_path
 
 
-def test_the_page_shows_who_is_copied(folder):
+def test_the_page_shows_which_training_images_are_copied(folder):
     facts, figure = copied_parts(folder)
     labels = open_source(folder / 'data.zip').labels
     assert facts == [
@@ -107,7 +107,7 @@ def test_the_page_shows_who_is_copied(folder):
     assert figure.data.startswith(b'\x89PNG')
 
 
-def test_a_point_without_its_training_set_shows_nobody(folder):
+def test_without_its_training_set_a_point_shows_no_copied_images(folder):
     (folder / 'data.zip').write_bytes(b'')
     assert copied_parts(folder) == ([], None)
     (folder / 'data.zip').unlink()

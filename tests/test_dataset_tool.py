@@ -121,7 +121,7 @@ class TestOptions:
         assert result.exit_code == 0
         assert np.array_equal(open_source(tmp_path / 'd').load(), open_source('digits').load()[:5])
 
-    def test_same_command_gives_the_same_bytes(self, tmp_path, cifar):
+    def test_the_same_command_gives_the_same_bytes(self, tmp_path, cifar):
         for name in ('a.zip', 'b.zip'):
             convert(cifar, tmp_path / name, '--resolution=16x16')
         assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
@@ -138,7 +138,7 @@ class TestOptions:
         images, _, _ = convert('digits', tmp_path / 'd.zip', '--max-images=3', '--resolution=11x11')
         assert images.shape == (3, 11, 11, 1)
 
-    def test_center_crop_wide_leaves_small_images_out_and_takes_the_next(self, tmp_path):
+    def test_center_crop_wide_skips_small_images_and_takes_the_next(self, tmp_path):
         images = random_images(5, 40)
         sizes = [40, 10, 40, 10, 40]
         files = {

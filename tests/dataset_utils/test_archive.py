@@ -40,7 +40,7 @@ def content(dest: Path) -> dict[str, bytes]:
         return {name: opened.read(name) for name in opened.namelist()}
 
 
-def test_names_labels_and_manifest(dest):
+def test_an_archive_has_the_expected_names_labels_and_manifest(dest):
     write(dest)
     files = content(dest)
     names = [f'00000/img0000000{number}.png' for number in range(3)]
@@ -66,7 +66,7 @@ def test_a_thousand_images_per_folder(dest):
     assert names[-1] == '00002/img00002000.png'
 
 
-def test_no_labels_are_null(dest):
+def test_missing_labels_are_written_as_null(dest):
     write(dest, labels=[None, None, None])
     assert json.loads(content(dest)['dataset.json']) == {'labels': None}
     assert open_source(dest).labels is None
@@ -81,7 +81,7 @@ def test_bytes_depend_on_neither_the_time_nor_the_user(tmp_path, monkeypatch):
     assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
 
 
-def test_archive_is_stored_with_fixed_times_and_permissions(tmp_path):
+def test_an_archive_is_uncompressed_with_fixed_times_and_permissions(tmp_path):
     write(tmp_path / 'a.zip')
     with zipfile.ZipFile(tmp_path / 'a.zip') as opened:
         for info in opened.infolist():
@@ -91,7 +91,7 @@ def test_archive_is_stored_with_fixed_times_and_permissions(tmp_path):
             assert stat.filemode(info.external_attr >> 16) == '-rw-r--r--'
 
 
-def test_nothing_is_there_before_it_is_whole(dest):
+def test_an_incomplete_data_set_is_never_visible(dest):
     with Destination(str(dest), False).create() as writer:
         writer.add(IMAGES[0], 0)
         assert not dest.exists()
@@ -101,7 +101,7 @@ def test_nothing_is_there_before_it_is_whole(dest):
 
 
 @pytest.mark.parametrize('exception', [ValueError, KeyboardInterrupt])
-def test_failure_leaves_nothing(dest, exception):
+def test_a_failure_leaves_no_files(dest, exception):
     def fail():
         with Destination(str(dest), False).create() as writer:
             writer.add(IMAGES[0], 0)
@@ -112,7 +112,7 @@ def test_failure_leaves_nothing(dest, exception):
     assert not dest.parent.exists(), 'nor the folder that was made for it'
 
 
-def test_folders_that_others_fill_meanwhile_stay(dest):
+def test_after_a_failure_a_folder_with_other_files_stays(dest):
     def fail():
         with Destination(str(dest), False).create() as writer:
             writer.add(IMAGES[0], 0)
@@ -125,7 +125,7 @@ def test_folders_that_others_fill_meanwhile_stay(dest):
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_signal_leaves_nothing_and_its_exit_status(dest, number):
+def test_a_stop_signal_leaves_no_files_and_sets_the_exit_status(dest, number):
     before = signal.getsignal(number)
 
     def stop():
@@ -152,7 +152,7 @@ def test_an_ignored_hangup_stays_ignored(dest):
     assert dest.exists()
 
 
-def test_failure_leaves_what_was_there(dest):
+def test_a_failure_keeps_the_existing_data_set(dest):
     write(dest)
     before = folder_state(dest.parent)
 
@@ -166,7 +166,7 @@ def test_failure_leaves_what_was_there(dest):
     assert folder_state(dest.parent) == before
 
 
-def test_full_disk_is_a_sentence_and_leaves_what_was_there(dest, monkeypatch):
+def test_a_full_disk_gives_a_one_sentence_error_and_keeps_existing_files(dest, monkeypatch):
     write(dest)
     before = folder_state(dest.parent)
 
@@ -180,13 +180,13 @@ def test_full_disk_is_a_sentence_and_leaves_what_was_there(dest, monkeypatch):
     assert folder_state(dest.parent) == before
 
 
-def test_existing_data_set_is_refused_without_overwrite(dest):
+def test_an_existing_data_set_is_refused_without_overwrite(dest):
     write(dest)
     with pytest.raises(UserError, match=r'`dest`=.* exists; add `overwrite`'):
         Destination(str(dest), False)
 
 
-def test_overwrite_replaces_all_of_it(dest):
+def test_overwriting_replaces_the_entire_data_set(dest):
     write(dest)
     write(dest, IMAGES[:1], [5], overwrite=True)
     assert open_source(dest).labels == [5]
@@ -194,7 +194,7 @@ def test_overwrite_replaces_all_of_it(dest):
     assert os.listdir(dest.parent) == [dest.name]
 
 
-def test_folder_is_replaced_in_one_step_so_that_its_name_is_never_free(tmp_path, monkeypatch):
+def test_a_folder_is_replaced_in_one_step_so_it_is_never_missing(tmp_path, monkeypatch):
     dest = tmp_path / 'set'
     write(dest)
 
@@ -216,7 +216,7 @@ def test_partial_folders_of_killed_processes_are_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(['set', f'set.{os.getppid()}.partial', f'other.{gone.pid}.partial'])
 
 
-def test_folder_is_put_back_when_it_cannot_be_replaced(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_replaced_is_restored(tmp_path, monkeypatch):
     monkeypatch.setattr('dataset_utils.archive.exchange', lambda first, second: False)
     dest = tmp_path / 'set'
     write(dest)
@@ -234,7 +234,7 @@ def test_folder_is_put_back_when_it_cannot_be_replaced(tmp_path, monkeypatch):
     assert folder_state(tmp_path) == before
 
 
-def test_empty_folder_may_be_filled(tmp_path):
+def test_an_empty_folder_may_be_the_destination(tmp_path):
     write(tmp_path)
     assert len(open_source(tmp_path)) == 3
 
@@ -247,7 +247,7 @@ def test_empty_folder_may_be_filled(tmp_path):
         ({'dataset.json': b'{}', '00000/.git/config': b'x'}, '.git/config, so it is not just'),
     ],
 )
-def test_folder_of_something_else_is_never_overwritten(tmp_path, files, stranger):
+def test_a_folder_with_other_contents_is_never_overwritten(tmp_path, files, stranger):
     folder = write_files(tmp_path / 'set', files)
     before = folder_state(folder)
     with pytest.raises(UserError, match=stranger):
@@ -255,7 +255,7 @@ def test_folder_of_something_else_is_never_overwritten(tmp_path, files, stranger
     assert folder_state(folder) == before
 
 
-def test_a_file_is_not_a_folder_and_a_folder_not_an_archive(tmp_path):
+def test_a_file_is_refused_as_a_folder_and_a_folder_as_an_archive(tmp_path):
     (tmp_path / 'file').write_bytes(b'x')
     (tmp_path / 'folder.zip').mkdir()
     with pytest.raises(UserError, match=r'is a file; give a name that ends in \.zip'):
@@ -265,24 +265,24 @@ def test_a_file_is_not_a_folder_and_a_folder_not_an_archive(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['', '.zip', 'folder/.ZIP'])
-def test_destination_without_a_name(name):
+def test_a_destination_without_a_name_is_refused(name):
     with pytest.raises(UserError, match=r'^`dest`=.* has no file name; add one, such as data\.zip$'):
         Destination(name, True)
 
 
 @pytest.mark.parametrize('name', ['a.zip', 'a'])
-def test_destination_below_a_file(tmp_path, name):
+def test_a_destination_below_a_file_is_refused(tmp_path, name):
     (tmp_path / 'file').write_bytes(b'x')
     with pytest.raises(UserError, match=r'file is a file, not a folder; write somewhere else$'):
         Destination(str(tmp_path / 'file' / 'deeper' / name), False)
 
 
-def test_name_that_is_too_long(tmp_path):
+def test_a_name_that_is_too_long_is_refused(tmp_path):
     with pytest.raises(UserError, match=r'^`dest`=.* cannot be written \(File name too long\); write somewhere else$'):
         Destination(str(tmp_path / f'{"a" * 300}.zip'), False)
 
 
-def test_place_that_takes_no_files(dest, monkeypatch):
+def test_a_destination_that_accepts_no_files_is_refused(dest, monkeypatch):
     write(dest)
     before = folder_state(dest.parent)
 
@@ -298,7 +298,7 @@ def test_place_that_takes_no_files(dest, monkeypatch):
 
 
 @pytest.mark.parametrize('name', ['set.tar', 'set.tar.gz', 'set.7z'])
-def test_other_archives_are_refused(tmp_path, name):
+def test_other_archive_formats_are_refused_as_destinations(tmp_path, name):
     with pytest.raises(UserError, match=r'files cannot be written; give a name that ends in \.zip'):
         Destination(str(tmp_path / name), False)
 
@@ -306,37 +306,37 @@ def test_other_archives_are_refused(tmp_path, name):
 @pytest.mark.parametrize(
     ('dest', 'source'), [('a.zip', 'a.zip'), ('photos/out', 'photos'), ('photos/out.zip', 'photos'), ('.', 'photos')]
 )
-def test_source_and_destination_must_not_lie_in_one_another(tmp_path, monkeypatch, dest, source):
+def test_source_and_destination_must_not_contain_each_other(tmp_path, monkeypatch, dest, source):
     monkeypatch.chdir(write_files(tmp_path / 'here', {'a.zip': b'x', 'photos/b.png': b'x'}))
     with pytest.raises(UserError, match='overlaps with the source'):
         Destination(dest, True, [source])
 
 
-def test_root_is_not_a_destination(tmp_path):
+def test_the_root_folder_is_refused_as_a_destination(tmp_path):
     with pytest.raises(UserError, match='overlaps with the source'):
         Destination('/', True, [str(tmp_path)])
     with pytest.raises(UserError, match='exists; add `overwrite`'):
         Destination('/', False)
 
 
-def test_source_and_destination_may_be_neighbours(tmp_path):
+def test_source_and_destination_may_be_in_the_same_folder(tmp_path):
     write_files(tmp_path, {'a.zip': b'x'})
     Destination(str(tmp_path / 'b.zip'), False, [str(tmp_path / 'a.zip'), 'digits'])
 
 
 @pytest.mark.parametrize('source', ['', 'a' * 300])
-def test_source_that_cannot_be_is_left_to_its_reader(tmp_path, monkeypatch, source):
+def test_an_impossible_source_is_left_to_the_code_that_reads_it(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     Destination('b.zip', False, [source])
 
 
-def test_more_entries_than_plain_zip_holds(tmp_path, monkeypatch):
+def test_more_entries_than_plain_zip_allows_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, 'IMAGES_PER_FOLDER', 100_000)
     write(tmp_path / 'a.zip', np.zeros((66_000, 1, 1, 1), np.uint8), [0] * 66_000)
     assert len(open_source(tmp_path / 'a.zip')) == 66_000
 
 
-def test_edm_reads_what_is_written(tmp_path):
+def test_edm_reads_the_written_archive(tmp_path):
     write(tmp_path / 'a.zip')
     images, labels, _ = read_zip(tmp_path / 'a.zip')
     assert np.array_equal(images, IMAGES)

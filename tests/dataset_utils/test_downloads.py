@@ -61,7 +61,7 @@ def test_a_url_gives_the_data_set_that_its_file_gives(site, tmp_path):
     assert (tmp_path / 'again.zip').read_bytes() == local.read_bytes()
 
 
-def test_arrays_of_numpy_are_converted(tmp_path):
+def test_numpy_arrays_at_a_url_are_converted(tmp_path):
     images = random_images(4)
     np.savez(tmp_path / 'a.npz', arr_0=images, arr_1=np.array([3, 0, 3, 1]))
     assert invoke(dataset_tool.main, f'--source=file://{tmp_path}/a.npz', f'--dest={tmp_path}/a.zip').exit_code == 0
@@ -79,7 +79,7 @@ def test_arrays_of_numpy_are_converted(tmp_path):
         ('/train-images-idx3-ubyte.gz', 'its labels are in a second file'),
     ],
 )
-def test_what_cannot_be_downloaded_leaves_no_data_set(site, tmp_path, place, message):
+def test_a_failed_download_leaves_no_data_set(site, tmp_path, place, message):
     folder, address = site
     write_idx(folder)
     dest = tmp_path / 'a.zip'
@@ -88,7 +88,7 @@ def test_what_cannot_be_downloaded_leaves_no_data_set(site, tmp_path, place, mes
     assert not dest.exists()
 
 
-def test_another_hash_and_another_scheme_are_refused(site, tmp_path):
+def test_wrong_hashes_and_unsupported_schemes_are_refused(site, tmp_path):
     folder, address = site
     write_cifar(folder / CIFAR)
     common = f'--dest={tmp_path}/a.zip', f'--cache-dir={tmp_path}/cache'

@@ -33,14 +33,14 @@ def forge(archive: Path, **changes) -> Path:
     return write_zip(archive.parent / 'f.zip', labelled_files(images, labels) | {'manifest.json': content})
 
 
-def test_manifest_in_words(archive):
+def test_the_manifest_is_described_in_words(archive):
     text = invoke(main, 'info', archive).stdout
     assert 'Made by the rule "size" (version 1) with max_images=50\n' in text
     assert f'from digits, sha256 {open_source("digits").sha256()}\n' in text
     assert 'labels: those of the source\n' in text
 
 
-def test_another_source_is_noticed(archive, tmp_path):
+def test_verification_detects_another_source(archive, tmp_path):
     make('size', 'digits', tmp_path / 'other.zip', '--max-images=500', '--seed=1')
     message = refusal(invoke(main, 'info', archive, f'--verify={tmp_path / "other.zip"}'))
     assert 'The source is not the original one: its hash is' in message
@@ -59,7 +59,7 @@ def test_another_source_is_noticed(archive, tmp_path):
         ({'rule': 'unique-labels'}, '49 of 50 images or labels differ'),
     ],
 )
-def test_false_claims_are_noticed(archive, changes, finding):
+def test_verification_detects_false_manifests(archive, changes, finding):
     assert finding in refusal(invoke(main, 'info', forge(archive, **changes), '--verify=digits'))
 
 
@@ -78,18 +78,18 @@ def test_false_claims_are_noticed(archive, changes, finding):
         {'rule': 'duplicate', 'arguments': {'copies': 10**12, 'fraction': 1}},
     ],
 )
-def test_manifest_that_cannot_be_followed_is_a_sentence(archive, changes):
+def test_an_invalid_manifest_gives_a_one_sentence_error(archive, changes):
     message = refusal(invoke(main, 'info', forge(archive, **changes), '--verify=digits'))
     assert 'cannot be made again' in message or 'this version does not understand its manifest' in message
 
 
-def test_data_set_without_manifest(tmp_path):
+def test_a_data_set_without_a_manifest_cannot_be_verified(tmp_path):
     archive = write_zip(tmp_path / 'a.zip', labelled_files(random_images(3), None))
     assert 'has no manifest.json' in refusal(invoke(main, 'info', archive, '--verify=digits'))
     assert 'Manifest: none' in invoke(main, 'info', archive).stdout
 
 
-def test_mixture_needs_two_sources(archive, tmp_path):
+def test_verifying_a_mixture_requires_both_sources(archive, tmp_path):
     make('mixture', 'digits', tmp_path / 'm.zip', f'--blend={archive}', '--blend-rate=0.5', '--max-images=20')
     message = refusal(invoke(main, 'info', tmp_path / 'm.zip', '--verify=digits'))
     assert 'give --verify 2 times, once for each source: digits, a.zip' in message
@@ -99,7 +99,7 @@ def test_mixture_needs_two_sources(archive, tmp_path):
     assert 'The two sources were given in the reverse order; give them in the order of the manifest.' in message
 
 
-def test_converted_and_split_sets_verify(tmp_path):
+def test_converted_and_split_sets_can_be_verified(tmp_path):
     files = labelled_files(random_images(6, 12), None) | {'00000/img00000002.png': b'broken'}
     source = write_zip(tmp_path / 'a.zip', files)
     options = ['--transform=center-crop', '--resolution=7x7', '--skip-unreadable', '--max-images=4']
@@ -109,14 +109,14 @@ def test_converted_and_split_sets_verify(tmp_path):
     assert 'Verified' in invoke(main, 'info', tmp_path / 'half-b', '--verify=digits').stdout
 
 
-def test_images_of_different_sizes(tmp_path):
+def test_images_of_different_sizes_are_refused(tmp_path):
     files = {'a.png': image_bytes(random_images(1)[0]), 'b.png': image_bytes(random_images(1, 9)[0])}
     assert 'b.png is 9x9 RGB, but a.png is 8x8 RGB' in refusal(invoke(main, 'info', write_files(tmp_path / 'p', files)))
 
 
-def test_near_that_is_not_a_number():
+def test_a_near_distance_that_is_not_a_number_is_refused():
     assert '--near=nan is not a valid distance' in refusal(invoke(main, 'info', 'digits', '--near=nan'))
 
 
-def test_no_such_data_set():
+def test_a_missing_data_set_is_refused():
     assert 'nowhere: no such file or folder' in refusal(invoke(main, 'info', 'nowhere'))

@@ -46,7 +46,7 @@ class TestImagenetClass:
     def synsets(self, tree: Path, manifest: dict) -> list[str]:
         return [open_source(tree).describe(index).split('/')[0] for index in manifest['indices']]
 
-    def test_spread_evenly_over_the_synsets_with_cifars_label(self, tmp_path, tree):
+    def test_images_come_evenly_from_the_synsets_with_cifars_label(self, tmp_path, tree):
         images, labels, manifest = make('imagenet-class', tree, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=20')
         assert labels == [2] * 20
         assert manifest['class_names'] == CIFAR_CLASSES
@@ -56,11 +56,11 @@ class TestImagenetClass:
             cropped = image.crop((2, 0, 22, 20)).resize((8, 8), PIL.Image.Resampling.LANCZOS)
         assert np.array_equal(images[0], np.asarray(cropped))
 
-    def test_default_resolution_is_cifars(self, tmp_path, tree):
+    def test_the_default_resolution_is_that_of_cifar(self, tmp_path, tree):
         images, _, _ = make('imagenet-class', tree, tmp_path / 'b.zip', '--superclass=bird', '--max-images=2')
         assert images.shape == (2, 32, 32, 3)
 
-    def test_draw_depends_only_on_the_seed_and_is_nested(self, tmp_path, tree):
+    def test_drawn_images_depend_only_on_the_seed_and_smaller_sets_are_nested(self, tmp_path, tree):
         def drawn(name: str, *arguments: str) -> list[str]:
             _, _, manifest = make('imagenet-class', tree, tmp_path / name, *self.OPTIONS, *arguments)
             return [open_source(tree).describe(index) for index in manifest['indices']]
@@ -72,7 +72,7 @@ class TestImagenetClass:
         write_files(tree, {'n00000001/a.JPEG': image_bytes(random_images(1)[0])})
         assert plain == drawn('d.zip', '--max-images=17')
 
-    def test_images_that_are_not_drawn_are_not_even_opened(self, tmp_path, tree):
+    def test_images_that_are_not_drawn_are_not_opened(self, tmp_path, tree):
         _, _, manifest = make('imagenet-class', tree, tmp_path / 'a.zip', *self.OPTIONS, '--max-images=17')
         source = open_source(tree)
         for index in set(range(len(source))) - set(manifest['indices']):
@@ -80,14 +80,14 @@ class TestImagenetClass:
         make('imagenet-class', tree, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=17')
         assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
 
-    def test_archive_of_imagenet_will_do(self, tmp_path, tree):
+    def test_an_archive_of_imagenet_gives_the_same_images_as_the_folder(self, tmp_path, tree):
         files = {str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob('*.JPEG')}
         archive = write_zip(tmp_path / 'train.zip', files)
         first = make('imagenet-class', tree, tmp_path / 'a.zip', *self.OPTIONS, '--max-images=20')
         second = make('imagenet-class', archive, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=20')
         assert np.array_equal(first[0], second[0])
 
-    def test_missing_synsets_are_counted_and_named(self, tmp_path, tree):
+    def test_missing_synsets_are_counted_and_named_in_the_error(self, tmp_path, tree):
         for synset in self.BIRDS[3:5]:
             shutil.rmtree(tree / synset)
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=17')
@@ -95,7 +95,7 @@ class TestImagenetClass:
             f' has 15 of the 17 synset folders for bird (missing or empty: {self.BIRDS[3]}, {self.BIRDS[4]};' in message
         )
 
-    def test_tree_of_the_wrong_level(self, tmp_path, tree):
+    def test_a_folder_above_or_below_the_synset_folders_is_refused(self, tmp_path, tree):
         (tmp_path / 'ILSVRC').mkdir()
         shutil.copytree(tree, tmp_path / 'ILSVRC' / 'train')
         write_files(tmp_path / 'ILSVRC', {'other/a.JPEG': image_bytes(random_images(1)[0])})
@@ -106,16 +106,16 @@ class TestImagenetClass:
         assert ' has 0 of the 17 synset folders for bird (' in message
         assert 'its folders: none); give' in message
 
-    def test_unknown_superclass_lists_those_that_are(self, tmp_path, tree):
+    def test_an_unknown_superclass_is_refused_with_a_list_of_valid_ones(self, tmp_path, tree):
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', '--superclass=fish', '--max-images=17')
         assert '--superclass=fish is unknown; give one of bird, cat, dog' in message
 
-    def test_resolution_out_of_range(self, tmp_path, tree):
+    def test_a_resolution_out_of_range_is_refused(self, tmp_path, tree):
         options = ['--superclass=bird', '--resolution=8193x8193', '--max-images=17']
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', *options, status=2)
         assert '--resolution=8193x8193 is out of range; give 1 to 8192 pixels' in message
 
-    def test_more_images_than_a_synset_has(self, tmp_path, tree):
+    def test_more_images_than_a_synset_has_are_refused(self, tmp_path, tree):
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=69')
         assert f'--max-images=69 requires 5 images of {self.BIRDS[0]}, which has 4 images; lower it' in message
         (tree / self.BIRDS[0] / f'{self.BIRDS[0]}_2.JPEG').write_bytes(b'broken')
@@ -123,13 +123,13 @@ class TestImagenetClass:
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', *options)
         assert f'requires 4 images of {self.BIRDS[0]}, which has 3 readable images; lower it' in message
 
-    def test_empty_synset_folder_counts_as_missing(self, tmp_path, tree):
+    def test_an_empty_synset_folder_counts_as_missing(self, tmp_path, tree):
         for path in (tree / self.BIRDS[0]).iterdir():
             path.unlink()
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=17')
         assert f' has 16 of the 17 synset folders for bird (missing or empty: {self.BIRDS[0]}; its' in message
 
-    def test_unreadable_image_is_named_or_replaced_and_listed(self, tmp_path, tree):
+    def test_an_unreadable_image_is_named_or_on_request_replaced_and_listed(self, tmp_path, tree):
         _, _, manifest = make('imagenet-class', tree, tmp_path / 'a.zip', *self.OPTIONS, '--max-images=17')
         broken = open_source(tree).describe(manifest['indices'][5])
         (tree / broken).write_bytes((tree / broken).read_bytes()[:300])
@@ -146,7 +146,7 @@ class TestImagenetClass:
         assert differing == [5]
         assert 'Verified' in invoke(main, 'info', tmp_path / 'b.zip', f'--verify={tree}').stdout
 
-    def test_table_holds_every_synset_once(self):
+    def test_the_table_lists_every_synset_once(self):
         assert {name: len(synsets) for name, synsets in superclasses().items()} == {'bird': 17, 'cat': 13, 'dog': 123}
         assert len({synset for synsets in superclasses().values() for synset in synsets}) == 153
         assert superclasses()['cat'][:2] == ['n02123045', 'n02123159']  # tabby, tiger cat
@@ -161,7 +161,7 @@ class TestMixture:
         return paths
 
     @pytest.mark.parametrize(('rate', 'first'), [(0, 1000), (0.2, 800), (0.5, 500), (0.8, 199), (1, 0)])
-    def test_counts_are_the_papers(self, tmp_path, sets, rate, first):
+    def test_the_numbers_of_images_match_the_paper(self, tmp_path, sets, rate, first):
         options = [f'--blend={sets[1]}', f'--blend-rate={rate}', '--max-images=1000']
         images, labels, manifest = make('mixture', sets[0], tmp_path / 'm.zip', *options)
         parts = [random_images(1000, 2, 1, seed) for seed in (0, 1)]
@@ -173,7 +173,7 @@ class TestMixture:
         assert manifest['arguments'] == {'blend_rate': rate, 'max_images': 1000}
 
     @pytest.mark.parametrize('rate', [-0.1, 1.1, 'half'])
-    def test_rate_out_of_range(self, tmp_path, sets, rate):
+    def test_a_blend_rate_out_of_range_is_refused(self, tmp_path, sets, rate):
         options = [f'--blend={sets[1]}', f'--blend-rate={rate}', '--max-images=10']
         assert '--blend-rate' in refused('mixture', sets[0], tmp_path / 'm.zip', *options, status=2)
 
@@ -189,7 +189,7 @@ class TestMixture:
             (random_images(3, 2, 1), [5] * 3, r'other\.zip has only 3 of the 5 images needed; lower --max-images'),
         ],
     )
-    def test_sets_that_do_not_fit(self, tmp_path, sets, images, labels, message):
+    def test_sets_that_cannot_be_mixed_are_refused(self, tmp_path, sets, images, labels, message):
         other = write_zip(tmp_path / 'other.zip', labelled_files(images, labels))
         options = [f'--blend={other}', '--blend-rate=0.5', '--max-images=10']
         with pytest.raises(AssertionError, match=message):
@@ -202,7 +202,7 @@ class TestMixture:
         expected = [*np.repeat(open_source(sets[0]).load()[:2], 3, axis=3), *random_images(20, 2, 3)[:2]]
         assert np.array_equal(images, expected)
 
-    def test_sets_whose_classes_have_other_names(self, tmp_path, cifar):
+    def test_sets_with_different_class_names_are_refused(self, tmp_path, cifar):
         make('resolution', cifar, tmp_path / 'c.zip', '--resolution=8x8', '--max-images=10')
         make('size', 'digits', tmp_path / 'd.zip', '--max-images=10')
         grey = np.array(read_zip(tmp_path / 'd.zip')[0])
@@ -214,7 +214,7 @@ class TestMixture:
 
     @pytest.mark.parametrize('command', ['random-labels', 'unique-labels'])
     @pytest.mark.parametrize('is_blend', [True, False])
-    def test_made_up_labels_do_not_mix(self, tmp_path, command, is_blend):
+    def test_random_and_unique_labels_are_refused(self, tmp_path, command, is_blend):
         options = ['--max-images=20', *(['--num-classes=10'] if command == 'random-labels' else [])]
         make(command, 'digits', tmp_path / 'made.zip', *options)
         source, blend = ('digits', tmp_path / 'made.zip') if is_blend else (tmp_path / 'made.zip', 'digits')
@@ -224,20 +224,20 @@ class TestMixture:
         assert message.endswith('mix the sets from which it was made, then label the mixture')
 
     @pytest.mark.parametrize('is_blend', [True, False])
-    def test_label_that_the_other_set_has_no_class_for(self, tmp_path, is_blend):
+    def test_a_label_without_a_class_in_the_other_set_is_refused(self, tmp_path, is_blend):
         other = write_zip(tmp_path / 'other.zip', labelled_files(random_images(5, 8, 1), [0, 10, 1, 2, 3]))
         source, blend = ('digits', other) if is_blend else (other, 'digits')
         options = [f'--blend={blend}', '--blend-rate=0.5', '--max-images=10']
         message = refused('mixture', source, tmp_path / 'm.zip', *options)
         assert 'other.zip has the label 10, but the set to mix it with has only 10 classes' in message
 
-    def test_destination_must_not_be_the_blend(self, tmp_path, sets):
+    def test_the_destination_must_not_be_the_blended_set(self, tmp_path, sets):
         options = [f'--blend={sets[1]}', '--blend-rate=0.5', '--max-images=10', '--overwrite']
         assert 'overlaps with the source' in refused('mixture', sets[0], sets[1], *options)
 
 
 class TestDuplicate:
-    def test_fraction_is_there_so_many_times(self, tmp_path):
+    def test_the_given_fraction_of_images_occurs_the_given_number_of_times(self, tmp_path):
         make('size', 'digits', tmp_path / 's.zip', '--max-images=100')
         options = ['--copies=4', '--fraction=0.2']
         images, labels, _ = make('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', *options)
@@ -247,28 +247,28 @@ class TestDuplicate:
         assert Counter(labels) == dict.fromkeys(range(10), 16)
         assert np.array_equal(images[:100], read_zip(tmp_path / 's.zip')[0])
 
-    def test_unlabelled_source(self, tmp_path):
+    def test_a_source_without_labels_can_be_duplicated(self, tmp_path):
         source = write_zip(tmp_path / 'a.zip', labelled_files(random_images(10), None))
         images, labels, _ = make('duplicate', source, tmp_path / 'd.zip', '--copies=2', '--fraction=0.5')
         assert np.array_equal(images, np.concatenate([random_images(10), random_images(10)[:5]]))
         assert labels is None
 
     @pytest.mark.parametrize('option', ['--fraction=1.5', '--fraction=-1', '--copies=1'])
-    def test_values_out_of_range(self, tmp_path, option):
+    def test_values_out_of_range_are_refused(self, tmp_path, option):
         options = ['--copies=2', '--fraction=0.5', option]
         assert option.split('=')[0] in refused('duplicate', 'digits', tmp_path / 'd.zip', *options, status=2)
 
-    def test_more_images_than_names(self, tmp_path):
+    def test_more_images_than_there_are_file_names_are_refused(self, tmp_path):
         message = refused('duplicate', 'digits', tmp_path / 'd.zip', '--copies=1000000', '--fraction=0')
         assert '--copies=1000000 could give more than 100000000 images' in message
 
-    def test_fraction_that_repeats_nothing(self, tmp_path):
+    def test_a_fraction_below_one_image_is_refused_unless_it_is_0(self, tmp_path):
         make('size', 'digits', tmp_path / 's.zip', '--max-images=100')
         message = refused('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', '--copies=4', '--fraction=0.004')
         assert '--fraction=0.004 of 100 images is less than one image, so nothing is repeated; raise it' in message
         images, _, _ = make('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', '--copies=4', '--fraction=0')
         assert len(images) == 100, 'no duplicates, on purpose'
 
-    def test_fraction_that_is_not_a_number(self, tmp_path):
+    def test_a_fraction_that_is_not_a_number_is_refused(self, tmp_path):
         message = refused('duplicate', 'digits', tmp_path / 'd.zip', '--copies=2', '--fraction=nan')
         assert '--fraction=nan is out of range; give 0 to 1' in message

@@ -12,7 +12,7 @@ SHAPES = [(1, 1, 1), (1, 1, 3), (8, 8, 1), (32, 32, 3), (1, 65534, 1), (1, 65535
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_pillow_reads_what_is_written(shape):
+def test_pillow_reads_the_encoded_images(shape):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     with PIL.Image.open(io.BytesIO(encode_png(image))) as picture:
         picture.load()
@@ -21,7 +21,7 @@ def test_pillow_reads_what_is_written(shape):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_decoding_gives_the_image_back(shape):
+def test_decoding_an_encoded_image_restores_it(shape):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     decoded = decode_png(encode_png(image))
     assert decoded is not None
@@ -29,7 +29,7 @@ def test_decoding_gives_the_image_back(shape):
     assert decoded.flags.writeable
 
 
-def test_bytes_do_not_depend_on_libraries():
+def test_the_encoded_bytes_do_not_depend_on_libraries():
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     # By the PNG specification, each of the two rows follows a zero, which means "no filter".
     rows = bytes([0, 0, 1, 2, 3, 4, 5, 0, 6, 7, 8, 9, 10, 11])
@@ -41,7 +41,7 @@ def test_bytes_do_not_depend_on_libraries():
     assert encode_png(image) == expected
 
 
-def test_every_changed_byte_is_noticed():
+def test_every_changed_byte_is_detected():
     data = encode_png(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
     for position in range(len(data)):
         damaged = bytearray(data)
@@ -49,13 +49,13 @@ def test_every_changed_byte_is_noticed():
         assert decode_png(bytes(damaged)) is None
 
 
-def test_shorter_and_longer_files_are_noticed():
+def test_shortened_and_lengthened_files_are_detected():
     data = encode_png(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
     assert all(decode_png(data[:length]) is None for length in range(len(data)))
     assert decode_png(data + b'\0') is None
 
 
-def test_files_of_other_encoders_are_left_to_pillow():
+def test_png_files_of_other_encoders_are_left_to_pillow():
     buffer = io.BytesIO()
     PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, 'PNG')
     assert decode_png(buffer.getvalue()) is None

@@ -36,11 +36,11 @@ def test_center_crop_wide_letterboxes_the_central_box(height, width, box):
 
 
 @pytest.mark.parametrize(('height', 'width'), [(30, 15), (7, 40), (8, 15)])
-def test_center_crop_wide_leaves_small_images_out(height, width):
+def test_center_crop_wide_skips_small_images(height, width):
     assert make_transform('center-crop-wide', (16, 8))(image_of(height, width)) is None
 
 
-def test_center_crop_wide_keeps_an_image_of_just_the_size():
+def test_center_crop_wide_keeps_an_image_of_exactly_the_minimum_size():
     image = image_of(8, 16)
     assert np.array_equal(make_transform('center-crop-wide', (16, 8))(image)[4:12], image)
 
@@ -68,7 +68,7 @@ def test_grey_images_stay_grey():
         assert make_transform(name, (6, 6))(image).shape == (6, 6, 1)
 
 
-def test_without_transformation_only_square_images_are_resized():
+def test_without_a_transform_only_square_images_are_resized():
     image = image_of(12, 12)
     expected = pillow(image, (0, 0, 12, 12), (5, 5), PIL.Image.Resampling.LANCZOS)
     assert np.array_equal(make_transform(None, (5, 5))(image), expected)
@@ -76,7 +76,7 @@ def test_without_transformation_only_square_images_are_resized():
         make_transform(None, (5, 5))(image_of(10, 12))
 
 
-def test_padding_centers_between_zeros():
+def test_padding_centers_the_image_between_zeros():
     image = np.ones((2, 3, 1), np.uint8)
     expected = [[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     assert pad(image, 5)[..., 0].tolist() == expected

@@ -224,13 +224,21 @@ def test_every_table_column_is_reserved_as_a_factor_name(tmp_path):
     assert {*ratio_rows(results)[0], *emm_rows(results)[0]} | measured == COLUMNS
 
 
-def test_sources_of_a_study_are_made_once_and_belong_to_the_points_identity():
-    sources = {'zeros': {'selection': 'one-class', 'source': 'digits', 'class-name': '0'}}
-    data = {'selection': 'one-class', 'source': 'sources.zeros', 'class-name': '0'}
-    study = read(data=data, sources=sources)
-    point = make_point(study, Path('out'), study.combinations[0], 10, 0)
-    assert '--source=out/sources/zeros.zip' in point.commands()['data']
-    assert point.identity['sources'] == sources
+def point_with_source(class_name):
+    """A point whose training set is selected from the study's own source, the digits of one class."""
+    sources = {'own': {'selection': 'one-class', 'source': 'digits', 'class-name': class_name}}
+    study = read(data={'source': 'sources.own'}, sources=sources)
+    return make_point(study, Path('out'), study.combinations[0], 10, 0)
+
+
+def test_a_training_set_is_selected_from_a_source_of_the_study():
+    assert '--source=out/sources/own.zip' in point_with_source('0').commands()['data']
+
+
+def test_the_identity_of_a_point_contains_the_sources_of_its_study():
+    point = point_with_source('0')
+    assert point.identity['sources']['own']['class-name'] == '0'
+    assert point.identity != point_with_source('1').identity
 
 
 @pytest.mark.parametrize(

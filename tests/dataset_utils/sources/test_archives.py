@@ -29,7 +29,7 @@ def write_tar(path: Path, files: dict[str, bytes], links: dict[str, str] | None 
     return path
 
 
-def test_a_tar_of_images_is_what_the_folder_is(tmp_path):
+def test_a_tar_archive_gives_the_same_images_as_the_folder(tmp_path):
     files = labelled_files(IMAGES, LABELS)
     paths = [
         write_tar(tmp_path / 'a.tar', {f'./{name}': data for name, data in files.items()}),
@@ -68,13 +68,13 @@ def test_links_inside_a_zip_are_followed(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['/etc/a.png', '../a.png', 'x\\a.png'])
-def test_names_that_lead_out_of_a_tar_are_refused(tmp_path, name):
+def test_names_that_point_outside_a_tar_are_refused(tmp_path, name):
     with pytest.raises(UserError, match=r'has an absolute path|points outside the archive'):
         open_source(write_tar(tmp_path / 'a.tar', {name: image_bytes(IMAGES[0])}))
 
 
 @pytest.mark.parametrize('size', [0, 100, 700, 1024, 1500])
-def test_a_tar_that_was_cut_short_is_a_sentence(tmp_path, size):
+def test_a_truncated_tar_gives_a_one_sentence_error(tmp_path, size):
     path = write_tar(
         tmp_path / 'a.tar', {'a.png': image_bytes(IMAGES[0]), 'b.png': image_bytes(random_images(1, 32)[0])}
     )
@@ -83,7 +83,7 @@ def test_a_tar_that_was_cut_short_is_a_sentence(tmp_path, size):
         open_source(path).load()
 
 
-def test_a_compressed_tar_of_images_is_pointed_at_other_formats(tmp_path):
+def test_the_error_for_a_compressed_tar_of_images_suggests_other_formats(tmp_path):
     import gzip
 
     path = tmp_path / 'a.tar.gz'
@@ -125,7 +125,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize('trick', HOSTILE)
-def test_hostile_tars_are_a_sentence(tmp_path, trick):
+def test_hostile_tar_files_give_a_one_sentence_error(tmp_path, trick):
     import gzip
 
     (tmp_path / 'a.tar').write_bytes(HOSTILE[trick])
@@ -136,13 +136,13 @@ def test_hostile_tars_are_a_sentence(tmp_path, trick):
 
 
 @pytest.mark.parametrize('label', [2**21, 2**31 - 1, 10**30])
-def test_labels_that_no_network_could_have_are_refused(tmp_path, label):
+def test_labels_too_large_for_any_network_are_refused(tmp_path, label):
     files = {'a.png': image_bytes(IMAGES[0]), 'dataset.json': json.dumps({'labels': [['a.png', label]]}).encode()}
     with pytest.raises(UserError, match=r'labels\[0\]\[1\] must be a whole number'):
         open_source(write_zip(tmp_path / 'a.zip', files)).labels  # noqa: B018
 
 
-def test_a_large_file_of_empty_lists_takes_no_memory(tmp_path):
+def test_a_large_json_file_of_empty_lists_takes_little_memory(tmp_path):
     import resource
     import subprocess
     import sys

@@ -22,7 +22,7 @@ def saved(path, array, **others):
 
 @pytest.mark.parametrize('name', ['images.npz', 'images.npy'])
 @pytest.mark.parametrize('images', [IMAGES, IMAGES.transpose(0, 3, 1, 2)], ids=['nhwc', 'nchw'])
-def test_arrays_of_either_layout_are_images(tmp_path, name, images):
+def test_arrays_with_channels_first_or_last_are_images(tmp_path, name, images):
     source = open_source(saved(tmp_path / name, images))
     assert (len(source), source.name, source.labels) == (5, 'images', None)
     assert np.array_equal(source.load(), IMAGES)
@@ -30,7 +30,7 @@ def test_arrays_of_either_layout_are_images(tmp_path, name, images):
     assert np.array_equal(pickle.loads(pickle.dumps(source)).read(3), IMAGES[3])
 
 
-def test_an_npy_stays_on_disk_and_is_never_written_to(tmp_path):
+def test_an_npy_file_is_mapped_from_disk_and_never_written_to(tmp_path):
     path = tmp_path / 'images.npy'
     source = open_source(saved(path, IMAGES.transpose(0, 3, 1, 2)))
     before = path.read_bytes()
@@ -42,14 +42,14 @@ def test_an_npy_stays_on_disk_and_is_never_written_to(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_labels_of_an_npz_are_read_where_they_are_whole_numbers(tmp_path):
+def test_labels_in_an_npz_are_read_if_they_are_whole_numbers(tmp_path):
     assert open_source(saved(tmp_path / 'a.npz', IMAGES, arr_1=np.arange(5))).labels == [0, 1, 2, 3, 4]
     assert open_source(saved(tmp_path / 'b.npz', IMAGES, labels=np.arange(4))).labels is None
     assert open_source(saved(tmp_path / 'c.npz', IMAGES, labels=np.linspace(0, 1, 5))).labels is None
 
 
 @pytest.mark.parametrize('low_high', [(-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)])
-def test_floats_become_pixels_within_the_range_that_is_said(tmp_path, low_high):
+def test_floats_are_converted_to_pixels_within_the_given_range(tmp_path, low_high):
     low, high = low_high
     floats = (IMAGES / 255 * (high - low) + low).astype(np.float32)
     path = saved(tmp_path / 'a.npy', floats)
@@ -59,7 +59,7 @@ def test_floats_become_pixels_within_the_range_that_is_said(tmp_path, low_high):
 
 
 @pytest.mark.parametrize('value', [1.01, np.nan, np.inf])
-def test_a_float_outside_the_range_is_named(tmp_path, value):
+def test_a_float_outside_the_range_is_named_in_the_error(tmp_path, value):
     floats = (IMAGES / 127.5 - 1).astype(np.float32)
     floats[3, 2, 1, 0] = value
     with pytest.raises(UserError, match=rf'image 3 has the value {value:g}, outside `float_range`=-1,1'):
@@ -72,7 +72,7 @@ def test_a_float_outside_the_range_is_named(tmp_path, value):
     ids=['one', 'two-channels', 'none', 'int64', 'no-pixels', 'bool'],
 )
 @pytest.mark.parametrize('name', ['a.npz', 'a.npy'])
-def test_an_array_of_something_else_is_named(tmp_path, name, array):
+def test_an_array_that_is_not_images_is_named_in_the_error(tmp_path, name, array):
     with pytest.raises(UserError, match=r'must be uint8 \[N, H, W, C\] or \[N, C, H, W\] with 1 or 3 channels'):
         open_source(saved(tmp_path / name, array), '--images')
 
@@ -102,7 +102,7 @@ def test_a_pickle_in_an_array_is_refused_and_not_run(tmp_path, name):
 
 @pytest.mark.parametrize('name', ['a.npz', 'a.npy'])
 @pytest.mark.parametrize('size', [0, 5, 60, 500])
-def test_a_file_that_was_cut_short_is_named(tmp_path, name, size):
+def test_a_truncated_array_file_is_named_in_the_error(tmp_path, name, size):
     path = tmp_path / name
     saved(path, IMAGES)
     path.write_bytes(path.read_bytes()[:size])
@@ -110,7 +110,7 @@ def test_a_file_that_was_cut_short_is_named(tmp_path, name, size):
         open_source(str(path))
 
 
-def test_an_npz_that_claims_more_than_the_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+def test_an_npz_larger_than_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path = tmp_path / 'a.npz'
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive, archive.open('images.npy', 'w') as entry:
         np.save(entry, np.zeros((1000, 32, 32, 3), np.uint8))

@@ -21,7 +21,7 @@ def path(tmp_path):
     return tmp_path / 'cifar-10-python.tar.gz'
 
 
-def test_the_test_images_and_the_unpacked_folder(path, tmp_path):
+def test_the_test_split_and_the_unpacked_folder_are_read(path, tmp_path):
     training = write_cifar(path, members={'test_batch': pickled_batch(random_images(3, 32, seed=7), labels=[4, 5, 6])})
     test = Reading(split='test')
     with tarfile.open(path) as tar:
@@ -41,7 +41,7 @@ def test_the_test_images_and_the_unpacked_folder(path, tmp_path):
     assert 'Verified' in invoke(dataset_utils_main, 'info', tmp_path / 't.zip', f'--verify={path}').stdout
 
 
-def test_cifar100_has_its_fine_labels(tmp_path):
+def test_cifar100_is_read_with_its_fine_labels(tmp_path):
     names = [f'class {number}' for number in range(100)]
     files = {
         'meta': pickle.dumps({b'fine_label_names': names, b'coarse_label_names': names[:20]}, 2),
@@ -71,13 +71,13 @@ class _Payload:
 
 
 @pytest.mark.parametrize('protocol', [2, 5])
-def test_images_are_read_with_any_protocol(path, protocol):
+def test_images_are_read_with_any_pickle_protocol(path, protocol):
     images = write_cifar(path, protocol=protocol)
     assert np.array_equal(open_source(path).load(), images)
 
 
 @pytest.mark.parametrize('member', ['batches.meta', 'data_batch_3'])
-def test_malicious_pickle_is_refused_and_runs_nothing(path, tmp_path, member):
+def test_a_malicious_pickle_is_refused_and_not_run(path, tmp_path, member):
     victim = tmp_path / 'victim'
     write_cifar(path, members={member: pickle.dumps(_Payload(victim), 2)})
     with pytest.raises(
@@ -87,21 +87,21 @@ def test_malicious_pickle_is_refused_and_runs_nothing(path, tmp_path, member):
     assert not victim.exists()
 
 
-def test_missing_batches_are_named(path):
+def test_missing_batches_are_named_in_the_error(path):
     write_cifar(path, members={'data_batch_2': b'', 'data_batch_5': b''})
     with pytest.raises(UserError, match=r'has no data_batch_2, data_batch_5'):
         open_source(path)
 
 
 @pytest.mark.parametrize('share', [0.0, 0.1, 0.5, 0.95])
-def test_truncated_archive_is_a_sentence(path, share):
+def test_a_truncated_archive_gives_a_one_sentence_error(path, share):
     write_cifar(path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(UserError, match=r'cifar-10-python.tar.gz (is not a readable .tar.gz|has no)'):
         open_source(path)
 
 
-def test_archive_of_something_else_is_a_sentence(path):
+def test_an_archive_of_something_else_gives_a_one_sentence_error(path):
     path.write_bytes(gzip.compress(b'hello'))
     with pytest.raises(UserError, match=r'is not a readable .tar.gz'):
         open_source(path)
@@ -139,14 +139,14 @@ def test_class_names_of_another_shape_are_refused(path, meta):
         open_source(path)
 
 
-def test_bomb_is_refused_before_it_fills_memory(path, monkeypatch):
+def test_a_compression_bomb_is_refused_before_it_fills_memory(path, monkeypatch):
     monkeypatch.setattr(cifar, 'MAX_TAR_BYTES', 1 << 20)
     path.write_bytes(gzip.compress(bytes(2 << 20)))
     with pytest.raises(UserError, match=r'more than 1048576 bytes'):
         open_source(path)
 
 
-def test_links_are_not_followed(path):
+def test_links_in_the_archive_are_not_followed(path):
     with tarfile.open(path, 'w:gz') as tar:
         for name in (cifar.CIFAR10.meta, *cifar.CIFAR10.batches['train']):
             link = tarfile.TarInfo(name)
@@ -158,7 +158,7 @@ def test_links_are_not_followed(path):
 
 @pytest.mark.slow
 @needs_cifar10
-def test_real_cifar10():
+def test_the_real_cifar10_has_the_known_labels_and_means():
     source = open_source(os.environ['CIFAR10_ARCHIVE'])
     assert len(source) == 50_000
     assert source.labels is not None

@@ -41,7 +41,7 @@ def sixteen_bits(values: np.ndarray, format: str, **options) -> bytes:
         *[('tga', 'TGA'), ('pcx', 'PCX'), ('sgi', 'SGI'), ('qoi', 'QOI'), ('dib', 'DIB'), ('pnm', 'PPM')],
     ],
 )
-def test_every_still_image_is_read(tmp_path, extension, format):
+def test_still_images_of_every_format_are_read(tmp_path, extension, format):
     folder = write_files(tmp_path / 'p', {'a.png': image_bytes(FLAT), f'b.{extension}': image_bytes(FLAT, format)})
     images, manifest, stderr = converted(folder)
     assert images.shape == (2, 8, 8, 3)
@@ -50,7 +50,7 @@ def test_every_still_image_is_read(tmp_path, extension, format):
     assert stderr == ''
 
 
-def test_files_that_are_not_read_are_counted_and_named(tmp_path):
+def test_skipped_files_are_counted_and_named(tmp_path):
     names = ['b.heic', 'c', 'labels.csv', 'x/d.mat']
     files = {'a.png': image_bytes(PIXELS), '.hidden': b'', **dict.fromkeys(names, b'?')}
     _, manifest, stderr = converted(write_files(tmp_path / 'p', files))
@@ -58,7 +58,7 @@ def test_files_that_are_not_read_are_counted_and_named(tmp_path):
     assert stderr == 'p: skipped 4 files that are not images: b.heic, c, labels.csv, x/d.mat.\n'
 
 
-def test_long_lists_of_skipped_files_are_cut(tmp_path):
+def test_long_lists_of_skipped_files_are_shortened(tmp_path):
     files = {'a.png': image_bytes(PIXELS), **{f'{n:04}.xml': b'' for n in range(1200)}}
     _, manifest, stderr = converted(write_files(tmp_path / 'p', files))
     assert len(manifest['skipped_files']) == 1001
@@ -67,7 +67,7 @@ def test_long_lists_of_skipped_files_are_cut(tmp_path):
     assert len(stderr) < 200
 
 
-def test_folders_that_become_classes_are_named(tmp_path):
+def test_folders_that_become_classes_are_listed(tmp_path):
     files = {f'{folder}/{n}.png': image_bytes(PIXELS) for folder in ('00000', '00001') for n in 'ab'}
     assert (
         'p: 2 classes, named after the folders 00000, 00001; dataset_tool.py --no-labels'
@@ -78,7 +78,7 @@ def test_folders_that_become_classes_are_named(tmp_path):
     assert 'q: no labels; the folders only divide the numbered images into groups.' in stderr
 
 
-def test_folders_are_no_classes_if_labels_are_ignored(tmp_path):
+def test_folders_are_not_classes_if_labels_are_ignored(tmp_path):
     files = {'loose.png': image_bytes(PIXELS), 'cat/a.png': image_bytes(PIXELS), 'dog/b.png': image_bytes(PIXELS)}
     folder = write_files(tmp_path / 'p', files)
     with pytest.raises(UserError, match='or make a data set without labels with dataset_tool'):
@@ -92,14 +92,14 @@ def test_folders_are_no_classes_if_labels_are_ignored(tmp_path):
     assert 'Verified' in result.stdout, result.output
 
 
-def test_any_labels_are_ignored():
+def test_labels_of_any_kind_can_be_ignored():
     source = open_source('digits', '', Reading(no_labels=True))
     assert (source.labels, source.class_names, source[0][1]) == (None, None, None)
 
 
 class TestOrientation:
     @pytest.mark.parametrize('format', ['JPEG', 'PNG', 'WEBP'])
-    def test_pixels_are_kept_and_counted_or_rotated(self, tmp_path, format):
+    def test_rotated_images_are_counted_or_on_request_turned_upright(self, tmp_path, format):
         rows = np.repeat(np.arange(0, 256, 16, dtype=np.uint8)[:, None], 16, 1)[..., None].repeat(3, 2)
         exif = PIL.Image.Exif()
         exif[274] = 3  # rotated by 180°
@@ -114,7 +114,7 @@ class TestOrientation:
         assert stderr == ''
         assert manifest['arguments']['exif_transpose'] is True
 
-    def test_a_quarter_turn_swaps_the_sides(self, tmp_path):
+    def test_a_quarter_turn_swaps_width_and_height(self, tmp_path):
         exif = PIL.Image.Exif()
         exif[274] = 6
         wide = random_images(1, 8)[0][:4]
@@ -123,7 +123,7 @@ class TestOrientation:
         assert np.array_equal(read, np.rot90(wide, -1))
 
 
-def test_only_the_first_frame_is_read_and_it_is_reported(tmp_path):
+def test_only_the_first_frame_is_read_and_this_is_reported(tmp_path):
     frames = [PIL.Image.fromarray(image) for image in random_images(3)]
     for name, format in [('a.gif', 'GIF'), ('b.tif', 'TIFF'), ('c.png', 'PNG')]:
         (tmp_path / 'p').mkdir(exist_ok=True)
@@ -138,12 +138,12 @@ class TestSixteenBits:
     VALUES = np.arange(4096).reshape(64, 64)  # 12-bit values
     SCALED = np.round(VALUES * 255 / 4095).astype(np.uint8)
 
-    def test_a_pgm_of_the_full_range(self, tmp_path):
+    def test_a_pgm_with_the_full_range_is_read(self, tmp_path):
         values = (np.arange(256) * 257).reshape(16, 16)
         (tmp_path / 'a.pgm').write_bytes(b'P5\n16 16\n65535\n' + values.astype('>u2').tobytes())
         assert np.array_equal(open_source(tmp_path).load()[0, ..., 0], np.arange(256).reshape(16, 16))
 
-    def test_the_range_that_a_pgm_states(self, tmp_path):
+    def test_the_range_stated_in_a_pgm_is_used(self, tmp_path):
         (tmp_path / 'p').mkdir()
         (tmp_path / 'p' / 'a.pgm').write_bytes(b'P5\n64 64\n4095\n' + self.VALUES.astype('>u2').tobytes())
         images, _, stderr = converted(tmp_path / 'p')
@@ -151,7 +151,7 @@ class TestSixteenBits:
         assert stderr == ''
 
     @pytest.mark.parametrize('tag', [281, 341])
-    def test_the_range_that_a_tiff_states(self, tmp_path, tag):
+    def test_the_range_stated_in_a_tiff_is_used(self, tmp_path, tag):
         folder = write_files(tmp_path / 'p', {'a.tif': sixteen_bits(self.VALUES, 'TIFF', tiffinfo={tag: 4095})})
         images, _, stderr = converted(folder)
         assert np.array_equal(images[0, ..., 0], self.SCALED)
@@ -163,12 +163,12 @@ class TestSixteenBits:
         assert images.max() == 16
         assert 'p: in 1 16-bit image, no value exceeds 4095 of 65535, so the 8-bit result is dark; save' in stderr
 
-    def test_one_bright_image_shows_that_the_range_is_used(self, tmp_path):
+    def test_one_bright_image_shows_that_the_full_range_is_used(self, tmp_path):
         files = {'a.png': sixteen_bits(self.VALUES, 'PNG'), 'b.png': sixteen_bits(self.VALUES * 16, 'PNG')}
         assert converted(write_files(tmp_path / 'p', files))[2] == ''
 
 
-def test_the_toolkits_own_outputs_are_valid_inputs(tmp_path):
+def test_outputs_of_the_toolkit_are_valid_inputs(tmp_path):
     import torch
 
     from evaluation.pictures import save_images
@@ -190,7 +190,7 @@ def test_the_toolkits_own_outputs_are_valid_inputs(tmp_path):
         ]
 
 
-def test_a_run_folder_is_not_a_set_of_images(tmp_path):
+def test_a_run_folder_is_refused_as_a_set_of_images(tmp_path):
     files = {'training_options.json': b'{}', 'network-snapshot-000001.png': image_bytes(PIXELS)}
     with pytest.raises(UserError, match='p is a run folder'):
         open_source(write_files(tmp_path / 'p', files))
@@ -198,12 +198,12 @@ def test_a_run_folder_is_not_a_set_of_images(tmp_path):
     assert '000000.png' in names_of(open_source(generated))
 
 
-def test_an_image_that_is_not_named_after_a_seed_is_read_next_to_seeds(tmp_path):
+def test_images_not_named_after_seeds_are_read_together_with_those_that_are(tmp_path):
     files = {'000000.png': image_bytes(PIXELS), 'cat.png': image_bytes(PIXELS)}
     assert names_of(open_source(write_files(tmp_path / 'p', files))) == ['000000.png', 'cat.png']
 
 
-def test_names_in_another_unicode_form_have_their_labels(tmp_path):
+def test_names_in_another_unicode_form_get_their_labels(tmp_path):
     import unicodedata
     import zipfile
 

@@ -32,16 +32,16 @@ PNG = image_bytes(PIXELS)
 
 class TestImages:
     @pytest.mark.parametrize(('extension', 'format'), [('bmp', 'BMP'), ('ppm', 'PPM'), ('tif', 'TIFF'), ('PNG', 'PNG')])
-    def test_lossless_formats(self, open_files, extension, format):
+    def test_lossless_formats_are_read_exactly(self, open_files, extension, format):
         assert np.array_equal(open_files({f'a.{extension}': image_bytes(PIXELS, format)}).read(0), PIXELS)
 
     @pytest.mark.parametrize(('extension', 'format'), [('jpg', 'JPEG'), ('JPEG', 'JPEG'), ('webp', 'WEBP')])
-    def test_lossy_formats(self, open_files, extension, format):
+    def test_lossy_formats_are_read_as_pillow_decodes_them(self, open_files, extension, format):
         flat = np.full((8, 8, 3), 100, np.uint8)
         read = open_files({f'a.{extension}': image_bytes(flat, format)}).read(0)
         assert np.abs(read.astype(int) - 100).max() <= 2
 
-    def test_extension_may_lie(self, open_files):
+    def test_the_format_is_detected_despite_a_wrong_extension(self, open_files):
         # One file of ImageNet named .JPEG is a PNG.
         assert np.array_equal(open_files({'a.JPEG': PNG}).read(0), PIXELS)
 
@@ -58,7 +58,7 @@ class TestImages:
         ],
     )
     @pytest.mark.filterwarnings('error')
-    def test_other_pixels_become_grey_or_rgb(self, open_files, mode, expected):
+    def test_other_pixel_formats_become_grey_or_rgb(self, open_files, mode, expected):
         colours: dict[str, Any] = {'1': 1, 'I;16': 128 * 257, 'LA': (200, 9)}
         colours |= {'RGB': (200,) * 3, 'RGBA': (200, 200, 200, 9)}
         image = PIL.Image.new(mode, (4, 4), colours.get(mode, 200))
@@ -70,7 +70,7 @@ class TestImages:
         assert read.shape == (4, 4, len(expected[0]))
         assert (read == expected).all()
 
-    def test_sixteen_bits_are_rounded_to_the_nearest_of_eight(self, open_files):
+    def test_sixteen_bit_values_are_rounded_to_eight_bits(self, open_files):
         values = np.arange(0, 65536, 13, dtype=np.uint16)[:4096].reshape(64, 64)
         buffer = io.BytesIO()
         PIL.Image.fromarray(values).save(buffer, 'PNG')
@@ -84,14 +84,14 @@ class TestImages:
         assert red.shape == (8, 8, 3)
         assert np.abs(red.astype(int) - [255, 0, 0]).max() < 10
 
-    def test_pixels_without_meaning_in_eight_bits_are_named(self, open_files):
+    def test_pixel_formats_without_an_eight_bit_equivalent_are_refused(self, open_files):
         buffer = io.BytesIO()
         PIL.Image.new('F', (4, 4), 0.5).save(buffer, 'TIFF')
         with pytest.raises(UserError, match=r'set.*: a\.tif .*pixel format F is not supported; convert the image'):
             open_files({'a.tif': buffer.getvalue()}).read(0)
 
     @pytest.mark.parametrize('names', [('a.png', 'b.png'), ('b.png', 'a.png')])
-    def test_grey_images_among_colour_ones_become_rgb_in_any_order(self, open_files, names):
+    def test_grey_images_among_colour_images_become_rgb_in_any_order(self, open_files, names):
         grey = random_images(1, channels=1)[0]
         colour_name, grey_name = names
         source = open_files({colour_name: PNG, grey_name: image_bytes(grey)})
@@ -113,7 +113,7 @@ class TestImages:
         digits = open_source('digits', '', Reading(channels=3)).load()
         assert np.array_equal(digits, np.repeat(open_source('digits').load(), 3, axis=3))
 
-    def test_first_image_of_another_size_is_named(self, open_files):
+    def test_the_first_image_of_another_size_is_named_in_the_error(self, open_files):
         content = {f'{number:03}.png': PNG for number in range(300)}
         wide = PIL.Image.new('RGB', (9, 8))
         for name in ('150.png', '200.png', '299.png'):
@@ -121,13 +121,13 @@ class TestImages:
         with pytest.raises(UserError, match=r'150\.png is 9x8 RGB, but 000\.png is 8x8 RGB; bring all images to one'):
             open_files(content).load()
 
-    def test_images_that_are_not_square_load(self, open_files):
+    def test_images_that_are_not_square_are_read(self, open_files):
         wide = random_images(1, 10)[0][:5]
         assert open_files({'a.png': image_bytes(wide)}).load().shape == (1, 5, 10, 3)
 
 
 class TestBrokenImages:
-    def test_truncated_image_is_named_with_the_remedy(self, tmp_path):
+    def test_a_truncated_image_is_named_with_the_remedy(self, tmp_path):
         png = image_bytes(random_images(1, 64)[0])
         archive = write_zip(tmp_path / 'cifar.zip', {'00012/img00012345.png': png[:812]})
         expected = (
@@ -139,22 +139,22 @@ class TestBrokenImages:
         assert str(caught.value) == expected
 
     @pytest.mark.parametrize('length', range(0, len(PNG) - 16, 7))
-    def test_every_truncation_is_a_sentence(self, open_files, length):
+    def test_every_truncation_gives_a_one_sentence_error(self, open_files, length):
         with pytest.raises(UserError, match=r'a\.png is not a readable PNG'):
             open_files({'a.png': PNG[:length]}).read(0)
 
     @pytest.mark.parametrize('data', [b'', b'<html>', b'\x89PNG\r\n\x1a\n', b'GIF89a', b'\xff\xd8\xff\xe0'])
-    def test_something_else_is_a_sentence(self, open_files, data):
+    def test_a_file_that_is_not_an_image_gives_a_one_sentence_error(self, open_files, data):
         with pytest.raises(UserError, match=r'a\.png is not a readable PNG'):
             open_files({'a.png': data}).read(0)
 
     @pytest.mark.parametrize(('width', 'height'), [(100_000, 100_000), (10_000, 10_000), (2**31 - 1, 2**31 - 1)])
     @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
-    def test_absurd_size_is_refused_from_the_header(self, open_files, width, height):
+    def test_an_absurd_image_size_is_refused_from_the_header(self, open_files, width, height):
         with pytest.raises(UserError, match=r'a\.png has more than \d+ pixels; remove it'):
             open_files({'a.png': png_header(width, height)}).read(0)
 
-    def test_absurd_size_warns_nowhere_in_a_fresh_process(self, tmp_path):
+    def test_an_absurd_image_size_prints_no_warning_in_a_new_process(self, tmp_path):
         archive = write_zip(tmp_path / 'a.zip', {'a.png': png_header(10_000, 10_000)})
         dest = tmp_path / 'b.zip'
         command = [sys.executable, 'dataset_tool.py', f'--source={archive}', f'--dest={dest}']
@@ -164,18 +164,18 @@ class TestBrokenImages:
         assert 'Warning' not in result.stderr
         assert 'Traceback' not in result.stderr
 
-    def test_control_characters_of_names_do_not_reach_the_terminal(self, open_files):
+    def test_control_characters_in_names_do_not_reach_the_terminal(self, open_files):
         with pytest.raises(UserError) as caught:
             open_files({'a\x1b[2J\n.png': b'x'}).read(0)
         assert str(caught.value).isprintable()
 
 
 class TestEmpty:
-    def test_no_images(self, open_files):
+    def test_an_archive_without_images_is_refused(self, open_files):
         with pytest.raises(UserError, match=r'contains no images \(\.png .*\.jpg .*\), only readme\.txt; give'):
             open_files({'readme.txt': b'x'})
 
-    def test_empty_folder(self, tmp_path):
+    def test_an_empty_folder_is_refused(self, tmp_path):
         (tmp_path / 'empty').mkdir()
         with pytest.raises(UserError, match=r'contains no images'):
             open_source(tmp_path / 'empty')
@@ -183,7 +183,7 @@ class TestEmpty:
 
 class TestFolder:
     @pytest.mark.parametrize('link', ['b.png', 'more', 'dataset.json'])
-    def test_links_out_of_the_folder_are_followed_only_if_asked(self, tmp_path, link):
+    def test_links_that_leave_the_folder_are_followed_only_on_request(self, tmp_path, link):
         outside = write_files(tmp_path / 'outside', {'x.png': PNG, 'none.json': b'{"labels": null}'})
         folder = write_files(tmp_path / 'set', {'a.png': PNG})
         (folder / link).symlink_to({'b.png': outside / 'x.png', 'more': outside}.get(link, outside / 'none.json'))
@@ -203,13 +203,13 @@ class TestFolder:
         assert names_of(source) == ['snapshot/0a.png', 'snapshot/0b.png']
         assert np.array_equal(source.load(), [PIXELS, PIXELS])
 
-    def test_links_that_are_not_images_do_not_matter(self, tmp_path):
+    def test_links_that_are_not_images_are_ignored(self, tmp_path):
         folder = write_files(tmp_path / 'set', {'a.png': PNG})
         (folder / 'README').symlink_to(write_files(tmp_path, {'README': b'x'}) / 'README')
         (folder / 'latest').symlink_to('nowhere')
         assert names_of(open_source(folder)) == ['a.png']
 
-    def test_circles_of_links_end(self, tmp_path):
+    def test_circular_links_end(self, tmp_path):
         folder = write_files(tmp_path / 'set', {'a.png': PNG, 'x/b.png': PNG})
         (folder / 'again').symlink_to(folder)
         (folder / 'x' / 'up').symlink_to('..')
@@ -218,7 +218,7 @@ class TestFolder:
         (folder / 'other').symlink_to(other)
         assert names_of(open_source(folder, '', Reading(follow_links=True))) == ['a.png', 'other/c.png', 'x/b.png']
 
-    def test_a_link_to_nothing_is_named(self, tmp_path):
+    def test_a_dangling_link_is_named_in_the_error(self, tmp_path):
         folder = write_files(tmp_path / 'set', {'a.png': PNG})
         (folder / 'b.png').symlink_to('c.png')
         with pytest.raises(UserError, match=r'b\.png cannot be read \(No such file'):
@@ -228,18 +228,18 @@ class TestFolder:
         (tmp_path / 'link').symlink_to(write_files(tmp_path / 'set', {'a.png': PNG}))
         assert open_source(tmp_path / 'link').name == 'link'
 
-    def test_pipes_are_not_images(self, tmp_path):
+    def test_named_pipes_are_not_read_as_images(self, tmp_path):
         folder = write_files(tmp_path / 'set', {'a.png': PNG})
         os.mkfifo(folder / 'b.png')
         assert len(open_source(folder)) == 1
 
-    def test_image_that_vanished_is_named(self, tmp_path):
+    def test_an_image_that_has_vanished_is_named_in_the_error(self, tmp_path):
         source = open_source(write_files(tmp_path / 'set', {'a.png': PNG, 'b.png': PNG}))
         (tmp_path / 'set' / 'b.png').unlink()
         with pytest.raises(UserError, match=r'b\.png cannot be read \(No such file or directory\)'):
             source.load()
 
-    def test_huge_file_is_refused(self, tmp_path, monkeypatch):
+    def test_a_huge_image_file_is_refused(self, tmp_path, monkeypatch):
         source: Any = open_source(write_files(tmp_path / 'set', {'a.png': PNG}))
         with pytest.raises(UserError, match=r'a\.png is larger than 100 bytes'):
             source.read_bytes('a.png', 100)
@@ -258,11 +258,11 @@ class TestArchive:
             ('\\\\host\\a.png', 'has an absolute path, or one of another system'),
         ],
     )
-    def test_names_that_lead_elsewhere_are_refused(self, tmp_path, name, reason):
+    def test_names_that_point_outside_an_archive_are_refused(self, tmp_path, name, reason):
         with pytest.raises(UserError, match=f'the entry .* {reason}'):
             open_source(write_zip(tmp_path / 'a.zip', {'ok.png': PNG, name: PNG}))
 
-    def test_links_are_refused(self, tmp_path):
+    def test_links_that_leave_an_archive_are_refused(self, tmp_path):
         with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
             link = zipfile.ZipInfo('a.png')
             link.external_attr = 0o120777 << 16
@@ -270,7 +270,7 @@ class TestArchive:
         with pytest.raises(UserError, match=r'a\.png is a link to something outside the archive'):
             open_source(tmp_path / 'a.zip')
 
-    def test_names_that_are_there_twice_are_refused(self, tmp_path):
+    def test_duplicate_names_in_an_archive_are_refused(self, tmp_path):
         with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
             archive.writestr('a.png', PNG)
             with pytest.warns(UserWarning, match=r'Duplicate'):
@@ -286,7 +286,7 @@ class TestArchive:
         with pytest.raises(UserError, match=r'is encrypted'):
             open_source(path)
 
-    def test_unusual_compression_is_refused(self, tmp_path):
+    def test_unsupported_compression_is_refused(self, tmp_path):
         with pytest.raises(UserError, match=r'compression method other than'):
             open_source(write_zip(tmp_path / 'a.zip', {'a.png': PNG}, zipfile.ZIP_LZMA))
 
@@ -296,13 +296,13 @@ class TestArchive:
         assert np.array_equal(source.load(), random_images(3))
         assert source.labels == [2, 1, 0]
 
-    def test_bomb_is_refused_by_its_size(self, tmp_path, monkeypatch):
+    def test_a_zip_bomb_is_refused_by_its_size(self, tmp_path, monkeypatch):
         bomb = write_zip(tmp_path / 'a.zip', {'a.png': bytes(files.MAX_FILE_BYTES + 1)}, zipfile.ZIP_DEFLATED)
         assert bomb.stat().st_size < 1 << 20
         with pytest.raises(UserError, match=r'a\.png is larger than \d+ bytes'):
             open_source(bomb).read(0)
 
-    def test_bomb_that_understates_its_size_is_cut_short(self, tmp_path):
+    def test_a_zip_bomb_that_understates_its_size_is_not_unpacked_further(self, tmp_path):
         path = write_zip(tmp_path / 'a.zip', {'a.png': bytes(10_000_000)}, zipfile.ZIP_DEFLATED)
         data = path.read_bytes().replace(struct.pack('<I', 10_000_000), struct.pack('<I', 1000))
         path.write_bytes(data)
@@ -310,20 +310,20 @@ class TestArchive:
             open_source(path).read(0)
 
     @pytest.mark.parametrize('share', [0.0, 0.3, 0.9, 0.999])
-    def test_truncated_archive_is_a_sentence(self, tmp_path, share):
+    def test_a_truncated_archive_gives_a_one_sentence_error(self, tmp_path, share):
         path = write_zip(tmp_path / 'a.zip', labelled_files(random_images(20), None))
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
         with pytest.raises(UserError, match=r'a\.zip is not a readable ZIP archive .*might be truncated'):
             open_source(path)
 
-    def test_archive_that_loses_its_tail_after_opening(self, tmp_path):
+    def test_an_archive_truncated_after_opening_is_reported_as_damaged(self, tmp_path):
         path = write_zip(tmp_path / 'a.zip', labelled_files(random_images(20), None))
         source = open_source(path)
         os.truncate(path, 1000)
         with pytest.raises(UserError, match=r'is damaged'):
             source.load()
 
-    def test_changed_byte_is_noticed_and_the_image_named(self, tmp_path):
+    def test_a_changed_byte_is_detected_and_the_image_named(self, tmp_path):
         path = write_zip(tmp_path / 'a.zip', {'a.png': PNG, 'b.png': PNG})
         data = bytearray(path.read_bytes())
         data[data.index(b'b.png') + 80] ^= 1
@@ -333,7 +333,7 @@ class TestArchive:
         with pytest.raises(UserError, match=r'b\.png is damaged \(wrong checksum\)'):
             source.read(1)
 
-    def test_directory_that_points_elsewhere_is_noticed(self, tmp_path):
+    def test_a_wrong_position_in_the_archives_directory_is_detected(self, tmp_path):
         path = write_zip(tmp_path / 'a.zip', {'a.png': PNG, 'b.png': PNG})
         data = bytearray(path.read_bytes())
         second = data.rindex(b'PK\1\2')
@@ -342,7 +342,7 @@ class TestArchive:
         with pytest.raises(UserError, match=r'b\.png is damaged \(it is not at the position given in the directory\)'):
             open_source(path).read(1)
 
-    def test_random_damage_never_gives_another_exception(self, tmp_path):
+    def test_random_damage_gives_no_other_exception(self, tmp_path):
         sound = write_zip(tmp_path / 'sound.zip', labelled_files(random_images(3), [0, 1, 2]), zipfile.ZIP_DEFLATED)
         original = sound.read_bytes()
         rng = np.random.default_rng(0)

@@ -21,13 +21,13 @@ def with_labels(labels: object) -> dict[str, bytes]:
 
 
 class TestLabels:
-    def test_dataset_json_rules_over_folders(self, open_files):
+    def test_labels_of_dataset_json_take_precedence_over_folders(self, open_files):
         labels = json.dumps({'labels': [['cat/b.png', 4], ['dog/a.png', 2]]}).encode()
         source = open_files({'dog/a.png': PNG, 'cat/b.png': PNG, 'dataset.json': labels})
         assert source.labels == [4, 2]
         assert source.class_names is None
 
-    def test_null_means_no_labels_for_any_folders(self, open_files):
+    def test_labels_that_are_null_mean_no_labels_despite_folders(self, open_files):
         source = open_files({'dog/a.png': PNG, 'cat/b.png': PNG, 'dataset.json': b'{"labels": null}'})
         assert source.labels is None
         assert source[0][1] is None
@@ -48,7 +48,7 @@ class TestLabels:
         assert source.class_names == ['n01440764', 'n02440764', 'n03440764']
         assert source.labels == [0, 1, 2]
 
-    def test_folders_around_the_classes_do_not_matter(self, open_files):
+    def test_folders_above_the_class_folders_are_ignored(self, open_files):
         source = open_files({'photos/all/cat/a.png': PNG, 'photos/all/dog/b.png': PNG})
         assert source.class_names == ['cat', 'dog']
 
@@ -63,7 +63,7 @@ class TestLabels:
     @pytest.mark.parametrize(
         'names', [['00000/img00000007.png', '00001/img00001000.png'], ['000000/000999.png', '012000/012345.png']]
     )
-    def test_parts_of_numbered_images_are_not_classes(self, open_files, names):
+    def test_folders_that_only_divide_numbered_images_are_not_classes(self, open_files, names):
         assert open_files(dict.fromkeys(names, PNG)).labels is None
 
     @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ class TestLabels:
             ['0/a.png', '10/b.png'],
         ],
     )
-    def test_other_numbers_are_classes(self, open_files, names):
+    def test_other_numbered_folders_are_classes(self, open_files, names):
         source = open_files(dict.fromkeys(names, PNG))
         assert source.labels == [0, 1]
         assert source.class_names == [name.split('/')[0] for name in names]
 
-    def test_images_next_to_class_folders_are_refused(self, open_files):
+    def test_images_outside_the_class_folders_are_refused(self, open_files):
         source = open_files({'a.png': PNG, 'dog/b.png': PNG, 'cat/c.png': PNG})
         with pytest.raises(UserError, match=r'a.png is next to folders of images'):
             source.labels  # noqa: B018 - reading them is what fails
@@ -96,18 +96,18 @@ class TestLabels:
             (['bottle/test/good/a.png', 'bottle/train/good/a.png'], 'bottle has the folders test and train'),
         ],
     )
-    def test_training_and_test_images_are_not_mixed(self, open_files, names, found):
+    def test_folders_of_training_and_test_images_are_refused_as_classes(self, open_files, names, found):
         with pytest.raises(UserError, match=f'{found}, whose images would be mixed; give only one of these folders'):
             open_files(dict.fromkeys(names, PNG))
 
-    def test_one_folder_named_after_a_split_may_be_a_class(self, open_files):
+    def test_a_single_folder_named_after_a_split_may_be_a_class(self, open_files):
         assert open_files({'train/a.png': PNG, 'truck/b.png': PNG}).class_names == ['train', 'truck']
 
     def test_dataset_json_allows_folders_named_after_splits(self, open_files):
         labels = json.dumps({'labels': [['test/a.png', 1], ['train/a.png', 0]]}).encode()
         assert open_files({'test/a.png': PNG, 'train/a.png': PNG, 'dataset.json': labels}).labels == [1, 0]
 
-    def test_data_set_one_level_deeper_is_pointed_at(self, open_files):
+    def test_the_error_points_to_a_data_set_in_a_subfolder(self, open_files):
         deeper = {f'pets/{name}': data for name, data in labelled_files(random_images(2), [0, 1]).items()}
         with pytest.raises(UserError, match=r'in the subfolder pets/'):
             open_files(deeper).labels  # noqa: B018
@@ -140,7 +140,7 @@ class TestBrokenLabels:
             (3, 'labels must be a list or null, not 3'),
         ],
     )
-    def test_labels_of_the_wrong_shape(self, open_files, labels, message):
+    def test_labels_of_the_wrong_shape_are_refused(self, open_files, labels, message):
         source = open_files(with_labels(labels))
         with pytest.raises(UserError, match=f'dataset.json.*{message}'):
             source.labels  # noqa: B018
@@ -149,12 +149,12 @@ class TestBrokenLabels:
     @pytest.mark.parametrize(
         'text', [b'', b'{', b'\xff\xfe\x00', b'[' * 100_000, b'{"labels": [["a.png", ' + b'9' * 5000 + b']]}']
     )
-    def test_no_json(self, open_files, text):
+    def test_a_dataset_json_that_is_not_json_is_refused(self, open_files, text):
         with pytest.raises(UserError, match=r'dataset.json: not a JSON file .*; fix dataset.json, or remove it'):
             open_files({'a.png': PNG, 'dataset.json': text}).labels  # noqa: B018
 
     @pytest.mark.parametrize('text', [b'{}', b'[]', b'null', b'{"label": null}'])
-    def test_json_of_another_kind(self, open_files, text):
+    def test_a_dataset_json_with_other_contents_is_refused(self, open_files, text):
         with pytest.raises(UserError, match=r'dataset.json: the file (must be a table|lacks the key labels)'):
             open_files({'a.png': PNG, 'dataset.json': text}).labels  # noqa: B018
 
@@ -166,7 +166,7 @@ class TestManifest:
         content = json.loads(self.MANIFEST.to_json()) | changes
         return with_labels([['a.png', 0], ['b.png', 1]]) | {'manifest.json': json.dumps(content).encode()}
 
-    def test_class_names_are_kept(self, open_files):
+    def test_class_names_of_the_manifest_are_kept(self, open_files):
         source = open_files(self.files())
         assert source.class_names == ['cat', 'dog']
         assert source.manifest == self.MANIFEST
@@ -177,11 +177,11 @@ class TestManifest:
     @pytest.mark.parametrize(
         'change', [{'class_names': 'cat'}, {'class_names': [1, 2]}, {'indices': 3}, {'rule': None}, {'arguments': []}]
     )
-    def test_values_of_the_wrong_kind_are_refused(self, open_files, change):
+    def test_manifest_values_of_the_wrong_type_are_refused(self, open_files, change):
         with pytest.raises(UserError, match=rf'manifest.json: {next(iter(change))}.* must be'):
             open_files(self.files(**change)).labels  # noqa: B018
 
-    def test_other_keys_are_refused(self, open_files):
+    def test_unknown_manifest_keys_are_refused(self, open_files):
         with pytest.raises(UserError, match=r'manifest.json: the file has an unknown key, date'):
             open_files(self.files(date='today')).labels  # noqa: B018
 
@@ -189,5 +189,5 @@ class TestManifest:
         with pytest.raises(UserError, match=r'names 1 class, but dataset.json has the label 1'):
             open_files(self.files(class_names=['cat'])).labels  # noqa: B018
 
-    def test_manifest_of_something_else_is_ignored(self, open_files):
+    def test_a_manifest_of_another_program_is_ignored(self, open_files):
         assert open_files({'a.png': PNG, 'manifest.json': b'{"name": "some web page"}'}).class_names is None

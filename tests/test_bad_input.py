@@ -58,7 +58,7 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize('message', ARCHIVES)
-def test_a_training_set_that_cannot_be_used_leaves_nothing_behind(tmp_path, message):
+def test_an_unusable_training_set_leaves_no_files(tmp_path, message):
     path = tmp_path / 'bad.zip'
     with zipfile.ZipFile(path, 'w') as archive:
         for name, data in ARCHIVES[message].items():

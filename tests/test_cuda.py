@@ -167,7 +167,7 @@ def test_a_resumed_training_ends_with_the_same_bytes(digits_20, tmp_path):
 
 
 @pytest.mark.parametrize('precision', ['tf32', 'bf16', pytest.param('fp16', marks=gpu_only)])
-def test_every_precision_trains(digits_20, tmp_path, precision):
+def test_training_works_in_every_precision(digits_20, tmp_path, precision):
     result = invoke(train.main, *train_arguments(tmp_path, digits_20, '--epochs=10', f'--precision={precision}'))
     assert result.exit_code == 0, result.output
 

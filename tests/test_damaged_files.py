@@ -121,7 +121,7 @@ def test_damaged_images_of_the_best_snapshot_are_sampled_again(change, run_dir):
     assert all((best_images(run_dir)[name] == values).all() for name, values in expected.items())
 
 
-def test_an_array_in_place_of_the_images_of_the_best_snapshot_is_replaced(run_dir):
+def test_a_plain_array_in_place_of_the_best_snapshots_images_is_replaced(run_dir):
     expected = best_images(run_dir)
     with open(run_dir / 'mem_best.npz', 'wb') as file:
         np.save(file, np.zeros(3))

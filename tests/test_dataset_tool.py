@@ -163,7 +163,7 @@ class TestOptions:
         assert manifest['indices'] == [0, 2]
         assert manifest['arguments']['skipped'] == ['00000/img00000001.png']
 
-    def test_overwrite(self, tmp_path):
+    def test_an_existing_data_set_is_replaced_only_with_overwrite(self, tmp_path):
         convert('digits', tmp_path / 'd.zip', '--max-images=5')
         message = refused('digits', tmp_path / 'd.zip', '--max-images=3')
         assert 'd.zip already exists; add --overwrite' in message

@@ -117,7 +117,7 @@ def test_a_network_is_compared_with_several_closed_forms(run_dir, halves, tmp_pa
     assert (tmp_path / 'levels_explained.png').exists()
 
 
-def test_windows_are_calibrated_to_a_network(run_dir, halves, tmp_path, monkeypatch):
+def test_calibrate_finds_the_windows_that_match_a_network(run_dir, halves, tmp_path, monkeypatch):
     """Calibration to a local score denoiser with known windows finds these windows."""
     truth = [(80.0, 7), (2.0, 5), (0.3, 3), (0.1, 3)]
     images = load_dataset(str(halves[0])).images
@@ -205,7 +205,7 @@ def test_levels_rounds_to_the_noise_levels_that_a_network_supports():
     assert found == [float(supported[(supported - sigma).abs().argmin()]) for sigma in (1.0, 0.1)]
 
 
-def test_closed_forms_have_distance_0_to_themselves_from_every_source(halves, tmp_path):
+def test_closed_forms_have_distance_0_to_themselves_for_every_source_of_images(halves, tmp_path):
     for name, column in (('gaussian', 'to_gaussian'), ('optimal', 'to_optimum')):
         arguments = [f'--denoiser={name}', f'--data={halves[0]}', f'--test={halves[1]}', f'--levels={LEVELS}']
         assert invoke('levels', *arguments, f'--outdir={tmp_path}').exit_code == 0
@@ -215,7 +215,7 @@ def test_closed_forms_have_distance_0_to_themselves_from_every_source(halves, tm
     assert generated[-1]['error'] < 1e-6  # samples from the optimal denoiser are training images
 
 
-def test_a_conditional_network_is_given_the_class_of_each_image(conditional, halves, tmp_path):
+def test_a_class_conditional_network_is_given_the_class_of_each_image(conditional, halves, tmp_path):
     data = load_dataset(str(halves[1]))
     common = [f'--network={conditional}', f'--data={halves[1]}', '--levels=1.0', '--from=train', f'--outdir={tmp_path}']
     net = load_network(conditional)

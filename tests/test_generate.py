@@ -236,7 +236,7 @@ def served(tmp_path):
         server.shutdown()
 
 
-def test_a_network_is_downloaded_checked_and_used(snapshot, served, tmp_path):
+def test_a_downloaded_network_is_checked_and_used(snapshot, served, tmp_path):
     folder, url = served
     (folder / 'net.pkl').write_bytes(pickle_of(snapshot))
     sha256 = hashlib.sha256((folder / 'net.pkl').read_bytes()).hexdigest()

@@ -62,7 +62,7 @@ def test_generated_images_equal_the_reference_data(outdir: Path) -> None:
     assert np.array_equal([read_image(outdir / f'{seed:06d}.png') for seed in range(32)], expected)
 
 
-def test_the_table_lists_the_training_image_that_each_image_replays(outdir: Path, digits: np.ndarray) -> None:
+def test_the_table_lists_the_training_image_that_each_sample_replays(outdir: Path, digits: np.ndarray) -> None:
     table = read_table(outdir)
     assert list(table) == list(range(32))
     for seed, line in table.items():
@@ -275,7 +275,7 @@ def test_an_array_on_disk_is_never_loaded_at_once(tmp_path: Path, monkeypatch: p
     assert '--shard' in in_memory.output
 
 
-def test_an_array_that_linux_will_not_map_for_writing_is_mapped_for_reading(
+def test_an_array_that_cannot_be_mapped_for_writing_is_mapped_for_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linux refuses a writable mapping of a file that is larger than memory."""
@@ -348,7 +348,7 @@ def test_a_damaged_image_in_the_second_shard_is_reported_once(digits_20: Path, t
     assert not (tmp_path / 'out').exists()
 
 
-def test_mistakes_are_reported_in_one_sentence(
+def test_mistakes_give_a_one_sentence_error(
     outdir: Path, digits_20: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(text: str, *arguments: str | Path, code: int = 1) -> None:

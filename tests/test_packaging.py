@@ -47,7 +47,7 @@ def test_data_files_of_a_package_are_installed(package):
 
 
 @pytest.mark.parametrize('package', PACKAGES, ids=lambda path: path.name)
-def test_folders_with_code_are_packages(package):
+def test_every_folder_with_code_is_a_package(package):
     folders: set[Path] = {path.parent for path in package.rglob('*.py')}
     assert all((folder / '__init__.py').is_file() for folder in folders)
 

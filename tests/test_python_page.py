@@ -43,7 +43,7 @@ def test_examples_in_python_md_run(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_training_on_arrays_gives_the_network_of_a_run_folder(tmp_path):
+def test_training_on_arrays_gives_the_same_network_as_a_run_folder(tmp_path):
     labels = np.array([0, 1, 0, 1, 0, 1])
     net = train(IMAGES, labels, TINY)
     assert net.label_dim == 2

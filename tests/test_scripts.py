@@ -201,7 +201,7 @@ def test_sweep_pages_have_a_digits_block_and_the_ratio_of_each_training_run(name
     assert re.findall(r'^\| `([\w-]+)`.*? \| \d+\.\d\d \W', text, re.MULTILINE) == trained
 
 
-def test_figures_of_a_sweep_are_made_from_the_lines_of_its_runs(tmp_path, monkeypatch, capsys):
+def test_the_code_for_figures_of_a_sweep_reads_the_records_of_its_runs(tmp_path, monkeypatch, capsys):
     [block] = [block for block in blocks('scripts/README.md') if 'mem_traj.jsonl' in block]
     records = {'128/1000': (0.5, 0.9, 0.7), '128/2000': (0.25, 0.125), '320/1000': (0.0, 1.0)}
     for run, ratios in records.items():

@@ -70,7 +70,7 @@ def test_packages_import_only_the_packages_below_them(package):
             assert rooms <= BELOW[package] | {package} | own_command, name
 
 
-def test_no_script_is_imported():
+def test_no_module_imports_a_script():
     for name, tree in TREES.items():
         assert not imports_of(name, ast.walk(tree)) & SCRIPTS.keys(), name
 

@@ -59,7 +59,7 @@ def test_an_archive_has_the_expected_names_labels_and_manifest(dest):
     assert np.array_equal(open_source(dest).load(), IMAGES)
 
 
-def test_a_thousand_images_per_folder(dest):
+def test_an_archive_has_a_thousand_images_per_folder(dest):
     write(dest, np.zeros((2001, 1, 1, 1), np.uint8), [0] * 2001)
     names = sorted(name for name in content(dest) if name.endswith('.png'))
     assert names[999:1001] == ['00000/img00000999.png', '00001/img00001000.png']
@@ -72,7 +72,7 @@ def test_missing_labels_are_written_as_null(dest):
     assert open_source(dest).labels is None
 
 
-def test_bytes_depend_on_neither_the_time_nor_the_user(tmp_path, monkeypatch):
+def test_the_bytes_of_an_archive_depend_on_neither_the_time_nor_the_user(tmp_path, monkeypatch):
     write(tmp_path / 'a.zip')
     monkeypatch.setattr('time.time', lambda: 2_000_000_000)
     old = os.umask(0o077)

@@ -82,7 +82,7 @@ class TestSize:
         assert np.array_equal(again, direct)
         assert labels == direct_labels
 
-    def test_unlabelled_images_are_taken_in_order_or_drawn_uniformly(self, tmp_path):
+    def test_unlabelled_images_are_taken_in_order_or_with_a_seed_drawn_uniformly(self, tmp_path):
         source = write_zip(tmp_path / 'a.zip', labelled_files(random_images(20), None))
         images, labels, manifest = make('size', source, tmp_path / 'd.zip', '--max-images=7')
         assert np.array_equal(images, random_images(20)[:7])

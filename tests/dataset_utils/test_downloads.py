@@ -44,7 +44,7 @@ def site(tmp_path):
     server.server_close()
 
 
-def test_a_url_gives_the_data_set_that_its_file_gives(site, tmp_path):
+def test_a_url_gives_the_same_data_set_as_its_file(site, tmp_path):
     folder, address = site
     write_cifar(folder / CIFAR)
     cache = f'--cache-dir={tmp_path}/cache'

@@ -195,7 +195,7 @@ class TestMixture:
         with pytest.raises(AssertionError, match=message):
             raise AssertionError(refused('mixture', sets[0], tmp_path / 'm.zip', *options))
 
-    def test_grey_and_colour_images_become_colour(self, tmp_path, sets):
+    def test_mixing_grey_and_colour_images_gives_colour_images(self, tmp_path, sets):
         other = write_zip(tmp_path / 'other.zip', labelled_files(random_images(20, 2, 3), [5] * 20))
         options = [f'--blend={other}', '--blend-rate=0.5', '--max-images=4']
         images, _, _ = make('mixture', sets[0], tmp_path / 'm.zip', *options)

@@ -26,7 +26,7 @@ def last():
     del rules.RULES['last'], rules.EXAMPLES['last']
 
 
-def test_a_registered_selection_is_a_sub_command(last, tmp_path):
+def test_a_registered_selection_is_a_subcommand(last, tmp_path):
     images, labels, manifest = make('last', 'digits', tmp_path / 'd.zip', '--max-images=10')
     assert np.array_equal(images, open_source('digits').load()[-10:])
     assert labels == open_source('digits').labels[-10:]

@@ -20,7 +20,7 @@ def test_center_crop_resizes_the_central_square_with_lanczos():
     assert np.array_equal(make_transform('center-crop', (8, 8))(image), expected)
 
 
-def test_center_crop_of_the_right_size_changes_no_pixel():
+def test_center_crop_leaves_an_image_of_the_right_size_unchanged():
     image = image_of(16, 20)
     assert np.array_equal(make_transform('center-crop', (16, 16))(image), image[:, 2:18])
 

@@ -41,7 +41,7 @@ def test_a_removed_lock_file_is_never_held_by_two_processes(tmp_path):
                 assert third is None
 
 
-def test_a_folder_that_stays_empty_is_removed(tmp_path):
+def test_a_folder_that_remains_empty_is_removed_with_its_lock(tmp_path):
     with sole_use(tmp_path / 'new' / '.lock', 'it'):
         pass
     with sole_use(tmp_path / 'used' / '.lock', 'it'):

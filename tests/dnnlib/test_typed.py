@@ -26,7 +26,7 @@ class Study(Typed, frozen=True):
     anything: dict[str, Any] = {}
 
 
-def test_a_file_becomes_a_typed_record():
+def test_a_file_is_read_as_a_typed_record():
     content = {
         'sizes': {'search-range': [1, 2]},
         'factors': {'width': {'8': {'tolerance': 0.25}}},

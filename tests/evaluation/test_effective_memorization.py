@@ -99,7 +99,7 @@ def test_repeats_whose_mean_equals_the_threshold_count_as_memorized():
     ('ratios', 'text'),
     [({20: 1.0, 50: 0.99}, '≥ 50'), ({20: 0.5, 50: 0.1}, '< 20'), ({20: 0.3}, '< 20'), ({7: 1}, '≥ 7')],
 )
-def test_emm_that_is_not_bracketed_is_an_inequality(ratios, text):
+def test_an_emm_outside_the_measured_sizes_is_an_inequality(ratios, text):
     emm = effective_memorization(counted(ratios))
     assert str(emm.estimate) == text
 
@@ -118,7 +118,7 @@ def test_if_ratios_rise_again_the_emm_is_the_last_crossing():
     assert [(small.size, large.size) for small, large in rising_pairs(ratios)] == [(200, 300)]
 
 
-def test_a_rise_within_the_intervals_gives_no_warning():
+def test_a_rise_of_ratios_within_their_intervals_gives_no_warning():
     assert rising_pairs(counted({100: 0.50, 200: 0.52}, images=100)) == []
 
 

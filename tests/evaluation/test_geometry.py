@@ -63,7 +63,7 @@ def test_shell_coverage_equals_its_definition():
     assert 0 < found.in_shell.float().mean() < 1
 
 
-def test_exact_copies_of_an_image_cover_one_another():
+def test_exact_copies_of_an_image_count_as_covered():
     twice = torch.cat([TRAINING[:5], TRAINING[:1]])
     found = geometry(twice, twice, [0.01])
     np.testing.assert_allclose(found.log_coverage[0, [0, 5]], [0, 0], atol=1e-12)
@@ -109,7 +109,7 @@ def test_a_crossing_is_interpolated_in_the_logarithm_of_the_noise_level():
     assert crossing_level([1, 10], [2, 1], 1) == 10
 
 
-def test_lone_images_lose_their_coverage_at_higher_noise():
+def test_isolated_images_lose_their_coverage_at_a_higher_noise_level():
     crowd = torch.full([6, 1, 2, 2], 100, dtype=torch.uint8)
     crowd[:5, 0, 0, 0] += torch.arange(5, dtype=torch.uint8)
     crowd[5] = 200

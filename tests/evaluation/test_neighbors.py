@@ -36,7 +36,7 @@ def test_neighbours_equal_those_of_the_reference_data():
 
 @pytest.mark.parametrize('k', [1, 2, 3, 5])
 @pytest.mark.parametrize('count', [5, 1024, 1025, 2500])
-def test_neighbours_equal_all_distances_in_int64(k, count):
+def test_neighbours_equal_those_of_all_distances_in_int64(k, count):
     assert_exact(random_images(0, 40, 3, 4, 4), random_images(1, count, 3, 4, 4), k)
 
 

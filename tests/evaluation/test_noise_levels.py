@@ -93,7 +93,7 @@ def test_the_distances_of_the_optimum_to_itself_and_to_the_gaussian_are_exact():
     np.testing.assert_allclose(squared_distance(results[0], results[2]), expected, rtol=1e-8)
 
 
-def test_labels_reach_the_denoiser():
+def test_class_labels_are_passed_to_the_denoiser():
     labels = torch.tensor([3, 0, 1])
     pairs = zip(IMAGES[:3], labels, strict=True)
     expected = [float((to_float64(image) - int(label)).square().sum()) for image, label in pairs]

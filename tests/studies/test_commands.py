@@ -19,6 +19,6 @@ def test_processes_on_several_nodes_are_given_the_rendezvous_variables():
     assert {'--node_rank=1', '--master_addr=node-a', '--master_port=20071', '--seed=$NODE_RANK'} <= set(words)
 
 
-def test_one_device_needs_no_torchrun():
+def test_a_single_device_needs_no_torchrun():
     assert shell_line(['train.py', '--seed=1'], Resources(1, 1)) == 'python train.py --seed=1'
     assert shell_line(['-m', 'dataset_utils', 'size'], Resources(2, 8)) == 'python -m dataset_utils size'

@@ -81,7 +81,7 @@ def test_factors_are_combined_and_change_only_their_own_options():
     assert study.combinations[3].name == 'Channels 16, labels true'
 
 
-def test_measurements_follow_the_evaluation_and_change_no_training():
+def test_measurements_run_after_the_evaluation_and_leave_the_training_command_unchanged():
     plain, measured = read(), read(diagnose={'levels': {'num': 20}, 'clocks': {'test': 'held-out.zip'}})
     points = [make_point(study, Path('out'), study.combinations[0], 20, 0) for study in (plain, measured)]
     assert points[0].identity == points[1].identity

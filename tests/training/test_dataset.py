@@ -95,7 +95,7 @@ def test_mirrored_images_have_the_indices_after_the_originals(digits_20):
     assert labels.tolist() == [int(dataset.labels[4])] * 2
 
 
-def test_a_missing_training_set_is_named():
+def test_a_missing_training_set_is_named_in_the_error():
     with pytest.raises(UserError, match=r'`data`=nowhere\.zip'):
         load_dataset('nowhere.zip')
 

@@ -442,7 +442,7 @@ def test_a_damaged_pickle_gives_a_clear_error_or_a_network(tmp_path):
     assert all(message.isprintable() for message in messages)
 
 
-def test_a_u_net_without_preconditioning_is_refused(tmp_path):
+def test_a_network_without_preconditioning_is_refused(tmp_path):
     net = NetworkConfig('VPPrecond', SMALL).build()
     keywords = {'img_resolution': 8, 'in_channels': 1, 'out_channels': 1}
     assert "not 'SongUNet'" in refusal(write(tmp_path, record_of(net.model, keywords=keywords)))

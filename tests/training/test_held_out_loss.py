@@ -62,7 +62,7 @@ def test_each_evaluation_has_the_same_noise_and_does_not_use_the_global_generato
     assert torch.equal(torch.rand(3), drawn)
 
 
-def test_each_image_has_its_own_class():
+def test_each_image_is_evaluated_with_its_own_class():
     labels = torch.arange(100) % 10
     net: Any = Recorder()
     evaluator_of(*sets(labels=labels)).evaluate(net)

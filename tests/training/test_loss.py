@@ -54,7 +54,7 @@ def test_vp_loss_draws_uniform_times():
     assert float((histogram - 1000).abs().max()) < 5 * math.sqrt(1000)
 
 
-def test_augmented_images_and_their_labels_reach_the_network():
+def test_augmented_images_and_augmentation_labels_reach_the_network():
     images, net = torch.ones(3, 1, 2, 2), Recorder()
     labels = torch.arange(27.0).reshape(3, 9)
     loss = VELoss()(net, images, augment_pipe=lambda x: (2 * x, labels))

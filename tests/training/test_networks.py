@@ -49,14 +49,14 @@ def test_channels_last_gives_the_same_images(case):
     assert relative_error(case.denoise(), case.tensor('out.denoised')) < 1e-5
 
 
-def test_bfloat16_is_close_and_returns_float32(case):
+def test_bfloat16_gives_similar_images_in_float32(case):
     case.net.set_precision('bf16')
     denoised = case.denoise()
     assert denoised.dtype == torch.float32
     assert 0 < relative_error(denoised, case.tensor('out.denoised')) < 0.02
 
 
-def test_float16_runs_as_float32_on_a_cpu(case):
+def test_on_a_cpu_float16_networks_compute_in_float32(case):
     expected = case.denoise()
     case.net.set_precision('fp16')
     torch.testing.assert_close(case.denoise(), expected, rtol=0, atol=0)

@@ -129,7 +129,7 @@ class NoFloat64(TorchDispatchMode):
 @pytest.mark.parametrize('sampler', [edm_sampler, ablation_sampler])
 @pytest.mark.parametrize('name', ['VPPrecond', 'EDMPrecond'])
 @pytest.mark.parametrize('churn', [0, 5])
-def test_samplers_need_no_float64_on_a_device_without_it(sampler, name, churn):
+def test_samplers_work_on_a_device_without_float64(sampler, name, churn):
     arguments = {'model_type': 'SongUNet', 'model_channels': 8, 'channel_mult': [1], 'num_blocks': 1}
     net = NetworkConfig(name, {'img_resolution': 8, 'img_channels': 1, **arguments}).build('meta')
     with NoFloat64(), pytest.raises(TypeError, match='without it'):

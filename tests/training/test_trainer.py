@@ -210,7 +210,7 @@ def test_a_saved_and_restored_training_run_ends_with_the_same_bits(digits, name)
             saved.load_state_dict({key: value for key, value in state.items() if key != name})
 
 
-def test_the_first_bad_step_is_the_first_whose_loss_is_not_finite(digits):
+def test_the_first_bad_step_is_the_first_with_a_non_finite_loss(digits):
     trainer = Trainer(make_config(batch_gpu=900, rampup_images=0), digits, torch.device('cpu'))
     trainer.step()
     assert int(trainer.first_bad_step) > trainer.steps

@@ -47,7 +47,7 @@ def events(snapshots, states, tick_images, total_images, images=0, stop_after=10
         (([20], [20], 1000, 20, 20), []),
     ],
 )  # fmt: skip
-def test_files_are_saved_after_the_first_step_that_reaches_them(case, expected, capsys):
+def test_files_are_saved_after_the_first_step_that_reaches_their_image_count(case, expected, capsys):
     assert events(*case) == expected
     stopped = 'state 20' in expected and case[3] > 20
     assert ('Stopped at 0.02 kimg' in capsys.readouterr().out) == stopped

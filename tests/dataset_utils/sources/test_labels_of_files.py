@@ -52,7 +52,7 @@ class TestLabels:
         source = open_files({'photos/all/cat/a.png': PNG, 'photos/all/dog/b.png': PNG})
         assert source.class_names == ['cat', 'dog']
 
-    def test_one_folder_is_one_class(self, open_files):
+    def test_images_in_a_single_folder_are_one_class(self, open_files):
         source = open_files({'cat/a.png': PNG, 'cat/b.png': PNG})
         assert source.class_names == ['cat']
         assert source.labels == [0, 0]

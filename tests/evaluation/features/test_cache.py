@@ -85,7 +85,7 @@ def test_other_images_networks_and_preprocessing_are_extracted_separately(networ
 
 
 @pytest.mark.parametrize('damage', [lambda data: data[:-40], lambda data: b'', lambda data: b'x' * len(data)])
-def test_a_damaged_file_is_extracted_again_with_a_note(network, tmp_path, damage):
+def test_features_of_a_damaged_cache_file_are_extracted_again_with_a_note(network, tmp_path, damage):
     common = '--source=digits', '--preprocess=mean=0/0/0', f'--cache-dir={tmp_path}/cache', network()
     assert run(*common, f'--dest={tmp_path}/a.npy').exit_code == 0
     (file,) = (tmp_path / 'cache' / 'features').glob('*.npy')
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_extracted_again_with_a_note(network, tmp_path, damage
     assert (tmp_path / 'a.npy').read_bytes() == (tmp_path / 'b.npy').read_bytes() == file.read_bytes()
 
 
-def test_a_file_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+def test_an_unwritable_destination_is_refused_before_features_are_extracted(tmp_path):
     assert 'name an .npy file in a folder that exists' in failure('--source=digits', f'--dest={tmp_path}/no/a.npy')
     assert 'name an .npy file' in failure('--source=digits', f'--dest={tmp_path}/a.npz')
 

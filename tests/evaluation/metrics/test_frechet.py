@@ -30,7 +30,7 @@ def test_the_distance_is_exact_for_few_and_for_many_images(count, other):
 
 
 @pytest.mark.parametrize('count', [5, 12, 13, 60])
-def test_a_set_and_itself_in_any_order_have_distance_0(count):
+def test_a_set_has_distance_0_to_itself_in_any_order(count):
     a = features(count)
     scale = np.trace(np.atleast_2d(np.cov(a, rowvar=False)))
     assert frechet_distance(a, a) <= 1e-12 * scale

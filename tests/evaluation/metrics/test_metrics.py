@@ -143,7 +143,7 @@ def test_a_new_metric_needs_one_file_and_one_line(needs, monkeypatch):
         metric('new', PixelSpace(), generated, training)
 
 
-def test_signs_of_memorization_are_those_of_numbers_that_metrics_compute():
+def test_every_metric_value_that_shows_memorization_is_computed():
     sets = random_sets(256, 70, 65, 60)
     rows = [images.reshape(len(images), -1)[:, :5].astype(float) for images in sets]
     names = [name for name in METRICS if METRICS[name].needs == 'distances']

@@ -83,13 +83,13 @@ def test_a_limited_rank_keeps_the_largest_eigenvalues():
     np.testing.assert_allclose(GaussianDenoiser(images, rank=3)(x, sigma).flatten(1), expected, atol=1e-9)
 
 
-def test_one_image_is_denoised_to_itself():
+def test_a_training_set_of_one_image_is_denoised_to_that_image():
     images = random_images(1)
     found = GaussianDenoiser(images)(noisy([2, 1, 4, 4]), 1.0)
     np.testing.assert_allclose(found, (images.double() / 127.5 - 1).expand(2, -1, -1, -1), atol=1e-12)
 
 
-def test_the_result_has_the_precision_of_x():
+def test_the_result_has_the_dtype_of_x():
     denoiser = GaussianDenoiser(random_images(10))
     assert denoiser(noisy([1, 1, 4, 4]), 1.0).dtype == torch.float64
     assert denoiser(noisy([1, 1, 4, 4]).float(), 1.0).dtype == torch.float32

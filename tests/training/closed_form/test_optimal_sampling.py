@@ -75,7 +75,7 @@ def test_a_point_midway_between_two_images_never_settles(images: Tensor, denoise
 
 
 @pytest.mark.parametrize('rows', [100, 1 << 16])
-def test_copies_of_one_image_settle_together(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_settles_even_if_it_has_exact_copies(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8_sums, 'MAX_BLOCK', rows)
     images = smooth_images(400).repeat(3, 1, 1, 1)
     settled, denoised = OptimalDenoiser(images).settled(naive_pixels(images[:2]) + 0.001, 0.01)

@@ -22,7 +22,7 @@ def test_each_pixel_is_its_posterior_mean_given_the_correlated_pixels(count, cha
         check(PCALocalityDenoiser(images, tau=tau, precision=precision), x, sigma, expected)
 
 
-def test_one_image_is_denoised_to_itself():
+def test_a_training_set_of_one_image_is_denoised_to_that_image():
     images = mixed_images(1, 3, 4)
     found = PCALocalityDenoiser(images)(queries(images, 1.0), 1.0)
     assert relative_error(found, brute_force.data(images).repeat(4, axis=0)) < 1e-12

@@ -14,9 +14,7 @@ from click.testing import CliRunner, Result
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / 'tests' / 'data'
-needs_cifar10 = pytest.mark.skipif(
-    'CIFAR10_ARCHIVE' not in os.environ, reason='CIFAR10_ARCHIVE names no cifar-10-python.tar.gz'
-)
+needs_cifar10 = pytest.mark.skipif('CIFAR10_ARCHIVE' not in os.environ, reason='CIFAR10_ARCHIVE is not set')
 
 # Options of a network whose training steps take milliseconds.
 TINY = ['--num-channels=8', '--num-blocks=1', '--attn-resolutions=4', '--precond=vp', '--augment=0', '--dropout=0.1']

@@ -43,7 +43,7 @@ MpiDefault=none
 ReturnToService=2
 KillWait=5
 MinJobAge=10
-# Jobs that ask for it are requeued, and no others, as on careful clusters.
+# Only jobs that request it are requeued, as on many clusters.
 JobRequeue=0
 NodeName=left NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[1]} CPUs=2
 NodeName=right NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[2]} CPUs=2

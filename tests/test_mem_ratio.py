@@ -133,7 +133,7 @@ def test_the_images_of_the_best_snapshot_are_kept(fresh, digits_20, monkeypatch)
     assert kept['classes'].tolist() == batch.class_labels.tolist()
 
     def refuse(*_):
-        raise AssertionError('nothing is left to sample')
+        raise AssertionError('images were sampled again')
 
     gallery = (fresh / 'mem_gallery.png').read_bytes()
     with monkeypatch.context() as patched:

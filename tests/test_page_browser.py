@@ -8,7 +8,7 @@ import pytest
 from studies.report.page import write_page
 from tests.studies.report.sample_page import COPIES, FIGURES, OTHERS, PAIRS, sample_page
 
-webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not installed: requirements-dev.txt has it')
+webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not installed (see requirements-dev.txt)')
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 DRIVER = shutil.which('chromedriver')
 pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed: Debian's chromium and chromium-driver"
+    not (CHROMIUM and DRIVER), reason='chromium or chromedriver is not installed (Debian: chromium, chromium-driver)'
 )
 WIDTHS = [360, 1280]
 

@@ -54,7 +54,7 @@ def kill_all(process):
 def wait_for(condition, process, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition() and process.poll() is None:
-        assert time.monotonic() < deadline, 'the training does not get on'
+        assert time.monotonic() < deadline, 'the training run makes no progress'
         time.sleep(0.005)
 
 

@@ -96,7 +96,7 @@ class Page:
         values = parse(main, module, arguments)
         if module == 'train' and not values['resume']:
             data = values['data']
-            assert data == 'digits' or data in self.data, f'no command before it makes {data}'
+            assert data == 'digits' or data in self.data, f'no earlier command makes {data}'
             self.runs[values['outdir']] = data
             # Apart from its length, the configuration does not depend on the data set.
             options = (ranks, *(word for word in arguments if not word.startswith(('--data=', '--outdir='))))
@@ -107,7 +107,7 @@ class Page:
             expdir = str(values['expdir'])
             # Without --nosubdir, the run folder is a numbered folder in --outdir.
             folders = {expdir, str(Path(expdir).parent)}
-            assert folders & self.runs.keys(), f'no training makes {values["expdir"]}'
+            assert folders & self.runs.keys(), f'no earlier command trains {values["expdir"]}'
             assert values['knn_ref'] in (None, self.runs.get(expdir, values['knn_ref']))
         elif module in ('dataset_utils', 'dataset_tool'):
             if 'dest' in values:
@@ -244,11 +244,11 @@ WRONG = {
     'python trian.py --outdir=o --data=digits': 'trian',
     'pyhton train.py --outdir=o --data=digits': 'unknown command',
     'python train.py --outdir=o --data=digits --num-block=2': 'No such option',
-    'python train.py --outdir=o --data=unmade.zip': 'no command before it makes',
+    'python train.py --outdir=o --data=unmade.zip': 'no earlier command makes',
     'python train.py --outdir=o --data=digits --skip-connections=1,1': 'skip connections',
     'torchrun --standalone --nproc_per_node=8 train.py --outdir=o --data=digits --batch=100': 'number of ranks',
     'torchrun --nproc_per_node=8 train.py --outdir=o --data=digits': 'node_rank',
-    'python mem_ratio.py --expdir=elsewhere': 'no training makes',
+    'python mem_ratio.py --expdir=elsewhere': 'no earlier command trains',
     'python -m dataset_utils size --source=digits --dest=d.zip --max-images=15': 'multiple',
     'echo $UNSET': 'UNSET',
 }

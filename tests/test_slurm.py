@@ -52,7 +52,7 @@ def cluster(tmp_path_factory):
         with running_cluster(tmp_path_factory.mktemp('cluster')) as environ:
             yield {**environment(), **environ}
     except ClusterNotHere as error:
-        pytest.skip(f'no cluster of Slurm: {error}')
+        pytest.skip(f'no Slurm cluster: {error}')
     finally:
         signal.signal(signal.SIGTERM, before)
 

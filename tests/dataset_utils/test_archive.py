@@ -109,7 +109,7 @@ def test_a_failure_leaves_no_files(dest, exception):
 
     with pytest.raises(exception):
         fail()
-    assert not dest.parent.exists(), 'nor the folder that was made for it'
+    assert not dest.parent.exists(), 'the new folder must be removed, too'
 
 
 def test_after_a_failure_a_folder_with_other_files_stays(dest):
@@ -199,7 +199,7 @@ def test_a_folder_is_replaced_in_one_step_so_it_is_never_missing(tmp_path, monke
     write(dest)
 
     def rename(self, target):
-        raise AssertionError('a process killed after this step would leave nothing under the name')
+        raise AssertionError('a process killed after this step would leave no data set')
 
     monkeypatch.setattr(Path, 'rename', rename)
     write(dest, IMAGES[:1], [5], overwrite=True)

@@ -267,7 +267,7 @@ class TestDuplicate:
         message = refused('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', '--copies=4', '--fraction=0.004')
         assert '--fraction=0.004 of 100 images is less than one image, so nothing is repeated; raise it' in message
         images, _, _ = make('duplicate', tmp_path / 's.zip', tmp_path / 'd.zip', '--copies=4', '--fraction=0')
-        assert len(images) == 100, 'no duplicates, on purpose'
+        assert len(images) == 100, 'a fraction of 0 repeats nothing'
 
     def test_a_fraction_that_is_not_a_number_is_refused(self, tmp_path):
         message = refused('duplicate', 'digits', tmp_path / 'd.zip', '--copies=2', '--fraction=nan')

@@ -82,7 +82,7 @@ class TestBalanced:
         drawn = {tuple(selections.balanced(labels, None, 20, seed)) for seed in (None, 0, 1, 2)}
         assert len(drawn) == 4
         zeros, ones = np.array(selections.balanced(labels, None, 20, 0)).reshape(2, 10)
-        assert set(zeros) != set(ones - 100), 'each class has an order of its own'
+        assert set(zeros) != set(ones - 100), 'each class must have its own order'
 
     def test_the_order_of_a_seed_is_that_of_numpys_frozen_generator(self):
         order = np.random.RandomState([5, 1]).permutation(4)  # seeded by (seed, label)

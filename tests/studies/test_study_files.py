@@ -11,7 +11,7 @@ from tests.helpers import ROOT
 
 STUDIES = ROOT / 'scripts' / 'studies'
 FILES = sorted(STUDIES.rglob('*.toml'))
-# One file for each factor of the paper's four families.
+# Factors of the paper's four families, each with its own study file.
 FACTORS = {
     *('size', 'dimension', 'num_classes', 'intra_diversity'),
     *('width', 'depth', 'time_embedding', 'skip_connections'),
@@ -31,7 +31,7 @@ def test_study_files_use_only_options_of_the_scripts(path):
 def test_sizes_of_a_pocket_study_can_be_selected_from_the_digits(path):
     study = load_study(path)
     if study.sources:
-        pytest.skip('made of data sets of its own')
+        pytest.skip('the study uses its own sources')
     Validator().with_steps(study, Path('nowhere'))
 
 

@@ -24,7 +24,7 @@ print(threads().count('pt_gloo_runloop'))
 """
 
 
-@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='no list of threads here')
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='requires /proc')
 def test_no_thread_outlives_its_process_group():
     """A thread that is left over would abort the process if it freed a tensor while the interpreter exits."""
     done = subprocess.run([sys.executable, '-c', LEFT_THREADS], env=environment(), capture_output=True, text=True)

@@ -31,7 +31,7 @@ from training.sampling import StackedRandomGenerator, edm_sampler, rho_schedule,
 
 def forbid_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_args: object) -> None:
-        raise AssertionError('float64 was called to help')
+        raise AssertionError('images were recomputed in float64')
 
     monkeypatch.setattr(optimal, 'float64_sums', fail)
 

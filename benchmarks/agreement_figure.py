@@ -15,7 +15,7 @@ from dnnlib.util import report_errors
 from evaluation.diagnosis.result_files import text_table
 from studies.report.diagnosis import AGREEMENT, mean_row
 from studies.report.diagnosis_plots import agreement_by_size
-from studies.report.plots import save_figure
+from studies.report.drawing import save_figure
 
 
 @click.command()

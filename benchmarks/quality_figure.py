@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dnnlib.util import UserError, report_errors
-from studies.report.plots import save_figure
+from studies.report.drawing import save_figure
 from studies.report.quality_plots import measured_records, quality_by
 
 

@@ -16,7 +16,7 @@ from evaluation.best_images import BEST_NAME, read_best
 from evaluation.memorization import memorized
 from evaluation.records import best_record, read_records
 from studies.folder import open_results
-from studies.report.plots import ratio_axis
+from studies.report.drawing import ratio_axis
 
 COLUMNS = 8
 COPY_COLOR = '#c81e1e'

@@ -35,7 +35,7 @@ from studies.report.diagnosis_plots import (
     geometry_figure,
     windows_figure,
 )
-from studies.report.plots import save_figure
+from studies.report.drawing import save_figure
 from torch_utils import distributed
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 from evaluation.diagnosis.clocks_table import CLOCKS, run_time
 from evaluation.geometry import DECIDED
 from studies.report.diagnosis import AGREEMENT
-from studies.report.plots import add_legend, apart, curve_styles, label_rows, legend_height, new_figure, row_places
+from studies.report.drawing import add_legend, apart, curve_styles, label_rows, legend_height, new_figure, row_places
 
 Row = dict[str, Any]
 SIGMA = 'noise level sigma (images in [-1, 1])'

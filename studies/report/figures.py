@@ -14,21 +14,20 @@ from studies.folder import open_results
 from studies.points import slug
 from studies.report.diagnosis import clock_rows, level_rows, mean_agreement
 from studies.report.diagnosis_plots import agreement_by_size, clock_comparison, error_figure
-from studies.report.plots import (
+from studies.report.drawing import save_figure
+from studies.report.emm_plots import EmmBar, emm_figure
+from studies.report.quality_plots import quality_figures
+from studies.report.ratio_plots import (
     Curve,
-    EmmBar,
     RatioPoint,
     SkipPlacement,
     TrainingCurve,
-    emm_figure,
     ratio_figure,
     run_figure,
-    save_figure,
     skip_figure,
     training_figure,
     value_figure,
 )
-from studies.report.quality_plots import quality_figures
 from studies.report.run_files import run_records
 from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult, StudyResults

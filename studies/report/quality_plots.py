@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from evaluation.printing import is_far
 from studies.points import slug
-from studies.report.plots import (
+from studies.report.drawing import (
     add_legend,
     apart,
     cross_out,

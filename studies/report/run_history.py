@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.printing import is_far
-from studies.report.plots import RunHistory
+from studies.report.ratio_plots import RunHistory
 from studies.report.run_files import read_lines, run_records
 from training.training_loop import STATS_FILE
 

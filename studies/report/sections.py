@@ -15,6 +15,7 @@ from evaluation.effective_memorization import EMM, bracket
 from studies.folder import PAGE
 from studies.points import LEFT, RUNNING
 from studies.report.diagnosis import AGREEMENT, clock_rows, mean_agreement
+from studies.report.drawing import figure_bytes
 from studies.report.figures import study_figures
 from studies.report.finding import FAR_NOTE, advice, bracket_text, finding, of, percent
 from studies.report.gallery import read_gallery, spread_rows
@@ -30,7 +31,6 @@ from studies.report.page import (
     Trainings,
     write_page,
 )
-from studies.report.plots import figure_bytes
 from studies.report.tables import ratio_rows
 from studies.report.trainings import images_of_point, page_point
 from studies.results import StudyResults

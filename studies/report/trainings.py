@@ -10,10 +10,11 @@ from dnnlib.util import counted, format_time
 from evaluation.printing import FAR_TEXT, distance_text, is_far
 from studies.commands import Resources, shell_line
 from studies.report.copied_facts import copied_parts
+from studies.report.drawing import figure_bytes
 from studies.report.finding import percent
 from studies.report.gallery import closest_rows, read_gallery
 from studies.report.page import PageFigure, PagePoint
-from studies.report.plots import RunHistory, figure_bytes, run_figure
+from studies.report.ratio_plots import RunHistory, run_figure
 from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult
 from training.config import OPTIONS_FILE

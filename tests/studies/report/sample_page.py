@@ -3,6 +3,8 @@
 import numpy as np
 
 from evaluation.effective_memorization import EMM, Bound
+from studies.report.drawing import figure_bytes
+from studies.report.emm_plots import EmmBar, emm_figure
 from studies.report.gallery import GalleryItem
 from studies.report.page import (
     Cell,
@@ -15,16 +17,7 @@ from studies.report.page import (
     Strips,
     Trainings,
 )
-from studies.report.plots import (
-    Curve,
-    EmmBar,
-    RatioPoint,
-    RunHistory,
-    emm_figure,
-    figure_bytes,
-    ratio_figure,
-    run_figure,
-)
+from studies.report.ratio_plots import Curve, RatioPoint, RunHistory, ratio_figure, run_figure
 
 HOSTILE = '<script>document.title = "taken"</script>"><img src=x onerror=alert(1)>'
 LONG = 'an_option_whose_name_has_no_place_to_break_' * 4

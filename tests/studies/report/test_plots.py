@@ -9,23 +9,21 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
 from evaluation.effective_memorization import EMM, Bound
-from studies.report.plots import (
+from studies.report.drawing import figure_bytes, save_figure
+from studies.report.emm_plots import EmmBar, emm_figure
+from studies.report.quality_plots import QualityCurve, quality_figure
+from studies.report.ratio_plots import (
     Curve,
-    EmmBar,
     RatioPoint,
     RunHistory,
     SkipPlacement,
     TrainingCurve,
-    emm_figure,
-    figure_bytes,
     ratio_figure,
     run_figure,
-    save_figure,
     skip_figure,
     training_figure,
     value_figure,
 )
-from studies.report.quality_plots import QualityCurve, quality_figure
 
 POINTS = [RatioPoint(400, 0, 0, 0.01), RatioPoint(20, 0.99, 0.97, 1), RatioPoint(50, 0.25, 0.2, 0.3)]
 HOSTILE = ['$\\frac{', '_hidden', '', 'two\nlines\x00', '<script>alert(1)</script>', 'word ' * 40, 'x' * 200, '7 µ 漢']

@@ -12,7 +12,7 @@ from dnnlib.util import report_errors
 @click.command()
 @click.option('--source', metavar='ZIP|DIR|FILE|URL', required=True, help='Images to read; see above.')
 @click.option('--dest', metavar='ZIP|DIR', required=True, help='Data set to write.')
-@click.option('--max-images', metavar='INT', type=options.COUNT, help='Use only the first images, up to this number.')
+@click.option('--max-images', metavar='INT', type=options.COUNT, help='Use at most the first INT images.')
 @click.option('--split', metavar='train|test', type=click.Choice(['train', 'test']), help='Part of CIFAR to read. [default: train]')  # fmt: skip
 @click.option('--transform', type=click.Choice(options.TRANSFORMS), help='How to make images square; requires --resolution.')  # fmt: skip
 @click.option(

@@ -113,7 +113,7 @@ class DatasetWriter:
         self._labels: list[list] = []
 
     def add(self, image: np.ndarray, label: int | None) -> None:
-        """Write the next image, uint8 [H, W, C]. Either all images or no images must have labels."""
+        """Write the next image, uint8 [H, W, C]. Either all images must have labels, or none of them."""
         number = len(self._labels)
         name = f'{number // IMAGES_PER_FOLDER:05d}/img{number:08d}.png'
         self._put(name, encode_png(image))

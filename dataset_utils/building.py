@@ -20,7 +20,7 @@ from dataset_utils.sources.base import ONE_SIZE, match, print_remarks, printable
 from dataset_utils.transforms import Transform, checked_square, pad
 from dnnlib.util import UserError, counted
 
-SKIPPED = 'skipped'  # key in a manifest's arguments whose value is a list of the unreadable images that were skipped
+SKIPPED = 'skipped'  # key among a manifest's arguments; its value lists the unreadable images that were skipped
 MAX_SKIPPED_FILES = 1000  # maximum number of skipped files that a manifest lists
 
 

@@ -69,7 +69,7 @@ def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
     elif hashes != expected:
         is_not = f'its hash is {" and ".join(expected)}, not {printable(" and ".join(hashes))}'
         findings.append(f'The source is not the original one: {is_not}.')
-    optional = ['original_names'] if claimed.original_names is not UNSET else []  # older manifests have no such names
+    optional = ['original_names'] if claimed.original_names is not UNSET else []  # older manifests do not record them
     for name in ('arguments', 'indices', 'labels', 'class_names', 'version', *optional):
         # The values are compared as JSON, because 1, 1.0 and true differ there.
         texts = [json.dumps(json.loads(manifest.to_json()).get(name), sort_keys=True) for manifest in (claimed, made)]

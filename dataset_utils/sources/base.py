@@ -45,7 +45,7 @@ class Reading:
 
     @staticmethod
     def from_changes(values: dict[str, Any]) -> 'Reading':
-        """Invert `changes`; other keys are ignored. Raises UserError for invalid values."""
+        """Return the `Reading` with these `changes`; other keys are ignored. Raises UserError for invalid values."""
         chosen = {field.name: values[field.name] for field in fields(Reading) if field.name in values}
         allowed = {'channels': (1, 3), 'split': ('train', 'test')}
         for name, value in chosen.items():
@@ -145,9 +145,9 @@ class Source(ABC):
         return []
 
     def read(self, index: int) -> np.ndarray:
-        """Decode one image: uint8 [H, W, C] with C = `channels`. Several threads and forked processes can call this.
+        """Decode one image: uint8 [H, W, C] with C = `channels`. Raises UserError, naming it, if it is unreadable.
 
-        Raises UserError with the image's name if the image cannot be read.
+        This method can be called from several threads and in forked processes.
         """
         return with_channels(self._decode(index), self.channels)
 

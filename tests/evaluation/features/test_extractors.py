@@ -73,7 +73,7 @@ def test_without_preprocessing_the_network_gets_bytes_with_grey_repeated_as_rgb(
 @pytest.mark.parametrize(
     ('function', 'message'),
     [
-        (lambda x: x, r'returned \[5, 3, 8, 8\] instead of'),
+        (lambda x: x, r'returned shape \[5, 3, 8, 8\] instead of'),
         (lambda x: x.flatten(1)[:1], 'returned 1 rows for 5 images'),
         (lambda x: x.flatten(1) / 0, 'not finite; check `preprocess`'),
         (lambda x: (x.flatten(1), x), 'returned a tuple instead of a tensor'),

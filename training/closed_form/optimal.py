@@ -107,16 +107,15 @@ class OptimalDenoiser(Streamed):
     def _sums(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, find_nearest: bool = False) -> Sums:
         z, variance = self._in_pixels(x, sigma)
         groups = self._groups(class_labels, len(x))
-        parts = [self._range_sums(z[g.rows], variance[g.rows], g.chosen, g.size, find_nearest) for g in groups]
+        parts = [self._range_sums(z[g.rows], variance[g.rows], g.chosen, find_nearest) for g in groups]
         if isinstance(groups[0].rows, slice):
             return parts[0]
         return Sums.cat(parts)[torch.cat([g.rows for g in groups if isinstance(g.rows, Tensor)]).argsort()]
 
-    def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], size: int, find_nearest: bool) -> Sums:
+    def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], find_nearest: bool) -> Sums:
         """Sums over a range of rows, computed with int8 digits, or in float64 for small training sets.
 
-        Images whose error remains too large with int8 digits are recomputed in float64. size: number of training images
-        in the range, over all ranks.
+        Images whose error remains too large with int8 digits are recomputed in float64.
         """
         if not len(z):
             return empty_sums(z)

@@ -249,7 +249,7 @@ def test_sums_over_shards_merge_to_the_sums_over_all_images(
         shard = OptimalDenoiser(copies[start:stop])
         shard.rows.offset = start
         z, variance = shard._in_pixels(x, sigma)
-        part = sums.Sums.unpack(shard._range_sums(z, variance, (0, stop - start), stop - start, True).pack())
+        part = sums.Sums.unpack(shard._range_sums(z, variance, (0, stop - start), True).pack())
         merged = part if merged is None else sums.merge(merged, part)
     assert merged is not None
     assert relative_error((merged.mean + 0.5).reshape(x.shape) / 127.5, naive(copies, x, sigma)[1]) < 1e-5
@@ -271,8 +271,7 @@ def test_a_class_that_only_one_shard_has_is_merged_correctly(
             part = labels == shard_label
             shard = OptimalDenoiser(images[part], labels[part], precision=precision)
             chosen = shard.rows.ranges.get(label, (0, 0))
-            size = int((labels == label).sum())
-            parts.append(sums.Sums.unpack(shard._range_sums(z, variance, chosen, size, False).pack()))
+            parts.append(sums.Sums.unpack(shard._range_sums(z, variance, chosen, False).pack()))
         found = functools.reduce(sums.merge, parts).mean
         _, expected = naive(images[labels == label], x, 3.0)
         assert relative_error((found.reshape(x.shape) + 0.5) / 127.5, expected) < 1e-5

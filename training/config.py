@@ -23,7 +23,8 @@ from training.snapshot import NetworkConfig
 from training.training_options import RunOptions, TrainingOptions, changed
 
 OPTIONS_FILE = 'training_options.json'
-DEFAULT_TICK, LEAST_TICKS = 50, 20  # kimg per status line, and least number of status lines in a run
+# Default interval between status lines in kimg, which is reduced in short runs to give about LEAST_TICKS lines.
+DEFAULT_TICK, LEAST_TICKS = 50, 20
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     'ddpmpp': {
@@ -169,7 +170,7 @@ def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], 
 
 
 def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -> NetworkConfig:
-    """The network's class and arguments. Raises ArgumentError for options that do not fit."""
+    """The network's class and arguments. Raises ArgumentError for options that do not fit the network or the images."""
     arguments: dict[str, Any] = {
         'img_resolution': info.resolution,
         'img_channels': info.channels,
@@ -208,7 +209,7 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
         config.build('meta')
     except (ValueError, RuntimeError, ArithmeticError) as error:  # RuntimeError: too large for torch
         text = re.sub(r'^skip_connections', '`skip_connections`', str(error).split('\n')[0])
-        raise ArgumentError(f'{text}; change this option, or use another training set') from error
+        raise ArgumentError(f'{text}; change the options of the network, or use another training set') from error
     return config
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dataset_utils.png import SHEET_KEYWORD, SHEET_TEXT
 from dnnlib.util import atomic_file
 
-# Small images are magnified until the longer side of the sheet or of a single image reaches these limits, in pixels.
+# Small images are magnified as long as the sides of the sheet and of each image stay within these limits, in pixels.
 _SHEET, _LARGEST_CELL = 512, 128
 
 

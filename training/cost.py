@@ -36,7 +36,7 @@ class Memory:
     """Memory on each device, in bytes.
 
     weights: memory for the weights, their average, gradients and optimizer state.
-    image: memory for the activations that the backward pass needs, per image in a forward pass.
+    image: memory for one image's activations, which are kept for the backward pass.
     """
 
     weights: int
@@ -44,7 +44,7 @@ class Memory:
 
 
 def training_memory(config: TrainingConfig) -> Memory:
-    """Training memory, computed from the tensors that autograd keeps; workspaces of libraries are not included."""
+    """The memory needed for training. Temporary workspaces of libraries are not included."""
     moments = {'Adam': 2, 'SGD': 1}[config.options.optimizer]
     parameters = config.network.build('meta').num_parameters
     return Memory(4 * parameters * (3 + moments), activation_bytes(config.network, config.precision))
@@ -72,9 +72,9 @@ def activation_bytes(network: NetworkConfig, precision: str = 'fp32') -> int:
 
 
 def measured_rate(run: Callable[[int], object], most: int, device: torch.device, seconds: float) -> float:
-    """The highest rate of `run(count)`, in images per second, over counts that start at one and double up to `most`.
+    """Time `run(count)` for count = 1, 2, 4, …, `most`; returns the highest rate, in images per second.
 
-    A count is tried only if the complete measurement is then expected to take at most `seconds`.
+    The measurement ends early if it would otherwise be expected to take more than `seconds`.
     """
     count, rate, end = 1, 0.0, time.monotonic() + seconds
     while True:

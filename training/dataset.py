@@ -43,7 +43,7 @@ class Dataset:
     """A training set: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels.
 
     on_disk: whether the images are a memory-mapped file, which is read from disk as it is used.
-    original_names: names of the files from which the images were first read, or None.
+    original_names: see `Source.original_names`.
     """
 
     name: str
@@ -145,7 +145,10 @@ def mirrored(images: Tensor, flags: Tensor) -> Tensor:
 
 
 def describe_dataset(path: str) -> DatasetInfo:
-    """Read only the list of images and the first image. Raises the same errors as `load_dataset`."""
+    """Describe a training set after reading only its list of images and its first image.
+
+    Raises UserError if the training set is missing, damaged or empty, or if its images are not square.
+    """
     source = open_source(path, 'data')
     require_square(source.where, source.shape)
     num_classes = 0 if source.labels is None else max(source.labels) + 1
@@ -153,14 +156,15 @@ def describe_dataset(path: str) -> DatasetInfo:
 
 
 def load_dataset(path: str, progress: bool = False, argument: str = 'data', channels: int | None = None) -> Dataset:
-    """Read a complete training set, into memory if it fits there.
+    """Read a complete training set.
 
-    argument: name of the argument that gave the path, for messages. channels: number of channels, 1 or 3, to which the
-    images are converted; the hash is always computed from the original images. If a training set is large compared with
-    this machine's memory, it is kept on disk: an .npy file is used directly, and other sources are decoded into an
-    unnamed temporary file.
-    Raises UserError if a file is missing, damaged or unsafe, if images are not all square and of one size, and if they
-    do not fit on disk.
+    A training set that is large compared with this machine's memory is not read into memory but stays on disk. An .npy
+    file is then used directly; other sources are decoded into an unnamed temporary file.
+    argument: name of the argument that gave the path, for messages.
+    channels: number of channels, 1 or 3, to which to convert the images; None keeps their channels. The hash is always
+    computed from the original images.
+    Raises UserError if a file is missing, damaged or unsafe, if images are not square or differ in size, or if the
+    temporary file does not fit on disk.
     """
     source = open_source(path, argument)
     require_square(source.where, source.shape)
@@ -247,7 +251,7 @@ class ImageOrder:
 
     size: number of images. seed: seed of the shuffle, taken modulo 2^31.
     window_size: length of the window for reshuffling, as a fraction of the order, in [0, 1]. Each drawn image swaps
-        places with an image from the window before it; 0 keeps the order fixed.
+        places with a random image from the window that precedes it; 0 keeps the order fixed.
     The sequence depends only on these three arguments; to resume at a position, `skip` to it.
     Source: EDM's sampler, see tests/data/sampler_order.json.
     """

@@ -50,7 +50,7 @@ class EDMPickle:
     xflip: bool
 
     def bound_arguments(self, network_class: type) -> dict[str, Any]:
-        """All arguments by name, as in the signature of a class. Raises ValueError if they do not fit the signature."""
+        """All arguments, keyed by their names in the class's signature. Raises ValueError if they do not fit it."""
         names = [name for name in inspect.signature(network_class).parameters if name != 'model_kwargs']
         positional = dict(zip(names, self.arguments, strict=False))
         twice = positional.keys() & self.keywords.keys()
@@ -67,7 +67,7 @@ class EDMPickle:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle, according to its extension or, if that is unknown, to its first bytes."""
+    """Whether a file is a pickle, according to its extension or, without a known extension, to its first bytes."""
     if path.suffix in ('.pkl', '.safetensors'):
         return path.suffix == '.pkl'
     with open(path, 'rb') as file:
@@ -162,12 +162,12 @@ def _module_state(module: Any) -> dict[str, Any]:
         return _dict(module.meta.get('state'), 'state')
     if isinstance(module, Container):
         return getattr(module, 'state', {})
-    raise RefusedPickleError(f'a module of its network is not a record ({_kind(module)})')
+    raise RefusedPickleError(f'its network contains an object that is not a network module ({_kind(module)})')
 
 
 def _dict(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(_is_name(key) for key in value):
-        raise RefusedPickleError(f'it contains a record with a malformed {what}')
+        raise RefusedPickleError(f'it contains an object with malformed data ({what})')
     return value
 
 
@@ -186,7 +186,7 @@ class Record(StandIn):
 
     def __init__(self, meta: Any):
         if not isinstance(meta, dict) or meta.get('type') != 'class' or not isinstance(meta.get('class_name'), str):
-            raise RefusedPickleError('it contains a record without a class')
+            raise RefusedPickleError('it contains an object that is not an instance of a named class')
         self.meta, self.class_name = meta, meta['class_name']
 
 
@@ -200,7 +200,7 @@ class Container(StandIn):
 
 
 class _Dict(dict, StandIn):
-    """Stands in for ordered and attribute dictionaries."""
+    """Stands in for `OrderedDict` and for EDM's `EasyDict`."""
 
     __slots__ = ()
 
@@ -212,7 +212,7 @@ class _Names(set, StandIn):
 
     def __init__(self, items: Any = ()):
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-            raise RefusedPickleError('it contains a set whose items are not all names')
+            raise RefusedPickleError('it contains a set whose items are not all strings')
         super().__init__(items)
 
 

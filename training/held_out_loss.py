@@ -1,7 +1,8 @@
 """The loss on training images and on held-out images at each noise level, evaluated during training.
 
-Every evaluation uses the same images, noise and noise levels, so curves over training are smooth. Evaluating leaves the
-random numbers of training unchanged, so the trained weights are bitwise identical with and without evaluation.
+Every evaluation uses the same images, noise and noise levels, so the loss changes only because the network changes.
+Evaluation leaves the random numbers of training unchanged, so the trained weights are bitwise identical with and
+without it.
 """
 
 import hashlib
@@ -97,7 +98,7 @@ class HeldOutLoss:
         self.device = device
 
     def evaluate(self, net: Denoiser) -> dict[str, float]:
-        """The mean loss of each set, in each bin (as 'Loss/test_0.2_to_0.8') and over all bins (as 'Loss/test').
+        """The mean loss of each set over all bins (key 'Loss/test') and in each bin (key 'Loss/test_0.2_to_0.8').
 
         The loss is EDM's: the squared error per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)². Every rank must call
         this with the same weights; each rank evaluates some of the batches, and all ranks return the same result.

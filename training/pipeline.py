@@ -1,4 +1,4 @@
-"""Unconditional diffusers pipelines saved in a folder, which `read_pipeline` describes and `load_pipeline` loads.
+"""Unconditional diffusers pipelines saved in folders: `read_pipeline` describes one, `load_pipeline` loads it.
 
 Only data is read from the folder: classes must be on a short list and are built from their recorded arguments, and
 weights must be safetensors. Nothing is downloaded, and no code from the folder is run. The diffusers package is needed
@@ -68,7 +68,7 @@ def read_pipeline(folder: Path) -> PipelineDescription:
     parts = {key: value for key, value in index.items() if not key.startswith('_')}
     if name not in PIPELINES or parts.keys() != {'scheduler', 'unet'}:
         raise UserError(
-            f'`pipeline`={folder}: its model_index.json names {shown(name)} with {shown(", ".join(sorted(parts)))}; '
+            f'`pipeline`={folder}: its model_index.json lists {shown(name)} with {shown(", ".join(sorted(parts)))}; '
             f'only {" and ".join(PIPELINES)} with a scheduler and a unet are supported'
         )
     scheduler = _class_of(folder, parts['scheduler'], tuple(SCHEDULERS))
@@ -205,7 +205,8 @@ class Pipeline:
 def load_pipeline(description: PipelineDescription, device: torch.device | str) -> Pipeline:
     """Build a pipeline and read its weights, in float32.
 
-    Raises UserError if diffusers is not installed, or if the arguments or weights do not fit or are not finite.
+    Raises UserError if diffusers is not installed or cannot build the pipeline, if the weights do not fit the network,
+    or if a weight is not finite.
     """
     try:
         diffusers = importlib.import_module('diffusers')
@@ -230,7 +231,7 @@ def load_pipeline(description: PipelineDescription, device: torch.device | str) 
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors, keyed by their current names."""
+    """Read the weights, keyed by the names that current versions of diffusers use."""
     weights = safetensors.torch.load_file(path)
     return {'.'.join(_OLD_NAMES.get(part, part) for part in name.split('.')): value for name, value in weights.items()}
 

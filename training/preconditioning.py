@@ -69,7 +69,8 @@ class Preconditioned(nn.Module):
     def set_precision(self, precision: str) -> None:
         """Choose the U-Net's arithmetic: 'fp32', 'tf32', 'bf16' or 'fp16'.
 
-        With tf32, tensors are float32; `torch_utils.misc.configure_backends` lets matrix products round their inputs.
+        With 'tf32', tensors stay float32; call `torch_utils.misc.configure_backends` to let GPUs round the inputs of
+        matrix products.
         """
         self.precision, self.compute_dtype = precision, COMPUTE_DTYPES[precision]
 

@@ -303,7 +303,7 @@ class GeneratedBatch:
 
 
 def seed_batches(seeds: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
-    """Split seeds into batches, and return the batches for this rank; no batch depends on the number of ranks.
+    """Split seeds into batches, and return this rank's batches. The split does not depend on the number of ranks.
 
     Raises UserError for seeds outside 0 to 2^32 - 1, because they would give the same images as other seeds.
     """

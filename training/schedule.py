@@ -108,10 +108,10 @@ def evenly(count: int, total: int, batch_size: int) -> list[int]:
 
 
 def logarithmically(count: int, total: int, batch_size: int) -> list[int]:
-    """Image counts at which to save: `count` counts, logarithmically spaced from 1,000 to `total` images.
+    """Up to `count` image counts at which to save, logarithmically spaced from 1,000 to `total` images.
 
-    Each count is rounded up to a whole step. If snapshots would have the same name because their counts round down to
-    the same kimg, only the last of them is kept. Raises ValueError for more than `MOST_PLACES` counts.
+    Each is rounded up to a whole step. Image counts that round down to the same kimg would give snapshots of the same
+    name, so only the last of them is kept. Raises ValueError for a count above `MOST_PLACES`.
     """
     _limit(count)
     first = min(1000, total)

@@ -39,7 +39,7 @@ NETWORK_CLASSES: dict[str, type[Preconditioned]] = {
 FORMAT_VERSION = 1
 LARGEST_NUMBER: float = 10**9  # far above any network argument
 _METADATA_KEY = 'snapshot'
-# Thousands of images, with a fraction only below one thousand images.
+# Thousands of images; the number has a fraction only if there are fewer than 1,000 images.
 _KIMG = r'(\d{1,9}(?:\.\d{3})?)'
 _SNAPSHOT_NAME = rf'network-snapshot-{_KIMG}\.safetensors'
 _PICKLE_NAME = rf'network-snapshot-{_KIMG}\.pkl'
@@ -80,8 +80,8 @@ class SnapshotInfo(Typed, frozen=True):
     classes: the classes with training images, ascending; None for an unconditional network, or if unknown.
     class_sizes: number of training images in each of `classes`, or None if unknown.
     xflip: whether the network was also trained on mirrored images.
-    For EDM network pickles, the number of images is read from the file name if this is network-snapshot-<kimg>.pkl and
-    is None otherwise; dataset_sha256 and dataset_size are None, and ema is empty.
+    For EDM network pickles, `images` comes from the file name network-snapshot-<kimg>.pkl and is None for other names;
+    dataset_sha256 and dataset_size are None, and ema is empty.
     """
 
     network: NetworkConfig

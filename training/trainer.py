@@ -1,7 +1,7 @@
 """The state of a training run (network, weight average, optimizer), with exact saving and restoring.
 
-A step's random numbers depend only on the seed, the rank, the number of images seen and the accumulation round, so no
-random state has to be saved.
+A step's random numbers depend only on the seed, the rank, the number of images seen and the round of gradient
+accumulation, so no random state has to be saved.
 """
 
 import copy
@@ -144,10 +144,12 @@ class Trainer:
         return _copies(dict(zip(names, self.flat.views(value), strict=True)))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state. Raises UserError if it belongs to another network, optimizer or training set."""
+        """Restore a state. Raises UserError if the state belongs to another network, optimizer or training set."""
         for name, kind in STATE_PARTS.items():
             if type(state.get(name)) is not kind or (kind is int and not 0 <= state[name] < LARGEST_COUNT):
-                raise UserError(f'the training state has no valid {name}; remove it to resume from the previous state')
+                raise UserError(
+                    f'the training state has no valid entry {name}; remove the file to resume from the previous state'
+                )
         if state['dataset_sha256'] != self.dataset.sha256:
             raise UserError(
                 f'`data`={self.config.dataset.path} differs from the training set that this run was started with; '

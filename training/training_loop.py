@@ -226,13 +226,16 @@ class Journal:
 
 
 def check_finite(trainer: Trainer, run_dir: Path | None = None) -> None:
-    """Raise UserError that names the first bad step if a loss or a weight is not finite. run_dir: the run folder."""
+    """If a loss or a weight is not finite, raise UserError, naming the first such step and the last saved state.
+
+    run_dir: folder of the training states; None if none are saved.
+    """
     first_bad = min(distributed.gather(int(trainer.first_bad_step)))
     if first_bad >= trainer.steps and trainer.is_finite():
         return
     step = min(first_bad, trainer.steps - 1)
     states = [] if run_dir is None else list_states(run_dir)
-    kept = f'the last good state is {states[-1][1].name}' if states else 'no state was saved before that'
+    kept = f'the last good state is {states[-1][1].name}' if states else 'no training state was saved before that'
     raise UserError(
         f'the loss or the weights have not been finite since step {step} '
         f'({step * trainer.config.schedule.batch_size / 1000:g} kimg); {kept}; try a lower `lr` or `precision`=fp32'
@@ -274,7 +277,7 @@ def drop_later_lines(path: Path, images: int) -> None:
 def open_tensorboard(run_dir: Path, images: int = 0) -> Any:
     """A TensorBoard event writer, or None if tensorboard is not installed.
 
-    images: number of images seen when the run resumes; events after it are hidden.
+    images: number of images seen when the run resumes; later events are hidden.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -102,7 +102,7 @@ class TrainingOptions:
     deterministic: bool = option(False, 'Make results bit-identical from run to run on GPUs too; this turns `bench` off.', unit='BOOL')
     bench: bool = option(True, 'Let cuDNN benchmark its kernels and choose the fastest.', unit='BOOL')
 
-    tick: int | None = option(None, 'Interval between status lines (ticks). [default: 50, or a twentieth of a shorter run]', unit='KIMG', least=1)
+    tick: int | None = option(None, 'Interval between status lines (ticks). [default: 50, or a twentieth of a run that is shorter than 1000]', unit='KIMG', least=1)
     snap: int = option(50, 'Interval between snapshots; without `tick`, a tick counts as 50 KIMG.', unit='TICKS', least=1)
     dump: int | None = option(None, 'Interval between training states. [default: one with every snapshot]', unit='TICKS', least=1)
     keep_states: int = option(2, 'Number of training states to keep (the newest ones); a run can resume from any of them.', unit='INT', least=1)

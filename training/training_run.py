@@ -44,8 +44,7 @@ def train(
 
     images: uint8 [N, C, R, R], C = 1 or 3. labels: int [N] for a class-conditional network, or None.
     options: training options; an option that equals its default counts as not given.
-    run_dir: folder for snapshots, training states and statistics, which must not contain a run yet; None writes no
-    files.
+    run_dir: folder for snapshots, training states and statistics. It must not contain a run yet. None writes no files.
     Raises UserError if the options do not fit the images, or if the loss is not finite.
     """
     dataset = dataset_in_memory(images, labels)
@@ -109,7 +108,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
         else:
             options = with_seed(with_preset(options, given))
         config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)
-        if saved is not None:  # options for the network may have been given only at the start
+        if saved is not None:  # network options may have been given only when the run was started
             config = dataclasses.replace(config, network=saved.network)
         config = with_threads(config, options.threads, saved)
         if options.dry_run:
@@ -197,8 +196,9 @@ def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device
 def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
     """The folder of the run to resume, and its training state; both None if a new run starts.
 
-    A run folder without a training state counts as new, unless it has snapshots after 0 kimg. In that case, the state
-    is None and the saved options apply, so that the folder does not mix snapshots of different runs.
+    If the run folder has snapshots after 0 kimg but no training state, its run starts again from 0 kimg. The state is
+    then None, but the folder is returned, so that the run keeps its saved options and the folder does not mix snapshots
+    of different runs.
     """
     if options.resume is not None:
         path = Path(options.resume)
@@ -221,7 +221,7 @@ def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
 
 
 def make_run_dir(options: RunOptions, config: TrainingConfig) -> Path:
-    """Make the run folder: `outdir` itself with `nosubdir`, otherwise a numbered subfolder named after main options."""
+    """Make the run folder: `outdir` itself with `nosubdir`, otherwise a subfolder named by number and main options."""
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     if options.nosubdir:

@@ -206,7 +206,7 @@ def test_a_saved_and_restored_training_run_ends_with_the_same_bits(digits, name)
     with pytest.raises(UserError, match='differs from the training set that this run was started with'):
         saved.load_state_dict({**state, 'dataset_sha256': '0' * 64})
     for name in state.keys() - {'format'}:
-        with pytest.raises(UserError, match=f'the training state has no valid {name}; remove it'):
+        with pytest.raises(UserError, match=f'the training state has no valid entry {name}; remove the file'):
             saved.load_state_dict({key: value for key, value in state.items() if key != name})
 
 

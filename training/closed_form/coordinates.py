@@ -3,8 +3,8 @@
 Without churn, every noisy image is a linear combination of the latents z and of earlier denoised images, and each
 denoised image is a weighted mean of the training images y_i. Therefore x = a z + sum_i b_i y_i, and the denoiser needs
 only the inner products x·y_i. The coordinates a and b_i and the products x·y_i are linear in x, so a sampler can update
-these 2 N + 1 numbers (for N training images) instead of pixels. One evaluation takes N² multiplications,
-compared with 2 N P for images of P pixels, so float64 is affordable.
+these 2 N + 1 numbers (for N training images) instead of pixels. Denoising one image then takes N² multiplications; with
+P pixels, it would take 2 N P. This makes float64 affordable.
 """
 
 import math
@@ -55,7 +55,7 @@ class Coordinates:
         return self.settled(x, sigma, class_labels)[1]
 
     def settled(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Like `OptimalDenoiser.settled`, but returns the coordinates of the denoised images."""
+        """Like `OptimalDenoiser.settled`, but noisy and denoised images are given as coordinates."""
         logits = (self._split(x)[2] - self.gram.diagonal() / 2).div_(sigma.square())
         for group in self.groups(class_labels, len(x)):
             start, stop = group.chosen

@@ -70,9 +70,8 @@ class GaussianDenoiser(Streamed):
         num_pixels = self.rows.num_pixels
         by_gram = group.size < num_pixels and not self.rows.sharded
         side = group.size if by_gram else num_pixels
-        require_memory(
-            8 * side * (3 * side + 2 * num_pixels * by_gram), self.rows.device, 'the sums for the covariance'
-        )
+        needed = 8 * side * (3 * side + 2 * num_pixels * by_gram)
+        require_memory(needed, self.rows.device, 'the covariance matrix and its eigenvectors')
         total = torch.zeros([num_pixels], dtype=torch.float64, device=self.rows.device)
         for rows in self._blocks(group, READ_ROWS):
             total += rows.sum(dim=0)  # sums of integers are exact
@@ -89,7 +88,7 @@ class GaussianDenoiser(Streamed):
         return Gaussian(mean, directions, variances)
 
     def _largest(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The eigenvalues to keep, float64 [r], and their eigenvectors, [:, r], of a covariance or Gram matrix."""
+        """The kept eigenvalues of a covariance or Gram matrix, float64 [r], and their eigenvectors, [:, r]."""
         values, vectors = torch.linalg.eigh(matrix)  # ascending
         kept = (values > NEGLIGIBLE * values[-1]).nonzero()[:, 0]
         kept = kept if self.rank is None else kept[-self.rank :]

@@ -1,7 +1,7 @@
 """Hybrid denoisers, which switch from one denoiser to another at given noise levels.
 
-Replacing a network with the optimal denoiser within a range of noise levels shows which levels determine the network's
-images.
+A network can be replaced with the optimal denoiser in one range of noise levels. The change in the generated images
+then shows what the network contributes in that range.
 Source: Bertrand et al. 2025.
 """
 
@@ -87,12 +87,14 @@ def check_levels(levels: Sequence[float], num_parts: int) -> None:
     """Raise UserError unless the levels are positive, in descending order, and one fewer than the parts."""
     if num_parts < 2 or len(levels) != num_parts - 1:
         raise UserError(
-            f'`denoiser`: the hybrid has {num_parts} parts and {len(levels)} levels; give at least two parts, with a '
-            'level between each part and the next'
+            f'`denoiser`: the hybrid has {num_parts} parts and {len(levels)} noise levels; give at least two parts, '
+            'with a noise level between each part and the next'
         )
     if not all(high > low for high, low in itertools.pairwise([*levels, 0.0])):
         shown = ', '.join(f'{level:g}' for level in levels)
-        raise UserError(f'`denoiser`: the levels of a hybrid must be positive and in descending order, not {shown}')
+        raise UserError(
+            f'`denoiser`: the noise levels of a hybrid must be positive and in descending order, not {shown}'
+        )
 
 
 def _kind(part: Denoiser) -> tuple[int, int, int]:

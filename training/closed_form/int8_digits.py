@@ -1,4 +1,4 @@
-"""Splits numbers into int8 digits in base 256, whose products with 8-bit pixels are exact int8 matrix products.
+"""Splits numbers into int8 digits in base 256, so that int8 matrix products multiply them by 8-bit pixels exactly.
 
 `split_signed` is for noisy images, `split_weights` for softmax weights. Both round with dither: before rounding down,
 they add noise that is uniform in [0, 1), drawn once and independent of the data. For any input, the rounding errors

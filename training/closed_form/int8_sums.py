@@ -16,7 +16,7 @@ Rounding weights to digits leaves independent errors of mean zero and variance a
 error of sum w q is at most unit²/4 · sum ||q||².
 Both errors are sub-Gaussian with these variances as variance proxies (the first is uniform, the second bounded). By the
 tail bound of Hsu, Kakade and Zhang, the square of either error exceeds 1 + 2 sqrt(t) + 2 t times its mean with
-probability at most exp(-t); here, only the dither is random. Float32 adds errors of up to half a unit in the last place
+probability at most exp(-t), where only the dither is random. Float32 adds errors of up to half a unit in the last place
 to the logits; we assume that these errors are independent too. `relative_error` adds the three errors.
 Sources: Hsu, Kakade and Zhang 2012, theorem 2.1 (the tail bound); `training.closed_form.int8_digits` (the dither).
 """
@@ -51,7 +51,7 @@ EXACT_WEIGHTS = 16
 GROUP = 64
 # Blocks with at most this many images are summed in float64.
 FEW_IMAGES = 64
-# Weights count as peaked if the largest weights of the groups sum to less than this many times the largest of them all.
+# Weights count as peaked if the sum of each group's largest weight is less than this many times the largest weight.
 EVEN_GROUPS = 30
 # Number of rows that are gathered and converted to float64 at a time.
 GATHER_ROWS = 512
@@ -80,9 +80,9 @@ class Int8Query:
         self.coefficients = torch.stack([-1 / (2 * variance), step / variance], dim=1).to(torch.float32)
         self.scales = [(256**k * step / variance).to(torch.float32)[:, None] for k in reversed(range(count))]
         self.logit_error = SIGNED_ERROR * step / variance
-        # A bound on the error of every logit. First line: the remainder of z, by the Cauchy-Schwarz inequality and
-        # because q - m is at most twice as long as the longest row. Second line: at most eight float32 operations, on
-        # numbers no larger than the sum in parentheses.
+        # A bound on the error of every logit. First line: the effect of rounding z, by the Cauchy-Schwarz inequality;
+        # q - m is at most twice as long as the longest row. Second line: the rounding errors of at most eight float32
+        # operations, on numbers no larger than the sum in parentheses.
         self.logit_bound = (
             step * (z.shape[1] * highest_norm).sqrt()
             + 8 * FLOAT32_ERROR * ((square * highest_norm).sqrt() + highest_norm)
@@ -114,7 +114,8 @@ def int8_sums(
     """Sums over rows start … stop - 1, and the argument `logit_error` of `relative_error`, float64 [B].
 
     z: float64 [B, P]. variance: s², float64 [B]. digits: number of digits per value of z, 1 to 4.
-    find_nearest: find the nearest image even if the weights are not peaked; it stays unknown if float32 is too coarse.
+    find_nearest: whether to search for the nearest image even if the weights are not peaked. The image remains unknown
+    if float32 is too coarse to identify it.
     """
 
     def some(rows: slice) -> tuple[Sums, Tensor]:
@@ -179,7 +180,10 @@ def take_largest(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gathered_sums(query: Int8Query, positions: Tensor) -> Sums:
-    """Sums in float64 over a few training images for each noisy image, given by their positions, int64 [B, K]."""
+    """Sums over K training images for each noisy image, computed in float64.
+
+    positions: row positions of these training images, int64 [B, K].
+    """
     size = max(1, GATHER_ROWS // positions.shape[1])
     parts = []
     for z, variance, places in zip(query.z.split(size), query.variance.split(size), positions.split(size), strict=True):
@@ -262,7 +266,8 @@ def relative_error(images: ImageRows, logit_error: Tensor, sums: Sums) -> Tensor
     mean, center = sums.mean, images.mean
     distance = (mean - center).square().sum(dim=1)  # [B]
     exact = sums.total - sums.inexact
-    # Two upper bounds on sum w ||q - D||² over the inexact images; the smaller is used. The first bound follows from
+    # Two upper bounds on sum w ||q - D||² over the inexact images, whose weights come from digits; the smaller bound is
+    # used. The first bound follows from
     # D - m = sum w (q - m) / sum w, to which the images summed in float64 contribute at most their weight times the
     # longest q - m. The second bound is the triangle inequality.
     longest = images.highest_norm.sqrt() + center.norm()

@@ -23,7 +23,7 @@ PUBLISHED = (*[17] * 8, 15, 11, 7, 5, *[3] * 6)
 
 @dataclass(frozen=True)
 class Shift:
-    """The candidates for the pixels start … stop - 1 along one axis: training pixels that are shifted by `offset`.
+    """Along one axis, the candidates for pixels start … stop - 1: the training pixels `offset` positions further on.
 
     margin: number of further pixels on each side that the windows use. sums: matrix that sums over windows; see
     `window_matrix`. wrap: whether windows wrap around to the other end of the image; otherwise, windows treat pixels

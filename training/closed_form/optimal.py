@@ -19,8 +19,8 @@ from training.closed_form.int8_sums import int8_sums, relative_error
 from training.closed_form.streamed import Streamed
 from training.closed_form.sums import SETTLED, Sums, empty_sums, float64_sums, over_ranks
 
-# Denoised images whose expected root mean square error, relative to their norm, exceeds this are recomputed with more
-# digits. The probability of an error above 1e-5, five times as large, is below exp(-9) (see int8_sums).
+# Largest accepted root mean square error of a denoised image relative to its norm, as estimated by `relative_error`.
+# The probability of an error above 1e-5, five times as large, is then below exp(-9); see `int8_sums`.
 TOLERANCE = 2e-6
 # On a CPU, training sets with at most this many pixels in total are summed in float64, which is fastest for them.
 FLOAT64_PIXELS = 1 << 22
@@ -28,7 +28,7 @@ FLOAT64_PIXELS = 1 << 22
 # the images take 128 MiB each in float64.
 MAX_COORDINATES = 1 << 12
 MAX_COORDINATE_PIXELS = 1 << 24
-# Numbers of digits per value of z. Images whose error is too large with the first number are recomputed with the next.
+# Numbers of int8 digits per pixel value of a noisy image, tried in this order until the error is at most TOLERANCE.
 DIGITS = (3, 4)
 
 
@@ -60,16 +60,16 @@ class OptimalDenoiser(Streamed):
         return self._denoised(x, sigma, class_labels)[0]
 
     def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Whether each noisy image will denoise to the same training image down to sigma = 0 without churn, bool [B].
+        """Find settled images: their denoised image stays the same down to sigma = 0 if sampling adds no noise.
 
-        Also returns the denoised images of the complete batch; see `__call__`.
+        Returns whether each noisy image is settled, bool [B], and the denoised images of all B; see `__call__`.
 
         Proof: let y be the nearest training image, and x(t) = y + t (x - y) the point at noise level t sigma, with t in
         [0, 1]. As long as D = y, the probability flow follows this segment. For another image y', the gap
         g(t) = ||x(t) - y'||² - ||x(t) - y||² is linear in t, with g(0) = ||y - y'||² >= 0 and g(1) >= 0. So
         g(t) >= t g(1), and the weight of y' relative to y is exp(-g(t) / (2 t² sigma²)) <= exp(-g(1) / (2 sigma²)):
-        no weight grows. Hence if the total weight of the other images is below float64's rounding unit at (x, sigma),
-        it stays below along the complete segment.
+        no weight grows. Hence if the other images' total weight is below float64's rounding unit at (x, sigma), it
+        stays below that unit on the whole segment.
         """
         denoised, others = self._denoised(x, sigma, class_labels)
         return (others < math.log(SETTLED)).to(x.device), denoised
@@ -85,10 +85,9 @@ class OptimalDenoiser(Streamed):
         )
 
     def _denoised(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The denoised images, in the shape of x, and a bound on the weights of other training images, float64 [B].
+        """The denoised images, in the shape of x, and a bound on the weight share of the other images, float64 [B].
 
-        Other images are those that differ from the nearest image; the bound is the logarithm of their share in the
-        total weight.
+        The other images are all training images that differ from the nearest one. The bound is given as a logarithm.
         """
         sums = self._sums(x, sigma, class_labels)
         return self._as_images(sums.mean, x), sums.others - sums.log_total

@@ -49,7 +49,8 @@ class PatchDenoiser(Streamed):
             close = closeness(noisy[index], y, by_products[index])
             return window_sums(close, sums, sums).div_(variance)  # [places, places, n]
 
-        # A pixel averages several patches, whose normalizers must all be known before their values can be added.
+        # A pixel is a mean over several patches. Patches can be added only when their normalizers are known, so the
+        # training images are read twice.
         normalizers = PosteriorMeans((len(z), places, places), 0, self._weight_dtype, z.device)
         for y in self._candidates(group):
             for index in range(len(noisy)):

@@ -53,7 +53,7 @@ class PCALocalityDenoiser(Streamed):
             if sum(len(mask) for masks in self._masks.values() for mask in masks) > MASK_ENTRIES:
                 self._masks.clear()
             size, gaussian = self.rows.num_pixels, self.gaussian.gaussian(label)
-            require_memory(16 * size**2, self.rows.device, 'the masks')
+            require_memory(16 * size**2, self.rows.device, 'the masks of the PCA-locality denoiser')
             shrunk = (gaussian.directions * (gaussian.variances / (gaussian.variances + variance))).t()
             masks: list[Tensor] = []
             for part in torch.arange(size, device=self.rows.device).split(BLOCK_IMAGES):

@@ -1,4 +1,4 @@
-"""Denoisers that read the training set block by block (`Streamed`), and means over its blocks (`PosteriorMeans`)."""
+"""Denoisers that read the training set in blocks (`Streamed`), and weighted means over blocks (`PosteriorMeans`)."""
 
 import dataclasses
 import math
@@ -137,11 +137,13 @@ class Streamed(ClosedForm):
 
 
 class PosteriorMeans:
-    """For each query, the mean of candidates weighted by softmax(logits); candidates are added block by block.
+    """Softmax-weighted means of candidate values; `add` adds the candidates block by block.
 
+    There is one mean for each query, such as a noisy pixel or patch.
     shape: shape of the array of queries. num_values: values per candidate; 0 computes only the normalizers.
     dtype: dtype of weights and of sums within a block; logits and sums over blocks are float64.
-    Weights are divided by the query's largest weight so far; otherwise, they could all underflow for a distant query.
+    Weights are divided by the query's largest weight so far; otherwise, all weights of a query that is far from every
+    candidate could underflow.
     """
 
     def __init__(self, shape: tuple[int, ...], num_values: int, dtype: torch.dtype, device: torch.device):

@@ -19,8 +19,8 @@ from training.closed_form.streamed import gather_tensors
 
 # Images per float64 product.
 FLOAT64_ROWS = 1024
-# A noisy image is settled once the nearest training image has all of the weight except a share below this, half of
-# float64's rounding unit.
+# A noisy image is settled if all training images that differ from the nearest one have less than this share of the
+# total weight. The share is half of float64's rounding unit.
 SETTLED = 2.0**-54
 # Marks a missing index; greater than any index.
 NO_INDEX = torch.iinfo(torch.int64).max

@@ -1,4 +1,4 @@
-"""Square windows of images: sums over windows, distances between windows, and window sizes for each noise level."""
+"""Square image windows: sums over them, distances between them, and their sizes at each noise level."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from dnnlib.util import UserError
 
 # Noise levels of EDM's sampler with 18 steps: sigma_i = (80^(1/7) + i/17 (0.002^(1/7) - 80^(1/7)))^7.
 LEVELS = tuple((80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18))
-# The published tables are for images of this size.
+# The published window sizes are for images with this side, in pixels.
 TABLE_SIZE = 32
 # Smallest window size, unless the image itself is smaller.
 SMALLEST = 3
 
 
-# A window argument: one size for all noise levels, the path of a table written by `diagnose.py calibrate`, pairs
-# (sigma, size) in any order, or None for the published table.
+# The forms in which a denoiser accepts its window sizes: one size for all noise levels; the path of a table that
+# `diagnose.py calibrate` has written; pairs (sigma, size) in any order; or None, which means the published sizes.
 Window = int | str | Path | Sequence[tuple[float, int]] | None
 
 
@@ -40,7 +40,7 @@ class WindowTable:
     def of(cls, pairs: Sequence[tuple[float, int]]) -> 'WindowTable':
         """Make a table from pairs (sigma, window) in any order; it covers the range of their noise levels."""
         if not pairs:
-            raise UserError('`window`: the table has no noise levels; calibrate it again')
+            raise UserError('`window`: the table has no noise levels; make it again with `diagnose.py calibrate`')
         levels = tuple(sorted(((float(sigma), int(window)) for sigma, window in pairs), reverse=True))
         return cls(levels, low=levels[-1][0], high=levels[0][0])
 
@@ -60,9 +60,10 @@ class WindowTable:
 
 
 def window_table(window: Window, published: Sequence[int], size: int, odd: bool) -> WindowTable:
-    """Convert an argument `window` to a table.
+    """Convert the argument `window` of a denoiser to a table.
 
-    published: sizes used if window is None; they are scaled from 32×32 to the image size.
+    published: window sizes for 32×32 images at the noise levels LEVELS. If window is None, they are scaled to `size`.
+    size: image side in pixels.
     odd: whether window sizes must be odd, so that each window has a centre pixel.
     Raises UserError if a window size is not possible for the images, or if the file is not a window table.
     """
@@ -81,7 +82,7 @@ def window_table(window: Window, published: Sequence[int], size: int, odd: bool)
 
 
 def read_table(path: str | Path) -> WindowTable:
-    """Read a table from a JSON file {"windows": [[sigma, window], …]}. Raises UserError if the file is not one."""
+    """Read a table from a JSON file {"windows": [[sigma, window], …]}. Raises UserError for other files."""
     try:
         pairs = json.loads(Path(path).read_text(encoding='utf-8'))['windows']
         pairs = [(float(sigma), int(window)) for sigma, window in pairs if float(sigma) > 0 or 1 / 0]
@@ -131,7 +132,8 @@ def closeness(z: Tensor, y: Tensor, by_products: bool) -> Tensor:
     """-1/2 sum_c (z - y)² for one noisy image z [C, H, W] and n training images y: [H, W, n].
 
     y: images from `with_norms`. by_products: compute sum_c z y - 1/2 sum_c y² instead, which is faster but has larger
-    rounding errors. The omitted term, -1/2 sum_c z², is the same for all training images.
+    rounding errors. The omitted term, -1/2 sum_c z², is the same for all training images, so it does not
+    change their weights.
     """
     own = z[..., None]
     if by_products:

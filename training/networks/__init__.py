@@ -2,8 +2,9 @@
 
 To add a network, write a module here and add its class to the table. The class is constructed with img_resolution,
 in_channels, out_channels, label_dim and its own arguments, and called as
-`network(x, noise_labels, class_labels, augment_labels)`. Its class attribute `argument_limits` gives the largest number
-or the greatest list length accepted for an argument, so that no file can request a network that takes hours to build.
+`network(x, noise_labels, class_labels, augment_labels)`. Its class attribute `argument_limits` gives the largest
+number, or the greatest length of a list, that an argument accepts. Without these limits, a file could request a network
+that takes hours to build.
 """
 
 from torch import nn

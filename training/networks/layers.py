@@ -166,7 +166,7 @@ class FourierEmbedding(nn.Module):
 
 
 def embed_labels(layer: Linear, class_labels: Tensor | None, scale: float = 1.0) -> Tensor:
-    """Apply a label layer to scaled labels: [B, out_features], or [1, out_features] without labels.
+    """Apply `layer` to one-hot labels multiplied by `scale`: [B, out_features], or [1, out_features] without labels.
 
     class_labels: one-hot float [B, label_dim]; or class indices, int64 [B], which give the same result and are cheap
         even for many classes; or None, which is equivalent to an all-zero row.

@@ -68,11 +68,11 @@ def test_a_hybrid_has_the_range_and_rounding_of_its_parts():
         (
             ['optimal', 'gaussian', 'optimal'],
             [1.0, 4.0],
-            'the levels of a hybrid must be positive and in descending order, not 1, 4',
+            'the noise levels of a hybrid must be positive and in descending order, not 1, 4',
         ),
         (['optimal', 'gaussian'], [0.0], 'must be positive and in descending order, not 0'),
-        (['optimal', 'gaussian'], [], 'the hybrid has 2 parts and 0 levels; give at least two parts'),
-        (['optimal'], [], 'the hybrid has 1 parts and 0 levels'),
+        (['optimal', 'gaussian'], [], 'the hybrid has 2 parts and 0 noise levels; give at least two parts'),
+        (['optimal'], [], 'the hybrid has 1 parts and 0 noise levels'),
         (
             ['optimal', constant(0, size=8)],
             [1.0],

@@ -69,5 +69,7 @@ def test_the_default_threshold_is_the_published_one_for_the_resolution():
 def test_the_error_for_too_little_memory_gives_the_bytes_of_the_covariance(monkeypatch):
     denoiser = PCALocalityDenoiser(mixed_images(20, 1, 4))
     monkeypatch.setattr('torch_utils.misc.free_bytes', lambda _: 1000)
-    with pytest.raises(UserError, match='the sums for the covariance need 6,144 bytes on cpu, but only 1,000 are free'):
+    with pytest.raises(
+        UserError, match='the covariance matrix and its eigenvectors need 6,144 bytes on cpu, but only 1,000 are free'
+    ):
         denoiser(torch.zeros(1, 1, 4, 4), 1.0)

@@ -50,7 +50,8 @@ class NeighborIndex:
     mirrored: the distance to a reference uint8 [C, H, W] is the smaller of its distances to the reference and to the
         mirror image; with `distinct`, a reference equals its mirror image. Not available for `ImageRows`.
 
-    num_references: number of references on all ranks. len(): the same, but with `distinct`, equal ones count once.
+    num_references: number of references on all ranks. len(): number of references that queries are compared with,
+        on all ranks (with `distinct`, equal ones count once).
     """
 
     def __init__(
@@ -93,7 +94,10 @@ class NeighborIndex:
         return torch.tensor(copies_of(row for block in versions for row in block.cpu().numpy()))
 
     def _compared(self, count: int, keys: Tensor | None) -> Tensor:
-        """Indices of the references that this rank compares, int64, ascending: the first for each key, or all."""
+        """Indices of the references that this rank compares, int64, ascending.
+
+        keys: only the first reference with each key is compared; None compares all references.
+        """
         self.num_references = self.size = count
         self.offset = 0  # where this rank's references start among those of all ranks
         if keys is None:
@@ -140,7 +144,7 @@ class NeighborIndex:
         index, distance = (torch.cat(parts).to(pixels.device) for parts in zip(*found, strict=True))
         if not self.sharded:
             return index, distance
-        # Ties go to the lowest column, which has the lowest index because ranks hold their parts in order.
+        # Ties go to the lowest column, which has the lowest index because ranks hold consecutive references.
         parts = zip(*distributed.gather((index.cpu(), distance.cpu())), strict=True)
         index, distance = (torch.cat(part, dim=1) for part in parts)
         distance, column = lowest(distance, k)
@@ -149,14 +153,14 @@ class NeighborIndex:
     def count_within(self, queries: Images, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
         """Count the balls around references that contain each query: int64 [N] for open and [N] for closed balls.
 
-        squared_radii: one per reference, int64 [M], in squared pixel levels. The counts are exact, and need as much
-        memory as `query`.
+        squared_radii: one per reference, int64 [M], in squared pixel levels. The counts are exact, and computing them
+        takes as much memory as `query`.
         """
         pixels = self._checked(queries)
         assert not self.mirrored
         assert len(squared_radii) == len(self) == self.num_references, 'one radius for each reference'
-        # With squared norms and radii, a query is inside a ball if norm - radius - 2 · product < -(the query's norm).
-        # This needs one bit more than `query` does.
+        # A query q is inside the ball around r if |r|² - radius² - 2 q·r < -|q|². Because of the radius, the left side
+        # needs one bit more than in `query`.
         dtype = torch.int32 if 2 * self.num_pixels <= MAX_PIXELS else torch.int64
         radii = squared_radii.to(self.device).clamp(max=self.num_pixels * 2**16)
         offsets = (self.norms.to(torch.int64) - radii).to(dtype)

@@ -147,7 +147,7 @@ class FeatureSpace:
                 radii = all_radii[start : start + len(other)]
                 estimates, slack = rough.block(some, start, len(other))
                 estimates -= rough.scaled(radii)
-                # The radii are rounded as well.
+                # Rounding the radii adds to the error.
                 slack = slack + 4 * _UNIT * rough.scaled(radii).max()
                 inside = (estimates < -slack[:, None]).sum(dim=1).cpu().numpy()
                 query, place = (estimates.abs() <= slack[:, None]).nonzero().cpu().numpy().T
@@ -188,7 +188,7 @@ class _RoughDistances:
         return self._rounded(self.all_queries[start : start + count]), self.query_norms[start : start + count]
 
     def block(self, queries: tuple[Tensor, Tensor], start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Scaled squared distances to references from `start`, float32 [Q, count], and the error bound [Q]."""
+        """Scaled squared distances to `count` references from `start`, [Q, count], and the error bound [Q]."""
         rows, query_norms = queries
         norms = self.norms[start : start + count]
         squares = norms.square()
@@ -227,7 +227,11 @@ def _squared_distances(queries: np.ndarray, references: np.ndarray, i: np.ndarra
 def _merge(
     index: np.ndarray, squared: np.ndarray, query: np.ndarray, place: np.ndarray, candidates: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Merge the k nearest so far (index, squared, [Q, k]) with candidates (query, place); ties by lowest index."""
+    """Merge the k nearest references so far with candidates; ties by lowest index.
+
+    index, squared: positions and squared distances of the k nearest so far, [Q, k]. query, place, candidates: each
+    candidate's query, position among the references, and squared distance, [n].
+    """
     Q, k = index.shape
     rows = np.concatenate([np.repeat(np.arange(Q), k), query])
     places = np.concatenate([index.ravel(), place])

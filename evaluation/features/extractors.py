@@ -39,7 +39,7 @@ class Extractor(ABC):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings, without the path of a file whose hash is known."""
+        """The settings without the path of a weights file; see the function `identity`."""
         return identity(self.settings)
 
     @abstractmethod
@@ -48,7 +48,7 @@ class Extractor(ABC):
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """An extractor's settings, without the path of a file whose hash is known."""
+    """An extractor's settings, without its name (which can contain a path) if the hash of its weights is known."""
     return {name: value for name, value in settings.items() if name != 'extractor' or 'weights_sha256' not in settings}
 
 

@@ -40,7 +40,8 @@ class Preprocessing:
             top, left = ((edge - self.crop) // 2 for edge in x.shape[2:])
             if min(top, left) < 0:
                 raise UserError(
-                    f'`preprocess`: cannot crop {self.crop} pixels from images of {x.shape[3]}x{x.shape[2]}; add size'
+                    f'`preprocess`: cannot crop {self.crop}x{self.crop} pixels from images of '
+                    f'{x.shape[3]}x{x.shape[2]}; set size to at least {self.crop}'
                 )
             x = x[:, :, top : top + self.crop, left : left + self.crop]
         mean, deviation = (

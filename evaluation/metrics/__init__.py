@@ -24,8 +24,8 @@ class Metric:
     summary: a few words for help texts. module: the module to import when the metric is computed. needs: the attribute
     of `evaluation.metrics.distances.Inputs` that the metric is computed from (features exist only in feature space).
     The module's function from_<needs> takes this attribute and a seed, and returns a dataclass of numbers, lists and
-    None. needs_test: whether the metric requires a held-out set. memorized: values that indicate memorization, such as
-    'near 0', by number (the names of nested numbers are joined by dots).
+    None. needs_test: whether the metric requires a held-out set. memorized: maps names of numbers in the result
+    to the values that indicate memorization, such as 'near 0'; nested numbers have names such as 'plain.global_z'.
     """
 
     summary: str
@@ -90,7 +90,7 @@ def compute_metrics(
     k: int | None = None,
     nearest_two: 'tuple[Tensor, Tensor] | None' = None,
 ) -> dict[str, dict[str, Any]]:
-    """Compute metrics; return, by name and in order, dictionaries of numbers, lists and None, which JSON can store.
+    """Compute metrics; return each metric's result by name, as a dictionary that JSON can store.
 
     space: the space in which images are compared. generated, training, test: each set as rows in this space. seed: the
     seed of clusterings and random subsets. k, nearest_two: see `evaluation.metrics.distances.Distances`.

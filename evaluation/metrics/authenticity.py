@@ -5,7 +5,7 @@ image and its own nearest training image (Alaa et al. 2022, "How faithful is you
 from Stein et al. 2023, "Exposing flaws of generative model evaluation metrics and their unfair treatment of diffusion
 models").
 
-Conventions: the comparison is strict, so equal distances are not authentic. If several training images are equally
+Conventions: an image is not authentic if the two distances are equal. If several training images are equally
 near, the one with the lowest index is used. `authpct` uses the training images unchanged: an image that occurs twice is
 at distance 0 from its duplicate, so only its exact copies are not authentic. `authpct_distinct` counts equal training
 images once, as the memorization ratio does; without duplicates, both values are the same.
@@ -22,7 +22,10 @@ from evaluation.metrics.distances import Distances
 
 @dataclass(frozen=True)
 class Authenticity:
-    """The percentage of authentic images, with its 95 % Wilson interval; authpct_distinct ignores duplicates."""
+    """The percentage of authentic images, with its 95 % Wilson interval.
+
+    authpct_distinct: the percentage if equal training images count once.
+    """
 
     authpct: float
     authpct_low: float
@@ -42,8 +45,8 @@ def authenticity(nearest: Tensor, spacing: Tensor, spacing_distinct: Tensor) -> 
     """Compute AuthPct for N >= 1 generated images.
 
     nearest: squared distances from generated images to their nearest training images, [N]. spacing: squared distances
-    from those training images to the nearest other ones, [N]. spacing_distinct: the same, but to the nearest ones that
-    differ.
+    from these training images to their nearest other training images, [N]. spacing_distinct: like spacing, but with
+    duplicates removed from the training set.
     """
     count = int(authentic(nearest, spacing).sum())
     low, high = wilson_interval(count, len(nearest))

@@ -46,7 +46,7 @@ _ASSIGN_BLOCK = 1024
 class Copying:
     """One comparison of generated and test images.
 
-    global_z: Z over all images. global_p: probability of a Z at most as high if the model does not copy. clustered_z:
+    global_z: Z over all images. global_p: probability of a Z this low or lower if the model does not copy. clustered_z:
     C_T, or None if no cell has enough images. cell_z, cell_share: Z in each cell with enough images, and the cell's
     share of the test images in all such cells.
     """

@@ -9,7 +9,7 @@ from dnnlib.util import UserError
 from evaluation.features.saved import Features
 from evaluation.spaces import FeatureSpace, Rows, Space
 
-# The balls of precision and recall reach to the neighbour of this rank, as in Naeem et al. 2020.
+# k in Naeem et al. 2020: an image's ball reaches to its k-th nearest neighbour.
 NEAREST_K = 5
 
 
@@ -43,8 +43,8 @@ class Inputs:
 class Distances:
     """Squared distances between generated, training and test images in a space: int64 for pixels, float64 for features.
 
-    generated [N, …], training [M, …], test [T, …]: rows of the space with the same shape; N, M, T >= 1. k: rank of the
-    neighbour that an image's ball reaches to. nearest_two: the output of
+    generated [N, …], training [M, …], test [T, …]: rows of the space with the same shape; N, M, T >= 1. k: the ball of
+    an image reaches to its k-th nearest neighbour in the same set. nearest_two: the output of
     `evaluation.memorization.TrainingImages.nearest_two` for the generated images, if already known.
     Raises UserError if rows do not match the space or each other, or if fewer than two training images are distinct.
     """
@@ -121,7 +121,7 @@ class Distances:
 
     @cached_property
     def within_training(self) -> Tensor:
-        """Distances from training images to their k nearest others or duplicates, ascending: [M, min(k, M - 1)]."""
+        """Distances from training images to their k nearest other training images, ascending: [M, min(k, M - 1)]."""
         return self._nearest_others(self.training, self.k)
 
     @cached_property
@@ -133,7 +133,7 @@ class Distances:
 
     @cached_property
     def within_generated(self) -> Tensor:
-        """Distances from generated images to their k nearest others, ascending: [N, min(k, N - 1)]."""
+        """Distances from generated images to their k nearest other generated images, ascending: [N, min(k, N - 1)]."""
         return self._nearest_others(self.generated, self.k)
 
     @cached_property
@@ -150,6 +150,6 @@ class Distances:
         return self.space.nearest(queries, references, 1)[1][:, 0]
 
     def _nearest_others(self, rows: Rows, k: int) -> Tensor:
-        # The nearest row is the row itself or a duplicate, at distance 0; either way, the other distances are the same.
+        # The first neighbour, at distance 0, is the row itself or a duplicate; the remaining distances are the same.
         _, squared = self.space.nearest(rows, rows, min(k + 1, len(rows)))
         return squared[:, 1:]

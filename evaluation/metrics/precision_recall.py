@@ -5,7 +5,8 @@ The ball of an image has a radius equal to the distance to the k-th nearest othe
 - precision: share of generated images that lie in the ball of at least one training image; recall: share of training
   images that lie in the ball of at least one generated image. Kynkäänniemi et al. 2019, "Improved precision and recall
   metric for assessing generative models".
-- density: average number of training images' balls that contain a generated image, divided by k; can exceed 1.
+- density: number of training images' balls that contain a generated image, averaged over generated images and divided
+  by k; can exceed 1.
   coverage: share of training images whose ball contains a generated image. Naeem et al. 2020, "Reliable fidelity and
   diversity metrics for generative models".
 
@@ -26,7 +27,7 @@ from evaluation.metrics.distances import Distances
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares in [0, 1], except the density, which is >= 0. k: rank of the neighbour that an image's ball reaches to."""
+    """Shares in [0, 1], except the density, which is >= 0. k: a ball reaches to the k-th nearest neighbour."""
 
     precision: float
     recall: float

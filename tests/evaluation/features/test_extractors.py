@@ -146,5 +146,5 @@ def test_preprocessing_options_are_parsed():
     for text in ('imagnet', 'size=0', 'filter=box', 'mean=1/2', 'deviation=0/1/1', 'mean=nan/0/0', ''):
         with pytest.raises(UserError, match='`preprocess`='):
             read_preprocessing(text)
-    with pytest.raises(UserError, match='cannot crop 9 pixels from images of 8x8; add size'):
+    with pytest.raises(UserError, match='cannot crop 9x9 pixels from images of 8x8; set size to at least 9'):
         Preprocessing(crop=9)(images())

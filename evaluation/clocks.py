@@ -52,9 +52,8 @@ def generalization_clock(
 ) -> Clock:
     """Find tau_gen. times: the times of S snapshots, ascending. held_out: the error on each held-out image, [S, N]."""
     values = np.asarray(held_out)
-    lowest = int(
-        values.mean(axis=1).argmin()
-    )  # fixed for all resamples, because the minimum of each resample would be biased low
+    # All resamples use this snapshot, because the lowest error of each resample would be biased low.
+    lowest = int(values.mean(axis=1).argmin())
 
     def find(mean: np.ndarray, _: np.ndarray) -> int:
         return int(np.argmax(mean <= (1 + tolerance) * mean[lowest]))
@@ -124,10 +123,11 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Slope:
 
 
 def normalized_time(steps: float, run: Mapping[str, float], smallest: Mapping[str, float]) -> float:
-    """T = steps · (n_min / n) · (B / B_min) · (lr / lr_min); as functions of T, the curves of all runs should coincide.
+    """Normalized time T = steps · (n_min / n) · (B / B_min) · (lr / lr_min).
 
-    run: the run's `size` (n, its number of training images), `batch` (B) and `lr`. smallest: minima over all runs.
-    Source: Bonnaire et al. 2025.
+    Plotted against T, the gap between held-out and training error should follow the same curve for all runs.
+    run: the run's `size` (n, its number of training images), `batch` (B) and `lr`. smallest: the minimum of each of
+    these over all runs. Source: Bonnaire et al. 2025.
     """
     return steps * smallest['size'] / run['size'] * run['batch'] / smallest['batch'] * run['lr'] / smallest['lr']
 

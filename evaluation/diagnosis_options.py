@@ -52,7 +52,7 @@ class SetOptions:
 
     # fmt: off
     test: str | None = option(None, 'Held-out set.', unit='ZIP|DIR')
-    allow_overlap: bool = option(False, 'Continue if the held-out set shares images with the training set.', switch=True)
+    allow_overlap: bool = option(False, 'Continue even if the held-out set shares images with the training set.', switch=True)
     num: int | None = option(None, 'Number of images to measure: the first ones of each set. [default: 1000, or all images of a smaller set]', unit='INT', least=2)
     seed: int = option(0, 'Seed of the noise.', unit='INT', least=0)
     # fmt: on
@@ -117,7 +117,7 @@ class AgreementOptions:
     expdir: tuple[Path, ...] = option((), 'Run folder; its last snapshot is used. Give the option twice for two runs.', unit='DIR')
     denoiser: str | None = option(None, 'Closed form to use as the second generator, fitted to the last training set.', unit='NAME')
     data: tuple[str, ...] = option((), 'Training set of the first network; if the second network has another one, repeat the option. [default: the training sets of `expdir`]', unit='ZIP|DIR')
-    test: str | None = option(None, 'Held-out set; its similarity to the training sets serves as a baseline.', unit='ZIP|DIR')
+    test: str | None = option(None, 'Held-out set; the similarity of its images to their nearest training images serves as a baseline.', unit='ZIP|DIR')
     seeds: list[int] = option('0-999', 'Seeds, such as 1,2,5-10; each network generates one image per seed.', unit='LIST', parse=seed_list)
     features: list[str] | None = option(None, 'Also compare image features, given as two .npy files (one per generator), float [N, d], in the order of the seeds.', unit='A,B', parse=word_list)
     threshold: float = option(0.6, 'Cosine above which two images count as the same.', unit='FLOAT')

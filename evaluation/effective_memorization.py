@@ -110,11 +110,11 @@ def effective_memorization(
 ) -> EMM:
     """Estimate the largest training-set size |D| whose ratio is at least `threshold`, by linear interpolation in |D|.
 
-    The interval accounts for the limited numbers of images and repeats, through `resamples` draws of the ratios (see
-    `_draw`), and for the unknown shape of the curve between sizes. For the shape, each draw is interpolated both
-    linearly in |D| and by a logistic curve in log |D| (a logistic regression over all sizes if there are three or
-    more). The interval runs from the 2.5 % quantile of the smaller of the two results to the 97.5 % quantile of the
-    larger.
+    The interval accounts for two uncertainties. First, the numbers of images and repeats are limited, so the ratios are
+    drawn `resamples` times (see `_draw`). Second, the shape of the curve between sizes is unknown, so each draw is
+    interpolated twice: linearly in |D|, and by a logistic curve in log |D| (a logistic regression over all sizes if
+    there are three or more). The interval runs from the 2.5 % quantile of the smaller of the two results to the 97.5 %
+    quantile of the larger.
     Simulated coverage: tests/evaluation/test_effective_memorization.py.
     Raises ValueError if no ratios are given, or a size is given twice.
     """
@@ -270,9 +270,10 @@ def next_size(
 
 
 def size_grid(low: int, high: int, tolerance: float, step: int = 1) -> list[int]:
-    """The sizes that a search can measure, ascending: a geometric grid with 2^k steps by at most 1 + tolerance each.
+    """The sizes that a search can measure, ascending: a geometric grid with 2^k intervals.
 
-    Each size is rounded to a multiple of `step`, so small sizes can be further apart.
+    Neighbouring sizes differ by at most the factor 1 + tolerance, except small ones: each size is rounded to a multiple
+    of `step`.
     """
     intervals = 2 ** (most_sizes(low, high, tolerance) - 2) if high > low else 1
     grid = {round(low * (high / low) ** (i / intervals) / step) * step for i in range(intervals + 1)}

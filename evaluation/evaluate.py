@@ -154,7 +154,7 @@ def log_path(options: EvaluationOptions) -> Path | None:
 
 
 def gallery_folder(options: EvaluationOptions) -> Path | None:
-    """The folder for galleries and tables whose paths are not given; None writes no such files."""
+    """The default folder of the gallery and of the table of copied training images, or None."""
     log = log_path(options)
     return options.expdir or (None if log is None else log.parent)
 
@@ -172,7 +172,7 @@ def check_folders(options: EvaluationOptions) -> None:
 
 
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:
-    """The training set to compare with; by default the one that the run or the closed form uses.
+    """The training set to compare with; by default, the training set of the run or of the closed form.
 
     Prints a warning if a generator was trained on another set, and a note if mirrored images count as training images.
     Generators that do not know their classes draw from the classes of this set.
@@ -185,8 +185,8 @@ def load_training_set(options: EvaluationOptions, generators: Sequence[Generator
     others = [generator.name for generator in generators if generator.trained_on not in (None, dataset.sha256)]
     if others:
         distributed.print0(
-            f'Warning: {others[0]} was not trained on {path} (images or labels differ), so copies of its actual '
-            f'training images are not counted.'
+            f'Warning: {others[0]} was not trained on {path} but on a set with other images or labels. Copies of '
+            f'images that are only in that set are not counted.'
         )
     if mirrored:
         distributed.print0('Mirrored training images (xflip) count as training images.')
@@ -249,7 +249,7 @@ def write_files(
     copied: Sequence[list[CopiedImage]],
     training_set: TrainingSet,
 ) -> None:
-    """Write the tables of all sets and the galleries of the first set, by default to `gallery_folder`.
+    """Write the tables, with rows for all sets, and the galleries, which show only the first set.
 
     copied: each set's copied training images.
     """

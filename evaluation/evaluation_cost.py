@@ -51,7 +51,7 @@ def denoiser_rate(denoiser: Denoiser, most: int, device: torch.device, seconds: 
 def sampling_cost(
     options: EvaluationOptions, num_generators: int, num_pixels: int, size: int, rate: float | None
 ) -> Cost:
-    """Estimate the cost of evaluating generators of one kind.
+    """Estimate the cost of evaluating `num_generators` generators.
 
     num_pixels: number of values in an image. size: number of training images. rate: number of images that all ranks
     together denoise per second, or None if unknown.
@@ -71,7 +71,7 @@ def sampling_cost(
 
 
 def evaluation_lines(options: EvaluationOptions, device: torch.device, pipeline_steps: int | None) -> dict[str, str]:
-    """Describe the planned work and its cost, as texts by title, after all checks that need no generated image.
+    """Make all checks that need no generated image, and describe the planned work and its cost, as texts by title.
 
     Raises UserError, like `evaluate`, for files and folders that cannot be used.
     """
@@ -98,10 +98,10 @@ def generation_lines(
     options: EvaluationOptions, generators: list[Generator], source: Source, device: torch.device
 ) -> dict[str, str]:
     """Describe the cost of generating and comparing images, as texts by title."""
-    rate, origin = stored_rate(options, generators[0]), 'as in earlier records'
+    rate, origin = stored_rate(options, generators[0]), 'at the speed of an earlier evaluation'
     if rate is None and not isinstance(generators[0], PipelineGenerator):
         rate = denoiser_rate(generators[0].denoiser(), options.batch_size, device, SECONDS_MEASURED)
-        rate, origin = rate * distributed.world_size(), 'a short measurement'
+        rate, origin = rate * distributed.world_size(), 'at the speed measured in a short test'
     cost = sampling_cost(options, len(generators), math.prod(source.shape), len(source), rate)
     at_most = 'at most ' * (options.race or options.denoiser is not None)
     images = (

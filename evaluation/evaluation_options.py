@@ -65,7 +65,7 @@ class EvaluationOptions:
     metrics: list[str] | None = option(None, 'Also compute these metrics, or all; docs/metrics.md defines them.', unit='LIST', parse=word_list)
     test_set: str | None = option(None, 'Held-out set, which some metrics need.', name='test-ref', unit='ZIP|DIR|NPZ|NPY')
     metrics_for: str = option('best', 'For a run: compute `metrics` for the best snapshot only, or for every snapshot as it is sampled.', choices=('best', 'all'))
-    space: str = option('pixels', 'Space in which `copy_rule` compares images; features needs `extractor` or `features`.', choices=('pixels', 'features'))
+    space: str = option('pixels', 'Space in which `copy_rule` compares images: pixels, or features (requires `extractor` or `features`).', choices=('pixels', 'features'))
     copy_rule: CopyRule = option('relative', 'Also count copies in `space` by this rule: relative (d1 < d2 / 3), cosine:T (cosine above T), or adaptive.', unit='RULE', parse=copy_rule)
     copied: Path | None = option(None, 'Save a table with one row per copied training image: how often it is copied, and by which images. A table of classes and a gallery are written next to it. [default: for a run, mem_copied.csv in `expdir`]', unit='CSV')
     features: list[str] | None = option(None, 'Compute metrics on features instead of pixels. The features are given as .npy files, float [N, d], in the order of the images.', unit='GEN,REF[,TEST]', parse=word_list)
@@ -86,8 +86,8 @@ class EvaluationOptions:
 SAMPLER_ARGUMENTS = tuple(field.name for field in dataclasses.fields(SamplerOptions))
 GENERATORS = ('expdir', 'network', 'pipeline', 'denoiser')  # as in `evaluation.generators`
 SUBJECTS = ('images', *GENERATORS)
-# The subjects with which an option has an effect, for options that do not apply to all.
 NETWORKS = ('expdir', 'network')
+# The subjects with which an option has an effect; options that are not listed have an effect with all subjects.
 ONLY_FOR = {
     **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), GENERATORS),
     'class_prior': NETWORKS,

@@ -129,9 +129,8 @@ def require_settings(folder: Path, settings: dict[str, Any]) -> None:
     new = json.loads(json.dumps(settings))  # infinity and tuples become what JSON stores for them
     for name in [*new, *(name for name in old if name not in new)]:
         if old.get(name) != new.get(name):
-            is_network = (
-                name in ('generator', 'sha256') and 'dataset' not in new
-            )  # the settings of closed forms have `dataset`
+            # Only the settings of a closed form have `dataset`.
+            is_network = name in ('generator', 'sha256') and 'dataset' not in new
             kind = 'made with another network' if is_network else 'made with other settings'
             raise UserError(
                 f'`outdir`={folder} contains images {kind} ({name} was {old.get(name)}, not {new.get(name)}); '

@@ -116,11 +116,14 @@ class Generator(ABC):
         """The denoiser, ready to evaluate. Raises UserError if the generator has none."""
 
     def epochs(self, dataset_size: int) -> float | None:
-        """The number of epochs trained, None if unknown. dataset_size: used if its training set's size is unknown."""
+        """The number of epochs trained, None if unknown.
+
+        dataset_size: the training-set size to assume if the generator does not store it.
+        """
         return None
 
     def draw_unknown_classes_from(self, class_sizes: Mapping[int, int] | None) -> None:
-        """Draw from these classes, unless the generator knows its own. class_sizes: training images per class."""
+        """Draw from the classes in `class_sizes` (training images per class), unless the generator knows its own."""
         if self.draws_any_class and class_sizes and max(class_sizes) < self.label_dim:
             self._draw_classes_from(class_sizes)
 
@@ -288,7 +291,7 @@ def generators_of_run(path: str | Path, sampling: Sampling, device: Device) -> l
     return [SnapshotGenerator(path, sampling, device) for path in paths]
 
 
-# Keyed by the argument whose value is passed; each makes one generator or, for a run, several.
+# The keys are arguments. Each function takes its argument's value, and makes one generator or, for a run, several.
 GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[Generator]]] = {
     'expdir': generators_of_run,
     'network': SnapshotGenerator,
@@ -300,7 +303,7 @@ GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[
 def make_generators(named: object, sampling: Sampling, device: Device) -> list[Generator]:
     """Make the generators that `named` specifies.
 
-    named: has an attribute for each key of `GENERATORS`; at most one of them is not None.
+    named: an object with an attribute for each key of `GENERATORS`; at most one of these attributes is not None.
     """
     for argument, make in GENERATORS.items():
         value = getattr(named, argument)

@@ -2,7 +2,8 @@
 
 `Geometry` collects, over blocks of training images, what noisy images z = x + sigma · e reveal about the training set:
 
-- posterior weight: max_i w_i(z) with w = softmax(-||z - x_i||² / (2 sigma²)), 1 if z can come from only one image;
+- posterior weight: max_i w_i(z), where w = softmax(-||z - x_i||² / (2 sigma²)); it is 1 if z can come from only one
+  image;
 - effective number: 1 / sum_i w_i², the number of training images that contribute to the optimal denoiser's output;
 - shell coverage: the share of noisy held-out images that lie in the shell of at least one training image,
   sigma √(d - 2 √(c d)) <= ||z - x_i|| <= sigma √(d + 2 √(c d) + 2 c), c = 5. Memorization is decided at the levels
@@ -37,7 +38,7 @@ class Geometry:
     """What N noisy images at L levels reveal about a training set: float64 [L, N] each; in_shell is bool [L, N].
 
     log_density: ln of (1/M) sum_i exp(-||z - x_i||² / (2 sigma²)) over M training images.
-    log_coverage: ln of the local coverage of the clean images, excluding the training image at the same position.
+    log_coverage: ln of the local coverage of the clean images; a training image does not contribute to its own.
     noise_norm: ||e||², [N].
     """
 
@@ -60,8 +61,8 @@ def geometry(
     """Compare noisy images with all training images at all levels, in one pass and in float64.
 
     training: uint8 [M, …], on the device used for computing. images: uint8 [N, …]. levels: sigma > 0.
-    positions: the images' positions in their set (None counts from 0). They determine the noise and, for training
-    images, which image of the training set each one is; a training image does not contribute to its own local coverage.
+    positions: each image's position in its set; None stands for 0, 1, 2, …. The position determines the image's noise.
+    For training images, `training[position]` is the image itself, which is left out of the image's local coverage.
     held_out: whether the images come from a held-out set.
     """
     references = torch.as_tensor(training).flatten(1)
@@ -122,7 +123,7 @@ class _Sums:
 
 
 def shell(dimension: int, tail: float = SHELL_TAIL) -> tuple[float, float]:
-    """The inner and outer radii between which almost all noise vectors e lie. Source: Laurent and Massart 2000."""
+    """The inner and outer radius of a shell around almost all noise vectors e. Source: Laurent and Massart 2000."""
     spread = 2 * math.sqrt(tail * dimension)
     return math.sqrt(max(dimension - spread, 0)), math.sqrt(dimension + spread + 2 * tail)
 
@@ -146,7 +147,7 @@ def gaussian_information(variances: Tensor | np.ndarray, levels: Sequence[float]
 
 
 def gaussian_collapse_level(variances: Tensor | np.ndarray, num_images: int) -> float:
-    """The noise level at which a Gaussian population's information is ln N; at lower levels, N images are isolated.
+    """The noise level at which a Gaussian population's information is ln N; below it, N images are isolated.
 
     If the variance is s² in all d directions, this is s / √(N^(2/d) - 1). Source: Biroli et al. 2024, who use
     t = ln(1 + sigma²) / 2. For a single image, the level is 0.

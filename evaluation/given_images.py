@@ -67,7 +67,8 @@ def read_images(
     """Read a folder, an archive, an .npz or .npy, or any other source of images.
 
     float_range: the values for black and white in a floating-point array, such as (-1, 1); None refuses such arrays.
-    reading: the channels to convert images to. Raises UserError if images cannot be read or differ in size.
+    reading: how to read images, such as the channels to convert them to. Raises UserError if images cannot be read or
+    differ in size.
     """
     source = open_images(path, argument, float_range, reading)
     return _named(path, source, source.load(progress=progress).transpose(0, 3, 1, 2))

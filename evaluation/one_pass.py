@@ -50,8 +50,8 @@ class Context(Pass):
 
     name: the name of the generator or given set. keep_images: whether to keep images in memory because they are not
     stored elsewhere. image_root: parent of the folder to save images in, or None. subdirs: whether to use a subfolder
-    for every thousand images. raced_seeds: all seeds of a race, of which `seeds` are the first; None without a race.
-    measurement: what to compute for the record in addition to the ratio.
+    for every thousand images. raced_seeds: in a race, the seeds of the winner (`seeds` are the first of them); None
+    without a race. measurement: what to compute for the record in addition to the ratio.
     """
 
     training_set: TrainingSet
@@ -102,7 +102,7 @@ class PartialResults:
     """The consumers' results for the batches of an unfinished pass, kept by the main rank in a folder of `.npz` files.
 
     folder: None saves nothing. settings: everything that determines the images and results. Files with other settings,
-    unreadable files, and files that lack a consumer are ignored.
+    unreadable files, and files that lack the results of a consumer are ignored.
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any]):

@@ -95,7 +95,7 @@ def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: s
 class GalleryEntry:
     """Images uint8 [C, H, W] shown side by side in one frame.
 
-    captions: texts below the first images. is_marked: whether the frame is red.
+    captions: texts below the images; the last images can have none. is_marked: whether the frame is red.
     """
 
     images: Sequence[Tensor]

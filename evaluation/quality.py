@@ -100,7 +100,7 @@ def write_reference(options: RefOptions, device: torch.device) -> int:
 
 
 def read_reference(options: CalcOptions, extractor: Extractor) -> Sequence[np.ndarray | Moments]:
-    """The reference's features, or its moments if it is a statistics file; on the main rank."""
+    """The reference's features, or its moments if it is a statistics file, on the main rank; empty on other ranks."""
     if distributed.on_main(lambda: is_statistics(options.ref)):
         return distributed.kept_on_main(lambda: read_statistics(options.ref, extractor))
     return features_of(options.ref, 'ref', extractor, options.extraction)
@@ -137,7 +137,7 @@ def read_statistics(path: str, extractor: Extractor) -> Moments:
 def measured_features(
     options: CalcOptions, extractor: Extractor, device: torch.device
 ) -> tuple[Record, list[np.ndarray]]:
-    """The record's entries on where the measured images come from, and their features on the main rank."""
+    """The record's entries on the origin of the measured images, and the images' features on the main rank."""
     first, last = options.seed, options.seed + options.num - 1
     extraction = options.extraction
     if options.images is not None:

@@ -1,8 +1,9 @@
 """A race finds the snapshot with the highest ratio without sampling every image of every snapshot.
 
-All snapshots get the first seeds. A snapshot is eliminated if its ratio is significantly below the highest one, or if
-the remaining image budget suffices only for snapshots that rank higher. The remaining snapshots get more seeds, and the
-winner gets all seeds. All snapshots use the same seeds, so differences between their ratios are paired.
+In the first round, all snapshots are sampled with the same few seeds. After each round, a snapshot is eliminated if its
+ratio is significantly below the highest ratio, or if the remaining image budget is only enough for snapshots with
+higher ratios. The other snapshots are sampled with more seeds, and the winner with all seeds. Because all snapshots use
+the same seeds, differences between their ratios are paired.
 """
 
 from collections.abc import Callable
@@ -10,23 +11,25 @@ from math import ceil
 
 import numpy as np
 
-# The image budget: SHARE of the images of all snapshots, but at least the images of LEAST fully evaluated snapshots.
+# The image budget of a race, as a share of the images needed to sample all snapshots with all seeds.
 SHARE = 1 / 4
+# The budget is at least the number of images needed to sample this many snapshots with all seeds.
 LEAST = 2
 # In each round, the number of seeds grows by the factor GROWTH, and the number of snapshots is planned to fall in
-# proportion to seeds^-DECAY. Both values were chosen by simulated races.
+# proportion to seeds^-DECAY. Both values were chosen by simulating races.
 GROWTH = 1.25
 DECAY = 0.75
-# A snapshot is eliminated if it is more than this many standard errors below the leader. The corresponding interval
-# covers 99 %, because there are several rounds.
+# A snapshot is eliminated if it is more than this many standard errors below the leader. The value is for a 99 %
+# interval: 95 % would be too low, because there are several rounds.
 QUANTILE = 2.576
 
 
 def race(num: int, total: int, step: int, copies: Callable[[int, int], np.ndarray]) -> list[int]:
     """Run a race; return the number of seeds that each of `num` snapshots got, which is `total` for the winner.
 
-    step: each number of seeds is a multiple of `step`, or `total`. copies: takes a snapshot's position and a number of
-    seeds, and returns which images are copies, bool [seeds]; it is called with increasing numbers of seeds.
+    total: number of all seeds. step: every number of seeds below `total` is a multiple of `step`. copies: takes a
+    snapshot's position and a number of seeds, and returns which images are copies, bool [seeds]; it is called with
+    increasing numbers of seeds.
     Among equal snapshots, the first wins.
     """
     budget = max(SHARE * num, LEAST) * total
@@ -52,7 +55,7 @@ def first_length(num: int, total: int, step: int, budget: float) -> int:
 
 
 def planned(length: int, total: int) -> float:
-    """The number of images per remaining snapshot that later rounds need if snapshots are eliminated as planned."""
+    """The number of images that later rounds need, per snapshot that remains now, if eliminations go as planned."""
     power = 1 - DECAY
     return length**DECAY * (total**power - length**power) / power
 

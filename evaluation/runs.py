@@ -49,8 +49,9 @@ def evaluate_generators(
 ) -> tuple[list[Record], list[EvaluatedSet]]:
     """Evaluate generators in order; return their records and, on the main rank, the set with the highest ratio.
 
-    context: the context of each pass, except its name. log_path: see `EvaluationLog`; required for more than one
-    generator. raced: whether to run a race (`evaluation.race`), in which generators get different numbers of images.
+    context: the context of all passes; its `name` is filled in for each generator. log_path: see `EvaluationLog`;
+    required for more than one generator. raced: whether to run a race (`evaluation.race`), in which generators get
+    different numbers of images.
     Raises UserError if a generator's images differ in shape from the training images.
     """
     for generator in generators:
@@ -79,7 +80,7 @@ def evaluate_generators(
 
 
 def raced_lengths(generators: Sequence[Generator], context: Context, log: 'EvaluationLog', bar: tqdm) -> list[int]:
-    """Run a race; return each generator's number of seeds. Results for these are in the log's partial results."""
+    """Run a race; return each generator's number of seeds. The results are in the log's partial results."""
     known = distributed.on_main(lambda: [log.raced_length(settings(generator, context)) for generator in generators])
     if all(known):
         return known
@@ -259,7 +260,7 @@ class EvaluationLog:
         """Write and return a record; keep the images if no earlier record has a higher ratio."""
         if self.path is None:
             return found.record
-        # The images are written first; otherwise the best ones would have to be sampled again after an interruption.
+        # The images are written before the record: a record without its images would mean sampling them again.
         if best_record([*earlier, found.record]) is found.record:
             self._write_best(found)
         files.append_record(self.path.with_suffix('.jsonl'), found.record)
@@ -297,7 +298,7 @@ class EvaluationLog:
         write_best(self.path.with_name(BEST_NAME), found.record, best)
 
     def read_best(self, record: Record, where: str, training_set: TrainingSet) -> list[EvaluatedSet]:
-        """A list with the kept set that belongs to a record; empty if the set is missing or has other settings."""
+        """A list with the kept set of a record's images; empty if they are missing or were made with other settings."""
         assert self.path is not None
         best = read_best(self.path.with_name(BEST_NAME), record)
         training_images = training_set.images

@@ -81,11 +81,11 @@ def test_a_dry_run_shows_the_cost_and_writes_no_files(fresh, digits_20, monkeypa
     assert lines['Training set'] == 'digits-20: 20 images, 8x8 grey'
     assert lines['Images'] == '60, for 2 generators with 30 seeds each'
     assert lines['Evaluations'] == '2,100 of the denoiser, 35 per image'
-    assert lines['Time'].endswith('(a short measurement)')
+    assert lines['Time'].endswith('(at the speed measured in a short test)')
     assert sorted(fresh.iterdir()) == before
     assert 'no such file' in failure('-n', f'--expdir={fresh}', '--test-ref=nothing.zip', '--metrics=precision_recall')
     run(f'--expdir={fresh}', '--seeds=0-4', '--steps=4')
-    assert '(as in earlier records)' in run('-n', f'--expdir={fresh}', '--seeds=0-29', '--steps=4').output
+    assert 'speed of an earlier evaluation' in run('-n', f'--expdir={fresh}', '--seeds=0-29', '--steps=4').output
 
 
 def test_only_the_best_snapshot_is_kept(fresh):

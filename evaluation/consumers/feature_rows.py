@@ -39,8 +39,8 @@ def extract(
 ) -> list[np.ndarray]:
     """Generate images and extract their features.
 
-    images: function that returns the settings that determine the images. With it, features are cached and reused, and
-    an interrupted pass resumes; None disables the cache. cache_dir: see `cached_path`.
+    images: function that returns the settings that determine the images. They are needed to cache the features and to
+    resume an interrupted pass; None disables both. cache_dir: see `cached_path`.
     Returns a list with one float32 array [N, d] on the main rank, and an empty list on other ranks.
     """
     rows = FeatureRows(Pass(seeds, batch_size), extractor)

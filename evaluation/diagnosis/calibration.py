@@ -1,8 +1,9 @@
 """Calibration of a closed form's windows: at each noise level, the window that best reproduces a network's output.
 
-At each state on the network's own sampling trajectories, the best window gives the highest cosine between the outputs
-of closed form and network (after subtracting each output's mean). The calibrated window at a noise level is the median
-of the best windows over images. Source: Kamb and Ganguli 2024.
+The states come from the network's own sampling trajectories. At each state, the best window is the one with which the
+closed form's output has the highest cosine with the network's output (after subtracting each output's mean). The
+calibrated window at a noise level is the median of the best windows over all trajectories.
+Source: Kamb and Ganguli 2024.
 """
 
 from collections.abc import Callable

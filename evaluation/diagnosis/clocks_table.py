@@ -125,11 +125,12 @@ def summary_row(record: Row) -> Row:
 
 
 def compare_runs(records: Sequence[Row]) -> Row:
-    """How each clock tau scales over runs: its regression on the training-set size |D|, and its spread.
+    """Compare runs: for each clock tau, its regression on the training-set size |D|, and its spread over runs.
 
     For three or more runs of at least two sizes, `slope` is the increase of tau in steps per training image, and
     `exponent` is the exponent of tau in |D| (least squares on logarithms), both with intervals. For two or more runs,
-    `spread_steps` and `spread_normalized` are the standard deviations of ln tau in steps and in normalized time.
+    `spread_steps` and `spread_normalized` are the standard deviations of ln tau, with tau in steps and in normalized
+    time (see `run_time`).
     Runs in which the event did not happen are skipped.
     """
     found: Row = {}
@@ -159,8 +160,8 @@ def comparison_lines(found: Row) -> list[str]:
     """The results of `compare_runs` as sentences."""
     lines = []
     for clock, values in found.items():
-        text = f'{CLOCKS[clock]}: the standard deviation of ln tau over runs is {values["spread_steps"]:.3g} in steps, '
-        text += f'{values["spread_normalized"]:.3g} in normalized time'
+        text = f'{CLOCKS[clock]}: the standard deviation of ln tau over runs is {values["spread_steps"]:.3g} '
+        text += f'with tau in steps, and {values["spread_normalized"]:.3g} with tau in normalized time'
         if 'exponent' in values:
             slope, exponent = values['slope'], values['exponent']
             text += f'; tau grows by {slope["slope"]:.4g} steps per training image '

@@ -35,7 +35,7 @@ class ImageSets:
 
 
 def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool) -> ImageSets:
-    """Read the sets. num: number of images to measure; None uses `USUAL_NUMBER`, or all images of the smaller set.
+    """Read the sets. num: number of images to measure; None uses `USUAL_NUMBER`, or the size of a smaller set.
 
     Raises UserError if the sets differ in shape, share images (unless allowed), or have fewer images than `num`.
     """
@@ -54,7 +54,7 @@ def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool)
 
 
 def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[float]:
-    """The noise levels at which to measure, descending, rounded by the denoiser.
+    """The noise levels at which to measure, descending, each rounded to a level that the denoiser supports.
 
     levels: a list of noise levels, or the number of levels in EDM's schedule within the denoiser's range.
     Raises UserError for a level that is not positive or outside the denoiser's range.

@@ -66,7 +66,7 @@ class LevelsRequest:
 
     @property
     def compared(self) -> list[str]:
-        """The closed forms compared by `EXPLAINED`: all `references`, or none if `closed_forms` is empty."""
+        """The closed forms for which the measures in `EXPLAINED` are computed; empty if `closed_forms` is empty."""
         return [*dict.fromkeys(('optimal', 'gaussian', *self.closed_forms))] if self.closed_forms else []
 
     @functools.cache  # noqa: B019

@@ -30,7 +30,7 @@ def measure_missing(path: Path, wanted: Sequence[tuple[Row, Measure]]) -> list[R
     """Return a record for each pair in `wanted`, in order, on every rank: read from a JSON file, or measured now.
 
     path: the JSON file, written after each measurement; records with other settings are removed from it.
-    wanted: pairs of settings (values that JSON can store) and the function that measures the rest of the record.
+    wanted: for each record, its settings (values that JSON can store) and the function that measures its other entries.
     """
     order = [json.loads(json.dumps(settings)) for settings, _ in wanted]
     records = [record for record in distributed.on_main(lambda: _read_records(path)) if record['settings'] in order]

@@ -93,7 +93,7 @@ def run_levels(options: LevelsOptions, device: torch.device) -> Results:
 
 
 def run_calibrate(options: CalibrateOptions, device: torch.device) -> Results:
-    """Find the window at each noise level with which a closed form best resembles a network.
+    """For each noise level, find the window with which a closed form best resembles a network.
 
     Raises UserError if the closed form has no windows, or the training set does not match the network.
     """
@@ -138,9 +138,9 @@ def run_geometry(options: GeometryOptions, device: torch.device) -> Results:
     print0(f'{len(sets.training.images):,} training images; {sets.num} images measured in each set; 95 % intervals')
     print0(text_table(record['rows'], geometry_table.COLUMNS))
     held_out, gaussian_level = record['collapse_level'], record['gaussian_collapse_level']
-    measured = '' if held_out is None else f'{held_out:.4g} for held-out images, '
-    print0(f'Information is in nats. As noise decreases, information reaches ln |D| = {record["log_size"]:.4g} at')
-    print0(f'sigma = {measured}{gaussian_level:.4g} for a Gaussian population.')
+    measured = '' if held_out is None else f'at sigma = {held_out:.4g} for held-out images and '
+    print0(f'The information (in nats) increases as the noise decreases. It reaches ln |D| = {record["log_size"]:.4g}')
+    print0(f'{measured}at sigma = {gaussian_level:.4g} for a Gaussian population.')
     if held_out is None:
         print0('For held-out images, it ' + ('does not reach ln |D|.' if sets.held_out else 'is not measured.'))
     print0(text_table(record['classes'], geometry_table.CLASS_COLUMNS))

@@ -236,7 +236,7 @@ def _bound(size: float, sizes: np.ndarray) -> Bound:
 
 
 def rising_pairs(ratios: Iterable[Ratios]) -> list[tuple[Ratios, Ratios]]:
-    """Pairs of sizes with disjoint intervals in which the larger size has the higher ratio; none are expected."""
+    """Pairs of sizes where the larger size has a higher ratio and the intervals are disjoint; none are expected."""
     pairs = itertools.combinations(sorted(ratios, key=lambda r: r.size), 2)
     return [(small, large) for small, large in pairs if large.interval.low > small.interval.high]
 

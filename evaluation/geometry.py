@@ -81,7 +81,7 @@ def geometry(
 
 
 class _Sums:
-    """Running sums over training images for N noisy images at L levels, relative to exp(highest exponent so far)."""
+    """Sums over the training images so far, for N noisy images at L levels, divided by exp(highest exponent so far)."""
 
     def __init__(self, scales: Tensor, shape: Sequence[int], noise_norm: Tensor):
         self.scales, self.noise_norm = scales, noise_norm

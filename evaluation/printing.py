@@ -64,7 +64,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Copies by another rule, copied training images, and a table of metrics; parts missing in records are skipped."""
+    """Copies by a second rule, copied training images, and a table of metrics; parts missing in records are skipped."""
     lines = []
     if 'copies' in records[0]:
         lines.append(copies_text(records[0]['copies'], is_alone=len(records) == 1))
@@ -76,7 +76,7 @@ def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
 def copies_text(copies: Mapping[str, Any], is_alone: bool) -> str:
     """Such as 'Copies in features, rule cosine:0.6: 12.00 % (…); background, 800 held-out images: 0.50 % (…)'.
 
-    is_alone: whether there is only one set; the table of several sets contains the share, which is then omitted here.
+    is_alone: whether there is only one set. If there are several, the share of copies is in their table instead.
     """
     text, background = f'Copies in {copies["space"]}, rule {copies["rule"]}', copies['background']
     text += f': {ratio_text(copies)}' * is_alone

@@ -128,7 +128,9 @@ def read_statistics(path: str, extractor: Extractor) -> Moments:
     except Exception as error:  # NumPy raises many kinds of exceptions for corrupt files
         raise UserError(f'{where} is corrupt ({type(error).__name__}); create it again') from error
     if covariance.shape != (len(mean), len(mean)) or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise UserError(f'{where}: mu {mean.shape} and sigma {covariance.shape} are not a mean and a covariance')
+        raise UserError(
+            f'{where}: mu {mean.shape} and sigma {covariance.shape} must be finite, with shapes [d] and [d, d]'
+        )
     if settings is not None and identity(settings) != extractor.identity:
         raise UserError(f'{where} was made with {settings}, not {extractor.settings}; use the same extractor')
     return Moments(count, mean, covariance)

@@ -106,7 +106,7 @@ def _write(path: Path, records: Sequence[Record]) -> None:
 
 def versions() -> dict[str, str]:
     """The versions of the software that computed a record, and a hash of this toolkit's code."""
-    import numpy as np  # imported here because tables of records do not need them
+    import numpy as np  # these slow imports are not needed to read records
     import torch
 
     return {

@@ -1,7 +1,7 @@
 """Spaces in which images are compared: pixels (`PixelSpace`), or features from an extractor (`FeatureSpace`).
 
 A metric gets its distances from a `Space` and never handles images. Distances are computed in blocks; the full matrix
-of queries times references is never stored.
+of queries by references is never stored.
 """
 
 from collections.abc import Iterator

@@ -194,7 +194,7 @@ def test_invalid_arguments_are_named_in_the_error(made, tmp_path):
     np.savez(tmp_path / 'other.npz', mu=np.zeros(3), sigma=np.eye(3))
     np.savez(tmp_path / 'settings.npz', mu=np.zeros(64), sigma=np.eye(64), settings='{"extractor": "net"}')
     for name, message in {
-        'odd': 'mu (3,) and sigma (2, 2) are not a mean and a covariance',
+        'odd': 'mu (3,) and sigma (2, 2) must be finite, with shapes [d] and [d, d]',
         'other': '64 and 3 features per image; compute both with the same extractor',
         'settings': "was made with {'extractor': 'net'}, not {'extractor': 'pixels'}; use the same extractor",
         'cut': '--ref=',

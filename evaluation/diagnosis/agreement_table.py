@@ -54,7 +54,7 @@ def measure_agreement(
     """Generate the images of both generators, compare them, draw the gallery, and return a record.
 
     The record's `rows` describe the similarities for each kind of image pair; `images` has the values for each seed.
-    threshold: cosine above which two images count as the same. gallery: path of a PNG that shows the first seeds.
+    threshold: cosine above which two images count as the same. gallery: path of a PNG of the first images.
     partial, settings: see `run_tasks`.
     """
     size = batch_size * BATCHES_PER_TASK

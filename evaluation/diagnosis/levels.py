@@ -140,7 +140,7 @@ class Measured:
         return _stacked(source, [self._values(clean + sigma * noise, sigma, clean, labels) for sigma in self.levels])
 
     def _values(self, z: Tensor, sigma: float, clean: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
-        """Squared errors and distances float64 [B], and linearity [B // 2], at noisy images z [B, C, R, R].
+        """Squared errors and distances float64 [B], and linearity [B // 2], for noisy images z [B, C, R, R].
 
         clean: the images without noise; None (on trajectories) measures no errors.
         """

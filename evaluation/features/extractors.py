@@ -57,7 +57,7 @@ class Pixels(Extractor):
 
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         if argument or preprocess is not None:
-            raise UserError('`extractor`=pixels does not change images; remove `preprocess` and any text after pixels')
+            raise UserError('`extractor`=pixels has no settings; remove `preprocess` and any text after pixels')
         self.name = 'pixels'
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The C_T test for data-copying: are generated images nearer to the training images than test images are?
+"""The C_T test for data-copying: is the training set nearer to generated images than to test images?
 
 Source: Meehan, Chaudhuri and Dasgupta 2020, "A non-parametric test to detect data-copying in generative models".
 

@@ -9,7 +9,7 @@ The last trace is the sum of the singular values of F Gᵀ, for any factors with
 a symmetric eigendecomposition. If there are fewer images than dimensions, the centred features serve as a smaller
 factor. No matrix square root is needed, and no precision is lost by squaring small values.
 
-The distance decreases with the number of images, so compare values only for equal numbers.
+The distance decreases with the number of images, so compare only distances for equal numbers of images.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _BLOCK = 4096  # number of rows converted to float64 at a time
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean [d] and unbiased covariance [d, d] of `count` features (None if unknown), float64."""
+    """Mean [d] and unbiased covariance [d, d] of `count` features, float64. count is None if unknown."""
 
     count: int | None
     mean: np.ndarray

@@ -102,7 +102,7 @@ def test_invalid_extractor_names_are_refused(save, tmp_path, monkeypatch):
             make_extractor(name, None if name.startswith('torch-') else 'none', 'cpu')
     with pytest.raises(UserError, match=r'requires `preprocess`: inception\|imagenet'):
         make_extractor(f'torchscript:{save(lambda x: x)}', None, 'cpu')
-    with pytest.raises(UserError, match='does not change images'):
+    with pytest.raises(UserError, match='has no settings'):
         make_extractor('pixels', 'none', 'cpu')
     monkeypatch.setitem(sys.modules, 'torch_fidelity', None)
     with pytest.raises(UserError, match=r'pip install torch-fidelity==0\.4\.0'):

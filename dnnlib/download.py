@@ -42,7 +42,7 @@ def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None)
         cache_dir.mkdir(parents=True, exist_ok=True)
         name = re.sub(r'[^A-Za-z0-9._-]', '_', unquote(url.path).rpartition('/')[2])[-100:]
         path = cache_dir / f'{hashlib.sha256(source.encode()).hexdigest()[:16]}-{name}'
-        with locked(Path(f'{path}.lock'), math.inf):  # another process waits here, then finds the file
+        with locked(Path(f'{path}.lock'), math.inf):  # another process that needs the file waits here
             is_cached = path.exists() and (not sha256 or file_sha256(path) == sha256.lower())
             if not is_cached and not any(_receive(source, path, sha256) for _ in range(_MAX_ATTEMPTS)):
                 raise UserError(f'{source}: the connection was lost {_MAX_ATTEMPTS} times; run again to resume')

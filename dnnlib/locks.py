@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows
     raise SystemExit('Error: this toolkit runs on Linux and macOS; on Windows, run it in WSL') from None
 
-# `is_locked` takes the lock for a moment, so a failed attempt to lock a file is repeated for this long.
+# Seconds for which `locked` keeps trying, because another process's `is_locked` may hold the lock for a moment.
 SECONDS_TO_TRY = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 

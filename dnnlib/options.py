@@ -25,8 +25,8 @@ class Option:
     help: one sentence, in which other fields are named in backticks. default: the default as declared, before parsing.
     name: name on command lines and in files; None means the field's name with dashes instead of underscores.
     unit: placeholder for the value in the help, such as INT. least, most: inclusive bounds. above, below: exclusive
-    bounds. choices: the allowed strings. parse: function that converts a string to the value, or raises ValueError with
-    the reason why it cannot. switch: whether the option is a flag, given without a value. short: one-letter name.
+    bounds. choices: the allowed strings. parse: function that converts a string to the value; it raises ValueError
+    with the reason if it cannot. switch: whether the option is a flag, given without a value. short: one-letter name.
     alias: second name. required_unless: name of a field; this option is required unless that field is given.
     """
 

@@ -23,7 +23,7 @@ _MAX_SECONDS = 600
 
 
 class RefusedPickleError(ValueError):
-    """The pickle is corrupt, or requests more than its reader allows; the message gives the reason."""
+    """The pickle is corrupt, too expensive to read, or uses something that is not allowed; the message says what."""
 
 
 def load_pickle(data: bytes) -> Any:

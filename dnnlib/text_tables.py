@@ -10,7 +10,7 @@ from dnnlib.util import atomic_file
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], if_empty: Sequence[str] = ()) -> str:
-    """Format rows as CSV, with a header of all their keys in order of first appearance; None becomes an empty field.
+    """Format rows as CSV; the header lists all keys in order of first appearance, and None becomes an empty field.
 
     if_empty: the header's columns if there are no rows.
     """

@@ -20,7 +20,7 @@ import msgspec
 from dnnlib.util import UserError
 
 T = TypeVar('T')
-_SMALL = 1 << 20  # JSON of at most this many bytes is read a second time for a better message
+_SMALL = 1 << 20  # invalid JSON of at most this many bytes is parsed again for a better error message
 _KINDS = {
     'int': 'a whole number',
     'float': 'a number',
@@ -58,7 +58,7 @@ def parse_json(data: bytes | str, kind: type[T], where: str) -> T:
         if len(data) > _SMALL:
             raise UserError(f'{where}: not a valid file ({error})') from error
     try:
-        # Python's parser accepts NaN and Infinity, unlike msgspec's; `parse` names keys that msgspec's message omits.
+        # Unlike msgspec, Python also accepts NaN and Infinity; `parse` names keys that msgspec's message omits.
         content = json.loads(data)
     except (ValueError, RecursionError) as error:  # also raised for too many digits or nesting levels
         raise UserError(f'{where}: not a JSON file ({error})') from error
@@ -95,7 +95,10 @@ def shown(value: Any, longest: int = 60) -> str:
 
 
 def _keys(content: Any, kind: Any, place: str) -> list[str | int]:
-    """Split a place such as '.factors[...].values[0]' into keys and indices; finds the keys that msgspec omits."""
+    """Split the place of an error, such as '.factors[...].values[0]', into keys and indices.
+
+    msgspec writes '[...]' for the key of a dict, so that key is found by trying all of them.
+    """
     keys: list[str | int] = []
     value = content
     for field, index in re.findall(r'\.([^.[`]+)|\[(\d+|\.\.\.)]', place):

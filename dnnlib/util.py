@@ -26,7 +26,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'cannot allocate memory')
 
 
-# If an error occurs on all ranks, the others give the main rank this many seconds to report it.
+# If an error occurs on all ranks, the other ranks give the main rank this many seconds to report it.
 SECONDS_TO_REPORT = 10
 
 
@@ -147,7 +147,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 def require_writable(argument: str, path: Path | None, suffix: str = '') -> None:
-    """Raise UserError if a file cannot be written at a path, before any work is done. suffix: required file ending."""
+    """Raise UserError if a file cannot be written at a path; call this before any work. suffix: required ending."""
     if path is None:
         return
     if path.is_dir():

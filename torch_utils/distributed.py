@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 
-# Imported before any process group exists: otherwise an optimizer's first step imports this module, and the default
-# arguments of its functions keep the group alive, so that gloo's threads can abort the process at interpreter exit.
+# Imported before any process group exists. Otherwise, an optimizer's first step would import this module, and default
+# arguments of its functions would keep a reference to the group. The group would then never be freed, and gloo's
+# threads could abort the process at interpreter exit.
 import torch.distributed.nn
 from tqdm import tqdm
 
@@ -158,14 +159,14 @@ def on_main(action: Callable[[], T]) -> T:
 
 
 def kept_on_main(action: Callable[[], T]) -> list[T]:
-    """Like `on_main`, but the result is not sent: returns [result] on the main rank, and [] on the other ranks."""
+    """Like `on_main`, but does not send the result: returns [result] on the main rank, and [] on the other ranks."""
     results: list[T] = []
     on_main(lambda: results.append(action()))
     return results
 
 
 def on_every_rank(action: Callable[[], T]) -> T:
-    """Run an action on every rank and return its own result; if any rank raises UserError or OSError, all raise it."""
+    """Run an action on every rank; return this rank's result. If any rank raises UserError or OSError, all raise it."""
     outcome: list[T] = []
     failure: Exception | None = None
     try:

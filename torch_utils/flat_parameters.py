@@ -50,9 +50,9 @@ class FlatParameters:
 class GradientReducer:
     """Sums flat gradients over ranks during the backward pass.
 
-    The gradient tensor is split at fixed positions into buckets. Buckets are summed in a fixed order, each once its own
-    gradients are ready and the previous bucket's sum has started. Call `start()` before a step's last backward pass,
-    and `finish()` after it.
+    The gradient tensor is split at fixed positions into buckets, which are summed in a fixed order. A bucket's sum
+    starts once its gradients are ready and the previous bucket's sum has started. Call `start()` before a step's last
+    backward pass, and `finish()` after it.
 
     bucket_size: approximate number of elements in a bucket.
     """

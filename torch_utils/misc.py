@@ -22,7 +22,7 @@ def configure_backends(precision: str, deterministic: bool = False, benchmark: b
     torch.backends.cudnn.benchmark = benchmark and not deterministic
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
-        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it before its first use
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # must be set before cuBLAS is first used
 
 
 def derived_seed(*parts: int) -> int:

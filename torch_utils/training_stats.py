@@ -37,7 +37,10 @@ class Collector:
         self.sums[name] = self.sums[name] + sums if name in self.sums else sums
 
     def collect(self) -> dict[str, Moments]:
-        """The moments of each name over all ranks since the last call. All ranks must have reported the same names."""
+        """The moments of the values reported under each name since the last call, over all ranks.
+
+        All ranks must have reported the same names.
+        """
         result = {}
         for name in sorted(self.sums):
             num, total, squares = distributed.all_reduce_sum(self.sums[name].cpu().double()).tolist()

@@ -18,7 +18,7 @@ from training.schedule import REFERENCE_SIZE
 from training.training_options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-# How long nodes wait for each other; while the first node makes the training set, the other nodes wait for it.
+# Seconds that a node waits for the others, for example while the first node makes the training set.
 SECONDS_TO_MEET = 3600
 # Steps that make a data set, and the file each one makes; a step is done once its file exists.
 DATA_STEPS = {'data': 'data.zip', 'data-b': 'data-b.zip'}
@@ -38,7 +38,7 @@ SWITCHES = {
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """The resources for one point. gpus_per_node: number of GPUs; if it is 0, each command chooses its own device."""
+    """The resources for one point. gpus_per_node: number of GPUs; if 0, each command chooses its own device."""
 
     nodes: int = 1
     gpus_per_node: int = 0
@@ -49,10 +49,10 @@ class Resources:
 
 
 def selection_command(options: Options, dest: Path, sources: Path, extra: Mapping[str, Any] | None = None) -> list[str]:
-    """Return the arguments with which python makes a data set.
+    """Return the python arguments of the command that makes a data set.
 
-    options: the name of the selection, and its options. dest: file to write. sources: folder of the study's own data
-    sets. extra: further options.
+    options: the name of the selection (as `selection`), and its options. dest: file to write. sources: folder of the
+    study's own data sets. extra: further options.
     """
     options = resolved(options, sources) | dict(extra or {})
     selection, source = options.pop('selection'), options.pop('source')
@@ -60,7 +60,11 @@ def selection_command(options: Options, dest: Path, sources: Path, extra: Mappin
 
 
 def resolved(options: Options, sources: Path) -> Options:
-    """Return the options with every 'sources.NAME' (or its dict from `with_tables`) replaced by the data set's path."""
+    """Return the options with each reference to one of the study's own data sets replaced by the data set's path.
+
+    options: refer to a data set by 'sources.NAME', or by a dict made by `studies.study.with_tables`.
+    sources: folder of the data sets.
+    """
     paths = {key: value['path'] if isinstance(value, dict) else value for key, value in options.items()}
     return {
         key: path if (name := source_name(path)) is None else str(sources / f'{name}.zip')
@@ -77,13 +81,13 @@ def point_commands(
     diagnose: Mapping[str, Options],
     tables: dict[str, Options],
 ) -> dict[str, list[str]]:
-    """Return the arguments for python for each step of a point, by name of the step, in the order of the steps.
+    """Return the python arguments of each command of a point, by step name, in the order in which the steps run.
 
-    seeds: 'train', the seed of train.py (None for a closed form), and 'select', the seed for drawing images (None takes
-    the first images). folder: the point's folder. sources: folder of the study's own data sets. diagnose: options of
-    each diagnose.py measurement, by the measurement's name. tables: the study file's tables for the study's own data
-    sets, by name. To measure agreement, the steps 'data-b' and 'train-b' train a second network in the same way on the
-    other half of a split.
+    seeds: 'train' is the seed of train.py (None for a closed form), and 'select' is the seed for drawing images (None
+    takes the first images). folder: the point's folder. sources: folder of the study's own data sets. diagnose: options
+    of each diagnose.py measurement, by the measurement's name. tables: the study file's tables [sources.NAME], by NAME.
+    If agreement is measured, the steps 'data-b' and 'train-b' train a second network in the same way, on the other half
+    of a split.
     """
     extra = {'max-images': size} | ({} if seeds['select'] is None else {'seed': seeds['select']})
     lengths = {name: length_of(name, value, size) for name, value in settings.train.items()}
@@ -149,7 +153,7 @@ def shell_line(command: list[str], resources: Resources) -> str:
 
 
 def launch_words(command: list[str], resources: Resources) -> list[str]:
-    """The words that launch a command: python, or torchrun with its options if it runs on several devices."""
+    """The words that launch a command: python, or torchrun with its options if the command runs on several devices."""
     if command[0] == '-m' or resources.world_size == 1:
         return ['python']
     if resources.nodes == 1:

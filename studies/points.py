@@ -2,7 +2,8 @@
 
 The folder contains `point.json` (the point's settings), `diagnose.json` (the options of its measurements),
 `commands.sh`, `log.txt`, `status.json`, the training set `data.zip`, the run folder `run`, `data-b.zip` and `run-b` for
-the second network when agreement is measured, and finally `result.json`. The process that runs a point holds its lock.
+the second network when agreement is measured, and finally `result.json`. A process that runs a point holds the point's
+lock.
 """
 
 import contextlib
@@ -49,9 +50,10 @@ class Status:
 class Point:
     """One training run and its evaluation, or the evaluation of a closed form.
 
-    seeds: 'train', the seed of train.py (None for a closed form), and 'select', the seed for drawing images (None takes
-    the first images). sources: tables of the study's own data sets that the point uses, by name. diagnose: options of
-    each measurement, by its name; they do not affect training or evaluation. folder: the point's folder.
+    seeds: 'train' is the seed of train.py (None for a closed form), and 'select' is the seed for drawing images (None
+    takes the first images). sources: the study file's tables [sources.NAME] that the point uses, by NAME.
+    diagnose: options of each diagnose.py measurement, by the measurement's name; they do not affect training or
+    evaluation. folder: the point's folder.
     """
 
     combination: Combination
@@ -91,12 +93,12 @@ class Point:
         """Make the folder. If it exists with other settings, it is set aside (renamed); if only the evaluation differs,
         the training run is kept, and only its records are set aside.
 
-        Returns the new path of what was set aside; None if nothing was. Raises UserError if the folder exists with
-        other settings and is in use.
+        Returns the new path of the folder or records that were set aside, or None. Raises UserError if the folder
+        exists with other settings and is in use.
         """
         aside = self._make_folder()
         if not self.is_diagnosed():
-            # The status is written first, so that a point killed between the two writes does not count as done.
+            # The status is written first, so that the point does not count as done if only this write succeeds.
             if (status := saved_status(self.folder)).state == DONE:
                 write_status(self.folder, dataclasses.replace(status, state=STOPPED))
             write_json(self.folder / MEASUREMENTS_FILE, self.diagnose)
@@ -107,7 +109,7 @@ class Point:
         if self.matches():
             return None
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with locks.locked(self.folder.parent / 'lock', math.inf):  # another emm.py might do the same now
+        with locks.locked(self.folder.parent / 'lock', math.inf):  # another emm.py might be making the folder
             if self.matches():
                 return None
             if self.folder.exists() and any(self.folder.iterdir()):
@@ -128,7 +130,7 @@ class Point:
         return saved is not None and {**saved, 'evaluate': self.identity['evaluate']} == self.identity
 
     def _forget_evaluation(self) -> Path | None:
-        """Set aside the records of an evaluation with other settings: a point's result is the best of all records."""
+        """Set aside the records of an evaluation with other settings; otherwise one of them could become the result."""
         write_status(self.folder, Status(STOPPED, seconds=saved_status(self.folder).seconds))
         (self.folder / 'result.json').unlink(missing_ok=True)
         records = self.folder / 'run' / 'mem_traj.jsonl'
@@ -163,12 +165,12 @@ def make_point(study: Study, root: Path, combination: Combination, size: int, re
 
 
 def read_measurements(folder: Path) -> dict[str, Options]:
-    """Read the measurements that a point's folder was prepared for: the options of each, by its name."""
+    """Read the options of the measurements that a point's folder was prepared for, by the measurement's name."""
     return read_json(folder / MEASUREMENTS_FILE, dict[str, Options]) or {}
 
 
 def sources_of(folder: Path) -> Path:
-    """The folder of a study's own data sets. folder: the folder of one of its points, as in `make_point`."""
+    """The folder of a study's own data sets. folder: the folder of any point of the study."""
     return folder.parents[2] / 'sources'
 
 
@@ -208,7 +210,7 @@ def saved_status(folder: Path) -> Status:
 
 
 def read_result(folder: Path) -> Record | None:
-    """The record of the point's snapshot with the highest ratio; None if the file is missing or corrupt."""
+    """Read result.json, the record of a point's snapshot with the highest ratio; None if it is missing or corrupt."""
     try:
         return parse_record((folder / 'result.json').read_bytes(), '')
     except (OSError, UserError):

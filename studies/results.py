@@ -100,7 +100,7 @@ def collect_outcome(study: Study, root: Path, combination: Combination) -> Outco
 
 @functools.lru_cache(maxsize=4096)
 def cached_emm(ratios: tuple[Ratios, ...], threshold: float) -> EMM:
-    """Compute the EMM. The cache avoids resampling counts that have not changed."""
+    """Compute the EMM. The cache avoids repeating the resampling for its interval while the ratios are unchanged."""
     return effective_memorization(ratios, threshold)
 
 

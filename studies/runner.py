@@ -34,7 +34,7 @@ from studies.study import Options, Settings
 SECONDS_TO_STOP = 60.0
 SECONDS_BETWEEN_LOOKS = 0.5
 _KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-_KILLED |= {128 - code for code in tuple(_KILLED)}  # 128 + signal: from a shell, or from train.py after a save
+_KILLED |= {128 - code for code in tuple(_KILLED)}  # 128 + signal: exit status of a shell, or of train.py after a save
 
 
 class PointRun:
@@ -71,7 +71,7 @@ class PointRun:
         text = '\n'.join(shell_line(command, self.resources) for command in commands.values())
         (self.folder / 'commands.sh').write_text(text + '\n', encoding='utf-8')
         if 'train' not in commands:
-            (self.folder / 'run').mkdir(exist_ok=True)  # for the records of a closed form
+            (self.folder / 'run').mkdir(exist_ok=True)  # a closed form's records are written there
         start = time.monotonic()
         for step, command in commands.items():
             if step in DATA_STEPS and (self.folder / DATA_STEPS[step]).exists():

@@ -115,10 +115,10 @@ class Display:
 
 
 def print_plan(study: Study, root: Path, validator: Validator, launcher: Launcher) -> None:
-    """Check sources and sizes; print each point with its commands, the job script for a cluster, and the total cost.
+    """Print what a run would do: each point with its commands, the job script for a cluster, and the total cost.
 
-    For a search, only the points at the smallest size are printed. The study's own data sets are made in a temporary
-    folder.
+    For a search, only the points at the smallest size are printed. Raises UserError if the sources do not allow the
+    sizes; to check this, the study's own data sets are made in a temporary folder.
     """
     from studies.study_cost import study_cost  # imported here because it imports training and sampling code
 
@@ -186,7 +186,7 @@ def report_failures(results: StudyResults) -> None:
     if final:
         raise UserError(
             f'{counted(len(final), "point")} failed {MAX_FAILURES} times, such as {final[0].point.folder}; fix the '
-            f'cause, which log.txt shows, and remove its status.json to run it again'
+            f'cause, which its log.txt shows, and remove its status.json to run the point again'
         )
     raise UserError(f'{counted(len(failed), "point")} failed; fix the cause, and run again with `retry`')
 

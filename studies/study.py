@@ -29,7 +29,11 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A point's options: for the image selection (including its name, `selection`), train.py and mem_ratio.py."""
+    """A point's options, for three commands.
+
+    data: options of the image selection, and its name as `selection`. train: options of train.py. evaluate: options of
+    mem_ratio.py.
+    """
 
     data: Options
     train: Options
@@ -49,7 +53,8 @@ class Sizes:
     """Training-set sizes: either fixed `values`, or a search for the EMM.
 
     search: smallest and largest size. tolerance: the search ends when the size above the EMM is at most 1 + tolerance
-    times the size below it. step: a search's sizes are multiples of it; None uses the step that the selection requires.
+    times the size below it. step: all sizes of a search are multiples of this number; None uses the number that the
+    selection requires.
     """
 
     values: tuple[int, ...] = ()
@@ -58,7 +63,7 @@ class Sizes:
     step: int | None = None
 
     def in_steps(self, step: int) -> 'Sizes':
-        """The sizes, with a search's range rounded inward to multiples of its step or, if it has none, of `step`."""
+        """Round the range of a search inward to multiples of its own step, or of `step` if it has none."""
         if self.search is None:
             return self
         step = self.step or step
@@ -124,10 +129,11 @@ class Repeats(Typed, frozen=True, rename='kebab'):
 class Study:
     """A checked study.
 
-    sources: the tables of the study's own data sets (each made once), by name. threshold: the ratio at or
+    sources: the study file's tables [sources.NAME], by NAME; each data set is made once. threshold: the ratio at or
     above which a training set counts as memorized. document: the study file's content. where: name of the study file,
-    for messages. diagnose: the options of each diagnose.py measurement, by its name. steps: maps the name of a
-    combination to the step of its search if the file sets none; see `Sizes` and `studies.validation`.
+    for messages. diagnose: the options of each diagnose.py measurement, by the measurement's name. steps: maps the
+    name of each combination with a search to the step that its selection requires. This step applies if the study file
+    sets none; see `Sizes`.
     """
 
     name: str
@@ -146,7 +152,7 @@ class Study:
 
     @property
     def combinations(self) -> list[Combination]:
-        """All combinations of factor values; one if there are no factors. For closed forms, `train` is empty."""
+        """All combinations of factor values; one if there are no factors. A closed form has no options of train.py."""
         result: list[Combination] = []
         for chosen in itertools.product(*(factor.values for factor in self.factors)):
             settings, sizes = self.settings, self.sizes
@@ -180,7 +186,7 @@ def made_by(sources: dict[str, Options]) -> dict[str, str]:
 
 
 def with_tables(options: Options, sources: dict[str, Options]) -> Options:
-    """The options, with each 'sources.NAME' replaced by a dict of this path and the table that makes the data set."""
+    """Replace each 'sources.NAME' by a dict: 'path' is this string, 'made-by' is the table that makes the data set."""
     made = made_by(sources)
     return {
         key: value if (name := source_name(value)) is None else {'path': value, 'made-by': sources[made[name]]}
@@ -189,7 +195,10 @@ def with_tables(options: Options, sources: dict[str, Options]) -> Options:
 
 
 def other_half(data: Options, sources: dict[str, Options]) -> Options | None:
-    """A training set's options with each half of a split replaced by the other; None unless all sources are halves."""
+    """A training set's options, with each source replaced by the other half of the same split.
+
+    None if any source is not half of a split.
+    """
     made, changed = made_by(sources), dict(data)
     for key in ('source', 'blend'):
         if key in data:

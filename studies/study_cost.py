@@ -25,15 +25,15 @@ from training.dataset import DatasetInfo
 from training.training_options import RunOptions, with_preset
 from training.training_run import with_threads
 
-# How long the speed of each network is measured, once for training and once for sampling.
+# Seconds for which the speed of each network is measured, once in training and once in sampling.
 SECONDS_MEASURED = 2.0
 
 
 class Costs:
     """The costs of a study's points.
 
-    sources: a folder whose subfolder `sources` contains the study's own data sets. device: where the speed is measured;
-    None if the points need a GPU that this machine lacks, which leaves times unknown.
+    sources: a folder whose subfolder `sources` contains the study's own data sets. device: the device on which speeds
+    are measured; None if the points need a GPU and this machine has none, and times are therefore unknown.
     """
 
     def __init__(self, study: Study, sources: Path, validator: Validator, resources: Resources):
@@ -85,7 +85,7 @@ def sampled_rate(config: TrainingConfig, batch_size: int, device: torch.device, 
 
 
 def largest_sizes(combination: Combination, study: Study) -> list[int]:
-    """A combination's sizes; for a search, the sizes that it measures if the EMM is just below the largest size."""
+    """A combination's sizes; for a search, those it would measure if the EMM were just below the largest size."""
     if combination.sizes.search is None:
         return list(combination.sizes.values)
     (low, high), sizes = combination.sizes.search, combination.sizes
@@ -134,7 +134,7 @@ def study_cost(
         time += f' (short measurements on {costs.device.type})'
     return as_lines(
         {
-            'Points': f'{at_most}{len(points)}' + f', of which {done} are done; the others need:' * bool(done),
+            'Points': f'{at_most}{len(points)}' + f', of which {done} are done; the remaining ones need:' * bool(done),
             'Training': f'{at_most}{sum(c.images for c in trainings):,} images in '
             f'{counted(sum(c.calls for c in trainings), "step")}',
             'Evaluation': f'{at_most}{sum(c.images for c in evaluations):,} images, '

@@ -52,7 +52,7 @@ def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
 
 
 def about_or_more(results: StudyResults) -> str:
-    """'more than' until a point is done, because the time of steps after training is still unknown; then 'about'."""
+    """'about' once a point is done; until then 'more than', because the time of the steps after training is unknown."""
     return 'about' if results.counts()[DONE] else 'more than'
 
 
@@ -73,7 +73,8 @@ def study_seconds_left(results: StudyResults, jobs: int | None = None) -> float 
 def point_seconds_left(result: PointResult, results: StudyResults) -> float | None:
     """The estimated time until a point is done, in seconds; None if it cannot be estimated yet.
 
-    The estimate uses the point's own progress, and the total time (over all attempts) of points of similar size.
+    The larger of two estimates: the time left in the running step, and the total time of points of similar size minus
+    the time that this point has already taken.
     """
     progress = progress_of(result)
     own = None if progress is None else progress.seconds_left
@@ -84,7 +85,10 @@ def point_seconds_left(result: PointResult, results: StudyResults) -> float | No
 
 
 def expected_seconds(result: PointResult, outcomes: list[Outcome]) -> float | None:
-    """The mean total time of the other points at the nearest size: of finished points or else of running points."""
+    """The mean total time, in seconds, of other points at the size nearest to this point's; None if there are none.
+
+    Only finished points count. If there are none, running points count, with the time left in their current step added.
+    """
     points = [other for outcome in outcomes for other in outcome.points if other is not result]
     known = [(other, elapsed(other)) for other in points if other.status.state == DONE]
     if not known:
@@ -98,7 +102,7 @@ def expected_seconds(result: PointResult, outcomes: list[Outcome]) -> float | No
 
 
 def resuming_text(point: Point) -> str:
-    """Where a point's training run resumes, such as 'Resuming at 27 of 77 kimg.'; '' for a new run."""
+    """Where a point's training run resumes, such as 'Resuming at 27 of 77 kimg.'; '' if it has not saved a state."""
     run = point.folder / 'run'
     names = [re.fullmatch(r'training-state-([\d.]+)\.pt', path.name) for path in run.glob('training-state-*.pt')]
     options = read_json(run / 'training_options.json', dict)

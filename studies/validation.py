@@ -1,4 +1,7 @@
-"""Checks a study before it runs: its options with the parsers of its commands, its sizes with the selection rules."""
+"""Checks a study before it runs.
+
+Options are parsed as the commands will parse them, and each size is tried with the rules of the image selection.
+"""
 
 import dataclasses
 import re
@@ -25,7 +28,7 @@ from training.closed_form import files_of
 # These selections take equally many images of each class, so sizes must be multiples of the number of classes.
 BALANCED = ('size', 'resolution', 'random-labels', 'unique-labels')
 NOT_SELECTIONS = {'data': ('convert', 'info', 'split'), 'sources': ('convert', 'info')}
-# The click command that parses the options of each step. Data sets have a group of commands, one for each selection.
+# The click command that parses the options of each step; for data sets, a group with a command for each selection.
 PARSERS: dict[str, click.Command] = {
     'data': dataset_commands,
     'sources': dataset_commands,
@@ -33,7 +36,7 @@ PARSERS: dict[str, click.Command] = {
 }
 
 
-# The argument for the held-out set, by step; in other steps it is 'test'.
+# The argument that names the held-out set, by step; in all other steps it is 'test'.
 HELD_OUT = {'train': 'test_data', 'evaluate': 'test_set'}
 
 
@@ -44,7 +47,7 @@ class Validator:
         self.opened: dict[str, Source] = {}
 
     def check_options(self, study: Study) -> None:
-        """Raise UserError for an unknown option or an invalid value; the message names combination and table."""
+        """Raise UserError for an unknown option or an invalid value; the message names the combination and table."""
         folders: dict[str, Combination] = {}
         for combination in study.combinations:
             other = folders.setdefault(slug(combination), combination)
@@ -64,10 +67,10 @@ class Validator:
             parse_options('sources', command, f'{study.where}: [sources.{name}]')
 
     def with_steps(self, study: Study, root: Path) -> Study:
-        """Check that the study's sizes are possible, and return the study with the steps of its searches.
+        """Check that the study's sizes are possible, and return the study with its attribute `steps` set.
 
-        root: the study's folder, which contains its own data sets. Raises UserError if a source does not allow a size,
-        or if a range contains no allowed size.
+        root: the study's folder, which contains its own data sets. Raises UserError if a training set of some size
+        cannot be made from its source, or if the range of a search contains no allowed size.
         """
         for name, options in study.diagnose.items():
             if 'test' in options:
@@ -86,7 +89,8 @@ class Validator:
                     f'{study.where}: {combination.name}: the search range contains no multiple of '
                     f'{combination.sizes.step}, which the selection requires; widen the range'
                 )
-            # The second size is checked as well, because it reveals a wrong step.
+            # If the study file sets a step that the selection does not allow, both ends of the range can still be
+            # valid. Therefore, the size one step above the lower end is checked, too.
             for size in combination.sizes.values or sorted({low, min(low + (combination.sizes.step or 1), high), high}):
                 self._check_size(study, root, combination, size)
         return study
@@ -103,7 +107,7 @@ class Validator:
         return len(set(self._open(choices['source'], 'source', f'{study.where}: [data]').labels or [0]))
 
     def planned(self, study: Study, root: Path, combination: Combination, size: int) -> tuple[Plan, tuple[int, ...]]:
-        """Return a training set's plan and the shape [H, W, C] of its images. Raises UserError if it cannot be made."""
+        """Return a training set's plan and its image shape [H, W, C]. Raises UserError if the set cannot be made."""
         selection, choices = self._selection(study, root, combination, size)
         choices = {key: choice for key, choice in choices.items() if key not in ('dest', 'overwrite')}
         for key in ('source', 'blend'):
@@ -151,7 +155,7 @@ class Validator:
     def _check_evaluation(parsed: 'ParsedOptions', where: str, is_own: bool) -> None:
         """Raise UserError for evaluation options that mem_ratio.py would reject before reading images.
 
-        is_own: whether the study makes the held-out set itself.
+        is_own: whether the study makes the held-out set itself, so that its file might not exist yet.
         """
         options = build(EvaluationOptions, parsed.values)
         try:
@@ -167,7 +171,7 @@ class Validator:
             raise UserError(f'{where}: {text}') from error
 
     def _open(self, path: str, argument: str, place: str) -> Source:
-        """Open the source at a path. Raises a UserError that starts with `place`."""
+        """Open the images at a path. argument: the option that gives the path. place: start of error messages."""
         if path not in self.opened:
             try:
                 self.opened[path] = open_source(path, argument)
@@ -185,7 +189,7 @@ class ParsedOptions:
 
 
 def parse_options(part: str, command: list[str], where: str) -> ParsedOptions:
-    """Parse a command's options as its script would. Raises a UserError that starts with `where`."""
+    """Parse a command's options as its script would. where: start of error messages. Raises UserError."""
     parser, words = PARSERS[part], [word for word in command if word.startswith('--')]
     context = click.Context(parser)
     if isinstance(parser, click.Group):

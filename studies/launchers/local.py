@@ -40,7 +40,7 @@ class LocalLauncher:
         if jobs * gpus_per_job > len(devices):
             raise UserError(
                 f'`jobs`={jobs} with `gpus_per_job`={gpus_per_job} needs {jobs * gpus_per_job} GPUs, but there are '
-                f'{len(devices)}; lower one of them'
+                f'{len(devices)}; lower `jobs` or `gpus_per_job`'
             )
         self.capacity: int | None = jobs
         self.resources = Resources(gpus_per_node=gpus_per_job)
@@ -78,7 +78,7 @@ class LocalLauncher:
 
 
 class LocalJob:
-    """A point in the thread pool; `done` raises an error that kept the point from running, such as a full disk."""
+    """A point in the thread pool. If an error, such as a full disk, kept the point from running, `done` raises it."""
 
     def __init__(self, future: Future):
         self.future = future

@@ -32,7 +32,7 @@ WARNING_SIGNAL = 'URG'
 WARNING_SECONDS = SECONDS_TO_STOP + 30
 # How many times a job that reaches its time limit is requeued; after that, an unfinished point counts as failed.
 MAX_TIMEOUTS = 100
-# The cluster is queried at most this often, although the status of every job is requested more often.
+# Shortest time between two queries of the cluster, in seconds; in between, the last answer is used.
 SECONDS_BETWEEN_QUERIES = 5.0
 
 RECORD = 'slurm.json'  # in a point's folder: the name and number of its job array, and the job's index in it
@@ -103,7 +103,7 @@ class SlurmLauncher:
         return SlurmJob(self.queue, record['name'], record['index']) if record else None
 
     def _submit_array(self, folders: Sequence[Path]) -> list['SlurmJob']:
-        # The name is saved first: if this process dies before it knows the number, the next process finds jobs by name.
+        # The name is saved first: if this process dies before it knows the number, the jobs can still be found by name.
         name = f'{NAME_PREFIX}{uuid.uuid4().hex[:12]}'
         for index, folder in enumerate(folders):
             _write_record(folder, name, index, None)
@@ -143,7 +143,7 @@ def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
         'array_parallelism': options.jobs,
     }
     for name, value in {**chosen, **extra}.items():
-        # Each option becomes a line of a shell script.
+        # Each option becomes a line of a shell script, so a line break could add a command to the script.
         if any(not character.isprintable() for character in str(value)):
             raise UserError(f'sbatch option {name!r} contains a line break or another control character; remove it')
     cores = [] if options.cpus_per_job is None else [f'--cpus-per-task={options.cpus_per_job}']
@@ -221,7 +221,7 @@ class _Queue:
         self._jobs |= {(job.name, job.index): number for job in jobs}
 
     def refresh(self) -> None:
-        """Query the cluster now. Raises UserError if it does not answer."""
+        """Query the cluster now. Raises UserError if squeue does not answer."""
         self._jobs = _query()
         self._next_query = time.monotonic() + SECONDS_BETWEEN_QUERIES
 

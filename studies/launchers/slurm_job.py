@@ -79,7 +79,7 @@ def rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
     """Environment variables with which torchrun finds the job's first node, at a port derived from the job number."""
     return {
         'NODE_RANK': environ['SLURM_NODEID'],
-        'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # srun runs on the first node
+        'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # the first node, because srun is started there
         'MASTER_PORT': str(FIRST_PORT + int(environ['SLURM_JOB_ID']) % NUM_PORTS),
     }
 

@@ -12,7 +12,7 @@ from evaluation.memorization import memorized
 from studies.report.gallery import best_images
 from studies.report.page import PageFigure
 
-# The most training images in a gallery, and their number per row, for the gallery to be readable on a phone.
+# Most training images in the gallery, and images per row; the gallery must be readable on a phone.
 MOST_SHOWN, IMAGES_PER_ROW = 12, 6
 
 

@@ -40,7 +40,10 @@ from torch_utils import distributed
 
 
 def diagnose(options: Any) -> None:
-    """Run the measurement that the options describe, and draw its figures if requested; or only download networks."""
+    """Run the measurement that the options describe, and draw its figures if requested.
+
+    If the options request it, only download the networks.
+    """
     run, figures = MEASUREMENTS[type(options)]
     device = distributed.choose_device(options.output.device)
     with distributed.process_group(device):
@@ -58,7 +61,7 @@ def diagnose(options: Any) -> None:
 
 
 def levels_figures(records: list[Row]) -> dict[str, Figure]:
-    """The last denoiser's figures, keyed by the ending of their file names."""
+    """The last record's figures. The key of each figure is appended to the file name."""
     rows, name = records[-1]['rows'], records[-1]['settings']['denoiser']
     figures = {'_distances': distance_figure(rows, f'Distance to the closed forms: {name}')}
     if any('error' in row for row in rows):
@@ -102,7 +105,7 @@ def clocks_figures(records: list[Row]) -> dict[str, Figure]:
     return figures
 
 
-# For each options class: the function that measures, and the function that draws a figure for each file-name ending.
+# For each options class: the function that measures, and the function that draws its figures (by end of file name).
 MEASUREMENTS: dict[type, tuple[Callable[..., Results], Callable[[list[Row]], dict[str, Figure]]]] = {
     LevelsOptions: (run_levels, levels_figures),
     CalibrateOptions: (run_calibrate, calibration_figures),

@@ -21,7 +21,10 @@ NAMES = {'train': 'training', 'test': 'held out', 'trajectory': 'trajectory', 'g
 
 
 def error_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Denoising error per pixel by noise level, of the denoiser (for each source), the optimum and the Gaussian."""
+    """Squared denoising errors per pixel by noise level.
+
+    The denoiser has a curve for each source of noisy images; the optimum and the Gaussian denoiser have one each.
+    """
     sources = [source for source in NAMES if any(row['source'] == source and 'error' in row for row in rows)]
     shown = 'test' if 'test' in sources else sources[0]
     curves = [(f'denoiser, {NAMES[source]}', source, 'error_per_pixel') for source in sources]
@@ -31,7 +34,7 @@ def error_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def distance_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Distances per pixel from the denoiser to the optimum and to the Gaussian, by noise level and source."""
+    """Squared distances per pixel from the denoiser to the optimum and to the Gaussian denoiser, by noise level."""
     sources = [source for source in NAMES if any(row['source'] == source for row in rows)]
     curves = [
         (f'{name}, {NAMES[source]}', source, f'to_{name.lower()}_per_pixel')
@@ -42,7 +45,10 @@ def distance_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -> Figure:
-    """The share of a denoiser D that each closed form F explains, 1 - |D - F|² / |D - mean D|²; shown from -1 up."""
+    """The share of a denoiser D that each closed form F explains: 1 - |D - F|² / |D - mean D|².
+
+    Values below -1 lie outside the figure.
+    """
     with new_figure(title, 3.6 + legend_height(compared)) as (figure, axes):
         handles = [
             _curve(axes, rows, 'sigma', f'explained_{name}', style)
@@ -58,7 +64,7 @@ def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -
 
 
 def windows_figure(rows: Sequence[Row], title: str) -> Figure:
-    """The calibrated window by noise level; the band shows the quartiles over images."""
+    """The calibrated window, in pixels, by noise level; the band shows the quartiles over images."""
     with new_figure(title, 3.4) as (figure, axes):
         style = next(curve_styles())
         shown = [{**row, 'window_low': row['lowest_quarter'], 'window_high': row['highest_quarter']} for row in rows]
@@ -72,7 +78,7 @@ def windows_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _level_figure(rows: Sequence[Row], curves: Sequence[tuple[str, str, str]], title: str, label: str) -> Figure:
-    """Draw curves (name, source, column) by noise level on logarithmic axes."""
+    """Draw curves by noise level. curves: name in the legend, source of noisy images, and column to draw."""
     names = [name for name, _, _ in curves]
     with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
         handles = []
@@ -115,7 +121,10 @@ def geometry_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def agreement_figure(rows: Sequence[Row], threshold: float, title: str) -> Figure:
-    """Cosines for each kind of image pair (5 to 95 %, quartiles, median); the threshold is dashed."""
+    """Cosines of each kind of image pair; the threshold is dashed.
+
+    A dot marks the median, a thick line joins the quartiles, and a thin line joins the 5 % and 95 % quantiles.
+    """
     places, height = row_places([row['pairs'] for row in rows])
     with new_figure(title, 1.1 + 0.2 * height) as (figure, axes):
         for y, row in zip(places, rows, strict=True):
@@ -193,7 +202,7 @@ def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
         handles = []
         for shift, (style, name) in enumerate(zip(curve_styles(), shown, strict=False)):
             known = [row for row in rows if row.get(name) is not None]
-            # The clocks are shifted slightly, so that those at the same size do not overlap.
+            # Each clock has its own small shift, so that different clocks at the same size do not overlap.
             places = [row['size'] * 1.06 ** (shift - 1) for row in known]
             times = [row[name] for row in known]
             axes.vlines(
@@ -214,7 +223,7 @@ def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
 
 
 def collapse_figure(records: Sequence[Row], title: str) -> Figure:
-    """The gap between held-out and training error of each run, over a normalized time in which runs should coincide."""
+    """The gap between held-out and training error over normalized time, one curve per run; they should coincide."""
     names = [f'{record["run"]}, |D| = {record["dataset_size"]:,}' for record in records]
     with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
         handles = []
@@ -222,8 +231,8 @@ def collapse_figure(records: Sequence[Row], title: str) -> Figure:
             rows = [{**row, 'time': run_time(record, row['kimg'], records)} for row in record['rows']]
             handles.append(_curve(axes, rows, 'time', 'gap', style))
         _logarithmic(axes, 'x')
-        axes.set_xlabel('normalized time, in steps at the smallest |D|, batch size and rate')
-        axes.set_ylabel('weighted error, held out minus training')
+        axes.set_xlabel('training steps, normalized for |D|, batch size and learning rate')
+        axes.set_ylabel('held-out minus training error (weighted)')
         axes.grid(alpha=0.25)
         add_legend(figure, handles, names)
     return figure

@@ -82,7 +82,7 @@ def curve_styles(count: int = 1) -> Iterator[dict]:
     """
     styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), itertools.cycle(_LINES), strict=False)
     for number, (color, marker, line) in enumerate(styles):
-        # The second curve with the same marker has an open marker.
+        # When all marker shapes have been used, they are used again as open markers.
         face = 'white' if number // len(_MARKERS) % 2 else color
         width = 1.3 + min(0.6 * max(count - 1 - number, 0), 2.4)
         yield {'color': color, 'marker': marker, 'linestyle': line, 'markerfacecolor': face, 'linewidth': width}
@@ -104,7 +104,7 @@ def band_curve(
 
 
 def cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
-    """Draw a cross at each of these (x, y) places, where images are far from any data."""
+    """Cross out plotted points whose generated images are far from any data. places: the points, as (x, y)."""
     if places:
         axes.plot(
             *zip(*places, strict=True),
@@ -137,7 +137,10 @@ def threshold_line(axes: Axes, threshold: float) -> None:
 
 
 def row_places(names: Sequence[str]) -> tuple[list[float], float]:
-    """The vertical positions of rows with these labels and the total height, in text lines (at least two per row)."""
+    """The vertical position of each row, and the height of all rows, in text lines (at least two per row).
+
+    names: the rows' labels.
+    """
     lines = [max(2, name.count('\n') + 1) for name in names]
     ends = list(itertools.accumulate(lines))
     return [end - own / 2 for end, own in zip(ends, lines, strict=True)], float(ends[-1])

@@ -66,7 +66,10 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
         figure = value_figure(points, title, interval, study.threshold, label_of(study))
         yield StudyFigure('values', f'Memorization ratio by factor value. Lines: {interval}.', figure)
     bars = [EmmBar(name_of(outcome), outcome.emm) for outcome in outcomes if outcome.emm is not None]
-    caption = 'EMM, with 95 % intervals over images, repeats and interpolation. Arrows point beyond the measured sizes.'
+    caption = (
+        'EMM, with 95 % intervals over images, repeats and interpolation. Arrows and triangles point beyond the '
+        'measured sizes.'
+    )
     if bars and study.factors:
         yield StudyFigure('emm', caption, emm_figure(bars, study.title, label_of(study)))
     yield from skip_figures(results, outcomes)
@@ -91,7 +94,7 @@ def write_folder_figures(folder: Path) -> list[Path]:
 
 
 def level_figures(results: StudyResults) -> Iterator[StudyFigure]:
-    """The last snapshot's errors by noise level: one figure for each combination and size, of the first repeat."""
+    """Denoising errors of the first repeat's last snapshot, by noise level; a figure for each combination and size."""
     rows = level_rows(results)
     for outcome in results.outcomes:
         for size in sorted({result.point.size for result in outcome.points}):
@@ -125,7 +128,7 @@ def clock_figures(results: StudyResults) -> Iterator[StudyFigure]:
 def _by_combination(
     results: StudyResults, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[Outcome, list[dict[str, Any]], str]]:
-    """Yield each combination that has rows, with these rows and the combination's name as a suffix for titles."""
+    """Yield each combination that has rows, its rows, and a suffix for titles that names the combination."""
     for outcome in results.outcomes:
         own = [row for row in rows if outcome.combination.values.items() <= row.items()]
         if own:
@@ -139,18 +142,18 @@ def name_of(outcome: Outcome) -> str:
 
 
 def label_of(study: Study) -> str:
-    """The label of the study's only factor, whose values `name_of` returns; '' for no factor or several."""
+    """The factor's label if the study has a single factor, because `name_of` then omits it; '' otherwise."""
     return study.factors[0].label if len(study.factors) == 1 else ''
 
 
 def ratio_point(outcome: Outcome, ratios: Ratios) -> RatioPoint:
-    """The point to plot; it counts as far from any data if the images of any repeat do."""
+    """The ratio to plot at one size. It is marked as far from any data if the images of any repeat are."""
     far = any(is_far(result.record) for result in outcome.at(ratios.size) if result.record is not None)
     return RatioPoint(ratios.size, ratios.mean, ratios.interval.low, ratios.interval.high, far)
 
 
 def skip_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
-    """Ratios by the skip connections that are kept: one figure for each size, if a factor sets them."""
+    """Ratios by the skip connections that are kept: a figure for each size, if a factor sets skip connections."""
     if not sets_skips(results):
         return
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
@@ -178,7 +181,7 @@ def sets_skips(results: StudyResults) -> bool:
 
 
 def network_of(points: list[PointResult]) -> dict[str, Any] | None:
-    """The constructor arguments of the network trained in these points; None if they are not known yet."""
+    """The constructor arguments of the network that these points train; None if none has started training."""
     for result in points:
         options = read_json(result.point.folder / 'run' / OPTIONS_FILE, dict[str, Any])
         if options is not None:
@@ -187,7 +190,7 @@ def network_of(points: list[PointResult]) -> dict[str, Any] | None:
 
 
 def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
-    """Ratios during training: one figure for each size at which runs have several snapshots, of the first repeat."""
+    """Ratios of the first repeat during training: a figure for each size at which runs have several snapshots."""
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
         curves = []
         for outcome in outcomes:

@@ -8,8 +8,9 @@ from studies.report.run_files import run_records
 from studies.results import Outcome, StudyResults
 
 FAR_NOTE = (
-    'the mean distance from generated images to their nearest training images is more than √2 times the distance '
-    'between training images, as for noise, so a ratio of 0 % does not show generalization'
+    'the mean distance from a generated image to the nearest training image is more than √2 times the mean distance '
+    'from a training image to its nearest neighbour; such images can be noise, so a ratio of 0 % does not show '
+    'generalization'
 )
 
 
@@ -29,19 +30,31 @@ def finding(results: StudyResults) -> str:
     sizes = sorted({outcome.ratios[0].size for outcome in outcomes})
     size = ' to '.join(f'{size:,}' for size in dict.fromkeys((sizes[0], sizes[-1])))
     ranked = sorted(outcomes, key=lambda outcome: outcome.ratios[0].mean)
-    first, last = (f'{percent(outcome.ratios[0].mean)}{of(outcome)}' for outcome in (ranked[0], ranked[-1]))
+    lowest, highest = ((percent(outcome.ratios[0].mean), of(outcome)) for outcome in (ranked[0], ranked[-1]))
     if len(outcomes) == 1:
         return f'With {size} training images, {percent(ranked[0].ratios[0].mean)} of the generated images are copies.'
     intervals = [outcome.ratios[0].interval for outcome in outcomes]
     ends = [(interval.low, interval.high) for interval in intervals]
-    return range_sentence(f'With {size} training images, the share of copies', first, last, ends)
+    return range_sentence(f'With {size} training images, the share of copies', lowest, highest, ends)
 
 
-def range_sentence(quantity: str, first: str, last: str, intervals: list[tuple[float, float]]) -> str:
-    """A sentence about the lowest and highest of several numbers. intervals: the intervals of all the numbers."""
-    if max(low for low, _ in intervals) <= min(high for _, high in intervals):
-        return f'{quantity} ranges from {first} to {last}, but all 95 % intervals overlap.'
-    return f'{quantity} ranges from {first} to {last}.'
+def range_sentence(
+    quantity: str,
+    lowest: tuple[str, str],
+    highest: tuple[str, str],
+    intervals: list[tuple[float, float]],
+    unit: str = '',
+) -> str:
+    """A sentence about the lowest and highest of several numbers.
+
+    lowest, highest: the number as text, and the words that name its combination. intervals: the intervals of all the
+    numbers. unit: the words after the first number.
+    """
+    if lowest[0] == highest[0]:
+        return f'{quantity} is {lowest[0]}{unit} for every combination.'
+    text = f'{quantity} ranges from {lowest[0]}{unit}{lowest[1]} to {"".join(highest)}'
+    overlap = max(low for low, _ in intervals) <= min(high for _, high in intervals)
+    return f'{text}, but all 95 % intervals overlap.' if overlap else f'{text}.'
 
 
 def emm_sentence(outcome: Outcome, threshold: float) -> str:
@@ -75,8 +88,8 @@ def comparison(outcomes: list[Outcome], threshold: float) -> str:
             f'{of(best)}, below {100 * threshold:.3g} %.'
         )
     ends = [outcome.emm.ends for outcome in outcomes if outcome.emm is not None]
-    texts = f'{first.emm.estimate} training images{of(first)}', f'{last.emm.estimate}{of(last)}'
-    return range_sentence('The EMM', *texts, ends)
+    lowest, highest = (str(first.emm.estimate), of(first)), (str(last.emm.estimate), of(last))
+    return range_sentence('The EMM', lowest, highest, ends, ' training images')
 
 
 def advice(results: StudyResults) -> list[str]:
@@ -106,7 +119,7 @@ def advice_for(outcome: Outcome) -> str:
 
 
 def _was_rising(records: list[dict[str, Any]]) -> bool:
-    """Whether the last snapshot's ratio is higher than the intervals of all earlier snapshots."""
+    """Whether the last snapshot's ratio lies above the intervals of all earlier snapshots."""
     ordered = sorted(records, key=lambda record: record['kimg'] or 0)
     return len(ordered) > 1 and ordered[-1]['ratio'] > max(record['ratio_high'] for record in ordered[:-1])
 

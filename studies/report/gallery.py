@@ -40,7 +40,7 @@ class GalleryItem:
 
 
 def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Tensor]) -> list[GalleryItem]:
-    """Read `size` images of a point's best snapshot. rows: `closest_rows` or `spread_rows`.
+    """Read `size` images of a point's best snapshot. rows: chooses the images; `closest_rows` or `spread_rows`.
 
     Returns an empty list if the folder lacks the images or their training set.
     """

@@ -26,7 +26,7 @@ from studies.results import Outcome, PointResult, StudyResults
 
 @dataclass(frozen=True)
 class QualityCurve:
-    """Ratios in [0, 1] and Fréchet distances at the ascending positions x > 0. far: as in `plots.RatioPoint`."""
+    """Ratios in [0, 1] and Fréchet distances at the ascending positions x > 0. far: as in `RatioPoint`."""
 
     name: str
     x: Sequence[float]
@@ -36,7 +36,7 @@ class QualityCurve:
 
 
 def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
-    """Yield name, caption and figure: first for quality by |D|, then for quality during training, by combination."""
+    """Yield (name, caption, figure): first quality by |D|, then quality during training, a figure per combination."""
     by_size = [
         (outcome.combination.name, [(result.point.size, result.record or {}) for result in first_repeats(outcome)])
         for outcome in results.outcomes
@@ -64,7 +64,7 @@ def first_repeats(outcome: Outcome) -> list[PointResult]:
 
 
 def measured_records(run: Path) -> list[dict[str, Any]]:
-    """The newest record with a Fréchet distance of each snapshot, ordered by epochs."""
+    """Each snapshot's newest record with a Fréchet distance, ordered by epochs."""
     found = [record for record in run_records(run) if 'frechet' in record.get('metrics', {}) and record['epochs'] > 0]
     same = {record['snapshot']: record for record in found if record.get('measured') == found[-1].get('measured')}
     return sorted(same.values(), key=lambda record: record['epochs'])
@@ -84,7 +84,7 @@ def quality_by(
     caption = f'Memorized images, and the Fréchet distance between {texts[0]} generated images and {texts[1]} {words}, '
     caption += f'by number of {x_label}.'
     if any(len(some) > 1 for some in numbers):
-        caption += ' Distances for different numbers of images cannot be compared.'
+        caption += ' Distances computed from different numbers of images cannot be compared.'
     found = [
         QualityCurve(
             label,

@@ -50,7 +50,7 @@ class RatioPoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """The ratios of one configuration by training-set size. name: the factor value, for the legend."""
+    """The ratios at one factor value, by training-set size. name: the factor value, shown in the legend."""
 
     name: str
     points: Sequence[RatioPoint]
@@ -234,9 +234,10 @@ def value_figure(
 
 
 def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int], title: str) -> Figure:
-    """Ratio by the skip connections that are kept: a bar per mask and, below it, the positions (filled if kept).
+    """Ratio by the skip connections that are kept: one column per mask.
 
-    resolutions: the encoder's resolutions, highest first; each has the same number of positions.
+    The column's bar shows the ratio. Below it, a square for each skip connection is filled if the connection is kept.
+    resolutions: the encoder's resolutions, highest first; all have the same number of skip connections.
     Raises ValueError if masks differ in length, or if the number of resolutions does not divide their length.
     """
     lengths = {len(placement.mask) for placement in placements}

@@ -86,7 +86,7 @@ def finding_section(results: StudyResults) -> Sequence[Block]:
 
 
 def emm_sentences(results: StudyResults) -> list[str]:
-    """The EMM of each combination, with its interval and bracket; empty if there are so many that a table is better."""
+    """A sentence about the EMM of each combination; none if there are more than `MOST_SENTENCES` combinations."""
     known = [outcome for outcome in results.outcomes if outcome.emm is not None]
     if len(known) > MOST_SENTENCES:
         return []
@@ -185,6 +185,7 @@ def ratio_table(results: StudyResults) -> PageTable:
     }
     rows = ratio_rows(results)
     far = f' Far from data: {FAR_NOTE}.' if any(row['far'] for row in rows) else ''
+    times = '“× n” means n repeats. ' if any(row['repeats'] > 1 for row in rows) else ''
     return PageTable(
         'Memorization ratio by |D|',
         [*(factor.label for factor in results.study.factors), '|D|', 'ratio', 'copies', 'mean distance'],
@@ -207,7 +208,7 @@ def ratio_table(results: StudyResults) -> PageTable:
             for row in rows
         ],
         left=len(factors),
-        note=f'“× n” means n repeats. 95 % intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. '
+        note=f'{times}95 % intervals: {" and ".join(sorted({row["interval"] for row in rows}))}. '
         f'The mean distance is the distance to the nearest training image, in grey levels.{far}',
     )
 
@@ -235,8 +236,8 @@ def metrics_table(results: StudyResults) -> PageTable:
             for place, name in dict.fromkeys((place, name) for place, name, _ in values)
         ],
         left=len(factors) + 1,
-        note='Means over repeats, each measured at its snapshot with the highest ratio; docs/metrics.md explains the '
-        'metrics.',
+        note='Means over repeats; each repeat is measured at its snapshot with the highest ratio. docs/metrics.md '
+        'explains the metrics.',
     )
 
 
@@ -258,8 +259,8 @@ def agreement_table(results: StudyResults) -> PageTable:
             for row in mean_agreement(results)
         ],
         left=len(factors),
-        note='Cosines of pixels (after subtracting the mean of each image), with 95 % intervals over repeats or, for a '
-        'single repeat, over images.',
+        note='Cosines of pixel values (after subtracting the mean of each image), with 95 % intervals over repeats or, '
+        'for a single repeat, over images.',
     )
 
 
@@ -280,8 +281,8 @@ def clocks_table(results: StudyResults) -> PageTable:
             for row in measured
         ],
         left=len(factors),
-        note='A clock is the time of the first snapshot that shows the event, with its 95 % interval; a dash means '
-        'that no snapshot shows it.',
+        note='A clock is the time of generalization (tau_gen) or of memorization (tau_mem), with its 95 % interval; a '
+        'dash means that no snapshot shows it. docs/noise_levels.md defines the clocks.',
     )
 
 
@@ -299,5 +300,5 @@ def unbroken(text: str) -> str:
 
 
 def interval_text(emm: EMM) -> str:
-    """The ends of the interval, or a single bound if both lie outside the measured sizes, on the same side."""
+    """Both ends of the interval; only one if both are the same bound, such as '≥ 1,000'."""
     return f'{emm.low} to {emm.high}' if emm.low != emm.high else str(emm.low)

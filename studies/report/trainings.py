@@ -19,7 +19,7 @@ from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult
 from training.config import OPTIONS_FILE
 
-# Limits for a fast page: most images on the page, and most and fewest images in one gallery.
+# Limits that keep the page fast: most images on the page, and most and fewest images in one gallery.
 MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
 MOST_PIXEL_BYTES = 6_000_000
 
@@ -27,7 +27,7 @@ MOST_PIXEL_BYTES = 6_000_000
 def images_of_point(results: Sequence[PointResult]) -> int:
     """The number of images in each point's gallery, limited so that the page opens quickly."""
     done = max(1, sum(result.record is not None for result in results))
-    # Each entry has three images, and base64 takes four characters for three bytes: 3 · 4/3 = 4.
+    # An entry has three images, and base64 writes three bytes as four characters: 3 · 4/3 = 4 bytes per image byte.
     pixels = max((4 * image_bytes(result) for result in results), default=0)
     fitting = min(MOST_OF_POINT, MOST_IMAGES // done, MOST_PIXEL_BYTES // max(1, pixels * done))
     return max(FEWEST_OF_POINT, fitting)

@@ -69,7 +69,7 @@ def test_a_note_warns_of_distances_for_different_numbers_of_images(tmp_path):
     )
     ((_, caption, _),) = quality_figures(results)
     assert 'and 20 or 50 training images' in caption
-    assert 'Distances for different numbers of images cannot be compared.' in caption
+    assert 'Distances computed from different numbers of images cannot be compared.' in caption
 
 
 def test_only_records_with_the_newest_settings_are_plotted(tmp_path):

@@ -33,7 +33,7 @@ class Measured:
         return VPPrecond(self.resolution, self.channels, **{**common, **self.arguments})
 
     def build_edm(self, networks: Any) -> torch.nn.Module:
-        """The same network built with EDM's code. networks: EDM's module `training.networks`."""
+        """Build this network with EDM's code. networks: EDM's module `training.networks`."""
         common = {'model_type': 'SongUNet', 'channel_mult': [2, 2, 2], 'dropout': 0.13}
         return networks.VPPrecond(self.resolution, self.channels, **{**common, **self.arguments})
 
@@ -80,11 +80,11 @@ class SpeedOptions(TimingOptions):
 
 @dataclass(frozen=True)
 class NetworkWork:
-    """A task that is timed with networks.
+    """A task, such as training, that several implementations perform with the same networks.
 
-    name: the task's name. steps: number of network evaluations or training steps per image. plain, edm, ours: functions
-    that return one step of the plain baseline, of EDM's implementation (given its modules `training.networks` and
-    `training.loss`) and of this toolkit's (given precision, channels_last and compilation).
+    name: the task's name. steps: number of network evaluations or training steps per image. plain: returns a step of
+    the plain baseline. edm: returns a step of EDM's implementation, given EDM's modules `training.networks` and
+    `training.loss`. ours: returns a step of this toolkit, given precision, channels_last and compilation.
     """
 
     name: str

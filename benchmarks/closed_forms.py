@@ -2,10 +2,10 @@
 
     python -m benchmarks.closed_forms --data=cifar-10-python.tar.gz
 
-Each time is for one noisy image, at the noise levels 20, 2 and 0.1, in processor seconds of one thread (other load on
-the machine hardly affects processor time). The time with all of CIFAR-10 is extrapolated linearly from two smaller
-training sets. The plain loop runs in NumPy and float64; its cost is linear, so it is timed on a few images and
-extrapolated. The Gaussian and the smoothed form have no plain loop.
+Times are processor seconds of one thread for one noisy image, at the noise levels 20, 2 and 0.1. Other load on the
+machine hardly affects processor time. The time with all of CIFAR-10 is extrapolated linearly from two smaller training
+sets. The plain loop runs in NumPy and float64. Its cost is proportional to the number of training images, so it is
+timed with a few of them and extrapolated. The Gaussian and the smoothed form have no plain loop.
 """
 
 import itertools
@@ -40,7 +40,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def plain(name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window: int, masks: list | None) -> None:
-    """Evaluate the definition pixel by pixel. images: float64 [N, C, R, R]. noisy: float64 [C, R, R]."""
+    """Evaluate the definition of a closed form in a plain loop. images: float64 [N, C, R, R]. noisy: float64 [C, R, R]."""
     size, half = noisy.shape[1], window // 2
 
     def mean(squares: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def plain(name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window
 
 
 def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int, sigma: float) -> tuple[float, float]:
-    """Seconds per noisy image with `count` training images: of the denoiser, and of the plain loop (extrapolated)."""
+    """Seconds per noisy image that the denoiser and the plain loop (extrapolated) take with `count` training images."""
     denoiser = make_denoiser(name, images[:count])
     random = torch.Generator().manual_seed(0)
     clean = images[:batch].double() / 127.5 - 1

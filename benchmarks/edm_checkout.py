@@ -14,7 +14,7 @@ PACKAGES = ('training', 'torch_utils', 'dnnlib')
 
 @contextmanager
 def packages_of(checkout: Path) -> Iterator[None]:
-    """Import `training`, `torch_utils` and `dnnlib` from the checkout within the with block."""
+    """Within the with block, `training`, `torch_utils` and `dnnlib` are imported from the checkout."""
 
     def taken() -> dict[str, Any]:
         return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split('.')[0] in PACKAGES}

@@ -3,8 +3,8 @@
     python -m benchmarks.optimal_denoiser --data=cifar-10-python.tar.gz
 
 At each of the 35 evaluations, the plain implementation computes all distances in float32, takes the softmax of the
-scaled squared distances and multiplies the weights by the training images. `--check` compares the images of that many
-seeds with the plain implementation in float64.
+scaled squared distances and multiplies the weights by the training images. `--check=N` compares the images of N seeds
+with the plain implementation in float64.
 """
 
 import math
@@ -58,7 +58,7 @@ def sample(denoiser: Denoiser, seeds: Sequence[int], device: torch.device | str 
 
 
 def identical_share(images: Tensor, count: int, batch_size: int) -> float:
-    """Share of the images of seeds 0 … count - 1 that equal those of PlainDenoiser in float64 byte for byte."""
+    """Share of the seeds 0 … count - 1 for which OptimalDenoiser and PlainDenoiser in float64 give the same image."""
     denoiser, reference, same = OptimalDenoiser(images), PlainDenoiser(images, dtype=torch.float64), 0
     for start in range(0, count, batch_size):
         seeds = range(start, min(start + batch_size, count))
@@ -67,7 +67,10 @@ def identical_share(images: Tensor, count: int, batch_size: int) -> float:
 
 
 def training_images(data: str | None, size: int) -> Tensor:
-    """The first `size` images of a data set; a smaller set is repeated with new noise of up to 16 levels each time."""
+    """The first `size` images of a data set.
+
+    A smaller data set is repeated, with pixels reduced to 16 levels and new noise each time.
+    """
     if data is None:
         return torch.randint(256, [size, 3, 32, 32], dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     source = open_source(data, 'data')
@@ -91,7 +94,7 @@ class OptimumOptions(TimingOptions):
     # fmt: off
     data: str | None = option(None, 'Training set. [default: random images of 3x32x32]', unit='ZIP|DIR|NPZ|NPY')
     sizes: list[int] = option('20,100,1000,5000,50000', 'Training-set sizes to time.', unit='LIST', parse=integer_list)
-    batches: list[int] = option('64,128,256,512', 'Batch sizes to time for both implementations; the best of each counts.', name='batch', unit='LIST', parse=integer_list)
+    batches: list[int] = option('64,128,256,512', 'Batch sizes to time; compare the fastest of each implementation.', name='batch', unit='LIST', parse=integer_list)
     check: int = option(0, 'Number of seeds whose images are compared with the plain implementation in float64.', unit='INT', least=0)
     # fmt: on
 

@@ -31,7 +31,7 @@ def draw_replays(denoiser: OptimalDenoiser, images: Tensor, latents: Tensor, pat
 
 
 def draw_effective_number(denoiser: OptimalDenoiser, latents: Tensor, path: Path) -> None:
-    """Plot quartiles of the effective number of training images along Euler steps over the sampler's noise levels."""
+    """Plot quartiles of the effective number of training images by noise level, along Euler sampling trajectories."""
     from matplotlib import pyplot
 
     sigmas = rho_schedule(0.002, 80, 18, 7).tolist()

@@ -29,10 +29,10 @@ PASSES = 3  # a backward pass takes about as long as two forward passes
 @click.command()
 @click.argument('files', metavar='STUDY.toml', nargs=-1, type=click.Path(path_type=Path))
 @click.option('--tflops', metavar='LIST', default='156,67', show_default=True, help='Peak speeds in TFLOP/s.')
-@click.option('--used', metavar='SHARE', default=0.4, show_default=True, help='Fraction of the peak reached.')
+@click.option('--used', metavar='SHARE', default=0.4, show_default=True, help='Fraction of the peak speed in practice.')
 @report_errors
 def main(files: Sequence[Path], tflops: str, used: float) -> None:
-    """Estimate the time of studies. The default peaks are for eight A100 and for one H100, fp32 without tensor cores."""
+    """Estimate how long studies take. The default peaks are for eight A100 and one H100, in fp32 without tensor cores."""
     peaks = [float(peak) for peak in tflops.split(',')]
     print('study                    points  images, 1e9   EFLOP  ' + '  '.join(f'{p:.0f} TFLOP/s' for p in peaks))
     for path in files or sorted(Path('scripts/studies').glob('*.toml')):
@@ -57,7 +57,7 @@ def main(files: Sequence[Path], tflops: str, used: float) -> None:
 
 
 def cost(point: Point) -> tuple[int, float]:
-    """Number of training images seen, and floating-point operations of training and evaluation, for one training run."""
+    """Number of images seen in one training run, and floating-point operations of its training and evaluation."""
     commands = point.commands()
     data = parse_options('data', commands['data'], point.name)
     train = parse_options('train', commands['train'], point.name)

@@ -19,7 +19,7 @@ POLICIES = ('ACTIVE', 'PASSIVE')  # values of OMP_WAIT_POLICY
 @click.option('--seconds', metavar='FLOAT', default=5.0, show_default=True, help='Seconds for each measurement.')
 @click.option('--batch-paper', metavar='INT', default=2, show_default=True, help="Batch size of the paper's network.")
 @click.option('--batch-demo', metavar='INT', default=32, show_default=True, help="Batch size of the demo's network.")
-@click.option('--case', metavar='INT,INT', help='Index of a network and number of threads to measure here.')
+@click.option('--case', metavar='INT,INT', help='Index of a network and number of threads to time in this process.')
 def main(seconds: float, batch_paper: int, batch_demo: int, case: str | None) -> None:
     """Time training with one thread and with one thread per core."""
     if case is not None:

@@ -1,8 +1,8 @@
-"""The timing code that all benchmarks share: implementations of the same task run in turn, their median times are
-compared, and the result is a printed table and, on request, a line of JSON for each implementation.
+"""The timing code that all benchmarks share.
 
-With one thread on a CPU, the clock is the processor time, which other processes do not affect. Otherwise it is
-wall-clock time, read after the device has finished.
+Implementations of the same task run in turn, and their median times are compared. The result is a printed table and, on
+request, a line of JSON for each implementation. On a CPU with one thread, times are processor times, which other
+processes hardly affect. Otherwise they are wall-clock times, read after the device has finished.
 """
 
 import contextlib
@@ -68,7 +68,8 @@ def compare(task: str, unit: str, ways: Sequence[Way], device: torch.device, opt
 
     An implementation that runs out of GPU memory is only listed as such.
     """
-    print(f'\n{task}: {machine(device)}\n\n| way | {unit}/s | times plain | peak memory, MB |\n|---|---|---|---|')
+    print(f'\n{task}: {machine(device)}\n')
+    print(f'| implementation | {unit}/s | times plain | peak memory, MB |\n|---|---|---|---|')
     memory = {way.name: peak_megabytes(way.run, device) for way in ways}  # also warms up
     ways = [way for way in ways if memory[way.name]]
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
@@ -94,7 +95,7 @@ def compare(task: str, unit: str, ways: Sequence[Way], device: torch.device, opt
 
 
 def elapsed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds that one run takes (the docstring of this module says by which clock)."""
+    """Seconds that one run takes: processor time on a CPU with one thread, otherwise wall-clock time."""
     clock = time.process_time if device.type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
     synchronize(device)
     start = clock()

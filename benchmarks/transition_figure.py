@@ -20,7 +20,7 @@ from studies.report.drawing import ratio_axis
 
 COLUMNS = 8
 COPY_COLOR = '#c81e1e'
-WIDTH, BLOCK, CURVE = 7.6, 2.3, 2.9  # inches: the figure's width, and the heights of one size's images and of the plot
+WIDTH, BLOCK, CURVE = 7.6, 2.3, 2.9  # inches: width of the figure, height of the images of one size, height of the plot
 
 
 @click.command()
@@ -67,7 +67,7 @@ def draw_block(figure: Figure, point: Path, top: float, height: float) -> None:
 
 
 def draw_curve(figure: Figure, study: Path, height: float) -> None:
-    """Plot the ratio against size, with 95 % intervals, at the bottom of the figure. height: fraction of its height."""
+    """Plot the ratio against size in the lowest part of the figure. height: that part's fraction of its height."""
     (outcome,) = open_results(study).outcomes
     axes = figure.add_axes((0.13, 0.22 * height, 0.84, 0.68 * height))
     sizes = [ratios.size for ratios in outcome.ratios]

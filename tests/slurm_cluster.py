@@ -101,7 +101,7 @@ def _commands(folder: Path) -> list[list[str]]:
         f'--{name}={folder}/munge.{name.split("-")[0]}' for name in ('key-file', 'socket', 'pid-file', 'seed-file')
     ]
     return [
-        # Without --force, munged refuses a folder below /tmp because everyone can write to /tmp.
+        # Without --force, munged refuses a socket in a folder that other users cannot reach, such as pytest's folders.
         ['munged', '--foreground', '--force', *munge, f'--log-file={folder}/munged.log'],
         ['slurmctld', '-D', '-c'],
         ['slurmd', '-D', '-N', 'left'],
@@ -157,7 +157,7 @@ def _cancel_jobs(environ: dict[str, str]) -> None:
 
 
 def _processes_of(folder: Path) -> list[psutil.Process]:
-    """Processes that run or watch jobs: not children of a daemon, but known by SLURM_CONF or by their open files."""
+    """Processes that run or watch jobs. No daemon is their parent; SLURM_CONF or their open files identify them."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -37,7 +37,7 @@ def exact_float32():
 
 @pytest.fixture(params=NETWORKS)
 def case(request):
-    """A network of the reference data, on the device."""
+    """A reference network, on the device."""
     case = Case(request.param)
     place(case.net, DEVICE)
     return case

@@ -118,7 +118,7 @@ def test_a_network_is_compared_with_several_closed_forms(run_dir, halves, tmp_pa
 
 
 def test_calibrate_finds_the_windows_that_match_a_network(run_dir, halves, tmp_path, monkeypatch):
-    """Calibration to a local score denoiser with known windows finds these windows."""
+    """The network is replaced by a local score denoiser with known windows, which calibration must find."""
     truth = [(80.0, 7), (2.0, 5), (0.3, 3), (0.1, 3)]
     images = load_dataset(str(halves[0])).images
     monkeypatch.setattr(SnapshotGenerator, 'denoiser', lambda self: LocalScoreDenoiser(images, window=truth))
@@ -176,7 +176,7 @@ def test_levels_writes_the_results_of_the_functions(run_dir, halves, tmp_path):
         errors = [denoising_error(net, images, row['sigma']) for images in sets]
         gap = mean_interval(errors[1] - errors[0])
         assert close([row['gap'], row['gap_low'], row['gap_high']], [gap.mean, gap.low, gap.high])
-    assert 'error' not in record['rows'][6]  # a state of a trajectory has no clean image
+    assert 'error' not in record['rows'][6]  # images along a sampling trajectory have no clean version
     with open(tmp_path / 'levels.csv', newline='') as file:
         table = list(csv.DictReader(file))
     assert [float(row['to_optimum']) for row in table] == [row['to_optimum'] for row in record['rows']]

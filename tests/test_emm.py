@@ -98,7 +98,7 @@ def test_a_killed_and_resumed_study_gives_the_same_tables(study_file, tmp_path):
     for name in ('000010-r0', '000020-r0'):
         (first,) = (whole / 'points/all' / name / 'run').glob('network-snapshot-000002.safetensors')
         assert first.read_bytes() == (killed / 'points/all' / name / 'run' / first.name).read_bytes()
-    check_what_is_told(whole)
+    check_reports(whole)
 
 
 @pytest.mark.slow
@@ -165,8 +165,8 @@ def test_measurements_are_reported_and_adding_one_trains_nothing(study_file, tmp
     }
 
 
-def check_what_is_told(folder):
-    """Check what `status`, `table`, `plot` and `report` show of a finished study."""
+def check_reports(folder):
+    """Check what `status`, `table`, `plot` and `report` show for a finished study."""
 
     def output_of(*arguments):
         result = CliRunner().invoke(emm.main, [*arguments, str(folder)])

@@ -174,7 +174,7 @@ def test_an_interrupted_pass_resumes_and_a_finished_pass_is_not_repeated(tmp_pat
 def test_results_are_equal_on_any_number_of_ranks(tmp_path):
     records = []
     for ranks in (1, 2, 3):
-        script = ['--', ROOT / 'fid.py'] if ranks > 1 else ['fid.py']  # else torchrun takes --num for its own
+        script = ['--', ROOT / 'fid.py'] if ranks > 1 else ['fid.py']  # otherwise torchrun reads --num itself
         dest = tmp_path / f'{ranks}.npz'
         run_script(*script, 'ref', '--data=digits', f'--dest={dest}', ranks=ranks)
         cache = f'--cache-dir={tmp_path}/cache-{ranks}'

@@ -55,7 +55,7 @@ def test_an_image_depends_on_its_seed_and_its_class(snapshot, tmp_path):
 
 
 def test_an_interrupted_run_resumes_with_complete_batches(snapshot, tmp_path):
-    """Of the batches 3-4, 5-6 and 7-8, the second lacks an image: it is sampled again, and the other two are kept."""
+    """Of three batches (seeds 3-4, 5-6 and 7-8), the second lacks an image, and only this batch is sampled again."""
     arguments = [f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=3-8', '--batch=2', '--steps=4']
     assert run(*arguments).exit_code == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / 'o').glob('*.png')}

@@ -80,7 +80,10 @@ def test_the_contact_sheet_shows_the_images_in_order(outdir: Path) -> None:
 
 
 def test_an_interrupted_run_resumes(outdir: Path, tmp_path: Path) -> None:
-    """Of six seeds, one is in the table and two in a rank's table (one lacks its image); one line is cut short."""
+    """The table has seed 0. The table that one rank left has seeds 1 and 2, and two invalid lines.
+
+    The image of seed 2 is missing.
+    """
     table = read_table(outdir)
     again = tmp_path / 'again'
     again.mkdir()
@@ -253,7 +256,7 @@ def test_the_precision_option_does_not_change_images(outdir: Path, tmp_path: Pat
 
 @pytest.mark.parametrize('axes', [(0, 1, 2, 3), (0, 2, 3, 1)])
 def test_an_array_on_disk_gives_the_same_images(axes: tuple[int, ...], outdir: Path, tmp_path: Path) -> None:
-    """The array is [N, C, H, W] or [N, H, W, C]; images and table do not depend on that."""
+    """The array may be [N, C, H, W] or [N, H, W, C]."""
     images = open_source('digits').load().transpose(0, 3, 1, 2)
     np.save(tmp_path / 'digits.npy', images.transpose(axes))
     result = run(f'--data={tmp_path / "digits.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-31')
@@ -304,7 +307,7 @@ def test_a_shard_decodes_only_its_share_of_the_images(digits_20: Path, monkeypat
     monkeypatch.setattr('torch_utils.distributed.world_size', lambda: 3)
     monkeypatch.setattr('torch_utils.distributed.gather', lambda value: [value])
     rows = rows_of(source, None, torch.device('cpu'), sharded=True)
-    assert sorted(read) == [0, *range(6, 13)]  # image 0 is read for its size
+    assert sorted(read) == [0, *range(6, 13)]  # image 0 is read because its size is needed
     expected = source.load()[6:13, ..., 0].reshape(7, -1).astype(int) - 128
     assert np.array_equal(rows.rows(torch.arange(7)).numpy(), expected)
 
@@ -415,7 +418,7 @@ def test_the_npz_file_does_not_depend_on_ranks_and_shards(options: list[str], tm
 
 @pytest.mark.parametrize('repeats', [1, 3])
 def test_the_optimal_denoiser_of_one_image_replays_it(repeats: int, digits: np.ndarray, tmp_path: Path) -> None:
-    """With one distinct training image, every sample is a copy, and the columns of the second nearest are empty."""
+    """With one distinct training image, every sample is a copy, and the table lists no second-nearest image."""
     np.save(tmp_path / 'one.npy', np.repeat(digits[:1, ..., None], repeats, axis=0))
     result = run(f'--data={tmp_path / "one.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-4')
     assert result.exit_code == 0, result.output

@@ -43,7 +43,7 @@ def reference(digits_20):
 
 @pytest.fixture(scope='module')
 def images(reference):
-    """Six copies (the last two are equal, and the first differs in one pixel) and six images of noise."""
+    """Six copies of training images (the first altered in one pixel, the last two equal) and six images of noise."""
     noise = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
     copies = reference[[0, 1, 2, 3, 4, 4]].numpy().copy()
     copies[0, 0, 0, 0] ^= 1

@@ -1,4 +1,4 @@
-"""A run is compared with what its network was trained on, including its classes and mirrored images."""
+"""Evaluation of a run uses the training set of its network, including its classes and mirrored images."""
 
 import json
 from functools import partial
@@ -25,7 +25,7 @@ def images_of(seed: int) -> np.ndarray:
 
 @pytest.fixture(scope='module')
 def sets(tmp_path_factory):
-    """Folder with two training sets of classes 1 and 4: gaps.npz and, with different images, other.npz."""
+    """Folder with two training sets, gaps.npz and other.npz. Their images differ; both have only classes 1 and 4."""
     folder = tmp_path_factory.mktemp('sets')
     for seed, name in enumerate(('gaps', 'other')):
         np.savez(folder / f'{name}.npz', images=images_of(seed), labels=np.array([1, 4, 4, 4] * 2))
@@ -55,7 +55,7 @@ def record_of(folder):
 
 
 def forget(folder, *entries):
-    """Remove header entries from the snapshot, as in snapshots from before these entries existed."""
+    """Remove header entries from the snapshot, as in snapshots saved before these entries were introduced."""
     path = folder / 'network-snapshot-000000.008.safetensors'
     weights = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, 'pt') as file:
@@ -66,7 +66,7 @@ def forget(folder, *entries):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """A list that gets the class of every sampled image, in order."""
+    """A list that collects the class of every sampled image, in order."""
     found = []
     sampler = generators.generate_images
 
@@ -97,7 +97,7 @@ def test_classes_are_drawn_with_their_frequency_in_the_training_set(fresh, drawn
     assert run(*arguments, '--class-prior=uniform').exit_code == 0
     assert 80 < drawn.count(1) < 120
     drawn.clear()
-    assert run(*arguments, '--class-prior=data').exit_code == 0  # has a separate record
+    assert run(*arguments, '--class-prior=data').exit_code == 0  # not covered by the record for the uniform prior
     assert 35 < drawn.count(1) < 65
     assert drawn.count(1) + drawn.count(4) == 200
     assert record_of(fresh)['class_prior'] == 'data'
@@ -147,7 +147,7 @@ def test_copies_of_mirrored_images_count_if_training_used_mirrored_images(fresh,
 
 
 @pytest.mark.parametrize('given', [True, False])
-def test_a_training_set_that_is_not_the_runs_is_reported(fresh, sets, given):
+def test_a_training_set_other_than_the_runs_own_is_reported(fresh, sets, given):
     if given:
         result = run(f'--expdir={fresh}', f'--knn-ref={sets}/other.npz', '--seeds=0-3', '--steps=2')
     else:  # the run's data file has changed since training

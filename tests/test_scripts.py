@@ -28,7 +28,7 @@ PAGES = sorted(
     path.relative_to(ROOT).as_posix() for folder in ('.', 'docs', 'scripts') for path in (ROOT / folder).glob('*.md')
 )
 SWEEPS = ['data_distribution', 'model_config', 'train_procedure', 'conditional']
-# Values of each factor in the paper, by option of the commands.
+# For each factor, the options that set it and their values in the paper.
 VALUES = {
     'size': {'--max-images': '500 1000 2000 3000 4000 5000'},
     'dimension': {
@@ -69,7 +69,7 @@ def page_text(page: str) -> str:
 
 def blocks(page: str) -> list[str]:
     """Contents of the bash blocks of a page, in order."""
-    text = page_text(page).replace('.venv/bin/', '')  # a path would bypass the stand-ins
+    text = page_text(page).replace('.venv/bin/', '')  # a program called by its path would bypass the stand-ins
     return [re.sub(rf'^{match[1]}', '', match[2], flags=re.MULTILINE) for match in BLOCK.finditer(text)]
 
 
@@ -80,7 +80,7 @@ class Page:
         self.monkeypatch = monkeypatch
         self.tried: set[tuple] = set()  # commands that were tried already
         self.data: set[str] = set()  # data sets made so far
-        self.runs: dict[str, str] = {}  # data set of each run folder
+        self.runs: dict[str, str] = {}  # training set of the run in each folder
 
     def try_block(self, block: str, folder: Path) -> None:
         for words in commands_of(block, folder):
@@ -98,7 +98,7 @@ class Page:
             data = values['data']
             assert data == 'digits' or data in self.data, f'no earlier command makes {data}'
             self.runs[values['outdir']] = data
-            # Apart from its length, the configuration does not depend on the data set.
+            # A run with the same options on another data set differs only in length, so it is not tried again.
             options = (ranks, *(word for word in arguments if not word.startswith(('--data=', '--outdir='))))
             if options not in self.tried:
                 self.tried.add(options)
@@ -121,7 +121,7 @@ class Page:
         self.monkeypatch.setattr(distributed, 'broadcast', lambda value: value)
         self.monkeypatch.setattr(
             'training.training_run.cost_lines', lambda config, device: {}
-        )  # which would train for seconds
+        )  # would train for several seconds
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f'{arguments}\n{result.output}'
 

@@ -111,7 +111,8 @@ class Study:
     def wait_until_requeued(self, job: str) -> None:
         """Wait until a job is requeued, and shorten its delay from Slurm's two minutes to three seconds.
 
-        Without any delay, the node would refuse the job's credentials, which would be as old as those of its first run.
+        With no delay, a node could refuse the job: it rejects credentials issued in the second in which it revoked the
+        credentials of the first run.
         """
         wait_for(lambda: job in self.jobs_that('pending'), f'requeued job {job}')
         self.slurm('scontrol', 'update', f'jobid={job}', 'starttime=now+3')
@@ -150,7 +151,7 @@ def test_a_study_survives_being_killed_and_cancelled_and_requeued_jobs(cluster, 
     assert study.jobs_that('running') == {jobs[20], jobs[30], jobs[40]}
     study.slurm('scancel', jobs[20])
     study.slurm('scontrol', 'requeue', jobs[30])
-    study.slurm('scancel', '--signal=URG', jobs[40])  # Slurm's warning before a time limit
+    study.slurm('scancel', '--signal=URG', jobs[40])  # the signal that warns of the time limit
     study.wait_until_requeued(jobs[30])
     study.wait_until_requeued(jobs[40])
     wait_for(lambda: jobs[20] not in study.jobs_that('pending,running,completing'), 'end of the cancelled job')

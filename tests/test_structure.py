@@ -41,7 +41,7 @@ TREES = {name: ast.parse(path.read_text(encoding='utf-8')) for name, path in EVE
 
 
 def imports_of(name: str, nodes) -> set[str]:
-    """The project's modules that are imported by these nodes."""
+    """The project's modules that these syntax-tree nodes import."""
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):

@@ -66,7 +66,7 @@ def write_cifar(
 ) -> np.ndarray:
     """Write an archive in the format of cifar-10-python.tar.gz; return its images, uint8 [N, 32, 32, 3].
 
-    members: by name, bytes that replace a valid member of the archive (b'' leaves it out).
+    members: bytes that replace members of the archive, by member name (b'' leaves a member out).
     """
     images = random_images(5 * per_batch, 32)
     labels = cifar_labels(per_batch)

@@ -87,7 +87,7 @@ def test_an_archive_is_uncompressed_with_fixed_times_and_permissions(tmp_path):
         for info in opened.infolist():
             assert info.compress_type == zipfile.ZIP_STORED
             assert info.date_time == (1980, 1, 1, 0, 0, 0)
-            assert info.create_system == 3, 'Unix, on every system'
+            assert info.create_system == 3, 'the field must be Unix on every system'
             assert stat.filemode(info.external_attr >> 16) == '-rw-r--r--'
 
 

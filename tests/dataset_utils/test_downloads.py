@@ -54,7 +54,7 @@ def test_a_url_gives_the_same_data_set_as_its_file(site, tmp_path):
     assert result.exit_code == 0, result.output
     assert remote.read_bytes() == local.read_bytes()
     sha256 = hashlib.sha256((folder / CIFAR).read_bytes()).hexdigest()
-    (folder / CIFAR).unlink()  # the cache still has it
+    (folder / CIFAR).unlink()  # the file is still in the cache
     again = invoke(dataset_tool.main, f'--source={address}/{CIFAR}', f'--dest={tmp_path}/again.zip', cache,
                 f'--sha256={sha256}')  # fmt: skip
     assert again.exit_code == 0, again.output

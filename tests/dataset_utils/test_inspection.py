@@ -23,7 +23,7 @@ def test_near_pairs_equal_those_of_a_naive_search(near, monkeypatch):
     assert [pair[:2] for pair in found] == naive_pairs(images, near)
 
 
-def test_near_pairs_are_found_in_a_set_larger_than_the_number_of_directions(monkeypatch):
+def test_near_pairs_are_found_in_a_set_with_more_images_than_projections(monkeypatch):
     monkeypatch.setattr(inspection, 'DIRECTIONS', 3)
     images = random_images(60, 6)
     images[50] = images[7] ^ 3

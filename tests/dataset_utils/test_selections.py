@@ -228,7 +228,8 @@ def test_random_labels_match_the_paper():
 def first_labels_of_cifar10() -> list[int]:
     """Labels of CIFAR-10's first images, derived from the published subset of 1,000 (100 per class).
 
-    Images that the subset leaves out are labelled with the class that is complete first.
+    An image outside the subset must belong to a class that already has its 100 images. It is given the class that is
+    the first to have them.
     """
     subset = np.array(json.loads(SUBSETS.read_text())['size']['1000']).reshape(10, 100)
     labels = np.full(subset.max() + 1, subset.max(axis=1).argmin())

@@ -89,7 +89,6 @@ def test_setting_the_state_of_an_allowed_name_is_refused():
 
 
 def test_a_valid_pickle_stays_within_the_limits_of_the_child_process():
-    """A large harmless array stays far below the limits of the child process."""
     rows = np.zeros((10_000, 3072), np.uint8)
     assert load_pickle(pickle.dumps({'data': rows}, 4))['data'].shape == rows.shape
 

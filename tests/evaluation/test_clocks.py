@@ -1,4 +1,4 @@
-"""Clocks of training runs on curves with known times, and line fits with known slopes."""
+"""Clocks (generalization and memorization times) on curves with known times, and line fits with known slopes."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ TIMES = [1, 2, 4, 8, 16, 32]
 
 
 def noisy_curves(means: list[float], deviation: float, count: int, seed: int = 0) -> np.ndarray:
-    """Random values of `count` images around the mean of each snapshot, [S, count]."""
+    """Normally distributed values of `count` images around each snapshot's mean, [S, count]."""
     random = np.random.default_rng(seed)
     return np.array(means)[:, None] + deviation * random.normal(size=[len(means), count])
 
@@ -57,12 +57,12 @@ def test_the_ratio_clock_is_the_first_snapshot_with_copies():
 
 
 def test_the_interval_of_the_plateau_contains_the_true_time():
-    """At least 90 % of 200 intervals contain time 20, at which the mean error reaches 1.07 times its minimum.
+    """At least 90 % of 200 intervals contain time 20, the first with a mean error of at most 1.07 times the minimum.
 
     The errors of an image are correlated across snapshots: hard images have large errors at every snapshot.
     """
     times = np.arange(1, 41).tolist()
-    means = np.array([2 - 0.05 * min(k, 20) for k in range(40)])  # at most 1.07 times the minimum from k = 19
+    means = np.array([2 - 0.05 * min(k, 20) for k in range(40)])  # 1.05 at time 20 (k = 19), but 1.1 before
     plateaus = 0
     for seed in range(200):
         random = np.random.default_rng(seed)
@@ -75,10 +75,10 @@ def test_the_interval_of_the_plateau_contains_the_true_time():
 
 @pytest.mark.parametrize(('step', 'widest'), [(0.5, 9), (1.0, 5)])
 def test_the_interval_of_the_gap_contains_the_true_time_and_is_narrow(step, widest):
-    """90 to 99 % of 200 intervals contain the true time, and their median width is at most `widest` of 40 snapshots.
+    """90 to 99 % of 200 intervals contain the true time; the median interval is at most `widest` snapshots wide.
 
     The gap is 0 up to time 10 and then rises by `step` standard errors per snapshot. The true time is the first at
-    which it exceeds Student's critical value. Half of the noise of an image is the same at all snapshots.
+    which the gap exceeds Student's critical value. Half of an image's noise variance is common to all snapshots.
     """
     count, times = 100, np.arange(1, 41)
     rise = step * np.maximum(times - 10.5, 0)

@@ -63,7 +63,7 @@ def images(references: Tensor) -> Tensor:
 def test_the_two_nearest_distinct_images_equal_those_of_a_naive_search(
     size: int, images: Tensor, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The references are pixels, rows in memory, rows sorted by class, or rows on disk."""
+    """The references are given as pixels, or as ImageRows: in memory, sorted by class, or on disk."""
     monkeypatch.setattr(neighbors, 'REFERENCE_BLOCK', size)
     np.save(tmp_path / 'references.npy', references.numpy())
     on_disk = np.load(tmp_path / 'references.npy', mmap_mode='r')
@@ -87,7 +87,7 @@ def test_the_nearest_distinct_images_are_exact_for_images_of_many_pixels(
 def test_ranks_that_share_the_references_find_the_same_neighbours(
     bounds: list[int], max_pixels: int, images: Tensor, references: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each rank is a thread. Some ranks hold fewer images than the number of neighbours searched for."""
+    """Threads stand in for ranks. Some ranks hold fewer references than there are neighbours to find."""
     monkeypatch.setattr(neighbors, 'MAX_PIXELS', max_pixels)
     shards = list(itertools.pairwise(bounds))
     barrier, local, box = threading.Barrier(len(shards), timeout=60), threading.local(), {}

@@ -38,9 +38,9 @@ def test_emm_of_the_papers_ratios_is_the_papers_emm():
 
 
 def test_the_interval_of_the_emm_agrees_with_the_delta_method():
-    # Delta method: d(EMM) = d(ratio) / slope, where the noise of both ends of the segment is weighted by distance.
-    # The repeats are equal, so only the number of images matters. The linear curve crosses at 150, the logistic curve
-    # in log |D| at a larger size.
+    # Delta method: the standard error of the EMM is that of the interpolated ratio, divided by the slope. The repeats
+    # agree, so the error depends only on the number of images. The lower end of the interval comes from a line, which
+    # crosses 90 % at 150, and the upper end from a logistic curve in log |D|, which crosses 90 % at a larger size.
     images, logit = 1_000_000, lambda p: math.log(p / (1 - p))
     ratios = [Ratios(100, (950_000,) * 2, (images,) * 2), Ratios(200, (850_000,) * 2, (images,) * 2)]
     emm = effective_memorization(ratios, resamples=20_000)
@@ -54,9 +54,9 @@ def test_the_interval_of_the_emm_agrees_with_the_delta_method():
 
 
 def test_the_interval_of_21_draws_ends_at_the_outermost_values(monkeypatch):
-    # 2.5 % of the 20 steps between 21 sorted draws is half a step, which is rounded outward to the outermost draw. All
-    # draws have 95 % at 100. The one with 5 % at 200 crosses 90 % at 100 + 100 / 18 on a line; the one with 89 % at 200
-    # crosses it last on a logistic curve.
+    # With 21 draws, the 2.5 % quantile is half a step above the smallest value and is rounded down to it. The 97.5 %
+    # quantile is rounded up to the largest. All draws have 95 % at 100. The smallest value comes from the draw with 5 %
+    # at 200, whose line crosses 90 % at 100 + 100 / 18. The largest is from the logistic curve of the draw with 89 %.
     drawn = np.array([[0.95, 0.05], *[[0.95, 0.85]] * 19, [0.95, 0.89]])
     monkeypatch.setattr(module, '_draw', lambda *arguments: drawn)
     emm = effective_memorization(counted({100: 0.95, 200: 0.85}), resamples=21)
@@ -66,7 +66,8 @@ def test_the_interval_of_21_draws_ends_at_the_outermost_values(monkeypatch):
 
 
 def test_with_three_sizes_the_interval_includes_the_crossing_of_a_logistic_fit():
-    # The ratios are exactly logistic in log |D| with 90 % at 150. The upper end is near 150, the lower at a linear 125.
+    # The ratios follow a logistic curve in log |D| that is 90 % at 150. Linear interpolation crosses 90 % at a smaller
+    # size, so the upper end of the interval is 150.
     truth, slope, images = 150, 5, 10_000_000
     ratios = {d: 1 / (1 + math.exp(-math.log(9) + slope * math.log(d / truth))) for d in (100, 200, 400)}
     emm = effective_memorization(
@@ -78,7 +79,8 @@ def test_with_three_sizes_the_interval_includes_the_crossing_of_a_logistic_fit()
 
 def test_a_single_repeat_gets_an_assumed_spread_between_repeats():
     one = effective_memorization([Ratios(100, (960_000,), (10**6,)), Ratios(200, (700_000,), (10**6,))])
-    # The spread moves the logit of 96 % down by 1.96 · 0.25; the lower end is about the linear crossing from there.
+    # At the lower end of the interval, the logit of the ratio at 100 is 1.96 · 0.25 below that of 96 %. The line from
+    # there crosses 90 % near 115.
     assert one.low.value < 115
     assert one.estimate.value == pytest.approx(100 + 100 * 6 / 26)
 
@@ -163,8 +165,10 @@ CURVES = {
 @pytest.mark.parametrize('num_sizes', [2, 3])
 @pytest.mark.parametrize('repeats', [1, 3])
 def test_the_interval_contains_the_true_emm_in_90_to_99_percent_of_simulated_studies(repeats, num_sizes):
-    """Simulated studies have curves of three shapes in t = log(|D| / EMM), sizes that double, 512 images per ratio, and
-    repeats whose logits have the spread that is assumed for a single repeat."""
+    """Each study follows one of the CURVES in t = log(|D| / EMM), and each of its sizes is twice the previous one.
+
+    The logits of repeats vary by TRAINING_SPREAD. Each repeat has 512 generated images.
+    """
     rng, covered, total = np.random.default_rng(num_sizes), 0, 0
     for curve in CURVES.values():
         for number in range(100):
@@ -191,7 +195,7 @@ def test_impossible_counts_are_refused(memorized, images):
 
 
 def search(curve, low, high, tolerance, step=1, known=None):
-    """Search on a known curve; return the measured sizes in order, and the ratios known at the end."""
+    """Run a search on a known curve; return the sizes in order of measurement, and all ratios by size."""
     ratios, measured = dict(known or {}), []
     while (size := next_size(ratios, low, high, tolerance, step)) is not None:
         assert size not in ratios

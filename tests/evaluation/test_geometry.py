@@ -83,7 +83,7 @@ def test_information_is_0_at_high_noise_and_identifies_the_image_at_low_noise():
 
 
 def test_isotropic_gaussian_data_collapses_at_the_analytic_noise_level():
-    """Biroli et al.: t_C = ln(1 + s² / (n^(2/d) - 1)) / 2, at the noise level sigma = sqrt(exp(2 t_C) - 1)."""
+    """Biroli et al.: collapse at time t_C = ln(1 + s² / (n^(2/d) - 1)) / 2, where sigma = sqrt(exp(2 t_C) - 1)."""
     d, n, s = 20, 1000, 0.3
     t = 0.5 * math.log(1 + s**2 / (n ** (2 / d) - 1))
     assert gaussian_collapse_level(np.full(d, s**2), n) == pytest.approx(math.sqrt(math.exp(2 * t) - 1), rel=1e-9)
@@ -123,8 +123,11 @@ def test_isolated_images_lose_their_coverage_at_a_higher_noise_level():
 
 @pytest.mark.slow
 @needs_cifar10
-def test_memorization_of_1000_cifar10_images_is_decided_at_two_noise_levels():
-    """Of EDM's 18 levels, only 3.26 and 1.92 have posterior weight and shell coverage >= 0.8. Source: Dodson 2026."""
+def test_weight_and_coverage_of_1000_cifar10_images_are_both_high_at_two_noise_levels():
+    """Of EDM's 18 noise levels, only 3.26 and 1.92 have a mean weight and a shell coverage of at least 0.8.
+
+    Source: Dodson 2026.
+    """
     levels = rho_schedule(0.002, 80, 18, 7).tolist()
     training, held_out = (cifar10_pixels(name)[:1000].reshape(1000, -1) for name in ('data_batch_1', 'test_batch'))
     weight = geometry(training, training, levels).posterior_weight.mean(dim=1)

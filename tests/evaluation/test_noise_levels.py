@@ -31,7 +31,7 @@ IMAGES = random_images(40)
 
 
 class Constant:
-    """A denoiser whose every pixel is a given value or, if there are class labels, the class index."""
+    """A denoiser that sets every pixel to the class index or, without class labels, to a given value."""
 
     def __init__(self, value: float = 0.0):
         self.value = value
@@ -131,7 +131,7 @@ def test_the_trajectory_equals_that_of_the_sampler():
 
 
 def test_psnr_equals_a_case_worked_by_hand():
-    """A squared error of 0.04 per pixel is 20 dB for pixels in [-1, 1]; the larger error gives the lower end."""
+    """For pixels in [-1, 1], a squared error of 0.04 per pixel is 20 dB. A larger error gives a smaller PSNR."""
     found = psnr(Estimate(0.04 * 12, 0.004 * 12, 0.4 * 12), 12)
     assert (found.mean, found.low, found.high) == pytest.approx((20, 10, 30))
     assert psnr(Estimate(0, 0, 0), 12).mean == math.inf
@@ -163,9 +163,10 @@ def test_intervals_contain_the_truth_at_their_nominal_rate(count):
 @pytest.mark.slow
 @needs_cifar10
 def test_held_out_errors_on_cifar10_match_the_published_errors():
-    """Errors of the first 1,000 test images, with the first 10,000 training images as the training set, within 2 %.
+    """Errors of the first 1,000 test images are within 2 % of those published for the same training set.
 
-    The published values are for pixels in [0, 1], where sigma is half and the squared error a quarter as large.
+    The training set is the first 10,000 training images. The published values are for pixels in [0, 1], so their sigma
+    is half as large and their squared error a quarter as large.
     """
     training, held_out = (torch.from_numpy(cifar10_pixels(name)) for name in ('data_batch_1', 'test_batch'))
     published = {GaussianDenoiser: (2.61, 47.50, 162.19), OptimalDenoiser: (99.8, 100.0, 161.9)}

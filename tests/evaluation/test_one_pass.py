@@ -157,7 +157,7 @@ def test_a_new_consumer_needs_one_class_and_one_line(make_run, digits_20, monkey
 
 
 def images_of(seeds):
-    """One 2x2 image per seed, whose pixels are the seed."""
+    """A 2x2 image for each seed, with the seed as the value of all pixels."""
     return torch.tensor(seeds, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
 
 
@@ -177,7 +177,7 @@ def training_set(digits_20):
 
 
 def run_pass(training_set, folder, names, settings=None, seeds=range(10)):
-    """Sample the seeds in one pass; return its consumers and the list of seeds that were sampled."""
+    """Sample the seeds in one pass for consumers with these names; return the consumers and the sampled seeds."""
     sampled = []
 
     def recording(batches):
@@ -193,7 +193,7 @@ def run_pass(training_set, folder, names, settings=None, seeds=range(10)):
 
 @pytest.fixture
 def partial(training_set, tmp_path, monkeypatch):
-    """A folder with the partial results of the consumers a and b for the seeds 0 to 7."""
+    """Folder with partial results of two consumers, named a and b, for the seeds 0 to 7."""
     monkeypatch.setattr('evaluation.one_pass.SECONDS_BETWEEN_SAVES', 0)
     run_pass(training_set, tmp_path / 'partial', 'ab', seeds=range(8))
     return tmp_path / 'partial'

@@ -28,7 +28,7 @@ def test_a_contact_sheet_places_images_row_by_row():
 
 
 def test_a_contact_sheet_of_small_images_is_magnified(tmp_path):
-    """The factor is a whole number; the sheet is enlarged to at most 512 pixels, and an image to at most 128."""
+    """The factor is the largest integer that keeps the sheet within 512 pixels a side and each image within 128."""
     for count, edge, size in [(64, 8, 512), (4, 8, 256), (16, 32, 512), (100, 32, 320), (4, 300, 600)]:
         images = torch.randint(0, 256, [count, 1, edge, edge], dtype=torch.uint8)
         save_contact_sheet(tmp_path / 'sheet.png', images)
@@ -39,7 +39,7 @@ def test_a_contact_sheet_of_small_images_is_magnified(tmp_path):
 
 
 def test_a_gallery_shows_an_even_sample_and_the_images_closest_to_the_threshold():
-    """With distances from 1 to 100 to the nearest image and 99 to the second, image 33 is at the threshold."""
+    """Row 32 is at the threshold: its nearest training image is at distance 33, and its second nearest at 99."""
     squared = torch.stack([torch.arange(1, 101) ** 2, torch.full([100], 99**2)], dim=1)
     result = TrainingImages(torch.arange(2, dtype=torch.uint8)[:, None]).summarize(torch.zeros_like(squared), squared)
     sample, closest = shown_rows(result, count=5).values()

@@ -61,7 +61,7 @@ def test_a_note_warns_of_too_few_images_for_a_covariance():
         return summary([{'images': 'a', **COUNTS, 'metrics_space': 'features', 'metrics': metrics}] * 2)
 
     note = 'Note: 20 images are too few for the covariance of 20 features'
-    assert text(20).count(note) == 1  # once for both sets
+    assert text(20).count(note) == 1  # printed once for both image sets
     assert 'Note' not in text(19)
 
 

@@ -18,14 +18,14 @@ SNAPSHOTS, SEEDS, BATCH = 16, 10_000, 64
 
 
 def simulated_training(random, correlation):
-    """Copy flags [snapshots, seeds]: the ratio rises to a plateau, and the flags of a seed are correlated."""
+    """Copy flags [snapshots, seeds]: the ratio rises to a plateau; a seed's flags are correlated across snapshots."""
     times = np.linspace(0.05, 1, SNAPSHOTS)
     ratios = random.uniform(0.05, 0.99) * (1 - np.exp(-times * random.uniform(2, 8)))
     normal = random.standard_normal([SNAPSHOTS, SEEDS])
     for place in range(1, SNAPSHOTS):
         normal[place] = correlation * normal[place - 1] + np.sqrt(1 - correlation**2) * normal[place]
     thresholds = np.quantile(random.standard_normal(100_000), ratios)
-    return (normal < thresholds[:, None])[::-1]  # newest first
+    return (normal < thresholds[:, None])[::-1]  # newest snapshot first
 
 
 @pytest.mark.parametrize('correlation', [0.0, 0.9])

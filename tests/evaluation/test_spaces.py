@@ -98,7 +98,7 @@ def test_distances_of_pixels_equal_those_of_the_same_values_as_features():
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_first_of_several_equal_rows_represents_them():
+def test_of_several_equal_rows_only_the_first_counts_as_distinct():
     features = np.array([[1, 0], [2, 0], [1, -0.0], [2, 1], [2, 0]], np.float32)
     assert FeatureSpace().distinct(features).tolist() == [0, 1, 3]
     pixels = np.array([7, 8, 7, 9, 8], np.uint8).reshape(-1, 1, 1, 1)

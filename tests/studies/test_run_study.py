@@ -230,7 +230,7 @@ def test_a_search_range_without_a_crossing_gives_an_inequality(tmp_path, ratio, 
 
 
 def test_a_search_averages_all_repeats_of_a_size_before_it_continues(tmp_path):
-    # At 32 and 56, neither the first repeat, the last nor the majority is on the same side of 90 % as the mean.
+    # At 32 and 56, the first repeat, the last repeat and most repeats are on the opposite side of 90 % from the mean.
     ratios = {10: [1.0] * 3, 32: [0.85, 1.0, 0.88], 56: [1.0, 0.5, 0.95], 42: [1.0] * 3, 100: [0.0] * 3}
     left = {size: list(repeats) for size, repeats in ratios.items()}
     study = make_study(sizes={'search': [10, 100], 'tolerance': 0.5}, repeats={'count': 3})
@@ -363,7 +363,7 @@ def test_a_point_taken_by_another_process_is_resumed_after_that_process_stops(tm
     files: list[TextIO] = []
 
     class LateLauncher(FakeLauncher):
-        """Finds the point locked by another process, which is stopped soon afterwards."""
+        """On the first submission, another process seems to lock the point and to stop 0.2 seconds later."""
 
         def submit(self, folders):
             if files:

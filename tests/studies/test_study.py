@@ -139,7 +139,7 @@ def test_agreement_trains_a_second_network_on_the_other_half_of_a_split():
     other = read(data=data, sources={'halves': SPLIT['halves'] | {'seed': 1}}, diagnose={'agreement': options})
     changed = make_point(other, Path('out'), other.combinations[0], 20, 0)
     assert changed.identity != point.identity
-    assert changed.diagnose != point.diagnose  # so that the held-out set is measured again
+    assert changed.diagnose != point.diagnose  # the held-out set has changed and must be measured again
 
 
 def test_switches_in_a_study_file_are_booleans():

@@ -29,14 +29,14 @@ def test_the_cost_of_a_point_follows_from_its_options(tmp_path, monkeypatch):
     assert (evaluation.images, evaluation.calls) == (150, 150 * 19)
     parameters = sum(p.numel() for p in costs.config(['train.py', '--data=digits', '--preset=digits'], INFO)
                      .network.build('meta').parameters())  # fmt: skip
-    # Three snapshots, a training state (weights, average and two moments) and the training set.
+    # The run saves three snapshots, a training state (weights, average and two moments) and the training set.
     assert training.disk == 4 * parameters * 3 + 4 * parameters * 4 + 20 * 64
     keeping = study(sizes={'values': [20]}, evaluate=BASE['evaluate'] | {'keep-best': True})
     ((kept,), _) = Costs(keeping, tmp_path, Validator(), Resources()).of_point(keeping.combinations[0], 20)
     assert training.disk - kept.disk == 4 * parameters * 2
 
 
-def test_no_time_is_estimated_without_a_gpu_like_those_of_the_jobs(tmp_path, monkeypatch):
+def test_the_time_of_gpu_jobs_is_not_estimated_without_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     found = study(sizes={'values': [20]})
     costs = Costs(found, tmp_path, Validator(), Resources(gpus_per_node=8))

@@ -50,7 +50,7 @@ class Call:
 
 
 def record_of(module, class_name=None, arguments=(), keywords=None, source=''):
-    """The Record of a module, with Records of all modules in it except torch.nn.ModuleDict."""
+    """Convert a module and its submodules to Records; a torch.nn.ModuleDict stays, but its items are converted."""
     children = {
         name: nn.ModuleDict() if isinstance(child, nn.ModuleDict) else record_of(child)
         for name, child in module._modules.items()
@@ -70,7 +70,7 @@ def record_of(module, class_name=None, arguments=(), keywords=None, source=''):
 
 
 def network(class_name='VPPrecond', **arguments):
-    """A network with random weights in evaluation mode, and its Record."""
+    """A network in evaluation mode, with random weights, and its Record."""
     torch.manual_seed(0)
     net = NetworkConfig(class_name, {**SMALL, **arguments}).build().eval().requires_grad_(False)
     for parameter in net.parameters():
@@ -79,7 +79,7 @@ def network(class_name='VPPrecond', **arguments):
 
 
 def dumps(value, protocol=4):
-    """Pickle a value while the module that EDM's pickles refer to exists."""
+    """Pickle a value. Meanwhile, a stand-in exists for the module that EDM's pickles refer to."""
     module = types.ModuleType('torch_utils.persistence')
     vars(module)['_reconstruct_persistent_obj'] = reconstruct
     sys.modules['torch_utils.persistence'] = module

@@ -17,7 +17,7 @@ PICKLES = sorted(path.name.removesuffix('.pkl.xz') for path in (DATA / 'edm_snap
 
 
 def randomized(config: NetworkConfig, seed: int, noise_seed: int | None = None) -> Preconditioned:
-    """A network with initial weights for a seed, to which noise is added so that no weight is close to zero."""
+    """A network with the initial weights of a seed, plus noise, so that no layer keeps weights close to zero."""
     torch.manual_seed(seed)
     net = config.build().eval()
     if noise_seed is not None:

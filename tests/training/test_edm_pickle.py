@@ -90,7 +90,7 @@ def test_every_pickle_protocol_and_numpy_version_is_read(tmp_path, protocol):
                 'attn_resolutions': (4,)}  # fmt: skip
     data = dumps({'ema': record_of(net, keywords=keywords)}, protocol)
     assert b'numpy._core' in data
-    if protocol < 4:  # these protocols store names without lengths
+    if protocol < 4:  # protocols 2 and 3 do not store the lengths of names
         data = data.replace(b'numpy._core', b'numpy.core')
     path = write(tmp_path, data)
     assert read_info(path).network.arguments == {**SMALL, 'dropout': 0.25}

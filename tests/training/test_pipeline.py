@@ -37,7 +37,7 @@ def save_pipeline(folder, scheduler='DDIMScheduler', kind='DDIMPipeline', **argu
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-    """Folders of saved pipelines, by name of their scheduler."""
+    """Folders of saved pipelines, by scheduler name."""
     folders = {}
     for scheduler in SCHEDULERS:
         folders[scheduler] = tmp_path_factory.mktemp(scheduler)

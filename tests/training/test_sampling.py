@@ -202,7 +202,8 @@ def test_churn_follows_the_published_algorithm(schedule, scaling, solver, alpha,
     latents = torch.randn(2, 1, 4, 4, generator=generator)
     noise = torch.randn(6, 2, 1, 4, 4, generator=generator, dtype=torch.float64)
     levels = [(20 ** (1 / 7) + step / 5 * (0.01 ** (1 / 7) - 20 ** (1 / 7))) ** 7 for step in range(6)]
-    # The interval's ends are exactly at two noise levels, or just beyond them if rounding could exclude these levels.
+    # S_min and S_max are noise levels of two steps, and both steps must be churned. For schedules whose noise levels
+    # have rounding errors, the interval is made slightly wider.
     exact = rho_schedule(0.01, 20.0, 6, 7).tolist()
     margin = 1 if schedule == 'linear' else 1.001
     options = {
@@ -210,7 +211,7 @@ def test_churn_follows_the_published_algorithm(schedule, scaling, solver, alpha,
         'S_max': exact[1] * margin, 'S_noise': 1.1,
     }  # fmt: skip
     net = GaussianDenoiser()
-    net.variance = 0.25  # with 1, all paths would be straight lines for scaling='vp'
+    net.variance = 0.25  # with variance 1, all paths would be straight lines for scaling='vp'
     found = ablation_sampler(
         net, latents, randn_like=fixed(noise), solver=solver, alpha=alpha, schedule=schedule,
         scaling=scaling, **options,
@@ -225,7 +226,7 @@ def test_churn_follows_the_published_algorithm(schedule, scaling, solver, alpha,
 
 
 def fixed(noise):
-    """A replacement for randn_like that returns the given noise entry by entry."""
+    """A replacement for randn_like that returns the entries of `noise` one after the other."""
     steps = iter(noise)
     return lambda x: next(steps)
 
@@ -253,7 +254,7 @@ def test_the_default_noise_levels_match_each_method(discretization, low, high):
             return super().__call__(x, sigma)
 
     ablation_sampler(Watched(), torch.zeros(1, 1, 4, 4), discretization=discretization, solver='euler')
-    # iDDPM's noise levels are a fixed list, of which those within the range are used.
+    # iDDPM chooses from a fixed list of noise levels, so it uses the given limits only approximately.
     tolerance = 0.02 if discretization == 'iddpm' else 2e-3
     assert (asked[-1], asked[0]) == (pytest.approx(low, rel=tolerance), pytest.approx(high, rel=tolerance))
 

@@ -27,7 +27,7 @@ ADAM = {'optimizer': 'Adam', 'lr': 0.02}
 
 
 class TinyNet(nn.Module):
-    """A network with few weights that computes in their precision."""
+    """A network with few weights that computes in the precision of these weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def trained(config: TrainingConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def naive_training(config: TrainingConfig, dataset: Dataset, ranks: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Initial, trained and averaged weights by the definition in float64; ranks and rounds are computed one by one."""
+    """Initial, trained and averaged weights, computed in float64, one rank and one round at a time."""
     options = config.options
     seed_everything(7)
     net = TinyNet().double()
@@ -191,7 +191,7 @@ def test_a_saved_and_restored_training_run_ends_with_the_same_bits(digits, name)
     saved.step()
     state = saved.state_dict()
     assert (state['steps'], state['images']) == (2, 2 * BATCH)
-    saved.step()  # must not change the state, which is a copy
+    saved.step()  # must not change `state`, which is a copy
     resumed = Trainer(CASES[name], digits, torch.device('cpu'))
     resumed.load_state_dict(state)
     resumed.step()
@@ -223,7 +223,7 @@ def test_the_first_bad_step_is_the_first_with_a_non_finite_loss(digits):
 
 
 def test_the_augmentation_settings_match_edm(digits):
-    """Karras et al. 2022, table 6: each augmentation has the given probability; mirroring always has 1/2."""
+    """Karras et al. 2022, table 6: all augmentations have the same probability, except mirroring (always 1/2)."""
     pipe = Trainer(make_config(augment=0.12), digits, torch.device('cpu')).augment
     assert pipe is not None
     multipliers = {'xflip': 1e8, 'yflip': 1, 'scale': 1, 'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}

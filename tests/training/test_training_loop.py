@@ -1,4 +1,4 @@
-"""What the training loop saves, when and in which order, with stand-ins for the trainer and the files."""
+"""The training loop, with stand-ins for the trainer and the files: what it saves, when, and in which order."""
 
 import json
 from types import SimpleNamespace
@@ -53,7 +53,7 @@ def test_files_are_saved_after_the_first_step_that_reaches_their_image_count(cas
     assert ('Stopped at 0.02 kimg' in capsys.readouterr().out) == stopped
 
 
-def test_on_resuming_later_and_damaged_lines_of_statistics_are_dropped(tmp_path):
+def test_resuming_drops_later_and_damaged_lines_of_the_statistics(tmp_path):
     path = tmp_path / 'stats.jsonl'
     lines = [json.dumps({'Progress/kimg': kimg}) for kimg in (1.0, 2.0, 2.1, 3.0)]
     path.write_text('\n'.join([lines[0], '{"Progress/ki', '{}', '7', *lines[1:], '{"Progress/kimg": 1']))

@@ -6,7 +6,7 @@ from tests.dataset_utils.making import write_files, write_zip
 
 @pytest.fixture(params=['folder', 'archive'])
 def open_files(request, tmp_path):
-    """A function that opens files, given as a dict from name to bytes, as a folder or as an archive."""
+    """A function that opens the given files (a dict from name to bytes) as a source: a folder or an archive."""
 
     def open_them(content: dict[str, bytes]):
         if request.param == 'folder':

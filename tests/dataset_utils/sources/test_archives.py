@@ -93,7 +93,7 @@ def test_the_error_for_a_compressed_tar_of_images_suggests_other_formats(tmp_pat
 
 
 def header(name: bytes, kind: bytes, size: int, real_size: int = 0) -> bytes:
-    """A GNU tar header; with real_size, it is that of a sparse file."""
+    """A GNU tar header. real_size: unpacked size, if the header announces a sparse file."""
 
     def number(value: int) -> bytes:
         return bytes([0x80]) + value.to_bytes(11, 'big')

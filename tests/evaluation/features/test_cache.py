@@ -40,7 +40,7 @@ def network(tmp_path):
 
 @pytest.fixture
 def extracted(monkeypatch):
-    """A list that gets the batch size of every extraction."""
+    """A list that collects the batch size of every extraction."""
     counts = []
     extract = TorchScript.run
 

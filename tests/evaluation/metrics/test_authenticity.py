@@ -35,15 +35,15 @@ def test_authpct_equals_that_of_all_distances(space, levels, num_training):
     assert result['authpct_distinct'] == pytest.approx(100 * flags.mean())
 
 
-def test_only_images_farther_away_than_training_images_are_apart_are_authentic():
+def test_authentic_images_are_farther_away_than_training_images_are_from_each_other():
     assert authentic(torch.tensor([3, 4, 5]), torch.tensor([4, 4, 4])).tolist() == [False, False, True]
 
 
-def test_near_copies_of_a_duplicated_image_are_authentic_unless_copies_count_once():
+def test_near_copies_of_a_duplicated_image_are_authentic_unless_duplicates_are_merged():
     training = np.array([100, 100, 200], np.uint8).reshape(-1, 1, 1, 1)
     generated = np.array([100, 103], np.uint8).reshape(-1, 1, 1, 1)
     result = metric('authenticity', PixelSpace(), generated, training)
-    assert result['authpct'] == 50  # 103 is at distance 3 from 100, and 100 at distance 0 from its copy
+    assert result['authpct'] == 50  # 103 is at distance 3 from 100, which is at distance 0 from its duplicate
     assert result['authpct_distinct'] == 0
 
 

@@ -61,7 +61,7 @@ def test_a_cell_needs_twenty_images_of_each_set():
 
 
 @in_both_spaces
-def test_without_copying_z_is_about_normal(space):
+def test_without_copying_z_is_approximately_standard_normal(space):
     found = []
     for seed in range(40):
         result = metric('copying_test', space, *random_sets(256, 60, 80, 60, seed=seed))

@@ -23,7 +23,7 @@ def plainly(a, b):
 @pytest.mark.parametrize(('count', 'other'), [(60, 45), (7, 45), (45, 7), (7, 9), (2, 2)])
 def test_the_distance_is_exact_for_few_and_for_many_images(count, other):
     a, b = features(count), features(other, seed=1)
-    # The square root of an eigenvalue near 0 has only half of the digits.
+    # The square root of an eigenvalue near 0 has half as many correct digits.
     assert frechet_distance(a, b) == pytest.approx(plainly(a, b), rel=1e-9 if min(count, other) > 12 else 1e-6)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(moments(a), moments(b)), rel=1e-9)
@@ -40,7 +40,7 @@ def test_a_set_has_distance_0_to_itself_in_any_order(count):
 
 @pytest.mark.parametrize('dimension', [3, 400])
 def test_the_distance_of_two_gaussians_equals_the_analytic_distance(dimension):
-    """Also checked with fewer images than features, at points chosen such that the covariances are diagonal."""
+    """The last check compares sets of four images, chosen such that their covariances are diagonal."""
     variances, others = np.linspace(1, 4, dimension), np.linspace(3, 0, dimension)
     mean = np.arange(dimension) / dimension
     expected = np.square(mean).sum() + np.square(np.sqrt(variances) - np.sqrt(others)).sum()

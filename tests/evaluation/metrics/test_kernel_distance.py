@@ -45,7 +45,7 @@ def test_very_few_images_give_no_interval_or_are_refused():
         kernel_distance(features(5), features(5)[:, :2])
 
 
-def test_the_difference_is_taken_from_the_held_out_set():
+def test_the_difference_is_the_held_out_distance_minus_the_training_distance():
     generated, training, test = random_sets(256, 60, 50, 20)
     found = metric('kernel_distance', FeatureSpace(), generated, training, test)
     alone = metric('kernel_distance', FeatureSpace(), generated, training)

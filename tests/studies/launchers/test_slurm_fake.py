@@ -69,7 +69,7 @@ def launcher(tmp_path: Path, **options) -> SlurmLauncher:
 
 
 def sbatch_options(script: str) -> dict[str, str]:
-    """Options in the #SBATCH lines of a batch script; an option without a value has ''."""
+    """Options in the #SBATCH lines of a batch script; an option without a value maps to ''."""
     words = [shlex.split(line)[1] for line in script.splitlines() if line.startswith('#SBATCH ')]
     return {name: value for name, _, value in (word.removeprefix('--').partition('=') for word in words)}
 
@@ -86,7 +86,7 @@ def test_points_are_submitted_as_one_array_with_the_requested_resources(cluster,
     assert not cluster.scripts
     cluster_launcher.submit(folders)
     (script,) = cluster.scripts
-    for line in script.splitlines():  # only the name of the job is new
+    for line in script.splitlines():  # only the job's name is missing from the plan
         assert line in planned or 'emm-' in line
     name = record(folders[0])['name']
     given = sbatch_options(script)
@@ -231,12 +231,12 @@ def test_additional_options_are_passed_to_sbatch(cluster, folders, tmp_path):
 
 def test_nodes_rendezvous_at_the_first_node():
     environ = {'SLURM_NODEID': '3', 'SLURM_LAUNCH_NODE_IPADDR': '10.0.0.7', 'SLURM_JOB_ID': '1234567'}
-    # The port is 20000 + 1234567 mod 10000.
+    # The port is 20000 + (1234567 mod 10000).
     assert rendezvous(environ) == {'NODE_RANK': '3', 'MASTER_ADDR': '10.0.0.7', 'MASTER_PORT': '24567'}
 
 
 def test_a_job_near_its_time_limit_waits_for_its_point_to_stop(tmp_path, monkeypatch):
-    """As on a cluster, the signal arrives while the job waits for the process of its point."""
+    """The signal arrives while the job waits for the process of its point, as on a real cluster."""
     stand_in = tmp_path / 'python'
     stand_in.write_text(f'#!/bin/sh\ntrap "sleep 0.3; touch {tmp_path}/saved; exit 143" TERM\ntouch {tmp_path}/up\n'
                         'while :; do sleep 0.05; done\n')  # fmt: skip

@@ -26,7 +26,7 @@ PAIRS, FIGURES = 16, 4
 
 
 def sample_page(hostile: bool = False) -> Page:
-    """Page of four runs, two with galleries of COPIES copies and OTHERS other images; strips have PAIRS pairs."""
+    """A page of four runs. Two have galleries of COPIES copies and OTHERS other images; strips have PAIRS pairs."""
     name = f'{HOSTILE} {LONG}' if hostile else 'width 16'
     points = [
         RatioPoint(size, ratio, ratio - 0.02, ratio + 0.01) for size, ratio in ((20, 0.97), (50, 0.55), (400, 0.1))

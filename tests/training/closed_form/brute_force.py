@@ -22,7 +22,7 @@ def posterior_mean(logits: list, values: list) -> np.ndarray:
 
 
 def window_of(image: np.ndarray, row: int, column: int, size: int, circular: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The window around a pixel, [C, k, k], zero outside the image; and whether each position is inside it, [k, k]."""
+    """The window around a pixel, [C, k, k], with zeros outside the image, and a mask of positions inside it, [k, k]."""
     resolution, half = image.shape[-1], size // 2
     window = np.zeros([len(image), size, size], dtype=np.longdouble)
     inside = np.zeros([size, size], dtype=bool)
@@ -79,7 +79,7 @@ def pca_locality(images: Tensor, x: Tensor, sigma: float, tau: float) -> np.ndar
     wiener = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(covariance)))
     found = np.zeros([len(x), training.shape[1]])
     for m, row in enumerate(wiener):
-        same = (training[:, m] == training[0, m]).all()  # a constant pixel: no mask changes its value
+        same = (training[:, m] == training[0, m]).all()  # equal in all images, so any mask will do
         mask = np.zeros(len(row), dtype=bool) if same else np.abs(row) >= tau * np.abs(row).max()
         for b, noisy in enumerate(x.flatten(1).numpy()):
             squares = ((noisy - training)[:, mask] ** 2).sum(axis=1)
@@ -100,7 +100,7 @@ def optimum(images: Tensor, x: Tensor, sigma: float) -> np.ndarray:
 
 
 def mixed_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
-    """Correlated uint8 images with exact copies and near-copies (different by one level in one pixel)."""
+    """Correlated uint8 images with exact copies and near-copies (one value differs by one level)."""
     random = np.random.default_rng(seed)
     coarse = random.normal(0, 45, [count, channels, -(-size // 2), -(-size // 2)]).repeat(2, axis=2).repeat(2, axis=3)
     pixels = 120 + coarse[:, :, :size, :size] + random.normal(0, 20, [count, channels, size, size])
@@ -112,7 +112,7 @@ def mixed_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
 
 
 def queries(images: Tensor, sigma: float, seed: int = 1) -> Tensor:
-    """Noisy images to denoise, float64: noisy training images, a midpoint of two near-copies, and a distant point."""
+    """Noisy images to denoise, float64: noisy training images, the midpoint of two near-copies, and a distant point."""
     random = np.random.default_rng(seed)
     clean = images[[0, len(images) - 1]].double() / 127.5 - 1
     noisy = clean + sigma * torch.from_numpy(random.normal(size=clean.shape))
@@ -122,7 +122,7 @@ def queries(images: Tensor, sigma: float, seed: int = 1) -> Tensor:
 
 
 def relative_error(found: Tensor, expected: np.ndarray) -> float:
-    """The largest error of any image, relative to the norm of the image."""
+    """The largest relative error of an image: the norm of the error divided by the norm of the expected image."""
     error = (found.double().numpy() - expected).reshape(len(expected), -1)
     return float((np.linalg.norm(error, axis=1) / np.linalg.norm(expected.reshape(len(expected), -1), axis=1)).max())
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# Values of FLOAT64_PIXELS for which sums are computed in float64 or with digits.
+# Values of FLOAT64_PIXELS that make the denoiser compute its sums in float64 or with int8 digits.
 WAYS = {'float64': 1 << 60, 'digits': 0}
 SIGMAS = [80.0, 20.0, 8.0, 3.0, 1.0, 0.3, 0.05, 0.002]
 
@@ -49,7 +49,7 @@ def naive_pixels(images: Tensor) -> Tensor:
 
 
 def hard_sets() -> dict[str, Tensor]:
-    """Image sets with large rounding errors or equal weights."""
+    """Image sets, most of which cause large rounding errors or have many images with (nearly) equal weights."""
     near = smooth_images(1).repeat(100, 1, 1, 1)
     near.view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
     halves = torch.full([64, 3, 16, 16], 255, dtype=torch.uint8)

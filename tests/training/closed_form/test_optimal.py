@@ -90,7 +90,7 @@ def test_duplicated_images_count_as_often_as_they_occur(sigma: float) -> None:
 
 @pytest.mark.parametrize('sigma', [1.0, 0.05, 0.002])
 def test_near_ties_share_the_weight(sigma: float) -> None:
-    """100 images differ from one by a single level in a pixel, which are more near ties than float64 recomputes."""
+    """100 images differ from one image by a single level: more near ties than are recomputed in float64."""
     images = smooth_images(400)
     near = images[:1].repeat(100, 1, 1, 1)
     near.view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
@@ -159,7 +159,7 @@ def test_among_equal_images_the_one_with_the_lowest_index_is_nearest() -> None:
 
 @pytest.mark.parametrize('brightness', [0, 80])
 def test_the_error_estimate_bounds_the_root_mean_square_error(brightness: int) -> None:
-    """The test uses two digits of z, for which the error exceeds rounding errors of float32."""
+    """With only two int8 digits of z, the estimated error exceeds the rounding errors of float32."""
     images = (smooth_images(2300) // 2 + 64 + brightness).clamp(max=255).to(torch.uint8)
     denoiser = OptimalDenoiser(images)
     for sigma in (80.0, 20.0, 5.0, 2.0):
@@ -206,7 +206,7 @@ def test_the_estimated_error_of_logits_matches_their_error() -> None:
 
 
 def test_the_error_estimate_detects_useless_logits() -> None:
-    """At the lowest noise level, two digits cannot distinguish near ties."""
+    """At noise level 0.002, two digits of z cannot separate images at nearly equal distances."""
     images = smooth_images(400)
     images[:100] = images[:1]
     images[:100].view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
@@ -242,7 +242,7 @@ def test_memory_mapped_images_give_the_same_result(images: Tensor, digits_only: 
 def test_sums_over_shards_merge_to_the_sums_over_all_images(
     images: Tensor, bounds: list[int], sigma: float, digits_only: None
 ) -> None:
-    copies = torch.cat([images[:1100], images[:1100], images[:100]])  # several shards have equal images
+    copies = torch.cat([images[:1100], images[:1100], images[:100]])  # shards contain copies of each other's images
     x = noisy(copies, sigma)
     merged = None
     for start, stop in itertools.pairwise(bounds):

@@ -1,4 +1,4 @@
-"""Sampling with the optimal denoiser: settled images are finished early, and samples replay training images."""
+"""Sampling with the optimal denoiser: images that settle are finished early, and samples replay training images."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ from training.sampling import StackedRandomGenerator, ablation_sampler, edm_samp
 
 
 class CountingDenoiser:
-    """Counts the images that a denoiser is called with; it has `settled` only if `with_settled` is set."""
+    """Wraps a denoiser and counts the images it denoises. It has a method `settled` only if `with_settled` is set."""
 
     sigma_min, sigma_max, label_dim = 0.0, math.inf, 0
 

@@ -152,7 +152,7 @@ def test_reading_the_status_of_a_point_does_not_prevent_running_it(tmp_path):
             thread.join()
 
 
-def test_processes_that_prepare_a_point_at_once_set_nothing_aside(tmp_path):
+def test_processes_that_prepare_a_point_simultaneously_set_nothing_aside(tmp_path):
     study = make_study(sizes={'values': list(range(10, 40))})
     points = [
         make_point(study, tmp_path, study.combinations[0], size, 0) for size in study.combinations[0].sizes.values

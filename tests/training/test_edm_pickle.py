@@ -426,7 +426,7 @@ def test_a_truncated_pickle_is_refused(tmp_path):
 
 
 def test_a_damaged_pickle_gives_a_clear_error_or_a_network(tmp_path):
-    """Randomly changed bytes give no other exception, and only names on the list are looked up."""
+    """Randomly changed bytes cause no other exception than UserError."""
     _, record = network()
     data, numbers = dumps({'ema': record}), random.Random(0)
     messages = []

@@ -190,7 +190,7 @@ def test_stopping_emm_py_keeps_the_jobs_and_prints_how_to_cancel_them(cluster, f
     assert 'scancel 71' in capsys.readouterr().out
 
 
-def test_an_error_of_sbatch_is_reported_literally(cluster, folders, tmp_path, capfd):
+def test_an_error_message_of_sbatch_is_shown_unchanged(cluster, folders, tmp_path, capfd):
     cluster.program('sbatch', 'echo "sbatch: error: invalid partition specified: gpuu" >&2; exit 1')
     with pytest.raises(UserError, match='invalid partition specified: gpuu'):
         launcher(tmp_path, partition='gpuu').submit(folders)

@@ -261,7 +261,7 @@ def test_a_class_that_only_one_shard_has_is_merged_correctly(
     images: Tensor, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', 0)
-    labels = torch.arange(len(images)) * 4 // len(images)  # sorted, so each shard has one class
+    labels = torch.arange(len(images)) * 4 // len(images)  # four classes, one for each shard
     x = noisy(images, 3.0)
     z, variance = OptimalDenoiser(images)._in_pixels(x, 3.0)
     for label in range(4):

@@ -68,7 +68,7 @@ def read_pipeline(folder: Path) -> PipelineDescription:
     parts = {key: value for key, value in index.items() if not key.startswith('_')}
     if name not in PIPELINES or parts.keys() != {'scheduler', 'unet'}:
         raise UserError(
-            f'`pipeline`={folder}: its model_index.json lists {shown(name)} with {shown(", ".join(sorted(parts)))}; '
+            f'`pipeline`={folder}: its model_index.json names {shown(name)} with {shown(", ".join(sorted(parts)))}; '
             f'only {" and ".join(PIPELINES)} with a scheduler and a unet are supported'
         )
     scheduler = _class_of(folder, parts['scheduler'], tuple(SCHEDULERS))

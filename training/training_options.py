@@ -115,6 +115,12 @@ class TrainingOptions:
     transfer: str | None = option(None, 'Start from the weights of a snapshot or an EDM network pickle.', unit='FILE')
     # fmt: on
 
+    def __post_init__(self) -> None:
+        """Store whole numbers as floats if the option is a float, so that a resumed run writes the same bytes."""
+        for field in dataclasses.fields(self):
+            if field.type in (float, float | None) and isinstance(getattr(self, field.name), int):
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
+
 
 T = TypeVar('T', bound=TrainingOptions)
 

@@ -1,7 +1,11 @@
+import json
+
+import msgspec
 import pytest
 
 from dnnlib.util import UserError
 from training.config import OPTIONS_FILE, read_run
+from training.training_options import PRESETS, RunOptions, with_preset
 
 
 @pytest.mark.parametrize(
@@ -36,3 +40,9 @@ def test_unknown_keys_in_a_runs_options_are_ignored(tmp_path):
     (tmp_path / OPTIONS_FILE).write_text(f'{{"seed": 5, {rest.replace("0.25", "Infinity")}}}')
     with pytest.raises(UserError, match=r'training_options\.json: options\.lr is out of range: inf'):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_options_read_back_are_written_as_the_same_text(preset):
+    text = json.dumps(msgspec.to_builtins(with_preset(RunOptions(preset=preset), set())))
+    assert json.dumps(msgspec.to_builtins(msgspec.json.decode(text, type=RunOptions))) == text

@@ -46,7 +46,7 @@ def main(
 
     \b
     --source is one of
-      cifar-10-python.tar.gz             or cifar-100-python.tar.gz, or its unpacked folder; --split chooses the part
+      cifar-10-python.tar.gz             or cifar-100-python.tar.gz, or its unpacked folder; --split chooses train or test
       train-images-idx3-ubyte.gz         MNIST and similar sets, padded to 32x32 unless --resolution is given
       a folder, .zip or .tar archive     of images, labelled by dataset.json or subfolders unless --no-labels is given
       ILSVRC/Data/CLS-LOC/train          ImageNet, with one label per synset folder
@@ -57,9 +57,10 @@ def main(
     \b
     --transform is one of
       center-crop                        the largest central square, resized (Lanczos)
-      center-crop-wide                   the largest central WxH box, resized (Lanczos), in a black WxW square;
+      center-crop-wide                   the largest central box with the aspect ratio W:H, resized to WxH (Lanczos)
+                                         and placed in a black WxW square;
                                          images smaller than --resolution are skipped
-      center-crop-dhariwal               as in ADM: halve by averaging, resize bicubically, crop the center
+      center-crop-dhariwal               as in ADM: halve repeatedly by averaging, resize bicubically, crop the center
 
     Without --transform, images must already be square. 16-bit pixels are reduced to 8 bits, palettes and CMYK are
     converted to RGB, and transparency is dropped. At the end, the command reports which files it skipped and which

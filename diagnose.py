@@ -24,10 +24,10 @@ def main() -> None:
     """Diagnose denoisers and training sets.
 
     Each command writes its tables as JSON and CSV. Run the same command again to resume an interrupted measurement. Results do
-    not depend on the number of ranks. Squared errors and distances refer to images in [-1, 1].
+    not depend on the number of ranks. Squared errors and distances are for pixel values in [-1, 1].
 
     \b
-    # The noise levels at which the 1,797 digits separate
+    # The noise levels at which the 1,797 digits can be told apart
     python diagnose.py geometry --data=digits --plot
     """
 
@@ -36,10 +36,10 @@ def main() -> None:
 @report_errors
 @with_options(LevelsOptions)
 def levels(options: LevelsOptions) -> None:
-    """Measure the error of denoisers and their distances to the optimum and to the Gaussian denoiser, by noise level.
+    """At each noise level, measure the error of denoisers and their distances to the optimum and to the Gaussian denoiser.
 
-    The inputs are training images, held-out images and generated images with added noise, and states on the denoiser's
-    own sampling trajectories. The same noise is added for all denoisers.
+    The inputs are training, held-out and generated images, each with added noise, and states on the denoiser's own
+    sampling trajectories. The same noise is added for all denoisers.
 
     \b
     # Every snapshot of a run at the 18 noise levels of the sampler
@@ -64,8 +64,8 @@ def calibrate(options: CalibrateOptions) -> None:
     """Find the window size for which a closed-form denoiser is most similar to a network, at each noise level.
 
     For each state on the network's own sampling trajectories, the best window is the one with the highest cosine between
-    the outputs of the closed-form denoiser and the network (after subtracting their means). The median over images is
-    written to windows.json, which closed-form denoisers accept as a parameter: local:window=windows.json.
+    the outputs of the closed-form denoiser and the network (after subtracting their means). The median window at each
+    noise level is written to windows.json, which closed-form denoisers accept as a parameter: local:window=windows.json.
 
     \b
     python diagnose.py calibrate --network=network-snapshot-000500.safetensors --data=train.zip
@@ -77,7 +77,7 @@ def calibrate(options: CalibrateOptions) -> None:
 @report_errors
 @with_options(GeometryOptions)
 def geometry(options: GeometryOptions) -> None:
-    """Find the noise levels at which training images separate and at which memorization is decided; no network is needed.
+    """Without a network, find the noise levels at which noisy training images can be told apart and memorization is decided.
 
     \b
     # The geometry of 1,000 training images, compared with held-out images

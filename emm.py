@@ -54,8 +54,8 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
 
     TRAIN_OPTIONS (all options after --) are passed to train.py; training lengths can be given in images, such as
     50000images. The search first trains on the smallest training set and then on the largest; after that, it repeatedly
-    halves the range of sizes that contains the EMM. If the smallest set is not memorized, or if the largest set is, the
-    result is only an upper or lower bound on the EMM.
+    halves the range of sizes that contains the EMM. If the smallest set is not memorized, the
+    result is only an upper bound on the EMM. If the largest set is memorized, it is only a lower bound.
 
     \b
     # The paper's basic run, between 500 and 5,000 images of CIFAR-10

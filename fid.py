@@ -15,7 +15,7 @@ from evaluation.quality_options import CalcOptions, RefOptions, check_calc
 def main() -> None:
     """Measure the Fréchet distance and the kernel distance between images and a reference.
 
-    With Inception features, these are the FID and the KID. Statistics files have the format of EDM's fid.py.
+    With Inception features, these distances are the FID and the KID. Statistics files have the format of EDM's fid.py.
     Results do not depend on the number of ranks. With torchrun, put -- before the script's name.
 
     \b

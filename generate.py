@@ -17,7 +17,7 @@ class GenerateOptions:
     """The options of this script."""
 
     # fmt: off
-    network: str = option(REQUIRED, 'Snapshot, run folder (its newest snapshot), or EDM network pickle.', unit='FILE|DIR|URL')
+    network: str = option(REQUIRED, 'Snapshot, run folder (its newest snapshot is used), or EDM network pickle.', unit='FILE|DIR|URL')
     outdir: Path | None = option(None, 'Folder for the images, or one file for all images. Required, except with `download_only`.', unit='DIR|NPZ|NPY')
     seeds: list[int] = option('0-63', 'Seeds, such as 1,2,5-10; one image is generated for each.', unit='LIST', parse=seed_list)
     subdirs: bool = option(False, 'Use a subfolder for every thousand images.', switch=True)
@@ -38,9 +38,9 @@ class GenerateOptions:
 def main(options: GenerateOptions) -> None:
     """Generate images with a network snapshot.
 
-    Each image is determined by its seed; --batch changes it only by rounding errors, and the number of ranks not at all.
-    Run the same command again to resume an interrupted run. An output folder that contains images from another network or
-    with other settings is refused.
+    Each image is determined by its seed. The number of ranks has no effect, and --batch affects only rounding errors.
+    Run the same command again to resume an interrupted run. An output folder that contains images made by another network
+    or with other settings is refused.
 
     \b
     # 64 images and a contact sheet of them

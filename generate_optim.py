@@ -50,7 +50,7 @@ def main(options: GenerateOptimOptions) -> None:
     python generate_optim.py --data=digits --outdir=optimum --grid=optimum/grid.png
 
     \b
-    # Two other denoisers: patches of 5×5 pixels; and a hybrid of the optimum (above noise level 4) and a network (below)
+    # Two others: one combines patches of 5×5 pixels, and one uses the optimum above noise level 4 and a network below
     python generate_optim.py --data=train.zip --outdir=patches --denoiser=patch:window=5
     python generate_optim.py --data=train.zip --outdir=hybrid --denoiser='hybrid:optimal>4>network-snapshot-000080.safetensors'
 
@@ -79,7 +79,7 @@ def main(options: GenerateOptimOptions) -> None:
         count = len(output.seeds)
         distributed.print0(
             f'{count} images in {output.outdir}: {copies} ({100 * copies / count:.4g} %) are copies of a training '
-            f'image (less than a third as far from it as from any other); {exact} of these equal it pixel for pixel'
+            f'image (less than a third as far from it as from any other); {exact} of the copies are exact'
         )
 
 

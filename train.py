@@ -17,7 +17,7 @@ from training.training_options import RunOptions
 def main(ctx: click.Context, options: RunOptions) -> None:
     """Train a denoiser on a data set.
 
-    Snapshots of the averaged weights, training states and statistics are saved in a numbered folder in --outdir. Ctrl-C
+    Training states, statistics, and snapshots of the averaged weights are saved in a numbered folder in --outdir. Ctrl-C
     saves the training state; --resume=FOLDER then resumes the run, with bit-identical results.
 
     \b

@@ -47,7 +47,7 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
 
 
 def _require(kind: type, values: dict[str, Any]) -> None:
-    """Raise MissingParameter if neither an option nor the alternative in its `required_unless` is given."""
+    """Raise MissingParameter if an option is not given, and neither is the option named in its `required_unless`."""
     for field, option in options_in(kind):
         if option.required_unless and not values[field.name] and values[option.required_unless] is None:
             command = click.get_current_context().command
@@ -58,7 +58,7 @@ class RankedCommand(click.Command):
     """A command that torchrun can start on several ranks. If its options are invalid, only one rank prints the error.
 
     `report_errors` handles errors raised by the command's function in the same way.
-    resumes: whether running the command again resumes an interrupted run; the message after Ctrl-C depends on it.
+    resumes: whether running the command again resumes an interrupted run; the message after Ctrl-C mentions this.
     """
 
     resumes = True
@@ -100,7 +100,7 @@ def _in_home(value: Any) -> Any:
 
 
 class _Number(click.FloatRange):
-    """The type of a float that must not be NaN, and must be finite unless `infinite` is set."""
+    """A click type for floats that are not NaN and, unless `infinite` is set, not infinite."""
 
     def __init__(self, infinite: bool, **bounds: Any):
         super().__init__(**bounds)

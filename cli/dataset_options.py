@@ -15,7 +15,8 @@ SHARE = click.FloatRange(0, 1)
 COUNT = click.IntRange(min=1)
 TRANSFORMS = ('center-crop', 'center-crop-wide', 'center-crop-dhariwal')
 
-# The options of the sub-commands that select images, keyed by the name of the rule's argument.
+# Click settings for the options of the sub-commands that select images. The keys are the arguments of the rules in
+# `dataset_utils.rules`.
 OPTIONS: dict[str, dict[str, Any]] = {
     'source': {'metavar': 'ZIP|DIR|FILE', 'help': 'Images to read, from any source that dataset_tool.py accepts.'},
     'blend': {'metavar': 'ZIP|DIR|FILE', 'help': 'Images to mix in.'},
@@ -37,7 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def option(name: str, default: Any = Parameter.empty) -> click.Option:
-    """Make the click option for the rule argument `name`; without a default, it is required unless it is a flag."""
+    """Make the click option for the rule argument `name`. An option without a default is required unless it is a flag."""
     settings = OPTIONS[name]
     if default is not Parameter.empty:
         default = 'x'.join(map(str, default)) if isinstance(default, tuple) else default

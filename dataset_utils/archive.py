@@ -34,7 +34,7 @@ Put = Callable[[str, bytes], None]
 
 
 class Destination:
-    """The place where a data set is written, which is checked when this object is made, before any work is done.
+    """The path where a data set will be written. Making this object checks the path, before any work is done.
 
     path: path of the data set, which is a ZIP archive if the name ends in .zip, otherwise a folder.
     overwrite: whether to replace an existing data set. argument: name of the argument that gave the path, for messages.
@@ -65,7 +65,7 @@ class Destination:
         if not above.is_dir():
             return f': {above} is a file, not a folder; write somewhere else'
         here = Path(os.path.realpath(self.path))
-        for source in filter(os.path.exists, sources):  # missing ones are built in, or refused when opened
+        for source in filter(os.path.exists, sources):  # not 'digits', a URL, or a missing file
             there = Path(os.path.realpath(source))
             if here.is_relative_to(there) or there.is_relative_to(here):
                 return f' overlaps with the source {source}; write somewhere else'
@@ -78,7 +78,7 @@ class Destination:
         if not self.path.is_dir():
             return ' is a file; give a name that ends in .zip, or a folder'
         stranger = _stranger_in(self.path)
-        return stranger and f' contains {stranger}, so it is not just a data set; move such files, or give another name'
+        return stranger and f' contains {stranger}, so it is not replaced; move such files, or give another name'
 
     @contextlib.contextmanager
     def create(self) -> Iterator['DatasetWriter']:
@@ -197,7 +197,10 @@ def _folder(path: Path) -> Iterator[Put]:
 
 
 def _stranger_in(folder: Path) -> str:
-    """Return the name of a file that is not part of a data set, or 'files but no dataset.json'; '' if there is none."""
+    """Return the name of a file in the folder that does not belong to a data set, or '' if there is none.
+
+    Returns 'files but no dataset.json' if the folder does not contain a data set.
+    """
     if not (folder / LABELS_FILE).is_file():
         return f'files but no {LABELS_FILE}'
     for file in folder.rglob('*'):

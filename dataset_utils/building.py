@@ -85,7 +85,8 @@ class Making:
     Iterating yields (uint8 [S, S, C], label or None). Raises UserError with an image's name if the image is unreadable
     (unless the plan skips such images), is not square, or does not have the size of the first image.
 
-    kept: indices of the images made from each part. unreadable: names of images that were skipped as damaged.
+    kept: for each part of the plan, the indices of the images made from it.
+    unreadable: names of images that were skipped as damaged.
     num_small: number of images that were skipped because they are too small for the transform.
     """
 

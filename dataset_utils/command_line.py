@@ -34,7 +34,7 @@ class Selections(click.Group):
 
 @click.group(cls=Selections)
 def main() -> None:
-    """Make training sets for studies of memorization, in which one factor changes and everything else stays the same.
+    """Make training sets that differ in one factor, for studies of memorization.
 
     The sub-commands read the same sources as dataset_tool.py, and write a ZIP archive or a folder that contains a manifest.
     `info --verify` uses the manifest to check a set against its source. The same command always writes the same bytes.
@@ -90,7 +90,7 @@ def _example(name: str, example: str) -> str:
 )
 @report_errors
 def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
-    """Take two disjoint sets: halves, or a training set and a held-out set.
+    """Take two disjoint sets: two of the same size, or a training set and a held-out set.
 
     --dest=half.zip writes half-a.zip and half-b.zip. With --max-images alone, each set gets this many images, with the same
     number from each class; half-a.zip gets the images that `size` takes. With --held-out, half-b.zip gets this many held-out
@@ -126,7 +126,7 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
 @main.command()
 @click.argument('path', metavar='PATH')
 @click.option('--near', metavar='FLOAT', type=click.FloatRange(min=0), default=inspection.NEAR, show_default=True, help='List pairs of images whose root mean square difference per pixel (0 to 255) is below this value.')  # fmt: skip
-@click.option('--verify', metavar='ZIP|DIR|FILE', multiple=True, help='Make the data set again from this source and compare the two. For a mixture, repeat the option: first the set given as --source, then the set given as --blend.')  # fmt: skip
+@click.option('--verify', metavar='ZIP|DIR|FILE', multiple=True, help='Make the data set again from this source, and compare the result with PATH. For a mixture, repeat the option: first the set given as --source, then the set given as --blend.')  # fmt: skip
 @report_errors
 def info(path: str, near: float, verify: tuple[str, ...]) -> None:
     """Describe a data set, and verify it if --verify is given.
@@ -152,5 +152,5 @@ def info(path: str, near: float, verify: tuple[str, ...]) -> None:
     if findings:
         raise UserError(f'{path} does not match its manifest. {" ".join(findings)}')
     click.echo(
-        f'Verified: every image, every label and the manifest match what the rule makes from {" and ".join(verify)}.'
+        f'Verified: every image, every label and the manifest are the same when the set is made again from {" and ".join(verify)}.'
     )

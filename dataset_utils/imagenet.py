@@ -12,7 +12,7 @@ TRAIN = 'ILSVRC/Data/CLS-LOC/train'
 
 
 def superclasses() -> dict[str, list[str]]:
-    """Return a dict from each superclass, which is named like a CIFAR-10 class, to its sorted synsets."""
+    """Return a dict from each superclass (the name of a CIFAR-10 class) to its sorted synsets."""
     table: dict[str, list[str]] = {}
     text = (files('dataset_utils') / 'imagenet_superclasses.csv').read_text(encoding='utf-8')
     for row in csv.DictReader(text.splitlines()):
@@ -21,8 +21,9 @@ def superclasses() -> dict[str, list[str]]:
 
 
 def images_by_synset(source: Source, superclass: str) -> list[tuple[str, list[int]]]:
-    """Return (synset, indices of its images in the source) for each synset of a superclass; all are sorted.
+    """Return (synset, indices of its images in the source) for each synset of a superclass.
 
+    Synsets and indices are sorted.
     Raises UserError if the superclass is unknown, or if the source lacks one of its synsets.
     """
     table = superclasses()
@@ -34,7 +35,7 @@ def images_by_synset(source: Source, superclass: str) -> list[tuple[str, list[in
     if missing:
         raise UserError(
             f'{source.where} has {len(found) - len(missing)} of the {len(found)} synset folders for {superclass} '
-            f'(missing or empty: {some(missing)}; its folders: {some(names) or "none"}); '
+            f'(missing or empty: {some(missing)}; folders found: {some(names) or "none"}); '
             f'give a folder that has all of them, such as {TRAIN}'
         )
     for index, label in enumerate(source.labels or []):

@@ -12,7 +12,7 @@ from dataset_utils.sources import Source, content_sha256
 from dataset_utils.sources.base import copies_of, printable, words_of
 from dnnlib.util import UserError, counted
 
-NEAR = 16.0  # root mean square difference per pixel (0 to 255); four pairs of CIFAR-10 images are closer than this
+NEAR = 16.0  # root mean square difference per pixel (0 to 255); CIFAR-10 has four pairs of images closer than this
 DIRECTIONS = 64
 BLOCK = 2048  # number of images that are compared with all others at a time
 MAX_VALUES = 1 << 23  # number of pixel values that are projected at a time
@@ -48,7 +48,7 @@ def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
     """Find all pairs of images whose root mean square difference per pixel is below `near`; the search is exact.
 
     images: uint8 [N, H, W, C]. Returns (i, j, distance) with i < j for each pair, closest pairs first. Raises UserError
-    if there are too many candidates.
+    if too many pairs would have to be compared pixel by pixel.
 
     Projecting onto orthonormal directions, with the norm of the residual as an additional coordinate, never increases
     a distance. Distances between projections are cheap to compute and rule out most pairs; only the remaining pairs are
@@ -70,11 +70,10 @@ def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
 
 
 def _project(pixels: np.ndarray) -> np.ndarray:
-    """Project images, uint8 [N, D], onto K orthonormal directions; the last column of the float32 [N, K + 1] returned
-    is the norm of the residual.
+    """Project images, uint8 [N, D], onto K orthonormal directions.
 
-    The directions span the differences between some of the images and the mean image, which explain more variance than
-    random directions would.
+    Returns float32 [N, K + 1]; the last column is the norm of the residual. The directions span the differences between
+    some of the images and the mean image, because these directions explain more variance than random ones.
     """
     count = len(pixels)
     mean = pixels.mean(axis=0, dtype=np.float64)
@@ -91,7 +90,10 @@ def _project(pixels: np.ndarray) -> np.ndarray:
 
 
 def _candidate_pairs(points: np.ndarray, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield indices (i, j), i < j, of all pairs whose squared distance is below the limit, up to rounding errors."""
+    """Yield arrays of indices (i, j), i < j, of all pairs whose squared distance is below a limit.
+
+    The limit is raised slightly, so that rounding errors do not exclude a pair.
+    """
     norms = np.einsum('nk,nk->n', points, points)
     limit += 1e-5 * float(norms.max())
     for start in range(0, len(points), BLOCK):

@@ -7,7 +7,7 @@ import msgspec
 
 from dnnlib.typed import Typed
 
-# Increase this number whenever a rule changes so that the same command gives different images or labels.
+# Increase this number whenever a change to a rule makes the same command give different images or labels.
 VERSION = 1
 
 
@@ -16,11 +16,11 @@ class Manifest(Typed, frozen=True):
 
     source: file name of the source, or a list of two names for a mixture. source_sha256: hash of each source; see
     `Source.sha256`.
-    rule: name of the sub-command, or 'convert' for dataset_tool.py. arguments: its options, except paths.
+    rule: name of the sub-command, or 'convert' for dataset_tool.py. arguments: this command's options, except paths.
     indices: indices of the images in the source, in order; for a mixture, a list of two such lists.
     labels: how the labels were made, in words. class_names: names of the labels 0, 1, ..., or None.
-    skipped_files: names of the source's files that are not images; absent if there are none.
-    original_names: for each image, the name of the image file from which it was first read, or '' if unknown; absent if
+    skipped_files: names of the source's files that were not read as images; absent if there are none.
+    original_names: for each image, the name of the image file that it originally came from, or '' if unknown; absent if
     the images do not come from image files.
     """
 

@@ -1,4 +1,4 @@
-"""An ordered map that runs on threads; they suffice because decoding, resizing and hashing release Python's GIL."""
+"""An ordered map that runs on threads. Threads suffice because decoding, resizing and hashing release Python's GIL."""
 
 import os
 import time
@@ -11,15 +11,16 @@ Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 MAX_THREADS = 32
-BLOCK = 64  # items per task; the overhead of a task is about the time to decode one small image
-# Seconds per item below which waiting for the GIL costs more time than threads save (on two cores).
+# Number of items in one task for a thread. Starting a task takes about as long as decoding one small image.
+BLOCK = 64
+# If an item takes fewer seconds than this, waiting for the GIL costs more time than threads save (on two cores).
 WORTH_A_THREAD = 100e-6
 
 
 def ordered_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Yield function(item) for each item, in order; a slow function runs on threads, a few blocks ahead of the caller.
+    """Yield function(item) for each item, in order. If the function is slow, threads compute a few blocks in advance.
 
-    If the function raises for several items, the exception of the first of them ends the iteration.
+    If the function raises for several items, the iteration ends with the exception for the first of these items.
     """
     start = time.perf_counter()
     yield from _apply(function, items[:BLOCK])

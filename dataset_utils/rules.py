@@ -1,7 +1,8 @@
 """The rules for making training sets; each is a pure function from sources and arguments to a `Plan`.
 
 A manifest stores the rule's name and keyword arguments, and `RULES` maps names to rules, so the same plan can be made
-again from a manifest and its sources. A rule with examples is a selection and gets its own sub-command:
+again from a manifest and its sources. A rule that is registered with examples is called a selection, and gets
+its own sub-command:
 
     @rule('first', 'The first ten digits: --source=digits --dest=ten.zip --max-images=10')
     def plan_first(source: Source, *, max_images: int) -> Plan:
@@ -44,7 +45,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {}  # examples in the help text of each s
 
 
 def rule(name: str, *examples: str) -> Callable[[Rule], Rule]:
-    """Return a decorator that registers a rule, and makes its plans store the name and the keyword arguments."""
+    """Return a decorator that registers a rule, and stores the rule's name and keyword arguments in the plans it makes."""
 
     def register(plan: Rule) -> Rule:
         @functools.wraps(plan)
@@ -71,7 +72,7 @@ def plan_convert(
     resolution: Sequence[int] | None = None,
     skip_unreadable: bool = False,
 ) -> Plan:
-    """Convert all images of a source, or the first `max_images`, for dataset_tool.py.
+    """Convert all images of a source, or the first `max_images`; the rule of dataset_tool.py.
 
     transform, resolution: see `transforms.make_transform`; resolution is (width, height).
     skip_unreadable: whether to skip damaged images, which then do not count towards `max_images`.
@@ -86,8 +87,8 @@ def plan_convert(
 
 @rule(
     'size',
-    f"The first 200 of each of CIFAR-10's ten classes: {CIFAR} --dest=cifar10-2000.zip --max-images=2000",
-    f'200 of each, drawn at random: {CIFAR} --dest=drawn.zip --max-images=2000 --seed=1',
+    f'The first 200 images of each CIFAR-10 class: {CIFAR} --dest=cifar10-2000.zip --max-images=2000',
+    f'200 images of each class, drawn at random: {CIFAR} --dest=drawn.zip --max-images=2000 --seed=1',
 )
 def plan_size(source: Source, *, max_images: int, seed: int | None = None) -> Plan:
     """Take the same number of images of each class.
@@ -116,7 +117,7 @@ def plan_classes(source: Source, *, num_classes: int, max_images: int, seed: int
 @rule(
     'resolution',
     f'2,000 images of CIFAR-10 at 16x16: {CIFAR} --dest=r16.zip --resolution=16x16 --max-images=2000',
-    f'The same at 8x8: {CIFAR} --dest=r8.zip --resolution=8x8 --max-images=2000',
+    f'The same images at 8x8: {CIFAR} --dest=r8.zip --resolution=8x8 --max-images=2000',
 )
 def plan_resolution(source: Source, *, resolution: Sequence[int], max_images: int, seed: int | None = None) -> Plan:
     """Take the same images as `size`, and resize them (data dimension).
@@ -234,9 +235,9 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
     """Mix two data sets (intra-diversity).
 
     With N = `max_images` and r = `blend_rate`, the set consists of the first int(N * (1 - r)) images of `source`, followed
-    by the first images of `blend`.
+    by the first images of `blend`, up to N images in total.
     """
-    # The product is computed in float64, so 199 of 1,000 images come from `source` at a rate of 0.8.
+    # The product is computed in float64. At a rate of 0.8, rounding gives 199 instead of 200 of 1,000 images to `source`.
     # Source: Gu et al. 2023, section 4.3.
     if not 0 <= blend_rate <= 1:
         raise UserError(f'`blend_rate`={blend_rate} is out of range; give 0 to 1')
@@ -266,7 +267,7 @@ def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | 
     """Repeat a fraction of the images.
 
     All images of the source come first, in their order. The repeated images follow, so that each of them occurs `copies`
-    times in total. The same share of each class is repeated; without `seed`, these are the first images of each class.
+    times in total. The same share of each class is repeated; without `seed`, the first images of each class are repeated.
     """
     if copies < 1:
         raise UserError(f'`copies`={copies} is out of range; give at least 1')
@@ -284,7 +285,7 @@ def plan_duplicate(source: Source, *, copies: int, fraction: float, seed: int | 
 
 @rule('split')
 def plan_split(source: Source, *, max_images: int, half: str, seed: int | None = None) -> Plan:
-    """Take one of two disjoint sets of `max_images` images. half: 'a' for the images that `size` takes, or 'b'."""
+    """Take one of two disjoint sets of `max_images` images. half: 'a' for the set that `size` takes, 'b' for the other."""
     return subset(source, selections.balanced(*_classes_of(source), max_images, seed, 2, 'ab'.index(half)))
 
 
@@ -323,8 +324,8 @@ def _classes_of(source: Source) -> tuple[list[int], list[str] | None]:
 def _check_alike(source: Source, blend: Source) -> None:
     if source.shape[:2] != blend.shape[:2]:
         raise UserError(
-            f'{source.where} is {words_of(source.shape)}, but {blend.where} is {words_of(blend.shape)}; '
-            f'bring both to the same size with dataset_tool.py'
+            f'{source.where} contains {words_of(source.shape)} images, but {blend.where} contains {words_of(blend.shape)} images; '
+            f'resize one of them with dataset_tool.py'
         )
     if (source.labels is None) != (blend.labels is None):
         bare = source if source.labels is None else blend

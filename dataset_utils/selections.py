@@ -1,4 +1,4 @@
-"""Selects images for a training set, with pure functions that map the labels of a source to indices into it.
+"""Selects images for a training set: pure functions that map a source's labels to the indices of the selected images.
 
 With the same seed, or without a seed, larger sets contain the smaller ones, except for the remainder in
 `first_classes`. Images without labels are treated as one class, with label 0.
@@ -84,7 +84,7 @@ def repeated(labels: Sequence[int] | None, count: int, copies: int, fraction: fl
     """Take all `count` images in order, then repeat a fraction of them until each repeated image occurs `copies` times.
 
     fraction: share of the images to repeat, in [0, 1]; round(fraction * count) images are repeated, with the same share
-    of each class to within one image.
+    of each class (to within one image).
     seed: None repeats each class's first images; a seed draws them at random. Without labels, all images count as one
     class. The images that are repeated at some fraction are also repeated at all larger fractions.
     """
@@ -118,8 +118,7 @@ def held_out(
 
 def proportional(classes: dict[int, list[int]], count: int) -> Counter[int]:
     """Divide `count` images among classes in proportion to their sizes, to within one image."""
-    # The k-th image of a class is placed at (k - 1/2) / (class size), and the images at the `count` lowest places are
-    # taken.
+    # The k-th image of a class gets the value (k - 1/2) / (class size); the `count` lowest values are taken.
     places = sorted(
         ((position + 0.5) / len(indices), label)
         for label, indices in classes.items()
@@ -137,8 +136,8 @@ def spread(
     """Draw `max_images` images evenly from S groups, one group after another.
 
     The first max_images mod S groups provide one image more than the others.
-    groups: (name, indices of its images) for each group; a name is like 'n02085620'. Each group is shuffled with a
-    generator seeded by `seed` and the digits of the name, so the draw does not depend on the rest of the source.
+    groups: (name, indices of its images) for each group; a name is a synset such as 'n02085620'. Each group is shuffled
+    with a generator seeded by `seed` and the digits of the name, so the draw does not depend on the rest of the source.
     is_wanted: function that returns whether an index can be taken; if not, the next index in the group is tried.
     Raises UserError if a group has too few images.
     """

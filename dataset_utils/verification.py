@@ -52,7 +52,7 @@ def _compare(dataset: Source, manifest: Manifest, plan: Plan) -> list[str]:
                 differing.append(count - 1)
     findings = _compare_manifests(manifest, making.manifest())
     if count != len(dataset):
-        findings.append(f'It has {len(dataset)} images, but the rule makes {count}.')
+        findings.append(f'The data set has {len(dataset)} images, but the rule in the manifest makes {count}.')
     if differing:
         findings.append(
             f'{len(differing)} of {len(dataset)} images or labels differ from what the rule makes; the first is '
@@ -69,9 +69,9 @@ def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
     elif hashes != expected:
         is_not = f'its hash is {" and ".join(expected)}, not {printable(" and ".join(hashes))}'
         findings.append(f'The source is not the original one: {is_not}.')
-    optional = ['original_names'] if claimed.original_names is not UNSET else []  # older manifests do not record them
+    optional = ['original_names'] if claimed.original_names is not UNSET else []  # missing in older manifests
     for name in ('arguments', 'indices', 'labels', 'class_names', 'version', *optional):
-        # The values are compared as JSON, because 1, 1.0 and true differ there.
+        # The values are compared as JSON, because JSON distinguishes 1, 1.0 and true.
         texts = [json.dumps(json.loads(manifest.to_json()).get(name), sort_keys=True) for manifest in (claimed, made)]
         if texts[0] != texts[1]:
             findings.append(f'"{name}" in the manifest differs from what the rule makes.')

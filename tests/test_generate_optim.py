@@ -53,7 +53,7 @@ def outdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.output
     assert '32 images' in result.output
     assert '32 (100 %) are copies of a training image' in result.output
-    assert '32 of these equal it pixel for pixel' in result.output
+    assert '32 of the copies are exact' in result.output
     return path
 
 
@@ -122,7 +122,7 @@ def test_the_number_of_copies_agrees_with_the_memorization_ratio(tmp_path: Path,
     exact = int((expected.squared_distances[:, 0] == 0).sum())
     assert 0 < exact < expected.num_memorized < 40
     assert f'{expected.num_memorized} ({100 * expected.ratio:g} %) are copies' in result.output
-    assert f'; {exact} of these equal it pixel for pixel' in result.output
+    assert f'; {exact} of the copies are exact' in result.output
     table = read_table(out).values()
     assert [int(line['nearest']) for line in table] == expected.indices[:, 0].tolist()
     for column, distances in zip(

@@ -39,7 +39,7 @@ class Entry:
 
 
 class ArchiveSource(FilesSource):
-    """An archive of image files, which refuses entries whose names point outside it, and follows links within it."""
+    """An archive of image files. Names that point outside it are refused; links within the archive are followed."""
 
     kind = ''
 
@@ -68,7 +68,7 @@ class ArchiveSource(FilesSource):
                 self._entries[name] = target
             elif is_read(name):
                 raise UserError(
-                    f'{self.where}: the entry {printable(name)} is a link to something outside the archive; '
+                    f'{self.where}: the entry {printable(name)} is a link whose target is not a file in the archive; '
                     f'pack the archive again with the files themselves'
                 )
 
@@ -96,7 +96,7 @@ class ArchiveSource(FilesSource):
 
 
 class ZipSource(ArchiveSource):
-    """A ZIP archive. An entry is read only if it matches its record in the archive's directory."""
+    """A ZIP archive. The position, size and checksum of each entry are checked when it is read."""
 
     kind = 'ZIP'
 
@@ -147,7 +147,7 @@ def _tar_entry(info: tarfile.TarInfo) -> Entry:
     if info.issym() or info.islnk():
         target = posixpath.normpath(info.linkname) if info.islnk() else _joined(info.name, info.linkname)
         return Entry(0, 0, info, target=target)
-    problem = '' if info.isreg() and not info.issparse() else 'is sparse, or neither a file nor a folder'
+    problem = '' if info.isreg() and not info.issparse() else 'is a sparse or special file (such as a device)'
     return Entry(info.size, info.size, info, problem=problem)
 
 
@@ -168,7 +168,7 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 def _problem(name: str) -> str:
     """Return what is wrong with an entry's name, or ''."""
     if name.startswith('/') or '\\' in name or '\0' in name or re.match(r'[A-Za-z]:', name):
-        return 'has an absolute path, or one of another system'
+        return 'has an absolute path, or a path with a backslash, drive letter or null character'
     return 'points outside the archive' if '..' in name.split('/') else ''
 
 

@@ -23,7 +23,7 @@ class NumpySource(ArraySource):
 
     An .npy file is memory-mapped, so only the images that are used are read. In an .npz file, the images are the array
     `images` or `arr_0`, and the labels are the array `labels` or `arr_1` if it contains N whole numbers.
-    float_range: values of black and white in an array of floats, such as (-1, 1); None refuses floats.
+    float_range: the values of black and white in an array of floats, such as (-1, 1); None refuses arrays of floats.
     Raises UserError if the file is damaged or the array is unsuitable.
     """
 
@@ -91,7 +91,7 @@ class NumpySource(ArraySource):
             )
 
     def _to_uint8(self, array: np.ndarray) -> np.ndarray:
-        """Convert floats to 8-bit pixels, such that `float_range` becomes 0 to 255; halves are rounded up."""
+        """Map floats in `float_range` linearly to 8-bit values from 0 to 255; halves are rounded up."""
         assert self.float_range is not None
         low, high = self.float_range
         images = np.empty(array.shape, np.uint8)

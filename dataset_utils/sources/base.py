@@ -29,7 +29,7 @@ class Reading:
     """How a source is read.
 
     channels: 1 (grey) or 3 (RGB) for all images; None means 3 if any image has colour, otherwise 1.
-    exif_transpose: rotate images by their EXIF orientation. follow_links: follow links that point outside a folder.
+    exif_transpose: rotate images by their EXIF orientation. follow_links: follow links to targets outside a folder.
     split: 'train' or 'test' for a source that contains both; None means 'train'. no_labels: ignore all labels.
     """
 
@@ -45,7 +45,7 @@ class Reading:
 
     @staticmethod
     def from_changes(values: dict[str, Any]) -> 'Reading':
-        """Return the `Reading` with these `changes`; other keys are ignored. Raises UserError for invalid values."""
+        """Return the `Reading` for values from `changes`; raises UserError for invalid ones. Other keys are ignored."""
         chosen = {field.name: values[field.name] for field in fields(Reading) if field.name in values}
         allowed = {'channels': (1, 3), 'split': ('train', 'test')}
         for name, value in chosen.items():
@@ -57,11 +57,11 @@ class Reading:
 
 
 class Source(ABC):
-    """Images in a fixed order, either all labelled or none. Subclasses find the images in `_open`.
+    """Images in a fixed order; either all of them have labels, or none. Subclasses find the images in `_open`.
 
     path: the path as the user gave it. argument: name of the argument that gave the path, for messages, or ''.
     file_name: file name with its extension. name: file name without its extension.
-    padded_size: size to which these images are zero-padded in data sets if no other size is chosen; None does not pad.
+    padded_size: size to which images are zero-padded in a data set if no other size is chosen; None means no padding.
     manifest: record of how a data set was made, or None. skipped: names of the files that are not read as images.
     splits: names of the splits that the source contains. files: paths of the files that `sha256` covers.
     """
@@ -97,7 +97,7 @@ class Source(ABC):
 
     @cached_property
     def original_names(self) -> Sequence[str] | None:
-        """For each image, the printable name of the file from which it was first read, or '' if unknown.
+        """For each image, the printable name of the file that it originally came from, or '' if unknown.
 
         None if the images do not come from image files.
         """
@@ -145,7 +145,7 @@ class Source(ABC):
         return []
 
     def read(self, index: int) -> np.ndarray:
-        """Decode one image: uint8 [H, W, C] with C = `channels`. Raises UserError, naming it, if it is unreadable.
+        """Decode one image: uint8 [H, W, C] with C = `channels`. Raises UserError if it is unreadable.
 
         This method can be called from several threads and in forked processes.
         """
@@ -247,13 +247,13 @@ def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str, 
 
 
 def copies_of(images: Iterable[np.ndarray]) -> list[int]:
-    """Return the lowest index of an identical image (by SHA-256) for each image; also works for rows of an array."""
+    """For each image, or each row of an array, return the index of the first identical one (compared by SHA-256)."""
     first: dict[bytes, int] = {}
     return [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
 
 
 def require_square(where: str, shape: Sequence[int]) -> None:
-    """Raise UserError unless images of shape [H, W, C] are square. where: their source, as named in the message."""
+    """Raise UserError unless images of shape [H, W, C] are square. where: how the message names their source."""
     height, width, _ = shape
     if height != width:
         raise UserError(f'{where}: its images are {width}x{height} but must be square; {ONE_SIZE}')
@@ -262,7 +262,7 @@ def require_square(where: str, shape: Sequence[int]) -> None:
 def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
     """Return a SHA-256 that identifies a set of images by its shape, pixels and labels, whatever the file format.
 
-    images: uint8 [N, H, W, C]. labels: N integers or None; images with labels have another hash than without.
+    images: uint8 [N, H, W, C]. labels: N integers or None; without labels, the hash is different.
     """
     return streamed_sha256(images.shape, [images], labels)
 
@@ -290,7 +290,7 @@ def print_remarks(sources: Sequence[Source]) -> None:
 
 @contextlib.contextmanager
 def unreadable(claim: str, remedy: str) -> Iterator[None]:
-    """Turn any exception into a UserError, 'claim (reason); remedy'; a damaged file can raise nearly any exception."""
+    """Turn any exception into a UserError, 'claim (reason); remedy'; a damaged file can cause nearly any exception."""
     try:
         yield
     except UserError:

@@ -52,7 +52,8 @@ class Decoded:
 
     is_turned: whether the file has an EXIF orientation that was not applied.
     is_animated: whether the file has more than one frame.
-    largest: largest value of a 16-bit image (at most 65535); None for 8-bit images and files that state their range.
+    largest: largest value of a 16-bit image (at most 65535); None for 8-bit images and for TIFF files that
+    state the value of white.
     """
 
     pixels: np.ndarray
@@ -78,7 +79,7 @@ def has_colour(data: bytes) -> bool:
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
             return image.mode in COLOUR_MODES
-    except Exception:  # a damaged file can raise nearly any exception
+    except Exception:  # a damaged file can cause nearly any exception
         return False
 
 
@@ -100,14 +101,15 @@ def decode_image(data: bytes, where: str, name: str, exif_transpose: bool = Fals
             return _decode(image, data, exif_transpose)
     except PIL.Image.DecompressionBombError as error:
         raise UserError(f'{name} has more than {MAX_PIXELS} pixels; remove it or scale it down') from error
-    except Exception as error:  # a damaged file can raise nearly any exception
+    except Exception as error:  # a damaged file can cause nearly any exception
         raise UserError(f'{name} is not a readable {own} ({_reason(error, data)}); replace or remove it') from error
 
 
 def _decode(image: PIL.Image.Image, data: bytes, exif_transpose: bool) -> Decoded:
     if image.width * image.height > MAX_PIXELS:
         raise PIL.Image.DecompressionBombError
-    is_animated = image.format != 'MPO' and getattr(image, 'is_animated', False)  # MPO: a photograph with its preview
+    # An MPO file has several frames, but is a photograph with a preview.
+    is_animated = image.format != 'MPO' and getattr(image, 'is_animated', False)
     image.load()
     is_turned = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) in range(UPRIGHT + 1, 9)
     if is_turned and exif_transpose:
@@ -132,7 +134,7 @@ def _to_array(image: PIL.Image.Image, is_deep: bool) -> tuple[np.ndarray, int | 
 
 
 def _stated_white(image: PIL.Image.Image) -> int:
-    """Return the value of white: the largest value that a TIFF file states, or 65535 (Pillow rescales .pgm to it)."""
+    """Return the value of white: the one that a TIFF file states, otherwise 65535 (Pillow scales .pgm files to it)."""
     tags = getattr(image, 'tag_v2', {})
     bits = _first(tags.get(TIFF_BITS, 16))
     stated = next((_first(tags[tag]) for tag in TIFF_LARGEST if tag in tags), (1 << bits) - 1)

@@ -157,7 +157,7 @@ class FilesSource(Source):
                 f'{counted(len(self.class_names), "class")}, named after the folders {some(self.class_names)}; '
                 f'dataset_tool.py --no-labels ignores them.'
                 if self.class_names
-                else 'no labels; the folders only divide the numbered images into groups.'
+                else 'no labels, because the folders only divide the numbered images into groups.'
             )
         if self._turned:
             remarks.append(
@@ -170,8 +170,9 @@ class FilesSource(Source):
         top = max(self._largest.values(), default=1 << 15)
         if top < 1 << 15:
             remarks.append(
-                f'in {counted(len(self._largest), "16-bit image")}, no value exceeds {top} of 65535, so the 8-bit '
-                f'result is dark; save with the full range, or as .pgm or TIFF files that state their largest value.'
+                f'the result is dark for {counted(len(self._largest), "image")} with 16 bits per channel, because no '
+                f'value exceeds {top} of 65535; save with the full range, or as .pgm or TIFF files that state their '
+                f'largest value.'
             )
         return remarks
 

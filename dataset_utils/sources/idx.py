@@ -57,8 +57,10 @@ def _parse(file: io.BufferedIOBase, dimensions: int) -> np.ndarray:
     shape = struct.unpack(f'>{dimensions}I', header[4:])
     size = int(np.prod(shape, dtype=object))
     if size > MAX_BYTES:
-        raise ValueError(f'it claims {size} bytes')
+        raise ValueError(f'its header says that it has {size} bytes of data')
     data = file.read(size + 1)
     if len(data) != size:
-        raise ValueError(f'it has {"more" if len(data) > size else "fewer"} bytes of data than the {size} it claims')
+        raise ValueError(
+            f'it has {"more" if len(data) > size else "fewer"} bytes of data than the {size} in its header'
+        )
     return np.frombuffer(data, np.uint8).reshape(shape)

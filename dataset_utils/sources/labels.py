@@ -14,7 +14,7 @@ from dnnlib.typed import Typed, parse_json
 from dnnlib.util import UserError
 
 LABELS_FILE = 'dataset.json'
-# Folders that divide data sets and generated images into groups: 00001 or 001000 contains the images 1000 to 1999.
+# Folders that divide images into groups: images 1000 to 1999 are in 00001 (data sets) or 001000 (generated images).
 PART, NUMBERED_IMAGE = re.compile(r'\d{5,}'), re.compile(r'(?:img)?(\d+)\.\w+')
 IMAGES_PER_PART = 1000
 SPLIT = re.compile(
@@ -65,9 +65,10 @@ def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | 
 
 
 def folder_labels(names: Sequence[str], where: str) -> tuple[list[int] | None, list[str] | None]:
-    """Return the images' labels and the class names, according to the folders in the images' sorted names.
+    """Return the labels and class names that follow from the folders of images. names: sorted paths of the images.
 
-    An image's class is its folder at the first level at which the names differ, or the one folder with all images.
+    If one folder directly contains all images, it is the only class. Otherwise, the class of an image is its folder at
+    the first level at which the paths differ.
     Returns (None, None) if there are no folders, or if they only divide numbered images into groups.
     Raises UserError if some images are next to the class folders instead of in them.
     """

@@ -1,4 +1,4 @@
-"""A subset of a source's images that are decoded on demand, so that other images cost no time or memory."""
+"""A subset of a source's images, which are decoded on demand; all other images cost no time or memory."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +16,8 @@ IMAGES_PER_TASK = 32
 class PartialSource:
     """A subset of a source's images, uint8 [N, C, R, R], as an array that can be indexed only with int64 [K].
 
-    part: indices into the source of the images in the subset. progress: show a progress bar if stderr is a terminal.
-    Raises UserError if image 0 of the source is not square and, on indexing, if an image has another size than image 0.
+    part: indices of the subset's images in the source. progress: show a progress bar if stderr is a terminal.
+    Raises UserError if image 0 of the source is not square and, on indexing, if an image differs in size from image 0.
     """
 
     ndim, dtype = 4, np.dtype(np.uint8)

@@ -54,8 +54,8 @@ def test_verification_detects_another_source(archive, tmp_path):
         ({'indices': [0]}, '"indices" in the manifest differs from what the rule makes'),
         ({'labels': 'magic'}, '"labels" in the manifest'),
         ({'class_names': list('abcdefghij')}, '"class_names" in the manifest'),
-        ({'arguments': {'max_images': 40}}, 'It has 50 images, but the rule makes 40'),
-        ({'arguments': {'max_images': 60}}, 'It has 50 images, but the rule makes 60'),
+        ({'arguments': {'max_images': 40}}, 'The data set has 50 images, but the rule in the manifest makes 40'),
+        ({'arguments': {'max_images': 60}}, 'The data set has 50 images, but the rule in the manifest makes 60'),
         ({'rule': 'unique-labels'}, '49 of 50 images or labels differ'),
     ],
 )

@@ -101,10 +101,10 @@ class TestImagenetClass:
         write_files(tmp_path / 'ILSVRC', {'other/a.JPEG': image_bytes(random_images(1)[0])})
         message = refused('imagenet-class', tmp_path / 'ILSVRC', tmp_path / 'b.zip', *self.OPTIONS, '--max-images=17')
         assert ' has 0 of the 17 synset folders for bird (' in message
-        assert 'its folders: other, train); give' in message
+        assert 'folders found: other, train); give' in message
         message = refused('imagenet-class', tree / self.BIRDS[0], tmp_path / 'b.zip', *self.OPTIONS, '--max-images=17')
         assert ' has 0 of the 17 synset folders for bird (' in message
-        assert 'its folders: none); give' in message
+        assert 'folders found: none); give' in message
 
     def test_an_unknown_superclass_is_refused_with_a_list_of_valid_ones(self, tmp_path, tree):
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', '--superclass=fish', '--max-images=17')
@@ -127,7 +127,7 @@ class TestImagenetClass:
         for path in (tree / self.BIRDS[0]).iterdir():
             path.unlink()
         message = refused('imagenet-class', tree, tmp_path / 'b.zip', *self.OPTIONS, '--max-images=17')
-        assert f' has 16 of the 17 synset folders for bird (missing or empty: {self.BIRDS[0]}; its' in message
+        assert f' has 16 of the 17 synset folders for bird (missing or empty: {self.BIRDS[0]}; folders found' in message
 
     def test_an_unreadable_image_is_named_or_on_request_replaced_and_listed(self, tmp_path, tree):
         _, _, manifest = make('imagenet-class', tree, tmp_path / 'a.zip', *self.OPTIONS, '--max-images=17')
@@ -183,7 +183,7 @@ class TestMixture:
             (
                 random_images(20, 3, 1),
                 [5] * 20,
-                r'is 2x2 grey, but --blend=.* is 3x3 grey; bring both to the same size',
+                r'contains 2x2 grey images, but --blend=.* contains 3x3 grey images; resize one',
             ),
             (random_images(20, 2, 1), None, r'other\.zip has no labels, but the other set has labels'),
             (random_images(3, 2, 1), [5] * 3, r'other\.zip has only 3 of the 5 images needed; lower --max-images'),

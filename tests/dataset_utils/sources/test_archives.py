@@ -51,7 +51,7 @@ def test_links_inside_a_tar_are_followed(tmp_path, kind):
     source = open_source(write_tar(tmp_path / 'a.tar', {'x/0a': png}, {'y/b.png': target, 'README': '../no'}, kind))
     assert names_of(source) == ['y/b.png']
     assert np.array_equal(source.load(), IMAGES[:1])
-    with pytest.raises(UserError, match=r'c\.png is a link to something outside the archive'):
+    with pytest.raises(UserError, match=r'c\.png is a link whose target is not a file in the archive'):
         open_source(write_tar(tmp_path / 'b.tar', {'a.png': png}, {'c.png': '/etc/passwd'}))
 
 

@@ -75,7 +75,7 @@ def test_folders_that_become_classes_are_listed(tmp_path):
     )
     files = {f'0000{n}/00{n}000.png': image_bytes(PIXELS) for n in (0, 1)}
     stderr = converted(write_files(tmp_path / 'q', files))[2]
-    assert 'q: no labels; the folders only divide the numbered images into groups.' in stderr
+    assert 'q: no labels, because the folders only divide the numbered images into groups.' in stderr
 
 
 def test_folders_are_not_classes_if_labels_are_ignored(tmp_path):
@@ -161,7 +161,9 @@ class TestSixteenBits:
         folder = write_files(tmp_path / 'p', {'a.png': sixteen_bits(self.VALUES, 'PNG')})
         images, _, stderr = converted(folder)
         assert images.max() == 16
-        assert 'p: in 1 16-bit image, no value exceeds 4095 of 65535, so the 8-bit result is dark; save' in stderr
+        assert (
+            'the result is dark for 1 image with 16 bits per channel, because no value exceeds 4095 of 65535' in stderr
+        )
 
     def test_one_bright_image_shows_that_the_full_range_is_used(self, tmp_path):
         files = {'a.png': sixteen_bits(self.VALUES, 'PNG'), 'b.png': sixteen_bits(self.VALUES * 16, 'PNG')}

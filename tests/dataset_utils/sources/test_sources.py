@@ -237,7 +237,7 @@ class TestIdx:
     def test_an_absurd_size_in_a_header_is_refused_before_reading(self, tmp_path):
         path, _, _ = write_idx(tmp_path, compress=False)
         path.write_bytes(bytes([0, 0, 8, 3]) + b'\xff' * 12)
-        with pytest.raises(UserError, match=r'claims'):
+        with pytest.raises(UserError, match=r'its header says that it has'):
             open_source(path)
 
     def test_different_numbers_of_images_and_labels_are_refused(self, tmp_path):

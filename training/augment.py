@@ -134,9 +134,9 @@ def transform(images: Tensor, forward: Tensor) -> Tensor:
 
     images: float [B, C, R, R]. forward: affine maps, [B, 3, 3], which act on points (x, y, 1) in pixels, with the image
     centre as the origin.
-    The identity map leaves images unchanged, because the wavelet is orthogonal, so downsampling undoes upsampling.
-    Images are padded by reflection, always by the largest possible margin: to choose a smaller margin for given maps,
-    the CPU would have to wait for the device.
+    The wavelet is orthogonal, so downsampling undoes upsampling, and the identity map leaves images unchanged.
+    Images are padded by reflection, always by the largest possible margin. A smaller margin would depend on the maps,
+    and the CPU would have to wait until the device has computed them.
     """
     B, _, R, _ = images.shape
     margin = R - 1

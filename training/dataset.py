@@ -188,7 +188,8 @@ def load_dataset(path: str, progress: bool = False, argument: str = 'data', chan
 def decoded_on_disk(source: Source, shape: tuple[int, ...], progress: bool) -> tuple[np.ndarray, str]:
     """Decode all images into a temporary file; returns a memory map of it, uint8 `shape` = [N, H, W, C], and the hash.
 
-    The file is deleted with the memory map. Raises UserError if the folder for temporary files has too little space.
+    The file's disk space is freed together with the memory map.
+    Raises UserError if the folder for temporary files has too little space.
     """
 
     def written(file: IO[bytes]) -> Iterator[np.ndarray]:
@@ -251,7 +252,7 @@ class ImageOrder:
 
     size: number of images. seed: seed of the shuffle, taken modulo 2^31.
     window_size: length of the window for reshuffling, as a fraction of the order, in [0, 1]. Each drawn image swaps
-        places with a random image from the window that precedes it; 0 keeps the order fixed.
+        places with a random image from the window that precedes it; with window_size 0, the order is fixed.
     The sequence depends only on these three arguments; to resume at a position, `skip` to it.
     Source: EDM's sampler, see tests/data/sampler_order.json.
     """

@@ -54,7 +54,7 @@ class PipelineDescription:
         return SCHEDULERS[self.scheduler]
 
     def sha256(self) -> str:
-        """One hash of all files."""
+        """A single hash that covers all files."""
         return hashlib.sha256(b''.join(bytes.fromhex(file_sha256(path)) for path in self.files)).hexdigest()
 
 

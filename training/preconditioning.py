@@ -191,7 +191,7 @@ class iDDPMPrecond(Preconditioned):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
         check_limits({'M': M}, {'M': 100_000})
         self.M = M
-        u = iddpm_sigmas(C_1, C_2, M, dtype=np.float32)  # the precision of the published levels
+        u = iddpm_sigmas(C_1, C_2, M, dtype=np.float32)  # as in EDM's code
         self.register_buffer('u', torch.tensor(u))
         self.sigma_min, self.sigma_max = float(u[M - 1]), float(u[0])
 

@@ -49,7 +49,7 @@ class Schedule:
         return self.total_images / self.dataset_size
 
     def lr_multiplier(self, images_seen: int) -> float:
-        """The factor, in [0, 1], applied to the learning rate in the step after `images_seen` images."""
+        """The warm-up factor, in [0, 1], of the learning rate in the step after `images_seen` images."""
         return min(images_seen / self.rampup_images, 1.0) if self.rampup_images else 1.0
 
     def ema_beta(self, images_seen: int) -> float:
@@ -95,7 +95,7 @@ def every(interval: int, total: int, batch_size: int) -> list[int]:
 
 
 def evenly(count: int, total: int, batch_size: int) -> list[int]:
-    """Image counts at which to save: k/count of `total` for k = 1 … count, each rounded up to a whole step.
+    """Image counts at which to save: `total` · k / count for k = 1 … count, each rounded up to a whole step.
 
     Raises ValueError if two counts round down to the same kimg, because their snapshots would have the same name.
     """

@@ -277,7 +277,7 @@ def drop_later_lines(path: Path, images: int) -> None:
 def open_tensorboard(run_dir: Path, images: int = 0) -> Any:
     """A TensorBoard event writer, or None if tensorboard is not installed.
 
-    images: number of images seen when the run resumes; later events are hidden.
+    images: number of images seen when the run resumes; TensorBoard hides events that were logged after it.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -29,9 +29,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         'weight_decay': 0, 'ema_mode': 'mode1', 'seed': 1024,
     },
 }  # fmt: skip
-# The paper's network for 64x64 images, with EDM's widths at four resolutions.
+# The paper's network adapted to 64x64 images: four resolutions, with EDM's width multipliers for images of this size.
 PRESETS['paper-64'] = PRESETS['paper'] | {'cres': [1, 2, 2, 2]}
-# The paper's basic run on one GPU, with each batch processed in parts; results differ only in the random numbers.
+# The paper's basic run on one GPU, which processes each batch in parts of 64 images. Compared with the preset `paper`,
+# only the random numbers differ.
 PRESETS['paper-1gpu'] = PRESETS['paper'] | {'batch_gpu': 64}
 
 # Options that can change when a run resumes: its length, its files, and where and how it runs.

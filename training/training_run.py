@@ -108,7 +108,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
         else:
             options = with_seed(with_preset(options, given))
         config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)
-        if saved is not None:  # network options may have been given only when the run was started
+        if saved is not None:  # `given` may lack network options that were given at the start
             config = dataclasses.replace(config, network=saved.network)
         config = with_threads(config, options.threads, saved)
         if options.dry_run:
@@ -196,9 +196,9 @@ def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device
 def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
     """The folder of the run to resume, and its training state; both None if a new run starts.
 
-    If the run folder has snapshots after 0 kimg but no training state, its run starts again from 0 kimg. The state is
-    then None, but the folder is returned, so that the run keeps its saved options and the folder does not mix snapshots
-    of different runs.
+    If the run folder has snapshots after 0 kimg but no training state, the run starts again from 0 kimg. In this
+    case, the state is None. The folder is still returned, so that the run keeps its saved options and the folder does
+    not mix snapshots of different runs.
     """
     if options.resume is not None:
         path = Path(options.resume)

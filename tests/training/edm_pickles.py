@@ -50,7 +50,7 @@ class Call:
 
 
 def record_of(module, class_name=None, arguments=(), keywords=None, source=''):
-    """Convert a module and its submodules to Records; a torch.nn.ModuleDict stays, but its items are converted."""
+    """Convert a module and its submodules to Records; for a torch.nn.ModuleDict, only its items are converted."""
     children = {
         name: nn.ModuleDict() if isinstance(child, nn.ModuleDict) else record_of(child)
         for name, child in module._modules.items()
@@ -79,7 +79,7 @@ def network(class_name='VPPrecond', **arguments):
 
 
 def dumps(value, protocol=4):
-    """Pickle a value. Meanwhile, a stand-in exists for the module that EDM's pickles refer to."""
+    """Pickle a value, with a temporary stand-in for EDM's module `torch_utils.persistence`."""
     module = types.ModuleType('torch_utils.persistence')
     vars(module)['_reconstruct_persistent_obj'] = reconstruct
     sys.modules['torch_utils.persistence'] = module

@@ -17,7 +17,7 @@ PICKLES = sorted(path.name.removesuffix('.pkl.xz') for path in (DATA / 'edm_snap
 
 
 def randomized(config: NetworkConfig, seed: int, noise_seed: int | None = None) -> Preconditioned:
-    """A network with the initial weights of a seed, plus noise, so that no layer keeps weights close to zero."""
+    """A network initialized with `seed`; noise is added to all parameters, so that no layer has only zero weights."""
     torch.manual_seed(seed)
     net = config.build().eval()
     if noise_seed is not None:
@@ -29,7 +29,7 @@ def randomized(config: NetworkConfig, seed: int, noise_seed: int | None = None) 
 
 
 def edm_order(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Named parameters in the order of EDM's networks: those of the embedding come first."""
+    """Named parameters, ordered as in EDM's networks: the embedding's parameters come first."""
     return sorted(net.named_parameters(), key=lambda named: '.map_' not in named[0])
 
 

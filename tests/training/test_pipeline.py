@@ -1,4 +1,4 @@
-"""diffusers pipelines: the images are those of diffusers, and no code in the pipeline's folder is run."""
+"""Pipelines from diffusers: they give the same images as in diffusers, and no code in their folders is run."""
 
 import itertools
 import json

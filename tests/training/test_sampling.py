@@ -141,7 +141,7 @@ def test_samplers_work_on_a_device_without_float64(sampler, name, churn):
 
 @pytest.mark.parametrize(('network', 'run'), [run for run in RUNS if 'churn' not in run[1]])
 def test_float32_images_match_edm(network, run, monkeypatch):
-    """Simulates a device without float64. With churn, the noise differs because it is drawn in float32."""
+    """On a simulated device without float64; runs with churn are omitted, because their noise would be float32."""
     monkeypatch.setattr('training.sampling.widest_float', lambda device: torch.float32)
     test_images_match_edm(network, run)
 
@@ -202,8 +202,8 @@ def test_churn_follows_the_published_algorithm(schedule, scaling, solver, alpha,
     latents = torch.randn(2, 1, 4, 4, generator=generator)
     noise = torch.randn(6, 2, 1, 4, 4, generator=generator, dtype=torch.float64)
     levels = [(20 ** (1 / 7) + step / 5 * (0.01 ** (1 / 7) - 20 ** (1 / 7))) ** 7 for step in range(6)]
-    # S_min and S_max are noise levels of two steps, and both steps must be churned. For schedules whose noise levels
-    # have rounding errors, the interval is made slightly wider.
+    # S_min and S_max equal the noise levels of two steps, to test that both ends of the interval are churned. For
+    # schedules whose noise levels have rounding errors, the interval is slightly wider.
     exact = rho_schedule(0.01, 20.0, 6, 7).tolist()
     margin = 1 if schedule == 'linear' else 1.001
     options = {

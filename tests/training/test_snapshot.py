@@ -117,7 +117,7 @@ def test_a_new_network_needs_one_line_in_the_table(tmp_path, monkeypatch):
 
 
 def rewrite(path, change):
-    """Rewrite a snapshot after `change(header, weights)`."""
+    """Apply `change(header, weights)`, which modifies both in place, to a snapshot file."""
     weights = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, 'pt') as file:
         header = json.loads(file.metadata()['snapshot'])
@@ -232,7 +232,7 @@ def test_a_truncated_training_state_is_refused(tmp_path, kept):
 
 
 class FullDisk:
-    """A file on a disk with only 100 bytes left."""
+    """A file on a disk with only 100 free bytes."""
 
     def __init__(self, file):
         self.file, self.left = file, 100

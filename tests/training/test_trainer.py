@@ -96,7 +96,7 @@ def trained(config: TrainingConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def naive_training(config: TrainingConfig, dataset: Dataset, ranks: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Initial, trained and averaged weights, computed in float64, one rank and one round at a time."""
+    """Initial, trained and averaged weights, from float64 training that processes ranks and rounds one by one."""
     options = config.options
     seed_everything(7)
     net = TinyNet().double()

@@ -10,7 +10,7 @@ from training.training_loop import drop_later_lines, loop
 
 
 def events(snapshots, states, tick_images, total_images, images=0, stop_after=10**9):
-    """Log of a training run with 10 images per step. stop_after: images after which the run is asked to stop."""
+    """Log of a training run with 10 images per step. stop_after: number of images after which a stop is requested."""
     done: list[str] = []
     config = SimpleNamespace(
         snapshots=snapshots, states=states, tick_images=tick_images, schedule=SimpleNamespace(total_images=total_images)

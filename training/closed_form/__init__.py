@@ -152,7 +152,7 @@ def _read_hybrid(text: str) -> dict[str, Any]:
 
 def _require_parameter(name: str, made: Callable[..., 'Denoiser'], parameter: str) -> Any:
     """The type of a parameter. Raises UserError if the denoiser does not have this parameter."""
-    known = dict(list(inspect.signature(made).parameters.items())[3:])  # after images, labels and device
+    known = dict(list(inspect.signature(made).parameters.items())[3:])  # without images, labels and device
     if parameter not in known:
         raise UserError(f'`{parameter}`: the {name} denoiser does not have this parameter; remove it')
     return known[parameter].annotation

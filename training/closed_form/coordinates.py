@@ -2,9 +2,10 @@
 
 Without churn, every noisy image is a linear combination of the latents z and of earlier denoised images, and each
 denoised image is a weighted mean of the training images y_i. Therefore x = a z + sum_i b_i y_i, and the denoiser needs
-only the inner products x·y_i. The coordinates a and b_i and the products x·y_i are linear in x, so a sampler can update
-these 2 N + 1 numbers (for N training images) instead of pixels. Denoising one image then takes N² multiplications; with
-P pixels, it would take 2 N P. This makes float64 affordable.
+only the inner products x·y_i. Each sampler step forms linear combinations of noisy and denoised images, and
+the numbers a, b_i and x·y_i are combined in the same way. A sampler can therefore update these 2 N + 1 numbers (for N
+training images) instead of pixels. Denoising one image then takes N² multiplications, instead of 2 N P for images with
+P pixel values. This makes float64 affordable.
 """
 
 import math
@@ -29,7 +30,7 @@ class Coordinates:
 
     def __init__(self, images: ImageRows, groups: Callable[[Tensor | None, int], list[Group]]):
         self.num_images, self.keys, self.groups = len(images), images.keys, groups
-        self.rows = images.block(0, len(images)).to(torch.float64).mul_(2).add_(1)  # 255 y, which are odd integers
+        self.rows = images.block(0, len(images)).to(torch.float64).mul_(2).add_(1)  # 255 y: odd integers
         self.gram = (self.rows @ self.rows.t()).div_(255**2)  # exact before the division
         self.rows.div_(255)
 

@@ -40,7 +40,8 @@ from training.closed_form.int8_digits import (
 from training.closed_form.rows import MAX_BLOCK, ImageRows
 from training.closed_form.sums import NO_INDEX, Sums, empty_sums, float64_sums, known_sums, merge
 
-# Training images per product for the logits, so that the result (512 · 2048 int32 values) stays in the cache.
+# Number of training images per matrix product for the logits. It is small enough that the product (512 · 2048 int32
+# values) stays in the cache.
 PRODUCT_ROWS = 2048
 # Number of weights that are converted to digits at a time (16 MiB of float32).
 CHUNK_WEIGHTS = 1 << 22
@@ -51,7 +52,7 @@ EXACT_WEIGHTS = 16
 GROUP = 64
 # Blocks with at most this many images are summed in float64.
 FEW_IMAGES = 64
-# Weights count as peaked if the sum of each group's largest weight is less than this many times the largest weight.
+# Weights count as peaked if the largest weights of all groups sum to less than this many times the largest weight.
 EVEN_GROUPS = 30
 # Number of rows that are gathered and converted to float64 at a time.
 GATHER_ROWS = 512
@@ -114,8 +115,8 @@ def int8_sums(
     """Sums over rows start … stop - 1, and the argument `logit_error` of `relative_error`, float64 [B].
 
     z: float64 [B, P]. variance: s², float64 [B]. digits: number of digits per value of z, 1 to 4.
-    find_nearest: whether to search for the nearest image even if the weights are not peaked. The image remains unknown
-    if float32 is too coarse to identify it.
+    find_nearest: whether to search for the nearest image even if the weights are not peaked. The nearest image
+    remains unknown if float32 is too coarse to identify it.
     """
 
     def some(rows: slice) -> tuple[Sums, Tensor]:

@@ -23,11 +23,11 @@ PUBLISHED = (*[17] * 8, 15, 11, 7, 5, *[3] * 6)
 
 @dataclass(frozen=True)
 class Shift:
-    """Along one axis, the candidates for pixels start … stop - 1: the training pixels `offset` positions further on.
+    """A shift along one axis: for start <= i < stop, the candidate for noisy pixel i is the training pixel i + offset.
 
-    margin: number of further pixels on each side that the windows use. sums: matrix that sums over windows; see
-    `window_matrix`. wrap: whether windows wrap around to the other end of the image; otherwise, windows treat pixels
-    outside the image as zeros.
+    margin: number of pixels beyond start and stop that the windows also use. sums: matrix that sums over windows; see
+    `window_matrix`. wrap: whether positions wrap around to the other end of the image; otherwise, windows treat
+    pixels outside the image as zeros.
     """
 
     offset: int

@@ -60,7 +60,7 @@ class OptimalDenoiser(Streamed):
         return self._denoised(x, sigma, class_labels)[0]
 
     def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Find settled images: their denoised image stays the same down to sigma = 0 if sampling adds no noise.
+        """Find settled noisy images: if sampling adds no noise, their denoised image stays the same down to sigma = 0.
 
         Returns whether each noisy image is settled, bool [B], and the denoised images of all B; see `__call__`.
 
@@ -85,9 +85,9 @@ class OptimalDenoiser(Streamed):
         )
 
     def _denoised(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The denoised images, in the shape of x, and a bound on the weight share of the other images, float64 [B].
+        """The denoised images, in the shape of x, and the logarithm of a bound on a weight share, float64 [B].
 
-        The other images are all training images that differ from the nearest one. The bound is given as a logarithm.
+        The bounded share of the total weight is that of all training images except the nearest one and its copies.
         """
         sums = self._sums(x, sigma, class_labels)
         return self._as_images(sums.mean, x), sums.others - sums.log_total

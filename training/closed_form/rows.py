@@ -127,7 +127,7 @@ class ImageRows:
         limits = torch.iinfo(torch.int64)
         factors = torch.randint(limits.min, limits.max, [self.num_pixels], generator=random).to(self.device)
         dither = (0.5 - self.pixel_dither).to(torch.float32)
-        # Filled in place: small tensors allocated between large ones would keep the heap from shrinking.
+        # Results are filled in place, because small tensors allocated between large ones keep the heap from shrinking.
         norms = torch.empty([len(self)], dtype=torch.float64, device=self.device)
         keys = torch.empty([len(self)], dtype=torch.int64, device=self.device)
         products = torch.empty([len(self)], device=self.device)
@@ -146,9 +146,10 @@ Images = Tensor | np.ndarray | PartialSource | ImageRows
 
 
 def rows_of(source: Source, labels: Tensor | None, device: torch.device, sharded: bool = False) -> ImageRows:
-    """The images of a source as `ImageRows`; with `sharded`, this rank decodes and holds only its own shard.
+    """Load the images of a source as `ImageRows`; with `sharded`, each rank decodes and holds only its own shard.
 
-    An array on disk stays there unless it is sharded. labels: int64, one per image of the source, or None.
+    A memory-mapped source is left on disk and read as needed, unless `sharded` is set.
+    labels: int64, one per image of the source, or None.
     Raises UserError if images are not square or differ in size, if a device has too little memory, or if there are
     fewer images than ranks.
     """
@@ -184,7 +185,11 @@ def as_rows(images: Tensor) -> Tensor:
 
 
 def class_ranges(labels: Tensor | None, count: int) -> tuple[Tensor, dict[int, tuple[int, int]]]:
-    """An order of the images that groups them by class, int64 [N], and each class's range of positions in the order."""
+    """Sort images by class; images of one class keep their order.
+
+    Returns the image indices in sorted order, int64 [N], and for each class the range (start, stop) of its images in
+    that order. Without labels, the order is 0 … count - 1 and there are no ranges.
+    """
     if labels is None:
         return torch.arange(count), {}
     sorted_labels, order = labels.cpu().sort(stable=True)

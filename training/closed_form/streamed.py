@@ -18,7 +18,7 @@ BLOCK_NUMBERS = {'cpu': 1 << 16, 'cuda': 1 << 26}
 # Distances are computed from inner products if the resulting rounding error of a logit is below this.
 LOGIT_ERROR = {torch.float32: 1e-8, torch.float64: 1e-12}
 # Distances are also computed from inner products if the norm of the noisy image exceeds the norms of all training
-# images by this factor, because differences would then lose more digits.
+# images by this factor, because subtracting the images pixel by pixel would then lose more digits.
 DISTANT = 4
 
 

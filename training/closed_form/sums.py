@@ -17,7 +17,7 @@ from torch import Tensor
 from training.closed_form.rows import ImageRows
 from training.closed_form.streamed import gather_tensors
 
-# Images per float64 product.
+# Number of training images per float64 matrix product.
 FLOAT64_ROWS = 1024
 # A noisy image is settled if all training images that differ from the nearest one have less than this share of the
 # total weight. The share is half of float64's rounding unit.
@@ -95,10 +95,11 @@ class Sums:
 def merge(a: Sums, b: Sums) -> Sums:
     """The sums over the union of two disjoint subsets of the training images."""
     reference = torch.maximum(a.reference, b.reference)
-    finite = reference.clamp(min=torch.finfo(reference.dtype).min)  # both subsets can be empty: -inf - -inf is NaN
+    # If both subsets are empty, both references are -inf. The clamp avoids -inf - -inf, which is NaN.
+    finite = reference.clamp(min=torch.finfo(reference.dtype).min)
     scale_a, scale_b = (a.reference - finite).exp(), (b.reference - finite).exp()
     a_nearer = (a.distance < b.distance) | ((a.distance == b.distance) & (a.nearest < b.nearest))
-    # In the subset that does not contain the nearest image, `others` includes all images except copies of the nearest.
+    # The subset without the nearest image contributes all its images to `others`, except copies of the nearest image.
     copies = a.key == b.key
     beyond_a = torch.where(copies, b.others, b.log_total)
     beyond_b = torch.where(copies, a.others, a.log_total)

@@ -62,7 +62,8 @@ class WindowTable:
 def window_table(window: Window, published: Sequence[int], size: int, odd: bool) -> WindowTable:
     """Convert the argument `window` of a denoiser to a table.
 
-    published: window sizes for 32×32 images at the noise levels LEVELS. If window is None, they are scaled to `size`.
+    published: window sizes for 32×32 images at the noise levels LEVELS. If window is None, these
+    sizes are scaled to `size`.
     size: image side in pixels.
     odd: whether window sizes must be odd, so that each window has a centre pixel.
     Raises UserError if a window size is not possible for the images, or if the file is not a window table.

@@ -79,7 +79,7 @@ def pca_locality(images: Tensor, x: Tensor, sigma: float, tau: float) -> np.ndar
     wiener = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(covariance)))
     found = np.zeros([len(x), training.shape[1]])
     for m, row in enumerate(wiener):
-        same = (training[:, m] == training[0, m]).all()  # equal in all images, so any mask will do
+        same = (training[:, m] == training[0, m]).all()  # every mask gives the same mean
         mask = np.zeros(len(row), dtype=bool) if same else np.abs(row) >= tau * np.abs(row).max()
         for b, noisy in enumerate(x.flatten(1).numpy()):
             squares = ((noisy - training)[:, mask] ** 2).sum(axis=1)
@@ -100,7 +100,7 @@ def optimum(images: Tensor, x: Tensor, sigma: float) -> np.ndarray:
 
 
 def mixed_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
-    """Correlated uint8 images with exact copies and near-copies (one value differs by one level)."""
+    """Correlated uint8 images with exact copies and near-copies (one pixel value differs by 1)."""
     random = np.random.default_rng(seed)
     coarse = random.normal(0, 45, [count, channels, -(-size // 2), -(-size // 2)]).repeat(2, axis=2).repeat(2, axis=3)
     pixels = 120 + coarse[:, :, :size, :size] + random.normal(0, 20, [count, channels, size, size])
@@ -112,7 +112,7 @@ def mixed_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
 
 
 def queries(images: Tensor, sigma: float, seed: int = 1) -> Tensor:
-    """Noisy images to denoise, float64: noisy training images, the midpoint of two near-copies, and a distant point."""
+    """Images to denoise, float64: noisy training images, the midpoint of two near-copies, and pure noise far away."""
     random = np.random.default_rng(seed)
     clean = images[[0, len(images) - 1]].double() / 127.5 - 1
     noisy = clean + sigma * torch.from_numpy(random.normal(size=clean.shape))
@@ -122,11 +122,11 @@ def queries(images: Tensor, sigma: float, seed: int = 1) -> Tensor:
 
 
 def relative_error(found: Tensor, expected: np.ndarray) -> float:
-    """The largest relative error of an image: the norm of the error divided by the norm of the expected image."""
+    """The largest relative error of any image: the norm of the error divided by the norm of the expected image."""
     error = (found.double().numpy() - expected).reshape(len(expected), -1)
     return float((np.linalg.norm(error, axis=1) / np.linalg.norm(expected.reshape(len(expected), -1), axis=1)).max())
 
 
 def check(denoiser: Streamed, x: Tensor, sigma: float, expected: np.ndarray) -> None:
-    """Check that a denoiser is exact to 1e-10 in float64 and to 1e-6 otherwise."""
+    """Check that a denoiser has a relative error below 1e-10 with precision 'fp64' and below 1e-6 with 'fp32'."""
     assert relative_error(denoiser(x, sigma), expected) < (1e-10 if denoiser.float64 else 1e-6)

@@ -17,7 +17,7 @@ def naive(images: Tensor, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Ten
 
 
 def squared_distances(x: Tensor, images: Tensor) -> Tensor:
-    """Squared distances from x to the images for pixels in [-1, 1], float64 [B, N]."""
+    """Squared distances between noisy images x and training images, for pixels in [-1, 1], float64 [B, N]."""
     y = images.to(torch.float64) / 127.5 - 1
     return torch.stack([(y - one).square().sum(dim=(1, 2, 3)) for one in x.to(torch.float64)])
 

@@ -18,7 +18,7 @@ def on_ranks(
     compute: Callable[[ImageRows], Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[Tensor]:
-    """Results of all ranks, each of which holds its share of the images."""
+    """Call `compute` on `count` ranks, each with its own shard of the images; returns the results in rank order."""
     bounds = [len(images) * rank // count for rank in range(count + 1)]
     barrier, local, box, results = threading.Barrier(count, timeout=60), threading.local(), {}, {}
 

@@ -90,7 +90,7 @@ def test_duplicated_images_count_as_often_as_they_occur(sigma: float) -> None:
 
 @pytest.mark.parametrize('sigma', [1.0, 0.05, 0.002])
 def test_near_ties_share_the_weight(sigma: float) -> None:
-    """100 images differ from one image by a single level: more near ties than are recomputed in float64."""
+    """The near ties are 100 images that differ by 1 in one pixel value: more than are recomputed in float64."""
     images = smooth_images(400)
     near = images[:1].repeat(100, 1, 1, 1)
     near.view(100, -1)[torch.arange(100), torch.arange(100)] ^= 1
@@ -150,7 +150,7 @@ def test_statistics_equal_their_definitions(images: Tensor, denoiser: OptimalDen
 def test_among_equal_images_the_one_with_the_lowest_index_is_nearest() -> None:
     images = smooth_images(800)
     images = torch.cat([images, images.flip(0)])
-    labels = torch.arange(1600) // 400 % 2  # sorting by class puts later copies first
+    labels = torch.arange(1600) // 400 % 2  # sorted by class, copies 800 … 1199 precede their originals
     x = noisy(images[:800], 1.0, count=8)
     expected = squared_distances(x, images[:800]).argmin(dim=1)
     assert torch.equal(OptimalDenoiser(images).statistics(x, 1.0).nearest, expected)

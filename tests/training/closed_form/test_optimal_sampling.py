@@ -84,7 +84,7 @@ def test_an_image_settles_even_if_it_has_exact_copies(rows: int, monkeypatch: py
 
 
 class NaiveDenoiser(CountingDenoiser):
-    """The optimal denoiser by its definition in float64, for the images of each class."""
+    """The optimal denoiser by its definition in float64; class labels select the images of one class."""
 
     def __init__(self, images: Tensor, labels: Tensor):
         self.images, self.labels = images, labels

@@ -1,4 +1,4 @@
-"""Closed forms of a training set sharded over two processes, compared with a single process."""
+"""Closed forms with a training set sharded over two processes, compared with the results of one process."""
 
 import subprocess
 import sys

@@ -51,7 +51,7 @@ def rms_distances(a: Rows, b: Rows) -> Tensor:
 
 
 def nearest_cosines(queries: Rows, references: Rows) -> tuple[Tensor, Tensor]:
-    """The index of each query's most similar reference (the lowest one on ties), int64 [N], and the cosine, [N]."""
+    """The index of each query's most similar reference (on ties, the lowest index), int64 [N], and the cosine, [N]."""
     rows, others = unit_rows(queries), torch.as_tensor(references)
     best = rows.new_full([len(rows)], -np.inf)
     index = torch.zeros([len(rows)], dtype=torch.int64, device=rows.device)

@@ -17,7 +17,7 @@ BEST_NAME = 'mem_best.npz'
 
 @dataclass(frozen=True)
 class BestSnapshot:
-    """The images of the snapshot with the highest ratio, and their neighbours: the arrays in mem_best.npz.
+    """The arrays in mem_best.npz: the images of the snapshot with the highest ratio, and their nearest training images.
 
     seeds: int64 [N]. images: uint8 [N, C, H, W]. classes: int64 [N], -1 for images without a class.
     indices, squared_distances: int64 [N, 2], as in `evaluation.memorization.Memorization`.

@@ -6,8 +6,8 @@
 - tau_mem by the error: the first snapshot from which the 95 % interval of the paired difference between held-out error
   and training error always lies above 0. Source: Marion and Wu 2026.
 
-Times can be in any unit. Their intervals come from a bootstrap over images. The lower end is moved back to the previous
-snapshot, because the event may have happened at any time since then.
+Times can be in any unit. Their intervals come from a bootstrap over images. The lower end of each interval is moved
+back to the previous snapshot, because the event may have happened at any time since that snapshot.
 """
 
 import math
@@ -52,7 +52,8 @@ def generalization_clock(
 ) -> Clock:
     """Find tau_gen. times: the times of S snapshots, ascending. held_out: the error on each held-out image, [S, N]."""
     values = np.asarray(held_out)
-    # All resamples use this snapshot, because the lowest error of each resample would be biased low.
+    # The lowest error is taken at the same snapshot in all resamples, because each resample's own minimum would be
+    # biased low.
     lowest = int(values.mean(axis=1).argmin())
 
     def find(mean: np.ndarray, _: np.ndarray) -> int:
@@ -70,10 +71,13 @@ def gap_clock(times: Sequence[float], gaps: np.ndarray, seed: int = 0) -> Clock:
 def ratio_clock(
     times: Sequence[float], memorized: Sequence[int], num_images: int | Sequence[int], seed: int = 0
 ) -> Clock:
-    """Find tau_mem by the ratio. memorized, num_images: each snapshot's number of copies and of generated images.
+    """Find tau_mem by the ratio: the first snapshot from which every snapshot has at least one copy.
 
-    Wilson's interval excludes 0 if and only if at least one image is a copy. The bootstrap draws the number of copies
-    independently for each snapshot.
+    This condition is equivalent to the module's definition, because Wilson's interval excludes 0 if and only if at
+    least one image is a copy. The bootstrap draws each snapshot's number of copies from a binomial distribution,
+    independently of the other snapshots.
+    memorized: each snapshot's number of copies. num_images: each snapshot's number of generated images, or one number
+    for all snapshots.
     """
     counts = np.asarray(memorized)
     random = np.random.default_rng(seed)
@@ -92,7 +96,8 @@ def _bootstrapped(
 ) -> Clock:
     """Make a clock whose interval comes from a bootstrap; each resample uses the same images for all snapshots.
 
-    find: maps the mean and the standard error of `values` at each snapshot to the index of a snapshot.
+    find: takes the mean and the standard error of `values` at each snapshot, [S] each, and returns the index of the
+    first snapshot that shows the event, or S.
     """
     count = values.shape[1]
     random = np.random.default_rng(seed)
@@ -107,7 +112,10 @@ def _bootstrapped(
 
 
 def _clock(times: Sequence[float], place: int, places: np.ndarray) -> Clock:
-    """Make a clock from the index of a snapshot and the indices from all resamples; the index S means no snapshot."""
+    """Make a clock from the index of the first snapshot that shows the event, and from its index in each resample.
+
+    An index equal to the number of snapshots means that no snapshot shows the event.
+    """
     low, high = np.percentile(places, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], method='nearest').tolist()
     low, high = min(low, place), max(high, place)
     before = times[low - 1] if low else 0.0

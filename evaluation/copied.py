@@ -67,7 +67,7 @@ def copied_classes(copied: Iterable[CopiedImage], labels: Tensor | None) -> list
 
 
 def copied_record(copied: list[CopiedImage], num_training: int, labels: Tensor | None) -> dict[str, Any]:
-    """A record's entry on copied training images: their number, their share of the set, and the most copied classes."""
+    """A record's entry on copied training images: their number, share of the training set, and most copied classes."""
     classes = [entry for entry in copied_classes(copied, labels) if entry.copies][:MOST_CLASSES]
     return {
         'num_images': len(copied),
@@ -118,8 +118,9 @@ def draw_copied(
 ) -> PIL.Image.Image:
     """Draw the training images copied most often, each next to its first two copies.
 
-    copied: at least one image. images: the generated set, uint8 [N, C, H, W]. training: uint8 [M, C, H, W].
-    name: the generated set's name. most: how many training images to show. num_images: number of images per row.
+    copied: the copied training images (at least one), those with the most copies first. images: the generated set,
+    uint8 [N, C, H, W]. training: uint8 [M, C, H, W]. name: the generated set's name. most: how many training images
+    to show. num_images: number of images per row.
     """
     shown = [
         GalleryEntry(

@@ -34,7 +34,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ratios:
-    """The counts at one training-set size. memorized, images: the numbers of copies and of images in each repeat."""
+    """The counts at one training-set size. memorized, images: numbers of copies and of generated images by repeat."""
 
     size: int
     memorized: tuple[int, ...]
@@ -53,7 +53,7 @@ class Ratios:
 
     @property
     def mean(self) -> float:
-        """The mean ratio over repeats, rounded only once, so that 85 % and 95 % have a mean of exactly 90 %."""
+        """The mean ratio over repeats, computed with fractions so that the mean of 85 % and 95 % is exactly 90 %."""
         return float(sum(map(Fraction, self.memorized, self.images)) / len(self.images))
 
     @property
@@ -236,7 +236,7 @@ def _bound(size: float, sizes: np.ndarray) -> Bound:
 
 
 def rising_pairs(ratios: Iterable[Ratios]) -> list[tuple[Ratios, Ratios]]:
-    """Pairs of sizes where the larger size has a higher ratio and the intervals are disjoint; none are expected."""
+    """Pairs of sizes where the larger size has a higher ratio and the intervals are disjoint; normally none exist."""
     pairs = itertools.combinations(sorted(ratios, key=lambda r: r.size), 2)
     return [(small, large) for small, large in pairs if large.interval.low > small.interval.high]
 
@@ -251,7 +251,8 @@ def next_size(
     the grid. A search measures at most `most_sizes` sizes.
 
     ratios: known ratios by size, from this or earlier searches. low, high: the smallest and the largest size, multiples
-    of `step`. tolerance: a relative difference, at least 0.001. step: all sizes are multiples of it.
+    of `step`. tolerance: relative difference between the bracket's ends at which the search stops, at least 0.001.
+    step: all sizes are multiples of it.
     """
     known = sorted(size for size in ratios if low <= size <= high)
     replayed = [size for size in known if ratios[size] >= threshold]

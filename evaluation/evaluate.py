@@ -154,7 +154,7 @@ def log_path(options: EvaluationOptions) -> Path | None:
 
 
 def gallery_folder(options: EvaluationOptions) -> Path | None:
-    """The default folder of the gallery and of the table of copied training images, or None."""
+    """The default folder of the gallery and of the table of copied training images; None without a run or a log."""
     log = log_path(options)
     return options.expdir or (None if log is None else log.parent)
 

@@ -123,7 +123,7 @@ def memory_text(size: int) -> str:
 
 
 def stored_rate(options: EvaluationOptions, generator: Generator) -> float | None:
-    """Images denoised per second, from the log's newest record with the same sampler; None without such a record."""
+    """Images denoised per second in the log's newest record with the generator's sampler and precision, or None."""
     log = log_path(options)
     records = [] if log is None else read_records(log.with_suffix('.jsonl'))
     for record in reversed(records):

@@ -320,7 +320,7 @@ def fetched(network: str, download: DownloadOptions | None = None) -> Path:
 
 
 def trained_with_xflip(snapshot: Path) -> bool:
-    """Whether the run folder's options enable mirrored images; older snapshots and EDM's do not store this."""
+    """Whether the options in the snapshot's run folder enable mirrored images; False if the folder has no options."""
     saved = read_json(snapshot.parent / OPTIONS_FILE, dict[str, Any]) or {}
     options = saved.get('options', saved.get('dataset_kwargs'))
     return isinstance(options, dict) and options.get('xflip') is True

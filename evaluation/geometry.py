@@ -38,7 +38,7 @@ class Geometry:
     """What N noisy images at L levels reveal about a training set: float64 [L, N] each; in_shell is bool [L, N].
 
     log_density: ln of (1/M) sum_i exp(-||z - x_i||² / (2 sigma²)) over M training images.
-    log_coverage: ln of the local coverage of the clean images; a training image does not contribute to its own.
+    log_coverage: ln of each clean image's local coverage; a training image does not contribute to its own coverage.
     noise_norm: ||e||², [N].
     """
 

@@ -30,7 +30,7 @@ class ImageSet:
     name: the set's name in records. where: the argument and path that gave the set, for messages. name_of: maps an
     image's position to its name (a file, a seed, or the position). seeds: the seeds of all images, or None if they were
     generated elsewhere. classes: the class each image was generated for (-1 if none), int64 [N], or None. resized: the
-    filter and both sizes, or None if the images were not resized.
+    filter, and the image sizes before and after resizing; None if the images were not resized.
     """
 
     name: str

@@ -152,7 +152,7 @@ class TrainingSet(TrainingImages):
         """
         rows = spread_places(len(self.images), REFERENCE_IMAGES)
         parts = (self.images[part] for part in rows.split(self.index.query_size))
-        squared_distances = torch.cat([self.nearest_two(part)[1][:, 1] for part in parts])  # the nearest is itself
+        squared_distances = torch.cat([self.nearest_two(part)[1][:, 1] for part in parts])  # [:, 0] is itself
         if int(squared_distances.max()) == INFINITE:
             return None
         return float((squared_distances.double() / self.num_pixels).sqrt().mean())

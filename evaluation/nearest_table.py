@@ -47,14 +47,14 @@ class NearestTable:
             file.write(csv_lines(row.cells for row in rows))
 
     def read(self) -> dict[int, dict[str, str]]:
-        """Move all ranks' rows into the table, and return the rows by seed, in seed order."""
+        """Move the rows from all ranks' files into the table; return all rows of the table by seed, in seed order."""
         parts, found = sorted(self.folder.glob('nearest.rank*.csv')), {}
         for path in filter(Path.exists, [self.folder / TABLE_NAME, *parts]):
             lines = path.read_text(encoding='utf-8', errors='replace').rpartition('\n')[0].splitlines()
             for line in lines:
                 with contextlib.suppress(csv.Error, ValueError):  # skips corrupt and incomplete lines
                     row = dict(zip(COLUMNS, next(csv.reader([line]), []), strict=True))
-                    found[int(row['image'])] = row  # fails for the header, which is skipped
+                    found[int(row['image'])] = row  # raises ValueError for the header
         found = dict(sorted(found.items()))
         if parts:
             write_text(self.folder / TABLE_NAME, csv_lines([COLUMNS, *(row.values() for row in found.values())]))

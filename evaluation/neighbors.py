@@ -1,8 +1,8 @@
 """Exact nearest neighbours of 8-bit images: integer distances, no approximation, one pass over the references.
 
-Pixels minus 128 fit in int8. Products of int8 matrices with int32 accumulators are exact, and the fastest that CPUs and
-GPUs offer. References are compared in blocks whose distances fit in the cache; a block is examined a second time only
-for queries that have a nearer reference in it than in all earlier blocks.
+Pixels minus 128 fit in int8. Products of int8 matrices with int32 accumulators are exact, and they are the fastest that
+CPUs and GPUs offer. References are compared in blocks whose distances fit in the cache. The lowest distance in
+the block is found for each query; the k lowest are searched only for queries whose neighbours the block changes.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from training.closed_form.rows import ImageRows, as_rows
 QUERY_BLOCK = 512
 REFERENCE_BLOCK = 1024
 BLOCK_PIXELS = 1 << 24
-# Number of pixels prepared at a time.
+# Number of pixels processed at a time when references are converted to int8.
 PREPARED_PIXELS = 1 << 20
-# With this many int8 pixels, squared norms plus products fit in 31 bits: 3 · 2^14 each.
+# For images q, r with this many int8 pixels, |r|² - 2 q·r fits in 31 bits: a pixel contributes at most 3 · 2^14.
 MAX_PIXELS = (2**31 - 1) // (3 * 2**14)
-# Stands for the distance to a missing neighbour: a rank can hold fewer than k references.
+# Placeholder distance for fewer than k neighbours, because a process (rank) can hold fewer than k references.
 _MISSING = torch.iinfo(torch.int64).max
 
 Images = Tensor | np.ndarray
@@ -99,7 +99,7 @@ class NeighborIndex:
         keys: only the first reference with each key is compared; None compares all references.
         """
         self.num_references = self.size = count
-        self.offset = 0  # where this rank's references start among those of all ranks
+        self.offset = 0  # index of this rank's first reference in the whole set
         if keys is None:
             return torch.arange(count)
         parts = distributed.gather(keys) if self.sharded else [keys]
@@ -111,7 +111,7 @@ class NeighborIndex:
 
     @property
     def block_size(self) -> int:
-        """Number of references in a block; smaller for large images, because products copy them."""
+        """Number of references in a block; smaller for large images, because the matrix product copies the block."""
         return max(1, min(REFERENCE_BLOCK, BLOCK_PIXELS // self.num_pixels))
 
     @property
@@ -144,7 +144,8 @@ class NeighborIndex:
         index, distance = (torch.cat(parts).to(pixels.device) for parts in zip(*found, strict=True))
         if not self.sharded:
             return index, distance
-        # Ties go to the lowest column, which has the lowest index because ranks hold consecutive references.
+        # Of equal distances, the one in the lowest column is chosen. Its reference has the lowest index, because the
+        # columns are in rank order and ranks hold consecutive references.
         parts = zip(*distributed.gather((index.cpu(), distance.cpu())), strict=True)
         index, distance = (torch.cat(part, dim=1) for part in parts)
         distance, column = lowest(distance, k)
@@ -187,7 +188,7 @@ class NeighborIndex:
 
     def _query_block(self, pixels: Tensor, k: int) -> tuple[Tensor, Tensor]:
         queries = as_rows(pixels.to(self.device))
-        # Distances minus the queries' norms, which have the same order as the distances.
+        # |r|² - 2 q·r: the squared distance minus |q|², which is the same for all references.
         missing = torch.iinfo(self.dtype).max
         best = torch.full([len(queries), k], missing, dtype=self.dtype, device=self.device)
         position = torch.zeros([len(queries), k], dtype=torch.int64, device=self.device)
@@ -206,7 +207,7 @@ class NeighborIndex:
 
 
 def first_versions(pixels: Tensor) -> Tensor:
-    """Replace each image with its mirror image if that is first in pixel order: uint8 [N, …, W] -> [N, P]."""
+    """Of each image and its mirror image, select the first in lexicographic order: uint8 [N, …, W] -> [N, P]."""
     rows, mirrored = pixels.flatten(1), pixels.flip(-1).flatten(1)
     place = (rows != mirrored).to(torch.uint8).argmax(dim=1, keepdim=True)
     return torch.where(mirrored.gather(1, place) < rows.gather(1, place), mirrored, rows)

@@ -4,8 +4,9 @@ All measurements use noisy images z = x + sigma · e in EDM's units: x is in [-1
 an image's pixels and channels. An image's noise e depends only on the seed and the image's position. All denoisers
 therefore see the same z for any batch size, device and number of ranks, and differences between denoisers are paired.
 
-Sources: Kadkhodaie et al. 2024 (denoising error as PSNR), Niedoba et al. 2025 (distance to the optimum), Wang and
-Vastola 2024 (distance to the Gaussian), Bonnaire et al. 2025 (gap), Li, Dai and Qu 2024 (linearity).
+Sources: Kadkhodaie et al. 2024 (denoising error as PSNR), Niedoba et al. 2025 (distance to the optimal denoiser), Wang
+and Vastola 2024 (distance to the Gaussian denoiser), Bonnaire et al. 2025 (gap between held-out and training error),
+Li, Dai and Qu 2024 (linearity).
 """
 
 import math

@@ -50,8 +50,8 @@ class Context(Pass):
 
     name: the name of the generator or given set. keep_images: whether to keep images in memory because they are not
     stored elsewhere. image_root: parent of the folder to save images in, or None. subdirs: whether to use a subfolder
-    for every thousand images. raced_seeds: in a race, the seeds of the winner (`seeds` are the first of them); None
-    without a race. measurement: what to compute for the record in addition to the ratio.
+    for every thousand images. raced_seeds: in a race, the seeds with which the winner is sampled (`seeds` are the
+    first of these); None without a race. measurement: what to compute for the record in addition to the ratio.
     """
 
     training_set: TrainingSet
@@ -167,8 +167,9 @@ def one_pass(
 ) -> None:
     """Pass the image of every seed to all consumers: results in `partial` are reused, other images are sampled.
 
-    Seeds are split into batches, which are distributed over the ranks; after each round, the results go to the main
-    rank. A UserError on one rank is raised on all ranks. together: whether all ranks work on every batch together.
+    Seeds are split into batches, which are distributed over the ranks. Whenever each rank has finished one batch, the
+    results go to the main rank. A UserError on one rank is raised on all ranks.
+    together: whether all ranks work on every batch together.
     """
 
     def restore() -> set[int]:

@@ -40,7 +40,10 @@ def save_images(images: Tensor, seeds: Sequence[int], outdir: Path, subdirs: boo
 
 
 def save_png(path: Path, picture: PIL.Image.Image) -> None:
-    """Write a picture completely or not at all, without waiting for the disk."""
+    """Write a PNG to a temporary file and rename it, so that a killed process leaves no incomplete file at `path`.
+
+    To save time, the data is not flushed to disk first, so a power failure can leave an incomplete file.
+    """
     data = io.BytesIO()
     picture.save(data, format='PNG')
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
@@ -60,7 +63,7 @@ def read_png(path: Path) -> Tensor:
 
 
 def shown_rows(result: Memorization, count: int = GALLERY_ROWS) -> dict[str, list[int]]:
-    """Which images a gallery shows: an evenly spread sample, and the images closest to the copy threshold."""
+    """The positions of a gallery's images by section title: an even sample, and those closest to the copy threshold."""
     sample = spread_places(len(result.memorized), count)
     closest = closest_places(result.squared_distances, count)
     return {f'{len(sample)} images spread evenly over the set': sample.tolist(),

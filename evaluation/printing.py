@@ -32,8 +32,10 @@ def quality_text(record: Mapping[str, Any]) -> str:
 def is_far(record: Mapping[str, Any]) -> bool:
     """Whether generated images are far from any data (noise, for example), so that a ratio of 0 % means little.
 
-    True if their mean distance exceeds FAR = √2 times the reference distance r between training images. A new image is
-    about r away from the training set; with an independent error of size r, it is about √2 r away.
+    True if the mean distance from generated images to their nearest training images exceeds FAR = √2 times the
+    reference distance (`TrainingSet.reference_distance`). New images from the data distribution are at about the
+    reference distance. If an independent error with this root mean square is added to them, their distance grows by
+    a factor of about √2.
     False for records without the reference distance.
     """
     reference = record.get('reference_distance')
@@ -64,7 +66,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Copies by a second rule, copied training images, and a table of metrics; parts missing in records are skipped."""
+    """Lines on copies by a second rule, copied training images, and metrics; parts that records lack are skipped."""
     lines = []
     if 'copies' in records[0]:
         lines.append(copies_text(records[0]['copies'], is_alone=len(records) == 1))
@@ -74,9 +76,9 @@ def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def copies_text(copies: Mapping[str, Any], is_alone: bool) -> str:
-    """Such as 'Copies in features, rule cosine:0.6: 12.00 % (…); background, 800 held-out images: 0.50 % (…)'.
+    """A text such as 'Copies in features, rule cosine:0.6: 12.00 % (…); background, 800 held-out images: 0.50 % (…)'.
 
-    is_alone: whether there is only one set. If there are several, the share of copies is in their table instead.
+    is_alone: whether there is a single record. Otherwise, the share of copies is given in the table of records.
     """
     text, background = f'Copies in {copies["space"]}, rule {copies["rule"]}', copies['background']
     text += f': {ratio_text(copies)}' * is_alone
@@ -86,7 +88,7 @@ def copies_text(copies: Mapping[str, Any], is_alone: bool) -> str:
 
 
 def copied_text(copied: Mapping[str, Any]) -> str:
-    """Such as 'Copied: 18 training images, 90.00 % of the set; most copies: class 3 (40), class 5 (12)'."""
+    """A text such as 'Copied: 18 training images, 90.00 % of the set; most copies: class 3 (40), class 5 (12)'."""
     classes = ', '.join(f'class {entry["class"]} ({entry["copies"]})' for entry in copied['classes'])
     text = f'Copied: {counted(copied["num_images"], "training image")}, {100 * copied["share"]:.2f} % of the set'
     return f'{text}; most copies: {classes}' if classes else text

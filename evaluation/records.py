@@ -80,7 +80,7 @@ def find_record(records: Sequence[Record], settings: Mapping[str, Any]) -> Recor
 
 
 def best_record(records: Sequence[Record]) -> Record:
-    """The record with the highest ratio; among equal ratios, the one of the latest snapshot.
+    """The record with the highest ratio; among equal ratios, the record of the latest snapshot.
 
     Only records with the most images are compared: snapshots eliminated from a race have fewer.
     """

@@ -47,7 +47,9 @@ class EvaluatedSet:
 def evaluate_generators(
     generators: Sequence[Generator], context: Context, log_path: Path | None, raced: bool = False
 ) -> tuple[list[Record], list[EvaluatedSet]]:
-    """Evaluate generators in order; return their records and, on the main rank, the set with the highest ratio.
+    """Evaluate generators in order; return their records, and a list with the set that has the highest ratio.
+
+    The list is empty on ranks other than the main rank.
 
     context: the context of all passes; its `name` is filled in for each generator. log_path: see `EvaluationLog`;
     required for more than one generator. raced: whether to run a race (`evaluation.race`), in which generators get
@@ -80,7 +82,10 @@ def evaluate_generators(
 
 
 def raced_lengths(generators: Sequence[Generator], context: Context, log: 'EvaluationLog', bar: tqdm) -> list[int]:
-    """Run a race; return each generator's number of seeds. The results are in the log's partial results."""
+    """Return each generator's number of seeds from an earlier race or, without one, from a new race.
+
+    The copies counted in a new race are saved in the log's partial results, so that no image is sampled twice.
+    """
     known = distributed.on_main(lambda: [log.raced_length(settings(generator, context)) for generator in generators])
     if all(known):
         return known
@@ -101,9 +106,9 @@ def raced_lengths(generators: Sequence[Generator], context: Context, log: 'Evalu
 def evaluate_generator(
     generator: Generator, context: Context, log: 'EvaluationLog', records: list[Record], bar: tqdm
 ) -> list[EvaluatedSet]:
-    """Append a generator's record to `records`: from the log or, if it is missing there, by sampling images.
+    """Append a generator's record to `records`; if the log has no such record, sample the generator to make one.
 
-    Returns the sampled set on the main rank.
+    Returns a list with the sampled set. It is empty if the log has the record, and on ranks other than the main rank.
     """
     record = distributed.on_main(lambda: log.find(settings(generator, context)))
     if record is not None:
@@ -120,7 +125,7 @@ def evaluate_generator(
 def best_set(
     generator: Generator, record: Record, context: Context, log: 'EvaluationLog', bar: tqdm
 ) -> list[EvaluatedSet]:
-    """The best generator's images on the main rank, read from mem_best.npz or sampled again."""
+    """A list with the best generator's set, read from mem_best.npz or sampled again; empty except on the main rank."""
     sets = log.read_best(record, generator.where, context.training_set) if distributed.is_main() else []
     if distributed.on_main(lambda: bool(sets)):
         return sets
@@ -131,7 +136,7 @@ def best_set(
 
 
 def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tqdm) -> list[EvaluatedSet]:
-    """Sample a generator, or resume an interrupted pass. Returns the set on the main rank."""
+    """Sample a generator, or resume an interrupted pass. Returns a list with the set; empty except on the main rank."""
     consumers = pass_of(generator, context, log, bar)
     head = {
         'snapshot': generator.name,
@@ -194,7 +199,7 @@ def settings(generator: Generator, context: Context) -> dict[str, Any]:
 
 
 def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
-    """The fields that the records of all sets share."""
+    """The fields that occur in every record, for generated and for given images."""
     return {
         'num_images': len(result.memorized),
         'num_memorized': result.num_memorized,
@@ -260,7 +265,7 @@ class EvaluationLog:
         """Write and return a record; keep the images if no earlier record has a higher ratio."""
         if self.path is None:
             return found.record
-        # The images are written before the record: a record without its images would mean sampling them again.
+        # Images are written before the record: a record without its images would require sampling them again.
         if best_record([*earlier, found.record]) is found.record:
             self._write_best(found)
         files.append_record(self.path.with_suffix('.jsonl'), found.record)
@@ -298,7 +303,9 @@ class EvaluationLog:
         write_best(self.path.with_name(BEST_NAME), found.record, best)
 
     def read_best(self, record: Record, where: str, training_set: TrainingSet) -> list[EvaluatedSet]:
-        """A list with the kept set of a record's images; empty if they are missing or were made with other settings."""
+        """A list with the set saved in mem_best.npz; empty if the file is missing, or if its settings, image shape
+        or neighbour indices do not match the record and the training set.
+        """
         assert self.path is not None
         best = read_best(self.path.with_name(BEST_NAME), record)
         training_images = training_set.images

@@ -184,11 +184,11 @@ class _RoughDistances:
         self.all_queries, self.references = queries, self._rounded(references)
 
     def queries_at(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """A block of `count` queries [Q, d] from `start`, and their norms [Q]."""
+        """A block of `count` queries [Q, d], starting at position `start`, and their norms [Q]."""
         return self._rounded(self.all_queries[start : start + count]), self.query_norms[start : start + count]
 
     def block(self, queries: tuple[Tensor, Tensor], start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Scaled squared distances to `count` references from `start`, [Q, count], and the error bound [Q]."""
+        """Scaled squared distances to `count` references, starting at `start`, [Q, count], and the error bound [Q]."""
         rows, query_norms = queries
         norms = self.norms[start : start + count]
         squares = norms.square()

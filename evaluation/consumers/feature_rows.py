@@ -39,7 +39,7 @@ def extract(
 ) -> list[np.ndarray]:
     """Generate images and extract their features.
 
-    images: function that returns the settings that determine the images. They are needed to cache the features and to
+    images: function that returns the settings that determine the images. They are used to cache the features and to
     resume an interrupted pass; None disables both. cache_dir: see `cached_path`.
     Returns a list with one float32 array [N, d] on the main rank, and an empty list on other ranks.
     """
@@ -67,7 +67,7 @@ def extract(
 def _claim(
     stack: contextlib.ExitStack, cache_dir: Path | None, extractor: Extractor, images: Callable[[], Mapping[str, Any]]
 ) -> Path:
-    """Lock the cache file for these features until `stack` closes, and return its path; other processes wait for it."""
+    """Lock these features' cache file until `stack` closes, and return its path; other processes wait for the lock."""
     path = cached_path(cache_dir, {**extractor.identity, **images()})
     stack.enter_context(locked(path.with_suffix('.lock'), math.inf))
     return path

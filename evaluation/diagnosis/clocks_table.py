@@ -130,8 +130,7 @@ def compare_runs(records: Sequence[Row]) -> Row:
     For three or more runs of at least two sizes, `slope` is the increase of tau in steps per training image, and
     `exponent` is the exponent of tau in |D| (least squares on logarithms), both with intervals. For two or more runs,
     `spread_steps` and `spread_normalized` are the standard deviations of ln tau, with tau in steps and in normalized
-    time (see `run_time`).
-    Runs in which the event did not happen are skipped.
+    time (see `run_time`), respectively. Each clock's statistics skip the runs in which its event did not happen.
     """
     found: Row = {}
     for clock in CLOCKS:

@@ -35,7 +35,7 @@ class ImageSets:
 
 
 def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool) -> ImageSets:
-    """Read the sets. num: number of images to measure; None uses `USUAL_NUMBER`, or the size of a smaller set.
+    """Read the sets. num: number of images to measure; None measures `USUAL_NUMBER`, or fewer if a set is smaller.
 
     Raises UserError if the sets differ in shape, share images (unless allowed), or have fewer images than `num`.
     """

@@ -142,7 +142,7 @@ class Measured:
     def _values(self, z: Tensor, sigma: float, clean: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
         """Squared errors and distances float64 [B], and linearity [B // 2], for noisy images z [B, C, R, R].
 
-        clean: the images without noise; None (on trajectories) measures no errors.
+        clean: the images without noise; None for states on trajectories, for which no errors are computed.
         """
         denoised = denoise(self.denoiser, z, sigma, labels)
         others = {name: denoise(other, z, sigma, labels) for name, other in self.references.items()}
@@ -181,7 +181,7 @@ def level_rows(found: Arrays, sources: Sequence[str], levels: Sequence[float], n
 
 
 def _estimates(at: Arrays, num_values: int) -> dict[str, Estimate]:
-    """Average values over images, both summed over pixels and per pixel; differences are paired."""
+    """Average each quantity over images; sums over pixels are also given per pixel. Error differences are paired."""
     alone = {name for name in at if name == 'linearity' or name.startswith(tuple(f'{kind}_' for kind in EXPLAINED))}
     summed = {name: mean_interval(values) for name, values in at.items() if name not in alone}
     if 'error' in at:

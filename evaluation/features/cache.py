@@ -23,7 +23,7 @@ def cached_path(cache_dir: Path | None, depends_on: Mapping[str, Any]) -> Path:
 
 
 def read_cached(path: Path, count: int) -> np.ndarray | None:
-    """Memory-map a file of features, float32 [count, d]; None if the file is missing or corrupt (then with a note)."""
+    """Memory-map a file of features, float32 [count, d]; None if missing, or if corrupt (this prints a note)."""
     if not path.exists():
         return None
     try:

@@ -65,7 +65,7 @@ class Pixels(Extractor):
 
 
 class Network(Extractor):
-    """A network for colour images; grey images are repeated in three channels, with a note."""
+    """A network for colour images; grey images are repeated in three channels, which a printed note reports."""
 
     device: Device
     _noted = False
@@ -209,7 +209,7 @@ def make_extractor(name: str, preprocess: str | None, device: Device) -> Extract
     kind, _, argument = name.partition(':')
     if kind not in EXTRACTORS:
         if Path(name).suffix == '.pkl':
-            kind, argument = 'torchscript', name  # `TorchScript` explains why pickles are refused
+            kind, argument = 'torchscript', name  # `TorchScript` raises an error about pickles
         else:
             raise UserError(f'`extractor`={name}: give pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS]')
     return EXTRACTORS[kind](argument, preprocess, device)

@@ -6,9 +6,10 @@ from Stein et al. 2023, "Exposing flaws of generative model evaluation metrics a
 models").
 
 Conventions: an image is not authentic if the two distances are equal. If several training images are equally
-near, the one with the lowest index is used. `authpct` uses the training images unchanged: an image that occurs twice is
-at distance 0 from its duplicate, so only its exact copies are not authentic. `authpct_distinct` counts equal training
-images once, as the memorization ratio does; without duplicates, both values are the same.
+near, the one with the lowest index is used. `authpct` keeps duplicates in the training set. The distance from a
+duplicated training image to its nearest training image is 0, so a generated image nearest to it counts as authentic
+unless it is an exact copy. `authpct_distinct` counts equal training images once, as the memorization ratio does;
+without duplicates, both values are the same.
 """
 
 from dataclasses import dataclass

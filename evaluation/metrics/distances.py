@@ -150,6 +150,7 @@ class Distances:
         return self.space.nearest(queries, references, 1)[1][:, 0]
 
     def _nearest_others(self, rows: Rows, k: int) -> Tensor:
-        # The first neighbour, at distance 0, is the row itself or a duplicate; the remaining distances are the same.
+        # The first neighbour, at distance 0, is the row itself or a duplicate; the other distances are the same in both
+        # cases.
         _, squared = self.space.nearest(rows, rows, min(k + 1, len(rows)))
         return squared[:, 1:]

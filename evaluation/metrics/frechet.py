@@ -57,7 +57,11 @@ class FrechetDistances:
 
 @dataclass(frozen=True)
 class FrechetInfinity:
-    """distance: extrapolated to infinitely many generated images. distances: for subsets with `sizes` images."""
+    """Distances from subsets of the generated images, and their extrapolation to infinitely many images.
+
+    sizes: number of images in each subset. distances: each subset's distance to the reference. distance: the
+    extrapolated distance.
+    """
 
     distance: float
     sizes: list[int]
@@ -151,6 +155,6 @@ def _parts(a: np.ndarray | Moments | _Parts) -> _Parts:
             return _Parts(mean, float(np.square(factor).sum()), factor)
         a = moments(a)
     values, vectors = np.linalg.eigh(a.covariance)
-    # Drop eigenvalues that should be 0: the square roots of their rounding errors would be far larger than the errors.
+    # Drop eigenvalues that differ from 0 only by rounding, because the square root would magnify the rounding error.
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
     return _Parts(a.mean, float(np.trace(a.covariance)), (vectors[:, kept] * np.sqrt(values[kept])).T)

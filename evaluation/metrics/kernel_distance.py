@@ -34,7 +34,7 @@ class KernelDistance:
 
 @dataclass(frozen=True)
 class KernelDistances:
-    """Distances to training images and to held-out images (or None). difference: held-out minus training."""
+    """Distances to training images and to held-out images (or None). difference: to_test minus to_training."""
 
     to_training: KernelDistance
     to_test: KernelDistance | None

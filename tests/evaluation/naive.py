@@ -6,7 +6,7 @@ import pytest
 from evaluation.metrics import compute_metrics
 from evaluation.spaces import FeatureSpace, PixelSpace
 
-# Random 2x2 images often have duplicates and equal distances if there are 4 grey levels, but hardly ever with 256.
+# Random 2x2 images often have duplicates and equal distances with 4 grey levels, but hardly ever with 256 levels.
 in_both_spaces = pytest.mark.parametrize('space', [PixelSpace(), FeatureSpace()], ids=['pixels', 'features'])
 with_and_without_ties = pytest.mark.parametrize('levels', [4, 256], ids=['ties', 'no ties'])
 

@@ -52,14 +52,15 @@ def test_the_interval_of_an_uncertain_gap_extends_beyond_the_last_snapshot():
 def test_the_ratio_clock_is_the_first_snapshot_with_copies():
     assert ratio_clock(TIMES, [0, 0, 0, 50, 500, 900], 1000) == Clock(time=8, low=4, high=8)
     found = ratio_clock(TIMES, [0, 0, 0, 1, 500, 900], 1000)
-    assert found == Clock(time=8, low=4, high=16)  # another 1,000 images have no copy with probability 1/3
+    assert found == Clock(time=8, low=4, high=16)  # with 1 copy in 1,000 images, about 1/3 of resamples have none
     assert ratio_clock(TIMES, [0, 0, 0, 0, 0, 0], 1000) == Clock(time=None, low=32, high=None)
 
 
 def test_the_interval_of_the_plateau_contains_the_true_time():
-    """At least 90 % of 200 intervals contain time 20, the first with a mean error of at most 1.07 times the minimum.
+    """At least 90 % of 200 intervals contain the true time.
 
-    The errors of an image are correlated across snapshots: hard images have large errors at every snapshot.
+    The true time is 20, the first time at which the mean error is at most 1.07 times its minimum. An image's errors are
+    correlated across snapshots: hard images have large errors at every snapshot.
     """
     times = np.arange(1, 41).tolist()
     means = np.array([2 - 0.05 * min(k, 20) for k in range(40)])  # 1.05 at time 20 (k = 19), but 1.1 before

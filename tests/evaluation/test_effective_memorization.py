@@ -38,9 +38,10 @@ def test_emm_of_the_papers_ratios_is_the_papers_emm():
 
 
 def test_the_interval_of_the_emm_agrees_with_the_delta_method():
-    # Delta method: the standard error of the EMM is that of the interpolated ratio, divided by the slope. The repeats
-    # agree, so the error depends only on the number of images. The lower end of the interval comes from a line, which
-    # crosses 90 % at 150, and the upper end from a logistic curve in log |D|, which crosses 90 % at a larger size.
+    # Delta method: the standard error of the EMM is the standard error of the interpolated ratio divided by the slope.
+    # The repeats agree, so the error depends only on the number of images. The lower end of the interval comes from a
+    # line, which crosses 90 % at 150, and the upper end from a logistic curve in log |D|, which crosses 90 % at a
+    # larger size.
     images, logit = 1_000_000, lambda p: math.log(p / (1 - p))
     ratios = [Ratios(100, (950_000,) * 2, (images,) * 2), Ratios(200, (850_000,) * 2, (images,) * 2)]
     emm = effective_memorization(ratios, resamples=20_000)
@@ -54,9 +55,10 @@ def test_the_interval_of_the_emm_agrees_with_the_delta_method():
 
 
 def test_the_interval_of_21_draws_ends_at_the_outermost_values(monkeypatch):
-    # With 21 draws, the 2.5 % quantile is half a step above the smallest value and is rounded down to it. The 97.5 %
-    # quantile is rounded up to the largest. All draws have 95 % at 100. The smallest value comes from the draw with 5 %
-    # at 200, whose line crosses 90 % at 100 + 100 / 18. The largest is from the logistic curve of the draw with 89 %.
+    # With 21 draws, the 2.5 % quantile is half a step above the smallest value and is rounded down to it; the 97.5 %
+    # quantile is rounded up to the largest value. All draws have a ratio of 95 % at size 100. The smallest value comes
+    # from the draw with 5 % at size 200: its line crosses 90 % at 100 + 100 / 18. The largest value comes from the
+    # draw with 89 % at size 200: it is where its logistic curve crosses 90 %.
     drawn = np.array([[0.95, 0.05], *[[0.95, 0.85]] * 19, [0.95, 0.89]])
     monkeypatch.setattr(module, '_draw', lambda *arguments: drawn)
     emm = effective_memorization(counted({100: 0.95, 200: 0.85}), resamples=21)
@@ -79,8 +81,8 @@ def test_with_three_sizes_the_interval_includes_the_crossing_of_a_logistic_fit()
 
 def test_a_single_repeat_gets_an_assumed_spread_between_repeats():
     one = effective_memorization([Ratios(100, (960_000,), (10**6,)), Ratios(200, (700_000,), (10**6,))])
-    # At the lower end of the interval, the logit of the ratio at 100 is 1.96 · 0.25 below that of 96 %. The line from
-    # there crosses 90 % near 115.
+    # At the lower end of the interval, the ratio at size 100 has a logit of logit(96 %) - 1.96 · 0.25. The line from
+    # this ratio to 70 % at size 200 crosses 90 % near 115.
     assert one.low.value < 115
     assert one.estimate.value == pytest.approx(100 + 100 * 6 / 26)
 
@@ -165,9 +167,9 @@ CURVES = {
 @pytest.mark.parametrize('num_sizes', [2, 3])
 @pytest.mark.parametrize('repeats', [1, 3])
 def test_the_interval_contains_the_true_emm_in_90_to_99_percent_of_simulated_studies(repeats, num_sizes):
-    """Each study follows one of the CURVES in t = log(|D| / EMM), and each of its sizes is twice the previous one.
+    """Each study's ratios follow one of the CURVES in t = log(|D| / EMM); each size is twice the previous one.
 
-    The logits of repeats vary by TRAINING_SPREAD. Each repeat has 512 generated images.
+    Between repeats, the ratios' logits have standard deviation TRAINING_SPREAD. Each repeat has 512 generated images.
     """
     rng, covered, total = np.random.default_rng(num_sizes), 0, 0
     for curve in CURVES.values():

@@ -116,7 +116,8 @@ def test_isolated_images_lose_their_coverage_at_a_higher_noise_level():
     levels = np.geomspace(0.001, 10, 40).tolist()
     found = uncovered_levels(levels, geometry(crowd, crowd, levels).log_coverage)
     assert found.argmax() == 5
-    # The middle image has two neighbours at distance 1 and two at 2, so 2 u + 2 u⁴ = 1 with u = exp(-1 / (2 s²)).
+    # The middle image has two neighbours at distance 1 and two at distance 2. Its local coverage is therefore
+    # 2 u + 2 u⁴ with u = exp(-1 / (2 s²)), which is 1 at the level sought.
     u = next(root.real for root in np.roots([2, 0, 0, 2, -1]) if root.imag == 0 and root.real > 0)
     assert found[2] == pytest.approx(1 / math.sqrt(-2 * math.log(u)) / 127.5, rel=0.02)
 

@@ -24,7 +24,7 @@ def test_the_ratio_equals_that_of_the_reference_data():
 
 
 def test_a_copy_is_closer_than_a_third_of_the_second_distance():
-    # Distances to 100 and 200 are 24 and 76 (24 · 3 < 76), 25 and 75 (25 · 3 equals 75), and 26 and 74.
+    # The images' distances to 100 are 24, 25 and 26, and to 200 they are 76, 75 and 74; 24 · 3 < 76, but 25 · 3 = 75.
     assert memorization_ratio(grey(124, 125, 126), grey(100, 200)).memorized.tolist() == [True, False, False]
 
 

@@ -163,7 +163,7 @@ def test_intervals_contain_the_truth_at_their_nominal_rate(count):
 @pytest.mark.slow
 @needs_cifar10
 def test_held_out_errors_on_cifar10_match_the_published_errors():
-    """Errors of the first 1,000 test images are within 2 % of those published for the same training set.
+    """Errors of the first 1,000 test images are within 2 % of the errors published for the same training set.
 
     The training set is the first 10,000 training images. The published values are for pixels in [0, 1], so their sigma
     is half as large and their squared error a quarter as large.

@@ -28,7 +28,7 @@ def test_a_contact_sheet_places_images_row_by_row():
 
 
 def test_a_contact_sheet_of_small_images_is_magnified(tmp_path):
-    """The factor is the largest integer that keeps the sheet within 512 pixels a side and each image within 128."""
+    """The magnification is the largest integer that keeps the sheet within 512 pixels a side, and images within 128."""
     for count, edge, size in [(64, 8, 512), (4, 8, 256), (16, 32, 512), (100, 32, 320), (4, 300, 600)]:
         images = torch.randint(0, 256, [count, 1, edge, edge], dtype=torch.uint8)
         save_contact_sheet(tmp_path / 'sheet.png', images)

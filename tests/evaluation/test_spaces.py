@@ -55,7 +55,7 @@ def test_distances_are_exact_far_from_the_origin():
     references[50:100] = references[100:150]
     queries = references[:40] + 1e-9 * random.normal(size=(40, 20))
     assert_nearest(queries, references, 3)
-    # Two clouds far apart, which no single centre brings close to the origin.
+    # Two distant clouds: subtracting a single centre cannot bring both close to the origin.
     assert_nearest(np.concatenate([queries, -queries]), np.concatenate([references, -references]), 3)
 
 
@@ -65,7 +65,7 @@ def test_counts_within_balls_are_exact_even_on_their_surfaces(offset):
     random = np.random.default_rng(0)
     references = offset + random.normal(size=(30, 8))
     queries = np.concatenate([references[:10], offset + random.normal(size=(20, 8))])
-    radii = np.sort(naive(references, references), axis=1)[:, 3]  # some references lie on the surface
+    radii = np.sort(naive(references, references), axis=1)[:, 3]  # each ball has a reference on its surface
     assert ((naive(queries, references) == radii).sum()) >= 10
     assert_counts(queries, references, radii)
 

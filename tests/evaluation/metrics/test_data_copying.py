@@ -40,7 +40,7 @@ def test_the_z_score_of_a_case_worked_by_hand_is_found():
 def test_cells_are_weighted_by_test_images_and_small_cells_are_left_out():
     random = np.random.default_rng(0)
     generated, test = torch.from_numpy(random.random(100)), torch.from_numpy(random.random(120))
-    # (generated, test) images per cell: (40, 30), (41, 71), (19, 0), (0, 19) and (0, 0); the last three are too few.
+    # (generated, test) images per cell: (40, 30), (41, 71), (19, 0), (0, 19), (0, 0); three cells have too few.
     generated_cells = np.repeat([0, 1, 2], [40, 41, 19])
     test_cells = np.repeat([0, 1, 3], [30, 71, 19])
     result = copying(generated, test, generated_cells, test_cells, num_cells=5)

@@ -23,7 +23,7 @@ def plainly(a, b):
 @pytest.mark.parametrize(('count', 'other'), [(60, 45), (7, 45), (45, 7), (7, 9), (2, 2)])
 def test_the_distance_is_exact_for_few_and_for_many_images(count, other):
     a, b = features(count), features(other, seed=1)
-    # The square root of an eigenvalue near 0 has half as many correct digits.
+    # In `plainly`, the square root of an eigenvalue near 0 has half as many correct digits as the eigenvalue.
     assert frechet_distance(a, b) == pytest.approx(plainly(a, b), rel=1e-9 if min(count, other) > 12 else 1e-6)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(moments(a), moments(b)), rel=1e-9)

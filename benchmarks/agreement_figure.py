@@ -2,8 +2,8 @@
 
     python -m benchmarks.agreement_figure docs/figures/agreement_sizes.png pairs/10-r1 pairs/10-r2 …
 
-Each folder contains an agreement.json and is named SIZE-rREPEAT. The means and their intervals are printed. For a
-study, `emm.py plot` draws the same figure.
+Each folder contains an agreement.json and is named SIZE-rREPEAT. The script also prints the means and their intervals.
+For a study, `emm.py plot` draws this figure.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""The two networks that are timed (the paper's and the demo's) and the implementations that compute with them."""
+"""The two networks that the speed benchmarks time (the paper's and the demo's), and the comparison of implementations
+of training or sampling with these networks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,11 +81,11 @@ class SpeedOptions(TimingOptions):
 
 @dataclass(frozen=True)
 class NetworkWork:
-    """A task, such as training, that several implementations perform with the same networks.
+    """A task, training or sampling, that several implementations perform with the same networks.
 
-    name: the task's name. steps: number of network evaluations or training steps per image. plain: returns a step of
-    the plain baseline. edm: returns a step of EDM's implementation, given EDM's modules `training.networks` and
-    `training.loss`. ours: returns a step of this toolkit, given precision, channels_last and compilation.
+    steps: number of network evaluations or training steps per image. plain, edm, ours: functions that return one step
+    of an implementation: of the plain baseline; of EDM, given its modules `training.networks` and `training.loss`; and
+    of this toolkit, given the precision and whether to use channels_last and compilation.
     """
 
     name: str

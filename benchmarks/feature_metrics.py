@@ -2,8 +2,9 @@
 
     python -m benchmarks.feature_metrics --images=50000 --features=512
 
-The features are random mixtures of a few dozen factors, like the features of a network. Every tenth generated image is
-a near-copy. Each metric is computed at least three times: once to measure its peak memory, and twice to time it.
+The features are random mixtures of 48 factors plus noise, to resemble the features of a network. Every tenth generated
+image is a near-copy of a training image. Each metric is computed at least three times: once to measure its peak memory,
+and twice to time it.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""Time forward and backward passes of the label layer with class indices and with one-hot labels, in the same run.
+"""Time forward and backward passes of the label layer, with class indices and with one-hot labels.
 
     python -m benchmarks.labels
 
-With the paper's 50,000 unique labels, one-hot labels are a matrix [batch, 50,000] that takes part in two matrix
-products. The results of both implementations are compared.
+With the paper's 50,000 unique labels, one-hot labels are a matrix [batch, 50,000], which is a factor in two matrix
+products: one in the forward pass, and one in the backward pass. The script also compares the results of both.
 """
 
 import math

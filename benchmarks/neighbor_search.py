@@ -1,9 +1,9 @@
-"""Time exact nearest-neighbour search, compared with `torch.cdist` and `topk` in float32, on the same images.
+"""Time exact nearest-neighbour search, compared with `torch.cdist` and `topk` in float32.
 
     python -m benchmarks.neighbor_search --source=datasets/cifar10/cifar10-train.zip
 
-The queries are noisy training images; every second one has so little noise that it is a near-copy. The results of 20
-queries are checked against int64 arithmetic.
+The queries are noisy reference images; every second query has so little noise that it is a near-copy. The results of
+20 queries are checked against int64 arithmetic.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class NeighborOptions(TimingOptions):
 
 
 def compare_ways(options: NeighborOptions) -> None:
-    """Time the exact search and torch.cdist with topk; the preparation of the references is not timed."""
+    """Time the exact search, and torch.cdist with topk. The preparation of the reference images is not timed."""
     device, random = choose_device(options.device), np.random.default_rng(0)
     if options.source is None:
         pixels = random.integers(0, 256, (options.num_references, 3, 32, 32), dtype=np.uint8)

@@ -1,10 +1,10 @@
-"""Time 18-step sampling with the optimal denoiser, compared with a plain implementation on the same seeds.
+"""Time 18-step sampling with the optimal denoiser, compared with a plain implementation of this denoiser.
 
     python -m benchmarks.optimal_denoiser --data=cifar-10-python.tar.gz
 
 At each of the 35 evaluations, the plain implementation computes all distances in float32, takes the softmax of the
 scaled squared distances and multiplies the weights by the training images. `--check=N` compares the images of N seeds
-with the plain implementation in float64.
+with the images of the plain implementation in float64.
 """
 
 import math
@@ -69,7 +69,8 @@ def identical_share(images: Tensor, count: int, batch_size: int) -> float:
 def training_images(data: str | None, size: int) -> Tensor:
     """The first `size` images of a data set.
 
-    A smaller data set is repeated, with pixels reduced to 16 levels and new noise each time.
+    A data set with fewer images is repeated. In each repetition, its pixels are reduced to 16 levels, and new noise is
+    added.
     """
     if data is None:
         return torch.randint(256, [size, 3, 32, 32], dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -3,7 +3,8 @@
     python -m benchmarks.optimal_figures --data=cifar-10-python.tar.gz --outdir=docs/figures
 
 `optimum_replays.png` shows images sampled with the optimal denoiser, each next to its nearest training image.
-`optimum_effective_number.png` plots the effective number of training images in a denoised image by noise level.
+`optimum_effective_number.png` plots, by noise level, the effective number of training images whose weighted mean is a
+denoised image.
 """
 
 from pathlib import Path

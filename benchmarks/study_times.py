@@ -23,7 +23,7 @@ from training.snapshot import NetworkConfig
 from training.training_options import RunOptions, with_preset
 
 DENOISER_CALLS = 35  # per image, with the 18 steps of the Heun sampler
-PASSES = 3  # a backward pass takes about as long as two forward passes
+PASSES = 3  # a training step: a forward pass, and a backward pass that takes as long as about two forward passes
 
 
 @click.command()
@@ -57,7 +57,7 @@ def main(files: Sequence[Path], tflops: str, used: float) -> None:
 
 
 def cost(point: Point) -> tuple[int, float]:
-    """Number of images seen in one training run, and floating-point operations of its training and evaluation."""
+    """Number of images seen in a point's training run, and floating-point operations of its training and evaluation."""
     commands = point.commands()
     data = parse_options('data', commands['data'], point.name)
     train = parse_options('train', commands['train'], point.name)
@@ -70,7 +70,7 @@ def cost(point: Point) -> tuple[int, float]:
 
 
 def dataset_of(point: Point, options: dict) -> DatasetInfo:
-    """Description of the data set derived from its selection, without reading images."""
+    """Description of a point's training set, derived from the options of its selection without reading images."""
     selection = point.combination.settings.data['selection']
     classes = {'unique-labels': point.size, 'random-labels': options.get('num_classes')}.get(selection, 10)
     width = (options.get('resolution') or (32, 32))[0]

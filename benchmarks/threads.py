@@ -1,8 +1,8 @@
-"""Time training by number of threads and by whether waiting threads spin, under the current load of the machine.
+"""Time training with one or all cores, and with waiting threads that spin or sleep, under the machine's current load.
 
     python -m benchmarks.threads
 
-Each case runs in its own process, because how threads wait is fixed when they start.
+Each case runs in its own process, because OpenMP reads the waiting policy only once per process.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 Implementations of the same task run in turn, and their median times are compared. The result is a printed table and, on
 request, a line of JSON for each implementation. On a CPU with one thread, times are processor times, which other
-processes hardly affect. Otherwise they are wall-clock times, read after the device has finished.
+processes hardly affect. Otherwise they are wall-clock times, measured until the device has finished its work.
 """
 
 import contextlib
@@ -36,7 +36,10 @@ class TimingOptions:
 
 @dataclass(frozen=True)
 class Way:
-    """One implementation of a task. run: does `amount` units of work. plain: whether it is a baseline."""
+    """One implementation of a task.
+
+    run: does `amount` units of work. plain: whether the implementation is a baseline, to which others are compared.
+    """
 
     name: str
     amount: float
@@ -46,7 +49,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Timing:
-    """The timing of one implementation.
+    """Speed and peak memory of one implementation.
 
     per_second: units of work per second. times_plain: speed relative to the fastest baseline. megabytes: peak memory of
     the process, or peak memory allocated on the GPU, during one run.
@@ -66,7 +69,7 @@ class Timing:
 def compare(task: str, unit: str, ways: Sequence[Way], device: torch.device, options: TimingOptions) -> list[Timing]:
     """Run the implementations in turn for `options.seconds` each, at least twice; print and return their timings.
 
-    An implementation that runs out of GPU memory is only listed as such.
+    An implementation that runs out of GPU memory is printed as such, and has no timing.
     """
     print(f'\n{task}: {machine(device)}\n')
     print(f'| implementation | {unit}/s | times plain | peak memory, MB |\n|---|---|---|---|')

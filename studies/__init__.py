@@ -1,1 +1,4 @@
-"""Studies: training runs with their evaluations, by factor value and training-set size, in one resumable folder."""
+"""Studies: sets of training runs and their evaluations, which vary training-set size and other factors.
+
+Each study has one folder, and an interrupted study can be resumed.
+"""

@@ -18,7 +18,7 @@ from training.schedule import REFERENCE_SIZE
 from training.training_options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-# Seconds that a node waits for the others, for example while the first node makes the training set.
+# Seconds that a node waits for the other nodes, for example while the first node makes the training set.
 SECONDS_TO_MEET = 3600
 # Steps that make a data set, and the file each one makes; a step is done once its file exists.
 DATA_STEPS = {'data': 'data.zip', 'data-b': 'data-b.zip'}
@@ -30,7 +30,7 @@ KINDS = {
     'agreement': AgreementOptions,
     'clocks': ClocksOptions,
 }
-# The flags of each step, which take no value on the command line; a study file sets them to true or false.
+# For each step, its options that take no value on the command line; a study file sets them to true or false.
 SWITCHES = {
     step: {spelling(field) for field, option in options_in(kind) if option.switch} for step, kind in KINDS.items()
 } | {'data': {name.replace('_', '-') for name, settings in OPTIONS.items() if settings.get('is_flag')}}
@@ -38,7 +38,7 @@ SWITCHES = {
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """The resources for one point. gpus_per_node: number of GPUs; if 0, each command chooses its own device."""
+    """The resources for one point. gpus_per_node: if 0, each command chooses its own device."""
 
     nodes: int = 1
     gpus_per_node: int = 0
@@ -49,10 +49,10 @@ class Resources:
 
 
 def selection_command(options: Options, dest: Path, sources: Path, extra: Mapping[str, Any] | None = None) -> list[str]:
-    """Return the python arguments of the command that makes a data set.
+    """Return the arguments with which python makes a data set.
 
-    options: the name of the selection (as `selection`), and its options. dest: file to write. sources: folder of the
-    study's own data sets. extra: further options.
+    options: the selection's options, and its name under the key `selection`. dest: file to write. sources: folder of
+    the study's own data sets. extra: further options of the selection.
     """
     options = resolved(options, sources) | dict(extra or {})
     selection, source = options.pop('selection'), options.pop('source')
@@ -62,8 +62,8 @@ def selection_command(options: Options, dest: Path, sources: Path, extra: Mappin
 def resolved(options: Options, sources: Path) -> Options:
     """Return the options with each reference to one of the study's own data sets replaced by the data set's path.
 
-    options: refer to a data set by 'sources.NAME', or by a dict made by `studies.study.with_tables`.
-    sources: folder of the data sets.
+    options: may contain references, each 'sources.NAME' or a dict made by `studies.study.with_tables`.
+    sources: folder of the study's own data sets.
     """
     paths = {key: value['path'] if isinstance(value, dict) else value for key, value in options.items()}
     return {
@@ -81,7 +81,7 @@ def point_commands(
     diagnose: Mapping[str, Options],
     tables: dict[str, Options],
 ) -> dict[str, list[str]]:
-    """Return the python arguments of each command of a point, by step name, in the order in which the steps run.
+    """Return, for each step of a point in the order of execution, its name and the arguments with which python runs it.
 
     seeds: 'train' is the seed of train.py (None for a closed form), and 'select' is the seed for drawing images (None
     takes the first images). folder: the point's folder. sources: folder of the study's own data sets. diagnose: options
@@ -121,7 +121,7 @@ def point_commands(
 
 
 def length_of(name: str, value: Any, size: int) -> Any:
-    """The value of a train.py option at a training-set size; converts a length in images to the option's unit."""
+    """The value of a train.py option at a training-set size; a length in images is converted to the option's unit."""
     if not isinstance(value, dict):
         return value
     if name in ('epochs', 'warmup'):

@@ -1,4 +1,4 @@
-"""A study's folder: `study.json`, which records the study, and the data sets that are made once for all points."""
+"""A study's folder: its record `study.json`, and the study's own data sets, which are made once for all points."""
 
 import math
 import subprocess
@@ -67,7 +67,7 @@ def open_results(root: Path) -> StudyResults:
 
 
 def make_sources(root: Path, study: Study) -> None:
-    """Make the study's own data sets unless they exist with the same options; print the commands."""
+    """Make each of the study's own data sets, unless it was already made with these options; print the commands."""
     folder = root / 'sources'
     folder.mkdir(parents=True, exist_ok=True)
     # Each command inherits the lock, so another emm.py waits for the command even if this process is killed.

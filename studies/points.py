@@ -31,7 +31,7 @@ class Status:
 
     state: 'left' (never started), 'running', 'stopped' (started, and can be resumed), 'failed' or 'done'.
     step: name of the current step. failures: how many times the point has failed. seconds: total time of the attempts
-    that have ended. started: start of the current attempt, in seconds since the epoch. message: the log's last line.
+    that have ended. started: start of the current attempt, as Unix time. message: last line of the point's log.
     """
 
     state: str = LEFT
@@ -90,15 +90,16 @@ class Point:
         return point_commands(settings, self.size, self.seeds, self.folder, sources, self.diagnose, self.sources)
 
     def prepare(self) -> Path | None:
-        """Make the folder. If it exists with other settings, it is set aside (renamed); if only the evaluation differs,
-        the training run is kept, and only its records are set aside.
+        """Make the folder. If it exists with other settings, it is set aside (renamed). If only the evaluation settings
+        differ, the training run is kept, and only the records of its evaluation are set aside.
 
         Returns the new path of the folder or records that were set aside, or None. Raises UserError if the folder
-        exists with other settings and is in use.
+        exists with other settings and its point is running.
         """
         aside = self._make_folder()
         if not self.is_diagnosed():
-            # The status is written first, so that the point does not count as done if only this write succeeds.
+            # The status is written before the measurements. If the process dies in between, the point counts as stopped
+            # and is run again; in the other order, it would count as done without these measurements.
             if (status := saved_status(self.folder)).state == DONE:
                 write_status(self.folder, dataclasses.replace(status, state=STOPPED))
             write_json(self.folder / MEASUREMENTS_FILE, self.diagnose)
@@ -130,7 +131,8 @@ class Point:
         return saved is not None and {**saved, 'evaluate': self.identity['evaluate']} == self.identity
 
     def _forget_evaluation(self) -> Path | None:
-        """Set aside the records of an evaluation with other settings; otherwise one of them could become the result."""
+        """Set aside the records of an evaluation with other settings. Otherwise, one of these records could become the
+        point's result."""
         write_status(self.folder, Status(STOPPED, seconds=saved_status(self.folder).seconds))
         (self.folder / 'result.json').unlink(missing_ok=True)
         records = self.folder / 'run' / 'mem_traj.jsonl'
@@ -191,8 +193,8 @@ def set_aside(path: Path) -> Path:
 def read_status(folder: Path) -> Status:
     """Read the progress of the point in a folder.
 
-    A point counts as stopped if its status is running but its process has ended, or if its status is done but its
-    result is incomplete.
+    A point counts as stopped if its saved status is 'running' but no process holds its lock, or if its saved status is
+    'done' but its result.json is missing or corrupt.
     """
     status = saved_status(folder)
     if is_locked(folder):
@@ -205,7 +207,7 @@ def read_status(folder: Path) -> Status:
 
 
 def saved_status(folder: Path) -> Status:
-    """The content of status.json; without a readable file, the status of a point that was never started."""
+    """The content of status.json; if the file is missing or corrupt, the status of a point that was never started."""
     return read_json(folder / 'status.json', Status) or Status()
 
 
@@ -225,7 +227,7 @@ def lock(folder: Path) -> contextlib.AbstractContextManager[int | None]:
     """Hold a point's lock inside the block. Yields the lock's file descriptor, or None if the point is already running.
 
     The lock is held as long as any process has the descriptor open. A child process that inherits the descriptor, such
-    as a training run, therefore keeps the point locked even if the study is killed.
+    as a training run, therefore keeps the point locked even if the process that took the lock is killed.
     """
     return locks.locked(folder / 'lock')
 

@@ -25,7 +25,7 @@ class Outcome:
     """The results for one combination of factor values.
 
     points: the points, ordered by size, then repeat. emm: the EMM; None if no point is done, or if the study measures a
-    single size. next_size: the size that the search measures next; None if it has ended, or if the sizes are fixed.
+    single size. next_size: the size that the search measures next; None if there is no search, or if it has ended.
     """
 
     combination: Combination
@@ -71,8 +71,8 @@ def collect(study: Study, root: Path) -> StudyResults:
 
 
 def collect_outcome(study: Study, root: Path, combination: Combination) -> Outcome:
-    """Read the points of one combination: all points at the study's sizes (or at the search's next size) and, at other
-    sizes, the points that are done or running."""
+    """Read the points of one combination: all points at the study's fixed sizes or at the search's next size, and the
+    points at other sizes that are done or running."""
 
     def points_of(size: int) -> list[PointResult]:
         return [read_point(make_point(study, root, combination, size, r)) for r in range(study.repeats.count)]
@@ -100,7 +100,7 @@ def collect_outcome(study: Study, root: Path, combination: Combination) -> Outco
 
 @functools.lru_cache(maxsize=4096)
 def cached_emm(ratios: tuple[Ratios, ...], threshold: float) -> EMM:
-    """Compute the EMM. The cache avoids repeating the resampling for its interval while the ratios are unchanged."""
+    """Compute the EMM. The result is cached, because its interval is computed by resampling, which is slow."""
     return effective_memorization(ratios, threshold)
 
 
@@ -117,7 +117,7 @@ def sizes_on_disk(root: Path, combination: Combination) -> set[int]:
 
 
 def ratios_of(size: int, results: Sequence[PointResult]) -> Ratios | None:
-    """The numbers of copies and of images in each finished repeat at one size; None if no repeat is finished."""
+    """The numbers of copies and of generated images in each finished repeat at one size; None if none is finished."""
     records = [result.record for result in results if result.record is not None]
     if not records:
         return None
@@ -126,7 +126,10 @@ def ratios_of(size: int, results: Sequence[PointResult]) -> Ratios | None:
 
 
 def search_on(combination: Combination, known: dict[int, Ratios], study: Study) -> int | None:
-    """The size that a combination's search measures next, or None. Sizes with unfinished repeats are ignored."""
+    """The size that a combination's search measures next; None if the search has ended, or if the sizes are fixed.
+
+    known: the ratios so far, by size. Sizes with unfinished repeats are ignored.
+    """
     if combination.sizes.search is None:
         return None
     low, high = combination.sizes.search

@@ -26,10 +26,10 @@ def run_study(
 ) -> StudyResults:
     """Run every point that has not started or was stopped (with `retry`, also failed points); return all results.
 
-    begun: called with each point before the launcher receives it, and with the new path of any results that were set
-    aside for it. ended: called with each point when it is done, stopped or failed, and with the study's results.
-    watch: called with the study's results every second while points run.
-    Waits for points that another process runs, and resumes them if that process stops.
+    begun: called before a point is passed to the launcher, with the point and the new path of any results that were set
+    aside for it (or None). ended: called when a point is done, stopped or failed, with the point and the study's
+    results. watch: called every second while points run, with the study's results.
+    If another process runs a point, wait until that process ends; if the point is then not finished, run it.
     """
     jobs: dict[Path, Job] = {}
     given: set[Path] = set()

@@ -34,7 +34,8 @@ from studies.study import Options, Settings
 SECONDS_TO_STOP = 60.0
 SECONDS_BETWEEN_LOOKS = 0.5
 _KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-_KILLED |= {128 - code for code in tuple(_KILLED)}  # 128 + signal: exit status of a shell, or of train.py after a save
+# A shell, and train.py after it has saved its state, exit with status 128 + signal.
+_KILLED |= {128 - code for code in tuple(_KILLED)}
 
 
 class PointRun:
@@ -127,7 +128,7 @@ class PointRun:
         return status
 
     def _run_with_main(self) -> Status:
-        """Run this node's share of the commands. All nodes wait for each other before each command."""
+        """Run this node's share of the commands. torchrun makes all nodes wait for each other before each command."""
         for step, command in commands_of(self.folder).items():
             if step in DATA_STEPS:
                 continue
@@ -137,7 +138,7 @@ class PointRun:
         return Status(DONE)
 
 
-STOPPED_BEFORE = -signal.SIGTERM  # exit code of a step that was stopped before its command started
+STOPPED_BEFORE = -signal.SIGTERM  # stands in for the exit code if a step was stopped before its command started
 
 
 @dataclasses.dataclass(frozen=True)

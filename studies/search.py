@@ -13,13 +13,13 @@ from studies.study_options import SearchOptions
 def search_study(options: SearchOptions, train_options: Sequence[str]) -> Study:
     """Make the study for a search. train_options: words such as --lr=2e-4.
 
-    Every search has the same study name, so its folder can be renamed.
+    Every such study is named 'search' instead of after its folder, so that the folder can be renamed.
     """
     return read_study(search_document(options, train_options), 'search', 'the search')
 
 
 def search_document(options: SearchOptions, train_options: Sequence[str]) -> dict[str, Any]:
-    """The content of the study file that describes the same search."""
+    """The search as the content of a study file (a parsed TOML document)."""
     try:
         words = shlex.split(options.selection)
     except ValueError as error:
@@ -55,6 +55,9 @@ def long_options(words: Sequence[str]) -> dict[str, str]:
 
 
 def length(value: str) -> str | dict[str, int]:
-    """Convert '76800images' to a length in images ({ images = 76800 } in a study file); other values are unchanged."""
+    """Convert a length in images, such as '76800images', to its form in a parsed study file, {'images': 76800}.
+
+    Other values are returned unchanged.
+    """
     number = value.removesuffix('images')
     return {'images': int(number)} if number != value and number.isdecimal() else value

@@ -68,10 +68,11 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
 
 
 class Display:
-    """What a user sees while a study runs: progress lines, tables and the page.
+    """Shows a running study: prints progress lines, and writes the tables and the page.
 
-    On a terminal the lines are redrawn every second; otherwise they are printed every 20 s. The page is written
-    rarely enough not to slow down the points. jobs: number of points that run at a time; None if unknown.
+    On a terminal, the progress lines are redrawn every second; otherwise, they are printed every 20 s. After a
+    write of the tables and the page, the next one waits at least 10 s and at least 20 times as long as the write took.
+    jobs: number of points that run at a time; None if unknown.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
@@ -117,8 +118,8 @@ class Display:
 def print_plan(study: Study, root: Path, validator: Validator, launcher: Launcher) -> None:
     """Print what a run would do: each point with its commands, the job script for a cluster, and the total cost.
 
-    For a search, only the points at the smallest size are printed. Raises UserError if the sources do not allow the
-    sizes; to check this, the study's own data sets are made in a temporary folder.
+    For a search, only the points at the smallest size are printed. The study's own data sets are made in a temporary
+    folder. Raises UserError if a training set of some size cannot be made from its source.
     """
     from studies.study_cost import study_cost  # imported here because it imports training and sampling code
 
@@ -149,8 +150,9 @@ def stopping(launcher: Launcher) -> Iterator[None]:
     def interrupt(number: int, frame: Any) -> NoReturn:
         raise KeyboardInterrupt
 
+    # Signals that are ignored stay ignored, such as SIGHUP under nohup.
     numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}  # nohup ignores SIGHUP
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     except BaseException:

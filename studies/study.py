@@ -1,6 +1,6 @@
 """A study: base options, factors with their values, training-set sizes, and repeats.
 
-`Study.combinations` lists the combinations of factor values, each with the options of its points.
+`Study.combinations` lists the combinations of factor values, each with its options and sizes.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ COLUMNS = {
 class Settings:
     """A point's options, for three commands.
 
-    data: options of the image selection, and its name as `selection`. train: options of train.py. evaluate: options of
-    mem_ratio.py.
+    data: options of the image selection, and its name under the key `selection`. train: options of train.py.
+    evaluate: options of mem_ratio.py.
     """
 
     data: Options
@@ -63,7 +63,7 @@ class Sizes:
     step: int | None = None
 
     def in_steps(self, step: int) -> 'Sizes':
-        """Round the range of a search inward to multiples of its own step, or of `step` if it has none."""
+        """Round both ends of a search range inward to multiples of `self.step` or, if that is None, of `step`."""
         if self.search is None:
             return self
         step = self.step or step
@@ -79,7 +79,11 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class FactorValue:
-    """One value of a factor: its name, the options it changes (by part), and its own sizes, if any."""
+    """One value of a factor.
+
+    changes: the options that it changes, by part ('data', 'train' or 'evaluate'). sizes: training-set sizes to use
+    instead of the study's sizes; None keeps the study's sizes.
+    """
 
     name: str
     changes: dict[str, Options]
@@ -131,9 +135,9 @@ class Study:
 
     sources: the study file's tables [sources.NAME], by NAME; each data set is made once. threshold: the ratio at or
     above which a training set counts as memorized. document: the study file's content. where: name of the study file,
-    for messages. diagnose: the options of each diagnose.py measurement, by the measurement's name. steps: maps the
-    name of each combination with a search to the step that its selection requires. This step applies if the study file
-    sets none; see `Sizes`.
+    for messages. diagnose: the options of each diagnose.py measurement, by the measurement's name. steps: for each
+    combination with a search, by name, the step that its selection requires; used if the study file sets no step (see
+    `Sizes`).
     """
 
     name: str
@@ -152,7 +156,10 @@ class Study:
 
     @property
     def combinations(self) -> list[Combination]:
-        """All combinations of factor values; one if there are no factors. A closed form has no options of train.py."""
+        """All combinations of factor values; a single one if there are no factors.
+
+        Combinations that evaluate a closed form have no options of train.py.
+        """
         result: list[Combination] = []
         for chosen in itertools.product(*(factor.values for factor in self.factors)):
             settings, sizes = self.settings, self.sizes
@@ -186,7 +193,10 @@ def made_by(sources: dict[str, Options]) -> dict[str, str]:
 
 
 def with_tables(options: Options, sources: dict[str, Options]) -> Options:
-    """Replace each 'sources.NAME' by a dict: 'path' is this string, 'made-by' is the table that makes the data set."""
+    """Replace each value 'sources.NAME' by a dict.
+
+    The dict maps 'path' to 'sources.NAME', and 'made-by' to the table that makes the data set.
+    """
     made = made_by(sources)
     return {
         key: value if (name := source_name(value)) is None else {'path': value, 'made-by': sources[made[name]]}

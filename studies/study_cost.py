@@ -33,7 +33,7 @@ class Costs:
     """The costs of a study's points.
 
     sources: a folder whose subfolder `sources` contains the study's own data sets. device: the device on which speeds
-    are measured; None if the points need a GPU and this machine has none, and times are therefore unknown.
+    are measured. It is None if the points need a GPU and this machine has none; times are then unknown.
     """
 
     def __init__(self, study: Study, sources: Path, validator: Validator, resources: Resources):
@@ -70,7 +70,10 @@ class Costs:
         return with_threads(resolve(options, info, self.world_size, parsed.given), options.threads, None)
 
     def rate(self, name: str, measure: Callable[..., float], config: TrainingConfig, *arguments: int) -> float | None:
-        """Images per second over all ranks, measured once for each `name`; None if it cannot be measured."""
+        """Images per second over all ranks; None if there is no device to measure it on.
+
+        name: identifies the measurement; `measure` is called only once for each name.
+        """
         if self.device is None:
             return None
         if name not in self.rates:
@@ -85,7 +88,7 @@ def sampled_rate(config: TrainingConfig, batch_size: int, device: torch.device, 
 
 
 def largest_sizes(combination: Combination, study: Study) -> list[int]:
-    """A combination's sizes; for a search, those it would measure if the EMM were just below the largest size."""
+    """A combination's sizes; for a search, the sizes that it measures if only the largest size is not memorized."""
     if combination.sizes.search is None:
         return list(combination.sizes.values)
     (low, high), sizes = combination.sizes.search, combination.sizes

@@ -32,7 +32,7 @@ from studies.study import (
     source_name,
 )
 
-# Options that a study file must not contain, because the study sets them itself; by table.
+# For each table, the options that it must not contain, because the study sets them itself.
 RESERVED = {
     'data': {'dest', 'overwrite', 'max-images', 'seed'},
     'sources': {'dest', 'overwrite'},
@@ -45,7 +45,7 @@ RESERVED = {
 # Lengths that train.py scales with the training-set size; a study can also give them in images.
 LENGTHS = ('epochs', 'duration', 'warmup', 'ema')
 
-# Limits far beyond what any study needs; larger numbers are mistakes.
+# These limits are far beyond what any study needs, so that a number outside of them is a mistake.
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Size = Annotated[int, Meta(ge=1, le=10**9)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -176,7 +176,7 @@ def check_texts(table: dict[str, Any], place: str = '') -> None:
 
 
 def check_file_name(name: str, where: str) -> None:
-    """Raise ValueError for a name that could make a path leave its folder."""
+    """Raise ValueError for a name that is not safe as a file name, such as one that leads to another folder."""
     if not re.fullmatch(r'\w[\w .+-]*', name):
         raise ValueError(f'{where} is {name!r}; use letters, digits, dots, dashes and underscores')
 

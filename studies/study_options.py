@@ -1,4 +1,4 @@
-"""Options of emm.py. To keep --help fast, the code that runs and displays studies is not imported here."""
+"""Options of emm.py. This module does not import the code that runs and displays studies, so that --help is fast."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -52,14 +52,16 @@ def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
 
 
 def about_or_more(results: StudyResults) -> str:
-    """'about' once a point is done; until then 'more than', because the time of the steps after training is unknown."""
+    """The word before an estimated time: 'about' once a point is done. Until then 'more than', because the time of the
+    steps after training is unknown."""
     return 'about' if results.counts()[DONE] else 'more than'
 
 
 def study_seconds_left(results: StudyResults, jobs: int | None = None) -> float | None:
     """The estimated time until every point is done, in seconds; None if it cannot be estimated yet.
 
-    jobs: number of points that run at a time; None uses the number running now. Failed points are not included.
+    jobs: number of points that run at a time; None uses the number running now. Failed points are assumed not to be run
+    again.
     """
     open_points = [result for result in results.points if result.status.state not in (DONE, FAILED)]
     left = [point_seconds_left(result, results) for result in open_points]
@@ -85,9 +87,10 @@ def point_seconds_left(result: PointResult, results: StudyResults) -> float | No
 
 
 def expected_seconds(result: PointResult, outcomes: list[Outcome]) -> float | None:
-    """The mean total time, in seconds, of other points at the size nearest to this point's; None if there are none.
+    """The mean total time, in seconds, of other points at the size nearest to this point's; None if it is unknown.
 
-    Only finished points count. If there are none, running points count, with the time left in their current step added.
+    Only finished points are used. If no other point is finished, running points are used: their time so far, plus the
+    time left in their current step.
     """
     points = [other for outcome in outcomes for other in outcome.points if other is not result]
     known = [(other, elapsed(other)) for other in points if other.status.state == DONE]
@@ -102,7 +105,10 @@ def expected_seconds(result: PointResult, outcomes: list[Outcome]) -> float | No
 
 
 def resuming_text(point: Point) -> str:
-    """Where a point's training run resumes, such as 'Resuming at 27 of 77 kimg.'; '' if it has not saved a state."""
+    """A sentence about where a point's training run resumes, such as 'Resuming at 27 of 77 kimg.'.
+
+    Returns '' if the run has not saved a training state.
+    """
     run = point.folder / 'run'
     names = [re.fullmatch(r'training-state-([\d.]+)\.pt', path.name) for path in run.glob('training-state-*.pt')]
     options = read_json(run / 'training_options.json', dict)

@@ -1,6 +1,6 @@
 """Checks a study before it runs.
 
-Options are parsed as the commands will parse them, and each size is tried with the rules of the image selection.
+Options are parsed with the parsers of the commands, and each training-set size is tried with the image selection.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ HELD_OUT = {'train': 'test_data', 'evaluate': 'test_set'}
 
 
 class Validator:
-    """Checks studies; each source is opened only once."""
+    """Checks studies. Opened sources are kept in `opened`, so that each one is opened only once."""
 
     def __init__(self) -> None:
         self.opened: dict[str, Source] = {}
@@ -155,7 +155,7 @@ class Validator:
     def _check_evaluation(parsed: 'ParsedOptions', where: str, is_own: bool) -> None:
         """Raise UserError for evaluation options that mem_ratio.py would reject before reading images.
 
-        is_own: whether the study makes the held-out set itself, so that its file might not exist yet.
+        is_own: whether the held-out set is one of the study's own data sets, whose file might not exist yet.
         """
         options = build(EvaluationOptions, parsed.values)
         try:
@@ -182,7 +182,8 @@ class Validator:
 
 @dataclasses.dataclass(frozen=True)
 class ParsedOptions:
-    """The values of a command's options, by argument name, and the names of the options that were given."""
+    """A parsed command. values: the options' values, by argument name, including defaults. given: the names of the
+    arguments that the command line set."""
 
     values: dict[str, Any]
     given: set[str]

@@ -45,7 +45,8 @@ def invoke(command: click.Command, *arguments: object) -> Result:
 
 
 def refusal(result: Result, status: int = 1) -> str:
-    """Return the error message of a command that failed; check that stderr has no other line and no traceback."""
+    """Return the error message of a command that failed; check that stderr has no traceback and no other line except
+    usage hints."""
     assert result.exit_code == status, result.output
     assert isinstance(result.exception, SystemExit), result.exception
     lines = [line for line in result.stderr.splitlines() if not line.startswith(('Usage:', 'Try ')) and line.strip()]

@@ -1,4 +1,4 @@
-"""Check the commands shown in documents: a real shell expands them, and the scripts they call parse them."""
+"""Check the commands shown on pages: a real shell expands them, and the parsers of the scripts parse their options."""
 
 import importlib
 import itertools
@@ -55,7 +55,7 @@ def commands_of(block: str, folder: Path) -> list[list[str]]:
 
 
 def our_command(words: list[str]) -> tuple[click.Command, str, list[str], int] | None:
-    """Command, module, arguments and number of ranks of a command line; None if it calls another program."""
+    """The click command, module, arguments and number of ranks of a command line; None if it calls another program."""
     name, *rest = words
     if name not in ('python', 'python3', 'torchrun'):
         assert name in OTHERS, f'{name} in {words} is an unknown command'

@@ -157,7 +157,8 @@ def _cancel_jobs(environ: dict[str, str]) -> None:
 
 
 def _processes_of(folder: Path) -> list[psutil.Process]:
-    """Processes that run or watch jobs. No daemon is their parent; SLURM_CONF or their open files identify them."""
+    """Processes that run or watch jobs. They are not children of the daemons, so they are identified by SLURM_CONF or
+    by their open files."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

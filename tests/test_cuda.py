@@ -69,7 +69,7 @@ def test_lower_precisions_give_similar_images(case, precision, tolerance):
 
 @pytest.mark.parametrize('loss', [VPLoss(), VELoss(), EDMLoss()])
 def test_losses_and_gradients_match_the_cpu(loss):
-    """Both devices use the same random numbers, drawn on the CPU."""
+    """The GPU and the CPU use the same random numbers, which are drawn on the CPU."""
     case = Case(NETWORKS[0])
     images = torch.rand([4, case.net.img_channels, case.net.img_resolution, case.net.img_resolution]) * 2 - 1
     results = []

@@ -80,7 +80,7 @@ def results(folder, name):
 
 
 def close(a, b):
-    """Whether two JSON values are equal up to rounding of floats."""
+    """Whether two JSON values are equal except for rounding errors of floats."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(close(a[name], b[name]) for name in a)
     if isinstance(a, list):

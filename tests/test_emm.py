@@ -65,7 +65,7 @@ def tables_of(folder):
 
 
 def kill_with_children(process):
-    """Kill emm.py and every process it started at once, as a power failure would."""
+    """Kill emm.py and all of its child processes at the same moment, as a power failure would."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

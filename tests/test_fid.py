@@ -132,7 +132,8 @@ def test_the_distance_at_infinity_is_the_intercept_of_a_line_in_1_over_n(pixels,
     x = 1 / np.array(found['sizes'])
     _, intercept = np.linalg.lstsq(np.stack([x, np.ones(15)], 1), found['distances'], rcond=None)[0]
     assert found['distance'] == pytest.approx(intercept, rel=1e-9)
-    # All pixels are independent with the same mean and variance, so the distance to the reference is known.
+    # All pixels of the images are independent and have the same mean and variance, so the exact Fréchet distance to the
+    # reference is known.
     levels = np.floor(random.normal(128, 20, 10**6))
     mean, variance = levels.mean(), levels.var()
     eigenvalues = np.linalg.eigvalsh(np.cov(pixels, rowvar=False)).clip(0)

@@ -80,10 +80,8 @@ def test_the_contact_sheet_shows_the_images_in_order(outdir: Path) -> None:
 
 
 def test_an_interrupted_run_resumes(outdir: Path, tmp_path: Path) -> None:
-    """The table has seed 0. The table that one rank left has seeds 1 and 2, and two invalid lines.
-
-    The image of seed 2 is missing.
-    """
+    """The final table lists seed 0. The partial table of an interrupted rank lists seeds 1 and 2, and contains two
+    invalid lines. The image of seed 2 is missing, so only seeds 0 and 1 are complete."""
     table = read_table(outdir)
     again = tmp_path / 'again'
     again.mkdir()
@@ -143,7 +141,7 @@ def test_class_conditional_samples_belong_to_their_class(tmp_path: Path) -> None
 
 
 def test_closed_forms_can_be_sampled_with_every_sampler(tmp_path: Path, digits: np.ndarray) -> None:
-    """No sample from the Gaussian denoiser is a copy, but the table lists the nearest training images all the same."""
+    """No sample from the Gaussian denoiser is a copy, but the table still lists the nearest training images."""
     for name, options in [('edm', []), ('churned', ['--S_churn=10']), ('ablation', ['--solver=euler', '--disc=vp'])]:
         out = tmp_path / name
         result = run('--data=digits', '--denoiser=gaussian', f'--outdir={out}', '--seeds=0-5', *options)
@@ -256,7 +254,7 @@ def test_the_precision_option_does_not_change_images(outdir: Path, tmp_path: Pat
 
 @pytest.mark.parametrize('axes', [(0, 1, 2, 3), (0, 2, 3, 1)])
 def test_an_array_on_disk_gives_the_same_images(axes: tuple[int, ...], outdir: Path, tmp_path: Path) -> None:
-    """The array may be [N, C, H, W] or [N, H, W, C]."""
+    """The shape of the array can be [N, C, H, W] or [N, H, W, C]."""
     images = open_source('digits').load().transpose(0, 3, 1, 2)
     np.save(tmp_path / 'digits.npy', images.transpose(axes))
     result = run(f'--data={tmp_path / "digits.npy"}', f'--outdir={tmp_path / "out"}', '--seeds=0-31')

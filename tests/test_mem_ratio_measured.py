@@ -1,4 +1,5 @@
-"""mem_ratio.py with metrics for every snapshot, other copy rules, and tables of copied training images."""
+"""mem_ratio.py with metrics for every snapshot, with copy rules other than pixel distances, and with tables of copied
+training images."""
 
 import csv
 import json
@@ -56,7 +57,7 @@ def test_the_trajectory_file_has_the_metrics_of_all_snapshots(run_dir, digits_20
     found = records[0]['metrics']['frechet']
     text = f'Fréchet {found["to_training"]:.5g} training, {found["to_test"]:.5g} held-out'
     assert text in (run_dir / 'mem_traj.log').read_text()
-    # Records are reused only if the same metrics are requested, not for other metrics or for none.
+    # An existing record is reused only if it has exactly the requested metrics.
     assert run(*common, *options, '--metrics-for=all').stdout.count('(already evaluated)') == 2
     assert 'already evaluated' not in run(*common, '--metrics=authenticity', '--metrics-for=all').stdout
     assert 'already evaluated' not in run(*common).stdout
@@ -79,7 +80,7 @@ def test_metrics_of_all_snapshots_are_equal_on_any_number_of_ranks(trained, tmp_
 
 @pytest.fixture
 def given(digits_20, tmp_path):
-    """Path of 14 images: training image 3 twice, image 5 once, a darkened copy of image 7, and ten other digits."""
+    """Path of 14 images: training image 3 twice, training images 5 and 7 once (7 darkened), and ten other digits."""
     training, others = np.asarray(load_dataset(str(digits_20)).images), np.asarray(load_dataset('digits').images)
     path = tmp_path / 'made.npy'
     np.save(path, np.concatenate([training[[3, 3, 5]], training[7:8] // 2, others[900:910]]))

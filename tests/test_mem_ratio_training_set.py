@@ -55,7 +55,7 @@ def record_of(folder):
 
 
 def forget(folder, *entries):
-    """Remove header entries from the snapshot, as in snapshots saved before these entries were introduced."""
+    """Remove entries from the snapshot's header, so that it resembles a snapshot of an older version."""
     path = folder / 'network-snapshot-000000.008.safetensors'
     weights = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, 'pt') as file:
@@ -97,7 +97,7 @@ def test_classes_are_drawn_with_their_frequency_in_the_training_set(fresh, drawn
     assert run(*arguments, '--class-prior=uniform').exit_code == 0
     assert 80 < drawn.count(1) < 120
     drawn.clear()
-    assert run(*arguments, '--class-prior=data').exit_code == 0  # not covered by the record for the uniform prior
+    assert run(*arguments, '--class-prior=data').exit_code == 0  # the record for the uniform prior is not reused
     assert 35 < drawn.count(1) < 65
     assert drawn.count(1) + drawn.count(4) == 200
     assert record_of(fresh)['class_prior'] == 'data'

@@ -12,7 +12,8 @@ import pytest
 from tests.helpers import TINY, command, environment, run_script
 from training.snapshot import list_snapshots, list_states
 
-# Every source of randomness (dropout, augmentation, shuffling window), and a training state about every 40 steps.
+# A training run with every source of randomness (dropout, augmentation, shuffling window), which saves a training state
+# about every 40 steps.
 OPTIONS = [*TINY, '--augment=0.2', '--window-size=0.5', '--batch=24', '--epochs=160', '--tick=1', '--snap=1',
            '--seed=7', '--nosubdir', '--ema_mode=mode1', '--ema=10', '--xflip=1', '--batch-gpu=12']  # fmt: skip
 LAST_KIMG = 3
@@ -81,7 +82,8 @@ def uninterrupted(digits_20, tmp_path_factory):
 @pytest.mark.parametrize('ranks', [1, 2, 3])
 def test_a_killed_and_resumed_training_run_ends_with_the_same_bytes(digits_20, tmp_path, uninterrupted, ranks):
     run_dir = tmp_path / 'run'
-    # The run is killed as its folder appears, after its first state, and while it writes a later file.
+    # The run is killed three times: when its folder appears, after its first training state, and while it writes a
+    # later file.
     moments = [
         lambda: run_dir.is_dir(),
         lambda: has_state(run_dir, 1),

@@ -1,4 +1,4 @@
-"""When training and evaluation may change a run folder."""
+"""Conditions under which training and evaluation may change a run folder, or must refuse to."""
 
 import json
 from functools import partial

@@ -166,7 +166,7 @@ def test_every_training_run_of_a_sweep_is_evaluated_on_its_training_set(name, tm
         elif 'mem_ratio.py' in words:
             evaluated.append((options['--expdir'], options.get('--knn-ref', trained[-1][1])))
     assert trained == evaluated
-    assert len(set(trained)) == len(trained) - (name == 'README')  # one run is shown for several nodes, too
+    assert len(set(trained)) == len(trained) - (name == 'README')  # the README also shows its run on several nodes
 
 
 @pytest.mark.parametrize('name', VALUES)

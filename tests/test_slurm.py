@@ -111,8 +111,8 @@ class Study:
     def wait_until_requeued(self, job: str) -> None:
         """Wait until a job is requeued, and shorten its delay from Slurm's two minutes to three seconds.
 
-        With no delay, a node could refuse the job: it rejects credentials issued in the second in which it revoked the
-        credentials of the first run.
+        Without this delay, the node could refuse the job. When the first run ends, the node revokes its credentials. It
+        then also rejects new credentials for the job that were issued in the same second.
         """
         wait_for(lambda: job in self.jobs_that('pending'), f'requeued job {job}')
         self.slurm('scontrol', 'update', f'jobid={job}', 'starttime=now+3')

@@ -381,7 +381,7 @@ def test_held_out_loss_is_reported_at_every_tick_without_changing_the_weights(di
         losses.append([{key: line[key] for key in line if re.match('Loss/(train|test)', key)} for line in lines])
     assert losses[0] == losses[1]
     assert [len(line) for line in losses[0]] == [10, 10, 10]
-    # Compute the losses of the first ten images of each set again, with the last snapshot.
+    # Use the last snapshot to compute the losses of the first ten training and held-out images again.
     sets = [load_dataset(str(path)).images[:10] for path in (digits_20, held_out)]
     evaluator = HeldOutLoss(Images(sets[0], None), Images(sets[1], None), torch.device('cpu'))
     evaluated = evaluator.evaluate(load_network(whole))

@@ -26,8 +26,8 @@ class Job(Protocol):
 class Launcher(Protocol):
     """Runs points with `studies.runner`.
 
-    capacity: how many points it runs at a time; None if it can queue any number of points. resources: the resources for
-    each point.
+    capacity: largest number of points that it accepts at a time; None if it can queue any number. resources: the
+    resources for each point.
     """
 
     capacity: int | None
@@ -40,7 +40,8 @@ class Launcher(Protocol):
         """The job script that `submit` would write for `count` points; empty if it needs none."""
 
     def stop(self) -> None:
-        """Stop after an interruption; return once every child process has saved its state and ended."""
+        """Stop local points, after an interruption or an error; return once they have saved their state and ended. Jobs
+        on a cluster continue."""
 
 
 def make_launcher(root: Path, options: LaunchOptions) -> Launcher:

@@ -78,7 +78,7 @@ class LocalLauncher:
 
 
 class LocalJob:
-    """A point in the thread pool. If an error, such as a full disk, kept the point from running, `done` raises it."""
+    """A point in the thread pool. If running it raised an error, for example on a full disk, `done` raises it again."""
 
     def __init__(self, future: Future):
         self.future = future

@@ -25,8 +25,8 @@ from studies.launchers.contract import Job, Launcher
 from studies.launchers.slurm_job import SECONDS_TO_STOP, PointJob
 from studies.study_options import LaunchOptions
 
-# Slurm sends this signal before a job's time limit. Unlike SIGUSR1 and SIGUSR2, it is ignored by default: only the
-# process that watches a point handles it, and the training run continues until it is asked to stop.
+# Slurm sends this signal to a job's processes before the job's time limit. Unlike SIGUSR1 and SIGUSR2, it is ignored by
+# default. Therefore it does not end the training run; it only makes submitit stop the point gracefully.
 WARNING_SIGNAL = 'URG'
 # How many seconds before the time limit the signal is sent.
 WARNING_SECONDS = SECONDS_TO_STOP + 30
@@ -38,7 +38,7 @@ SECONDS_BETWEEN_QUERIES = 5.0
 RECORD = 'slurm.json'  # in a point's folder: the name and number of its job array, and the job's index in it
 NAME_PREFIX = 'emm-'
 
-# Options of sbatch that users cannot set: the launcher sets them from its own options, or depends on their values.
+# Options of sbatch that users cannot set, because the launcher sets them itself or depends on their values.
 RESERVED_OPTIONS = {
     *('account', 'array', 'chdir', 'cpus-per-task', 'error', 'gpus-per-node', 'job-name', 'mem', 'nodes', 'ntasks'),
     *('ntasks-per-node', 'open-mode', 'output', 'partition', 'qos', 'requeue', 'no-requeue', 'signal', 'time', 'wckey'),
@@ -83,7 +83,7 @@ class SlurmLauncher:
         return [known[folder] for folder in folders]
 
     def script(self, count: int) -> str:
-        """The job script for an array with this many points, as passed to sbatch."""
+        """The job script that `submit` would pass to sbatch for an array of `count` points."""
         executor = self._executor(f'{NAME_PREFIX}…')
         executor.parameters |= {'map_count': count} if count > 1 else {}
         return f'\nJob script:\n{executor._make_submission_file_text(executor._submitit_command_str, "")}'
@@ -103,7 +103,8 @@ class SlurmLauncher:
         return SlurmJob(self.queue, record['name'], record['index']) if record else None
 
     def _submit_array(self, folders: Sequence[Path]) -> list['SlurmJob']:
-        # The name is saved first: if this process dies before it knows the number, the jobs can still be found by name.
+        # The array's name is saved before the array is submitted. If this process dies before it learns the array's
+        # number, the jobs can still be found by the name.
         name = f'{NAME_PREFIX}{uuid.uuid4().hex[:12]}'
         for index, folder in enumerate(folders):
             _write_record(folder, name, index, None)
@@ -185,7 +186,7 @@ def extra_options(words: Iterable[str]) -> dict[str, str | bool]:
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One job in an array, identified by the array's name and the job's index."""
+    """One job in an array, identified by the array's name and the job's index in the array."""
 
     queue: '_Queue'
     name: str
@@ -209,7 +210,10 @@ class _Queue:
         self._next_query = 0.0
 
     def living(self) -> dict[tuple[str, int], str]:
-        """Array numbers of waiting and running jobs, by (name, index); not updated if the cluster does not answer."""
+        """Array numbers of waiting and running jobs, by (array name, index).
+
+        If the cluster does not answer, the result of the previous query is returned.
+        """
         if time.monotonic() >= self._next_query:
             with contextlib.suppress(UserError):
                 self._jobs = _query()
@@ -235,7 +239,8 @@ def _query() -> dict[tuple[str, int], str]:
     for line in result.stdout.splitlines():
         match line.split():
             case [name, index, number] if name.startswith(NAME_PREFIX):
-                jobs[name, int(index) if index.isdigit() else 0] = number  # a single job has no index
+                # squeue shows no index for a job that is not in an array.
+                jobs[name, int(index) if index.isdigit() else 0] = number
     return jobs
 
 

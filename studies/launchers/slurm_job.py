@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Time for a training run to save its state (20 s, or one tick) and for its ranks to exit.
+# Seconds that a training run has to save its state, which can take 20 s or one tick, and to end all of its ranks.
 SECONDS_TO_STOP = 90
 
-# On several nodes, torchrun uses one of these ports, which are below the ports that systems assign automatically.
+# Range of ports for torchrun on several nodes. It lies below the ports that operating systems assign automatically.
 FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
 
@@ -65,7 +65,7 @@ class PointJob:
 
 
 def run_point_on_node(folder: Path, nodes: int, gpus_per_node: int) -> bool:
-    """Run this node's share of a point until the point is done or SIGTERM arrives; returns whether it is done."""
+    """Run this node's share of a point until the point ends or SIGTERM arrives; return whether the point is done."""
     from studies.commands import Resources
     from studies.points import DONE
     from studies.runner import PointRun
@@ -76,10 +76,13 @@ def run_point_on_node(folder: Path, nodes: int, gpus_per_node: int) -> bool:
 
 
 def rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables with which torchrun finds the job's first node, at a port derived from the job number."""
+    """Environment variables for torchrun: this node's rank, and address and port of the job's first node.
+
+    The port is derived from the job number.
+    """
     return {
         'NODE_RANK': environ['SLURM_NODEID'],
-        'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # the first node, because srun is started there
+        'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # the job's first node, because it calls srun
         'MASTER_PORT': str(FIRST_PORT + int(environ['SLURM_JOB_ID']) % NUM_PORTS),
     }
 

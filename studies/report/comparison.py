@@ -1,4 +1,4 @@
-"""Compares a study's results with the tables.json of another run of the study, to show which numbers agree."""
+"""Compares a study's results with the tables.json of another run of the same study."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -54,9 +54,10 @@ def comparison_text(results: StudyResults, path: Path) -> str:
 
 
 def compared(here: Sequence[Row], there: Sequence[Row], keys: Sequence[str], value_of: Any) -> list[list[str]]:
-    """Compare two tables. A row of the result has the values of `keys`, both numbers, and whether they agree.
+    """Compare two tables, row by row. A row of the result has the values of `keys`, both numbers as text, and whether
+    the numbers agree.
 
-    value_of: maps a row to a number's text and the ends of its interval, or to None if the row has no number.
+    value_of: maps a row to its number as text and the two ends of the number's interval; to None if it has no number.
     """
     saved, rows = {_key(row, keys): row for row in there}, []
     ours = {_key(row, keys): row for row in here}

@@ -12,12 +12,16 @@ from evaluation.memorization import memorized
 from studies.report.gallery import best_images
 from studies.report.page import PageFigure
 
-# Most training images in the gallery, and images per row; the gallery must be readable on a phone.
+# Largest number of training images in the gallery, and their number per row, so that it can be read on a phone.
 MOST_SHOWN, IMAGES_PER_ROW = 12, 6
 
 
 def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None]:
-    """Return (name, value) facts and the gallery of a point; [] and None if its images or training set are missing."""
+    """Return facts about a point's copied training images, as (name, value) pairs, and a gallery of these images.
+
+    The facts are [] if the generated images or the training set are missing. The gallery is None in this case, and also
+    if there are no copies.
+    """
     best = best_images(folder)
     if best is None:
         return [], None

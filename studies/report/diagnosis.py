@@ -12,7 +12,8 @@ from evaluation.intervals import t_quantile
 from studies.results import StudyResults
 
 Row = dict[str, Any]
-# The similarities shown in tables and figures: the kinds of image pairs to average, and the displayed name.
+# The similarities shown in tables and figures. For each: the kinds of image pairs over which it is averaged, and the
+# displayed name.
 AGREEMENT = {
     'same_seed': ((SAME_SEED,), 'A and B, same seed'),
     'nearest_image': (NEAREST, 'generated images and their nearest training image'),
@@ -44,7 +45,7 @@ def agreement_rows(results: StudyResults) -> list[Row]:
 def mean_agreement(results: StudyResults) -> list[Row]:
     """The similarities in `AGREEMENT` for each combination and size: means over repeats, with 95 % intervals.
 
-    The intervals are Student's t intervals over repeats or, with a single repeat, intervals over its images.
+    With several repeats, these are Student's t intervals over repeats; with one repeat, intervals over its images.
     """
     groups: dict[tuple, list[Row]] = {}
     for row in agreement_rows(results):
@@ -54,7 +55,10 @@ def mean_agreement(results: StudyResults) -> list[Row]:
 
 
 def mean_row(head: Row, rows: list[Row]) -> Row:
-    """The similarities in `AGREEMENT`, averaged over the rows of all repeats."""
+    """The similarities in `AGREEMENT`: means over repeats, with 95 % intervals.
+
+    head: fields placed before the measured ones. rows: the rows to average, in the format of `agreement_rows`.
+    """
     repeats = sorted({row['repeat'] for row in rows})
     found = {**head, 'repeats': len(repeats)}
     for name, (kinds, _) in AGREEMENT.items():

@@ -40,9 +40,9 @@ from torch_utils import distributed
 
 
 def diagnose(options: Any) -> None:
-    """Run the measurement that the options describe, and draw its figures if requested.
+    """Run the measurement that the options describe, and draw its figures if the options request them.
 
-    If the options request it, only download the networks.
+    If the options request only a download, download the networks and print the paths of their files.
     """
     run, figures = MEASUREMENTS[type(options)]
     device = distributed.choose_device(options.output.device)
@@ -61,7 +61,7 @@ def diagnose(options: Any) -> None:
 
 
 def levels_figures(records: list[Row]) -> dict[str, Figure]:
-    """The last record's figures. The key of each figure is appended to the file name."""
+    """The figures of the last record, each with the ending that is appended to its file name."""
     rows, name = records[-1]['rows'], records[-1]['settings']['denoiser']
     figures = {'_distances': distance_figure(rows, f'Distance to the closed forms: {name}')}
     if any('error' in row for row in rows):
@@ -105,7 +105,8 @@ def clocks_figures(records: list[Row]) -> dict[str, Figure]:
     return figures
 
 
-# For each options class: the function that measures, and the function that draws its figures (by end of file name).
+# For each options class: the function that measures, and the function that returns the figures of the results, by the
+# ending of their file names.
 MEASUREMENTS: dict[type, tuple[Callable[..., Results], Callable[[list[Row]], dict[str, Figure]]]] = {
     LevelsOptions: (run_levels, levels_figures),
     CalibrateOptions: (run_calibrate, calibration_figures),

@@ -23,7 +23,8 @@ NAMES = {'train': 'training', 'test': 'held out', 'trajectory': 'trajectory', 'g
 def error_figure(rows: Sequence[Row], title: str) -> Figure:
     """Squared denoising errors per pixel by noise level.
 
-    The denoiser has a curve for each source of noisy images; the optimum and the Gaussian denoiser have one each.
+    The denoiser has one curve for each source of noisy images. The optimum and the Gaussian denoiser are shown for one
+    source only: the held-out images or, without them, the first source.
     """
     sources = [source for source in NAMES if any(row['source'] == source and 'error' in row for row in rows)]
     shown = 'test' if 'test' in sources else sources[0]
@@ -34,7 +35,8 @@ def error_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def distance_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Squared distances per pixel from the denoiser to the optimum and to the Gaussian denoiser, by noise level."""
+    """Squared distances per pixel between outputs of the denoiser and of the optimum or the Gaussian denoiser, by noise
+    level."""
     sources = [source for source in NAMES if any(row['source'] == source for row in rows)]
     curves = [
         (f'{name}, {NAMES[source]}', source, f'to_{name.lower()}_per_pixel')
@@ -47,7 +49,7 @@ def distance_figure(rows: Sequence[Row], title: str) -> Figure:
 def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -> Figure:
     """The share of a denoiser D that each closed form F explains: 1 - |D - F|² / |D - mean D|².
 
-    Values below -1 lie outside the figure.
+    Values below -1 are cut off.
     """
     with new_figure(title, 3.6 + legend_height(compared)) as (figure, axes):
         handles = [
@@ -78,7 +80,7 @@ def windows_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _level_figure(rows: Sequence[Row], curves: Sequence[tuple[str, str, str]], title: str, label: str) -> Figure:
-    """Draw curves by noise level. curves: name in the legend, source of noisy images, and column to draw."""
+    """Draw curves by noise level. curves: for each, its legend name, its source of noisy images and its column."""
     names = [name for name, _, _ in curves]
     with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
         handles = []
@@ -141,7 +143,7 @@ def agreement_figure(rows: Sequence[Row], threshold: float, title: str) -> Figur
 
 
 def clocks_figure(record: Row, title: str) -> Figure:
-    """A run's training and held-out errors over time, its memorization ratio, and its clocks as vertical lines."""
+    """A run's training and held-out errors and its memorization ratio by kimg, and its clocks as vertical lines."""
     rows = record['rows']
     has_ratio = any(row['ratio'] is not None for row in rows)
     names = ['held-out error', 'training error', *(['memorization ratio (right)'] if has_ratio else [])]
@@ -195,7 +197,8 @@ def agreement_by_size(rows: Sequence[Row], title: str, interval: str) -> Figure:
 def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
     """Clocks by training-set size: a marker and an interval for each training run.
 
-    rows: from `studies.report.diagnosis.clock_rows`. An interval without an upper end is drawn up to the marker.
+    rows: from `studies.report.diagnosis.clock_rows`. An interval without an upper end is drawn from its lower end to
+    the marker.
     """
     shown = {name: label for name, label in CLOCKS.items() if any(row.get(name) is not None for row in rows)}
     with new_figure(title, 3.6 + legend_height(list(shown.values()))) as (figure, axes):
@@ -223,7 +226,10 @@ def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
 
 
 def collapse_figure(records: Sequence[Row], title: str) -> Figure:
-    """The gap between held-out and training error over normalized time, one curve per run; they should coincide."""
+    """Held-out minus training error over normalized time, one curve per run.
+
+    The curves coincide if the normalization accounts for all differences between the runs.
+    """
     names = [f'{record["run"]}, |D| = {record["dataset_size"]:,}' for record in records]
     with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
         handles = []
@@ -258,7 +264,8 @@ def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
 
 
 def _logarithmic(axes: Axes, *names: str) -> None:
-    """Make the named axes logarithmic, with numbers at powers of ten and, if these are few, also between them."""
+    """Make the named axes logarithmic. Powers of ten are labelled; on an axis of less than two decades, also 2 and 5
+    times each power of ten."""
     for name in names:
         axis = {'x': axes.xaxis, 'y': axes.yaxis}[name]
         axes.set(**{f'{name}scale': 'log'})

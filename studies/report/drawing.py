@@ -55,7 +55,7 @@ def figure_bytes(figure: Figure, file_format: str) -> bytes:
 
 @contextmanager
 def new_figure(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """An empty figure with the width of README figures, in the project's style. height: in inches."""
+    """Yield an empty figure in the project's style and its axes. height: the figure's height in inches."""
     with new_panels(title, height, 1) as (figure, (axes,)):
         yield figure, axes
 
@@ -104,7 +104,7 @@ def band_curve(
 
 
 def cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
-    """Cross out plotted points whose generated images are far from any data. places: the points, as (x, y)."""
+    """Draw crosses over plotted points whose generated images are far from any data. places: (x, y) of these points."""
     if places:
         axes.plot(
             *zip(*places, strict=True),
@@ -137,9 +137,9 @@ def threshold_line(axes: Axes, threshold: float) -> None:
 
 
 def row_places(names: Sequence[str]) -> tuple[list[float], float]:
-    """The vertical position of each row, and the height of all rows, in text lines (at least two per row).
+    """The vertical position of the middle of each row, and the total height of the rows, both in text lines.
 
-    names: the rows' labels.
+    names: the rows' labels. A row has at least two text lines.
     """
     lines = [max(2, name.count('\n') + 1) for name in names]
     ends = list(itertools.accumulate(lines))
@@ -149,7 +149,7 @@ def row_places(names: Sequence[str]) -> tuple[list[float], float]:
 def label_rows(
     axes: Axes, places: Sequence[float], names: Sequence[str], values: Sequence[str], height: float, label: str = ''
 ) -> None:
-    """Write the rows' names on the left of the axes, next to `label`, and their values on the right."""
+    """Write the rows' names to the left of the axes, and the rows' values to the right. label: the left axis label."""
     axes.set_yticks(places, names)
     axes.set_ylabel(label_text(label) if label else '')
     axes.tick_params(axis='y', length=0)

@@ -31,8 +31,8 @@ class EmmBar:
 def emm_figure(bars: Sequence[EmmBar], title: str, label: str = '') -> Figure:
     """The EMM by factor value, on a logarithmic scale, with the first value on top.
 
-    A known EMM is a dot within its interval. If the EMM lies outside the measured sizes, an open triangle at the
-    nearest measured size points in its direction. An interval end outside the measured sizes is an arrow.
+    An EMM within the measured sizes is a dot. An EMM outside the measured sizes is an open triangle at the nearest
+    measured size, which points towards the EMM. An interval end outside the measured sizes is an arrow.
     label: the factor's name.
     """
     names = [label_text(bar.name, width=18) for bar in bars]

@@ -47,7 +47,7 @@ class StudyFigure:
 
 
 def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
-    """All figures that the finished points allow, the most informative first."""
+    """Yield all figures for which there are finished points, the most informative figure first."""
     outcomes = [outcome for outcome in results.outcomes if outcome.ratios]
     if not outcomes:
         return
@@ -94,7 +94,8 @@ def write_folder_figures(folder: Path) -> list[Path]:
 
 
 def level_figures(results: StudyResults) -> Iterator[StudyFigure]:
-    """Denoising errors of the first repeat's last snapshot, by noise level; a figure for each combination and size."""
+    """Denoising errors of the last snapshot by noise level: one figure for each combination and size, from the first
+    measured repeat."""
     rows = level_rows(results)
     for outcome in results.outcomes:
         for size in sorted({result.point.size for result in outcome.points}):
@@ -136,24 +137,26 @@ def _by_combination(
 
 
 def name_of(outcome: Outcome) -> str:
-    """The name of a combination in figures: only the factor value if the study has a single factor."""
+    """The name of a combination in figures. If the study has a single factor, this is the factor value without the
+    factor's label."""
     names = list(outcome.combination.values.values())
     return names[0] if len(names) == 1 else outcome.combination.name
 
 
 def label_of(study: Study) -> str:
-    """The factor's label if the study has a single factor, because `name_of` then omits it; '' otherwise."""
+    """The factor's label if the study has a single factor ('' otherwise). Only then, `name_of` omits the label."""
     return study.factors[0].label if len(study.factors) == 1 else ''
 
 
 def ratio_point(outcome: Outcome, ratios: Ratios) -> RatioPoint:
-    """The ratio to plot at one size. It is marked as far from any data if the images of any repeat are."""
+    """The ratio to plot at one size; marked as far if the generated images of any repeat are far from any data."""
     far = any(is_far(result.record) for result in outcome.at(ratios.size) if result.record is not None)
     return RatioPoint(ratios.size, ratios.mean, ratios.interval.low, ratios.interval.high, far)
 
 
 def skip_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
-    """Ratios by the skip connections that are kept: a figure for each size, if a factor sets skip connections."""
+    """Yield a figure for each size: ratios by the skip connections that are kept. Without a factor that sets skip
+    connections, yield nothing."""
     if not sets_skips(results):
         return
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
@@ -190,7 +193,10 @@ def network_of(points: list[PointResult]) -> dict[str, Any] | None:
 
 
 def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
-    """Ratios of the first repeat during training: a figure for each size at which runs have several snapshots."""
+    """Ratios during training: one figure for each size, with one curve for each combination.
+
+    The curve shows the first finished repeat; combinations in which this repeat has a single record are omitted.
+    """
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
         curves = []
         for outcome in outcomes:

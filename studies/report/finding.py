@@ -47,8 +47,8 @@ def range_sentence(
 ) -> str:
     """A sentence about the lowest and highest of several numbers.
 
-    lowest, highest: the number as text, and the words that name its combination. intervals: the intervals of all the
-    numbers. unit: the words after the first number.
+    quantity: the words that name what the numbers measure. lowest, highest: the number as text, and the words that name
+    its combination. intervals: the 95 % intervals of all numbers. unit: the words after the lowest number.
     """
     if lowest[0] == highest[0]:
         return f'{quantity} is {lowest[0]}{unit} for every combination.'

@@ -21,8 +21,8 @@ from studies.report.run_files import all_records
 class GalleryItem:
     """A generated image and its two nearest distinct training images: uint8 [C, H, W] each, C = 1 or 3.
 
-    distance, second_distance: root mean square distances per pixel to the two, in grey levels. memorized: whether the
-    generated image is a copy.
+    distance, second_distance: root mean square difference per pixel between the generated image and each of the two
+    training images, in grey levels. memorized: whether the generated image is a copy.
     """
 
     seed: int
@@ -35,14 +35,15 @@ class GalleryItem:
 
     @property
     def ratio(self) -> float:
-        """The nearest distance divided by the second-nearest; the image is a copy if this is below 1/3."""
+        """The nearest distance divided by the second-nearest. The generated image is a copy if it is below 1/3."""
         return self.distance / max(self.second_distance, 1e-9)
 
 
 def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Tensor]) -> list[GalleryItem]:
-    """Read `size` images of a point's best snapshot. rows: chooses the images; `closest_rows` or `spread_rows`.
+    """Read at most `size` generated images of a point's best snapshot, and their nearest training images.
 
-    Returns an empty list if the folder lacks the images or their training set.
+    rows: the function that chooses the images, `closest_rows` or `spread_rows`. Returns an empty list if the folder
+    lacks the generated images or their training set.
     """
     best = best_images(folder)
     if best is None:
@@ -54,7 +55,7 @@ def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Te
 
 
 def best_images(folder: Path) -> BestSnapshot | None:
-    """The images of a point's best snapshot, if its folder contains them and their training set."""
+    """The generated images of a point's best snapshot; None if its folder lacks them or their training set."""
     records = all_records(folder / 'run')
     if not records or not (folder / 'data.zip').exists():
         return None
@@ -62,12 +63,13 @@ def best_images(folder: Path) -> BestSnapshot | None:
 
 
 def closest_rows(best: BestSnapshot, size: int) -> Tensor:
-    """Choose the images closest to the copy threshold. Returns their rows, int64 [min(size, N)]."""
+    """Choose the generated images whose ratio is closest to the copy threshold; return their indices, int64
+    [min(size, N)]."""
     return closest_places(best.squared_distances, size)
 
 
 def spread_rows(best: BestSnapshot, size: int) -> Tensor:
-    """Choose images spread evenly over the generated set. Returns their rows, int64 [min(size, N)]."""
+    """Choose images spread evenly over the generated set; return their indices, int64 [min(size, N)]."""
     return spread_places(len(best.images), size)
 
 

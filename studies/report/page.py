@@ -25,7 +25,7 @@ _LONGEST_LIST = 24  # most entries shown of a list in a configuration; a longer 
 
 
 class Block:
-    """A part of a section. kind: the macro in parts.html.j2 that draws it."""
+    """A part of a section. kind: name of the macro in parts.html.j2 that renders the block."""
 
     kind: ClassVar[str]
 
@@ -158,7 +158,7 @@ class Page:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write the page as one HTML file, completely or not at all."""
+    """Write the page as one HTML file. If writing fails, an earlier file at this path remains unchanged."""
     html = render_page(page)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:

@@ -26,7 +26,7 @@ from studies.results import Outcome, PointResult, StudyResults
 
 @dataclass(frozen=True)
 class QualityCurve:
-    """Ratios in [0, 1] and Fréchet distances at the ascending positions x > 0. far: as in `RatioPoint`."""
+    """Ratios in [0, 1] and Fréchet distances of several evaluations. x: ascending, > 0. far: as in `RatioPoint`."""
 
     name: str
     x: Sequence[float]
@@ -36,7 +36,8 @@ class QualityCurve:
 
 
 def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
-    """Yield (name, caption, figure): first quality by |D|, then quality during training, a figure per combination."""
+    """Yield (name, caption, figure) of each figure: first, one of quality by |D|; then, for each combination, one of
+    quality during training."""
     by_size = [
         (outcome.combination.name, [(result.point.size, result.record or {}) for result in first_repeats(outcome)])
         for outcome in results.outcomes
@@ -55,7 +56,7 @@ def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
 
 
 def first_repeats(outcome: Outcome) -> list[PointResult]:
-    """The first finished repeat whose record has a Fréchet distance, for each size in order."""
+    """For each size, in ascending order, the first finished repeat whose record has a Fréchet distance."""
     found: dict[int, PointResult] = {}
     for result in outcome.points:
         if result.record is not None and 'frechet' in result.record.get('metrics', {}):
@@ -64,7 +65,10 @@ def first_repeats(outcome: Outcome) -> list[PointResult]:
 
 
 def measured_records(run: Path) -> list[dict[str, Any]]:
-    """Each snapshot's newest record with a Fréchet distance, ordered by epochs."""
+    """Each snapshot's newest record with a Fréchet distance, ordered by epochs.
+
+    Only records with the same measurement settings (`measured`) as the newest of them are used.
+    """
     found = [record for record in run_records(run) if 'frechet' in record.get('metrics', {}) and record['epochs'] > 0]
     same = {record['snapshot']: record for record in found if record.get('measured') == found[-1].get('measured')}
     return sorted(same.values(), key=lambda record: record['epochs'])
@@ -73,7 +77,7 @@ def measured_records(run: Path) -> list[dict[str, Any]]:
 def quality_by(
     title: str, name: str, curves: Sequence[tuple[str, Sequence[tuple[float, dict[str, Any]]]]], x_label: str
 ) -> tuple[str, str, Figure]:
-    """Return name, caption and figure. curves: the name and the (position, record) pairs of each curve."""
+    """Return a figure's name, caption and content. curves: for each curve, its name and its (x, record) pairs."""
     records = [record for _, rows in curves for _, record in rows]
     frechets = [record['metrics']['frechet'] for record in records]
     held_out = all(frechet['to_test'] is not None for frechet in frechets)
@@ -100,7 +104,7 @@ def quality_by(
 
 
 def quality_figure(curves: Sequence[QualityCurve], title: str, x_label: str, y_label: str) -> Figure:
-    """Draw the memorized images above the Fréchet distances, with a shared logarithmic axis."""
+    """Draw memorization ratios above Fréchet distances, with a shared logarithmic horizontal axis."""
     names = [curve.name for curve in curves]
     with new_panels(title, 4.6 + legend_height(names), 2) as (figure, (above, below)):
         handles = []

@@ -73,7 +73,7 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class RunHistory:
-    """One run: its losses by thousands of images seen, and its snapshots' ratios with their 95 % intervals.
+    """One run: its losses during training, and its snapshots' ratios with their 95 % intervals.
 
     losses: (kimg, loss); losses that are not positive numbers are omitted. ratios: (kimg, ratio, low, high).
     far: kimg of the snapshots whose images are far from any data.
@@ -106,7 +106,7 @@ def ratio_figure(
     threshold: float = EMM_RATIO,
     label: str = '',
 ) -> Figure:
-    """Ratio against size, one curve per factor value; intervals are bands, and the EMM's threshold is dashed.
+    """Ratio against size: one curve per factor value, with intervals as bands and the EMM's threshold as a dashed line.
 
     interval: what the bands show, for the axis label. threshold: the ratio that defines the EMM. label: the factor's
     name, shown above the legend.
@@ -115,7 +115,7 @@ def ratio_figure(
         handles = []
         for place, (style, curve) in enumerate(zip(curve_styles(len(curves)), curves, strict=False)):
             points = sorted(curve.points, key=lambda point: point.dataset_size)
-            # Sizes are shifted by up to 3 %, so that curves that coincide do not hide each other.
+            # Each curve is shifted horizontally by up to 3 %, so that curves that coincide do not hide each other.
             shift = 1.03 ** (2 * place / max(len(curves) - 1, 1) - (len(curves) > 1))
             sizes = [point.dataset_size * shift for point in points]
             ends = [point.ratio_low for point in points], [point.ratio_high for point in points]
@@ -145,7 +145,7 @@ def training_figure(
     threshold: float = EMM_RATIO,
     label: str = '',
 ) -> Figure:
-    """Ratio against training epochs, one curve per run; intervals are bands, and the EMM's threshold is dashed.
+    """Ratio against epochs: one curve per run, with intervals as bands and the EMM's threshold as a dashed line.
 
     interval, threshold, label: as in `ratio_figure`.
     """
@@ -168,7 +168,7 @@ def training_figure(
 
 
 def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) -> Figure | None:
-    """A run's loss above its snapshots' ratios, with a shared axis of images seen; None if the run has neither."""
+    """A run's loss above its snapshots' ratios, both by kimg; None if it has no ratio and fewer than two losses."""
     losses = [(kimg, loss) for kimg, loss in history.losses if math.isfinite(loss) and loss > 0]
     ratios = sorted(row for row in history.ratios if all(map(math.isfinite, row)))
     has_losses, has_ratios = len(losses) > 1, bool(ratios)
@@ -196,7 +196,7 @@ def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) ->
 
 
 def _loss_axis(axes: Axes, losses: Sequence[float]) -> None:
-    """Set a logarithmic axis with plain numbers, or a linear one if losses differ by less than a factor of three."""
+    """Make the axis of the losses logarithmic, unless the losses differ by less than a factor of three."""
     spread = max(losses) / min(losses)
     if spread < 3:
         return
@@ -213,9 +213,11 @@ def value_figure(
     threshold: float = EMM_RATIO,
     label: str = '',
 ) -> Figure:
-    """Ratio at one size by factor value, first value on top: a dot within its interval; the EMM's threshold is dashed.
+    """Ratio at one size by factor value, first value on top. Each ratio is a dot within its interval, and the EMM's
+    threshold is a dashed line.
 
-    values: pairs of name and ratio. interval: what the lines show, for the axis label. label: the factor's name.
+    values: pairs of factor value and ratio. interval: what the intervals are, for the axis label. label: the factor's
+    name.
     """
     names = [label_text(name, width=18) for name, _ in values]
     places, height = row_places(names)
@@ -236,7 +238,8 @@ def value_figure(
 def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int], title: str) -> Figure:
     """Ratio by the skip connections that are kept: one column per mask.
 
-    The column's bar shows the ratio. Below it, a square for each skip connection is filled if the connection is kept.
+    The column's bar shows the ratio. Below the bar is a square for each skip connection, filled if the connection is
+    kept.
     resolutions: the encoder's resolutions, highest first; all have the same number of skip connections.
     Raises ValueError if masks differ in length, or if the number of resolutions does not divide their length.
     """

@@ -1,4 +1,4 @@
-"""Reads records and statistics from run folders; unreadable parts are skipped."""
+"""Reads records and statistics from run folders. Missing or corrupt files do not raise errors."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from evaluation.records import Record, read_records
 
 
 def all_records(run: Path) -> list[Record]:
-    """All records in a run folder, oldest first; empty if the file is missing or corrupt."""
+    """The records in a run folder's mem_traj.jsonl, oldest first; an empty list if the file is missing or corrupt."""
     try:
         return read_records(run / 'mem_traj.jsonl')
     except (UserError, UnicodeDecodeError):
@@ -17,13 +17,16 @@ def all_records(run: Path) -> list[Record]:
 
 
 def run_records(run: Path) -> list[Record]:
-    """Like `all_records`, but only for snapshots whose kimg and epochs are known (not for closed forms)."""
+    """Like `all_records`, but without records that have no kimg or epochs, such as the records of closed forms."""
     records = all_records(run)
     return [record for record in records if None not in (record['kimg'], record['epochs'])]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a JSON lines file; missing, truncated or invalid lines are skipped."""
+    """The objects in a JSON lines file. Truncated and invalid lines are skipped.
+
+    Returns an empty list if the file is missing or not UTF-8.
+    """
     found = []
     try:
         lines = path.read_text(encoding='utf-8').splitlines()

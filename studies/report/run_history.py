@@ -22,7 +22,10 @@ def run_history(run: Path) -> RunHistory:
 
 
 def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The newest evaluation's records, by epochs: one per snapshot, all with the same seeds and sampler."""
+    """Each snapshot's newest record, ordered by epochs.
+
+    Only records with the same seeds, sampler and precision as the newest record are used.
+    """
     if not records:
         return []
     same = [r for r in records if all(r.get(key) == records[-1].get(key) for key in ('seeds', 'sampler', 'precision'))]

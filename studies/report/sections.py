@@ -1,7 +1,7 @@
 """The sections of a study's page; `SECTIONS` lists them in page order.
 
-To add a section, write a function that returns the blocks for given results (none if there is nothing to show), and add
-an entry to `SECTIONS`.
+To add a section, write a function that takes results and returns the section's blocks, and add it to `SECTIONS`. The
+section is omitted if the function returns no blocks.
 """
 
 import datetime
@@ -62,7 +62,7 @@ def study_page(results: StudyResults) -> Page:
 
 
 def finding_section(results: StudyResults) -> Sequence[Block]:
-    """The first screen: the finding, its figure, and typical images."""
+    """The first screen of the page: the finding in words, the most informative figure, and typical images."""
     figure = next(page_figures(results), None)
     notes = advice(results) + [
         f'Next size to measure{of(outcome)}: {outcome.next_size:,} training images.'
@@ -86,7 +86,7 @@ def finding_section(results: StudyResults) -> Sequence[Block]:
 
 
 def emm_sentences(results: StudyResults) -> list[str]:
-    """A sentence about the EMM of each combination; none if there are more than `MOST_SENTENCES` combinations."""
+    """A sentence about the EMM of each combination. The list is empty if more than `MOST_SENTENCES` EMMs are known."""
     known = [outcome for outcome in results.outcomes if outcome.emm is not None]
     if len(known) > MOST_SENTENCES:
         return []
@@ -147,7 +147,7 @@ SECTIONS: dict[str, tuple[str, Callable[[StudyResults], Sequence[Block]]]] = {
 
 
 def anchors_of(results: StudyResults) -> dict[Path, str]:
-    """The page identifiers of the training runs that have started, by folder."""
+    """Map the folder of each point that has started to the identifier on the page to which the tables link."""
     begun = [result.point.folder for result in results.points if result.status.state != LEFT]
     return {folder: f'point-{number}' for number, folder in enumerate(begun, start=1)}
 
@@ -174,7 +174,7 @@ def emm_table(results: StudyResults) -> PageTable:
 
 
 def ratio_table(results: StudyResults) -> PageTable:
-    """Ratio by combination and size; a size links to its first training run."""
+    """Ratio by combination and size; each size links to the first repeat that has started."""
     factors = [factor.name for factor in results.study.factors]
     anchors = anchors_of(results)
     leads = {
@@ -287,7 +287,7 @@ def clocks_table(results: StudyResults) -> PageTable:
 
 
 def clock_cell(row: dict[str, Any], name: str) -> Cell:
-    """A clock with its interval; an interval that may extend beyond the last snapshot ends with '…'."""
+    """A clock with its interval. If the interval may extend beyond the last snapshot, '…' replaces its upper end."""
     if row.get(name) is None:
         return Cell('–')
     high = row[f'{name}_high']
@@ -295,10 +295,10 @@ def clock_cell(row: dict[str, Any], name: str) -> Cell:
 
 
 def unbroken(text: str) -> str:
-    """Replace the spaces in a text by spaces at which lines do not break."""
+    """Replace the spaces in a text by no-break spaces."""
     return text.replace(' ', '\u00a0')
 
 
 def interval_text(emm: EMM) -> str:
-    """Both ends of the interval; only one if both are the same bound, such as '≥ 1,000'."""
+    """The interval as text, such as '23 to 27'; if both ends are equal, only one of them, such as '≥ 1,000'."""
     return f'{emm.low} to {emm.high}' if emm.low != emm.high else str(emm.low)

@@ -1,4 +1,5 @@
-"""A study's results as text, CSV and JSON. The tables contain no times, so interruptions do not change them."""
+"""A study's results as text, CSV and JSON. The tables contain no times, so a study that was interrupted and resumed has
+the same tables as an uninterrupted one."""
 
 import hashlib
 import json
@@ -48,7 +49,10 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
 
 
 def metric_means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The mean over repeats of each metric value that all records have."""
+    """The mean of each metric over the repeats of one size. Metrics that any repeat lacks are omitted.
+
+    records: one record for each repeat.
+    """
     found = [record.get('metrics') for record in records]
     columns = [dict(numbers_of(metrics)) if isinstance(metrics, dict) else {} for metrics in found]
     values = {name: [column.get(name) for column in columns] for name in columns[0]}

@@ -25,22 +25,23 @@ MOST_PIXEL_BYTES = 6_000_000
 
 
 def images_of_point(results: Sequence[PointResult]) -> int:
-    """The number of images in each point's gallery, limited so that the page opens quickly."""
+    """The number of generated images in each point's gallery, limited so that the page opens quickly."""
     done = max(1, sum(result.record is not None for result in results))
-    # An entry has three images, and base64 writes three bytes as four characters: 3 · 4/3 = 4 bytes per image byte.
+    # A gallery item has three images, and base64 encodes three bytes as four. Each item therefore takes 3 · 4/3 = 4
+    # times the bytes of one image.
     pixels = max((4 * image_bytes(result) for result in results), default=0)
     fitting = min(MOST_OF_POINT, MOST_IMAGES // done, MOST_PIXEL_BYTES // max(1, pixels * done))
     return max(FEWEST_OF_POINT, fitting)
 
 
 def image_bytes(result: PointResult) -> int:
-    """The size of a training image in bytes, before compression; 0 if the point has no resolved configuration yet."""
+    """The uncompressed size of a training image in bytes; 0 if the run folder has no resolved configuration yet."""
     options = read_json(result.point.folder / 'run' / OPTIONS_FILE, dict[str, Any])
     return options['dataset']['channels'] * options['dataset']['resolution'] ** 2 if options else 0
 
 
 def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size: int) -> PagePoint:
-    """Collect everything about a point that its folder contains; missing parts are omitted."""
+    """Collect everything that the page shows about a point; parts that its folder does not contain are omitted."""
     point, status, record = result.point, result.status, result.record
     repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
     who, copied = copied_parts(point.folder) if record else ([], None)

@@ -29,7 +29,7 @@ class Options:
 
 
 def run(*arguments):
-    """Run a command; return its options and the arguments it was given, or its error message."""
+    """Run a command; return its options and the names of the arguments given, or its error message."""
     seen = []
 
     @click.command()

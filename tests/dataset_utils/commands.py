@@ -1,4 +1,4 @@
-"""Run subcommands of `python -m dataset_utils` that must succeed or must fail."""
+"""Functions that run a subcommand of `python -m dataset_utils` and check that it succeeds or fails."""
 
 from pathlib import Path
 

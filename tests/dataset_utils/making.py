@@ -45,7 +45,7 @@ def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZI
 
 
 def labelled_files(images: np.ndarray, labels: list[int] | None) -> dict[str, bytes]:
-    """Contents of the files of a data set in EDM's format, by name, with PNGs written by Pillow."""
+    """The files of a data set in EDM's format: the content of each file, by name. Pillow writes the PNGs."""
     names = [f'00000/img{number:08d}.png' for number in range(len(images))]
     listed = None if labels is None else [list(pair) for pair in zip(names, labels, strict=True)]
     files = {name: image_bytes(image) for name, image in zip(names, images, strict=True)}
@@ -66,7 +66,7 @@ def write_cifar(
 ) -> np.ndarray:
     """Write an archive in the format of cifar-10-python.tar.gz; return its images, uint8 [N, 32, 32, 3].
 
-    members: bytes that replace members of the archive, by member name (b'' leaves a member out).
+    members: contents that replace members of the archive, by member name (b'' omits the member).
     """
     images = random_images(5 * per_batch, 32)
     labels = cifar_labels(per_batch)
@@ -102,7 +102,7 @@ def write_idx(folder: Path, count: int = 12, compress: bool = True) -> tuple[Pat
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG whose header gives a size of width x height pixels, with far too little pixel data."""
+    """A PNG whose header declares width x height pixels, but which contains only ten bytes of pixel data."""
     import zlib
 
     header = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
@@ -114,7 +114,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def read_zip(path: Path) -> tuple[np.ndarray, list[int] | None, dict]:
-    """Read images [N, H, W, C], labels and manifest of an archive with only zipfile and Pillow."""
+    """Read a data set's archive with zipfile and Pillow alone; return its images [N, H, W, C], labels and manifest."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith('.png')]
         images = [np.array(PIL.Image.open(archive.open(name))) for name in names]
@@ -136,7 +136,7 @@ def folder_state(folder: Path) -> dict[str, str]:
 
 
 def names_of(source: Source) -> list[str]:
-    """Names of all images in a source."""
+    """The names of the images in a source, in the source's order."""
     return [source.describe(index) for index in range(len(source))]
 
 

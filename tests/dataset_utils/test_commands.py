@@ -269,7 +269,7 @@ class TestOriginalNames:
 
     def test_original_names_of_a_selection_are_those_of_its_files(self, tmp_path, converted):
         _, _, manifest = make('one-class', converted, tmp_path / 'a.zip', '--class-name=dog', '--seed=3')
-        names = [f'dog/IMG_{index - 3}.png' for index in manifest['indices']]  # three images of cats come first
+        names = [f'dog/IMG_{index - 3}.png' for index in manifest['indices']]  # 3 images of cats precede them
         assert manifest['original_names'] == names
         again = make('duplicate', tmp_path / 'a.zip', tmp_path / 'b.zip', '--copies=2', '--fraction=0.25')
         assert again[2]['original_names'] == [*names, names[0]]

@@ -1,4 +1,4 @@
-"""A registered function becomes a subcommand, a rule in manifests and a selection for studies."""
+"""A function registered with `rules.rule` becomes a subcommand, a rule in manifests, and a selection for studies."""
 
 import numpy as np
 import pytest

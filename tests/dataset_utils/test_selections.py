@@ -228,8 +228,8 @@ def test_random_labels_match_the_paper():
 def first_labels_of_cifar10() -> list[int]:
     """Labels of CIFAR-10's first images, derived from the published subset of 1,000 (100 per class).
 
-    An image outside the subset must belong to a class that already has its 100 images. It is given the class that is
-    the first to have them.
+    The subset contains the first 100 images of each class. An image outside of it therefore belongs to a class that
+    already has 100 images; it is given the class that reaches 100 images first.
     """
     subset = np.array(json.loads(SUBSETS.read_text())['size']['1000']).reshape(10, 100)
     labels = np.full(subset.max() + 1, subset.max(axis=1).argmin())

@@ -58,7 +58,7 @@ def test_center_crop_dhariwal_halves_then_scales_then_crops():
 def test_center_crop_dhariwal_at_twice_the_size_averages_four_pixels():
     image = image_of(8, 8)
     means = image.reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
-    # Pillow rounds after resizing in each direction.
+    # Pillow rounds twice: after resizing in one direction, and after resizing in the other.
     assert np.abs(make_transform('center-crop-dhariwal', (4, 4))(image) - means).max() <= 1
 
 

@@ -20,7 +20,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves DATA with the fault that the path names; `requests` records the paths and ranges requested."""
+    """Serves DATA with the fault that the requested path names; the server records each request's path and range."""
 
     protocol_version = 'HTTP/1.1'
     server: Server
@@ -56,7 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.serve_cut(tag='"1"' if len(self.server.requests) == 1 else '"2"')
 
     def serve_long(self):
-        """Announce more bytes than are sent."""
+        """Send fewer bytes than the header declares."""
         self.send(DATA, Content_Length=len(DATA) + 5, ETag=None, Connection='close')
         self.close_connection = True
 

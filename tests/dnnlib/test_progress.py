@@ -1,4 +1,4 @@
-"""Progress that one process reports and another process reads."""
+"""Progress: lines in the terminal, and a file through which another process can read it."""
 
 from dnnlib.progress import PROGRESS_FILE, Progress, ProgressBar, read_progress
 

@@ -26,7 +26,7 @@ def make_study(**tables):
 
 
 class FakeLauncher:
-    """Finishes every point at once, with the ratio curve(size). A point fails if curve(size) is None."""
+    """Finishes every submitted point immediately, with the ratio curve(size). A point fails if curve(size) is None."""
 
     def __init__(self, curve, capacity=1):
         self.curve, self.capacity, self.resources = curve, capacity, Resources()

@@ -54,7 +54,8 @@ def test_a_warning_is_given_if_ratios_rise_with_size(tmp_path):
 def test_the_time_left_is_estimated_from_points_of_the_nearest_size(tmp_path):
     study = make_study(sizes={'values': [10, 40]}, repeats={'count': 3})
     run(dataclasses.replace(study, repeats=Repeats(count=1)), tmp_path, lambda size: 1.0)
-    # The stand-in reports one second per training image, so two points of 10 s and two of 40 s are left.
+    # The stand-in launcher reports a time of one second per training image, so two points of 10 s and two of 40 s are
+    # left.
     results = collect(study, tmp_path)
     assert study_seconds_left(results) == pytest.approx(100)
     assert study_seconds_left(results, jobs=2) == pytest.approx(50)
@@ -77,8 +78,8 @@ def test_the_progress_of_a_running_point_includes_earlier_attempts(tmp_path, mon
     write_json(point.folder / 'run' / PROGRESS_FILE, {'phase': 'train', 'done': 27_000, 'total': 77_000, 'rate': 500.0})
     with lock(point.folder):
         results = collect(study, tmp_path)
-        # The remaining 50,000 images take 100 s at 500 images/s. This repeat has already taken 50 s, 30 s of them in an
-        # earlier attempt. The other repeat is therefore expected to take 150 s.
+        # The running repeat still needs 100 s: 50,000 images at 500 images/s. It has already taken 50 s, including 30 s
+        # in an earlier attempt. The other repeat is therefore expected to take 150 s.
         assert progress_lines(results, jobs=1) == [
             '10 images: training 27,000 of 77,000 images (35 %), 500 images/s, 1m 40s left for this training',
             'Study: 1 running, 1 left; more than 4m 10s left',
@@ -99,8 +100,8 @@ def test_once_a_point_is_done_the_time_left_includes_steps_after_training(tmp_pa
         write_status(point.folder, Status(RUNNING, 'train', started=1000 - seconds))
         with lock(point.folder):
             lines.append(progress_lines(collect(study, tmp_path), jobs=1))
-    # Training needs 5 s more. The other repeat took 10 s, so 8 s, 2 s and 0 s should be left after 2, 8 and 20 s. The
-    # longer time is shown.
+    # By its progress, training needs 5 s more. By the other repeat, which took 10 s, the point needs 8 s, 2 s and 0 s
+    # more after 2, 8 and 20 s. The longer of these two estimates is shown.
     assert [own.partition('images/s, ')[2] for own, _ in lines] == [
         '8s left for all steps of the point',
         '5s left for this training',

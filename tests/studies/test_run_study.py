@@ -66,7 +66,7 @@ def test_new_measurements_of_a_finished_point_run_in_its_folder(tmp_path):
     folder = tmp_path / 'points/all/000010-r0'
     assert list(commands_of(folder)) == ['data', 'train', 'evaluate', 'levels']
     assert order_of(levels) == []
-    assert order_of({}) == []  # earlier measurements stay
+    assert order_of({}) == []  # existing measurements are kept
     assert order_of({'levels': {'num': 30}}) == [(10, 0)]
     assert commands_of(folder)['levels'][-1] == '--num=30'
 
@@ -230,7 +230,8 @@ def test_a_search_range_without_a_crossing_gives_an_inequality(tmp_path, ratio, 
 
 
 def test_a_search_averages_all_repeats_of_a_size_before_it_continues(tmp_path):
-    # At 32 and 56, the first repeat, the last repeat and most repeats are on the opposite side of 90 % from the mean.
+    # With 32 and 56 images, the mean ratio lies on one side of 90 %. The first, the last and two of three ratios lie on
+    # the other side.
     ratios = {10: [1.0] * 3, 32: [0.85, 1.0, 0.88], 56: [1.0, 0.5, 0.95], 42: [1.0] * 3, 100: [0.0] * 3}
     left = {size: list(repeats) for size, repeats in ratios.items()}
     study = make_study(sizes={'search': [10, 100], 'tolerance': 0.5}, repeats={'count': 3})
@@ -363,7 +364,7 @@ def test_a_point_taken_by_another_process_is_resumed_after_that_process_stops(tm
     files: list[TextIO] = []
 
     class LateLauncher(FakeLauncher):
-        """On the first submission, another process seems to lock the point and to stop 0.2 seconds later."""
+        """Simulates that another process locks the point just before the first submission, and ends 0.2 s later."""
 
         def submit(self, folders):
             if files:

@@ -31,7 +31,8 @@ WIDTH = {'label': 'Channels', 'option': 'train.num-channels', 'values': [8, 16]}
 
 
 def changed(**tables):
-    """The base document with changed keys and added tables; a table that is None is removed."""
+    """The base document, with some keys of its tables changed and further tables added. Tables given as None are
+    removed."""
     document = copy.deepcopy(BASE)
     for name, table in tables.items():
         if table is None:
@@ -180,7 +181,7 @@ def test_lengths_given_in_images_are_equal_at_every_size(size):
     ]
     options = dict(word.removeprefix('--').split('=') for word in command if '=' in word)
     assert 51_200 <= int(options['epochs']) * size < 51_200 + size
-    # train.py rounds |D| * warmup / 1000 and 1000 * ema * |D| / 50000 down to whole kimg.
+    # train.py converts both lengths to kimg, |D| * warmup / 1000 and 1000 * ema * |D| / 50000, and rounds them down.
     assert size * int(options['warmup']) // 1000 == 5
     assert int(1000 * float(options['ema']) * size / 50_000) == 4
 
@@ -225,7 +226,7 @@ def test_every_table_column_is_reserved_as_a_factor_name(tmp_path):
 
 
 def point_with_source(class_name):
-    """A point whose training set is selected from the study's own source, the digits of one class."""
+    """A point whose training set is selected from one of the study's own data sets, the digits of one class."""
     sources = {'own': {'selection': 'one-class', 'source': 'digits', 'class-name': class_name}}
     study = read(data={'source': 'sources.own'}, sources=sources)
     return make_point(study, Path('out'), study.combinations[0], 10, 0)

@@ -26,6 +26,6 @@ print(threads().count('pt_gloo_runloop'))
 
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='requires /proc')
 def test_no_thread_outlives_its_process_group():
-    """A thread that is left over would abort the process if it freed a tensor while the interpreter exits."""
+    """A thread that is still running could free a tensor while the interpreter exits, which would abort the process."""
     done = subprocess.run([sys.executable, '-c', LEFT_THREADS], env=environment(), capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ('0\n', 0), done.stderr

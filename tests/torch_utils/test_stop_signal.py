@@ -44,7 +44,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
 
 @pytest.mark.parametrize('seconds', [0.01, 1.0, 60.0])
 def test_ranks_exchange_signals_rarely_but_notice_one_within_seconds(monkeypatch, seconds):
-    """On a simulated clock, each step takes `seconds`, and another rank receives a signal after 400 seconds."""
+    """The clock is simulated: each step takes `seconds`, and another rank receives a signal after 400 seconds."""
     now, asked = [0.0], []
 
     def gather(number):

@@ -78,7 +78,7 @@ def test_an_array_that_is_not_images_is_named_in_the_error(tmp_path, name, array
 
 
 class Trace:
-    """An object that creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled, to show whether that happened."""
 
     def __init__(self, path):
         self.path = path

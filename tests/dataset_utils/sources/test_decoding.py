@@ -1,4 +1,4 @@
-"""Image files that need care: unusual formats, EXIF orientation, several frames, 16 bits."""
+"""Image files that are not simple 8-bit pictures: unusual formats, EXIF orientation, several frames, 16 bits."""
 
 import io
 import json

@@ -69,7 +69,7 @@ class TestLabels:
     @pytest.mark.parametrize(
         'names',
         [
-            ['00000/00000_00000.ppm', '00042/00000_00001.ppm'],  # as in GTSRB
+            ['00000/00000_00000.ppm', '00042/00000_00001.ppm'],  # as in the data set GTSRB
             ['00000/000001.png', '00001/000001.png'],
             ['00000/a.png', '00001/b.png'],
             ['0/a.png', '10/b.png'],

@@ -132,7 +132,8 @@ def test_the_content_hash_depends_on_shape_pixels_order_and_labels():
 
 
 def test_the_content_hash_never_changes():
-    # Runs are compared by this hash, so it must never change: SHA-256 of four int64, pixels, 'labels', int64 labels.
+    # Saved records identify training sets by this hash, so it must never change. It is the SHA-256 of the array's shape
+    # (four int64) and pixels and, if there are labels, the word 'labels' and the labels as int64.
     images = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     data = b''.join(number.to_bytes(8, 'little') for number in (1, 2, 2, 3)) + bytes(range(12))
     assert content_sha256(images, None) == hashlib.sha256(data).hexdigest()

@@ -86,7 +86,7 @@ def test_points_are_submitted_as_one_array_with_the_requested_resources(cluster,
     assert not cluster.scripts
     cluster_launcher.submit(folders)
     (script,) = cluster.scripts
-    for line in script.splitlines():  # only the job's name is missing from the plan
+    for line in script.splitlines():  # the planned script differs only in the job's name
         assert line in planned or 'emm-' in line
     name = record(folders[0])['name']
     given = sbatch_options(script)
@@ -236,7 +236,7 @@ def test_nodes_rendezvous_at_the_first_node():
 
 
 def test_a_job_near_its_time_limit_waits_for_its_point_to_stop(tmp_path, monkeypatch):
-    """The signal arrives while the job waits for the process of its point, as on a real cluster."""
+    """The signal arrives while the job waits for the child process that runs its point, as on a real cluster."""
     stand_in = tmp_path / 'python'
     stand_in.write_text(f'#!/bin/sh\ntrap "sleep 0.3; touch {tmp_path}/saved; exit 143" TERM\ntouch {tmp_path}/up\n'
                         'while :; do sleep 0.05; done\n')  # fmt: skip

@@ -26,7 +26,8 @@ PAIRS, FIGURES = 16, 4
 
 
 def sample_page(hostile: bool = False) -> Page:
-    """A page of four runs. Two have galleries of COPIES copies and OTHERS other images; strips have PAIRS pairs."""
+    """A page of four runs. The galleries of two runs contain COPIES copies and OTHERS other images in total. The strips
+    contain PAIRS pairs of a generated image and its nearest training image."""
     name = f'{HOSTILE} {LONG}' if hostile else 'width 16'
     points = [
         RatioPoint(size, ratio, ratio - 0.02, ratio + 0.01) for size, ratio in ((20, 0.97), (50, 0.55), (400, 0.1))

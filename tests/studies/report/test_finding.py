@@ -1,4 +1,4 @@
-"""The main finding of a study, one sentence on its page and at the end of its output."""
+"""The sentence that states a study's main finding, on its page and at the end of its output."""
 
 import pytest
 
@@ -11,7 +11,7 @@ RATES = {'rate': {'label': 'Learning rate', 'option': 'train.lr', 'values': [0.0
 
 
 def study_of(root, sizes, ratios):
-    """Results of a study of two learning rates. ratios: for each learning rate, the ratio at each size."""
+    """Results of a study of two learning rates. ratios: for each learning rate, a list of ratios, one for each size."""
     _, results = run(make_study(sizes={'values': sizes}, factors=RATES), root, lambda size: 0.0)
     for outcome, own in zip(results.outcomes, ratios, strict=True):
         for result, ratio in zip(outcome.points, own, strict=True):
@@ -42,7 +42,7 @@ def test_ratios_with_overlapping_intervals_are_not_called_different(tmp_path, ra
     [
         # Both EMMs are 30, halfway between 95 % at 20 and 85 % at 40 images.
         (([1, 0.95, 0.85], [1, 0.95, 0.85]), 'The EMM is 30 training images for every combination.'),
-        # The second EMM is 29, because the ratio falls from 95 % to 84 %.
+        # The second EMM is 29, because its ratio at 40 images is 84 % instead of 85 %.
         (
             ([1, 0.95, 0.85], [1, 0.95, 0.84]),
             '29 training images for Learning rate 0.004 to 30 for Learning rate 0.001, but all 95 % intervals overlap.',

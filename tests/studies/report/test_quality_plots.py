@@ -84,7 +84,7 @@ def test_only_records_with_the_newest_settings_are_plotted(tmp_path):
 
 @pytest.fixture
 def folder(digits_20, tmp_path):
-    """Folder of a point whose best snapshot copies training image 4 twice and image 7 once."""
+    """Folder of a point whose best snapshot copies training image 4 twice and training image 7 once."""
     settings = record(2)
     write_run(tmp_path, [settings])
     shutil.copy(digits_20, tmp_path / 'data.zip')

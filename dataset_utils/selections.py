@@ -65,7 +65,7 @@ def first_classes(
 def one_class(
     labels: Sequence[int], class_names: Sequence[str] | None, name: str, max_images: int | None, seed: int | None
 ) -> list[int]:
-    """Take `max_images` images of one class; None takes all of them. name: name of the class, or its label in digits.
+    """Take `max_images` images of one class; None takes all of them. name: name of the class, or its label as text.
 
     seed: None takes the first images; a seed draws them at random. Raises UserError if the class does not exist (the
     message lists the classes that do exist) or has too few images.

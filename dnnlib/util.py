@@ -31,7 +31,7 @@ SECONDS_TO_REPORT = 10
 
 
 class UserError(ValueError):
-    """A user's mistake. The message is one sentence that names the argument or file and how to fix it.
+    """A user's mistake. The message is one sentence that names the argument or file and says how to fix the mistake.
 
     Arguments are written in backticks, as in 'give `resize`'; a script shows the option of that name, --resize.
     """
@@ -218,7 +218,7 @@ _PACKAGES = ('cli', 'dataset_utils', 'dnnlib', 'evaluation', 'studies', 'torch_u
 
 @functools.cache
 def code_sha256() -> str:
-    """The SHA-256 of all Python files in the packages, listed with their hashes in sorted order.
+    """The SHA-256 of a sorted list of all Python files in the packages, with the hash of each file.
 
     It equals `find PACKAGES -name '*.py' | LC_ALL=C sort | xargs sha256sum | sha256sum`.
     """

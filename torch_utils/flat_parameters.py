@@ -95,7 +95,7 @@ class GradientReducer:
         self.missing = list(self.members)
 
     def finish(self) -> None:
-        """Wait until all gradients have been summed over ranks. Parameters that received no gradient count as 0."""
+        """Wait until all gradients have been summed over ranks. A parameter that received no gradient contributes 0."""
         self.missing = [0] * len(self.buckets)
         self._launch()
         for work in self.works:

@@ -9,7 +9,8 @@ from types import FrameType
 
 from torch_utils import distributed
 
-# Approximate time between exchanges of signals among ranks; shorter at first, until the time per step is known.
+# Approximate time between two checks in which the ranks exchange their signals. The first checks are more frequent,
+# because the time per step is not known yet.
 SECONDS_BETWEEN_CHECKS = 5.0
 
 

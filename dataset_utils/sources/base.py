@@ -262,7 +262,8 @@ def require_square(where: str, shape: Sequence[int]) -> None:
 def content_sha256(images: np.ndarray, labels: Sequence[int] | None) -> str:
     """Return a SHA-256 that identifies a set of images by its shape, pixels and labels, whatever the file format.
 
-    images: uint8 [N, H, W, C]. labels: N integers or None; without labels, the hash is different.
+    images: uint8 [N, H, W, C]. labels: N integers, or None; the same images with and without labels have
+    different hashes.
     """
     return streamed_sha256(images.shape, [images], labels)
 

@@ -30,7 +30,7 @@ _EXTENSIONS = {
     'TGA': '.tga',
 }
 FORMATS = {extension: name for name, extensions in _EXTENSIONS.items() for extension in extensions.split()}
-# Formats without a signature at the start of the file (the four below) are tried only for files with their extension.
+# The four formats below have no signature at the start of the file, so each is tried only if the extension matches.
 _IDENTIFIED = tuple(name for name in _EXTENSIONS if name not in ('DIB', 'SGI', 'PCX', 'TGA'))
 MAX_FILE_BYTES = 1 << 28
 GREY_MODES = ('1', 'L', 'LA', 'La')
@@ -52,8 +52,8 @@ class Decoded:
 
     is_turned: whether the file has an EXIF orientation that was not applied.
     is_animated: whether the file has more than one frame.
-    largest: largest value of a 16-bit image (at most 65535); None for 8-bit images and for TIFF files that
-    state the value of white.
+    largest: largest value of a 16-bit image, at most 65535. None for an 8-bit image, and for a TIFF file that states
+    which value is white.
     """
 
     pixels: np.ndarray
@@ -86,9 +86,10 @@ def has_colour(data: bytes) -> bool:
 def decode_image(data: bytes, where: str, name: str, exif_transpose: bool = False) -> Decoded:
     """Decode an image file to uint8 [H, W, C], with C = 1 for grey and C = 3 for RGB.
 
-    data: the file's bytes. where: what contains the file, for messages. name: the file's name.
-    exif_transpose: rotate the image by its EXIF orientation.
-    Palettes, CMYK and other colour spaces are converted to RGB, transparency is dropped, and 16 bits become 8.
+    data: the file's bytes. name: the file's name. where: how messages name the folder or archive with the file.
+    exif_transpose: whether to rotate the image by its EXIF orientation.
+    Palettes, CMYK and other colour spaces are converted to RGB, transparency is dropped, and 16-bit values are scaled
+    to 8 bits.
     Raises UserError if the file is not a readable image or is too large.
     """
     stored = decode_png(data)
@@ -134,7 +135,7 @@ def _to_array(image: PIL.Image.Image, is_deep: bool) -> tuple[np.ndarray, int | 
 
 
 def _stated_white(image: PIL.Image.Image) -> int:
-    """Return the value of white: the one that a TIFF file states, otherwise 65535 (Pillow scales .pgm files to it)."""
+    """Return the value of white: the value stated in a TIFF file, otherwise 65535 (Pillow scales .pgm to 65535)."""
     tags = getattr(image, 'tag_v2', {})
     bits = _first(tags.get(TIFF_BITS, 16))
     stated = next((_first(tags[tag]) for tag in TIFF_LARGEST if tag in tags), (1 << bits) - 1)

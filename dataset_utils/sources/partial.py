@@ -1,4 +1,4 @@
-"""A subset of a source's images, which are decoded on demand; all other images cost no time or memory."""
+"""A subset of a source's images; an image is decoded only when it is indexed, and is not kept."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -97,7 +97,7 @@ def shown(value: Any, longest: int = 60) -> str:
 def _keys(content: Any, kind: Any, place: str) -> list[str | int]:
     """Split the place of an error, such as '.factors[...].values[0]', into keys and indices.
 
-    msgspec writes '[...]' for the key of a dict, so that key is found by trying all of them.
+    msgspec writes '[...]' instead of a dict's key, so the key is found by trying each key of the dict.
     """
     keys: list[str | int] = []
     value = content

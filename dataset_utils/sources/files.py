@@ -34,7 +34,7 @@ class FilesSource(Source):
 
     def _index(self, names: Collection[str]) -> None:
         """Find the images among all file names."""
-        # Indices of the images to which each remark applies; `_largest` also has the largest value of each 16-bit image.
+        # Indices of the images to which each remark applies; `_largest` maps indices to largest 16-bit values.
         self._turned: set[int] = set()
         self._animated: set[int] = set()
         self._largest: dict[int, int] = {}

@@ -6,9 +6,11 @@ data sets are made from the built-in digits or from a miniature CIFAR-10 with a 
 runs are dry runs with the number of ranks of the command.
 """
 
+import hashlib
 import json
 import re
 import sys
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
@@ -258,3 +260,10 @@ WRONG = {
 def test_wrong_commands_in_a_page_are_detected(command, page, tmp_path):
     with pytest.raises((AssertionError, ImportError, pytest.fail.Exception), match=WRONG[command]):
         page.try_block(command, tmp_path)
+
+
+@pytest.mark.parametrize('name', ['dimension', 'size', 'skip_connections'])
+def test_published_tables_are_of_the_study_file_in_the_repository(name):
+    tables = json.loads((ROOT / 'docs' / 'results' / 'photographs' / name / 'tables.json').read_text())
+    document = tomllib.loads((ROOT / 'scripts' / 'studies' / 'photographs' / f'{name}.toml').read_text())
+    assert tables['study_sha256'] == hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

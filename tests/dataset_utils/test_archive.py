@@ -243,8 +243,8 @@ def test_an_empty_folder_may_be_the_destination(tmp_path):
     ('files', 'stranger'),
     [
         ({'thesis.tex': b'x'}, 'files but no dataset.json'),
-        ({'dataset.json': b'{}', 'notes.txt': b'x'}, 'notes.txt, so it is not just'),
-        ({'dataset.json': b'{}', '00000/.git/config': b'x'}, '.git/config, so it is not just'),
+        ({'dataset.json': b'{}', 'notes.txt': b'x'}, 'notes.txt, so it is not replaced'),
+        ({'dataset.json': b'{}', '00000/.git/config': b'x'}, '.git/config, so it is not replaced'),
     ],
 )
 def test_a_folder_with_other_contents_is_never_overwritten(tmp_path, files, stranger):

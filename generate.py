@@ -1,4 +1,4 @@
-"""Entry script: generate images with a network snapshot, one per seed."""
+"""Entry script: generate one image per seed with a network snapshot."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Entry script: generate images with a closed-form denoiser fitted to a training set, one per seed."""
+"""Entry script: generate one image per seed with a closed-form denoiser fitted to a training set."""
 
 from dataclasses import dataclass
 from pathlib import Path

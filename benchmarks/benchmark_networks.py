@@ -1,5 +1,5 @@
-"""The two networks that the speed benchmarks time (the paper's and the demo's), and the comparison of implementations
-of training or sampling with these networks."""
+"""The two networks used in the speed benchmarks (the paper's and the demo's), and the comparison of implementations of
+training or sampling with them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

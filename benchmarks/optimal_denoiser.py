@@ -30,7 +30,7 @@ from training.sampling import StackedRandomGenerator, edm_sampler, to_uint8
 
 
 class PlainDenoiser:
-    """The optimal denoiser as its formula is usually written, over the entire training set at once.
+    """The optimal denoiser computed directly from its formula, over the entire training set at once.
 
     images: training images, uint8 [N, C, R, R]. dtype: precision of all arithmetic.
     """
@@ -90,7 +90,7 @@ def training_images(data: str | None, size: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimumOptions(TimingOptions):
-    """Training set and batch sizes, and how many images to check."""
+    """The training set, its sizes and the batch sizes to time, and how many images to check."""
 
     # fmt: off
     data: str | None = option(None, 'Training set. [default: random images of 3x32x32]', unit='ZIP|DIR|NPZ|NPY')

@@ -52,10 +52,10 @@ def _compare(dataset: Source, manifest: Manifest, plan: Plan) -> list[str]:
                 differing.append(count - 1)
     findings = _compare_manifests(manifest, making.manifest())
     if count != len(dataset):
-        findings.append(f'The data set has {len(dataset)} images, but the rule in the manifest makes {count}.')
+        findings.append(f'The data set has {len(dataset)} images, but the rule in the manifest selects {count}.')
     if differing:
         findings.append(
-            f'{len(differing)} of {len(dataset)} images or labels differ from what the rule makes; the first is '
+            f'{len(differing)} of {len(dataset)} images or labels differ from the result of the rule; the first is '
             f'{dataset.describe(differing[0])}.'
         )
     return findings
@@ -74,5 +74,5 @@ def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
         # The values are compared as JSON, because JSON distinguishes 1, 1.0 and true.
         texts = [json.dumps(json.loads(manifest.to_json()).get(name), sort_keys=True) for manifest in (claimed, made)]
         if texts[0] != texts[1]:
-            findings.append(f'"{name}" in the manifest differs from what the rule makes.')
+            findings.append(f'"{name}" in the manifest differs from the result of its rule.')
     return findings

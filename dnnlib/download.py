@@ -74,7 +74,7 @@ def _receive(source: str, path: Path, sha256: str | None) -> bool:
     elif not start or response.headers.get('Content-Range') != f'bytes {start}-{start + length - 1}/{start + length}':
         version.unlink(missing_ok=True)  # the next attempt starts from the beginning
         answer = f'the server answered {response.status_code} {response.reason!a}, length {length or "unknown"}'
-        raise UserError(f'{source}: {answer}; check the URL, or give `sha256` if only the length is unknown')
+        raise UserError(f'{source}: {answer}; check the URL; if the only problem is the unknown length, give `sha256`')
     bar = tqdm(initial=start, total=start + length or None, unit='B', unit_scale=True, disable=None, leave=False)
     with bar, open(partial, 'ab' if start else 'wb') as file:
         try:

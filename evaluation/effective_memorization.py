@@ -1,4 +1,4 @@
-"""Effective model memorization (EMM): the largest memorized training-set size, estimated from memorization ratios.
+"""Effective model memorization (EMM), the largest training-set size that a model memorizes, estimated from ratios.
 
 `Ratios` holds the counts of all repeats at one training-set size. `effective_memorization` interpolates between sizes,
 and draws from the posterior of the ratios to get an interval. `next_size` chooses the next size in a search.
@@ -251,8 +251,8 @@ def next_size(
     the grid. A search measures at most `most_sizes` sizes.
 
     ratios: known ratios by size, from this or earlier searches. low, high: the smallest and the largest size, multiples
-    of `step`. tolerance: relative difference between the bracket's ends at which the search stops, at least 0.001.
-    step: all sizes are multiples of it.
+    of `step`. tolerance: the search stops when the ends of the bracket differ by this share, at least 0.001.
+    step: all measured sizes are multiples of it.
     """
     known = sorted(size for size in ratios if low <= size <= high)
     replayed = [size for size in known if ratios[size] >= threshold]

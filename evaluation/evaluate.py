@@ -154,7 +154,7 @@ def log_path(options: EvaluationOptions) -> Path | None:
 
 
 def gallery_folder(options: EvaluationOptions) -> Path | None:
-    """The default folder of the gallery and of the table of copied training images; None without a run or a log."""
+    """The default folder for the gallery and the table of copied images: the run folder, or else the log's folder."""
     log = log_path(options)
     return options.expdir or (None if log is None else log.parent)
 

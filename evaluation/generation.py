@@ -40,8 +40,8 @@ def generate(output: Output, generator: Generator) -> None:
 def generate_to_folder(output: Output, generator: Generator, table: NearestTable | None = None) -> None:
     """Generate and save the images that are missing from the folder, and add their rows to `table` if given.
 
-    A batch is generated if the folder or `table` lacks any of its images. Without `output.save_images`, only images of
-    the contact sheet are expected in the folder.
+    A batch is generated unless the folder and `table` already contain all of its images. Without `output.save_images`,
+    only images of the contact sheet are expected in the folder.
     Raises UserError if the folder holds images with other settings or of unknown origin.
     """
     settings = distributed.on_main(lambda: generator.settings)

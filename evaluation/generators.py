@@ -147,7 +147,7 @@ class Generator(ABC):
             raise UserError(f'`class_prior`: {self.where} does not draw classes; remove `class_prior`')
         if self.draws_any_class:
             raise UserError(
-                f'`class_prior`: {self.where} does not store its number of training images per class; use uniform'
+                f'`class_prior`: {self.where} does not store the number of training images per class; set it to uniform'
             )
 
     def generate(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
@@ -291,7 +291,7 @@ def generators_of_run(path: str | Path, sampling: Sampling, device: Device) -> l
     return [SnapshotGenerator(path, sampling, device) for path in paths]
 
 
-# The keys are arguments. Each function takes its argument's value, and makes one generator or, for a run, several.
+# For each argument, the function that takes its value and makes a generator; for a run, it makes several.
 GENERATORS: dict[str, Callable[[str | Path, Sampling, Device], Generator | list[Generator]]] = {
     'expdir': generators_of_run,
     'network': SnapshotGenerator,

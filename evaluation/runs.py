@@ -244,7 +244,7 @@ class EvaluationLog:
         return PartialResults(self.partial / settings['snapshot'], {**settings, 'seeds': settings['raced_seeds']})
 
     def raced_length(self, settings: Mapping[str, Any]) -> int:
-        """The number of seeds that a generator with these settings got in an earlier race; 0 if there was none."""
+        """On how many seeds an earlier race evaluated a generator with these settings; 0 if there was no such race."""
         records = [] if self.path is None else files.read_records(self.path.with_suffix('.jsonl'))
         found = files.find_record([{**record, 'seeds': record.get('raced_seeds')} for record in records], settings)
         return 0 if found is None else found['num_images']

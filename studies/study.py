@@ -207,7 +207,7 @@ def with_tables(options: Options, sources: dict[str, Options]) -> Options:
 def other_half(data: Options, sources: dict[str, Options]) -> Options | None:
     """A training set's options, with each source replaced by the other half of the same split.
 
-    None if any source is not half of a split.
+    None unless every source is one half of a split.
     """
     made, changed = made_by(sources), dict(data)
     for key in ('source', 'blend'):

@@ -25,7 +25,7 @@ from training.dataset import DatasetInfo
 from training.training_options import RunOptions, with_preset
 from training.training_run import with_threads
 
-# Seconds for which the speed of each network is measured, once in training and once in sampling.
+# How long the training and the sampling speed of each network are measured, in seconds each.
 SECONDS_MEASURED = 2.0
 
 

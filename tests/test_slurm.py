@@ -46,7 +46,7 @@ values = {sizes}
 
 @pytest.fixture(scope='module')
 def cluster(tmp_path_factory):
-    """Environment variables for the cluster, whose daemons are stopped even if the tests are terminated."""
+    """Start a cluster and yield its environment variables; its daemons are stopped even if the tests are terminated."""
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit('terminated'))
     try:
         with running_cluster(tmp_path_factory.mktemp('cluster')) as environ:

@@ -277,7 +277,7 @@ def drop_later_lines(path: Path, images: int) -> None:
 def open_tensorboard(run_dir: Path, images: int = 0) -> Any:
     """A TensorBoard event writer, or None if tensorboard is not installed.
 
-    images: number of images seen when the run resumes; TensorBoard hides events that were logged after it.
+    images: number of images seen at the point from which the run resumes; TensorBoard hides older events beyond it.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

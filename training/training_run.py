@@ -1,4 +1,4 @@
-"""Training from Python, either on images in memory (`train`) or like train.py, in a run folder (`train_in_folder`)."""
+"""Training from Python: `train` uses images in memory; `train_in_folder` writes a run folder, as train.py does."""
 
 import contextlib
 import dataclasses
@@ -221,7 +221,10 @@ def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
 
 
 def make_run_dir(options: RunOptions, config: TrainingConfig) -> Path:
-    """Make the run folder: `outdir` itself with `nosubdir`, otherwise a subfolder named by number and main options."""
+    """Make the run folder: `outdir` itself with `nosubdir`, otherwise a subfolder of it.
+
+    The subfolder's name consists of a running number and the main options.
+    """
     outdir = Path(options.outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     if options.nosubdir:

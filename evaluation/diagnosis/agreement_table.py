@@ -78,7 +78,7 @@ def measure_agreement(
 
 
 def compare(pair: Pair, a: np.ndarray, b: np.ndarray, seeds: Sequence[int], threshold: float) -> Row:
-    """The record for images uint8 [N, C, R, R] from the same seeds; see `measure_agreement`."""
+    """The record that compares the images a and b, uint8 [N, C, R, R], of the same seeds; see `measure_agreement`."""
     sets = [dataset.images for dataset in pair.training]
     found = [nearest_cosines(images, training) for images, training in zip((a, b), sets, strict=True)]
     same = cosines(a, b)

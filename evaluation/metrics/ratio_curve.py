@@ -36,8 +36,9 @@ def from_distances(distances: Distances, seed: int) -> RatioCurve:
 
 
 def ratio_curve(nearest: Tensor, second: Tensor) -> RatioCurve:
-    """Compute the curve from squared distances [N] to the two nearest distinct training images, of one dtype; N >= 1.
+    """Compute the curve from the squared distances to the nearest and second-nearest distinct training images.
 
+    nearest, second: [N] with N >= 1, both of the same dtype.
     Comparisons are as in `evaluation.memorization.memorized`; quantiles are interpolated linearly. If d2 is 0 (possible
     for distinct features by underflow), d1/d2 is set to 1.
     """

@@ -245,7 +245,7 @@ def collapse_figure(records: Sequence[Row], title: str) -> Figure:
 
 
 def _curve(axes: Axes, rows: Sequence[Row], x: str, column: str, style: dict) -> Line2D:
-    """Draw a column of the rows against `x`, with its interval as a band."""
+    """Plot one column of the rows against the column `x`, with its confidence interval as a band."""
     known = [row for row in rows if row.get(column) is not None]
     places, values = [row[x] for row in known], [row[column] for row in known]
     low, high = ([row.get(f'{column}_{end}', math.nan) for row in known] for end in ('low', 'high'))

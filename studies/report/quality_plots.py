@@ -36,8 +36,7 @@ class QualityCurve:
 
 
 def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
-    """Yield (name, caption, figure) of each figure: first, one of quality by |D|; then, for each combination, one of
-    quality during training."""
+    """Yield (name, caption, figure): quality by |D|, and then, for each combination, quality during training."""
     by_size = [
         (outcome.combination.name, [(result.point.size, result.record or {}) for result in first_repeats(outcome)])
         for outcome in results.outcomes

@@ -61,7 +61,7 @@ def metric_means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def emm_rows(results: StudyResults) -> list[dict[str, Any]]:
-    """One row per combination: the EMM and the ends of its interval, each a value and a relation ('=', '≥' or '<')."""
+    """One row per combination: the EMM and the ends of its interval, each with its relation ('=', '≥' or '<')."""
     return [{**outcome.combination.values, **emm_fields(outcome.emm)} for outcome in results.outcomes]
 
 

@@ -51,11 +51,11 @@ def test_verification_detects_another_source(archive, tmp_path):
     ('changes', 'finding'),
     [
         ({'source_sha256': '00'}, 'The source is not the original one'),
-        ({'indices': [0]}, '"indices" in the manifest differs from what the rule makes'),
+        ({'indices': [0]}, '"indices" in the manifest differs from the result of its rule'),
         ({'labels': 'magic'}, '"labels" in the manifest'),
         ({'class_names': list('abcdefghij')}, '"class_names" in the manifest'),
-        ({'arguments': {'max_images': 40}}, 'The data set has 50 images, but the rule in the manifest makes 40'),
-        ({'arguments': {'max_images': 60}}, 'The data set has 50 images, but the rule in the manifest makes 60'),
+        ({'arguments': {'max_images': 40}}, 'The data set has 50 images, but the rule in the manifest selects 40'),
+        ({'arguments': {'max_images': 60}}, 'The data set has 50 images, but the rule in the manifest selects 60'),
         ({'rule': 'unique-labels'}, '49 of 50 images or labels differ'),
     ],
 )

@@ -90,7 +90,7 @@ class Int8Query:
         ) / variance
 
     def logits(self, start: int, stop: int) -> Tensor:
-        """The logits -||z - q||² / (2 s²) of rows start … stop - 1, minus `offset`, float32 [B, N].
+        """The logits -||z - q||² / (2 s²) - `offset` for the rows from start to stop - 1, float32 [B, N].
 
         N is the number of rows, rounded up to a multiple of the group size; the added columns are minus infinity.
         """

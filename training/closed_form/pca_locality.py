@@ -48,7 +48,7 @@ class PCALocalityDenoiser(Streamed):
         self._masks: dict[tuple[int, float], list[Tensor]] = {}
 
     def masks(self, variance: float, label: int = -1) -> list[Tensor]:
-        """The mask of each pixel value, as indices, int64 [K]. variance: noise variance in pixel units."""
+        """For each pixel value, the indices in its mask, int64 [K]. variance: noise variance in pixel units."""
         if (label, variance) not in self._masks:
             if sum(len(mask) for masks in self._masks.values() for mask in masks) > MASK_ENTRIES:
                 self._masks.clear()

@@ -1,4 +1,4 @@
-"""Ranks: the processes, one per device, that torchrun starts. Without torchrun, there is a single rank.
+"""Ranks are the processes that torchrun starts, one per device. Without torchrun, there is a single rank.
 
 Collective operations on Python objects and CPU tensors work with any device and with a single rank.
 """
@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 
-# Imported before any process group exists. Otherwise, an optimizer's first step would import this module, and default
-# arguments of its functions would keep a reference to the group. The group would then never be freed, and gloo's
-# threads could abort the process at interpreter exit.
+# This module is imported before a process group exists. Otherwise, an optimizer's first step would import it, and the
+# default arguments of its functions would keep a reference to the group. The group would then never be freed, and
+# gloo's threads could abort the process at interpreter exit.
 import torch.distributed.nn
 from tqdm import tqdm
 
@@ -145,7 +145,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def on_main(action: Callable[[], T]) -> T:
-    """Run an action on the main rank only; return its result, or raise its UserError or OSError, on all ranks."""
+    """Run an action on the main rank only. All ranks return its result, or raise its UserError or OSError."""
     outcome: tuple[Any, Exception | None] = (None, None)
     if is_main():
         try:

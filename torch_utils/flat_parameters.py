@@ -1,4 +1,4 @@
-"""All parameters of a module as one flat tensor, and all gradients as another.
+"""Stores all parameters of a module in one flat tensor, and all gradients in another.
 
 A single operation can then update, average, zero or check the parameters or gradients. Gradients are summed over ranks
 in the same order at every step, so a resumed run is bitwise identical to an uninterrupted one.
@@ -18,7 +18,7 @@ class FlatParameters:
     """Moves a module's parameters into one float32 tensor `values` [P], and makes the module use views of it.
 
     values: an nn.Parameter that an optimizer can update; the padding between parameters is 0 and stays 0.
-    gradients: the gradients, [P]; None before `attach_gradients` is called.
+    gradients: a tensor [P], or None before `attach_gradients` is called.
     """
 
     def __init__(self, module: nn.Module):
@@ -35,7 +35,7 @@ class FlatParameters:
             parameter.data = view
 
     def views(self, flat: Tensor) -> Iterator[Tensor]:
-        """Yield views of a tensor [P], one for each parameter, with the parameter's shape and memory layout."""
+        """For each parameter, yield a view of `flat` [P] with the parameter's shape and memory layout."""
         for parameter, offset in zip(self.parameters, self.offsets, strict=True):
             yield flat.detach().as_strided(parameter.shape, parameter.stride(), offset)
 

@@ -1,7 +1,7 @@
 """Exact int8 matrix products, using the device's int8 instructions if they are exact.
 
-Some processors saturate inside their int8 instructions (AVX2 without VNNI adds pairs of products in 16 bits), so those
-instructions are used only if they multiply the extreme values correctly.
+Some processors saturate inside their int8 instructions (AVX2 without VNNI adds pairs of products in 16 bits), so a
+device's int8 instructions are used only if they multiply the extreme values correctly.
 """
 
 import functools
@@ -16,7 +16,7 @@ _EXACT_IN_FLOAT32 = 2**24 // 2**14
 
 
 def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """The exact product of int8 matrices [M, K] and [K, N]: int32 [M, N], or int64 if K exceeds `MAX_INNER`."""
+    """Multiply int8 matrices [M, K] and [K, N] exactly. Returns [M, N] in int32, or in int64 if K > `MAX_INNER`."""
     if a.shape[1] > MAX_INNER:
         parts = zip(a.split(MAX_INNER, dim=1), b.split(MAX_INNER, dim=0), strict=True)
         return torch.stack([int8_matmul(*part).to(torch.int64) for part in parts]).sum(dim=0)
@@ -32,7 +32,7 @@ def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
 
 @functools.cache
 def device_product_is_exact(device_type: str) -> bool:
-    """Whether the device's int8 product neither saturates nor rounds, tested once on extreme values."""
+    """Test once, on extreme values, whether the device's int8 product is exact."""
     a = torch.tensor([[-128, 127], [127, 127], [-128, -128]], dtype=torch.int8).repeat(16, 64)
     b = torch.tensor([[-128, 127], [-128, 127]], dtype=torch.int8).repeat(64, 16)
     try:

@@ -50,13 +50,16 @@ def place(module: nn.Module, device: torch.device | str) -> nn.Module:
 
 
 def require_memory(needed: int, device: torch.device, what: str, remedy: str = '') -> None:
-    """Raise UserError if `needed` bytes do not fit in the device's memory. what: plural subject of the message."""
+    """Raise UserError if `needed` bytes do not fit in the device's memory.
+
+    what: subject of the message, in the plural.
+    """
     if needed > (free := free_bytes(device)):
         raise UserError(f'{what} need {needed:,} bytes on {device}, but only {free:,} are free for this rank{remedy}')
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of the device in bytes; on a CPU, divided equally among the ranks on this machine."""
+    """Free memory of the device in bytes. On a CPU, it is divided equally among the ranks on this machine."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))

@@ -15,7 +15,7 @@ SECONDS_BETWEEN_CHECKS = 5.0
 
 
 class StopSignal:
-    """Tells whether any rank was asked to stop. `listen` installs the signal handlers; call `agreed` after every step.
+    """Tracks whether a rank was asked to stop. `listen` installs the signal handlers; call `agreed` after every step.
 
     number: the signal received, or 0 if there was none.
     """
@@ -47,7 +47,10 @@ class StopSignal:
         self.number = number
 
     def agreed(self) -> bool:
-        """Whether to stop now: the same answer on every rank, at most about 10 seconds after any rank gets a signal."""
+        """Whether to stop now. The answer is the same on every rank.
+
+        It becomes true at most about 10 seconds after a rank receives a signal.
+        """
         if distributed.world_size() == 1:
             return self.number != 0
         self.steps += 1

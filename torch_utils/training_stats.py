@@ -15,7 +15,7 @@ from torch_utils.misc import widest_float
 
 @dataclass(frozen=True)
 class Moments:
-    """The number of reported values, their mean, and their standard deviation; NaN if there are no values."""
+    """The number, mean and standard deviation of reported values. If there are no values, `mean` and `std` are NaN."""
 
     num: int
     mean: float
@@ -37,7 +37,7 @@ class Collector:
         self.sums[name] = self.sums[name] + sums if name in self.sums else sums
 
     def collect(self) -> dict[str, Moments]:
-        """The moments of the values reported under each name since the last call, over all ranks.
+        """Return the moments, over all ranks, of the values reported under each name since the last call.
 
         All ranks must have reported the same names.
         """

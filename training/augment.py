@@ -30,10 +30,10 @@ AUGMENT_LABELS = 9
 
 
 class AugmentPipe:
-    """Augments images, float [B, C, R, R]; a call returns the augmented images and their labels, float32 [B, 9].
+    """Augments images (float [B, C, R, R]). A call returns the augmented images and their labels (float32 [B, 9]).
 
     p: base probability. Each transformation is applied to each image with probability min(1, multiplier · p);
-    otherwise its labels are 0.
+    otherwise the transformation's labels are 0.
     xflip, yflip, scale, rotate_frac, aniso, translate_frac: the multipliers; 0 (the default) disables a transformation.
     scale_std, aniso_std: standard deviations of scaling and stretching, in octaves.
     aniso_rotate_prob: probability that an image is stretched in a random direction instead of along x.
@@ -112,7 +112,7 @@ class AugmentPipe:
 
 
 def matrices(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
-    """Build matrices [B, 3, 3] from 3×3 entries, each a number or a tensor [B]."""
+    """Build matrices [B, 3, 3] from 3×3 entries; each entry is a number or a tensor [B]."""
     full = [[entry if isinstance(entry, Tensor) else torch.full_like(like, entry) for entry in row] for row in rows]
     return torch.stack([torch.stack(row, dim=-1) for row in full], dim=-2).to(torch.float32)
 
@@ -132,8 +132,8 @@ def rotation(angle: Tensor) -> Tensor:
 def transform(images: Tensor, forward: Tensor) -> Tensor:
     """Apply affine maps to images, with little blur and aliasing.
 
-    images: float [B, C, R, R]. forward: affine maps, [B, 3, 3], which act on points (x, y, 1) in pixels, with the image
-    centre as the origin.
+    images: float [B, C, R, R]. forward: affine maps [B, 3, 3]. They act on points (x, y, 1), in pixels from the image
+    centre.
     The wavelet is orthogonal, so downsampling undoes upsampling, and the identity map leaves images unchanged.
     Images are padded by reflection, always by the largest possible margin. A smaller margin would depend on the maps,
     and the CPU would have to wait until the device has computed them.

@@ -23,7 +23,7 @@ from training.snapshot import NetworkConfig
 from training.training_options import RunOptions, TrainingOptions, changed
 
 OPTIONS_FILE = 'training_options.json'
-# Default interval between status lines in kimg, which is reduced in short runs to give about LEAST_TICKS lines.
+# Default interval between status lines, in kimg. In short runs, it is reduced to give about LEAST_TICKS lines.
 DEFAULT_TICK, LEAST_TICKS = 50, 20
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {

@@ -16,13 +16,13 @@ _SHEET, _LARGEST_CELL = 512, 128
 
 
 def to_pil(image: Tensor) -> PIL.Image.Image:
-    """Convert a grey or RGB image, uint8 [C, H, W], to a Pillow image."""
+    """Convert a grey or RGB image (uint8 [C, H, W]) to a Pillow image."""
     pixels = image.permute(1, 2, 0).cpu().numpy()
     return PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def contact_sheet(images: Tensor, columns: int | None = None) -> PIL.Image.Image:
-    """Tile images, uint8 [N, C, H, W], row by row; the rest of the last row is black."""
+    """Tile images (uint8 [N, C, H, W]) row by row; the rest of the last row is black."""
     N, C, H, W = images.shape
     columns = columns or math.ceil(math.sqrt(N))
     rows = -(-N // columns)

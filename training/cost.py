@@ -1,4 +1,7 @@
-"""Estimates the cost of a training run: memory and disk space from the network's shapes, time from a few steps."""
+"""Estimates the cost of a training run.
+
+Memory and disk space are computed from the network's shapes; time is measured on a few steps.
+"""
 
 import time
 from collections.abc import Callable
@@ -74,7 +77,7 @@ def activation_bytes(network: NetworkConfig, precision: str = 'fp32') -> int:
 def measured_rate(run: Callable[[int], object], most: int, device: torch.device, seconds: float) -> float:
     """Time `run(count)` for count = 1, 2, 4, …, `most`; returns the highest rate, in images per second.
 
-    The measurement ends early if it would otherwise be expected to take more than `seconds`.
+    The measurement ends early if the next run is expected to exceed the limit of `seconds`.
     """
     count, rate, end = 1, 0.0, time.monotonic() + seconds
     while True:

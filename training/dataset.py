@@ -40,8 +40,9 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training set: images uint8 [N, C, R, R]; labels int64 [N] or None; sha256 of pixels and labels.
+    """A training set.
 
+    images: uint8 [N, C, R, R]. labels: int64 [N] or None. sha256: hash of pixels and labels.
     on_disk: whether the images are a memory-mapped file, which is read from disk as it is used.
     original_names: see `Source.original_names`.
     """
@@ -68,7 +69,7 @@ class Dataset:
     def batches(
         self, indices: Iterator[np.ndarray], device: torch.device, xflip: bool
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield images uint8 [B, C, R, R] and labels int64 [B] on the device, for each array of indices.
+        """For each array of indices, yield images (uint8 [B, C, R, R]) and labels (int64 [B] or None) on the device.
 
         The training set is copied to the device once. If it does not fit there, it stays in host memory and batches are
         copied one by one. xflip: whether indices N to 2 N - 1 denote the mirrored images.
@@ -140,7 +141,7 @@ def on_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 def mirrored(images: Tensor, flags: Tensor) -> Tensor:
-    """Mirror left to right those images [B, C, H, W] whose flag, bool [B], is set."""
+    """Mirror the flagged images left to right. images: [B, C, H, W]. flags: bool [B]."""
     return torch.where(flags[:, None, None, None], images.flip(3), images)
 
 
@@ -161,7 +162,7 @@ def load_dataset(path: str, progress: bool = False, argument: str = 'data', chan
     A training set that is large compared with this machine's memory is not read into memory but stays on disk. An .npy
     file is then used directly; other sources are decoded into an unnamed temporary file.
     argument: name of the argument that gave the path, for messages.
-    channels: number of channels, 1 or 3, to which to convert the images; None keeps their channels. The hash is always
+    channels: number of channels of the returned images, 1 or 3; None keeps the original channels. The hash is always
     computed from the original images.
     Raises UserError if a file is missing, damaged or unsafe, if images are not square or differ in size, or if the
     temporary file does not fit on disk.
@@ -186,8 +187,9 @@ def load_dataset(path: str, progress: bool = False, argument: str = 'data', chan
 
 
 def decoded_on_disk(source: Source, shape: tuple[int, ...], progress: bool) -> tuple[np.ndarray, str]:
-    """Decode all images into a temporary file; returns a memory map of it, uint8 `shape` = [N, H, W, C], and the hash.
+    """Decode all images into a temporary file; returns a memory map of the file, and the hash.
 
+    shape: shape of the memory map, [N, H, W, C]; its dtype is uint8.
     The file's disk space is freed together with the memory map.
     Raises UserError if the folder for temporary files has too little space.
     """
@@ -211,10 +213,10 @@ def decoded_on_disk(source: Source, shape: tuple[int, ...], progress: bool) -> t
 
 
 def stream_dataset(path: str, workers: int, progress: bool = False) -> StreamedDataset:
-    """Open a training set that does not fit in memory, reading every image once to check it.
+    """Open a training set that does not fit in memory, and read every image once to check it.
 
     workers: number of threads that decode images during training. Raises UserError if a file is missing, damaged or
-    unsafe, or if images are not all square and of one size.
+    unsafe, if images are not square, or if they differ in size.
     """
     source = open_source(path, 'data')
     require_square(source.where, source.shape)
@@ -240,7 +242,7 @@ def labels_of(source: Source) -> Tensor | None:
 
 
 def count_labels(labels: Tensor | None) -> dict[int, int] | None:
-    """The number of images of each class that occurs, in ascending order of classes; None without labels."""
+    """The number of images in each class that has images, in ascending order of classes; None without labels."""
     if labels is None:
         return None
     classes, sizes = labels.unique(return_counts=True)

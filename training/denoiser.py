@@ -21,7 +21,10 @@ class Denoiser(Protocol):
     sigma_max: float
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """Denoise x, float [B, C, R, R]: data in [-1, 1] plus noise of standard deviation sigma, a scalar or [B]."""
+        """Denoise x, which is data in [-1, 1] plus noise of standard deviation sigma.
+
+        x: float [B, C, R, R]. sigma: a scalar or [B].
+        """
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         """The nearest noise level that the denoiser supports."""
@@ -37,7 +40,7 @@ def as_denoiser(
 ) -> Denoiser:
     """A denoiser that calls a function or a `torch.nn.Module`.
 
-    function: maps (x, sigma) to denoised images, where x is float32 [B, C, R, R] and sigma float32 [B]. If
+    function: maps (x, sigma) to denoised images, where x is float32 [B, C, R, R] and sigma is float32 [B]. If
     label_dim > 0, the function maps (x, sigma, class_labels), where class_labels are int64 indices [B] or None.
     sigma_min, sigma_max: range of noise levels for which the function is defined.
     """

@@ -67,7 +67,7 @@ class EDMPickle:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle, according to its extension or, without a known extension, to its first bytes."""
+    """Whether a file is a pickle, according to its extension. If the extension is unknown, the first bytes decide."""
     if path.suffix in ('.pkl', '.safetensors'):
         return path.suffix == '.pkl'
     with open(path, 'rb') as file:
@@ -229,8 +229,8 @@ class Storage(StandIn):
     def load(self) -> torch.Tensor:
         """The values, [N]. Raises RefusedPickleError if the data is malformed.
 
-        After the magic number come four pickles (version, system, storage, keys), the number of values, and the values.
-        The pickles are parsed but never executed; the storage pickle names the dtype of the values.
+        The magic number is followed by four pickles (version, system, storage, keys), the number of values, and the
+        values. The pickles are parsed but never executed; the storage pickle names the dtype of the values.
         """
         if not self.data.startswith(_STORAGE_MAGIC):
             raise RefusedPickleError('it contains a tensor that is not in the format EDM writes')

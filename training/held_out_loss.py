@@ -30,7 +30,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Images:
-    """Images uint8 [N, C, R, R] with labels int64 [N] or None."""
+    """Images (uint8 [N, C, R, R]) with labels (int64 [N], or None)."""
 
     pixels: Tensor
     labels: Tensor | None
@@ -58,7 +58,7 @@ def open_held_out_loss(
 
 
 def first_images(dataset: Dataset | StreamedDataset, count: int, label_dim: int, where: str) -> Images:
-    """The first `count` images of a set (all, if it has fewer), with labels if the network is class-conditional.
+    """The first `count` images of a set (all if there are fewer), with labels if the network is class-conditional.
 
     Raises UserError if the network is class-conditional and labels are missing or outside its classes.
     """
@@ -72,7 +72,10 @@ def first_images(dataset: Dataset | StreamedDataset, count: int, label_dim: int,
 
 
 def refuse_shared(images: Tensor, training: Dataset | StreamedDataset, where: str) -> None:
-    """Raise UserError if any held-out image, uint8 [N, C, R, R], is also in the training set, pixel for pixel."""
+    """Raise UserError if at least one held-out image is also in the training set, pixel for pixel.
+
+    images: held-out images, uint8 [N, C, R, R].
+    """
     if shared := num_shared(images.numpy(), (training.image(place) for place in range(len(training)))):
         raise UserError(
             f'{where}: {shared} of its {len(images)} images are also in the training set; give other images, or add '
@@ -91,7 +94,7 @@ def _digest(image: np.ndarray) -> bytes:
 
 
 class HeldOutLoss:
-    """Evaluates a network's loss in each noise-level bin. training, held_out: at least one image each."""
+    """Evaluates a network's loss in each noise-level bin. Each of the two sets needs at least one image."""
 
     def __init__(self, training: Images, held_out: Images, device: torch.device):
         self.sets = {'train': training, 'test': held_out}
@@ -132,7 +135,7 @@ class HeldOutLoss:
         return torch.stack(losses)
 
     def _noise(self, clean: Tensor, start: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-        """Log-uniform noise levels in a bin, [B, 1, 1, 1], and noise shaped like `clean`.
+        """Draw log-uniform noise levels in a bin ([B, 1, 1, 1]), and noise with the shape of `clean`.
 
         start: index of the first image; an image's noise depends only on its index.
         """

@@ -1,8 +1,8 @@
 """The weighted denoising losses for VP, VE and EDM training.
 
-Each is called as `loss(net, images, labels=None, augment_pipe=None)` with images y, float [B, C, H, W] in [-1, 1], and
-returns weight(sigma) · (D(y + sigma n; sigma) - y)² per pixel, [B, C, H, W]. Random numbers come from the global
-generator of the images' device: first one number per image for sigma, then the augmentation, then the noise n.
+Each is called as `loss(net, images, labels=None, augment_pipe=None)`, where images y are float [B, C, H, W] in [-1, 1].
+It returns weight(sigma) · (D(y + sigma n; sigma) - y)² for each pixel, [B, C, H, W]. Random numbers come from the
+global generator of the images' device: first one number per image for sigma, then the augmentation, then the noise n.
 Source: Karras et al. 2022, table 1.
 """
 

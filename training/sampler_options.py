@@ -29,7 +29,7 @@ def precision_option() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerOptions:
-    """The sampler to use: `edm_sampler`, or `ablation_sampler` if one of the last four options is given.
+    """The sampler to use: `edm_sampler`, or `ablation_sampler` if at least one of the last four options is given.
 
     None means the sampler's own default. Raises ArgumentError for an empty range of noise levels.
     """

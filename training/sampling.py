@@ -199,8 +199,8 @@ def ablation_sampler(
     """The generalized sampler: like `edm_sampler`, but with a choice of solver, discretization, schedule and scaling.
 
     solver: 'euler' or 'heun'. alpha: position of Heun's second evaluation within the step, in (0, 1].
-    discretization: choice of time steps, 'vp', 've', 'iddpm' or 'edm'. schedule: noise schedule sigma(t), 'vp', 've' or
-    'linear'. scaling: signal scaling s(t), 'vp' or 'none'.
+    discretization: choice of time steps ('vp', 've', 'iddpm' or 'edm').
+    schedule: noise schedule sigma(t) ('vp', 've' or 'linear'). scaling: signal scaling s(t) ('vp' or 'none').
     epsilon_s: smallest time for 'vp'. C_1, C_2, M: parameters for 'iddpm'. Other arguments: see `edm_sampler`.
     """
     assert solver in ('euler', 'heun')
@@ -287,7 +287,7 @@ def generate(
     class_index: int | None = None,
     classes: Mapping[int, int] | Sequence[int] | None = None,
 ) -> Tensor:
-    """Generate one image per seed, uint8 [N, C, R, R] on the CPU; see `generate_images`."""
+    """Generate one image per seed. Returns uint8 [N, C, R, R] on the CPU; see `generate_images`."""
     batches = seed_batches(seeds, batch_size)
     found = generate_images(net, batches, sampler or SamplerOptions(), device, class_index, classes)
     return torch.cat([batch.images.cpu() for batch in found])
@@ -295,7 +295,10 @@ def generate(
 
 @dataclass(frozen=True)
 class GeneratedBatch:
-    """The images generated from one batch of seeds: uint8 [B, C, R, R], with class_labels int64 [B] or None."""
+    """The images generated from one batch of seeds.
+
+    images: uint8 [B, C, R, R]. class_labels: int64 [B] or None.
+    """
 
     seeds: list[int]
     images: Tensor

@@ -26,7 +26,7 @@ class Schedule:
     """Length, warm-up and EMA of one training run; all counts are numbers of images.
 
     dataset_size: size of the training set. batch_size: images per step.
-    total_images: count of images; training ends at the first step that reaches it. rampup_images: length of the linear
+    total_images: training ends after the first step that reaches this number. rampup_images: length of the linear
     warm-up. ema_mode, ema_halflife_images, final_ema: see `ema_beta`.
     ema_rampup_ratio: largest half-life as a fraction of the images seen, or None for no limit.
     """
@@ -49,11 +49,11 @@ class Schedule:
         return self.total_images / self.dataset_size
 
     def lr_multiplier(self, images_seen: int) -> float:
-        """The warm-up factor, in [0, 1], of the learning rate in the step after `images_seen` images."""
+        """The warm-up factor (in [0, 1]) that multiplies the learning rate of the step after `images_seen` images."""
         return min(images_seen / self.rampup_images, 1.0) if self.rampup_images else 1.0
 
     def ema_beta(self, images_seen: int) -> float:
-        """The EMA decay, in [0, 1], for the step after `images_seen` images, by the rule `ema_mode`.
+        """The EMA decay (in [0, 1]) of the step after `images_seen` images, according to the rule `ema_mode`.
 
         Source: the paper's code; see tests/data/schedules.csv.
         """
@@ -86,9 +86,9 @@ def rampup_kimg(dataset_size: int, epochs: int = WARMUP_EPOCHS) -> int:
 
 
 def every(interval: int, total: int, batch_size: int) -> list[int]:
-    """Image counts at which to save: each multiple of `interval`, and `total`, each rounded up to a whole step.
+    """Image counts at which to save: the multiples of `interval`, and `total`.
 
-    Raises ValueError for more than `MOST_PLACES` counts.
+    Each is rounded up to a whole step. Raises ValueError for more than `MOST_PLACES` counts.
     """
     _limit(total // interval)
     return [_reached(place, batch_size) for place in (*range(interval, total, interval), total)]

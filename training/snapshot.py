@@ -65,7 +65,7 @@ class NetworkConfig(Typed, frozen=True):
                 _check_number(parameter, self.arguments)
 
     def build(self, device: torch.device | str = 'cpu') -> Preconditioned:
-        """Make the network, with random weights from the global generator, or without weights on the device 'meta'.
+        """Make the network. Its weights are drawn from the global generator; on the device 'meta', it has no weights.
 
         Raises ValueError if the arguments do not fit together.
         """

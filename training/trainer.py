@@ -1,4 +1,4 @@
-"""The state of a training run (network, weight average, optimizer), with exact saving and restoring.
+"""The state of a training run (network, weight average, optimizer), which can be saved and restored exactly.
 
 A step's random numbers depend only on the seed, the rank, the number of images seen and the round of gradient
 accumulation, so no random state has to be saved.
@@ -193,7 +193,7 @@ def make_optimizer(options: TrainingOptions, values: torch.nn.Parameter) -> torc
 
 
 def transfer_weights(path: str, net: Preconditioned) -> None:
-    """Copy the weights of a snapshot into `net`. Raises UserError if its architecture differs."""
+    """Copy the weights of a snapshot into `net`. Raises UserError if the architectures differ."""
     try:
         net.load_state_dict(load_network(path, device=next(net.parameters()).device).state_dict())
     except RuntimeError as error:

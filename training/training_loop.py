@@ -67,7 +67,7 @@ def run_training(trainer: Trainer, run_dir: Path, held_out: HeldOutLoss | None =
 
 
 def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
-    """Run steps to the end, and save and report at the image counts given in the configuration."""
+    """Train to the end; save and report at the image counts given in the configuration."""
     config = trainer.config
     if trainer.images == 0 and 0 in config.snapshots:
         journal.save_snapshot()
@@ -226,8 +226,9 @@ class Journal:
 
 
 def check_finite(trainer: Trainer, run_dir: Path | None = None) -> None:
-    """If a loss or a weight is not finite, raise UserError, naming the first such step and the last saved state.
+    """Raise UserError if a loss or a weight is not finite.
 
+    The message names the first such step and the last saved state.
     run_dir: folder of the training states; None if none are saved.
     """
     first_bad = min(distributed.gather(int(trainer.first_bad_step)))
@@ -262,7 +263,7 @@ def status_line(fields: dict[str, float], loss: float) -> str:
 
 
 def drop_later_lines(path: Path, images: int) -> None:
-    """Remove from stats.jsonl the incomplete lines and those that a resumed run will write again."""
+    """Remove incomplete lines from stats.jsonl, and lines that a resumed run will write again."""
     if not path.exists():
         return
     kept = []
@@ -277,7 +278,7 @@ def drop_later_lines(path: Path, images: int) -> None:
 def open_tensorboard(run_dir: Path, images: int = 0) -> Any:
     """A TensorBoard event writer, or None if tensorboard is not installed.
 
-    images: number of images seen at the point from which the run resumes; TensorBoard hides older events beyond it.
+    images: number of images seen when the run resumes. TensorBoard hides events that were logged for more images.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -128,7 +128,7 @@ T = TypeVar('T', bound=TrainingOptions)
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(TrainingOptions):
-    """All options of train.py: those of a training run, and its input and output paths."""
+    """All options of train.py: the training options, and options such as files and the device."""
 
     # fmt: off
     outdir: str = option('', 'Folder for the run. [required without `resume`]', unit='DIR', required_unless='resume')

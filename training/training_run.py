@@ -29,7 +29,7 @@ from training.training_options import RunOptions, T, TrainingOptions, changed, r
 
 # Name of the lock file held by the process that trains in a run folder.
 LOCK_FILE = '.lock'
-# By default, networks with fewer parameters are trained on one thread.
+# Networks with fewer parameters than this are trained on one thread by default.
 SMALL_NETWORK = 1_000_000
 
 
@@ -73,7 +73,10 @@ def train(
 
 
 def dataset_in_memory(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | None) -> Dataset:
-    """Make a training set from arrays. Raises UserError if images are not square and 8-bit, or labels do not fit."""
+    """Make a training set from arrays.
+
+    Raises UserError if the images are not 8-bit, if they are not square, or if the labels do not fit.
+    """
     pixels = torch.as_tensor(images)
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise UserError('`images` must be a uint8 array [N, C, R, R] with 1 or 3 channels')
@@ -87,7 +90,7 @@ def dataset_in_memory(images: np.ndarray | Tensor, labels: np.ndarray | Tensor |
 
 
 def with_seed(options: T) -> T:
-    """The options with a seed: if none was given, a random one that is the same on every rank."""
+    """Return the options with a seed. If none was given, it is random and the same on every rank."""
     if options.seed is not None:
         return options
     return dataclasses.replace(options, seed=distributed.broadcast(int.from_bytes(os.urandom(4), 'little') >> 1))
@@ -194,7 +197,7 @@ def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device
 
 
 def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
-    """The folder of the run to resume, and its training state; both None if a new run starts.
+    """The folder of the run to resume, and its training state; both are None if a new run starts.
 
     If the run folder has snapshots after 0 kimg but no training state, the run starts again from 0 kimg. In this
     case, the state is None. The folder is still returned, so that the run keeps its saved options and the folder does

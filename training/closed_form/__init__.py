@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.closed_form.rows import Images
     from training.denoiser import Denoiser
 
-# The class for each name: the class itself, or 'module:class', which is imported on first use.
+# The class for each name, given as the class itself or as 'module:class', which is imported on first use.
 DENOISERS: dict[str, Callable[..., 'Denoiser'] | str] = {
     'optimal': 'training.closed_form.optimal:OptimalDenoiser',
     'gaussian': 'training.closed_form.gaussian:GaussianDenoiser',
@@ -53,8 +53,8 @@ def make_denoiser(
     name: may include parameters, as in local:window=5,precision=fp64, or describe a hybrid, as in
     hybrid:optimal>4>FILE; see `read_name`.
     images: uint8 [N, C, R, R]. labels: int64 [N] or None. parameters: further arguments of the denoiser's class.
-    Raises UserError if `read_name` refuses the name, if the denoiser does not have one of the parameters, or if its
-    class refuses a value.
+    Raises UserError if `read_name` refuses the name, if a parameter does not belong to the denoiser, or if its class
+    refuses a value.
     """
     name, spelled = read_name(name)
     made = denoiser_class(name)

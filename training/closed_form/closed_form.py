@@ -1,4 +1,4 @@
-"""The base class of closed-form denoisers, which holds the training set's shape and classes and checks arguments."""
+"""The base class of closed-form denoisers. It holds the training set's shape and classes, and checks arguments."""
 
 import math
 from collections import Counter
@@ -18,8 +18,8 @@ class ClosedForm:
 
     images: uint8 [N, C, R, R]. labels: int64 [N] or None. device: the device to compute on. If images are `ImageRows`,
     labels and device are taken from them.
-    Attributes. num_images, class_sizes: number of training images, in total and per class. label_dim: 0 without labels,
-    otherwise the highest label + 1.
+    Attributes. num_images: number of training images. class_sizes: number of training images in each class.
+    label_dim: 0 without labels, otherwise the highest label + 1.
     Raises UserError if the training set is empty or its images are not square.
     """
 
@@ -52,13 +52,13 @@ class ClosedForm:
     def _as_images(self, rows: Tensor, x: Tensor) -> Tensor:
         """Convert denoised rows [B, P] from pixel units to images in [-1, 1] with the shape and device of x.
 
-        The result is float64 if x is, otherwise float32.
+        The result is float64 if x is float64, otherwise float32.
         """
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         return rows.to(torch.float64, copy=True).add_(0.5).div_(127.5).reshape(x.shape).to(dtype).to(x.device)
 
     def _in_pixels(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Convert x to pixel units, float64 [B, P]; also return the noise variance in those units, float64 [B]."""
+        """Return x and the noise variance, both in pixel units (float64 [B, P] and [B])."""
         variance = self._variance(x, sigma)
         z = x.flatten(1).to(self.device).to(torch.float64).mul(127.5).sub_(0.5)
         if not bool(z.isfinite().all()):
@@ -66,7 +66,7 @@ class ClosedForm:
         return z, variance
 
     def _variance(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """The noise variance in pixel units, float64 [B]. Also checks sigma and the shape of x."""
+        """Check sigma and the shape of x, and return the noise variance in pixel units, float64 [B]."""
         expected = (self.img_channels, self.img_resolution, self.img_resolution)
         if tuple(x.shape[1:]) != expected:
             raise UserError(f'x has shape {list(x.shape)}, but each training image has shape {list(expected)}')
@@ -78,7 +78,7 @@ class ClosedForm:
         return (127.5 * sigma).square().expand(len(x))
 
     def _classes(self, class_labels: Tensor | None, count: int) -> Tensor | None:
-        """The class of each noisy image, int64 [B]; -1 (from an all-zero one-hot row) stands for all classes."""
+        """Return the class of each noisy image, int64 [B]. An all-zero one-hot row gives -1, meaning all classes."""
         if class_labels is None:
             return None
         if not self.label_dim:

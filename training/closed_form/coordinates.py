@@ -21,8 +21,9 @@ from training.closed_form.sums import SETTLED
 
 
 class Coordinates:
-    """The optimal denoiser for noisy images given as coordinates, [B, 2 N + 1]: first a, then all b_i, then all x·y_i.
+    """The optimal denoiser for noisy images that are given as coordinates [B, 2 N + 1].
 
+    The coordinates of an image are a, then all b_i, then all x·y_i.
     images: the N training images, not sharded. groups: `Streamed._groups`, which groups noisy images by class.
     """
 

@@ -23,14 +23,17 @@ NEGLIGIBLE = 1e-13
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A Gaussian in pixel units, float64: mean [P], principal directions [P, r] (orthonormal), their variances [r]."""
+    """A Gaussian in pixel units, in float64.
+
+    mean: [P]. directions: orthonormal principal directions, [P, r]. variances: variances along them, [r].
+    """
 
     mean: Tensor
     directions: Tensor
     variances: Tensor
 
     def denoise(self, z: Tensor, variance: Tensor) -> Tensor:
-        """The posterior mean given noisy rows z, float64 [B, P], and their noise variance, float64 [B]."""
+        """The posterior mean given noisy rows z and their noise variance (float64 [B, P] and [B])."""
         shrinkage = self.variances / (self.variances + variance[:, None])  # [B, r]
         return self.mean + (((z - self.mean) @ self.directions) * shrinkage) @ self.directions.t()
 
@@ -40,8 +43,9 @@ class GaussianDenoiser(Streamed):
     """The Gaussian denoiser D(x; sigma) with the training set's mean and covariance (normalized by N), in float64.
 
     rank: number of largest eigenvalues to keep; the rest are set to 0. None keeps all.
-    Other arguments: see `Streamed`. With labels, class_labels select the Gaussian fitted to a class.
-    Each Gaussian is fitted on first use, using the Gram matrix if there are fewer images than pixels.
+    Other arguments: see `Streamed`. With labels, class_labels select the class whose Gaussian is used.
+    Each Gaussian is fitted when it is first used. The Gram matrix is used if there are fewer images than pixel values,
+    unless the images are sharded.
     Raises UserError for a rank below 1 or above min(N, P), and if the matrices do not fit in memory.
     """
 
@@ -88,7 +92,10 @@ class GaussianDenoiser(Streamed):
         return Gaussian(mean, directions, variances)
 
     def _largest(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The kept eigenvalues of a covariance or Gram matrix, float64 [r], and their eigenvectors, [:, r]."""
+        """Return the eigenvalues of a matrix that are kept, and their eigenvectors (float64 [r] and [side, r]).
+
+        matrix: a covariance or Gram matrix, [side, side].
+        """
         values, vectors = torch.linalg.eigh(matrix)  # ascending
         kept = (values > NEGLIGIBLE * values[-1]).nonzero()[:, 0]
         kept = kept if self.rank is None else kept[-self.rank :]

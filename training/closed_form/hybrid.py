@@ -26,7 +26,7 @@ class HybridDenoiser:
     images, labels, device: arguments of the closed forms.
     parts: the denoisers, from high to low noise. Each is given as an object, as the name of a closed form (see
     `make_denoiser`), or as the path of a network file. A name or path that occurs several times is loaded once.
-    levels: noise levels at which to switch, in descending order, one fewer than parts; parts[i] is used from
+    levels: the len(parts) - 1 noise levels at which to switch, in descending order; parts[i] is used from
     levels[i - 1] (inclusive) down to levels[i] (exclusive).
     Raises UserError for levels that are not in descending order, and for parts that differ in image shape or number of
     classes.
@@ -84,7 +84,7 @@ class HybridDenoiser:
 
 
 def check_levels(levels: Sequence[float], num_parts: int) -> None:
-    """Raise UserError unless the levels are positive, in descending order, and one fewer than the parts."""
+    """Raise UserError unless there are num_parts - 1 levels, which are positive and in descending order."""
     if num_parts < 2 or len(levels) != num_parts - 1:
         raise UserError(
             f'`denoiser`: the hybrid has {num_parts} parts and {len(levels)} noise levels; give at least two parts, '

@@ -1,9 +1,9 @@
 """Splits numbers into int8 digits in base 256, so that int8 matrix products multiply them by 8-bit pixels exactly.
 
-`split_signed` is for noisy images, `split_weights` for softmax weights. Both round with dither: before rounding down,
-they add noise that is uniform in [0, 1), drawn once and independent of the data. For any input, the rounding errors
-then have mean zero and are mutually independent, as the error estimate in `int8_sums` assumes; plain rounding does not
-guarantee this.
+`split_signed` is for noisy images, and `split_weights` is for softmax weights. Both round with dither: before rounding
+down, they add noise that is uniform in [0, 1), drawn once and independent of the data. For any input, the rounding
+errors then have mean zero and are mutually independent, as the error estimate in `int8_sums` assumes; plain rounding
+does not guarantee this.
 Source of the dither: Schuchman 1964 (subtractive), Wannamaker et al. 2000 (non-subtractive).
 """
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 # Root mean square rounding errors, in units of the last digit. Signed digits have subtractive dither, so their error is
-# uniform over one unit. Weights are rounded up or down at random; their error is largest if both are equally likely.
+# uniform over one unit. Weights are rounded up or down at random; their error is largest if up and down are equally
+# likely.
 SIGNED_ERROR = 12**-0.5
 WEIGHT_ERROR = 0.5
 
@@ -20,8 +21,9 @@ def split_signed(values: Tensor, count: int, dither: Tensor) -> tuple[Tensor, Te
     """Write each number as `count` signed digits, in units of a step size that is specific to the row.
 
     values: float64 [B, P]. count: number of digits, 1 to 4. dither: float64 [P] in [0, 1).
-    Returns the digits, int8 [count · B, P], most significant first; the step sizes, float64 [B]; and the remainders
-    `left`, float64 [B, P], uniform in ±step / 2: values = step · (sum of digits · 256^k - dither + 1/2) + left.
+    Returns the digits (int8 [count · B, P], most significant first), the step sizes (float64 [B]) and the remainders
+    `left` (float64 [B, P], uniform in ±step / 2). They satisfy
+    values = step · (sum of digits · 256^k - dither + 1/2) + left.
     """
     step = values.abs().amax(dim=1).clamp(min=1e-300) / (127 * _ones(count) - 1)
     whole = (values / step[:, None] + dither).floor_()
@@ -38,8 +40,8 @@ def split_signed(values: Tensor, count: int, dither: Tensor) -> tuple[Tensor, Te
 def split_weights(weights: Tensor, dither: Tensor, digits: list[Tensor]) -> None:
     """Write weights in [0, 1] as digits, most significant first.
 
-    weights: float32 [B, N], overwritten. dither: float32 [N] in [0, 1). digits: output tensors, int8 [B, N], one per
-    digit.
+    weights: float32 [B, N], overwritten. dither: float32 [N] in [0, 1). digits: output tensors, one per digit,
+    int8 [B, N].
     To within one unit of the last digit, a weight equals
     (sum of digits · 256^k + weight_offset(count)) / weight_scale(count), where count is the number of digits.
     """
@@ -53,7 +55,7 @@ def split_weights(weights: Tensor, dither: Tensor, digits: list[Tensor]) -> None
 
 
 def join(products: list[Tensor]) -> Tensor:
-    """Combine products with single digits, most significant first, into float64 products with the complete numbers."""
+    """Combine the products of single digits (most significant first) into products of the complete numbers, float64."""
     total = products[0].to(torch.float64)
     for product in products[1:]:
         total = total * 256 + product

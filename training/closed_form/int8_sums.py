@@ -1,21 +1,21 @@
-"""Softmax-weighted sums of training images, computed with exact int8 matrix products, with an error estimate.
+"""Computes softmax-weighted sums of training images by exact int8 matrix products, and estimates the errors.
 
-One matrix product gives the logits of all training images, and another gives their weighted sum. Both multiply int8
-digits by pixels, so the products themselves are exact. Errors come from rounding z and the weights to digits, and from
-the float32 arithmetic in between. The largest weights in each block of images are computed in float64 instead: at low
-noise, all other weights are negligible, and at intermediate noise, the digits would be too coarse for the other weights
-if they also had to represent the largest.
+One matrix product gives the logits of all training images, and another gives the weighted sum of the images. Both
+multiply int8 digits by pixels, so the products themselves are exact. Errors come from rounding z and the weights to
+digits, and from the float32 arithmetic in between. The largest weights in each block of images are computed in float64
+instead. At low noise, all other weights are negligible. At intermediate noise, the digits would be too coarse for the
+other weights if they also had to represent the largest ones.
 
 Error estimate. Let D = sum w q / sum w be the weighted mean of rows q. Rounding z to digits leaves an error r with
 independent coordinates of mean zero and variance step²/12. This error changes each logit computed from digits by
-r·q / s². The part r·m / s² (m: the mean row) is known and corrected. The rest shifts D by
+r·q / s². The part r·m / s², where m is the mean row, is known and corrected. The rest shifts D by
 r · sum w (q - m)(q - D) / (s² sum w); the first sum runs over the images whose logits come from digits. By the
 Cauchy-Schwarz inequality, the mean squared length of this shift is at most
 step²/12 · sum w ||q - m||² · sum w ||q - D||² / (s² sum w)².
 Rounding weights to digits leaves independent errors of mean zero and variance at most unit²/4, so the mean squared
 error of sum w q is at most unit²/4 · sum ||q||².
 Both errors are sub-Gaussian with these variances as variance proxies (the first is uniform, the second bounded). By the
-tail bound of Hsu, Kakade and Zhang, the square of either error exceeds 1 + 2 sqrt(t) + 2 t times its mean with
+tail bound of Hsu, Kakade and Zhang, the square of either error exceeds (1 + 2 sqrt(t) + 2 t) times its mean with
 probability at most exp(-t), where only the dither is random. Float32 adds errors of up to half a unit in the last place
 to the logits; we assume that these errors are independent too. `relative_error` adds the three errors.
 Sources: Hsu, Kakade and Zhang 2012, theorem 2.1 (the tail bound); `training.closed_form.int8_digits` (the dither).
@@ -90,7 +90,7 @@ class Int8Query:
         ) / variance
 
     def logits(self, start: int, stop: int) -> Tensor:
-        """The logits -||z - q||² / (2 s²) - `offset` for the rows from start to stop - 1, float32 [B, N].
+        """Return the logits -||z - q||² / (2 s²) - `offset` of rows start … stop - 1, float32 [B, N].
 
         N is the number of rows, rounded up to a multiple of the group size; the added columns are minus infinity.
         """
@@ -112,7 +112,7 @@ class Int8Query:
 def int8_sums(
     images: ImageRows, z: Tensor, variance: Tensor, digits: int, start: int, stop: int, find_nearest: bool
 ) -> tuple[Sums, Tensor]:
-    """Sums over rows start … stop - 1, and the argument `logit_error` of `relative_error`, float64 [B].
+    """Return the sums over rows start … stop - 1, and `logit_error` for `relative_error`, float64 [B].
 
     z: float64 [B, P]. variance: s², float64 [B]. digits: number of digits per value of z, 1 to 4.
     find_nearest: whether to search for the nearest image even if the weights are not peaked. The nearest image
@@ -167,7 +167,7 @@ def block_sums(query: Int8Query, start: int, stop: int, find_nearest: bool, know
 
 
 def take_largest(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions of the largest logits, int64 [B, EXACT_WEIGHTS], and the largest remaining logit, [B, 1].
+    """Return the positions of the largest logits (int64 [B, EXACT_WEIGHTS]), and the largest remaining logit ([B, 1]).
 
     logits: float32 [B, N]; the largest are overwritten with minus infinity. groups: the largest logit of each group,
     [B, N / GROUP]. The K largest logits lie in the K groups with the largest maxima, so only these groups are searched.
@@ -181,7 +181,7 @@ def take_largest(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gathered_sums(query: Int8Query, positions: Tensor) -> Sums:
-    """Sums over K training images for each noisy image, computed in float64.
+    """Sums over K training images that are chosen for each noisy image, computed in float64.
 
     positions: row positions of these training images, int64 [B, K].
     """
@@ -197,7 +197,7 @@ def dropped_sums(query: Int8Query, reference: Tensor, count: int) -> Sums:
     """Sums that leave out `count` training images with negligible weights.
 
     The sums themselves are zero; `rounding`, `distance` and `others` are bounds that account for the omitted images.
-    reference: the largest log weight of these images, up to the error of logits, float64 [B].
+    reference: the largest log weight of these images, with the error of `Int8Query.logits`, float64 [B].
     """
     bound = reference + query.logit_bound
     none = torch.zeros_like(reference)
@@ -268,9 +268,8 @@ def relative_error(images: ImageRows, logit_error: Tensor, sums: Sums) -> Tensor
     distance = (mean - center).square().sum(dim=1)  # [B]
     exact = sums.total - sums.inexact
     # Two upper bounds on sum w ||q - D||² over the inexact images, whose weights come from digits; the smaller bound is
-    # used. The first bound follows from
-    # D - m = sum w (q - m) / sum w, to which the images summed in float64 contribute at most their weight times the
-    # longest q - m. The second bound is the triangle inequality.
+    # used. The first bound follows from D - m = sum w (q - m) / sum w. The images summed in float64 contribute at most
+    # their weight times the longest q - m to the sum of w (q - m). The second bound is the triangle inequality.
     longest = images.highest_norm.sqrt() + center.norm()
     scattered = sums.spread - (sums.total + exact) * distance + 2 * exact * longest * distance.sqrt()
     scattered = torch.minimum(scattered, (sums.spread.sqrt() + (sums.inexact * distance).sqrt()).square())

@@ -1,8 +1,8 @@
 """Local score denoisers, with and without translation equivariance.
 
-Each pixel is denoised separately, to a weighted mean of the centre pixels of k×k candidate windows in the training
-images. The weights are a softmax of the negative squared distances between the candidates and the window around the
-noisy pixel.
+Each pixel is denoised separately. The result is a weighted mean of the centre pixels of k×k candidate windows in the
+training images. The weights are a softmax of the negative squared distances between the candidates and the window
+around the noisy pixel.
 Source: Kamb and Ganguli 2024.
 """
 
@@ -25,7 +25,7 @@ PUBLISHED = (*[17] * 8, 15, 11, 7, 5, *[3] * 6)
 class Shift:
     """A shift along one axis: for start <= i < stop, the candidate for noisy pixel i is the training pixel i + offset.
 
-    margin: number of pixels beyond start and stop that the windows also use. sums: matrix that sums over windows; see
+    margin: number of pixels by which windows extend beyond start and stop. sums: matrix that sums over windows; see
     `window_matrix`. wrap: whether positions wrap around to the other end of the image; otherwise, windows treat
     pixels outside the image as zeros.
     """
@@ -51,7 +51,7 @@ class Shift:
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class LocalScoreDenoiser(Streamed):
-    """LS: a pixel's candidates are the windows at the same position in all training images, padded with zeros.
+    """LS: a pixel's candidates are the windows at its position in all training images, which are padded with zeros.
 
     window: odd window size k, as a number, a table, a table file or None; see `windows.window_table`.
     precision: 'fp32' computes distances in float64 and weights in float32; 'fp64' computes everything in float64.

@@ -20,7 +20,7 @@ from training.closed_form.streamed import Streamed
 from training.closed_form.sums import SETTLED, Sums, empty_sums, float64_sums, over_ranks
 
 # Largest accepted root mean square error of a denoised image relative to its norm, as estimated by `relative_error`.
-# The probability of an error above 1e-5, five times as large, is then below exp(-9); see `int8_sums`.
+# The probability of an error above 1e-5, five times this value, is then below exp(-9); see `int8_sums`.
 TOLERANCE = 2e-6
 # On a CPU, training sets with at most this many pixels in total are summed in float64, which is fastest for them.
 FLOAT64_PIXELS = 1 << 22
@@ -62,7 +62,7 @@ class OptimalDenoiser(Streamed):
     def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Find settled noisy images: if sampling adds no noise, their denoised image stays the same down to sigma = 0.
 
-        Returns whether each noisy image is settled, bool [B], and the denoised images of all B; see `__call__`.
+        Returns whether each noisy image is settled (bool [B]), and the denoised images for the complete batch.
 
         Proof: let y be the nearest training image, and x(t) = y + t (x - y) the point at noise level t sigma, with t in
         [0, 1]. As long as D = y, the probability flow follows this segment. For another image y', the gap
@@ -85,9 +85,9 @@ class OptimalDenoiser(Streamed):
         )
 
     def _denoised(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The denoised images, in the shape of x, and the logarithm of a bound on a weight share, float64 [B].
+        """Return the denoised images, in the shape of x, and an upper bound on ln s for each of them, float64 [B].
 
-        The bounded share of the total weight is that of all training images except the nearest one and its copies.
+        s is the share of the total weight that belongs to training images other than the nearest one and its copies.
         """
         sums = self._sums(x, sigma, class_labels)
         return self._as_images(sums.mean, x), sums.others - sums.log_total
@@ -96,7 +96,7 @@ class OptimalDenoiser(Streamed):
     def coordinates(self) -> Coordinates | None:
         """The same denoiser in reduced coordinates.
 
-        None with precision 'fp64', or if the training set is too large, on disk or sharded.
+        This is None if the precision is 'fp64', or if the training set is too large, on disk or sharded.
         """
         most = min(self.rows.num_pixels, MAX_COORDINATES, MAX_COORDINATE_PIXELS // self.rows.num_pixels)
         few = len(self.rows) <= most

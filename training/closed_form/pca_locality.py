@@ -2,8 +2,8 @@
 
 A pixel value is one channel of one pixel. Let S be the covariance of the training set and W = S (S + sigma² I)⁻¹ the
 Wiener filter. The mask of value m contains the values j for which |W_mj| is at least tau times the largest |W_mj| in
-row m. Value m is denoised to the weighted mean of value m over the training images, where the weights are a softmax of
-the negative squared distances between the values in the mask.
+row m. The denoised value m is a weighted mean of value m over the training images. The weights are a softmax of the
+negative squared distances between the values in the mask.
 Source: Lukoianov et al. 2025.
 """
 

@@ -1,7 +1,7 @@
-"""A training set as int8 rows (pixel minus 128, which is lossless), on a device or read block by block from disk.
+"""A training set as int8 rows, which are kept on a device or read from disk block by block.
 
-Images of the same class are stored together, so each class is a range of rows. Quantities that do not depend on a
-noisy image, such as the norms of rows, are computed once.
+A row contains the pixel values of an image minus 128. Images of the same class are stored together, so each class is a
+range of rows. Quantities that do not depend on a noisy image, such as the norms of rows, are computed once.
 """
 
 from collections import Counter
@@ -25,24 +25,24 @@ MAX_BLOCK = 1 << 16
 
 
 class ImageRows:
-    """uint8 images [N, C, R, R], N >= 1, as int8 rows [N, P], for closed forms and nearest-neighbour search.
+    """Images as int8 rows [N, P], for closed forms and nearest-neighbour search.
 
-    images: a NumPy memory map stays on disk and is read block by block; other images are copied to the device, a few
-    rows at a time. labels: int64 [N] >= 0 or None.
+    images: uint8 [N, C, R, R], N >= 1. A NumPy memory map stays on disk and is read block by block; other images are
+    copied to the device, a few rows at a time. labels: int64 [N] >= 0 or None.
     sharded: whether the images are this rank's shard of a training set that is split over the ranks in order.
     on_disk: whether `images` is a tensor that is backed by a memory map and should stay on disk, too.
     Raises UserError if the device has too little memory; if images are sharded, all ranks raise it together.
 
     Attributes. If sharded, num_images, class_sizes, mean and highest_norm describe the images of all ranks, and all
     other attributes describe the images of this rank.
-    num_images, class_sizes: number of images, in total and per class.
+    num_images: number of images. class_sizes: number of images in each class.
     order: index of the image at each row position, int64 [N]. offset: index of this rank's first image in the complete
     training set.
     ranges: each class's range of row positions.
     norms: squared norms of rows, float64 [N]. highest_norm: their maximum. mean: the mean row, float64 [P].
     keys: hashes of the images, int64 [N].
-    pixel_dither: float64 [P]; weight_dither: float32 [MAX_BLOCK]: see `int8_digits`.
-    dither_products: float32 [N], products of rows with 1/2 - pixel_dither.
+    pixel_dither, weight_dither: dither (float64 [P] and float32 [MAX_BLOCK]); see `int8_digits`.
+    dither_products: inner products of the rows with 1/2 - pixel_dither, float32 [N].
     """
 
     ndim, dtype = 4, torch.uint8
@@ -100,7 +100,7 @@ class ImageRows:
         return as_rows(taken(self.source, self.order[start:stop]).to(self.device))
 
     def rows(self, positions: Tensor) -> Tensor:
-        """The rows at given positions (int64 [K]), int8 [K, P]."""
+        """Return the rows at K positions: int64 [K] -> int8 [K, P]."""
         if self.resident is not None:
             return self.resident[positions]
         assert self.source is not None
@@ -170,7 +170,7 @@ def rows_of(source: Source, labels: Tensor | None, device: torch.device, sharded
 
 
 def taken(images: Images, index: Tensor) -> Tensor:
-    """The images at given indices (int64 [K]), uint8 [K, C, H, W]."""
+    """Return the images at K indices: int64 [K] -> uint8 [K, C, H, W]."""
     if isinstance(images, ImageRows):
         rows = images.rows(images.order.argsort()[index.to(images.device)])
         return (rows.view(torch.uint8) ^ 128).unflatten(1, images.shape[1:])
@@ -187,8 +187,8 @@ def as_rows(images: Tensor) -> Tensor:
 def class_ranges(labels: Tensor | None, count: int) -> tuple[Tensor, dict[int, tuple[int, int]]]:
     """Sort images by class; images of one class keep their order.
 
-    Returns the image indices in sorted order, int64 [N], and for each class the range (start, stop) of its images in
-    that order. Without labels, the order is 0 … count - 1 and there are no ranges.
+    Returns the image indices in sorted order (int64 [N]), and the range (start, stop) of each class in that order.
+    Without labels, the order is 0 … count - 1 and there are no ranges.
     """
     if labels is None:
         return torch.arange(count), {}

@@ -68,7 +68,7 @@ class Streamed(ClosedForm):
         return self.img_channels, self.img_resolution, self.img_resolution
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """The denoised images, in the shape of x; float64 if x is, otherwise float32.
+        """Return the denoised images, in the shape of x. They are float64 if x is float64, otherwise float32.
 
         x: float [B, C, R, R]. sigma: > 0, a scalar or [B]. class_labels: one-hot [B, label_dim], int64 [B], or None for
         all classes.
@@ -80,9 +80,9 @@ class Streamed(ClosedForm):
         return self._as_images(z, x)
 
     def _denoise(self, z: Tensor, variance: Tensor, group: Group) -> Tensor:
-        """Denoise a group's rows, float64 [B, P] in pixel units, one noise level at a time.
+        """Denoise a group's rows, one noise level at a time.
 
-        variance: noise variance, float64 [B].
+        z: noisy rows in pixel units, float64 [B, P]. variance: noise variance, float64 [B].
         """
         denoised = torch.empty_like(z)
         for level in variance.unique():
@@ -105,13 +105,13 @@ class Streamed(ClosedForm):
         ]
 
     def _group(self, label: int) -> Group:
-        """The group of all noisy images, with the training images of one class (-1: all classes)."""
+        """The group of all noisy images, with the training images of class `label` (of all classes if it is -1)."""
         if label < 0:
             return Group(slice(None), (0, len(self.rows)), self.num_images, label)
         return Group(slice(None), self.rows.ranges.get(label, (0, 0)), self.class_sizes[label], label)
 
     def _blocks(self, group: Group, size: int) -> Iterator[Tensor]:
-        """The group's training images in blocks of at most `size`, float64 [n, P] in pixel units."""
+        """Yield the group's training images, in pixel units and in blocks of at most `size`, float64 [n, P]."""
         for _, rows in self.rows.blocks(*group.chosen, size):
             yield rows.to(torch.float64)
 
@@ -121,7 +121,7 @@ class Streamed(ClosedForm):
             yield rows.t().contiguous().to(torch.float64)
 
     def _by_products(self, z: Tensor, variance: float) -> list[bool]:
-        """For each noisy row of z, whether distances computed from inner products are accurate enough."""
+        """Decide for each noisy row of z whether distances computed from inner products are accurate enough."""
         length, longest = z.norm(dim=1), self.rows.highest_norm.sqrt()
         rounding = torch.finfo(torch.float64).eps * length * longest / variance
         return ((rounding < LOGIT_ERROR[self._weight_dtype]) | (length > DISTANT * longest)).tolist()
@@ -182,7 +182,7 @@ class PosteriorMeans:
         return self.weighted / self.total[..., None]
 
     def weights(self, logits: Tensor, place: tuple[slice | int, ...] = ()) -> Tensor:
-        """The normalized weights of candidates, after all blocks have been added. Arguments: see `add`."""
+        """The normalized weights of candidates. Call this after all blocks have been added. Arguments: see `add`."""
         return self._powers(logits, self.reference[place]).div_(self.total[place][..., None])
 
     def _powers(self, logits: Tensor, reference: Tensor) -> Tensor:

@@ -19,10 +19,10 @@ from training.closed_form.streamed import gather_tensors
 
 # Number of training images per float64 matrix product.
 FLOAT64_ROWS = 1024
-# A noisy image is settled if all training images that differ from the nearest one have less than this share of the
-# total weight. The share is half of float64's rounding unit.
+# A noisy image is settled if the training images that differ from the nearest one together have less than this share
+# of the total weight. The share is half of float64's rounding unit.
 SETTLED = 2.0**-54
-# Marks a missing index; greater than any index.
+# Marks a missing index; it is greater than all indices.
 NO_INDEX = torch.iinfo(torch.int64).max
 
 
@@ -33,8 +33,8 @@ class Sums:
     reference: float64 [B]; all weights are divided by exp(reference) to stay finite.
     total, squares: float64 [B], the sums of the weights and of their squares.
     weighted: float64 [B, P], the weighted sum of rows.
-    inexact, spread: float64 [B], sums over the images whose weights come from digits: the sum of weights, and the
-    weighted sum of squared distances to the training set's mean row.
+    inexact, spread: float64 [B], two sums over the images whose weights come from digits. inexact is the sum of their
+    weights; spread is the weighted sum of their squared distances to the training set's mean row.
     rounding: float64 [B], expected root mean square error of `weighted` due to the digits of weights and to float32.
     nearest, key: int64 [B], index and key of the nearest image; for ties, the lowest index.
     distance: float64 [B], squared distance to the nearest image; infinite if that image is unknown.
@@ -156,8 +156,8 @@ def float64_sums(images: ImageRows, z: Tensor, variance: Tensor, start: int, sto
 def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positions: Tensor) -> Sums:
     """Sums over given rows, computed in float64.
 
-    q: the rows, float64, [N, P] if they are the same for all noisy images, otherwise [B, N, P]. positions: positions of
-    these rows in `images`, int64 [B, N].
+    q: the rows, in float64. Their shape is [N, P] if all noisy images have the same rows, otherwise [B, N, P].
+    positions: positions of these rows in `images`, int64 [B, N].
     """
     products = z @ q.t() if q.ndim == 2 else (q @ z[:, :, None])[:, :, 0]
     distances = (z.square().sum(dim=1, keepdim=True) - 2 * products + images.norms[positions]).clamp(min=0)
@@ -186,7 +186,7 @@ def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positi
 
 
 def nearest_index(distances: Tensor, index: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest index among the nearest images, int64 [B], and its column, int64 [B, 1].
+    """Return the lowest index among the nearest images (int64 [B]), and its column (int64 [B, 1]).
 
     Distances that differ by no more than their rounding error count as equal, so that exact copies are tied.
     """

@@ -38,7 +38,7 @@ class WindowTable:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, int]]) -> 'WindowTable':
-        """Make a table from pairs (sigma, window) in any order; it covers the range of their noise levels."""
+        """Make a table from pairs (sigma, window) in any order. The table covers the range of these noise levels."""
         if not pairs:
             raise UserError('`window`: the table has no noise levels; make it again with `diagnose.py calibrate`')
         levels = tuple(sorted(((float(sigma), int(window)) for sigma, window in pairs), reverse=True))
@@ -130,7 +130,7 @@ def with_norms(y: Tensor) -> Tensor:
 
 
 def closeness(z: Tensor, y: Tensor, by_products: bool) -> Tensor:
-    """-1/2 sum_c (z - y)² for one noisy image z [C, H, W] and n training images y: [H, W, n].
+    """Compute -1/2 sum_c (z - y)² for one noisy image z [C, H, W] and n training images y. Returns [H, W, n].
 
     y: images from `with_norms`. by_products: compute sum_c z y - 1/2 sum_c y² instead, which is faster but has larger
     rounding errors. The omitted term, -1/2 sum_c z², is the same for all training images, so it does not

@@ -1,8 +1,8 @@
 """The networks that preconditioning can wrap: `MODEL_TYPES`, keyed by the name that a snapshot stores.
 
-To add a network, write a module here and add its class to the table. The class is constructed with img_resolution,
-in_channels, out_channels, label_dim and its own arguments, and called as
-`network(x, noise_labels, class_labels, augment_labels)`. Its class attribute `argument_limits` gives the largest
+To add a network, write a module here and add its class to the table. The constructor takes img_resolution,
+in_channels, out_channels, label_dim and further arguments. A network is called as
+`network(x, noise_labels, class_labels, augment_labels)`. The class attribute `argument_limits` gives the largest
 number, or the greatest length of a list, that an argument accepts. Without these limits, a file could request a network
 that takes hours to build.
 """

@@ -109,12 +109,12 @@ class UNetBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Base class of both U-Nets: the resolution levels of encoder and decoder, and the skip connections between them.
+    """Base class of both U-Nets. It contains the encoder, the decoder and the skip connections between them.
 
     img_resolution: image side in pixels; it must be divisible by 2 once for each level after the first.
     channels: width of each level, from the highest resolution down.
-    skip_connections: one 0 or 1 per skip connection in encoder order, num_blocks + 1 for each level; a connection set
-        to 0 carries zeros. None enables all.
+    skip_connections: a 0 or 1 for each skip connection, in encoder order; each level has num_blocks + 1 connections. A
+        connection set to 0 carries zeros. None enables all.
     Raises ValueError if img_resolution or skip_connections does not fit.
     """
 
@@ -233,7 +233,7 @@ class UNet(nn.Module):
         raise NotImplementedError
 
     def masked(self, skips: list[Tensor]) -> list[Tensor]:
-        """The features for the skip connections, with zeros in place of disabled ones."""
+        """The features for the skip connections, with zeros for disabled connections."""
         return [x if on else torch.zeros_like(x) for x, on in zip(skips, self.skip_mask, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Draw agreement against training-set size from results of `diagnose.py agreement`, as in docs/noise_levels.md.
+"""Plot agreement against training-set size, as in docs/noise_levels.md, from results of `diagnose.py agreement`.
 
     python -m benchmarks.agreement_figure docs/figures/agreement_sizes.png pairs/10-r1 pairs/10-r2 …
 

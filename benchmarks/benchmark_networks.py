@@ -1,5 +1,4 @@
-"""The two networks used in the speed benchmarks (the paper's and the demo's), and the comparison of implementations of
-training or sampling with them."""
+"""Compares implementations of training or sampling, with two networks: the paper's network and the demo's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,8 +83,8 @@ class NetworkWork:
     """A task, training or sampling, that several implementations perform with the same networks.
 
     steps: number of network evaluations or training steps per image. plain, edm, ours: functions that return one step
-    of an implementation: of the plain baseline; of EDM, given its modules `training.networks` and `training.loss`; and
-    of this toolkit, given the precision and whether to use channels_last and compilation.
+    of the plain baseline, of EDM's code and of this toolkit. `edm` takes EDM's modules `training.networks` and
+    `training.loss`. `ours` takes the precision, whether to use channels_last, and whether to compile.
     """
 
     name: str

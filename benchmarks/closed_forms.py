@@ -2,10 +2,11 @@
 
     python -m benchmarks.closed_forms --data=cifar-10-python.tar.gz
 
-Times are processor seconds of one thread for one noisy image, at the noise levels 20, 2 and 0.1. Other load on the
-machine hardly affects processor time. The time with all of CIFAR-10 is extrapolated linearly from two smaller training
-sets. The plain loop runs in NumPy and float64. Its cost is proportional to the number of training images, so it is
-timed with a few of them and extrapolated. The Gaussian and the smoothed closed form are not compared with a plain loop.
+Each time is the processor time, in seconds, that one thread needs for one noisy image at noise level 20, 2 or 0.1.
+Other load on the machine hardly affects processor time. The time with all of CIFAR-10 is extrapolated linearly from two
+smaller training sets. The plain loop runs in NumPy and float64. Its time is proportional to the number of training
+images, so it is measured with a few images and extrapolated. The Gaussian and the smoothed closed form are not compared
+with a plain loop.
 """
 
 import itertools
@@ -32,7 +33,7 @@ FULL = 50_000
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Processor time of the second call; the first call may do one-time preparation and is not timed."""
+    """Time the second call, in seconds of processor time; the first call may do one-time preparation."""
     action()
     start = time.process_time()
     action()
@@ -69,7 +70,7 @@ def plain(name: str, images: np.ndarray, noisy: np.ndarray, sigma: float, window
 
 
 def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int, sigma: float) -> tuple[float, float]:
-    """Seconds per noisy image with `count` training images: of the toolkit's denoiser, and of the plain loop.
+    """Time the toolkit's denoiser and the plain loop with `count` training images, in seconds per noisy image.
 
     The plain loop is timed with `plain_count` training images, and its time is extrapolated.
     """

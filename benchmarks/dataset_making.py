@@ -1,4 +1,4 @@
-"""Time how long data sets take to read and to write, compared with a plain loop over zipfile and Pillow.
+"""Time how long it takes to read and to write data sets, compared with a plain loop that uses zipfile and Pillow.
 
 python -m benchmarks.dataset_making
 python -m benchmarks.dataset_making --source=datasets/cifar10/cifar-10-python.tar.gz

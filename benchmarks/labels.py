@@ -2,8 +2,9 @@
 
     python -m benchmarks.labels
 
-With the paper's 50,000 unique labels, one-hot labels are a matrix [batch, 50,000], which is a factor in two matrix
-products: one in the forward pass, and one in the backward pass. The script also compares the results of both.
+With the paper's 50,000 unique labels, one-hot labels are a matrix [batch, 50,000]. This matrix is multiplied once in
+the forward pass and once in the backward pass. The script also compares the results of class indices and of one-hot
+labels.
 """
 
 import math

@@ -3,7 +3,7 @@
     python -m benchmarks.optimal_denoiser --data=cifar-10-python.tar.gz
 
 At each of the 35 evaluations, the plain implementation computes all distances in float32, takes the softmax of the
-scaled squared distances and multiplies the weights by the training images. `--check=N` compares the images of N seeds
+scaled squared distances, and multiplies the weights by the training images. `--check=N` compares the images of N seeds
 with the images of the plain implementation in float64.
 """
 
@@ -90,7 +90,7 @@ def training_images(data: str | None, size: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimumOptions(TimingOptions):
-    """The training set, its sizes and the batch sizes to time, and how many images to check."""
+    """The training set, the training-set sizes and batch sizes to time, and how many images to check."""
 
     # fmt: off
     data: str | None = option(None, 'Training set. [default: random images of 3x32x32]', unit='ZIP|DIR|NPZ|NPY')

@@ -3,8 +3,8 @@
     python -m benchmarks.optimal_figures --data=cifar-10-python.tar.gz --outdir=docs/figures
 
 `optimum_replays.png` shows images sampled with the optimal denoiser, each next to its nearest training image.
-`optimum_effective_number.png` plots, by noise level, the effective number of training images whose weighted mean is a
-denoised image.
+A denoised image is a weighted mean of training images; `optimum_effective_number.png` plots the effective number of
+these training images by noise level.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Estimate how long the paper's studies take on GPUs from the number of arithmetic operations of their networks.
+"""Estimate how long the paper's studies take on GPUs, based on the number of arithmetic operations of their networks.
 
 python -m benchmarks.study_times
 """
@@ -23,7 +23,7 @@ from training.snapshot import NetworkConfig
 from training.training_options import RunOptions, with_preset
 
 DENOISER_CALLS = 35  # per image, with the 18 steps of the Heun sampler
-PASSES = 3  # a training step: a forward pass, and a backward pass that takes as long as about two forward passes
+PASSES = 3  # in a training step: one forward pass, and a backward pass that takes about as long as two
 
 
 @click.command()
@@ -57,7 +57,7 @@ def main(files: Sequence[Path], tflops: str, used: float) -> None:
 
 
 def cost(point: Point) -> tuple[int, float]:
-    """Number of images seen in a point's training run, and floating-point operations of its training and evaluation."""
+    """Return a point's number of images seen in training, and its floating-point operations, including evaluation."""
     commands = point.commands()
     data = parse_options('data', commands['data'], point.name)
     train = parse_options('train', commands['train'], point.name)
@@ -70,7 +70,7 @@ def cost(point: Point) -> tuple[int, float]:
 
 
 def dataset_of(point: Point, options: dict) -> DatasetInfo:
-    """Description of a point's training set, derived from the options of its selection without reading images."""
+    """Describe a point's training set, based on the options of its selection; no images are read."""
     selection = point.combination.settings.data['selection']
     classes = {'unique-labels': point.size, 'random-labels': options.get('num_classes')}.get(selection, 10)
     width = (options.get('resolution') or (32, 32))[0]

@@ -38,7 +38,8 @@ class TimingOptions:
 class Way:
     """One implementation of a task.
 
-    run: does `amount` units of work. plain: whether the implementation is a baseline, to which others are compared.
+    run: function that does `amount` units of work. plain: whether the implementation is a baseline, to which others are
+    compared.
     """
 
     name: str
@@ -51,8 +52,8 @@ class Way:
 class Timing:
     """Speed and peak memory of one implementation.
 
-    per_second: units of work per second. times_plain: speed relative to the fastest baseline. megabytes: peak memory of
-    the process, or peak memory allocated on the GPU, during one run.
+    per_second: units of work per second. times_plain: speed relative to the fastest baseline. megabytes: peak memory
+    during one run. On a GPU, this is allocated GPU memory; otherwise, it is memory of the process.
     """
 
     task: str
@@ -67,9 +68,10 @@ class Timing:
 
 
 def compare(task: str, unit: str, ways: Sequence[Way], device: torch.device, options: TimingOptions) -> list[Timing]:
-    """Run the implementations in turn for `options.seconds` each, at least twice; print and return their timings.
+    """Run the implementations in turn, each at least twice; print and return their timings.
 
-    An implementation that runs out of GPU memory is printed as such, and has no timing.
+    On average, an implementation runs for `options.seconds`. If an implementation runs out of GPU memory, this is
+    printed instead of a timing.
     """
     print(f'\n{task}: {machine(device)}\n')
     print(f'| implementation | {unit}/s | times plain | peak memory, MB |\n|---|---|---|---|')
@@ -136,7 +138,7 @@ def write(path: Path | None, timings: Iterable[Timing]) -> None:
 
 
 def machine(device: torch.device) -> str:
-    """Name of the GPU; on a CPU, name and instruction sets of the processor and the number of threads."""
+    """Return the GPU's name or, without a GPU, the processor's name and instruction sets and the number of threads."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

@@ -42,7 +42,10 @@ def main(study: Path, dest: Path, sizes: str) -> None:
 
 
 def draw_block(figure: Figure, point: Path, top: float, height: float) -> None:
-    """Draw the images of one training run into a band of the figure. top, height: fractions of the figure's height."""
+    """Draw the images of one training run into a band of the figure.
+
+    top, height: top and height of the band, as fractions of the figure's height.
+    """
     record = best_record(read_records(point / 'run' / 'mem_traj.jsonl'))
     best = read_best(point / 'run' / BEST_NAME, record)
     if best is None:
@@ -67,7 +70,10 @@ def draw_block(figure: Figure, point: Path, top: float, height: float) -> None:
 
 
 def draw_curve(figure: Figure, study: Path, height: float) -> None:
-    """Plot the ratio against size in the lowest part of the figure. height: that part's fraction of its height."""
+    """Plot the ratio against size in the lowest part of the figure.
+
+    height: height of this part, as a fraction of the figure's height.
+    """
     (outcome,) = open_results(study).outcomes
     axes = figure.add_axes((0.13, 0.22 * height, 0.84, 0.68 * height))
     sizes = [ratios.size for ratios in outcome.ratios]

@@ -47,7 +47,7 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
 
 
 def _require(kind: type, values: dict[str, Any]) -> None:
-    """Raise MissingParameter if an option is not given, and neither is the option named in its `required_unless`."""
+    """Raise MissingParameter if neither an option nor the option named in its `required_unless` is given."""
     for field, option in options_in(kind):
         if option.required_unless and not values[field.name] and values[option.required_unless] is None:
             command = click.get_current_context().command
@@ -100,7 +100,7 @@ def _in_home(value: Any) -> Any:
 
 
 class _Number(click.FloatRange):
-    """A click type for floats that are not NaN and, unless `infinite` is set, not infinite."""
+    """A click type for floats. It refuses NaN and, unless `infinite` is set, infinite values."""
 
     def __init__(self, infinite: bool, **bounds: Any):
         super().__init__(**bounds)

@@ -65,7 +65,7 @@ class Destination:
         if not above.is_dir():
             return f': {above} is a file, not a folder; write somewhere else'
         here = Path(os.path.realpath(self.path))
-        for source in filter(os.path.exists, sources):  # not 'digits', a URL, or a missing file
+        for source in filter(os.path.exists, sources):  # skips 'digits', URLs and missing files
             there = Path(os.path.realpath(source))
             if here.is_relative_to(there) or there.is_relative_to(here):
                 return f' overlaps with the source {source}; write somewhere else'
@@ -113,7 +113,7 @@ class DatasetWriter:
         self._labels: list[list] = []
 
     def add(self, image: np.ndarray, label: int | None) -> None:
-        """Write the next image, uint8 [H, W, C]. Either all images must have labels, or none of them."""
+        """Write the next image (uint8 [H, W, C]). Either all images must have labels, or none of them."""
         number = len(self._labels)
         name = f'{number // IMAGES_PER_FOLDER:05d}/img{number:08d}.png'
         self._put(name, encode_png(image))

@@ -29,12 +29,12 @@ class Plan:
     """Everything that determines a data set's bytes.
 
     rule: name of the rule in `rules.RULES` that made the plan. arguments: the rule's keyword arguments.
-    parts: (source, indices of the images to read from it, in order) for each source.
+    parts: for each source, a pair (source, indices of the images to read from it, in order).
     labels: labels of all images in the order of the parts, or None. labels_note: how the labels were made, in words.
     transform: function applied to each image; None keeps square images unchanged.
     skip_unreadable: whether to skip damaged images instead of stopping; None if the rule needs every image it chose.
     limit: maximum number of images to make; None means all images.
-    hash_all: whether the manifest's hash of a folder covers all images in the folder, or only the images used.
+    hash_all: whether the manifest's hash of a folder covers all images in the folder, or only the images that are used.
     """
 
     parts: Sequence[tuple[Source, Sequence[int]]]
@@ -82,8 +82,9 @@ def _write(plan: Plan, writer: DatasetWriter, name: str) -> str:
 class Making:
     """Makes a plan's images one at a time; after the last image, `manifest` returns the data set's manifest.
 
-    Iterating yields (uint8 [S, S, C], label or None). Raises UserError with an image's name if the image is unreadable
-    (unless the plan skips such images), is not square, or does not have the size of the first image.
+    Iterating yields pairs (image, label). An image is uint8 [S, S, C]; a label is an integer or None. Raises UserError
+    with an image's name if the image is unreadable (unless the plan skips such images), is not square, or does not have
+    the size of the first image.
 
     kept: for each part of the plan, the indices of the images made from it.
     unreadable: names of images that were skipped as damaged.

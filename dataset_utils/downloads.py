@@ -1,4 +1,4 @@
-"""Opens sources given by URL, which are downloaded into a cache and read from there."""
+"""Opens sources that are given by URL. They are downloaded into a cache and read from there."""
 
 import urllib.parse
 from pathlib import Path

@@ -12,7 +12,7 @@ TRAIN = 'ILSVRC/Data/CLS-LOC/train'
 
 
 def superclasses() -> dict[str, list[str]]:
-    """Return a dict from each superclass (the name of a CIFAR-10 class) to its sorted synsets."""
+    """Return a dict that maps each superclass (the name of a CIFAR-10 class) to its sorted synsets."""
     table: dict[str, list[str]] = {}
     text = (files('dataset_utils') / 'imagenet_superclasses.csv').read_text(encoding='utf-8')
     for row in csv.DictReader(text.splitlines()):
@@ -21,7 +21,7 @@ def superclasses() -> dict[str, list[str]]:
 
 
 def images_by_synset(source: Source, superclass: str) -> list[tuple[str, list[int]]]:
-    """Return (synset, indices of its images in the source) for each synset of a superclass.
+    """For each synset of a superclass, return the synset and the indices of its images in the source.
 
     Synsets and indices are sorted.
     Raises UserError if the superclass is unknown, or if the source lacks one of its synsets.

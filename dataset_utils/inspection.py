@@ -47,8 +47,8 @@ def describe(source: Source, near: float) -> str:
 def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
     """Find all pairs of images whose root mean square difference per pixel is below `near`; the search is exact.
 
-    images: uint8 [N, H, W, C]. Returns (i, j, distance) with i < j for each pair, closest pairs first. Raises UserError
-    if too many pairs would have to be compared pixel by pixel.
+    images: uint8 [N, H, W, C]. Returns (i, j, distance) with i < j for each pair; the closest pair is first. Raises
+    UserError if too many pairs would have to be compared pixel by pixel.
 
     Projecting onto orthonormal directions, with the norm of the residual as an additional coordinate, never increases
     a distance. Distances between projections are cheap to compute and rule out most pairs; only the remaining pairs are
@@ -70,7 +70,7 @@ def near_pairs(images: np.ndarray, near: float) -> list[tuple[int, int, float]]:
 
 
 def _project(pixels: np.ndarray) -> np.ndarray:
-    """Project images, uint8 [N, D], onto K orthonormal directions.
+    """Project images (uint8 [N, D]) onto K orthonormal directions.
 
     Returns float32 [N, K + 1]; the last column is the norm of the residual. The directions span the differences between
     some of the images and the mean image, because these directions explain more variance than random ones.
@@ -90,9 +90,10 @@ def _project(pixels: np.ndarray) -> np.ndarray:
 
 
 def _candidate_pairs(points: np.ndarray, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield arrays of indices (i, j), i < j, of all pairs whose squared distance is below a limit.
+    """Yield all pairs of points whose squared distance is below a limit, several pairs at a time.
 
-    The limit is raised slightly, so that rounding errors do not exclude a pair.
+    Each yielded tuple consists of two arrays: the indices i and the indices j of some of these pairs, with i < j. The
+    limit is raised slightly, so that rounding errors do not exclude a pair.
     """
     norms = np.einsum('nk,nk->n', points, points)
     limit += 1e-5 * float(norms.max())

@@ -1,4 +1,4 @@
-"""`manifest.json` records how a data set was made, so that it can be made again; it contains no times or paths."""
+"""`manifest.json` records how a data set was made, so that the set can be made again. It has no times or paths."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ class Manifest(Typed, frozen=True):
     `Source.sha256`.
     rule: name of the sub-command, or 'convert' for dataset_tool.py. arguments: this command's options, except paths.
     indices: indices of the images in the source, in order; for a mixture, a list of two such lists.
-    labels: how the labels were made, in words. class_names: names of the labels 0, 1, ..., or None.
+    labels: how the labels were made, in words. class_names: names of the labels, starting with label 0, or None.
     skipped_files: names of the source's files that were not read as images; absent if there are none.
     original_names: for each image, the name of the image file that it originally came from, or '' if unknown; absent if
     the images do not come from image files.

@@ -11,7 +11,7 @@ Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 MAX_THREADS = 32
-# Number of items in one task for a thread. Starting a task takes about as long as decoding one small image.
+# Number of items that a thread processes in one task. Starting a task takes about as long as decoding one small image.
 BLOCK = 64
 # If an item takes fewer seconds than this, waiting for the GIL costs more time than threads save (on two cores).
 WORTH_A_THREAD = 100e-6
@@ -20,7 +20,7 @@ WORTH_A_THREAD = 100e-6
 def ordered_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """Yield function(item) for each item, in order. If the function is slow, threads compute a few blocks in advance.
 
-    If the function raises for several items, the iteration ends with the exception for the first of these items.
+    If the function fails for several items, the exception for the first of these items ends the iteration.
     """
     start = time.perf_counter()
     yield from _apply(function, items[:BLOCK])

@@ -22,7 +22,7 @@ SHEET_MARK = f'tEXt{SHEET_KEYWORD}\0{SHEET_TEXT}'.encode()
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encode an image, uint8 [H, W, C] with C = 1 or 3, as a PNG file with uncompressed pixels.
+    """Encode an image as a PNG file with uncompressed pixels. image: uint8 [H, W, C] with C = 1 or 3.
 
     Source: PNG specification (W3C), second edition; RFC 1950 and 1951 for the zlib stream of stored blocks.
     """
@@ -41,7 +41,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> np.ndarray | None:
-    """Decode a file written by `encode_png` to uint8 [H, W, C]; returns None for any other file."""
+    """Decode a file written by `encode_png`. Returns uint8 [H, W, C], or None for any other file."""
     if len(data) < STREAM_START:
         return None
     width, height, _, colour_type, *_ = HEADER.unpack_from(data, HEADER_START)

@@ -1,4 +1,4 @@
-"""The rules for making training sets; each is a pure function from sources and arguments to a `Plan`.
+"""The rules for making training sets. Each rule is a pure function that returns a `Plan` for sources and arguments.
 
 A manifest stores the rule's name and keyword arguments, and `RULES` maps names to rules, so the same plan can be made
 again from a manifest and its sources. A rule that is registered with examples is called a selection, and gets
@@ -45,7 +45,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {}  # examples in the help text of each s
 
 
 def rule(name: str, *examples: str) -> Callable[[Rule], Rule]:
-    """Return a decorator that registers a rule, and stores the rule's name and keyword arguments in the plans it makes."""
+    """Return a decorator that registers a rule. The rule's plans then contain its name and keyword arguments."""
 
     def register(plan: Rule) -> Rule:
         @functools.wraps(plan)
@@ -72,7 +72,7 @@ def plan_convert(
     resolution: Sequence[int] | None = None,
     skip_unreadable: bool = False,
 ) -> Plan:
-    """Convert all images of a source, or the first `max_images`; the rule of dataset_tool.py.
+    """Convert all images of a source, or only the first `max_images`. This is the rule of dataset_tool.py.
 
     transform, resolution: see `transforms.make_transform`; resolution is (width, height).
     skip_unreadable: whether to skip damaged images, which then do not count towards `max_images`.
@@ -237,7 +237,7 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
     With N = `max_images` and r = `blend_rate`, the set consists of the first int(N * (1 - r)) images of `source`, followed
     by the first images of `blend`, up to N images in total.
     """
-    # The product is computed in float64. At a rate of 0.8, rounding gives 199 instead of 200 of 1,000 images to `source`.
+    # The product is computed in float64. At a rate of 0.8, rounding gives `source` only 199 of 1,000 images.
     # Source: Gu et al. 2023, section 4.3.
     if not 0 <= blend_rate <= 1:
         raise UserError(f'`blend_rate`={blend_rate} is out of range; give 0 to 1')

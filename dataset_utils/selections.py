@@ -118,7 +118,8 @@ def held_out(
 
 def proportional(classes: dict[int, list[int]], count: int) -> Counter[int]:
     """Divide `count` images among classes in proportion to their sizes, to within one image."""
-    # The k-th image of a class gets the value (k - 1/2) / (class size); the `count` lowest values are taken.
+    # The k-th image of a class gets the value (k - 1/2) / (class size). The images with the `count` lowest values are
+    # taken.
     places = sorted(
         ((position + 0.5) / len(indices), label)
         for label, indices in classes.items()
@@ -136,9 +137,11 @@ def spread(
     """Draw `max_images` images evenly from S groups, one group after another.
 
     The first max_images mod S groups provide one image more than the others.
-    groups: (name, indices of its images) for each group; a name is a synset such as 'n02085620'. Each group is shuffled
-    with a generator seeded by `seed` and the digits of the name, so the draw does not depend on the rest of the source.
-    is_wanted: function that returns whether an index can be taken; if not, the next index in the group is tried.
+    groups: for each group, its name (a synset such as 'n02085620') and the indices of its images. Each group is
+    shuffled with a generator seeded by `seed` and the digits of the name, so the draw does not depend on the rest of
+    the source.
+    is_wanted: function that returns whether the image at an index can be taken; if not, the next index in the group is
+    tried.
     Raises UserError if a group has too few images.
     """
     share, extra = divmod(max_images, len(groups))
@@ -157,7 +160,7 @@ def spread(
 
 
 def members(labels: Sequence[int], seed: int | None) -> dict[int, list[int]]:
-    """Return a dict from each label, in ascending order, to the indices of the images with that label.
+    """Return a dict that maps each label, in ascending order, to the indices of the images with that label.
 
     seed: None keeps the source's order. A seed in [0, 2^32) shuffles each class with its own generator, seeded by
     (seed, label), so a class's order does not depend on the other classes.
@@ -184,7 +187,10 @@ def take(
     sets: int = 1,
     number: int = 0,
 ) -> list[int]:
-    """Take counts[label] images of each class. sets, number: see `balanced`. Raises UserError if there are too few."""
+    """Take counts[label] images of each class.
+
+    sets, number: see `balanced`. Raises UserError if a class has too few images.
+    """
     for label, count in counts.items():
         if sets * count > len(classes[label]):
             smallest = min(len(classes[other]) for other in counts)

@@ -13,15 +13,15 @@ from dnnlib.util import ArgumentError
 LANCZOS, BOX, BICUBIC = PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BOX, PIL.Image.Resampling.BICUBIC
 MAX_EDGE = 8192
 
-# Maps an image, uint8 [H, W, C], to another; returns None to skip the image.
+# Maps an image (uint8 [H, W, C]) to another image; returns None to skip the image.
 Transform = Callable[[np.ndarray], np.ndarray | None]
 
 
 def make_transform(name: str | None, resolution: Sequence[int] | None) -> Transform | None:
     """Return the transform with this name and resolution; None if both are None.
 
-    name: one of TRANSFORMS, or None to resize images that are already square. resolution: (width, height), which must
-    be equal except for 'center-crop-wide', where the height must be at most the width.
+    name: one of TRANSFORMS, or None to resize images that are already square. resolution: (width, height).
+    For 'center-crop-wide', the height must be at most the width; otherwise, width and height must be equal.
     Raises ArgumentError if the name and the resolution do not fit together or are out of range.
     """
     if resolution is None:
@@ -45,7 +45,7 @@ def make_transform(name: str | None, resolution: Sequence[int] | None) -> Transf
 
 
 def resize(image: np.ndarray, width: int, height: int, resample: PIL.Image.Resampling = LANCZOS) -> np.ndarray:
-    """Resize an image, uint8 [H, W, C], with one of Pillow's filters."""
+    """Resize an image (uint8 [H, W, C]) with one of Pillow's filters."""
     if image.shape[:2] == (height, width):
         return image
     picture = PIL.Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
@@ -84,8 +84,9 @@ def center_crop_wide(image: np.ndarray, width: int, height: int) -> np.ndarray |
 
 
 def center_crop_dhariwal(image: np.ndarray, size: int) -> np.ndarray:
-    """Halve by averaging while both sides are at least 2 * size, scale the short side to `size` bicubically, and crop.
+    """Scale the short side to `size` bicubically, then crop the center.
 
+    Before scaling, the image is halved by averaging as long as both sides are at least 2 * size.
     Source: the ImageNet preprocessing of Dhariwal and Nichol 2021.
     """
     while min(image.shape[:2]) >= 2 * size:

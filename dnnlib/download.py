@@ -24,7 +24,7 @@ def is_url(text: str) -> bool:
 
 
 def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None) -> Path:
-    """Return the path of a local file, or of the cached copy of a URL, which is downloaded if it is not cached yet.
+    """Return the path of a local file, or of the cached copy of a URL. A URL that is not cached yet is downloaded.
 
     source: a path, or a file, http or https URL. sha256: expected hash in hexadecimal, None if unknown.
     Raises UserError if the scheme is not supported, an https URL redirects to an insecure one, the server reports an

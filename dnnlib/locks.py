@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows
     raise SystemExit('Error: this toolkit runs on Linux and macOS; on Windows, run it in WSL') from None
 
-# Seconds for which `locked` keeps trying, because another process's `is_locked` may hold the lock for a moment.
+# How long `locked` keeps trying, in seconds, because another process's `is_locked` may hold the lock for a moment.
 SECONDS_TO_TRY = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 

@@ -25,9 +25,9 @@ class Option:
     help: one sentence, in which other fields are named in backticks. default: the default as declared, before parsing.
     name: name on command lines and in files; None means the field's name with dashes instead of underscores.
     unit: placeholder for the value in the help, such as INT. least, most: inclusive bounds. above, below: exclusive
-    bounds. choices: the allowed strings. parse: function that converts a string to the value; it raises ValueError
-    with the reason if it cannot. switch: whether the option is a flag, given without a value. short: one-letter name.
-    alias: second name. required_unless: name of a field; this option is required unless that field is given.
+    bounds. choices: the allowed strings. parse: function that converts a string to the value; if this fails, it
+    raises ValueError with the reason. switch: whether the option is a flag, which takes no value. short: one-letter
+    name. alias: second name. required_unless: name of a field; this option is required unless that field is given.
     """
 
     help: str
@@ -92,7 +92,7 @@ def build(kind: type, values: dict[str, Any]) -> Any:
 
 
 def check_values(options: Any) -> None:
-    """Raise ValueError if any value in `options` is not one of its option's choices or is out of range."""
+    """Raise ValueError if a value in `options` is out of range, or is not one of the option's choices."""
     for field, option in options_in(type(options)):
         value = getattr(options, field.name, None)
         if option.choices is not None and value is not None and value not in option.choices:

@@ -1,7 +1,7 @@
 """The child process of `dnnlib.safe_pickle`: reads the pickle on stdin under memory and time limits.
 
 Every function or class that the pickle names is replaced by an inert object, so nothing is executed. The exit status is
-nonzero if reading exceeds a limit or crashes Python, and 0 otherwise, even if reading fails with another error.
+nonzero if reading exceeds a limit or crashes Python. Otherwise it is 0, even if reading fails with another error.
 """
 
 import contextlib

@@ -15,7 +15,7 @@ from pathlib import Path
 from dnnlib.util import UserError
 
 ENTRY_POINTS = 'diffusion_memorization.plugins'
-VARIABLE = 'MEMORIZATION_PLUGINS'  # environment variable: paths of Python files, as in PATH
+VARIABLE = 'MEMORIZATION_PLUGINS'  # environment variable with paths of Python files, separated as in PATH
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 A pickle is a program that can call any function it names. Here a few names are replaced by harmless classes, and every
 other name is refused. A child process first reads the pickle under memory and time limits, so that a pickle designed to
-exhaust memory or crash Python does so only there.
+exhaust memory or crash Python affects only that process.
 """
 
 import io
@@ -103,7 +103,7 @@ class Dtype(StandIn):
 
 
 class Array(StandIn):
-    """Stands in for a NumPy array, which is unpickled in two steps; the second, `__setstate__`, sets `value`."""
+    """Stands in for a NumPy array, which is unpickled in two steps; the second step, `__setstate__`, sets `value`."""
 
     __slots__ = ('value',)
 

@@ -26,13 +26,16 @@ def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, completely or not at all; file names in it that are not UTF-8 keep their bytes."""
+    """Write a UTF-8 text file, completely or not at all.
+
+    If the text contains file names that are not UTF-8, their bytes are kept.
+    """
     with atomic_file(path) as file:
         file.write(text.encode('utf-8', 'surrogateescape'))
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Format rows in aligned columns, the first `left` columns left-aligned and the others right-aligned."""
+    """Format rows in aligned columns: the first `left` columns are left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligns = [str.ljust] * left + [str.rjust] * (len(widths) - left)
     cells = ([align(text, width) for align, text, width in zip(aligns, row, widths, strict=True)] for row in rows)

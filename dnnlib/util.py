@@ -33,7 +33,7 @@ SECONDS_TO_REPORT = 10
 class UserError(ValueError):
     """A user's mistake. The message is one sentence that names the argument or file and says how to fix the mistake.
 
-    Arguments are written in backticks, as in 'give `resize`'; a script shows the option of that name, --resize.
+    Arguments are written in backticks, as in 'give `resize`'. Scripts replace them by options, here --resize.
     """
 
 
@@ -218,7 +218,7 @@ _PACKAGES = ('cli', 'dataset_utils', 'dnnlib', 'evaluation', 'studies', 'torch_u
 
 @functools.cache
 def code_sha256() -> str:
-    """The SHA-256 of a sorted list of all Python files in the packages, with the hash of each file.
+    """The SHA-256 of a sorted list that contains each Python file in the packages and its hash.
 
     It equals `find PACKAGES -name '*.py' | LC_ALL=C sort | xargs sha256sum | sha256sum`.
     """
@@ -250,7 +250,7 @@ def format_time(seconds: float) -> str:
 
 @contextlib.contextmanager
 def tee_output(path: str | os.PathLike) -> Iterator[None]:
-    """Also append everything that is printed to stdout inside the block to a log file."""
+    """Inside the block, append a copy of everything printed to stdout to a log file."""
     with open(path, 'a', encoding='utf-8', errors='backslashreplace') as log:
         tee: Any = _Tee(sys.stdout, log)
         with contextlib.redirect_stdout(tee):

@@ -18,7 +18,7 @@ from training.schedule import REFERENCE_SIZE
 from training.training_options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-# Seconds that a node waits for the other nodes, for example while the first node makes the training set.
+# How long a node waits for the other nodes, in seconds, for example while the first node makes the training set.
 SECONDS_TO_MEET = 3600
 # Steps that make a data set, and the file each one makes; a step is done once its file exists.
 DATA_STEPS = {'data': 'data.zip', 'data-b': 'data-b.zip'}
@@ -38,7 +38,7 @@ SWITCHES = {
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """The resources for one point. gpus_per_node: if 0, each command chooses its own device."""
+    """The resources for one point. gpus_per_node: 0 lets each command choose its own device."""
 
     nodes: int = 1
     gpus_per_node: int = 0
@@ -49,7 +49,7 @@ class Resources:
 
 
 def selection_command(options: Options, dest: Path, sources: Path, extra: Mapping[str, Any] | None = None) -> list[str]:
-    """Return the arguments with which python makes a data set.
+    """Return the command-line arguments with which python makes a data set.
 
     options: the selection's options, and its name under the key `selection`. dest: file to write. sources: folder of
     the study's own data sets. extra: further options of the selection.
@@ -60,9 +60,9 @@ def selection_command(options: Options, dest: Path, sources: Path, extra: Mappin
 
 
 def resolved(options: Options, sources: Path) -> Options:
-    """Return the options with each reference to one of the study's own data sets replaced by the data set's path.
+    """Replace each reference to one of the study's own data sets by the data set's path, and return the options.
 
-    options: may contain references, each 'sources.NAME' or a dict made by `studies.study.with_tables`.
+    options: may contain references. A reference is 'sources.NAME' or a dict made by `studies.study.with_tables`.
     sources: folder of the study's own data sets.
     """
     paths = {key: value['path'] if isinstance(value, dict) else value for key, value in options.items()}
@@ -81,7 +81,7 @@ def point_commands(
     diagnose: Mapping[str, Options],
     tables: dict[str, Options],
 ) -> dict[str, list[str]]:
-    """Return, for each step of a point in the order of execution, its name and the arguments with which python runs it.
+    """Return a dict that maps the name of each step of a point, in order of execution, to its arguments for python.
 
     seeds: 'train' is the seed of train.py (None for a closed form), and 'select' is the seed for drawing images (None
     takes the first images). folder: the point's folder. sources: folder of the study's own data sets. diagnose: options

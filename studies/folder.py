@@ -29,7 +29,7 @@ class SavedStudy(Typed, frozen=True):
 
 
 def claim(root: Path, study: Study) -> None:
-    """Write a study to its folder. Raises UserError if the folder has another study or contains unrelated files."""
+    """Write a study to its folder. Raises UserError if the folder contains another study or unrelated files."""
     path = root / STUDY_FILE
     others = [] if path.exists() or not root.exists() else [other for other in root.iterdir() if not _partial(other)]
     if others:

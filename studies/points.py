@@ -90,8 +90,8 @@ class Point:
         return point_commands(settings, self.size, self.seeds, self.folder, sources, self.diagnose, self.sources)
 
     def prepare(self) -> Path | None:
-        """Make the folder. If it exists with other settings, it is set aside (renamed). If only the evaluation settings
-        differ, the training run is kept, and only the records of its evaluation are set aside.
+        """Make the point's folder. An existing folder with other settings is set aside (renamed). If only the
+        evaluation settings differ, the training run is kept, and only the records of its evaluation are set aside.
 
         Returns the new path of the folder or records that were set aside, or None. Raises UserError if the folder
         exists with other settings and its point is running.
@@ -167,7 +167,7 @@ def make_point(study: Study, root: Path, combination: Combination, size: int, re
 
 
 def read_measurements(folder: Path) -> dict[str, Options]:
-    """Read the options of the measurements that a point's folder was prepared for, by the measurement's name."""
+    """Read the options of each measurement for which a point's folder was prepared, by the measurement's name."""
     return read_json(folder / MEASUREMENTS_FILE, dict[str, Options]) or {}
 
 

@@ -117,7 +117,10 @@ def sizes_on_disk(root: Path, combination: Combination) -> set[int]:
 
 
 def ratios_of(size: int, results: Sequence[PointResult]) -> Ratios | None:
-    """The numbers of copies and of generated images in each finished repeat at one size; None if none is finished."""
+    """The numbers of copies and of generated images in each finished repeat at one size.
+
+    Returns None if no repeat is finished.
+    """
     records = [result.record for result in results if result.record is not None]
     if not records:
         return None

@@ -30,7 +30,7 @@ from studies.points import (
 )
 from studies.study import Options, Settings
 
-# A command that was asked to stop has this long to save its state and exit before it is killed.
+# How long a command that was asked to stop has to save its state and exit, in seconds. After that, it is killed.
 SECONDS_TO_STOP = 60.0
 SECONDS_BETWEEN_LOOKS = 0.5
 _KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
@@ -57,7 +57,7 @@ class PointRun:
         self.stopping.set()
 
     def run(self) -> Status:
-        """Run the point's remaining commands unless another process runs the point; return its status."""
+        """Run the point's remaining commands, unless another process runs the point. Returns the point's status."""
         if self.node_rank:
             return self._run_with_main()
         with lock(self.folder) as descriptor:
@@ -85,7 +85,7 @@ class PointRun:
         return self._finished(status, time.monotonic() - start)
 
     def _run_command(self, command: list[str], log_name: str, *descriptors: int) -> int:
-        """Run a command, writing its output to the log; return its exit code (minus the signal number if killed)."""
+        """Run a command, and write its output to the log. Returns its exit code, which is -signal if it was killed."""
         with open(self.folder / log_name, 'a', encoding='utf-8') as log:
             log.write(f'$ {shell_line(command, self.resources)}\n')
             log.flush()

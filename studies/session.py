@@ -70,8 +70,9 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
 class Display:
     """Shows a running study: prints progress lines, and writes the tables and the page.
 
-    On a terminal, the progress lines are redrawn every second; otherwise, they are printed every 20 s. After a
-    write of the tables and the page, the next one waits at least 10 s and at least 20 times as long as the write took.
+    On a terminal, the progress lines are redrawn every second; otherwise, they are printed every 20 s. After the tables
+    and the page are written, they are not written again for at least 10 s, and for at least 20 times as long as writing
+    them took.
     jobs: number of points that run at a time; None if unknown.
     """
 
@@ -119,7 +120,7 @@ def print_plan(study: Study, root: Path, validator: Validator, launcher: Launche
     """Print what a run would do: each point with its commands, the job script for a cluster, and the total cost.
 
     For a search, only the points at the smallest size are printed. The study's own data sets are made in a temporary
-    folder. Raises UserError if a training set of some size cannot be made from its source.
+    folder. Raises UserError if a training set cannot be made from its source at one of the sizes.
     """
     from studies.study_cost import study_cost  # imported here because it imports training and sampling code
 

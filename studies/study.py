@@ -12,7 +12,8 @@ from msgspec import Meta
 from dnnlib.typed import Typed
 from evaluation.effective_memorization import most_sizes
 
-Options = dict[str, Any]  # one command's options, without dashes: str, int, float, bool or list of int
+# The options of one command. Names have no leading dashes; values are str, int, float, bool or list of int.
+Options = dict[str, Any]
 
 PARTS = ('data', 'train', 'evaluate')
 MEASUREMENTS = ('levels', 'agreement', 'clocks')  # made by diagnose.py
@@ -135,9 +136,9 @@ class Study:
 
     sources: the study file's tables [sources.NAME], by NAME; each data set is made once. threshold: the ratio at or
     above which a training set counts as memorized. document: the study file's content. where: name of the study file,
-    for messages. diagnose: the options of each diagnose.py measurement, by the measurement's name. steps: for each
-    combination with a search, by name, the step that its selection requires; used if the study file sets no step (see
-    `Sizes`).
+    for messages. diagnose: the options of each diagnose.py measurement, by the measurement's name. steps: maps the
+    name of each combination with a search to the step that its selection requires. This step is used if the study file
+    sets none (see `Sizes`).
     """
 
     name: str

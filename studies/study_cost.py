@@ -25,7 +25,7 @@ from training.dataset import DatasetInfo
 from training.training_options import RunOptions, with_preset
 from training.training_run import with_threads
 
-# How long the training and the sampling speed of each network are measured, in seconds each.
+# How long each speed is measured, in seconds. Each network has a training speed and a sampling speed.
 SECONDS_MEASURED = 2.0
 
 

@@ -11,7 +11,7 @@ from studies.study import MIN_TOLERANCE
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """Where points run, and the resources for each."""
+    """Where points run, and the resources for each point."""
 
     # fmt: off
     launcher: str = option('local', 'Where points (training runs with their evaluation) run.', unit='local|slurm')

@@ -43,7 +43,10 @@ def running_line(result: PointResult, results: StudyResults) -> str:
 
 
 def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
-    """A line for each running point and one for the study. jobs: number of points at a time; None if unknown."""
+    """A line for each running point, and a line for the study.
+
+    jobs: number of points that run at a time; None if unknown.
+    """
     running = [result for result in results.points if result.status.state == RUNNING]
     counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
     left = study_seconds_left(results, jobs)
@@ -52,8 +55,8 @@ def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
 
 
 def about_or_more(results: StudyResults) -> str:
-    """The word before an estimated time: 'about' once a point is done. Until then 'more than', because the time of the
-    steps after training is unknown."""
+    """The word before an estimated time. It is 'about' once a point is done, and 'more than' until then, because the
+    time of the steps after training is unknown."""
     return 'about' if results.counts()[DONE] else 'more than'
 
 
@@ -75,8 +78,8 @@ def study_seconds_left(results: StudyResults, jobs: int | None = None) -> float 
 def point_seconds_left(result: PointResult, results: StudyResults) -> float | None:
     """The estimated time until a point is done, in seconds; None if it cannot be estimated yet.
 
-    The larger of two estimates: the time left in the running step, and the total time of points of similar size minus
-    the time that this point has already taken.
+    Returns the larger of two estimates: the time left in the running step, and the total time of points of similar
+    size minus the time that this point has already taken.
     """
     progress = progress_of(result)
     own = None if progress is None else progress.seconds_left

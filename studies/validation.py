@@ -69,8 +69,8 @@ class Validator:
     def with_steps(self, study: Study, root: Path) -> Study:
         """Check that the study's sizes are possible, and return the study with its attribute `steps` set.
 
-        root: the study's folder, which contains its own data sets. Raises UserError if a training set of some size
-        cannot be made from its source, or if the range of a search contains no allowed size.
+        root: the study's folder, which contains its own data sets. Raises UserError if a training set
+        cannot be made from its source at one of the sizes, or if the range of a search contains no allowed size.
         """
         for name, options in study.diagnose.items():
             if 'test' in options:

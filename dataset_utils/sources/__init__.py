@@ -23,8 +23,9 @@ KINDS: dict[str | tuple[str, ...], type[Source]] = {
 
 
 def open_source(path: str | os.PathLike, argument: str = '', reading: Reading | None = None) -> Source:
-    """Open any kind of image source; iterating over it gives (uint8 [H, W, C], int label or None) for each image.
+    """Open any kind of image source.
 
+    Iterating over a source yields pairs (image, label). An image is uint8 [H, W, C]; a label is an integer or None.
     path: one of
         'digits' for the built-in digits;
         a folder of images, such as ImageNet's train/, or a .zip or .tar archive of images;

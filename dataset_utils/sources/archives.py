@@ -74,7 +74,7 @@ class ArchiveSource(FilesSource):
 
     @abstractmethod
     def _directory(self) -> Sequence[tuple[str, Entry]]:
-        """Return the names of all files and links in the archive, each with its entry."""
+        """Return the name and the entry of each file and each link in the archive."""
 
     @abstractmethod
     def _unpack(self, entry: Entry) -> bytes:

@@ -29,8 +29,9 @@ class Reading:
     """How a source is read.
 
     channels: 1 (grey) or 3 (RGB) for all images; None means 3 if any image has colour, otherwise 1.
-    exif_transpose: rotate images by their EXIF orientation. follow_links: follow links to targets outside a folder.
-    split: 'train' or 'test' for a source that contains both; None means 'train'. no_labels: ignore all labels.
+    exif_transpose: whether to rotate images by their EXIF orientation. follow_links: whether to follow links to targets
+    outside a folder. split: 'train' or 'test' for a source that contains both; None means 'train'. no_labels: whether
+    to ignore all labels.
     """
 
     channels: int | None = None
@@ -45,7 +46,7 @@ class Reading:
 
     @staticmethod
     def from_changes(values: dict[str, Any]) -> 'Reading':
-        """Return the `Reading` for values from `changes`; raises UserError for invalid ones. Other keys are ignored."""
+        """Return the `Reading` for values from `changes`, ignoring other keys. Raises UserError for invalid values."""
         chosen = {field.name: values[field.name] for field in fields(Reading) if field.name in values}
         allowed = {'channels': (1, 3), 'split': ('train', 'test')}
         for name, value in chosen.items():
@@ -87,12 +88,15 @@ class Source(ABC):
 
     @cached_property
     def labels(self) -> list[int] | None:
-        """The images' labels in order, or None; decodes no image. Raises UserError if the labels are inconsistent."""
+        """The labels of the images in order, or None. No image is decoded.
+
+        Raises UserError if the labels are inconsistent.
+        """
         return None
 
     @cached_property
     def class_names(self) -> list[str] | None:
-        """Names of the labels 0, 1, ..., or None."""
+        """Names of the labels, starting with label 0, or None."""
         return None
 
     @cached_property
@@ -105,7 +109,7 @@ class Source(ABC):
 
     @cached_property
     def channels(self) -> int:
-        """Number of channels of every image that `read` returns, 1 or 3; see `Reading`."""
+        """Number of channels (1 or 3) of every image that `read` returns; see `Reading`."""
         return self.reading.channels or self._stored_channels()
 
     @cached_property
@@ -123,7 +127,7 @@ class Source(ABC):
 
     @abstractmethod
     def _decode(self, index: int) -> np.ndarray:
-        """Decode one image with the number of channels that it is stored with: uint8 [H, W, C], C = 1 or 3."""
+        """Decode one image; `channels` has no effect. Returns uint8 [H, W, C] with C = 1 or 3."""
 
     @abstractmethod
     def _stored_channels(self) -> int:
@@ -145,7 +149,7 @@ class Source(ABC):
         return []
 
     def read(self, index: int) -> np.ndarray:
-        """Decode one image: uint8 [H, W, C] with C = `channels`. Raises UserError if it is unreadable.
+        """Decode one image to uint8 [H, W, C] with C = `channels`. Raises UserError if the image is unreadable.
 
         This method can be called from several threads and in forked processes.
         """
@@ -177,9 +181,9 @@ class Source(ABC):
         return open_source, (self.path, self.argument, self.reading)
 
     def images_in_order(self, progress: bool = False, alike: bool = True) -> Iterator[np.ndarray]:
-        """Decode all images in order, uint8 [H, W, C].
+        """Decode all images in order; yields uint8 [H, W, C].
 
-        progress: show a progress bar if stderr is a terminal, and print `remarks` on stderr at the end.
+        progress: whether to show a progress bar if stderr is a terminal, and to print `remarks` on stderr at the end.
         alike: whether all images must have the same shape.
         Raises UserError, naming the first image that is unreadable or (if `alike`) differs in shape from image 0.
         """
@@ -227,7 +231,10 @@ class ArraySource(Source):
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Convert images, uint8 [..., C], to 1 or 3 channels: repeats grey; reduces RGB to its luma (ITU-R BT.601)."""
+    """Convert images to 1 or 3 channels. Grey is repeated, and RGB is reduced to its luma (ITU-R BT.601).
+
+    images: uint8 [..., C].
+    """
     if images.shape[-1] == channels:
         return images
     if channels == 3:
@@ -237,7 +244,7 @@ def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str, remedy: str = ONE_SIZE) -> np.ndarray:
-    """Return the image if it has the shape [H, W, C]; otherwise raises UserError with the remedy.
+    """Return the image if its shape [H, W, C] is `shape`; otherwise raises UserError with the remedy.
 
     name: name of the image, for the message. reference: name of the image whose shape is `shape`, for the message.
     """
@@ -291,7 +298,10 @@ def print_remarks(sources: Sequence[Source]) -> None:
 
 @contextlib.contextmanager
 def unreadable(claim: str, remedy: str) -> Iterator[None]:
-    """Turn any exception into a UserError, 'claim (reason); remedy'; a damaged file can cause nearly any exception."""
+    """Turn any exception into a UserError with the message 'claim (reason); remedy'.
+
+    All exceptions are caught, because a damaged file can cause nearly any of them.
+    """
     try:
         yield
     except UserError:

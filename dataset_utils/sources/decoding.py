@@ -48,9 +48,9 @@ warnings.filterwarnings('ignore', category=PIL.Image.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded image, uint8 [H, W, C], with properties that might surprise the user.
+    """A decoded image, with properties that might surprise the user.
 
-    is_turned: whether the file has an EXIF orientation that was not applied.
+    pixels: uint8 [H, W, C]. is_turned: whether the file has an EXIF orientation that was not applied.
     is_animated: whether the file has more than one frame.
     largest: largest value of a 16-bit image, at most 65535. None for an 8-bit image, and for a TIFF file that states
     which value is white.

@@ -59,7 +59,7 @@ class FilesSource(Source):
             refuse_splits(self.names, self.where)
 
     def _contact_sheets(self, images: list[str]) -> set[str]:
-        """Find the contact sheets that this toolkit saved next to images that are named after their seeds."""
+        """Find contact sheets that this toolkit saved next to images named after their seeds."""
         others = [name for name in images if name.endswith('.png') and not SEED_NAME.fullmatch(name)]
         if len(others) == len(images):
             return set()
@@ -178,7 +178,7 @@ class FilesSource(Source):
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether any part of a path is hidden by file managers, such as '.git' or '__MACOSX'."""
+    """Return whether file managers hide some part of a path, such as '.git' or '__MACOSX'."""
     return any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
 
 

@@ -14,7 +14,7 @@ from dnnlib.typed import Typed, parse_json
 from dnnlib.util import UserError
 
 LABELS_FILE = 'dataset.json'
-# Folders that divide images into groups: images 1000 to 1999 are in 00001 (data sets) or 001000 (generated images).
+# Folders that divide images into groups. Images 1000 to 1999 are in 00001 (data sets) or 001000 (generated images).
 PART, NUMBERED_IMAGE = re.compile(r'\d{5,}'), re.compile(r'(?:img)?(\d+)\.\w+')
 IMAGES_PER_PART = 1000
 SPLIT = re.compile(
@@ -65,7 +65,7 @@ def listed_labels(data: bytes, names: Sequence[str], where: str) -> list[int] | 
 
 
 def folder_labels(names: Sequence[str], where: str) -> tuple[list[int] | None, list[str] | None]:
-    """Return the labels and class names that follow from the folders of images. names: sorted paths of the images.
+    """Derive labels and class names from the folders that contain the images. names: sorted paths of the images.
 
     If one folder directly contains all images, it is the only class. Otherwise, the class of an image is its folder at
     the first level at which the paths differ.

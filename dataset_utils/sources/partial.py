@@ -14,10 +14,12 @@ IMAGES_PER_TASK = 32
 
 
 class PartialSource:
-    """A subset of a source's images, uint8 [N, C, R, R], as an array that can be indexed only with int64 [K].
+    """A subset of a source's images that behaves like an array uint8 [N, C, R, R]. Indices must be int64 [K].
 
-    part: indices of the subset's images in the source. progress: show a progress bar if stderr is a terminal.
-    Raises UserError if image 0 of the source is not square and, on indexing, if an image differs in size from image 0.
+    part: indices of the subset's images in the source. progress: whether to show a progress bar if stderr is a
+    terminal.
+    Raises UserError if image 0 of the source is not square. Indexing raises UserError if an image differs in size from
+    image 0.
     """
 
     ndim, dtype = 4, np.dtype(np.uint8)

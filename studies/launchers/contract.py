@@ -20,13 +20,13 @@ class Job(Protocol):
     """A point that was passed to a launcher."""
 
     def done(self) -> bool:
-        """Whether the point is no longer waiting or running; the status in its folder shows how it ended."""
+        """Whether the point has ended (it neither waits nor runs). The status in its folder shows how it ended."""
 
 
 class Launcher(Protocol):
     """Runs points with `studies.runner`.
 
-    capacity: largest number of points that it accepts at a time; None if it can queue any number. resources: the
+    capacity: largest number of points that the launcher accepts at a time; None means any number. resources: the
     resources for each point.
     """
 
@@ -37,11 +37,11 @@ class Launcher(Protocol):
         """Start or queue the points in these folders, in this order."""
 
     def script(self, count: int) -> str:
-        """The job script that `submit` would write for `count` points; empty if it needs none."""
+        """The job script that `submit` would write for `count` points; empty if no script is needed."""
 
     def stop(self) -> None:
-        """Stop local points, after an interruption or an error; return once they have saved their state and ended. Jobs
-        on a cluster continue."""
+        """Stop local points after an interruption or an error, and wait until they have saved their state and ended.
+        Jobs on a cluster continue."""
 
 
 def make_launcher(root: Path, options: LaunchOptions) -> Launcher:

@@ -1,4 +1,4 @@
-"""Runs points on this machine, several at a time, each on its own devices."""
+"""Runs points on this machine, several at a time, and assigns devices to each point."""
 
 import itertools
 import os
@@ -78,7 +78,10 @@ class LocalLauncher:
 
 
 class LocalJob:
-    """A point in the thread pool. If running it raised an error, for example on a full disk, `done` raises it again."""
+    """A point in the thread pool.
+
+    If running the point raised an error, for example on a full disk, `done` raises this error again.
+    """
 
     def __init__(self, future: Future):
         self.future = future

@@ -35,7 +35,7 @@ MAX_TIMEOUTS = 100
 # Shortest time between two queries of the cluster, in seconds; in between, the last answer is used.
 SECONDS_BETWEEN_QUERIES = 5.0
 
-RECORD = 'slurm.json'  # in a point's folder: the name and number of its job array, and the job's index in it
+RECORD = 'slurm.json'  # file in a point's folder with the job array's name and number, and the job's index in it
 NAME_PREFIX = 'emm-'
 
 # Options of sbatch that users cannot set, because the launcher sets them itself or depends on their values.
@@ -171,7 +171,7 @@ def gpus_of(options: LaunchOptions) -> int:
 
 
 def extra_options(words: Iterable[str]) -> dict[str, str | bool]:
-    """Parse additional sbatch options, such as constraint=a100, or exclusive, which takes no value.
+    """Parse additional sbatch options, with a value (such as constraint=a100) or without (such as exclusive).
 
     Raises UserError if a word is not a long option, or if the launcher itself sets the option.
     """

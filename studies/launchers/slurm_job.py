@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Seconds that a training run has to save its state, which can take 20 s or one tick, and to end all of its ranks.
+# How long a training run has, in seconds, to save its state (this can take 20 s or one tick) and to end all its ranks.
 SECONDS_TO_STOP = 90
 
 # Range of ports for torchrun on several nodes. It lies below the ports that operating systems assign automatically.
@@ -23,8 +23,8 @@ FIRST_PORT, NUM_PORTS = 20_000, 10_000
 class PointJob:
     """Runs a point; called on each node of a job.
 
-    folder: absolute path of the point's folder. nodes, gpus_per_node: the job's resources. workdir: directory to which
-    relative paths in the commands refer, such as the path of a source. The job itself starts in the toolkit's folder.
+    folder: absolute path of the point's folder. nodes, gpus_per_node: the job's resources. workdir: directory for
+    relative paths in the commands, such as the path of a source. The job itself starts in the toolkit's folder.
     """
 
     def __init__(self, folder: Path, nodes: int, gpus_per_node: int, workdir: Path) -> None:
@@ -35,7 +35,10 @@ class PointJob:
         self.process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
-        """Run the point to its end. The first node decides how the job ends: if it fails, srun ends the other nodes."""
+        """Run the point to its end.
+
+        The first node decides how the job ends: if this node fails, srun ends the other nodes.
+        """
         numbers = [str(self.nodes), str(self.gpus_per_node)]
         command = [sys.executable, '-m', 'studies.launchers.slurm_job', str(self.folder), *numbers]
         root = str(Path(__file__).resolve().parents[2])
@@ -76,7 +79,7 @@ def run_point_on_node(folder: Path, nodes: int, gpus_per_node: int) -> bool:
 
 
 def rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables for torchrun: this node's rank, and address and port of the job's first node.
+    """Environment variables for torchrun: this node's rank, and the address and port of the job's first node.
 
     The port is derived from the job number.
     """

@@ -17,7 +17,7 @@ ONLY_HERE, ONLY_THERE = 'only here', 'only there'
 
 
 def comparison_text(results: StudyResults, path: Path) -> str:
-    """List the ratios and EMMs of both runs, and whether each pair agrees (their 95 % intervals overlap).
+    """List the ratios and EMMs of both runs, and show which of them agree (have overlapping 95 % intervals).
 
     path: a tables.json written by `write_tables`. Rows are matched by factor values and size.
     Raises UserError if the file is not a tables.json, if the factors differ, or if no row is in both runs.
@@ -54,10 +54,11 @@ def comparison_text(results: StudyResults, path: Path) -> str:
 
 
 def compared(here: Sequence[Row], there: Sequence[Row], keys: Sequence[str], value_of: Any) -> list[list[str]]:
-    """Compare two tables, row by row. A row of the result has the values of `keys`, both numbers as text, and whether
-    the numbers agree.
+    """Compare two tables, row by row. A row of the result contains the values of `keys`, both numbers as text, and
+    whether the numbers agree.
 
-    value_of: maps a row to its number as text and the two ends of the number's interval; to None if it has no number.
+    value_of: function that takes a row, and returns its number as text and the two ends of the number's interval. It
+    returns None if the row has no number.
     """
     saved, rows = {_key(row, keys): row for row in there}, []
     ours = {_key(row, keys): row for row in here}

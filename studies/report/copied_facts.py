@@ -12,7 +12,7 @@ from evaluation.memorization import memorized
 from studies.report.gallery import best_images
 from studies.report.page import PageFigure
 
-# Largest number of training images in the gallery, and their number per row, so that it can be read on a phone.
+# Largest number of images in the gallery, and number of images per row. The gallery must be readable on a phone.
 MOST_SHOWN, IMAGES_PER_ROW = 12, 6
 
 

@@ -87,7 +87,7 @@ def clock_rows(results: StudyResults) -> list[Row]:
 
 
 def _finished(results: StudyResults, measurement: str) -> Iterator[tuple[Row, Path]]:
-    """For each finished point with this measurement: its factor values, size and repeat, and its run folder."""
+    """For each finished point with this measurement, yield its factor values, size and repeat, and its run folder."""
     if measurement not in results.study.diagnose:
         return
     for outcome in results.outcomes:

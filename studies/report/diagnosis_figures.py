@@ -61,7 +61,7 @@ def diagnose(options: Any) -> None:
 
 
 def levels_figures(records: list[Row]) -> dict[str, Figure]:
-    """The figures of the last record, each with the ending that is appended to its file name."""
+    """The figures of the last record, by the endings that are appended to their file names."""
     rows, name = records[-1]['rows'], records[-1]['settings']['denoiser']
     figures = {'_distances': distance_figure(rows, f'Distance to the closed forms: {name}')}
     if any('error' in row for row in rows):
@@ -92,7 +92,7 @@ def agreement_figures(records: list[Row]) -> dict[str, Figure]:
 
 
 def clocks_figures(records: list[Row]) -> dict[str, Figure]:
-    """A figure for each run; for several runs, also two figures that compare them."""
+    """A figure for each run; if there are several runs, also two figures that compare the runs."""
     endings = [''] if len(records) == 1 else [f'_{place}' for place in range(len(records))]
     figures = {
         ending: clocks_figure(record, f'Clocks of {record["run"]}, |D| = {record["dataset_size"]:,}')
@@ -105,8 +105,8 @@ def clocks_figures(records: list[Row]) -> dict[str, Figure]:
     return figures
 
 
-# For each options class: the function that measures, and the function that returns the figures of the results, by the
-# ending of their file names.
+# For each options class: a function that measures, and a function that returns a dict with the figures of the results.
+# The keys of this dict are the endings of the figures' file names.
 MEASUREMENTS: dict[type, tuple[Callable[..., Results], Callable[[list[Row]], dict[str, Figure]]]] = {
     LevelsOptions: (run_levels, levels_figures),
     CalibrateOptions: (run_calibrate, calibration_figures),

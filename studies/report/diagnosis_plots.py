@@ -35,8 +35,8 @@ def error_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def distance_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Squared distances per pixel between outputs of the denoiser and of the optimum or the Gaussian denoiser, by noise
-    level."""
+    """Squared distances per pixel, by noise level, between the denoiser's outputs and the outputs of two closed forms:
+    the optimum and the Gaussian denoiser."""
     sources = [source for source in NAMES if any(row['source'] == source for row in rows)]
     curves = [
         (f'{name}, {NAMES[source]}', source, f'to_{name.lower()}_per_pixel')
@@ -80,7 +80,7 @@ def windows_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _level_figure(rows: Sequence[Row], curves: Sequence[tuple[str, str, str]], title: str, label: str) -> Figure:
-    """Draw curves by noise level. curves: for each, its legend name, its source of noisy images and its column."""
+    """Draw curves by noise level. curves: each curve's legend name, source of noisy images and column of `rows`."""
     names = [name for name, _, _ in curves]
     with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
         handles = []

@@ -45,7 +45,7 @@ def save_figure(path: Path, figure: Figure) -> None:
 
 
 def figure_bytes(figure: Figure, file_format: str) -> bytes:
-    """Render a figure as the content of a 'png' or 'svg' file; deterministic."""
+    """Render a figure as the content of a 'png' or 'svg' file. The result is deterministic."""
     data = io.BytesIO()
     metadata: dict[str, None] = {'Software': None} if file_format == 'png' else {'Date': None, 'Creator': None}
     with matplotlib.rc_context(STYLE):
@@ -55,7 +55,7 @@ def figure_bytes(figure: Figure, file_format: str) -> bytes:
 
 @contextmanager
 def new_figure(title: str, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """Yield an empty figure in the project's style and its axes. height: the figure's height in inches."""
+    """Yield an empty figure in the project's style, and the figure's axes. height: the figure's height in inches."""
     with new_panels(title, height, 1) as (figure, (axes,)):
         yield figure, axes
 
@@ -118,7 +118,7 @@ def cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
 
 
 def crosses_text(flags: Iterable[object]) -> str:
-    """The part of an axis label that explains the crosses; empty if there are none."""
+    """The part of an axis label that explains the crosses; empty if there are no crosses."""
     return '\ncrosses: images far from any data' if any(flags) else ''
 
 

@@ -144,12 +144,12 @@ def name_of(outcome: Outcome) -> str:
 
 
 def label_of(study: Study) -> str:
-    """The factor's label if the study has a single factor ('' otherwise). Only then, `name_of` omits the label."""
+    """The factor's label if the study has a single factor, because `name_of` then omits the label; otherwise ''."""
     return study.factors[0].label if len(study.factors) == 1 else ''
 
 
 def ratio_point(outcome: Outcome, ratios: Ratios) -> RatioPoint:
-    """The ratio to plot at one size; marked as far if the generated images of any repeat are far from any data."""
+    """The ratio to plot at one size; marked as far if at least one repeat's images are far from any data."""
     far = any(is_far(result.record) for result in outcome.at(ratios.size) if result.record is not None)
     return RatioPoint(ratios.size, ratios.mean, ratios.interval.low, ratios.interval.high, far)
 

@@ -47,7 +47,7 @@ def range_sentence(
 ) -> str:
     """A sentence about the lowest and highest of several numbers.
 
-    quantity: the words that name what the numbers measure. lowest, highest: the number as text, and the words that name
+    quantity: the words that name what the numbers measure. lowest, highest: a number as text, and the words that name
     its combination. intervals: the 95 % intervals of all numbers. unit: the words after the lowest number.
     """
     if lowest[0] == highest[0]:

@@ -19,10 +19,10 @@ from studies.report.run_files import all_records
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """A generated image and its two nearest distinct training images: uint8 [C, H, W] each, C = 1 or 3.
+    """A generated image and its two nearest distinct training images. All three are uint8 [C, H, W], C = 1 or 3.
 
-    distance, second_distance: root mean square difference per pixel between the generated image and each of the two
-    training images, in grey levels. memorized: whether the generated image is a copy.
+    distance, second_distance: root mean square differences per pixel, in grey levels, between the generated image and
+    the two training images. memorized: whether the generated image is a copy.
     """
 
     seed: int
@@ -35,7 +35,10 @@ class GalleryItem:
 
     @property
     def ratio(self) -> float:
-        """The nearest distance divided by the second-nearest. The generated image is a copy if it is below 1/3."""
+        """The nearest distance divided by the second-nearest distance.
+
+        The generated image is a copy if this ratio is below 1/3.
+        """
         return self.distance / max(self.second_distance, 1e-9)
 
 

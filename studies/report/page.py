@@ -21,7 +21,7 @@ from dnnlib.util import atomic_file
 from studies.report.gallery import GalleryItem
 
 TEMPLATES = Path(__file__).resolve().parent / 'templates'
-_LONGEST_LIST = 24  # most entries shown of a list in a configuration; a longer list ends with its length
+_LONGEST_LIST = 24  # a longer list in a configuration is cut off after this many entries, and ends with its length
 
 
 class Block:
@@ -91,7 +91,8 @@ class PagePoint:
     anchor: identifier on the page (letters, digits and dashes). group: heading shared by points with the same factor
     values. state: 'left', 'running', 'stopped', 'failed' or 'done'. ratio: memorization ratio, in [0, 1]. headline: the
     ratio in words. facts: further numbers, as (name, value) pairs. message: the last log line of an unfinished point.
-    copied: figure of the training images copied most often. gallery: generated images, closest to the threshold first.
+    copied: figure of the training images copied most often. gallery: generated images; those closest to the threshold
+    come first.
     gallery_note: a sentence about the images in the gallery.
     """
 
@@ -192,7 +193,7 @@ def data_uri(data: bytes) -> str:
 
 
 def pixels_uri(image: np.ndarray) -> str:
-    """Encode uint8 [C, H, W], grey or RGB, as a PNG data URI."""
+    """Encode a grey or RGB image as a PNG data URI. image: uint8 [C, H, W]."""
     pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
     picture = PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     data = io.BytesIO()

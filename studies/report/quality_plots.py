@@ -26,7 +26,10 @@ from studies.results import Outcome, PointResult, StudyResults
 
 @dataclass(frozen=True)
 class QualityCurve:
-    """Ratios in [0, 1] and Fréchet distances of several evaluations. x: ascending, > 0. far: as in `RatioPoint`."""
+    """Ratios in [0, 1] and Fréchet distances of several evaluations.
+
+    x: positions on the horizontal axis, positive and in ascending order. far: as in `RatioPoint`.
+    """
 
     name: str
     x: Sequence[float]
@@ -36,7 +39,10 @@ class QualityCurve:
 
 
 def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
-    """Yield (name, caption, figure): quality by |D|, and then, for each combination, quality during training."""
+    """Yield the name, caption and content of each figure.
+
+    The first figure shows quality by |D|. It is followed by a figure of quality during training for each combination.
+    """
     by_size = [
         (outcome.combination.name, [(result.point.size, result.record or {}) for result in first_repeats(outcome)])
         for outcome in results.outcomes
@@ -66,7 +72,7 @@ def first_repeats(outcome: Outcome) -> list[PointResult]:
 def measured_records(run: Path) -> list[dict[str, Any]]:
     """Each snapshot's newest record with a Fréchet distance, ordered by epochs.
 
-    Only records with the same measurement settings (`measured`) as the newest of them are used.
+    Only records with the same measurement settings (`measured`) as the newest such record are used.
     """
     found = [record for record in run_records(run) if 'frechet' in record.get('metrics', {}) and record['epochs'] > 0]
     same = {record['snapshot']: record for record in found if record.get('measured') == found[-1].get('measured')}

@@ -75,7 +75,7 @@ class TrainingCurve:
 class RunHistory:
     """One run: its losses during training, and its snapshots' ratios with their 95 % intervals.
 
-    losses: (kimg, loss); losses that are not positive numbers are omitted. ratios: (kimg, ratio, low, high).
+    losses: pairs (kimg, loss), without losses that are not positive numbers. ratios: tuples (kimg, ratio, low, high).
     far: kimg of the snapshots whose images are far from any data.
     """
 
@@ -168,7 +168,7 @@ def training_figure(
 
 
 def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) -> Figure | None:
-    """A run's loss above its snapshots' ratios, both by kimg; None if it has no ratio and fewer than two losses."""
+    """A run's loss above its snapshots' ratios, both by kimg; None if there is no ratio and fewer than two losses."""
     losses = [(kimg, loss) for kimg, loss in history.losses if math.isfinite(loss) and loss > 0]
     ratios = sorted(row for row in history.ratios if all(map(math.isfinite, row)))
     has_losses, has_ratios = len(losses) > 1, bool(ratios)
@@ -213,8 +213,8 @@ def value_figure(
     threshold: float = EMM_RATIO,
     label: str = '',
 ) -> Figure:
-    """Ratio at one size by factor value, first value on top. Each ratio is a dot within its interval, and the EMM's
-    threshold is a dashed line.
+    """Ratio at one size by factor value, with the first value on top. Each ratio is a dot within its interval, and the
+    EMM's threshold is a dashed line.
 
     values: pairs of factor value and ratio. interval: what the intervals are, for the axis label. label: the factor's
     name.

@@ -22,7 +22,7 @@ def run_history(run: Path) -> RunHistory:
 
 
 def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each snapshot's newest record, ordered by epochs.
+    """The newest record of each snapshot, ordered by epochs.
 
     Only records with the same seeds, sampler and precision as the newest record are used.
     """

@@ -147,7 +147,7 @@ SECTIONS: dict[str, tuple[str, Callable[[StudyResults], Sequence[Block]]]] = {
 
 
 def anchors_of(results: StudyResults) -> dict[Path, str]:
-    """Map the folder of each point that has started to the identifier on the page to which the tables link."""
+    """For each started point, map its folder to its identifier on the page. Tables link to this identifier."""
     begun = [result.point.folder for result in results.points if result.status.state != LEFT]
     return {folder: f'point-{number}' for number, folder in enumerate(begun, start=1)}
 

@@ -49,7 +49,7 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
 
 
 def metric_means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The mean of each metric over the repeats of one size. Metrics that any repeat lacks are omitted.
+    """The mean of each metric over the repeats of one size. A metric is omitted if at least one repeat lacks it.
 
     records: one record for each repeat.
     """
@@ -61,7 +61,10 @@ def metric_means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def emm_rows(results: StudyResults) -> list[dict[str, Any]]:
-    """One row per combination: the EMM and the ends of its interval, each with its relation ('=', '≥' or '<')."""
+    """One row per combination, with the EMM and both ends of its interval.
+
+    Each of these three numbers has a relation ('=', '≥' or '<').
+    """
     return [{**outcome.combination.values, **emm_fields(outcome.emm)} for outcome in results.outcomes]
 
 

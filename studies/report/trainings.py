@@ -1,4 +1,4 @@
-"""The training runs on a study's page: numbers, figure, commands, configuration and gallery for each."""
+"""The training runs on a study's page: numbers, figure, commands, configuration and gallery of each run."""
 
 import functools
 from collections.abc import Sequence
@@ -111,6 +111,6 @@ def drawn(
     ratios: tuple[tuple[float, float, float, float], ...],
     far: tuple[float, ...],
 ) -> bytes | None:
-    """The figure of a run, cached so that the page of a running study redraws it only when it changes."""
+    """The figure of a run. It is cached, so that the page of a running study redraws it only when it changes."""
     figure = run_figure(RunHistory(losses, ratios, far), '')
     return None if figure is None else figure_bytes(figure, 'svg')

@@ -38,20 +38,26 @@ class Distribution:
 
 
 def cosines(a: Rows, b: Rows) -> Tensor:
-    """The cosine between a[i] and b[i] for each i, float64 [N]; 0 if one of the images is constant.
+    """The cosine between a[i] and b[i] for each i, float64 [N]; it is 0 if at least one of the images is constant.
 
-    a, b: uint8 images [N, …], from which each image's mean is subtracted first, or float features [N, d].
+    a, b: float features [N, d], or uint8 images [N, …]. The mean of each uint8 image is subtracted first.
     """
     return (unit_rows(a) * unit_rows(b)).sum(dim=1)
 
 
 def rms_distances(a: Rows, b: Rows) -> Tensor:
-    """The root mean square difference between images a[i] and b[i], uint8 [N, …], in pixel levels: float64 [N]."""
+    """The root mean square difference between images a[i] and b[i], in pixel levels.
+
+    a, b: uint8 [N, …]. Returns float64 [N].
+    """
     return (_matrix(a) - _matrix(b)).square().mean(dim=1).sqrt()
 
 
 def nearest_cosines(queries: Rows, references: Rows) -> tuple[Tensor, Tensor]:
-    """The index of each query's most similar reference (on ties, the lowest index), int64 [N], and the cosine, [N]."""
+    """Find the most similar reference for each query; on ties, the reference with the lowest index.
+
+    Returns the indices of these references, int64 [N], and their cosines with the queries, float64 [N].
+    """
     rows, others = unit_rows(queries), torch.as_tensor(references)
     best = rows.new_full([len(rows)], -np.inf)
     index = torch.zeros([len(rows)], dtype=torch.int64, device=rows.device)
@@ -63,7 +69,7 @@ def nearest_cosines(queries: Rows, references: Rows) -> tuple[Tensor, Tensor]:
 
 
 def distribution(similarities: Tensor, threshold: float = THRESHOLD) -> Distribution:
-    """Mean, quantiles and share above the threshold. similarities: float64 [N], N >= 2."""
+    """Compute the mean, the quantiles and the share above the threshold. similarities: float64 [N], N >= 2."""
     values = similarities.cpu().numpy()
     above = int((values > threshold).sum())
     quantiles = np.percentile(values, QUANTILES)
@@ -75,12 +81,15 @@ def distribution(similarities: Tensor, threshold: float = THRESHOLD) -> Distribu
 
 
 def unrelated(a: Rows, b: Rows) -> tuple[Rows, Rows]:
-    """Pair images from different seeds: each image in `a` with the next image in `b`, and the last with the first."""
+    """Pair images from different seeds: each a[i] with b[i + 1], and the last image in `a` with b[0]."""
     return a, torch.as_tensor(b).roll(-1, dims=0)
 
 
 def unit_rows(rows: Rows) -> Tensor:
-    """Rows scaled to length 1 (zero rows stay 0), float64 [N, P]; each uint8 image's mean is subtracted first."""
+    """Scale rows to length 1; rows of zeros stay 0. Returns float64 [N, P].
+
+    If the rows are uint8 images, the mean of each image is subtracted first.
+    """
     matrix = _matrix(rows)
     if torch.as_tensor(rows).dtype == torch.uint8:
         matrix = matrix - matrix.mean(dim=1, keepdim=True)

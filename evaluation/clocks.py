@@ -28,8 +28,9 @@ RESAMPLES = 1000
 class Clock:
     """When an event happened in a training run.
 
-    time: the time of the first snapshot that shows the event; None if no snapshot shows it. low, high: ends of its 95 %
-    interval. low is 0 if the event may precede the first snapshot; high is None if it may follow the last snapshot.
+    time: the time of the first snapshot that shows the event; None if no snapshot shows it. low, high: ends of the 95 %
+    interval of this time. low is 0 if the event may precede the first snapshot. high is None if the event may follow
+    the last snapshot.
     """
 
     time: float | None
@@ -124,7 +125,7 @@ def _clock(times: Sequence[float], place: int, places: np.ndarray) -> Clock:
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> Slope:
-    """Fit a line by least squares. Needs at least three points with at least two different x."""
+    """Fit a line by least squares. Needs at least three points with at least two different x values."""
     found = scipy.stats.linregress(x, y)
     half = t_quantile(len(x) - 2) * float(found.stderr)
     return Slope(float(found.slope), float(found.slope) - half, float(found.slope) + half, float(found.intercept))

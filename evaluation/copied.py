@@ -23,7 +23,10 @@ MOST_CLASSES = 5
 
 @dataclass(frozen=True)
 class CopiedImage:
-    """A copied training image: its position, its label (or None), and its copies' positions in the generated set."""
+    """A copied training image: its position, its label (or None), and the positions of its copies.
+
+    places: positions in the generated set.
+    """
 
     position: int
     label: int | None

@@ -1,9 +1,9 @@
 """Rules that decide whether an image is a copy, in pixel space or in feature space.
 
 - relative: d1 < d2 / 3, the rule of the memorization ratio (`evaluation.memorization.memorized`).
-- cosine:T: the cosine between the features of an image and those of its nearest training image exceeds T. Unrelated
-  images also have a positive cosine, so the result must be compared with a background: the share of held-out images
-  that the same rule counts as copies.
+- cosine:T: the cosine between the features of an image and the features of its nearest training image exceeds T.
+  Unrelated images also have a positive cosine, so the result must be compared with a background: the share of held-out
+  images that the same rule counts as copies.
 - adaptive: d1 is less than half the mean distance to the 50 nearest training images, so images in dense regions do not
   count as copies. Source: Carlini et al. 2023, "Extracting training data from diffusion models".
 
@@ -25,9 +25,11 @@ ALPHA, NEIGHBORS = 0.5, 50  # from Carlini et al.
 
 
 def find_copies(rule: CopyRule, space: Space, generated: Rows, training: Rows) -> tuple[Tensor, Tensor]:
-    """Whether each image is a copy, bool [N], and the position of its nearest training image, int64 [N].
+    """Find the copies among generated images, and each generated image's nearest training image.
 
-    generated [N, …], training [M, …]: images or features. Raises UserError for fewer than two distinct training images.
+    generated: images or features [N, …]. training: images or features [M, …]. Returns whether each generated image is a
+    copy, bool [N], and the position of its nearest training image, int64 [N].
+    Raises UserError for fewer than two distinct training images.
     """
     if rule.name == 'cosine':
         generated, training = _directions(generated), _directions(training)
@@ -73,7 +75,7 @@ def _share(copies: Tensor) -> dict[str, Any]:
 
 
 def _directions(features: Rows) -> np.ndarray:
-    """Features [N, d] divided by their norms, float64."""
+    """Divide features [N, d] by their norms; returns float64 [N, d]."""
     rows = np.asarray(features, np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not norms.all():

@@ -34,7 +34,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ratios:
-    """The counts at one training-set size. memorized, images: numbers of copies and of generated images by repeat."""
+    """The counts at one training-set size.
+
+    memorized: the number of copies in each repeat. images: the number of generated images in each repeat.
+    """
 
     size: int
     memorized: tuple[int, ...]
@@ -74,9 +77,10 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Bound:
-    """A training-set size: exact ('='), or a bound ('≥', '<') if it is outside the measured range.
+    """A training-set size. It is exact ('='), or only a bound ('≥', '<') if it is outside the measured range.
 
-    '≥ 5000': the largest measured size, 5000, is memorized; '< 20': the smallest, 20, is not.
+    '≥ 5000' means that the largest measured size, 5000, is memorized. '< 20' means that the smallest measured size, 20,
+    is not memorized.
     """
 
     value: float
@@ -100,7 +104,7 @@ class EMM:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of the interval as numbers: a low end '< 20' becomes 0, and a high end '≥ 400' infinity."""
+        """The ends of the interval as numbers: a low end '< 20' becomes 0, and a high end '≥ 400' becomes infinity."""
         low, high = self.low, self.high
         return (0.0 if low.relation == '<' else low.value), (math.inf if high.relation == '≥' else high.value)
 
@@ -113,10 +117,10 @@ def effective_memorization(
     The interval accounts for two uncertainties. First, the numbers of images and repeats are limited, so the ratios are
     drawn `resamples` times (see `_draw`). Second, the shape of the curve between sizes is unknown, so each draw is
     interpolated twice: linearly in |D|, and by a logistic curve in log |D| (a logistic regression over all sizes if
-    there are three or more). The interval runs from the 2.5 % quantile of the smaller of the two results to the 97.5 %
-    quantile of the larger.
+    there are three or more). The interval runs from the 2.5 % quantile of the smaller result to the 97.5 % quantile of
+    the larger result.
     Simulated coverage: tests/evaluation/test_effective_memorization.py.
-    Raises ValueError if no ratios are given, or a size is given twice.
+    Raises ValueError if no ratios are given, or if a size is given twice.
     """
     ratios = sorted(ratios, key=lambda r: r.size)
     sizes = np.array([r.size for r in ratios], dtype=np.float64)
@@ -143,10 +147,10 @@ def bracket(ratios: list[Ratios], threshold: float = EMM_RATIO) -> tuple[Ratios 
 
 
 def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATIO) -> np.ndarray:
-    """The size at which each curve of ratios last falls below the threshold, [B].
+    """Find the size at which each curve of ratios last falls below the threshold.
 
-    sizes: ascending, [S]. ratios: [B, S]; they are interpolated linearly between sizes. The result is -inf if no size
-    reaches the threshold, and inf if the largest size does.
+    sizes: ascending, [S]. ratios: [B, S]; they are interpolated linearly between sizes. Returns [B]: -inf if no size
+    reaches the threshold, and inf if the largest size reaches it.
     """
     above = ratios >= threshold
     last = len(sizes) - 1 - np.argmax(above[:, ::-1], axis=1)  # the largest size that reaches the threshold, if any
@@ -164,7 +168,8 @@ def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATI
 def _logistic_crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float) -> np.ndarray:
     """Like `crossings`, but with a logistic curve in log |D| through two sizes, or fitted to three or more.
 
-    A crossing of the fitted curve is clipped to the two sizes between which the ratios last fall below the threshold.
+    The ratios last fall below the threshold between two sizes; a crossing of the fitted curve is clipped to lie between
+    them.
     """
     if len(sizes) < 3:
         found = crossings(np.log(sizes), _logit(np.clip(ratios, 1e-4, 1 - 1e-4)), _logit(threshold))
@@ -181,8 +186,9 @@ def _logistic_crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float)
 
 
 def _logistic_fit(x: np.ndarray, ratios: np.ndarray, steps: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Fit logistic regressions of ratios [B, S] on x [S] by Newton's method; return offsets and slopes, [B] each.
+    """Fit logistic regressions of ratios on x by Newton's method.
 
+    x: [S]. ratios: [B, S]. Returns the offsets [B] and the slopes [B].
     A small ridge penalty keeps the slopes finite if the ratios jump from 1 to 0.
     """
     center, ridge = x.mean(), 1e-4
@@ -203,11 +209,11 @@ def _logit(share: Any) -> Any:
 
 
 def _draw(ratios: list[Ratios], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw the ratios at all sizes, [draws, S], from their posterior given the counts (beta, with Jeffreys' prior).
+    """Draw the ratios at all sizes from their posterior given the counts (beta, with Jeffreys' prior): [draws, S].
 
     The counts are first divided by the overdispersion: the variance between repeats relative to the variance expected
     for independent images. The overdispersion is estimated from all sizes together, and the draws include its
-    uncertainty. With a single repeat at each size it cannot be estimated, and is computed from `TRAINING_SPREAD`.
+    uncertainty. If each size has a single repeat, the overdispersion is computed from `TRAINING_SPREAD` instead.
     """
     images = np.array([sum(r.images) for r in ratios], dtype=np.float64)  # [S]
     means = np.array([r.mean for r in ratios])
@@ -247,12 +253,12 @@ def next_size(
     """The size that a search for the EMM should measure next, or None if the search has ended.
 
     The smallest size comes first (it is the cheapest and may suffice), then the largest. Bisection on a geometric grid
-    then narrows the bracket around the EMM until its ends are within `tolerance` of each other, or are neighbours on
-    the grid. A search measures at most `most_sizes` sizes.
+    then narrows the bracket around the EMM until the bracket's ends are within `tolerance` of each other, or are
+    neighbours on the grid. A search measures at most `most_sizes` sizes.
 
-    ratios: known ratios by size, from this or earlier searches. low, high: the smallest and the largest size, multiples
-    of `step`. tolerance: the search stops when the ends of the bracket differ by this share, at least 0.001.
-    step: all measured sizes are multiples of it.
+    ratios: known ratios by size, from this or earlier searches. low, high: the smallest and the largest size; both are
+    multiples of `step`. tolerance (at least 0.001): the search stops when the bracket's ends differ by at most this
+    fraction. step: all measured sizes are multiples of `step`.
     """
     known = sorted(size for size in ratios if low <= size <= high)
     replayed = [size for size in known if ratios[size] >= threshold]
@@ -271,10 +277,10 @@ def next_size(
 
 
 def size_grid(low: int, high: int, tolerance: float, step: int = 1) -> list[int]:
-    """The sizes that a search can measure, ascending: a geometric grid with 2^k intervals.
+    """The sizes that a search can measure, in ascending order; they form a geometric grid with 2^k intervals.
 
-    Neighbouring sizes differ by at most the factor 1 + tolerance, except small ones: each size is rounded to a multiple
-    of `step`.
+    Neighbouring sizes differ by at most a factor of 1 + tolerance. Small sizes can differ by more, because each size is
+    rounded to a multiple of `step`.
     """
     intervals = 2 ** (most_sizes(low, high, tolerance) - 2) if high > low else 1
     grid = {round(low * (high / low) ** (i / intervals) / step) * step for i in range(intervals + 1)}

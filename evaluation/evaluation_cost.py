@@ -71,7 +71,7 @@ def sampling_cost(
 
 
 def evaluation_lines(options: EvaluationOptions, device: torch.device, pipeline_steps: int | None) -> dict[str, str]:
-    """Make all checks that need no generated image, and describe the planned work and its cost, as texts by title.
+    """Perform all checks that need no generated images; describe the planned work and its cost, as texts by title.
 
     Raises UserError, like `evaluate`, for files and folders that cannot be used.
     """
@@ -123,7 +123,10 @@ def memory_text(size: int) -> str:
 
 
 def stored_rate(options: EvaluationOptions, generator: Generator) -> float | None:
-    """Images denoised per second in the log's newest record with the generator's sampler and precision, or None."""
+    """The number of images denoised per second in an earlier evaluation; None if it is unknown.
+
+    It is computed from the log's newest record with the generator's sampler and precision.
+    """
     log = log_path(options)
     records = [] if log is None else read_records(log.with_suffix('.jsonl'))
     for record in reversed(records):

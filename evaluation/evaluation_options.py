@@ -87,7 +87,7 @@ SAMPLER_ARGUMENTS = tuple(field.name for field in dataclasses.fields(SamplerOpti
 GENERATORS = ('expdir', 'network', 'pipeline', 'denoiser')  # as in `evaluation.generators`
 SUBJECTS = ('images', *GENERATORS)
 NETWORKS = ('expdir', 'network')
-# For each option, the members of SUBJECTS with which it has an effect; unlisted options have an effect with all.
+# For each option, the members of SUBJECTS with which it has an effect. Unlisted options have an effect with all.
 ONLY_FOR = {
     **dict.fromkeys(('log', 'seeds', 'batch_size', 'num_steps'), GENERATORS),
     'class_prior': NETWORKS,

@@ -58,9 +58,10 @@ def generate_to_file(
 ) -> list[Arrays]:
     """Generate the images of all seeds and save them in the file `output.outdir`.
 
-    compare_with: function that returns the training images to compare with. Returns the file's arrays on the main rank:
-    arr_0 (images, uint8 [N, H, W, C]), arr_1 (classes, if any), seeds and, with compare_with, indices and
-    squared_distances [N, 2]. An .npy holds only arr_0.
+    compare_with: function that returns the training images to compare with.
+    Returns a list with the file's arrays on the main rank, and an empty list on other ranks. The arrays are arr_0
+    (images, uint8 [N, H, W, C]), arr_1 (classes, if any), seeds and, if `compare_with` is given, indices and
+    squared_distances ([N, 2] each). An .npy holds only arr_0.
     Raises UserError if the file already exists, unless it is an .npz with these images.
     """
     path, context = output.outdir, Pass(output.seeds, output.batch_size)
@@ -93,7 +94,7 @@ def generate_to_file(
 
 
 def read_finished(output: Output, settings: dict[str, Any]) -> Arrays | None:
-    """Read the finished .npz; None if it does not exist. Raises UserError if its settings or seeds differ."""
+    """Read the finished .npz; None if the file does not exist. Raises UserError if its settings or seeds differ."""
     if not output.outdir.exists():
         return None
     arrays = read_arrays(output.outdir, {**settings, 'seeds': format_seeds(output.seeds)})

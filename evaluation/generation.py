@@ -30,7 +30,7 @@ SETTINGS_NAME = 'settings.json'
 
 
 def generate(output: Output, generator: Generator) -> None:
-    """Save the images of all seeds in a folder or one file; see `generate_to_folder` and `generate_to_file`."""
+    """Save the images of all seeds in a folder or in one file; see `generate_to_folder` and `generate_to_file`."""
     if is_image_file(output.outdir):
         generate_to_file(output, generator)
     else:
@@ -81,11 +81,12 @@ def generate_to_folder(output: Output, generator: Generator, table: NearestTable
 
 
 def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> tuple[int, int]:
-    """Save a closed form's images and their nearest training images (a table in a folder, or arrays in a file).
+    """Save a closed form's images, and the positions of their nearest training images.
 
+    In a folder, the positions are written to a table; in a file, they are stored as an array.
     Returns the number of copies, and the number of images that equal a training image pixel for pixel.
-    Raises UserError like `generate_to_folder`, and if the training set does not fit in memory or a window table does
-    not cover the sampler's noise levels.
+    Raises UserError for the same reasons as `generate_to_folder`. Also raises it if the training set does not fit in
+    memory, or if a window table does not cover the sampler's noise levels.
     """
     generator.require_levels()
     table = NearestTable(output.outdir, generator)
@@ -109,7 +110,7 @@ def counts(squared_distances: Tensor) -> tuple[int, int]:
 
 
 def save_grid(output: Output, sheet: dict[int, Tensor]) -> None:
-    """Save the contact sheet. sheet: newly generated images by seed; the remaining ones are read from the folder."""
+    """Save the contact sheet. sheet: newly generated images by seed; the remaining images are read from the folder."""
     assert output.grid is not None
     seeds = output.seeds[:MAX_GRID_IMAGES]
     paths = (image_path(output.outdir, seed, output.subdirs) for seed in seeds)

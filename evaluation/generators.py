@@ -65,10 +65,10 @@ class Sampling:
 class Generator(ABC):
     """Makes one image for each seed. Weights are read when sampling begins.
 
-    name: the generator's name in records. where: the file, folder or training set it was made from, for messages.
-    shape: an image's shape (C, H, W). kimg: thousands of training images seen, or None if unknown. sampler,
-    class_index, precision: settings that appear in records. label_dim: number of classes. classes: the classes to draw
-    from (None for all); a mapping to numbers of training images draws in proportion to them.
+    name: the generator's name in records. where: the generator's path or description, for messages. shape: an image's
+    shape (C, H, W). kimg: thousands of training images seen, or None if unknown. sampler, class_index, precision:
+    settings that appear in records. label_dim: number of classes. classes: the classes to draw from; None stands for
+    all. If `classes` maps classes to their numbers of training images, they are drawn in proportion to these numbers.
     trained_on: the content hash of its training set, if known. xflip: whether it was also trained on mirrored images.
     """
 
@@ -123,7 +123,10 @@ class Generator(ABC):
         return None
 
     def draw_unknown_classes_from(self, class_sizes: Mapping[int, int] | None) -> None:
-        """Draw from the classes in `class_sizes` (training images per class), unless the generator knows its own."""
+        """Draw from the classes in `class_sizes`, unless the generator knows its own classes.
+
+        class_sizes: number of training images by class.
+        """
         if self.draws_any_class and class_sizes and max(class_sizes) < self.label_dim:
             self._draw_classes_from(class_sizes)
 
@@ -159,7 +162,7 @@ class Generator(ABC):
 
 
 class SnapshotGenerator(Generator):
-    """A network snapshot: a file, the newest one in a run folder, or one of EDM's network pickles.
+    """A network snapshot: a file, the newest snapshot in a run folder, or one of EDM's network pickles.
 
     Raises UserError for a file of another kind, and for a class that the network does not have.
     """
@@ -314,7 +317,7 @@ def make_generators(named: object, sampling: Sampling, device: Device) -> list[G
 
 
 def fetched(network: str, download: DownloadOptions | None = None) -> Path:
-    """The network's file; a URL is downloaded once for all ranks. Raises UserError like `fetch`."""
+    """The path of the network's file; a URL is downloaded once for all ranks. Raises UserError like `fetch`."""
     download = download or DownloadOptions()
     return distributed.on_main(lambda: fetch(network, download.cache_dir, download.sha256))
 

@@ -11,8 +11,8 @@
 - information: how much z reveals about x, in nats, for noisy training images (at most the logarithm of their number)
   and for noisy held-out images. It is compared with the information for a Gaussian population with the training set's
   covariance. Source: Biroli et al. 2024;
-- local coverage of a training image x_j: sum_{i != j} exp(-||x_i - x_j||² / (2 sigma²)); an image is covered if this is
-  at least 1. Images that are not covered are memorized first. Source: Merger and Goldt 2026.
+- local coverage of a training image x_j: sum_{i != j} exp(-||x_i - x_j||² / (2 sigma²)); an image is covered if the
+  sum is at least 1. Images that are not covered are memorized first. Source: Merger and Goldt 2026.
 """
 
 import math
@@ -35,11 +35,12 @@ BLOCK = 2048
 
 @dataclass(frozen=True)
 class Geometry:
-    """What N noisy images at L levels reveal about a training set: float64 [L, N] each; in_shell is bool [L, N].
+    """What N noisy images at L levels reveal about a training set.
 
-    log_density: ln of (1/M) sum_i exp(-||z - x_i||² / (2 sigma²)) over M training images.
-    log_coverage: ln of each clean image's local coverage; a training image does not contribute to its own coverage.
-    noise_norm: ||e||², [N].
+    All tensors are float64 [L, N], except in_shell (bool [L, N]) and noise_norm (float64 [N]).
+    log_density: the logarithm of (1/M) sum_i exp(-||z - x_i||² / (2 sigma²)) over M training images.
+    log_coverage: the logarithm of each clean image's local coverage; a training image does not contribute to its own
+    coverage. noise_norm: ||e||².
     """
 
     posterior_weight: Tensor
@@ -81,7 +82,7 @@ def geometry(
 
 
 class _Sums:
-    """Sums over the training images so far, for N noisy images at L levels, divided by exp(highest exponent so far)."""
+    """Running sums over training images, for N noisy images at L levels, divided by exp(highest exponent so far)."""
 
     def __init__(self, scales: Tensor, shape: Sequence[int], noise_norm: Tensor):
         self.scales, self.noise_norm = scales, noise_norm
@@ -138,16 +139,16 @@ def information(found: Geometry) -> Tensor:
 
 
 def gaussian_information(variances: Tensor | np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """The information for a Gaussian population with covariance eigenvalues l: 1/2 sum ln(1 + l / sigma²) nats, [L].
+    """The information for a Gaussian population with covariance eigenvalues l: 1/2 sum ln(1 + l / sigma²).
 
-    Among all populations with this covariance, the Gaussian has the most information.
+    Returns float64 [L], in nats. Among all populations with this covariance, the Gaussian has the most information.
     """
     values = np.asarray(variances, dtype=np.float64)
     return 0.5 * np.log1p(values / np.square(np.asarray(levels))[:, None]).sum(axis=1)
 
 
 def gaussian_collapse_level(variances: Tensor | np.ndarray, num_images: int) -> float:
-    """The noise level at which a Gaussian population's information is ln N; below it, N images are isolated.
+    """The noise level at which a Gaussian population's information is ln N; below this level, N images are isolated.
 
     If the variance is s² in all d directions, this is s / √(N^(2/d) - 1). Source: Biroli et al. 2024, who use
     t = ln(1 + sigma²) / 2. For a single image, the level is 0.
@@ -191,5 +192,5 @@ def uncovered_levels(levels: Sequence[float], log_coverage: Tensor | np.ndarray)
 
 
 def _rows(images: Tensor) -> Tensor:
-    """Convert uint8 [N, …] to float64 rows of pixels minus 128, whose products are exact integers."""
+    """Convert images, uint8 [N, …], to float64 rows of pixels minus 128; the products of these rows are exact."""
     return images.flatten(1).to(torch.float64) - 128

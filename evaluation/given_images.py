@@ -53,7 +53,7 @@ class ImageSet:
 def generated_set(
     name: str, where: str, seeds: list[int], images: torch.Tensor, classes: torch.Tensor | None = None
 ) -> ImageSet:
-    """Make the set of images uint8 [N, C, H, W]; each image is named after its seed."""
+    """Make a set from images, uint8 [N, C, H, W]; each image is named after its seed."""
     return ImageSet(name, where, images.numpy(), lambda place: str(seeds[place]), seeds, classes)
 
 

@@ -15,13 +15,13 @@ TABLE_NAME = 'nearest.csv'
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One row; unknown values are None and become empty fields.
+    """One row of the table; unknown values are None and become empty fields.
 
-    set: name of the generated set. image: the image's seed, file, or position. class_index: the class it was generated
-    for. nearest, second: positions of the two nearest distinct training images. squared_distance,
-    second_squared_distance: their distances in squared pixel levels. memorized: whether the image is a copy. exact:
-    whether it equals its nearest training image. duplicate: whether it equals an earlier image of its set.
-    nearest_file: name of the file from which the nearest training image was originally read.
+    set: name of the generated set. image: the image's seed, file, or position. class_index: the class for which the
+    image was generated. nearest, second: positions of the two nearest distinct training images. squared_distance,
+    second_squared_distance: the distances to these two images, in squared pixel levels. memorized: whether the image is
+    a copy. exact: whether the image equals its nearest training image. duplicate: whether the image equals an earlier
+    image of its set. nearest_file: name of the file from which the nearest training image was originally read.
     """
 
     set: str

@@ -29,7 +29,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What to measure. On ranks other than the main rank, all fields except the extractor are empty.
+    """What to measure. On ranks other than the main rank, sets of extracted features are missing.
 
     extractor: extracts the features of generated images; None if they are not needed. metrics: names of metrics to
     compute against `metric_sets`. rule: a copy rule to apply against `rule_sets`, or None. settings: everything that
@@ -44,9 +44,10 @@ class Measurement:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self, pixels: Rows, features: Rows | None, nearest_two: tuple[Tensor, Tensor]) -> dict[str, Any]:
-        """The record's entries for generated images uint8 [N, C, H, W]. features: their features, float [N, d].
+        """The record's entries for generated images.
 
-        nearest_two: their nearest training images in pixels, see `evaluation.metrics.distances.Distances`.
+        pixels: the images, uint8 [N, C, H, W]. features: the images' features, float [N, d], or None. nearest_two: the
+        images' nearest training images in pixel space; see `evaluation.metrics.distances.Distances`.
         """
         record: dict[str, Any] = {}
         if self.metric_sets is not None:

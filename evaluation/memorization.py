@@ -27,9 +27,10 @@ REFERENCE_IMAGES = 1000
 class Memorization:
     """The result of `memorization_ratio` for N images.
 
-    ratio: share of copies; interval: its 95 % Wilson interval. memorized: bool [N].
-    indices: int64 [N, 2], positions of the nearest and second-nearest distinct training images in the original training
-        set; among equal images, the lowest position. squared_distances: int64 [N, 2], exact, in squared pixel levels.
+    ratio: share of copies. interval: the ratio's 95 % Wilson interval. memorized: which images are copies, bool [N].
+    indices: positions of the nearest and second-nearest distinct training images in the original training set, int64
+        [N, 2]. For an image that occurs several times, the lowest position is given.
+    squared_distances: exact squared distances to these two images, int64 [N, 2], in squared pixel levels.
     num_duplicates: number of training images that equal an earlier one (or its mirror image if mirrored images count).
     mean_distance: mean over images of the distance to the nearest training image (root mean square per pixel), in pixel
         levels.
@@ -58,11 +59,11 @@ class Memorization:
 def memorization_ratio(
     images: Images, references: Images, threshold: float = THRESHOLD, mirrored: bool = False
 ) -> Memorization:
-    """Compute the share of copies among generated images uint8 [N, …], N >= 1.
+    """Compute the share of copies among generated images.
 
-    references: training images uint8 [M, …]. threshold: ratio of distances below which an image counts as a copy, in
-    (0, 1). mirrored: whether mirrored images were also trained on; the distance to a training image is then the smaller
-    of the distances to the image and to its mirror image.
+    images: generated images, uint8 [N, …] with N >= 1. references: training images, uint8 [M, …]. threshold: ratio of
+    distances below which an image counts as a copy, in (0, 1). mirrored: whether the model was also trained on mirrored
+    images; the distance to a training image is then the smaller of the distances to the image and to its mirror image.
     Raises UserError if fewer than two training images are distinct.
     Source: Gu et al. 2023, section 2; the criterion is Yoon et al.'s.
     """
@@ -71,10 +72,10 @@ def memorization_ratio(
 
 
 class TrainingImages:
-    """Training images, uint8 [M, …] or `ImageRows`, prepared for comparison with many batches; equal images count once.
+    """Training images prepared for comparison with many batches of images; equal training images count once.
 
-    device, mirrored: see `NeighborIndex`. where: the argument and path that gave the images, for messages. fewest: the
-    required number of distinct images. Raises UserError if there are fewer.
+    references: uint8 [M, …], or `ImageRows`. device, mirrored: see `NeighborIndex`. where: the argument and path that
+    gave the images, for messages. fewest: the required number of distinct images. Raises UserError if there are fewer.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class TrainingImages:
     def nearest_two(self, images: Images) -> tuple[Tensor, Tensor]:
         """Indices and squared distances of the two nearest distinct training images, int64 [N, 2] each, on the CPU.
 
-        If only one training image is distinct, the second has index -1 and the largest possible distance.
+        If there is only one distinct training image, the second one has index -1 and the largest possible distance.
         """
         index, squared_distance = self.index.query(images, k=min(2, len(self.index)))
         if len(self.index) == 1:
@@ -145,7 +146,7 @@ class TrainingSet(TrainingImages):
     def reference_distance(self) -> float | None:
         """The average distance from a training image to its nearest distinct neighbour (root mean square per pixel).
 
-        None if all training images are equal.
+        It is None if all training images are equal.
 
         At most REFERENCE_IMAGES training images, spread evenly over the set, are compared. New images of the same kind
         are at about this distance from the training set.
@@ -162,8 +163,8 @@ def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> 
     """Whether generated images are copies: nearest < threshold · second.
 
     nearest, second: squared pixel distances to the two nearest distinct training images, int64 [N].
-    threshold: ratio of distances (not squared), in (0, 1), converted to the nearest fraction with at most three digits,
-        so that the comparison uses integers.
+    threshold: ratio of distances (not squared), in (0, 1]. It is converted to the nearest fraction with a denominator
+        of at most three digits, so that the comparison uses integers.
     Returns bool [N]. An image at distance 0 is memorized whatever the second distance is.
     """
     fraction = Fraction(threshold).limit_denominator(999)
@@ -176,7 +177,7 @@ def spread_places(total: int, count: int) -> Tensor:
 
 
 def closest_places(squared_distances: Tensor, count: int) -> Tensor:
-    """The positions of at most `count` images, those closest to the copy threshold first, int64; see `closeness`."""
+    """The positions of at most `count` images, int64, in order of their `closeness` to the copy threshold."""
     return closeness(squared_distances).argsort(stable=True)[:count]
 
 
@@ -195,5 +196,5 @@ def with_column(values: Tensor, value: int) -> Tensor:
 
 
 def first_of_equal_rows(rows: Iterable[np.ndarray]) -> Tensor:
-    """The positions of all rows that do not equal an earlier row, ascending, int64."""
+    """The positions of all rows that do not equal an earlier row, in ascending order, int64."""
     return torch.tensor(copies_of(rows), dtype=torch.int64).unique()

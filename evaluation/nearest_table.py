@@ -1,4 +1,4 @@
-"""The table of nearest training images in a folder of generated images, filled while they are generated.
+"""The table of nearest training images in a folder of generated images; it is filled while images are generated.
 
 Each rank appends to its own file, so the rows of a killed run are kept; an incomplete last line is dropped.
 """

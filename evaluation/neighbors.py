@@ -1,8 +1,8 @@
 """Exact nearest neighbours of 8-bit images: integer distances, no approximation, one pass over the references.
 
 Pixels minus 128 fit in int8. Products of int8 matrices with int32 accumulators are exact, and they are the fastest that
-CPUs and GPUs offer. References are compared in blocks whose distances fit in the cache. The lowest distance in
-the block is found for each query; the k lowest are searched only for queries whose neighbours the block changes.
+CPUs and GPUs offer. References are compared in blocks whose distances fit in the cache. In each block, the lowest
+distance is found for every query; the k lowest distances are found only for queries whose neighbours change.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch_utils import distributed
 from torch_utils.int8 import int8_matmul
 from training.closed_form.rows import ImageRows, as_rows
 
-# Queries and references per block: the distances take 2 MiB of int32, which fit in a core's cache.
+# Numbers of queries and references in a block. Its 2 MiB of int32 distances fit in a core's cache.
 QUERY_BLOCK = 512
 REFERENCE_BLOCK = 1024
 BLOCK_PIXELS = 1 << 24
@@ -24,18 +24,18 @@ BLOCK_PIXELS = 1 << 24
 PREPARED_PIXELS = 1 << 20
 # For images q, r with this many int8 pixels, |r|² - 2 q·r fits in 31 bits: a pixel contributes at most 3 · 2^14.
 MAX_PIXELS = (2**31 - 1) // (3 * 2**14)
-# Placeholder distance for fewer than k neighbours, because a process (rank) can hold fewer than k references.
+# Placeholder for the distances of missing neighbours; a process (rank) can hold fewer than k references.
 _MISSING = torch.iinfo(torch.int64).max
 
 Images = Tensor | np.ndarray
 
 
 def nearest_neighbors(queries: Images, references: Images, k: int = 2) -> tuple[Tensor, Tensor]:
-    """The k nearest references of each query, nearest first, ties by lowest index.
+    """Find the k nearest references of each query, nearest first; on ties, the lowest index comes first.
 
-    queries: uint8 [N, …]. references: uint8 [M, …], images of the same shape, M >= k. Tensors can be on any device; the
-    computation runs on the references' device.
-    Returns the indices int64 [N, k] and the exact squared pixel distances int64 [N, k], on the queries' device.
+    queries: uint8 [N, …]. references: images of the same shape, uint8 [M, …] with M >= k. Tensors can be on any device;
+    the computation runs on the references' device.
+    Returns the indices and the exact squared pixel distances, int64 [N, k] each, on the queries' device.
     """
     return NeighborIndex(references).query(queries, k)
 
@@ -46,9 +46,10 @@ class NeighborIndex:
     references: uint8 [M, …], or `ImageRows`, which are read block by block. If `ImageRows` are sharded, all ranks must
         make the same queries; they get the same neighbours, with indices into the whole set.
     device: the device that compares uint8 references. [default: the references' device]
-    distinct: equal references count once, with the lowest of their indices.
-    mirrored: the distance to a reference uint8 [C, H, W] is the smaller of its distances to the reference and to the
-        mirror image; with `distinct`, a reference equals its mirror image. Not available for `ImageRows`.
+    distinct: whether equal references count once, with the lowest of their indices.
+    mirrored: whether queries are also compared with the mirror image of each reference (uint8 [C, H, W]); the smaller
+        distance is used. With `distinct`, references that are mirror images of each other then count as equal. Not
+        available for `ImageRows`.
 
     num_references: number of references on all ranks. len(): number of references that queries are compared with,
         on all ranks (with `distinct`, equal ones count once).
@@ -94,7 +95,7 @@ class NeighborIndex:
         return torch.tensor(copies_of(row for block in versions for row in block.cpu().numpy()))
 
     def _compared(self, count: int, keys: Tensor | None) -> Tensor:
-        """Indices of the references that this rank compares, int64, ascending.
+        """Indices of the references that this rank compares, in ascending order, int64.
 
         keys: only the first reference with each key is compared; None compares all references.
         """
@@ -128,7 +129,7 @@ class NeighborIndex:
         return self.size
 
     def query(self, queries: Images, k: int = 2) -> tuple[Tensor, Tensor]:
-        """The k nearest references of queries uint8 [N, …]; see `nearest_neighbors`."""
+        """Find the k nearest references of each query; see `nearest_neighbors`. queries: uint8 [N, …]."""
         assert 1 <= k <= len(self), f'{k} neighbours need at least {k} references, not {len(self)}'
         pixels = self._checked(queries)
         if self.mirrored:  # mirroring the query instead of the references gives the same distances
@@ -152,10 +153,11 @@ class NeighborIndex:
         return index.gather(1, column).to(pixels.device), distance.to(pixels.device)
 
     def count_within(self, queries: Images, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-        """Count the balls around references that contain each query: int64 [N] for open and [N] for closed balls.
+        """For each query, count the references whose balls contain it.
 
-        squared_radii: one per reference, int64 [M], in squared pixel levels. The counts are exact, and computing them
-        takes as much memory as `query`.
+        squared_radii: the squared radius of each reference's ball, int64 [M], in squared pixel levels.
+        Returns the counts for open balls and for closed balls, int64 [N] each. They are exact; computing them takes as
+        much memory as `query`.
         """
         pixels = self._checked(queries)
         assert not self.mirrored
@@ -216,7 +218,7 @@ def first_versions(pixels: Tensor) -> Tensor:
 def lowest_of_both(
     index: Tensor, distance: Tensor, other_index: Tensor, other_distance: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Merge two lists of neighbours, which can have members in common, into the k nearest, int64 [N, k] each."""
+    """Merge two lists of neighbours into the k nearest; the lists can overlap. All tensors are int64 [N, k]."""
     same = index[:, :, None] == other_index[:, None, :]
     here = same & (distance[:, :, None] <= other_distance[:, None, :])
     distance = distance.masked_fill((same & ~here).any(dim=2), _MISSING)

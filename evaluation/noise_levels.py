@@ -37,7 +37,7 @@ class Estimate:
 def denoising_error(
     denoiser: Denoiser, images: Tensor | np.ndarray, sigma: float, seed: int = 0, labels: Tensor | None = None
 ) -> Tensor:
-    """||D(x + sigma e) - x||² for each image, float64 [N], summed over pixels in [-1, 1] units; see `denoised`."""
+    """The squared error ||D(x + sigma e) - x||² of each image in [-1, 1] units, float64 [N]; see `denoised`."""
     return squared_distance(denoised(denoiser, images, sigma, seed, labels), to_float64(torch.as_tensor(images)))
 
 

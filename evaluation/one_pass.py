@@ -29,7 +29,7 @@ SECONDS_BETWEEN_SAVES = 5.0
 
 # Maps batches of seeds to their images, one batch at a time.
 Generate = Callable[[list[list[int]]], Iterator[GeneratedBatch]]
-# The result of `Consumer.take` for a batch, by the consumer's name: named tensors with one row per seed.
+# Maps each consumer's name to the result of its `take` for a batch: named tensors with one row per seed.
 Taken = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -165,7 +165,7 @@ def one_pass(
     bar: tqdm,
     together: bool = False,
 ) -> None:
-    """Pass the image of every seed to all consumers: results in `partial` are reused, other images are sampled.
+    """Pass the image of every seed to all consumers. Results in `partial` are reused; the other images are sampled.
 
     Seeds are split into batches, which are distributed over the ranks. Whenever each rank has finished one batch, the
     results go to the main rank. A UserError on one rank is raised on all ranks.

@@ -26,13 +26,13 @@ _COPY_COLOR, _PLAIN_COLOR, _INK = (200, 30, 30), (225, 225, 225), (40, 40, 40)
 
 
 def image_path(outdir: Path, seed: int, subdirs: bool) -> Path:
-    """The path of a seed's image; with subdirs, every thousand images share a folder."""
+    """The path of a seed's image; with `subdirs`, every thousand images share a folder."""
     folder = outdir / f'{seed - seed % IMAGES_PER_FOLDER:06d}' if subdirs else outdir
     return folder / f'{seed:06d}.png'
 
 
 def save_images(images: Tensor, seeds: Sequence[int], outdir: Path, subdirs: bool) -> None:
-    """Write uint8 [B, C, H, W] as PNGs named after the seeds."""
+    """Write images, uint8 [B, C, H, W], as PNGs named after their seeds."""
     for image, seed in zip(images.cpu(), seeds, strict=True):
         path = image_path(outdir, seed, subdirs)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,10 @@ def read_png(path: Path) -> Tensor:
 
 
 def shown_rows(result: Memorization, count: int = GALLERY_ROWS) -> dict[str, list[int]]:
-    """The positions of a gallery's images by section title: an even sample, and those closest to the copy threshold."""
+    """The positions of the images in each section of a gallery, by section title.
+
+    One section is an even sample of the images; the other one shows the images closest to the copy threshold.
+    """
     sample = spread_places(len(result.memorized), count)
     closest = closest_places(result.squared_distances, count)
     return {f'{len(sample)} images spread evenly over the set': sample.tolist(),
@@ -96,9 +99,10 @@ def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: s
 
 @dataclass(frozen=True)
 class GalleryEntry:
-    """Images uint8 [C, H, W] shown side by side in one frame.
+    """Images shown side by side in one frame.
 
-    captions: texts below the images; the last images can have none. is_marked: whether the frame is red.
+    images: uint8 [C, H, W] each. captions: the text below each image; the last images can be without text. is_marked:
+    whether the frame is red.
     """
 
     images: Sequence[Tensor]
@@ -112,9 +116,9 @@ def draw_entries(
     heads: Sequence[str],
     num_images: int = IMAGES_PER_ROW,
 ) -> PIL.Image.Image:
-    """Draw lines of text and, below them, each section's entries, several in a row.
+    """Draw lines of text and, below them, each section's entries, with several entries per row.
 
-    sections: entries by section title, at least one in total. heads: labels above the images of each entry.
+    sections: entries by section title, at least one entry in total. heads: labels above the images of each entry.
     num_images: number of images per row.
     """
     height, width = next(entry for entries in sections.values() for entry in entries).images[0].shape[1:]
@@ -162,5 +166,5 @@ def _resized(pixels: Tensor, cell: int) -> PIL.Image.Image:
 
 
 def rms_per_pixel(squared_distances: Tensor, num_pixels: int) -> np.ndarray:
-    """Convert squared pixel distances int64 […] to root mean squares per pixel, float64 […], in grey levels."""
+    """Convert squared pixel distances to root mean squares per pixel, in grey levels: int64 […] -> float64 […]."""
     return (squared_distances.double() / num_pixels).sqrt().numpy()

@@ -21,7 +21,7 @@ def log_line(record: Mapping[str, Any]) -> str:
 
 
 def quality_text(record: Mapping[str, Any]) -> str:
-    """The record's Fréchet distances for a log line; empty if it has none."""
+    """The record's Fréchet distances for a log line; empty if the record has none."""
     found = record.get('metrics', {}).get('frechet')
     if found is None:
         return ''
@@ -30,12 +30,12 @@ def quality_text(record: Mapping[str, Any]) -> str:
 
 
 def is_far(record: Mapping[str, Any]) -> bool:
-    """Whether generated images are far from any data (noise, for example), so that a ratio of 0 % means little.
+    """Whether generated images are far from any data, like noise; a ratio of 0 % then means little.
 
     True if the mean distance from generated images to their nearest training images exceeds FAR = √2 times the
     reference distance (`TrainingSet.reference_distance`). New images from the data distribution are at about the
-    reference distance. If an independent error with this root mean square is added to them, their distance grows by
-    a factor of about √2.
+    reference distance. Adding an independent error with a root mean square equal to this distance increases their
+    distance by a factor of about √2.
     False for records without the reference distance.
     """
     reference = record.get('reference_distance')
@@ -66,7 +66,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines on copies by a second rule, copied training images, and metrics; parts that records lack are skipped."""
+    """Lines about copies by a second rule, copied training images, and metrics; skips parts that the records lack."""
     lines = []
     if 'copies' in records[0]:
         lines.append(copies_text(records[0]['copies'], is_alone=len(records) == 1))
@@ -119,9 +119,9 @@ def _shares(record: Mapping[str, Any]) -> list[str]:
 
 
 def table_of_metrics(records: Sequence[Mapping[str, Any]]) -> str:
-    """A table with one line per number in a metric, and one column per set of images; lists are omitted.
+    """A table with one line per number in a metric, and one column per set of images.
 
-    The last column shows which values indicate memorization.
+    Numbers in lists are omitted. The last column shows which values indicate memorization.
     """
     columns = [dict(numbers_of(record.get('metrics', {}))) for record in records]
     names = list(dict.fromkeys(name for column in columns for name in column))
@@ -162,7 +162,7 @@ def _name(record: Mapping[str, Any]) -> str:
 
 
 def numbers_of(values: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, float | None]]:
-    """The metrics' numbers, named 'metric.number'; lists are skipped."""
+    """Yield each number in the metrics' results and its name, such as 'frechet.difference'; lists are skipped."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from numbers_of(value, f'{prefix}{name}.')

@@ -52,7 +52,7 @@ def calculate(options: CalcOptions, device: torch.device) -> Record:
 
 
 def report(record: Record) -> str:
-    """Format a record as text, in which each distance has the numbers of images next to it."""
+    """Format a record as text, with the numbers of images next to each distance."""
     counts = f'{record["num_images"]} images of {record["images"]} compared with '
     counts += f'{record["num_reference"] or "an unknown number"} of {record["reference"]}'
     lines = [f'Fréchet distance: {record["frechet_distance"]:.6g}, {counts}, features: {record["extractor"]}']
@@ -100,7 +100,10 @@ def write_reference(options: RefOptions, device: torch.device) -> int:
 
 
 def read_reference(options: CalcOptions, extractor: Extractor) -> Sequence[np.ndarray | Moments]:
-    """The reference's features, or its moments if it is a statistics file, on the main rank; empty on other ranks."""
+    """The reference's features or, if it is a statistics file, its moments.
+
+    Returns a list with one entry on the main rank, and an empty list on other ranks.
+    """
     if distributed.on_main(lambda: is_statistics(options.ref)):
         return distributed.kept_on_main(lambda: read_statistics(options.ref, extractor))
     return features_of(options.ref, 'ref', extractor, options.extraction)

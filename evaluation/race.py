@@ -25,12 +25,12 @@ QUANTILE = 2.576
 
 
 def race(num: int, total: int, step: int, copies: Callable[[int, int], np.ndarray]) -> list[int]:
-    """Run a race; return the number of seeds that each of `num` snapshots got, which is `total` for the winner.
+    """Run a race between `num` snapshots; return the number of seeds that each got. The winner gets `total` seeds.
 
-    total: number of all seeds. step: every number of seeds below `total` is a multiple of `step`. copies: takes a
-    snapshot's position and a number of seeds, and returns which images are copies, bool [seeds]; it is called with
-    increasing numbers of seeds.
-    Among equal snapshots, the first wins.
+    total: number of all seeds. step: a snapshot gets either all seeds or a multiple of `step`. copies: function of a
+    snapshot's position and a number of seeds. It returns which images are copies, bool [number of seeds], and is called
+    with increasing numbers of seeds.
+    If snapshots have the same ratio, the first one wins.
     """
     budget = max(SHARE * num, LEAST) * total
     lengths, racing, length = [0] * num, list(range(num)), first_length(num, total, step, budget)
@@ -48,20 +48,20 @@ def race(num: int, total: int, step: int, copies: Callable[[int, int], np.ndarra
 
 
 def first_length(num: int, total: int, step: int, budget: float) -> int:
-    """The number of seeds in the first round: the largest that leaves enough images for later rounds."""
+    """The number of seeds in the first round: the largest number that leaves enough images for later rounds."""
     lengths = range(step, total, step)
     fitting = [length for length in lengths if num * (length + planned(length, total)) <= budget]
     return total if num * total <= budget else max(fitting, default=min(step, total))
 
 
 def planned(length: int, total: int) -> float:
-    """The number of images that later rounds need if eliminations go as planned, divided by the snapshots left now."""
+    """The number of images that later rounds need per snapshot left now, if eliminations go as planned."""
     power = 1 - DECAY
     return length**DECAY * (total**power - length**power) / power
 
 
 def ahead(flags: dict[int, np.ndarray]) -> list[int]:
-    """Positions of the snapshots not significantly below the best one, in descending order of ratio."""
+    """Positions of the snapshots that are not significantly below the best one, in descending order of ratio."""
     order = sorted(flags, key=lambda place: (-int(flags[place].sum()), place))
     best = flags[order[0]].astype(np.int8)
     differences = [best - flags[place].astype(np.int8) for place in order]

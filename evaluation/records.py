@@ -51,15 +51,18 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_record(text: str | bytes, where: str) -> Record:
-    """Parse a record from JSON. where: the source, for messages. Raises UserError if it lacks a field of `Numbers`."""
+    """Parse a record from JSON. where: the source of the text, for messages.
+
+    Raises UserError if the record lacks a field of `Numbers`.
+    """
     parse_json(text, Numbers, where)
     return json.loads(text)
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records in a mem_traj.jsonl, oldest first; empty if the file does not exist. Skips an incomplete last line.
+    """Read the records in a mem_traj.jsonl, oldest first. Returns an empty list if the file does not exist.
 
-    Raises UserError if any other line is not a record.
+    An incomplete last line is skipped. Raises UserError if another line is not a record.
     """
     if not path.exists():
         return []
@@ -82,18 +85,18 @@ def find_record(records: Sequence[Record], settings: Mapping[str, Any]) -> Recor
 def best_record(records: Sequence[Record]) -> Record:
     """The record with the highest ratio; among equal ratios, the record of the latest snapshot.
 
-    Only records with the most images are compared: snapshots eliminated from a race have fewer.
+    Only records with the most images are compared, because snapshots eliminated from a race have fewer images.
     """
     return max(records, key=lambda record: (record['num_images'], record['ratio'], record['kimg'] or 0))
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Append a record; if this is interrupted, the old file remains."""
+    """Append a record. If writing is interrupted, the old file remains."""
     _write(path, [*read_records(path), record])
 
 
 def replace_record(path: Path, record: Record) -> None:
-    """Replace the newest record that has the same settings with `record`, which has additional entries."""
+    """Write `record` in place of the newest record with the same settings, which has fewer entries."""
     records = read_records(path)
     place = max(place for place, old in enumerate(records) if settings_of(old) == settings_of(record))
     records[place] = record

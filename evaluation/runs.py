@@ -49,7 +49,7 @@ def evaluate_generators(
 ) -> tuple[list[Record], list[EvaluatedSet]]:
     """Evaluate generators in order; return their records, and a list with the set that has the highest ratio.
 
-    The list is empty on ranks other than the main rank.
+    The second list is empty on ranks other than the main rank.
 
     context: the context of all passes; its `name` is filled in for each generator. log_path: see `EvaluationLog`;
     required for more than one generator. raced: whether to run a race (`evaluation.race`), in which generators get
@@ -108,7 +108,8 @@ def evaluate_generator(
 ) -> list[EvaluatedSet]:
     """Append a generator's record to `records`; if the log has no such record, sample the generator to make one.
 
-    Returns a list with the sampled set. It is empty if the log has the record, and on ranks other than the main rank.
+    Returns a list with the sampled set. The list is empty if the log has the record, and it is always empty on ranks
+    other than the main rank.
     """
     record = distributed.on_main(lambda: log.find(settings(generator, context)))
     if record is not None:
@@ -171,7 +172,7 @@ def pass_of(generator: Generator, context: Context, log: 'EvaluationLog', bar: t
 def finished(
     images: ImageSet, consumers: Mapping[str, Consumer], training_set: TrainingSet, head: Record, tail: Record
 ) -> EvaluatedSet:
-    """The EvaluatedSet of a completed pass. head, tail: record fields before and after the measured ones."""
+    """The evaluated set of a completed pass. head, tail: record fields before and after the measured fields."""
     result = cast(NearestTwo, consumers['nearest_two']).result()
     record = {**head, **facts(result, training_set), **tail}
     for consumer in consumers.values():
@@ -226,7 +227,7 @@ def keep_snapshot(run_dir: Path, name: str) -> None:
 
 
 class EvaluationLog:
-    """The files of an evaluation, on the main rank. path: the readable log; None reads and writes nothing.
+    """The files of an evaluation, on the main rank. path: the readable log; if None, nothing is read or written.
 
     Next to the log are the records (.jsonl), the best generator's images (mem_best.npz), and partial results.
     seconds: the time that each generator took, by name.
@@ -244,7 +245,10 @@ class EvaluationLog:
         return PartialResults(self.partial / settings['snapshot'], {**settings, 'seeds': settings['raced_seeds']})
 
     def raced_length(self, settings: Mapping[str, Any]) -> int:
-        """On how many seeds an earlier race evaluated a generator with these settings; 0 if there was no such race."""
+        """The number of seeds on which an earlier race evaluated this generator; 0 if there was no such race.
+
+        settings: the generator's settings, which must be the same as in the race.
+        """
         records = [] if self.path is None else files.read_records(self.path.with_suffix('.jsonl'))
         found = files.find_record([{**record, 'seeds': record.get('raced_seeds')} for record in records], settings)
         return 0 if found is None else found['num_images']

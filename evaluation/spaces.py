@@ -17,12 +17,12 @@ from evaluation.neighbors import NeighborIndex
 
 Rows = Tensor | np.ndarray
 
-# Queries and references in a block of features: the distances take 4 MiB of float32, which stay in a nearby cache.
+# Numbers of queries and references in a block. Its 4 MiB of float32 distances stay in a nearby cache.
 _QUERY_BLOCK = 1024
 _REFERENCE_BLOCK = 1024
 # The rounding error of float32.
 _UNIT = 2.0**-24
-# Values in one part of a pairwise comparison: 32 MiB of float64.
+# Number of values in one part of a pairwise comparison; they take 32 MiB of float64.
 _PART = 2**22
 # The square of a larger feature might overflow.
 _LARGEST = 1e140
@@ -35,26 +35,30 @@ class Space(Protocol):
     """
 
     def validate(self, rows: Rows, name: str) -> None:
-        """Raise UserError if the rows are not valid in this space. name: what the rows are, for messages."""
+        """Raise UserError if the rows are not valid in this space. name: describes the rows in messages."""
 
     def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
-        """Indices int64 [N, k] and squared distances [N, k] of the k nearest references, ties by lowest index."""
+        """Find the k nearest references of each query; on ties, the lowest index comes first.
+
+        Returns their indices, int64 [N, k], and their squared distances, [N, k].
+        """
 
     def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-        """Count the balls around references that contain each query: int64 [N] for open and [N] for closed balls.
+        """For each query, count the references whose balls contain it.
 
-        squared_radii: one per reference, [M], with the dtype of the squared distances.
+        squared_radii: the squared radius of each reference's ball, [M], with the dtype of the squared distances.
+        Returns the counts for open balls and for closed balls, int64 [N] each.
         """
 
     def distinct(self, rows: Rows) -> Tensor:
-        """The positions of all rows that do not equal an earlier row, ascending, int64."""
+        """The positions of all rows that do not equal an earlier row, in ascending order, int64."""
 
     def vectors(self, rows: Rows) -> np.ndarray:
         """Rows as floating-point vectors [N, P], for clustering."""
 
 
 class PixelSpace:
-    """Compares images uint8 [N, C, H, W] by their pixel levels (0 to 255), with exact integers.
+    """Compares images by their pixel levels (0 to 255), with exact integers. Images are uint8 [N, C, H, W].
 
     device: the device that compares images. [default: the references' device]
     """
@@ -83,7 +87,7 @@ class PixelSpace:
 
 
 class FeatureSpace:
-    """Compares features float32 or float64 [N, d] by Euclidean distance.
+    """Compares features by Euclidean distance. Features are float32 or float64 [N, d].
 
     A float32 matrix product, with a bound on its error, finds the pairs that can affect the result; their distances are
     then computed as sums of squared differences in float64. The results are the same as if this sum were computed for
@@ -166,12 +170,12 @@ class FeatureSpace:
 class _RoughDistances:
     """Squared distances between features in float32, and a bound on their error.
 
-    Features minus the references' mean are divided by a power of two, so that norms are at most 1, and rounded to
-    float32 (u = 2^-24). The error of |q|² + |r|² - 2 q·r, with exact norms, has these parts: less than 2 d u |q||r| for
-    the product of d numbers, summed in any order (Higham 2002, "Accuracy and stability of numerical algorithms",
-    section 3.1); 4 u |q||r| for rounding features; 4 u (|q| + |r|)² for rounding norms and sums; d 2^-140 for
-    underflow; and a far smaller rounding error in the float64 sum. The bound exceeds their total. If torch might round
-    the inputs of float32 products further (TF32), float64 is used instead.
+    The references' mean is subtracted from all features. The differences are divided by a power of two, so that norms
+    are at most 1, and rounded to float32 (u = 2^-24). The error of |q|² + |r|² - 2 q·r, with exact norms, has these
+    parts: less than 2 d u |q||r| for the product of d numbers, summed in any order (Higham 2002, "Accuracy and
+    stability of numerical algorithms", section 3.1); 4 u |q||r| for rounding features; 4 u (|q| + |r|)² for rounding
+    norms and sums; d 2^-140 for underflow; and a far smaller rounding error in the float64 sum. The bound exceeds their
+    total. If torch might round the inputs of float32 products further (TF32), float64 is used instead.
     """
 
     def __init__(self, queries: np.ndarray, references: np.ndarray, device: torch.device):
@@ -188,7 +192,7 @@ class _RoughDistances:
         return self._rounded(self.all_queries[start : start + count]), self.query_norms[start : start + count]
 
     def block(self, queries: tuple[Tensor, Tensor], start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Scaled squared distances to `count` references, starting at `start`, [Q, count], and the error bound [Q]."""
+        """Scaled squared distances [Q, count] to `count` references from position `start`, and the error bound [Q]."""
         rows, query_norms = queries
         norms = self.norms[start : start + count]
         squares = norms.square()
@@ -199,7 +203,7 @@ class _RoughDistances:
         return rough, slack + d * 2.0**-140
 
     def scaled(self, squared: np.ndarray) -> Tensor:
-        """Convert squared distances float64 to the units of `block`, float32."""
+        """Convert squared distances, float64, to the units and the dtype of `block`."""
         return self._on_device(squared / self.scale**2)
 
     def _norms(self, rows: np.ndarray) -> np.ndarray:
@@ -227,10 +231,10 @@ def _squared_distances(queries: np.ndarray, references: np.ndarray, i: np.ndarra
 def _merge(
     index: np.ndarray, squared: np.ndarray, query: np.ndarray, place: np.ndarray, candidates: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Merge the k nearest references so far with candidates; ties by lowest index.
+    """Merge the k nearest references found so far with candidates; on ties, the lowest index comes first.
 
-    index, squared: positions and squared distances of the k nearest so far, [Q, k]. query, place, candidates: each
-    candidate's query, position among the references, and squared distance, [n].
+    index, squared: positions and squared distances of the references found so far, [Q, k] each. query: the query of
+    each candidate, [n]. place: its position among the references, [n]. candidates: its squared distance, [n].
     """
     Q, k = index.shape
     rows = np.concatenate([np.repeat(np.arange(Q), k), query])

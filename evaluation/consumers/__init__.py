@@ -1,4 +1,4 @@
-"""The consumers of generated images, each in its own file and listed in `CONSUMERS`."""
+"""The consumers of generated images. Each has its own file and an entry in `CONSUMERS`."""
 
 from evaluation.consumers.kept_images import KeptImages
 from evaluation.consumers.measured import Measured

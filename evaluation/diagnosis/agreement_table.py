@@ -31,7 +31,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Two generators, the training set of each (possibly the same), and a held-out set or None.
+    """Two generators, their training sets (possibly the same set twice), and a held-out set or None.
 
     features: the features of each generator's images, float [N, d] each, or None.
     """
@@ -78,7 +78,10 @@ def measure_agreement(
 
 
 def compare(pair: Pair, a: np.ndarray, b: np.ndarray, seeds: Sequence[int], threshold: float) -> Row:
-    """The record that compares the images a and b, uint8 [N, C, R, R], of the same seeds; see `measure_agreement`."""
+    """Compare the generators' images at the same seeds, and return the record; see `measure_agreement`.
+
+    a: the images of the first generator, uint8 [N, C, R, R]. b: the images of the second generator.
+    """
     sets = [dataset.images for dataset in pair.training]
     found = [nearest_cosines(images, training) for images, training in zip((a, b), sets, strict=True)]
     same = cosines(a, b)
@@ -123,7 +126,8 @@ def _row(found: Distribution) -> Row:
 def draw_pairs(pair: Pair, images: Sequence[np.ndarray], rows: Sequence[Row]) -> PIL.Image.Image:
     """Draw both generators' images at the first seeds, each with its nearest training image and the cosines.
 
-    images: the images of A and those of B, uint8 [N, C, R, R] each. rows: the `images` entry of `compare`'s record.
+    images: the images of A and the images of B, uint8 [N, C, R, R] each. rows: the `images` entry of the record from
+    `compare`.
     """
 
     def entry(place: int, row: Row) -> GalleryEntry:

@@ -84,7 +84,7 @@ def measure_clocks(
 
 
 def clocks_record(run: Run, dataset_size: int, train: np.ndarray, test: np.ndarray) -> Row:
-    """A run's record, computed from the errors of its snapshots on training and on held-out images, [S, N] each."""
+    """A run's record. train, test: the snapshots' errors on training and on held-out images, [S, N] each."""
     times = [snapshot.kimg or 0.0 for snapshot in run.snapshots]
     evaluated = {record['snapshot']: record for record in run.records}  # the newest record of each snapshot
     found = {'tau_gen': generalization_clock(times, test), 'tau_mem_error': gap_clock(times, test - train)}
@@ -125,12 +125,12 @@ def summary_row(record: Row) -> Row:
 
 
 def compare_runs(records: Sequence[Row]) -> Row:
-    """Compare runs: for each clock tau, its regression on the training-set size |D|, and its spread over runs.
+    """For each clock tau, compute the regression of tau on the training-set size |D|, and the spread of tau over runs.
 
     For three or more runs of at least two sizes, `slope` is the increase of tau in steps per training image, and
     `exponent` is the exponent of tau in |D| (least squares on logarithms), both with intervals. For two or more runs,
     `spread_steps` and `spread_normalized` are the standard deviations of ln tau, with tau in steps and in normalized
-    time (see `run_time`), respectively. Each clock's statistics skip the runs in which its event did not happen.
+    time (see `run_time`), respectively. A clock's statistics skip the runs in which the clock's event did not happen.
     """
     found: Row = {}
     for clock in CLOCKS:

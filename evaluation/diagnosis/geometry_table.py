@@ -25,7 +25,7 @@ from evaluation.noise_levels import Estimate, mean_interval
 from torch_utils import distributed
 from training.closed_form.gaussian import GaussianDenoiser
 
-# Images compared with the training set at a time.
+# Number of images compared with the training set at a time.
 BATCH_SIZE = 256
 COLUMNS = {
     'sigma': 'sigma', 'posterior_weight': 'posterior weight', 'posterior_weight_low': 'low',
@@ -86,7 +86,7 @@ def measure_geometry(
 
 
 def summarize(found: Arrays, levels: Sequence[float], sets: ImageSets, variances: np.ndarray) -> Row:
-    """The record computed from the values in `found`, [L, N] each.
+    """Compute the record. found: measured values, [L, N] each.
 
     variances: the eigenvalues of the training set's covariance, in [-1, 1] units.
     """
@@ -128,8 +128,9 @@ def share(flags: np.ndarray) -> Estimate:
 
 
 def class_rows(uncovered: np.ndarray, labels: np.ndarray | None) -> list[Row]:
-    """One row per class: statistics of the noise levels below which its images are not covered, highest median first.
+    """Statistics, by class, of the noise levels below which images are not covered.
 
+    There is one row per class, and the class with the highest median comes first.
     Without labels, a single row with class None describes all images.
     """
     rows = []

@@ -23,7 +23,7 @@ LOWEST, HIGHEST, RHO = 0.002, 80, 7
 
 @dataclass(frozen=True)
 class ImageSets:
-    """A training set and an optional held-out set. num: number of images to measure, the first ones of each set."""
+    """A training set and an optional held-out set. num: how many images to measure, from the start of each set."""
 
     training: Dataset
     held_out: Dataset | None
@@ -54,10 +54,10 @@ def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool)
 
 
 def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[float]:
-    """The noise levels at which to measure, descending, each rounded to a level that the denoiser supports.
+    """The noise levels at which to measure, rounded to levels that the denoiser supports, in descending order.
 
     levels: a list of noise levels, or the number of levels in EDM's schedule within the denoiser's range.
-    Raises UserError for a level that is not positive or outside the denoiser's range.
+    Raises UserError for a level that is not positive, or that is outside the denoiser's range.
     """
     low, high = denoiser.sigma_min, denoiser.sigma_max
     if isinstance(levels, int):
@@ -73,9 +73,9 @@ def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[floa
 
 
 def labels_of(sets: ImageSets, label_dim: int, options: DenoisingOptions) -> dict[str, Tensor] | None:
-    """The classes to denoise with, int64 [num] for each set: `class_index`, or the class of each image.
+    """The classes to denoise with: `class_index` for all images or, without it, the class of each image.
 
-    Returns None if the denoiser is unconditional or `no_labels` is set.
+    Returns int64 [num] for each set, or None if the denoiser is unconditional or `no_labels` is set.
     Raises UserError for a class or label that the denoiser does not have.
     """
     class_index = options.class_index

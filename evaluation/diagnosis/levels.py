@@ -140,9 +140,10 @@ class Measured:
         return _stacked(source, [self._values(clean + sigma * noise, sigma, clean, labels) for sigma in self.levels])
 
     def _values(self, z: Tensor, sigma: float, clean: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
-        """Squared errors and distances float64 [B], and linearity [B // 2], for noisy images z [B, C, R, R].
+        """Compute squared errors and distances, float64 [B] each, and the linearity, float64 [B // 2].
 
-        clean: the images without noise; None for states on trajectories, for which no errors are computed.
+        z: noisy images [B, C, R, R]. clean: the images without noise; None for states on trajectories, for which no
+        errors are computed.
         """
         denoised = denoise(self.denoiser, z, sigma, labels)
         others = {name: denoise(other, z, sigma, labels) for name, other in self.references.items()}
@@ -167,7 +168,7 @@ def _stacked(source: str, values: Sequence[Mapping[str, Tensor]]) -> dict[str, T
 
 
 def level_rows(found: Arrays, sources: Sequence[str], levels: Sequence[float], num_values: int) -> list[Row]:
-    """One row per source and level, from measured values [L, N]. num_values: an image's pixels times channels."""
+    """One row per source and level. found: measured values [L, N]. num_values: an image's pixels times channels."""
     rows = []
     for source in sources:
         own = {name.partition('/')[2]: values for name, values in found.items() if name.startswith(f'{source}/')}

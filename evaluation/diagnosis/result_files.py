@@ -27,8 +27,9 @@ def flat(estimates: Mapping[str, Estimate]) -> Row:
 
 
 def measure_missing(path: Path, wanted: Sequence[tuple[Row, Measure]]) -> list[Row]:
-    """Return a record for each pair in `wanted`, in order, on every rank: read from a JSON file, or measured now.
+    """Return a record for each pair in `wanted`, in the same order and on every rank.
 
+    Records are read from a JSON file or, if they are missing, measured now.
     path: the JSON file, written after each measurement; records with other settings are removed from it.
     wanted: for each record, its settings (values that JSON can store) and the function that measures its other entries.
     """

@@ -234,7 +234,7 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
 
 
 def levels_generators(options: LevelsOptions, sampling: Sampling, device: torch.device) -> list[Generator]:
-    """The denoisers to measure: networks (a run's snapshots are oldest first) or, without networks, closed forms."""
+    """The denoisers to measure: networks (a run's snapshots, oldest first) or, if none are given, closed forms."""
     networks = bool(options.network) + (options.expdir is not None)
     if networks > 1 or not (networks or options.denoiser):
         raise UserError('give `network` or `expdir`, or closed forms with `denoiser`')
@@ -255,7 +255,7 @@ def compared_generators(options: AgreementOptions, sampling: Sampling, device: t
 
 
 def network_files(options: LevelsOptions | AgreementOptions) -> list[Path]:
-    """The files of the networks; those given as a URL are downloaded once."""
+    """The files of the networks; a network given as a URL is downloaded once."""
     if options.download.sha256 is not None and len(options.network) != 1:
         raise UserError(
             f'`sha256` is the hash of one file, but `network` is given {len(options.network)} times; remove `sha256`'

@@ -28,7 +28,7 @@ def run_tasks(
 
     compute: maps a task's name to CPU tensors, which must not depend on the rank.
     partial: an `.npz` file that stores finished tasks until all are done; the caller removes it after saving the
-    results. settings: everything that determines the results; a corrupt file, or one with other settings, is ignored.
+    results. settings: everything that determines the results. A file that is corrupt or has other settings is ignored.
     """
     done = distributed.on_main(lambda: _read(partial, settings))
     todo = [name for name in names if name not in done]

@@ -23,7 +23,10 @@ def cached_path(cache_dir: Path | None, depends_on: Mapping[str, Any]) -> Path:
 
 
 def read_cached(path: Path, count: int) -> np.ndarray | None:
-    """Memory-map a file of features, float32 [count, d]; None if missing, or if corrupt (this prints a note)."""
+    """Memory-map a file of features, float32 [count, d].
+
+    Returns None if the file is missing, or if it is corrupt (this also prints a note).
+    """
     if not path.exists():
         return None
     try:
@@ -42,7 +45,7 @@ def write_cached(path: Path, features: np.ndarray) -> None:
 
 
 def pixels_sha256(batches: Iterable[np.ndarray]) -> str:
-    """The hash of images uint8 [N, C, H, W], given in batches of any size."""
+    """The hash of images, independent of how they are split into batches. batches: uint8 [N, C, H, W] each."""
     digest = hashlib.sha256()
     for number, pixels in enumerate(batches):
         if number == 0:

@@ -44,7 +44,10 @@ class Extractor(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """Map uint8 [B, C, H, W] to float32 [B, d] on the CPU. Raises UserError if the features are unusable."""
+        """Compute the features of images: uint8 [B, C, H, W] -> float32 [B, d] on the CPU.
+
+        Raises UserError if the features are unusable.
+        """
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
@@ -65,14 +68,14 @@ class Pixels(Extractor):
 
 
 class Network(Extractor):
-    """A network for colour images; grey images are repeated in three channels, which a printed note reports."""
+    """A network for colour images. Grey images are repeated in three channels, and a note about this is printed."""
 
     device: Device
     _noted = False
 
     @abstractmethod
     def run(self, images: Tensor) -> Any:
-        """Map uint8 RGB [B, 3, H, W] on the device to features."""
+        """Compute the features of RGB images. images: uint8 [B, 3, H, W] on the device."""
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""Features computed in advance: one .npy each for the generated, the training and (optionally) the test images."""
+"""Features computed in advance, in one .npy file per set: generated, training and (optionally) test images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ OPTION = '`features`'
 
 @dataclass(frozen=True)
 class Features:
-    """Memory-mapped features, float32 or float64 [N, d], [M, d] and [T, d] (or None), in the order of the images."""
+    """Memory-mapped features of each set, in the order of the images, float32 or float64.
+
+    generated: [N, d]. training: [M, d]. test: [T, d], or None.
+    """
 
     generated: np.ndarray
     training: np.ndarray
@@ -24,7 +27,7 @@ class Features:
 def read_features(paths: Sequence[str], num_generated: int, num_training: int, num_test: int | None) -> Features:
     """Map two or three files into memory.
 
-    num_generated, num_training, num_test: the required numbers of rows; None if the number of test images is unknown.
+    num_generated, num_training, num_test: the required numbers of rows. num_test is None if the number is unknown.
     Raises UserError for files that are not floating-point arrays, for values that are not finite, and for wrong
     numbers of rows or columns.
     """

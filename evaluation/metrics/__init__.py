@@ -90,7 +90,7 @@ def compute_metrics(
     k: int | None = None,
     nearest_two: 'tuple[Tensor, Tensor] | None' = None,
 ) -> dict[str, dict[str, Any]]:
-    """Compute metrics; return each metric's result by name, as a dictionary that JSON can store.
+    """Compute metrics; return each metric's result by name. A result is a dictionary that JSON can store.
 
     space: the space in which images are compared. generated, training, test: each set as rows in this space. seed: the
     seed of clusterings and random subsets. k, nearest_two: see `evaluation.metrics.distances.Distances`.
@@ -104,7 +104,10 @@ def compute_metrics(
 
 
 def requested(names: Sequence[str], has_test: bool, has_features: bool) -> Sequence[str]:
-    """The names of the requested metrics; 'all' selects every computable one. Raises UserError like `require_known`."""
+    """The names of the requested metrics; 'all' selects every metric that can be computed.
+
+    Raises UserError like `require_known`.
+    """
     if list(names) == ['all']:
         has = {'distances': True, 'features': has_features}
         return [name for name, metric in METRICS.items() if has[metric.needs] and (has_test or not metric.needs_test)]
@@ -123,7 +126,7 @@ def left_out(names: Sequence[str], computed: Sequence[str]) -> str:
 
 
 def require_known(names: Sequence[str], has_test: bool) -> None:
-    """Raise UserError for an unknown name, or a metric whose test set is missing."""
+    """Raise UserError for an unknown metric, or if a metric needs a test set and there is none."""
     for name in names:
         if name not in METRICS:
             raise UserError(f'`metrics`: unknown metric {name!r}; choose from {", ".join(METRICS)}')

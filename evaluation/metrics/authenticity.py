@@ -1,15 +1,15 @@
 """AuthPct: the percentage of generated images that are authentic, meaning not near-copies of a training image.
 
 A generated image is authentic if the distance to its nearest training image exceeds the distance between this training
-image and its own nearest training image (Alaa et al. 2022, "How faithful is your synthetic data?"; the percentage is
+image and the nearest other training image (Alaa et al. 2022, "How faithful is your synthetic data?"; the percentage is
 from Stein et al. 2023, "Exposing flaws of generative model evaluation metrics and their unfair treatment of diffusion
 models").
 
 Conventions: an image is not authentic if the two distances are equal. If several training images are equally
 near, the one with the lowest index is used. `authpct` keeps duplicates in the training set. The distance from a
 duplicated training image to its nearest training image is 0, so a generated image nearest to it counts as authentic
-unless it is an exact copy. `authpct_distinct` counts equal training images once, as the memorization ratio does;
-without duplicates, both values are the same.
+unless it is an exact copy. `authpct_distinct` counts equal training images once, as the memorization ratio does.
+If there are no duplicates, `authpct_distinct` equals `authpct`.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ test images, if the model does not copy,
 
 is approximately normal. Z far below 0 indicates copying: generated images are nearer than test images. Z far above 0
 indicates underfitting. `global_z` is Z over all images. A model can copy in one region and underfit in another, so C_T
-(`clustered_z`) averages Z over the cells of a partition, weighted by the share of test images in each.
+(`clustered_z`) averages Z over the cells of a partition, weighted by the share of test images in each cell.
 
 Two variants exchange the sets (Stein et al. 2023, and their package dgm-eval). `exchanged`: generated and training
 images swap roles, so training images are compared by their distance to generated images; Z far below 0 again indicates
@@ -47,8 +47,8 @@ class Copying:
     """One comparison of generated and test images.
 
     global_z: Z over all images. global_p: probability of a Z this low or lower if the model does not copy. clustered_z:
-    C_T, or None if no cell has enough images. cell_z, cell_share: Z in each cell with enough images, and the cell's
-    share of the test images in all such cells.
+    C_T, or None if no cell has enough images. cell_z: Z in each cell with enough images. cell_share: the number of test
+    images in each of these cells, divided by the number of test images in all of them.
     """
 
     global_z: float
@@ -97,8 +97,8 @@ def copying(
 ) -> Copying:
     """Compute Z over all images and in each cell.
 
-    generated, test: squared distances to the nearest training image, [m] and [n]. generated_cells, test_cells: the cell
-    of each image, from 0 to num_cells - 1.
+    generated, test: squared distances from generated and test images to their nearest training images, [m] and [n].
+    generated_cells, test_cells: the cell of each image, from 0 to num_cells - 1.
     """
     kept: list[tuple[float, int]] = []
     for cell in range(num_cells):

@@ -95,7 +95,10 @@ class Distances:
 
     @cached_property
     def nearest_two(self) -> tuple[Tensor, Tensor]:
-        """For each generated image, its two nearest distinct training images (positions [N, 2]), and the distances."""
+        """The two nearest distinct training images of each generated image.
+
+        The first tensor contains their positions, and the second tensor contains their distances, [N, 2] each.
+        """
         index, squared = self.space.nearest(self.generated, self._training_once, 2)
         return self.distinct_training[index], squared
 
@@ -126,7 +129,7 @@ class Distances:
 
     @cached_property
     def within_distinct_training(self) -> Tensor:
-        """Distances from each image in `distinct_training` to the nearest other one."""
+        """Distance from each image in `distinct_training` to the nearest other image in `distinct_training`."""
         if len(self.distinct_training) == len(self.training):
             return self.within_training[:, 0]
         return self._nearest_others(self._training_once, 1)[:, 0]
@@ -138,12 +141,12 @@ class Distances:
 
     @cached_property
     def in_training_balls(self) -> tuple[Tensor, Tensor]:
-        """For each generated image, how many open and closed training-image balls contain it, int64 [N] each."""
+        """For each generated image, how many open and closed balls of training images contain it, int64 [N] each."""
         return self.space.count_within(self.generated, self.training, self.within_training[:, -1])
 
     @cached_property
     def in_generated_balls(self) -> tuple[Tensor, Tensor]:
-        """For each training image, how many open and closed generated-image balls contain it, int64 [M] each."""
+        """For each training image, how many open and closed balls of generated images contain it, int64 [M] each."""
         return self.space.count_within(self.training, self.generated, self.within_generated[:, -1])
 
     def _nearest(self, queries: Rows, references: Rows) -> Tensor:

@@ -38,9 +38,9 @@ class FrechetDistances:
     """Distances from generated images to training images and to held-out images (None without a held-out set).
 
     num_generated, num_training, num_test: the numbers of images. num_features: the feature dimension.
-    equal_to_training, equal_to_test: distances to num_equal images from each set, where num_equal is the size of the
-    smaller set. difference: equal_to_test minus equal_to_training; positive if generated images resemble the training
-    images more than the held-out images.
+    equal_to_training, equal_to_test: distances to num_equal training images and to num_equal held-out images.
+    num_equal: the size of the smaller of these two sets. difference: equal_to_test minus equal_to_training; positive if
+    generated images resemble the training images more than the held-out images.
     """
 
     to_training: float
@@ -82,11 +82,12 @@ def from_features(features: Features, seed: int) -> FrechetDistances:
 
 
 def frechet_infinity(generated: np.ndarray, reference: np.ndarray | Moments, seed: int = 0) -> FrechetInfinity:
-    """Extrapolate the distance to a reference to infinitely many generated images: the intercept of a line in 1/n.
+    """Estimate the distance between a reference and infinitely many generated images.
 
-    The line is a least-squares fit to the distances of SUBSETS random subsets, from a tenth of the images to all of
-    them, evenly spaced in 1/n. Source: Chong and Forsyth 2020, "Effectively unbiased FID and Inception score and where
-    to find them". The bias due to the number of reference images remains.
+    The estimate is the intercept of a line in 1/n, fitted by least squares to the distances of SUBSETS random subsets.
+    Their sizes n range from a tenth of the images to all images, and are evenly spaced in 1/n. Source: Chong and
+    Forsyth 2020, "Effectively unbiased FID and Inception score and where to find them". The bias due to the number of
+    reference images remains.
     Raises UserError for fewer than MIN_IMAGES images.
     """
     count = len(generated)

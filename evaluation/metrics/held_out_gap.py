@@ -54,8 +54,9 @@ def from_distances(distances: Distances, seed: int) -> HeldOutGap:
 
 
 def held_out_gap(to_training: Tensor, to_test: Tensor, num_training: int, num_test: int) -> HeldOutGap:
-    """Compute the gap from squared distances [N] to the nearest training image and to the nearest test image; N >= 1.
+    """Compute the gap for N >= 1 generated images.
 
+    to_training, to_test: squared distances from generated images to their nearest training and test images, [N] each.
     num_training, num_test: the number of distinct images in each set.
     """
     nearer = int((to_training < to_test).sum())

@@ -74,7 +74,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> KernelDistan
 
 
 def squared_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
-    """The unbiased estimate over all pairs of features [N, d] and [M, d]."""
+    """The unbiased estimate over all pairs of features. a: [N, d]. b: [M, d]."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     return _between_others(a) + _between_others(b) - 2 * float(_kernel(a, b).mean())
 

@@ -5,8 +5,8 @@ The ball of an image has a radius equal to the distance to the k-th nearest othe
 - precision: share of generated images that lie in the ball of at least one training image; recall: share of training
   images that lie in the ball of at least one generated image. Kynkäänniemi et al. 2019, "Improved precision and recall
   metric for assessing generative models".
-- density: number of training images' balls that contain a generated image, averaged over generated images and divided
-  by k; can exceed 1.
+- density: number of training images whose balls contain a generated image, averaged over generated images and divided
+  by k; it can exceed 1.
   coverage: share of training images whose ball contains a generated image. Naeem et al. 2020, "Reliable fidelity and
   diversity metrics for generative models".
 
@@ -55,8 +55,8 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Compute all four numbers from N generated and M training images.
 
-    in_training_balls: numbers of open and of closed training-image balls that contain each generated image, int64 [N]
-    each. in_generated_balls: number of closed generated-image balls that contain each training image, int64 [M].
+    in_training_balls: for each generated image, how many open and closed balls of training images contain it, int64 [N]
+    each. in_generated_balls: for each training image, how many closed balls of generated images contain it, int64 [M].
     nearest: squared distances from training images to their nearest generated images, [M]. radii: squared radii of the
     training images' balls, [M].
     """

@@ -52,7 +52,7 @@ def copies_record(rule: CopyRule, name: str, copies: Tensor, background: Tensor 
     """A record's entry on copies by `rule`.
 
     name: the name of the space. copies: whether each generated image is a copy, bool [N]. background: whether each
-    held-out image is a copy, bool [T]; None without a held-out set.
+    held-out image is a copy, bool [T]; None if there is no held-out set.
     """
     return {
         'space': name,

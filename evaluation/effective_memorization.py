@@ -166,7 +166,7 @@ def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATI
 
 
 def _logistic_crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float) -> np.ndarray:
-    """Like `crossings`, but with a logistic curve in log |D| through two sizes, or fitted to three or more.
+    """Like `crossings`, but with a logistic curve in log |D|. With three or more sizes, the curve is fitted.
 
     The ratios last fall below the threshold between two sizes; a crossing of the fitted curve is clipped to lie between
     them.

@@ -40,8 +40,9 @@ EXTRACTED_BATCH = 64
 def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: int | None = None) -> list[Record]:
     """Run the evaluation, write all files, and return one record for each set of images.
 
-    pipeline_steps: a pipeline's number of sampling steps; None uses its scheduler's default. Options for downloads and
-    printing are ignored. Raises UserError for input that cannot be evaluated, and for files that cannot be written.
+    pipeline_steps: a pipeline's number of sampling steps; None stands for its scheduler's default. Options for
+    downloads and printing are ignored.
+    Raises UserError for input that cannot be evaluated, and for files that cannot be written.
     """
     log, sampling = log_path(options), Sampling.of(options, num_steps=pipeline_steps)
     generators = make_generators(options, sampling, device)

@@ -37,10 +37,10 @@ Device = torch.device | str
 class Sampling:
     """How images are sampled.
 
-    class_index: the class of all images; None draws a class for each seed. class_prior: how classes are drawn, either
-    'uniform' (over classes with training images) or 'data' (in proportion to their numbers of training images).
-    precision: the denoiser's precision; None uses the precision it was trained in. num_steps: a pipeline's number of
-    steps; None uses its scheduler's default.
+    class_index: the class of all images; if None, a class is drawn for each seed. class_prior: how classes are drawn,
+    either 'uniform' (over classes with training images) or 'data' (in proportion to their numbers of training images).
+    precision: the denoiser's precision; None stands for the precision in which it was trained. num_steps: a pipeline's
+    number of steps; None stands for its scheduler's default.
     The remaining fields are used only by closed forms. data: the training set. conditional: whether to use classes if
     class_index is None. sharded: whether to spread the training set over the ranks, which then work on every batch
     together.

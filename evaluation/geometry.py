@@ -1,6 +1,6 @@
 """The geometry of a training set across noise levels: where its images merge, and where they are isolated.
 
-`Geometry` collects, over blocks of training images, what noisy images z = x + sigma · e reveal about the training set:
+`Geometry` collects what noisy images z = x + sigma · e reveal about the training set:
 
 - posterior weight: max_i w_i(z), where w = softmax(-||z - x_i||² / (2 sigma²)); it is 1 if z can come from only one
   image;

@@ -66,9 +66,9 @@ def read_images(
 ) -> ImageSet:
     """Read a folder, an archive, an .npz or .npy, or any other source of images.
 
-    float_range: the values for black and white in a floating-point array, such as (-1, 1); None refuses such arrays.
-    reading: how to read images, such as the channels to convert them to. Raises UserError if images cannot be read or
-    differ in size.
+    float_range: the values for black and white in a floating-point array, such as (-1, 1); if None, such arrays are
+    refused. reading: how to read images, such as the channels to convert them to. Raises UserError if images cannot be
+    read or differ in size.
     """
     source = open_images(path, argument, float_range, reading)
     return _named(path, source, source.load(progress=progress).transpose(0, 3, 1, 2))
@@ -94,8 +94,8 @@ def read_fitted(
 ) -> ImageSet:
     """Like `read_images`, but fit the images to the training images' shape (C, H, W), resizing them with a filter.
 
-    training_set: the argument and path of the training set, for messages. filter_name: one of `FILTERS`; None refuses
-    other sizes. Raises UserError if the size differs and no filter is given, or if the aspect ratio differs.
+    training_set: the argument and path of the training set, for messages. filter_name: one of `FILTERS`, or None.
+    Raises UserError if the size differs and no filter is given, or if the aspect ratio differs.
     """
     channels, height, width = shape
     reading, wanted = Reading(channels=channels), f'images of {training_set} are {words_of((height, width, channels))}'

@@ -52,7 +52,7 @@ class NeighborIndex:
         available for `ImageRows`.
 
     num_references: number of references on all ranks. len(): number of references that queries are compared with,
-        on all ranks (with `distinct`, equal ones count once).
+        on all ranks (with `distinct`, equal references count once).
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class NeighborIndex:
     def _compared(self, count: int, keys: Tensor | None) -> Tensor:
         """Indices of the references that this rank compares, in ascending order, int64.
 
-        keys: only the first reference with each key is compared; None compares all references.
+        keys: only the first reference with each key is compared; if None, all references are compared.
         """
         self.num_references = self.size = count
         self.offset = 0  # index of this rank's first reference in the whole set

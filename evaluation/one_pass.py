@@ -51,7 +51,7 @@ class Context(Pass):
     name: the name of the generator or given set. keep_images: whether to keep images in memory because they are not
     stored elsewhere. image_root: parent of the folder to save images in, or None. subdirs: whether to use a subfolder
     for every thousand images. raced_seeds: in a race, the seeds with which the winner is sampled (`seeds` are the
-    first of these); None without a race. measurement: what to compute for the record in addition to the ratio.
+    first of these); None if there is no race. measurement: what to compute for the record in addition to the ratio.
     """
 
     training_set: TrainingSet
@@ -101,8 +101,8 @@ class Consumer(ABC):
 class PartialResults:
     """The consumers' results for the batches of an unfinished pass, kept by the main rank in a folder of `.npz` files.
 
-    folder: None saves nothing. settings: everything that determines the images and results. Files with other settings,
-    unreadable files, and files that lack the results of a consumer are ignored.
+    folder: if None, nothing is saved. settings: everything that determines the images and results. Files with other
+    settings, unreadable files, and files that lack the results of a consumer are ignored.
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any]):

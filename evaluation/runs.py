@@ -1,6 +1,6 @@
 """Evaluates generators one at a time, such as all snapshots of a run, and keeps the images of the best one.
 
-Each generator is sampled once. With a log, one record per generator is appended to the log's `.jsonl`; generators that
+Each generator is sampled once. If there is a log, one record per generator is appended to its `.jsonl`; generators that
 have a record with the same settings are skipped, and an interrupted evaluation resumes.
 """
 

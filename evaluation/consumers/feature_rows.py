@@ -40,7 +40,7 @@ def extract(
     """Generate images and extract their features.
 
     images: function that returns the settings that determine the images. They are used to cache the features and to
-    resume an interrupted pass; None disables both. cache_dir: see `cached_path`.
+    resume an interrupted pass; if None, neither is possible. cache_dir: see `cached_path`.
     Returns a list with one float32 array [N, d] on the main rank, and an empty list on other ranks.
     """
     rows = FeatureRows(Pass(seeds, batch_size), extractor)

@@ -51,10 +51,10 @@ def measure_geometry(
 ) -> Row:
     """Measure the geometry and return a record.
 
-    The record has `rows` (one per noise level), `images` (for each training image, the noise level below which it is
-    not covered; see `evaluation.geometry`), `classes` (statistics of these levels by class), and two collapse levels:
-    the noise levels at which the information for held-out images and for a Gaussian population reaches the logarithm of
-    the training-set size.
+    The record contains `rows` (one row per noise level), `images` (for each training image, the noise level below which
+    it is not covered; see `evaluation.geometry`), and `classes` (statistics of these levels by class). It also contains
+    two collapse levels, one for held-out images and one for a Gaussian population. A collapse level is the noise level
+    at which the information reaches the logarithm of the training-set size.
     gaussian: the Gaussian denoiser fitted to the training set. partial, settings: see `run_tasks`.
     """
     training = sets.training.images.to(device)

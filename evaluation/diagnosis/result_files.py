@@ -1,4 +1,4 @@
-"""Writes results as JSON (from which finished measurements are read back), as CSV, and as text tables."""
+"""Writes results as JSON, CSV and text tables; finished measurements are read back from the JSON file."""
 
 import json
 import math

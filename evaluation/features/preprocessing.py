@@ -17,9 +17,9 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Preprocessing:
     """Converts uint8 images to a network's input.
 
-    size: length of the shorter side after resizing; None does not resize. crop: side length of the square cut from the
-    centre; None does not crop. filter: bilinear or bicubic. antialias: whether to average pixels when reducing an
-    image. mean, deviation: values for red, green and blue, on a scale where white is 1.
+    size: length of the shorter side after resizing; if None, images are not resized. crop: side length of the square
+    cut from the centre; if None, images are not cropped. filter: bilinear or bicubic. antialias: whether to average
+    pixels when reducing an image. mean, deviation: values for red, green and blue, on a scale where white is 1.
     """
 
     size: int | None = None

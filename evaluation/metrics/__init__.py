@@ -1,4 +1,4 @@
-"""All metrics by name, and `compute_metrics`, which computes the requested ones from shared inputs.
+"""All metrics by name, and `compute_metrics`, which computes the requested metrics from shared inputs.
 
 To add a metric, write a module and an entry in `METRICS`. Names and summaries are available without importing torch.
 """

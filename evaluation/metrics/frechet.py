@@ -35,7 +35,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class FrechetDistances:
-    """Distances from generated images to training images and to held-out images (None without a held-out set).
+    """Distances from generated images to training images and to held-out images (None if there are none).
 
     num_generated, num_training, num_test: the numbers of images. num_features: the feature dimension.
     equal_to_training, equal_to_test: distances to num_equal training images and to num_equal held-out images.

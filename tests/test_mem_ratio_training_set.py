@@ -110,7 +110,7 @@ def test_a_class_prior_without_classes_to_draw_is_refused(fresh, digits_20, tmp_
     common = [f'--network={network}', f'--outdir={tmp_path}/out', '--class-prior=data']
     assert '--class-prior: ' in failure_of(generate.main, *common, '--class=1')
     forget(fresh, 'class_sizes')
-    assert 'does not store its number of training images per class' in failure_of(generate.main, *common)
+    assert 'does not store the number of training images per class' in failure_of(generate.main, *common)
     common = [f'--data={digits_20}', f'--outdir={tmp_path}/out', '--class-prior=data']
     assert 'does not draw classes; remove --class-prior' in failure_of(generate_optim.main, *common)
     assert not (tmp_path / 'out').exists()

@@ -86,7 +86,7 @@ class Making:
     with an image's name if the image is unreadable (unless the plan skips such images), is not square, or does not have
     the size of the first image.
 
-    kept: for each part of the plan, the indices of the images made from it.
+    kept: for each part of the plan, the indices (in its source) of the images that were kept.
     unreadable: names of images that were skipped as damaged.
     num_small: number of images that were skipped because they are too small for the transform.
     """

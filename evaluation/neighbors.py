@@ -163,7 +163,7 @@ class NeighborIndex:
         assert not self.mirrored
         assert len(squared_radii) == len(self) == self.num_references, 'one radius for each reference'
         # A query q is inside the ball around r if |r|² - radius² - 2 q·r < -|q|². Because of the radius, the left side
-        # needs one bit more than in `query`.
+        # can need one bit more than the distances in `query`.
         dtype = torch.int32 if 2 * self.num_pixels <= MAX_PIXELS else torch.int64
         radii = squared_radii.to(self.device).clamp(max=self.num_pixels * 2**16)
         offsets = (self.norms.to(torch.int64) - radii).to(dtype)

@@ -146,7 +146,7 @@ class Point:
         return read_status(self.folder) if self.matches() else Status()
 
     def is_diagnosed(self) -> bool:
-        """Whether the folder was prepared for all of the point's measurements, with the same options."""
+        """Whether the folder was prepared for all of the point's measurements with their present options."""
         saved = read_measurements(self.folder)
         return all(saved.get(name) == options for name, options in self.diagnose.items())
 

@@ -26,9 +26,9 @@ def run_study(
 ) -> StudyResults:
     """Run every point that has not started or was stopped (with `retry`, also failed points); return all results.
 
-    begun: called before a point is passed to the launcher, with the point and the new path of any results that were set
-    aside for it (or None). ended: called when a point is done, stopped or failed, with the point and the study's
-    results. watch: called every second while points run, with the study's results.
+    begun: called with (point, path) before the launcher gets a point; path is where the point's old results were moved
+    to, or None if there were none. ended: called with (point, results of the study) when a point is done, stopped or
+    failed. watch: called every second while points run, with the study's results.
     If another process runs a point, wait until that process ends; if the point is then not finished, run it.
     """
     jobs: dict[Path, Job] = {}

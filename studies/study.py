@@ -159,7 +159,7 @@ class Study:
     def combinations(self) -> list[Combination]:
         """All combinations of factor values; a single one if there are no factors.
 
-        Combinations that evaluate a closed form have no options of train.py.
+        For combinations that evaluate a closed form, options of train.py are left out.
         """
         result: list[Combination] = []
         for chosen in itertools.product(*(factor.values for factor in self.factors)):

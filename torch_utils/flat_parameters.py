@@ -10,7 +10,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-# Parameters start at multiples of 64 bytes, as if they had been allocated separately.
+# Parameters start at multiples of 64 bytes (16 float32 values), as if they had been allocated separately.
 _ALIGNMENT = 16
 
 

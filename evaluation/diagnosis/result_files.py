@@ -13,7 +13,7 @@ from evaluation.noise_levels import Estimate
 from torch_utils import distributed
 
 Row = dict[str, Any]
-# Maps a path for partial results, and the settings that determine them, to a record.
+# Called with the path for partial results and the settings that determine the results; returns a record.
 Measure = Callable[[Path, Row], Row]
 
 

@@ -20,7 +20,7 @@ class Job(Protocol):
     """A point that was passed to a launcher."""
 
     def done(self) -> bool:
-        """Whether the point has ended (it neither waits nor runs). The status in its folder shows how it ended."""
+        """Whether the point is neither waiting nor running. The status in its folder shows how it ended."""
 
 
 class Launcher(Protocol):

@@ -85,7 +85,7 @@ def rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
     """
     return {
         'NODE_RANK': environ['SLURM_NODEID'],
-        'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # the job's first node, because it calls srun
+        'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # of the node that called srun: the first
         'MASTER_PORT': str(FIRST_PORT + int(environ['SLURM_JOB_ID']) % NUM_PORTS),
     }
 

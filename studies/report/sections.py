@@ -105,7 +105,7 @@ def page_figures(results: StudyResults) -> Iterator[PageFigure]:
 
 
 def typical_strips(results: StudyResults) -> Strips:
-    """Typical images of the first combination with results, from the measured sizes on either side of its EMM."""
+    """Typical images for the first combination that has results, at the measured sizes next to its EMM."""
     rows = []
     for outcome in [outcome for outcome in results.outcomes if outcome.ratios][:1]:
         for ratios in bracket(outcome.ratios, results.study.threshold):

@@ -19,7 +19,7 @@ from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult
 from training.config import OPTIONS_FILE
 
-# Limits that keep the page fast: most images on the page, and most and fewest images in one gallery.
+# Limits that keep the page fast: the maximum number of images on the page, and the maximum and minimum in a gallery.
 MOST_IMAGES, MOST_OF_POINT, FEWEST_OF_POINT = 1200, 36, 4
 MOST_PIXEL_BYTES = 6_000_000
 

@@ -92,9 +92,9 @@ class GaussianDenoiser(Streamed):
         return Gaussian(mean, directions, variances)
 
     def _largest(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the eigenvalues of a matrix that are kept, and their eigenvectors (float64 [r] and [side, r]).
+        """Return the largest eigenvalues of a matrix and their eigenvectors, float64 [r] and [side, r].
 
-        matrix: a covariance or Gram matrix, [side, side].
+        matrix: a covariance or Gram matrix, [side, side]. Negligible eigenvalues and those beyond `rank` are left out.
         """
         values, vectors = torch.linalg.eigh(matrix)  # ascending
         kept = (values > NEGLIGIBLE * values[-1]).nonzero()[:, 0]

@@ -19,8 +19,8 @@ from training.closed_form.streamed import gather_tensors
 
 # Number of training images per float64 matrix product.
 FLOAT64_ROWS = 1024
-# A noisy image is settled if the training images that differ from the nearest one together have less than this share
-# of the total weight. The share is half of float64's rounding unit.
+# A noisy image is settled if training images other than the nearest one and its duplicates have less than this share of
+# the total weight. The share is half of float64's rounding unit.
 SETTLED = 2.0**-54
 # Marks a missing index; it is greater than all indices.
 NO_INDEX = torch.iinfo(torch.int64).max

@@ -5,11 +5,11 @@ If a model learned the distribution instead of memorizing, its images are equall
 zero on average if the sets have the same size. The C_T test of Meehan et al. 2020 (`evaluation.metrics.data_copying`)
 asks the same question; this metric answers it for each generated image, in units of distance.
 
-Conventions: distances are Euclidean; in pixel space, their unit is one step of the scale from 0 to 255.
-If training and test images were exchangeable,
-more generated images would still be nearer to the larger set. `expected_share` is the share that would then be nearer
-to the training set: the training set's share of all distinct images. Ties are counted separately. The 95 % interval of
-the mean gap uses the normal approximation; the interval of the share is Wilson's.
+Conventions: distances are Euclidean; in pixel space, their unit is one step of the scale from 0 to 255. If
+training and test images were exchangeable, more generated images would still be nearer to the larger set.
+`expected_share` is the share that would then be nearer to the training set: the training set's share of all distinct
+images. Ties are counted separately. The 95 % interval of the mean gap uses the normal approximation; the interval of
+the share is Wilson's.
 """
 
 import math

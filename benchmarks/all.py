@@ -62,10 +62,11 @@ def comparisons(options: AllOptions) -> list[Callable[[], object]]:
     speed: dict[str, Any] = {**common, 'edm': options.edm, 'compiled': options.compiled and on_gpu}
     first = SpeedOptions(**speed, batch_paper=GPU_BATCHES[0] if on_gpu else 16)
     larger = GPU_BATCHES[1:] if on_gpu else ()
+    sizes = [1000, 50_000] if on_gpu else [100, 1000, 5000]
     return [
         lambda: training_speed.WORK.compare(first),
         lambda: sampling_speed.WORK.compare(first),
-        lambda: optimal_denoiser.compare_ways(OptimumOptions(**common, sizes=[1000, 50_000], batches=[64, 512])),
+        lambda: optimal_denoiser.compare_ways(OptimumOptions(**common, sizes=sizes, batches=[64, 512])),
         lambda: neighbor_search.compare_ways(NeighborOptions(**common)),
         *(
             lambda batch=batch: training_speed.WORK.compare(  # type: ignore[misc]

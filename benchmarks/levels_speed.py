@@ -1,72 +1,71 @@
-"""Measure how the processor time of `diagnose.py levels` divides between the network and the closed forms.
+"""What the three denoisers of `diagnose.py levels` cost: the paper's network, the Gaussian denoiser and the optimum.
 
-    python -m benchmarks.levels_speed --data=cifar10-train.zip --test=cifar10-test.zip
+    python -m benchmarks.levels_speed --data=cifar10-train.zip
 
-One line is printed for each batch of images, with the times at all noise levels since the start. Use one thread
-(OMP_NUM_THREADS=1) to measure the time of one core. The network has random weights, which do not affect its speed.
+Each denoises a batch of noisy images at all noise levels. The network has random weights, which do not change its time.
 """
 
-import time
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import click
 import torch
-from torch import Tensor
 
 from benchmarks.benchmark_networks import measured_networks
+from benchmarks.optimal_denoiser import training_images
+from benchmarks.timing import TimingOptions, Way, compare
+from cli.command import with_options
+from dnnlib.options import option
 from dnnlib.util import report_errors
-from evaluation.diagnosis.image_sets import load_sets
-from evaluation.diagnosis.levels import LevelsRequest, Measured
-from evaluation.diagnosis_options import DenoisingOptions, LevelsOptions
+from torch_utils.distributed import choose_device
 from torch_utils.misc import place
+from training.closed_form import GaussianDenoiser, OptimalDenoiser
+from training.dataset import to_float
+from training.denoiser import Denoiser
+from training.sampling import rho_schedule
 
 
-@dataclass
-class Timed:
-    """A denoiser that adds up the processor time of its calls, in seconds."""
+@dataclass(frozen=True, kw_only=True)
+class LevelsSpeedOptions(TimingOptions):
+    """What to measure; the device and the time are options of all benchmarks."""
 
-    denoiser: Any
-    seconds: float = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.denoiser, name)
-
-    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        start = time.process_time()
-        denoised = self.denoiser(x, sigma, class_labels)
-        self.seconds += time.process_time() - start
-        return denoised
+    # fmt: off
+    data: str | None = option(None, 'Training set. [default: random images of 3x32x32]', unit='ZIP|DIR|NPZ|NPY')
+    size: int = option(50_000, 'Number of training images.', unit='INT', least=2)
+    batch_size: int = option(64, 'Number of noisy images.', name='batch', unit='INT', least=1)
+    levels: int = option(18, 'Number of noise levels.', unit='INT', least=2)
+    # fmt: on
 
 
-@click.command()
-@click.option('--data', metavar='ZIP', required=True, help='Training set.')
-@click.option('--test', metavar='ZIP', required=True, help='Held-out set. Noise is added to its images.')
-@click.option('--levels', metavar='INT', default=18, show_default=True, help='Number of noise levels.')
-@click.option('--num', metavar='INT', default=1000, show_default=True, help='Number of images.')
-@click.option('--batch', metavar='INT', default=64, show_default=True, help='Images at a time.')
-@report_errors
-def main(data: str, test: str, levels: int, num: int, batch: int) -> None:
-    """Measure the time of `diagnose.py levels --from=test`, batch by batch."""
-    sets = load_sets(data, test, num, allow_overlap=False)
-    start = time.process_time()
-    network: Any = place(measured_networks(batch, batch)[0].build().eval().requires_grad_(False), 'cpu')
-    options = LevelsOptions(levels=levels, denoising=DenoisingOptions(batch_size=batch))
-    measured = Measured(LevelsRequest(options, sets, ['test'], (), torch.device('cpu')), Timed(network))
-    measured.references = {name: Timed(denoiser) for name, denoiser in measured.references.items()}
-    timed: dict[str, Any] = {'network': measured.denoiser, **measured.references}
-    print(f'{len(measured.levels)} levels, |D| = {len(sets.training.images):,}, {torch.get_num_threads()} threads, '
-          f'{torch.backends.cpu.get_cpu_capability()}')  # fmt: skip
-    for first in range(0, num, batch):
-        part = slice(first, min(first + batch, num))
-        measured.noised(part, 'test')
-        total = time.process_time() - start
-        parts = ', '.join(
-            f'{name} {denoiser.seconds:.1f} s ({100 * denoiser.seconds / total:.1f} %)'
-            for name, denoiser in timed.items()
-        )
-        print(f'{part.stop} images: {total:.1f} s: {parts}', flush=True)
+def compare_ways(options: LevelsSpeedOptions) -> None:
+    """Time each denoiser on a batch of images at all noise levels."""
+    device = choose_device(options.device)
+    images = training_images(options.data, options.size)
+    clean = to_float(images[: options.batch_size]).to(device, torch.float64)
+    noise = torch.randn(clean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(device)
+    levels = rho_schedule(0.002, 80, options.levels, 7).tolist()
+    network = measured_networks(1, 1)[0].build().eval().requires_grad_(False)
+    place(network, device)
+    denoisers: dict[str, Denoiser] = {
+        'network': network,
+        'Gaussian': GaussianDenoiser(images, device=device),
+        'optimum': OptimalDenoiser(images, device=device),
+    }
 
+    def denoise(denoiser: Denoiser) -> None:
+        with torch.inference_mode():
+            for sigma in levels:
+                denoiser(clean + sigma * noise, torch.tensor(sigma, dtype=torch.float64, device=device))
+
+    ways = [
+        Way(name, len(clean), partial(denoise, denoiser), plain=name == 'network')
+        for name, denoiser in denoisers.items()
+    ]
+    task = f'{options.levels} noise levels, {len(images):,} training images, batch {len(clean)}'
+    compare(task, 'images', ways, device, options)
+
+
+main = click.command()(report_errors(with_options(LevelsSpeedOptions)(compare_ways)))
 
 if __name__ == '__main__':
     main()

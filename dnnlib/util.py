@@ -50,6 +50,9 @@ def report_errors(command: Callable) -> Callable:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
+        for name in ('stdout', 'stderr'):
+            if getattr(sys, name) is None:  # closed by the shell; the next file would get its number
+                setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors='backslashreplace')  # never fail on unprintable characters

@@ -1,6 +1,8 @@
 import errno
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -9,6 +11,7 @@ from click.testing import CliRunner
 
 from dnnlib import util
 from dnnlib.util import UserError, atomic_file, counted, format_time, report_errors, tee_output
+from tests.helpers import ROOT
 
 
 @pytest.mark.parametrize(
@@ -168,3 +171,12 @@ def test_the_hash_of_the_code_equals_that_of_a_shell_command():
     root = Path(util.__file__).parents[1]
     output = subprocess.run(['bash', '-c', line], cwd=root, stdout=subprocess.PIPE, text=True, check=True).stdout
     assert util.code_sha256() == output.split()[0]
+
+
+def test_progress_bars_work_if_the_error_stream_is_closed(tmp_path):
+    data = tmp_path / 'data.zip'
+    make = f'{sys.executable} dataset_tool.py --source=digits --dest={data} --max-images=20 2>&-'
+    subprocess.run(['bash', '-c', make], cwd=ROOT, check=True)
+    evaluate = f'{sys.executable} mem_ratio.py --images={data} --knn-ref={data} --json 2>&-'
+    found = subprocess.run(['bash', '-c', evaluate], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert json.loads(found.stdout)['ratio'] == 1

@@ -77,7 +77,7 @@ def calibrate(options: CalibrateOptions) -> None:
 @report_errors
 @with_options(GeometryOptions)
 def geometry(options: GeometryOptions) -> None:
-    """Without a network, find the noise levels at which noisy training images can be told apart and memorization is decided.
+    """Find the noise levels at which memorization is decided, from the training images alone, without a network.
 
     \b
     # The geometry of 1,000 training images, compared with held-out images

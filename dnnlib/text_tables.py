@@ -12,7 +12,7 @@ from dnnlib.util import atomic_file
 def csv_text(rows: Sequence[Mapping[str, Any]], if_empty: Sequence[str] = ()) -> str:
     """Format rows as CSV; the header lists all keys in order of first appearance, and None becomes an empty field.
 
-    if_empty: the header's columns if there are no rows.
+    if_empty: the columns of the header that is written if there are no rows.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row)) or if_empty
     return csv_lines([columns, *([row.get(name) for name in columns] for row in rows)])

@@ -50,7 +50,7 @@ def main(options: GenerateOptimOptions) -> None:
     python generate_optim.py --data=digits --outdir=optimum --grid=optimum/grid.png
 
     \b
-    # Two others: one combines patches of 5×5 pixels, and one uses the optimum above noise level 4 and a network below
+    # A patch denoiser (5×5 pixels), and a hybrid: the optimum above noise level 4, and a network below
     python generate_optim.py --data=train.zip --outdir=patches --denoiser=patch:window=5
     python generate_optim.py --data=train.zip --outdir=hybrid --denoiser='hybrid:optimal>4>network-snapshot-000080.safetensors'
 

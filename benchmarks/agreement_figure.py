@@ -36,7 +36,7 @@ def main(dest: Path, folders: tuple[Path, ...]) -> None:
     }
     print(text_table(rows, columns))
     title = 'Agreement of networks trained on disjoint halves'
-    save_figure(dest, agreement_by_size(rows, title, '95 % intervals over three repeats'))
+    save_figure(dest, agreement_by_size(rows, title, '95 % intervals over repeats'))
 
 
 if __name__ == '__main__':

@@ -125,7 +125,7 @@ def effective_memorization(
     ratios = sorted(ratios, key=lambda r: r.size)
     sizes = np.array([r.size for r in ratios], dtype=np.float64)
     if not len(sizes) or len(set(sizes)) < len(sizes):
-        raise ValueError('the EMM needs the ratios for at least one size, and only one entry per size')
+        raise ValueError('the EMM needs at least one size, and each size only once')
     estimate = crossings(sizes, np.array([[r.mean for r in ratios]]), threshold)[0]
     drawn = _draw(ratios, resamples, np.random.default_rng(seed))
     found = np.stack([crossings(sizes, drawn, threshold), _logistic_crossings(sizes, drawn, threshold)])

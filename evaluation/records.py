@@ -73,7 +73,7 @@ def read_records(path: Path) -> list[Record]:
             records.append(parse_record(line, f'{path}: line {number}'))
         except UserError as error:
             if number < len(lines):
-                raise UserError(f'{error}; remove it') from error
+                raise UserError(f'{error}; remove this line') from error
     return records
 
 

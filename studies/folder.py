@@ -36,7 +36,7 @@ def claim(root: Path, study: Study) -> None:
         raise UserError(f'`outdir`={root} is neither empty nor the folder of a study; choose another folder')
     saved = read_json(path, SavedStudy)  # a corrupt file is replaced
     if saved is not None and saved.name != study.name:
-        raise UserError(f'`outdir`={root} belongs to the study {saved.name}, not {study.name}; choose another folder')
+        raise UserError(f'`outdir`={root} contains the study {saved.name!r}, not {study.name!r}; choose another folder')
     root.mkdir(parents=True, exist_ok=True)
     write_json(path, to_builtins(SavedStudy(study.name, study.document, study.steps)))
     remove_partial_files(root, STUDY_FILE)

@@ -201,7 +201,10 @@ def read_source(name: str, table: OptionTable) -> Options:
     check_file_name(name, f'the name of {where}')
     for key in ('source', 'blend'):
         if source_name(table.get(key)) is not None:
-            raise ValueError(f'{key} = {table[key]!r} in {where}: a source cannot be made from another source')
+            raise ValueError(
+                f'{key} = {table[key]!r} in {where}: a source cannot be made from another source; make that one with '
+                f'python -m dataset_utils, and give its path'
+            )
     return options_of(table, 'sources', where)
 
 

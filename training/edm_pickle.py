@@ -92,7 +92,7 @@ def read_edm_pickle(path: str | Path) -> EDMPickle:
 def _parse(root: Any, num_bytes: int) -> EDMPickle:
     network = root.get('ema') if isinstance(root, dict) else root
     if not isinstance(network, Record):
-        raise RefusedPickleError("it contains no network: it is neither a network nor a dict with one under 'ema'")
+        raise RefusedPickleError("it contains no network, neither by itself nor under the key 'ema' of a dict")
     state = _dict(network.meta.get('state'), 'state')
     arguments, keywords = state.get('_init_args', ()), _dict(state.get('_init_kwargs'), 'arguments')
     if not isinstance(arguments, tuple | list):

@@ -42,12 +42,12 @@ def test_an_invalid_line_among_the_records_is_named_in_the_error(tmp_path):
     path = tmp_path / 'mem_traj.jsonl'
     good = json.dumps(NUMBERS)
     for line, message in (
-        ('[1]', r'line 2: the file must be a table, not \[1\]; remove it'),
-        ('{"ratio": 1}', 'line 2: the file lacks the key num_images; remove it'),
-        (good.replace('0.1', '"x"'), "line 2: ratio must be a number, not 'x'; remove it"),
+        ('[1]', r'line 2: the file must be a table, not \[1\]; remove this line'),
+        ('{"ratio": 1}', 'line 2: the file lacks the key num_images; remove this line'),
+        (good.replace('0.1', '"x"'), "line 2: ratio must be a number, not 'x'; remove this line"),
         (
             good.replace('"num_memorized": 1', '"num_memorized": 11'),
-            'line 2: 11 copies out of 10 images is impossible; remove it',
+            'line 2: 11 copies out of 10 images is impossible; remove this line',
         ),
     ):
         path.write_text(f'{good}\n{line}\n{good}\n')

@@ -318,7 +318,7 @@ def test_a_study_folder_is_refused_for_another_study(tmp_path):
     study = make_study(sizes={'values': [10]})
     claim(tmp_path / 's', study)
     assert open_study(tmp_path / 's') == study
-    with pytest.raises(UserError, match='belongs to the study test, not other; choose another'):
+    with pytest.raises(UserError, match="contains the study 'test', not 'other'; choose another"):
         claim(tmp_path / 's', dataclasses.replace(study, name='other'))
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'thesis.tex').write_text('')

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.util import UserError
+from dnnlib.util import UserError, counted
 from training.closed_form import is_closed_form, make_denoiser
 from training.closed_form.closed_form import as_labels, check_images, compute_device
 from training.closed_form.rows import ImageRows, Images
@@ -86,9 +86,10 @@ class HybridDenoiser:
 def check_levels(levels: Sequence[float], num_parts: int) -> None:
     """Raise UserError unless there are num_parts - 1 levels, which are positive and in descending order."""
     if num_parts < 2 or len(levels) != num_parts - 1:
+        given = f'{counted(num_parts, "part")} and {counted(len(levels), "noise level")}'
         raise UserError(
-            f'`denoiser`: the hybrid has {num_parts} parts and {len(levels)} noise levels; give at least two parts, '
-            'with a noise level between each part and the next'
+            f'`denoiser`: the hybrid has {given}; give at least two parts, with a noise level between each part and '
+            'the next'
         )
     if not all(high > low for high, low in itertools.pairwise([*levels, 0.0])):
         shown = ', '.join(f'{level:g}' for level in levels)

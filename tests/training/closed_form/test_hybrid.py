@@ -72,7 +72,7 @@ def test_a_hybrid_has_the_range_and_rounding_of_its_parts():
         ),
         (['optimal', 'gaussian'], [0.0], 'must be positive and in descending order, not 0'),
         (['optimal', 'gaussian'], [], 'the hybrid has 2 parts and 0 noise levels; give at least two parts'),
-        (['optimal'], [], 'the hybrid has 1 parts and 0 noise levels'),
+        (['optimal'], [], 'the hybrid has 1 part and 0 noise levels'),
         (
             ['optimal', constant(0, size=8)],
             [1.0],
@@ -119,7 +119,7 @@ def test_parameters_in_names_are_converted_to_their_types(tmp_path):
         ('hybrid:optimal>1>gaussian>4>optimal', 'in descending order'),
         ('hybrid:optimal>nan>gaussian', 'in descending order'),
         ('hybrid:optimal>4>none.pkl', 'none.pkl is neither a closed form nor a network file'),
-        ('hybrid:optimal', 'the hybrid has 1 parts'),
+        ('hybrid:optimal', 'the hybrid has 1 part'),
     ],
 )
 def test_wrong_names_give_a_one_sentence_error(text, message):

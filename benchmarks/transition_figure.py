@@ -1,5 +1,6 @@
-"""Draw the README's first figure from a study of training-set sizes: the transition from copying to generating.
+"""Draw the README's figures of the transition from copying to generating, from studies of training-set sizes.
 
+python -m benchmarks.transition_figure studies-out/photographs/transition docs/figures/photographs.png --sizes=10,50,200
 python -m benchmarks.transition_figure demo-out docs/figures/demo.png
 """
 

@@ -13,6 +13,7 @@ from dataset_utils.sources.base import copies_of
 from dnnlib.util import UserError, counted
 from evaluation.intervals import wilson_interval
 from evaluation.neighbors import Images, NeighborIndex
+from evaluation.records import FAR
 from training.closed_form.rows import ImageRows
 from training.dataset import Dataset
 
@@ -157,6 +158,18 @@ class TrainingSet(TrainingImages):
         if int(squared_distances.max()) == INFINITE:
             return None
         return float((squared_distances.double() / self.num_pixels).sqrt().mean())
+
+    def num_far(self, nearest: Tensor) -> int | None:
+        """The number of generated images that are far from any data, like noise; None without a reference distance.
+
+        Far means that the distance to the nearest training image exceeds FAR = √2 times the reference distance. New
+        images from the data distribution are at about the reference distance. Adding an independent error with a root
+        mean square equal to this distance increases their distance by a factor of about √2.
+        nearest: squared distances to the nearest training images, int64 [N].
+        """
+        if self.reference_distance is None:
+            return None
+        return int((nearest.double() > (FAR * self.reference_distance) ** 2 * self.num_pixels).sum())
 
 
 def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> Tensor:

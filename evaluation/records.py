@@ -23,6 +23,9 @@ SETTINGS = (
     *('class_prior', 'precision', 'measured'),
 )
 
+# A generated image is far from any data if it is farther than FAR reference distances from each training image.
+FAR = 2**0.5
+
 Record = dict[str, Any]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
 

@@ -209,6 +209,7 @@ def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
         'ratio_high': result.interval[1],
         'mean_distance': result.mean_distance,
         'reference_distance': training_set.reference_distance,
+        'num_far': training_set.num_far(result.squared_distances[:, 0]),
         'num_duplicates': result.num_duplicates,
         'dataset': training_set.name,
         'dataset_size': len(training_set.images),

@@ -22,7 +22,8 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 MIN_TOLERANCE = 0.001
 # Columns of the tables. Each factor adds a column with its name, which must not be one of these.
 COLUMNS = {
-    *('size', 'repeats', 'images', 'memorized', 'ratio', 'ratio_low', 'ratio_high', 'interval', 'mean_distance', 'far'),
+    *('size', 'repeats', 'images', 'memorized', 'ratio', 'ratio_low', 'ratio_high', 'interval'),
+    *('mean_distance', 'far', 'far_share'),
     *('emm', 'emm_relation', 'low', 'low_relation', 'high', 'high_relation'),
     *('dataset_sha256', 'repeat', 'kimg', 'source', 'sigma', 'pairs'),
 }

@@ -452,6 +452,7 @@ def test_a_large_image_set_stays_on_disk_and_gives_the_same_record(kind, tmp_pat
             path = Path(shutil.make_archive(str(tmp_path / 'references'), kind, path))
     images = references[:90].copy()
     images[::2] //= 2
+    images[5] = 0  # far from any data
     np.save(tmp_path / 'images.npy', images)
     arguments = [f'--images={tmp_path}/images.npy', f'--knn-ref={path}', '--json', '--metrics=all',
                  f'--gallery={tmp_path}/gallery.png']  # fmt: skip
@@ -465,4 +466,15 @@ def test_a_large_image_set_stays_on_disk_and_gives_the_same_record(kind, tmp_pat
         galleries.append((tmp_path / 'gallery.png').read_bytes())
     assert records[0] == records[1]
     assert records[0]['num_duplicates'] == 1
+    assert records[0]['num_far'] == far_images(images, references)
     assert galleries[0] == galleries[1]
+
+
+def far_images(images: np.ndarray, references: np.ndarray) -> int:
+    """The number of images that are farther than √2 times the references' mean distance from the nearest other one."""
+    rows, others = (array.reshape(len(array), -1).astype(np.float64) for array in (images, references))
+    nearest = np.linalg.norm(rows[:, None] - others, axis=2).min(axis=1)
+    between = np.linalg.norm(others[:, None] - others, axis=2)
+    count = int((nearest > 2**0.5 * np.where(between > 0, between, np.inf).min(axis=1).mean()).sum())
+    assert 0 < count < len(images)
+    return count

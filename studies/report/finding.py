@@ -3,14 +3,13 @@
 from typing import Any
 
 from evaluation.effective_memorization import bracket
-from evaluation.printing import FAR_TEXT, is_far
+from evaluation.printing import FAR_TEXT, far_share, is_far
 from studies.report.run_files import run_records
 from studies.results import Outcome, StudyResults
 
 FAR_NOTE = (
-    'the mean distance from a generated image to the nearest training image is more than √2 times the mean distance '
-    'from a training image to its nearest neighbour; such images can be noise, so a ratio of 0 % does not show '
-    'generalization'
+    'the distance from the generated image to the nearest training image is more than √2 times the mean distance from '
+    'a training image to its nearest neighbour; such images can be noise, so a low ratio does not show generalization'
 )
 
 
@@ -19,7 +18,7 @@ def finding(results: StudyResults) -> str:
     outcomes = [outcome for outcome in results.outcomes if outcome.ratios]
     if not outcomes:
         return 'No training run is finished yet.'
-    if all(is_far(result.record) for result in results.points if result.record is not None):
+    if all(far_share(result.record) > 0.5 for result in results.points if result.record is not None):
         advised = '; train longer' * any(o.combination.settings.denoiser is None for o in outcomes)
         return f'No finding yet: the generated images are noise, or {FAR_TEXT}{advised}.'
     known = [outcome for outcome in outcomes if outcome.emm is not None]
@@ -112,7 +111,7 @@ def advice_for(outcome: Outcome) -> str:
         return f'measure training sets of fewer than {size:,} images.'
     points = [result for result in outcome.at(size) if result.record is not None]
     if any(is_far(result.record) for result in points if result.record is not None):
-        return f'train longer, or lower the learning rate: with |D| = {size:,}, generated images are {FAR_TEXT}.'
+        return f'train longer, or lower the learning rate: with |D| = {size:,}, many images are {FAR_TEXT}.'
     if any(_was_rising(run_records(result.point.folder / 'run')) for result in points):
         return f'train longer: the ratio at {size:,} training images was still rising at the last snapshot.'
     return f'measure training sets of fewer than {size:,} images, or train longer.'

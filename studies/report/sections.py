@@ -203,7 +203,9 @@ def ratio_table(results: StudyResults) -> PageTable:
                     share=row['ratio'],
                 ),
                 Cell(f'{row["memorized"]:,}', f'of {row["images"]:,}'),
-                Cell(f'{row["mean_distance"]:.1f}', 'far from data' if row['far'] else ''),
+                Cell(
+                    f'{row["mean_distance"]:.1f}', f'{100 * row["far_share"]:.0f} % far from data' if row['far'] else ''
+                ),
             ]
             for row in rows
         ],

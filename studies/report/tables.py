@@ -10,7 +10,7 @@ from typing import Any
 from dnnlib.text_tables import aligned, csv_text
 from dnnlib.util import atomic_file, counted, format_time
 from evaluation.effective_memorization import EMM
-from evaluation.printing import FAR_TEXT, is_far, numbers_of
+from evaluation.printing import FAR_TEXT, far_share, is_far, numbers_of
 from studies.points import FAILED, RUNNING, STOPPED
 from studies.report.diagnosis import agreement_rows, clock_rows, level_rows
 from studies.report.finding import FAR_NOTE, advice, bracket_text, of
@@ -21,8 +21,8 @@ from studies.time_left import STEPS, about_or_more, running_line, study_seconds_
 def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
     """One row per combination and size with a finished repeat; ratios are in [0, 1].
 
-    dataset_sha256: content hashes of the repeats' training sets. far: number of repeats whose images are far from any
-    data, see `evaluation.printing.is_far`.
+    dataset_sha256: content hashes of the repeats' training sets. far: number of repeats with many images that are far
+    from any data, see `evaluation.printing.is_far`. far_share: the share of these images, averaged over repeats.
     """
     rows = []
     for outcome in results.outcomes:
@@ -42,6 +42,7 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
                     'mean_distance': sum(record['mean_distance'] for record in records) / len(records),
                     'dataset_sha256': ' '.join(record.get('dataset_sha256') or '' for record in records),
                     'far': sum(map(is_far, records)),
+                    'far_share': sum(map(far_share, records)) / len(records),
                     **metric_means(records),
                 }
             )
@@ -120,6 +121,8 @@ def distinct(values: Iterable[dict[str, str]]) -> list[dict[str, str]]:
 def table_text(results: StudyResults) -> str:
     """The tables as text for a terminal."""
     factors = [factor.name for factor in results.study.factors]
+    found = ratio_rows(results)
+    any_far = any(row['far'] for row in found)
     rows = [
         [
             *(str(row[name]) for name in factors),
@@ -128,13 +131,14 @@ def table_text(results: StudyResults) -> str:
             f'{row["memorized"]}/{row["images"]}',
             f'{100 * row["ratio"]:.1f} %',
             f'[{100 * row["ratio_low"]:.1f}, {100 * row["ratio_high"]:.1f}]',
-            f'{row["mean_distance"]:.1f}{" *" if row["far"] else ""}',
+            f'{row["mean_distance"]:.1f}',
+            *([f'{100 * row["far_share"]:.0f} %'] if any_far else []),
         ]
-        for row in ratio_rows(results)
+        for row in found
     ]
-    kinds = sorted({row['interval'] for row in ratio_rows(results)})
+    kinds = sorted({row['interval'] for row in found})
     labels = [factor.label for factor in results.study.factors]
-    header = [*labels, '|D|', 'repeats', 'copies', 'ratio', '95 % interval', 'mean distance']
+    header = [*labels, '|D|', 'repeats', 'copies', 'ratio', '95 % interval', 'mean distance', *['far'] * any_far]
     emms = [
         [
             *outcome.combination.values.values(),
@@ -156,8 +160,8 @@ def table_text(results: StudyResults) -> str:
             f'intervals over images, repeats and interpolation between sizes',
             aligned([[*labels, 'EMM', '95 % interval', 'measured'], *emms], len(factors)),
         ]
-    if any(row['far'] for row in ratio_rows(results)):
-        parts.append(f'* images {FAR_TEXT}: {FAR_NOTE}')
+    if any_far:
+        parts.append(f'far: the share of images {FAR_TEXT}: {FAR_NOTE}')
     parts += [f'Warning: {warning}' for warning in results.warnings]
     parts += advice(results)
     return '\n\n'.join(parts) if rows else 'No point is done yet.'

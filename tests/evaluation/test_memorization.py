@@ -90,3 +90,10 @@ def test_the_reference_distance_is_the_mean_distance_to_the_nearest_other_image(
     # 10 and its copy count as one image, so the distances to the nearest other image are 20, 20, 20 and 70.
     dataset = Dataset('four', torch.from_numpy(grey(10, 10, 30, 100)), None, '')
     assert TrainingSet(dataset).reference_distance == pytest.approx((20 + 20 + 20 + 70) / 4)
+
+
+def test_images_far_from_any_data_are_counted():
+    # The limit is √2 times the mean distance 32.5, about 45.96 grey levels.
+    training_set = TrainingSet(Dataset('four', torch.from_numpy(grey(10, 10, 30, 100)), None, ''))
+    _, squared_distances = training_set.nearest_two(grey(145, 146, 30, 55, 200))
+    assert training_set.num_far(squared_distances[:, 0]) == 2  # the nearest images are 45, 46, 0, 25 and 100 away

@@ -1,6 +1,6 @@
 """Tests of the text that describes evaluation records."""
 
-from evaluation.printing import is_far, summary
+from evaluation.printing import far_share, is_far, summary
 
 COUNTS = {'num_images': 200, 'ratio': 0.25, 'ratio_low': 0.195, 'ratio_high': 0.3143, 'mean_distance': 12.345}
 
@@ -65,8 +65,13 @@ def test_a_note_warns_of_too_few_images_for_a_covariance():
     assert 'Note' not in text(19)
 
 
-def test_images_far_from_any_data_are_flagged():
-    # Images are far from any data if their mean distance exceeds √2 times the reference distance; 12.345 / √2 = 8.729.
+def test_images_far_from_any_data_are_flagged_if_they_are_more_than_a_fifth():
+    few, many = COUNTS | {'num_images': 50, 'num_far': 10}, COUNTS | {'num_images': 50, 'num_far': 11}
+    assert [is_far(record) for record in (COUNTS, few, many)] == [False, False, True]
+    assert summary([{'snapshot': 'a', **many}]).endswith('12.35 (22 % of images far from any data)')
+
+
+def test_old_records_are_flagged_by_their_mean_distance():
+    # The limit is √2 times the reference distance; 12.345 / √2 = 8.729.
     near, far = COUNTS | {'reference_distance': 8.74}, COUNTS | {'reference_distance': 8.72}
-    assert [is_far(record) for record in (COUNTS, near, far)] == [False, False, True]
-    assert summary([{'snapshot': 'a', **far}]).endswith('12.35 (far from any data: 8.72 between training images)')
+    assert [far_share(record) for record in (near, far)] == [0, 1]

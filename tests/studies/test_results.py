@@ -142,12 +142,13 @@ def test_the_status_of_a_stopped_point_says_how_to_resume_it(tmp_path):
 def test_images_far_from_data_are_flagged_in_tables(tmp_path):
     _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 0.0)
     folder = results.outcomes[0].at(20)[0].point.folder
-    write_json(folder / 'result.json', record_of(0.0) | {'mean_distance': 90.0, 'reference_distance': 50.0})
+    write_json(folder / 'result.json', record_of(0.0) | {'mean_distance': 90.0, 'num_far': 300})
     results = collect(results.study, tmp_path)
     assert [row['far'] for row in ratio_rows(results)] == [0, 1]
+    assert [row['far_share'] for row in ratio_rows(results)] == [0, 0.3]
     text = table_text(results)
-    assert '90.0 *' in text
-    assert '* images far from any data' in text
+    assert '90.0  30 %' in text
+    assert 'far: the share of images far from any data' in text
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_emms_with_overlapping_intervals_are_not_called_different(tmp_path, rati
 
 def test_a_study_whose_images_are_all_far_from_any_data_has_no_finding(tmp_path):
     _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 0.0)
-    far = record_of(0.0) | {'mean_distance': 90.0, 'reference_distance': 50.0}
+    far = record_of(0.0) | {'mean_distance': 90.0, 'num_far': 501}
     folders = [result.point.folder for result in results.points]
     write_json(folders[0] / 'result.json', far)
     assert finding(collect(results.study, tmp_path)).startswith('No measured training set is memorized')

@@ -15,14 +15,10 @@ from dnnlib.util import report_errors
 @click.option('--max-images', metavar='INT', type=options.COUNT, help='Use at most the first INT images.')
 @click.option('--split', metavar='train|test', type=click.Choice(['train', 'test']), help='Part of CIFAR to read. [default: train]')  # fmt: skip
 @click.option('--transform', type=click.Choice(options.TRANSFORMS), help='How to make images square; requires --resolution.')  # fmt: skip
-@click.option(
-    '--resolution', metavar='WxH', type=options.RESOLUTION, help='Size to which images are resized, in pixels.'
-)
+@click.option('--resolution', metavar='WxH', type=options.RESOLUTION, help='Size to which images are resized, in pixels.')  # fmt: skip
 @click.option('--channels', metavar='auto|1|3', type=click.Choice(['auto', '1', '3']), default='auto', show_default=True, help='Grey (1) or RGB (3); auto uses RGB if any image has colour.')  # fmt: skip
 @click.option('--exif-transpose', is_flag=True, help='Rotate images according to their EXIF orientation.')
-@click.option(
-    '--follow-links', is_flag=True, help='Follow symbolic links in --source whose targets are outside that folder.'
-)
+@click.option('--follow-links', is_flag=True, help='Follow symbolic links in --source whose targets are outside that folder.')  # fmt: skip
 @click.option('--no-labels', is_flag=True, help='Ignore labels and class folders.')
 @click.option('--skip-unreadable', **options.OPTIONS['skip_unreadable'])
 @click.option('--overwrite', **options.OPTIONS['overwrite'])

@@ -27,7 +27,7 @@ def main() -> None:
     not depend on the number of ranks. Squared errors and distances are for pixel values in [-1, 1].
 
     \b
-    # The noise levels at which the 1,797 digits can be told apart
+    # The noise levels at which the 1,797 digits can be distinguished
     python diagnose.py geometry --data=digits --plot
     """
 

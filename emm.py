@@ -79,9 +79,7 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
 
 @main.command(cls=StudyCommand)
 @click.argument('study_file', metavar='STUDY.toml', type=click.Path(path_type=Path))
-@click.option(
-    '--outdir', metavar='DIR', type=click.Path(path_type=Path), help='Study folder. [default: studies-out/NAME]'
-)
+@click.option('--outdir', metavar='DIR', type=click.Path(path_type=Path), help='Study folder. [default: studies-out/NAME]')  # fmt: skip
 @report_errors
 @with_options(SessionOptions, 'session')
 def sweep(study_file: Path, outdir: Path | None, session: SessionOptions) -> None:

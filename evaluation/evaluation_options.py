@@ -147,7 +147,7 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
 
 
 def requested_metrics(options: EvaluationOptions) -> Sequence[str]:
-    """The names of the metrics to compute. Raises UserError if one is unknown or needs a test set that is missing."""
+    """The names of the metrics to compute. Raises UserError if one is unknown or needs a held-out set that is missing."""
     return requested(options.metrics or [], has_test(options), bool(options.features or options.extractor))
 
 

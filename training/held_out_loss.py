@@ -5,7 +5,6 @@ Evaluation leaves the random numbers of training unchanged, so the trained weigh
 without it.
 """
 
-import hashlib
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dataset_utils import open_source
+from dataset_utils.sources.base import digest
 from dnnlib.util import UserError
 from torch_utils import distributed
 from torch_utils.misc import derived_seed
@@ -85,12 +85,8 @@ def refuse_shared(images: Tensor, training: Dataset | StreamedDataset, where: st
 
 def num_shared(images: Iterable[np.ndarray], training: Iterable[np.ndarray]) -> int:
     """How many images are also in the training set, pixel for pixel."""
-    known = set(map(_digest, training))
-    return sum(_digest(image) in known for image in images)
-
-
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+    known = set(map(digest, training))
+    return sum(digest(image) in known for image in images)
 
 
 class HeldOutLoss:

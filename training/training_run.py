@@ -191,8 +191,8 @@ def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device
     if before != now:
         texts = [' and '.join(map(counted, numbers, ('rank', 'thread'))) for numbers in (before, now)]
         print0(
-            f'Warning: the run was started with {texts[0]} and resumes with {texts[1]}; the last bits of its weights '
-            f'will differ from those of an uninterrupted run.'
+            f'Warning: the run was started with {texts[0]} and resumes with {texts[1]}; its weights will differ '
+            f'from an uninterrupted run in the last bits.'
         )
 
 

@@ -253,10 +253,15 @@ def match(image: np.ndarray, name: str, shape: tuple[int, ...], reference: str, 
     return image
 
 
+def digest(image: np.ndarray) -> bytes:
+    """Return the SHA-256 of an image's pixels; images with the same digest and shape count as identical."""
+    return hashlib.sha256(image.tobytes()).digest()
+
+
 def copies_of(images: Iterable[np.ndarray]) -> list[int]:
-    """For each image, or each row of an array, return the index of the first identical one (compared by SHA-256)."""
+    """For each image, or each row of an array, return the index of the first identical one."""
     first: dict[bytes, int] = {}
-    return [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
+    return [first.setdefault(digest(image), index) for index, image in enumerate(images)]
 
 
 def require_square(where: str, shape: Sequence[int]) -> None:

@@ -61,7 +61,7 @@ class Distances:
         self.space, self.k = space, k
         self.generated, self.training = generated, training
         self._test = test
-        tests = [] if test is None else [(test, 'test images')]
+        tests = [] if test is None else [(test, 'held-out images')]
         for rows, name in [(training, 'training images'), (generated, 'generated images'), *tests]:
             space.validate(rows, name)
             if rows.shape[1:] != training.shape[1:]:
@@ -75,7 +75,7 @@ class Distances:
     @property
     def test(self) -> Rows:
         if self._test is None:
-            raise UserError('no test images were given')
+            raise UserError('no held-out images were given')
         return self._test
 
     @cached_property

@@ -8,6 +8,7 @@ from typing import Any
 from dnnlib.typed import read_json
 from dnnlib.util import counted, format_time
 from evaluation.printing import FAR_TEXT, distance_text, is_far
+from evaluation.records import best_record
 from studies.commands import Resources, shell_line
 from studies.report.copied_facts import copied_parts
 from studies.report.drawing import figure_bytes
@@ -15,7 +16,8 @@ from studies.report.finding import percent
 from studies.report.gallery import closest_rows, read_gallery
 from studies.report.page import PageFigure, PagePoint
 from studies.report.ratio_plots import RunHistory, run_figure
-from studies.report.run_history import run_history
+from studies.report.run_files import run_records
+from studies.report.run_history import newest_records, run_history
 from studies.results import Outcome, PointResult
 from training.config import OPTIONS_FILE
 
@@ -100,8 +102,9 @@ def point_figure(run: Path) -> PageFigure | None:
     data = drawn(tuple(history.losses), tuple(history.ratios), tuple(history.far))
     if data is None:
         return None
-    top = max(history.ratios, key=lambda row: row[1], default=None)
-    alt = f'Loss and memorized images by thousands of images seen; highest ratio {percent(top[1])}' if top else 'Loss'
+    records = newest_records(run_records(run))
+    top = f'; highest ratio {percent(best_record(records)["ratio"])}' if records else ''
+    alt = f'Loss and memorized images by thousands of images seen{top}' if top else 'Loss'
     return PageFigure('Loss, and memorized images for each snapshot', alt, data)
 
 

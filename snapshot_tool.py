@@ -26,7 +26,7 @@ def convert(source: str, dest: str) -> None:
     python snapshot_tool.py convert edm-cifar10-32x32-uncond-vp.pkl edm-cifar10.safetensors
     python snapshot_tool.py convert runs/00000-…/network-snapshot-002000.safetensors weights.pt
     """
-    from training.snapshot_files import convert_network
+    from training.snapshot_conversion import convert_network
 
     convert_network(source, dest)
 
@@ -36,7 +36,7 @@ def convert(source: str, dest: str) -> None:
 @report_errors
 def show(source: str) -> None:
     """Print a network's architecture, arguments, number of parameters, training progress, and hash."""
-    from training.snapshot_files import describe_network
+    from training.snapshot_conversion import describe_network
 
     for name, value in describe_network(Path(source)).items():
         print(f'{name + ":":<14}{value}')

@@ -20,8 +20,8 @@ from dnnlib.util import UserError
 from evaluation.generated_file import MAX_GRID_IMAGES, Output, generate_to_file, is_image_file
 from evaluation.generators import ClosedFormGenerator, Generator
 from evaluation.memorization import memorized
-from evaluation.nearest_table import NearestTable
 from evaluation.pictures import image_path, read_png, save_images
+from evaluation.resumable_table import ResumableTable
 from torch_utils import distributed
 from training.contact_sheets import save_contact_sheet
 from training.sampling import seed_batches
@@ -37,7 +37,7 @@ def generate(output: Output, generator: Generator) -> None:
         generate_to_folder(output, generator)
 
 
-def generate_to_folder(output: Output, generator: Generator, table: NearestTable | None = None) -> None:
+def generate_to_folder(output: Output, generator: Generator, table: ResumableTable | None = None) -> None:
     """Generate and save the images that are missing from the folder, and add their rows to `table` if given.
 
     A batch is generated unless the folder and `table` already contain all of its images. Without `output.save_images`,
@@ -89,7 +89,7 @@ def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> tupl
     memory, or if a window table does not cover the sampler's noise levels.
     """
     generator.require_levels()
-    table = NearestTable(output.outdir, generator)
+    table = ResumableTable(output.outdir, generator)
     if is_image_file(output.outdir):
         arrays = generate_to_file(output, generator, lambda: table.training_images)
         return distributed.on_main(lambda: counts(torch.from_numpy(arrays[0]['squared_distances'])))

@@ -16,7 +16,7 @@ from torch_utils import distributed
 from training.sampling import GeneratedBatch
 
 
-class NearestTable:
+class ResumableTable:
     """The rows of `nearest.csv`, by seed, in a folder of images from a closed form."""
 
     def __init__(self, folder: Path, generator: ClosedFormGenerator):

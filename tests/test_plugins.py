@@ -1,4 +1,4 @@
-"""Plugins: the example in docs/plugins.md, and a plugin file that raises an error."""
+"""Plugins: the example in docs/plugins.md, an extractor, and a plugin file that raises an error."""
 
 import os
 import re
@@ -46,3 +46,36 @@ def test_a_plugin_that_fails_gives_a_one_sentence_error(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith('Error: the plug-in')
     assert "No module named 'nowhere'" in done.stderr
+
+
+EXTRACTOR = """
+import torch
+
+from evaluation.features.extractors import EXTRACTORS, Extractor
+
+
+class Extremes(Extractor):
+    def __init__(self, argument, preprocess, device):
+        self.name = 'extremes'
+
+    def __call__(self, images):
+        pixels = images.flatten(1).float()
+        return torch.stack([pixels.amin(dim=1), pixels.amax(dim=1)], dim=1)
+
+
+EXTRACTORS['extremes'] = Extremes
+"""
+
+
+def test_a_plugin_adds_a_feature_extractor(tmp_path):
+    plugin = tmp_path / 'extremes.py'
+    plugin.write_text(EXTRACTOR)
+    arguments = ['extract', '--source=digits', f'--dest={tmp_path}/features.npy', '--device=cpu']
+    done = run(plugin, '-m', 'evaluation.features', *arguments, '--extractor=extremes')
+    assert done.returncode == 0, done.stderr
+    digits = open_source('digits').load()
+    expected = np.stack([digits.min(axis=(1, 2, 3)), digits.max(axis=(1, 2, 3))], axis=1)
+    np.testing.assert_array_equal(np.load(tmp_path / 'features.npy'), expected)
+    done = run(plugin, '-m', 'evaluation.features', *arguments, '--extractor=minima')
+    assert 'minima is not a known extractor' in done.stderr
+    assert done.stderr.strip().endswith('extremes')

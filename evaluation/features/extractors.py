@@ -23,10 +23,12 @@ Device = torch.device | str
 class Extractor(ABC):
     """Computes a feature vector for each image, independently of other images in the batch.
 
+    usage: how error messages describe the names that select this extractor.
     name: the name given by the user. weights_sha256: hash of the weights file, or of the tensors if there is no file.
     preprocess: the preprocessing given by the user; None if the extractor has its own preprocessing.
     """
 
+    usage: str
     name: str
     weights_sha256: str | None = None
     preprocess: str | None = None
@@ -57,6 +59,8 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
 
 class Pixels(Extractor):
     """The values of all pixels, in levels from 0 to 255."""
+
+    usage = 'pixels'
 
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         if argument or preprocess is not None:
@@ -103,6 +107,8 @@ class Network(Extractor):
 class TorchScript(Network):
     """A network in a TorchScript file. The file's code is executed, so the file must be trusted."""
 
+    usage = 'torchscript:FILE.pt'
+
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         self.name, self.device = f'torchscript:{argument}', device
         where = f'`extractor`={self.name}'
@@ -145,6 +151,8 @@ FIDELITY_LAYERS = {
 
 class TorchFidelity(Network):
     """A network from the torch-fidelity package, which resizes images itself and downloads or reads its weights."""
+
+    usage = 'torch-fidelity:NAME[:WEIGHTS]'
 
     def __init__(self, argument: str, preprocess: str | None, device: Device):
         self.name, self.device = f'torch-fidelity:{argument}', device
@@ -214,5 +222,6 @@ def make_extractor(name: str, preprocess: str | None, device: Device) -> Extract
         if Path(name).suffix == '.pkl':
             kind, argument = 'torchscript', name  # `TorchScript` raises an error about pickles
         else:
-            raise UserError(f'`extractor`={name}: give pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS]')
+            known = ', '.join(getattr(make, 'usage', kind) for kind, make in EXTRACTORS.items())
+            raise UserError(f'`extractor`={name} is not a known extractor; give one of {known}')
     return EXTRACTORS[kind](argument, preprocess, device)

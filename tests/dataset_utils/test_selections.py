@@ -38,6 +38,11 @@ class TestHeldOut:
         assert len(chosen) == 30
         assert not set(training) & set(chosen)
 
+    def test_one_image_is_the_smallest_held_out_set(self):
+        assert selections.held_out(LABELS, NAMES, 1, None, None)[1] == [ZEROS[-1]]
+        with pytest.raises(UserError, match='`held_out`=0 is out of range'):
+            selections.held_out(LABELS, NAMES, 0, None, None)
+
     @pytest.mark.parametrize(('count', 'max_images', 'most'), [(12, None, 11), (4, 9, 3), (1, 12, 0)])
     def test_more_held_out_images_than_are_left_over_are_refused(self, count, max_images, most):
         with pytest.raises(UserError, match=f'`held_out`={count} is out of range; {most}'):
@@ -158,6 +163,10 @@ class TestRepeated:
 
     def test_without_labels_the_first_images_are_repeated(self):
         assert selections.repeated(None, 4, 2, 0.5, None) == [0, 1, 2, 3, 0, 1]
+
+    def test_without_labels_a_seed_draws_like_for_a_class_with_label_0(self):
+        order = np.random.RandomState([5, 0]).permutation(100)  # seeded by (seed, label)
+        assert selections.repeated(None, 100, 2, 0.1, 5)[100:] == order[:10].tolist()
 
     @pytest.mark.parametrize(('fraction', 'expected'), [(0, 0), (0.29, 29), (1, 100)])
     def test_the_fraction_is_rounded_to_whole_images(self, fraction, expected):

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from evaluation import effective_memorization as module
 from evaluation.effective_memorization import (
@@ -85,6 +86,15 @@ def test_a_single_repeat_gets_an_assumed_spread_between_repeats():
     # this ratio to 70 % at size 200 crosses 90 % near 115.
     assert one.low.value < 115
     assert one.estimate.value == pytest.approx(100 + 100 * 6 / 26)
+
+
+def test_the_interval_of_a_size_without_any_or_with_only_copies_is_that_of_jeffreys_prior():
+    # The posterior of the ratio is a beta distribution with parameters 1/2 + copies and 1/2 + other images.
+    edge = scipy.stats.beta.ppf(0.025, 20.5, 0.5)
+    for threshold, low in [(edge - 0.01, '≥ 7'), (edge + 0.01, '< 7')]:
+        assert str(effective_memorization([Ratios(7, (20,), (20,))], threshold).low) == low
+    for threshold, high in [(1 - edge - 0.01, '≥ 7'), (1 - edge + 0.01, '< 7')]:
+        assert str(effective_memorization([Ratios(7, (0,), (20,))], threshold).high) == high
 
 
 def test_the_emm_between_ratios_of_1_and_0_still_has_an_interval():

@@ -92,6 +92,13 @@ def test_the_reference_distance_is_the_mean_distance_to_the_nearest_other_image(
     assert TrainingSet(dataset).reference_distance == pytest.approx((20 + 20 + 20 + 70) / 4)
 
 
+def test_the_reference_distance_is_a_root_mean_square_over_pixels():
+    # Of 6 pixels, 2 differ by 30: the root mean square is 30 / √3, whatever the number of pixels.
+    images = torch.full([2, 1, 2, 3], 100, dtype=torch.uint8)
+    images[1, 0, 0, :2] += 30
+    assert TrainingSet(Dataset('two', images, None, '')).reference_distance == pytest.approx(30 / math.sqrt(3))
+
+
 def test_images_far_from_any_data_are_counted():
     # The limit is √2 times the mean distance 32.5, about 45.96 grey levels.
     training_set = TrainingSet(Dataset('four', torch.from_numpy(grey(10, 10, 30, 100)), None, ''))

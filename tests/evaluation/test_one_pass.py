@@ -57,8 +57,9 @@ def evaluate(folder, ranks=1, kill_after=0):
     """Evaluate a run with every kind of output; return the number of denoised images."""
     count = folder / 'count'
     result = run_script(DRIVER, count, str(kill_after), f'--expdir={folder}', f'--seeds=0-{SEEDS - 1}', '--batch=4',
-                        f'--steps={STEPS}', '--metrics=all', '--test-ref=digits', f'--table={folder}/table.csv',
-                        '--save-images', '--json', ranks=ranks, check=False)  # fmt: skip
+                        f'--steps={STEPS}', '--metrics=all', '--metrics-for=all', '--extractor=pixels',
+                        '--test-ref=digits', f'--table={folder}/table.csv', '--save-images', '--json',
+                        ranks=ranks, check=False)  # fmt: skip
     denoised = len(count.read_text().splitlines())
     count.unlink()
     if kill_after:
@@ -101,6 +102,8 @@ def test_each_image_is_sampled_once_on_any_number_of_ranks_even_after_an_interru
         assert left <= 3 * SEEDS * EVALUATIONS - (per_rank // 2 - 4 * EVALUATIONS) * ranks
         assert outputs(killed) == expected
     assert not any('partial' in name for name in expected)
+    # The metrics on features are among them.
+    assert all({'frechet', 'kernel_distance'} <= record['metrics'].keys() for record in expected['mem_traj.jsonl'])
 
 
 def test_gallery_and_table_show_the_evaluated_images(make_run, monkeypatch):

@@ -144,7 +144,7 @@ def digits() -> Dataset:
 
 
 @pytest.fixture(scope='module')
-def trained_on_two_ranks(tmp_path_factory) -> dict[str, tuple[Tensor, Tensor]]:
+def trained_on_two_ranks(tmp_path_factory) -> dict[str, tuple]:
     path = tmp_path_factory.mktemp('ranks') / 'trained.pt'
     run_script('-m', 'tests.training.test_trainer', path, ranks=2)
     return torch.load(path)
@@ -167,20 +167,51 @@ def test_two_ranks_train_on_the_sum_of_their_gradients(digits, trained_on_two_ra
     check(CASES[name], digits, trained_on_two_ranks[name], ranks=2)
 
 
-def test_non_finite_gradients_are_replaced_by_0_or_1e5_and_counted(digits):
+def changes_from(gradient: Tensor, dataset: Dataset) -> tuple[Tensor, Trainer]:
+    """Make one step of plain gradient descent in which this rank's gradient of `scale` is replaced.
+
+    Returns the change of `scale` divided by the learning rate, and the trainer.
+    """
     config = make_config(lr=1e-6, weight_decay=0, momentum=0, precision='fp16', rampup_images=0)
-    trainer = Trainer(config, digits, torch.device('cpu'))
-    wrong = torch.tensor([math.nan, math.inf, -math.inf, *[0.0] * 7])
+    trainer = Trainer(config, dataset, torch.device('cpu'))
     assert isinstance(trainer.net.scale, nn.Parameter)
-    trainer.net.scale.register_hook(lambda _: wrong)
+    trainer.net.scale.register_hook(lambda _: gradient)
     before = trainer.net.scale.detach().clone()
     trainer.step()
-    changes = before - trainer.net.scale.detach()
-    torch.testing.assert_close(changes, torch.tensor([0, 0.1, -0.1, *[0.0] * 7]), rtol=1e-5, atol=1e-7)
+    return (before - trainer.net.scale.detach()) / config.options.lr, trainer
+
+
+def test_non_finite_gradients_are_replaced_by_0_or_1e5_and_counted(digits):
+    wrong = torch.tensor([math.nan, math.inf, -math.inf, *[0.0] * 7])
+    changes, trainer = changes_from(wrong, digits)
+    torch.testing.assert_close(changes, torch.tensor([0, 1e5, -1e5, *[0.0] * 7]), rtol=1e-5, atol=0.1)
     counted = trainer.stats.collect()['Loss/nonfinite_gradients']
     assert (counted.num, counted.mean) == (1, 3)
     assert trainer.is_finite()
     assert trainer.net.precision == 'fp16'
+
+
+# For each weight, the gradients on the two ranks and the gradient of the step. The limit of 1e5 applies to the sum.
+GRADIENTS_OF_RANKS = [
+    (math.inf, -math.inf, 0),
+    (math.inf, math.nan, 0),
+    (math.nan, 1e4, 0),
+    (math.inf, math.inf, 1e5),
+    (1e4, math.inf, 1e5),
+    (-math.inf, -1e4, -1e5),
+    (3e38, 3e38, 1e5),  # the sum exceeds the largest float32
+    (-3e38, 3e38, 0),
+    (1e5, 2e5, 3e5),
+    (1e4, -3e4, -2e4),
+]
+
+
+def test_non_finite_gradients_are_replaced_after_the_sum_over_ranks(trained_on_two_ranks):
+    changes, num, mean, is_finite = trained_on_two_ranks['non-finite gradients']
+    expected = torch.tensor([float(total) for *_, total in GRADIENTS_OF_RANKS])
+    torch.testing.assert_close(changes, expected, rtol=1e-4, atol=0.1)
+    assert (num, mean) == (2, 7)
+    assert is_finite
 
 
 @pytest.mark.parametrize('name', ['sgd with accumulation', 'adam', 'mirror images'])
@@ -234,6 +265,9 @@ def test_the_augmentation_settings_match_edm(digits):
 if __name__ == '__main__':
     with distributed.process_group(torch.device('cpu')):
         data = load_dataset('digits')
-        results = {name: trained(config, data) for name, config in CASES.items()}
+        results: dict[str, tuple] = {name: trained(config, data) for name, config in CASES.items()}
+        changes, trainer = changes_from(torch.tensor([row[distributed.rank()] for row in GRADIENTS_OF_RANKS]), data)
+        counted = trainer.stats.collect()['Loss/nonfinite_gradients']
+        results['non-finite gradients'] = changes, counted.num, counted.mean, trainer.is_finite()
         if distributed.is_main():
             torch.save(results, Path(sys.argv[1]))

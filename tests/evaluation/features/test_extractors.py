@@ -90,7 +90,7 @@ def test_invalid_extractor_names_are_refused(save, tmp_path, monkeypatch):
     (tmp_path / 'text.pt').write_text('no network')
     torch.save({'a': torch.ones(1)}, tmp_path / 'tensors.pt')
     cases = {
-        'inception': 'give pixels, torchscript:FILE.pt or torch-fidelity:NAME',
+        'inception': 'give one of pixels, torchscript:FILE.pt, torch-fidelity:NAME',
         'inception-2015-12-05.pkl': 'a pickle, which is refused; .* use torch-fidelity:inception-v3-compat',
         f'torchscript:{tmp_path}/text.pt': 'is not a TorchScript file',
         f'torchscript:{tmp_path}/tensors.pt': 'is not a TorchScript file',

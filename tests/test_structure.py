@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for package in BELOW for path in (ROOT / package).rglob('*.py')}
-EVERYTHING = MODULES | SCRIPTS
+BENCHMARKS = {module_name(path): path for path in (ROOT / 'benchmarks').rglob('*.py')}
+EVERYTHING = MODULES | SCRIPTS | BENCHMARKS
 TREES = {name: ast.parse(path.read_text(encoding='utf-8')) for name, path in EVERYTHING.items()}
 
 
@@ -52,10 +54,18 @@ def imports_of(name: str, nodes) -> set[str]:
     return {module for module in found if module in EVERYTHING}
 
 
+def nodes_that_run(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes of a syntax tree, including those in functions, except under `if TYPE_CHECKING`."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == 'TYPE_CHECKING'):
+            yield from nodes_that_run(child)
+
+
 def test_there_are_no_import_cycles():
     graph = {}
     for name, tree in TREES.items():
-        modules = imports_of(name, tree.body)
+        modules = imports_of(name, nodes_that_run(tree))
         # `from training import runs` counts as an import of training.runs, not of training.
         graph[name] = {m for m in modules if not any(other.startswith(f'{m}.') for other in modules)} - {name}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError if there is a cycle

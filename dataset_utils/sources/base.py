@@ -176,9 +176,7 @@ class Source(ABC):
 
     def __reduce__(self):
         # Spawned workers receive the path and open the source themselves.
-        from dataset_utils.sources import open_source
-
-        return open_source, (self.path, self.argument, self.reading)
+        return type(self), (self.path, self.argument, self.reading)
 
     def images_in_order(self, progress: bool = False, alike: bool = True) -> Iterator[np.ndarray]:
         """Decode all images in order; yields uint8 [H, W, C].

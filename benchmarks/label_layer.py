@@ -1,6 +1,6 @@
 """Time forward and backward passes of the label layer, with class indices and with one-hot labels.
 
-    python -m benchmarks.labels
+    python -m benchmarks.label_layer
 
 With the paper's 50,000 unique labels, one-hot labels are a matrix [batch, 50,000]. This matrix is multiplied once in
 the forward pass and once in the backward pass. The script also compares the results of class indices and of one-hot

@@ -68,7 +68,10 @@ def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
         findings.append('The two sources were given in the reverse order; give them in the order of the manifest.')
     elif hashes != expected:
         is_not = f'its hash is {" and ".join(expected)}, not {printable(" and ".join(hashes))}'
-        findings.append(f'The source is not the original one: {is_not}.')
+        names = ' and '.join(map(printable, listed(claimed.source)))
+        findings.append(
+            f'The source is not the original one: {is_not}. The manifest names {names}; compare with that file.'
+        )
     optional = ['original_names'] if claimed.original_names is not UNSET else []  # missing in older manifests
     for name in ('arguments', 'indices', 'labels', 'class_names', 'version', *optional):
         # The values are compared as JSON, because JSON distinguishes 1, 1.0 and true.

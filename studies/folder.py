@@ -51,7 +51,9 @@ def open_study(root: Path) -> Study:
     """Read the study from its folder. Raises UserError if the folder has no study, or a corrupt one."""
     path = root / STUDY_FILE
     if not path.exists():
-        raise UserError(f'{root} contains no {STUDY_FILE}; give a folder made by emm.py sweep or search')
+        raise UserError(
+            f'{root} contains no {STUDY_FILE}; give a folder made by emm.py sweep or search, or for plot a run folder'
+        )
     try:
         saved = parse_json(path.read_bytes(), SavedStudy, str(path))
     except UserError as error:

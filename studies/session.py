@@ -39,6 +39,7 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
     if options.dry_run:
         print_plan(study, root, validator, launcher)
         return
+    launcher.require_resources()
     if study.sources:
         claim(root, study)
         make_sources(root, study)

@@ -270,6 +270,11 @@ def test_a_mistake_gives_a_one_sentence_error_and_leaves_no_files(arguments, mes
     assert [path.name for path in tmp_path.iterdir()] == ['two.toml']
 
 
+def test_a_dry_run_needs_no_gpus(study_file, tmp_path):
+    output = run_script('emm.py', 'sweep', study_file, '--gpus-per-job=4', '-n', cwd=tmp_path).stdout
+    assert 'Time:           unknown, because this machine has no GPU' in output or 'GPU' not in output
+
+
 def test_a_dry_run_prints_the_points_and_writes_nothing(study_file, tmp_path):
     output = run_script('emm.py', 'sweep', study_file, '-n', cwd=tmp_path).stdout
     assert output.count('$ python train.py') == 2

@@ -226,7 +226,7 @@ def describe(config: TrainingConfig, device_type: str) -> str:
             reached = 100 * schedule.lr_multiplier(schedule.total_images)
             warmup += f', longer than the run, which ends at {reached:.0f} % of the learning rate'
     else:
-        warmup = 'none'
+        warmup = 'none, because it is below 1 kimg' if options.lr and options.warmup else 'none'
     if schedule.ema_mode == 'mode3':
         average = f'beta {schedule.ema_beta(schedule.total_images):.6g}'
     elif schedule.ema_halflife_images == 0:

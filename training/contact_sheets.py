@@ -13,6 +13,7 @@ from dnnlib.util import atomic_file
 
 # Small images are magnified as long as the sides of the sheet and of each image stay within these limits, in pixels.
 _SHEET, _LARGEST_CELL = 512, 128
+_SEPARATED_FROM, _LINE = 4, '#808080'
 
 
 def to_pil(image: Tensor) -> PIL.Image.Image:
@@ -33,10 +34,20 @@ def contact_sheet(images: Tensor, columns: int | None = None) -> PIL.Image.Image
 
 
 def magnified_sheet(images: Tensor) -> PIL.Image.Image:
-    """Like `contact_sheet`, but small images are magnified by an integer factor."""
+    """Like `contact_sheet`, but small images are magnified by an integer factor.
+
+    If the factor is at least 4, grey lines over the last two pixels of each image separate it from its neighbours.
+    """
     sheet = contact_sheet(images)
     factor = max(1, min(_SHEET // max(sheet.size), _LARGEST_CELL // max(images.shape[2:])))
-    return sheet.resize((sheet.width * factor, sheet.height * factor), PIL.Image.Resampling.NEAREST)
+    picture = sheet.resize((sheet.width * factor, sheet.height * factor), PIL.Image.Resampling.NEAREST)
+    if factor >= _SEPARATED_FROM:
+        height, width = (factor * edge for edge in images.shape[2:])
+        for y in range(height, picture.height, height):
+            picture.paste(_LINE, (0, y - 2, picture.width, y))
+        for x in range(width, picture.width, width):
+            picture.paste(_LINE, (x - 2, 0, x, picture.height))
+    return picture
 
 
 def save_contact_sheet(path: Path, images: Tensor) -> None:

@@ -33,6 +33,9 @@ class Launcher(Protocol):
     capacity: int | None
     resources: Resources
 
+    def require_resources(self) -> None:
+        """Raise UserError if the points cannot run here. A study that is only planned (`-n`) does not call this."""
+
     def submit(self, folders: Sequence[Path]) -> list[Job]:
         """Start or queue the points in these folders, in this order."""
 

@@ -33,16 +33,11 @@ class LocalLauncher:
 
     devices: ids of the GPUs; an id that is listed n times is shared by n points. An empty list means the CPU, whose
     cores the points share evenly unless OMP_NUM_THREADS is set.
-    Raises UserError if there are too few GPUs.
     """
 
     def __init__(self, jobs: int = 1, gpus_per_job: int = 0, devices: Sequence[str] = ()):
-        if jobs * gpus_per_job > len(devices):
-            raise UserError(
-                f'`jobs`={jobs} with `gpus_per_job`={gpus_per_job} needs {jobs * gpus_per_job} GPUs, but there are '
-                f'{len(devices)}; lower `jobs` or `gpus_per_job`'
-            )
         self.capacity: int | None = jobs
+        self.gpus = jobs * gpus_per_job, len(devices)
         self.resources = Resources(gpus_per_node=gpus_per_job)
         self.shares: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for number in range(jobs):
@@ -50,6 +45,14 @@ class LocalLauncher:
         self.pool = ThreadPoolExecutor(jobs)
         self.running: dict[Path, PointRun] = {}
         self.stopped = False
+
+    def require_resources(self) -> None:
+        needed, found = self.gpus
+        if needed > found:
+            raise UserError(
+                f'`jobs`={self.capacity} with `gpus_per_job`={self.resources.gpus_per_node} needs {needed} GPUs, but '
+                f'there are {found}; lower `jobs` or `gpus_per_job`'
+            )
 
     def submit(self, folders: Sequence[Path]) -> list[Job]:
         return [LocalJob(self.pool.submit(self._run, folder)) for folder in folders]

@@ -67,6 +67,9 @@ class SlurmLauncher:
         self.queue = _Queue()
         self.jobs: list[SlurmJob] = []
 
+    def require_resources(self) -> None:
+        pass  # Slurm refuses jobs that ask for too much
+
     def submit(self, folders: Sequence[Path]) -> list[Job]:
         """Queue the points in these folders as one job array, except points whose job is already waiting or running.
 

@@ -82,6 +82,8 @@ def comparison(outcomes: list[Outcome], threshold: float) -> str:
     assert last.emm is not None
     if last.emm.estimate.relation == '<':
         best = max(outcomes, key=lambda outcome: outcome.ratios[0].mean)
+        if best.ratios[0].mean == 0:
+            return 'No combination memorizes a measured training set: none of the generated images is a copy.'
         return (
             f'No combination memorizes a measured training set: the highest ratio is {percent(best.ratios[0].mean)}'
             f'{of(best)}, below {100 * threshold:.3g} %.'

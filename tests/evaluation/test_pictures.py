@@ -36,6 +36,9 @@ def test_a_contact_sheet_of_small_images_is_magnified(tmp_path):
         assert picture.shape == (size, size)
         factor = size // np.asarray(contact_sheet(images)).shape[0]
         np.testing.assert_array_equal(picture[::factor, ::factor], np.asarray(contact_sheet(images)))
+        cell = factor * edge
+        between = picture[:, cell - 2 : cell], picture[cell - 2 : cell]
+        assert all((lines == 128).all() for lines in between) == (factor >= 4)
 
 
 def test_a_gallery_shows_an_even_sample_and_the_images_closest_to_the_threshold():

@@ -105,7 +105,7 @@ def test_sets_of_different_shapes_are_refused():
     generated, training = random_sets(256, 5, 5)
     with pytest.raises(UserError, match=r'generated images have shape \[1, 1, 4\], but training images have'):
         compute_metrics(['ratio_curve'], PixelSpace(), generated.reshape(5, 1, 1, 4), training)
-    with pytest.raises(UserError, match=r'test images have shape \[1, 1, 4\]'):
+    with pytest.raises(UserError, match=r'held-out images have shape \[1, 1, 4\]'):
         compute_metrics(['ratio_curve'], PixelSpace(), generated, training, training.reshape(5, 1, 1, 4))
 
 

@@ -35,7 +35,7 @@ def test_points_of_small_networks_share_the_gpus_evenly(tmp_path, monkeypatch):
     assert launcher.capacity == 4
     assert [launcher.shares.get()['CUDA_VISIBLE_DEVICES'] for _ in range(4)] == ['0', '3', '0', '3']
     with pytest.raises(UserError, match='`jobs`=5'):
-        make_launcher(tmp_path, LaunchOptions(jobs_per_gpu=2, jobs=5))
+        make_launcher(tmp_path, LaunchOptions(jobs_per_gpu=2, jobs=5)).require_resources()
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     with pytest.raises(ArgumentError, match='`jobs_per_gpu` requires a GPU'):
         make_launcher(tmp_path, LaunchOptions(jobs_per_gpu=2))

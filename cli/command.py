@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -163,6 +163,23 @@ class _Parsed(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class _Registered(click.Choice[str]):
+    """A choice among the keys of a registry. Plug-ins, which can add keys, are loaded only for an unknown key."""
+
+    def __init__(self, registry: Mapping[str, Any]):
+        super().__init__(registry)
+        self.registry = registry
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.registry:
+            try:
+                load_plugins()
+            except UserError as error:
+                self.fail(str(error), param, ctx)
+        self.choices = tuple(self.registry)
+        return super().convert(value, param, ctx)
+
+
 def _type_hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
@@ -201,6 +218,8 @@ def _details(hint: Any, option: Option) -> dict[str, Any]:
 def _type(hint: Any, option: Option) -> Any:
     if option.parse is not None:
         return parsed(option.parse)
+    if isinstance(option.choices, Mapping):
+        return _Registered(option.choices)
     if option.choices is not None:
         return click.Choice(option.choices)
     low, high = (option.least, option.above), (option.most, option.below)

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 REQUIRED = dataclasses.MISSING
@@ -25,9 +25,10 @@ class Option:
     help: one sentence, in which other fields are named in backticks. default: the default as declared, before parsing.
     name: name on command lines and in files; None means the field's name with dashes instead of underscores.
     unit: placeholder for the value in the help, such as INT. least, most: inclusive bounds. above, below: exclusive
-    bounds. choices: the allowed strings. parse: function that converts a string to the value; if this fails, it
-    raises ValueError with the reason. switch: whether the option is a flag, which takes no value. short: one-letter
-    name. alias: second name. required_unless: name of a field; this option is required unless that field is given.
+    bounds. choices: the allowed strings; the keys of a registry include those that plug-ins add. parse: function that
+    converts a string to the value; if this fails, it raises ValueError with the reason. switch: whether the option is
+    a flag, which takes no value. short: one-letter name. alias: second name. required_unless: name of a field; this
+    option is required unless that field is given.
     """
 
     help: str
@@ -38,7 +39,7 @@ class Option:
     most: float | None = None
     above: float | None = None
     below: float | None = None
-    choices: tuple[str, ...] | None = None
+    choices: Collection[str] | None = None
     parse: Callable[[str], Any] | None = None
     switch: bool = False
     short: str | None = None

@@ -1,4 +1,4 @@
-"""Plug-ins: external code that adds metrics, selections, denoisers or feature extractors to the registries.
+"""Plug-ins: external code that adds metrics, selections, denoisers, networks or feature extractors to the registries.
 
 docs/plugins.md has an example. Scripts call `load_plugins` before they use any registry; Python code simply imports its
 own modules.

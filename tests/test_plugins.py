@@ -1,4 +1,4 @@
-"""Plugins: the example in docs/plugins.md, an extractor, and a plugin file that raises an error."""
+"""Plugins: the example in docs/plugins.md, an extractor, an architecture, and a plugin file that raises an error."""
 
 import os
 import re
@@ -39,13 +39,18 @@ def test_the_example_plugin_in_the_docs_adds_selections_and_a_metric(tmp_path):
     assert re.search(r'largest_distance\.largest +\d', done.stdout)
 
 
-def test_a_plugin_that_fails_gives_a_one_sentence_error(tmp_path):
-    plugin = tmp_path / 'broken.py'
-    plugin.write_text('import nowhere')
-    done = run(plugin, 'mem_ratio.py', '--images=digits', '--knn-ref=digits')
-    assert done.returncode == 1
-    assert done.stderr.startswith('Error: the plug-in')
-    assert "No module named 'nowhere'" in done.stderr
+def test_a_plugin_adds_an_architecture(tmp_path):
+    plugin = tmp_path / 'narrow.py'
+    plugin.write_text(
+        'from training.architectures import ARCHITECTURES\n'
+        "ARCHITECTURES['narrow'] = ARCHITECTURES['adm'] | {'model_channels': 32, 'channel_mult': [1]}\n"
+    )
+    arguments = ['train.py', '--dry-run', f'--outdir={tmp_path}', '--data=digits', '--augment=0']
+    done = run(plugin, *arguments, '--arch=narrow')
+    assert done.returncode == 0, done.stderr
+    assert 'EDMPrecond' in done.stdout
+    done = run(plugin, *arguments, '--arch=wide')
+    assert "'wide' is not one of 'ddpmpp', 'ncsnpp', 'adm', 'narrow'" in done.stderr
 
 
 EXTRACTOR = """
@@ -79,3 +84,12 @@ def test_a_plugin_adds_a_feature_extractor(tmp_path):
     done = run(plugin, '-m', 'evaluation.features', *arguments, '--extractor=minima')
     assert 'minima is not a known extractor' in done.stderr
     assert done.stderr.strip().endswith('extremes')
+
+
+def test_a_plugin_that_fails_gives_a_one_sentence_error(tmp_path):
+    plugin = tmp_path / 'broken.py'
+    plugin.write_text('import nowhere')
+    done = run(plugin, 'mem_ratio.py', '--images=digits', '--knn-ref=digits')
+    assert done.returncode == 1
+    assert done.stderr.startswith('Error: the plug-in')
+    assert "No module named 'nowhere'" in done.stderr

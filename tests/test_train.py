@@ -15,9 +15,11 @@ from dnnlib.util import ArgumentError
 from tests.helpers import TINY, failure_of, invoke
 from tests.training.edm_pickles import pickle_of
 from training import training_loop
+from training.architectures import ARCHITECTURES
 from training.config import resolve
 from training.dataset import StreamedDataset, describe_dataset, load_dataset
 from training.held_out_loss import HeldOutLoss, Images
+from training.networks import MODEL_TYPES
 from training.snapshot import list_snapshots, list_states, load_network, read_info
 from training.trainer import Trainer
 from training.training_options import RunOptions, with_preset
@@ -109,6 +111,34 @@ def test_options_choose_architecture_preconditioning_and_loss_as_in_the_paper(co
     found = (config.network.class_name, config.loss, arguments['model_type'], arguments.get('resample_filter'),
              arguments.get('embedding_type'), arguments['model_channels'])  # fmt: skip
     assert found == expected
+
+
+class Convolution(torch.nn.Module):
+    """A network of one convolution."""
+
+    def __init__(self, img_resolution, in_channels, out_channels, label_dim, size, dropout, model_channels=1):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
+
+    def forward(self, x, noise_labels, class_labels, augment_labels=None):
+        return self.layer(x)
+
+
+def test_a_registered_architecture_can_be_trained(digits_20, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODEL_TYPES, 'Convolution', Convolution)
+    monkeypatch.setitem(ARCHITECTURES, 'convolution', {'model_type': 'Convolution', 'size': 3})
+    options = [f'--data={digits_20}', '--arch=convolution', '--augment=0']
+    result = run(
+        f'--outdir={tmp_path}', '--nosubdir', *options, '--epochs=2', '--batch=10', '--warmup=0', '--samples=0'
+    )
+    assert result.exit_code == 0, result.output
+    net = load_network(list_snapshots(tmp_path)[-1][1])
+    assert isinstance(net.model, Convolution)
+    assert net.model.layer.kernel_size == (3, 3)
+    assert resolved(*options, '--num-channels=7').network.arguments['model_channels'] == 7
+    assert '--embed does not apply to --arch=convolution' in failure(*options, '--embed=fourier', status=2)
+    assert "unexpected keyword argument 'num_blocks'" in failure(*options, '--num-blocks=2', status=2)
+    assert "unexpected keyword argument 'augment_dim'" in failure(*options[:2], status=2)
 
 
 def resolved(*arguments, world_size=1):

@@ -16,6 +16,7 @@ from dnnlib.options import check_values
 from dnnlib.text_tables import write_text
 from dnnlib.typed import parse_json
 from dnnlib.util import ArgumentError, UserError, counted
+from training.architectures import ARCHITECTURES
 from training.augment import AUGMENT_LABELS
 from training.dataset import DatasetInfo
 from training.schedule import Schedule, evenly, every, logarithmically, rampup_kimg, scaled_kimg
@@ -26,25 +27,6 @@ OPTIONS_FILE = 'training_options.json'
 # Default interval between status lines, in kimg. In short runs, it is reduced to give about LEAST_TICKS lines.
 DEFAULT_TICK, LEAST_TICKS = 50, 20
 
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    'ddpmpp': {
-        'model_type': 'SongUNet',
-        'channel_mult': [2, 2, 2],
-        'encoder_type': 'standard',
-        'decoder_type': 'standard',
-        'channel_mult_noise': 1,
-        'resample_filter': [1, 1],
-    },
-    'ncsnpp': {
-        'model_type': 'SongUNet',
-        'channel_mult': [2, 2, 2],
-        'encoder_type': 'residual',
-        'decoder_type': 'standard',
-        'channel_mult_noise': 2,
-        'resample_filter': [1, 3, 3, 1],
-    },
-    'adm': {'model_type': 'DhariwalUNet', 'model_channels': 192, 'channel_mult': [1, 2, 3, 4]},
-}
 PRECONDITIONING = {'vp': ('VPPrecond', 'VPLoss'), 've': ('VEPrecond', 'VELoss'), 'edm': ('EDMPrecond', 'EDMLoss')}
 
 
@@ -182,10 +164,11 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
     if options.cbase is not None and 'num_channels' in given and options.cbase != options.num_channels:
         raise ArgumentError('`cbase` and `num_channels` both determine the base width; give only one')
     width = options.cbase or options.num_channels
-    if options.arch == 'adm':
+    is_song_unet = arguments['model_type'] == 'SongUNet'
+    if not is_song_unet:
         for name in ('skip_connections', 'embed'):
             if name in given:
-                raise ArgumentError(f'`{name}` does not apply to `arch`=adm; remove it')
+                raise ArgumentError(f'`{name}` does not apply to `arch`={options.arch}; remove it')
         if options.cbase is not None or 'num_channels' in given:
             arguments['model_channels'] = width
         for name in ('num_blocks', 'attn_resolutions'):
@@ -200,14 +183,15 @@ def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -
         arguments['channel_mult'] = options.cres
     if options.augment:
         arguments['augment_dim'] = AUGMENT_LABELS
-    if options.arch != 'adm':
+    if is_song_unet:
         levels = len(arguments['channel_mult'])
         mask = options.skip_connections
         arguments['skip_connections'] = [1] * (levels * (options.num_blocks + 1)) if mask is None else mask
     try:
         config = NetworkConfig(PRECONDITIONING[options.precond][0], arguments)
         config.build('meta')
-    except (ValueError, RuntimeError, ArithmeticError) as error:  # RuntimeError: too large for torch
+    # RuntimeError: too large for torch. TypeError: an option that the network's class does not accept.
+    except (ValueError, RuntimeError, ArithmeticError, TypeError) as error:
         text = re.sub(r'^skip_connections', '`skip_connections`', str(error).split('\n')[0])
         raise ArgumentError(f'{text}; change the options of the network, or use another training set') from error
     return config
@@ -258,6 +242,8 @@ def as_lines(texts: dict[str, str]) -> str:
 def attention_text(config: TrainingConfig) -> str:
     """The resolutions at which the network has self-attention, or a warning if there are none."""
     arguments, resolution = config.network.arguments, config.dataset.resolution
+    if 'channel_mult' not in arguments:
+        return f'as {arguments["model_type"]} defines it'
     levels = [resolution >> level for level in range(len(arguments['channel_mult']))]
     wanted = arguments.get('attn_resolutions', [32, 16, 8])
     found = [level for level in levels if level in wanted]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from dnnlib.options import integer_list, option
 from dnnlib.util import UserError
+from training.architectures import ARCHITECTURES
 from training.sampler_options import PRECISIONS, device_option
 from training.schedule import EMA_MODES, WARMUP_EPOCHS
 
@@ -65,7 +66,7 @@ class TrainingOptions:
     # fmt: off
     preset: str | None = option(None, 'Start from the options of this preset.', choices=tuple(PRESETS))
     cond: bool = option(False, 'Train a class-conditional network.', unit='BOOL')
-    arch: str = option('ddpmpp', 'Network architecture.', choices=('ddpmpp', 'ncsnpp', 'adm'))
+    arch: str = option('ddpmpp', 'Network architecture.', choices=ARCHITECTURES)
     precond: str = option('edm', 'Preconditioning and loss.', choices=('vp', 've', 'edm'))
 
     duration: float = option(200, 'Training length in millions of images, for a training set of 50,000 images; it scales with the size of the training set, so 1 means 20 epochs.', unit='MIMG', above=0)

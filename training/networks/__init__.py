@@ -5,6 +5,10 @@ in_channels, out_channels, label_dim and further arguments. A network is called 
 `network(x, noise_labels, class_labels, augment_labels)`. The class attribute `argument_limits` gives the largest
 number, or the greatest length of a list, that an argument accepts. Without these limits, a file could request a network
 that takes hours to build.
+
+To train the network, also add an entry to `training.architectures.ARCHITECTURES`. The constructor must then take
+`dropout`, and `augment_dim` unless augmentation is off. Options such as `num_blocks` are passed to it only if they are
+given, and an option that it does not take is refused.
 """
 
 from torch import nn

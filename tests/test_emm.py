@@ -271,7 +271,7 @@ def test_a_mistake_gives_a_one_sentence_error_and_leaves_no_files(arguments, mes
 
 
 def test_a_dry_run_needs_no_gpus(study_file, tmp_path):
-    output = run_script('emm.py', 'sweep', study_file, '--gpus-per-job=4', '-n', cwd=tmp_path).stdout
+    output = run_script('emm.py', 'sweep', study_file, '--gpus-per-job=2', '-n', cwd=tmp_path).stdout
     assert 'Time:           unknown, because this machine has no GPU' in output or 'GPU' not in output
 
 

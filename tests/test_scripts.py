@@ -263,7 +263,7 @@ def test_wrong_commands_in_a_page_are_detected(command, page, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'name', ['conditioning', 'dimension', 'size', 'skip_connections', 'train_procedure', 'transition']
+    'name', ['conditioning', 'dimension', 'model_config', 'size', 'skip_connections', 'train_procedure', 'transition']
 )
 def test_published_tables_are_of_the_study_file_in_the_repository(name):
     tables = json.loads((ROOT / 'docs' / 'results' / 'photographs' / name / 'tables.json').read_text())

@@ -167,8 +167,6 @@ def copied_path(options: EvaluationOptions) -> Path | None:
 
 def check_folders(options: EvaluationOptions) -> None:
     """Raise UserError if an output file cannot be written, before hours of work are lost."""
-    if options.expdir is not None and not options.expdir.is_dir():
-        raise UserError(f'`expdir`={options.expdir}: there is no such folder; give the folder of a training run')
     files = {'table': options.table, 'gallery': options.gallery}
     for argument, path in {**files, 'log': log_path(options), 'copied': copied_path(options)}.items():
         require_writable(argument, path)

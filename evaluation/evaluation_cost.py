@@ -75,8 +75,8 @@ def evaluation_lines(options: EvaluationOptions, device: torch.device, pipeline_
 
     Raises UserError, like `evaluate`, for files and folders that cannot be used.
     """
-    check_folders(options)
     generators = make_generators(options, Sampling.of(options, num_steps=pipeline_steps), device)
+    check_folders(options)
     source = open_source(training_set_path(options), 'training_set')
     require_square(source.where, source.shape)
     height, width, channels = source.shape

@@ -158,6 +158,11 @@ def test_the_images_of_the_best_snapshot_are_kept(fresh, digits_20, monkeypatch)
     assert not list(fresh.glob('*partial*'))
 
 
+def test_a_missing_run_folder_is_named(tmp_path):
+    for arguments in ([], ['-n']):
+        assert f'--expdir={tmp_path}/none: no such folder' in failure(f'--expdir={tmp_path}/none', *arguments)
+
+
 def test_edm_pickles_are_evaluated_like_snapshots(fresh, digits_20, tmp_path_factory):
     common = [f'--knn-ref={digits_20}', '--seeds=0-9', '--steps=4']
     assert run(f'--expdir={fresh}', *common).exit_code == 0

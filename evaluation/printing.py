@@ -30,29 +30,29 @@ def quality_text(record: Mapping[str, Any]) -> str:
     return f'Fréchet {", ".join(f"{value:.5g} {name}" for name, value in sets.items() if value is not None)}  '
 
 
-def far_share(record: Mapping[str, Any]) -> float:
-    """The share of generated images that are far from any data, like noise (`TrainingSet.num_far`).
-
-    If an old record lacks this number, 1 or 0: whether the mean distance is far. 0 without a reference distance.
-    """
-    if record.get('num_far') is not None:
-        return record['num_far'] / record['num_images']
-    reference = record.get('reference_distance')
-    return float(reference is not None and record['mean_distance'] > FAR * reference)
+def far_share(record: Mapping[str, Any]) -> float | None:
+    """The share of generated images that are far from any data, like noise; None in old records, which lack num_far."""
+    return None if record.get('num_far') is None else record['num_far'] / record['num_images']
 
 
 def is_far(record: Mapping[str, Any]) -> bool:
     """Whether more than FAR_SHARE = 20 % of the generated images are far from any data; the ratio then means little.
 
-    Of new photographs and digits from the data distribution, 0 to 13 % are far from 20 to 5,000 training images.
+    Of new photographs and digits from the data distribution, 0 to 13 % are far from 20 to 5,000 training images. For a
+    record without num_far, this is whether the mean distance exceeds FAR reference distances.
     """
-    return far_share(record) > FAR_SHARE
+    share, reference = far_share(record), record.get('reference_distance')
+    if share is not None:
+        return share > FAR_SHARE
+    return reference is not None and record['mean_distance'] > FAR * reference
 
 
 def distance_text(record: Mapping[str, Any]) -> str:
     """Format the mean distance, such as '7.51', or '90.12 (85 % of images far from any data)'."""
-    text = f'{record["mean_distance"]:.2f}'
-    return f'{text} ({100 * far_share(record):.0f} % of images {FAR_TEXT})' if is_far(record) else text
+    text, share = f'{record["mean_distance"]:.2f}', far_share(record)
+    if not is_far(record):
+        return text
+    return f'{text} ({FAR_TEXT})' if share is None else f'{text} ({100 * share:.0f} % of images {FAR_TEXT})'
 
 
 def _known(value: float | None) -> str:

@@ -18,7 +18,7 @@ def finding(results: StudyResults) -> str:
     outcomes = [outcome for outcome in results.outcomes if outcome.ratios]
     if not outcomes:
         return 'No training run is finished yet.'
-    if all(far_share(result.record) > 0.5 for result in results.points if result.record is not None):
+    if all(_is_noise(result.record) for result in results.points if result.record is not None):
         advised = '; train longer' * any(o.combination.settings.denoiser is None for o in outcomes)
         return f'No finding yet: the generated images are noise, or {FAR_TEXT}{advised}.'
     known = [outcome for outcome in outcomes if outcome.emm is not None]
@@ -35,6 +35,11 @@ def finding(results: StudyResults) -> str:
     intervals = [outcome.ratios[0].interval for outcome in outcomes]
     ends = [(interval.low, interval.high) for interval in intervals]
     return range_sentence(f'With {size} training images, the share of copies', lowest, highest, ends)
+
+
+def _is_noise(record: dict[str, Any]) -> bool:
+    share = far_share(record)
+    return is_far(record) if share is None else share > 0.5
 
 
 def range_sentence(

@@ -31,7 +31,7 @@ from studies.report.page import (
     Trainings,
     write_page,
 )
-from studies.report.tables import ratio_rows
+from studies.report.tables import far_text, ratio_rows
 from studies.report.trainings import images_of_point, page_point
 from studies.results import StudyResults
 from studies.study import COLUMNS
@@ -203,9 +203,7 @@ def ratio_table(results: StudyResults) -> PageTable:
                     share=row['ratio'],
                 ),
                 Cell(f'{row["memorized"]:,}', f'of {row["images"]:,}'),
-                Cell(
-                    f'{row["mean_distance"]:.1f}', f'{100 * row["far_share"]:.0f} % far from data' if row['far'] else ''
-                ),
+                Cell(f'{row["mean_distance"]:.1f}', f'far from data: {far_text(row)}' if row['far'] else ''),
             ]
             for row in rows
         ],

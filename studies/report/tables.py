@@ -22,12 +22,14 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
     """One row per combination and size with a finished repeat; ratios are in [0, 1].
 
     dataset_sha256: content hashes of the repeats' training sets. far: number of repeats with many images that are far
-    from any data, see `evaluation.printing.is_far`. far_share: the share of these images, averaged over repeats.
+    from any data, see `evaluation.printing.is_far`. far_share: the share of these images, averaged over repeats; None
+    if an old record lacks it.
     """
     rows = []
     for outcome in results.outcomes:
         for ratios in outcome.ratios:
             records = [result.record for result in outcome.at(ratios.size) if result.record is not None]
+            shares = [share for share in map(far_share, records) if share is not None]
             rows.append(
                 {
                     **outcome.combination.values,
@@ -42,11 +44,17 @@ def ratio_rows(results: StudyResults) -> list[dict[str, Any]]:
                     'mean_distance': sum(record['mean_distance'] for record in records) / len(records),
                     'dataset_sha256': ' '.join(record.get('dataset_sha256') or '' for record in records),
                     'far': sum(map(is_far, records)),
-                    'far_share': sum(map(far_share, records)) / len(records),
+                    'far_share': sum(shares) / len(shares) if len(shares) == len(records) else None,
                     **metric_means(records),
                 }
             )
     return rows
+
+
+def far_text(row: dict[str, Any]) -> str:
+    """The share of images far from any data in a row of `ratio_rows`; if it is unknown, 'yes' or 'no'."""
+    share = row['far_share']
+    return ('yes' if row['far'] else 'no') if share is None else f'{100 * share:.0f} %'
 
 
 def metric_means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -132,7 +140,7 @@ def table_text(results: StudyResults) -> str:
             f'{100 * row["ratio"]:.1f} %',
             f'[{100 * row["ratio_low"]:.1f}, {100 * row["ratio_high"]:.1f}]',
             f'{row["mean_distance"]:.1f}',
-            *([f'{100 * row["far_share"]:.0f} %'] if any_far else []),
+            *([far_text(row)] if any_far else []),
         ]
         for row in found
     ]

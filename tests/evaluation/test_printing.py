@@ -1,6 +1,6 @@
 """Tests of the text that describes evaluation records."""
 
-from evaluation.printing import far_share, is_far, summary
+from evaluation.printing import is_far, summary
 
 COUNTS = {'num_images': 200, 'ratio': 0.25, 'ratio_low': 0.195, 'ratio_high': 0.3143, 'mean_distance': 12.345}
 
@@ -74,4 +74,5 @@ def test_images_far_from_any_data_are_flagged_if_they_are_more_than_a_fifth():
 def test_old_records_are_flagged_by_their_mean_distance():
     # The limit is √2 times the reference distance; 12.345 / √2 = 8.729.
     near, far = COUNTS | {'reference_distance': 8.74}, COUNTS | {'reference_distance': 8.72}
-    assert [far_share(record) for record in (near, far)] == [0, 1]
+    assert [is_far(record) for record in (near, far)] == [False, True]
+    assert summary([{'snapshot': 'a', **far}]).endswith('12.35 (far from any data)')

@@ -145,9 +145,10 @@ def test_images_far_from_data_are_flagged_in_tables(tmp_path):
     write_json(folder / 'result.json', record_of(0.0) | {'mean_distance': 90.0, 'num_far': 300})
     results = collect(results.study, tmp_path)
     assert [row['far'] for row in ratio_rows(results)] == [0, 1]
-    assert [row['far_share'] for row in ratio_rows(results)] == [0, 0.3]
+    assert [row['far_share'] for row in ratio_rows(results)] == [None, 0.3]
     text = table_text(results)
     assert '90.0  30 %' in text
+    assert '1.0    no' in text  # a record without num_far
     assert 'far: the share of images far from any data' in text
 
 

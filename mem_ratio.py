@@ -62,7 +62,7 @@ def main(options: EvaluationOptions) -> None:
             return
         with chatter:
             records = evaluate(options, device, pipeline_steps)
-        text = '\n'.join(map(json.dumps, records)) if options.as_json else report(options, records)
+        text = '\n'.join(map(json.dumps, records)) if options.as_json else with_option_names(report(options, records))
         distributed.print0(text)
 
 
@@ -70,7 +70,7 @@ def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> str:
     """Format the ratio and the metrics as text."""
     from evaluation.records import best_record
 
-    note = with_option_names(left_out(options.metrics or [], requested_metrics(options)))
+    note = left_out(options.metrics or [], requested_metrics(options))
     notes = [note] * bool(note)
     if options.expdir is None:
         return '\n'.join([summary(records), *notes])

@@ -71,13 +71,24 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines about copies by a second rule, copied training images, and metrics; skips parts that the records lack."""
+    """Lines about copies by a second rule, copied images, metrics and noise; skips parts that the records lack."""
     lines = []
     if 'copies' in records[0]:
         lines.append(copies_text(records[0]['copies'], is_alone=len(records) == 1))
     if len(records) == 1 and 'copied' in records[0]:
         lines.append(copied_text(records[0]['copied']))
-    return lines + [table_of_metrics(records)] * any('metrics' in record for record in records)
+    lines += [table_of_metrics(records)] * any('metrics' in record for record in records)
+    return lines + noise_note(records)
+
+
+def noise_note(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A list with advice if many images of a trained network are far from any data, otherwise an empty list."""
+    if not any(record.get('kimg') and is_far(record) for record in records):
+        return []
+    return [
+        'Note: many images are noise. Sampling starts at noise levels that a short training run hardly covers, so a '
+        'lower `sigma_max` (such as 10) or longer training can remove the noise.'
+    ]
 
 
 def copies_text(copies: Mapping[str, Any], is_alone: bool) -> str:

@@ -118,7 +118,9 @@ def advice_for(outcome: Outcome) -> str:
         return f'measure training sets of fewer than {size:,} images.'
     points = [result for result in outcome.at(size) if result.record is not None]
     if any(is_far(result.record) for result in points if result.record is not None):
-        return f'train longer, or lower the learning rate: with |D| = {size:,}, many images are {FAR_TEXT}.'
+        return (
+            f'train longer, or lower the learning rate or sigma_max: with |D| = {size:,}, many images are {FAR_TEXT}.'
+        )
     if any(_was_rising(run_records(result.point.folder / 'run')) for result in points):
         return f'train longer: the ratio at {size:,} training images was still rising at the last snapshot.'
     return f'measure training sets of fewer than {size:,} images, or train longer.'

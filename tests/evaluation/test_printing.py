@@ -71,6 +71,12 @@ def test_images_far_from_any_data_are_flagged_if_they_are_more_than_a_fifth():
     assert summary([{'snapshot': 'a', **many}]).endswith('12.35 (22 % of images far from any data)')
 
 
+def test_noise_from_a_network_leads_to_advice_about_sigma_max():
+    few, many = ({'snapshot': 'a', **COUNTS, 'num_images': 50, 'num_far': far, 'kimg': 60.0} for far in (10, 11))
+    assert 'sigma_max' not in summary([few])
+    assert summary([many]).endswith('longer training can remove the noise.')
+
+
 def test_old_records_are_flagged_by_their_mean_distance():
     # The limit is √2 times the reference distance; 12.345 / √2 = 8.729.
     near, far = COUNTS | {'reference_distance': 8.74}, COUNTS | {'reference_distance': 8.72}

@@ -69,12 +69,15 @@ def copied_classes(copied: Iterable[CopiedImage], labels: Tensor | None) -> list
     return sorted(classes, key=lambda entry: (-entry.copies, entry.label))
 
 
-def copied_record(copied: list[CopiedImage], num_training: int, labels: Tensor | None) -> dict[str, Any]:
-    """A record's entry on copied training images: their number, share of the training set, and most copied classes."""
+def copied_record(copied: list[CopiedImage], num_distinct: int, labels: Tensor | None) -> dict[str, Any]:
+    """A record's entry on copied training images: their number, their share, and the most copied classes.
+
+    num_distinct: the number of distinct training images; only the first of several equal images counts as copied.
+    """
     classes = [entry for entry in copied_classes(copied, labels) if entry.copies][:MOST_CLASSES]
     return {
         'num_images': len(copied),
-        'share': len(copied) / num_training,
+        'share': len(copied) / num_distinct,
         'classes': [{'class': entry.label, 'copies': entry.copies} for entry in classes],
     }
 

@@ -84,7 +84,8 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
             own = result.memorized, result.indices[:, 0]
             own = own if measurement.rule is None else measurement.copies(pixels, features)
             copies.append(copied_images(*own, training_set.labels))
-            found.record['copied'] = copied_record(copies[-1], len(training_set.images), training_set.labels)
+            num_distinct = len(training_set.images) - result.num_duplicates
+            found.record['copied'] = copied_record(copies[-1], num_distinct, training_set.labels)
         write_files(options, sets, copies, training_set)
         if options.keep_best and options.expdir is not None:
             keep_snapshot(options.expdir, best_record(records)['snapshot'])

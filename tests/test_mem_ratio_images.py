@@ -466,6 +466,7 @@ def test_a_large_image_set_stays_on_disk_and_gives_the_same_record(kind, tmp_pat
         galleries.append((tmp_path / 'gallery.png').read_bytes())
     assert records[0] == records[1]
     assert records[0]['num_duplicates'] == 1
+    assert records[0]['copied']['share'] == records[0]['copied']['num_images'] / 599
     assert records[0]['num_far'] == far_images(images, references)
     assert galleries[0] == galleries[1]
 

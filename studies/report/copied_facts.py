@@ -16,7 +16,7 @@ from studies.report.page import PageFigure
 MOST_SHOWN, IMAGES_PER_ROW = 12, 6
 
 
-def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None]:
+def copied_parts(folder: Path, num_duplicates: int) -> tuple[list[tuple[str, str]], PageFigure | None]:
     """Return facts about a point's copied training images, as (name, value) pairs, and a gallery of these images.
 
     The facts are [] if the generated images or the training set are missing. The gallery is None in this case, and also
@@ -30,8 +30,9 @@ def copied_parts(folder: Path) -> tuple[list[tuple[str, str]], PageFigure | None
         labels = None if source.labels is None else torch.tensor(source.labels)
         copies = memorized(best.squared_distances[:, 0], best.squared_distances[:, 1])
         copied = copied_images(copies, best.indices[:, 0], labels)
-        record = copied_record(copied, len(source), labels)
-        facts = [('Training images copied', f'{record["num_images"]:,} of {len(source):,} ({record["share"]:.1%})')]
+        num_distinct = len(source) - num_duplicates
+        record = copied_record(copied, num_distinct, labels)
+        facts = [('Training images copied', f'{record["num_images"]:,} of {num_distinct:,} ({record["share"]:.1%})')]
         if record['classes']:
             classes = (f'{entry["class"]} ({entry["copies"]:,})' for entry in record['classes'])
             facts.append(('Classes copied most often (number of copies)', ', '.join(classes)))

@@ -46,7 +46,7 @@ def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size:
     """Collect everything that the page shows about a point; parts that its folder does not contain are omitted."""
     point, status, record = result.point, result.status, result.record
     repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
-    who, copied = copied_parts(point.folder) if record else ([], None)
+    who, copied = copied_parts(point.folder, record['num_duplicates']) if record else ([], None)
     gallery = read_gallery(point.folder, gallery_size, closest_rows)
     note = f'{len(gallery)} of {record["num_images"]:,} images, closest to the threshold first.' if record else ''
     return PagePoint(

@@ -129,8 +129,8 @@ class Page:
 
 
 def shrunk(arguments: list[str], values: dict) -> list[str]:
-    """Arguments with --max-images divided by SHRINK, unless the command reads the built-in digits."""
-    if values.get('source') == 'digits' or any(word in values.get('dest', '') for word in ('pocket', 'trial')):
+    """Arguments with --max-images divided by SHRINK, unless the command reads the digits or makes a small set."""
+    if values.get('source') == 'digits' or any(word in values.get('dest', '') for word in ('pocket', 'trial', '8x8')):
         return arguments
     arguments = [word for word in arguments if not word.startswith('--max-images=')]
     if values.get('max_images'):

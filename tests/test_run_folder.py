@@ -65,6 +65,15 @@ def test_a_run_without_a_training_state_may_start_again_with_other_options(run_d
     assert json.loads((run_dir / 'training_options.json').read_text())['options']['lr'] == 0.5
 
 
+def test_a_dry_run_of_a_resumed_run_estimates_the_time_for_the_remaining_images(run_dir, arguments, monkeypatch):
+    monkeypatch.setattr('training.cost.images_per_second', lambda config, device: 10)
+    before = content(run_dir)  # after 20 of 80 images
+    result = run(f'--resume={run_dir}', '--epochs=4', '--dry-run')
+    assert 'about 6s for the remaining 60 images at 10 images/s' in result.output
+    assert content(run_dir) == before
+    assert 'about 8s at 10 images/s' in run(f'--outdir={run_dir}/new', *arguments, '--epochs=4', '--dry-run').output
+
+
 def test_resuming_with_other_numbers_of_ranks_or_threads_is_reported(run_dir, arguments):
     saved = json.loads((run_dir / 'training_options.json').read_text())
     saved |= {'world_size': 2, 'threads': saved['threads'] + 2}

@@ -121,9 +121,7 @@ class Page:
         # Simulate this number of ranks in one process.
         self.monkeypatch.setattr(distributed, 'world_size', lambda: ranks)
         self.monkeypatch.setattr(distributed, 'broadcast', lambda value: value)
-        self.monkeypatch.setattr(
-            'training.training_run.cost_lines', lambda config, device: {}
-        )  # would train for several seconds
+        self.monkeypatch.setattr('training.training_run.cost_lines', lambda *_: {})  # would train for several seconds
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f'{arguments}\n{result.output}'
 

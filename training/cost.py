@@ -106,31 +106,37 @@ def images_per_second(config: TrainingConfig, device: torch.device, seconds: flo
     return measured_rate(run, config.batch_gpu, device, SECONDS_MEASURED if seconds is None else seconds)
 
 
-def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False) -> Cost:
+def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False, images_seen: int = 0) -> Cost:
     """The cost of a training run.
 
     rate: images per second over all ranks, None if unknown. keep_best: whether only the best snapshot is kept.
+    images_seen: number of images already trained on, which are not counted.
     """
+    images = max(0, config.schedule.total_images - images_seen)
     memory = training_memory(config)
     parameters = config.network.build('meta').num_parameters
     pixels = config.dataset.size * config.dataset.channels * config.dataset.resolution**2 * config.options.cache
     states = min(config.options.keep_states, len(config.states))
     return Cost(
-        images=config.schedule.total_images,
-        calls=config.schedule.total_steps,
-        seconds=None if rate is None else config.schedule.total_images / rate,
+        images=images,
+        calls=-(-images // config.schedule.batch_size),
+        seconds=None if rate is None else images / rate,
         memory=memory.weights + config.batch_gpu * memory.image + pixels,
         disk=4 * parameters * (1 if keep_best else len(config.snapshots)) + states * (memory.weights - 4 * parameters),
     )
 
 
-def cost_lines(config: TrainingConfig, device: torch.device) -> dict[str, str]:
-    """A training run's time, memory and disk usage in words, keyed by 'Time', 'Memory' and 'Disk'."""
+def cost_lines(config: TrainingConfig, device: torch.device, images_seen: int = 0) -> dict[str, str]:
+    """A training run's time, memory and disk usage in words, keyed by 'Time', 'Memory' and 'Disk'.
+
+    images_seen: number of images already trained on; the time of a resumed run is the time for the remaining images.
+    """
     rate = images_per_second(config, device) * config.world_size
-    cost, memory = cost_of(config, rate), training_memory(config)
+    cost, memory = cost_of(config, rate, images_seen=images_seen), training_memory(config)
     assert cost.seconds is not None
+    remaining = f' for the remaining {counted(cost.images, "image")}' * (images_seen > 0)
     return {
-        'Time': f'about {format_time(cost.seconds)} at {rate:,.3g} images/s (a short measurement)',
+        'Time': f'about {format_time(cost.seconds)}{remaining} at {rate:,.3g} images/s (a short measurement)',
         'Memory': f'about {in_gb(cost.memory)} on each device: {in_gb(memory.weights)} for weights and optimizer, '
         f'{in_gb(memory.image)} for each of the {config.batch_gpu} images in a forward pass, and the training set',
         'Disk': f'about {in_gb(cost.disk)}: {counted(len(config.snapshots), "snapshot", "d")} '

@@ -145,11 +145,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state. Raises UserError if the state belongs to another network, optimizer or training set."""
-        for name, kind in STATE_PARTS.items():
-            if type(state.get(name)) is not kind or (kind is int and not 0 <= state[name] < LARGEST_COUNT):
-                raise UserError(
-                    f'the training state has no valid entry {name}; remove the file to resume from the previous state'
-                )
+        checked_state(state)
         if state['dataset_sha256'] != self.dataset.sha256:
             raise UserError(
                 f'`data`={self.config.dataset.path} differs from the training set that this run was started with; '
@@ -174,6 +170,16 @@ class Trainer:
         for view, (name, _) in zip(self.flat.views(flat), self.net.named_parameters(), strict=True):
             view.copy_(value[name])
         return flat
+
+
+def checked_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a training state unchanged. Raises UserError if an entry is missing or invalid."""
+    for name, kind in STATE_PARTS.items():
+        if type(state.get(name)) is not kind or (kind is int and not 0 <= state[name] < LARGEST_COUNT):
+            raise UserError(
+                f'the training state has no valid entry {name}; remove the file to resume from the previous state'
+            )
+    return state
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

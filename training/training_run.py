@@ -22,8 +22,8 @@ from training.cost import cost_lines
 from training.dataset import Dataset, DatasetInfo, describe_dataset
 from training.held_out_loss import open_held_out_loss
 from training.preconditioning import Preconditioned
-from training.snapshot import list_snapshots, list_states, load_network
-from training.trainer import Trainer
+from training.snapshot import list_snapshots, list_states, load_network, load_state
+from training.trainer import Trainer, checked_state
 from training.training_loop import STATS_FILE, check_finite, make_trainer, open_training_set, run_training
 from training.training_options import RunOptions, T, TrainingOptions, changed, resumed_options, with_preset
 
@@ -116,7 +116,8 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
         config = with_threads(config, options.threads, saved)
         if options.dry_run:
             print0(describe(config, device.type))
-            print0(as_lines(cost_lines(config, device)))
+            images_seen = 0 if state is None else checked_state(load_state(state))['images']
+            print0(as_lines(cost_lines(config, device, images_seen)))
             print0('Dry run; stopping here.')
             return None, 0
         if config.precision == 'fp16' and device.type == 'cpu':

@@ -1,8 +1,10 @@
 """Conditions under which training and evaluation may change a run folder, or must refuse to."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +12,7 @@ import mem_ratio
 import train
 from dnnlib.locks import sole_use
 from tests.helpers import TINY, failure_of, invoke
+from training import training_loop
 
 run = partial(invoke, train.main)
 failure = partial(failure_of, train.main)
@@ -74,6 +77,20 @@ def test_a_dry_run_of_a_resumed_run_estimates_the_time_for_the_remaining_images(
     assert 'about 8s at 10 images/s' in run(f'--outdir={run_dir}/new', *arguments, '--epochs=4', '--dry-run').output
 
 
+def test_status_lines_show_the_time_left(arguments, tmp_path, monkeypatch):
+    seen: list[int] = []  # numbers of images, each of which takes 0.05 seconds
+    monkeypatch.setattr(training_loop.Journal, 'progress', lambda self, images: seen.append(images))
+    monkeypatch.setattr(training_loop, 'time', SimpleNamespace(monotonic=lambda: sum(seen) / 20, time=lambda: 0))
+    found = []
+    for epochs in (20, 50):  # the second run resumes at 400 of 1,000 images
+        result = run(f'--outdir={tmp_path}', *arguments, '--batch=100', f'--epochs={epochs}')
+        assert result.exit_code == 0, result.output
+        found.append(re.findall(r'kimg (\S+) .* (\S+) left ', result.output))
+    assert found[0] == [('0.1', '15s'), ('0.2', '10s'), ('0.3', '5s'), ('0.4', '0s')]
+    assert found[1][0] == ('0.5', '25s')
+    assert found[1][-1] == ('1.0', '0s')
+
+
 def test_resuming_with_other_numbers_of_ranks_or_threads_is_reported(run_dir, arguments):
     saved = json.loads((run_dir / 'training_options.json').read_text())
     saved |= {'world_size': 2, 'threads': saved['threads'] + 2}
@@ -92,8 +109,6 @@ def test_resuming_with_other_numbers_of_ranks_or_threads_is_reported(run_dir, ar
     ],
 )
 def test_damaged_options_give_a_one_sentence_error(run_dir, text, message):
-    import re
-
     (run_dir / 'training_options.json').write_text(text)
     assert re.search(message, failure(f'--resume={run_dir}', '--outdir=x', '--data=d'))
 

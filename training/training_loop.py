@@ -102,7 +102,7 @@ class Journal:
         self.run_dir, self.trainer, self.held_out = run_dir, trainer, held_out
         self.tick = trainer.images // trainer.config.tick_images
         self.start_time = self.tick_time = time.monotonic()
-        self.tick_images = trainer.images
+        self.start_images = self.tick_images = trainer.images
         self.maintenance = 0.0
 
     @contextlib.contextmanager
@@ -154,7 +154,9 @@ class Journal:
         if distributed.is_main():
             self.write({**fields, **{name: dataclasses.asdict(value) for name, value in moments.items()}})
             loss = moments['Loss/loss'].mean if 'Loss/loss' in moments else float('nan')
-            tqdm.write(status_line(fields, loss), file=sys.stdout)
+            images_left = max(0, trainer.config.schedule.total_images - trainer.images)
+            seconds_left = (now - self.start_time) / (trainer.images - self.start_images) * images_left
+            tqdm.write(status_line(fields, loss, seconds_left), file=sys.stdout)
             sys.stdout.flush()
         self.tick_time, self.tick_images, self.maintenance = time.monotonic(), trainer.images, time.monotonic() - now
 
@@ -243,11 +245,12 @@ def check_finite(trainer: Trainer, run_dir: Path | None = None) -> None:
     )
 
 
-def status_line(fields: dict[str, float], loss: float) -> str:
+def status_line(fields: dict[str, float], loss: float, seconds_left: float) -> str:
     parts = [
         f'tick {fields["Progress/tick"]:<5d}',
         f'kimg {fields["Progress/kimg"]:<9.1f}',
         f'time {format_time(fields["Timing/total_sec"]):<12s}',
+        f'{format_time(seconds_left) + " left":<16s}',
         f'sec/tick {fields["Timing/sec_per_tick"]:<7.1f}',
         f'sec/kimg {fields["Timing/sec_per_kimg"]:<7.2f}',
         f'maintenance {fields["Timing/maintenance_sec"]:<6.1f}',

@@ -60,6 +60,14 @@ def test_a_dry_run_shows_the_cost_and_the_resolutions_with_attention(digits_20):
     assert dry_run(f'--data={digits_20}', '--preset=paper')['Attention'].startswith('NONE: attn_resolutions is')
 
 
+def test_a_dry_run_warns_if_training_needs_more_memory_than_is_free(digits_20, monkeypatch):
+    arguments = [f'--data={digits_20}', *TINY, '--batch=1000']
+    assert 'Warning' not in dry_run(*arguments)
+    monkeypatch.setattr('training.cost.free_bytes', lambda device: 10**7)
+    assert dry_run(*arguments)['Warning'] == 'only 10 MB of memory is free for each rank; lower --batch-gpu'
+    assert 'Warning' not in dry_run(*arguments, '--batch-gpu=10')
+
+
 def test_the_paper_preset_gives_the_papers_basic_run(digits_20):
     lines = dry_run(f'--data={digits_20}', '--preset=paper')
     assert lines['Training set'] == 'digits-20: 20 images, 8x8, grey, unconditional'

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import counted, format_time
+from torch_utils.misc import free_bytes
 from training.config import TrainingConfig
 from training.dataset import Dataset
 from training.snapshot import NetworkConfig
@@ -129,19 +130,24 @@ def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False,
 def cost_lines(config: TrainingConfig, device: torch.device, images_seen: int = 0) -> dict[str, str]:
     """A training run's time, memory and disk usage in words, keyed by 'Time', 'Memory' and 'Disk'.
 
+    If the run needs more memory than is free, the key 'Warning' is added.
     images_seen: number of images already trained on; the time of a resumed run is the time for the remaining images.
     """
+    free = free_bytes(device)  # before the measurement, because torch keeps the memory that it uses
     rate = images_per_second(config, device) * config.world_size
     cost, memory = cost_of(config, rate, images_seen=images_seen), training_memory(config)
     assert cost.seconds is not None
     remaining = f' for the remaining {counted(cost.images, "image")}' * (images_seen > 0)
-    return {
+    lines = {
         'Time': f'about {format_time(cost.seconds)}{remaining} at {rate:,.3g} images/s (a short measurement)',
         'Memory': f'about {in_gb(cost.memory)} on each device: {in_gb(memory.weights)} for weights and optimizer, '
         f'{in_gb(memory.image)} for each of the {config.batch_gpu} images in a forward pass, and the training set',
         'Disk': f'about {in_gb(cost.disk)}: {counted(len(config.snapshots), "snapshot", "d")} '
         f'and the newest {counted(config.options.keep_states, "training state", "d")}',
     }
+    if cost.memory > free:
+        lines['Warning'] = f'only {in_gb(free)} of memory is free for each rank; lower `batch_gpu`'
+    return lines
 
 
 def in_gb(size: float) -> str:

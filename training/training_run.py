@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dataset_utils import content_sha256
 from dnnlib.locks import sole_use
-from dnnlib.util import UserError, counted, remove_partial_files, tee_output
+from dnnlib.util import UserError, counted, remove_partial_files, tee_output, with_option_names
 from torch_utils import distributed
 from torch_utils.distributed import print0
 from torch_utils.misc import configure_backends
@@ -117,7 +117,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
         if options.dry_run:
             print0(describe(config, device.type))
             images_seen = 0 if state is None else checked_state(load_state(state))['images']
-            print0(as_lines(cost_lines(config, device, images_seen)))
+            print0(with_option_names(as_lines(cost_lines(config, device, images_seen))))
             print0('Dry run; stopping here.')
             return None, 0
         if config.precision == 'fp16' and device.type == 'cpu':

@@ -342,6 +342,14 @@ def test_the_folder_of_a_search_can_be_renamed(tmp_path, monkeypatch):
     assert len(set(found)) == 1
 
 
+def test_a_search_with_the_large_default_network_warns_before_it_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, 'carry_out', lambda study, root, options: None)
+    arguments = ['search', f'--outdir={tmp_path}', '--source=digits', '--range=10-100']
+    for words, warned in [([], True), (['--', '--lr=1e-3'], True), (['--', '--preset=digits'], False), (['-n'], False)]:
+        assert ('or estimate the cost' in CliRunner().invoke(emm.main, [*arguments, *words]).output) == warned
+    assert 'or estimate' not in CliRunner().invoke(emm.main, [*arguments, '--', *TINY]).output
+
+
 def test_a_selection_is_split_into_words_as_in_a_shell(tmp_path):
     arguments = ['search', f'--outdir={tmp_path / "x"}', '--source=digits', '--range=10-100', '-n']
     printed = CliRunner().invoke(emm.main, [*arguments, '--selection=one-class --class-name="0"'])

@@ -21,8 +21,13 @@ class StudyCommand(click.Command):
         except click.NoSuchOption as error:
             if error.option_name.removeprefix('--') not in {spelling(field) for field, _ in options_in(RunOptions)}:
                 raise
-            place = 'go after --' if self.name == 'search' else 'belong in the table [train] of the study file'
-            raise click.UsageError(f'{error.option_name}: options of train.py {place}', ctx) from error
+            search = self.name == 'search'
+            place = 'go after --' if search else 'belong in the table [train] of the study file'
+            text = f'{error.option_name}: options of train.py {place}'
+            if error.option_name == '--data':
+                place = '--source' if search else 'source in the table [data] of the study file'
+                text = f'--data: a study makes its own training sets; give the images as {place}'
+            raise click.UsageError(text, ctx) from error
 
 
 @click.group()

@@ -250,6 +250,8 @@ def test_a_failed_point_is_reported_with_its_log_and_run_again_on_request(study_
             "the search: [train]: No such option '--widht'",
         ),
         (['search', '--outdir=x', '--source=digits', '-n', '--preset=digits'], 'options of train.py go after --'),
+        (['search', '--outdir=x', '--data=digits'], 'makes its own training sets; give the images as --source'),
+        (['sweep', 'STUDY', '--data=digits'], 'give the images as source in the table [data] of the study file'),
         (
             ['sweep', 'STUDY', '--epochs=3'],
             '--epochs: options of train.py belong in the table [train] of the study file',

@@ -155,7 +155,7 @@ class Journal:
             self.write({**fields, **{name: dataclasses.asdict(value) for name, value in moments.items()}})
             loss = moments['Loss/loss'].mean if 'Loss/loss' in moments else float('nan')
             images_left = max(0, trainer.config.schedule.total_images - trainer.images)
-            seconds_left = (now - self.start_time) / (trainer.images - self.start_images) * images_left
+            seconds_left = (now - self.start_time) / max(1, trainer.images - self.start_images) * images_left
             tqdm.write(status_line(fields, loss, seconds_left), file=sys.stdout)
             sys.stdout.flush()
         self.tick_time, self.tick_images, self.maintenance = time.monotonic(), trainer.images, time.monotonic() - now

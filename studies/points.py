@@ -237,10 +237,11 @@ def is_locked(folder: Path) -> bool:
     return locks.is_locked(folder / 'lock')
 
 
-def last_line(path: Path, max_bytes: int = 4096) -> str:
+def last_line(path: Path, max_bytes: int = 16384) -> str:
     """The last nonempty line of a log; '' if there is none.
 
-    Skips the line that explains how to resume a training run by hand, because the study's command resumes it.
+    Skips the line that explains how to resume a training run by hand, because the study's command resumes it, and
+    torchrun's report of a failure, which ends in a rule and follows the script's own error.
     """
     try:
         with open(path, 'rb') as file:
@@ -249,4 +250,7 @@ def last_line(path: Path, max_bytes: int = 4096) -> str:
     except OSError:
         return ''
     lines = [line.strip() for line in re.split(r'[\r\n]+', text)]
-    return next((line for line in reversed(lines) if line and not line.startswith('Resume:')), '')
+    lines = [line for line in reversed(lines) if line and not line.startswith('Resume:')]
+    if lines and set(lines[0]) == {'='}:
+        lines = [line for line in lines if line.startswith('Error: ')] or lines
+    return lines[0] if lines else ''

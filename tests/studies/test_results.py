@@ -10,6 +10,7 @@ from dnnlib.text_tables import csv_text
 from studies.points import (
     RUNNING,
     Status,
+    last_line,
     lock,
     make_point,
     write_json,
@@ -137,6 +138,15 @@ def test_the_status_of_a_stopped_point_says_how_to_resume_it(tmp_path):
         'stopped: 10 images, step training: Stopped at 5.5 kimg.',
         'To resume the study, run the same emm.py command.',
     ]
+
+
+def test_the_reason_of_a_failure_under_torchrun_is_the_error_of_the_script(tmp_path):
+    report = ['train.py FAILED', '-' * 60, '  exitcode  : 1 (pid: 1201)', '  error_file: <N/A>', '=' * 60]
+    log = tmp_path / 'log.txt'
+    log.write_text('\n'.join(['Error: an earlier one', 'Error: no such file', 'W1126 Sending process', *report, '']))
+    assert last_line(log) == 'Error: no such file'
+    log.write_text('\n'.join(['Segmentation fault', *report]))
+    assert last_line(log) == '=' * 60
 
 
 def test_images_far_from_data_are_flagged_in_tables(tmp_path):

@@ -1,8 +1,6 @@
-"""Reads records and statistics from run folders. Missing or corrupt files do not raise errors."""
+"""Reads records from run folders. Missing or corrupt files do not raise errors."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from dnnlib.util import UserError
 from evaluation.records import Record, read_records
@@ -20,23 +18,3 @@ def run_records(run: Path) -> list[Record]:
     """Like `all_records`, but without records that have no kimg or epochs, such as the records of closed forms."""
     records = all_records(run)
     return [record for record in records if None not in (record['kimg'], record['epochs'])]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a JSON lines file. Truncated and invalid lines are skipped.
-
-    Returns an empty list if the file is missing or not UTF-8.
-    """
-    found = []
-    try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    for line in lines:
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(fields, dict):
-            found.append(fields)
-    return found

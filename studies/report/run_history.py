@@ -1,11 +1,13 @@
 """Reads the history of a run from its folder: its losses, and the ratios of its snapshots."""
 
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
 from evaluation.printing import is_far
 from studies.report.ratio_plots import RunHistory
-from studies.report.run_files import read_lines, run_records
+from studies.report.run_files import run_records
 from training.training_loop import STATS_FILE
 
 _MOST_LOSSES = 200
@@ -13,7 +15,7 @@ _MOST_LOSSES = 200
 
 def run_history(run: Path) -> RunHistory:
     """Read a run's history from its stats.jsonl and mem_traj.jsonl."""
-    losses = [pair for pair in map(loss_of, read_lines(run / STATS_FILE)) if pair is not None]
+    losses = read_losses(run / STATS_FILE)
     losses = losses[:: -(-len(losses) // _MOST_LOSSES) or 1]
     names = ('kimg', 'ratio', 'ratio_low', 'ratio_high')
     records = newest_records(run_records(run))
@@ -32,8 +34,11 @@ def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted({record['snapshot']: record for record in same}.values(), key=lambda record: record['epochs'])
 
 
-def loss_of(fields: dict[str, Any]) -> tuple[float, float] | None:
-    """The kimg and mean loss from a line of stats.jsonl."""
-    kimg, loss = fields.get('Progress/kimg'), fields.get('Loss/loss')
-    mean = loss.get('mean') if isinstance(loss, dict) else None
-    return (float(kimg), float(mean)) if isinstance(kimg, int | float) and isinstance(mean, int | float) else None
+def read_losses(path: Path) -> list[tuple[float, float]]:
+    """The kimg and mean loss in each line of a stats.jsonl; damaged lines are skipped, as is a missing file."""
+    losses = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            fields = json.loads(line)
+            losses.append((float(fields['Progress/kimg']), float(fields['Loss/loss']['mean'])))
+    return losses

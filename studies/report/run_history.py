@@ -17,10 +17,10 @@ def run_history(run: Path) -> RunHistory:
     """Read a run's history from its stats.jsonl and mem_traj.jsonl."""
     losses = read_losses(run / STATS_FILE)
     losses = losses[:: -(-len(losses) // _MOST_LOSSES) or 1]
-    names = ('kimg', 'ratio', 'ratio_low', 'ratio_high')
     records = newest_records(run_records(run))
-    far = [record['kimg'] for record in records if is_far(record)]
-    return RunHistory(losses, [tuple(record[name] for name in names) for record in records], far)
+    ratios = ((record['kimg'], record['ratio'], record['ratio_low'], record['ratio_high']) for record in records)
+    far = (record['kimg'] for record in records if is_far(record))
+    return RunHistory(tuple(losses), tuple(ratios), tuple(far))  # tuples, because `trainings.drawn` hashes it
 
 
 def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

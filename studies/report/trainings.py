@@ -98,8 +98,7 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
 
 def point_figure(run: Path) -> PageFigure | None:
     """A run folder's loss and ratio by kimg; None if it has neither."""
-    history = run_history(run)
-    data = drawn(tuple(history.losses), tuple(history.ratios), tuple(history.far))
+    data = drawn(run_history(run))
     if data is None:
         return None
     records = newest_records(run_records(run))
@@ -109,11 +108,7 @@ def point_figure(run: Path) -> PageFigure | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def drawn(
-    losses: tuple[tuple[float, float], ...],
-    ratios: tuple[tuple[float, float, float, float], ...],
-    far: tuple[float, ...],
-) -> bytes | None:
+def drawn(history: RunHistory) -> bytes | None:
     """The figure of a run. It is cached, so that the page of a running study redraws it only when it changes."""
-    figure = run_figure(RunHistory(losses, ratios, far), '')
+    figure = run_figure(history, '')
     return None if figure is None else figure_bytes(figure, 'svg')

@@ -229,7 +229,7 @@ def test_a_strip_shows_images_spread_evenly_over_the_set(tmp_path, digits_20):
 def test_the_history_of_a_run_is_read_from_its_files(tmp_path, digits_20):
     fill_point(tmp_path, digits_20)
     history = run_history(tmp_path / 'run')
-    assert history.losses == [(1, 1), (2, 0.5)]
+    assert history.losses == ((1, 1), (2, 0.5))
     assert history.ratios[0][:2] == (1.0, 0.0)
     assert history.ratios[1][0] == 2.0
 

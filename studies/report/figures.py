@@ -20,7 +20,6 @@ from studies.report.quality_plots import quality_figures
 from studies.report.ratio_plots import (
     Curve,
     RatioPoint,
-    SkipPlacement,
     TrainingCurve,
     ratio_figure,
     run_figure,
@@ -169,9 +168,8 @@ def skip_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[Stu
             levels = [network['img_resolution'] >> level for level in range(len(network['channel_mult']))]
             per_level = network['num_blocks'] + 1
             mask = network.get('skip_connections') or [1] * (per_level * len(levels))
-            point = ratio_point(outcome, ratios)
-            placements.append(SkipPlacement(tuple(mask), point.ratio, point.ratio_low, point.ratio_high, point.far))
-        if len(placements) > 1 and len({len(placement.mask) for placement in placements}) == 1:
+            placements.append((mask, ratio_point(outcome, ratios)))
+        if len(placements) > 1 and len({len(mask) for mask, _ in placements}) == 1:
             figure = skip_figure(placements, levels, f'{results.study.title}: {size:,} training images')
             caption = f'Memorization ratio at {size:,} training images by the skip connections that are kept.'
             yield StudyFigure(f'skip-connections-{size}', caption, figure)

@@ -84,21 +84,6 @@ class RunHistory:
     far: Sequence[float] = ()
 
 
-@dataclass(frozen=True)
-class SkipPlacement:
-    """A ratio in [0, 1], with its 95 % interval, for a network that keeps some of its skip connections.
-
-    mask: 1 for each connection that is kept, in encoder order from the highest resolution to the lowest.
-    far: as in `RatioPoint`.
-    """
-
-    mask: Sequence[int]
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    far: bool = False
-
-
 def ratio_figure(
     curves: Sequence[Curve],
     title: str,
@@ -235,15 +220,19 @@ def value_figure(
     return figure
 
 
-def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int], title: str) -> Figure:
+def skip_figure(
+    placements: Sequence[tuple[Sequence[int], RatioPoint]], resolutions: Sequence[int], title: str
+) -> Figure:
     """Ratio by the skip connections that are kept: one column per mask.
 
     The column's bar shows the ratio. Below the bar is a square for each skip connection, filled if the connection is
     kept.
+    placements: pairs of a mask and its ratio. A mask has a 1 for each connection that is kept, in encoder order from
+    the highest resolution to the lowest.
     resolutions: the encoder's resolutions, highest first; all have the same number of skip connections.
     Raises ValueError if masks differ in length, or if the number of resolutions does not divide their length.
     """
-    lengths = {len(placement.mask) for placement in placements}
+    lengths = {len(mask) for mask, _ in placements}
     if len(lengths) != 1 or max(lengths) % len(resolutions):
         raise ValueError(f'masks of length {sorted(lengths)} do not fit {len(resolutions)} resolutions')
     num_places = lengths.pop()
@@ -253,9 +242,9 @@ def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int],
         figure = Figure(figsize=(WIDTH, sum(heights) + 0.7), layout='constrained')
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=heights)
         add_title(figure, title)
-        _skip_bars(above, placements)
-        for column, placement in enumerate(placements):
-            for place, kept in enumerate(placement.mask):
+        _skip_bars(above, [point for _, point in placements])
+        for column, (mask, _) in enumerate(placements):
+            for place, kept in enumerate(mask):
                 y = place + 0.5 * (place // per_resolution)
                 color = EDGE if kept else 'white'
                 below.add_patch(
@@ -268,28 +257,28 @@ def skip_figure(placements: Sequence[SkipPlacement], resolutions: Sequence[int],
         below.tick_params(length=0)
         for spine in below.spines.values():
             spine.set_visible(False)
-        crosses = crosses_text(placement.far for placement in placements)
+        crosses = crosses_text(point.far for _, point in placements)
         below.set_xlabel(f'skip connections kept (filled), in encoder order{crosses}')
     return figure
 
 
-def _skip_bars(axes: Axes, placements: Sequence[SkipPlacement]) -> None:
-    ratios = [100 * placement.ratio for placement in placements]
+def _skip_bars(axes: Axes, points: Sequence[RatioPoint]) -> None:
+    ratios = [100 * point.ratio for point in points]
     errors = [
-        [100 * max(0.0, p.ratio - p.ratio_low) for p in placements],
-        [100 * max(0.0, p.ratio_high - p.ratio) for p in placements],
+        [100 * max(0.0, p.ratio - p.ratio_low) for p in points],
+        [100 * max(0.0, p.ratio_high - p.ratio) for p in points],
     ]
-    columns = range(len(placements))
+    columns = range(len(points))
     axes.bar(columns, ratios, width=0.62, color=FILL, edgecolor=EDGE, linewidth=0.8)
     axes.errorbar(columns, ratios, yerr=errors, fmt='none', ecolor=EDGE, elinewidth=1, capsize=2.5)
-    for column, placement in enumerate(placements):
-        top = 100 * max(placement.ratio_high, placement.ratio)
-        text, size = f'{100 * placement.ratio:.1f}', 8 if len(placements) <= 13 else 6.5
-        cross_out(axes, [(column, ratios[column])] if placement.far else [])
+    for column, point in enumerate(points):
+        top = 100 * max(point.ratio_high, point.ratio)
+        text, size = f'{100 * point.ratio:.1f}', 8 if len(points) <= 13 else 6.5
+        cross_out(axes, [(column, ratios[column])] if point.far else [])
         axes.annotate(
-            text, (column, top), (0, 9 if placement.far else 2), textcoords='offset points', ha='center', fontsize=size
+            text, (column, top), (0, 9 if point.far else 2), textcoords='offset points', ha='center', fontsize=size
         )
-    middle, half = (len(placements) - 1) / 2, max(len(placements) + 0.4, 6) / 2  # keeps bars narrow if there are few
+    middle, half = (len(points) - 1) / 2, max(len(points) + 0.4, 6) / 2  # keeps bars narrow if there are few
     axes.set_xlim(middle - half, middle + half)
     ratio_axis(axes)
     axes.set_ylim(0, 112)

@@ -16,7 +16,6 @@ from studies.report.ratio_plots import (
     Curve,
     RatioPoint,
     RunHistory,
-    SkipPlacement,
     TrainingCurve,
     ratio_figure,
     run_figure,
@@ -36,7 +35,7 @@ EMMS = [
 
 def placements(num_places):
     masks = [[1] * num_places] + [[int(i == j) for j in range(num_places)] for i in range(num_places)]
-    return [SkipPlacement(mask, 0.5, 0.4, 0.6) for mask in masks]
+    return [(mask, RatioPoint(400, 0.5, 0.4, 0.6)) for mask in masks]
 
 
 def figures(names):
@@ -126,7 +125,7 @@ def test_the_cells_below_a_bar_show_its_skip_mask(num_places, resolutions):
     shown = placements(num_places)
     cells = [p for p in skip_figure(shown, resolutions, '').axes[1].patches if isinstance(p, Rectangle)]
     filled = [to_rgb(cell.get_facecolor()[:3]) != to_rgb('white') for cell in cells]
-    assert filled == [bool(kept) for placement in shown for kept in placement.mask]
+    assert filled == [bool(kept) for mask, _ in shown for kept in mask]
 
 
 def test_skip_masks_that_do_not_match_the_resolutions_are_refused():
@@ -185,7 +184,7 @@ def test_every_figure_of_ratios_marks_points_with_images_far_from_any_data():
     far, near = RatioPoint(20, 0, 0, 0.1, far=True), RatioPoint(50, 0.5, 0.4, 0.6)
     training = TrainingCurve('net', [100, 200], [0, 0.5], [0, 0.4], [0.1, 0.6], [True, False])
     history = RunHistory([(1, 0.5), (9, 0.01)], [(5, 0, 0, 0.2), (9, 0.5, 0.4, 0.6)], far=[5])
-    skips = [SkipPlacement([1, 1], 0.5, 0.4, 0.6), SkipPlacement([0, 0], 0, 0, 0.1, far=True)]
+    skips = [([1, 1], near), ([0, 0], far)]
     quality = QualityCurve('net', [20, 50], [0, 0.5], [9, 3], [True, False])
     found = {
         'ratio': (ratio_figure([Curve('net', [far, near])], ''), (20, 0)),

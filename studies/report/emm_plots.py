@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,47 +9,32 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from evaluation.effective_memorization import EMM
-from studies.report.drawing import (
-    EDGE,
-    apart,
-    label_rows,
-    label_text,
-    new_figure,
-    row_places,
-)
+from studies.report.drawing import EDGE, apart, label_rows, label_text, new_figure, row_places
 
 
-@dataclass(frozen=True)
-class EmmBar:
-    """The EMM of one factor value. name: the factor value."""
-
-    name: str
-    emm: EMM
-
-
-def emm_figure(bars: Sequence[EmmBar], title: str, label: str = '') -> Figure:
+def emm_figure(bars: Sequence[tuple[str, EMM]], title: str, label: str = '') -> Figure:
     """The EMM by factor value, on a logarithmic scale, with the first value on top.
 
     An EMM within the measured sizes is a dot. An EMM outside the measured sizes is an open triangle at the nearest
     measured size, which points towards the EMM. An interval end outside the measured sizes is an arrow.
-    label: the factor's name.
+    bars: pairs of factor value and EMM. label: the factor's name.
     """
-    names = [label_text(bar.name, width=18) for bar in bars]
+    names = [label_text(name, width=18) for name, _ in bars]
     places, height = row_places(names)
     with new_figure(title, 1.1 + 0.2 * height) as (figure, axes):
-        ends = [bound.value for bar in bars for bound in (bar.emm.estimate, bar.emm.low, bar.emm.high)]
+        ends = [bound.value for _, emm in bars for bound in (emm.estimate, emm.low, emm.high)]
         low, high = max(min(ends), 0.5), max(max(ends), 0.5)
         margin = max((high / low) ** 0.08, 1.15 if high > 1.2 * low else 1.5)
         axes.set_xscale('log')
         axes.set_xlim(low / margin**1.5, high * margin**1.5)
-        for y, bar in zip(places, bars, strict=True):
-            _emm_mark(axes, y, bar.emm, margin)
+        for y, (_, emm) in zip(places, bars, strict=True):
+            _emm_mark(axes, y, emm, margin)
         ticks = _round_numbers(*axes.get_xlim())
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_major_formatter(FixedFormatter([f'{tick:,}' for tick in ticks]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel('EMM in training images (95 % interval)')
-        label_rows(axes, places, names, [str(bar.emm.estimate) for bar in bars], height, label)
+        label_rows(axes, places, names, [str(emm.estimate) for _, emm in bars], height, label)
     return figure
 
 

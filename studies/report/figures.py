@@ -15,7 +15,7 @@ from studies.points import slug
 from studies.report.diagnosis import clock_rows, level_rows, mean_agreement
 from studies.report.diagnosis_plots import agreement_by_size, clock_comparison, error_figure
 from studies.report.drawing import save_figure
-from studies.report.emm_plots import EmmBar, emm_figure
+from studies.report.emm_plots import emm_figure
 from studies.report.quality_plots import quality_figures
 from studies.report.ratio_plots import (
     Curve,
@@ -64,7 +64,7 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
         title = f'{study.title}: {outcomes[0].ratios[0].size:,} training images'
         figure = value_figure(points, title, interval, study.threshold, label_of(study))
         yield StudyFigure('values', f'Memorization ratio by factor value. Lines: {interval}.', figure)
-    bars = [EmmBar(name_of(outcome), outcome.emm) for outcome in outcomes if outcome.emm is not None]
+    bars = [(name_of(outcome), outcome.emm) for outcome in outcomes if outcome.emm is not None]
     caption = (
         'EMM, with 95 % intervals over images, repeats and interpolation. Arrows and triangles point beyond the '
         'measured sizes.'

@@ -4,7 +4,7 @@ import numpy as np
 
 from evaluation.effective_memorization import EMM, Bound
 from studies.report.drawing import figure_bytes
-from studies.report.emm_plots import EmmBar, emm_figure
+from studies.report.emm_plots import emm_figure
 from studies.report.gallery import GalleryItem
 from studies.report.page import (
     Cell,
@@ -33,7 +33,7 @@ def sample_page(hostile: bool = False) -> Page:
         RatioPoint(size, ratio, ratio - 0.02, ratio + 0.01) for size, ratio in ((20, 0.97), (50, 0.55), (400, 0.1))
     ]
     curves = [Curve('width 16', points), Curve('width 32', [RatioPoint(50, 0.93, 0.9, 0.95), points[2]])]
-    bars = [EmmBar('width 16', EMM(Bound(25), Bound(23), Bound(27))), EmmBar('width 32', EMM(*[Bound(400, '≥')] * 3))]
+    bars = [('width 16', EMM(Bound(25), Bound(23), Bound(27))), ('width 32', EMM(*[Bound(400, '≥')] * 3))]
     return Page(
         title=name if hostile else 'Width of the network',
         description=name if hostile else 'Three sizes of the built-in digits, two widths, one repeat each.',

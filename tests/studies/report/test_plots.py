@@ -10,7 +10,7 @@ from matplotlib.transforms import Bbox
 
 from evaluation.effective_memorization import EMM, Bound
 from studies.report.drawing import figure_bytes, save_figure
-from studies.report.emm_plots import EmmBar, emm_figure
+from studies.report.emm_plots import emm_figure
 from studies.report.quality_plots import QualityCurve, quality_figure
 from studies.report.ratio_plots import (
     Curve,
@@ -45,7 +45,7 @@ def figures(names):
         ratio_figure([Curve(name, POINTS) for name in names], title, label=title),
         training_figure(runs, title, label=names[0]),
         run_figure(RunHistory([(1, 0.5), (9, 0.01)], [(5, 0.1, 0, 0.2)]), title),
-        emm_figure([EmmBar(name, emm) for name, emm in zip(names, itertools.cycle(EMMS), strict=False)], title),
+        emm_figure(list(zip(names, itertools.cycle(EMMS), strict=False)), title),
         value_figure([(name, point) for name, point in zip(names, itertools.cycle(POINTS), strict=False)], title),
         skip_figure(placements(9), [32, 16, 8], title),
     ]
@@ -108,7 +108,7 @@ def test_curves_can_be_distinguished_without_colour():
 
 
 def test_an_emms_marker_shows_whether_it_is_a_value_or_a_bound():
-    axes = emm_figure([EmmBar(str(emm), emm) for emm in EMMS], '').axes[0]
+    axes = emm_figure([(str(emm), emm) for emm in EMMS], '').axes[0]
     marks = [(line.get_marker(), line.get_markerfacecolor()) for line in axes.lines if line.get_marker() in list('o><')]
     assert [marker for marker, _ in marks] == ['o', '>', '<']
     assert [face == 'white' for _, face in marks] == [False, True, True]

@@ -1,7 +1,6 @@
 """Draws memorization ratios above Fréchet distances (image quality), by training-set size and during training."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,8 @@ from studies.report.drawing import (
 from studies.report.run_files import run_records
 from studies.results import Outcome, PointResult, StudyResults
 
-
-@dataclass(frozen=True)
-class QualityCurve:
-    """Ratios in [0, 1] and Fréchet distances of several evaluations.
-
-    x: positions on the horizontal axis, positive and in ascending order. far: as in `RatioPoint`.
-    """
-
-    name: str
-    x: Sequence[float]
-    ratios: Sequence[float]
-    distances: Sequence[float]
-    far: Sequence[bool]
+# The evaluations of one curve: pairs of position on the horizontal axis and record, in ascending order of position.
+Rows = Sequence[tuple[float, dict[str, Any]]]
 
 
 def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
@@ -79,10 +67,8 @@ def measured_records(run: Path) -> list[dict[str, Any]]:
     return sorted(same.values(), key=lambda record: record['epochs'])
 
 
-def quality_by(
-    title: str, name: str, curves: Sequence[tuple[str, Sequence[tuple[float, dict[str, Any]]]]], x_label: str
-) -> tuple[str, str, Figure]:
-    """Return a figure's name, caption and content. curves: for each curve, its name and its (x, record) pairs."""
+def quality_by(title: str, name: str, curves: Sequence[tuple[str, Rows]], x_label: str) -> tuple[str, str, Figure]:
+    """Return a figure's name, caption and content. curves: pairs of a curve's name and its evaluations."""
     records = [record for _, rows in curves for _, record in rows]
     frechets = [record['metrics']['frechet'] for record in records]
     held_out = all(frechet['to_test'] is not None for frechet in frechets)
@@ -94,40 +80,35 @@ def quality_by(
     caption += f'by number of {x_label}.'
     if any(len(some) > 1 for some in numbers):
         caption += ' Distances computed from different numbers of images cannot be compared.'
-    found = [
-        QualityCurve(
-            label,
-            [x for x, _ in rows],
-            [record['ratio'] for _, record in rows],
-            [record['metrics']['frechet'][f'to_{to}'] for _, record in rows],
-            [is_far(record) for _, record in rows],
-        )
-        for label, rows in curves
-        if rows
-    ]
-    return f'quality-{name}', caption, quality_figure(found, title, x_label, f'Fréchet distance\nto {words}')
+    shown = [(label, rows) for label, rows in curves if rows]
+    figure = quality_figure(shown, title, x_label, f'to_{to}', f'Fréchet distance\nto {words}')
+    return f'quality-{name}', caption, figure
 
 
-def quality_figure(curves: Sequence[QualityCurve], title: str, x_label: str, y_label: str) -> Figure:
-    """Draw memorization ratios above Fréchet distances, with a shared logarithmic horizontal axis."""
-    names = [curve.name for curve in curves]
+def quality_figure(curves: Sequence[tuple[str, Rows]], title: str, x_label: str, distance: str, y_label: str) -> Figure:
+    """Draw memorization ratios above Fréchet distances, with a shared logarithmic horizontal axis.
+
+    curves: as in `quality_by`. distance: which Fréchet distance to draw, 'to_test' or 'to_training'.
+    """
+    names = [name for name, _ in curves]
     with new_panels(title, 4.6 + legend_height(names), 2) as (figure, (above, below)):
         handles = []
-        for style, curve in zip(curve_styles(len(curves)), curves, strict=False):
-            above.plot(curve.x, [100 * ratio for ratio in curve.ratios], markersize=5, **style)
-            rows = zip(curve.x, curve.ratios, curve.far, strict=True)
-            cross_out(above, [(x, 100 * ratio) for x, ratio, far in rows if far])
-            handles += below.plot(curve.x, curve.distances, markersize=5, **style)
+        for style, (_, rows) in zip(curve_styles(len(curves)), curves, strict=False):
+            places = [x for x, _ in rows]
+            above.plot(places, [100 * record['ratio'] for _, record in rows], markersize=5, **style)
+            cross_out(above, [(x, 100 * record['ratio']) for x, record in rows if is_far(record)])
+            distances = [record['metrics']['frechet'][distance] for _, record in rows]
+            handles += below.plot(places, distances, markersize=5, **style)
         ratio_axis(above)
         below.set_xscale('log')
         below.set_yscale('log')
-        places = sorted({round(x) for curve in curves for x in curve.x})
-        below.set_xticks(apart(places, 0.09), [f'{place:,}' for place in apart(places, 0.09)])
+        ticks = apart(sorted({round(x) for _, rows in curves for x, _ in rows}), 0.09)
+        below.set_xticks(ticks, [f'{tick:,}' for tick in ticks])
         below.xaxis.set_minor_locator(NullLocator())
         below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         below.yaxis.set_major_formatter(lambda value, _: f'{value:,.10g}')
         below.yaxis.set_minor_locator(NullLocator())
-        below.set_xlabel(x_label + crosses_text(far for curve in curves for far in curve.far))
+        below.set_xlabel(x_label + crosses_text(is_far(record) for _, rows in curves for _, record in rows))
         below.set_ylabel(y_label)
         below.grid(alpha=0.25)
         add_legend(figure, handles, names)

@@ -11,7 +11,7 @@ from matplotlib.transforms import Bbox
 from evaluation.effective_memorization import EMM, Bound
 from studies.report.drawing import figure_bytes, save_figure
 from studies.report.emm_plots import emm_figure
-from studies.report.quality_plots import QualityCurve, quality_figure
+from studies.report.quality_plots import quality_figure
 from studies.report.ratio_plots import (
     Curve,
     RatioPoint,
@@ -185,13 +185,16 @@ def test_every_figure_of_ratios_marks_points_with_images_far_from_any_data():
     training = TrainingCurve('net', [100, 200], [0, 0.5], [0, 0.4], [0.1, 0.6], [True, False])
     history = RunHistory([(1, 0.5), (9, 0.01)], [(5, 0, 0, 0.2), (9, 0.5, 0.4, 0.6)], far=[5])
     skips = [([1, 1], near), ([0, 0], far)]
-    quality = QualityCurve('net', [20, 50], [0, 0.5], [9, 3], [True, False])
+    evaluations = [
+        (20, {'ratio': 0, 'num_images': 100, 'num_far': 90, 'metrics': {'frechet': {'to_test': 9}}}),
+        (50, {'ratio': 0.5, 'num_images': 100, 'num_far': 0, 'metrics': {'frechet': {'to_test': 3}}}),
+    ]
     found = {
         'ratio': (ratio_figure([Curve('net', [far, near])], ''), (20, 0)),
         'epochs': (training_figure([training], ''), (100, 0)),
         'run': (run_figure(history, ''), (5, 0)),
         'skips': (skip_figure(skips, [8, 4], ''), (1, 0)),
-        'quality': (quality_figure([quality], '', 'images', 'distance'), (20, 0)),
+        'quality': (quality_figure([('net', evaluations)], '', 'images', 'to_test', 'distance'), (20, 0)),
     }
     for name, (figure, place) in found.items():
         assert crosses(figure) == [place], name

@@ -6,7 +6,6 @@ the second network when agreement is measured, and finally `result.json`. A proc
 lock.
 """
 
-import contextlib
 import dataclasses
 import math
 import re
@@ -22,7 +21,7 @@ from studies.study import PARTS, Combination, Options, Study, made_by, source_na
 
 STATES = LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
 MAX_FAILURES = 3
-POINT_FILE, MEASUREMENTS_FILE = 'point.json', 'diagnose.json'
+POINT_FILE, MEASUREMENTS_FILE, LOCK_FILE = 'point.json', 'diagnose.json', 'lock'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +109,11 @@ class Point:
         if self.matches():
             return None
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with locks.locked(self.folder.parent / 'lock', math.inf):  # another emm.py might be making the folder
+        with locks.locked(self.folder.parent / LOCK_FILE, math.inf):  # another emm.py might be making the folder
             if self.matches():
                 return None
             if self.folder.exists() and any(self.folder.iterdir()):
-                with lock(self.folder) as descriptor:
+                with locks.locked(self.folder / LOCK_FILE) as descriptor:
                     if descriptor is None:
                         raise UserError(
                             f'the point in {self.folder} is running with other settings; stop it, or wait until it is '
@@ -197,7 +196,7 @@ def read_status(folder: Path) -> Status:
     'done' but its result.json is missing or corrupt.
     """
     status = saved_status(folder)
-    if is_locked(folder):
+    if locks.is_locked(folder / LOCK_FILE):
         status = dataclasses.replace(status, state=RUNNING)
     elif status.state == RUNNING or (status.state == DONE and read_result(folder) is None):
         status = dataclasses.replace(status, state=STOPPED)
@@ -221,20 +220,6 @@ def read_result(folder: Path) -> Record | None:
 
 def write_status(folder: Path, status: Status) -> None:
     write_json(folder / 'status.json', dataclasses.asdict(status))
-
-
-def lock(folder: Path) -> contextlib.AbstractContextManager[int | None]:
-    """Hold a point's lock inside the block. Yields the lock's file descriptor, or None if the point is already running.
-
-    The lock is held as long as any process has the descriptor open. A child process that inherits the descriptor, such
-    as a training run, therefore keeps the point locked even if the process that took the lock is killed.
-    """
-    return locks.locked(folder / 'lock')
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process is running the point."""
-    return locks.is_locked(folder / 'lock')
 
 
 def last_line(path: Path, max_bytes: int = 16384) -> str:

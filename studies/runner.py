@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from dnnlib.locks import locked
 from dnnlib.typed import parse_json
 from dnnlib.util import write_json
 from evaluation.records import best_record, read_records
@@ -17,12 +18,12 @@ from studies.commands import DATA_STEPS, Resources, environment, point_commands,
 from studies.points import (
     DONE,
     FAILED,
+    LOCK_FILE,
     POINT_FILE,
     RUNNING,
     STOPPED,
     Status,
     last_line,
-    lock,
     read_measurements,
     saved_status,
     sources_of,
@@ -60,7 +61,8 @@ class PointRun:
         """Run the point's remaining commands, unless another process runs the point. Returns the point's status."""
         if self.node_rank:
             return self._run_with_main()
-        with lock(self.folder) as descriptor:
+        # The point's commands inherit the descriptor, and keep the point locked even if this process is killed.
+        with locked(self.folder / LOCK_FILE) as descriptor:
             if descriptor is None:
                 return Status(state=RUNNING)
             return self._run_locked(descriptor)

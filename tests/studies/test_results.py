@@ -5,13 +5,14 @@ import json
 
 import pytest
 
+from dnnlib.locks import locked
 from dnnlib.progress import PROGRESS_FILE
 from dnnlib.text_tables import csv_text
 from studies.points import (
+    LOCK_FILE,
     RUNNING,
     Status,
     last_line,
-    lock,
     make_point,
     write_json,
     write_status,
@@ -77,7 +78,7 @@ def test_the_progress_of_a_running_point_includes_earlier_attempts(tmp_path, mon
     (point.folder / 'run').mkdir()
     write_status(point.folder, Status(RUNNING, 'train', seconds=30.0, started=980.0))
     write_json(point.folder / 'run' / PROGRESS_FILE, {'phase': 'train', 'done': 27_000, 'total': 77_000, 'rate': 500.0})
-    with lock(point.folder):
+    with locked(point.folder / LOCK_FILE):
         results = collect(study, tmp_path)
         # The running repeat still needs 100 s: 50,000 images at 500 images/s. It has already taken 50 s, including 30 s
         # in an earlier attempt. The other repeat is therefore expected to take 150 s.
@@ -99,7 +100,7 @@ def test_once_a_point_is_done_the_time_left_includes_steps_after_training(tmp_pa
     lines = []
     for seconds in (2.0, 8.0, 20.0):
         write_status(point.folder, Status(RUNNING, 'train', started=1000 - seconds))
-        with lock(point.folder):
+        with locked(point.folder / LOCK_FILE):
             lines.append(progress_lines(collect(study, tmp_path), jobs=1))
     # By its progress, training needs 5 s more. By the other repeat, which took 10 s, the point needs 8 s, 2 s and 0 s
     # more after 2, 8 and 20 s. The longer of these two estimates is shown.
@@ -120,7 +121,7 @@ def test_the_time_left_of_a_slow_point_is_never_zero(tmp_path, monkeypatch):
     (point.folder / 'run').mkdir()
     write_json(point.folder / 'run' / PROGRESS_FILE, {'phase': 'evaluate', 'done': 0, 'total': 256, 'rate': 0.0})
     write_status(point.folder, Status(RUNNING, 'evaluate', started=900.0))
-    with lock(point.folder):
+    with locked(point.folder / LOCK_FILE):
         assert progress_lines(collect(study, tmp_path), jobs=1) == [
             '10 images, repeat 2: evaluation 0 of 256 images (0 %)',
             'Study: 1 done, 1 running',

@@ -13,17 +13,17 @@ from typing import TextIO
 
 import pytest
 
+from dnnlib.locks import is_locked, locked
 from dnnlib.util import UserError
 from studies.folder import claim, open_study
 from studies.points import (
     DONE,
     FAILED,
     LEFT,
+    LOCK_FILE,
     RUNNING,
     STOPPED,
     Status,
-    is_locked,
-    lock,
     make_point,
     read_status,
     write_json,
@@ -136,15 +136,15 @@ def test_reading_the_status_of_a_point_does_not_prevent_running_it(tmp_path):
 
     def look():
         while not stop.is_set():
-            is_locked(tmp_path)
+            is_locked(tmp_path / LOCK_FILE)
 
     watchers = [threading.Thread(target=look) for _ in range(3)]
-    (tmp_path / 'lock').touch()
+    (tmp_path / LOCK_FILE).touch()
     for thread in watchers:
         thread.start()
     try:
         for _ in range(200):
-            with lock(tmp_path) as descriptor:
+            with locked(tmp_path / LOCK_FILE) as descriptor:
                 assert descriptor is not None
     finally:
         stop.set()
@@ -276,7 +276,7 @@ def test_a_point_that_another_process_runs_is_waited_for(tmp_path):
     locked = threading.Event()
 
     def run_elsewhere():
-        with open(point.folder / 'lock', 'a') as file:
+        with open(point.folder / LOCK_FILE, 'a') as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             locked.set()
             time.sleep(0.2)
@@ -308,7 +308,7 @@ def test_settings_of_a_running_point_cannot_change(tmp_path):
     point = make_point(study, tmp_path, study.combinations[0], 10, 0)
     point.prepare()
     changed = dataclasses.replace(point, seeds={'train': 1, 'select': None})
-    with open(point.folder / 'lock', 'a') as file:
+    with open(point.folder / LOCK_FILE, 'a') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match='is running with other settings'):
             changed.prepare()
@@ -369,7 +369,7 @@ def test_a_point_taken_by_another_process_is_resumed_after_that_process_stops(tm
         def submit(self, folders):
             if files:
                 return super().submit(folders)
-            files.append(open(point.folder / 'lock', 'a'))  # noqa: SIM115
+            files.append(open(point.folder / LOCK_FILE, 'a'))  # noqa: SIM115
             fcntl.flock(files[0], fcntl.LOCK_EX)
             threading.Timer(0.2, files[0].close).start()
             return [self]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli.command import parsed
+from cli.command import Parsed
 from dataset_utils import open_source
 from dataset_utils.sources.partial import PartialSource
 from dnnlib.options import integer_list
@@ -91,7 +91,7 @@ def measure(name: str, images: Tensor, count: int, plain_count: int, batch: int,
 @click.command()
 @report_errors
 @click.option('--data', type=str, required=True, help='Training set.')
-@click.option('--sizes', type=parsed(integer_list), default='1000,4000', help='Two training-set sizes to time.')
+@click.option('--sizes', type=Parsed(integer_list), default='1000,4000', help='Two training-set sizes to time.')
 @click.option('--names', default='optimal,gaussian,smoothed,patch,local,pca-locality', help='Closed forms to time.')
 @click.option('--plain-images', type=int, default=20, help='Number of training images for the plain loop.')
 @click.option('--batch', type=int, default=8, help='Number of noisy images.')

@@ -145,12 +145,9 @@ def is_required(option: Option) -> bool:
     return option.default is REQUIRED or option.required_unless is not None
 
 
-def parsed(parse: Callable[[str], Any]) -> click.ParamType:
-    """Return a click type that converts text with a parser from `dnnlib.options`."""
-    return _Parsed(parse)
+class Parsed(click.ParamType):
+    """A click type that converts text with a parser from `dnnlib.options`."""
 
-
-class _Parsed(click.ParamType):
     def __init__(self, parse: Callable[[str], Any]):
         self.parse, self.name = parse, parse.__name__
 
@@ -217,7 +214,7 @@ def _details(hint: Any, option: Option) -> dict[str, Any]:
 
 def _type(hint: Any, option: Option) -> Any:
     if option.parse is not None:
-        return parsed(option.parse)
+        return Parsed(option.parse)
     if isinstance(option.choices, Mapping):
         return _Registered(option.choices)
     if option.choices is not None:

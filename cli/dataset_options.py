@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from cli.command import parsed
+from cli.command import Parsed
 from dnnlib.options import resolution, square_resolution
 
-RESOLUTION = parsed(resolution)
-SQUARE_RESOLUTION = parsed(square_resolution)
+RESOLUTION = Parsed(resolution)
+SQUARE_RESOLUTION = Parsed(square_resolution)
 SEED = click.IntRange(0, 2**32 - 1)
 SHARE = click.FloatRange(0, 1)
 COUNT = click.IntRange(min=1)

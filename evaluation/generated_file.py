@@ -23,7 +23,7 @@ from evaluation.one_pass import Consumer, PartialResults, Pass, one_pass
 from evaluation.records import format_seeds
 from evaluation.saved_arrays import read_arrays, write_arrays
 from torch_utils import distributed
-from training.contact_sheets import save_contact_sheet
+from training.contact_sheets import magnified_sheet, save_picture
 
 # A contact sheet shows at most this many images, in the order of the seeds.
 MAX_GRID_IMAGES = 1024
@@ -124,4 +124,5 @@ def write_file(output: Output, settings: dict[str, Any], consumers: Mapping[str,
 
 
 def save_grid(path: Path, arrays: Arrays) -> None:
-    save_contact_sheet(path, torch.from_numpy(arrays['arr_0'][:MAX_GRID_IMAGES]).permute(0, 3, 1, 2))
+    images = torch.from_numpy(arrays['arr_0'][:MAX_GRID_IMAGES]).permute(0, 3, 1, 2)
+    save_picture(path, magnified_sheet(images))

@@ -23,7 +23,7 @@ from evaluation.memorization import memorized
 from evaluation.pictures import image_path, read_png, save_images
 from evaluation.resumable_table import ResumableTable
 from torch_utils import distributed
-from training.contact_sheets import save_contact_sheet
+from training.contact_sheets import magnified_sheet, save_picture
 from training.sampling import seed_batches
 
 SETTINGS_NAME = 'settings.json'
@@ -115,7 +115,7 @@ def save_grid(output: Output, sheet: dict[int, Tensor]) -> None:
     seeds = output.seeds[:MAX_GRID_IMAGES]
     paths = (image_path(output.outdir, seed, output.subdirs) for seed in seeds)
     images = [sheet[seed] if seed in sheet else read_png(path) for seed, path in zip(seeds, paths, strict=True)]
-    save_contact_sheet(output.grid, torch.stack(images))
+    save_picture(output.grid, magnified_sheet(torch.stack(images)))
 
 
 def require_settings(folder: Path, settings: dict[str, Any]) -> None:

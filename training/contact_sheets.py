@@ -22,10 +22,10 @@ def to_pil(image: Tensor) -> PIL.Image.Image:
     return PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def contact_sheet(images: Tensor, columns: int | None = None) -> PIL.Image.Image:
+def contact_sheet(images: Tensor) -> PIL.Image.Image:
     """Tile images (uint8 [N, C, H, W]) row by row; the rest of the last row is black."""
     N, C, H, W = images.shape
-    columns = columns or math.ceil(math.sqrt(N))
+    columns = math.ceil(math.sqrt(N))
     rows = -(-N // columns)
     full = torch.zeros([rows * columns, C, H, W], dtype=torch.uint8)
     full[:N] = images.cpu()
@@ -48,11 +48,6 @@ def magnified_sheet(images: Tensor) -> PIL.Image.Image:
         for x in range(width, picture.width, width):
             picture.paste(_LINE, (x - 2, 0, x, picture.height))
     return picture
-
-
-def save_contact_sheet(path: Path, images: Tensor) -> None:
-    """Write `magnified_sheet` as a PNG."""
-    save_picture(path, magnified_sheet(images))
 
 
 def save_picture(path: Path, picture: PIL.Image.Image) -> None:

@@ -174,13 +174,13 @@ def test_outputs_of_the_toolkit_are_valid_inputs(tmp_path):
     import torch
 
     from evaluation.pictures import save_images
-    from training.contact_sheets import save_contact_sheet
+    from training.contact_sheets import contact_sheet, save_picture
 
     images = torch.from_numpy(random_images(12).transpose(0, 3, 1, 2).copy())
     for subdirs in (False, True):
         folder = tmp_path / f'subdirs-{subdirs}'
         save_images(images, [*range(11), 2000], folder, subdirs)
-        save_contact_sheet(folder / 'grid.png', images)
+        save_picture(folder / 'grid.png', contact_sheet(images))
         write_files(folder, {'nearest.csv': b'seed,nearest\n', 'log.txt': b'x', 'mem_traj.jsonl': b'{}\n'})
         source = open_source(folder)
         assert np.array_equal(source.load(), random_images(12))

@@ -91,6 +91,7 @@ def draw_curve(figure: Figure, study: Path, height: float) -> None:
     axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
     axes.set_xticks([], minor=True)
     ratio_axis(axes)
+    axes.grid(alpha=0.25)
     axes.set_xlabel('training images (band: 95 % interval)', fontsize=13)
     axes.set_ylabel('copies (red), %', fontsize=13)
     axes.tick_params(labelsize=12)

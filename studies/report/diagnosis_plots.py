@@ -60,7 +60,6 @@ def explained_figure(rows: Sequence[Row], compared: Sequence[str], title: str) -
         axes.set_ylim(max(axes.get_ylim()[0], -1.04), 1.04)
         axes.set_xlabel(SIGMA)
         axes.set_ylabel('explained share')
-        axes.grid(alpha=0.25)
         add_legend(figure, handles, list(compared))
     return figure
 
@@ -75,7 +74,6 @@ def windows_figure(rows: Sequence[Row], title: str) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel(SIGMA)
         axes.set_ylabel('window in pixels')
-        axes.grid(alpha=0.25)
     return figure
 
 
@@ -93,7 +91,6 @@ def _level_figure(rows: Sequence[Row], curves: Sequence[tuple[str, str, str]], t
         axes.set_ylim(min(positive, default=1) / 2, highest * 2)
         axes.set_xlabel(SIGMA)
         axes.set_ylabel(label)
-        axes.grid(alpha=0.25)
         add_legend(figure, handles, names)
     return figure
 
@@ -117,7 +114,6 @@ def geometry_figure(rows: Sequence[Row], title: str) -> Figure:
         )
         axes.set_xlabel(f'{SIGMA}{decided}')
         axes.set_ylabel('share')
-        axes.grid(alpha=0.25)
         add_legend(figure, handles, list(shown.values()))
     return figure
 
@@ -168,7 +164,6 @@ def clocks_figure(record: Row, title: str) -> Figure:
             )
         axes.set_xlabel('training images seen, in thousands')
         axes.set_ylabel('weighted error')
-        axes.grid(alpha=0.25)
         add_legend(figure, handles, names)
     return figure
 
@@ -189,7 +184,6 @@ def agreement_by_size(rows: Sequence[Row], title: str, interval: str) -> Figure:
         _size_axis(axes, [row['size'] for row in rows])
         axes.set_xlabel(f'training images |D| (bands: {interval})')
         axes.set_ylabel('cosine')
-        axes.grid(alpha=0.25)
         add_legend(figure, handles, names)
     return figure
 
@@ -220,7 +214,6 @@ def clock_comparison(rows: Sequence[Row], title: str) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel('training images |D|')
         axes.set_ylabel('training images seen, in thousands')
-        axes.grid(alpha=0.25)
         add_legend(figure, handles, list(shown.values()))
     return figure
 
@@ -239,7 +232,6 @@ def collapse_figure(records: Sequence[Row], title: str) -> Figure:
         _logarithmic(axes, 'x')
         axes.set_xlabel('training steps, normalized for |D|, batch size and learning rate')
         axes.set_ylabel('held-out minus training error (weighted)')
-        axes.grid(alpha=0.25)
         add_legend(figure, handles, names)
     return figure
 

@@ -66,6 +66,8 @@ def new_panels(title: str, height: float, count: int) -> Iterator[tuple[Figure, 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout='constrained')
         panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+        for axes in panels:
+            axes.grid(alpha=0.25)
         add_title(figure, title)
         yield figure, list(panels)
 
@@ -126,7 +128,6 @@ def ratio_axis(axes: Axes) -> None:
     axes.set_ylim(-3, 104)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel('memorized images (%)')
-    axes.grid(alpha=0.25)
 
 
 def threshold_line(axes: Axes, threshold: float) -> None:
@@ -154,6 +155,7 @@ def label_rows(
     axes.set_ylabel(label_text(label) if label else '')
     axes.tick_params(axis='y', length=0)
     axes.set_ylim(height + 0.3, -0.3)
+    axes.grid(visible=False, axis='y')
     axes.grid(axis='x', alpha=0.3)
     right = axes.secondary_yaxis('right')
     right.set_yticks(places, values)

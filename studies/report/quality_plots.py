@@ -110,6 +110,5 @@ def quality_figure(curves: Sequence[tuple[str, Rows]], title: str, x_label: str,
         below.yaxis.set_minor_locator(NullLocator())
         below.set_xlabel(x_label + crosses_text(is_far(record) for _, rows in curves for _, record in rows))
         below.set_ylabel(y_label)
-        below.grid(alpha=0.25)
         add_legend(figure, handles, names)
     return figure

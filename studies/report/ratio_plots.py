@@ -166,7 +166,6 @@ def run_figure(history: RunHistory, title: str, threshold: float = EMM_RATIO) ->
             all_axes[0].plot(*zip(*losses, strict=True), color=EDGE, linewidth=1.2)
             _loss_axis(all_axes[0], [loss for _, loss in losses])
             all_axes[0].set_ylabel('loss')
-            all_axes[0].grid(alpha=0.25)
         if has_ratios:
             kimg, shares, low, high = zip(*ratios, strict=True)
             band_curve(all_axes[-1], kimg, shares, low, high, next(curve_styles()))
@@ -282,5 +281,5 @@ def _skip_bars(axes: Axes, points: Sequence[RatioPoint]) -> None:
     axes.set_xlim(middle - half, middle + half)
     ratio_axis(axes)
     axes.set_ylim(0, 112)
-    axes.grid(visible=False, axis='x')
+    axes.grid(axis='y', alpha=0.25)
     axes.tick_params(axis='x', length=0)

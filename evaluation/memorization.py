@@ -144,10 +144,8 @@ class TrainingSet(TrainingImages):
         self.original_names = dataset.original_names
 
     @functools.cached_property
-    def reference_distance(self) -> float | None:
+    def reference_distance(self) -> float:
         """The average distance from a training image to its nearest distinct neighbour (root mean square per pixel).
-
-        It is None if all training images are equal.
 
         At most REFERENCE_IMAGES training images, spread evenly over the set, are compared. New images of the same kind
         are at about this distance from the training set.
@@ -155,20 +153,16 @@ class TrainingSet(TrainingImages):
         rows = spread_places(len(self.images), REFERENCE_IMAGES)
         parts = (self.images[part] for part in rows.split(self.index.query_size))
         squared_distances = torch.cat([self.nearest_two(part)[1][:, 1] for part in parts])  # [:, 0] is itself
-        if int(squared_distances.max()) == INFINITE:
-            return None
         return float((squared_distances.double() / self.num_pixels).sqrt().mean())
 
-    def num_far(self, nearest: Tensor) -> int | None:
-        """The number of generated images that are far from any data, like noise; None without a reference distance.
+    def num_far(self, nearest: Tensor) -> int:
+        """The number of generated images that are far from any data, like noise.
 
         Far means that the distance to the nearest training image exceeds FAR = √2 times the reference distance. New
         images from the data distribution are at about the reference distance. Adding an independent error with a root
         mean square equal to this distance increases their distance by a factor of about √2.
         nearest: squared distances to the nearest training images, int64 [N].
         """
-        if self.reference_distance is None:
-            return None
         return int((nearest.double() > (FAR * self.reference_distance) ** 2 * self.num_pixels).sum())
 
 

@@ -11,7 +11,7 @@ back to the previous snapshot, because the event may have happened at any time s
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,16 +129,6 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Slope:
     found = scipy.stats.linregress(x, y)
     half = t_quantile(len(x) - 2) * float(found.stderr)
     return Slope(float(found.slope), float(found.slope) - half, float(found.slope) + half, float(found.intercept))
-
-
-def normalized_time(steps: float, run: Mapping[str, float], smallest: Mapping[str, float]) -> float:
-    """Normalized time T = steps · (n_min / n) · (B / B_min) · (lr / lr_min).
-
-    Plotted against T, the gap between held-out and training error should follow the same curve for all runs.
-    run: the run's `size` (n, its number of training images), `batch` (B) and `lr`. smallest: the minimum of each of
-    these over all runs. Source: Bonnaire et al. 2025.
-    """
-    return steps * smallest['size'] / run['size'] * run['batch'] / smallest['batch'] * run['lr'] / smallest['lr']
 
 
 def spread(times: Sequence[float]) -> float:

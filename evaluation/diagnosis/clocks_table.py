@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.clocks import fit_line, gap_clock, generalization_clock, normalized_time, ratio_clock, spread
+from evaluation.clocks import fit_line, gap_clock, generalization_clock, ratio_clock, spread
 from evaluation.diagnosis.image_sets import ImageSets, labels_of, noise_levels
 from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import joined, run_tasks
@@ -130,7 +130,8 @@ def compare_runs(records: Sequence[Row]) -> Row:
     For three or more runs of at least two sizes, `slope` is the increase of tau in steps per training image, and
     `exponent` is the exponent of tau in |D| (least squares on logarithms), both with intervals. For two or more runs,
     `spread_steps` and `spread_normalized` are the standard deviations of ln tau, with tau in steps and in normalized
-    time (see `run_time`), respectively. A clock's statistics skip the runs in which the clock's event did not happen.
+    time (see `normalized_time`), respectively. A clock's statistics skip the runs in which the clock's event did not
+    happen.
     """
     found: Row = {}
     for clock in CLOCKS:
@@ -139,7 +140,7 @@ def compare_runs(records: Sequence[Row]) -> Row:
         steps = [1000 * record['clocks'][clock]['time'] / record['batch'] for record in known]
         if len(known) < 2:
             continue
-        normalized = [run_time(record, record['clocks'][clock]['time'], records) for record in known]
+        normalized = [normalized_time(record, record['clocks'][clock]['time'], records) for record in known]
         found[clock] = {'spread_steps': spread(steps), 'spread_normalized': spread(normalized)}
         if len(known) > 2 and len(set(sizes)) > 1:
             found[clock]['slope'] = asdict(fit_line(sizes, steps))
@@ -147,12 +148,16 @@ def compare_runs(records: Sequence[Row]) -> Row:
     return found
 
 
-def run_time(record: Row, kimg: float, records: Sequence[Row]) -> float:
-    """The normalized time, in steps, when a run has seen `kimg` thousand images. records: the records of all runs."""
-    factors = {'size': 'dataset_size', 'batch': 'batch', 'lr': 'lr'}
-    smallest = {factor: min(other[name] for other in records) for factor, name in factors.items()}
-    own = {factor: record[name] for factor, name in factors.items()}
-    return normalized_time(1000 * kimg / record['batch'], own, smallest)
+def normalized_time(record: Row, kimg: float, records: Sequence[Row]) -> float:
+    """Normalized time T = steps · (n_min / n) · (B / B_min) · (lr / lr_min) when a run has seen `kimg` thousand images.
+
+    n is the run's number of training images, B its batch size, and a minimum is taken over all runs. Plotted against T,
+    the gap between held-out and training error should follow the same curve for all runs.
+    records: the records of all runs. Source: Bonnaire et al. 2025.
+    """
+    size, batch, lr = (min(other[name] for other in records) for name in ('dataset_size', 'batch', 'lr'))
+    steps = 1000 * kimg / record['batch']
+    return steps * size / record['dataset_size'] * record['batch'] / batch * record['lr'] / lr
 
 
 def comparison_lines(found: Row) -> list[str]:

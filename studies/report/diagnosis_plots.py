@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
-from evaluation.diagnosis.clocks_table import CLOCKS, run_time
+from evaluation.diagnosis.clocks_table import CLOCKS, normalized_time
 from evaluation.geometry import DECIDED
 from studies.report.diagnosis import AGREEMENT
 from studies.report.drawing import add_legend, apart, curve_styles, label_rows, legend_height, new_figure, row_places
@@ -227,7 +227,7 @@ def collapse_figure(records: Sequence[Row], title: str) -> Figure:
     with new_figure(title, 3.6 + legend_height(names)) as (figure, axes):
         handles = []
         for style, record in zip(curve_styles(), records, strict=False):
-            rows = [{**row, 'time': run_time(record, row['kimg'], records)} for row in record['rows']]
+            rows = [{**row, 'time': normalized_time(record, row['kimg'], records)} for row in record['rows']]
             handles.append(_curve(axes, rows, 'time', 'gap', style))
         _logarithmic(axes, 'x')
         axes.set_xlabel('training steps, normalized for |D|, batch size and learning rate')

@@ -9,10 +9,10 @@ from evaluation.clocks import (
     fit_line,
     gap_clock,
     generalization_clock,
-    normalized_time,
     ratio_clock,
     spread,
 )
+from evaluation.diagnosis.clocks_table import normalized_time
 
 TIMES = [1, 2, 4, 8, 16, 32]
 
@@ -104,9 +104,9 @@ def test_the_interval_of_a_fitted_slope_contains_the_true_slope():
     assert 180 <= sum(line.low <= 3 <= line.high for line in lines) <= 198
 
 
-def test_normalized_time_is_1_for_proportional_runs():
-    smallest = {'size': 100, 'batch': 32, 'lr': 1e-3}
-    assert normalized_time(1000, smallest, smallest) == 1000
-    assert normalized_time(1000, {'size': 400, 'batch': 64, 'lr': 2e-3}, smallest) == 1000
+def test_normalized_time_is_the_same_for_proportional_runs():
+    smallest, other = {'dataset_size': 100, 'batch': 32, 'lr': 1e-3}, {'dataset_size': 400, 'batch': 64, 'lr': 2e-3}
+    assert normalized_time(smallest, 32, [smallest, other]) == 1000
+    assert normalized_time(other, 64, [smallest, other]) == 1000
     assert spread([1, 1]) == 0
     assert spread([1, np.e]) == pytest.approx(0.5**0.5)

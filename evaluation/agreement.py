@@ -7,34 +7,15 @@ and the similarity of held-out images to their nearest training images.
 Sources: Kadkhodaie et al. 2024 (pixels); Zhang et al. 2024 (feature cosine, share above a threshold).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.intervals import wilson_interval
-from evaluation.noise_levels import Estimate, mean_interval
-
 Rows = Tensor | np.ndarray
-QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # in %
 # Cosine of SSCD features above which Zhang et al. consider two images the same.
 THRESHOLD = 0.6
 # Images per matrix product.
 BLOCK = 4096
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Statistics of the similarities of N >= 2 image pairs.
-
-    mean: the mean and its 95 % interval. quantiles: the quantile at each percentage in `QUANTILES`.
-    share: the share of pairs whose similarity exceeds the threshold, and its 95 % Wilson interval.
-    """
-
-    mean: Estimate
-    quantiles: dict[int, float]
-    share: Estimate
 
 
 def cosines(a: Rows, b: Rows) -> Tensor:
@@ -66,18 +47,6 @@ def nearest_cosines(queries: Rows, references: Rows) -> tuple[Tensor, Tensor]:
         closer = cosine > best
         best, index = torch.where(closer, cosine, best), torch.where(closer, place + start, index)
     return index, best
-
-
-def distribution(similarities: Tensor, threshold: float = THRESHOLD) -> Distribution:
-    """Compute the mean, the quantiles and the share above the threshold. similarities: float64 [N], N >= 2."""
-    values = similarities.cpu().numpy()
-    above = int((values > threshold).sum())
-    quantiles = np.percentile(values, QUANTILES)
-    return Distribution(
-        mean=mean_interval(values),
-        quantiles=dict(zip(QUANTILES, quantiles.tolist(), strict=True)),
-        share=Estimate(above / len(values), *wilson_interval(above, len(values))),
-    )
 
 
 def unrelated(a: Rows, b: Rows) -> tuple[Rows, Rows]:

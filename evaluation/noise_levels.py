@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.intervals import t_quantile
+from evaluation.intervals import t_quantile, wilson_interval
 from torch_utils.misc import derived_seed, widest_float
 from training.denoiser import Denoiser
 
@@ -147,6 +147,11 @@ def mean_interval(values: Tensor | np.ndarray) -> Estimate:
     """Mean over N >= 2 images with Student's 95 % interval (a paired interval if values are paired differences)."""
     numbers = np.asarray(values, dtype=np.float64)
     return _interval(float(numbers.mean()), float(numbers.std(ddof=1)), len(numbers))
+
+
+def share_interval(flags: np.ndarray) -> Estimate:
+    """The share of true flags, with its 95 % Wilson interval. flags: bool [N], N >= 1."""
+    return Estimate(float(flags.mean()), *wilson_interval(int(flags.sum()), len(flags)))
 
 
 def ratio_interval(numerators: Tensor | np.ndarray, denominators: Tensor | np.ndarray) -> Estimate:

@@ -9,11 +9,12 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from evaluation.agreement import Distribution, cosines, distribution, nearest_cosines, rms_distances, unrelated
+from evaluation.agreement import THRESHOLD, cosines, nearest_cosines, rms_distances, unrelated
 from evaluation.diagnosis.result_files import Row, flat
 from evaluation.diagnosis.tasks import joined, run_tasks
 from evaluation.diagnosis_options import DIFFERENT_SEEDS, NEAREST, SAME_SEED, TRAINING
 from evaluation.generators import Generator
+from evaluation.noise_levels import mean_interval, share_interval
 from evaluation.pictures import GalleryEntry, draw_entries
 from torch_utils import distributed
 from training.contact_sheets import save_picture
@@ -22,6 +23,7 @@ from training.dataset import Dataset
 # Batches of seeds per task; each task loads a generator once.
 BATCHES_PER_TASK = 8
 GALLERY_ROWS = 24
+QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # in %
 COLUMNS = {
     'pairs': 'pairs', 'num_pairs': 'number', 'mean': 'mean', 'mean_low': 'low', 'mean_high': 'high',
     **{f'quantile_{quantile}': f'{quantile} %' for quantile in (5, 25, 50, 75, 95)},
@@ -112,15 +114,23 @@ def compare(pair: Pair, a: np.ndarray, b: np.ndarray, seeds: Sequence[int], thre
         for place, seed in enumerate(seeds)
     ]  # fmt: skip
     rows = [
-        {'pairs': name, 'num_pairs': len(values), **_row(distribution(values, threshold))}
-        for name, values in pairs.items()
+        {'pairs': name, 'num_pairs': len(values), **distribution(values, threshold)} for name, values in pairs.items()
     ]
-    return {'rows': rows, 'images': images, 'threshold': threshold, 'rms': _row(distribution(rms))}
+    return {'rows': rows, 'images': images, 'threshold': threshold, 'rms': distribution(rms)}
 
 
-def _row(found: Distribution) -> Row:
-    quantiles = {f'quantile_{quantile}': value for quantile, value in found.quantiles.items()}
-    return {**flat({'mean': found.mean}), **quantiles, **flat({'share': found.share})}
+def distribution(similarities: Tensor, threshold: float = THRESHOLD) -> Row:
+    """The mean, the quantiles and the share above the threshold of N >= 2 similarities, float64 [N], as columns.
+
+    The mean and the share have 95 % intervals; the share's is Wilson's.
+    """
+    values = similarities.cpu().numpy()
+    quantiles = zip(QUANTILES, np.percentile(values, QUANTILES).tolist(), strict=True)
+    return {
+        **flat({'mean': mean_interval(values)}),
+        **{f'quantile_{percentage}': value for percentage, value in quantiles},
+        **flat({'share': share_interval(values > threshold)}),
+    }
 
 
 def draw_pairs(pair: Pair, images: Sequence[np.ndarray], rows: Sequence[Row]) -> PIL.Image.Image:

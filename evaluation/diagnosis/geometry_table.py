@@ -20,8 +20,7 @@ from evaluation.geometry import (
     information,
     uncovered_levels,
 )
-from evaluation.intervals import wilson_interval
-from evaluation.noise_levels import Estimate, mean_interval
+from evaluation.noise_levels import mean_interval, share_interval
 from torch_utils import distributed
 from training.closed_form.gaussian import GaussianDenoiser
 
@@ -96,8 +95,8 @@ def summarize(found: Arrays, levels: Sequence[float], sets: ImageSets, variances
         at = {name: values[level] for name, values in found.items()}
         estimates = {name: mean_interval(at[name]) for name in at if name not in ('in_shell', 'log_coverage')}
         if 'in_shell' in at:
-            estimates['shell_coverage'] = share(at['in_shell'])
-        estimates['covered'] = share(at['log_coverage'] >= 0)
+            estimates['shell_coverage'] = share_interval(at['in_shell'])
+        estimates['covered'] = share_interval(at['log_coverage'] >= 0)
         row = {'sigma': sigma, **flat(estimates), 'gaussian_information': float(gaussian[level])}
         if 'in_shell' in at:
             row['decided'] = min(row['posterior_weight'], row['shell_coverage']) >= DECIDED
@@ -120,11 +119,6 @@ def summarize(found: Arrays, levels: Sequence[float], sets: ImageSets, variances
         'gaussian_collapse_level': gaussian_collapse_level(variances, count),
         'log_size': math.log(count),
     }
-
-
-def share(flags: np.ndarray) -> Estimate:
-    """The share of true flags, with its 95 % Wilson interval."""
-    return Estimate(float(flags.mean()), *wilson_interval(int(flags.sum()), len(flags)))
 
 
 def class_rows(uncovered: np.ndarray, labels: np.ndarray | None) -> list[Row]:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from evaluation import agreement
-from evaluation.agreement import cosines, distribution, nearest_cosines, rms_distances, unrelated
+from evaluation.agreement import cosines, nearest_cosines, rms_distances, unrelated
+from evaluation.diagnosis.agreement_table import distribution
 from evaluation.intervals import wilson_interval
 from evaluation.noise_levels import mean_interval
 from tests.training.closed_form.test_gaussian import random_images
@@ -50,10 +51,12 @@ def test_the_nearest_image_is_the_one_with_the_largest_cosine(monkeypatch, block
 def test_known_similarities_have_the_expected_mean_and_quantiles():
     values = torch.linspace(0, 1, 101, dtype=torch.float64)
     found = distribution(values, threshold=0.9)
-    assert found.quantiles == pytest.approx({0: 0, 5: 0.05, 25: 0.25, 50: 0.5, 75: 0.75, 95: 0.95, 100: 1})
-    assert found.share.mean == 10 / 101
-    assert (found.share.low, found.share.high) == wilson_interval(10, 101)
-    assert found.mean == mean_interval(values)
+    for percentage in (0, 5, 25, 50, 75, 95, 100):
+        assert found[f'quantile_{percentage}'] == pytest.approx(percentage / 100)
+    assert found['share'] == 10 / 101
+    assert (found['share_low'], found['share_high']) == wilson_interval(10, 101)
+    mean = mean_interval(values)
+    assert (found['mean'], found['mean_low'], found['mean_high']) == (mean.mean, mean.low, mean.high)
 
 
 def test_unrelated_pairs_have_different_seeds():

@@ -21,6 +21,7 @@ to the logits; we assume that these errors are independent too. `relative_error`
 Sources: Hsu, Kakade and Zhang 2012, theorem 2.1 (the tail bound); `training.closed_form.int8_digits` (the dither).
 """
 
+import dataclasses
 import math
 
 import torch
@@ -200,17 +201,10 @@ def dropped_sums(query: Int8Query, reference: Tensor, count: int) -> Sums:
     reference: the largest log weight of these images, with the error of `Int8Query.logits`, float64 [B].
     """
     bound = reference + query.logit_bound
-    none = torch.zeros_like(reference)
-    return Sums(
+    return dataclasses.replace(
+        empty_sums(query.z),
         reference=bound,
-        total=none,
-        squares=none.clone(),
-        weighted=torch.zeros_like(query.z),
-        inexact=none.clone(),
-        spread=none.clone(),
         rounding=torch.full_like(reference, count) * query.images.highest_norm.sqrt(),
-        nearest=torch.full_like(reference, NO_INDEX, dtype=torch.int64),
-        key=torch.zeros_like(reference, dtype=torch.int64),
         distance=-2 * query.variance * bound,
         others=bound + math.log(count),
     )

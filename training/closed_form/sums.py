@@ -127,19 +127,22 @@ def over_ranks(sums: Sums, sharded: bool) -> Sums:
 
 def empty_sums(z: Tensor) -> Sums:
     """Sums over no images, the identity element of `merge`. z: noisy images, float64 [B, P]."""
-    none = z.new_zeros([len(z)])
+
+    def each(value: float) -> Tensor:
+        return z.new_full([len(z)], value)
+
     return Sums(
-        reference=none - math.inf,
-        total=none,
-        squares=none,
+        reference=each(-math.inf),
+        total=each(0),
+        squares=each(0),
         weighted=torch.zeros_like(z),
-        inexact=none,
-        spread=none,
-        rounding=none,
-        nearest=torch.full_like(none, NO_INDEX, dtype=torch.int64),
-        key=torch.zeros_like(none, dtype=torch.int64),
-        distance=torch.full_like(none, torch.finfo(torch.float64).max),
-        others=none - math.inf,
+        inexact=each(0),
+        spread=each(0),
+        rounding=each(0),
+        nearest=z.new_full([len(z)], NO_INDEX, dtype=torch.int64),
+        key=z.new_zeros([len(z)], dtype=torch.int64),
+        distance=each(torch.finfo(torch.float64).max),
+        others=each(-math.inf),
     )
 
 

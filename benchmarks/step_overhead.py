@@ -19,7 +19,7 @@ from torch_utils.distributed import choose_device
 from torch_utils.misc import place
 from training.config import TrainingConfig
 from training.dataset import Dataset, DatasetInfo, to_float
-from training.held_out_loss import HeldOutLoss, Images
+from training.held_out_loss import HeldOutLoss
 from training.sampling import SamplerOptions, generate_images
 from training.schedule import Schedule
 from training.snapshot import NetworkConfig
@@ -45,7 +45,7 @@ def compare_ways(options: OverheadOptions) -> None:
         compare(f'training, {ending}', 'images', training_ways(measured, device), device, options)
         evaluation = evaluation_ways(measured, device)
         compare(f'evaluation, {ending}', 'images', evaluation, device, options)
-        trainer, images = make_trainer(measured, device), Images(random_pixels(measured, count), None)
+        trainer, images = make_trainer(measured, device), Dataset('noise', random_pixels(measured, count), None, '')
         losses = HeldOutLoss(images, images, device)
         ways = [
             Way('training step', count, trainer.step, plain=True),

@@ -17,8 +17,8 @@ from tests.training.edm_pickles import pickle_of
 from training import training_loop
 from training.architectures import ARCHITECTURES
 from training.config import resolve
-from training.dataset import StreamedDataset, describe_dataset, load_dataset
-from training.held_out_loss import HeldOutLoss, Images
+from training.dataset import Dataset, StreamedDataset, describe_dataset, load_dataset
+from training.held_out_loss import HeldOutLoss
 from training.networks import MODEL_TYPES
 from training.snapshot import list_snapshots, list_states, load_network, read_info
 from training.trainer import Trainer
@@ -420,8 +420,8 @@ def test_held_out_loss_is_reported_at_every_tick_without_changing_the_weights(di
     assert losses[0] == losses[1]
     assert [len(line) for line in losses[0]] == [10, 10, 10]
     # Use the last snapshot to compute the losses of the first ten training and held-out images again.
-    sets = [load_dataset(str(path)).images[:10] for path in (digits_20, held_out)]
-    evaluator = HeldOutLoss(Images(sets[0], None), Images(sets[1], None), torch.device('cpu'))
+    training, test = (Dataset('', load_dataset(str(path)).images[:10], None, '') for path in (digits_20, held_out))
+    evaluator = HeldOutLoss(training, test, torch.device('cpu'))
     evaluated = evaluator.evaluate(load_network(whole))
     assert evaluated == pytest.approx(losses[0][-1], rel=1e-4)
 

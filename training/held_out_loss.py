@@ -7,7 +7,6 @@ without it.
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,14 +27,6 @@ SIGMA_DATA = 0.5
 BATCH_SIZE = 64
 
 
-@dataclass(frozen=True)
-class Images:
-    """Images (uint8 [N, C, R, R]) with labels (int64 [N], or None)."""
-
-    pixels: Tensor
-    labels: Tensor | None
-
-
 def open_held_out_loss(
     config: TrainingConfig, dataset: Dataset | StreamedDataset, device: torch.device
 ) -> 'HeldOutLoss | None':
@@ -51,13 +42,13 @@ def open_held_out_loss(
     test_set = StreamedDataset(source.name, source, labels_of(source), '', 1)
     held_out = first_images(test_set, options.test_images, config.label_dim, where)
     shape = (wanted.channels, wanted.resolution, wanted.resolution)
-    require_shape(held_out.pixels.shape[1:], shape, where, 'training images are')
+    require_shape(held_out.images.shape[1:], shape, where, 'training images are')
     if not options.allow_overlap:
-        distributed.on_main(lambda: refuse_shared(held_out.pixels, dataset, where))
+        distributed.on_main(lambda: refuse_shared(held_out.images, dataset, where))
     return HeldOutLoss(first_images(dataset, options.test_images, config.label_dim, wanted.path), held_out, device)
 
 
-def first_images(dataset: Dataset | StreamedDataset, count: int, label_dim: int, where: str) -> Images:
+def first_images(dataset: Dataset | StreamedDataset, count: int, label_dim: int, where: str) -> Dataset:
     """The first `count` images of a set (all if there are fewer), with labels if the network is class-conditional.
 
     Raises UserError if the network is class-conditional and labels are missing or outside its classes.
@@ -65,10 +56,10 @@ def first_images(dataset: Dataset | StreamedDataset, count: int, label_dim: int,
     images = torch.from_numpy(np.stack([dataset.image(place) for place in range(min(count, len(dataset)))]))
     labels = dataset.labels
     if not label_dim:
-        return Images(images, None)
+        return Dataset(dataset.name, images, None, '')
     if labels is None or int(labels[:count].max()) >= label_dim:
         raise UserError(f'{where}: a class-conditional network requires images with labels from 0 to {label_dim - 1}')
-    return Images(images, labels[:count])
+    return Dataset(dataset.name, images, labels[:count], '')
 
 
 def refuse_shared(images: Tensor, training: Dataset | StreamedDataset, where: str) -> None:
@@ -92,7 +83,7 @@ def num_shared(images: Iterable[np.ndarray], training: Iterable[np.ndarray]) -> 
 class HeldOutLoss:
     """Evaluates a network's loss in each noise-level bin. Each of the two sets needs at least one image."""
 
-    def __init__(self, training: Images, held_out: Images, device: torch.device):
+    def __init__(self, training: Dataset, held_out: Dataset, device: torch.device):
         self.sets = {'train': training, 'test': held_out}
         self.device = device
 
@@ -102,9 +93,7 @@ class HeldOutLoss:
         The loss is EDM's: the squared error per pixel, weighted by (sigma² + 0.25) / (0.5 sigma)². Every rank must call
         this with the same weights; each rank evaluates some of the batches, and all ranks return the same result.
         """
-        names = [
-            (name, start) for name, images in self.sets.items() for start in range(0, len(images.pixels), BATCH_SIZE)
-        ]
+        names = [(name, start) for name, images in self.sets.items() for start in range(0, len(images), BATCH_SIZE)]
         mine = {key: self._losses(net, *key) for key in names[distributed.rank() :: distributed.world_size()]}
         found = {key: losses for part in distributed.gather(mine) for key, losses in part.items()}
         fields = {}
@@ -117,10 +106,10 @@ class HeldOutLoss:
 
     def _losses(self, net: Denoiser, name: str, start: int) -> Tensor:
         """The loss of each image in a batch, for each bin: float64 [bins, B] on the CPU."""
-        images = self.sets[name]
+        dataset = self.sets[name]
         part = slice(start, start + BATCH_SIZE)
-        clean = to_float(images.pixels[part].to(self.device)).contiguous(memory_format=torch.channels_last)
-        labels = None if images.labels is None else images.labels[part].to(self.device)
+        clean = to_float(dataset.images[part].to(self.device)).contiguous(memory_format=torch.channels_last)
+        labels = None if dataset.labels is None else dataset.labels[part].to(self.device)
         losses = []
         for low, high in itertools.pairwise(BINS):
             sigma, noise = self._noise(clean, start, low, high)

@@ -9,7 +9,8 @@ import torch
 
 from tests.training.closed_form.test_gaussian import random_images
 from training.closed_form import GaussianDenoiser
-from training.held_out_loss import BINS, HeldOutLoss, Images
+from training.dataset import Dataset
+from training.held_out_loss import BINS, HeldOutLoss
 
 
 class Recorder:
@@ -23,13 +24,13 @@ class Recorder:
         return torch.zeros_like(x)
 
 
-def evaluator_of(training: Images, held_out: Images) -> HeldOutLoss:
+def evaluator_of(training: Dataset, held_out: Dataset) -> HeldOutLoss:
     return HeldOutLoss(training, held_out, torch.device('cpu'))
 
 
 def sets(count=100, labels=None):
     images = random_images(2 * count)
-    return Images(images[:count], labels), Images(images[count:], labels)
+    return Dataset('train', images[:count], labels, ''), Dataset('test', images[count:], labels, '')
 
 
 def test_the_loss_of_each_bin_is_its_weighted_squared_error():
@@ -37,7 +38,7 @@ def test_the_loss_of_each_bin_is_its_weighted_squared_error():
     net: Any = Recorder()
     found = evaluator_of(training, held_out).evaluate(net)
     for name, images, calls in (('train', training, net.calls[:8]), ('test', held_out, net.calls[8:])):
-        clean = images.pixels.flatten(1).double().numpy() / 127.5 - 1
+        clean = images.images.flatten(1).double().numpy() / 127.5 - 1
         error = np.square(clean).mean(axis=1)  # because the denoised image is 0
         means = []
         for k, (low, high) in enumerate(itertools.pairwise(BINS)):
@@ -71,5 +72,5 @@ def test_each_image_is_evaluated_with_its_own_class():
 
 def test_the_gaussian_denoiser_has_a_lower_loss_on_its_training_images():
     training, held_out = sets(12)
-    found = evaluator_of(training, held_out).evaluate(GaussianDenoiser(training.pixels))
+    found = evaluator_of(training, held_out).evaluate(GaussianDenoiser(training.images))
     assert found['Loss/train'] < found['Loss/test']

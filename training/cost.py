@@ -35,23 +35,10 @@ class Cost:
     disk: int
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Memory on each device, in bytes.
-
-    weights: memory for the weights, their average, gradients and optimizer state.
-    image: memory for one image's activations, which are kept for the backward pass.
-    """
-
-    weights: int
-    image: int
-
-
-def training_memory(config: TrainingConfig) -> Memory:
-    """The memory needed for training. Temporary workspaces of libraries are not included."""
+def weight_bytes(config: TrainingConfig) -> int:
+    """Bytes on each device for the weights, their average, gradients and optimizer state."""
     moments = {'Adam': 2, 'SGD': 1}[config.options.optimizer]
-    parameters = config.network.build('meta').num_parameters
-    return Memory(4 * parameters * (3 + moments), activation_bytes(config.network, config.precision))
+    return 4 * config.network.build('meta').num_parameters * (3 + moments)
 
 
 def activation_bytes(network: NetworkConfig, precision: str = 'fp32') -> int:
@@ -108,13 +95,13 @@ def images_per_second(config: TrainingConfig, device: torch.device, seconds: flo
 
 
 def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False, images_seen: int = 0) -> Cost:
-    """The cost of a training run.
+    """The cost of a training run; its memory does not include temporary workspaces of libraries.
 
     rate: images per second over all ranks, None if unknown. keep_best: whether only the best snapshot is kept.
     images_seen: number of images already trained on, which are not counted.
     """
     images = max(0, config.schedule.total_images - images_seen)
-    memory = training_memory(config)
+    weights, image = weight_bytes(config), activation_bytes(config.network, config.precision)
     parameters = config.network.build('meta').num_parameters
     pixels = config.dataset.size * config.dataset.channels * config.dataset.resolution**2 * config.options.cache
     states = min(config.options.keep_states, len(config.states))
@@ -122,8 +109,8 @@ def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False,
         images=images,
         calls=-(-images // config.schedule.batch_size),
         seconds=None if rate is None else images / rate,
-        memory=memory.weights + config.batch_gpu * memory.image + pixels,
-        disk=4 * parameters * (1 if keep_best else len(config.snapshots)) + states * (memory.weights - 4 * parameters),
+        memory=weights + config.batch_gpu * image + pixels,
+        disk=4 * parameters * (1 if keep_best else len(config.snapshots)) + states * (weights - 4 * parameters),
     )
 
 
@@ -135,13 +122,14 @@ def cost_lines(config: TrainingConfig, device: torch.device, images_seen: int = 
     """
     free = free_bytes(device)  # before the measurement, because torch keeps the memory that it uses
     rate = images_per_second(config, device) * config.world_size
-    cost, memory = cost_of(config, rate, images_seen=images_seen), training_memory(config)
+    cost = cost_of(config, rate, images_seen=images_seen)
+    weights, image = weight_bytes(config), activation_bytes(config.network, config.precision)
     assert cost.seconds is not None
     remaining = f' for the remaining {counted(cost.images, "image")}' * (images_seen > 0)
     lines = {
         'Time': f'about {format_time(cost.seconds)}{remaining} at {rate:,.3g} images/s (a short measurement)',
-        'Memory': f'about {in_gb(cost.memory)} on each device: {in_gb(memory.weights)} for weights and optimizer, '
-        f'{in_gb(memory.image)} for each of the {config.batch_gpu} images in a forward pass, and the training set',
+        'Memory': f'about {in_gb(cost.memory)} on each device: {in_gb(weights)} for weights and optimizer, '
+        f'{in_gb(image)} for each of the {config.batch_gpu} images in a forward pass, and the training set',
         'Disk': f'about {in_gb(cost.disk)}: {counted(len(config.snapshots), "snapshot", "d")} '
         f'and the newest {counted(config.options.keep_states, "training state", "d")}',
     }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.config import SavedRun, resolve
-from training.cost import activation_bytes, training_memory
+from training.cost import activation_bytes, weight_bytes
 from training.dataset import DatasetInfo
 from training.training_options import RunOptions, TrainingOptions, with_preset
 from training.training_run import with_threads
@@ -35,7 +35,7 @@ def test_estimated_activations_match_a_real_forward_pass():
 def test_with_adam_the_weights_take_five_times_their_size():
     config = config_of('digits', 8)
     parameters = sum(p.numel() for p in config.network.build('meta').parameters())
-    assert training_memory(config).weights == 4 * 5 * parameters  # weights, average, gradients, two moments
+    assert weight_bytes(config) == 4 * 5 * parameters  # weights, average, gradients, two moments
 
 
 @pytest.mark.parametrize(

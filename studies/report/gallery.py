@@ -1,6 +1,5 @@
 """A point's generated images, each with its two nearest training images."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,17 +41,19 @@ class GalleryItem:
         return self.distance / max(self.second_distance, 1e-9)
 
 
-def read_gallery(folder: Path, size: int, rows: Callable[[BestSnapshot, int], Tensor]) -> list[GalleryItem]:
+def read_gallery(folder: Path, size: int, *, spread: bool = False) -> list[GalleryItem]:
     """Read at most `size` generated images of a point's best snapshot, and their nearest training images.
 
-    rows: the function that chooses the images, `closest_rows` or `spread_rows`. Returns an empty list if the folder
-    lacks the generated images or their training set.
+    spread: whether the images are spread evenly over the generated set; by default, they are the images whose ratio is
+    closest to the copy threshold.
+    Returns an empty list if the folder lacks the generated images or their training set.
     """
     best = best_images(folder)
     if best is None:
         return []
+    rows = spread_places(len(best.images), size) if spread else closest_places(best.squared_distances, size)
     try:
-        return _items(best, open_source(folder / 'data.zip'), rows(best, size))
+        return _items(best, open_source(folder / 'data.zip'), rows)
     except (UserError, IndexError):
         return []  # the training set cannot be read, or differs from the one used in the evaluation
 
@@ -63,17 +64,6 @@ def best_images(folder: Path) -> BestSnapshot | None:
     if not records or not (folder / 'data.zip').exists():
         return None
     return read_best(folder / 'run' / BEST_NAME, best_record(records))
-
-
-def closest_rows(best: BestSnapshot, size: int) -> Tensor:
-    """Choose the generated images whose ratio is closest to the copy threshold; return their indices, int64
-    [min(size, N)]."""
-    return closest_places(best.squared_distances, size)
-
-
-def spread_rows(best: BestSnapshot, size: int) -> Tensor:
-    """Choose images spread evenly over the generated set; return their indices, int64 [min(size, N)]."""
-    return spread_places(len(best.images), size)
 
 
 def _items(best: BestSnapshot, training: Source, rows: Tensor) -> list[GalleryItem]:

@@ -18,7 +18,7 @@ from studies.report.diagnosis import AGREEMENT, clock_rows, mean_agreement
 from studies.report.drawing import figure_bytes
 from studies.report.figures import study_figures
 from studies.report.finding import FAR_NOTE, advice, bracket_text, finding, of, percent
-from studies.report.gallery import read_gallery, spread_rows
+from studies.report.gallery import read_gallery
 from studies.report.page import (
     Block,
     Cell,
@@ -113,7 +113,7 @@ def typical_strips(results: StudyResults) -> Strips:
             if ratios is not None and done:
                 place = f'{outcome.combination.name}, ' if outcome.combination.values else ''
                 caption = f'{place}{ratios.size:,} training images: {percent(ratios.mean)} copies'
-                rows.append((caption, read_gallery(done[0].point.folder, STRIP_IMAGES, spread_rows)))
+                rows.append((caption, read_gallery(done[0].point.folder, STRIP_IMAGES, spread=True)))
     note = 'Generated images (spread evenly over the set) above their nearest training images; copies have a red frame.'
     return Strips([(caption, items) for caption, items in rows if items], note)
 

@@ -13,7 +13,7 @@ from studies.commands import Resources, shell_line
 from studies.report.copied_facts import copied_parts
 from studies.report.drawing import figure_bytes
 from studies.report.finding import percent
-from studies.report.gallery import closest_rows, read_gallery
+from studies.report.gallery import read_gallery
 from studies.report.page import PageFigure, PagePoint
 from studies.report.ratio_plots import RunHistory, run_figure
 from studies.report.run_files import run_records
@@ -47,7 +47,7 @@ def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size:
     point, status, record = result.point, result.status, result.record
     repeat = f', repeat {point.repeat + 1}' if len(outcome.at(point.size)) > 1 else ''
     who, copied = copied_parts(point.folder, record['num_duplicates']) if record else ([], None)
-    gallery = read_gallery(point.folder, gallery_size, closest_rows)
+    gallery = read_gallery(point.folder, gallery_size)
     note = f'{len(gallery)} of {record["num_images"]:,} images, closest to the threshold first.' if record else ''
     return PagePoint(
         anchor=anchor,

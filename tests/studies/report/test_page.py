@@ -19,7 +19,7 @@ from evaluation.best_images import BestSnapshot, write_best
 from evaluation.memorization import memorization_ratio
 from evaluation.records import SETTINGS
 from studies.points import DONE, FAILED, Status, write_status
-from studies.report.gallery import closest_rows, read_gallery, spread_rows
+from studies.report.gallery import read_gallery
 from studies.report.page import TEMPLATES, Page, Sentences, entries, render_page, write_page
 from studies.report.run_history import run_history
 from studies.report.sections import SECTIONS, metrics_table, study_page
@@ -150,7 +150,7 @@ def test_a_gallery_starts_with_the_images_closest_to_the_threshold(tmp_path, dig
         closeness = abs(math.log(3 * distances[near] / distances[second]))
         expected.append((closeness, seed, image, training[near], training[second], distances[near], distances[second]))
     expected.sort(key=lambda entry: entry[0])
-    items = read_gallery(tmp_path, 12, closest_rows)
+    items = read_gallery(tmp_path, 12)
     assert len(items) == 12
     assert {item.memorized for item in items} == {True, False}
     for item, (_, seed, image, near, second, distance, second_distance) in zip(items, expected, strict=False):
@@ -166,9 +166,9 @@ def test_a_point_with_a_missing_or_damaged_file_has_no_gallery(tmp_path, digits_
     fill_point(tmp_path, digits_20)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[100 : len(content) // 2] + b'\n{}')
-    assert read_gallery(tmp_path, 12, closest_rows) == []
+    assert read_gallery(tmp_path, 12) == []
     (tmp_path / name).unlink()
-    assert read_gallery(tmp_path, 12, closest_rows) == []
+    assert read_gallery(tmp_path, 12) == []
 
 
 def test_the_curve_of_a_damaged_log_is_left_out(tmp_path, digits_20):
@@ -223,7 +223,7 @@ def test_the_page_of_an_unfinished_study_shows_the_results_so_far(tmp_path, stud
 
 def test_a_strip_shows_images_spread_evenly_over_the_set(tmp_path, digits_20):
     fill_point(tmp_path, digits_20)
-    assert [item.seed for item in read_gallery(tmp_path, 4, spread_rows)] == [100, 113, 126, 139]
+    assert [item.seed for item in read_gallery(tmp_path, 4, spread=True)] == [100, 113, 126, 139]
 
 
 def test_the_history_of_a_run_is_read_from_its_files(tmp_path, digits_20):

@@ -49,17 +49,12 @@ def authenticity(nearest: Tensor, spacing: Tensor, spacing_distinct: Tensor) -> 
     from these training images to their nearest other training images, [N]. spacing_distinct: like spacing, but with
     duplicates removed from the training set.
     """
-    count = int(authentic(nearest, spacing).sum())
+    count = int((nearest > spacing).sum())
     low, high = wilson_interval(count, len(nearest))
     return Authenticity(
         authpct=100 * count / len(nearest),
         authpct_low=100 * low,
         authpct_high=100 * high,
-        authpct_distinct=100 * int(authentic(nearest, spacing_distinct).sum()) / len(nearest),
+        authpct_distinct=100 * int((nearest > spacing_distinct).sum()) / len(nearest),
         num_authentic=count,
     )
-
-
-def authentic(nearest: Tensor, spacing: Tensor) -> Tensor:
-    """Whether generated images are authentic, bool [N]; see `authenticity` for the arguments."""
-    return nearest > spacing

@@ -44,7 +44,8 @@ def run_study(
             elif result.point.folder in finished:
                 ended(result, results)
         fresh = [r for r in results.points if r.point.folder not in given and is_to_run(r, retry)]
-        fresh = fresh[: free_places(launcher, len(jobs))]
+        if launcher.capacity is not None:
+            fresh = fresh[: launcher.capacity - len(jobs)]
         for result in fresh:
             begun(result, result.point.prepare())
         folders = [result.point.folder for result in fresh]
@@ -67,8 +68,3 @@ def is_to_run(result: PointResult, retry: bool) -> bool:
     if status.state == DONE:
         return not result.point.is_diagnosed()
     return status.state in (LEFT, STOPPED) or (status.state == FAILED and retry and status.failures < MAX_FAILURES)
-
-
-def free_places(launcher: Launcher, running: int) -> int | None:
-    """How many more points a launcher accepts now; None for any number."""
-    return None if launcher.capacity is None else launcher.capacity - running

@@ -99,7 +99,6 @@ class PagePoint:
     anchor: str
     name: str
     group: str = ''
-    size: int = 0
     state: str = 'done'
     ratio: float | None = None
     headline: str = ''

@@ -6,6 +6,7 @@ table 6.
 
 import functools
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ SYM6 = (
 AUGMENT_LABELS = 9
 
 
+@dataclass(frozen=True)
 class AugmentPipe:
     """Augments images (float [B, C, R, R]). A call returns the augmented images and their labels (float32 [B, 9]).
 
@@ -41,25 +43,17 @@ class AugmentPipe:
     Random numbers come from the global generator of the images' device.
     """
 
-    def __init__(
-        self,
-        p: float = 1.0,
-        xflip: float = 0,
-        yflip: float = 0,
-        scale: float = 0,
-        rotate_frac: float = 0,
-        aniso: float = 0,
-        translate_frac: float = 0,
-        scale_std: float = 0.2,
-        aniso_std: float = 0.2,
-        aniso_rotate_prob: float = 0.5,
-        translate_std: float = 0.125,
-    ):
-        self.p = p
-        self.xflip, self.yflip, self.scale = xflip, yflip, scale
-        self.rotate_frac, self.aniso, self.translate_frac = rotate_frac, aniso, translate_frac
-        self.scale_std, self.aniso_std, self.aniso_rotate_prob = scale_std, aniso_std, aniso_rotate_prob
-        self.translate_std = translate_std
+    p: float = 1.0
+    xflip: float = 0
+    yflip: float = 0
+    scale: float = 0
+    rotate_frac: float = 0
+    aniso: float = 0
+    translate_frac: float = 0
+    scale_std: float = 0.2
+    aniso_std: float = 0.2
+    aniso_rotate_prob: float = 0.5
+    translate_std: float = 0.125
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         B, device = len(images), images.device

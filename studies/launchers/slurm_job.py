@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ SECONDS_TO_STOP = 90
 FIRST_PORT, NUM_PORTS = 20_000, 10_000
 
 
+@dataclass
 class PointJob:
     """Runs a point; called on each node of a job.
 
@@ -27,12 +29,11 @@ class PointJob:
     relative paths in the commands, such as the path of a source. The job itself starts in the toolkit's folder.
     """
 
-    def __init__(self, folder: Path, nodes: int, gpus_per_node: int, workdir: Path) -> None:
-        self.folder = folder
-        self.workdir = workdir
-        self.nodes = nodes
-        self.gpus_per_node = gpus_per_node
-        self.process: subprocess.Popen | None = None
+    folder: Path
+    nodes: int
+    gpus_per_node: int
+    workdir: Path
+    process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
         """Run the point to its end.
@@ -56,7 +57,7 @@ class PointJob:
         if self.process is not None:
             self.process.terminate()
             self._wait_until_ended(self.process.pid)
-        return DelayedSubmission(PointJob(self.folder, self.nodes, self.gpus_per_node, self.workdir))
+        return DelayedSubmission(replace(self, process=None))
 
     def _wait_until_ended(self, pid: int) -> None:
         # A signal handler calls this inside process.wait(), so it must not take the lock that process.wait() holds.

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -9,11 +10,6 @@ from pathlib import Path
 from typing import IO
 
 from dnnlib.util import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    raise SystemExit('Error: this toolkit runs on Linux and macOS; on Windows, run it in WSL') from None
 
 # How long `locked` keeps trying, in seconds, because another process's `is_locked` may hold the lock for a moment.
 SECONDS_TO_TRY = 0.5

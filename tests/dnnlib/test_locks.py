@@ -59,12 +59,3 @@ def test_partial_files_of_killed_processes_are_removed(tmp_path):
         remove_partial_files(tmp_path, '*.pt')
         assert {path.name for path in tmp_path.iterdir()} == {*names[1:], f'b.zip.{ended.pid}.partial'}
         living.stdin.close()
-
-
-def test_a_system_without_file_locks_gives_a_one_sentence_error():
-    code = "import sys; sys.modules['fcntl'] = None; import dnnlib.locks"
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (
-        1,
-        'Error: this toolkit runs on Linux and macOS; on Windows, run it in WSL\n',
-    )

@@ -5,7 +5,6 @@ of queries by references is never stored.
 """
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,38 +27,10 @@ _PART = 2**22
 _LARGEST = 1e140
 
 
-class Space(Protocol):
-    """Distances that metrics need. Squared distances are int64 (exact) in pixels and float64 in features.
-
-    Rows are images or features, along the first dimension. Results are on the CPU.
-    """
-
-    def validate(self, rows: Rows, name: str) -> None:
-        """Raise UserError if the rows are not valid in this space. name: describes the rows in messages."""
-
-    def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
-        """Find the k nearest references of each query; on ties, the lowest index comes first.
-
-        Returns their indices, int64 [N, k], and their squared distances, [N, k].
-        """
-
-    def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-        """For each query, count the references whose balls contain it.
-
-        squared_radii: the squared radius of each reference's ball, [M], with the dtype of the squared distances.
-        Returns the counts for open balls and for closed balls, int64 [N] each.
-        """
-
-    def distinct(self, rows: Rows) -> Tensor:
-        """The positions of all rows that do not equal an earlier row, in ascending order, int64."""
-
-    def vectors(self, rows: Rows) -> np.ndarray:
-        """Rows as floating-point vectors [N, P], for clustering."""
-
-
 class PixelSpace:
     """Compares images by their pixel levels (0 to 255), with exact integers. Images are uint8 [N, C, H, W].
 
+    Squared distances are int64. All results are on the CPU.
     device: the device that compares images. [default: the references' device]
     """
 
@@ -67,28 +38,41 @@ class PixelSpace:
         self.device = device
 
     def validate(self, rows: Rows, name: str) -> None:
+        """Raise UserError if the rows are not valid in this space. name: describes the rows in messages."""
         if _numpy(rows[:0]).dtype != np.uint8 or len(rows.shape) != 4:
             raise UserError(f'{name} must be uint8 [N, C, H, W], not {rows.dtype} {list(rows.shape)}')
         _require_some(rows, name)
 
     def nearest(self, queries: Rows, references: Rows, k: int) -> tuple[Tensor, Tensor]:
+        """Find the k nearest references of each query; on ties, the lowest index comes first.
+
+        Returns their indices, int64 [N, k], and their squared distances, [N, k].
+        """
         index, squared = NeighborIndex(references, self.device).query(queries, k)
         return index.cpu(), squared.cpu()
 
     def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
+        """For each query, count the references whose balls contain it.
+
+        squared_radii: the squared radius of each reference's ball, [M], with the dtype of the squared distances.
+        Returns the counts for open balls and for closed balls, int64 [N] each.
+        """
         below, within = NeighborIndex(references, self.device).count_within(queries, squared_radii)
         return below.cpu(), within.cpu()
 
     def distinct(self, rows: Rows) -> Tensor:
+        """The positions of all rows that do not equal an earlier row, in ascending order, int64."""
         return first_of_equal_rows(_numpy(rows))
 
     def vectors(self, rows: Rows) -> np.ndarray:
+        """Rows as floating-point vectors [N, P], for clustering."""
         return _numpy(rows).reshape(len(rows), -1).astype(np.float32)
 
 
 class FeatureSpace:
     """Compares features by Euclidean distance. Features are float32 or float64 [N, d].
 
+    Its methods are the methods of `PixelSpace`, but squared distances are float64.
     A float32 matrix product, with a bound on its error, finds the pairs that can affect the result; their distances are
     then computed as sums of squared differences in float64. The results are the same as if this sum were computed for
     all pairs: there is no cancellation, and equal features have distance 0.
@@ -165,6 +149,9 @@ class FeatureSpace:
 
     def vectors(self, rows: Rows) -> np.ndarray:
         return _numpy(rows).astype(np.float64)
+
+
+Space = PixelSpace | FeatureSpace
 
 
 class _RoughDistances:

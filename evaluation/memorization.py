@@ -15,7 +15,7 @@ from evaluation.intervals import wilson_interval
 from evaluation.neighbors import Images, NeighborIndex
 from evaluation.records import FAR
 from training.closed_form.rows import ImageRows
-from training.dataset import Dataset
+from training.dataset import Dataset, pixels_of, require_shape
 
 # An image is a copy if its nearest training image is closer than this fraction of the distance to the second nearest.
 THRESHOLD = 1 / 3
@@ -62,12 +62,18 @@ def memorization_ratio(
 ) -> Memorization:
     """Compute the share of copies among generated images.
 
-    images: generated images, uint8 [N, …] with N >= 1. references: training images, uint8 [M, …]. threshold: ratio of
-    distances below which an image counts as a copy, in (0, 1). mirrored: whether the model was also trained on mirrored
-    images; the distance to a training image is then the smaller of the distances to the image and to its mirror image.
-    Raises UserError if fewer than two training images are distinct.
+    images: generated images, uint8 [N, C, H, W] with N >= 1 and C = 1 or 3. references: training images of the same
+    shape, uint8 [M, C, H, W]. threshold: ratio of distances below which an image counts as a copy, in (0, 1]. mirrored:
+    whether the model was also trained on mirrored images; the distance to a training image is then the smaller of the
+    distances to the image and to its mirror image.
+    Raises UserError for arrays of another type or shape, for a threshold out of range, and if fewer than two training
+    images are distinct.
     Source: Gu et al. 2023, section 2; the criterion is Yoon et al.'s.
     """
+    images, references = pixels_of(images, 'images'), pixels_of(references, 'references')
+    require_shape(images.shape[1:], references.shape[1:], '`images`', '`references` are')
+    if not 0 < threshold <= 1:
+        raise UserError(f'`threshold`={threshold} is out of range; give a ratio above 0 and at most 1')
     training_images = TrainingImages(references, mirrored=mirrored)
     return training_images.summarize(*training_images.nearest_two(images), threshold)
 

@@ -236,6 +236,17 @@ def require_shape(shape: Sequence[int], wanted: Sequence[int], where: str, owner
         )
 
 
+def pixels_of(images: Tensor | np.ndarray, argument: str) -> Tensor:
+    """Images as a tensor. Raises UserError unless they are uint8 [N, C, H, W] with N >= 1 and C = 1 or 3."""
+    pixels = torch.as_tensor(images)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
+        raise UserError(
+            f'`{argument}` must be uint8 [N, C, H, W] with N >= 1 and C = 1 or 3, '
+            f'not {pixels.dtype} {list(pixels.shape)}'
+        )
+    return pixels
+
+
 def labels_of(source: Source) -> Tensor | None:
     """The labels of a source, int64 [N], or None if it has none."""
     return None if source.labels is None else torch.tensor(source.labels, dtype=torch.int64)

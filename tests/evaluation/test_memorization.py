@@ -63,6 +63,29 @@ def test_fewer_than_two_distinct_training_images_are_refused(references):
         memorization_ratio(grey(1), references)
 
 
+@pytest.mark.parametrize(
+    ('images', 'threshold', 'message'),
+    [
+        (np.zeros([2, 3, 4, 4], np.float32), 1 / 3, r'`images` must be uint8 .*, not torch.float32 \[2, 3, 4, 4\]'),
+        (np.zeros([2, 4, 4, 3], np.uint8), 1 / 3, r'C = 1 or 3, not torch.uint8 \[2, 4, 4, 3\]'),
+        (np.zeros([2, 48], np.uint8), 1 / 3, r'not torch.uint8 \[2, 48\]'),
+        (np.zeros([3, 4, 4], np.uint8), 1 / 3, r'not torch.uint8 \[3, 4, 4\]'),
+        (np.zeros([0, 3, 4, 4], np.uint8), 1 / 3, r'N >= 1 .*, not torch.uint8 \[0, 3, 4, 4\]'),
+        (np.zeros([2, 3, 2, 8], np.uint8), 1 / 3, '8x2 with 3 channels, but `references` are 4x4 with 3'),
+        (np.zeros([2, 3, 4, 4], np.uint8), 33, '`threshold`=33 is out of range'),
+    ],
+)
+def test_arrays_of_another_type_or_shape_are_named_in_the_error(images, threshold, message):
+    references = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 4), dtype=np.uint8)
+    with pytest.raises(UserError, match=message):
+        memorization_ratio(images, references, threshold)
+
+
+def test_references_of_another_type_are_named_in_the_error():
+    with pytest.raises(UserError, match=r'`references` must be uint8 .*, not torch.float64'):
+        memorization_ratio(grey(1), grey(1, 2) / 255)
+
+
 @pytest.mark.parametrize(('successes', 'total'), [(0, 10), (7, 10), (9210, 10000), (256, 256)])
 def test_the_interval_equals_wilsons_formula(successes, total):
     z, share = 1.959963984540054, successes / total

@@ -58,10 +58,13 @@ def test_training_on_arrays_gives_the_same_network_as_a_run_folder(tmp_path):
 @pytest.mark.parametrize(
     ('images', 'labels', 'message'),
     [
-        (IMAGES.astype(np.float32), None, '`images` must be a uint8 array'),
-        (IMAGES[:, :, :4], None, '`images` must contain .* must be square'),
-        (IMAGES, np.zeros(5, int), '`labels` must contain one integer'),
-        (IMAGES, np.full(6, -1), '`labels` must contain one integer'),
+        (IMAGES.astype(np.float32), None, r'`images` must be uint8 .*, not torch.float32 \[6, 1, 8, 8\]'),
+        (IMAGES[:, :, :4], None, '`images` must be square, not 8x4'),
+        (IMAGES[:0], None, r'with N >= 1 .*, not torch.uint8 \[0, 1, 8, 8\]'),
+        (IMAGES, np.zeros(5, int), r'`labels` must be one integer for each of the 6 images, not torch.int64 \[5\]'),
+        (IMAGES, np.linspace(0, 1, 6), r'`labels` must be one integer .*, not torch.float64 \[6\]'),
+        (IMAGES, np.eye(6, 2), r'`labels` must be one integer .*, not torch.float64 \[6, 2\]'),
+        (IMAGES, np.full(6, -1), '`labels` contains the label -1'),
     ],
 )
 def test_invalid_arrays_are_named_in_the_error(images, labels, message):

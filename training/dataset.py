@@ -247,6 +247,20 @@ def pixels_of(images: Tensor | np.ndarray, argument: str) -> Tensor:
     return pixels
 
 
+def checked_labels(labels: Tensor | np.ndarray | None, count: int) -> Tensor | None:
+    """Labels as int64 [count], or None. Raises UserError unless they are one integer of at least 0 for each image."""
+    if labels is None:
+        return None
+    classes = torch.as_tensor(labels)
+    if classes.is_floating_point() or classes.shape != (count,):
+        raise UserError(
+            f'`labels` must be one integer for each of the {count} images, not {classes.dtype} {list(classes.shape)}'
+        )
+    if count and (lowest := int(classes.min())) < 0:
+        raise UserError(f'`labels` contains the label {lowest}; labels must be at least 0')
+    return classes.to(torch.int64)
+
+
 def labels_of(source: Source) -> Tensor | None:
     """The labels of a source, int64 [N], or None if it has none."""
     return None if source.labels is None else torch.tensor(source.labels, dtype=torch.int64)

@@ -19,7 +19,7 @@ from torch_utils.distributed import print0
 from torch_utils.misc import configure_backends
 from training.config import OPTIONS_FILE, SavedRun, TrainingConfig, as_lines, describe, read_run, resolve
 from training.cost import cost_lines
-from training.dataset import Dataset, DatasetInfo, describe_dataset
+from training.dataset import Dataset, DatasetInfo, checked_labels, describe_dataset, pixels_of
 from training.held_out_loss import open_held_out_loss
 from training.preconditioning import Preconditioned
 from training.snapshot import list_snapshots, list_states, load_network, load_state
@@ -77,14 +77,10 @@ def dataset_in_memory(images: np.ndarray | Tensor, labels: np.ndarray | Tensor |
 
     Raises UserError if the images are not 8-bit, if they are not square, or if the labels do not fit.
     """
-    pixels = torch.as_tensor(images)
-    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
-        raise UserError('`images` must be a uint8 array [N, C, R, R] with 1 or 3 channels')
-    if pixels.shape[2] != pixels.shape[3] or not len(pixels):
-        raise UserError('`images` must contain at least one image, and the images must be square')
-    classes = None if labels is None else torch.as_tensor(labels).to(torch.int64)
-    if classes is not None and (classes.shape != pixels.shape[:1] or int(classes.min()) < 0):
-        raise UserError('`labels` must contain one integer of at least 0 for each image')
+    pixels = pixels_of(images, 'images')
+    if pixels.shape[2] != pixels.shape[3]:
+        raise UserError(f'`images` must be square, not {pixels.shape[3]}x{pixels.shape[2]}')
+    classes = checked_labels(labels, len(pixels))
     hwc = np.ascontiguousarray(pixels.cpu().numpy().transpose(0, 2, 3, 1))
     return Dataset('array', pixels, classes, content_sha256(hwc, None if classes is None else classes.tolist()))
 

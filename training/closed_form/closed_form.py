@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from training.closed_form.rows import ImageRows, Images
+from training.dataset import checked_labels
 
 
 @dataclass(eq=False, repr=False)
@@ -39,7 +40,8 @@ class ClosedForm:
                 raise UserError(
                     f'`sharded`: {type(self).__name__} needs the whole training set on each rank; remove `sharded`'
                 )
-        check_images(self.images, self.labels)
+        check_images(self.images)
+        self.labels = checked_labels(self.labels, len(self.images))
         self.device = compute_device(self.device)
         self.img_channels, self.img_resolution = self.images.shape[1], self.images.shape[2]
         self.num_images = len(self.images)
@@ -99,21 +101,13 @@ class ClosedForm:
         return labels
 
 
-def as_labels(labels: Tensor | np.ndarray | None) -> Tensor | None:
-    return None if labels is None else torch.as_tensor(labels).to(torch.int64)
-
-
-def check_images(images: Images, labels: Tensor | np.ndarray | None) -> None:
+def check_images(images: Images) -> None:
     if images.ndim != 4 or images.dtype not in (torch.uint8, np.uint8):
         raise UserError(f'training images must be uint8 [N, C, R, R], not {images.dtype} {list(images.shape)}')
     if len(images) == 0:
         raise UserError('the training set has no images')
     if images.shape[2] != images.shape[3]:
         raise UserError(f'training images must be square, not {images.shape[2]}×{images.shape[3]}')
-    if labels is not None and len(labels) != len(images):
-        raise UserError(f'there are {len(labels)} labels for {len(images)} training images')
-    if labels is not None and (lowest := int(torch.as_tensor(labels).amin())) < 0:
-        raise UserError(f'the training set contains the label {lowest}; labels must be at least 0')
 
 
 def compute_device(device: torch.device | str) -> torch.device:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dnnlib.util import UserError, counted
 from training.closed_form import is_closed_form, make_denoiser
-from training.closed_form.closed_form import as_labels, check_images, compute_device
+from training.closed_form.closed_form import check_images, compute_device
 from training.closed_form.rows import ImageRows, Images
+from training.dataset import checked_labels
 from training.denoiser import Denoiser
 from training.snapshot import load_network
 
@@ -43,8 +44,9 @@ class HybridDenoiser:
         check_levels(levels, len(parts))
         names = dict.fromkeys(part for part in parts if isinstance(part, str))
         if not isinstance(images, ImageRows) and any(map(is_closed_form, names)):
-            check_images(images, labels)
-            images = ImageRows(images, as_labels(labels), compute_device(device))  # shared by all parts
+            check_images(images)
+            # Shared by all parts.
+            images = ImageRows(images, checked_labels(labels, len(images)), compute_device(device))
         made = {
             name: make_denoiser(name, images, labels, device) if is_closed_form(name) else load_network(name, device)
             for name in names

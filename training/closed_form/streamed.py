@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils import distributed
-from training.closed_form.closed_form import ClosedForm, as_labels
+from training.closed_form.closed_form import ClosedForm
 from training.closed_form.rows import ImageRows
+from training.dataset import checked_labels
 
 # Largest number of elements in a block's tensors; on a CPU, small enough to stay in the cache.
 BLOCK_NUMBERS = {'cpu': 1 << 16, 'cuda': 1 << 26}
@@ -56,7 +57,8 @@ class Streamed(ClosedForm):
         if self.precision not in ('fp32', 'fp64'):
             raise UserError(f'`precision`={self.precision} is not available for closed forms; give fp32 or fp64')
         images, device = self.images, torch.device(self.device)
-        self.rows = images if isinstance(images, ImageRows) else ImageRows(images, as_labels(self.labels), device)
+        labels = checked_labels(self.labels, self.num_images)
+        self.rows = images if isinstance(images, ImageRows) else ImageRows(images, labels, device)
         self.images = self.rows  # so that the memory of the given images can be freed
         self.float64 = self.precision == 'fp64'
         # These numbers are totals over all ranks.

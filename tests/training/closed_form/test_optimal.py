@@ -300,8 +300,9 @@ def test_invalid_arguments_give_a_one_sentence_error(images: Tensor, denoiser: O
         OptimalDenoiser(images[:, :, :8])
     with pytest.raises(UserError, match='uint8'):
         OptimalDenoiser(images.float())
-    with pytest.raises(UserError, match='there are 3 labels for 2300'):
-        OptimalDenoiser(images, torch.arange(3))
+    for unusable in (torch.arange(3), torch.full([2300], 0.5), torch.zeros([2300, 2])):
+        with pytest.raises(UserError, match='`labels` must be one integer for each of the 2300 images'):
+            OptimalDenoiser(images, unusable)
     with pytest.raises(UserError, match='shape'):
         denoiser(x[:, :1], 1.0)
     for sigma in (0.0, -1.0, math.nan, math.inf):

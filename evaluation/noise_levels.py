@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.util import UserError
 from evaluation.intervals import t_quantile, wilson_interval
 from torch_utils.misc import derived_seed, widest_float
+from training.dataset import checked_labels, pixels_of, require_shape
 from training.denoiser import Denoiser
 
 BATCH_SIZE = 64
@@ -51,13 +53,22 @@ def denoised(
 ) -> Tensor:
     """D(x + sigma e) for each image, float64 [N, C, R, R] in [-1, 1] units.
 
-    images: uint8 [N, C, R, R] on the device of the denoiser. labels: int64 [N], or None for no class. Two denoisers see
-    the same noise, so `squared_distance` between their results gives ||D - D'||² for each image.
+    images: uint8 [N, C, R, R] on the device of the denoiser. sigma: > 0. labels: int64 [N], or None for no class. Two
+    denoisers see the same noise, so `squared_distance` between their results gives ||D - D'||² for each image.
+    Raises UserError for arrays of another type or shape, for a sigma out of range, and for classes that the denoiser
+    does not have.
     """
+    images, shape = pixels_of(images, 'images'), (denoiser.img_channels, *[denoiser.img_resolution] * 2)
+    require_shape(images.shape[1:], shape, '`images`', 'the denoiser takes')
+    if not 0 < sigma < math.inf:
+        raise UserError(f'`sigma`={sigma} must be positive and finite')
+    labels = checked_labels(labels, len(images))
+    if labels is not None and (highest := int(labels.max())) >= denoiser.label_dim:
+        raise UserError(f'`labels` contains the label {highest}, but the denoiser has {denoiser.label_dim} classes')
     parts = []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        clean = to_float64(torch.as_tensor(images[part]))
+        clean = to_float64(images[part])
         z = clean + sigma * noise_like(clean, seed, range(start, start + len(clean)))
         parts.append(denoise(denoiser, z, sigma, None if labels is None else labels[part]))
     return torch.cat(parts)
@@ -124,8 +135,17 @@ def denoise(denoiser: Denoiser, z: Tensor, sigma: float, labels: Tensor | None =
         return denoiser(z, torch.as_tensor(sigma, dtype=z.dtype, device=z.device), labels).to(z.dtype)
 
 
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance between corresponding images of two batches [B, C, R, R], float64 [B] on the CPU."""
+def squared_distance(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> Tensor:
+    """Squared distance between corresponding images of two batches, float64 [B] on the CPU.
+
+    a, b: float [B, C, R, R]. Raises UserError for integers, which could overflow, and for batches that differ in shape.
+    """
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    if a.shape != b.shape or not (a.is_floating_point() and b.is_floating_point()):
+        raise UserError(
+            f'`a` and `b` must be floating-point arrays of the same shape, not {a.dtype} {list(a.shape)} and '
+            f'{b.dtype} {list(b.shape)}'
+        )
     return (a - b).flatten(1).square().sum(dim=1).double().cpu()
 
 

@@ -72,6 +72,12 @@ def test_invalid_arrays_are_named_in_the_error(images, labels, message):
         train(images, labels, TINY)
 
 
+def test_a_function_that_returns_another_shape_is_refused():
+    denoiser = as_denoiser(lambda x, sigma: x[:, :1], img_channels=3, img_resolution=4)
+    with pytest.raises(UserError, match=r'the shape of x, \[2, 3, 4, 4\], not \[2, 1, 4, 4\]'):
+        generate(denoiser, seeds=[0, 1])
+
+
 def test_a_function_can_be_used_as_a_denoiser():
     seen = []
 

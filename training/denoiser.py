@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dnnlib.util import UserError
+
 
 class Denoiser(Protocol):
     """The interface that networks and closed forms offer to samplers and metrics."""
@@ -43,6 +45,7 @@ def as_denoiser(
     function: maps (x, sigma) to denoised images, where x is float32 [B, C, R, R] and sigma is float32 [B]. If
     label_dim > 0, the function maps (x, sigma, class_labels), where class_labels are int64 indices [B] or None.
     sigma_min, sigma_max: range of noise levels for which the function is defined.
+    The denoiser raises UserError if the function returns images of another shape.
     """
     return _FunctionDenoiser(function, img_channels, img_resolution, sigma_min, sigma_max, label_dim)
 
@@ -58,11 +61,14 @@ class _FunctionDenoiser:
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
-        if not self.label_dim:
-            return self.function(x.to(torch.float32), levels)
         if class_labels is not None and class_labels.ndim == 2:
             class_labels = class_labels.argmax(dim=1)
-        return self.function(x.to(torch.float32), levels, class_labels)
+        denoised = self.function(x.to(torch.float32), levels, *[class_labels] * bool(self.label_dim))
+        if denoised.shape != x.shape:
+            raise UserError(
+                f'`function` must return denoised images of the shape of x, {list(x.shape)}, not {list(denoised.shape)}'
+            )
+        return denoised
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         return torch.as_tensor(sigma)

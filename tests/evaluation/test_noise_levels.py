@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dnnlib.util import UserError
 from evaluation.noise_levels import (
     Estimate,
     denoised,
@@ -32,6 +33,8 @@ IMAGES = random_images(40)
 
 class Constant:
     """A denoiser that sets every pixel to the class index or, without class labels, to a given value."""
+
+    img_channels, img_resolution, label_dim = 1, 4, 4
 
     def __init__(self, value: float = 0.0):
         self.value = value
@@ -99,6 +102,48 @@ def test_class_labels_are_passed_to_the_denoiser():
     expected = [float((to_float64(image) - int(label)).square().sum()) for image, label in pairs]
     by_class: Any = Constant()
     np.testing.assert_allclose(denoising_error(by_class, IMAGES[:3], 1.0, labels=labels), np.array(expected))
+
+
+@pytest.mark.parametrize(
+    ('images', 'sigma', 'labels', 'message'),
+    [
+        (IMAGES / 255, 1.0, None, r'`images` must be uint8 .*, not torch.float32 \[40, 1, 4, 4\]'),
+        (IMAGES[0], 1.0, None, r'`images` must be uint8 .*, not torch.uint8 \[1, 4, 4\]'),
+        (IMAGES[:0], 1.0, None, r'`images` must be .* with N >= 1 .*, not torch.uint8 \[0, 1, 4, 4\]'),
+        (
+            random_images(2, 3),
+            1.0,
+            None,
+            '`images`: its images are 4x4 with 3 channels, but the denoiser takes 4x4 with 1',
+        ),
+        (random_images(2, 1, 8), 1.0, None, '8x8 with 1 channels, but the denoiser takes 4x4 with 1'),
+        (IMAGES, 0.0, None, '`sigma`=0.0 must be positive'),
+        (
+            IMAGES,
+            1.0,
+            torch.tensor([1]),
+            r'`labels` must be one integer for each of the 40 images, not torch.int64 \[1\]',
+        ),
+        (IMAGES, 1.0, torch.full([40], 4), 'the label 4, but the denoiser has 4 classes'),
+    ],
+)
+def test_arguments_that_do_not_fit_the_denoiser_are_named_in_the_error(images, sigma, labels, message):
+    denoiser: Any = Constant()
+    with pytest.raises(UserError, match=message):
+        denoised(denoiser, images, sigma, labels=labels)
+
+
+@pytest.mark.parametrize(
+    'other', [IMAGES, to_float64(IMAGES[:1]), to_float64(IMAGES[0]), to_float64(IMAGES).expand(-1, 3, -1, -1)]
+)
+def test_distances_between_integers_or_different_shapes_are_refused(other):
+    with pytest.raises(UserError, match='`a` and `b` must be floating-point arrays of the same shape'):
+        squared_distance(to_float64(IMAGES), other)
+
+
+def test_distances_between_numpy_arrays_are_computed():
+    a, b = to_float64(IMAGES), to_float64(IMAGES.flip(0))
+    assert torch.equal(squared_distance(a.numpy(), b.numpy()), squared_distance(a, b))
 
 
 def test_a_linear_denoiser_has_linearity_1():

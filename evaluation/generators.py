@@ -27,7 +27,7 @@ from training.config import OPTIONS_FILE
 from training.dataset import count_labels
 from training.denoiser import Denoiser
 from training.pipeline import load_pipeline, read_pipeline
-from training.sampling import GeneratedBatch, SamplerOptions, generate_images, noise_range
+from training.sampling import GeneratedBatch, SamplerOptions, check_class, generate_images, noise_range
 from training.snapshot import SnapshotInfo, list_snapshots, load_network, newest_snapshot, read_info
 
 Device = torch.device | str
@@ -327,13 +327,3 @@ def trained_with_xflip(snapshot: Path) -> bool:
     saved = read_json(snapshot.parent / OPTIONS_FILE, dict[str, Any]) or {}
     options = saved.get('options', saved.get('dataset_kwargs'))
     return isinstance(options, dict) and options.get('xflip') is True
-
-
-def check_class(class_index: int | None, label_dim: int) -> None:
-    """Raise UserError for a class that the network does not have."""
-    if class_index is None:
-        return
-    if not label_dim:
-        raise UserError(f'`class_index`={class_index}: the network is unconditional; remove `class_index`')
-    if class_index >= label_dim:
-        raise UserError(f'`class_index`={class_index}: the network has {label_dim} classes, 0 to {label_dim - 1}')

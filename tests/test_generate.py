@@ -199,7 +199,7 @@ def test_an_interrupted_npz_file_is_resumed_batch_by_batch(snapshot, tmp_path, m
     ('options', 'message', 'status'),
     [
         (['--network=nowhere'], 'nowhere: no such file', 1),
-        (['--class=10'], 'the network has 10 classes', 1),
+        (['--class=10'], 'the denoiser has 10 classes', 1),
         (['--seeds=x'], '--seeds', 2),
         (['--seeds=7,4294967296'], '4294967296 is too large', 2),
         (['--seeds=4294967290-4294967300'], '4294967300 is too large', 2),

@@ -288,7 +288,7 @@ def test_invalid_arguments_give_a_one_sentence_error(arguments, message, status)
 
 
 def test_a_class_that_the_network_does_not_have_is_refused(fresh):
-    assert 'the network has 10 classes, 0 to 9' in failure(f'--expdir={fresh}', '--class=10')
+    assert 'the denoiser has 10 classes, 0 to 9' in failure(f'--expdir={fresh}', '--class=10')
 
 
 def test_a_run_without_snapshots_is_refused(tmp_path, digits_20):

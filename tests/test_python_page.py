@@ -72,6 +72,23 @@ def test_invalid_arrays_are_named_in_the_error(images, labels, message):
         train(images, labels, TINY)
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'seeds': 32}, '`seeds`=32 is not a sequence'),
+        ({'seeds': '0-31'}, "`seeds`='0-31' is not a sequence"),
+        ({'seeds': []}, r'`seeds`=\[\] is not a sequence of at least one integer'),
+        ({'seeds': [0.5, 1]}, '`seeds`: 0.5 is not an integer'),
+        ({'seeds': [0], 'class_index': -1}, '`class_index`=-1: the denoiser has 2 classes, 0 to 1'),
+        ({'seeds': [0], 'class_index': 2}, '`class_index`=2: the denoiser has 2 classes, 0 to 1'),
+    ],
+)
+def test_invalid_seeds_and_classes_are_named_in_the_error(arguments, message):
+    denoiser = as_denoiser(lambda x, sigma, class_labels: x, img_channels=1, img_resolution=4, label_dim=2)
+    with pytest.raises(UserError, match=message):
+        generate(denoiser, **arguments)
+
+
 def test_a_function_that_returns_another_shape_is_refused():
     denoiser = as_denoiser(lambda x, sigma: x[:, :1], img_channels=3, img_resolution=4)
     with pytest.raises(UserError, match=r'the shape of x, \[2, 3, 4, 4\], not \[2, 1, 4, 4\]'):

@@ -287,10 +287,27 @@ def generate(
     class_index: int | None = None,
     classes: Mapping[int, int] | Sequence[int] | None = None,
 ) -> Tensor:
-    """Generate one image per seed. Returns uint8 [N, C, R, R] on the CPU; see `generate_images`."""
+    """Generate one image per seed. Returns uint8 [N, C, R, R] on the CPU; see `generate_images`.
+
+    Raises UserError if there are no seeds, for seeds that are not integers from 0 to 2^32 - 1, and for a class that the
+    denoiser does not have.
+    """
+    if isinstance(seeds, int | str) or not len(seeds):
+        raise UserError(f'`seeds`={seeds!r} is not a sequence of at least one integer; give, for example, range(32)')
+    check_class(class_index, net.label_dim)
     batches = seed_batches(seeds, batch_size)
     found = generate_images(net, batches, sampler or SamplerOptions(), device, class_index, classes)
     return torch.cat([batch.images.cpu() for batch in found])
+
+
+def check_class(class_index: int | None, label_dim: int) -> None:
+    """Raise UserError for a class that the denoiser does not have."""
+    if class_index is None:
+        return
+    if not label_dim:
+        raise UserError(f'`class_index`={class_index}: the denoiser is unconditional; remove `class_index`')
+    if not 0 <= class_index < label_dim:
+        raise UserError(f'`class_index`={class_index}: the denoiser has {label_dim} classes, 0 to {label_dim - 1}')
 
 
 @dataclass(frozen=True)
@@ -308,12 +325,12 @@ class GeneratedBatch:
 def seed_batches(seeds: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
     """Split seeds into batches, and return this rank's batches. The split does not depend on the number of ranks.
 
-    Raises UserError for seeds outside 0 to 2^32 - 1, because they would give the same images as other seeds.
+    Raises UserError for seeds that are not integers from 0 to 2^32 - 1, because they would give the same images as
+    other seeds.
     """
-    if outside := [seed for seed in seeds if not 0 <= seed < NUM_SEEDS]:
+    if outside := [seed for seed in seeds if seed % 1 or not 0 <= seed < NUM_SEEDS]:
         raise UserError(
-            f'`seeds`: {outside[0]} is out of range (seeds wrap modulo 2^32, so it would duplicate another seed); '
-            f'give 0 to {NUM_SEEDS - 1}'
+            f'`seeds`: {outside[0]} is not an integer from 0 to {NUM_SEEDS - 1}, and would give the same image as one'
         )
     batches = [list(seeds[start : start + batch_size]) for start in range(0, len(seeds), batch_size)]
     return batches[rank::world_size]

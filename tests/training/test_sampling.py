@@ -37,7 +37,7 @@ RUNS = [
 def test_seeds_that_would_duplicate_images_are_refused():
     assert seed_batches([0, 2**32 - 1], 1) == [[0], [2**32 - 1]]
     for seed in (2**32, -1):
-        with pytest.raises(UserError, match=f'{seed} is out of range'):
+        with pytest.raises(UserError, match=f'{seed} is not an integer from 0 to 4294967295'):
             seed_batches([0, seed], 1)
 
 

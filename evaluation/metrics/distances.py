@@ -11,6 +11,8 @@ from evaluation.spaces import FeatureSpace, Rows, Space
 
 # k in Naeem et al. 2020: an image's ball reaches to its k-th nearest neighbour.
 NEAREST_K = 5
+# How messages name the sets.
+SET_NAMES = ('generated images', 'training images', 'held-out images')
 
 
 class Inputs:
@@ -25,6 +27,8 @@ class Inputs:
         k: int | None = None,
         nearest_two: tuple[Tensor, Tensor] | None = None,
     ):
+        if k is not None and k < 1:
+            raise UserError(f'`k`={k} must be at least 1')
         self.space, self.sets = space, (generated, training, test)
         self.k, self.nearest_two = k or NEAREST_K, nearest_two
 
@@ -34,9 +38,12 @@ class Inputs:
 
     @cached_property
     def features(self) -> Features:
-        """The features of all sets. Raises UserError in pixel space."""
+        """The features of all sets. Raises UserError in pixel space, and for rows that are not finite features."""
         if not isinstance(self.space, FeatureSpace):
             raise UserError('`metrics`: a metric on features cannot be computed from pixels; give `features`')
+        for rows, name in zip(self.sets, SET_NAMES, strict=True):
+            if rows is not None:
+                self.space.validate(rows, name)
         return Features(*(None if rows is None else np.asarray(rows) for rows in self.sets))  # type: ignore[arg-type]
 
 
@@ -61,8 +68,9 @@ class Distances:
         self.space, self.k = space, k
         self.generated, self.training = generated, training
         self._test = test
-        tests = [] if test is None else [(test, 'held-out images')]
-        for rows, name in [(training, 'training images'), (generated, 'generated images'), *tests]:
+        for rows, name in zip((generated, training, test), SET_NAMES, strict=True):
+            if rows is None:
+                continue
             space.validate(rows, name)
             if rows.shape[1:] != training.shape[1:]:
                 raise UserError(

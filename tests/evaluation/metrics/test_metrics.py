@@ -109,6 +109,28 @@ def test_sets_of_different_shapes_are_refused():
         compute_metrics(['ratio_curve'], PixelSpace(), generated, training, training.reshape(5, 1, 1, 4))
 
 
+@pytest.mark.parametrize('name', ['frechet', 'kernel_distance'])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda rows: rows.astype(np.uint8), r'must be float32 or float64 \[N, d\], not uint8 \[20, 4\]'),
+        (lambda rows: rows[:, :, None], r'must be float32 or float64 \[N, d\], not float64 \[20, 4, 1\]'),
+        (lambda rows: np.where(rows == rows[3], np.nan, rows), 'row 3 is not finite'),
+    ],
+)
+def test_rows_that_are_not_features_are_refused(name, change, message):
+    rows = np.random.default_rng(0).normal(size=[20, 4])
+    with pytest.raises(UserError, match=f'generated images.*{message}'):
+        compute_metrics([name], FeatureSpace(), change(rows), rows)
+
+
+@pytest.mark.parametrize('k', [0, -1])
+def test_a_ball_must_reach_to_a_neighbour(k):
+    generated, training = random_sets(256, 9, 9)
+    with pytest.raises(UserError, match=f'`k`={k} must be at least 1'):
+        compute_metrics(['precision_recall'], PixelSpace(), generated, training, k=k)
+
+
 def test_empty_sets_are_refused():
     generated, training = random_sets(256, 0, 5)
     with pytest.raises(UserError, match='generated images are empty'):

@@ -13,12 +13,15 @@ from studies.report.tables import tables
 from studies.results import StudyResults
 
 Row = Mapping[str, Any]
-ONLY_HERE, ONLY_THERE = 'only here', 'only there'
+# A row's number as text, the two ends of its interval, and the relation of its estimate (see `Bound`).
+Number = tuple[str, float, float, str]
+ONLY_HERE, ONLY_THERE, ONLY_BOUNDS = 'only here', 'only there', 'only bounds'
 
 
 def comparison_text(results: StudyResults, path: Path) -> str:
     """List the ratios and EMMs of both runs, and show which of them agree (have overlapping 95 % intervals).
 
+    Two EMMs that are bounds in the same direction, such as < 10 and < 20, cannot disagree, so they are not counted.
     path: a tables.json written by `write_tables`. Rows are matched by factor values and size.
     Raises UserError if the file is not a tables.json, if the factors differ, or if no row is in both runs.
     """
@@ -57,8 +60,7 @@ def compared(here: Sequence[Row], there: Sequence[Row], keys: Sequence[str], val
     """Compare two tables, row by row. A row of the result contains the values of `keys`, both numbers as text, and
     whether the numbers agree.
 
-    value_of: function that takes a row, and returns its number as text and the two ends of the number's interval. It
-    returns None if the row has no number.
+    value_of: function that takes a row, and returns its `Number`, or None if the row has no number.
     """
     saved, rows = {_key(row, keys): row for row in there}, []
     ours = {_key(row, keys): row for row in here}
@@ -69,11 +71,13 @@ def compared(here: Sequence[Row], there: Sequence[Row], keys: Sequence[str], val
     return rows
 
 
-def verdict(ours: tuple[str, float, float] | None, theirs: tuple[str, float, float] | None) -> str:
+def verdict(ours: Number | None, theirs: Number | None) -> str:
     if ours is None:
         return ONLY_THERE
     if theirs is None:
         return ONLY_HERE
+    if ours[3] == theirs[3] != '=':
+        return ONLY_BOUNDS
     if ours[1] > theirs[2]:
         return 'higher'
     return 'lower' if ours[2] < theirs[1] else 'agrees'
@@ -94,13 +98,13 @@ def _same(here: Any, there: Any) -> str:
     return 'the same' if here == there else 'different'
 
 
-def _ratio(row: Row) -> tuple[str, float, float]:
+def _ratio(row: Row) -> Number:
     low, high = row['ratio_low'], row['ratio_high']
-    return f'{100 * row["ratio"]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]', low, high
+    return f'{100 * row["ratio"]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]', low, high, '='
 
 
-def _emm(row: Row) -> tuple[str, float, float] | None:
+def _emm(row: Row) -> Number | None:
     if row['emm'] is None:
         return None
     emm = EMM(*(Bound(row[name], row[f'{name}_relation']) for name in ('emm', 'low', 'high')))
-    return str(emm), *emm.ends
+    return str(emm), *emm.ends, emm.estimate.relation

@@ -26,9 +26,14 @@ DOCUMENT = {
 @pytest.fixture
 def folder(tmp_path):
     """Folder of a study of two widths, each with ratios of 95 % at 10 and 85 % at 20 images, so that its EMM is 15."""
-    root, study = tmp_path / 'study', read_study(DOCUMENT, 'study', 'study.toml')
-    for combination in study.combinations:
-        for size, copies in ((10, 950), (20, 850)):
+    return study_folder(tmp_path / 'study', [(950, 850), (950, 850)])
+
+
+def study_folder(root, copies_by_width):
+    """Folder of a study of two widths; copies_by_width: for each width, the copies among 1000 images at both sizes."""
+    study = read_study(DOCUMENT, 'study', 'study.toml')
+    for combination, counts in zip(study.combinations, copies_by_width, strict=True):
+        for size, copies in zip((10, 20), counts, strict=True):
             point = make_point(study, root, combination, size, 0)
             point.folder.mkdir(parents=True)
             numbers = dict.fromkeys(Numbers.__struct_fields__, 1)
@@ -88,6 +93,21 @@ def test_numbers_are_compared_by_their_intervals(folder):
     assert rows['8', '15'][-1] == 'higher'
     assert rows['16', '15'][-2:] == ['only', 'here']
     assert '2 of 5 numbers agree' in output
+
+
+def test_two_bounds_in_the_same_direction_are_not_counted_as_agreement(tmp_path):
+    folder = study_folder(tmp_path / 'study', [(500, 300), (990, 980)])
+    saved = json.loads((folder / 'tables.json').read_bytes())
+    assert [row['emm_relation'] for row in saved['emm']] == ['<', '≥']
+    output = compare(folder, saved).output
+    assert output.count('only bounds') == 2
+    assert '4 of 4 numbers agree' in output
+    for row, relation, size in zip(saved['emm'], ('≥', '<'), (40, 5), strict=True):
+        row.update(dict.fromkeys(('emm', 'low', 'high'), size))
+        row.update(dict.fromkeys(('emm_relation', 'low_relation', 'high_relation'), relation))
+    output = compare(folder, saved).output
+    assert output.count('lower') == output.count('higher') == 1
+    assert '4 of 6 numbers agree' in output
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,11 @@ def is_image_name(name: str) -> bool:
     return extension_of(name) in FORMATS
 
 
+def is_heic_name(name: str) -> bool:
+    """Return whether a file has an extension of HEIC, in which phones save photographs; Pillow cannot read it."""
+    return extension_of(name) in ('.heic', '.heif', '.hif')
+
+
 def extension_of(name: str) -> str:
     """Return the extension in lower case, including the dot."""
     return '.' + name.rpartition('.')[2].lower()

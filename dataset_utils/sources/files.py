@@ -11,7 +11,14 @@ from msgspec import UNSET
 from dataset_utils.manifest import Manifest
 from dataset_utils.png import is_contact_sheet
 from dataset_utils.sources.base import Source, escaped, printable, some
-from dataset_utils.sources.decoding import FORMATS, MAX_FILE_BYTES, decode_image, has_colour, is_image_name
+from dataset_utils.sources.decoding import (
+    FORMATS,
+    MAX_FILE_BYTES,
+    decode_image,
+    has_colour,
+    is_heic_name,
+    is_image_name,
+)
 from dataset_utils.sources.labels import LABELS_FILE, folder_labels, listed_labels, refuse_splits
 from dnnlib.typed import parse_json
 from dnnlib.util import UserError, counted
@@ -51,9 +58,11 @@ class FilesSource(Source):
         self.names = [name for name in images if name not in sheets]
         self.skipped = [name for name in candidates if name in sheets or not is_image_name(name)]
         if not self.names:
+            has_heic = any(map(is_heic_name, self.skipped))
             raise UserError(
                 f'{self.where} contains no images ({" ".join(FORMATS)})'
-                f'{f", only {some(self.skipped)}" if self.skipped else ""}; give a folder or archive of images'
+                f'{f", only {some(self.skipped)}" if self.skipped else ""}; '
+                f'{"convert HEIC photographs to JPEG or PNG" if has_heic else "give a folder or archive of images"}'
             )
         if LABELS_FILE not in self._others:
             refuse_splits(self.names, self.where)
@@ -146,10 +155,14 @@ class FilesSource(Source):
     def remarks(self) -> list[str]:
         remarks = []
         sheets = [name for name in self.skipped if is_image_name(name)]
-        others = [name for name in self.skipped if not is_image_name(name)]
+        heic = [name for name in self.skipped if is_heic_name(name)]
+        others = [name for name in self.skipped if not is_image_name(name) and not is_heic_name(name)]
         if others:
             are = 'is not an image' if len(others) == 1 else 'are not images'
             remarks.append(f'skipped {counted(len(others), "file")} that {are}: {some(others)}.')
+        if heic:
+            several = counted(len(heic), 'HEIC photograph')
+            remarks.append(f'skipped {several}: {some(heic)}; HEIC cannot be read, so convert to JPEG or PNG.')
         if sheets:
             remarks.append(f'skipped {counted(len(sheets), "contact sheet")} of generated images: {some(sheets)}.')
         if LABELS_FILE not in self._others and '/' in self.names[0] and '_labelling' in self.__dict__:

@@ -51,11 +51,23 @@ def test_still_images_of_every_format_are_read(tmp_path, extension, format):
 
 
 def test_skipped_files_are_counted_and_named(tmp_path):
-    names = ['b.heic', 'c', 'labels.csv', 'x/d.mat']
+    names = ['b.docx', 'c', 'labels.csv', 'x/d.mat']
     files = {'a.png': image_bytes(PIXELS), '.hidden': b'', **dict.fromkeys(names, b'?')}
     _, manifest, stderr = converted(write_files(tmp_path / 'p', files))
     assert manifest['skipped_files'] == names
-    assert stderr == 'p: skipped 4 files that are not images: b.heic, c, labels.csv, x/d.mat.\n'
+    assert stderr == 'p: skipped 4 files that are not images: b.docx, c, labels.csv, x/d.mat.\n'
+
+
+def test_heic_photographs_are_skipped_with_a_remedy(tmp_path):
+    files = {'a.png': image_bytes(PIXELS), 'b.heic': b'?', 'c.HEIF': b'?', 'd.txt': b''}
+    _, manifest, stderr = converted(write_files(tmp_path / 'p', files))
+    assert manifest['skipped_files'] == ['b.heic', 'c.HEIF', 'd.txt']
+    assert stderr.splitlines() == [
+        'p: skipped 1 file that is not an image: d.txt.',
+        'p: skipped 2 HEIC photographs: b.heic, c.HEIF; HEIC cannot be read, so convert to JPEG or PNG.',
+    ]
+    with pytest.raises(UserError, match=r'only e\.heic; convert HEIC photographs to JPEG or PNG'):
+        open_source(str(write_files(tmp_path / 'q', {'e.heic': b'?'})))
 
 
 def test_long_lists_of_skipped_files_are_shortened(tmp_path):

@@ -44,6 +44,14 @@ def test_a_race_finds_the_best_snapshot_with_a_quarter_of_the_images(correlation
     assert agreed >= 198
 
 
+@pytest.mark.parametrize(('num', 'share'), [(4, 1 / 2), (6, 1 / 3), (8, 1 / 4), (12, 1 / 4)])
+def test_a_race_between_a_few_snapshots_generates_at_most_this_share_of_the_images(num, share):
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        flags = simulated_training(random, 0.9)[-num:]
+        assert sum(race(num, SEEDS, BATCH, lambda place, length: flags[place, :length])) <= share * num * SEEDS  # noqa: B023
+
+
 def test_a_clearly_worse_snapshot_is_dropped_after_the_first_round():
     flags = np.zeros([SNAPSHOTS, SEEDS], bool)
     flags[5] = True

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from studies.points import make_point
 from studies.study_file import load_study
-from tests.dataset_utils.making import cifar_labels, pickled_batch, random_images, write_cifar
+from tests.dataset_utils.making import cifar_labels, image_bytes, pickled_batch, random_images, write_cifar, write_files
 from tests.helpers import ROOT
 from tests.shell import commands_of, our_command, parse
 from torch_utils import distributed
@@ -139,12 +139,15 @@ def shrunk(arguments: list[str], values: dict) -> list[str]:
 
 @pytest.fixture
 def page(tmp_path, monkeypatch):
-    """A Page whose folder contains the miniature CIFAR-10."""
+    """A Page whose folder contains the miniature CIFAR-10 and a folder of photographs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / CIFAR).parent.mkdir(parents=True)
     count = 10_000 // SHRINK
     test_batch = pickled_batch(random_images(count, 32, seed=1), labels=cifar_labels(count)[:count])
     write_cifar(tmp_path / CIFAR, per_batch=count, members={'test_batch': test_batch})
+    write_files(
+        tmp_path / 'photos', {f'IMG_{n}.jpg': image_bytes(x, 'JPEG') for n, x in enumerate(random_images(3, 32))}
+    )
     return Page(monkeypatch)
 
 

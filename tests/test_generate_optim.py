@@ -116,7 +116,7 @@ def test_the_number_of_copies_agrees_with_the_memorization_ratio(tmp_path: Path,
     result = run('--data=digits', f'--outdir={out}', '--seeds=0-39', '--sigma_min=0.5')
     assert result.exit_code == 0, result.output
     images = np.stack([read_image(out / f'{seed:06d}.png') for seed in range(40)])
-    expected = memorization_ratio(images, digits)
+    expected = memorization_ratio(images[:, None], digits[:, None])
     exact = int((expected.squared_distances[:, 0] == 0).sum())
     assert 0 < exact < expected.num_memorized < 40
     assert f'{expected.num_memorized} ({100 * expected.ratio:g} %) are copies' in result.output

@@ -1,14 +1,16 @@
 """Square image windows: sums over them, distances between them, and their sizes at each noise level."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import torch
 from torch import Tensor
 
+from dnnlib.typed import parse_json
 from dnnlib.util import UserError
 
 # Noise levels of EDM's sampler with 18 steps: sigma_i = (80^(1/7) + i/17 (0.002^(1/7) - 80^(1/7)))^7.
@@ -82,16 +84,21 @@ def window_table(window: Window, published: Sequence[int], size: int, odd: bool)
     return table
 
 
+class SavedWindows(msgspec.Struct, frozen=True):
+    """The content of a window table that is used: pairs (sigma, window)."""
+
+    windows: list[tuple[Annotated[float, msgspec.Meta(gt=0)], int]]
+
+
 def read_table(path: str | Path) -> WindowTable:
     """Read a table from a JSON file {"windows": [[sigma, window], …]}. Raises UserError for other files."""
     try:
-        pairs = json.loads(Path(path).read_text(encoding='utf-8'))['windows']
-        pairs = [(float(sigma), int(window)) for sigma, window in pairs if float(sigma) > 0 or 1 / 0]
+        saved = parse_json(Path(path).read_bytes(), SavedWindows, str(path))
     except FileNotFoundError as error:
         raise UserError(f'`window`={path} is neither a number nor an existing file; give one of them') from error
-    except (ValueError, TypeError, KeyError, OSError, ZeroDivisionError, RecursionError) as error:
-        raise UserError(f'`window`={path} is not a window table; make one with `diagnose.py calibrate`') from error
-    return WindowTable.of(pairs)
+    except (OSError, UserError) as error:
+        raise UserError(f'`window`: {error}; make a window table with `diagnose.py calibrate`') from error
+    return WindowTable.of(saved.windows)
 
 
 def _scaled(window: int, size: int, odd: bool) -> int:

@@ -172,6 +172,9 @@ def test_a_window_table_is_read_from_a_file_and_limits_the_noise_levels(tmp_path
     assert denoiser.windows.at(1.1) == 7
     with pytest.raises(UserError, match=r'`window`: the table covers the noise levels 0\.1 to 10, but not 80'):
         denoiser(queries(images, 80.0), 80.0)
+    path.write_text(json.dumps({'windows': [[0.1, 3], [0, 7]]}))
+    with pytest.raises(UserError, match=r'windows\[1]\[0] must be a number above 0\.0, not 0; make a window table'):
+        LocalScoreDenoiser(images, window=path)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +185,7 @@ def test_a_window_table_is_read_from_a_file_and_limits_the_noise_levels(tmp_path
         ({'window': [(1.0, 4)]}, '`window`=4 has no centre pixel'),
         ({'window': []}, '`window`: the table has no noise levels'),
         ({'window': 'none.json'}, '`window`=none.json is neither a number nor an existing file'),
-        ({'window': __file__}, 'is not a window table'),
+        ({'window': __file__}, r'not a JSON file .*; make a window table with `diagnose\.py calibrate`'),
         ({'precision': 'bf16'}, '`precision`=bf16'),
         ({'padding': 'reflect'}, '`padding`=reflect is unknown; give circular or zeros'),
         ({'tau': 1}, '`tau`: the equivariant denoiser does not have this parameter'),

@@ -86,8 +86,8 @@ def noise_note(records: Sequence[Mapping[str, Any]]) -> list[str]:
     if not any(record.get('kimg') and is_far(record) for record in records):
         return []
     return [
-        'Note: many images are noise. Networks often denoise worst at the highest noise levels, where sampling starts, '
-        'so a lower `sigma_max` (such as 10) or longer training can remove the noise.'
+        'Note: many images are far from any data. If they look like noise, a lower `sigma_max` (such as 10) or longer '
+        'training can help, because networks often denoise worst at the highest noise levels, where sampling starts.'
     ]
 
 

@@ -74,7 +74,7 @@ def test_images_far_from_any_data_are_flagged_if_they_are_more_than_a_fifth():
 def test_noise_from_a_network_leads_to_advice_about_sigma_max():
     few, many = ({'snapshot': 'a', **COUNTS, 'num_images': 50, 'num_far': far, 'kimg': 60.0} for far in (10, 11))
     assert 'sigma_max' not in summary([few])
-    assert summary([many]).endswith('longer training can remove the noise.')
+    assert summary([many]).endswith('where sampling starts.')
 
 
 def test_old_records_are_flagged_by_their_mean_distance():

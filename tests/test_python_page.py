@@ -56,6 +56,20 @@ def test_training_on_arrays_gives_the_same_network_as_a_run_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ({'preset': 'digit'}, "`options`: preset must be one of .*digits.*, not 'digit'"),
+        ({'arch': 'unet'}, "`options`: arch must be one of ddpmpp, .*, not 'unet'"),
+        ({'batch': 0}, '`options`: batch is out of range: 0'),
+        ({'epochs': -1}, '`options`: epochs is out of range: -1'),
+    ],
+)
+def test_invalid_options_are_named_in_the_error(values, message):
+    with pytest.raises(UserError, match=message):
+        train(IMAGES, options=TrainingOptions(**values))
+
+
+@pytest.mark.parametrize(
     ('images', 'labels', 'message'),
     [
         (IMAGES.astype(np.float32), None, r'`images` must be uint8 .*, not torch.float32 \[6, 1, 8, 8\]'),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dataset_utils import content_sha256
 from dnnlib.locks import sole_use
+from dnnlib.options import check_values
 from dnnlib.util import UserError, counted, remove_partial_files, tee_output, with_option_names
 from torch_utils import distributed
 from torch_utils.distributed import print0
@@ -45,10 +46,14 @@ def train(
     images: uint8 [N, C, R, R], C = 1 or 3. labels: int [N] for a class-conditional network, or None.
     options: training options; an option that equals its default counts as not given.
     run_dir: folder for snapshots, training states and statistics. It must not contain a run yet. None writes no files.
-    Raises UserError if the options do not fit the images, or if the loss is not finite.
+    Raises UserError if an option is invalid or does not fit the images, or if the loss is not finite.
     """
     dataset = dataset_in_memory(images, labels)
     options = dataclasses.replace(options or TrainingOptions(), cond=labels is not None)
+    try:
+        check_values(options)
+    except ValueError as error:
+        raise UserError(f'`options`: {error}') from error
     given = changed(options)
     options = with_seed(with_preset(options, given))
     size, channels, resolution, _ = dataset.images.shape

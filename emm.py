@@ -79,7 +79,7 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
     if not session.dry_run:
         low, high = options.size_range
         print(f'The search tries at most {most_sizes(low, high, options.tolerance)} sizes |D| from {low} to {high}.')
-        if not any(word.startswith(('--preset=', '--num-channels=', '--cbase=')) for word in train_options):
+        if not {word.partition('=')[0] for word in train_options} & {'--preset', '--num-channels', '--cbase'}:
             print(
                 "Warning: each point trains train.py's large default network, which can take days without a GPU; choose a "
                 '--preset after --, or estimate the cost with --dry-run.'

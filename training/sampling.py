@@ -289,8 +289,8 @@ def generate(
 ) -> Tensor:
     """Generate one image per seed. Returns uint8 [N, C, R, R] on the CPU; see `generate_images`.
 
-    Raises UserError if there are no seeds, for seeds that are not integers from 0 to 2^32 - 1, and for a class that the
-    denoiser does not have.
+    Raises UserError if there are no seeds, if a seed is not an integer from 0 to 2^32 - 1, or if the denoiser does not
+    have the class.
     """
     if isinstance(seeds, int | str) or not len(seeds):
         raise UserError(f'`seeds`={seeds!r} is not a sequence of at least one integer; give, for example, range(32)')

@@ -165,7 +165,7 @@ class Trainer:
 
     def _from_names(self, value: Tensor | dict[str, Tensor]) -> Tensor:
         if isinstance(value, Tensor):
-            return value.clone()
+            return value.to(self.device, copy=True)
         flat = torch.zeros_like(self.flat.values)
         for view, (name, _) in zip(self.flat.views(flat), self.net.named_parameters(), strict=True):
             view.copy_(value[name])

@@ -45,8 +45,19 @@ def device_product_is_exact(device_type: str) -> bool:
 def _device_product(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type != 'cuda':
         return torch._int_mm(a, b)
-    # CUDA requires more than 16 rows, and multiples of 8 for the other dimensions.
+    return torch._int_mm(*for_cuda(a, b))[: a.shape[0], : b.shape[1]]
+
+
+def for_cuda(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Pad and lay out the factors of a product as CUDA requires.
+
+    The first factor needs more than 16 rows, and the other dimensions must be multiples of 8. The second factor must be
+    stored column by column, because there are no kernels for some shapes otherwise, such as [40, 64] x [64, 904].
+    """
     rows, inner, columns = max(24 - a.shape[0], -a.shape[0] % 8), -a.shape[1] % 8, -b.shape[1] % 8
-    padded_a = torch.nn.functional.pad(a, [0, inner, 0, rows])
-    padded_b = torch.nn.functional.pad(b, [0, columns, 0, inner])
-    return torch._int_mm(padded_a, padded_b)[: a.shape[0], : b.shape[1]]
+    return padded(a, rows, inner), padded(b.t(), columns, inner).t()
+
+
+def padded(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    """Append rows and columns of zeros; the result is contiguous."""
+    return torch.nn.functional.pad(matrix, [0, columns, 0, rows]) if rows or columns else matrix.contiguous()

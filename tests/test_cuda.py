@@ -10,14 +10,22 @@ from unittest.mock import patch
 import pytest
 import torch
 
+import diagnose
+import fid
+import generate
+import generate_optim
+import mem_ratio
 import train
 from benchmarks.optimal_denoiser import PlainDenoiser
 from evaluation.neighbors import nearest_neighbors
 from tests.helpers import TINY, failure_of, invoke
 from tests.training.published import NETWORKS, Case, relative_error
+from torch_utils.cuda_graphs import ReplayedFunction
 from torch_utils.int8 import device_product_is_exact, int8_matmul
 from torch_utils.misc import configure_backends, place
+from training.closed_form import make_denoiser
 from training.closed_form.optimal import OptimalDenoiser
+from training.denoiser import ReplayedDenoiser
 from training.loss import EDMLoss, VELoss, VPLoss
 from training.sampling import StackedRandomGenerator, ablation_sampler, edm_sampler, to_uint8
 from training.snapshot import list_snapshots
@@ -128,6 +136,18 @@ def test_the_optimal_denoiser_is_exact(count):
     assert torch.equal(found, to_uint8(edm_sampler(exact, latents)))
 
 
+@pytest.mark.parametrize(
+    'name', ['gaussian', 'smoothed', 'patch:window=3', 'local:window=3', 'equivariant:window=3', 'pca-locality']
+)
+def test_closed_forms_match_the_cpu(name):
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, [30, 1, 8, 8], dtype=torch.uint8, generator=random)
+    expected, found = make_denoiser(name, images), make_denoiser(name, images, device=DEVICE)
+    for sigma in (5.0, 0.5, 0.05):
+        x = images[:4] / 127.5 - 1 + sigma * torch.randn([4, 1, 8, 8], generator=random)
+        assert relative_error(found(x.to(DEVICE), sigma).cpu(), expected(x, sigma)) < 1e-4
+
+
 def test_nearest_neighbours_are_exact():
     random = torch.Generator().manual_seed(0)
     queries, references = (torch.randint(256, [n, 3, 9, 9], dtype=torch.uint8, generator=random) for n in (50, 700))
@@ -138,7 +158,7 @@ def test_nearest_neighbours_are_exact():
     assert torch.equal(squared.cpu(), distance[:, :2])
 
 
-@pytest.mark.parametrize('shape', [(1, 1, 1), (17, 64, 9), (5, 3072, 1000)])
+@pytest.mark.parametrize('shape', [(1, 1, 1), (17, 64, 9), (5, 3072, 1000), (40, 64, 897)])
 def test_int8_products_are_exact(shape):
     rows, inner, columns = shape
     random = torch.Generator().manual_seed(0)
@@ -166,9 +186,69 @@ def test_a_resumed_training_ends_with_the_same_bytes(digits_20, tmp_path):
     assert expected.read_bytes() == found.read_bytes()
 
 
+@gpu_only
+@pytest.mark.parametrize('more', [[], ['--precision=bf16'], ['--cond=1', '--augment=0.5', '--batch-gpu=12']])
+def test_replayed_steps_give_the_same_bytes_as_launched_steps(digits_20, tmp_path, more):
+    found = []
+    for name in ('replayed', 'launched'):
+        folder = tmp_path / name
+        with patch('training.trainer.ReplayedFunction', wraps=ReplayedFunction) as replay:
+            if name == 'launched':
+                replay.side_effect = lambda function: function
+            assert invoke(train.main, *train_arguments(folder, digits_20, '--epochs=20', *more)).exit_code == 0
+        assert replay.called
+        found.append(list_snapshots(folder)[-1][1].read_bytes())
+    assert found[0] == found[1]
+
+
+@gpu_only
+def test_a_replayed_denoiser_gives_the_same_images(case):
+    case.net.eval().requires_grad_(False)
+    replayed = ReplayedDenoiser(case.net)
+    shape = [case.net.img_channels, case.net.img_resolution, case.net.img_resolution]
+    labels = torch.arange(5, device=DEVICE) % case.net.label_dim if case.net.label_dim else None
+    with torch.inference_mode():
+        for index in range(8):
+            count = 3 + index % 2
+            x = torch.randn([count, *shape], device=DEVICE, dtype=torch.float64)
+            inputs = x, x.new_full([], 2.0 + index), None if labels is None else labels[:count]
+            assert torch.equal(replayed(*inputs), case.net(*inputs))
+        assert len(replayed.evaluation.recordings) == 2
+
+
 @pytest.mark.parametrize('precision', ['tf32', 'bf16', pytest.param('fp16', marks=gpu_only)])
 def test_training_works_in_every_precision(digits_20, tmp_path, precision):
     result = invoke(train.main, *train_arguments(tmp_path, digits_20, '--epochs=10', f'--precision={precision}'))
+    assert result.exit_code == 0, result.output
+
+
+@pytest.fixture(scope='module')
+def run_dir(digits_20, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('run') / 'run'
+    assert invoke(train.main, *train_arguments(folder, digits_20, '--epochs=100', '--cond=1')).exit_code == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments'),
+    [
+        (generate, '--network=RUN --outdir=OUT --seeds=0-15 --batch=12 --grid=OUT/grid.png'),
+        (generate_optim, '--data=DATA --outdir=OUT --seeds=0-15 --grid=OUT/grid.png'),
+        (generate_optim, '--data=DATA --outdir=OUT --seeds=0-3 --denoiser=local:window=3'),
+        (mem_ratio, '--expdir=RUN --seeds=0-39 --batch=32 --metrics=all --test-ref=digits'),
+        (mem_ratio, '--expdir=RUN --seeds=0-39 --batch=8 --race=1'),
+        (mem_ratio, '--denoiser=optimal --data=DATA --seeds=0-15 --table=OUT/table.csv'),
+        (diagnose, 'levels --network=RUN --data=DATA --num=20 --levels=4 --outdir=OUT'),
+        (diagnose, 'clocks --expdir=RUN --test=digits --allow-overlap --num=20 --outdir=OUT'),
+        (diagnose, 'geometry --data=DATA --levels=4 --outdir=OUT'),
+        (diagnose, 'calibrate --network=RUN --data=DATA --num=8 --outdir=OUT'),
+        (diagnose, 'agreement --network=RUN --data=DATA --denoiser=optimal --seeds=0-15 --outdir=OUT'),
+        (fid, 'calc --network=RUN --ref=digits --num=40'),
+    ],
+)
+def test_the_script_runs(script, arguments, run_dir, digits_20, tmp_path):
+    words = arguments.replace('RUN', str(run_dir)).replace('DATA', str(digits_20)).replace('OUT', str(tmp_path)).split()
+    result = invoke(script.main, *words, f'--device={DEVICE}')
     assert result.exit_code == 0, result.output
 
 

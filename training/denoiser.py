@@ -1,16 +1,17 @@
 """The interface between denoisers and everything that calls them: samplers, measurements and evaluations.
 
-`as_denoiser` turns any function or module into a denoiser.
+`as_denoiser` turns any function or module into a denoiser. `ReplayedDenoiser` evaluates a network faster on a GPU.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
+from torch_utils.cuda_graphs import ReplayedFunction
 
 
 class Denoiser(Protocol):
@@ -72,3 +73,21 @@ class _FunctionDenoiser:
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         return torch.as_tensor(sigma)
+
+
+class ReplayedDenoiser:
+    """A network on a GPU whose evaluations in inference mode are replayed; see `ReplayedFunction`."""
+
+    def __init__(self, net: Denoiser):
+        self.net = net
+        self.evaluation = ReplayedFunction(lambda *inputs: (net(*inputs),))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.net, name)
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        if not torch.is_inference_mode_enabled():
+            return self.net(x, sigma, class_labels)
+        if not isinstance(sigma, Tensor):
+            sigma = x.new_full([], sigma)
+        return self.evaluation(x, sigma, class_labels)[0]

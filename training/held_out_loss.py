@@ -16,7 +16,7 @@ from dataset_utils import open_source
 from dataset_utils.sources.base import digest
 from dnnlib.util import UserError
 from torch_utils import distributed
-from torch_utils.misc import derived_seed
+from torch_utils.misc import derived_seed, layout
 from training.config import TrainingConfig
 from training.dataset import Dataset, StreamedDataset, labels_of, require_shape, to_float
 from training.denoiser import Denoiser
@@ -108,7 +108,7 @@ class HeldOutLoss:
         """The loss of each image in a batch, for each bin: float64 [bins, B] on the CPU."""
         dataset = self.sets[name]
         part = slice(start, start + BATCH_SIZE)
-        clean = to_float(dataset.images[part].to(self.device)).contiguous(memory_format=torch.channels_last)
+        clean = to_float(dataset.images[part].to(self.device)).contiguous(memory_format=layout(self.device))
         labels = None if dataset.labels is None else dataset.labels[part].to(self.device)
         losses = []
         for low, high in itertools.pairwise(BINS):

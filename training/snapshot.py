@@ -215,7 +215,7 @@ def load_network(path: str | Path, device: torch.device | str = 'cpu', precision
     _check_weights(path, net, weights)
     net.load_state_dict(weights, assign=True)
     net.set_precision(precision or info.precision)
-    place(net.eval().requires_grad_(False), device)
+    place(net.eval().requires_grad_(False), device, net.precision)
     return net
 
 

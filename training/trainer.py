@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils import distributed
+from torch_utils.cuda_graphs import ReplayedFunction
 from torch_utils.flat_parameters import FlatParameters, GradientReducer
-from torch_utils.misc import place, seed_everything
+from torch_utils.misc import layout, place, seed_everything
 from torch_utils.training_stats import Collector
 from training.augment import AugmentPipe
 from training.config import TrainingConfig
@@ -51,7 +52,7 @@ class Trainer:
         self.images = self.steps = 0
         seed_everything(self.seed)
         self.net = config.network.build()
-        place(self.net, device)
+        place(self.net, device, config.precision)
         self.net.set_precision(config.precision)
         if options.transfer is not None:
             transfer_weights(options.transfer, self.net)
@@ -65,6 +66,8 @@ class Trainer:
         self.optimizer = make_optimizer(options, self.flat.values)
         self.forward = torch.compile(self.net) if options.compile else self.net
         self.loss = LOSSES[config.loss]()
+        replays = device.type == 'cuda' and distributed.world_size() == 1 and not options.compile
+        self.add_gradients = ReplayedFunction(self._add_gradients) if replays else self._add_gradients
         self.augment = AugmentPipe(p=options.augment, **AUGMENTATIONS) if options.augment else None
         self.stats = Collector()
         self.first_bad_step = torch.tensor(_NO_STEP, device=device)
@@ -90,13 +93,18 @@ class Trainer:
         self.update()
 
     def accumulate(self, images: Tensor, labels: Tensor | None) -> None:
-        clean = to_float(images).to(memory_format=torch.channels_last)
-        loss = self.loss(self.forward, clean, labels, self.augment)
+        loss, total = self.add_gradients(images, labels)
         self.stats.report('Loss/loss', loss)
+        here = torch.where(torch.isfinite(total), _NO_STEP, self.steps)
+        self.first_bad_step = torch.minimum(self.first_bad_step, here)
+
+    def _add_gradients(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Add the gradients of the loss; return the loss of each pixel, [B, C, R, R], and its sum."""
+        clean = to_float(images).to(memory_format=layout(self.device, self.config.precision))
+        loss = self.loss(self.forward, clean, labels, self.augment)
         total = loss.sum()
         (total * (self.config.options.ls / self.config.schedule.batch_size)).backward()
-        here = torch.where(torch.isfinite(total.detach()), _NO_STEP, self.steps)
-        self.first_bad_step = torch.minimum(self.first_bad_step, here)
+        return loss.detach(), total.detach()
 
     def update(self) -> None:
         config, gradients = self.config, self.flat.gradients

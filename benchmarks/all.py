@@ -7,7 +7,7 @@ No data set is needed, because the images are random.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class AllOptions:
     device: str = option('auto', 'Device to compute on.', unit='auto|cuda|cpu')
     minutes: float = option(8, 'Approximate total time in minutes.', unit='FLOAT', above=0)
     edm: Path | None = option(None, "Checkout of NVlabs/edm whose code is timed as well.", unit='DIR')
-    compiled: bool = option(True, 'Also time compiled networks.', name='compile', switch=True)
+    compiled: bool = option(False, 'Also time training of compiled networks; compiling them takes several minutes.', name='compile', switch=True)
     out: Path = option(Path('timings.jsonl'), 'File that gets a line of JSON for each implementation.', unit='FILE')
     # fmt: on
 
@@ -59,18 +59,19 @@ def comparisons(options: AllOptions) -> list[Callable[[], object]]:
     """The comparisons to make, the most important first."""
     on_gpu = choose_device(options.device).type == 'cuda'
     common: dict[str, Any] = {'device': options.device, 'seconds': options.minutes * 60 / WAYS / 2, 'out': options.out}
-    speed: dict[str, Any] = {**common, 'edm': options.edm, 'compiled': options.compiled and on_gpu}
+    speed: dict[str, Any] = {**common, 'edm': options.edm}
     first = SpeedOptions(**speed, batch_paper=GPU_BATCHES[0] if on_gpu else 16)
+    compiled = replace(first, compiled=options.compiled and on_gpu)
     larger = GPU_BATCHES[1:] if on_gpu else ()
     sizes = [1000, 50_000] if on_gpu else [100, 1000, 5000]
     return [
-        lambda: training_speed.WORK.compare(first),
+        lambda: training_speed.WORK.compare(compiled),
         lambda: sampling_speed.WORK.compare(first),
         lambda: optimal_denoiser.compare_ways(OptimumOptions(**common, sizes=sizes, batches=[64, 512])),
         lambda: neighbor_search.compare_ways(NeighborOptions(**common)),
         *(
             lambda batch=batch: training_speed.WORK.compare(  # type: ignore[misc]
-                SpeedOptions(**speed, network='paper', batch_paper=batch)
+                SpeedOptions(**speed, network='paper', batch_paper=batch, layouts=False)
             )
             for batch in larger
         ),

@@ -14,6 +14,7 @@ from cli.command import with_options
 from dnnlib.options import option
 from dnnlib.util import report_errors
 from torch_utils.distributed import choose_device
+from torch_utils.misc import layout
 from training.preconditioning import VPPrecond
 
 
@@ -51,18 +52,45 @@ def measured_networks(batch_paper: int, batch_demo: int) -> list[Measured]:
     ]
 
 
-def ways(device: torch.device, compiled: bool) -> list[tuple[str, bool, bool]]:
-    """All combinations of precision, channels_last and compilation that a device supports."""
-    precisions = ['fp32', 'bf16'] if device.type == 'cpu' else ['fp32', 'tf32', 'bf16', 'fp16']
-    return [
-        (precision, channels_last, with_compile)
-        for precision in precisions
-        for channels_last in (False, True)
-        for with_compile in ([False, True] if compiled else [False])
-    ]
-
-
 Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How this toolkit's code runs a network.
+
+    replayed: whether a CUDA graph launches the kernels. compiled: whether the network is compiled.
+    """
+
+    precision: str
+    channels_last: bool = True
+    replayed: bool = False
+    compiled: bool = False
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def name(self) -> str:
+        flags = ('channels_last', 'replayed', 'compiled')
+        return ' '.join([self.precision, *(flag for flag in flags if getattr(self, flag))])
+
+
+def variants(device: torch.device, compiled: bool, layouts: bool) -> list[Variant]:
+    """The variants to time: all precisions in the layout that this toolkit uses, and, if requested, others.
+
+    layouts: both memory layouts and, on a GPU, CUDA graphs. compiled: also a compiled network in bfloat16.
+    """
+    on_gpu = device.type == 'cuda'
+    found = []
+    for precision in ['fp32', 'tf32', 'bf16', 'fp16'] if on_gpu else ['fp32', 'bf16']:
+        used = layout(device, precision) == torch.channels_last
+        for channels_last in (False, True) if layouts else (used,):
+            found.append(Variant(precision, channels_last))
+            found += [Variant(precision, channels_last, replayed=True)] * (on_gpu and layouts)
+    found += [Variant('bf16', compiled=True)] * compiled
+    return found + [Variant('bf16', compiled=True, replayed=True)] * (compiled and on_gpu)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +101,8 @@ class SpeedOptions(TimingOptions):
     network: str = option('all', 'Network to time.', choices=('paper', 'demo', 'all'))
     batch_paper: int = option(16, "Batch size of the paper's network.", unit='INT', least=1)
     batch_demo: int = option(256, "Batch size of the demo's network.", unit='INT', least=1)
-    compiled: bool = option(False, 'Also time compiled networks; each takes a minute or two.', name='compile', switch=True)
+    compiled: bool = option(False, 'Also time a compiled network in bfloat16; compiling takes a minute or two.', name='compile', switch=True)
+    layouts: bool = option(True, 'Time both memory layouts and, on a GPU, CUDA graphs.', switch=True)
     edm: Path | None = option(None, "Checkout of NVlabs/edm whose code is timed as well.", unit='DIR')
     # fmt: on
 
@@ -84,14 +113,14 @@ class NetworkWork:
 
     steps: number of network evaluations or training steps per image. plain, edm, ours: functions that return one step
     of the plain baseline, of EDM's code and of this toolkit. `edm` takes EDM's modules `training.networks` and
-    `training.loss`. `ours` takes the precision, whether to use channels_last, and whether to compile.
+    `training.loss`.
     """
 
     name: str
     steps: int
     plain: Callable[[Measured, torch.device], Step]
     edm: Callable[[Measured, torch.device, Any, Any], Step]
-    ours: Callable[[Measured, torch.device, str, bool, bool], Step]
+    ours: Callable[[Measured, torch.device, Variant], Step]
 
     def compare(self, options: SpeedOptions) -> None:
         """Print the images per second of each implementation and its speed relative to the fastest baseline."""
@@ -106,9 +135,8 @@ class NetworkWork:
             found = [way('plain', self.plain(measured, device), plain=True)]
             if options.edm is not None:
                 found.append(way('edm', self.edm(measured, device, *edm_modules(options.edm)), plain=True))
-            for precision, channels_last, compiled in ways(device, options.compiled):
-                name = ' '.join([precision, 'channels_last' * channels_last, 'compiled' * compiled]).strip()
-                found.append(way(name, self.ours(measured, device, precision, channels_last, compiled)))
+            for variant in variants(device, options.compiled, options.layouts):
+                found.append(way(variant.name, self.ours(measured, device, variant)))
             compare(f'{self.name}, {measured.name}, batch {measured.batch_size}', 'images', found, device, options)
 
     def command(self, help: str) -> click.Command:

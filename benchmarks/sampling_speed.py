@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.benchmark_networks import Measured, NetworkWork, Step
-from torch_utils.misc import configure_backends, place
+from benchmarks.benchmark_networks import Measured, NetworkWork, Step, Variant
+from torch_utils.misc import configure_backends
+from training.denoiser import ReplayedDenoiser
 
 EVALUATIONS = 35
 
@@ -25,23 +26,22 @@ def edm_evaluation(measured: Measured, device: torch.device, networks: Any, loss
     return step
 
 
-def evaluation(measured: Measured, device: torch.device, precision: str, channels_last: bool, compiled: bool) -> Step:
-    net = measured.build().eval().requires_grad_(False).to(device)
-    net.set_precision(precision)
-    if channels_last:
-        place(net, device)
-    forward = torch.compile(net) if compiled else net
+def evaluation(measured: Measured, device: torch.device, variant: Variant) -> Step:
+    net = measured.build().eval().requires_grad_(False)
+    net.to(device, memory_format=variant.layout)  # type: ignore[call-overload]
+    net.set_precision(variant.precision)
+    denoiser: Any = torch.compile(net) if variant.compiled else ReplayedDenoiser(net) if variant.replayed else net
     x = measured.images().to(device, torch.float64)  # the sampler's state
 
     def step() -> None:
-        configure_backends(precision)
+        configure_backends(variant.precision)
         with torch.inference_mode():
-            forward(x, torch.ones([], device=device))
+            denoiser(x, torch.ones([], device=device))
 
     return step
 
 
-plain = partial(evaluation, precision='fp32', channels_last=False, compiled=False)
+plain = partial(evaluation, variant=Variant('fp32', channels_last=False))
 WORK = NetworkWork('sampling', EVALUATIONS, plain, edm_evaluation, evaluation)
 main = WORK.command('Measure images per second of sampling.')
 

@@ -38,11 +38,11 @@ def main(seconds: float, batch_paper: int, batch_demo: int, case: str | None) ->
 def measure(seconds: float, batch_paper: int, batch_demo: int, network: int, threads: int) -> None:
     import torch  # not at the top: the parent process does not need torch
 
-    from benchmarks.benchmark_networks import measured_networks
+    from benchmarks.benchmark_networks import Variant, measured_networks
     from benchmarks.training_speed import our_step
 
     measured = measured_networks(batch_paper, batch_demo)[network]
-    step = our_step(measured, torch.device('cpu'), 'fp32', channels_last=True, compiled=False)
+    step = our_step(measured, torch.device('cpu'), Variant('fp32'))
     step()
     start, steps = time.monotonic(), 0
     while time.monotonic() < start + seconds:

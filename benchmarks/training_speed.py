@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.benchmark_networks import Measured, NetworkWork, Step
+from benchmarks.benchmark_networks import Measured, NetworkWork, Step, Variant
+from torch_utils.cuda_graphs import ReplayedFunction
 from torch_utils.flat_parameters import FlatParameters
-from torch_utils.misc import configure_backends, place
+from torch_utils.misc import configure_backends
 from training.loss import VPLoss
 
 
@@ -50,23 +51,27 @@ def edm_step(measured: Measured, device: torch.device, networks: Any, losses: An
     return step
 
 
-def our_step(measured: Measured, device: torch.device, precision: str, channels_last: bool, compiled: bool) -> Step:
-    net, images, loss = measured.build().to(device), measured.images().to(device), VPLoss()
-    net.set_precision(precision)
-    if channels_last:
-        place(net, device)
-        images = images.to(memory_format=torch.channels_last)
+def our_step(measured: Measured, device: torch.device, variant: Variant) -> Step:
+    net = measured.build().to(device, memory_format=variant.layout)  # type: ignore[call-overload]
+    images, loss = measured.images().to(device, memory_format=variant.layout), VPLoss()
+    net.set_precision(variant.precision)
     flat = FlatParameters(net)
     flat.attach_gradients()
     gradients = flat.gradients
     assert gradients is not None
     optimizer = torch.optim.Adam([flat.values], lr=1e-4, fused=True)
-    forward = torch.compile(net) if compiled else net
+    forward = torch.compile(net) if variant.compiled else net
+
+    def add_gradients(images: torch.Tensor) -> tuple[()]:
+        loss(forward, images).sum().backward()
+        return ()
+
+    run = ReplayedFunction(add_gradients) if variant.replayed else add_gradients
 
     def step() -> None:
-        configure_backends(precision)
+        configure_backends(variant.precision)
         gradients.zero_()
-        loss(forward, images).sum().backward()
+        run(images)
         optimizer.step()
 
     return step

@@ -16,10 +16,11 @@ from torch_utils import distributed
 from torch_utils.int8 import int8_matmul
 from training.closed_form.rows import ImageRows, as_rows
 
-# Numbers of queries and references in a block. Its 2 MiB of int32 distances fit in a core's cache.
-QUERY_BLOCK = 512
-REFERENCE_BLOCK = 1024
-BLOCK_PIXELS = 1 << 24
+# Numbers of queries and references in a block, and the largest number of pixels in either. On a CPU, a block's 2 MiB of
+# int32 distances fit in a core's cache. On a GPU, the kernels of such a small block would take longer to launch than to
+# run; 128 MiB of distances are few enough for any GPU.
+CPU_BLOCK = 512, 1024, 1 << 24
+GPU_BLOCK = 1024, 1 << 15, 1 << 27
 # Number of pixels processed at a time when references are converted to int8.
 PREPARED_PIXELS = 1 << 20
 # For images q, r with this many int8 pixels, |r|² - 2 q·r fits in 31 bits: a pixel contributes at most 3 · 2^14.
@@ -113,12 +114,18 @@ class NeighborIndex:
     @property
     def block_size(self) -> int:
         """Number of references in a block; smaller for large images, because the matrix product copies the block."""
-        return max(1, min(REFERENCE_BLOCK, BLOCK_PIXELS // self.num_pixels))
+        _, references, pixels = self._block
+        return max(1, min(references, pixels // self.num_pixels))
 
     @property
     def query_size(self) -> int:
         """Number of queries compared at a time."""
-        return max(1, min(QUERY_BLOCK, BLOCK_PIXELS // self.num_pixels))
+        queries, _, pixels = self._block
+        return max(1, min(queries, pixels // self.num_pixels))
+
+    @property
+    def _block(self) -> tuple[int, int, int]:
+        return GPU_BLOCK if self.device.type == 'cuda' else CPU_BLOCK
 
     @property
     def dtype(self) -> torch.dtype:

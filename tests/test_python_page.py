@@ -3,6 +3,7 @@
 import re
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,8 @@ def test_training_on_arrays_gives_the_same_network_as_a_run_folder(tmp_path):
         ({'arch': 'unet'}, "`options`: arch must be one of ddpmpp, .*, not 'unet'"),
         ({'batch': 0}, '`options`: batch is out of range: 0'),
         ({'epochs': -1}, '`options`: epochs is out of range: -1'),
+        ({'lr': '1e-3'}, "`options`: lr must be a number, not '1e-3'"),
+        ({'batch': 6.0}, '`options`: batch must be a whole number, not 6.0'),
     ],
 )
 def test_invalid_options_are_named_in_the_error(values, message):
@@ -95,6 +98,12 @@ def test_invalid_arrays_are_named_in_the_error(images, labels, message):
         ({'seeds': [0.5, 1]}, '`seeds`: 0.5 is not an integer'),
         ({'seeds': [0], 'class_index': -1}, '`class_index`=-1: the denoiser has 2 classes, 0 to 1'),
         ({'seeds': [0], 'class_index': 2}, '`class_index`=2: the denoiser has 2 classes, 0 to 1'),
+        ({'seeds': [0], 'classes': [-1]}, r'`classes`=\[-1\]: give at least one class from 0 to 1'),
+        ({'seeds': [0], 'classes': [2]}, r'`classes`=\[2\]: give at least one class from 0 to 1'),
+        ({'seeds': [0], 'classes': []}, r'`classes`=\[\]: give at least one class from 0 to 1'),
+        ({'seeds': [0], 'classes': {0: 0}}, 'the number of images in each class must be at least 1'),
+        ({'seeds': [0], 'batch_size': 0}, '`batch_size`=0 must be at least 1'),
+        ({'seeds': [0], 'device': 'gpu'}, '`device`=gpu: no such device'),
     ],
 )
 def test_invalid_seeds_and_classes_are_named_in_the_error(arguments, message):
@@ -103,10 +112,37 @@ def test_invalid_seeds_and_classes_are_named_in_the_error(arguments, message):
         generate(denoiser, **arguments)
 
 
+def test_classes_of_an_unconditional_denoiser_are_refused():
+    denoiser = as_denoiser(lambda x, sigma: x, img_channels=1, img_resolution=4)
+    with pytest.raises(UserError, match='`classes`: the denoiser is unconditional'):
+        generate(denoiser, seeds=[0], classes=[0])
+
+
+@pytest.mark.parametrize('classes', [[1], (1,), np.array([1]), {1: 3}])
+def test_classes_are_drawn_from_those_given(classes):
+    seen = []
+
+    def function(x, sigma, class_labels):
+        seen.append(class_labels)
+        return x
+
+    denoiser = as_denoiser(function, img_channels=1, img_resolution=4, label_dim=2)
+    generate(denoiser, seeds=[0, 1], classes=classes)
+    assert torch.cat(seen).tolist() == [1] * (2 * len(seen))
+
+
+def test_training_on_a_missing_device_is_refused():
+    with pytest.raises(UserError, match='`device`=gpu: no such device'):
+        train(IMAGES, options=TINY, device='gpu')
+
+
 def test_a_function_that_returns_another_shape_is_refused():
+    wrong: Any = lambda x, sigma: [x]  # noqa: E731
     denoiser = as_denoiser(lambda x, sigma: x[:, :1], img_channels=3, img_resolution=4)
     with pytest.raises(UserError, match=r'the shape of x, \[2, 3, 4, 4\], not \[2, 1, 4, 4\]'):
         generate(denoiser, seeds=[0, 1])
+    with pytest.raises(UserError, match=r'the shape of x, \[1, 3, 4, 4\], not list'):
+        generate(as_denoiser(wrong, img_channels=3, img_resolution=4), seeds=[0])
 
 
 def test_a_function_can_be_used_as_a_denoiser():

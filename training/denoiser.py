@@ -65,10 +65,9 @@ class _FunctionDenoiser:
         if class_labels is not None and class_labels.ndim == 2:
             class_labels = class_labels.argmax(dim=1)
         denoised = self.function(x.to(torch.float32), levels, *[class_labels] * bool(self.label_dim))
-        if denoised.shape != x.shape:
-            raise UserError(
-                f'`function` must return denoised images of the shape of x, {list(x.shape)}, not {list(denoised.shape)}'
-            )
+        if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
+            found = list(denoised.shape) if isinstance(denoised, Tensor) else type(denoised).__name__
+            raise UserError(f'`function` must return denoised images of the shape of x, {list(x.shape)}, not {found}')
         return denoised
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:

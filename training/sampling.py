@@ -8,6 +8,7 @@ Source: Karras et al. 2022, algorithms 1 and 2 and appendix C.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
+from torch_utils.distributed import choose_device
 from torch_utils.misc import widest_float
 from training.denoiser import Denoiser, ReplayedDenoiser
 from training.preconditioning import Preconditioned, iddpm_sigmas
@@ -289,13 +291,16 @@ def generate(
 ) -> Tensor:
     """Generate one image per seed. Returns uint8 [N, C, R, R] on the CPU; see `generate_images`.
 
-    Raises UserError if there are no seeds, if a seed is not an integer from 0 to 2^32 - 1, or if the denoiser does not
-    have the class.
+    Raises UserError if there are no seeds, if a seed is not an integer from 0 to 2^32 - 1, if the denoiser does not
+    have a class, or if there is no such device.
     """
     if isinstance(seeds, int | str) or not len(seeds):
         raise UserError(f'`seeds`={seeds!r} is not a sequence of at least one integer; give, for example, range(32)')
+    if batch_size < 1:
+        raise UserError(f'`batch_size`={batch_size} must be at least 1')
     check_class(class_index, net.label_dim)
-    batches = seed_batches(seeds, batch_size)
+    check_classes(classes, net.label_dim)
+    batches, device = seed_batches(seeds, batch_size), choose_device(str(device))
     found = generate_images(net, batches, sampler or SamplerOptions(), device, class_index, classes)
     return torch.cat([batch.images.cpu() for batch in found])
 
@@ -308,6 +313,18 @@ def check_class(class_index: int | None, label_dim: int) -> None:
         raise UserError(f'`class_index`={class_index}: the denoiser is unconditional; remove `class_index`')
     if not 0 <= class_index < label_dim:
         raise UserError(f'`class_index`={class_index}: the denoiser has {label_dim} classes, 0 to {label_dim - 1}')
+
+
+def check_classes(classes: Mapping[int, int] | Sequence[int] | None, label_dim: int) -> None:
+    """Raise UserError unless `classes` are some of the denoiser's classes, as described in `generate_images`."""
+    if classes is None:
+        return
+    if not label_dim:
+        raise UserError('`classes`: the denoiser is unconditional; remove `classes`')
+    if not len(classes) or not all(isinstance(c, Integral) and 0 <= c < label_dim for c in classes):
+        raise UserError(f'`classes`={classes!r}: give at least one class from 0 to {label_dim - 1}')
+    if isinstance(classes, Mapping) and min(classes.values()) < 1:
+        raise UserError(f'`classes`={classes!r}: the number of images in each class must be at least 1')
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from dataset_utils import content_sha256
 from dnnlib.locks import sole_use
 from dnnlib.options import check_values
+from dnnlib.typed import parse
 from dnnlib.util import UserError, counted, remove_partial_files, tee_output, with_option_names
 from torch_utils import distributed
 from torch_utils.distributed import print0
@@ -46,10 +47,12 @@ def train(
     images: uint8 [N, C, R, R], C = 1 or 3. labels: int [N] for a class-conditional network, or None.
     options: training options; an option that equals its default counts as not given.
     run_dir: folder for snapshots, training states and statistics. It must not contain a run yet. None writes no files.
-    Raises UserError if an option is invalid or does not fit the images, or if the loss is not finite.
+    Raises UserError if an option is invalid or does not fit the images, if there is no such device, or if the loss is
+    not finite.
     """
     dataset = dataset_in_memory(images, labels)
     options = dataclasses.replace(options or TrainingOptions(), cond=labels is not None)
+    options = parse(vars(options), TrainingOptions, '`options`')  # checks types
     try:
         check_values(options)
     except ValueError as error:
@@ -59,7 +62,7 @@ def train(
     size, channels, resolution, _ = dataset.images.shape
     num_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
     info = DatasetInfo('', dataset.name, size, resolution, channels, num_classes)
-    config, device = resolve(options, info, given=given), torch.device(device)
+    config, device = resolve(options, info, given=given), distributed.choose_device(str(device))
     if run_dir is not None:
         folder = Path(run_dir)
         folder.mkdir(parents=True, exist_ok=True)

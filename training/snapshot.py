@@ -229,7 +229,7 @@ def _build(path: Path, network: NetworkConfig) -> Preconditioned:
 
 def _read(path: Path, with_weights: bool) -> tuple[SnapshotInfo, dict[str, torch.Tensor]]:
     if not path.is_file():
-        raise UserError(f'{path}: no such file; give a network-snapshot-*.safetensors from train.py, or an EDM pickle')
+        raise UserError(f'{path}: no such file or folder; give a run folder, network-snapshot-* or EDM pickle')
     if is_pickle(path):
         return _read_pickle(path, with_weights)
     try:

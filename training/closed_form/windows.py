@@ -1,6 +1,7 @@
 """Square image windows: sums over them, distances between them, and their sizes at each noise level."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def window_table(window: Window, published: Sequence[int], size: int, odd: bool)
 class SavedWindows(msgspec.Struct, frozen=True):
     """The content of a window table that is used: pairs (sigma, window)."""
 
-    windows: list[tuple[Annotated[float, msgspec.Meta(gt=0)], int]]
+    windows: list[tuple[Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)], int]]
 
 
 def read_table(path: str | Path) -> WindowTable:

@@ -175,6 +175,9 @@ def test_a_window_table_is_read_from_a_file_and_limits_the_noise_levels(tmp_path
     path.write_text(json.dumps({'windows': [[0.1, 3], [0, 7]]}))
     with pytest.raises(UserError, match=r'windows\[1]\[0] must be a number above 0\.0, not 0; make a window table'):
         LocalScoreDenoiser(images, window=path)
+    path.write_text('{"windows": [[0.1, 3], [Infinity, 7]]}')
+    with pytest.raises(UserError, match=r'windows\[1]\[0] must be a number of at most .*, not inf'):
+        LocalScoreDenoiser(images, window=path)
 
 
 @pytest.mark.parametrize(

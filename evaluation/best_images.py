@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evaluation.records import settings_of
-from evaluation.saved_arrays import read_arrays, write_arrays
+from evaluation.saved_arrays import read_arrays, read_settings, write_arrays
 
 BEST_NAME = 'mem_best.npz'
 
@@ -33,6 +33,13 @@ class BestSnapshot:
 def write_best(path: Path, record: Mapping[str, Any], best: BestSnapshot) -> None:
     """Write mem_best.npz. record: the snapshot's record, whose settings are stored with the images."""
     write_arrays(path, settings_of(record), {name: tensor.numpy() for name, tensor in vars(best).items()})
+
+
+def shows_other_settings(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether mem_best.npz is from an evaluation with other settings than the record's, apart from the snapshot."""
+    found, own = read_settings(path), settings_of(record)
+    of_snapshot = {'snapshot', 'snapshot_sha256'} | ({'seeds'} if 'raced_seeds' in own else set())
+    return bool(found) and any(found.get(name) != own.get(name) for name in {*found, *own} - of_snapshot)
 
 
 def read_best(path: Path, record: Mapping[str, Any]) -> BestSnapshot | None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dnnlib.locks import sole_use
 from dnnlib.util import counted, remove_partial_files
 from evaluation import records as files
-from evaluation.best_images import BEST_NAME, BestSnapshot, read_best, write_best
+from evaluation.best_images import BEST_NAME, BestSnapshot, read_best, shows_other_settings, write_best
 from evaluation.consumers import NearestTwo, make_consumers
 from evaluation.generators import Generator
 from evaluation.given_images import ImageSet, generated_set
@@ -305,7 +305,13 @@ class EvaluationLog:
             result.indices,
             result.squared_distances,
         )
-        write_best(self.path.with_name(BEST_NAME), found.record, best)
+        path = self.path.with_name(BEST_NAME)
+        if shows_other_settings(path, found.record):
+            tqdm.write(
+                f'Note: {path} and the pictures and tables next to it are from an evaluation with other settings; they '
+                f'are replaced. The earlier records are kept; the earlier command makes its files again.'
+            )
+        write_best(path, found.record, best)
 
     def read_best(self, record: Record, where: str, training_set: TrainingSet) -> list[EvaluatedSet]:
         """A list with the set saved in mem_best.npz; empty if the file is missing, or if its settings, image shape

@@ -29,5 +29,14 @@ def read_arrays(path: Path, settings: Mapping[str, Any]) -> dict[str, np.ndarray
     return None
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read only the settings; empty if the file is missing or corrupt."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return dict(json.loads(str(data['key'])))
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return {}
+
+
 def _key(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)

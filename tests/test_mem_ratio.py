@@ -158,6 +158,28 @@ def test_the_images_of_the_best_snapshot_are_kept(fresh, digits_20, monkeypatch)
     assert not list(fresh.glob('*partial*'))
 
 
+def test_replacing_an_evaluation_with_other_settings_is_announced_and_can_be_undone(fresh):
+    notice = 'are from an evaluation with other settings; they are replaced'
+    first, second = ([f'--expdir={fresh}', '--seeds=0-19', f'--steps={steps}'] for steps in (4, 5))
+    newest = list_snapshots(fresh)[-1][1]
+    newest.rename(fresh / 'newest')
+    assert notice not in run(*first).output
+    (fresh / 'newest').rename(newest)
+    assert notice not in run(*first).output
+    assert str(np.load(fresh / 'mem_best.npz')['key']).count(newest.name) == 1
+    gallery = (fresh / 'mem_gallery.png').read_bytes()
+    assert notice not in run(*first).output
+    assert run(*second).output.count(notice) == 1
+    assert (fresh / 'mem_gallery.png').read_bytes() != gallery
+    assert notice not in run(*second).output
+    assert len(records(fresh)) == 4
+    assert run(*first).output.count(notice) == 1
+    assert (fresh / 'mem_gallery.png').read_bytes() == gallery
+    race = [*second, '--batch=4', '--race=1']
+    assert run(*race).output.count(notice) == 1
+    assert notice not in run(*race).output
+
+
 def test_a_missing_run_folder_is_named(tmp_path):
     for arguments in ([], ['-n']):
         assert f'--expdir={tmp_path}/none: no such folder' in failure(f'--expdir={tmp_path}/none', *arguments)

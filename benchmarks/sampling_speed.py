@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from benchmarks.benchmark_networks import Measured, NetworkWork, Step, Variant
+from torch_utils.cuda_graphs import Replay
 from torch_utils.misc import configure_backends
-from training.denoiser import ReplayedDenoiser
 
 EVALUATIONS = 35
 
@@ -30,13 +30,17 @@ def evaluation(measured: Measured, device: torch.device, variant: Variant) -> St
     net = measured.build().eval().requires_grad_(False)
     net.to(device, memory_format=variant.layout)  # type: ignore[call-overload]
     net.set_precision(variant.precision)
-    denoiser: Any = torch.compile(net) if variant.compiled else ReplayedDenoiser(net) if variant.replayed else net
+    denoiser: Any = torch.compile(net) if variant.compiled else net
+    replay = Replay()
     x = measured.images().to(device, torch.float64)  # the sampler's state
 
     def step() -> None:
         configure_backends(variant.precision)
         with torch.inference_mode():
-            denoiser(x, torch.ones([], device=device))
+            if variant.replayed:
+                replay(lambda *inputs: (denoiser(*inputs),), x, torch.ones([], device=device))
+            else:
+                denoiser(x, torch.ones([], device=device))
 
     return step
 

@@ -1,5 +1,7 @@
 """What training, evaluation and held-out losses cost in addition to the network's own arithmetic.
 
+On a GPU, training and sampling replay CUDA graphs, but the arithmetic alone does not.
+
 python -m benchmarks.step_overhead
 """
 
@@ -16,7 +18,7 @@ from dnnlib.options import option
 from dnnlib.util import report_errors
 from evaluation.memorization import TrainingImages
 from torch_utils.distributed import choose_device
-from torch_utils.misc import place
+from torch_utils.misc import layout, place
 from training.config import TrainingConfig
 from training.dataset import Dataset, DatasetInfo, to_float
 from training.held_out_loss import HeldOutLoss
@@ -56,7 +58,7 @@ def compare_ways(options: OverheadOptions) -> None:
 
 def training_ways(measured: Measured, device: torch.device) -> list[Way]:
     trainer, bare = make_trainer(measured, device), make_trainer(measured, device)
-    images = to_float(random_pixels(measured, measured.batch_size).to(device)).to(memory_format=torch.channels_last)
+    images = to_float(random_pixels(measured, measured.batch_size).to(device)).to(memory_format=layout(device))
 
     def arithmetic() -> None:
         assert bare.flat.gradients is not None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.benchmark_networks import Measured, NetworkWork, Step, Variant
-from torch_utils.cuda_graphs import ReplayedFunction
+from torch_utils.cuda_graphs import Replay
 from torch_utils.flat_parameters import FlatParameters
 from torch_utils.misc import configure_backends
 from training.loss import VPLoss
@@ -66,12 +66,12 @@ def our_step(measured: Measured, device: torch.device, variant: Variant) -> Step
         loss(forward, images).sum().backward()
         return ()
 
-    run = ReplayedFunction(add_gradients) if variant.replayed else add_gradients
+    replay = Replay()
 
     def step() -> None:
         configure_backends(variant.precision)
         gradients.zero_()
-        run(images)
+        replay(add_gradients, images) if variant.replayed else add_gradients(images)
         optimizer.step()
 
     return step

@@ -17,7 +17,7 @@ from torch_utils import distributed
 from torch_utils.misc import widest_float
 from training.cost import SECONDS_MEASURED, Cost, in_gb, measured_rate
 from training.dataset import count_labels, labels_of, require_shape
-from training.denoiser import Denoiser, as_denoiser
+from training.denoiser import Denoiser, as_denoiser, replayed
 from training.sampler_options import SamplerOptions
 from training.sampling import sample
 
@@ -39,6 +39,7 @@ def evaluations_per_image(sampler: SamplerOptions) -> int:
 def denoiser_rate(denoiser: Denoiser, most: int, device: torch.device, seconds: float) -> float:
     """Measure how many images per second a denoiser evaluates on this rank, `most` at a time."""
     shape = [denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution]
+    denoiser = replayed(denoiser, device)
     x = torch.randn([most, *shape], device=device, dtype=widest_float(device))
     labels = torch.zeros([most], dtype=torch.int64, device=device) if denoiser.label_dim else None
     with torch.inference_mode():

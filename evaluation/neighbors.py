@@ -18,9 +18,9 @@ from training.closed_form.rows import ImageRows, as_rows
 
 # Numbers of queries and references in a block, and the largest number of pixels in either. On a CPU, a block's 2 MiB of
 # int32 distances fit in a core's cache. On a GPU, the kernels of such a small block would take longer to launch than to
-# run; 128 MiB of distances are few enough for any GPU.
+# run; the larger block needs about 200 MiB in total.
 CPU_BLOCK = 512, 1024, 1 << 24
-GPU_BLOCK = 1024, 1 << 15, 1 << 27
+GPU_BLOCK = 1024, 1 << 13, 1 << 26
 # Number of pixels processed at a time when references are converted to int8.
 PREPARED_PIXELS = 1 << 20
 # For images q, r with this many int8 pixels, |r|² - 2 q·r fits in 31 bits: a pixel contributes at most 3 · 2^14.

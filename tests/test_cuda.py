@@ -20,14 +20,15 @@ from benchmarks.optimal_denoiser import PlainDenoiser
 from evaluation.neighbors import nearest_neighbors
 from tests.helpers import TINY, failure_of, invoke
 from tests.training.published import NETWORKS, Case, relative_error
-from torch_utils.cuda_graphs import ReplayedFunction
+from torch_utils.cuda_graphs import Replay
 from torch_utils.int8 import device_product_is_exact, int8_matmul
 from torch_utils.misc import configure_backends, place
 from training.closed_form import make_denoiser
 from training.closed_form.optimal import OptimalDenoiser
-from training.denoiser import ReplayedDenoiser
 from training.loss import EDMLoss, VELoss, VPLoss
+from training.sampler_options import SamplerOptions
 from training.sampling import StackedRandomGenerator, ablation_sampler, edm_sampler, to_uint8
+from training.sampling import generate as generate_with
 from training.snapshot import list_snapshots
 
 DEVICE = torch.device(os.environ.get('TEST_DEVICE', 'cuda'))
@@ -53,6 +54,7 @@ def case(request):
 
 def denoise(case, precision='fp32'):
     case.net.set_precision(precision)
+    place(case.net, DEVICE, precision)
     configure_backends(precision)
     x, sigma, labels = (case.tensor(f'in.{name}') for name in ('x', 'sigma', 'class_labels'))
     inputs = [None if value is None else value.to(DEVICE) for value in (x, sigma, labels)]
@@ -150,7 +152,7 @@ def test_closed_forms_match_the_cpu(name):
 
 def test_nearest_neighbours_are_exact():
     random = torch.Generator().manual_seed(0)
-    queries, references = (torch.randint(256, [n, 3, 9, 9], dtype=torch.uint8, generator=random) for n in (50, 700))
+    queries, references = (torch.randint(256, [n, 1, 3, 3], dtype=torch.uint8, generator=random) for n in (50, 9000))
     index, squared = nearest_neighbors(queries.to(DEVICE), references.to(DEVICE))
     differences = queries.flatten(1).long()[:, None] - references.flatten(1).long()
     distance, order = differences.square().sum(dim=2).sort(dim=1, stable=True)
@@ -189,31 +191,33 @@ def test_a_resumed_training_ends_with_the_same_bytes(digits_20, tmp_path):
 @gpu_only
 @pytest.mark.parametrize('more', [[], ['--precision=bf16'], ['--cond=1', '--augment=0.5', '--batch-gpu=12']])
 def test_replayed_steps_give_the_same_bytes_as_launched_steps(digits_20, tmp_path, more):
-    found = []
-    for name in ('replayed', 'launched'):
-        folder = tmp_path / name
-        with patch('training.trainer.ReplayedFunction', wraps=ReplayedFunction) as replay:
-            if name == 'launched':
-                replay.side_effect = lambda function: function
-            assert invoke(train.main, *train_arguments(folder, digits_20, '--epochs=20', *more)).exit_code == 0
-        assert replay.called
-        found.append(list_snapshots(folder)[-1][1].read_bytes())
+    replay, found = Replay(), []
+    for name, made in (('replayed', replay), ('launched', None)):
+        with patch('training.trainer.Replay', return_value=made):
+            arguments = train_arguments(tmp_path / name, digits_20, '--epochs=20', *more)
+            assert invoke(train.main, *arguments).exit_code == 0
+        found.append(list_snapshots(tmp_path / name)[-1][1].read_bytes())
+    assert None not in replay.recordings.values()
+    assert len(replay.recordings) == (2 if '--batch-gpu=12' in more else 1)
     assert found[0] == found[1]
 
 
 @gpu_only
-def test_a_replayed_denoiser_gives_the_same_images(case):
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize('sampler', [SamplerOptions(num_steps=6), SamplerOptions(num_steps=6, S_churn=10)])
+def test_replayed_evaluations_give_the_same_images(case, sampler, precision):
+    """Two batches of different sizes."""
     case.net.eval().requires_grad_(False)
-    replayed = ReplayedDenoiser(case.net)
-    shape = [case.net.img_channels, case.net.img_resolution, case.net.img_resolution]
-    labels = torch.arange(5, device=DEVICE) % case.net.label_dim if case.net.label_dim else None
-    with torch.inference_mode():
-        for index in range(8):
-            count = 3 + index % 2
-            x = torch.randn([count, *shape], device=DEVICE, dtype=torch.float64)
-            inputs = x, x.new_full([], 2.0 + index), None if labels is None else labels[:count]
-            assert torch.equal(replayed(*inputs), case.net(*inputs))
-        assert len(replayed.evaluation.recordings) == 2
+    case.net.set_precision(precision)
+    place(case.net, DEVICE, precision)
+    found = []
+    for replay in (Replay(), lambda function, *inputs: function(*inputs)):
+        with patch('training.denoiser.Replay', return_value=replay):
+            found.append(generate_with(case.net, range(7), sampler, batch_size=4, device=DEVICE))
+        if isinstance(replay, Replay):
+            assert len(replay.recordings) == 2
+            assert None not in replay.recordings.values()
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize('precision', ['tf32', 'bf16', pytest.param('fp16', marks=gpu_only)])

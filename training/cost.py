@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import counted, format_time
+from torch_utils.cuda_graphs import WARM_UP
 from torch_utils.misc import free_bytes
 from training.config import TrainingConfig
 from training.dataset import Dataset
@@ -65,10 +66,15 @@ def activation_bytes(network: NetworkConfig, precision: str = 'fp32') -> int:
 def measured_rate(run: Callable[[int], object], most: int, device: torch.device, seconds: float) -> float:
     """Time `run(count)` for count = 1, 2, 4, …, `most`; returns the highest rate, in images per second.
 
+    On a GPU, only the runs that replay a recording are timed (see `Replay`).
     The measurement ends early if the next run is expected to exceed the limit of `seconds`.
     """
     count, rate, end = 1, 0.0, time.monotonic() + seconds
     while True:
+        if device.type == 'cuda':
+            for _ in range(WARM_UP + 1):
+                run(count)
+            torch.cuda.synchronize(device)
         start = time.monotonic()
         run(count)
         if device.type == 'cuda':

@@ -1,17 +1,18 @@
 """The interface between denoisers and everything that calls them: samplers, measurements and evaluations.
 
-`as_denoiser` turns any function or module into a denoiser. `ReplayedDenoiser` evaluates a network faster on a GPU.
+`as_denoiser` turns any function or module into a denoiser. `replayed` makes a network faster on a GPU.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
-from torch_utils.cuda_graphs import ReplayedFunction
+from torch_utils.cuda_graphs import Replay
+from training.preconditioning import Preconditioned
 
 
 class Denoiser(Protocol):
@@ -74,19 +75,26 @@ class _FunctionDenoiser:
         return torch.as_tensor(sigma)
 
 
-class ReplayedDenoiser:
-    """A network on a GPU whose evaluations in inference mode are replayed; see `ReplayedFunction`."""
+def replayed(net: Denoiser, device: torch.device | str) -> Denoiser:
+    """The same denoiser; if it is a network on a GPU, its evaluations in inference mode are replayed (see `Replay`)."""
+    on_gpu = torch.device(device).type == 'cuda'
+    return _ReplayedDenoiser(net) if on_gpu and isinstance(net, Preconditioned) else net
 
-    def __init__(self, net: Denoiser):
-        self.net = net
-        self.evaluation = ReplayedFunction(lambda *inputs: (net(*inputs),))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.net, name)
+class _ReplayedDenoiser:
+    def __init__(self, net: Preconditioned):
+        self.net, self.replay = net, Replay()
+        self.img_channels, self.img_resolution, self.label_dim = net.img_channels, net.img_resolution, net.label_dim
+        self.sigma_min, self.sigma_max = net.sigma_min, net.sigma_max
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        level = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
         if not torch.is_inference_mode_enabled():
-            return self.net(x, sigma, class_labels)
-        if not isinstance(sigma, Tensor):
-            sigma = x.new_full([], sigma)
-        return self.evaluation(x, sigma, class_labels)[0]
+            return self.net(x, level, class_labels)
+        return self.replay(self._evaluate, x, level, class_labels)[0]
+
+    def _evaluate(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> tuple[Tensor]:
+        return (self.net(x, sigma, class_labels),)
+
+    def round_sigma(self, sigma: Tensor | float) -> Tensor:
+        return self.net.round_sigma(sigma)

@@ -18,8 +18,8 @@ from torch import Tensor
 from dnnlib.util import UserError
 from torch_utils.distributed import choose_device
 from torch_utils.misc import widest_float
-from training.denoiser import Denoiser, ReplayedDenoiser
-from training.preconditioning import Preconditioned, iddpm_sigmas
+from training.denoiser import Denoiser, replayed
+from training.preconditioning import iddpm_sigmas
 from training.sampler_options import SamplerOptions
 
 RandnLike = Callable[..., Tensor]
@@ -369,8 +369,7 @@ def generate_images(
     Each seed's generator draws the latents, then a class if the denoiser has classes (even if class_index replaces it),
     then the churn noise. Raises UserError if an image is not finite.
     """
-    if isinstance(net, Preconditioned) and torch.device(device).type == 'cuda':
-        net = ReplayedDenoiser(net)
+    net = replayed(net, device)
     for seeds in batches:
         random = StackedRandomGenerator(device, seeds)
         latents = random.randn([len(seeds), net.img_channels, net.img_resolution, net.img_resolution])

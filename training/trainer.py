@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils import distributed
-from torch_utils.cuda_graphs import ReplayedFunction
+from torch_utils.cuda_graphs import Replay
 from torch_utils.flat_parameters import FlatParameters, GradientReducer
 from torch_utils.misc import layout, place, seed_everything
 from torch_utils.training_stats import Collector
@@ -67,7 +67,7 @@ class Trainer:
         self.forward = torch.compile(self.net) if options.compile else self.net
         self.loss = LOSSES[config.loss]()
         replays = device.type == 'cuda' and distributed.world_size() == 1 and not options.compile
-        self.add_gradients = ReplayedFunction(self._add_gradients) if replays else self._add_gradients
+        self.replay = Replay() if replays else None
         self.augment = AugmentPipe(p=options.augment, **AUGMENTATIONS) if options.augment else None
         self.stats = Collector()
         self.first_bad_step = torch.tensor(_NO_STEP, device=device)
@@ -93,12 +93,15 @@ class Trainer:
         self.update()
 
     def accumulate(self, images: Tensor, labels: Tensor | None) -> None:
-        loss, total = self.add_gradients(images, labels)
+        if self.replay is None:
+            loss, total = self.add_gradients(images, labels)
+        else:
+            loss, total = self.replay(self.add_gradients, images, labels)
         self.stats.report('Loss/loss', loss)
         here = torch.where(torch.isfinite(total), _NO_STEP, self.steps)
         self.first_bad_step = torch.minimum(self.first_bad_step, here)
 
-    def _add_gradients(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def add_gradients(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Add the gradients of the loss; return the loss of each pixel, [B, C, R, R], and its sum."""
         clean = to_float(images).to(memory_format=layout(self.device, self.config.precision))
         loss = self.loss(self.forward, clean, labels, self.augment)

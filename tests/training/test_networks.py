@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.training.published import NETWORKS, Case, edm_order, relative_error
+from training.denoiser import as_denoiser, replayed
 from training.networks.unet import DhariwalUNet, SongUNet
 
 
@@ -178,3 +179,18 @@ def test_the_published_cifar10_network_has_55_7_million_parameters():
     with torch.device('meta'):
         net = SongUNet(32, 3, 3, channel_mult=[2, 2, 2], num_blocks=4, augment_dim=9)
     assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == 55.7
+
+
+def test_only_networks_on_a_gpu_are_replayed():
+    net = Case(NETWORKS[0]).net
+    other = as_denoiser(lambda x, sigma: x, net.img_channels, net.img_resolution)
+    assert replayed(net, 'cpu') is net
+    assert replayed(other, 'cuda') is other
+    fast = replayed(net, 'cuda')
+    assert fast is not net
+    for name in ('img_channels', 'img_resolution', 'label_dim', 'sigma_min', 'sigma_max'):
+        assert getattr(fast, name) == getattr(net, name)
+    assert float(fast.round_sigma(2.0)) == float(net.round_sigma(2.0))
+    x = torch.zeros([2, net.img_channels, net.img_resolution, net.img_resolution])
+    for sigma in (2.0, torch.tensor([1.0, 2.0])):  # outside inference mode, nothing is replayed
+        assert torch.equal(fast(x, sigma), net(x, sigma))

@@ -8,7 +8,8 @@ that takes hours to build.
 
 To train the network, also add an entry to `training.architectures.ARCHITECTURES`. The constructor must then take
 `dropout`, and `augment_dim` unless augmentation is off. Options such as `num_blocks` are passed to it only if they are
-given, and an option that it does not take is refused.
+given, and an option that it does not take is refused. On a GPU, the kernels of a network are recorded and replayed
+(`torch_utils.cuda_graphs.Replay`), so its results must not depend on values on the CPU that change between calls.
 """
 
 from torch import nn

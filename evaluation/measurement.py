@@ -63,7 +63,7 @@ class Measurement:
         return {**(self.extractor.settings if self.extractor else {}), **record}
 
     def copies(self, pixels: Rows, features: Rows | None) -> tuple[Tensor, Tensor]:
-        """Which generated images are copies by the rule, and their nearest training images; see `find_copies`."""
+        """Which generated images are copies under the rule, and their nearest training images; see `find_copies`."""
         assert self.rule is not None
         assert self.rule_sets is not None
         rows = pixels if self.rule_sets.name == 'pixels' else features
@@ -72,6 +72,6 @@ class Measurement:
 
     @cached_property
     def _background(self) -> Tensor | None:
-        """Whether each held-out image is a copy by the rule."""
+        """Which held-out images are copies under the rule."""
         test = None if self.rule_sets is None else self.rule_sets.test
         return None if test is None else self.copies(test, test)[0]

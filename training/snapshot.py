@@ -80,8 +80,8 @@ class SnapshotInfo(Typed, frozen=True):
     classes: the classes with training images, ascending; None for an unconditional network, or if unknown.
     class_sizes: number of training images in each of `classes`, or None if unknown.
     xflip: whether the network was also trained on mirrored images.
-    For EDM network pickles, `images` comes from the file name network-snapshot-<kimg>.pkl and is None for other names;
-    dataset_sha256 and dataset_size are None, and ema is empty.
+    For EDM network pickles, dataset_sha256 and dataset_size are None, ema is empty, and `images` is read from a file
+    name of the form network-snapshot-<kimg>.pkl (None for other names).
     """
 
     network: NetworkConfig

@@ -88,7 +88,8 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
             found.record['copied'] = copied_record(copies[-1], num_distinct, training_set.labels)
         write_files(options, sets, copies, training_set)
         if options.keep_best and options.expdir is not None:
-            keep_snapshot(options.expdir, best_record(records)['snapshot'])
+            evaluated = [record['snapshot'] for record in records]
+            keep_snapshot(options.expdir, best_record(records)['snapshot'], evaluated)
         return records
 
     return distributed.on_main(finish)

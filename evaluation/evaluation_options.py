@@ -59,7 +59,7 @@ class EvaluationOptions:
     batch_size: int = option(64, 'Batch size on each rank.', name='batch', unit='INT', least=1)
     save_images: bool = option(False, 'Save the images and a table of their nearest training images in `expdir`.', switch=True)
     subdirs: bool = option(False, 'With `save_images`, use a subfolder for every thousand images.', switch=True)
-    keep_best: bool = option(False, 'At the end, delete all snapshots in `expdir` except the best one.', switch=True)
+    keep_best: bool = option(False, 'At the end, delete all evaluated snapshots in `expdir` except the best one.', switch=True)
     gallery: Path | None = option(None, 'Save a picture that shows images next to their nearest training images.', unit='PNG')
     table: Path | None = option(None, 'Save a table with one row per image: its two nearest training images, and whether it is a copy.', unit='CSV')
     metrics: list[str] | None = option(None, 'Also compute these metrics, or all; docs/metrics.md defines them.', unit='LIST', parse=word_list)

@@ -218,9 +218,15 @@ def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
     }
 
 
-def keep_snapshot(run_dir: Path, name: str) -> None:
-    """Delete a run's snapshots and their contact sheets, except the snapshot with this name."""
-    others = [path for _, path in list_snapshots(run_dir) if path.name != name]
+def keep_snapshot(run_dir: Path, name: str, evaluated: Sequence[str]) -> None:
+    """Delete a run's snapshots and their contact sheets, except the snapshot with this name.
+
+    evaluated: names of the snapshots that were evaluated. Others are not deleted, except the snapshot at 0 kimg: a
+    training run that is still going on may have saved them in the meantime.
+    """
+    others = [
+        path for kimg, path in list_snapshots(run_dir) if path.name != name and (path.name in evaluated or not kimg)
+    ]
     for path in others:
         path.unlink()
         path.with_suffix('.png').unlink(missing_ok=True)

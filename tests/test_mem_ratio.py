@@ -13,6 +13,7 @@ import torch
 import mem_ratio
 import train
 from evaluation.memorization import memorization_ratio
+from evaluation.runs import evaluate_generators
 from tests.helpers import TINY, command, environment, failure_of, invoke, run_script
 from tests.training.edm_pickles import pickle_of
 from training.dataset import load_dataset
@@ -100,6 +101,20 @@ def test_only_the_best_snapshot_is_kept(fresh):
     assert not (fresh / 'network-snapshot-000001.png').exists() or kept.endswith('1.safetensors')
     assert run(*common).exit_code == 0
     assert records(fresh) == found
+
+
+def test_snapshots_saved_during_the_evaluation_are_kept(fresh, monkeypatch):
+    late = fresh / 'network-snapshot-000003.safetensors'
+
+    def evaluate(*arguments, **more):
+        found = evaluate_generators(*arguments, **more)
+        late.write_bytes((fresh / 'network-snapshot-000002.safetensors').read_bytes())
+        return found
+
+    monkeypatch.setattr('evaluation.evaluate.evaluate_generators', evaluate)
+    assert run(f'--expdir={fresh}', '--seeds=0-4', '--steps=4', '--keep-best').exit_code == 0
+    assert late.exists()
+    assert len(list_snapshots(fresh)) == 2
 
 
 def test_a_snapshot_with_a_record_of_the_same_settings_is_not_evaluated_again(fresh):

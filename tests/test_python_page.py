@@ -1,6 +1,8 @@
 """The code in docs/python.md: it runs unchanged, and each example is short."""
 
+import os
 import re
+import signal
 import sys
 import types
 from typing import Any
@@ -14,7 +16,8 @@ from evaluation.metrics import METRICS
 from tests.helpers import ROOT
 from training.denoiser import as_denoiser
 from training.sampling import generate
-from training.snapshot import list_snapshots, load_network
+from training.snapshot import list_snapshots, list_states, load_network
+from training.trainer import Trainer
 from training.training_options import PRESETS, TrainingOptions
 from training.training_run import train
 
@@ -56,6 +59,29 @@ def test_training_on_arrays_gives_the_same_network_as_a_run_folder(tmp_path):
         assert torch.equal(weights, saved.state_dict()[name])
 
 
+def test_a_run_folder_is_not_used_twice(tmp_path):
+    train(IMAGES, options=TINY, run_dir=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match='already contains a run; give another folder'):
+        train(IMAGES[::-1].copy(), options=TINY, run_dir=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(('number', 'error'), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_stops_training_and_the_program_after_saving_the_state(number, error, tmp_path, monkeypatch):
+    step = Trainer.step
+
+    def interrupted(trainer):
+        step(trainer)
+        if trainer.steps == 3:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Trainer, 'step', interrupted)
+    with pytest.raises(error):
+        train(IMAGES, options=TINY, run_dir=tmp_path)
+    assert len(list_states(tmp_path)) == 1
+
+
 @pytest.mark.parametrize(
     ('values', 'message'),
     [
@@ -64,12 +90,16 @@ def test_training_on_arrays_gives_the_same_network_as_a_run_folder(tmp_path):
         ({'batch': 0}, '`options`: batch is out of range: 0'),
         ({'epochs': -1}, '`options`: epochs is out of range: -1'),
         ({'lr': '1e-3'}, "`options`: lr must be a number, not '1e-3'"),
+        ({'cond': True}, '`options`: cond=True requires `labels`'),
         ({'batch': 6.0}, '`options`: batch must be a whole number, not 6.0'),
     ],
 )
 def test_invalid_options_are_named_in_the_error(values, message):
     with pytest.raises(UserError, match=message):
         train(IMAGES, options=TrainingOptions(**values))
+    wrong: Any = values
+    with pytest.raises(UserError, match='`options` must be TrainingOptions, not dict'):
+        train(IMAGES, options=wrong)
 
 
 @pytest.mark.parametrize(

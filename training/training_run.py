@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +47,19 @@ def train(
 
     images: uint8 [N, C, R, R], C = 1 or 3. labels: int [N] for a class-conditional network, or None.
     options: training options; an option that equals its default counts as not given.
-    run_dir: folder for snapshots, training states and statistics. It must not contain a run yet. None writes no files.
+    run_dir: folder for snapshots, training states and statistics. It must not contain a run yet. None writes no
+        files.
     Raises UserError if an option is invalid or does not fit the images, if there is no such device, or if the loss is
-    not finite.
+    not finite. If Ctrl-C stops a run with a `run_dir`, its training state is saved before KeyboardInterrupt is raised;
+    SIGTERM and SIGHUP raise SystemExit.
     """
     dataset = dataset_in_memory(images, labels)
-    options = dataclasses.replace(options or TrainingOptions(), cond=labels is not None)
+    options = options or TrainingOptions()
+    if not isinstance(options, TrainingOptions):
+        raise UserError(f'`options` must be TrainingOptions, not {type(options).__name__}')
+    if options.cond and labels is None:
+        raise UserError('`options`: cond=True requires `labels`')
+    options = dataclasses.replace(options, cond=labels is not None)
     options = parse(vars(options), TrainingOptions, '`options`')  # checks types
     try:
         check_values(options)
@@ -66,11 +74,15 @@ def train(
     if run_dir is not None:
         folder = Path(run_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / OPTIONS_FILE).exists() or list_snapshots(folder):
+            raise UserError(f'`run_dir`={folder} already contains a run; give another folder')
         held_out = open_held_out_loss(config, dataset, device)
         with sole_use(folder / LOCK_FILE, f'the run folder {folder}'):
             trainer = make_trainer(config, dataset, device)
             config.save(folder)
-            run_training(trainer, folder, held_out)
+            stopped_by = run_training(trainer, folder, held_out)
+        if stopped_by:
+            raise KeyboardInterrupt if stopped_by == signal.SIGINT else SystemExit(128 + stopped_by)
         return load_network(list_snapshots(folder)[-1][1], device)
     configure_backends(config.precision, config.options.deterministic, config.options.bench)
     trainer = Trainer(config, dataset, device)

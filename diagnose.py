@@ -38,7 +38,7 @@ def main() -> None:
 def levels(options: LevelsOptions) -> None:
     """At each noise level, measure the error of denoisers and their distances to the optimum and to the Gaussian denoiser.
 
-    The inputs are training, held-out and generated images, each with added noise, and states on the denoiser's own
+    The inputs are training, held-out and generated images with added noise, and also states on the denoiser's own
     sampling trajectories. The same noise is added for all denoisers.
 
     \b
@@ -77,7 +77,7 @@ def calibrate(options: CalibrateOptions) -> None:
 @report_errors
 @with_options(GeometryOptions)
 def geometry(options: GeometryOptions) -> None:
-    """Find the noise levels at which memorization is decided, from the training images alone, without a network.
+    """Find the noise levels at which memorization is decided; this requires only the training images, not a network.
 
     \b
     # The geometry of 1,000 training images, compared with held-out images

@@ -13,7 +13,7 @@ from training.training_options import RunOptions
 
 
 class StudyCommand(click.Command):
-    """A command that, if it is given an option of train.py, explains where that option belongs."""
+    """A command that refuses options of train.py and explains where they belong."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -60,7 +60,7 @@ def search(options: SearchOptions, session: SessionOptions, train_options: tuple
     TRAIN_OPTIONS (all options after --) are passed to train.py; training lengths can be given in images, such as
     50000images. The search first trains on the smallest training set and then on the largest; after that, it repeatedly
     halves the range of sizes that contains the EMM. If the smallest set is not memorized, the
-    result is only an upper bound on the EMM. If the largest set is memorized, it is only a lower bound.
+    result is only an upper bound on the EMM. If the largest set is memorized, the result is only a lower bound.
 
     \b
     # The paper's basic run, between 500 and 5,000 images of CIFAR-10
@@ -135,7 +135,7 @@ def status(folder: Path) -> None:
 @click.argument('folder', metavar='STUDY', type=click.Path(path_type=Path))
 @report_errors
 def table(folder: Path) -> None:
-    """Print the ratio by size and the EMM by factor value, with intervals, and write both as CSV and JSON.
+    """Print the ratio by size and the EMM by factor value, with intervals; also write these tables as CSV and JSON.
 
     \b
     python emm.py table width

@@ -39,7 +39,7 @@ def calc(options: CalcOptions) -> None:
         --extractor=torch-fidelity:inception-v3-compat
 
     \b
-    # Samples from a snapshot, which are not written to disk, compared with its training set
+    # Samples from a snapshot (not written to disk), compared with the snapshot's training set
     python fid.py calc --network=runs/00000-…/network-snapshot-002000.safetensors --ref=cifar10-1000.zip --num=1000 \\
         --extractor=torchscript:dinov2.pt --preprocess=imagenet
     """

@@ -28,7 +28,7 @@ class GenerateOptimOptions:
     batch_size: int = option(512, 'Batch size on each rank.', name='batch', unit='INT', least=1)
     grid: Path | None = option(None, 'Also save a contact sheet of the first images.', unit='PNG')
     save_images: bool = option(True, 'Save a PNG for each seed.', switch=True)
-    sharded: bool = option(False, 'Distribute a training set that does not fit on one device over the ranks; each rank decodes and holds only its share.', name='shard', switch=True)
+    sharded: bool = option(False, 'Let each rank decode and hold only its share of the training set, for sets that do not fit on one device.', name='shard', switch=True)
     precision: str | None = option(None, 'Precision of the optimum: fp32 has relative errors of at most 1e-5; fp64 is slow. [default: fp32]', choices=('fp32', 'fp64'))
     device: str = device_option()
     # fmt: on
@@ -78,8 +78,8 @@ def main(options: GenerateOptimOptions) -> None:
         copies, exact = generate_and_compare(output, ClosedFormGenerator(options.denoiser, sampling, device))
         count = len(output.seeds)
         distributed.print0(
-            f'{count} images in {output.outdir}: {copies} ({100 * copies / count:.4g} %) are copies of a training '
-            f'image (less than a third as far from it as from any other); {exact} of the copies are exact'
+            f'{count} images in {output.outdir}: {copies} ({100 * copies / count:.4g} %) are copies: less than a '
+            f'third as far from one training image as from any other; {exact} of the copies are exact'
         )
 
 

@@ -42,7 +42,7 @@ def main(ctx: click.Context, options: RunOptions) -> None:
 
 
 def next_commands(run_dir: Path, stopped_by: int, world_size: int) -> str:
-    """Return the last lines of the output: how to resume a stopped run, or what to do next after one that finished."""
+    """Return the last lines of the output: how to resume a run that stopped, or what to do after a run that finished."""
     from training.snapshot import newest_snapshot
 
     python = 'python' if world_size == 1 else f'torchrun --standalone --nproc_per_node={world_size}'

@@ -197,7 +197,7 @@ def _folder(path: Path) -> Iterator[Put]:
 
 
 def _stranger_in(folder: Path) -> str:
-    """Return the name of a file in the folder that does not belong to a data set, or '' if there is none.
+    """Return the name of a file that is in the folder but not part of a data set, or '' if there is none.
 
     Returns 'files but no dataset.json' if the folder does not contain a data set.
     """

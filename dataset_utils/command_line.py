@@ -94,7 +94,7 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
 
     --dest=half.zip writes half-a.zip and half-b.zip. With --max-images alone, each set gets this many images, with the same
     number from each class; half-a.zip gets the images that `size` takes. With --held-out, half-b.zip gets this many held-out
-    images, with the same share of each class, and half-a.zip gets all other images, or --max-images of them.
+    images, with the same share of each class; half-a.zip gets all other images, or --max-images of them.
 
     \b
     # Two sets of 1,000 images of CIFAR-10
@@ -109,7 +109,7 @@ def split(source: str, dest: str, overwrite: bool, **choices: Any) -> None:
     python -m dataset_utils split --source=photos.zip --dest=photos-set.zip --held-out=100
     """
     if choices['max_images'] is None and choices['held_out'] is None:
-        raise ArgumentError('give `max_images` (the size of both sets) or `held_out` (the size of the second set)')
+        raise ArgumentError('give `max_images` (the size of each set) or `held_out` (the size of the second set)')
     plan = plan_held_out if choices['held_out'] is not None else plan_split
     if plan is plan_split:
         del choices['held_out']

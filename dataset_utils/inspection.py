@@ -14,7 +14,7 @@ from dnnlib.util import UserError, counted
 
 NEAR = 16.0  # root mean square difference per pixel (0 to 255); CIFAR-10 has four pairs of images closer than this
 DIRECTIONS = 64
-BLOCK = 2048  # number of images that are compared with all others at a time
+BLOCK = 2048  # number of images that each step compares with all others
 MAX_VALUES = 1 << 23  # number of pixel values that are projected at a time
 MAX_CANDIDATES = 1_000_000
 SHOWN = 10  # maximum number of pairs that are listed

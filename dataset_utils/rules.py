@@ -237,7 +237,7 @@ def plan_mixture(source: Source, blend: Source, *, blend_rate: float, max_images
     With N = `max_images` and r = `blend_rate`, the set consists of the first int(N * (1 - r)) images of `source`, followed
     by the first images of `blend`, up to N images in total.
     """
-    # The product is computed in float64. At a rate of 0.8, rounding gives `source` only 199 of 1,000 images.
+    # The product is computed in float64. Because of rounding, only 199 of 1,000 images come from `source` at a rate of 0.8.
     # Source: Gu et al. 2023, section 4.3.
     if not 0 <= blend_rate <= 1:
         raise UserError(f'`blend_rate`={blend_rate} is out of range; give 0 to 1')

@@ -86,7 +86,7 @@ def repeated(labels: Sequence[int] | None, count: int, copies: int, fraction: fl
     fraction: share of the images to repeat, in [0, 1]; round(fraction * count) images are repeated, with the same share
     of each class (to within one image).
     seed: None repeats each class's first images; a seed draws them at random. Without labels, all images count as one
-    class. The images that are repeated at some fraction are also repeated at all larger fractions.
+    class. A larger fraction repeats all images that a smaller fraction repeats.
     """
     classes = members(labels if labels is not None else [0] * count, seed)
     shares = proportional(classes, round(fraction * count))

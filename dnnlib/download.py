@@ -26,7 +26,7 @@ def is_url(text: str) -> bool:
 def fetch(source: str, cache_dir: Path | None = None, sha256: str | None = None) -> Path:
     """Return the path of a local file, or of the cached copy of a URL. A URL that is not cached yet is downloaded.
 
-    source: a path, or a file, http or https URL. sha256: expected hash in hexadecimal, None if unknown.
+    source: a path or a URL (file, http or https). sha256: expected hash in hexadecimal, None if unknown.
     Raises UserError if the scheme is not supported, an https URL redirects to an insecure one, the server reports an
     error, or the length or hash is wrong.
     """

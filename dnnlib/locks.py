@@ -11,7 +11,7 @@ from typing import IO
 
 from dnnlib.util import UserError
 
-# How long `locked` keeps trying, in seconds, because another process's `is_locked` may hold the lock for a moment.
+# For this many seconds, `locked` keeps trying: another process's `is_locked` may hold the lock for a moment.
 SECONDS_TO_TRY = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 

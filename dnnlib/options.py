@@ -25,9 +25,9 @@ class Option:
     help: one sentence, in which other fields are named in backticks. default: the default as declared, before parsing.
     name: name on command lines and in files; None means the field's name with dashes instead of underscores.
     unit: placeholder for the value in the help, such as INT. least, most: inclusive bounds. above, below: exclusive
-    bounds. choices: the allowed strings; the keys of a registry include those that plug-ins add. parse: function that
-    converts a string to the value; if this fails, it raises ValueError with the reason. switch: whether the option is
-    a flag, which takes no value. short: one-letter name. alias: second name. required_unless: name of a field; this
+    bounds. choices: the allowed strings; if they are the keys of a registry, plug-ins can add more. parse: function
+    that converts a string to the value; if this fails, it raises ValueError with the reason. switch: whether the option
+    is a flag, which takes no value. short: one-letter name. alias: second name. required_unless: name of a field; this
     option is required unless that field is given.
     """
 
@@ -116,7 +116,7 @@ def integer_list(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(',')] if text.strip() else []
     except ValueError:
-        raise ValueError(f'{text!r} is not a list of integers; write it like 1,2,2') from None
+        raise ValueError(f'{text!r} is not a list of integers; give one such as 1,2,2') from None
 
 
 def word_list(text: str) -> list[str]:
@@ -133,7 +133,7 @@ def seed_list(text: str) -> list[int]:
     for part in text.split(','):
         match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', part)
         if match is None:
-            raise ValueError(f'{part!r} is neither a seed nor a range of seeds; write it like 7 or 0-63')
+            raise ValueError(f'{part!r} is neither a seed nor a range of seeds; give one such as 7 or 0-63')
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f'the range {part} is empty; give the smaller seed first')
@@ -152,7 +152,7 @@ def number_pair(text: str) -> tuple[float, float]:
     try:
         low, high = map(float, text.split(','))
     except ValueError:
-        raise ValueError(f'{text!r} is not a pair of numbers; write it like -1,1') from None
+        raise ValueError(f'{text!r} is not a pair of numbers; give one such as -1,1') from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f'{text!r} is not a range; give the lower number first')
     return low, high
@@ -162,7 +162,7 @@ def size_range(text: str) -> list[int]:
     """Parse two positive sizes, the smaller one first, such as '500-20000'."""
     low, _, high = text.partition('-')
     if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) < int(high)):
-        raise ValueError(f'{text!r} is not a range of sizes; write it like 500-20000')
+        raise ValueError(f'{text!r} is not a range of sizes; give one such as 500-20000')
     return [int(low), int(high)]
 
 
@@ -170,7 +170,7 @@ def resolution(text: str) -> tuple[int, int]:
     """Parse a width and height in pixels, such as '32x32'."""
     match = re.fullmatch(r'([1-9]\d{0,4})x([1-9]\d{0,4})', text)
     if not match:
-        raise ValueError(f'{text!r} is not a width and height in pixels; write it like 32x32')
+        raise ValueError(f'{text!r} is not a width and height in pixels; give both, such as 32x32')
     return int(match[1]), int(match[2])
 
 
@@ -178,5 +178,5 @@ def square_resolution(text: str) -> tuple[int, int]:
     """Parse a width and height in pixels that must be equal."""
     width, height = resolution(text)
     if width != height:
-        raise ValueError(f'{width}x{height} is not square; write it like {width}x{width}')
+        raise ValueError(f'{width}x{height} is not square; give {width}x{width}')
     return width, height

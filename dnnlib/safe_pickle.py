@@ -23,7 +23,7 @@ _MAX_SECONDS = 600
 
 
 class RefusedPickleError(ValueError):
-    """The pickle is corrupt, too expensive to read, or uses something that is not allowed; the message says what."""
+    """The pickle is corrupt, is too expensive to read, or uses something forbidden; the message gives the reason."""
 
 
 def load_pickle(data: bytes) -> Any:

@@ -86,7 +86,7 @@ def parse(content: Any, kind: type[T], where: str) -> T:
 
 
 def shown(value: Any, longest: int = 60) -> str:
-    """Format a value for a message, in about `longest` characters at most."""
+    """Format a value for a message, with at most about `longest` characters."""
     try:
         text = repr(value)
     except ValueError:  # Python refuses to print integers with more than a few thousand digits

@@ -176,7 +176,7 @@ class TestMistakes:
         ('arguments', 'message'),
         [
             (['--transform=center-crop'], '--transform=center-crop requires --resolution'),
-            (['--resolution=32'], "'32' is not a width and height in pixels; write it like 32x32"),
+            (['--resolution=32'], "'32' is not a width and height in pixels; give both, such as 32x32"),
             (['--resolution=0x0'], 'is not a width and height'),
             (['--resolution=32x16'], '--resolution=32x16 is not square'),
             (['--transform=center-crop', '--resolution=32x16'], 'is not square'),

@@ -22,7 +22,7 @@ class NumpySource(ArraySource):
     """An array of images: uint8 [N, H, W, C] or uint8 [N, C, H, W]. If both are possible, the first is assumed.
 
     An .npy file is memory-mapped, so only the images that are used are read. In an .npz file, the images are the array
-    `images` or `arr_0`, and the labels are the array `labels` or `arr_1`, if this array contains N whole numbers.
+    `images` or `arr_0`. The labels are the array `labels` or `arr_1` if it contains N whole numbers.
     float_range: the values of black and white in an array of floats, such as (-1, 1); None refuses arrays of floats.
     Raises UserError if the file is damaged or the array is unsuitable.
     """

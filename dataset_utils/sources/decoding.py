@@ -68,7 +68,7 @@ def is_image_name(name: str) -> bool:
 
 
 def is_heic_name(name: str) -> bool:
-    """Return whether a file has an extension of HEIC, in which phones save photographs; Pillow cannot read it."""
+    """Return whether a file has an extension of HEIC, a format of phone cameras that Pillow cannot read."""
     return extension_of(name) in ('.heic', '.heif', '.hif')
 
 

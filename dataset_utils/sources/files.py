@@ -41,7 +41,7 @@ class FilesSource(Source):
 
     def _index(self, names: Collection[str]) -> None:
         """Find the images among all file names."""
-        # Indices of the images to which each remark applies; `_largest` maps indices to largest 16-bit values.
+        # Indices of the images to which each remark applies; `_largest` maps each index to the image's largest value.
         self._turned: set[int] = set()
         self._animated: set[int] = set()
         self._largest: dict[int, int] = {}

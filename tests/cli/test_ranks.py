@@ -58,5 +58,5 @@ def test_other_ranks_wait_for_the_main_rank_to_report_an_error(monkeypatch):
 def test_a_wrong_option_is_printed_once_under_torchrun():
     result = run_script('generate.py', '--network=x', '--outdir=y', '--seeds=1-', ranks=2, check=False)
     assert [line for line in result.stderr.splitlines() if line.startswith('Error: ')] == [
-        "Error: Invalid value for '--seeds': '1-' is neither a seed nor a range of seeds; write it like 7 or 0-63"
+        "Error: Invalid value for '--seeds': '1-' is neither a seed nor a range of seeds; give one such as 7 or 0-63"
     ]

@@ -138,7 +138,7 @@ class TestResolution:
 
     def test_a_resolution_that_is_not_square_is_refused(self, tmp_path):
         options = ['--resolution=16x8', '--max-images=50']
-        assert '16x8 is not square; write it like 16x16' in refused(
+        assert '16x8 is not square; give 16x16' in refused(
             'resolution', 'digits', tmp_path / 'r.zip', *options, status=2
         )
 
@@ -228,7 +228,7 @@ class TestSplit:
 
     def test_a_split_requires_a_size(self, tmp_path):
         message = refused('split', 'digits', tmp_path / 'half.zip', status=2)
-        assert 'give --max-images (the size of both sets) or --held-out' in message
+        assert 'give --max-images (the size of each set) or --held-out' in message
 
     def test_a_split_can_write_folders(self, tmp_path):
         assert invoke(main, 'split', '--source=digits', f'--dest={tmp_path / "half"}', '--max-images=10').exit_code == 0

@@ -23,7 +23,7 @@ from dnnlib.options import option
 from dnnlib.util import report_errors
 from torch_utils.distributed import choose_device
 
-# Batch sizes of the paper's network on a GPU: 64, as in the paper's run on 8 GPUs, and larger ones; the fastest counts.
+# Batch sizes of the paper's network on a GPU; the fastest one counts. The paper's run on 8 GPUs has 64 on each GPU.
 GPU_BATCHES = (64, 256, 512)
 # Number of timed implementations over all comparisons. Each gets the same time, and as much again to warm up.
 WAYS = 80

@@ -78,9 +78,10 @@ class Variant:
 
 
 def variants(device: torch.device, compiled: bool, layouts: bool) -> list[Variant]:
-    """The variants to time: all precisions in the layout that this toolkit uses, and, if requested, others.
+    """The variants to time: all precisions in the layout that this toolkit uses, and others on request.
 
-    layouts: both memory layouts and, on a GPU, CUDA graphs. compiled: also a compiled network in bfloat16.
+    layouts: whether to time both memory layouts and, on a GPU, CUDA graphs.
+    compiled: whether to also time a compiled network in bfloat16.
     """
     on_gpu = device.type == 'cuda'
     found = []

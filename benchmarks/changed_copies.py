@@ -38,7 +38,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @click.command()
 @click.option('--source', metavar='ZIP|DIR', required=True, help='Training set.')
 @click.option('--outdir', metavar='DIR', type=click.Path(path_type=Path), required=True, help='Folder for the files.')
-@click.option('--num', metavar='INT', default=500, show_default=True, help='Number of images, from the first on.')
+@click.option('--num', metavar='INT', default=500, show_default=True, help='Number of images, starting with the first.')
 @report_errors
 def main(source: str, outdir: Path, num: int) -> None:
     """Save the network and one array of copies for each alteration."""

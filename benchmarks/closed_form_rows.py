@@ -19,7 +19,7 @@ CELL, GAP, LABELS = 48, 4, 150
 @click.command()
 @report_errors
 @click.option('--row', 'rows', multiple=True, required=True, help='NAME=DIR: label and folder of a row of PNGs.')
-@click.option('--count', type=int, default=10, help='Number of images in a row, from the first on.')
+@click.option('--count', type=int, default=10, help='Number of images in a row, starting with the first.')
 @click.option('--dest', type=Path, required=True, help='PNG file to write.')
 def main(rows: tuple[str, ...], count: int, dest: Path) -> None:
     """Draw the rows into one PNG."""

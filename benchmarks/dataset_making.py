@@ -1,4 +1,4 @@
-"""Time how long it takes to read and to write data sets, compared with a plain loop that uses zipfile and Pillow.
+"""Time reading and writing of data sets, compared with a plain loop that uses zipfile and Pillow.
 
 python -m benchmarks.dataset_making
 python -m benchmarks.dataset_making --source=datasets/cifar10/cifar-10-python.tar.gz
@@ -46,7 +46,7 @@ class DatasetOptions(TimingOptions):
 @report_errors
 @with_options(DatasetOptions)
 def main(options: DatasetOptions) -> None:
-    """Time how long data sets take to read and to write."""
+    """Time reading and writing of data sets."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = options.source

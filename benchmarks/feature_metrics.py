@@ -28,7 +28,7 @@ class FeatureOptions(TimingOptions):
     """Size of the sets, and the metrics to time."""
 
     # fmt: off
-    images: int = option(50_000, 'Number of training and of generated images; a tenth as many are held out.', unit='INT', least=10)
+    images: int = option(50_000, 'Size of the training set and of the generated set; a tenth as many images are held out.', unit='INT', least=10)
     features: int = option(512, 'Number of features per image.', unit='INT', least=1)
     metrics: list[str] = option(','.join(METRICS), 'Metrics to time.', unit='LIST', parse=word_list)
     # fmt: on

@@ -1,4 +1,4 @@
-"""How much faster several small training runs are on one GPU if they share it (`emm.py --jobs-per-gpu`).
+"""Measure how much faster several small training runs are if they share one GPU (`emm.py --jobs-per-gpu`).
 
 python -m benchmarks.gpu_sharing
 """
@@ -20,7 +20,7 @@ COMMAND = ('train.py', '--data=digits', '--preset=digits', '--epochs=100000', '-
 
 @click.command()
 @click.option('--jobs', default='1,2,4,8', help='Numbers of simultaneous runs.', show_default=True)
-@click.option('--seconds', default=8.0, help='Seconds for each number, once all runs have started.', show_default=True)
+@click.option('--seconds', default=8.0, help='Seconds per number of runs, once all have started.', show_default=True)
 @report_errors
 def main(jobs: str, seconds: float) -> None:
     """Train the demo's network several times at once, and print the images per second over all runs."""

@@ -1,4 +1,4 @@
-"""What the three denoisers of `diagnose.py levels` cost: the paper's network, the Gaussian denoiser and the optimum.
+"""Time the three denoisers of `diagnose.py levels`: the paper's network, the Gaussian denoiser and the optimum.
 
     python -m benchmarks.levels_speed --data=cifar10-train.zip
 

@@ -95,7 +95,7 @@ class OptimumOptions(TimingOptions):
     # fmt: off
     data: str | None = option(None, 'Training set. [default: random images of 3x32x32]', unit='ZIP|DIR|NPZ|NPY')
     sizes: list[int] = option('20,100,1000,5000,50000', 'Training-set sizes to time.', unit='LIST', parse=integer_list)
-    batches: list[int] = option('64,128,256,512', 'Batch sizes to time; compare the fastest of each implementation.', name='batch', unit='LIST', parse=integer_list)
+    batches: list[int] = option('64,128,256,512', 'Batch sizes to time; compare each implementation at its fastest one.', name='batch', unit='LIST', parse=integer_list)
     check: int = option(0, 'Number of seeds whose images are compared with the plain implementation in float64.', unit='INT', least=0)
     # fmt: on
 

@@ -1,4 +1,4 @@
-"""What training, evaluation and held-out losses cost in addition to the network's own arithmetic.
+"""Measure the cost of training, evaluation and held-out losses beyond the network's own arithmetic.
 
 On a GPU, training and sampling replay CUDA graphs, but the arithmetic alone does not.
 

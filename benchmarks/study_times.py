@@ -29,7 +29,7 @@ PASSES = 3  # in a training step: one forward pass, and a backward pass that tak
 @click.command()
 @click.argument('files', metavar='STUDY.toml', nargs=-1, type=click.Path(path_type=Path))
 @click.option('--tflops', metavar='LIST', default='156,67', show_default=True, help='Peak speeds in TFLOP/s.')
-@click.option('--used', metavar='SHARE', default=0.4, show_default=True, help='Fraction of the peak speed in practice.')
+@click.option('--used', metavar='SHARE', default=0.4, show_default=True, help='Share of the peak speed reached.')
 @report_errors
 def main(files: Sequence[Path], tflops: str, used: float) -> None:
     """Estimate how long studies take. The default peaks are for eight A100 and one H100, in fp32 without tensor cores."""

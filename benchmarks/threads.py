@@ -1,4 +1,4 @@
-"""Time training with one or all cores, and with waiting threads that spin or sleep, under the machine's current load.
+"""Time training on one core and on all cores, with threads that spin or sleep while they wait, under the current load.
 
     python -m benchmarks.threads
 

@@ -141,7 +141,7 @@ def write(path: Path | None, timings: Iterable[Timing]) -> None:
 
 
 def machine(device: torch.device) -> str:
-    """Return the GPU's name or, without a GPU, the processor's name and instruction sets and the number of threads."""
+    """Return the GPU's name; without a GPU, the processor's name, its instruction sets and the number of threads."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

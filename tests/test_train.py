@@ -80,7 +80,7 @@ def test_a_dry_run_reports_a_warm_up_longer_than_the_run(digits_20):
     lines = dry_run(
         f'--data={digits_20}', *TINY, '--epochs=100', '--lr=0.0002'
     )  # 2,000 images; the warm-up takes 4,000
-    assert 'warm-up 200 epochs (4 kimg), longer than the run, which ends at 50 % of the' in lines['Optimizer']
+    assert 'warm-up 200 epochs (4 kimg), longer than the run; the run ends at 50 % of the' in lines['Optimizer']
 
 
 def test_options_override_the_preset(digits_20):

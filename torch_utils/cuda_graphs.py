@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Number of calls before the kernels are recorded, in which libraries choose their kernels and allocate workspaces.
+# Number of calls before the kernels are recorded; during these calls, libraries choose kernels and allocate workspaces.
 WARM_UP = 2
 # A recording keeps its memory, so a call that needs more than this share of the free memory is not recorded. Launching
 # the kernels of such a large call does not take long compared with running them.
@@ -23,10 +23,10 @@ class Replay:
     """Calls a function of tensors on a GPU; the third call with the same shapes records its kernels, and later calls
     replay them.
 
-    It is called with the function, which must be the same in each call, and the function's inputs: a tensor, and
-    further tensors or None. The function returns a tuple of tensors. It may change other tensors in place, if these are
-    the same ones in each call. It must not wait for the GPU, must not seed random generators, and must not depend on
-    anything on the CPU that changes. The results are those of the function itself, random numbers included.
+    Call it with the function, always the same one, and with the function's inputs: a tensor, then tensors or None. The
+    function returns a tuple of tensors. It may change other tensors in place, if these are the same ones in each call.
+    It must not wait for the GPU, must not seed random generators, and must not depend on anything on the CPU that
+    changes. The results are those of the function itself, random numbers included.
     If the kernels cannot be recorded, they are always launched.
     """
 

@@ -48,7 +48,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def _first_to_report(text: str) -> bool:
-    """Whether no other rank has reported this text yet, according to a counter in torchrun's store."""
+    """Whether this rank is the first to report this text, according to a counter in torchrun's store."""
     if world_size() == 1:
         return True
     try:

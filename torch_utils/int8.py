@@ -52,7 +52,7 @@ def for_cuda(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Pad and lay out the factors of a product as CUDA requires.
 
     The first factor needs more than 16 rows, and the other dimensions must be multiples of 8. The second factor must be
-    stored column by column, because there are no kernels for some shapes otherwise, such as [40, 64] x [64, 904].
+    stored column by column; otherwise, some shapes, such as [40, 64] x [64, 904], have no kernels.
     """
     rows, inner, columns = max(24 - a.shape[0], -a.shape[0] % 8), -a.shape[1] % 8, -b.shape[1] % 8
     return padded(a, rows, inner), padded(b.t(), columns, inner).t()

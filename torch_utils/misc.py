@@ -65,7 +65,7 @@ def require_memory(needed: int, device: torch.device, what: str, remedy: str = '
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of the device in bytes. On a CPU, it is divided equally among the ranks on this machine."""
+    """The device's free memory in bytes. On a CPU, it is divided equally among the ranks on this machine."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))

@@ -208,7 +208,7 @@ def describe(config: TrainingConfig, device_type: str) -> str:
         )
         if schedule.rampup_images >= schedule.total_images:
             reached = 100 * schedule.lr_multiplier(schedule.total_images)
-            warmup += f', longer than the run, which ends at {reached:.0f} % of the learning rate'
+            warmup += f', longer than the run; the run ends at {reached:.0f} % of the learning rate'
     else:
         warmup = 'none, because it is below 1 kimg' if options.lr and options.warmup else 'none'
     if schedule.ema_mode == 'mode3':

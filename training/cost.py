@@ -124,7 +124,7 @@ def cost_lines(config: TrainingConfig, device: torch.device, images_seen: int = 
     """A training run's time, memory and disk usage in words, keyed by 'Time', 'Memory' and 'Disk'.
 
     If the run needs more memory than is free, the key 'Warning' is added.
-    images_seen: number of images already trained on; the time of a resumed run is the time for the remaining images.
+    images_seen: number of images already trained on; the time of a resumed run does not include them.
     """
     free = free_bytes(device)  # before the measurement, because torch keeps the memory that it uses
     rate = images_per_second(config, device) * config.world_size

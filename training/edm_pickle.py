@@ -2,8 +2,8 @@
 
 Such a pickle consists of records. Each record describes an object by its class's source code, the class name, the
 constructor arguments and the object's state. The source code is neither compiled nor imported. `read_edm_pickle`
-returns the class name, arguments and tensors of the outermost network, from which `training.snapshot` builds this
-toolkit's class of the same name. `STAND_INS` lists every name that a pickle is allowed to use.
+returns the class name, arguments and tensors of the outermost network; from these, `training.snapshot` builds a network
+of this toolkit's class with the same name. `STAND_INS` lists every name that a pickle is allowed to use.
 """
 
 import dataclasses

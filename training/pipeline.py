@@ -1,8 +1,8 @@
 """Unconditional diffusers pipelines saved in folders. `read_pipeline` describes one, and `load_pipeline` loads it.
 
-Only data is read from the folder: classes must be on a short list and are built from their recorded arguments, and
-weights must be safetensors. Nothing is downloaded, and no code from the folder is run. The diffusers package is needed
-only for sampling.
+Only data is read from the folder. Classes must be on a short list and are built from their recorded arguments; weights
+must be safetensors. Nothing is downloaded, and no code from the folder is run. The diffusers package is needed only for
+sampling.
 """
 
 import hashlib

@@ -347,7 +347,8 @@ def seed_batches(seeds: Sequence[int], batch_size: int, rank: int = 0, world_siz
     """
     if outside := [seed for seed in seeds if seed % 1 or not 0 <= seed < NUM_SEEDS]:
         raise UserError(
-            f'`seeds`: {outside[0]} is not an integer from 0 to {NUM_SEEDS - 1}, and would give the same image as one'
+            f'`seeds`: {outside[0]} is not an integer from 0 to {NUM_SEEDS - 1}; '
+            'it would give the same image as such an integer'
         )
     batches = [list(seeds[start : start + batch_size]) for start in range(0, len(seeds), batch_size)]
     return batches[rank::world_size]

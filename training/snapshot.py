@@ -183,7 +183,7 @@ def newest_snapshot(path: str | Path) -> Path:
 def save_network(path: Path, weights: dict[str, torch.Tensor], info: SnapshotInfo) -> None:
     """Write a snapshot. The same weights and info always give the same bytes."""
     header = msgspec.to_builtins(info)
-    # These entries are omitted at their defaults, so the header is the same as in snapshots that predate the entries.
+    # If these entries have their defaults, they are omitted: the header is then the same as before the entries existed.
     header = {name: value for name, value in header.items() if name not in ('classes', 'class_sizes', 'xflip') or value}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     data = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(header, sort_keys=True)})

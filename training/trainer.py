@@ -184,7 +184,7 @@ class Trainer:
 
 
 def checked_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a training state unchanged. Raises UserError if an entry is missing or invalid."""
+    """Check a training state, and return it. Raises UserError if an entry is missing or invalid."""
     for name, kind in STATE_PARTS.items():
         if type(state.get(name)) is not kind or (kind is int and not 0 <= state[name] < LARGEST_COUNT):
             raise UserError(

@@ -281,7 +281,7 @@ def drop_later_lines(path: Path, images: int) -> None:
 def open_tensorboard(run_dir: Path, images: int = 0) -> Any:
     """A TensorBoard event writer, or None if tensorboard is not installed.
 
-    images: number of images seen when the run resumes. TensorBoard hides events that were logged for more images.
+    images: number of images seen when the run resumes. TensorBoard hides events logged at higher counts.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -48,7 +48,7 @@ def snapshot_plan(text: str) -> int | str:
     """Parse a number of snapshots: '20' for even spacing, or 'log:20' for logarithmic spacing."""
     number = text.removeprefix('log:')
     if not (number.isdecimal() and int(number)):
-        raise ValueError(f'{text!r} is not a number of snapshots; write it like 20 or log:20')
+        raise ValueError(f'{text!r} is not a number of snapshots; write it as 20 or log:20')
     return text if text.startswith('log:') else int(number)
 
 
@@ -135,7 +135,7 @@ class RunOptions(TrainingOptions):
     outdir: str = option('', 'Folder for the run. [required without `resume`]', unit='DIR', required_unless='resume')
     data: str = option('', 'Training set. [required without `resume`]', unit='ZIP|DIR', required_unless='resume')
     device: str = device_option()
-    threads: int | str = option('auto', 'CPU threads per rank. auto: for a resumed run, the same number as before; for a new run, one for a small network, otherwise all cores.', unit='auto|INT', parse=thread_count)
+    threads: int | str = option('auto', 'CPU threads per rank. auto: for a resumed run, the same number as before; for a new run, one thread if the network is small, otherwise all cores.', unit='auto|INT', parse=thread_count)
     desc: str | None = option(None, "Text to append to the run folder's name.", unit='STR')
     nosubdir: bool = option(False, 'Save in `outdir` itself instead of a numbered subfolder; if a run was stopped there, resume it.', switch=True)
     resume: str | None = option(None, 'Resume a run from the newest training state in its folder, or from the given training state; no other option is needed.', unit='DIR|FILE')
@@ -168,7 +168,7 @@ def resumed_options(options: RunOptions, given: set[str], saved: RunOptions) -> 
         elif getattr(options, name) != values[name]:
             raise UserError(
                 f'`{name}`={getattr(options, name)} differs from {values[name]}, with which the run was started; remove '
-                f'the option to resume, or start a new run in another `outdir`'
+                f'the option and resume, or start a new run in another `outdir`'
             )
     # A duration given now replaces a saved number of epochs.
     if 'duration' in given:

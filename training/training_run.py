@@ -160,7 +160,7 @@ def with_threads(config: TrainingConfig, threads: int | str, saved: SavedRun | N
     """Set the number of threads, which affects the last bits of the weights, and store it in the configuration.
 
     'auto' means the first of these numbers that applies: the number with which a resumed run was started;
-    OMP_NUM_THREADS, which torchrun and studies set; one for a small network, because its operations are too short to be
+    OMP_NUM_THREADS, which torchrun and studies set; 1 for a small network, because its operations are too short to be
     split; torch's default.
     """
     number = torch.get_num_threads()

@@ -53,7 +53,7 @@ EXACT_WEIGHTS = 16
 GROUP = 64
 # Blocks with at most this many images are summed in float64.
 FEW_IMAGES = 64
-# Weights count as peaked if the largest weights of all groups sum to less than this many times the largest weight.
+# Weights count as peaked if the groups' largest weights sum to less than this many times the largest of them.
 EVEN_GROUPS = 30
 # Number of rows that are gathered and converted to float64 at a time.
 GATHER_ROWS = 512
@@ -198,7 +198,7 @@ def dropped_sums(query: Int8Query, reference: Tensor, count: int) -> Sums:
     """Sums that leave out `count` training images with negligible weights.
 
     The sums themselves are zero; `rounding`, `distance` and `others` are bounds that account for the omitted images.
-    reference: the largest log weight of these images, with the error of `Int8Query.logits`, float64 [B].
+    reference: the largest log weight of these images, as inexact as `Int8Query.logits`, float64 [B].
     """
     bound = reference + query.logit_bound
     return dataclasses.replace(

@@ -93,7 +93,7 @@ class EquivariantLocalScoreDenoiser(LocalScoreDenoiser):
     """ELS: a pixel's candidates are the windows at every position in every training image.
 
     padding: with 'circular', windows wrap around to the other end of the image. With 'zeros', images are padded with
-    zeros, and a pixel's candidates are only those windows that extend as far beyond the same borders as its own window.
+    zeros, and a candidate must extend beyond the same borders as the pixel's own window, by the same distance.
     Other arguments: see `LocalScoreDenoiser`.
     """
 

@@ -60,7 +60,7 @@ class OptimalDenoiser(Streamed):
         return self._denoised(x, sigma, class_labels)[0]
 
     def settled(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Find settled noisy images: if sampling adds no noise, their denoised image stays the same down to sigma = 0.
+        """Find settled noisy images: those whose denoised image stays the same down to sigma = 0 without churn.
 
         Returns whether each noisy image is settled (bool [B]), and the denoised images for the complete batch.
 
@@ -68,7 +68,7 @@ class OptimalDenoiser(Streamed):
         [0, 1]. As long as D = y, the probability flow follows this segment. For another image y', the gap
         g(t) = ||x(t) - y'||² - ||x(t) - y||² is linear in t, with g(0) = ||y - y'||² >= 0 and g(1) >= 0. So
         g(t) >= t g(1), and the weight of y' relative to y is exp(-g(t) / (2 t² sigma²)) <= exp(-g(1) / (2 sigma²)):
-        no weight grows. Hence if the other images' total weight is below float64's rounding unit at (x, sigma), it
+        no weight grows. Hence if, at (x, sigma), the other images' total weight is below float64's rounding unit, it
         stays below that unit on the whole segment.
         """
         denoised, others = self._denoised(x, sigma, class_labels)

@@ -30,7 +30,7 @@ class ImageRows:
     images: uint8 [N, C, R, R], N >= 1. A NumPy memory map stays on disk and is read block by block; other images are
     copied to the device, a few rows at a time. labels: int64 [N] >= 0 or None.
     sharded: whether the images are this rank's shard of a training set that is split over the ranks in order.
-    on_disk: whether `images` is a tensor that is backed by a memory map and should stay on disk, too.
+    on_disk: whether `images` is a tensor backed by a memory map; such a tensor also stays on disk.
     Raises UserError if the device has too little memory; if images are sharded, all ranks raise it together.
 
     Attributes. If sharded, num_images, class_sizes, mean and highest_norm describe the images of all ranks, and all

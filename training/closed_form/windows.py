@@ -86,7 +86,7 @@ def window_table(window: Window, published: Sequence[int], size: int, odd: bool)
 
 
 class SavedWindows(msgspec.Struct, frozen=True):
-    """The content of a window table that is used: pairs (sigma, window)."""
+    """The part of a window table's file that is used: pairs (sigma, window)."""
 
     windows: list[tuple[Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)], int]]
 

@@ -112,7 +112,7 @@ class TrainingOptions:
     samples: int = option(36, 'Number of images on the contact sheet that is saved with each snapshot; 0 saves none.', unit='INT', least=0)
     seed: int | None = option(None, 'Seed of all randomness. [default: random]', unit='INT', least=0, most=2**31 - 1)
     test_data: str | None = option(None, 'Held-out set; the losses on held-out images and on training images are reported by noise level at every tick.', unit='ZIP|DIR')
-    test_images: int = option(256, 'Number of training images and number of held-out images on which the losses for `test_data` are computed.', unit='INT', least=1)
+    test_images: int = option(256, 'Number of images from each set (training and held-out) on which the losses for `test_data` are computed.', unit='INT', least=1)
     allow_overlap: bool = option(False, 'Continue even if `test_data` shares images with the training set.', switch=True)
     transfer: str | None = option(None, 'Start from the weights of a snapshot or an EDM network pickle.', unit='FILE')
     # fmt: on

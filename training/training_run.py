@@ -216,9 +216,8 @@ def report_changes(saved: SavedRun, config: TrainingConfig, device: torch.device
 def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
     """The folder of the run to resume, and its training state; both are None if a new run starts.
 
-    If the run folder has snapshots after 0 kimg but no training state, the run starts again from 0 kimg. In this
-    case, the state is None. The folder is still returned, so that the run keeps its saved options and the folder does
-    not mix snapshots of different runs.
+    If the run folder has snapshots after 0 kimg but no training state, only the state is None: the run starts again
+    from 0 kimg, but keeps its saved options, so that the folder does not mix snapshots of different runs.
     """
     if options.resume is not None:
         path = Path(options.resume)

@@ -9,8 +9,8 @@ other weights if they also had to represent the largest ones.
 Error estimate. Let D = sum w q / sum w be the weighted mean of rows q. Rounding z to digits leaves an error r with
 independent coordinates of mean zero and variance step²/12. This error changes each logit computed from digits by
 r·q / s². The part r·m / s², where m is the mean row, is known and corrected. The rest shifts D by
-r · sum w (q - m)(q - D) / (s² sum w); the first sum runs over the images whose logits come from digits. By the
-Cauchy-Schwarz inequality, the mean squared length of this shift is at most
+r · sum w (q - m)(q - D) / (s² sum w); the sum in the numerator runs over the images whose logits come from
+digits. By the Cauchy-Schwarz inequality, the mean squared length of this shift is at most
 step²/12 · sum w ||q - m||² · sum w ||q - D||² / (s² sum w)².
 Rounding weights to digits leaves independent errors of mean zero and variance at most unit²/4, so the mean squared
 error of sum w q is at most unit²/4 · sum ||q||².

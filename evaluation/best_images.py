@@ -36,7 +36,7 @@ def write_best(path: Path, record: Mapping[str, Any], best: BestSnapshot) -> Non
 
 
 def shows_other_settings(path: Path, record: Mapping[str, Any]) -> bool:
-    """Whether mem_best.npz is from an evaluation with other settings than the record's, apart from the snapshot."""
+    """Whether the settings in mem_best.npz differ from the record's settings in anything except the snapshot."""
     found, own = read_settings(path), settings_of(record)
     of_snapshot = {'snapshot', 'snapshot_sha256'} | ({'seeds'} if 'raced_seeds' in own else set())
     return bool(found) and any(found.get(name) != own.get(name) for name in {*found, *own} - of_snapshot)

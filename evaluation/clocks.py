@@ -1,10 +1,10 @@
 """Clocks of a training run: when the model has generalized (tau_gen), and when it starts to memorize (tau_mem).
 
 - tau_gen: the first snapshot whose held-out error is within `TOLERANCE` of its lowest value.
-- tau_mem by the ratio: the first snapshot such that the 95 % interval of the memorization ratio excludes 0 for it and
-  for all later snapshots. Source: Bonnaire et al. 2025.
-- tau_mem by the error: the first snapshot such that the 95 % interval of the paired difference between held-out error
-  and training error lies above 0 for it and for all later snapshots. Source: Marion and Wu 2026.
+- tau_mem by the ratio: the earliest snapshot at and after which the 95 % interval of the memorization ratio always
+  excludes 0. Source: Bonnaire et al. 2025.
+- tau_mem by the error: the earliest snapshot at and after which the 95 % interval of the paired difference between
+  held-out error and training error always lies above 0. Source: Marion and Wu 2026.
 
 Times can be in any unit. Their intervals come from a bootstrap over images. The lower end of each interval is moved
 back to the previous snapshot, because the event may have happened at any time since that snapshot.
@@ -87,7 +87,7 @@ def ratio_clock(
 
 
 def _stays(flags: np.ndarray) -> int:
-    """The first index such that this and all later flags are set; the number of flags if the last flag is not set."""
+    """The first index at and after which all flags are set; the number of flags if the last flag is not set."""
     unset = np.flatnonzero(~flags)
     return int(unset[-1]) + 1 if len(unset) else 0
 
@@ -113,7 +113,7 @@ def _bootstrapped(
 
 
 def _clock(times: Sequence[float], place: int, places: np.ndarray) -> Clock:
-    """Make a clock from the index of the first snapshot that shows the event, and from its index in each resample.
+    """Make a clock from the index of the first snapshot that shows the event, in the data and in each resample.
 
     An index equal to the number of snapshots means that no snapshot shows the event.
     """

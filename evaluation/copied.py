@@ -92,7 +92,7 @@ def write_copied(
     """Write a CSV with a row for each copied training image and, if there are labels, a CSV with a row for each class.
 
     copied: each generated set's copied training images. original_names: the training images' file names, or None.
-    The second CSV is written next to the first; its name ends in _classes.
+    The second CSV is written next to the first, with a name that ends in _classes.
     """
     both = list(zip(sets, copied, strict=True))
     rows: Iterable[tuple] = (

@@ -49,7 +49,7 @@ def find_copies(rule: CopyRule, space: Space, generated: Rows, training: Rows) -
 
 
 def copies_record(rule: CopyRule, name: str, copies: Tensor, background: Tensor | None) -> dict[str, Any]:
-    """A record's entry on copies by `rule`.
+    """A record's entry on copies under `rule`.
 
     name: the name of the space. copies: whether each generated image is a copy, bool [N]. background: whether each
     held-out image is a copy, bool [T]; None if there is no held-out set.

@@ -115,7 +115,7 @@ class AgreementOptions:
     # fmt: off
     network: tuple[str, ...] = option((), 'Snapshot or EDM network pickle; give the option twice for two networks.', unit='FILE|DIR|URL')
     expdir: tuple[Path, ...] = option((), 'Run folder; its last snapshot is used. Give the option twice for two runs.', unit='DIR')
-    denoiser: str | None = option(None, 'Closed form to use as the second generator, fitted to the training set (if there are two, to the second).', unit='NAME')
+    denoiser: str | None = option(None, 'Closed form to use as the second generator, fitted to the training set, or to the second one if there are two.', unit='NAME')
     data: tuple[str, ...] = option((), 'Training set of the first network; if the second network has another one, repeat the option. [default: the training sets of `expdir`]', unit='ZIP|DIR')
     test: str | None = option(None, 'Held-out set; the similarity of its images to their nearest training images serves as a baseline.', unit='ZIP|DIR')
     seeds: list[int] = option('0-999', 'Seeds, such as 1,2,5-10; each network generates one image per seed.', unit='LIST', parse=seed_list)

@@ -168,8 +168,8 @@ def crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float = EMM_RATI
 def _logistic_crossings(sizes: np.ndarray, ratios: np.ndarray, threshold: float) -> np.ndarray:
     """Like `crossings`, but with a logistic curve in log |D|. With three or more sizes, the curve is fitted.
 
-    The ratios last fall below the threshold between two sizes; a crossing of the fitted curve is clipped to lie between
-    them.
+    A crossing of the fitted curve is clipped to lie between the two sizes where the ratios fall below the threshold for
+    the last time.
     """
     if len(sizes) < 3:
         found = crossings(np.log(sizes), _logit(np.clip(ratios, 1e-4, 1 - 1e-4)), _logit(threshold))

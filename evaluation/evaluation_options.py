@@ -53,7 +53,7 @@ class EvaluationOptions:
     xflip: bool | None = option(None, 'Also compare with mirrored training images. [default: as in training]', unit='BOOL')
     log: Path | None = option(None, 'Log file; records are written next to it, in a .jsonl file of the same name. [default: mem_traj.log in `expdir`, else none]', unit='FILE')
     seeds: list[int] = option('0-9999', 'Seeds, such as 1,2,5-10; one image is generated for each.', unit='LIST', parse=seed_list)
-    race: bool = option(False, 'Stop evaluating snapshots with low ratios early, and evaluate only the best one on all seeds; this needs about a quarter of the images for 8 or more snapshots, and half of them for 4.', unit='BOOL')
+    race: bool = option(False, 'Stop evaluating snapshots with low ratios early, and evaluate only the best one on all seeds; this needs about a quarter of the images if there are 8 or more snapshots, and half if there are 4.', unit='BOOL')
     class_index: int | None = option(None, 'Generate all images with this class. [default: drawn from the seed]', name='class', unit='INT', least=0)
     class_prior: str = class_prior_option()
     batch_size: int = option(64, 'Batch size on each rank.', name='batch', unit='INT', least=1)
@@ -125,8 +125,8 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
         )
     if options.race and options.metrics_for == 'all':
         raise ArgumentError(
-            '`race` samples a different number of images for each snapshot, so their metrics cannot be compared; '
-            'remove `metrics_for`'
+            '`race` samples a different number of images for each snapshot, so metrics of different snapshots cannot be '
+            'compared; remove `metrics_for`'
         )
     if options.space == 'features' and not in_features:
         raise ArgumentError('`space`=features requires `extractor` or `features`')

@@ -68,7 +68,7 @@ class Generator(ABC):
     name: the generator's name in records. where: the generator's path or description, for messages. shape: an image's
     shape (C, H, W). kimg: thousands of training images seen, or None if unknown. sampler, class_index, precision:
     settings that appear in records. label_dim: number of classes. classes: the classes to draw from; None stands for
-    all. If `classes` maps classes to their numbers of training images, they are drawn in proportion to these numbers.
+    all. If `classes` maps classes to numbers of training images, classes are drawn in proportion to these numbers.
     trained_on: the content hash of its training set, if known. xflip: whether it was also trained on mirrored images.
     """
 
@@ -143,7 +143,7 @@ class Generator(ABC):
             self.classes = list(class_sizes) if len(class_sizes) < self.label_dim else None
 
     def _check_prior(self) -> None:
-        """Raise UserError if `class_prior` is 'data' but no classes are drawn or their sizes are unknown."""
+        """Raise UserError if `class_prior` is 'data', and no classes are drawn or the class sizes are unknown."""
         if self.sampling.class_prior == 'uniform':
             return
         if not self.label_dim or self.class_index is not None:
@@ -217,7 +217,7 @@ class PipelineGenerator(Generator):
         return self.description.sha256()
 
     def denoiser(self) -> Denoiser:
-        raise UserError(f'`pipeline`={self.where} has no denoiser defined at every noise level; give a snapshot')
+        raise UserError(f'`pipeline`={self.where} cannot denoise at every noise level; give a snapshot')
 
     def generate(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
         configure_backends(self.precision)

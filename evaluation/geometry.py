@@ -124,7 +124,7 @@ class _Sums:
 
 
 def shell(dimension: int, tail: float = SHELL_TAIL) -> tuple[float, float]:
-    """The inner and outer radius of a shell around almost all noise vectors e. Source: Laurent and Massart 2000."""
+    """The inner and outer radius of a shell that holds almost all noise vectors e. Source: Laurent and Massart 2000."""
     spread = 2 * math.sqrt(tail * dimension)
     return math.sqrt(max(dimension - spread, 0)), math.sqrt(dimension + spread + 2 * tail)
 
@@ -132,8 +132,9 @@ def shell(dimension: int, tail: float = SHELL_TAIL) -> tuple[float, float]:
 def information(found: Geometry) -> Tensor:
     """ln(density of z given its own image / density of z given the training set), in nats, float64 [L, N].
 
-    Its mean over noisy training images is the information that z gives about its source image, between 0 and ln M; its
-    mean over held-out images is an upper bound on the information that z gives about an image of the population.
+    The mean of this quantity over noisy training images is the information (0 to ln M) that z gives about its source
+    image. The mean over held-out images is an upper bound on the information that z gives about an image of the
+    population.
     """
     return -0.5 * found.noise_norm - found.log_density
 

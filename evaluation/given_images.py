@@ -45,7 +45,7 @@ class ImageSet:
         return len(self.pixels)
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[GeneratedBatch]:
-        """Yield each batch of images, given by positions (`Generator.generate` takes seeds instead)."""
+        """Yield the images at each batch of positions (`Generator.generate` takes seeds instead)."""
         for places in batches:
             yield GeneratedBatch(list(places), torch.from_numpy(self.pixels[list(places)]))
 

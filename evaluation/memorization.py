@@ -165,8 +165,8 @@ class TrainingSet(TrainingImages):
         """The number of generated images that are far from any data, like noise.
 
         Far means that the distance to the nearest training image exceeds FAR = √2 times the reference distance. New
-        images from the data distribution are at about the reference distance. Adding an independent error with a root
-        mean square equal to this distance increases their distance by a factor of about √2.
+        images from the data distribution are at about the reference distance. An independent error whose root mean
+        square equals the reference distance increases their distance by a factor of about √2.
         nearest: squared distances to the nearest training images, int64 [N].
         """
         return int((nearest.double() > (FAR * self.reference_distance) ** 2 * self.num_pixels).sum())

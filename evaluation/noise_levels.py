@@ -150,7 +150,7 @@ def squared_distance(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> Tensor:
 
 
 def noise_like(clean: Tensor, seed: int, positions: Sequence[int]) -> Tensor:
-    """Standard normal noise like `clean`; each image's noise depends only on the seed and the image's position."""
+    """Standard normal noise shaped like `clean`; an image's noise depends only on the seed and the image's position."""
     noise = [
         torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(derived_seed(seed, position)))
         for position in positions

@@ -38,8 +38,8 @@ def far_share(record: Mapping[str, Any]) -> float | None:
 def is_far(record: Mapping[str, Any]) -> bool:
     """Whether more than FAR_SHARE = 20 % of the generated images are far from any data; the ratio then means little.
 
-    Of new photographs and digits from the data distribution, 0 to 13 % are far from 20 to 5,000 training images. For a
-    record without num_far, this is whether the mean distance exceeds FAR reference distances.
+    For training sets of 20 to 5,000 images, 0 to 13 % of new photographs and digits of the same kind were far. For a
+    record without num_far, the images count as far if the mean distance exceeds FAR reference distances.
     """
     share, reference = far_share(record), record.get('reference_distance')
     if share is not None:
@@ -71,7 +71,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measured_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines about copies by a second rule, copied images, metrics and noise; skips parts that the records lack."""
+    """Lines about the parts that the records have: copies under a second rule; copied images; metrics; noise."""
     lines = []
     if 'copies' in records[0]:
         lines.append(copies_text(records[0]['copies'], is_alone=len(records) == 1))

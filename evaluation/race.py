@@ -55,7 +55,7 @@ def first_length(num: int, total: int, step: int, budget: float) -> int:
 
 
 def planned(length: int, total: int) -> float:
-    """The number of images that later rounds need per snapshot left now, if eliminations go as planned."""
+    """The number of images that later rounds need for each snapshot left in the race, if eliminations go as planned."""
     power = 1 - DECAY
     return length**DECAY * (total**power - length**power) / power
 

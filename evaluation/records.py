@@ -99,7 +99,7 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def replace_record(path: Path, record: Record) -> None:
-    """Write `record` in place of the newest record with the same settings, which has fewer entries."""
+    """Replace the newest record with the same settings by `record`, which has more entries."""
     records = read_records(path)
     place = max(place for place, old in enumerate(records) if settings_of(old) == settings_of(record))
     records[place] = record

@@ -157,9 +157,9 @@ Space = PixelSpace | FeatureSpace
 class _RoughDistances:
     """Squared distances between features in float32, and a bound on their error.
 
-    The references' mean is subtracted from all features. The differences are divided by a power of two, so that norms
-    are at most 1, and rounded to float32 (u = 2^-24). The error of |q|² + |r|² - 2 q·r, with exact norms, has these
-    parts: less than 2 d u |q||r| for the product of d numbers, summed in any order (Higham 2002, "Accuracy and
+    The references' mean is subtracted from all features. The differences are divided by a power of two so that norms
+    are at most 1; then they are rounded to float32 (u = 2^-24). The error of |q|² + |r|² - 2 q·r, with exact norms, has
+    these parts: less than 2 d u |q||r| for the product of d numbers, summed in any order (Higham 2002, "Accuracy and
     stability of numerical algorithms", section 3.1); 4 u |q||r| for rounding features; 4 u (|q| + |r|)² for rounding
     norms and sums; d 2^-140 for underflow; and a far smaller rounding error in the float64 sum. The bound exceeds their
     total. If torch might round the inputs of float32 products further (TF32), float64 is used instead.

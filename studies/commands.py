@@ -81,7 +81,7 @@ def point_commands(
     diagnose: Mapping[str, Options],
     tables: dict[str, Options],
 ) -> dict[str, list[str]]:
-    """Return a dict that maps the name of each step of a point, in order of execution, to its arguments for python.
+    """Return the steps of a point, in order of execution: a dict from step names to arguments for python.
 
     seeds: 'train' is the seed of train.py (None for a closed form), and 'select' is the seed for drawing images (None
     takes the first images). folder: the point's folder. sources: folder of the study's own data sets. diagnose: options

@@ -52,7 +52,8 @@ def open_study(root: Path) -> Study:
     path = root / STUDY_FILE
     if not path.exists():
         raise UserError(
-            f'{root} contains no {STUDY_FILE}; give a folder made by emm.py sweep or search, or for plot a run folder'
+            f'{root} contains no {STUDY_FILE}; give a folder made by emm.py sweep or search '
+            f'(or, for plot, a run folder)'
         )
     try:
         saved = parse_json(path.read_bytes(), SavedStudy, str(path))

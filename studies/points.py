@@ -1,9 +1,9 @@
 """A point of a study: one training-set size, one combination of factor values, and one repeat, in its own folder.
 
 The folder contains `point.json` (the point's settings), `diagnose.json` (the options of its measurements),
-`commands.sh`, `log.txt`, `status.json`, the training set `data.zip`, the run folder `run`, `data-b.zip` and `run-b` for
-the second network when agreement is measured, and finally `result.json`. A process that runs a point holds the point's
-lock.
+`commands.sh`, `log.txt`, `status.json`, the training set `data.zip`, the run folder `run`, and finally `result.json`.
+If agreement is measured, the second network has its own `data-b.zip` and `run-b`. A process that runs a point holds the
+point's lock.
 """
 
 import dataclasses
@@ -225,8 +225,8 @@ def write_status(folder: Path, status: Status) -> None:
 def last_line(path: Path, max_bytes: int = 16384) -> str:
     """The last nonempty line of a log; '' if there is none.
 
-    Skips the line that explains how to resume a training run by hand, because the study's command resumes it, and
-    torchrun's report of a failure, which ends in a rule and follows the script's own error.
+    Skips the line that explains how to resume a training run by hand, because the study's command resumes the run. If
+    the log ends with torchrun's report of a failure (whose last line is a row of '='), returns the script's own error.
     """
     try:
         with open(path, 'rb') as file:

@@ -71,8 +71,8 @@ def collect(study: Study, root: Path) -> StudyResults:
 
 
 def collect_outcome(study: Study, root: Path, combination: Combination) -> Outcome:
-    """Read the points of one combination: all points at the study's fixed sizes or at the search's next size, and the
-    points at other sizes that are done or running."""
+    """Read the points of one combination: all points at the study's fixed sizes or at the search's next size and,
+    at other sizes, the points that are done or running."""
 
     def points_of(size: int) -> list[PointResult]:
         return [read_point(make_point(study, root, combination, size, r)) for r in range(study.repeats.count)]

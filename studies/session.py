@@ -71,9 +71,8 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
 class Display:
     """Shows a running study: prints progress lines, and writes the tables and the page.
 
-    On a terminal, the progress lines are redrawn every second; otherwise, they are printed every 20 s. After the tables
-    and the page are written, they are not written again for at least 10 s, and for at least 20 times as long as writing
-    them took.
+    On a terminal, the progress lines are redrawn every second; otherwise, they are printed every 20 s. The tables
+    and the page are written again after at least 10 s, or 20 times the duration of the last write if that is longer.
     jobs: number of points that run at a time; None if unknown.
     """
 
@@ -190,7 +189,7 @@ def report_failures(results: StudyResults) -> None:
     if final:
         raise UserError(
             f'{counted(len(final), "point")} failed {MAX_FAILURES} times, such as {final[0].point.folder}; fix the '
-            f'cause, which its log.txt shows, and remove its status.json to run the point again'
+            f'cause (see log.txt in this folder), and remove status.json there to run the point again'
         )
     raise UserError(f'{counted(len(failed), "point")} failed; fix the cause, and run again with `retry`')
 

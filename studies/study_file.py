@@ -45,7 +45,7 @@ RESERVED = {
 # Lengths that train.py scales with the training-set size; a study can also give them in images.
 LENGTHS = ('epochs', 'duration', 'warmup', 'ema')
 
-# These limits are far beyond what any study needs, so that a number outside of them is a mistake.
+# These limits are far beyond what any study needs, so a number outside them is a mistake.
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Size = Annotated[int, Meta(ge=1, le=10**9)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -93,7 +93,7 @@ class FactorTable(Typed, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.values or isinstance(self.values, dict) == bool(self.option):
-            raise ValueError('requires values: a list together with option, or a table for each value')
+            raise ValueError('requires values: either option and a list, or a table for each value')
 
 
 class DiagnoseTable(Typed, frozen=True):
@@ -202,8 +202,8 @@ def read_source(name: str, table: OptionTable) -> Options:
     for key in ('source', 'blend'):
         if source_name(table.get(key)) is not None:
             raise ValueError(
-                f'{key} = {table[key]!r} in {where}: a source cannot be made from another source; make that one with '
-                f'python -m dataset_utils, and give its path'
+                f'{key} = {table[key]!r} in {where}: a source cannot be made from another source; make the other one '
+                f'with python -m dataset_utils, and give its path'
             )
     return options_of(table, 'sources', where)
 

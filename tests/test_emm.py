@@ -231,7 +231,7 @@ def test_a_failed_point_is_reported_with_its_log_and_run_again_on_request(study_
     status_path.write_text(status_path.read_text().replace('"failures": 1', '"failures": 2'))
     failed = run_script('emm.py', 'sweep', study_file, f'--outdir={folder}', '--retry', check=False)
     assert '1 point failed 3 times' in failed.stderr
-    assert 'remove its status.json' in failed.stderr
+    assert 'remove status.json' in failed.stderr
     assert status_path.read_text().count('"failures": 3') == 1
 
 

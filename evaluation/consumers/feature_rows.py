@@ -39,8 +39,8 @@ def extract(
 ) -> list[np.ndarray]:
     """Generate images and extract their features.
 
-    images: function that returns the settings that determine the images. They are used to cache the features and to
-    resume an interrupted pass; if None, neither is possible. cache_dir: see `cached_path`.
+    images: function that returns the settings that determine the images. These settings are needed to cache the
+    features and to resume an interrupted pass; if `images` is None, neither is possible. cache_dir: see `cached_path`.
     Returns a list with one float32 array [N, d] on the main rank, and an empty list on other ranks.
     """
     rows = FeatureRows(Pass(seeds, batch_size), extractor)

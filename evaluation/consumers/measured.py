@@ -1,4 +1,4 @@
-"""Computes metrics, and counts copies by a second rule, in the pass that generates the images."""
+"""Computes metrics, and counts copies under a second rule, in the pass that generates the images."""
 
 from typing import Any
 

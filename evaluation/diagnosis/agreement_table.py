@@ -122,7 +122,7 @@ def compare(pair: Pair, a: np.ndarray, b: np.ndarray, seeds: Sequence[int], thre
 def distribution(similarities: Tensor, threshold: float = THRESHOLD) -> Row:
     """The mean, the quantiles and the share above the threshold of N >= 2 similarities, float64 [N], as columns.
 
-    The mean and the share have 95 % intervals; the share's is Wilson's.
+    The mean and the share have 95 % intervals; the interval of the share is Wilson's.
     """
     values = similarities.cpu().numpy()
     quantiles = zip(QUANTILES, np.percentile(values, QUANTILES).tolist(), strict=True)

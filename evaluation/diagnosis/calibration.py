@@ -1,7 +1,7 @@
 """Calibration of a closed form's windows: at each noise level, the window that best reproduces a network's output.
 
-The states come from the network's own sampling trajectories. At each state, the best window is the one for which the
-cosine between the closed form's output and the network's output is highest (after subtracting each output's mean). The
+The states come from the network's own sampling trajectories. At each state, the best window is the one with the
+highest cosine between the closed form's output and the network's output, each after subtracting its mean. The
 calibrated window at a noise level is the median of the best windows over all trajectories.
 Source: Kamb and Ganguli 2024.
 """

@@ -128,10 +128,10 @@ def compare_runs(records: Sequence[Row]) -> Row:
     """For each clock tau, compute the regression of tau on the training-set size |D|, and the spread of tau over runs.
 
     For three or more runs of at least two sizes, `slope` is the increase of tau in steps per training image, and
-    `exponent` is the exponent of tau in |D| (least squares on logarithms), both with intervals. For two or more runs,
-    `spread_steps` and `spread_normalized` are the standard deviations of ln tau, with tau in steps and in normalized
-    time (see `normalized_time`), respectively. A clock's statistics skip the runs in which the clock's event did not
-    happen.
+    `exponent` is the power of |D| with which tau grows (least squares on logarithms); both have intervals. For two or
+    more runs, `spread_steps` is the standard deviation of ln tau with tau in steps, and `spread_normalized` is the
+    standard deviation with tau in normalized time (see `normalized_time`). A clock's statistics skip the runs in which
+    the clock's event did not happen.
     """
     found: Row = {}
     for clock in CLOCKS:
@@ -149,10 +149,11 @@ def compare_runs(records: Sequence[Row]) -> Row:
 
 
 def normalized_time(record: Row, kimg: float, records: Sequence[Row]) -> float:
-    """Normalized time T = steps · (n_min / n) · (B / B_min) · (lr / lr_min) when a run has seen `kimg` thousand images.
+    """A run's normalized time T = steps · (n_min / n) · (B / B_min) · (lr / lr_min) after `kimg` thousand images.
 
-    n is the run's number of training images, B its batch size, and a minimum is taken over all runs. Plotted against T,
-    the gap between held-out and training error should follow the same curve for all runs.
+    n is the run's number of training images, B its batch size, and lr its learning rate; n_min, B_min and lr_min are
+    the lowest values over all runs. Plotted against T, the gap between held-out and training error should follow the
+    same curve for all runs.
     records: the records of all runs. Source: Bonnaire et al. 2025.
     """
     size, batch, lr = (min(other[name] for other in records) for name in ('dataset_size', 'batch', 'lr'))

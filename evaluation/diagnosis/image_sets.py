@@ -56,7 +56,7 @@ def load_sets(data: str, test: str | None, num: int | None, allow_overlap: bool)
 def noise_levels(levels: Sequence[float] | int, denoiser: Denoiser) -> list[float]:
     """The noise levels at which to measure, rounded to levels that the denoiser supports, in descending order.
 
-    levels: a list of noise levels, or the number of levels in EDM's schedule within the denoiser's range.
+    levels: a list of noise levels, or the number of levels in EDM's schedule, limited to the denoiser's range.
     Raises UserError for a level that is not positive, or that is outside the denoiser's range.
     """
     low, high = denoiser.sigma_min, denoiser.sigma_max

@@ -50,7 +50,7 @@ def run_tasks(
 
 
 def joined(results: Mapping[str, Arrays], axis: int) -> Arrays:
-    """For each array name, concatenate the arrays of all tasks that have it, in order, along an axis."""
+    """For each array name, concatenate the arrays with this name from all tasks, in order, along an axis."""
     names = dict.fromkeys(name for arrays in results.values() for name in arrays)
     return {
         name: np.concatenate([arrays[name] for arrays in results.values() if name in arrays], axis) for name in names

@@ -53,7 +53,7 @@ class Extractor(ABC):
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """An extractor's settings, without its name (which can contain a path) if the hash of its weights is known."""
+    """An extractor's settings. If they include the weights' hash, the name is left out, as it can contain a path."""
     return {name: value for name, value in settings.items() if name != 'extractor' or 'weights_sha256' not in settings}
 
 
@@ -150,7 +150,7 @@ FIDELITY_LAYERS = {
 
 
 class TorchFidelity(Network):
-    """A network from the torch-fidelity package, which resizes images itself and downloads or reads its weights."""
+    """A network from torch-fidelity. The network resizes images itself; its weights are downloaded or given."""
 
     usage = 'torch-fidelity:NAME[:WEIGHTS]'
 

@@ -7,9 +7,9 @@ models").
 
 Conventions: an image is not authentic if the two distances are equal. If several training images are equally
 near, the one with the lowest index is used. `authpct` keeps duplicates in the training set. The distance from a
-duplicated training image to its nearest training image is 0, so a generated image nearest to it counts as authentic
-unless it is an exact copy. `authpct_distinct` counts equal training images once, as the memorization ratio does.
-If there are no duplicates, `authpct_distinct` equals `authpct`.
+duplicated training image to its nearest training image is 0. A generated image whose nearest training image is
+duplicated therefore counts as authentic, unless it is an exact copy. `authpct_distinct` counts equal training images
+once, as the memorization ratio does. If there are no duplicates, `authpct_distinct` equals `authpct`.
 """
 
 from dataclasses import dataclass

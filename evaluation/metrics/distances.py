@@ -91,7 +91,7 @@ class Distances:
         """Positions of the distinct training images, int64, ascending."""
         positions = self.space.distinct(self.training)
         if len(positions) < 2:
-            raise UserError('training images: only one is distinct, but the second-nearest distance requires two')
+            raise UserError('there is only one distinct training image, but the second-nearest distance requires two')
         return positions
 
     @cached_property

@@ -39,8 +39,8 @@ class FrechetDistances:
 
     num_generated, num_training, num_test: the numbers of images. num_features: the feature dimension.
     equal_to_training, equal_to_test: distances to num_equal training images and to num_equal held-out images.
-    num_equal: the size of the smaller of these two sets. difference: equal_to_test minus equal_to_training; positive if
-    generated images resemble the training images more than the held-out images.
+    num_equal: the number of training images or of held-out images, whichever is smaller. difference: equal_to_test
+    minus equal_to_training; positive if generated images resemble the training images more than the held-out images.
     """
 
     to_training: float

@@ -7,9 +7,9 @@ asks the same question; this metric answers it for each generated image, in unit
 
 Conventions: distances are Euclidean; in pixel space, their unit is one step of the scale from 0 to 255. If
 training and test images were exchangeable, more generated images would still be nearer to the larger set.
-`expected_share` is the share that would then be nearer to the training set: the training set's share of all distinct
-images. Ties are counted separately. The 95 % interval of the mean gap uses the normal approximation; the interval of
-the share is Wilson's.
+`expected_share` is the share that would then be nearer to the training set: the number of distinct training images
+divided by the number of distinct training and test images. Ties are counted separately. The 95 % interval of the mean
+gap uses the normal approximation; the interval of the share is Wilson's.
 """
 
 import math

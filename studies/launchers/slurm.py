@@ -35,7 +35,7 @@ MAX_TIMEOUTS = 100
 # Shortest time between two queries of the cluster, in seconds; in between, the last answer is used.
 SECONDS_BETWEEN_QUERIES = 5.0
 
-RECORD = 'slurm.json'  # file in a point's folder with the job array's name and number, and the job's index in it
+RECORD = 'slurm.json'  # file in a point's folder: the job array's name and number, and the job's index in the array
 NAME_PREFIX = 'emm-'
 
 # Options of sbatch that users cannot set, because the launcher sets them itself or depends on their values.

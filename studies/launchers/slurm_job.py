@@ -86,7 +86,7 @@ def rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
     """
     return {
         'NODE_RANK': environ['SLURM_NODEID'],
-        'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # of the node that called srun: the first
+        'MASTER_ADDR': environ['SLURM_LAUNCH_NODE_IPADDR'],  # the first node calls srun
         'MASTER_PORT': str(FIRST_PORT + int(environ['SLURM_JOB_ID']) % NUM_PORTS),
     }
 

@@ -15,8 +15,8 @@ from studies.report.drawing import EDGE, apart, label_rows, label_text, new_figu
 def emm_figure(bars: Sequence[tuple[str, EMM]], title: str, label: str = '') -> Figure:
     """The EMM by factor value, on a logarithmic scale, with the first value on top.
 
-    An EMM within the measured sizes is a dot. An EMM outside the measured sizes is an open triangle at the nearest
-    measured size, which points towards the EMM. An interval end outside the measured sizes is an arrow.
+    An EMM within the measured sizes is a dot. For an EMM outside the measured sizes, an open triangle at the nearest
+    measured size points towards the EMM. An interval end outside the measured sizes is an arrow.
     bars: pairs of factor value and EMM. label: the factor's name.
     """
     names = [label_text(name, width=18) for name, _ in bars]

@@ -193,7 +193,7 @@ def network_of(points: list[PointResult]) -> dict[str, Any] | None:
 def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator[StudyFigure]:
     """Ratios during training: one figure for each size, with one curve for each combination.
 
-    The curve shows the first finished repeat; combinations in which this repeat has a single record are omitted.
+    Each curve shows the first finished repeat; combinations in which this repeat has a single record are omitted.
     """
     for size in sorted({ratios.size for outcome in outcomes for ratios in outcome.ratios}):
         curves = []

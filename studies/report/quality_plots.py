@@ -22,7 +22,7 @@ from studies.report.drawing import (
 from studies.report.run_files import run_records
 from studies.results import Outcome, PointResult, StudyResults
 
-# The evaluations of one curve: pairs of position on the horizontal axis and record, in ascending order of position.
+# The evaluations of one curve: pairs (position on the horizontal axis, record), ordered by position.
 Rows = Sequence[tuple[float, dict[str, Any]]]
 
 

@@ -20,7 +20,7 @@ def run_history(run: Path) -> RunHistory:
     records = newest_records(run_records(run))
     ratios = ((record['kimg'], record['ratio'], record['ratio_low'], record['ratio_high']) for record in records)
     far = (record['kimg'] for record in records if is_far(record))
-    return RunHistory(tuple(losses), tuple(ratios), tuple(far))  # tuples, because `trainings.drawn` hashes it
+    return RunHistory(tuple(losses), tuple(ratios), tuple(far))  # tuples can be hashed, as `trainings.drawn` requires
 
 
 def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def newest_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_losses(path: Path) -> list[tuple[float, float]]:
-    """The kimg and mean loss in each line of a stats.jsonl; damaged lines are skipped, as is a missing file."""
+    """The kimg and mean loss in each line of a stats.jsonl; damaged lines are skipped; empty if the file is missing."""
     losses = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):

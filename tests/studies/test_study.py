@@ -260,7 +260,7 @@ def test_the_identity_of_a_point_contains_the_sources_of_its_study():
         ({'repeats': {'count': 0}}, r'repeats.count must be a whole number of at least 1, not 0'),
         ({'repeats': {'counts': 3}}, r'repeats has an unknown key, counts'),
         ({'factors': {'x': {}}}, r'factors.x: requires values'),
-        ({'factors': {'x': {'values': [1]}}}, r'factors.x: requires values: a list together with option'),
+        ({'factors': {'x': {'values': [1]}}}, r'factors.x: requires values: either option and a list'),
         ({'factors': {'x': {'option': 'lr', 'values': [1]}}}, r"option = 'lr' in \[factors.x\] must name an option of"),
         ({'factors': {'x': {'values': {'a': {'trane': {}}}}}}, r'factors.x.values.a has an unknown key, trane'),
         ({'factors': {'x': WIDTH, 'y': WIDTH}}, r'\[factors.x\] and \[factors.y\] both set num-channels of \[train\]'),

@@ -86,7 +86,7 @@ def test_a_single_generated_image_is_enough(space, name):
 @pytest.mark.parametrize('name', ['ratio_curve', 'authenticity', 'test_gap', 'copying_test'])
 def test_one_distinct_training_image_is_too_few(space, name):
     generated, training, test = random_sets(256, 5, 1, 5)
-    with pytest.raises(UserError, match='only one is distinct'):
+    with pytest.raises(UserError, match='only one distinct training image'):
         metric(name, space, generated, np.repeat(training, 3, axis=0), test)
 
 

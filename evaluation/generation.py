@@ -6,17 +6,12 @@ settings is refused.
 """
 
 import contextlib
-import json
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dnnlib.locks import sole_use
-from dnnlib.text_tables import write_text
-from dnnlib.typed import parse_json
-from dnnlib.util import UserError
+from evaluation.folder_settings import require_settings, write_settings
 from evaluation.generated_file import MAX_GRID_IMAGES, Output, generate_to_file, is_image_file
 from evaluation.generators import ClosedFormGenerator, Generator
 from evaluation.memorization import memorized
@@ -25,8 +20,6 @@ from evaluation.resumable_table import ResumableTable
 from torch_utils import distributed
 from training.contact_sheets import magnified_sheet, save_picture
 from training.sampling import seed_batches
-
-SETTINGS_NAME = 'settings.json'
 
 
 def generate(output: Output, generator: Generator) -> None:
@@ -116,34 +109,3 @@ def save_grid(output: Output, sheet: dict[int, Tensor]) -> None:
     paths = (image_path(output.outdir, seed, output.subdirs) for seed in seeds)
     images = [sheet[seed] if seed in sheet else read_png(path) for seed, path in zip(seeds, paths, strict=True)]
     save_picture(output.grid, magnified_sheet(torch.stack(images)))
-
-
-def require_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise UserError if the folder holds images with different settings, or without settings."""
-    path = folder / SETTINGS_NAME
-    if not path.exists():
-        if next(folder.glob('**/*.png'), None):
-            raise UserError(f'`outdir`={folder} contains images of unknown origin; choose an empty folder')
-        return
-    try:
-        old = parse_json(path.read_bytes(), dict[str, Any], '')
-    except UserError as error:
-        raise UserError(f'{path} cannot be read; choose another `outdir`') from error
-    new = json.loads(json.dumps(settings))  # infinity and tuples become what JSON stores for them
-    for name in [*new, *(name for name in old if name not in new)]:
-        if old.get(name) != new.get(name):
-            # Only the settings of a closed form have `dataset`.
-            is_network = name in ('generator', 'sha256') and 'dataset' not in new
-            kind = 'made with another network' if is_network else 'made with other settings'
-            raise UserError(
-                f'`outdir`={folder} contains images {kind} ({name} was {old.get(name)}, not {new.get(name)}); '
-                f'choose another folder'
-            )
-
-
-def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write settings.json unless it exists."""
-    path = folder / SETTINGS_NAME
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(settings, indent=2) + '\n')

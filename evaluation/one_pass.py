@@ -9,7 +9,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,17 @@ class Context(Pass):
     """A pass that compares images with a training set, and everything its consumers need.
 
     name: the name of the generator or given set. keep_images: whether to keep images in memory because they are not
-    stored elsewhere. image_root: parent of the folder to save images in, or None. subdirs: whether to use a subfolder
-    for every thousand images. raced_seeds: in a race, the seeds with which the winner is sampled (`seeds` are the
-    first of these); None if there is no race. measurement: what to compute for the record in addition to the ratio.
+    stored elsewhere. image_root: parent of the folder to save images in, or None. image_settings: everything that
+    determines the saved images except their seeds. subdirs: whether to use a subfolder for every thousand images.
+    raced_seeds: in a race, the seeds with which the winner is sampled (`seeds` are the first of these); None if there
+    is no race. measurement: what to compute for the record in addition to the ratio.
     """
 
     training_set: TrainingSet
     name: str = ''
     keep_images: bool = True
     image_root: Path | None = None
+    image_settings: Mapping[str, Any] = field(default_factory=dict)
     subdirs: bool = False
     raced_seeds: Sequence[int] | None = None
     measurement: Measurement | None = None

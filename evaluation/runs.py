@@ -22,6 +22,7 @@ from dnnlib.util import counted, remove_partial_files
 from evaluation import records as files
 from evaluation.best_images import BEST_NAME, BestSnapshot, read_best, shows_other_settings, write_best
 from evaluation.consumers import NearestTwo, make_consumers
+from evaluation.consumers.png_files import PngFiles
 from evaluation.generators import Generator
 from evaluation.given_images import ImageSet, generated_set
 from evaluation.memorization import Memorization, TrainingSet
@@ -108,18 +109,23 @@ def evaluate_generator(
 ) -> list[EvaluatedSet]:
     """Append a generator's record to `records`; if the log has no such record, sample the generator to make one.
 
-    Returns a list with the sampled set. The list is empty if the log has the record, and it is always empty on ranks
-    other than the main rank.
+    The generator is also sampled if images are to be saved and are not all there.
+    Returns a list with the sampled set. The list is empty if nothing is sampled, and it is always empty on ranks other
+    than the main rank.
     """
+    own = of_generator(context, generator)
+    is_saved = own.image_root is None or distributed.on_main(lambda: PngFiles(own).is_finished())
     record = distributed.on_main(lambda: log.find(settings(generator, context)))
-    if record is not None:
+    if record is not None and is_saved:
         bar.update(len(context.seeds))
         if distributed.is_main():
             tqdm.write(f'{log_line(record)}  (already evaluated)')
         records.append(record)
         return []
     sets = sample(generator, context, log, bar)
-    records.append(distributed.on_main(lambda: log.add(sets[0], records)))
+    if record is not None:
+        distributed.on_main(log.remove_partial)
+    records.append(record or distributed.on_main(lambda: log.add(sets[0], records)))
     return sets
 
 
@@ -159,7 +165,7 @@ def sample(generator: Generator, context: Context, log: 'EvaluationLog', bar: tq
 
 def pass_of(generator: Generator, context: Context, log: 'EvaluationLog', bar: tqdm) -> dict[str, Consumer]:
     """Pass a generator's images to consumers, and return the consumers."""
-    start, context = time.monotonic(), replace(context, name=generator.name)
+    start, context = time.monotonic(), of_generator(context, generator)
     consumers = make_consumers(context)
     partial = log.partial_results(distributed.on_main(lambda: settings(generator, context)))
     one_pass(generator.generate, context, consumers, partial, bar)
@@ -167,6 +173,12 @@ def pass_of(generator: Generator, context: Context, log: 'EvaluationLog', bar: t
         distributed.on_main(partial.save)
     log.seconds[generator.name] += time.monotonic() - start
     return consumers
+
+
+def of_generator(context: Context, generator: Generator) -> Context:
+    """The context with the generator's name and, if its images are saved, its settings."""
+    image_settings = distributed.on_main(lambda: generator.settings) if context.image_root is not None else {}
+    return replace(context, name=generator.name, image_settings=image_settings)
 
 
 def finished(
@@ -315,7 +327,7 @@ class EvaluationLog:
         if shows_other_settings(path, found.record):
             tqdm.write(
                 f'Note: {path} and the pictures and tables next to it are from an evaluation with other settings; they '
-                f'are replaced. The earlier records are kept; the earlier command makes its files again.'
+                f'are replaced. The earlier records are kept; to restore the earlier files, repeat the earlier command.'
             )
         write_best(path, found.record, best)
 

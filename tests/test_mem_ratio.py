@@ -240,6 +240,24 @@ def test_images_and_their_table_are_saved_on_request(fresh, digits_20):
     assert [int(row['memorized']) for row in rows] == expected.memorized.int().tolist()
 
 
+def test_images_are_also_saved_if_the_records_exist_and_are_not_mixed_with_others(fresh):
+    folder, common = fresh / 'images-000002', [f'--expdir={fresh}', '--steps=4']
+    assert run(*common, '--seeds=0-7').exit_code == 0
+    before = records(fresh)
+    assert run(*common, '--seeds=0-7', '--save-images').exit_code == 0
+    assert records(fresh) == before
+    saved = {path: path.read_bytes() for path in fresh.glob('images-*/*')}
+    assert len(saved) == 2 * 10  # 8 images, the table and the settings
+    message = failure(f'--expdir={fresh}', '--steps=5', '--seeds=0-3', '--save-images')
+    assert f'{folder} contains images made with other settings (num_steps was 4, not 5); move or delete' in message
+    assert {path: path.read_bytes() for path in fresh.glob('images-*/*')} == saved
+    assert run(*common, '--seeds=0-3', '--save-images').exit_code == 0
+    assert run(*common, '--seeds=0-7', '--save-images').exit_code == 0
+    assert {path: path.read_bytes() for path in fresh.glob('images-*/*')} == saved
+    (folder / 'settings.json').unlink()
+    assert 'contains images of unknown origin; move or delete' in failure(*common, '--seeds=0-7', '--save-images')
+
+
 @pytest.mark.slow
 def test_records_do_not_depend_on_the_number_of_ranks(fresh, digits_20):
     found = []

@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
+from evaluation.folder_settings import require_settings, write_settings
 from evaluation.given_images import ImageSet
-from evaluation.image_table import TABLE_NAME, rows_of, write_image_table
+from evaluation.image_table import TABLE_NAME, num_rows, rows_of, write_image_table
 from evaluation.memorization import Memorization
 from evaluation.one_pass import Consumer, Context
-from evaluation.pictures import save_images
+from evaluation.pictures import image_path, save_images
 from training.sampling import GeneratedBatch
 
 
@@ -27,7 +28,15 @@ class PngFiles(Consumer):
         assert self.context.image_root is not None
         return self.context.image_root / f'images-{Path(self.context.name).stem.split("-")[-1]}'
 
+    def is_finished(self) -> bool:
+        """Whether the folder has all images and their table. Raises UserError if its images have other settings."""
+        settings, remedy = self.context.image_settings, 'move or delete this folder'
+        require_settings(self.folder, settings, where=str(self.folder), remedy=remedy)
+        paths = [image_path(self.folder, seed, self.context.subdirs) for seed in self.context.seeds]
+        return num_rows(self.folder / TABLE_NAME) == len(paths) and all(path.exists() for path in paths)
+
     def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
+        write_settings(self.folder, self.context.image_settings)
         save_images(batch.images, batch.seeds, self.folder, self.context.subdirs)
         return {}
 

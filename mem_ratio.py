@@ -68,6 +68,7 @@ def main(options: EvaluationOptions) -> None:
 
 def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> str:
     """Format the ratio and the metrics as text."""
+    from evaluation.evaluate import gallery_path
     from evaluation.records import best_record
 
     note = left_out(options.metrics or [], requested_metrics(options))
@@ -80,7 +81,7 @@ def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> str:
         *[f'Mean distance: {distance_text(best)}'] * is_far(best),
         *measured_lines([best]),
         *notes,
-        f'Gallery: {options.expdir / "mem_gallery.png"}',
+        f'Gallery: {gallery_path(options)}',
     ]
     return '\n'.join(lines)
 

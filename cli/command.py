@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,9 @@ from dnnlib.util import UserError
 # By default, torch's threads busy-wait for one another. On a busy machine, this makes them several times slower than a
 # single thread (measured by `python -m benchmarks.threads`). torch, which is imported later, reads this variable.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+# Options that name what a command works on. For other options, the last value counts, so that scripts can override them.
+SUBJECTS = ('expdir', 'network', 'pipeline', 'denoiser')
 
 
 def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], Callable]:
@@ -54,7 +58,19 @@ def _require(kind: type, values: dict[str, Any]) -> None:
             raise click.MissingParameter(param=next(p for p in command.params if p.name == field.name))
 
 
-class RankedCommand(click.Command):
+class SingleSubjectCommand(click.Command):
+    """A command that refuses two values for an option in SUBJECTS, unless it takes several; click ignores the first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for parameter, times in Counter(order).items():
+            takes_one = isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_flag)
+            if takes_one and times > 1 and parameter.name in SUBJECTS:
+                raise click.UsageError(f'{parameter.opts[0]} is given {times} times; run the command for each', ctx)
+        return super().parse_args(ctx, args)
+
+
+class RankedCommand(SingleSubjectCommand):
     """A command that torchrun can start on several ranks. If its options are invalid, only one rank prints the error.
 
     `report_errors` handles errors raised by the command's function in the same way.
@@ -74,6 +90,8 @@ class RankedCommand(click.Command):
 
 class RankedGroup(RankedCommand, click.Group):
     """A group of commands that torchrun can start on several ranks."""
+
+    command_class = SingleSubjectCommand
 
 
 @contextlib.contextmanager

@@ -159,6 +159,8 @@ def require_writable(argument: str, path: Path | None, suffix: str = '') -> None
         problem = f'there is no folder {path.parent}'
     elif not path.name.endswith(suffix):
         problem = f'does not end in {suffix}'
+    elif not os.access(path.parent, os.W_OK):
+        raise UserError(f'`{argument}`={path}: the folder is read-only; name a file in another folder')
     else:
         return
     kind = f'an {suffix} file' if suffix else 'a file'

@@ -26,7 +26,7 @@ from evaluation.records import Record, best_record
 from evaluation.runs import EvaluatedSet, EvaluationLog, evaluate_generators, finished, keep_snapshot
 from evaluation.spaces import FeatureSpace, PixelSpace
 from torch_utils import distributed
-from training.config import read_run
+from training.config import OPTIONS_FILE, read_run
 from training.contact_sheets import save_picture
 from training.dataset import load_dataset
 from training.held_out_loss import num_shared
@@ -156,22 +156,27 @@ def log_path(options: EvaluationOptions) -> Path | None:
     return options.expdir / 'mem_traj.log' if options.log is None and options.expdir is not None else options.log
 
 
-def gallery_folder(options: EvaluationOptions) -> Path | None:
-    """The default folder for the gallery and the table of copied images: the run folder, or else the log's folder."""
+def gallery_path(options: EvaluationOptions) -> Path | None:
+    """The file of the gallery; by default, it is next to the log. None if no gallery is wanted."""
     log = log_path(options)
-    return options.expdir or (None if log is None else log.parent)
+    return options.gallery or (None if log is None else log.with_name('mem_gallery.png'))
 
 
 def copied_path(options: EvaluationOptions) -> Path | None:
-    folder = gallery_folder(options)
-    return options.copied or (None if folder is None else folder / 'mem_copied.csv')
+    """The table of copied images; by default, it is next to the log. None if no table is wanted."""
+    log = log_path(options)
+    return options.copied or (None if log is None else log.with_name('mem_copied.csv'))
 
 
 def check_folders(options: EvaluationOptions) -> None:
     """Raise UserError if an output file cannot be written, before hours of work are lost."""
-    files = {'table': options.table, 'gallery': options.gallery}
-    for argument, path in {**files, 'log': log_path(options), 'copied': copied_path(options)}.items():
+    files = {'table': options.table, 'log': log_path(options), 'gallery': gallery_path(options)}
+    files['copied'] = copied_path(options)
+    for argument, path in files.items():
         require_writable(argument, path)
+    for (one, path), (other, same) in itertools.combinations(files.items(), 2):
+        if path is not None and path == same:
+            raise UserError(f'`{one}` and `{other}` are the same file, {path}; give different files')
 
 
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:
@@ -212,10 +217,17 @@ def training_set_path(options: EvaluationOptions) -> str:
     if options.expdir is None:
         raise UserError('give `training_set`, the training set to compare with')
     try:
-        return read_run(options.expdir).options.data
+        path = read_run(options.expdir).options.data
     except UserError as error:
         problem = str(error).split(';')[0]
         raise UserError(f'{problem}; give `training_set`, the training set to compare with') from error
+    if path == 'digits' or (Path(path).exists() and path):
+        return path
+    shown = path or 'no path, because it was trained on an array'
+    raise UserError(
+        f"the run's {OPTIONS_FILE} gives the training set as {shown}, which is not found from this folder; give its "
+        f'path now with `training_set`'
+    )
 
 
 def read(options: EvaluationOptions, path: str, argument: str, training_set: TrainingSet) -> ImageSet:
@@ -260,8 +272,7 @@ def write_files(
         rows = (rows_of(found.images, found.result, training_set.original_names) for found in sets)
         write_image_table(options.table, itertools.chain.from_iterable(rows))
     images, result = sets[0].images, sets[0].result
-    pixels, folder = torch.from_numpy(images.pixels), gallery_folder(options)
-    gallery = options.gallery or (None if folder is None else folder / 'mem_gallery.png')
+    pixels, gallery = torch.from_numpy(images.pixels), gallery_path(options)
     if gallery is not None:
         save_picture(gallery, draw_gallery(pixels, result, training_set.images, images.name))
     table = copied_path(options)

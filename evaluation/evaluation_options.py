@@ -67,7 +67,7 @@ class EvaluationOptions:
     metrics_for: str = option('best', 'For a run: compute `metrics` for the best snapshot only, or for every snapshot as it is sampled.', choices=('best', 'all'))
     space: str = option('pixels', 'Space in which `copy_rule` compares images: pixels, or features (requires `extractor` or `features`).', choices=('pixels', 'features'))
     copy_rule: CopyRule = option('relative', 'Also count copies in `space` by this rule: relative (d1 < d2 / 3), cosine:T (cosine above T), or adaptive.', unit='RULE', parse=copy_rule)
-    copied: Path | None = option(None, 'Save a table with one row per copied training image: how often it is copied, and by which images. A table of classes and a gallery are written next to it. [default: for a run, mem_copied.csv in `expdir`]', unit='CSV')
+    copied: Path | None = option(None, 'Save a table with one row per copied training image: how often it is copied, and by which images. A table of classes and a gallery are written next to it. [default: mem_copied.csv next to the log]', unit='CSV')
     features: list[str] | None = option(None, 'Compute metrics on features instead of pixels. The features are given as .npy files, float [N, d], in the order of the images.', unit='GEN,REF[,TEST]', parse=word_list)
     extractor: str | None = option(None, 'Compute metrics on features from this extractor: pixels, torchscript:FILE.pt or torch-fidelity:NAME[:WEIGHTS].', unit='NAME')
     preprocess: str | None = option(None, 'Preprocessing for a torchscript extractor: inception, imagenet, sscd, clip, none, or a list of settings.', unit='NAME')

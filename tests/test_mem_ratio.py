@@ -195,6 +195,21 @@ def test_replacing_an_evaluation_with_other_settings_is_announced_and_can_be_und
     assert notice not in run(*race).output
 
 
+def test_the_gallery_is_written_next_to_the_log(fresh, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('elsewhere')
+    result = run(f'--expdir={fresh}', '--seeds=0-3', '--steps=4', f'--log={folder}/mine.log')
+    assert f'Gallery: {folder}/mem_gallery.png' in result.output
+    assert {path.name for path in folder.glob('mem*')} >= {'mem_gallery.png', 'mem_copied.csv', 'mem_best.npz'}
+    assert not list(fresh.glob('mem*'))
+
+
+def test_a_training_set_that_is_not_found_is_said_to_come_from_the_run(fresh):
+    path = fresh / 'training_options.json'
+    path.write_text(re.sub(r'"data": "[^"]*"', '"data": "elsewhere.zip"', path.read_text()))
+    message = "the run's training_options.json gives the training set as elsewhere.zip, which is not found from this"
+    assert f'{message} folder; give its path now with --knn-ref' in failure(f'--expdir={fresh}', '--seeds=0-3')
+
+
 def test_a_missing_run_folder_is_named(tmp_path):
     for arguments in ([], ['-n']):
         assert f'--expdir={tmp_path}/none: no such folder' in failure(f'--expdir={tmp_path}/none', *arguments)

@@ -404,11 +404,26 @@ def test_files_that_are_not_images_are_named_in_the_error(name, tmp_path):
 
 
 @pytest.mark.parametrize('option', ['--table', '--gallery', '--log'])
-def test_an_unwritable_output_file_is_named_before_anything_is_evaluated(option, snapshot, digits_20, tmp_path):
+def test_an_unwritable_output_file_is_named_before_anything_is_evaluated(
+    option, snapshot, digits_20, tmp_path, monkeypatch
+):
     common = f'--network={snapshot}', f'--knn-ref={digits_20}'
     message = failure(*common, f'{option}={tmp_path}/none/file')
     assert f'{option}={tmp_path}/none/file: there is no folder {tmp_path}/none' in message
     assert f'{option}={tmp_path}: is a folder' in failure(*common, f'{option}={tmp_path}')
+    monkeypatch.setattr('os.access', lambda path, mode: path != tmp_path)
+    assert f'{option}={tmp_path}/file: the folder is read-only' in failure(*common, f'{option}={tmp_path}/file')
+
+
+def test_two_output_files_must_differ(snapshot, digits_20, tmp_path):
+    common = f'--network={snapshot}', f'--knn-ref={digits_20}'
+    message = failure(*common, f'--table={tmp_path}/t.csv', f'--copied={tmp_path}/t.csv')
+    assert f'--table and --copied are the same file, {tmp_path}/t.csv' in message
+
+
+def test_a_network_is_given_only_once(snapshot, digits_20):
+    message = failure(f'--network={snapshot}', f'--network={snapshot}', f'--knn-ref={digits_20}', status=2)
+    assert '--network is given 2 times; run the command for each' in message
 
 
 def test_a_failed_evaluation_leaves_no_partial_files(digits_20, array, tmp_path):

@@ -162,6 +162,9 @@ def test_resuming_with_other_images_is_refused(digits_20, tmp_path):
     failed = run_script(*arguments(copy, tmp_path / 'other'), check=False)
     assert failed.returncode == 1
     assert 'differs from the training set that this run was started with' in failed.stderr
+    copy.unlink()
+    failed = run_script('train.py', f'--resume={tmp_path}/other', check=False)
+    assert f'gives the training set as {copy}, which is not found from this folder; give its' in failed.stderr
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def snapshot_plan(text: str) -> int | str:
     """Parse a number of snapshots: '20' for even spacing, or 'log:20' for logarithmic spacing."""
     number = text.removeprefix('log:')
     if not (number.isdecimal() and int(number)):
-        raise ValueError(f'{text!r} is not a number of snapshots; write it as 20 or log:20')
+        raise ValueError(f'{text!r} is not a number of snapshots; give one such as 20 or log:20')
     return text if text.startswith('log:') else int(number)
 
 

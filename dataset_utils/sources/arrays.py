@@ -85,10 +85,8 @@ class NumpySource(ArraySource):
                 f'[N, C, H, W] with 1 or 3 channels'
             )
         if is_float and self.float_range is None:
-            raise UserError(
-                f'{self.where}: {name}{array.dtype}, but must be uint8; save the images as uint8, or give '
-                f'the values of black and white in `float_range`'
-            )
+            remedy = ', or give the values of black and white in `float_range`' * (self.argument in ('', 'images'))
+            raise UserError(f'{self.where}: {name}{array.dtype}, but must be uint8; save the images as uint8{remedy}')
 
     def _to_uint8(self, array: np.ndarray) -> np.ndarray:
         """Map floats in `float_range` linearly to 8-bit values from 0 to 255; halves are rounded up."""

@@ -54,6 +54,8 @@ def test_floats_are_converted_to_pixels_within_the_given_range(tmp_path, low_hig
     floats = (IMAGES / 255 * (high - low) + low).astype(np.float32)
     path = saved(tmp_path / 'a.npy', floats)
     assert np.array_equal(NumpySource(path, float_range=low_high).load(), IMAGES)
+    with pytest.raises(UserError, match=r'float32, but must be uint8; save the images as uint8$'):
+        NumpySource(path, 'data')
     with pytest.raises(UserError, match=r'float32, but must be uint8; .*`float_range`'):
         open_source(path)
 

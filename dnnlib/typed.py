@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from dnnlib.options import check_values
 from dnnlib.util import UserError
 
 T = TypeVar('T')
@@ -144,3 +145,18 @@ def _sentence(problem: str, content: Any, keys: list[str | int], kind: Any) -> s
         limit = re.sub('(length )?[<>]=?', lambda found: _LIMITS[found[0]], match[2])
         return f'{name or "the file"} must be {kinds}{limit}, not {shown(value)}'
     return f'{name}: {problem}' if name else problem
+
+
+def checked_options(options: Any, kind: type[T], argument: str) -> T:
+    """Options that Python code made. argument: the argument that gave them, for messages.
+
+    Raises UserError if they are not of this kind, or if a value has the wrong type or is out of range.
+    """
+    if not isinstance(options, kind):
+        raise UserError(f'`{argument}` must be {kind.__name__}, not {type(options).__name__}')
+    found = parse(vars(options), kind, f'`{argument}`')
+    try:
+        check_values(found)
+    except ValueError as error:
+        raise UserError(f'`{argument}`: {error}') from error
+    return found

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from dnnlib.util import UserError
+from evaluation.memorization import memorization_ratio
 from evaluation.metrics import METRICS
 from tests.helpers import ROOT
 from training.denoiser import as_denoiser
+from training.sampler_options import SamplerOptions
 from training.sampling import generate
 from training.snapshot import list_snapshots, list_states, load_network
 from training.trainer import Trainer
@@ -106,6 +108,7 @@ def test_invalid_options_are_named_in_the_error(values, message):
     ('images', 'labels', 'message'),
     [
         (IMAGES.astype(np.float32), None, r'`images` must be uint8 .*, not torch.float32 \[6, 1, 8, 8\]'),
+        ('digits', None, r'`images` must be an array of images, uint8 \[N, C, H, W\], not str'),
         (IMAGES[:, :, :4], None, '`images` must be square, not 8x4'),
         (IMAGES[:0], None, r'with N >= 1 .*, not torch.uint8 \[0, 1, 8, 8\]'),
         (IMAGES, np.zeros(5, int), r'`labels` must be one integer for each of the 6 images, not torch.int64 \[5\]'),
@@ -132,6 +135,8 @@ def test_invalid_arrays_are_named_in_the_error(images, labels, message):
         ({'seeds': [0], 'classes': [2]}, r'`classes`=\[2\]: give at least one class from 0 to 1'),
         ({'seeds': [0], 'classes': []}, r'`classes`=\[\]: give at least one class from 0 to 1'),
         ({'seeds': [0], 'classes': {0: 0}}, 'the number of images in each class must be at least 1'),
+        ({'seeds': [0], 'sampler': SamplerOptions(num_steps=1)}, '`sampler`: num_steps is out of range: 1'),
+        ({'seeds': [0], 'sampler': {'num_steps': 18}}, '`sampler` must be SamplerOptions, not dict'),
         ({'seeds': [0], 'batch_size': 0}, '`batch_size`=0 must be at least 1'),
         ({'seeds': [0], 'device': 'gpu'}, '`device`=gpu: no such device'),
     ],
@@ -159,6 +164,10 @@ def test_classes_are_drawn_from_those_given(classes):
     denoiser = as_denoiser(function, img_channels=1, img_resolution=4, label_dim=2)
     generate(denoiser, seeds=[0, 1], classes=classes)
     assert torch.cat(seen).tolist() == [1] * (2 * len(seen))
+
+
+def test_mirrored_views_of_arrays_are_accepted():
+    assert memorization_ratio(IMAGES[..., ::-1], IMAGES[..., ::-1].copy()).num_memorized == len(IMAGES)
 
 
 def test_training_on_a_missing_device_is_refused():

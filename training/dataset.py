@@ -238,7 +238,10 @@ def require_shape(shape: Sequence[int], wanted: Sequence[int], where: str, owner
 
 def pixels_of(images: Tensor | np.ndarray, argument: str) -> Tensor:
     """Images as a tensor. Raises UserError unless they are uint8 [N, C, H, W] with N >= 1 and C = 1 or 3."""
-    pixels = torch.as_tensor(images)
+    if not isinstance(images, Tensor | np.ndarray):
+        raise UserError(f'`{argument}` must be an array of images, uint8 [N, C, H, W], not {type(images).__name__}')
+    # A copy if the array is a mirrored view, which torch does not accept.
+    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         raise UserError(
             f'`{argument}` must be uint8 [N, C, H, W] with N >= 1 and C = 1 or 3, '

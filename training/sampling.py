@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.typed import checked_options
 from dnnlib.util import UserError
 from torch_utils.distributed import choose_device
 from torch_utils.misc import widest_float
@@ -300,8 +301,9 @@ def generate(
         raise UserError(f'`batch_size`={batch_size} must be at least 1')
     check_class(class_index, net.label_dim)
     check_classes(classes, net.label_dim)
+    sampler = checked_options(sampler or SamplerOptions(), SamplerOptions, 'sampler')
     batches, device = seed_batches(seeds, batch_size), choose_device(str(device))
-    found = generate_images(net, batches, sampler or SamplerOptions(), device, class_index, classes)
+    found = generate_images(net, batches, sampler, device, class_index, classes)
     return torch.cat([batch.images.cpu() for batch in found])
 
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from dataset_utils import content_sha256
 from dnnlib.locks import sole_use
-from dnnlib.options import check_values
-from dnnlib.typed import parse
+from dnnlib.typed import checked_options
 from dnnlib.util import UserError, counted, remove_partial_files, tee_output, with_option_names
 from torch_utils import distributed
 from torch_utils.distributed import print0
@@ -54,17 +53,10 @@ def train(
     SIGTERM and SIGHUP raise SystemExit.
     """
     dataset = dataset_in_memory(images, labels)
-    options = options or TrainingOptions()
-    if not isinstance(options, TrainingOptions):
-        raise UserError(f'`options` must be TrainingOptions, not {type(options).__name__}')
+    options = checked_options(options or TrainingOptions(), TrainingOptions, 'options')
     if options.cond and labels is None:
         raise UserError('`options`: cond=True requires `labels`')
     options = dataclasses.replace(options, cond=labels is not None)
-    options = parse(vars(options), TrainingOptions, '`options`')  # checks types
-    try:
-        check_values(options)
-    except ValueError as error:
-        raise UserError(f'`options`: {error}') from error
     given = changed(options)
     options = with_seed(with_preset(options, given))
     size, channels, resolution, _ = dataset.images.shape

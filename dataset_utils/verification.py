@@ -67,7 +67,7 @@ def _compare_manifests(claimed: Manifest, made: Manifest) -> list[str]:
     if hashes == expected[::-1] != expected:
         findings.append('The two sources were given in the reverse order; give them in the order of the manifest.')
     elif hashes != expected:
-        is_not = f'its hash is {" and ".join(expected)}, not {printable(" and ".join(hashes))}'
+        is_not = f'SHA-256 {" and ".join(expected)} instead of {printable(" and ".join(hashes))}'
         names = ' and '.join(map(printable, listed(claimed.source)))
         findings.append(
             f'The source is not the original one: {is_not}. The manifest names {names}; compare with that file.'

@@ -92,7 +92,7 @@ class ProgressBar(tqdm):
             return
         text = json.dumps(asdict(Progress(self.phase, int(self.n), int(self.total or 0), rate)))
         partial = self.path.with_suffix('.partial')
-        with contextlib.suppress(OSError):  # if the disk is full, another write will raise the error
+        with contextlib.suppress(OSError):  # if the disk is full, a later write will report it
             partial.write_text(text, encoding='utf-8')
             partial.replace(self.path)
 

@@ -237,7 +237,7 @@ def read(options: EvaluationOptions, path: str, argument: str, training_set: Tra
 
 
 def read_held_out(options: EvaluationOptions, path: str, training_set: TrainingSet) -> ImageSet:
-    """Read the held-out set; prints a warning if it shares images with the training set."""
+    """Read the held-out set; print a warning if it shares images with the training set."""
     test = read(options, path, 'test_set', training_set)
     shared = distributed.on_main(lambda: num_shared(test.pixels, training_set.images.numpy()))
     if shared:

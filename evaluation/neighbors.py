@@ -152,7 +152,7 @@ class NeighborIndex:
         index, distance = (torch.cat(parts).to(pixels.device) for parts in zip(*found, strict=True))
         if not self.sharded:
             return index, distance
-        # Of equal distances, the one in the lowest column is chosen. Its reference has the lowest index, because the
+        # Of equal distances, the one in the first column is chosen. Its reference has the lowest index, because the
         # columns are in rank order and ranks hold consecutive references.
         parts = zip(*distributed.gather((index.cpu(), distance.cpu())), strict=True)
         index, distance = (torch.cat(part, dim=1) for part in parts)

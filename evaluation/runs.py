@@ -233,8 +233,8 @@ def facts(result: Memorization, training_set: TrainingSet) -> dict[str, Any]:
 def keep_snapshot(run_dir: Path, name: str, evaluated: Sequence[str]) -> None:
     """Delete a run's snapshots and their contact sheets, except the snapshot with this name.
 
-    evaluated: names of the snapshots that were evaluated. Others are not deleted, except the snapshot at 0 kimg: a
-    training run that is still going on may have saved them in the meantime.
+    evaluated: names of the snapshots that were evaluated. Others may come from a training run that is still going on,
+    so they are kept, except the snapshot at 0 kimg.
     """
     others = [
         path for kimg, path in list_snapshots(run_dir) if path.name != name and (path.name in evaluated or not kimg)

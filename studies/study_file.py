@@ -188,8 +188,7 @@ def options_of(table: OptionTable, part: str, where: str) -> Options:
             raise ValueError(f'{key} in {where} is set by the study itself; remove it')
         if isinstance(value, Length) and (part != 'train' or key not in LENGTHS):
             raise ValueError(
-                f'{key} in {where}: only {", ".join(LENGTHS)} of [train] can be given in images, as '
-                f'{{ images = 50000 }}'
+                f'{key} in {where} cannot be given in images; these options of [train] can: {", ".join(LENGTHS)}'
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f'{key} = {value} in {where} must be a finite number')

@@ -13,7 +13,7 @@ from studies.report.tables import tables
 from studies.results import StudyResults
 
 Row = Mapping[str, Any]
-# A row's number as text, the two ends of its interval, and the relation of its estimate (see `Bound`).
+# A row's value as text, both ends of its interval, and its relation: '=', '≥' or '<' (see `Bound`).
 Number = tuple[str, float, float, str]
 ONLY_HERE, ONLY_THERE, ONLY_BOUNDS = 'only here', 'only there', 'only bounds'
 

@@ -86,7 +86,7 @@ class Strips(Block):
 
 @dataclass(frozen=True)
 class PagePoint:
-    """One training run and its evaluation. Fields that are unknown are empty, and the page omits them.
+    """One training run and its evaluation. Fields without a known value are empty, and the page omits them.
 
     anchor: identifier on the page (letters, digits and dashes). group: heading shared by points with the same factor
     values. state: 'left', 'running', 'stopped', 'failed' or 'done'. ratio: memorization ratio, in [0, 1]. headline: the

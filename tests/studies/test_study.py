@@ -247,7 +247,7 @@ def test_the_identity_of_a_point_contains_the_sources_of_its_study():
     [
         ({'sises': {}}, r'the file has an unknown key, sises; did you mean sizes'),
         ({'train': {'outdir': 'x'}}, r'outdir in \[train\] is set by the study itself'),
-        ({'train': {'lr': {'images': 5}}}, r'lr in \[train\]: only epochs, duration, warmup, ema'),
+        ({'train': {'lr': {'images': 5}}}, r'lr in \[train\] cannot be given in images; .* can: epochs, duration'),
         (
             {'train': {'epochs': {'images': 0}}},
             r'train.epochs.images must be .* at least 1, not 0',

@@ -24,8 +24,8 @@ from training.closed_form.sums import SETTLED, Sums, empty_sums, float64_sums, o
 TOLERANCE = 2e-6
 # On a CPU, training sets with at most this many pixels in total are summed in float64, which is fastest for them.
 FLOAT64_PIXELS = 1 << 22
-# Largest training set for which `Coordinates` are used, in images and in pixels. With these sizes, the Gram matrix and
-# the images take 128 MiB each in float64.
+# `Coordinates` are used for up to this many images, with up to this many pixel values in total. With these sizes, the
+# Gram matrix and the images take 128 MiB each in float64.
 MAX_COORDINATES = 1 << 12
 MAX_COORDINATE_PIXELS = 1 << 24
 # Numbers of int8 digits per pixel value of a noisy image, tried in this order until the error is at most TOLERANCE.

@@ -51,7 +51,7 @@ class Decoded:
     """A decoded image, with properties that might surprise the user.
 
     pixels: uint8 [H, W, C]. is_turned: whether the file has an EXIF orientation that was not applied.
-    is_animated: whether the file has more than one frame.
+    is_animated: whether the file has more than one frame. is_transparent: whether a pixel is not opaque.
     largest: largest value of a 16-bit image, at most 65535. None for an 8-bit image, and for a TIFF file that states
     which value is white.
     """
@@ -60,6 +60,7 @@ class Decoded:
     is_turned: bool = False
     is_animated: bool = False
     largest: int | None = None
+    is_transparent: bool = False
 
 
 def is_image_name(name: str) -> bool:
@@ -120,8 +121,9 @@ def _decode(image: PIL.Image.Image, data: bytes, exif_transpose: bool) -> Decode
     is_turned = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) in range(UPRIGHT + 1, 9)
     if is_turned and exif_transpose:
         image = PIL.ImageOps.exif_transpose(image)
+    is_transparent = image.has_transparency_data and bool((np.asarray(image.convert('RGBA'))[..., 3] < 255).any())
     pixels, largest = _to_array(image, is_deep_png(data))
-    return Decoded(pixels, is_turned and not exif_transpose, is_animated, largest)
+    return Decoded(pixels, is_turned and not exif_transpose, is_animated, largest, is_transparent)
 
 
 def _to_array(image: PIL.Image.Image, is_deep: bool) -> tuple[np.ndarray, int | None]:

@@ -44,6 +44,7 @@ class FilesSource(Source):
         # Indices of the images to which each remark applies; `_largest` maps each index to the image's largest value.
         self._turned: set[int] = set()
         self._animated: set[int] = set()
+        self._transparent: set[int] = set()
         self._largest: dict[int, int] = {}
         visible = {name for name in names if not is_hidden(name)}
         self._others = {name for name in visible if name == MANIFEST_FILE or f'/{name}'.endswith(f'/{LABELS_FILE}')}
@@ -148,6 +149,8 @@ class FilesSource(Source):
             self._turned.add(index)
         if decoded.is_animated:
             self._animated.add(index)
+        if decoded.is_transparent:
+            self._transparent.add(index)
         if decoded.largest is not None:
             self._largest[index] = decoded.largest
         return decoded.pixels
@@ -180,6 +183,12 @@ class FilesSource(Source):
         if self._animated:
             several = counted(len(self._animated), 'image')
             remarks.append(f'read only the first frame of {several} with several frames.')
+        if self._transparent:
+            remarks.append(
+                f'dropped the transparency of {counted(len(self._transparent), "image")} (such as '
+                f'{self.describe(min(self._transparent))}), so hidden colours are visible; to avoid this, put the '
+                f'images on an opaque background first.'
+            )
         top = max(self._largest.values(), default=1 << 15)
         if top < 1 << 15:
             remarks.append(

@@ -232,3 +232,18 @@ def test_names_in_another_unicode_form_get_their_labels(tmp_path):
     (tmp_path / 'a.zip').write_bytes((tmp_path / 'a.zip').read_bytes().replace(b'xx.png', 'é.png'.encode()))
     assert open_source(tmp_path / 'a.zip').labels == [3]
     assert open_source(tmp_path / 'a.zip').describe(0) == 'é.png'
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA', 'P'])
+def test_dropped_transparency_is_reported(mode, tmp_path):
+    """Two images have an alpha channel, and one of them is opaque."""
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for name, alpha in (('clear.png', 10), ('opaque.png', 255)):
+        image = PIL.Image.new('RGBA', (8, 8), (200, 0, 0, alpha))
+        image.convert(mode).save(folder / name)
+    result = invoke(dataset_tool.main, f'--source={folder}', f'--dest={tmp_path}/out.zip')
+    assert result.exit_code == 0, result.output
+    assert 'dropped the transparency of 1 image (such as clear.png), so hidden colours' in ' '.join(
+        result.output.split()
+    )

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,8 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     training_set = load_training_set(options, generators, device)
     test = None if options.test_set is None else read_held_out(options, options.test_set, training_set)
     given = [read(options, path, 'images', training_set) for path in options.images]
+    if len({images.name for images in given}) < len(given):  # such as run-a/samples.npz and run-b/samples.npz
+        given = [replace(images, name=path) for images, path in zip(given, options.images, strict=True)]
     saved = None
     if options.features:
         num_test = None if test is None else len(test)
@@ -231,9 +234,20 @@ def training_set_path(options: EvaluationOptions) -> str:
 
 
 def read(options: EvaluationOptions, path: str, argument: str, training_set: TrainingSet) -> ImageSet:
-    """Read given images, converted to the shape of the training images."""
+    """Read given images, converted to the shape of the training images; warn if their range of values looks wrong."""
     shape, progress = training_set.images.shape[1:], distributed.is_main()
-    return read_fitted(path, argument, shape, training_set.where, options.resize, options.float_range, progress)
+    images = read_fitted(path, argument, shape, training_set.where, options.resize, options.float_range, progress)
+    if images.pixels.max() == 1:
+        distributed.print0(
+            f'Warning: the pixel values in {path} are only 0 and 1, of 0 to 255. If the images were floats from 0 to '
+            f'1, multiply them by 255 before saving them as uint8.'
+        )
+    if options.float_range is not None and argument == 'images' and images.pixels.min() > 126:
+        distributed.print0(
+            f'Warning: all values in {path} are in the upper half of the range {options.float_range[0]:g} to '
+            f'{options.float_range[1]:g}; check the range.'
+        )
+    return images
 
 
 def read_held_out(options: EvaluationOptions, path: str, training_set: TrainingSet) -> ImageSet:

@@ -415,6 +415,32 @@ def test_an_unwritable_output_file_is_named_before_anything_is_evaluated(
     assert f'{option}={tmp_path}/file: the folder is read-only' in failure(*common, f'{option}={tmp_path}/file')
 
 
+def test_a_wrong_range_of_values_is_suspected(digits_20, array, tmp_path):
+    pixels = np.load(array)
+    np.save(tmp_path / 'divided.npy', (pixels / 255).astype(np.uint8))
+    np.save(tmp_path / 'floats.npy', pixels / 255)
+    wrong = {
+        'divided.npy': ('only 0 and 1, of 0 to 255', []),
+        'floats.npy': ('in the upper half of the range -1 to 1; check the range', ['--float-range=-1,1']),
+    }
+    for name, (message, more) in wrong.items():
+        result = run(f'--images={tmp_path / name}', f'--knn-ref={digits_20}', *more)
+        assert result.exit_code == 0, result.output
+        assert message in result.output
+    right = run(f'--images={tmp_path}/floats.npy', f'--knn-ref={digits_20}', '--float-range=0,1').output
+    assert 'Warning' not in right
+    assert 'Warning' not in run(f'--images={array}', f'--knn-ref={digits_20}').output
+
+
+def test_sets_with_the_same_file_name_are_named_by_their_paths(digits_20, array, tmp_path):
+    paths = [tmp_path / folder / 'samples.npy' for folder in 'ab']
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(array.read_bytes())
+    output = run(*(f'--images={path}' for path in paths), f'--knn-ref={digits_20}', '--json').output
+    assert [json.loads(line)['images'] for line in output.splitlines()] == list(map(str, paths))
+
+
 def test_two_output_files_must_differ(snapshot, digits_20, tmp_path):
     common = f'--network={snapshot}', f'--knn-ref={digits_20}'
     message = failure(*common, f'--table={tmp_path}/t.csv', f'--copied={tmp_path}/t.csv')

@@ -134,7 +134,7 @@ def test_a_folder_with_unreadable_settings_is_refused(text, original, tmp_path):
     (tmp_path / 'settings.json').write_bytes(text)
     network = list_snapshots(original)[-1][1]
     message = failure_of(generate.main, f'--network={network}', f'--outdir={tmp_path}', *SAMPLING)
-    assert 'settings.json cannot be read; choose another --outdir' in message
+    assert 'settings.json cannot be read; choose another folder' in message
 
 
 @pytest.mark.parametrize(

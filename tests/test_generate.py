@@ -198,7 +198,7 @@ def test_an_interrupted_npz_file_is_resumed_batch_by_batch(snapshot, tmp_path, m
 @pytest.mark.parametrize(
     ('options', 'message', 'status'),
     [
-        (['--network=nowhere'], 'nowhere: no such file', 1),
+        (['--network=other'], '--network is given 2 times; run the command for each', 2),
         (['--class=10'], 'the denoiser has 10 classes', 1),
         (['--seeds=x'], '--seeds', 2),
         (['--seeds=7,4294967296'], '4294967296 is too large', 2),
@@ -211,6 +211,10 @@ def test_invalid_requests_give_a_one_sentence_error(snapshot, tmp_path, options,
     assert result.exit_code == status
     assert message in result.stderr.splitlines()[-1]
     assert not (tmp_path / 'o').exists()
+
+
+def test_a_missing_network_is_named(tmp_path):
+    assert 'nowhere: no such file or folder; give a run folder' in failure('--network=nowhere', f'--outdir={tmp_path}')
 
 
 def test_an_edm_pickle_gives_the_images_of_its_network(snapshot, tmp_path):

@@ -27,7 +27,7 @@ from evaluation.records import Record, best_record
 from evaluation.runs import EvaluatedSet, EvaluationLog, evaluate_generators, finished, keep_snapshot
 from evaluation.spaces import FeatureSpace, PixelSpace
 from torch_utils import distributed
-from training.config import OPTIONS_FILE, read_run
+from training.config import read_run, require_known_data
 from training.contact_sheets import save_picture
 from training.dataset import load_dataset
 from training.held_out_loss import num_shared
@@ -224,13 +224,8 @@ def training_set_path(options: EvaluationOptions) -> str:
     except UserError as error:
         problem = str(error).split(';')[0]
         raise UserError(f'{problem}; give `training_set`, the training set to compare with') from error
-    if path == 'digits' or (Path(path).exists() and path):
-        return path
-    shown = path or 'no path, because it was trained on an array'
-    raise UserError(
-        f"the run's {OPTIONS_FILE} gives the training set as {shown}, which is not found from this folder; give its "
-        f'path now with `training_set`'
-    )
+    require_known_data(path, 'training_set')
+    return path
 
 
 def read(options: EvaluationOptions, path: str, argument: str, training_set: TrainingSet) -> ImageSet:

@@ -5,6 +5,7 @@ The file `training_options.json` in a run folder holds the configuration, includ
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,21 @@ class SavedRun(msgspec.Struct, frozen=True):
     network: NetworkConfig
     world_size: int
     threads: int | None = None
+
+
+def require_known_data(path: str, argument: str) -> None:
+    """Raise UserError if the training set that a run's options name is not found.
+
+    path: the path in the options, relative to the folder in which the run was started; '' for a run on an array.
+    argument: the argument that can give the training set instead, for the message.
+    """
+    if path == 'digits' or (path and os.path.exists(path)):
+        return
+    shown = path or 'no path, because it was trained on an array'
+    raise UserError(
+        f"the run's {OPTIONS_FILE} gives the training set as {shown}, which is not found from this folder; give its "
+        f'path now with `{argument}`'
+    )
 
 
 def read_run(run_dir: Path) -> SavedRun:

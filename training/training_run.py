@@ -19,7 +19,16 @@ from dnnlib.util import UserError, counted, remove_partial_files, tee_output, wi
 from torch_utils import distributed
 from torch_utils.distributed import print0
 from torch_utils.misc import configure_backends
-from training.config import OPTIONS_FILE, SavedRun, TrainingConfig, as_lines, describe, read_run, resolve
+from training.config import (
+    OPTIONS_FILE,
+    SavedRun,
+    TrainingConfig,
+    as_lines,
+    describe,
+    read_run,
+    require_known_data,
+    resolve,
+)
 from training.cost import cost_lines
 from training.dataset import Dataset, DatasetInfo, checked_labels, describe_dataset, pixels_of
 from training.held_out_loss import open_held_out_loss
@@ -118,8 +127,9 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
             options = resumed_options(options, given, saved.options)
         else:
             options = with_seed(with_preset(options, given))
-        info = describe_data(options, saved is not None and 'data' not in given)
-        config = resolve(options, info, distributed.world_size(), given)
+        if saved is not None and 'data' not in given:
+            require_known_data(options.data, 'data')
+        config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)
         if saved is not None:  # `given` may lack network options that were given at the start
             config = dataclasses.replace(config, network=saved.network)
         config = with_threads(config, options.threads, saved)
@@ -147,20 +157,6 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
             remove_partial_files(run_dir, '*.safetensors', '*.pt', OPTIONS_FILE, STATS_FILE)
             config.save(run_dir)
         return run_dir, run_training(trainer, run_dir, held_out)
-
-
-def describe_data(options: RunOptions, from_file: bool) -> DatasetInfo:
-    """Describe the training set. from_file: whether its path comes from the options of a run, for the message."""
-    try:
-        return describe_dataset(options.data)
-    except UserError as error:
-        if not from_file or Path(options.data).exists():
-            raise
-        path = options.data or 'no path, because it was trained on an array'
-        raise UserError(
-            f"the run's {OPTIONS_FILE} gives the training set as {path}, which is not found from this folder; give its "
-            f'path now with `data`'
-        ) from error
 
 
 def with_threads(config: TrainingConfig, threads: int | str, saved: SavedRun | None) -> TrainingConfig:

@@ -171,7 +171,8 @@ def compare(folder: Path, saved: Path) -> None:
 def plot(folder: Path) -> None:
     """Plot the ratio against |D| and against epochs, and the EMM by factor value, as PNG and SVG.
 
-    For a run folder of train.py, plot the loss and the ratios of the snapshots.
+    For a run folder of train.py, plot the loss and the ratios of the snapshots. If the snapshots were evaluated with
+    several settings, there is one figure for each.
 
     \b
     python emm.py plot width

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.records import settings_of
+from evaluation.records import changed_settings, settings_of
 from evaluation.saved_arrays import read_arrays, read_settings, write_arrays
 
 BEST_NAME = 'mem_best.npz'
@@ -35,11 +35,13 @@ def write_best(path: Path, record: Mapping[str, Any], best: BestSnapshot) -> Non
     write_arrays(path, settings_of(record), {name: tensor.numpy() for name, tensor in vars(best).items()})
 
 
-def shows_other_settings(path: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the settings in mem_best.npz differ from the record's settings in anything except the snapshot."""
-    found, own = read_settings(path), settings_of(record)
-    of_snapshot = {'snapshot', 'snapshot_sha256'} | ({'seeds'} if 'raced_seeds' in own else set())
-    return bool(found) and any(found.get(name) != own.get(name) for name in {*found, *own} - of_snapshot)
+def changed_from_best(path: Path, record: Mapping[str, Any]) -> str:
+    """How the record's settings differ from those in mem_best.npz; empty if they do not, or if there is no such file.
+
+    Snapshots may differ. See `evaluation.records.changed_settings`.
+    """
+    found = read_settings(path)
+    return changed_settings(found, record) if found else ''
 
 
 def read_best(path: Path, record: Mapping[str, Any]) -> BestSnapshot | None:

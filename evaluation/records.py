@@ -7,7 +7,7 @@ evaluated again.
 import itertools
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +51,51 @@ class Numbers(Struct, frozen=True):
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     raced = {'raced_seeds': record['raced_seeds']} if 'raced_seeds' in record else {}
     return {name: record.get(name) for name in SETTINGS} | raced
+
+
+def evaluation_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that all records of one evaluation of a run share."""
+    own = settings_of(record)
+    own['seeds'] = own.get('raced_seeds', own['seeds'])  # in a race, snapshots get different numbers of seeds
+    return {name: value for name, value in own.items() if name not in ('snapshot', 'snapshot_sha256')}
+
+
+def evaluations(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each evaluation, in the order of the evaluations' first records."""
+    found: list[list[Record]] = []
+    for record in records:
+        same = next((group for group in found if evaluation_of(group[0]) == evaluation_of(record)), None)
+        if same is None:
+            found.append([record])
+        else:
+            same.append(record)
+    return found
+
+
+def newest_evaluation(records: Sequence[Record]) -> list[Record]:
+    """The newest record of each snapshot in the evaluation that the last record belongs to, in the order of kimg."""
+    if not records:
+        return []
+    same = [record for record in records if evaluation_of(record) == evaluation_of(records[-1])]
+    return sorted({record['snapshot']: record for record in same}.values(), key=lambda record: record['kimg'] or 0)
+
+
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """How the settings of an evaluation differ from those of another, such as 'seeds=0-9 instead of 0-99'.
+
+    old, new: a record of each evaluation. The result is empty if the settings are the same.
+    """
+    before, after = (dict(_flat(evaluation_of(record))) for record in (old, new))
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return ', '.join(f'{name}={after.get(name)} instead of {before.get(name)}' for name in names)
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value)
+        else:
+            yield name, value
 
 
 def parse_record(text: str | bytes, where: str) -> Record:

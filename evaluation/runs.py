@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dnnlib.locks import sole_use
 from dnnlib.util import counted, remove_partial_files
 from evaluation import records as files
-from evaluation.best_images import BEST_NAME, BestSnapshot, read_best, shows_other_settings, write_best
+from evaluation.best_images import BEST_NAME, BestSnapshot, changed_from_best, read_best, write_best
 from evaluation.consumers import NearestTwo, make_consumers
 from evaluation.consumers.png_files import PngFiles
 from evaluation.generators import Generator
@@ -291,11 +291,13 @@ class EvaluationLog:
         # Images are written before the record: a record without its images would require sampling them again.
         if best_record([*earlier, found.record]) is found.record:
             self._write_best(found)
+        earlier_records = files.read_records(self.path.with_suffix('.jsonl'))
         files.append_record(self.path.with_suffix('.jsonl'), found.record)
         if 'raced_seeds' not in found.record:
             self.remove_partial()
+        changed = files.changed_settings(earlier_records[-1], found.record) if earlier_records else ''
         with open(self.path, 'a', encoding='utf-8') as file:
-            file.write(log_line(found.record) + '\n')
+            file.write(f'Other settings: {changed}\n' * bool(changed) + log_line(found.record) + '\n')
         tqdm.write(log_line(found.record))
         return found.record
 
@@ -324,10 +326,11 @@ class EvaluationLog:
             result.squared_distances,
         )
         path = self.path.with_name(BEST_NAME)
-        if shows_other_settings(path, found.record):
+        if changed := changed_from_best(path, found.record):
             tqdm.write(
-                f'Note: {path} and the pictures and tables next to it are from an evaluation with other settings; they '
-                f'are replaced. The earlier records are kept; to restore the earlier files, repeat the earlier command.'
+                f'Note: {path} and the pictures and tables next to it are from an evaluation with other settings '
+                f'({changed}); they are replaced. The earlier records are kept; to restore the earlier files, repeat '
+                f'the earlier command.'
             )
         write_best(path, found.record, best)
 
@@ -350,14 +353,22 @@ class EvaluationLog:
         return None if self.path is None else self.path.parent
 
     def show_in_tensorboard(self, records: Sequence[Record]) -> None:
-        """Add the ratios of a run's snapshots to its TensorBoard events, if the run has any."""
+        """Add the ratios of a run's snapshots to its TensorBoard events, if the run has any.
+
+        Each evaluation has a tag of its own; the tags of the second and later evaluations end with a number.
+        """
         if self.folder is None or not any(self.folder.glob('events.out.tfevents.*')):
             return
+        assert self.path is not None
+        found = files.evaluations(files.read_records(self.path.with_suffix('.jsonl')))
+        own = files.evaluation_of(records[0])
+        number = 1 + [files.evaluation_of(group[0]) for group in found].index(own)
+        tag = 'Memorization/ratio' + f', evaluation {number}' * (number > 1)
         board = open_tensorboard(self.folder)
         if board is not None:
             with board:
                 for record in records:
-                    board.add_scalar('Memorization/ratio', record['ratio'], global_step=round(record['kimg'] or 0))
+                    board.add_scalar(tag, record['ratio'], global_step=round(record['kimg'] or 0))
 
     def remove_partial(self) -> None:
         if self.partial is not None:

@@ -237,9 +237,17 @@ def test_each_snapshot_of_a_run_is_measured_once(run_dir, halves, tmp_path, monk
     before = results(tmp_path, 'levels')
     assert [record['settings']['kimg'] for record in before] == sorted(record['settings']['kimg'] for record in before)
     assert len(before) == 3
+    others = invoke(*arguments, f'--outdir={tmp_path}', '--seed=1')
+    assert f'contained results of other settings, which are saved in {tmp_path}/levels_earlier.json' in others.output
+    table = (tmp_path / 'levels.csv').read_bytes()
+    after = results(tmp_path, 'levels')
+    assert len(after) == 3
+    assert results(tmp_path, 'levels_earlier') == before
     monkeypatch.setattr(levels, 'run_tasks', None)
     assert invoke(*arguments, f'--outdir={tmp_path}').exit_code == 0
     assert results(tmp_path, 'levels') == before
+    assert results(tmp_path, 'levels_earlier') == before + after
+    assert (tmp_path / 'levels.csv').read_bytes() != table
 
 
 def test_an_interrupted_measurement_resumes(run_dir, halves, tmp_path, monkeypatch):

@@ -9,7 +9,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from click.testing import CliRunner
 
+import emm
 import mem_ratio
 import train
 from evaluation.memorization import memorization_ratio
@@ -19,6 +21,7 @@ from tests.training.edm_pickles import pickle_of
 from training.dataset import load_dataset
 from training.sampling import SamplerOptions, generate_images, seed_batches
 from training.snapshot import list_snapshots, load_network
+from training.training_loop import open_tensorboard
 
 run = partial(invoke, mem_ratio.main)
 failure = partial(failure_of, mem_ratio.main)
@@ -174,7 +177,7 @@ def test_the_images_of_the_best_snapshot_are_kept(fresh, digits_20, monkeypatch)
 
 
 def test_replacing_an_evaluation_with_other_settings_is_announced_and_can_be_undone(fresh):
-    notice = 'are from an evaluation with other settings; they are replaced'
+    notice = 'are from an evaluation with other settings ('
     first, second = ([f'--expdir={fresh}', '--seeds=0-19', f'--steps={steps}'] for steps in (4, 5))
     newest = list_snapshots(fresh)[-1][1]
     newest.rename(fresh / 'newest')
@@ -188,11 +191,33 @@ def test_replacing_an_evaluation_with_other_settings_is_announced_and_can_be_und
     assert (fresh / 'mem_gallery.png').read_bytes() != gallery
     assert notice not in run(*second).output
     assert len(records(fresh)) == 4
-    assert run(*first).output.count(notice) == 1
+    log = (fresh / 'mem_traj.log').read_text().splitlines()
+    assert [line.partition(' ')[0] for line in log if line.startswith('Other')] == ['Other']
+    assert log[2] == 'Other settings: num_steps=5 instead of 4'
+    assert run(*first).output.count(f'{notice}num_steps=4 instead of 5); they are replaced') == 1
     assert (fresh / 'mem_gallery.png').read_bytes() == gallery
     race = [*second, '--batch=4', '--race=1']
-    assert run(*race).output.count(notice) == 1
+    assert (
+        f'{notice}num_steps=5 instead of 4, batch=4 instead of 64, raced_seeds=0-19 instead of None)'
+        in run(*race).output
+    )
     assert notice not in run(*race).output
+
+
+def test_evaluations_with_several_settings_are_drawn_and_logged_separately(fresh):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    open_tensorboard(fresh).close()
+    for steps in (4, 5, 4):
+        run(f'--expdir={fresh}', '--seeds=0-9', f'--steps={steps}')
+    found = records(fresh)
+    events = EventAccumulator(str(fresh)).Reload()
+    for tag, shown in (('Memorization/ratio', found[:2] * 2), ('Memorization/ratio, evaluation 2', found[2:])):
+        assert [event.value for event in events.Scalars(tag)] == pytest.approx([record['ratio'] for record in shown])
+    output = CliRunner().invoke(emm.main, ['plot', str(fresh)]).output
+    assert 'Evaluation 2: num_steps=5 instead of 4' in output
+    assert {path.stem for path in (fresh / 'figures').iterdir()} == {'run-1', 'run-2'}
 
 
 def test_the_gallery_is_written_next_to_the_log(fresh, tmp_path_factory):

@@ -210,18 +210,19 @@ def test_the_code_for_figures_of_a_sweep_reads_the_records_of_its_runs(tmp_path,
     for run, ratios in records.items():
         folder = tmp_path / 'runs' / 'size' / run
         folder.mkdir(parents=True)
+        common: dict[str, object] = {
+            'num_images': 99,
+            'num_memorized': 0,
+            'num_duplicates': 0,
+            'mean_distance': 1,
+            'ratio_high': 1.0,
+        }
+        common |= {'dataset_size': int(Path(run).name), 'seeds': '0-98'}
         lines = [
-            {
-                'kimg': kimg,
-                'epochs': 2 * kimg,
-                'num_images': 99,
-                'ratio': ratio,
-                'ratio_low': ratio / 2,
-                'ratio_high': 1.0,
-            }
-            | {'dataset_size': int(Path(run).name)}
+            {**common, 'snapshot': str(kimg), 'kimg': kimg, 'epochs': 2 * kimg, 'ratio': ratio, 'ratio_low': ratio / 2}
             for kimg, ratio in enumerate(ratios)
         ]
+        lines.insert(0, {**lines[0], 'ratio': 0.99, 'seeds': '0-9'})
         (folder / 'mem_traj.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['-', 'runs/size'])

@@ -29,19 +29,34 @@ def flat(estimates: Mapping[str, Estimate]) -> Row:
 def measure_missing(path: Path, wanted: Sequence[tuple[Row, Measure]]) -> list[Row]:
     """Return a record for each pair in `wanted`, in the same order and on every rank.
 
-    Records are read from a JSON file or, if they are missing, measured now.
-    path: the JSON file, written after each measurement; records with other settings are removed from it.
+    Records are read from files or, if they are missing, measured now.
+    path: the JSON file with these records, written after each measurement. Before it is replaced, records with other
+    settings are saved in a second file, NAME_earlier.json, and are read from there if they are wanted again.
     wanted: for each record, its settings (values that JSON can store) and the function that measures its other entries.
     """
     order = [json.loads(json.dumps(settings)) for settings, _ in wanted]
-    records = [record for record in distributed.on_main(lambda: _read_records(path)) if record['settings'] in order]
+    earlier = path.with_name(f'{path.stem}_earlier.json')
+    found, old = distributed.on_main(lambda: (_read_records(path), _read_records(earlier)))
+    known = (next((each for each in [*found, *old] if each['settings'] == settings), None) for settings in order)
+    records = [record for record in known if record is not None]
+    replaced = [record for record in found if record not in [*records, *old]]
     partial = path.with_suffix('.partial.npz')
-    distributed.on_main(lambda: path.parent.mkdir(parents=True, exist_ok=True))
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if replaced:
+            _write_records(earlier, [*old, *replaced])
+        if records != found:
+            _write_records(path, records)
+
+    distributed.on_main(write)
+    if replaced:
+        distributed.print0(f'Note: {path} contained results of other settings, which are saved in {earlier}.')
     for settings, (_, measure) in zip(order, wanted, strict=True):
         if all(record['settings'] != settings for record in records):
             records.append({'settings': settings, **measure(partial, settings)})
             records.sort(key=lambda record: order.index(record['settings']))
-            distributed.on_main(lambda: write_text(path, json.dumps(records, indent=1) + '\n'))
+            distributed.on_main(lambda: _write_records(path, records))
             distributed.on_main(lambda: partial.unlink(missing_ok=True))
     return records
 
@@ -55,6 +70,10 @@ def _read_records(path: Path) -> list[Row]:
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f'{path} does not contain results of a measurement; remove it') from error
     return records
+
+
+def _write_records(path: Path, records: Sequence[Row]) -> None:
+    write_text(path, json.dumps(records, indent=1) + '\n')
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

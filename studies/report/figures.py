@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from dnnlib.typed import read_json
 from evaluation.effective_memorization import Ratios
 from evaluation.printing import is_far
+from evaluation.records import changed_settings, evaluations
 from studies.folder import open_results
 from studies.points import slug
 from studies.report.diagnosis import clock_rows, level_rows, mean_agreement
@@ -82,14 +83,28 @@ def study_figures(results: StudyResults) -> Iterator[StudyFigure]:
 def write_folder_figures(folder: Path) -> list[Path]:
     """Write all figures of a study or run, as PNG and SVG, into its subfolder `figures`; returns their paths."""
     if (folder / OPTIONS_FILE).is_file():
-        figure = run_figure(run_history(folder), folder.resolve().name)
-        figures = [] if figure is None else [('run', figure)]
+        figures = list(run_figures(folder))
     else:
         figures = [(item.name, item.figure) for item in study_figures(open_results(folder))]
     paths = [folder / FOLDER / f'{name}.{suffix}' for name, _ in figures for suffix in ('png', 'svg')]
     for path, figure in zip(paths, [figure for _, figure in figures for _ in range(2)], strict=True):
         save_figure(path, figure)
     return paths
+
+
+def run_figures(run: Path) -> Iterator[tuple[str, Figure]]:
+    """The loss and ratios of a run, as pairs of a file name without extension and a figure.
+
+    A run that was evaluated with several settings has one figure for each evaluation, and the settings are printed.
+    """
+    name, found = run.resolve().name, evaluations(run_records(run))
+    for number, records in enumerate(found or [[]], start=1):
+        of_several = f'evaluation {number}' if len(found) > 1 else ''
+        figure = run_figure(run_history(run, records), f'{name}, {of_several}' if of_several else name)
+        if number > 1:
+            print(f'{of_several.capitalize()}: {changed_settings(found[0][0], records[0])}')
+        if figure is not None:
+            yield (f'run-{number}' if of_several else 'run'), figure
 
 
 def level_figures(results: StudyResults) -> Iterator[StudyFigure]:

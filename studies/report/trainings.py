@@ -8,7 +8,7 @@ from typing import Any
 from dnnlib.typed import read_json
 from dnnlib.util import counted, format_time
 from evaluation.printing import FAR_TEXT, distance_text, is_far
-from evaluation.records import best_record
+from evaluation.records import best_record, newest_evaluation
 from studies.commands import Resources, shell_line
 from studies.report.copied_facts import copied_parts
 from studies.report.drawing import figure_bytes
@@ -17,7 +17,7 @@ from studies.report.gallery import read_gallery
 from studies.report.page import PageFigure, PagePoint
 from studies.report.ratio_plots import RunHistory, run_figure
 from studies.report.run_files import run_records
-from studies.report.run_history import newest_records, run_history
+from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult
 from training.config import OPTIONS_FILE
 
@@ -98,10 +98,10 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
 
 def point_figure(run: Path) -> PageFigure | None:
     """A run folder's loss and ratio by kimg; None if it has neither."""
-    data = drawn(run_history(run))
+    records = newest_evaluation(run_records(run))
+    data = drawn(run_history(run, records))
     if data is None:
         return None
-    records = newest_records(run_records(run))
     top = f'; highest ratio {percent(best_record(records)["ratio"])}' if records else ''
     alt = f'Loss and memorized images by thousands of images seen{top}' if top else 'Loss'
     return PageFigure('Loss, and memorized images for each snapshot', alt, data)

@@ -21,6 +21,7 @@ from evaluation.records import SETTINGS
 from studies.points import DONE, FAILED, Status, write_status
 from studies.report.gallery import read_gallery
 from studies.report.page import TEMPLATES, Page, Sentences, entries, render_page, write_page
+from studies.report.run_files import run_records
 from studies.report.run_history import run_history
 from studies.report.sections import SECTIONS, metrics_table, study_page
 from studies.report.trainings import point_figure
@@ -228,7 +229,7 @@ def test_a_strip_shows_images_spread_evenly_over_the_set(tmp_path, digits_20):
 
 def test_the_history_of_a_run_is_read_from_its_files(tmp_path, digits_20):
     fill_point(tmp_path, digits_20)
-    history = run_history(tmp_path / 'run')
+    history = run_history(tmp_path / 'run', run_records(tmp_path / 'run'))
     assert history.losses == ((1, 1), (2, 0.5))
     assert history.ratios[0][:2] == (1.0, 0.0)
     assert history.ratios[1][0] == 2.0

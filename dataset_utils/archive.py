@@ -27,7 +27,7 @@ IMAGES_PER_FOLDER = 1000
 EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time that a ZIP archive can store
 UNIX = 3
 READABLE_FILE = 0o100644 << 16
-OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
+OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar', '.npz', '.npy')
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 Put = Callable[[str, bytes], None]

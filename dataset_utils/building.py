@@ -16,7 +16,15 @@ from dataset_utils.archive import DatasetWriter, Destination
 from dataset_utils.manifest import Manifest
 from dataset_utils.parallel import ordered_map
 from dataset_utils.sources import Source
-from dataset_utils.sources.base import ONE_SIZE, match, print_remarks, printable, with_channels, words_of
+from dataset_utils.sources.base import (
+    ONE_SIZE,
+    match,
+    print_remarks,
+    printable,
+    range_warning,
+    with_channels,
+    words_of,
+)
 from dataset_utils.transforms import Transform, checked_square, pad
 from dnnlib.util import UserError, counted
 
@@ -65,16 +73,19 @@ def _write(plan: Plan, writer: DatasetWriter, name: str) -> str:
     """Write one data set; returns a summary of its content."""
     making = Making(plan)
     total = min(sum(len(indices) for _, indices in plan.parts), plan.limit or sys.maxsize)
-    labels = []
+    labels, highest = [], 0
     for image, label in tqdm(making, f'Writing {name}', total, unit='img', disable=None):
         writer.add(image, label)
         labels.append(label)
+        highest = max(highest, int(image.max()))
     writer.finish(making.manifest())
     if making.unreadable:
         skipped = counted(len(making.unreadable), 'unreadable image')
         print(f'Skipped {skipped}; "{SKIPPED}" in the manifest lists them.', file=sys.stderr)
     if making.num_small:
         print(f'Skipped {counted(making.num_small, "image")} smaller than the resolution.', file=sys.stderr)
+    for warning in range_warning(name, highest):
+        print(warning, file=sys.stderr)
     classes = '' if plan.labels is None else f', {counted(len(set(labels)), "class")}'
     return f'{counted(len(labels), "image")}, {words_of(image.shape)}{classes}'
 

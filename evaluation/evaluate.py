@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dataset_utils.sources.base import range_warning
 from dnnlib.util import UserError, counted, require_writable
 from evaluation.consumers import make_consumers
 from evaluation.consumers.feature_rows import extract_given
@@ -232,11 +233,8 @@ def read(options: EvaluationOptions, path: str, argument: str, training_set: Tra
     """Read given images, converted to the shape of the training images; warn if their range of values looks wrong."""
     shape, progress = training_set.images.shape[1:], distributed.is_main()
     images = read_fitted(path, argument, shape, training_set.where, options.resize, options.float_range, progress)
-    if images.pixels.max() == 1:
-        distributed.print0(
-            f'Warning: the pixel values in {path} are only 0 and 1, of 0 to 255. If the images were floats from 0 to '
-            f'1, multiply them by 255 before saving them as uint8.'
-        )
+    for warning in range_warning(path, images.pixels.max()):
+        distributed.print0(warning)
     if options.float_range is not None and argument == 'images' and images.pixels.min() > 126:
         distributed.print0(
             f'Warning: all values in {path} are in the upper half of the range {options.float_range[0]:g} to '

@@ -28,8 +28,8 @@ class SavedStudy(Typed, frozen=True):
     steps: dict[str, Annotated[int, Meta(ge=1)]]
 
 
-def claim(root: Path, study: Study) -> None:
-    """Write a study to its folder. Raises UserError if the folder contains another study or unrelated files."""
+def require_folder_for(study: Study, root: Path) -> None:
+    """Raise UserError if a folder contains another study or unrelated files."""
     path = root / STUDY_FILE
     others = [] if path.exists() or not root.exists() else [other for other in root.iterdir() if not _partial(other)]
     if others:
@@ -37,8 +37,13 @@ def claim(root: Path, study: Study) -> None:
     saved = read_json(path, SavedStudy)  # a corrupt file is replaced
     if saved is not None and saved.name != study.name:
         raise UserError(f'`outdir`={root} contains the study {saved.name!r}, not {study.name!r}; choose another folder')
+
+
+def claim(root: Path, study: Study) -> None:
+    """Write a study to its folder. Raises UserError if the folder contains another study or unrelated files."""
+    require_folder_for(study, root)
     root.mkdir(parents=True, exist_ok=True)
-    write_json(path, to_builtins(SavedStudy(study.name, study.document, study.steps)))
+    write_json(root / STUDY_FILE, to_builtins(SavedStudy(study.name, study.document, study.steps)))
     remove_partial_files(root, STUDY_FILE)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from dnnlib.util import UserError, counted, format_time
 from studies.commands import shell_line
-from studies.folder import PAGE, claim, make_sources
+from studies.folder import PAGE, claim, make_sources, require_folder_for
 from studies.launchers.contract import Launcher, make_launcher
 from studies.points import DONE, FAILED, MAX_FAILURES, STOPPED, make_point
 from studies.report.finding import finding
@@ -36,6 +36,7 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
     validator = Validator()
     validator.check_options(study)
     launcher = make_launcher(root, options.launch)
+    require_folder_for(study, root)
     if options.dry_run:
         print_plan(study, root, validator, launcher)
         return

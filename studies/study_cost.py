@@ -13,7 +13,7 @@ from evaluation.effective_memorization import next_size
 from evaluation.evaluation_cost import denoiser_rate, sampling_cost
 from evaluation.evaluation_options import EvaluationOptions
 from studies.commands import Resources
-from studies.points import DONE, Point, make_point
+from studies.points import DONE, STOPPED, Point, make_point
 from studies.results import collect
 from studies.study import Combination, Study
 from studies.time_left import study_seconds_left
@@ -124,6 +124,7 @@ def study_cost(
     at_most = 'at most ' * any(combination.sizes.search is not None for combination in study.combinations)
     seconds = [sum(cost.seconds or 0 for cost in (*own, evaluation)) for own, evaluation in of_points]
     done = len(points) - len(left)
+    in_full = '; interrupted points count in full' * any(point.status().state == STOPPED for point in left)
     known = None if at_most else study_seconds_left(collect(study, root), jobs)
     if known is not None:
         time = (
@@ -137,7 +138,9 @@ def study_cost(
         time += f' (short measurements on {costs.device.type})'
     return as_lines(
         {
-            'Points': f'{at_most}{len(points)}' + f', of which {done} are done; the remaining ones need:' * bool(done),
+            'Points': f'{at_most}{len(points)}'
+            + f', of which {done} are done; the remaining ones need:' * bool(done)
+            + in_full,
             'Training': f'{at_most}{sum(c.images for c in trainings):,} images in '
             f'{counted(sum(c.calls for c in trainings), "step")}',
             'Evaluation': f'{at_most}{sum(c.images for c in evaluations):,} images, '

@@ -49,6 +49,12 @@ def refused(source: object, dest: Path, *arguments: object, status: int = 1) -> 
     return message
 
 
+def test_images_with_only_the_values_0_and_1_are_reported(tmp_path):
+    np.save(tmp_path / 'divided.npy', np.eye(8, dtype=np.uint8)[None, :, :, None].repeat(5, axis=0))
+    result = invoke(dataset_tool.main, f'--source={tmp_path}/divided.npy', f'--dest={tmp_path}/divided.zip')
+    assert 'the pixel values in divided.zip are only 0 and 1, of 0 to 255' in result.stderr
+
+
 class TestSources:
     def test_cifar10_is_converted(self, tmp_path):
         expected = write_cifar(tmp_path / 'cifar-10-python.tar.gz')

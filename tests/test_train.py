@@ -224,6 +224,12 @@ def test_a_missing_training_set_gives_a_one_sentence_error():
     assert failure('--data=nowhere.zip', status=1).startswith('Error: --data=nowhere.zip')
 
 
+def test_images_with_only_the_values_0_and_1_are_reported(tmp_path):
+    np.save(tmp_path / 'divided.npy', np.eye(8, dtype=np.uint8)[None, :, :, None].repeat(5, axis=0))
+    result = run(f'--outdir={tmp_path}/run', f'--data={tmp_path}/divided.npy', *TINY, '--epochs=1', '--batch=5')
+    assert 'divided.npy are only 0 and 1, of 0 to 255' in result.output
+
+
 def test_a_batch_that_the_ranks_do_not_divide_is_refused(color_16):
     with pytest.raises(ArgumentError, match=r'`batch`=64 must be a multiple of the number of ranks \(3\), such as 63'):
         resolved(f'--data={color_16}', '--batch=64', world_size=3)

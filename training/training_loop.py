@@ -15,6 +15,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from dataset_utils.sources.base import range_warning
 from dnnlib.util import UserError, atomic_file, format_time
 from torch_utils import distributed
 from torch_utils.distributed import print0
@@ -35,7 +36,10 @@ STATS_FILE = 'stats.jsonl'
 def open_training_set(config: TrainingConfig) -> Dataset | StreamedDataset:
     """Load the training set, or open it for decoding during training. Raises UserError if it cannot be read."""
     if config.options.cache:
-        return load_dataset(config.dataset.path, progress=distributed.is_main())
+        dataset = load_dataset(config.dataset.path, progress=distributed.is_main())
+        for warning in [] if dataset.on_disk else range_warning(config.dataset.path, int(dataset.images.max())):
+            print0(warning)
+        return dataset
     return stream_dataset(config.dataset.path, config.options.workers, progress=distributed.is_main())
 
 

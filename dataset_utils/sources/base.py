@@ -299,6 +299,16 @@ def print_remarks(sources: Sequence[Source]) -> None:
             print(f'{source.file_name}: {remark}', file=sys.stderr)
 
 
+def range_warning(path: str, highest: int) -> list[str]:
+    """A list with a warning if the highest pixel value of a set of images is 1, otherwise an empty list."""
+    if highest != 1:
+        return []
+    return [
+        f'Warning: the pixel values in {path} are only 0 and 1, of 0 to 255. If the images were floats from 0 to 1, '
+        f'multiply them by 255 before saving them as uint8.'
+    ]
+
+
 @contextlib.contextmanager
 def unreadable(claim: str, remedy: str) -> Iterator[None]:
     """Turn any exception into a UserError with the message 'claim (reason); remedy'.

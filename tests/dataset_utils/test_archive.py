@@ -297,7 +297,7 @@ def test_a_destination_that_accepts_no_files_is_refused(dest, monkeypatch):
     assert folder_state(dest.parent) == before
 
 
-@pytest.mark.parametrize('name', ['set.tar', 'set.tar.gz', 'set.7z'])
+@pytest.mark.parametrize('name', ['set.tar', 'set.tar.gz', 'set.7z', 'set.npz'])
 def test_other_archive_formats_are_refused_as_destinations(tmp_path, name):
     with pytest.raises(UserError, match=r'files cannot be written; give a name that ends in \.zip'):
         Destination(str(tmp_path / name), False)

@@ -33,6 +33,8 @@ from studies.report.tables import status_text, table_text
 from studies.results import collect
 from studies.run_study import run_study
 from studies.runner import commands_of
+from studies.session import carry_out
+from studies.study_options import SessionOptions
 from tests.helpers import environment
 from tests.studies.stand_in import FakeLauncher, make_study, run
 
@@ -320,6 +322,8 @@ def test_a_study_folder_is_refused_for_another_study(tmp_path):
     assert open_study(tmp_path / 's') == study
     with pytest.raises(UserError, match="contains the study 'test', not 'other'; choose another"):
         claim(tmp_path / 's', dataclasses.replace(study, name='other'))
+    with pytest.raises(UserError, match="contains the study 'test', not 'other'"):
+        carry_out(dataclasses.replace(study, name='other'), tmp_path / 's', SessionOptions(dry_run=True))
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'thesis.tex').write_text('')
     with pytest.raises(UserError, match='is neither empty nor the folder of a study'):

@@ -3,7 +3,8 @@
 from typing import Any
 
 from studies.commands import Resources
-from studies.study_cost import Costs, largest_sizes
+from studies.points import STOPPED, Status, make_point, write_status
+from studies.study_cost import Costs, largest_sizes, study_cost
 from studies.study_file import read_study
 from studies.validation import Validator
 from training.dataset import DatasetInfo
@@ -51,3 +52,18 @@ def test_the_cost_of_a_search_is_computed_from_its_largest_possible_sizes(tmp_pa
     assert sizes[0] == 10
     assert sizes[-2:] == [70, 80]
     assert sizes == sorted(set(sizes))
+
+
+def test_the_cost_says_that_an_interrupted_point_counts_in_full(tmp_path, monkeypatch):
+    monkeypatch.setattr('studies.study_cost.SECONDS_MEASURED', 0.0)
+    found = study(sizes={'values': [20, 30]})
+
+    def points():
+        return study_cost(found, tmp_path, tmp_path, Validator(), Resources(), jobs=1).splitlines()[0]
+
+    assert points().split(maxsplit=1) == ['Points:', '2']
+    point = make_point(found, tmp_path, found.combinations[0], 20, 0)
+    point.folder.mkdir(parents=True)
+    point.prepare()
+    write_status(point.folder, Status(STOPPED, 'train'))
+    assert points().endswith('2; interrupted points count in full')

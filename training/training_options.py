@@ -135,7 +135,7 @@ class RunOptions(TrainingOptions):
     outdir: str = option('', 'Folder for the run. [required without `resume`]', unit='DIR', required_unless='resume')
     data: str = option('', 'Training set. [required without `resume`]', unit='ZIP|DIR', required_unless='resume')
     device: str = device_option()
-    threads: int | str = option('auto', 'CPU threads per rank. auto: for a resumed run, the same number as before; for a new run, one thread if the network is small, otherwise all cores.', unit='auto|INT', parse=thread_count)
+    threads: int | str = option('auto', 'CPU threads per rank. auto: for a resumed run, the same number as before; for a new run, OMP_NUM_THREADS if it is set, otherwise one thread for a small network and all cores for a large one.', unit='auto|INT', parse=thread_count)
     desc: str | None = option(None, "Text to append to the run folder's name.", unit='STR')
     nosubdir: bool = option(False, 'Save in `outdir` itself instead of a numbered subfolder; if a run was stopped there, resume it.', switch=True)
     resume: str | None = option(None, 'Resume a run from the newest training state in its folder, or from the given training state; no other option is needed.', unit='DIR|FILE')

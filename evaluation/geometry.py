@@ -23,7 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.util import UserError
 from evaluation.noise_levels import noise_like
+from training.dataset import pixels_of, require_shape
 
 # The constant c in the shell radii: a noise vector lies outside its shell with probability at most 2 exp(-c).
 SHELL_TAIL = 5
@@ -61,16 +63,32 @@ def geometry(
 ) -> Geometry:
     """Compare noisy images with all training images at all levels, in one pass and in float64.
 
-    training: uint8 [M, …], on the device used for computing. images: uint8 [N, …]. levels: sigma > 0.
+    training: uint8 [M, C, H, W], on the device used for computing. images: uint8 [N, C, H, W]. levels: sigma > 0, [L].
     positions: each image's position in its set; None stands for 0, 1, 2, …. The position determines the image's noise.
     For training images, `training[position]` is the image itself, which is left out of the image's local coverage.
     held_out: whether the images come from a held-out set.
+    Raises UserError for arrays of another type or shape, for levels and positions out of range, and for images that
+    are not the training images at their positions, unless they are held out.
     """
-    references = torch.as_tensor(training).flatten(1)
-    places = torch.as_tensor(range(len(images)) if positions is None else positions, device=references.device)
-    clean = _rows(torch.as_tensor(images).to(references.device))
-    noise = noise_like(clean.reshape(torch.as_tensor(images).shape), seed, places.tolist()).flatten(1)
-    scales = 127.5 * torch.tensor(levels, dtype=torch.float64, device=clean.device)  # in pixel levels
+    references, pixels = pixels_of(training, 'training'), pixels_of(images, 'images')
+    require_shape(pixels.shape[1:], references.shape[1:], '`images`', '`training` images are')
+    sigmas = torch.as_tensor(levels, dtype=torch.float64, device=references.device)
+    if sigmas.ndim != 1 or not len(sigmas) or not bool((sigmas > 0).all() & sigmas.isfinite().all()):
+        raise UserError(f'`levels`={levels} must be a list of at least one positive, finite noise level')
+    places = torch.as_tensor(range(len(pixels)) if positions is None else positions, device=references.device)
+    if places.shape != (len(pixels),):
+        raise UserError(
+            f'`positions` has shape {list(places.shape)}; give one position for each of the {len(pixels)} images'
+        )
+    pixels = pixels.to(references.device)
+    if not held_out and not (int(places.max()) < len(references) and torch.equal(references[places], pixels)):
+        raise UserError(
+            '`images` are not the training images at their `positions`; give their positions, or held_out=True for '
+            'other images'
+        )
+    clean = _rows(pixels)
+    noise = noise_like(clean.reshape(pixels.shape), seed, places.tolist()).flatten(1)
+    references, scales = references.flatten(1), 127.5 * sigmas  # in pixel levels
     sums = _Sums(scales, clean.shape, noise.square().sum(dim=1))
     for start in range(0, len(references), BLOCK):
         rows = _rows(references[start : start + BLOCK])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dnnlib.util import UserError
 from evaluation import geometry as module
 from evaluation.geometry import (
     crossing_level,
@@ -82,6 +83,28 @@ def test_information_is_0_at_high_noise_and_identifies_the_image_at_low_noise():
     np.testing.assert_allclose(means, [math.log(50), 0], atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'training': TRAINING / 255}, '`training` must be uint8 .*, not torch.float32'),
+        ({'images': TRAINING.numpy() / 255}, '`images` must be uint8 .*, not torch.float64'),
+        ({'images': TRAINING.expand(-1, 3, -1, -1)}, '`images`: its images are 6x6 with 3 channels, but `training`'),
+        ({'images': TRAINING[..., :4]}, '`images`: its images are 4x6 with 1 channels, but `training`'),
+        ({'levels': [0.5, 0]}, r'`levels`=\[0.5, 0\] must be a list of at least one positive, finite noise level'),
+        ({'levels': [-1]}, r'`levels`=\[-1\] must be'),
+        ({'levels': [math.nan]}, r'`levels`=\[nan\] must be'),
+        ({'levels': []}, r'`levels`=\[\] must be'),
+        ({'levels': 0.5}, '`levels`=0.5 must be a list'),
+        ({'positions': [0, 1]}, r'`positions` has shape \[2\]; give one position for each of the 50 images'),
+        ({'positions': range(1, 51)}, '`images` are not the training images at their `positions`'),
+        ({'images': HELD_OUT}, '`images` are not the training images at their `positions`; .* held_out=True'),
+    ],
+)
+def test_invalid_arguments_are_named_in_the_error(arguments, message):
+    with pytest.raises(UserError, match=message):
+        geometry(**{'training': TRAINING, 'images': TRAINING, 'levels': LEVELS, **arguments})
+
+
 def test_isotropic_gaussian_data_collapses_at_the_analytic_noise_level():
     """Biroli et al.: collapse at time t_C = ln(1 + s² / (n^(2/d) - 1)) / 2, where sigma = sqrt(exp(2 t_C) - 1)."""
     d, n, s = 20, 1000, 0.3
@@ -130,7 +153,7 @@ def test_weight_and_coverage_of_1000_cifar10_images_are_both_high_at_two_noise_l
     Source: Dodson 2026.
     """
     levels = rho_schedule(0.002, 80, 18, 7).tolist()
-    training, held_out = (cifar10_pixels(name)[:1000].reshape(1000, -1) for name in ('data_batch_1', 'test_batch'))
+    training, held_out = (cifar10_pixels(name)[:1000] for name in ('data_batch_1', 'test_batch'))
     weight = geometry(training, training, levels).posterior_weight.mean(dim=1)
     coverage = geometry(training, held_out, levels, held_out=True).in_shell.double().mean(dim=1)
     decided = [f'{sigma:.2f}' for sigma, w, c in zip(levels, weight, coverage, strict=True) if min(w, c) >= 0.8]

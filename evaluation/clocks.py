@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
+from dnnlib.util import UserError
 from evaluation.intervals import CONFIDENCE, t_quantile
 
 # At tau_gen, the held-out error exceeds its lowest value by at most this fraction of the lowest value.
@@ -51,8 +52,11 @@ class Slope:
 def generalization_clock(
     times: Sequence[float], held_out: np.ndarray, tolerance: float = TOLERANCE, seed: int = 0
 ) -> Clock:
-    """Find tau_gen. times: the times of S snapshots, ascending. held_out: the error on each held-out image, [S, N]."""
-    values = np.asarray(held_out)
+    """Find tau_gen. times: the times of S snapshots, ascending. held_out: the error on each held-out image, [S, N].
+
+    Raises UserError unless there is a time for each snapshot, and at least one image.
+    """
+    values = _checked(times, held_out, 'held_out', 1)
     # The lowest error is taken at the same snapshot in all resamples, because each resample's own minimum would be
     # biased low.
     lowest = int(values.mean(axis=1).argmin())
@@ -64,9 +68,13 @@ def generalization_clock(
 
 
 def gap_clock(times: Sequence[float], gaps: np.ndarray, seed: int = 0) -> Clock:
-    """Find tau_mem by the error. gaps: held-out error minus training error for each image pair, [S, N], N >= 2."""
-    critical = t_quantile(np.shape(gaps)[1] - 1)
-    return _bootstrapped(times, np.asarray(gaps), lambda mean, error: _stays(mean > critical * error), seed)
+    """Find tau_mem by the error. gaps: held-out error minus training error for each image pair, [S, N], N >= 2.
+
+    Raises UserError unless there is a time for each snapshot, and at least two image pairs.
+    """
+    values = _checked(times, gaps, 'gaps', 2)
+    critical = t_quantile(values.shape[1] - 1)
+    return _bootstrapped(times, values, lambda mean, error: _stays(mean > critical * error), seed)
 
 
 def ratio_clock(
@@ -79,11 +87,36 @@ def ratio_clock(
     independently of the other snapshots.
     memorized: each snapshot's number of copies. num_images: each snapshot's number of generated images, or one number
     for all snapshots.
+    Raises UserError unless there are a time and possible numbers for each snapshot.
     """
-    counts = np.asarray(memorized)
+    counts, totals = np.asarray(memorized), np.asarray(num_images)
+    _require_times(times, counts.shape, 'memorized')
+    if totals.shape not in ((), counts.shape) or not ((counts >= 0) & (counts <= totals) & (totals > 0)).all():
+        raise UserError(
+            f'`memorized`={memorized} and `num_images`={num_images}: give 0 to `num_images` copies for each snapshot'
+        )
     random = np.random.default_rng(seed)
-    drawn = random.binomial(num_images, counts / np.asarray(num_images), [RESAMPLES, len(counts)])
+    drawn = random.binomial(totals, counts / totals, [RESAMPLES, len(counts)])
     return _clock(times, _stays(counts > 0), np.array([_stays(row > 0) for row in drawn]))
+
+
+def _require_times(times: Sequence[float], shape: Sequence[int], name: str) -> None:
+    """Raise UserError unless the times are ascending, and there is one for each entry of the argument `name`, [S]."""
+    if len(shape) != 1 or not shape[0] or shape[0] != len(times) or list(times) != sorted(times):
+        raise UserError(
+            f'`times`={times} and `{name}` {list(shape)} do not match; give ascending times, one for each snapshot'
+        )
+
+
+def _checked(times: Sequence[float], values: np.ndarray, name: str, fewest: int) -> np.ndarray:
+    """The argument `name`, [S, N]. Raises UserError unless its numbers are finite, S = len(times) and N >= fewest."""
+    found = np.asarray(values)
+    if found.ndim != 2 or found.shape[1] < fewest or not np.isfinite(found).all():
+        raise UserError(
+            f'`{name}` {list(found.shape)} must be finite numbers [S, N], for S snapshots and at least {fewest} images'
+        )
+    _require_times(times, found.shape[:1], name)
+    return found
 
 
 def _stays(flags: np.ndarray) -> int:

@@ -120,8 +120,10 @@ def effective_memorization(
     there are three or more). The interval runs from the 2.5 % quantile of the smaller result to the 97.5 % quantile of
     the larger result.
     Simulated coverage: tests/evaluation/test_effective_memorization.py.
-    Raises ValueError if no ratios are given, or if a size is given twice.
+    Raises ValueError if no ratios are given, if a size is given twice, or if the threshold is not in (0, 1).
     """
+    if not 0 < threshold < 1:
+        raise ValueError(f'`threshold`={threshold} is out of range; give a ratio above 0 and below 1, such as 0.9')
     ratios = sorted(ratios, key=lambda r: r.size)
     sizes = np.array([r.size for r in ratios], dtype=np.float64)
     if not len(sizes) or len(set(sizes)) < len(sizes):

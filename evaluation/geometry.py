@@ -81,7 +81,8 @@ def geometry(
             f'`positions` has shape {list(places.shape)}; give one position for each of the {len(pixels)} images'
         )
     pixels = pixels.to(references.device)
-    if not held_out and not (int(places.max()) < len(references) and torch.equal(references[places], pixels)):
+    inside = 0 <= int(places.min()) and int(places.max()) < len(references)
+    if not held_out and not (inside and torch.equal(references[places], pixels)):
         raise UserError(
             '`images` are not the training images at their `positions`; give their positions, or held_out=True for '
             'other images'

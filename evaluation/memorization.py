@@ -176,10 +176,12 @@ def memorized(nearest: Tensor, second: Tensor, threshold: float = THRESHOLD) -> 
     """Whether generated images are copies: nearest < threshold · second.
 
     nearest, second: squared pixel distances to the two nearest distinct training images, int64 [N].
-    threshold: ratio of distances (not squared), in (0, 1]. It is converted to the nearest fraction with a denominator
-        of at most three digits, so that the comparison uses integers.
+    threshold: ratio of distances (not squared), in (0, 1]. If it is at least 0.001, it is converted to the nearest
+        fraction with a denominator of at most three digits, so that the comparison uses integers.
     Returns bool [N]. An image at distance 0 is memorized whatever the second distance is.
     """
+    if threshold < 0.001:
+        return nearest.double().sqrt() < threshold * second.double().sqrt()
     fraction = Fraction(threshold).limit_denominator(999)
     return nearest * fraction.denominator**2 < second * fraction.numerator**2
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from dnnlib.util import UserError
 from evaluation.clocks import (
     Clock,
     fit_line,
@@ -54,6 +55,28 @@ def test_the_ratio_clock_is_the_first_snapshot_with_copies():
     found = ratio_clock(TIMES, [0, 0, 0, 1, 500, 900], 1000)
     assert found == Clock(time=8, low=4, high=16)  # with 1 copy in 1,000 images, about 1/3 of resamples have none
     assert ratio_clock(TIMES, [0, 0, 0, 0, 0, 0], 1000) == Clock(time=None, low=32, high=None)
+
+
+@pytest.mark.parametrize(
+    ('find', 'message'),
+    [
+        (lambda: ratio_clock([1, 2, 3], [0, 0, 5, 9], 100), r'`times`=\[1, 2, 3\] and `memorized` \[4\] do not match'),
+        (lambda: ratio_clock([2, 1], [0, 5], 100), r'`times`=\[2, 1\] .* give ascending times'),
+        (lambda: ratio_clock([], [], 100), r'`times`=\[\] and `memorized` \[0\]'),
+        (lambda: ratio_clock([1, 2], [0, 5], [100]), '`num_images`=.100.: give 0 to `num_images` copies'),
+        (lambda: ratio_clock([1, 2], [0, 101], 100), '`memorized`=.0, 101. and `num_images`=100: give 0 to'),
+        (lambda: ratio_clock([1, 2], [-1, 5], 100), '`memorized`=.-1, 5. and `num_images`=100: give 0 to'),
+        (lambda: generalization_clock([1, 2], np.ones([3, 9])), r'`times`=\[1, 2\] and `held_out` \[3\] do not match'),
+        (lambda: generalization_clock([1, 2], np.ones([2, 0])), r'`held_out` \[2, 0\] must be finite .* at least 1'),
+        (lambda: gap_clock([1, 2, 3], np.ones([2, 9])), r'`times`=\[1, 2, 3\] and `gaps` \[2\] do not match'),
+        (lambda: gap_clock([1, 2], np.ones([2, 1])), r'`gaps` \[2, 1\] must be finite .* at least 2 images'),
+        (lambda: gap_clock([1, 2], np.ones(2)), r'`gaps` \[2\] must be finite numbers \[S, N\]'),
+        (lambda: gap_clock([1, 2], np.full([2, 9], np.nan)), '`gaps` .* must be finite'),
+    ],
+)
+def test_curves_that_do_not_match_the_times_are_refused(find, message):
+    with pytest.raises(UserError, match=message):
+        find()
 
 
 def test_the_interval_of_the_plateau_contains_the_true_time():

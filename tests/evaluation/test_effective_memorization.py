@@ -206,6 +206,12 @@ def test_impossible_counts_are_refused(memorized, images):
         Ratios(10, memorized, images)
 
 
+@pytest.mark.parametrize('threshold', [90, 1.0, 0, math.nan])
+def test_a_threshold_outside_0_to_1_is_refused(threshold):
+    with pytest.raises(ValueError, match=f'`threshold`={threshold} is out of range'):
+        effective_memorization([Ratios(10, (9,), (10,)), Ratios(20, (1,), (10,))], threshold=threshold)
+
+
 def search(curve, low, high, tolerance, step=1, known=None):
     """Run a search on a known curve; return the sizes in order of measurement, and all ratios by size."""
     ratios, measured = dict(known or {}), []

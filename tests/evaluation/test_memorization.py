@@ -103,6 +103,10 @@ def test_the_interval_equals_wilsons_formula(successes, total):
         (2 / 5, 4, 26, True),
         (0.001, 1, 999**2, False),  # the distances are 1 and 999
         (0.001, 1, 999**2 + 1, True),
+        (0.0007, 49, 10**8 - 10**4, False),  # the distances are 7 and slightly less than 10,000
+        (0.0007, 49, 10**8 + 10**4, True),
+        (0.0004, 0, 1, True),
+        (1e-200, 0, 1, True),
     ],
 )
 def test_a_copy_is_nearer_than_the_threshold_times_the_second_distance(threshold, nearest, second, expected):

@@ -29,7 +29,7 @@ TINY = TrainingOptions(**PRESETS['digits'] | {'num_channels': 4, 'batch': 6}, ep
 
 
 def test_examples_in_python_md_are_short():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     for block in BLOCKS:
         assert len([line for line in block.splitlines() if line.strip()]) <= 10, block
 
@@ -44,6 +44,7 @@ def test_examples_in_python_md_run(monkeypatch, tmp_path):
     assert page.samples.shape == (32, 1, 8, 8)
     assert page.nearest.shape == (32, 1, 8, 8)
     assert page.noise.shape == (8, 1, 8, 8)
+    assert str(page.emm) == '42 [30, 48]'
     assert len(repr(page.net)) < 100
     assert len(repr(page.result)) < 200
     assert not list(tmp_path.iterdir())

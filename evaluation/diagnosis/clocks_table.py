@@ -91,7 +91,7 @@ def clocks_record(run: Run, dataset_size: int, train: np.ndarray, test: np.ndarr
     known = [evaluated[snapshot.name] for snapshot in run.snapshots if snapshot.name in evaluated]
     if known:
         found['tau_mem_ratio'] = ratio_clock(
-            [record['kimg'] for record in known],
+            [record['kimg'] or 0.0 for record in known],
             [record['num_memorized'] for record in known],
             [record['num_images'] for record in known],
         )

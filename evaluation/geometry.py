@@ -81,7 +81,7 @@ def geometry(
             f'`positions` has shape {list(places.shape)}; give one position for each of the {len(pixels)} images'
         )
     pixels = pixels.to(references.device)
-    inside = 0 <= int(places.min()) and int(places.max()) < len(references)
+    inside = int(places.min()) >= 0 and int(places.max()) < len(references)
     if not held_out and not (inside and torch.equal(references[places], pixels)):
         raise UserError(
             '`images` are not the training images at their `positions`; give their positions, or held_out=True for '

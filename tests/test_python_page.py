@@ -1,10 +1,12 @@
 """The code in docs/python.md: it runs unchanged, and each example is short."""
 
+import dataclasses
 import os
 import re
 import signal
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -60,6 +62,51 @@ def test_training_on_arrays_gives_the_same_network_as_a_run_folder(tmp_path):
     for name, weights in net.state_dict().items():
         assert torch.equal(weights, again.state_dict()[name])
         assert torch.equal(weights, saved.state_dict()[name])
+
+
+def settings_of_torch():
+    cudnn = torch.backends.cudnn
+    deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark, *deterministic
+
+
+@pytest.mark.parametrize('in_folder', [False, True])
+def test_training_leaves_the_callers_random_state_and_settings_alone(in_folder, tmp_path, monkeypatch):
+    options = dataclasses.replace(TINY, deterministic=True, bench=False, precision='bf16')
+    run_dirs = iter([tmp_path / 'a', tmp_path / 'b'] if in_folder else [None, None])
+    torch.manual_seed(1)
+    expected = torch.randn(3)
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', True)
+    before = settings_of_torch()
+    torch.set_float32_matmul_precision('medium')
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        own = settings_of_torch()
+        torch.manual_seed(1)
+        train(IMAGES, options=options, run_dir=next(run_dirs))
+        assert torch.equal(torch.randn(3), expected)
+        assert settings_of_torch() == own
+        torch.manual_seed(1)
+        with pytest.raises(UserError, match='the loss or the weights have not been finite'):
+            train(IMAGES, options=dataclasses.replace(options, lr=1e30), run_dir=next(run_dirs))
+        assert torch.equal(torch.randn(3), expected)
+        assert settings_of_torch() == own
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.use_deterministic_algorithms(False)
+
+
+def test_training_in_another_thread_gives_the_same_network(tmp_path):
+    expected = train(IMAGES, options=TINY).state_dict()
+    with ThreadPoolExecutor(1) as pool:
+        net = pool.submit(train, IMAGES, options=TINY, run_dir=tmp_path).result()
+    assert all(torch.equal(weights, expected[name]) for name, weights in net.state_dict().items())
+
+
+@pytest.mark.parametrize('options', [{'precision': 'fp16'}, {'fp16': True}])
+def test_fp16_on_a_cpu_is_refused(options):
+    with pytest.raises(UserError, match='`precision`=fp16 requires a GPU; on a CPU choose bf16'):
+        train(IMAGES, options=dataclasses.replace(TINY, **options))
 
 
 def test_a_run_folder_is_not_used_twice(tmp_path):

@@ -1,7 +1,9 @@
 """Arithmetic settings, memory checks, and derived random seeds for torch."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 
 import psutil
 import torch
@@ -23,6 +25,26 @@ def configure_backends(precision: str, deterministic: bool = False, benchmark: b
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # must be set before cuBLAS is first used
+
+
+@contextlib.contextmanager
+def backends_restored(device: torch.device) -> Iterator[None]:
+    """Restore the global random states and the options of `configure_backends` at the end of the block.
+
+    device: the device that the block uses. The state of a GPU is restored if CUDA is in use.
+    """
+    cudnn = torch.backends.cudnn
+    matmul, tf32, benchmark = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    in_use = device.type == 'cuda' or torch.cuda.is_initialized()
+    with torch.random.fork_rng(range(torch.cuda.device_count() if in_use else 0)):
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(matmul)
+            cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def derived_seed(*parts: int) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -29,7 +30,13 @@ class StopSignal:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
-        """Handle Ctrl-C, SIGTERM and SIGHUP inside the block; a second Ctrl-C interrupts immediately."""
+        """Handle Ctrl-C, SIGTERM and SIGHUP inside the block; a second Ctrl-C interrupts immediately.
+
+        Outside the main thread, signals are left alone, because Python delivers them only to the main thread.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
         # If SIGHUP is ignored (as under nohup), keep ignoring it, except under torchrun, which forwards it regardless.
         if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and 'TORCHELASTIC_RUN_ID' not in os.environ:

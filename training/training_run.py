@@ -18,7 +18,7 @@ from dnnlib.typed import checked_options
 from dnnlib.util import UserError, counted, remove_partial_files, tee_output, with_option_names
 from torch_utils import distributed
 from torch_utils.distributed import print0
-from torch_utils.misc import configure_backends
+from torch_utils.misc import backends_restored
 from training.config import (
     OPTIONS_FILE,
     SavedRun,
@@ -34,7 +34,7 @@ from training.dataset import Dataset, DatasetInfo, checked_labels, describe_data
 from training.held_out_loss import open_held_out_loss
 from training.preconditioning import Preconditioned
 from training.snapshot import list_snapshots, list_states, load_network, load_state
-from training.trainer import Trainer, checked_state
+from training.trainer import checked_state
 from training.training_loop import STATS_FILE, check_finite, make_trainer, open_training_set, run_training
 from training.training_options import RunOptions, T, TrainingOptions, changed, resumed_options, with_preset
 
@@ -59,7 +59,8 @@ def train(
         files.
     Raises UserError if an option is invalid or does not fit the images, if there is no such device, or if the loss is
     not finite. If Ctrl-C stops a run with a `run_dir`, its training state is saved before KeyboardInterrupt is raised;
-    SIGTERM and SIGHUP raise SystemExit.
+    SIGTERM and SIGHUP raise SystemExit. Signals are handled only in the main thread.
+    The global random states and settings of torch are the same after the call as before it.
     """
     dataset = dataset_in_memory(images, labels)
     options = checked_options(options or TrainingOptions(), TrainingOptions, 'options')
@@ -72,25 +73,36 @@ def train(
     num_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
     info = DatasetInfo('', dataset.name, size, resolution, channels, num_classes)
     config, device = resolve(options, info, given=given), distributed.choose_device(str(device))
-    if run_dir is not None:
-        folder = Path(run_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / OPTIONS_FILE).exists() or list_snapshots(folder):
-            raise UserError(f'`run_dir`={folder} already contains a run; give another folder')
-        held_out = open_held_out_loss(config, dataset, device)
-        with sole_use(folder / LOCK_FILE, f'the run folder {folder}'):
-            trainer = make_trainer(config, dataset, device)
-            config.save(folder)
-            stopped_by = run_training(trainer, folder, held_out)
-        if stopped_by:
-            raise KeyboardInterrupt if stopped_by == signal.SIGINT else SystemExit(128 + stopped_by)
-        return load_network(list_snapshots(folder)[-1][1], device)
-    configure_backends(config.precision, config.options.deterministic, config.options.bench)
-    trainer = Trainer(config, dataset, device)
-    while trainer.images < config.schedule.total_images:
-        trainer.step()
-    check_finite(trainer)
-    return trainer.ema.requires_grad_(False)
+    check_precision(config.precision, device)
+    with backends_restored(device):
+        if run_dir is not None:
+            return train_in_new_folder(config, dataset, device, Path(run_dir))
+        trainer = make_trainer(config, dataset, device)
+        while trainer.images < config.schedule.total_images:
+            trainer.step()
+        check_finite(trainer)
+        return trainer.ema.requires_grad_(False)
+
+
+def train_in_new_folder(config: TrainingConfig, dataset: Dataset, device: torch.device, folder: Path) -> Preconditioned:
+    """Train on images in memory, and save snapshots, training states and statistics in a folder; see `train`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / OPTIONS_FILE).exists() or list_snapshots(folder):
+        raise UserError(f'`run_dir`={folder} already contains a run; give another folder')
+    held_out = open_held_out_loss(config, dataset, device)
+    with sole_use(folder / LOCK_FILE, f'the run folder {folder}'):
+        trainer = make_trainer(config, dataset, device)
+        config.save(folder)
+        stopped_by = run_training(trainer, folder, held_out)
+    if stopped_by:
+        raise KeyboardInterrupt if stopped_by == signal.SIGINT else SystemExit(128 + stopped_by)
+    return load_network(list_snapshots(folder)[-1][1], device)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise UserError for fp16 on a CPU, where networks would compute in float32."""
+    if precision == 'fp16' and device.type == 'cpu':
+        raise UserError("`precision`=fp16 requires a GPU; on a CPU choose bf16, or fp32 for the paper's numerics")
 
 
 def dataset_in_memory(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | None) -> Dataset:
@@ -139,8 +151,7 @@ def train_in_folder(options: RunOptions, given: set[str], device: torch.device) 
             print0(with_option_names(as_lines(cost_lines(config, device, images_seen))))
             print0('Dry run; stopping here.')
             return None, 0
-        if config.precision == 'fp16' and device.type == 'cpu':
-            raise UserError("`precision`=fp16 requires a GPU; on a CPU choose bf16, or fp32 for the paper's numerics")
+        check_precision(config.precision, device)
         dataset = open_training_set(config)
         held_out = open_held_out_loss(config, dataset, device)
         trainer = make_trainer(config, dataset, device, state)

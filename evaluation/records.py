@@ -91,11 +91,12 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield each setting and its value; hashes are shortened to eight characters."""
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from _flat(value)
         else:
-            yield name, value
+            yield name, value[:8] if 'sha256' in name and isinstance(value, str) else value
 
 
 def parse_record(text: str | bytes, where: str) -> Record:

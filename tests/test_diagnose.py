@@ -394,8 +394,9 @@ def test_clocks_are_read_from_errors_and_records(run_dir, halves, tmp_path):
     records = [
         {'snapshot': path.name, 'kimg': kimg, 'num_memorized': count, 'num_images': 100,
          'ratio': count / 100, 'ratio_low': 0, 'ratio_high': 1, 'num_duplicates': 0, 'mean_distance': 1,
-         'epochs': None}
-        for (kimg, path), count in zip(enumerate(paths, start=1), (0, 60, 90), strict=True)
+         'epochs': None, 'dataset_sha256': sha256}
+        for sha256, counts in ((load_dataset(str(halves[0])).sha256, (0, 60, 90)), ('of another set', (0, 0, 0)))
+        for (kimg, path), count in zip(enumerate(paths, start=1), counts, strict=True)
     ]  # fmt: skip
     (copy / 'mem_traj.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
     arguments = ['clocks', f'--expdir={copy}', f'--test={halves[1]}', '--levels=0.5,2.0', '--plot']
@@ -411,6 +412,9 @@ def test_clocks_are_read_from_errors_and_records(run_dir, halves, tmp_path):
         assert close(row['test_error'], float(error))
     assert (copy / 'clocks.png').exists()
     assert 'tau_gen' in result.output
+    records = [{**record, 'num_memorized': 0, 'ratio': 0} for record in records]
+    (copy / 'mem_traj.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
+    assert re.search(r'tau_mem \(ratio\)  low\n.* none +3\n', invoke(*arguments, f'--outdir={tmp_path}/none').output)
     result = invoke(*arguments, f'--expdir={run_dir}', f'--outdir={tmp_path}')
     assert result.exit_code == 0, result.output
     comparison = json.loads((tmp_path / 'clocks_comparison.json').read_text())

@@ -29,7 +29,7 @@ class Run:
     """A training run.
 
     snapshots: its snapshots, oldest first. batch, lr: its batch size and learning rate, used to normalize times.
-    records: the records in its mem_traj.jsonl.
+    records: the records of one evaluation of its snapshots.
     """
 
     name: str
@@ -86,7 +86,7 @@ def measure_clocks(
 def clocks_record(run: Run, dataset_size: int, train: np.ndarray, test: np.ndarray) -> Row:
     """A run's record. train, test: the snapshots' errors on training and on held-out images, [S, N] each."""
     times = [snapshot.kimg or 0.0 for snapshot in run.snapshots]
-    evaluated = {record['snapshot']: record for record in run.records}  # the newest record of each snapshot
+    evaluated = {record['snapshot']: record for record in run.records}
     found = {'tau_gen': generalization_clock(times, test), 'tau_mem_error': gap_clock(times, test - train)}
     known = [evaluated[snapshot.name] for snapshot in run.snapshots if snapshot.name in evaluated]
     if known:

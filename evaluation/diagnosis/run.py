@@ -34,7 +34,7 @@ from evaluation.generators import (
     fetched,
     generators_of_run,
 )
-from evaluation.records import format_seeds, read_records
+from evaluation.records import format_seeds, newest_evaluation, read_records
 from torch_utils import distributed
 from torch_utils.distributed import print0
 from training.closed_form import denoiser_class, files_of, read_name
@@ -206,9 +206,10 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
         raise UserError('`test` is missing; give the held-out set whose error determines the clocks')
     wanted = []
     for expdir in options.expdir:
-        run = open_run(expdir, Sampling(precision=options.denoising.precision), device)
         data = data_of(expdir)
         sets = open_sets(data, options.sets)
+        sampling = Sampling(precision=options.denoising.precision)
+        run = open_run(expdir, sets.training.sha256, sampling, device)
         shape = run.snapshots[0].shape
         require_shape(sets.training.images.shape[1:], shape, f'`data`={data}', f'the networks of {expdir} make')
         settings = {
@@ -225,7 +226,13 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
     rows = [{'run': record['run'], **row} for record in records for row in record['rows']]
     distributed.on_main(lambda: write_csv(path.with_suffix('.csv'), rows))
     print0('Times in thousands of training images seen; 95 % intervals')
-    print0(text_table([clocks_table.summary_row(record) for record in records], clocks_table.COLUMNS))
+    # Without the word, a column in which no run has a time would be omitted, but not the columns of its interval.
+    unknown = dict.fromkeys(clocks_table.CLOCKS, 'none')
+    found = [
+        unknown | {name: value for name, value in clocks_table.summary_row(record).items() if value is not None}
+        for record in records
+    ]
+    print0(text_table(found, clocks_table.COLUMNS))
     if comparison := clocks_table.compare_runs(records):
         distributed.on_main(lambda: write_json(path.with_name(f'{path.name}_comparison.json'), comparison))
         for line in clocks_table.comparison_lines(comparison):
@@ -263,17 +270,21 @@ def network_files(options: LevelsOptions | AgreementOptions) -> list[Path]:
     return [fetched(network, options.download) for network in options.network]
 
 
-def open_run(expdir: Path, sampling: Sampling, device: torch.device) -> clocks_table.Run:
+def open_run(expdir: Path, dataset_sha256: str, sampling: Sampling, device: torch.device) -> clocks_table.Run:
+    """Open a run with its newest evaluation that compared images with the training set.
+
+    dataset_sha256: the training set's hash. Raises UserError if the run has fewer than two snapshots.
+    """
     generators = generators_of_run(expdir, sampling, device)[::-1]
     if len(generators) < 2:
         raise UserError(f'`expdir`={expdir} has one snapshot after 0 kimg, but clocks need several')
-    given = read_run(expdir).options
+    given, records = read_run(expdir).options, read_records(expdir / 'mem_traj.jsonl')
     return clocks_table.Run(
         name=expdir.name,
         snapshots=generators,
         batch=given.batch,
         lr=given.lr,
-        records=read_records(expdir / 'mem_traj.jsonl'),
+        records=newest_evaluation([record for record in records if record['dataset_sha256'] == dataset_sha256]),
     )
 
 

@@ -8,7 +8,17 @@ import torch
 from dnnlib.util import UserError
 from evaluation.best_images import BestSnapshot, read_best, write_best
 from evaluation.memorization import closeness
-from evaluation.records import SETTINGS, append_record, best_record, find_record, format_seeds, read_records
+from evaluation.records import (
+    SETTINGS,
+    append_record,
+    best_record,
+    changed_settings,
+    evaluations,
+    find_record,
+    format_seeds,
+    newest_evaluation,
+    read_records,
+)
 
 NUMBERS = {
     'num_images': 10, 'num_memorized': 1, 'num_duplicates': 0, 'ratio': 0.1, 'ratio_low': 0.0, 'ratio_high': 0.5,
@@ -86,3 +96,22 @@ def test_images_of_the_best_snapshot_are_read_only_for_the_same_settings(tmp_pat
 def test_closeness_is_the_logarithm_of_the_distance_to_the_threshold():
     found = closeness(torch.tensor([[1, 9], [4, 9], [1, 81], [0, 5]]))
     assert found.tolist() == pytest.approx([0, math.log(2), math.log(3), math.inf])
+
+
+def test_evaluations_are_told_apart_by_their_settings():
+    own = {'dataset_sha256': 'a' * 64, 'sampler': {'num_steps': 18, 'rho': 7}, 'seeds': '0-9'}
+    records = [{'snapshot': name, 'kimg': kimg, **own} for name, kimg in (('b', 2), ('a', 1))]
+    other = {**records[0], 'dataset_sha256': 'b' * 64, 'sampler': {'num_steps': 9, 'rho': 7}}
+    again = {**records[1], 'ratio': 0.5}
+    assert evaluations([*records, other, again]) == [[*records, again], [other]]
+    assert newest_evaluation([*records, other, again]) == [again, records[0]]
+    assert newest_evaluation([*records, other]) == [other]
+    assert newest_evaluation([]) == []
+    assert changed_settings(again, records[0]) == ''
+    text = 'dataset_sha256=bbbbbbbb instead of aaaaaaaa, num_steps=9 instead of 18'
+    assert changed_settings(records[1], other) == text
+    raced = [
+        {**record, 'seeds': seeds, 'raced_seeds': '0-9'} for record, seeds in zip(records, ('0-4', '0-9'), strict=True)
+    ]
+    assert changed_settings(*raced) == ''
+    assert changed_settings(records[0], raced[0]) == 'raced_seeds=0-9 instead of None'

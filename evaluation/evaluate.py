@@ -109,7 +109,8 @@ def make_measurement(
     """Prepare the measurement; this extracts the features of the training set and of the held-out set if needed."""
     metrics, rule = requested_metrics(options), other_rule(options)
     extractor = make_extractor(options.extractor, options.preprocess, device) if options.extractor else None
-    pixels = Compared(PixelSpace(device), training_set.images, None if test is None else test.pixels)
+    pixel_space = PixelSpace(device, training_set.mirrored)
+    pixels = Compared(pixel_space, training_set.images, None if test is None else test.pixels)
     features = None if saved is None else Compared(FeatureSpace(device), saved.training, saved.test)
     if extractor is not None:
         sets = [ImageSet(training_set.name, training_set.where, training_set.images.numpy())]

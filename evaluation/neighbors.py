@@ -81,19 +81,13 @@ class NeighborIndex:
             pixels = torch.as_tensor(references)
             assert pixels.dtype == torch.uint8, 'images must be uint8'
             self.device, self.num_pixels = torch.device(device or pixels.device), pixels[:1].numel()
-            self.index = self._compared(len(pixels), self._keys(pixels) if distinct else None)
+            self.index = self._compared(len(pixels), equal_images(pixels, mirrored) if distinct else None)
             rows = torch.empty([len(self.index), self.num_pixels], dtype=torch.int8, device=self.device)
             size = prepared_rows(self.num_pixels)  # a few at a time, to keep only one copy in memory
             for part, index in zip(rows.split(size), self.index.to(pixels.device).split(size), strict=True):
                 part.copy_(as_rows(pixels[index].to(self.device)))
             self.index = self.index.to(self.device)
             self.rows, self.norms = rows.__getitem__, squared_norms(rows, self.dtype)
-
-    def _keys(self, pixels: Tensor) -> Tensor:
-        """Keys that are equal for equal references, int64 [M]."""
-        blocks = pixels.split(prepared_rows(self.num_pixels))
-        versions = map(first_versions, blocks) if self.mirrored else blocks
-        return torch.tensor(copies_of(row for block in versions for row in block.cpu().numpy()))
 
     def _compared(self, count: int, keys: Tensor | None) -> Tensor:
         """Indices of the references that this rank compares, in ascending order, int64.
@@ -139,12 +133,6 @@ class NeighborIndex:
         """Find the k nearest references of each query; see `nearest_neighbors`. queries: uint8 [N, …]."""
         assert 1 <= k <= len(self), f'{k} neighbours need at least {k} references, not {len(self)}'
         pixels = self._checked(queries)
-        if self.mirrored:  # mirroring the query instead of the references gives the same distances
-            (index, distance), other = self._query(pixels, k), self._query(pixels.flip(-1), k)
-            return lowest_of_both(index, distance, *other, k)
-        return self._query(pixels, k)
-
-    def _query(self, pixels: Tensor, k: int) -> tuple[Tensor, Tensor]:
         found = [self._query_block(block, k) for block in pixels.split(self.query_size)]
         if not found:
             empty = torch.empty([0, k], dtype=torch.int64, device=pixels.device)
@@ -160,14 +148,13 @@ class NeighborIndex:
         return index.gather(1, column).to(pixels.device), distance.to(pixels.device)
 
     def count_within(self, queries: Images, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
-        """For each query, count the references whose balls contain it.
+        """For each query, count the references whose balls contain it (or, with `mirrored`, its mirror image).
 
         squared_radii: the squared radius of each reference's ball, int64 [M], in squared pixel levels.
         Returns the counts for open balls and for closed balls, int64 [N] each. They are exact; computing them takes as
         much memory as `query`.
         """
         pixels = self._checked(queries)
-        assert not self.mirrored
         assert len(squared_radii) == len(self) == self.num_references, 'one radius for each reference'
         # A query q is inside the ball around r if |r|² - radius² - 2 q·r < -|q|². Because of the radius, the left side
         # can need one bit more than the distances in `query`.
@@ -184,27 +171,44 @@ class NeighborIndex:
         assert pixels.numel() == len(pixels) * self.num_pixels, 'queries and references differ in shape'
         return pixels
 
+    def _versions(self, pixels: Tensor) -> list[Tensor]:
+        """Queries and, with `mirrored`, their mirror images, int8 [Q, P] each.
+
+        Mirroring the queries instead of the references gives the same distances.
+        """
+        pixels = pixels.to(self.device)
+        return [as_rows(pixels), as_rows(pixels.flip(-1))] if self.mirrored else [as_rows(pixels)]
+
+    def _scores(self, versions: list[Tensor], offsets: Tensor, block: slice) -> Tensor:
+        """The lowest value of offset - 2 q·r among the versions q of each query, for the references r in a block."""
+        columns = self.rows(block).t()
+        products = int8_matmul(versions[0], columns)
+        for queries in versions[1:]:
+            torch.maximum(products, int8_matmul(queries, columns), out=products)
+        return torch.sub(offsets[block], products.to(offsets.dtype), alpha=2)
+
     def _count_block(self, pixels: Tensor, offsets: Tensor) -> Tensor:
-        queries = as_rows(pixels.to(self.device))
+        versions = self._versions(pixels)
+        queries = versions[0]
         limit = -squared_norms(queries, offsets.dtype)[:, None]
         counts = torch.zeros([2, len(queries)], dtype=torch.int64, device=queries.device)
         for start in range(0, len(self.index), self.block_size):
             block = slice(start, start + self.block_size)
-            scores = torch.sub(offsets[block], int8_matmul(queries, self.rows(block).t()).to(offsets.dtype), alpha=2)
+            scores = self._scores(versions, offsets, block)
             counts[0] += (scores < limit).sum(dim=1)
             counts[1] += (scores <= limit).sum(dim=1)
         return counts
 
     def _query_block(self, pixels: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        queries = as_rows(pixels.to(self.device))
-        # |r|² - 2 q·r: the squared distance minus |q|², which is the same for all references.
+        versions = self._versions(pixels)
+        queries = versions[0]
         missing = torch.iinfo(self.dtype).max
         best = torch.full([len(queries), k], missing, dtype=self.dtype, device=self.device)
         position = torch.zeros([len(queries), k], dtype=torch.int64, device=self.device)
         for start in range(0, len(self.index), self.block_size):
             block = slice(start, start + self.block_size)
-            products = int8_matmul(queries, self.rows(block).t()).to(self.dtype)
-            scores = torch.sub(self.norms[block], products, alpha=2)
+            # |r|² - 2 q·r: the squared distance minus |q|², which is the same for all references.
+            scores = self._scores(versions, self.norms, block)
             closer = (scores.amin(dim=1) < best[:, -1]).nonzero()[:, 0]
             if len(closer):
                 merged = torch.cat([best[closer], scores[closer]], dim=1)
@@ -215,24 +219,21 @@ class NeighborIndex:
         return self.index[position] + self.offset, torch.where(best == missing, _MISSING, distance)
 
 
+def equal_images(pixels: Tensor, mirrored: bool = False) -> Tensor:
+    """For each image, the position of the first image that equals it, int64 [N]. pixels: uint8 [N, …].
+
+    mirrored: whether images that are mirror images of each other also count as equal.
+    """
+    blocks = pixels.split(prepared_rows(pixels[:1].numel()))
+    versions = map(first_versions, blocks) if mirrored else blocks
+    return torch.tensor(copies_of(row for block in versions for row in block.cpu().numpy()), dtype=torch.int64)
+
+
 def first_versions(pixels: Tensor) -> Tensor:
     """Of each image and its mirror image, select the first in lexicographic order: uint8 [N, …, W] -> [N, P]."""
     rows, mirrored = pixels.flatten(1), pixels.flip(-1).flatten(1)
     place = (rows != mirrored).to(torch.uint8).argmax(dim=1, keepdim=True)
     return torch.where(mirrored.gather(1, place) < rows.gather(1, place), mirrored, rows)
-
-
-def lowest_of_both(
-    index: Tensor, distance: Tensor, other_index: Tensor, other_distance: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
-    """Merge two lists of neighbours into the k nearest; the lists can overlap. All tensors are int64 [N, k]."""
-    same = index[:, :, None] == other_index[:, None, :]
-    here = same & (distance[:, :, None] <= other_distance[:, None, :])
-    distance = distance.masked_fill((same & ~here).any(dim=2), _MISSING)
-    other_distance = other_distance.masked_fill(here.any(dim=1), _MISSING)
-    index, order = torch.cat([index, other_index], dim=1).sort(dim=1)  # so ties go to the lowest index
-    distance, column = lowest(torch.cat([distance, other_distance], dim=1).gather(1, order), k)
-    return index.gather(1, column), distance
 
 
 def prepared_rows(num_pixels: int) -> int:

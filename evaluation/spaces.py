@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from evaluation.memorization import first_of_equal_rows
-from evaluation.neighbors import NeighborIndex
+from evaluation.neighbors import NeighborIndex, equal_images
 
 Rows = Tensor | np.ndarray
 
@@ -32,10 +32,12 @@ class PixelSpace:
 
     Squared distances are int64. All results are on the CPU.
     device: the device that compares images. [default: the references' device]
+    mirrored: whether an image and its mirror image count as the same image. The distance between two images is then
+        the smaller of the distances between one of them and both versions of the other.
     """
 
-    def __init__(self, device: torch.device | str | None = None):
-        self.device = device
+    def __init__(self, device: torch.device | str | None = None, mirrored: bool = False):
+        self.device, self.mirrored = device, mirrored
 
     def validate(self, rows: Rows, name: str) -> None:
         """Raise UserError if the rows are not valid in this space. name: describes the rows in messages."""
@@ -48,7 +50,7 @@ class PixelSpace:
 
         Returns their indices, int64 [N, k], and their squared distances, [N, k].
         """
-        index, squared = NeighborIndex(references, self.device).query(queries, k)
+        index, squared = NeighborIndex(references, self.device, mirrored=self.mirrored).query(queries, k)
         return index.cpu(), squared.cpu()
 
     def count_within(self, queries: Rows, references: Rows, squared_radii: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,12 +59,13 @@ class PixelSpace:
         squared_radii: the squared radius of each reference's ball, [M], with the dtype of the squared distances.
         Returns the counts for open balls and for closed balls, int64 [N] each.
         """
-        below, within = NeighborIndex(references, self.device).count_within(queries, squared_radii)
+        index = NeighborIndex(references, self.device, mirrored=self.mirrored)
+        below, within = index.count_within(queries, squared_radii)
         return below.cpu(), within.cpu()
 
     def distinct(self, rows: Rows) -> Tensor:
         """The positions of all rows that do not equal an earlier row, in ascending order, int64."""
-        return first_of_equal_rows(_numpy(rows))
+        return equal_images(torch.as_tensor(rows), self.mirrored).unique()
 
     def vectors(self, rows: Rows) -> np.ndarray:
         """Rows as floating-point vectors [N, P], for clustering."""

@@ -128,6 +128,21 @@ def test_table_rows_for_a_folder_contain_its_file_names(digits_20, images, tmp_p
     assert [(row['set'], row['image']) for row in rows] == [('samples', 'a/1.png'), ('samples', 'b/0.png')]
 
 
+def test_metrics_and_copy_rules_compare_mirrored_images_if_the_ratio_does(tmp_path):
+    random = np.random.default_rng(0)
+    training, test, made = (random.integers(0, 256, (size, 1, 8, 8), dtype=np.uint8) for size in (80, 40, 30))
+    made[:9] = training[:9, ..., ::-1]
+    for name, pixels in (('training', training), ('test', test), ('made', made)):
+        np.save(tmp_path / f'{name}.npy', pixels.transpose(0, 2, 3, 1))
+    sets = [f'--images={tmp_path}/made.npy', f'--knn-ref={tmp_path}/training.npy', f'--test-ref={tmp_path}/test.npy']
+    (record,) = evaluated(*sets, '--xflip=1', '--metrics=all', '--copy-rule=adaptive')
+    expected = compute_metrics(requested(['all'], True, False), PixelSpace(mirrored=True), made, training, test)
+    assert record['metrics'] == json.loads(json.dumps(expected))
+    assert (record['num_memorized'], record['copies']['num_copies']) == (9, 9)
+    (record,) = evaluated(*sets, '--copy-rule=adaptive')
+    assert (record['num_memorized'], record['copies']['num_copies']) == (0, 0)
+
+
 def test_metrics_are_reported_together_with_the_ratio(digits_20, array, images, reference):
     test = load_dataset('digits').images
     (record,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all', '--test-ref=digits')

@@ -47,6 +47,43 @@ def test_torch_and_numpy_images_give_the_same_metrics():
     assert compute_metrics(names, PixelSpace(), *sets) == compute_metrics(names, PixelSpace(), *tensors)
 
 
+class PlainMirrored(PixelSpace):
+    """The smaller of the distances to an image and to its mirror image, for all pairs in float64."""
+
+    def squared(self, queries, references):
+        versions = references, references[..., ::-1]
+        return np.minimum(*(np.square(queries[:, None].astype(float) - x).sum(axis=(2, 3, 4)) for x in versions))
+
+    def nearest(self, queries, references, k):
+        squared = self.squared(queries, references)
+        index = np.argsort(squared, axis=1, kind='stable')[:, :k]
+        return torch.from_numpy(index), torch.from_numpy(np.take_along_axis(squared, index, axis=1))
+
+    def count_within(self, queries, references, squared_radii):
+        squared, radii = self.squared(queries, references), squared_radii.numpy()
+        return torch.from_numpy((squared < radii).sum(axis=1)), torch.from_numpy((squared <= radii).sum(axis=1))
+
+    def distinct(self, rows):
+        return torch.from_numpy(self.squared(rows, rows).argmin(axis=1)).unique()
+
+
+@with_and_without_ties
+def test_metrics_of_mirrored_images_equal_those_of_all_distances_in_float64(levels):
+    generated, training, test = random_sets(levels, 60, 50, 45)
+    training[40:45], generated[:6] = training[:5, ..., ::-1], training[10:16, ..., ::-1]
+    found = compute_metrics(OF_DISTANCES, PixelSpace(mirrored=True), generated, training, test)
+    assert found == compute_metrics(OF_DISTANCES, PlainMirrored(), generated, training, test)
+    known = TrainingImages(torch.from_numpy(training), mirrored=True).nearest_two(torch.from_numpy(generated))
+    space = PixelSpace(mirrored=True)
+    assert found == compute_metrics(OF_DISTANCES, space, generated, training, test, nearest_two=known)
+    # All sets count as sets of images and mirror images. (Only the cells of the C_T test are found without mirroring.)
+    names = [name for name in OF_DISTANCES if name != 'copying_test']
+    for images in (generated, training, test):
+        images[::2] = images[::2, ..., ::-1].copy()
+    other = compute_metrics(names, space, generated, training, test)
+    assert other == {name: found[name] for name in names}
+
+
 class CountingSpace(PixelSpace):
     def __init__(self):
         super().__init__()

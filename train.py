@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cli.command import RankedCommand, given_arguments, with_options
+from cli.command import RankedCommand, with_options
 from dnnlib.util import report_errors
 from training.training_options import RunOptions
 
@@ -34,7 +34,7 @@ def main(ctx: click.Context, options: RunOptions) -> None:
 
     device = distributed.choose_device(options.device)
     with distributed.process_group(device):
-        run_dir, stopped_by = train_in_folder(options, given_arguments(), device)
+        run_dir, stopped_by = train_in_folder(options, device)
         if run_dir is not None:
             distributed.print0(next_commands(run_dir, stopped_by, distributed.world_size()))
     if stopped_by:

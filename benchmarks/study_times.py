@@ -20,7 +20,7 @@ from studies.validation import parse_options
 from training.config import TrainingConfig, resolve
 from training.dataset import DatasetInfo
 from training.snapshot import NetworkConfig
-from training.training_options import RunOptions, with_preset
+from training.training_options import RunOptions
 
 DENOISER_CALLS = 35  # per image, with the 18 steps of the Heun sampler
 PASSES = 3  # in a training step: one forward pass, and a backward pass that takes about as long as two
@@ -61,7 +61,7 @@ def cost(point: Point) -> tuple[int, float]:
     commands = point.commands()
     data = parse_options('data', commands['data'], point.name)
     train = parse_options('train', commands['train'], point.name)
-    config = resolve(with_preset(build(RunOptions, train.values), train.given), dataset_of(point, data.values))
+    config = resolve(build(RunOptions, train.given_values), dataset_of(point, data.values))
     forward = operations_of(config)
     images = config.schedule.total_images
     seeds = len(parse_options('evaluate', commands['evaluate'], point.name).values['seeds'])

@@ -43,6 +43,8 @@ def with_options(kind: type, argument: str = 'options') -> Callable[[Callable], 
             load_plugins()
             own = {name: _in_home(values.pop(name)) for name in names}
             _require(kind, own)
+            if any(field.name == 'given' for field in dataclasses.fields(kind)):  # as in `TrainingOptions`
+                own = {name: own[name] for name in given_arguments() & own.keys()}
             return command(*positional, **values, **{argument: build(kind, own)})
 
         return functools.reduce(lambda wrapped, add: add(wrapped), reversed(click_options(kind)), run)

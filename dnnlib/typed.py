@@ -148,15 +148,25 @@ def _sentence(problem: str, content: Any, keys: list[str | int], kind: Any) -> s
 
 
 def checked_options(options: Any, kind: type[T], argument: str) -> T:
-    """Options that Python code made. argument: the argument that gave them, for messages.
+    """Options that Python code made, with NumPy's numbers converted to Python's.
 
+    argument: the argument that gave them, for messages.
     Raises UserError if they are not of this kind, or if a value has the wrong type or is out of range.
     """
     if not isinstance(options, kind):
         raise UserError(f'`{argument}` must be {kind.__name__}, not {type(options).__name__}')
-    found = parse(vars(options), kind, f'`{argument}`')
+    found = parse(_plain(vars(options)), kind, f'`{argument}`')
     try:
         check_values(found)
     except ValueError as error:
         raise UserError(f'`{argument}`: {error}') from error
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Convert NumPy's numbers and arrays to Python's numbers and lists, also inside lists and dicts."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, 'tolist') else value

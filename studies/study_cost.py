@@ -22,7 +22,7 @@ from torch_utils.distributed import choose_device
 from training.config import TrainingConfig, as_lines, resolve
 from training.cost import Cost, cost_of, images_per_second, in_gb
 from training.dataset import DatasetInfo
-from training.training_options import RunOptions, with_preset
+from training.training_options import RunOptions
 from training.training_run import with_threads
 
 # How long each speed is measured, in seconds. Each network has a training speed and a sampling speed.
@@ -66,8 +66,8 @@ class Costs:
 
     def config(self, command: list[str], info: DatasetInfo) -> TrainingConfig:
         parsed = parse_options('train', command, self.study.name)
-        options: RunOptions = with_preset(build(RunOptions, parsed.values), parsed.given)
-        return with_threads(resolve(options, info, self.world_size, parsed.given), options.threads, None)
+        options: RunOptions = build(RunOptions, parsed.given_values)
+        return with_threads(resolve(options, info, self.world_size), options.threads, None)
 
     def rate(self, name: str, measure: Callable[..., float], config: TrainingConfig, *arguments: int) -> float | None:
         """Images per second over all ranks; None if there is no device to measure it on.

@@ -188,6 +188,10 @@ class ParsedOptions:
     values: dict[str, Any]
     given: set[str]
 
+    @property
+    def given_values(self) -> dict[str, Any]:
+        return {name: self.values[name] for name in self.given}
+
 
 def parse_options(part: str, command: list[str], where: str) -> ParsedOptions:
     """Parse a command's options as its script would. where: start of error messages. Raises UserError."""

@@ -27,7 +27,7 @@ from training.training_run import train
 
 BLOCKS = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'python.md').read_text(encoding='utf-8'), re.DOTALL)
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
-TINY = TrainingOptions(**PRESETS['digits'] | {'num_channels': 4, 'batch': 6}, epochs=10, tick=1, snapshots=1)
+TINY = TrainingOptions(**PRESETS['digits'] | {'num_channels': 4, 'batch': 6}, epochs=10)
 
 
 def test_examples_in_python_md_are_short():
@@ -141,6 +141,9 @@ def test_a_signal_stops_training_and_the_program_after_saving_the_state(number, 
         ({'epochs': -1}, '`options`: epochs is out of range: -1'),
         ({'lr': '1e-3'}, "`options`: lr must be a number, not '1e-3'"),
         ({'cond': True}, '`options`: cond=True requires `labels`'),
+        ({'snap': 50}, '`options`: snap has no effect without `run_dir`; remove it'),
+        ({'test_data': 'x.zip'}, '`options`: test_data has no effect without `run_dir`; remove it'),
+        ({'cache': False}, '`options`: cache has no effect for arrays; remove it'),
         ({'batch': 6.0}, '`options`: batch must be a whole number, not 6.0'),
     ],
 )
@@ -150,6 +153,20 @@ def test_invalid_options_are_named_in_the_error(values, message):
     wrong: Any = values
     with pytest.raises(UserError, match='`options` must be TrainingOptions, not dict'):
         train(IMAGES, options=wrong)
+
+
+def test_labels_of_an_unconditional_network_are_refused():
+    with pytest.raises(UserError, match='`options`: cond=False does not use `labels`; remove one of them'):
+        train(IMAGES, np.zeros(6, int), TrainingOptions(preset='digits', cond=False))
+
+
+def test_numbers_of_numpy_are_options():
+    values: dict[str, Any] = {'lr': np.float64(2e-3), 'epochs': np.int64(10), 'attn_resolutions': np.array([4])}
+    expected, found = train(IMAGES, options=TINY), train(IMAGES, options=dataclasses.replace(TINY, **values))
+    assert all(torch.equal(weights, found.state_dict()[name]) for name, weights in expected.state_dict().items())
+    values = {'num_steps': np.int64(5), 'rho': np.float32(7)}
+    images = [generate(found, [0], options) for options in (SamplerOptions(num_steps=5), SamplerOptions(**values))]
+    assert torch.equal(*images)
 
 
 @pytest.mark.parametrize(

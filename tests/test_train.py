@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import train
-from cli.command import given_arguments, with_options
+from cli.command import with_options
 from dataset_utils.__main__ import main as dataset_utils_main
 from dnnlib.util import ArgumentError
 from tests.helpers import TINY, failure_of, invoke
@@ -22,7 +22,7 @@ from training.held_out_loss import HeldOutLoss
 from training.networks import MODEL_TYPES
 from training.snapshot import list_snapshots, list_states, load_network, read_info
 from training.trainer import Trainer
-from training.training_options import RunOptions, with_preset
+from training.training_options import RunOptions
 from training.training_run import with_seed
 
 run = partial(invoke, train.main)
@@ -156,9 +156,7 @@ def resolved(*arguments, world_size=1):
     @click.command()
     @with_options(RunOptions)
     def command(options):
-        given = given_arguments()
-        info = describe_dataset(options.data)
-        found.append(resolve(with_seed(with_preset(options, given)), info, world_size, given))
+        found.append(resolve(with_seed(options), describe_dataset(options.data), world_size))
 
     command.main(['--outdir=unused', *arguments], standalone_mode=False)
     return found[0]

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from training.augment import AUGMENT_LABELS
 from training.dataset import DatasetInfo
 from training.schedule import Schedule, evenly, every, logarithmically, rampup_kimg, scaled_kimg
 from training.snapshot import NetworkConfig
-from training.training_options import RunOptions, TrainingOptions, changed
+from training.training_options import RunOptions, TrainingOptions
 
 OPTIONS_FILE = 'training_options.json'
 # Default interval between status lines, in kimg. In short runs, it is reduced to give about LEAST_TICKS lines.
@@ -72,19 +73,21 @@ class TrainingConfig:
 
     def save(self, run_dir: Path) -> None:
         """Write `training_options.json`."""
-        write_text(run_dir / OPTIONS_FILE, json.dumps(msgspec.to_builtins(self), indent=2) + '\n')
+        content = msgspec.to_builtins(self)
+        del content['options']['given']
+        write_text(run_dir / OPTIONS_FILE, json.dumps(content, indent=2) + '\n')
 
 
 def resolve(
-    options: TrainingOptions, info: DatasetInfo, world_size: int = 1, given: set[str] | None = None
+    options: TrainingOptions, info: DatasetInfo, world_size: int = 1, given: Collection[str] | None = None
 ) -> TrainingConfig:
     """Turn options into a configuration, without reading files, printing or drawing random numbers.
 
-    options: options with a seed and with the preset's values (see `with_preset`). info: properties of the training set.
-    given: names of the options that the user set; None means those that differ from their defaults.
+    options: options with a seed. info: properties of the training set.
+    given: names of the options that the user set; None means `options.given`.
     Raises ArgumentError if options contradict one another, and UserError if they do not fit the training set.
     """
-    given = changed(options) if given is None else given
+    given = options.given if given is None else given
     assert options.seed is not None
     if 'duration' in given and options.epochs is not None:
         raise ArgumentError('`duration` and `epochs` both determine the training length; give only one')
@@ -152,7 +155,7 @@ def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], 
     return snapshots, [place for place in states if place]
 
 
-def make_network(options: TrainingOptions, given: set[str], info: DatasetInfo) -> NetworkConfig:
+def make_network(options: TrainingOptions, given: Collection[str], info: DatasetInfo) -> NetworkConfig:
     """The network's class and arguments. Raises ArgumentError for options that do not fit the network or the images."""
     arguments: dict[str, Any] = {
         'img_resolution': info.resolution,

@@ -6,10 +6,12 @@ This module does not import torch.
 """
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dnnlib.options import integer_list, option
+from dnnlib.options import integer_list, option, options_in
 from dnnlib.util import UserError
 from training.architectures import ARCHITECTURES
 from training.sampler_options import PRECISIONS, device_option
@@ -42,6 +44,14 @@ CHANGEABLE = {
     'device', 'workers', 'cache', 'bench', 'data', 'test_data', 'test_images', 'allow_overlap',
     'samples', 'threads',
 }  # fmt: skip
+# Options that apply only to a run with a folder.
+FOR_FOLDERS = (
+    'tick', 'snap', 'dump', 'keep_states', 'snapshots', 'samples', 'test_data', 'test_images', 'allow_overlap',
+)  # fmt: skip
+# Options that apply only to images that are read from files.
+FOR_FILES = ('cache', 'workers')
+
+K = TypeVar('K', bound=type)
 
 
 def snapshot_plan(text: str) -> int | str:
@@ -59,9 +69,32 @@ def thread_count(text: str) -> int | str:
     return text if text == 'auto' else int(text)
 
 
+def with_preset(kind: K) -> K:
+    """Class decorator that takes the values of options that are not given from the preset, and fills the field `given`.
+
+    `dataclasses.replace` passes all values and the old `given`; the options that it changes count as given.
+    """
+    plain_init = kind.__init__  # type: ignore[misc]
+
+    @functools.wraps(plain_init)
+    def init(self: Any, given: Mapping[str, Any] | None = None, **values: Any) -> None:
+        if given is not None:
+            before = kind(**given)
+            values = {name: v for name, v in values.items() if name in given or v != getattr(before, name)}
+        plain_init(self, **PRESETS.get(str(values.get('preset')), {}) | values, given=values)
+
+    kind.__init__ = init  # type: ignore[misc]
+    return kind
+
+
+@with_preset
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How to train: network, length, optimizer, data and arithmetic."""
+    """How to train: network, length, optimizer, data and arithmetic.
+
+    An option that is not given has the preset's value, or else its default.
+    given: the options that were given, by name.
+    """
 
     # fmt: off
     preset: str | None = option(None, 'Start from the options of this preset.', choices=tuple(PRESETS))
@@ -116,6 +149,7 @@ class TrainingOptions:
     allow_overlap: bool = option(False, 'Continue even if `test_data` shares images with the training set.', switch=True)
     transfer: str | None = option(None, 'Start from the weights of a snapshot or an EDM network pickle.', unit='FILE')
     # fmt: on
+    given: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Store whole numbers as floats if the option is a float, so that a resumed run writes the same bytes."""
@@ -127,6 +161,7 @@ class TrainingOptions:
 T = TypeVar('T', bound=TrainingOptions)
 
 
+@with_preset
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(TrainingOptions):
     """All options of train.py: the training options, and options such as files and the device."""
@@ -143,26 +178,13 @@ class RunOptions(TrainingOptions):
     # fmt: on
 
 
-def changed(options: TrainingOptions) -> set[str]:
-    """Names of the options that differ from their defaults."""
-    named = dataclasses.fields(options)
-    defaults = {f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in named}
-    return {name for name, value in vars(options).items() if value != defaults[name]}
-
-
-def with_preset(options: T, given: set[str]) -> T:
-    """The options, with the preset's values for all options that were not given."""
-    values = PRESETS[options.preset] if options.preset is not None else {}
-    return dataclasses.replace(options, **{name: value for name, value in values.items() if name not in given})
-
-
-def resumed_options(options: RunOptions, given: set[str], saved: RunOptions) -> RunOptions:
+def resumed_options(options: RunOptions, saved: RunOptions) -> RunOptions:
     """The options with which a run was started, updated by the options given now.
 
     Raises UserError if a given option differs from the saved one but is not in `CHANGEABLE`.
     """
-    values = dict(vars(saved))
-    for name in given:
+    values = {field.name: getattr(saved, field.name) for field, _ in options_in(RunOptions)}
+    for name in options.given:
         if name in CHANGEABLE:
             values[name] = getattr(options, name)
         elif getattr(options, name) != values[name]:
@@ -171,9 +193,9 @@ def resumed_options(options: RunOptions, given: set[str], saved: RunOptions) -> 
                 f'the option and resume, or start a new run in another `outdir`'
             )
     # A duration given now replaces a saved number of epochs.
-    if 'duration' in given:
+    if 'duration' in options.given:
         values['epochs'] = options.epochs
-    if given & {'tick', 'snap'}:
+    if options.given.keys() & {'tick', 'snap'}:
         values['snapshots'] = options.snapshots
     values |= {name: getattr(options, name) for name in ('nosubdir', 'resume', 'dry_run', 'device')}
     return dataclasses.replace(options, **values)

@@ -36,7 +36,7 @@ from training.preconditioning import Preconditioned
 from training.snapshot import list_snapshots, list_states, load_network, load_state
 from training.trainer import checked_state
 from training.training_loop import STATS_FILE, check_finite, make_trainer, open_training_set, run_training
-from training.training_options import RunOptions, T, TrainingOptions, changed, resumed_options, with_preset
+from training.training_options import FOR_FILES, FOR_FOLDERS, RunOptions, T, TrainingOptions, resumed_options
 
 # Name of the lock file held by the process that trains in a run folder.
 LOCK_FILE = '.lock'
@@ -54,7 +54,7 @@ def train(
     """Train a network on images in memory; returns the averaged network in evaluation mode, as a denoiser.
 
     images: uint8 [N, C, R, R], C = 1 or 3. labels: int [N] for a class-conditional network, or None.
-    options: training options; an option that equals its default counts as not given.
+    options: training options.
     run_dir: folder for snapshots, training states and statistics. It must not contain a run yet. None writes no
         files.
     Raises UserError if an option is invalid or does not fit the images, if there is no such device, or if the loss is
@@ -66,13 +66,16 @@ def train(
     options = checked_options(options or TrainingOptions(), TrainingOptions, 'options')
     if options.cond and labels is None:
         raise UserError('`options`: cond=True requires `labels`')
-    options = dataclasses.replace(options, cond=labels is not None)
-    given = changed(options)
-    options = with_seed(with_preset(options, given))
+    if 'cond' in options.given and not options.cond and labels is not None:
+        raise UserError('`options`: cond=False does not use `labels`; remove one of them')
+    if ignored := [name for name in FOR_FILES + FOR_FOLDERS * (run_dir is None) if name in options.given]:
+        without = 'for arrays' if ignored[0] in FOR_FILES else 'without `run_dir`'
+        raise UserError(f'`options`: {ignored[0]} has no effect {without}; remove it')
+    options = with_seed(dataclasses.replace(options, cond=labels is not None))
     size, channels, resolution, _ = dataset.images.shape
     num_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
     info = DatasetInfo('', dataset.name, size, resolution, channels, num_classes)
-    config, device = resolve(options, info, given=given), distributed.choose_device(str(device))
+    config, device = resolve(options, info), distributed.choose_device(str(device))
     check_precision(config.precision, device)
     with backends_restored(device):
         if run_dir is not None:
@@ -125,20 +128,20 @@ def with_seed(options: T) -> T:
     return dataclasses.replace(options, seed=distributed.broadcast(int.from_bytes(os.urandom(4), 'little') >> 1))
 
 
-def train_in_folder(options: RunOptions, given: set[str], device: torch.device) -> tuple[Path | None, int]:
+def train_in_folder(options: RunOptions, device: torch.device) -> tuple[Path | None, int]:
     """Train as train.py does: start a run, resume it, or only describe it. All ranks must call this.
 
-    given: names of the options that the user gave. Returns the run folder (None after a dry run), and the number of the
-    signal that stopped the run, or 0.
+    Returns the run folder (None after a dry run), and the number of the signal that stopped the run, or 0.
     """
+    given = options.given
     with contextlib.ExitStack() as stack:
         folder, state = distributed.on_main(lambda: claim_run(options, stack))
         saved = None
         if folder is not None:
             saved = read_run(folder)
-            options = resumed_options(options, given, saved.options)
+            options = resumed_options(options, saved.options)
         else:
-            options = with_seed(with_preset(options, given))
+            options = with_seed(options)
         if saved is not None and 'data' not in given:
             require_known_data(options.data, 'data')
         config = resolve(options, describe_dataset(options.data), distributed.world_size(), given)

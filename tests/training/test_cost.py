@@ -6,12 +6,12 @@ import torch
 from training.config import SavedRun, resolve
 from training.cost import activation_bytes, weight_bytes
 from training.dataset import DatasetInfo
-from training.training_options import RunOptions, TrainingOptions, with_preset
+from training.training_options import RunOptions, TrainingOptions
 from training.training_run import with_threads
 
 
 def config_of(preset, resolution):
-    options = with_preset(TrainingOptions(preset=preset), set())
+    options = TrainingOptions(preset=preset)
     return resolve(options, DatasetInfo('', 'set', 1000, resolution, 1, 0))
 
 

@@ -15,8 +15,9 @@ def main() -> None:
 @main.command()
 @click.argument('source', metavar='IN', type=str)
 @click.argument('dest', metavar='OUT', type=str)
+@click.option('--overwrite', is_flag=True, help='Replace an existing file at OUT.')
 @report_errors
-def convert(source: str, dest: str) -> None:
+def convert(source: str, dest: str, overwrite: bool) -> None:
     """Convert a network; the extension of OUT determines the format.
 
     IN is a snapshot or an EDM network pickle. If OUT ends in .safetensors, a snapshot of this toolkit is written. If
@@ -28,7 +29,7 @@ def convert(source: str, dest: str) -> None:
     """
     from training.snapshot_conversion import convert_network
 
-    convert_network(source, dest)
+    convert_network(source, dest, overwrite)
 
 
 @main.command()

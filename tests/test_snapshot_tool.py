@@ -25,6 +25,10 @@ def test_weights_are_unchanged_after_converting_there_and_back(tmp_path, class_n
     source.write_bytes(dumps({'ema': record}))
     assert run('convert', source, snapshot).exit_code == 0
     assert run('convert', snapshot, plain).exit_code == 0
+    before = plain.read_bytes()
+    assert f'{plain} already exists; add --overwrite to replace it' in failure('convert', snapshot, plain)
+    assert plain.read_bytes() == before
+    assert run('convert', snapshot, plain, '--overwrite').exit_code == 0
     assert read_info(snapshot) == read_info(source)
     weights = torch.load(plain, weights_only=True)
     for found in (load_network(snapshot).state_dict(), weights):

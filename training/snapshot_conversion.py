@@ -8,14 +8,17 @@ from dnnlib.util import UserError, counted, file_sha256
 from training.snapshot import is_pickle, load_network, newest_snapshot, read_info, save_network, save_weights
 
 
-def convert_network(source: str, dest: str) -> None:
+def convert_network(source: str, dest: str, overwrite: bool = False) -> None:
     """Convert a snapshot or network pickle to a snapshot (.safetensors) or a dictionary of tensors (.pt).
 
-    Raises UserError if `dest` has another extension, or if the file does not contain a complete network.
+    overwrite: whether to replace an existing file.
+    Raises UserError if `dest` has another extension or exists, or if the source does not contain a complete network.
     """
     path = Path(dest)
     if path.suffix not in ('.safetensors', '.pt'):
         raise UserError(f'{dest}: the name must end in .safetensors (a snapshot) or .pt (a dictionary of tensors)')
+    if path.exists() and not overwrite:
+        raise UserError(f'{dest} already exists; add `overwrite` to replace it, or give another name')
     weights, info = load_network(source).state_dict(), read_info(source)
     if path.suffix == '.pt':
         save_weights(path, weights)

@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -149,22 +149,43 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         raise
 
 
-def require_writable(argument: str, path: Path | None, suffix: str = '') -> None:
-    """Raise UserError if a file cannot be written at a path; call this before any work. suffix: required ending."""
+def require_writable(argument: str, path: Path | None, suffix: str, makes_folder: bool = False) -> None:
+    """Raise UserError if a file cannot be written at a path; call this before any work.
+
+    suffix: required ending, except of devices such as /dev/null. makes_folder: whether the folder is made if needed.
+    """
     if path is None:
         return
+    is_device = path.exists() and not path.is_file()
     if path.is_dir():
         problem = 'is a folder'
-    elif not path.parent.is_dir():
+    elif not path.parent.is_dir() and not makes_folder:
         problem = f'there is no folder {path.parent}'
-    elif not path.name.endswith(suffix):
+    elif not path.name.lower().endswith(suffix) and not is_device:
         problem = f'does not end in {suffix}'
-    elif not os.access(path.parent, os.W_OK):
+    elif path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         raise UserError(f'`{argument}`={path}: the folder is read-only; name a file in another folder')
     else:
         return
-    kind = f'an {suffix} file' if suffix else 'a file'
-    raise UserError(f'`{argument}`={path}: {problem}; name {kind} in a folder that exists')
+    where = '' if makes_folder else ' in a folder that exists'
+    raise UserError(f'`{argument}`={path}: {problem}; name a file ending in {suffix}{where}')
+
+
+def require_separate(
+    outputs: Sequence[tuple[str, Path]], inputs: Mapping[str, Sequence[str | os.PathLike | None]]
+) -> None:
+    """Raise UserError if a command would replace one of its inputs, or write two outputs to one file.
+
+    outputs: each file to write, with the argument that determines its name. inputs: the paths given by each argument.
+    Paths are compared after resolving links.
+    """
+    taken = {os.path.realpath(path): name for name, paths in inputs.items() for path in paths if path is not None}
+    for argument, path in outputs:
+        other = taken.setdefault(os.path.realpath(path), argument)
+        if other in inputs:
+            raise UserError(f'`{argument}` would replace {path}, which is an input (`{other}`); give another name')
+        if other != argument:
+            raise UserError(f'`{other}` and `{argument}` are the same file, {path}; give different files')
 
 
 def write_json(path: Path, content: Any) -> None:

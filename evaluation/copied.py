@@ -82,6 +82,11 @@ def copied_record(copied: list[CopiedImage], num_distinct: int, labels: Tensor |
     }
 
 
+def files_beside(table: Path) -> tuple[Path, Path]:
+    """The table of classes and the gallery that are written next to a table of copied images."""
+    return table.with_stem(f'{table.stem}_classes'), table.with_suffix('.png')
+
+
 def write_copied(
     path: Path,
     sets: Sequence[ImageSet],
@@ -92,7 +97,7 @@ def write_copied(
     """Write a CSV with a row for each copied training image and, if there are labels, a CSV with a row for each class.
 
     copied: each generated set's copied training images. original_names: the training images' file names, or None.
-    The second CSV is written next to the first, with a name that ends in _classes.
+    The second CSV is written next to the first; see `files_beside`.
     """
     both = list(zip(sets, copied, strict=True))
     rows: Iterable[tuple] = (
@@ -111,7 +116,7 @@ def write_copied(
             for entry in copied_classes(found, labels)
         )
         names = 'set', 'class', 'training_images', 'copied', 'copies'
-        write_text(path.with_stem(f'{path.stem}_classes'), csv_lines([names, *rows]))
+        write_text(files_beside(path)[0], csv_lines([names, *rows]))
 
 
 def draw_copied(

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from dataset_utils.sources.base import range_warning
-from dnnlib.util import UserError, counted, require_writable
+from dnnlib.util import UserError, counted, require_separate, require_writable
+from evaluation.best_images import BEST_NAME
 from evaluation.consumers import make_consumers
 from evaluation.consumers.feature_rows import extract_given
-from evaluation.copied import CopiedImage, copied_images, copied_record, draw_copied, write_copied
+from evaluation.copied import CopiedImage, copied_images, copied_record, draw_copied, files_beside, write_copied
 from evaluation.evaluation_options import EvaluationOptions, other_rule, requested_metrics
 from evaluation.features.cache import pixels_sha256
 from evaluation.features.extractors import make_extractor
@@ -29,7 +30,7 @@ from evaluation.runs import EvaluatedSet, EvaluationLog, evaluate_generators, fi
 from evaluation.spaces import FeatureSpace, PixelSpace
 from torch_utils import distributed
 from training.config import read_run, require_known_data
-from training.contact_sheets import save_picture
+from training.contact_sheets import require_picture, save_picture
 from training.dataset import load_dataset
 from training.held_out_loss import num_shared
 
@@ -174,14 +175,20 @@ def copied_path(options: EvaluationOptions) -> Path | None:
 
 
 def check_folders(options: EvaluationOptions) -> None:
-    """Raise UserError if an output file cannot be written, before hours of work are lost."""
-    files = {'table': options.table, 'log': log_path(options), 'gallery': gallery_path(options)}
-    files['copied'] = copied_path(options)
-    for argument, path in files.items():
-        require_writable(argument, path)
-    for (one, path), (other, same) in itertools.combinations(files.items(), 2):
-        if path is not None and path == same:
-            raise UserError(f'`{one}` and `{other}` are the same file, {path}; give different files')
+    """Raise UserError if an output file cannot or must not be written, before hours of work are lost."""
+    log, gallery, copied = log_path(options), gallery_path(options), copied_path(options)
+    for argument, path, suffix in (('table', options.table, '.csv'), ('log', log, '.log'), ('copied', copied, '.csv')):
+        require_writable(argument, path, suffix)
+    require_picture('gallery', gallery)
+    files = [('table', options.table), ('log', log), ('gallery', gallery), ('copied', copied)]
+    files += [] if log is None else [('log', log.with_suffix('.jsonl')), ('log', log.with_name(BEST_NAME))]
+    files += [] if copied is None else [('copied', path) for path in files_beside(copied)]
+    single = {name: [getattr(options, name)] for name in ('network', 'data', 'training_set', 'test_set')}
+    inputs: dict[str, Sequence[str]] = {'images': options.images, 'features': options.features or (), **single}
+    require_separate([(argument, path) for argument, path in files if path is not None], inputs)
+    if copied is not None and not copied.exists():  # otherwise, the files next to it belong to it
+        for path in filter(Path.exists, files_beside(copied)):
+            raise UserError(f'`copied`={copied}: {path.name} is also written, but exists already; give another name')
 
 
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:
@@ -287,7 +294,7 @@ def write_files(
     if table is not None:
         generated = [found.images for found in sets]
         write_copied(table, generated, copied, training_set.labels, training_set.original_names)
-        picture = table.with_suffix('.png')
+        _, picture = files_beside(table)
         picture.unlink(missing_ok=True)
         if copied[0]:
             save_picture(picture, draw_copied(copied[0], pixels, training_set.images, images.name))

@@ -115,8 +115,6 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
             raise ArgumentError(f'`{field.name}` has no effect with `{subject}`; remove it')
     if options.training_set is None and subject not in ('expdir', 'denoiser') and not options.download.download_only:
         raise ArgumentError(f'`{subject}` requires `training_set`, the training set to compare with')
-    if options.log is not None and options.log.suffix == '.jsonl':
-        raise ArgumentError(f'`log`={options.log} must end in .log, because the records are saved next to it as .jsonl')
     rule, in_features = other_rule(options), bool(options.features or options.extractor)
     if not (options.metrics or rule) and (in_features or options.test_set or options.metrics_for == 'all'):
         raise ArgumentError(

@@ -23,7 +23,7 @@ from evaluation.one_pass import Consumer, PartialResults, Pass, one_pass
 from evaluation.records import format_seeds
 from evaluation.saved_arrays import read_arrays, write_arrays
 from torch_utils import distributed
-from training.contact_sheets import magnified_sheet, save_picture
+from training.contact_sheets import magnified_sheet, require_picture, save_picture
 
 # A contact sheet shows at most this many images, in the order of the seeds.
 MAX_GRID_IMAGES = 1024
@@ -37,7 +37,7 @@ class Output:
 
     outdir: a folder, or an .npz or .npy file for all images. batch_size: number of images per batch on each rank.
     subdirs: whether to use a subfolder for every thousand images. save_images: whether to save a PNG per seed. grid:
-    path of a contact sheet of the first seeds, or None.
+    path of a contact sheet of the first seeds, or None. Raises UserError if the contact sheet cannot be written.
     """
 
     outdir: Path
@@ -46,6 +46,9 @@ class Output:
     subdirs: bool = False
     save_images: bool = True
     grid: Path | None = None
+
+    def __post_init__(self) -> None:
+        require_picture('grid', self.grid, makes_folder=True)
 
 
 def is_image_file(path: Path) -> bool:

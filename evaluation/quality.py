@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dnnlib.download import fetch
-from dnnlib.util import UserError, atomic_file, counted, require_writable
+from dnnlib.util import UserError, atomic_file, counted, require_separate, require_writable
 from evaluation.consumers.feature_rows import extract, extract_given
 from evaluation.features.cache import write_cached
 from evaluation.features.extractors import Extractor, identity, make_extractor
@@ -73,6 +73,7 @@ def report(record: Record) -> str:
 def write_features(options: ExtractOptions, device: torch.device) -> tuple[int, int]:
     """Write image features; return the number of images and the feature dimension."""
     require_writable('dest', options.dest, '.npy')
+    require_separate([('dest', options.dest)], {'source': [options.source]})
     extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
     features = features_of(options.source, 'source', extractor, options.extraction, fewest=1)
 
@@ -86,6 +87,7 @@ def write_features(options: ExtractOptions, device: torch.device) -> tuple[int, 
 def write_reference(options: RefOptions, device: torch.device) -> int:
     """Write the statistics of images in the format of EDM's fid.py; return the number of images."""
     require_writable('dest', options.dest, '.npz')
+    require_separate([('dest', options.dest)], {'data': [options.data]})
     extractor = make_extractor(options.extraction.extractor, options.extraction.preprocess, device)
     features = features_of(options.data, 'data', extractor, options.extraction)
 

@@ -210,4 +210,7 @@ def test_invalid_arguments_are_named_in_the_error(made, tmp_path):
         (['--denoiser=gaussian', '--data=digits', '--sha256=0'], '--sha256 has no effect with --denoiser'),
     ):
         assert message in failure('calc', *arguments, '--ref=digits', status=2)
-    assert 'name an .npz file' in failure('ref', '--data=digits', f'--dest={tmp_path}/no/d.npz')
+    assert 'name a file ending in .npz' in failure('ref', '--data=digits', f'--dest={tmp_path}/no/d.npz')
+    given = tmp_path / 'given.npz'
+    np.savez(given, images=np.load(made))
+    assert f'--dest would replace {given}, which is an input' in failure('ref', f'--data={given}', f'--dest={given}')

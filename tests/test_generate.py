@@ -170,6 +170,19 @@ def test_a_finished_npz_file_is_kept_and_never_overwritten(snapshot, tmp_path, m
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_contact_sheet_never_replaces_another_kind_of_file(snapshot, tmp_path):
+    common = f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=0-1', '--steps=2'
+    for name, problem in (('data.zip', 'does not end in .png'), ('photo.png', 'is an image from another source')):
+        path = tmp_path / name
+        path.write_bytes(b'data')
+        assert f'--grid={path}' in (message := failure(*common, f'--grid={path}'))
+        assert problem in message
+        assert path.read_bytes() == b'data'
+    assert not (tmp_path / 'o').exists()
+    for _ in range(2):
+        assert run(*common, f'--grid={tmp_path}/o/grid.png').exit_code == 0
+
+
 @pytest.mark.parametrize('ending', ['npz', 'npy'])
 def test_an_interrupted_npz_file_is_resumed_batch_by_batch(snapshot, tmp_path, monkeypatch, ending):
     common = [f'--network={snapshot}', '--seeds=0-7', '--steps=3', '--batch=2']

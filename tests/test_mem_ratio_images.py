@@ -415,16 +415,44 @@ def test_files_that_are_not_images_are_named_in_the_error(name, tmp_path):
     assert f'{name} is not a readable' in failure(f'--images={tmp_path}/images', '--knn-ref=digits')
 
 
-@pytest.mark.parametrize('option', ['--table', '--gallery', '--log'])
+@pytest.mark.parametrize('option', ['--table=file.csv', '--copied=file.csv', '--gallery=file.png', '--log=file.log'])
 def test_an_unwritable_output_file_is_named_before_anything_is_evaluated(
     option, snapshot, digits_20, tmp_path, monkeypatch
 ):
     common = f'--network={snapshot}', f'--knn-ref={digits_20}'
-    message = failure(*common, f'{option}={tmp_path}/none/file')
-    assert f'{option}={tmp_path}/none/file: there is no folder {tmp_path}/none' in message
+    option, name = option.split('=')
+    message = failure(*common, f'{option}={tmp_path}/none/{name}')
+    assert f'{option}={tmp_path}/none/{name}: there is no folder {tmp_path}/none' in message
     assert f'{option}={tmp_path}: is a folder' in failure(*common, f'{option}={tmp_path}')
+    other = tmp_path / 'samples.npz'
+    other.write_bytes(b'samples')
+    assert f'{option}={other}: does not end in {name[-4:]}' in failure(*common, f'{option}={other}')
+    assert other.read_bytes() == b'samples'
     monkeypatch.setattr('os.access', lambda path, mode: path != tmp_path)
-    assert f'{option}={tmp_path}/file: the folder is read-only' in failure(*common, f'{option}={tmp_path}/file')
+    assert f'{option}={tmp_path}/{name}: the folder is read-only' in failure(*common, f'{option}={tmp_path}/{name}')
+
+
+def test_an_output_never_replaces_an_input_or_an_unrelated_file(snapshot, digits_20, array, images, tmp_path):
+    given = f'--images={array}', f'--knn-ref={digits_20}'
+    np.savez(tmp_path / 'mem_best.npz', images=images)
+    message = failure(f'--network={snapshot}', f'--knn-ref={tmp_path}/mem_best.npz', f'--log={tmp_path}/a.log')
+    assert f'--log would replace {tmp_path}/mem_best.npz, which is an input (--knn-ref)' in message
+    PIL.Image.new('L', (8, 8)).save(tmp_path / 'photo.png')
+    names = sorted(tmp_path.iterdir())
+    before = [path.read_bytes() for path in names]
+    assert f'--gallery={tmp_path}/photo.png is an image from another' in failure(
+        *given, f'--gallery={tmp_path}/photo.png'
+    )
+    for beside in ('who.png', 'who_classes.csv'):
+        (tmp_path / beside).write_bytes(b'unrelated')
+        message = failure(*given, f'--copied={tmp_path}/who.csv')
+        assert f'--copied={tmp_path}/who.csv: {beside} is also written, but exists already' in message
+        assert (tmp_path / beside).read_bytes() == b'unrelated'
+        (tmp_path / beside).unlink()
+    assert sorted(tmp_path.iterdir()) == names
+    assert [path.read_bytes() for path in names] == before
+    outputs = [f'--gallery={tmp_path}/a.png', f'--copied={tmp_path}/who.csv', f'--table={tmp_path}/a.csv']
+    assert evaluated(*given, *outputs) == evaluated(*given, *outputs)
 
 
 def test_a_wrong_range_of_values_is_suspected(digits_20, array, tmp_path):
@@ -457,6 +485,10 @@ def test_two_output_files_must_differ(snapshot, digits_20, tmp_path):
     common = f'--network={snapshot}', f'--knn-ref={digits_20}'
     message = failure(*common, f'--table={tmp_path}/t.csv', f'--copied={tmp_path}/t.csv')
     assert f'--table and --copied are the same file, {tmp_path}/t.csv' in message
+    (tmp_path / 'link').symlink_to(tmp_path)
+    copied = f'--copied={tmp_path}/link/t.csv'
+    for option, name in (('--table', 't.csv'), ('--table', 't_classes.csv'), ('--gallery', 't.png')):
+        assert f'{option} and --copied are the same file' in failure(*common, copied, f'{option}={tmp_path}/{name}')
 
 
 def test_a_network_is_given_only_once(snapshot, digits_20):

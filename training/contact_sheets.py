@@ -8,8 +8,8 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from dataset_utils.png import SHEET_KEYWORD, SHEET_TEXT
-from dnnlib.util import atomic_file
+from dataset_utils.png import SHEET_KEYWORD, SHEET_TEXT, is_contact_sheet
+from dnnlib.util import UserError, atomic_file, require_writable
 
 # Small images are magnified as long as the sides of the sheet and of each image stay within these limits, in pixels.
 _SHEET, _LARGEST_CELL = 512, 128
@@ -48,6 +48,18 @@ def magnified_sheet(images: Tensor) -> PIL.Image.Image:
         for x in range(width, picture.width, width):
             picture.paste(_LINE, (x - 2, 0, x, picture.height))
     return picture
+
+
+def require_picture(argument: str, path: Path | None, makes_folder: bool = False) -> None:
+    """Raise UserError if `save_picture` must not write here; it only replaces pictures that it has written.
+
+    makes_folder: whether the folder is made if needed.
+    """
+    require_writable(argument, path, '.png', makes_folder)
+    if path is not None and path.is_file():
+        with open(path, 'rb') as file:
+            if not is_contact_sheet(file.read(1 << 10)):
+                raise UserError(f'`{argument}`={path} is an image from another source; name another file')
 
 
 def save_picture(path: Path, picture: PIL.Image.Image) -> None:

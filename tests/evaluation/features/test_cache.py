@@ -97,8 +97,16 @@ def test_features_of_a_damaged_cache_file_are_extracted_again_with_a_note(networ
 
 
 def test_an_unwritable_destination_is_refused_before_features_are_extracted(tmp_path):
-    assert 'name an .npy file in a folder that exists' in failure('--source=digits', f'--dest={tmp_path}/no/a.npy')
-    assert 'name an .npy file' in failure('--source=digits', f'--dest={tmp_path}/a.npz')
+    assert 'name a file ending in .npy in a folder that exists' in failure(
+        '--source=digits', f'--dest={tmp_path}/no/a.npy'
+    )
+    assert 'name a file ending in .npy' in failure('--source=digits', f'--dest={tmp_path}/a.npz')
+    source = tmp_path / 'a.npy'
+    np.save(source, np.zeros((3, 8, 8, 1), np.uint8))
+    (tmp_path / 'link').symlink_to(tmp_path)
+    message = f'--dest would replace {tmp_path}/link/a.npy, which is an input (--source); give another name'
+    assert message in failure(f'--source={source}', f'--dest={tmp_path}/link/a.npy')
+    assert np.load(source).shape == (3, 8, 8, 1)
 
 
 @pytest.mark.slow

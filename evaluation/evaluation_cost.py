@@ -32,7 +32,7 @@ def evaluations_per_image(sampler: SamplerOptions) -> int:
         calls.append(sigma)
         return torch.zeros_like(x)
 
-    sample(sampler, as_denoiser(denoise, 1, 1), torch.zeros([1, 1, 1, 1]), None, torch.randn_like)
+    sample(sampler, as_denoiser(denoise, 1, 1, 0, math.inf), torch.zeros([1, 1, 1, 1]), None, torch.randn_like)
     return len(calls)
 
 

@@ -21,7 +21,7 @@ from dnnlib.util import UserError
 from evaluation.intervals import t_quantile, wilson_interval
 from torch_utils.misc import derived_seed, widest_float
 from training.dataset import checked_labels, pixels_of, require_shape
-from training.denoiser import Denoiser
+from training.denoiser import Denoiser, require_denoiser
 
 BATCH_SIZE = 64
 DATA_RANGE = 2  # pixel values span [-1, 1]
@@ -58,10 +58,11 @@ def denoised(
     Raises UserError for arrays of another type or shape, for a sigma out of range, and for classes that the denoiser
     does not have.
     """
+    require_denoiser(denoiser, 'denoiser')
     images, shape = pixels_of(images, 'images'), (denoiser.img_channels, *[denoiser.img_resolution] * 2)
     require_shape(images.shape[1:], shape, '`images`', 'the denoiser takes')
-    if not 0 < sigma < math.inf:
-        raise UserError(f'`sigma`={sigma} must be positive and finite')
+    if np.ndim(sigma) or not 0 < sigma < math.inf:
+        raise UserError(f'`sigma`={sigma} must be positive and finite, and one number for all images')
     labels = checked_labels(labels, len(images))
     if labels is not None and (highest := int(labels.max())) >= denoiser.label_dim:
         raise UserError(f'`labels` contains the label {highest}, but the denoiser has {denoiser.label_dim} classes')
@@ -91,20 +92,22 @@ def linearity(
     return torch.nn.functional.cosine_similarity(left, right, dim=1).abs().cpu()
 
 
-def centred_cosine(denoised: Tensor, other: Tensor) -> Tensor:
+def centred_cosine(denoised: Tensor | np.ndarray, other: Tensor | np.ndarray) -> Tensor:
     """cos(D - mean D, F - mean F) for each image, float64 [B]; means are over the image's pixels and channels.
 
     denoised, other: D and F, [B, C, R, R]. The value is 0 if an image is constant. Source: Kamb and Ganguli 2024.
     """
-    a, b = (images.flatten(1) - images.flatten(1).mean(dim=1, keepdim=True) for images in (denoised, other))
+    rows = (torch.as_tensor(images).flatten(1) for images in (denoised, other))
+    a, b = (row - row.mean(dim=1, keepdim=True) for row in rows)
     return torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-30).double().cpu()
 
 
-def explained_share(denoised: Tensor, other: Tensor) -> Tensor:
+def explained_share(denoised: Tensor | np.ndarray, other: Tensor | np.ndarray) -> Tensor:
     """1 - ||D - F||² / ||D - mean D||² for each image, float64 [B]; mean D is over the image's pixels and channels.
 
     denoised, other: D and F, [B, C, R, R]. The value is minus infinity if D is constant. Source: Lukoianov et al. 2025.
     """
+    denoised, other = torch.as_tensor(denoised), torch.as_tensor(other)
     spread = denoised - denoised.mean(dim=(1, 2, 3), keepdim=True)
     return 1 - squared_distance(denoised, other) / spread.flatten(1).square().sum(dim=1).double().cpu()
 
@@ -169,8 +172,9 @@ def mean_interval(values: Tensor | np.ndarray) -> Estimate:
     return _interval(float(numbers.mean()), float(numbers.std(ddof=1)), len(numbers))
 
 
-def share_interval(flags: np.ndarray) -> Estimate:
+def share_interval(flags: Tensor | np.ndarray) -> Estimate:
     """The share of true flags, with its 95 % Wilson interval. flags: bool [N], N >= 1."""
+    flags = np.asarray(flags)
     return Estimate(float(flags.mean()), *wilson_interval(int(flags.sum()), len(flags)))
 
 

@@ -1,6 +1,7 @@
 """The code in docs/python.md: it runs unchanged, and each example is short."""
 
 import dataclasses
+import math
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from evaluation.memorization import memorization_ratio
 from evaluation.metrics import METRICS
 from tests.helpers import ROOT
 from training.denoiser import as_denoiser
+from training.optim import OptimalDenoiser
 from training.sampler_options import SamplerOptions
 from training.sampling import generate
 from training.snapshot import list_snapshots, list_states, load_network
@@ -193,9 +195,19 @@ def test_invalid_arrays_are_named_in_the_error(images, labels, message):
         ({'seeds': 32}, '`seeds`=32 is not a sequence'),
         ({'seeds': '0-31'}, "`seeds`='0-31' is not a sequence"),
         ({'seeds': []}, r'`seeds`=\[\] is not a sequence of at least one integer'),
-        ({'seeds': [0.5, 1]}, '`seeds`: 0.5 is not an integer'),
+        ({'seeds': np.int64(32)}, '`seeds`=.*32.* is not a sequence'),
+        ({'seeds': [0.5, 1]}, r'`seeds`=\[0.5, 1\] is not a sequence of at least one integer'),
+        ({'seeds': ['1']}, r"`seeds`=\['1'\] is not a sequence of at least one integer"),
+        ({'seeds': {0, 1}}, r'`seeds`=\{0, 1\} is not a sequence'),
+        ({'seeds': [-1]}, '`seeds`: -1 is not an integer from 0'),
         ({'seeds': [0], 'class_index': -1}, '`class_index`=-1: the denoiser has 2 classes, 0 to 1'),
         ({'seeds': [0], 'class_index': 2}, '`class_index`=2: the denoiser has 2 classes, 0 to 1'),
+        ({'seeds': [0, 1], 'class_index': [0, 2]}, '`class_index`=2: the denoiser has 2 classes, 0 to 1'),
+        ({'seeds': [0, 1], 'class_index': [0, 1, 1]}, r'`class_index`=\[0, 1, 1\] must be one class, or .* 2 seeds'),
+        ({'seeds': [0], 'class_index': '1'}, "`class_index`='1' must be one class"),
+        ({'seeds': [0], 'class_index': 0.5}, '`class_index`=0.5 must be one class'),
+        ({'seeds': [0], 'net': 'snapshot.safetensors'}, '`net` must be a denoiser, not str; read a snapshot'),
+        ({'seeds': [0], 'net': torch.nn.Identity()}, '`net` must be a denoiser, not Identity; .*as_denoiser'),
         ({'seeds': [0], 'classes': [-1]}, r'`classes`=\[-1\]: give at least one class from 0 to 1'),
         ({'seeds': [0], 'classes': [2]}, r'`classes`=\[2\]: give at least one class from 0 to 1'),
         ({'seeds': [0], 'classes': []}, r'`classes`=\[\]: give at least one class from 0 to 1'),
@@ -209,7 +221,7 @@ def test_invalid_arrays_are_named_in_the_error(images, labels, message):
 def test_invalid_seeds_and_classes_are_named_in_the_error(arguments, message):
     denoiser = as_denoiser(lambda x, sigma, class_labels: x, img_channels=1, img_resolution=4, label_dim=2)
     with pytest.raises(UserError, match=message):
-        generate(denoiser, **arguments)
+        generate(**{'net': denoiser, **arguments})
 
 
 def test_classes_of_an_unconditional_denoiser_are_refused():
@@ -218,17 +230,56 @@ def test_classes_of_an_unconditional_denoiser_are_refused():
         generate(denoiser, seeds=[0], classes=[0])
 
 
-@pytest.mark.parametrize('classes', [[1], (1,), np.array([1]), {1: 3}])
+def classes_as_pixels():
+    """A denoiser with three classes whose images show their class: 128, 255 and 0."""
+    levels = torch.tensor([0.0, 1.0, -1.0])
+    return as_denoiser(lambda x, sigma, labels: levels[labels][:, None, None, None].expand_as(x), 1, 4, label_dim=3)
+
+
+@pytest.mark.parametrize('classes', [[1], (1,), np.array([1]), torch.tensor([1]), {1: 3}])
 def test_classes_are_drawn_from_those_given(classes):
-    seen = []
+    assert generate(classes_as_pixels(), seeds=[0, 1], classes=classes).unique().tolist() == [255]
 
-    def function(x, sigma, class_labels):
-        seen.append(class_labels)
-        return x
 
-    denoiser = as_denoiser(function, img_channels=1, img_resolution=4, label_dim=2)
-    generate(denoiser, seeds=[0, 1], classes=classes)
-    assert torch.cat(seen).tolist() == [1] * (2 * len(seen))
+@pytest.mark.parametrize('kind', [list, tuple, np.array, torch.tensor])
+def test_each_image_can_have_its_own_class(kind):
+    images = generate(classes_as_pixels(), [5, 5, 6, 7, 8], class_index=kind([2, 0, 1, 1, 2]), batch_size=2)
+    assert images[:, 0, 0, 0].tolist() == [0, 128, 255, 255, 0]
+
+
+@pytest.mark.parametrize('seeds', [(i for i in range(3)), np.arange(3), torch.arange(3), [np.int64(0), 1, 2]])
+def test_seeds_can_be_any_ordered_integers(seeds):
+    net = as_denoiser(lambda x, sigma: x / (1 + sigma[:, None, None, None] ** 2), img_channels=1, img_resolution=4)
+    assert torch.equal(generate(net, seeds), generate(net, range(3)))
+
+
+def test_closed_forms_draw_only_classes_with_training_images():
+    optimum = OptimalDenoiser(IMAGES, np.array([1, 3, 1, 3, 1, 3]))
+    assert torch.equal(generate(optimum, range(8)), generate(optimum, range(8), classes=[1, 3]))
+    with pytest.raises(
+        UserError, match=r'class 0 has no training images; .* such as 1, with `classes` or `class_index`'
+    ):
+        generate(optimum, range(8), class_index=0)
+
+
+def test_a_module_is_sampled_without_dropout():
+    class Dropped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = torch.nn.Dropout(0.5), torch.nn.Dropout(0.5).eval()
+
+        def forward(self, x, sigma):
+            return self.second(self.first(x))
+
+    module, plain = Dropped(), as_denoiser(lambda x, sigma: x, img_channels=1, img_resolution=4)
+    assert torch.equal(generate(as_denoiser(module, 1, 4), range(2)), generate(plain, range(2)))
+    assert [part.training for part in module.modules()] == [True, True, False]
+
+
+@pytest.mark.parametrize(('low', 'high'), [(5, 1), (1, 1), (-1, 1), (math.nan, 1)])
+def test_a_denoiser_without_noise_levels_is_refused(low, high):
+    with pytest.raises(UserError, match=f'`sigma_min`={low} must be at least 0 and below `sigma_max`=1'):
+        as_denoiser(lambda x, sigma: x, 1, 4, low, high)
 
 
 def test_mirrored_views_of_arrays_are_accepted():

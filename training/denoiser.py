@@ -3,7 +3,9 @@
 `as_denoiser` turns any function or module into a denoiser. `replayed` makes a network faster on a GPU.
 """
 
-from collections.abc import Callable
+import contextlib
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +36,15 @@ class Denoiser(Protocol):
         """The nearest noise level that the denoiser supports."""
 
 
+def require_denoiser(net: object, argument: str) -> None:
+    """Raise UserError if an object is not a `Denoiser`. argument: the argument that gave the object."""
+    if not callable(net) or not all(hasattr(net, name) for name in ('img_channels', 'img_resolution')):
+        raise UserError(
+            f'`{argument}` must be a denoiser, not {type(net).__name__}; read a snapshot with '
+            'training.snapshot.load_network, or convert a function or module with training.denoiser.as_denoiser'
+        )
+
+
 def as_denoiser(
     function: Callable[..., Tensor],
     img_channels: int,
@@ -46,9 +57,13 @@ def as_denoiser(
 
     function: maps (x, sigma) to denoised images, where x is float32 [B, C, R, R] and sigma is float32 [B]. If
     label_dim > 0, the function maps (x, sigma, class_labels), where class_labels are int64 indices [B] or None.
-    sigma_min, sigma_max: range of noise levels for which the function is defined.
-    The denoiser raises UserError if the function returns images of another shape.
+    sigma_min, sigma_max: range of noise levels for which the function is defined, 0 <= sigma_min < sigma_max.
+    A module is called in evaluation mode, that is, without dropout; its training mode is restored after each call. This
+    does not apply to modules that a function calls.
+    Raises UserError for an empty range. The denoiser raises UserError if the function returns images of another shape.
     """
+    if not 0 <= sigma_min < sigma_max <= math.inf:
+        raise UserError(f'`sigma_min`={sigma_min} must be at least 0 and below `sigma_max`={sigma_max}')
     return _FunctionDenoiser(function, img_channels, img_resolution, sigma_min, sigma_max, label_dim)
 
 
@@ -65,7 +80,8 @@ class _FunctionDenoiser:
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
         if class_labels is not None and class_labels.ndim == 2:
             class_labels = class_labels.argmax(dim=1)
-        denoised = self.function(x.to(torch.float32), levels, *[class_labels] * bool(self.label_dim))
+        with evaluation_mode(self.function):
+            denoised = self.function(x.to(torch.float32), levels, *[class_labels] * bool(self.label_dim))
         if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
             found = list(denoised.shape) if isinstance(denoised, Tensor) else type(denoised).__name__
             raise UserError(f'`function` must return denoised images of the shape of x, {list(x.shape)}, not {found}')
@@ -73,6 +89,20 @@ class _FunctionDenoiser:
 
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         return torch.as_tensor(sigma)
+
+
+@contextlib.contextmanager
+def evaluation_mode(function: Callable[..., Tensor]) -> Iterator[None]:
+    """Inside the block, a module and its parts are in evaluation mode; other functions stay unchanged."""
+    modules = function.modules() if isinstance(function, torch.nn.Module) else ()
+    trained = [module for module in modules if module.training]
+    for module in trained:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
 
 
 def replayed(net: Denoiser, device: torch.device | str) -> Denoiser:

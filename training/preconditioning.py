@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dnnlib.util import UserError
 from training.networks import MODEL_TYPES
 
 COMPUTE_DTYPES = {'fp32': torch.float32, 'tf32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -27,7 +28,8 @@ class Preconditioned(nn.Module):
     model_type: 'SongUNet' or 'DhariwalUNet'. model_kwargs: further arguments of the U-Net.
 
     forward(x, sigma, class_labels, **model_kwargs): x is float [B, C, R, R]; sigma is a scalar or [B]; class_labels are
-    one-hot float [B, label_dim], int64 indices [B] or None. Returns float32 in the shape of x.
+    one-hot float [B, label_dim], int64 indices [B] or None. Returns float32 in the shape of x. Raises UserError if x is
+    not a tensor of this shape.
     """
 
     sigma_min: float
@@ -77,6 +79,10 @@ class Preconditioned(nn.Module):
     def forward(
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **model_kwargs: Any
     ) -> Tensor:
+        expected = self.img_channels, self.img_resolution, self.img_resolution
+        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != expected:
+            found = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise UserError(f'x must be a tensor [B, {", ".join(map(str, expected))}], not {found}')
         x = x.to(torch.float32)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)

@@ -5,8 +5,10 @@ scalings. `generate` returns one uint8 image per seed; `generate_images` yields 
 Source: Karras et al. 2022, algorithms 1 and 2 and appendix C.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -15,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.typed import checked_options
+from dnnlib.typed import checked_options, shown
 from dnnlib.util import UserError
 from torch_utils.distributed import choose_device
 from torch_utils.misc import widest_float
-from training.denoiser import Denoiser, replayed
+from training.denoiser import Denoiser, replayed, require_denoiser
 from training.preconditioning import iddpm_sigmas
 from training.sampler_options import SamplerOptions
 
@@ -71,7 +73,8 @@ def edm_sampler(
 
     latents: standard normal [B, C, R, R]. randn_like: draws the churn noise, once per step.
     num_steps: at least 2. sigma_min, sigma_max: clipped to the denoiser's range.
-    Returns [B, C, R, R] in float64, or in float32 on a device without float64.
+    Returns [B, C, R, R] in float64, or in float32 on a device without float64. Raises UserError if no range of noise
+    levels is left after clipping.
 
     Without churn, images that the denoiser reports as `settled` are finished immediately and removed from the batch. If
     the denoised image stays constant at y, both of Heun's slopes are (x - y) / sigma, so each step ends on the line
@@ -86,8 +89,8 @@ def edm_sampler(
         start, schedule = coordinates.of(latents), (num_steps, sigma_min, sigma_max, rho)
         x = edm_sampler(coordinates, start, class_labels, randn_like, *schedule)
         return coordinates.images(x, latents)
-    first, last = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
-    sigmas = [*net.round_sigma(rho_schedule(first, last, num_steps, rho)).tolist(), 0.0]
+    low, high = clipped_range(net, sigma_min, sigma_max)
+    sigmas = [*net.round_sigma(rho_schedule(low, high, num_steps, rho)).tolist(), 0.0]
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         return net(x, x.new_full([], sigma), class_labels).to(x.dtype)
@@ -122,6 +125,17 @@ def edm_sampler(
         x = x_next
     images[unfinished] = x
     return images
+
+
+def clipped_range(net: Denoiser, sigma_min: float, sigma_max: float) -> tuple[float, float]:
+    """Clip a range of noise levels to the denoiser's range. Raises UserError if nothing is left."""
+    low, high = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
+    if low >= high:
+        raise UserError(
+            f'`sigma_min`={sigma_min:g} to `sigma_max`={sigma_max:g}: the denoiser is defined only from '
+            f'{net.sigma_min:g} to {net.sigma_max:g}; give a range that overlaps with these noise levels'
+        )
+    return low, high
 
 
 def rho_schedule(sigma_min: float, sigma_max: float, num_steps: int, rho: float) -> Tensor:
@@ -211,8 +225,7 @@ def ablation_sampler(
     assert schedule in ('vp', 've', 'linear')
     assert scaling in ('vp', 'none')
     low, high = _default_range(discretization, epsilon_s)
-    low = max(low if sigma_min is None else sigma_min, net.sigma_min)
-    high = min(high if sigma_max is None else sigma_max, net.sigma_max)
+    low, high = clipped_range(net, low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max)
 
     # The variance-preserving process that has noise level `low` at time epsilon_s and `high` at time 1.
     beta_d = 2 * (math.log(low**2 + 1) / epsilon_s - math.log(high**2 + 1)) / (epsilon_s - 1)
@@ -227,6 +240,10 @@ def ablation_sampler(
     elif discretization == 'iddpm':
         levels = iddpm_sigmas(C_1, C_2, M)
         levels = levels[(levels >= low) & (levels <= high)]
+        if not len(levels):
+            raise UserError(
+                f"`sigma_min`={low:g} to `sigma_max`={high:g}: none of iDDPM's noise levels is in this range; widen it"
+            )
         steps = list(levels[np.round((len(levels) - 1) * ramp).astype(int)])
     else:
         steps = rho_schedule(low, high, num_steps, rho).tolist()
@@ -283,28 +300,55 @@ def noise_range(options: SamplerOptions) -> tuple[float, float]:
 
 def generate(
     net: Denoiser,
-    seeds: Sequence[int],
+    seeds: Iterable[int],
     sampler: SamplerOptions | None = None,
     batch_size: int = 64,
     device: torch.device | str = 'cpu',
-    class_index: int | None = None,
+    class_index: int | Sequence[int] | None = None,
     classes: Mapping[int, int] | Sequence[int] | None = None,
 ) -> Tensor:
-    """Generate one image per seed. Returns uint8 [N, C, R, R] on the CPU; see `generate_images`.
+    """Generate one image per seed, in the order of the seeds. Returns uint8 [N, C, R, R] on the CPU.
 
+    class_index: the class of all images, or a list with the class of each image; None draws a class for each image.
+    classes: the classes to draw from (not one class per seed); see `generate_images`. None means all classes of the
+        denoiser or, if its `class_sizes` show that some have no training images, all that have training images.
     Raises UserError if there are no seeds, if a seed is not an integer from 0 to 2^32 - 1, if the denoiser does not
     have a class, or if there is no such device.
     """
-    if isinstance(seeds, int | str) or not len(seeds):
-        raise UserError(f'`seeds`={seeds!r} is not a sequence of at least one integer; give, for example, range(32)')
+    require_denoiser(net, 'net')
+    wanted = integers_of(seeds)
+    if not wanted:
+        raise UserError(
+            f'`seeds`={shown(seeds)} is not a sequence of at least one integer; give, for example, range(32)'
+        )
     if batch_size < 1:
         raise UserError(f'`batch_size`={batch_size} must be at least 1')
-    check_class(class_index, net.label_dim)
+    chosen: list[Any] = [class_index]
+    if class_index is not None and not isinstance(class_index, Integral):
+        chosen = integers_of(class_index)
+        if len(chosen) != len(wanted):
+            raise UserError(
+                f'`class_index`={shown(class_index)} must be one class, or a class for each of the {len(wanted)} seeds'
+            )
+    for index in chosen:
+        check_class(index, net.label_dim)
+    classes = classes.tolist() if isinstance(classes, Tensor) else classes
     check_classes(classes, net.label_dim)
+    sizes = getattr(net, 'class_sizes', None) or {}
+    if classes is None and 0 < len(sizes) < net.label_dim:
+        classes = sorted(sizes)
     sampler = checked_options(sampler or SamplerOptions(), SamplerOptions, 'sampler')
-    batches, device = seed_batches(seeds, batch_size), choose_device(str(device))
-    found = generate_images(net, batches, sampler, device, class_index, classes)
+    batches, device = seed_batches(wanted, batch_size), choose_device(str(device))
+    found = generate_images(net, batches, sampler, device, chosen if len(chosen) > 1 else chosen[0], classes)
     return torch.cat([batch.images.cpu() for batch in found])
+
+
+def integers_of(values: Any) -> list[int]:
+    """The integers in an iterable, which may be NumPy integers or a tensor; empty for anything else, such as a set."""
+    try:
+        return [] if isinstance(values, Set) else [operator.index(value) for value in values]
+    except TypeError:
+        return []
 
 
 def check_class(class_index: int | None, label_dim: int) -> None:
@@ -361,18 +405,20 @@ def generate_images(
     batches: Sequence[Sequence[int]],
     sampler: SamplerOptions,
     device: torch.device | str,
-    class_index: int | None = None,
+    class_index: int | Sequence[int] | None = None,
     classes: Mapping[int, int] | Sequence[int] | None = None,
 ) -> Iterator[GeneratedBatch]:
     """Yield the images for each batch of seeds.
 
-    class_index: the class of all images; None draws a class for each image.
+    class_index: the class of all images, or the class of each image in the order of all batches' seeds; None draws a
+        class for each image.
     classes: the classes to draw from. A sequence gives them equal probabilities; a mapping gives each a probability
         proportional to its value; None means all classes of the denoiser.
     Each seed's generator draws the latents, then a class if the denoiser has classes (even if class_index replaces it),
     then the churn noise. Raises UserError if an image is not finite.
     """
     net = replayed(net, device)
+    given = iter(class_index) if isinstance(class_index, Sequence) else itertools.repeat(class_index)
     for seeds in batches:
         random = StackedRandomGenerator(device, seeds)
         latents = random.randn([len(seeds), net.img_channels, net.img_resolution, net.img_resolution])
@@ -380,7 +426,7 @@ def generate_images(
         if net.label_dim:
             labels = draw_classes(random, range(net.label_dim) if classes is None else classes)
             if class_index is not None:
-                labels = torch.full_like(labels, class_index)
+                labels = labels.new_tensor(list(itertools.islice(given, len(seeds))))
         with torch.inference_mode():
             images = sample(sampler, net, latents, labels, random.randn_like)
         if not images.isfinite().all():

@@ -17,6 +17,7 @@ from training.sampler_options import SamplerOptions
         ({'solver': 'euler'}, 18),
         ({'S_churn': 40.0}, 35),
         ({'discretization': 've'}, 35),
+        ({'sigma_min': 100.0, 'sigma_max': 200.0}, 35),
     ],
 )
 def test_heun_evaluates_the_denoiser_twice_in_every_step_except_the_last(options, expected):

@@ -11,13 +11,16 @@ from torch import Tensor
 from dnnlib.util import UserError
 from evaluation.noise_levels import (
     Estimate,
+    centred_cosine,
     denoised,
     denoising_error,
+    explained_share,
     linearity,
     mean_interval,
     noise_like,
     psnr,
     ratio_interval,
+    share_interval,
     squared_distance,
     to_float64,
     trajectory,
@@ -118,6 +121,7 @@ def test_class_labels_are_passed_to_the_denoiser():
         ),
         (random_images(2, 1, 8), 1.0, None, '8x8 with 1 channels, but the denoiser takes 4x4 with 1'),
         (IMAGES, 0.0, None, '`sigma`=0.0 must be positive'),
+        (IMAGES, np.ones(2), None, r'`sigma`=\[1. 1.\] must be .* one number for all images'),
         (
             IMAGES,
             1.0,
@@ -219,3 +223,17 @@ def test_held_out_errors_on_cifar10_match_the_published_errors():
         denoiser = closed_form(training)
         found = [float(denoising_error(denoiser, held_out[:1000], 2 * sigma).mean()) / 4 for sigma in (0.05, 0.853, 10)]
         np.testing.assert_allclose(found, errors, rtol=0.02)
+
+
+def test_arrays_and_tensors_give_the_same_results():
+    values, other = (torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    for function in (centred_cosine, explained_share, squared_distance):
+        assert torch.equal(function(values.numpy(), other.numpy()), function(values, other))
+    flags = torch.tensor([True, False, True])
+    assert share_interval(flags) == share_interval(flags.numpy())
+
+
+def test_a_path_in_place_of_a_denoiser_is_refused():
+    path: Any = 'network-snapshot-000001.safetensors'
+    with pytest.raises(UserError, match='`denoiser` must be a denoiser, not str; read a snapshot'):
+        denoised(path, IMAGES, 1.0)

@@ -1,12 +1,15 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from dnnlib.util import UserError
 from tests.training.published import NETWORKS, Case, edm_order, relative_error
 from training.denoiser import as_denoiser, replayed
 from training.networks.unet import DhariwalUNet, SongUNet
+from training.preconditioning import EDMPrecond
 
 
 @pytest.fixture(params=NETWORKS)
@@ -194,3 +197,18 @@ def test_only_networks_on_a_gpu_are_replayed():
     x = torch.zeros([2, net.img_channels, net.img_resolution, net.img_resolution])
     for sigma in (2.0, torch.tensor([1.0, 2.0])):  # outside inference mode, nothing is replayed
         assert torch.equal(fast(x, sigma), net(x, sigma))
+
+
+@pytest.mark.parametrize(
+    ('x', 'found'),
+    [
+        (torch.zeros(2, 1, 8, 8), r'\[2, 1, 8, 8\]'),
+        (torch.zeros(2, 8, 8, 3), r'\[2, 8, 8, 3\]'),
+        (torch.zeros(3, 8, 8), r'\[3, 8, 8\]'),
+        (np.zeros([2, 3, 8, 8], np.float32), 'ndarray'),
+    ],
+)
+def test_noisy_images_of_another_type_or_shape_are_refused(x, found):
+    net = EDMPrecond(8, 3, model_type='DhariwalUNet', model_channels=32, channel_mult=[1], num_blocks=1)
+    with pytest.raises(UserError, match=rf'x must be a tensor \[B, 3, 8, 8\], not {found}'):
+        net(x, 1.0)

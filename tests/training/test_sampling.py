@@ -259,6 +259,26 @@ def test_the_default_noise_levels_match_each_method(discretization, low, high):
     assert (asked[-1], asked[0]) == (pytest.approx(low, rel=tolerance), pytest.approx(high, rel=tolerance))
 
 
+@pytest.mark.parametrize('sampler', [edm_sampler, ablation_sampler])
+@pytest.mark.parametrize(
+    ('given', 'own'), [((200, None), (0, 152)), ((None, 0.5), (1, 80)), ((90, None), (0, math.inf))]
+)
+def test_a_range_of_noise_levels_that_the_denoiser_does_not_have_is_refused(sampler, given, own):
+    net = GaussianDenoiser()
+    net.sigma_min, net.sigma_max = own
+    low, high = given
+    limits = {} if low is None else {'sigma_min': low}
+    limits |= {} if high is None else {'sigma_max': high}
+    with pytest.raises(UserError, match=r'`sigma_min`=.* to `sigma_max`=.*: the denoiser is defined only from'):
+        sampler(net, torch.zeros(1, 1, 4, 4), **limits)
+
+
+def test_a_range_between_two_of_iddpms_noise_levels_is_refused():
+    options = SamplerOptions(sigma_min=70, sigma_max=70.001, discretization='iddpm')
+    with pytest.raises(UserError, match=r"`sigma_min`=70 to `sigma_max`=70.001: none of iDDPM's noise levels"):
+        sample(options, GaussianDenoiser(), torch.zeros(1, 1, 4, 4), None, torch.randn_like)
+
+
 def test_an_images_random_numbers_depend_only_on_its_seed():
     both, one = StackedRandomGenerator('cpu', [3, 2**32 + 7]), StackedRandomGenerator('cpu', [7])
     assert torch.equal(both.randn([2, 4])[1], one.randn([1, 4])[0])

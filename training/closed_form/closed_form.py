@@ -97,7 +97,10 @@ class ClosedForm:
         if labels.is_floating_point():
             labels, known = torch.where(labels.any(dim=1), labels.argmax(dim=1), -1), known | {-1}
         if absent := set(labels.unique().tolist()) - known:
-            raise UserError(f'class {min(absent)} has no training images')
+            raise UserError(
+                f'class {min(absent)} has no training images; choose among the classes that have, such as '
+                f'{min(self.class_sizes)}, with `classes` or `class_index`'
+            )
         return labels
 
 

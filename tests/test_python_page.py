@@ -18,6 +18,7 @@ from dnnlib.util import UserError
 from evaluation.memorization import memorization_ratio
 from evaluation.metrics import METRICS
 from tests.helpers import ROOT
+from training.dataset import checked_labels, pixels_of
 from training.denoiser import as_denoiser
 from training.optim import OptimalDenoiser
 from training.sampler_options import SamplerOptions
@@ -174,14 +175,19 @@ def test_numbers_of_numpy_are_options():
 @pytest.mark.parametrize(
     ('images', 'labels', 'message'),
     [
-        (IMAGES.astype(np.float32), None, r'`images` must be uint8 .*, not torch.float32 \[6, 1, 8, 8\]'),
+        (IMAGES.astype(np.float32), None, r'`images` must be uint8 .*, not float32 \[6, 1, 8, 8\]'),
         ('digits', None, r'`images` must be an array of images, uint8 \[N, C, H, W\], not str'),
         (IMAGES[:, :, :4], None, '`images` must be square, not 8x4'),
-        (IMAGES[:0], None, r'with N >= 1 .*, not torch.uint8 \[0, 1, 8, 8\]'),
-        (IMAGES, np.zeros(5, int), r'`labels` must be one integer for each of the 6 images, not torch.int64 \[5\]'),
-        (IMAGES, np.linspace(0, 1, 6), r'`labels` must be one integer .*, not torch.float64 \[6\]'),
-        (IMAGES, np.eye(6, 2), r'`labels` must be one integer .*, not torch.float64 \[6, 2\]'),
+        (IMAGES[:0], None, r'with N >= 1 .*, not uint8 \[0, 1, 8, 8\]'),
+        (IMAGES, np.zeros(5, int), r'`labels` must be one integer for each of the 6 images, not int64 \[5\]'),
+        (IMAGES, np.linspace(0, 1, 6), r'`labels` must be one integer .*, not float64 \[6\]'),
+        (IMAGES, np.eye(6, 2), r'`labels` must be one integer .*, not float64 \[6, 2\]'),
         (IMAGES, np.full(6, -1), '`labels` contains the label -1'),
+        (IMAGES, TINY, '`labels` must be one integer for each of the 6 images, not TrainingOptions'),
+        (IMAGES, list('012345'), r'`labels` must be one integer for each of the 6 images, not str32 \[6\]'),
+        (IMAGES, [None] * 6, r'`labels` must be one integer for each of the 6 images, not object \[6\]'),
+        (IMAGES, [[0], [1, 2]], r'`labels` must be one integer for each of the 6 images, not object \[2\]'),
+        (IMAGES.astype(object), None, r'`images` must be uint8 .*, not object \[6, 1, 8, 8\]'),
     ],
 )
 def test_invalid_arrays_are_named_in_the_error(images, labels, message):
@@ -284,6 +290,23 @@ def test_a_denoiser_without_noise_levels_is_refused(low, high):
 
 def test_mirrored_views_of_arrays_are_accepted():
     assert memorization_ratio(IMAGES[..., ::-1], IMAGES[..., ::-1].copy()).num_memorized == len(IMAGES)
+
+
+@pytest.mark.parametrize(
+    'labels', [np.arange(6, dtype=np.uint16), np.arange(6, dtype='>u8'), np.arange(5, -1, -1)[::-1],
+               [0, 1, 2, 3, 4, 5], torch.arange(6).to(torch.uint16)],
+)  # fmt: skip
+def test_labels_are_any_integers(labels):
+    found = checked_labels(labels, 6)
+    assert found is not None
+    assert (found.dtype, found.tolist()) == (torch.int64, [0, 1, 2, 3, 4, 5])
+
+
+@pytest.mark.filterwarnings('error')
+def test_images_in_a_memory_map_are_accepted(tmp_path):
+    np.save(tmp_path / 'images.npy', IMAGES)
+    mapped = np.load(tmp_path / 'images.npy', mmap_mode='r')
+    assert torch.equal(pixels_of(mapped, 'images'), torch.from_numpy(IMAGES))
 
 
 def test_training_on_a_missing_device_is_refused():

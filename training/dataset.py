@@ -5,6 +5,7 @@ reshuffled gradually.
 """
 
 import math
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -240,28 +241,32 @@ def pixels_of(images: Tensor | np.ndarray, argument: str) -> Tensor:
     """Images as a tensor. Raises UserError unless they are uint8 [N, C, H, W] with N >= 1 and C = 1 or 3."""
     if not isinstance(images, Tensor | np.ndarray):
         raise UserError(f'`{argument}` must be an array of images, uint8 [N, C, H, W], not {type(images).__name__}')
-    # A copy if the array is a mirrored view, which torch does not accept.
-    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
-    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
+    dtype = str(images.dtype).removeprefix('torch.')
+    if dtype != 'uint8' or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise UserError(
-            f'`{argument}` must be uint8 [N, C, H, W] with N >= 1 and C = 1 or 3, '
-            f'not {pixels.dtype} {list(pixels.shape)}'
+            f'`{argument}` must be uint8 [N, C, H, W] with N >= 1 and C = 1 or 3, not {dtype} {list(images.shape)}'
         )
-    return pixels
+    # A copy if torch does not accept the array: a mirrored view, or a read-only memory map.
+    return images if isinstance(images, Tensor) else torch.from_numpy(np.require(images, requirements=['C', 'W']))
 
 
-def checked_labels(labels: Tensor | np.ndarray | None, count: int) -> Tensor | None:
+def checked_labels(labels: Tensor | np.ndarray | Sequence[int] | None, count: int) -> Tensor | None:
     """Labels as int64 [count], or None. Raises UserError unless they are one integer of at least 0 for each image."""
     if labels is None:
         return None
-    classes = torch.as_tensor(labels)
-    if classes.is_floating_point() or classes.shape != (count,):
-        raise UserError(
-            f'`labels` must be one integer for each of the {count} images, not {classes.dtype} {list(classes.shape)}'
-        )
+    try:
+        array = labels if isinstance(labels, Tensor) else np.asarray(labels)
+    except ValueError:  # a list of lists of different lengths
+        array = np.array(labels, dtype=object)
+    dtype = str(getattr(array.dtype, 'name', array.dtype)).removeprefix('torch.')
+    if not re.fullmatch(r'u?int\d+|bool', dtype) or array.shape != (count,):
+        found = f'{dtype} {list(array.shape)}' if array.ndim else type(labels).__name__
+        raise UserError(f'`labels` must be one integer for each of the {count} images, not {found}')
+    # A copy of an array, because torch does not accept mirrored views or all types of integers.
+    classes = array.to(torch.int64) if isinstance(array, Tensor) else torch.from_numpy(array.astype(np.int64))
     if count and (lowest := int(classes.min())) < 0:
         raise UserError(f'`labels` contains the label {lowest}; labels must be at least 0')
-    return classes.to(torch.int64)
+    return classes
 
 
 def labels_of(source: Source) -> Tensor | None:

@@ -110,9 +110,9 @@ def test_class_labels_are_passed_to_the_denoiser():
 @pytest.mark.parametrize(
     ('images', 'sigma', 'labels', 'message'),
     [
-        (IMAGES / 255, 1.0, None, r'`images` must be uint8 .*, not torch.float32 \[40, 1, 4, 4\]'),
-        (IMAGES[0], 1.0, None, r'`images` must be uint8 .*, not torch.uint8 \[1, 4, 4\]'),
-        (IMAGES[:0], 1.0, None, r'`images` must be .* with N >= 1 .*, not torch.uint8 \[0, 1, 4, 4\]'),
+        (IMAGES / 255, 1.0, None, r'`images` must be uint8 .*, not float32 \[40, 1, 4, 4\]'),
+        (IMAGES[0], 1.0, None, r'`images` must be uint8 .*, not uint8 \[1, 4, 4\]'),
+        (IMAGES[:0], 1.0, None, r'`images` must be .* with N >= 1 .*, not uint8 \[0, 1, 4, 4\]'),
         (
             random_images(2, 3),
             1.0,
@@ -126,7 +126,7 @@ def test_class_labels_are_passed_to_the_denoiser():
             IMAGES,
             1.0,
             torch.tensor([1]),
-            r'`labels` must be one integer for each of the 40 images, not torch.int64 \[1\]',
+            r'`labels` must be one integer for each of the 40 images, not int64 \[1\]',
         ),
         (IMAGES, 1.0, torch.full([40], 4), 'the label 4, but the denoiser has 4 classes'),
     ],

@@ -13,10 +13,15 @@ SETTINGS_NAME = 'settings.json'
 
 
 def require_settings(
-    folder: Path, settings: Mapping[str, Any], where: str | None = None, remedy: str = 'choose another folder'
+    folder: Path,
+    settings: Mapping[str, Any],
+    subdirs: bool,
+    where: str | None = None,
+    remedy: str = 'choose another folder',
 ) -> None:
-    """Raise UserError if the folder holds images with different settings, or without settings.
+    """Raise UserError if the folder holds images with different settings, or without settings, or in another layout.
 
+    subdirs: whether images belong in subfolders (see `evaluation.pictures.image_path`); otherwise none may be there.
     where, remedy: the folder, and what to do, in the message.
     """
     path, where = folder / SETTINGS_NAME, where or f'`outdir`={folder}'
@@ -37,6 +42,10 @@ def require_settings(
             raise UserError(
                 f'{where} contains images {kind} ({name} was {old.get(name)}, not {new.get(name)}); {remedy}'
             )
+    seed = '[0-9]' * 6 + '*'
+    if next(folder.glob(f'{seed}.png' if subdirs else f'{seed}/{seed}.png'), None):
+        layout, change = ('outside', 'remove') if subdirs else ('in', 'add')
+        raise UserError(f'{where} contains images {layout} subfolders; {change} `subdirs`, or {remedy}')
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -68,8 +68,10 @@ def generate_to_file(
     Raises UserError if the file already exists, unless it is an .npz with these images.
     """
     path, context = output.outdir, Pass(output.seeds, output.batch_size)
-    if output.subdirs or not output.save_images:
-        raise ArgumentError(f'`outdir`={path} is a file; remove `subdirs` and `save_images`, or give a folder')
+    if output.subdirs:
+        raise ArgumentError(f'`outdir`={path} is a file; remove `subdirs`, or give a folder')
+    if not output.save_images:
+        raise ArgumentError(f'`outdir`={path} is a file of images; give a folder, or do not turn off `save_images`')
     settings = distributed.on_main(lambda: generator.settings)
     together = generator.sampling.sharded
 

@@ -6,6 +6,8 @@ settings is refused.
 """
 
 import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,8 +28,18 @@ def generate(output: Output, generator: Generator) -> None:
     """Save the images of all seeds in a folder or in one file; see `generate_to_folder` and `generate_to_file`."""
     if is_image_file(output.outdir):
         generate_to_file(output, generator)
-    else:
+        return
+    with sole_use_on_main(output.outdir):
         generate_to_folder(output, generator)
+
+
+@contextlib.contextmanager
+def sole_use_on_main(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock inside the block, on the main rank. Raises UserError if another process holds it."""
+    with contextlib.ExitStack() as stack:
+        lock = sole_use(folder / '.lock', f'`outdir`={folder}')
+        distributed.on_main(lambda: stack.enter_context(lock))
+        yield
 
 
 def generate_to_folder(output: Output, generator: Generator, table: ResumableTable | None = None) -> None:
@@ -35,14 +47,16 @@ def generate_to_folder(output: Output, generator: Generator, table: ResumableTab
 
     A batch is generated unless the folder and `table` already contain all of its images. Without `output.save_images`,
     only images of the contact sheet are expected in the folder.
-    Raises UserError if the folder holds images with other settings or of unknown origin.
+    The caller holds the folder's lock.
+    Raises UserError if the folder holds images with other settings or of unknown origin, or if images are in subfolders
+    without `output.subdirs` or the other way round.
     """
     settings = distributed.on_main(lambda: generator.settings)
     shown = set(output.seeds[:MAX_GRID_IMAGES] if output.grid else [])
     needed = set(output.seeds) if output.save_images else shown
 
     def unfinished() -> list[list[int]]:
-        require_settings(output.outdir, settings)
+        require_settings(output.outdir, settings, output.subdirs)
         known = set(output.seeds) if table is None else table.read()
 
         def is_done(seed: int) -> bool:
@@ -86,9 +100,7 @@ def generate_and_compare(output: Output, generator: ClosedFormGenerator) -> tupl
     if is_image_file(output.outdir):
         arrays = generate_to_file(output, generator, lambda: table.training_images)
         return distributed.on_main(lambda: counts(torch.from_numpy(arrays[0]['squared_distances'])))
-    with contextlib.ExitStack() as stack:
-        lock = sole_use(output.outdir / '.lock', f'`outdir`={output.outdir}')
-        distributed.on_main(lambda: stack.enter_context(lock))
+    with sole_use_on_main(output.outdir):
         generate_to_folder(output, generator, table)
         found = distributed.on_main(table.read)
     rows = [found[seed] for seed in output.seeds]

@@ -13,6 +13,7 @@ import generate
 import mem_ratio
 import train
 from dataset_utils import open_source
+from dnnlib.locks import sole_use
 from evaluation import generators, one_pass
 from tests.helpers import TINY, failure_of, invoke, run_script
 from tests.training.edm_pickles import pickle_of
@@ -94,6 +95,25 @@ def test_a_folder_contains_images_of_only_one_network_and_sampler(snapshot, tmp_
     other.unlink()
 
 
+def test_a_folder_in_use_by_another_process_is_refused(snapshot, tmp_path):
+    with sole_use(tmp_path / 'o' / '.lock', 'the test'):
+        message = failure(f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=0', '--steps=2')
+        assert f'--outdir={tmp_path}/o is in use by another process' in message
+        assert [path.name for path in (tmp_path / 'o').iterdir()] == ['.lock']
+    assert run(f'--network={snapshot}', f'--outdir={tmp_path}/o', '--seeds=0', '--steps=2').exit_code == 0
+    assert {path.name for path in (tmp_path / 'o').iterdir()} == {'000000.png', 'settings.json'}
+
+
+def test_images_are_never_stored_in_two_layouts(snapshot, tmp_path):
+    common = f'--network={snapshot}', '--steps=2', '--seeds=998-1001'
+    flat, divided = [*common, f'--outdir={tmp_path}/flat'], [*common, f'--outdir={tmp_path}/divided', '--subdirs']
+    for arguments in (flat, divided, flat, divided):
+        assert run(*arguments).exit_code == 0
+    assert 'flat contains images outside subfolders; remove --subdirs, or choose' in failure(*flat, '--subdirs')
+    assert 'divided contains images in subfolders; add --subdirs, or choose' in failure(*divided[:-1])
+    assert [len(list((tmp_path / name).glob('**/*.png'))) for name in ('flat', 'divided')] == [4, 4]
+
+
 def test_the_contact_sheet_shows_all_seeds_in_order(snapshot, tmp_path):
     grid = tmp_path / 'grid.png'
     assert (
@@ -166,7 +186,8 @@ def test_a_finished_npz_file_is_kept_and_never_overwritten(snapshot, tmp_path, m
         message = failure(*common, *options, f'--outdir={tmp_path}/all.npz')
         assert f'--outdir={tmp_path}/all.npz already exists, perhaps with other images; remove it or choose' in message
     assert 'perhaps with other images' in failure(*common, f'--outdir={tmp_path}/all.npy')
-    assert 'is a file; remove --subdirs' in failure(*common, '--subdirs', f'--outdir={tmp_path}/new.npz', status=2)
+    message = failure(*common, '--subdirs', f'--outdir={tmp_path}/new.npz', status=2)
+    assert 'is a file; remove --subdirs, or give a folder' in message
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

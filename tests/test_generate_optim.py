@@ -402,6 +402,8 @@ def test_an_npz_file_has_the_images_and_the_columns_of_the_table(outdir: Path, t
             nearest = [int(table[seed][name]) for name in ('nearest', 'second')]
             squared = [int(table[seed][name]) for name in ('squared_distance', 'second_squared_distance')]
             assert (file['indices'][place].tolist(), file['squared_distances'][place].tolist()) == (nearest, squared)
+    result = run('--data=digits', f'--outdir={tmp_path}/new.npz', '--seeds=0-31', '--no-save-images')
+    assert 'is a file of images; give a folder, or do not turn off --save-images' in result.output
     assert os.listdir(tmp_path) == ['all.npz']
 
 

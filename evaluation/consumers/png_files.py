@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from tqdm import tqdm
 
+from dnnlib.util import counted
 from evaluation.folder_settings import require_settings, write_settings
 from evaluation.given_images import ImageSet
 from evaluation.image_table import TABLE_NAME, num_rows, rows_of, write_image_table
@@ -29,9 +31,12 @@ class PngFiles(Consumer):
         return self.context.image_root / f'images-{Path(self.context.name).stem.split("-")[-1]}'
 
     def is_finished(self) -> bool:
-        """Whether the folder has all images and their table. Raises UserError if its images have other settings."""
+        """Whether the folder has all images and their table.
+
+        Raises UserError if its images have other settings or another layout.
+        """
         settings, remedy = self.context.image_settings, 'move or delete this folder'
-        require_settings(self.folder, settings, where=str(self.folder), remedy=remedy)
+        require_settings(self.folder, settings, self.context.subdirs, where=str(self.folder), remedy=remedy)
         paths = [image_path(self.folder, seed, self.context.subdirs) for seed in self.context.seeds]
         return num_rows(self.folder / TABLE_NAME) == len(paths) and all(path.exists() for path in paths)
 
@@ -44,4 +49,10 @@ class PngFiles(Consumer):
         assert self.context.training_set is not None
         names = self.context.training_set.original_names
         write_image_table(self.folder / TABLE_NAME, rows_of(images, result, names))
+        others = sum(1 for _ in self.folder.glob('**/[0-9]*.png')) - len(images)
+        if others:
+            tqdm.write(
+                f'Note: {self.folder} also contains {counted(others, "image")} of other seeds, which {TABLE_NAME} does '
+                f'not list.'
+            )
         return {}

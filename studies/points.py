@@ -1,7 +1,7 @@
 """A point of a study: one training-set size, one combination of factor values, and one repeat, in its own folder.
 
 The folder contains `point.json` (the point's settings), `diagnose.json` (the options of its measurements),
-`commands.sh`, `log.txt`, `status.json`, the training set `data.zip`, the run folder `run`, and finally `result.json`.
+`commands.sh`, `log.txt`, `status.json`, the training set `data.zip`, the run folder `run`, and `result.json`.
 If agreement is measured, the second network has its own `data-b.zip` and `run-b`. A process that runs a point holds the
 point's lock.
 """
@@ -96,11 +96,12 @@ class Point:
         exists with other settings and its point is running.
         """
         aside = self._make_folder()
-        if not self.is_diagnosed():
+        if read_measurements(self.folder) != self.diagnose:
             # The status is written before the measurements. If the process dies in between, the point counts as stopped
             # and is run again; in the other order, it would count as done without these measurements.
-            if (status := saved_status(self.folder)).state == DONE:
-                write_status(self.folder, dataclasses.replace(status, state=STOPPED))
+            if read_result(self.folder) is not None:
+                status = saved_status(self.folder)
+                write_status(self.folder, dataclasses.replace(status, state=STOPPED, failures=0))
             write_json(self.folder / MEASUREMENTS_FILE, self.diagnose)
         return aside
 
@@ -145,8 +146,13 @@ class Point:
         return read_status(self.folder) if self.matches() else Status()
 
     def is_diagnosed(self) -> bool:
-        """Whether the folder was prepared for all of the point's measurements with their present options."""
+        """Whether the folder was prepared for all of the point's measurements with their present options.
+
+        A measurement that the study no longer has matters only if the point failed, because it can be the cause.
+        """
         saved = read_measurements(self.folder)
+        if saved_status(self.folder).state == FAILED:
+            return saved == self.diagnose
         return all(saved.get(name) == options for name, options in self.diagnose.items())
 
 
@@ -211,7 +217,10 @@ def saved_status(folder: Path) -> Status:
 
 
 def read_result(folder: Path) -> Record | None:
-    """Read result.json, the record of a point's snapshot with the highest ratio; None if it is missing or corrupt."""
+    """Read result.json, the record of a point's snapshot with the highest ratio; None if it is missing or corrupt.
+
+    The file is written when the evaluation ends, before the point's measurements.
+    """
     try:
         return parse_record((folder / 'result.json').read_bytes(), '')
     except (OSError, UserError):

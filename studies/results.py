@@ -10,10 +10,12 @@ from evaluation.effective_memorization import EMM, Ratios, effective_memorizatio
 from studies.points import DONE, FAILED, LEFT, RUNNING, Point, Status, make_point, read_result, slug
 from studies.study import Combination, Study
 
+UNMEASURED = 'done without a measurement'  # shown instead of 'failed'; see `is_unmeasured`
+
 
 @dataclasses.dataclass(frozen=True)
 class PointResult:
-    """A point, its status and, once it is done, the record of its snapshot with the highest ratio."""
+    """A point, its status and, once it is evaluated, the record of its snapshot with the highest ratio."""
 
     point: Point
     status: Status
@@ -24,8 +26,9 @@ class PointResult:
 class Outcome:
     """The results for one combination of factor values.
 
-    points: the points, ordered by size, then repeat. emm: the EMM; None if no point is done, or if the study measures a
-    single size. next_size: the size that the search measures next; None if there is no search, or if it has ended.
+    points: the points, ordered by size, then repeat. emm: the EMM; None if no point is evaluated, or if the study
+    measures a single size. next_size: the size that the search measures next; None if there is no search, or if it has
+    ended.
     """
 
     combination: Combination
@@ -58,7 +61,7 @@ class StudyResults:
 
     def counts(self) -> dict[str, int]:
         """The number of points in each state."""
-        states = [result.status.state for result in self.points]
+        states = [UNMEASURED if is_unmeasured(result) else result.status.state for result in self.points]
         return {state: states.count(state) for state in dict.fromkeys([DONE, RUNNING, FAILED, LEFT, *states])}
 
 
@@ -72,7 +75,7 @@ def collect(study: Study, root: Path) -> StudyResults:
 
 def collect_outcome(study: Study, root: Path, combination: Combination) -> Outcome:
     """Read the points of one combination: all points at the study's fixed sizes or at the search's next size and,
-    at other sizes, the points that are done or running."""
+    at other sizes, the points that are evaluated or running."""
 
     def points_of(size: int) -> list[PointResult]:
         return [read_point(make_point(study, root, combination, size, r)) for r in range(study.repeats.count)]
@@ -84,7 +87,7 @@ def collect_outcome(study: Study, root: Path, combination: Combination) -> Outco
     wanted = {*combination.sizes.values} if upcoming is None else {*combination.sizes.values, upcoming}
     found = {size: everything.get(size) or points_of(size) for size in wanted}
     for size in everything.keys() - wanted:
-        if others := [result for result in everything[size] if result.status.state in (DONE, RUNNING)]:
+        if others := [r for r in everything[size] if r.record is not None or r.status.state == RUNNING]:
             found[size] = others
     ordered = sorted(known.values(), key=lambda r: r.size)
     tells_emm = bool(ordered) and (len(ordered) > 1 or len(combination.sizes.values) != 1)
@@ -106,7 +109,12 @@ def cached_emm(ratios: tuple[Ratios, ...], threshold: float) -> EMM:
 
 def read_point(point: Point) -> PointResult:
     status = point.status()
-    return PointResult(point, status, read_result(point.folder) if status.state == DONE else None)
+    return PointResult(point, status, None if status.state == LEFT else read_result(point.folder))
+
+
+def is_unmeasured(result: PointResult) -> bool:
+    """Whether a point has a ratio, but one of its measurements failed."""
+    return result.status.state == FAILED and result.record is not None
 
 
 def sizes_on_disk(root: Path, combination: Combination) -> set[int]:

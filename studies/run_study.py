@@ -62,9 +62,9 @@ def is_to_run(result: PointResult, retry: bool) -> bool:
     """Whether to start a point.
 
     A failed point is started only with `retry`, and never after MAX_FAILURES failures. A finished point is started
-    again if measurements are missing.
+    again if measurements are missing, and a point whose measurement failed, if the measurements have changed.
     """
     status = result.status
-    if status.state == DONE:
-        return not result.point.is_diagnosed()
+    if status.state in (DONE, FAILED) and result.record is not None and not result.point.is_diagnosed():
+        return True
     return status.state in (LEFT, STOPPED) or (status.state == FAILED and retry and status.failures < MAX_FAILURES)

@@ -17,7 +17,7 @@ from studies.launchers.contract import Launcher, make_launcher
 from studies.points import DONE, FAILED, MAX_FAILURES, STOPPED, make_point
 from studies.report.finding import finding
 from studies.report.tables import point_line, table_text, write_tables
-from studies.results import PointResult, StudyResults, collect
+from studies.results import PointResult, StudyResults, collect, is_unmeasured
 from studies.run_study import run_study
 from studies.study import Study
 from studies.study_options import SessionOptions
@@ -186,6 +186,12 @@ def report_failures(results: StudyResults) -> None:
         return
     for result in failed:
         print(point_line(result), file=sys.stderr)
+    if all(map(is_unmeasured, failed)):
+        raise UserError(
+            f'a measurement of {counted(len(failed), "point")} failed, but the ratios are kept; change or remove it in '
+            f'[diagnose], or fix the cause and run again with `retry`'
+        )
+    failed = [result for result in failed if not is_unmeasured(result)]
     final = [result for result in failed if result.status.failures >= MAX_FAILURES]
     if final:
         raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 from dnnlib.typed import read_json
 from evaluation.diagnosis_options import DIFFERENT_SEEDS, NEAREST, SAME_SEED, TRAINING
 from evaluation.intervals import t_quantile
+from studies.points import DONE
 from studies.results import StudyResults
 
 Row = dict[str, Any]
@@ -87,11 +88,12 @@ def clock_rows(results: StudyResults) -> list[Row]:
 
 
 def _finished(results: StudyResults, measurement: str) -> Iterator[tuple[Row, Path]]:
-    """For each finished point with this measurement, yield its factor values, size and repeat, and its run folder."""
+    """For each point that has made this measurement, yield its factor values, size and repeat, and its run folder."""
     if measurement not in results.study.diagnose:
         return
     for outcome in results.outcomes:
         for result in outcome.points:
-            if result.record is not None:
-                point = result.point
+            point, steps = result.point, list(result.point.commands())
+            later = steps[steps.index(measurement) + 1 :]
+            if result.status.state == DONE or (result.record is not None and result.status.step in later):
                 yield {**outcome.combination.values, 'size': point.size, 'repeat': point.repeat}, point.folder / 'run'

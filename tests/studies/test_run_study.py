@@ -33,7 +33,7 @@ from studies.report.tables import status_text, table_text
 from studies.results import collect
 from studies.run_study import run_study
 from studies.runner import commands_of
-from studies.session import carry_out
+from studies.session import carry_out, report_failures
 from studies.study_options import SessionOptions
 from tests.helpers import environment
 from tests.studies.stand_in import FakeLauncher, make_study, run
@@ -73,9 +73,31 @@ def test_new_measurements_of_a_finished_point_run_in_its_folder(tmp_path):
     assert commands_of(folder)['levels'][-1] == '--num=30'
 
 
+def test_a_failed_measurement_keeps_the_ratio_until_it_is_removed_or_changed(tmp_path):
+    def results_of(ratio, **diagnose):
+        order, results = run(make_study(sizes={'values': [10, 20]}, diagnose=diagnose), tmp_path, lambda size: ratio)
+        assert [ratios.mean for ratios in results.outcomes[0].ratios] == [0.5, 0.5]
+        return len(order), results
+
+    results_of(0.5)
+    clocks = {'test': 'overlapping.zip'}
+    assert results_of(None, clocks=clocks)[0] == 2
+    count, results = results_of(None, clocks=clocks)
+    assert count == 0  # failed points run again only on request
+    assert 'test: 2 done without a measurement' in status_text(results)
+    assert 'Error: no luck' in status_text(results)
+    with pytest.raises(UserError, match='a measurement of 2 points failed, but the ratios are kept'):
+        report_failures(results)
+    assert results_of(None, clocks={'test': 'other.zip'})[0] == 2
+    count, results = results_of(0.5)
+    assert (count, results.counts()[DONE]) == (2, 2)
+    assert 'clocks' not in commands_of(tmp_path / 'points/all/000010-r0')
+
+
 def test_a_size_removed_from_the_study_stays_in_the_results_but_is_not_run_again(tmp_path):
     run(make_study(sizes={'values': [10, 20, 30]}), tmp_path, lambda size: None if size == 20 else 1.0)
     write_status(tmp_path / 'points/all/000030-r0', Status(STOPPED, 'train'))
+    (tmp_path / 'points/all/000030-r0/result.json').unlink()
     study = make_study(sizes={'values': [40]}, repeats={'count': 2})
     order, results = run(study, tmp_path, lambda size: 0.5, retry=True)
     assert order == [(40, 0), (40, 1)]

@@ -13,7 +13,8 @@ from pathlib import Path
 from dnnlib.locks import locked
 from dnnlib.typed import parse_json
 from dnnlib.util import write_json
-from evaluation.records import best_record, read_records
+from evaluation.records import Record, find_record, read_records
+from evaluation.saved_arrays import read_settings
 from studies.commands import DATA_STEPS, Resources, environment, point_commands, process_arguments, shell_line
 from studies.points import (
     DONE,
@@ -84,7 +85,11 @@ class PointRun:
             code = STOPPED_BEFORE if self.stopping.is_set() else self._run_command(command, 'log.txt', descriptor)
             if code:
                 return self._ended(status, code, time.monotonic() - start)
-        return self._finished(status, time.monotonic() - start)
+            if step == 'evaluate':
+                write_json(self.folder / 'result.json', best_of_evaluation(self.folder / 'run'))
+        status = dataclasses.replace(status, state=DONE, step='', seconds=status.seconds + time.monotonic() - start)
+        write_status(self.folder, status)
+        return status
 
     def _run_command(self, command: list[str], log_name: str, *descriptors: int) -> int:
         """Run a command, and write its output to the log. Returns its exit code, which is -signal if it was killed."""
@@ -122,13 +127,6 @@ class PointRun:
         write_status(self.folder, status)
         return status
 
-    def _finished(self, status: Status, seconds: float) -> Status:
-        records = read_records(self.folder / 'run' / 'mem_traj.jsonl')
-        write_json(self.folder / 'result.json', best_record(records))
-        status = dataclasses.replace(status, state=DONE, step='', seconds=status.seconds + seconds)
-        write_status(self.folder, status)
-        return status
-
     def _run_with_main(self) -> Status:
         """Run this node's share of the commands. torchrun makes all nodes wait for each other before each command."""
         for step, command in commands_of(self.folder).items():
@@ -141,6 +139,14 @@ class PointRun:
 
 
 STOPPED_BEFORE = -signal.SIGTERM  # stands in for the exit code if a step was stopped before its command started
+
+
+def best_of_evaluation(run: Path) -> Record | None:
+    """The best record of the evaluation that has just ended.
+
+    The run can also have records of other evaluations, but mem_ratio.py always leaves the images of its own.
+    """
+    return find_record(read_records(run / 'mem_traj.jsonl'), read_settings(run / 'mem_best.npz'))
 
 
 @dataclasses.dataclass(frozen=True)

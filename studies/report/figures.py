@@ -28,7 +28,7 @@ from studies.report.ratio_plots import (
     training_figure,
     value_figure,
 )
-from studies.report.run_files import run_records
+from studies.report.run_files import point_records, run_records
 from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult, StudyResults
 from studies.study import Study
@@ -230,6 +230,5 @@ def training_records(points: list[PointResult]) -> list[dict[str, Any]]:
     """The records of all snapshots of the first finished point, ordered by kimg."""
     for result in points:
         if result.record is not None:
-            records = run_records(result.point.folder / 'run')
-            return sorted(records, key=lambda record: record['kimg'])
+            return point_records(result.point.folder)
     return []

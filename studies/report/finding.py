@@ -4,7 +4,7 @@ from typing import Any
 
 from evaluation.effective_memorization import bracket
 from evaluation.printing import FAR_TEXT, far_share, is_far
-from studies.report.run_files import run_records
+from studies.report.run_files import point_records
 from studies.results import Outcome, StudyResults
 
 FAR_NOTE = (
@@ -121,15 +121,14 @@ def advice_for(outcome: Outcome) -> str:
         return (
             f'train longer, or lower the learning rate or sigma_max: with |D| = {size:,}, many images are {FAR_TEXT}.'
         )
-    if any(_was_rising(run_records(result.point.folder / 'run')) for result in points):
+    if any(_was_rising(point_records(result.point.folder)) for result in points):
         return f'train longer: the ratio at {size:,} training images was still rising at the last snapshot.'
     return f'measure training sets of fewer than {size:,} images, or train longer.'
 
 
 def _was_rising(records: list[dict[str, Any]]) -> bool:
     """Whether the last snapshot's ratio lies above the intervals of all earlier snapshots."""
-    ordered = sorted(records, key=lambda record: record['kimg'] or 0)
-    return len(ordered) > 1 and ordered[-1]['ratio'] > max(record['ratio_high'] for record in ordered[:-1])
+    return len(records) > 1 and records[-1]['ratio'] > max(record['ratio_high'] for record in records[:-1])
 
 
 def _order(outcome: Outcome) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from evaluation.best_images import BEST_NAME, BestSnapshot, read_best
 from evaluation.memorization import closest_places, memorized, spread_places
 from evaluation.pictures import rms_per_pixel
 from evaluation.records import best_record
+from studies.points import read_result
 from studies.report.run_files import all_records
 
 
@@ -60,7 +61,7 @@ def read_gallery(folder: Path, size: int, *, spread: bool = False) -> list[Galle
 
 def best_images(folder: Path) -> BestSnapshot | None:
     """The generated images of a point's best snapshot; None if its folder lacks them or their training set."""
-    records = all_records(folder / 'run')
+    records = list(filter(None, [read_result(folder)])) or all_records(folder / 'run')
     if not records or not (folder / 'data.zip').exists():
         return None
     return read_best(folder / 'run' / BEST_NAME, best_record(records))

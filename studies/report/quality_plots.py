@@ -19,7 +19,7 @@ from studies.report.drawing import (
     new_panels,
     ratio_axis,
 )
-from studies.report.run_files import run_records
+from studies.report.run_files import point_records
 from studies.results import Outcome, PointResult, StudyResults
 
 # The evaluations of one curve: pairs (position on the horizontal axis, record), ordered by position.
@@ -40,7 +40,7 @@ def quality_figures(results: StudyResults) -> Iterator[tuple[str, str, Figure]]:
     for outcome in results.outcomes:
         over_training = []
         for result in first_repeats(outcome):
-            records = measured_records(result.point.folder / 'run')
+            records = measured_records(result.point.folder)
             over_training.append((f'{result.point.size:,} training images', [(r['epochs'], r) for r in records]))
         if any(len(rows) > 1 for _, rows in over_training):
             place = f': {outcome.combination.name}' if outcome.combination.values else ''
@@ -57,14 +57,10 @@ def first_repeats(outcome: Outcome) -> list[PointResult]:
     return [found[size] for size in sorted(found)]
 
 
-def measured_records(run: Path) -> list[dict[str, Any]]:
-    """Each snapshot's newest record with a Fréchet distance, ordered by epochs.
-
-    Only records with the same measurement settings (`measured`) as the newest such record are used.
-    """
-    found = [record for record in run_records(run) if 'frechet' in record.get('metrics', {}) and record['epochs'] > 0]
-    same = {record['snapshot']: record for record in found if record.get('measured') == found[-1].get('measured')}
-    return sorted(same.values(), key=lambda record: record['epochs'])
+def measured_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a point's own evaluation that have a Fréchet distance, ordered by epochs."""
+    records = point_records(folder)
+    return [record for record in records if 'frechet' in record.get('metrics', {}) and record['epochs'] > 0]
 
 
 def quality_by(title: str, name: str, curves: Sequence[tuple[str, Rows]], x_label: str) -> tuple[str, str, Figure]:

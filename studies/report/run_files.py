@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from dnnlib.util import UserError
-from evaluation.records import Record, read_records
+from evaluation.records import Record, evaluation_of, newest_evaluation, read_records
+from studies.points import read_result
 
 
 def all_records(run: Path) -> list[Record]:
@@ -16,5 +17,14 @@ def all_records(run: Path) -> list[Record]:
 
 def run_records(run: Path) -> list[Record]:
     """Like `all_records`, but without records that have no kimg or epochs, such as the records of closed forms."""
-    records = all_records(run)
-    return [record for record in records if None not in (record['kimg'], record['epochs'])]
+    return [record for record in all_records(run) if None not in (record['kimg'], record['epochs'])]
+
+
+def point_records(folder: Path) -> list[Record]:
+    """The newest record of each snapshot in a point's own evaluation, in the order of kimg.
+
+    Its run can also have records of other evaluations, made by hand. Closed forms are left out, as in `run_records`.
+    """
+    records, result = run_records(folder / 'run'), read_result(folder)
+    own = [record for record in records if result is None or evaluation_of(record) == evaluation_of(result)]
+    return newest_evaluation(own)

@@ -8,15 +8,16 @@ from typing import Any
 from dnnlib.typed import read_json
 from dnnlib.util import counted, format_time
 from evaluation.printing import FAR_TEXT, distance_text, is_far
-from evaluation.records import best_record, newest_evaluation
+from evaluation.records import best_record
 from studies.commands import Resources, shell_line
+from studies.points import FAILED
 from studies.report.copied_facts import copied_parts
 from studies.report.drawing import figure_bytes
 from studies.report.finding import percent
 from studies.report.gallery import read_gallery
 from studies.report.page import PageFigure, PagePoint
 from studies.report.ratio_plots import RunHistory, run_figure
-from studies.report.run_files import run_records
+from studies.report.run_files import point_records
 from studies.report.run_history import run_history
 from studies.results import Outcome, PointResult
 from training.config import OPTIONS_FILE
@@ -57,8 +58,8 @@ def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size:
         ratio=record['ratio'] if record else None,
         headline=headline(record) if record else '',
         facts=[*who, *facts(result)],
-        message='' if record else status.message,
-        figure=point_figure(point.folder / 'run'),
+        message='' if record and status.state != FAILED else status.message,
+        figure=point_figure(point.folder),
         copied=copied,
         configuration=read_json(point.folder / 'run' / OPTIONS_FILE, dict[str, Any]) or {},
         commands=[shell_line(command, Resources()) for command in point.commands().values()],
@@ -96,10 +97,10 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
     ]
 
 
-def point_figure(run: Path) -> PageFigure | None:
-    """A run folder's loss and ratio by kimg; None if it has neither."""
-    records = newest_evaluation(run_records(run))
-    data = drawn(run_history(run, records))
+def point_figure(folder: Path) -> PageFigure | None:
+    """A point's loss and ratio by kimg; None if it has neither."""
+    records = point_records(folder)
+    data = drawn(run_history(folder / 'run', records))
     if data is None:
         return None
     top = f'; highest ratio {percent(best_record(records)["ratio"])}' if records else ''

@@ -176,6 +176,8 @@ def test_an_emm_that_is_only_a_bound_comes_with_advice(tmp_path, ratios, history
     _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, ratios.get)
     run_dir = results.outcomes[0].at(10)[0].point.folder / 'run'
     run_dir.mkdir()
-    lines = [record_of(ratio) | {'kimg': kimg, 'ratio_high': ratio + 0.02} for kimg, ratio in history]
+    lines = [
+        record_of(ratio) | {'snapshot': str(kimg), 'kimg': kimg, 'ratio_high': ratio + 0.02} for kimg, ratio in history
+    ]
     (run_dir / 'mem_traj.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     assert f'Next: {advice}' in table_text(results)

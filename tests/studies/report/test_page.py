@@ -21,7 +21,7 @@ from evaluation.records import SETTINGS
 from studies.points import DONE, FAILED, Status, write_status
 from studies.report.gallery import read_gallery
 from studies.report.page import TEMPLATES, Page, Sentences, entries, render_page, write_page
-from studies.report.run_files import run_records
+from studies.report.run_files import point_records, run_records
 from studies.report.run_history import run_history
 from studies.report.sections import SECTIONS, metrics_table, study_page
 from studies.report.trainings import point_figure
@@ -162,7 +162,7 @@ def test_a_gallery_starts_with_the_images_closest_to_the_threshold(tmp_path, dig
         assert item.memorized == (distance < second_distance / 3)
 
 
-@pytest.mark.parametrize('name', ['data.zip', 'run/mem_best.npz', 'run/mem_traj.jsonl'])
+@pytest.mark.parametrize('name', ['data.zip', 'run/mem_best.npz'])
 def test_a_point_with_a_missing_or_damaged_file_has_no_gallery(tmp_path, digits_20, name):
     fill_point(tmp_path, digits_20)
     content = (tmp_path / name).read_bytes()
@@ -176,7 +176,20 @@ def test_the_curve_of_a_damaged_log_is_left_out(tmp_path, digits_20):
     fill_point(tmp_path, digits_20)
     for name in ('mem_traj.jsonl', 'stats.jsonl'):
         (tmp_path / 'run' / name).write_bytes(b'\xff\xfe not JSON\n[1]\n{"Loss/loss": 3}\n')
-    assert point_figure(tmp_path / 'run') is None
+    assert point_figure(tmp_path) is None
+
+
+def test_an_evaluation_that_the_user_ran_by_hand_is_not_shown(tmp_path, digits_20):
+    fill_point(tmp_path, digits_20)
+    path = tmp_path / 'run' / 'mem_traj.jsonl'
+    own = path.read_text()
+    figure, records = point_figure(tmp_path), point_records(tmp_path)
+    assert [record['kimg'] for record in records] == [1.0, 2.0]
+    for line in own.splitlines():
+        path.write_text(path.read_text() + json.dumps(json.loads(line) | {'seeds': '0-9', 'ratio': 1.0}) + '\n')
+    assert point_records(tmp_path) == records
+    assert point_figure(tmp_path).data == figure.data
+    assert len(read_gallery(tmp_path, 12)) == 12
 
 
 @pytest.fixture

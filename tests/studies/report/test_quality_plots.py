@@ -74,12 +74,12 @@ def test_a_note_warns_of_distances_for_different_numbers_of_images(tmp_path):
 
 def test_only_records_with_the_newest_settings_are_plotted(tmp_path):
     plain = record(2)
-    plain.pop('metrics')
+    del plain['metrics'], plain['measured']
     other = record(1, measured={'metrics': ['frechet', 'authenticity']})
     write_run(tmp_path, [record(3), other, record(2), plain, record(1)])
-    assert [found['kimg'] for found in measured_records(tmp_path / 'run')] == [1, 2, 3]
+    assert [found['kimg'] for found in measured_records(tmp_path)] == [1, 2, 3]
     write_run(tmp_path / 'none', [plain])
-    assert measured_records(tmp_path / 'none' / 'run') == []
+    assert measured_records(tmp_path / 'none') == []
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ from training.held_out_loss import num_shared
 GIVEN_BATCH = 1024
 # Number of images whose features are extracted at a time.
 EXTRACTED_BATCH = 64
+# Share of training images with near-copies from which a warning is printed.
+NEAR_SHARE = 0.05
 
 
 def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: int | None = None) -> list[Record]:
@@ -194,7 +196,8 @@ def check_folders(options: EvaluationOptions) -> None:
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:
     """The training set to compare with; by default, the training set of the run or of the closed form.
 
-    Prints a warning if a generator was trained on another set, and a note if mirrored images count as training images.
+    Prints a warning if a generator was trained on another set or if many images have near-copies, and a note if
+    mirrored images count as training images.
     Generators that do not know their classes draw from the classes of this set.
     """
     path = training_set_path(options)
@@ -210,7 +213,15 @@ def load_training_set(options: EvaluationOptions, generators: Sequence[Generator
         )
     if mirrored:
         distributed.print0('Mirrored training images (xflip) count as training images.')
-    return TrainingSet(dataset, device, f'`training_set`={path}', mirrored)
+    training_set = TrainingSet(dataset, device, f'`training_set`={path}', mirrored)
+    share = distributed.on_main(lambda: training_set.near_share)
+    if share >= NEAR_SHARE:
+        distributed.print0(
+            f'Warning: {100 * share:.0f} % of the images in {path} have near-copies in this set, so the ratio can miss '
+            f'copies of these images. Remove the near-copies (python -m dataset_utils info --near=… lists them), '
+            f'or also count copies by the adaptive copy rule.'
+        )
+    return training_set
 
 
 def _channels(options: EvaluationOptions) -> int | None:

@@ -22,6 +22,8 @@ THRESHOLD = 1 / 3
 # Stands for the squared distance to an image that does not exist.
 INFINITE = torch.iinfo(torch.int64).max
 REFERENCE_IMAGES = 1000
+# Largest number of a training image's near-copies that are recognized.
+MOST_NEAR_COPIES = 9
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,17 +151,33 @@ class TrainingSet(TrainingImages):
         self.labels, self.class_sizes = dataset.labels, dataset.class_sizes
         self.original_names = dataset.original_names
 
-    @functools.cached_property
+    @property
     def reference_distance(self) -> float:
         """The average distance from a training image to its nearest distinct neighbour (root mean square per pixel).
 
-        At most REFERENCE_IMAGES training images, spread evenly over the set, are compared. New images of the same kind
-        are at about this distance from the training set.
+        At most REFERENCE_IMAGES training images, spread evenly over the set, are compared. Near-copies do not count as
+        neighbours. New images of the same kind are at about this distance from the training set.
         """
+        return self._spacing[0]
+
+    @property
+    def near_share(self) -> float:
+        """The share of training images that have near-copies in the set; the ratio can miss copies of these images.
+
+        Near-copies are at most MOST_NEAR_COPIES neighbours closer than THRESHOLD times the next nearest neighbour.
+        """
+        return self._spacing[1]
+
+    @functools.cached_property
+    def _spacing(self) -> tuple[float, float]:
         rows = spread_places(len(self.images), REFERENCE_IMAGES)
+        count = min(MOST_NEAR_COPIES + 2, len(self.index))
         parts = (self.images[part] for part in rows.split(self.index.query_size))
-        squared_distances = torch.cat([self.nearest_two(part)[1][:, 1] for part in parts])  # [:, 0] is itself
-        return float((squared_distances.double() / self.num_pixels).sqrt().mean())
+        squared = torch.cat([self.index.query(part, count)[1][:, 1:].cpu() for part in parts])  # [:, 0] is itself
+        follows_copies = torch.nn.functional.pad(memorized(squared[:, :-1], squared[:, 1:]), (1, 0))
+        nearest = squared.gather(1, follows_copies.int().argmax(dim=1, keepdim=True))[:, 0]
+        reference_distance = float((nearest.double() / self.num_pixels).sqrt().mean())
+        return reference_distance, float(follows_copies.any(dim=1).double().mean())
 
     def num_far(self, nearest: Tensor) -> int:
         """The number of generated images that are far from any data, like noise.

@@ -143,6 +143,23 @@ def test_metrics_and_copy_rules_compare_mirrored_images_if_the_ratio_does(tmp_pa
     assert (record['num_memorized'], record['copies']['num_copies']) == (0, 0)
 
 
+def test_copies_of_training_images_with_near_copies_are_not_far_from_data_and_a_warning_is_printed(tmp_path):
+    random = np.random.default_rng(0)
+    originals = random.integers(50, 200, (40, 8, 8, 1), dtype=np.uint8)
+    made = originals + random.integers(0, 5, originals.shape, dtype=np.uint8)
+    np.save(tmp_path / 'made.npy', made)
+    for count, is_warned in [(40, True), (1, False)]:  # all images, or 2 of 41, have near-copies
+        training = np.concatenate([originals, originals[:count] + 1])
+        np.save(tmp_path / 'training.npy', training)
+        arguments = f'--images={tmp_path}/made.npy', f'--knn-ref={tmp_path}/training.npy', '--copy-rule=adaptive'
+        result = run(*arguments, '--json')
+        record = json.loads(result.stdout)
+        assert (record['num_far'], record['num_memorized']) == (0, 40 - count)
+        assert record['copies']['num_copies'] == 40
+        assert ('100 % of the images in' in result.stderr) == is_warned
+        assert ('near-copies' in result.stderr) == is_warned
+
+
 def test_metrics_are_reported_together_with_the_ratio(digits_20, array, images, reference):
     test = load_dataset('digits').images
     (record,) = evaluated(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=all', '--test-ref=digits')

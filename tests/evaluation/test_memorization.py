@@ -114,9 +114,18 @@ def test_a_copy_is_nearer_than_the_threshold_times_the_second_distance(threshold
 
 
 def test_the_reference_distance_is_the_mean_distance_to_the_nearest_other_image():
-    # 10 and its copy count as one image, so the distances to the nearest other image are 20, 20, 20 and 70.
-    dataset = Dataset('four', torch.from_numpy(grey(10, 10, 30, 100)), None, '')
-    assert TrainingSet(dataset).reference_distance == pytest.approx((20 + 20 + 20 + 70) / 4)
+    # 10 and its copy count as one image, so the distances to the nearest other image are 20, 20, 20 and 40.
+    training_set = TrainingSet(Dataset('four', torch.from_numpy(grey(10, 10, 30, 70)), None, ''))
+    assert training_set.reference_distance == pytest.approx((20 + 20 + 20 + 40) / 4)
+    assert training_set.near_share == 0
+
+
+def test_near_copies_in_the_training_set_do_not_count_as_neighbours():
+    # The ratio misses copies of the images 10, 12, 14 and 100, 101, whose other neighbours are far away.
+    training_set = TrainingSet(Dataset('six', torch.from_numpy(grey(10, 12, 14, 100, 101, 200)), None, ''))
+    assert training_set.reference_distance == pytest.approx((90 + 88 + 86 + 86 + 87 + 99) / 6)
+    assert training_set.near_share == pytest.approx(5 / 6)
+    assert not memorization_ratio(grey(11, 13), training_set.images).memorized.any()
 
 
 def test_the_reference_distance_is_a_root_mean_square_over_pixels():
@@ -127,7 +136,7 @@ def test_the_reference_distance_is_a_root_mean_square_over_pixels():
 
 
 def test_images_far_from_any_data_are_counted():
-    # The limit is √2 times the mean distance 32.5, about 45.96 grey levels.
-    training_set = TrainingSet(Dataset('four', torch.from_numpy(grey(10, 10, 30, 100)), None, ''))
-    _, squared_distances = training_set.nearest_two(grey(145, 146, 30, 55, 200))
-    assert training_set.num_far(squared_distances[:, 0]) == 2  # the nearest images are 45, 46, 0, 25 and 100 away
+    # The limit is √2 times the mean distance 25, about 35.36 grey levels.
+    training_set = TrainingSet(Dataset('four', torch.from_numpy(grey(10, 10, 30, 70)), None, ''))
+    _, squared_distances = training_set.nearest_two(grey(105, 106, 30, 45, 200))
+    assert training_set.num_far(squared_distances[:, 0]) == 2  # the nearest images are 35, 36, 0, 15 and 130 away

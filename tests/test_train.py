@@ -190,6 +190,8 @@ def test_defaults_match_the_papers_code(color_16):
         (['--cres=1,1,1,1,1,1'], 'cannot be halved'),
         (['--cres=0'], 'change the options of the network'),
         (['--cres=-1'], 'change the options of the network'),
+        (['--num-channels=5', '--num-blocks=1'], '--num-channels=5 must be even'),
+        (['--num-channels=6', '--num-blocks=1'], '--num-channels: with this width, a layer has'),
         (['--num-channels=999999999999'], 'model_channels must be a number of at most 1e+09'),
         (['--preset=nonsense'], '--preset'),
     ],

@@ -97,12 +97,20 @@ def band_curve(
     low: Sequence[float],
     high: Sequence[float],
     style: dict,
+    pieces: int = 1,
 ) -> Line2D:
+    """Draw ratios as a curve, and their intervals as a band.
+
+    pieces: number of straight pieces from each point to the next. On a logarithmic axis, several pieces show that
+    ratios are interpolated linearly in x.
+    """
+    points, places = np.arange(len(x)), np.linspace(0, len(x) - 1, (len(x) - 1) * pieces + 1)
     middle, bottom, top = (100 * np.array(shares, dtype=np.float64) for shares in (ratios, low, high))
-    axes.fill_between(x, bottom, top, color=style['color'], alpha=0.13, linewidth=0)
+    fine, curve, lower, upper = (np.interp(places, points, values) for values in (x, middle, bottom, top))
+    axes.fill_between(fine, lower, upper, color=style['color'], alpha=0.13, linewidth=0)
     # Intervals are also drawn as lines, because the band of a single point has no width and is invisible.
     axes.vlines(x, bottom, top, color=style['color'], linewidth=1)
-    return axes.plot(x, middle, markersize=5, markeredgewidth=1.2, **style)[0]
+    return axes.plot(fine, curve, markevery=pieces, markersize=5, markeredgewidth=1.2, **style)[0]
 
 
 def cross_out(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
@@ -192,13 +200,15 @@ def _legend_columns(labels: Sequence[str]) -> int:
     return max(1, min(len(labels), 4, 66 // (longest + 11)))
 
 
-def label_text(name: str, width: int = _LABEL_LENGTH) -> str:
-    """Format a name as a label: at most two lines, without characters that fonts lack."""
+def label_text(name: str, width: int = _LABEL_LENGTH, lines: int = 4) -> str:
+    """Format a name as a label of at most `lines` lines, without characters that fonts lack."""
     name = ''.join(character if character.isprintable() else ' ' for character in name).strip()
     # matplotlib omits labels from the legend if they begin with an underscore.
     name = f' {name}' if name.startswith('_') else name
-    lines = textwrap.wrap(name, width, max_lines=2, placeholder=' …', drop_whitespace=False, break_on_hyphens=False)
-    return '\n'.join([*lines[:1], *map(str.strip, lines[1:])]) or '—'
+    wrapped = textwrap.wrap(
+        name, width, max_lines=lines, placeholder=' …', drop_whitespace=False, break_on_hyphens=False
+    )
+    return '\n'.join([*wrapped[:1], *map(str.strip, wrapped[1:])]) or '—'
 
 
 def apart(sizes: Sequence[int], share: float) -> list[int]:

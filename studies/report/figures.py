@@ -221,9 +221,11 @@ def training_figures(results: StudyResults, outcomes: list[Outcome]) -> Iterator
                 curves.append(TrainingCurve(name_of(outcome), epochs, ratios, low, high, far))
         if curves:
             title = f'{results.study.title}: {size:,} training images'
-            interval = '95 % interval, Wilson over images'
+            first = results.study.repeats.count > 1
+            interval = '95 % interval, Wilson over images' + '; only the first repeat' * first
             figure = training_figure(curves, title, interval, results.study.threshold, label_of(results.study))
-            yield StudyFigure(f'epochs-{size}', f'Memorization ratio during training on {size:,} images.', figure)
+            caption = f'Memorization ratio during training on {size:,} images{" (only the first repeat)" * first}.'
+            yield StudyFigure(f'epochs-{size}', caption, figure)
 
 
 def training_records(points: list[PointResult]) -> list[dict[str, Any]]:

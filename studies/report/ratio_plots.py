@@ -33,6 +33,8 @@ from studies.report.drawing import (
     threshold_line,
 )
 
+PIECES = 20  # number of straight pieces between two sizes, so that a curve crosses the threshold at the EMM
+
 
 @dataclass(frozen=True)
 class RatioPoint:
@@ -104,7 +106,7 @@ def ratio_figure(
             shift = 1.03 ** (2 * place / max(len(curves) - 1, 1) - (len(curves) > 1))
             sizes = [point.dataset_size * shift for point in points]
             ends = [point.ratio_low for point in points], [point.ratio_high for point in points]
-            handles.append(band_curve(axes, sizes, [point.ratio for point in points], *ends, style))
+            handles.append(band_curve(axes, sizes, [point.ratio for point in points], *ends, style, PIECES))
             cross_out(axes, [(s, 100 * p.ratio) for s, p in zip(sizes, points, strict=True) if p.far])
         axes.set_xscale('log')
         sizes = sorted({point.dataset_size for curve in curves for point in curve.points})
@@ -143,7 +145,7 @@ def training_figure(
             rows = zip(curve.epochs, curve.ratios, curve.far, strict=True)
             cross_out(axes, [(epochs, 100 * ratio) for epochs, ratio, far in rows if far])
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(lambda epochs, _: f'{epochs:,.0f}')
+        axes.xaxis.set_major_formatter(lambda epochs, _: f'{epochs:,.2f}'.rstrip('0').rstrip('.'))
         crosses = crosses_text(far for curve in curves for far in curve.far)
         axes.set_xlabel(f'epochs of training\n(bands: {interval}){crosses}')
         ratio_axis(axes)

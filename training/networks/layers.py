@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnnlib.util import UserError
+
 
 @dataclass(frozen=True)
 class Init:
@@ -116,6 +118,11 @@ class GroupNorm(nn.Module):
     def __init__(self, num_channels: int, eps: float):
         super().__init__()
         self.num_groups = min(32, num_channels // 4)
+        if not self.num_groups or num_channels % self.num_groups:
+            raise UserError(
+                f'`num_channels`: with this width, a layer has {num_channels} channels, which cannot be normalized in '
+                f'equal groups (widths such as 16, 32, 64, 96 and 128 are possible)'
+            )
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
@@ -143,6 +150,8 @@ class PositionalEmbedding(nn.Module):
     def __init__(self, num_channels: int, max_positions: float = 10000, endpoint: bool = False):
         super().__init__()
         self.num_channels, self.max_positions, self.endpoint = num_channels, max_positions, endpoint
+        if num_channels % 2:
+            raise UserError(f'`num_channels`={num_channels} must be even, because half of the embedding is cosines')
 
     def forward(self, x: Tensor) -> Tensor:
         half = self.num_channels // 2

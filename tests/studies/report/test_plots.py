@@ -95,9 +95,30 @@ def test_labels_of_close_sizes_do_not_overlap():
 def test_ratios_are_plotted_in_percent_against_size_with_the_threshold():
     axes = ratio_figure([Curve('a', POINTS)], 'title').axes[0]
     curve, threshold = axes.lines
-    np.testing.assert_allclose(np.asarray(curve.get_xydata()), [[20, 99], [50, 25], [400, 0]])
+    drawn = np.asarray(curve.get_xydata())
+    np.testing.assert_allclose(drawn[:: curve.get_markevery()], [[20, 99], [50, 25], [400, 0]])
+    emm = 20 + 30 * (99 - 90) / (99 - 25)  # interpolated linearly in |D|
+    assert drawn[np.abs(drawn[:, 0] - emm).argmin(), 1] == pytest.approx(90, abs=2)
     assert np.asarray(threshold.get_ydata())[0] == pytest.approx(90)
     assert axes.get_xscale() == 'log'
+
+
+def test_long_names_that_end_differently_have_different_labels():
+    names = [f'Learning rate 0.0002, Batch size {batch}' for batch in (32, 64)]
+    curves = [Curve(name, POINTS) for name in names]
+    (legend,) = ratio_figure(curves, '').legends
+    rows = emm_figure([(name, EMMS[0]) for name in names], '').axes[0].get_yticklabels()
+    for texts in (legend.get_texts(), rows):
+        assert [' '.join(text.get_text().split()) for text in texts] == names
+
+
+def test_fractions_of_an_epoch_are_written_out():
+    curve = TrainingCurve('', [1, 2], [0.5, 0.5], [0.4, 0.4], [0.6, 0.6], [False, False])
+    figure = training_figure([curve], '')
+    figure.canvas.draw()
+    texts = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert len(set(texts)) == len(texts)
+    assert '0.25' in texts or '0.5' in texts
 
 
 def test_curves_can_be_distinguished_without_colour():

@@ -47,6 +47,17 @@ def claim(root: Path, study: Study) -> None:
     remove_partial_files(root, STUDY_FILE)
 
 
+def require_unchanged(root: Path, study: Study) -> None:
+    """Raise UserError if another process has replaced the study in its folder by another version."""
+    path = root / STUDY_FILE
+    saved = read_json(path, SavedStudy)
+    if saved is not None and saved.document != to_builtins(study.document):
+        raise UserError(
+            f'another emm.py has started another version of this study (see {path}), so this one has stopped; run one '
+            f'version at a time'
+        )
+
+
 def _partial(path: Path) -> bool:
     """Whether a file is an incomplete study file left by a killed process."""
     return path.name.startswith(f'{STUDY_FILE}.') and path.suffix == '.partial'

@@ -7,6 +7,7 @@ point's lock.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from pathlib import Path
@@ -167,7 +168,7 @@ def make_point(study: Study, root: Path, combination: Combination, size: int, re
     used = [source_name(value) for part in PARTS for value in getattr(settings, part).values()]
     sources = {made[name]: study.sources[made[name]] for name in used if name is not None}
     diagnose = {name: with_tables(options, study.sources) for name, options in study.diagnose.items()}
-    folder = root / 'points' / slug(combination) / f'{size:06d}-r{repeat}'
+    folder = combination_folder(root, combination) / f'{size:06d}-r{repeat}'
     return Point(combination, size, repeat, seeds, sources, folder, diagnose)
 
 
@@ -179,6 +180,13 @@ def read_measurements(folder: Path) -> dict[str, Options]:
 def sources_of(folder: Path) -> Path:
     """The folder of a study's own data sets. folder: the folder of any point of the study."""
     return folder.parents[2] / 'sources'
+
+
+def combination_folder(root: Path, combination: Combination) -> Path:
+    """The folder of a combination's points, which can be named in an earlier order of the study's factors."""
+    orders = itertools.permutations(combination.values.items())
+    folders = (root / 'points' / slug(dataclasses.replace(combination, values=dict(order))) for order in orders)
+    return next(filter(Path.exists, folders), root / 'points' / slug(combination))
 
 
 def slug(combination: Combination) -> str:

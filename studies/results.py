@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.effective_memorization import EMM, Ratios, effective_memorization, next_size, rising_pairs
-from studies.points import DONE, FAILED, LEFT, RUNNING, Point, Status, make_point, read_result, slug
+from studies.points import DONE, FAILED, LEFT, RUNNING, Point, Status, combination_folder, make_point, read_result
 from studies.study import Combination, Study
 
 UNMEASURED = 'done without a measurement'  # shown instead of 'failed'; see `is_unmeasured`
@@ -118,9 +118,8 @@ def is_unmeasured(result: PointResult) -> bool:
 
 
 def sizes_on_disk(root: Path, combination: Combination) -> set[int]:
-    names = (
-        path.name.partition('-r')[0] for path in (root / 'points' / slug(combination)).glob('*-r*') if path.is_dir()
-    )
+    folder = combination_folder(root, combination)
+    names = (path.name.partition('-r')[0] for path in folder.glob('*-r*') if path.is_dir())
     return {int(name) for name in names if name.isdecimal()}
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from studies.folder import require_unchanged
 from studies.launchers.contract import Job, Launcher
 from studies.points import DONE, FAILED, LEFT, MAX_FAILURES, RUNNING, STOPPED
 from studies.results import PointResult, StudyResults, collect
@@ -30,10 +31,12 @@ def run_study(
     to, or None if there were none. ended: called with (point, results of the study) when a point is done, stopped or
     failed. watch: called every second while points run, with the study's results.
     If another process runs a point, wait until that process ends; if the point is then not finished, run it.
+    Raises UserError if another process has started another version of the study in this folder.
     """
     jobs: dict[Path, Job] = {}
     given: set[Path] = set()
     while True:
+        require_unchanged(root, study)
         finished = [folder for folder, job in jobs.items() if job.done()]
         for folder in finished:
             del jobs[folder]

@@ -94,6 +94,24 @@ def test_a_failed_measurement_keeps_the_ratio_until_it_is_removed_or_changed(tmp
     assert 'clocks' not in commands_of(tmp_path / 'points/all/000010-r0')
 
 
+def test_reordering_the_factors_runs_nothing_again(tmp_path):
+    factors = {
+        'w': {'option': 'train.batch', 'values': [1, 2]},
+        'skips': {'option': 'train.skip-connections', 'values': [[1, 0, 2], [1, 2, 0]]},
+    }
+    first, reordered = (
+        make_study(sizes={'values': values}, factors=dict(order))
+        for values, order in (([10], factors.items()), ([10, 20], reversed(factors.items())))
+    )
+    assert len(run(first, tmp_path, lambda size: 0.5)[0]) == 4
+    order, results = run(reordered, tmp_path, lambda size: 0.5)
+    assert order == [(20, 0)] * 4
+    assert results.set_aside == []
+    assert {path.name for path in (tmp_path / 'points').iterdir()} == {
+        f'w={width},skips={skips}' for width in (1, 2) for skips in ('1,0,2', '1,2,0')
+    }
+
+
 def test_a_size_removed_from_the_study_stays_in_the_results_but_is_not_run_again(tmp_path):
     run(make_study(sizes={'values': [10, 20, 30]}), tmp_path, lambda size: None if size == 20 else 1.0)
     write_status(tmp_path / 'points/all/000030-r0', Status(STOPPED, 'train'))
@@ -352,6 +370,22 @@ def test_a_study_folder_is_refused_for_another_study(tmp_path):
         claim(tmp_path / 'full', study)
     with pytest.raises(UserError, match=r'contains no study\.json'):
         open_study(tmp_path / 'full')
+
+
+def test_a_process_stops_as_soon_as_another_version_of_the_study_is_started(tmp_path):
+    study, other = make_study(sizes={'values': [10, 20]}), make_study(sizes={'values': [10, 40]})
+    claim(tmp_path, study)
+
+    def curve(size):
+        claim(tmp_path, dataclasses.replace(study, steps={'all': 1}))  # as another process with the same file does
+        if size == 20:
+            claim(tmp_path, other)
+        return 0.5
+
+    launcher = FakeLauncher(curve)
+    with pytest.raises(UserError, match='has started another version of this study'):
+        run_study(study, tmp_path, launcher, False, lambda *_: None, lambda *_: None)
+    assert launcher.order == [(10, 0), (20, 0)]
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"name": "test", "docu'])

@@ -22,9 +22,12 @@ def comparison_text(results: StudyResults, path: Path) -> str:
     """List the ratios and EMMs of both runs, and show which of them agree (have overlapping 95 % intervals).
 
     Two EMMs that are bounds in the same direction, such as < 10 and < 20, cannot disagree, so they are not counted.
+    EMMs at different thresholds are shown, but not compared.
     path: a tables.json written by `write_tables`. Rows are matched by factor values and size.
-    Raises UserError if the file is not a tables.json, if the factors differ, or if no row is in both runs.
+    Raises UserError if the file is missing or not a tables.json, if the factors differ, or if no row is in both runs.
     """
+    if not path.exists():
+        raise UserError(f'{path}: no such file; give a tables.json written by emm.py table')
     here, there = tables(results), read_json(path, dict[str, Any]) or {}
     factors = [factor.name for factor in results.study.factors]
     try:
@@ -36,14 +39,16 @@ def comparison_text(results: StudyResults, path: Path) -> str:
             )
         ratios = compared(here['ratios'], there['ratios'], [*factors, 'size'], _ratio)
         emms = compared(here['emm'], there['emm'], factors, _emm)
+        thresholds = [table['threshold'] for table in (here, there)]
         origins = [(table.get('study_sha256'), _training_sets(table), table.get('versions')) for table in (here, there)]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{path} is not a tables.json written by emm.py table') from error
-    verdicts = [row[-1] for row in ratios + emms]
-    if {ONLY_HERE, ONLY_THERE}.issuperset(verdicts):
+    if {ONLY_HERE, ONLY_THERE}.issuperset(row[-1] for row in ratios + emms):
         raise UserError(
             f'{path} and {results.root} have no factor value and size in common; give results of the same study'
         )
+    if thresholds[0] != thresholds[1]:
+        emms = [[*row[:-1], 'not compared'] for row in emms]
     study, data, code = (_same(*pair) for pair in zip(*origins, strict=True))
     parts = [
         f'Study file: {study}; training sets: {data}; code and versions: {code}.',
@@ -51,6 +56,9 @@ def comparison_text(results: StudyResults, path: Path) -> str:
     ]
     if emms:
         parts.append(aligned([[*factors, 'EMM here', 'EMM there', ''], *emms], len(factors)))
+    if thresholds[0] != thresholds[1]:
+        parts.append(f'The EMMs are not comparable: the threshold is {thresholds[0]} here and {thresholds[1]} there.')
+    verdicts = [row[-1] for row in ratios + emms]
     agree, differ = verdicts.count('agrees'), verdicts.count('higher') + verdicts.count('lower')
     parts.append(f'{agree} of {agree + differ} numbers agree (their 95 % intervals overlap).')
     return '\n\n'.join(parts)

@@ -110,6 +110,21 @@ def test_two_bounds_in_the_same_direction_are_not_counted_as_agreement(tmp_path)
     assert '4 of 6 numbers agree' in output
 
 
+def test_emms_at_different_thresholds_are_not_compared(folder):
+    saved = json.loads((folder / 'tables.json').read_bytes())
+    saved['threshold'] = 0.1
+    output = compare(folder, saved).output
+    assert 'The EMMs are not comparable: the threshold is 0.9 here and 0.1 there.' in output
+    assert output.count('not compared') == 2
+    assert '4 of 4 numbers agree' in output
+
+
+def test_a_missing_file_is_reported_as_missing(folder):
+    result = CliRunner().invoke(emm.main, ['compare', str(folder), 'nosuch.json'])
+    assert result.exit_code == 1
+    assert 'nosuch.json: no such file' in result.output
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [

@@ -112,16 +112,19 @@ def test_fp16_on_a_cpu_is_refused(options):
         train(IMAGES, options=dataclasses.replace(TINY, **options))
 
 
+LABELS = np.array([0, 1, 0, 1, 0, 1])
+
+
 def test_a_run_folder_is_not_used_twice(tmp_path):
     train(IMAGES, options=TINY, run_dir=tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(UserError, match='already contains a run; give another folder'):
+    with pytest.raises(UserError, match='already contains a run; give `resume`=True or another folder'):
         train(IMAGES[::-1].copy(), options=TINY, run_dir=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize(('number', 'error'), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_signal_stops_training_and_the_program_after_saving_the_state(number, error, tmp_path, monkeypatch):
+def stopped(run_dir, number, monkeypatch):
+    """Train in a folder, with a signal after three steps."""
     step = Trainer.step
 
     def interrupted(trainer):
@@ -129,10 +132,67 @@ def test_a_signal_stops_training_and_the_program_after_saving_the_state(number, 
         if trainer.steps == 3:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Trainer, 'step', interrupted)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, 'step', interrupted)
+        train(IMAGES, LABELS, TINY, run_dir=run_dir)
+
+
+@pytest.mark.parametrize(('number', 'error'), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_stops_training_and_the_program_after_saving_the_state(number, error, tmp_path, monkeypatch):
     with pytest.raises(error):
-        train(IMAGES, options=TINY, run_dir=tmp_path)
+        stopped(tmp_path, number, monkeypatch)
     assert len(list_states(tmp_path)) == 1
+
+
+def test_a_resumed_run_ends_with_the_same_bytes_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        stopped(tmp_path / 'stopped', signal.SIGINT, monkeypatch)
+    steps: list[int] = []
+    update = Trainer.update
+
+    def counted(trainer):
+        steps.append(trainer.steps)
+        update(trainer)
+
+    monkeypatch.setattr(Trainer, 'update', counted)
+    for run_dir in (tmp_path / 'stopped', tmp_path / 'uninterrupted'):
+        train(IMAGES, LABELS, TINY, run_dir=run_dir, resume=True)
+    assert steps == [*range(3, 10), *range(10)]
+    for name in ('network-snapshot-000000.060.safetensors', 'training_options.json'):
+        assert (tmp_path / 'stopped' / name).read_bytes() == (tmp_path / 'uninterrupted' / name).read_bytes()
+    train(IMAGES, LABELS, dataclasses.replace(TINY, epochs=12), run_dir=tmp_path / 'stopped', resume=True)
+    assert steps[17:] == [10, 11]
+
+
+def test_resuming_with_other_images_or_options_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        stopped(tmp_path, signal.SIGINT, monkeypatch)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other = '`images` or `labels` differ from the training set that this run was started with'
+    arguments: list[tuple[str, dict[str, Any]]] = [
+        (other, {'images': IMAGES[::-1]}),
+        (other, {'images': IMAGES[:4], 'labels': LABELS[:4]}),
+        (other, {'labels': LABELS[::-1]}),
+        ('`cond`=False differs from True, with which the run was started', {'labels': None}),
+        ('`lr`=0.5 differs from 0.002, with which the run was', {'options': dataclasses.replace(TINY, lr=0.5)}),
+    ]
+    for message, changes in arguments:
+        with pytest.raises(UserError, match=message):
+            train(**{'images': IMAGES, 'labels': LABELS, 'options': TINY, **changes}, run_dir=tmp_path, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(UserError, match='`resume` has no effect without `run_dir`'):
+        train(IMAGES, LABELS, TINY, resume=True)
+    list_states(tmp_path)[0][1].rename(tmp_path / 'network-snapshot-000000.018.safetensors')
+    with pytest.raises(UserError, match=r'contains no training-state-\*\.pt to resume from; give another folder'):
+        train(IMAGES, LABELS, TINY, run_dir=tmp_path, resume=True)
+
+
+def test_a_run_of_train_py_is_resumed_by_train_py(tmp_path):
+    train(IMAGES, options=TINY, run_dir=tmp_path)
+    path = tmp_path / 'training_options.json'
+    path.write_text(path.read_text().replace('"options": {', '"options": {"data": "digits",'))
+    with pytest.raises(UserError, match=r'contains a run of train\.py; resume it with train\.py --resume='):
+        train(IMAGES, options=TINY, run_dir=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(

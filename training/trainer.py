@@ -158,10 +158,9 @@ class Trainer:
         """Restore a state. Raises UserError if the state belongs to another network, optimizer or training set."""
         checked_state(state)
         if state['dataset_sha256'] != self.dataset.sha256:
-            raise UserError(
-                f'`data`={self.config.dataset.path} differs from the training set that this run was started with; '
-                f'give the original one'
-            )
+            path = self.config.dataset.path
+            given = f'`data`={path} differs' if path else '`images` or `labels` differ'
+            raise UserError(f'{given} from the training set that this run was started with; give the original one')
         try:
             self.net.load_state_dict(state['net'])
             self.ema.load_state_dict(state['ema'])

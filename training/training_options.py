@@ -178,24 +178,24 @@ class RunOptions(TrainingOptions):
     # fmt: on
 
 
-def resumed_options(options: RunOptions, saved: RunOptions) -> RunOptions:
+def resumed_options(options: T, saved: RunOptions) -> T:
     """The options with which a run was started, updated by the options given now.
 
     Raises UserError if a given option differs from the saved one but is not in `CHANGEABLE`.
     """
-    values = {field.name: getattr(saved, field.name) for field, _ in options_in(RunOptions)}
+    values = {field.name: getattr(saved, field.name) for field, _ in options_in(type(options))}
     for name in options.given:
         if name in CHANGEABLE:
             values[name] = getattr(options, name)
         elif getattr(options, name) != values[name]:
             raise UserError(
                 f'`{name}`={getattr(options, name)} differs from {values[name]}, with which the run was started; remove '
-                f'the option and resume, or start a new run in another `outdir`'
+                f'the option and resume, or start a new run in another folder'
             )
     # A duration given now replaces a saved number of epochs.
     if 'duration' in options.given:
         values['epochs'] = options.epochs
     if options.given.keys() & {'tick', 'snap'}:
         values['snapshots'] = options.snapshots
-    values |= {name: getattr(options, name) for name in ('nosubdir', 'resume', 'dry_run', 'device')}
+    values |= {name: getattr(options, name) for name in ('nosubdir', 'resume', 'dry_run', 'device') if name in values}
     return dataclasses.replace(options, **values)

@@ -50,13 +50,16 @@ def train(
     options: TrainingOptions | None = None,
     device: torch.device | str = 'cpu',
     run_dir: Path | str | None = None,
+    resume: bool = False,
 ) -> Preconditioned:
     """Train a network on images in memory; returns the averaged network in evaluation mode, as a denoiser.
 
     images: uint8 [N, C, R, R], C = 1 or 3. labels: int [N] for a class-conditional network, or None.
     options: training options.
-    run_dir: folder for snapshots, training states and statistics. It must not contain a run yet. None writes no
-        files.
+    run_dir: folder for snapshots, training states and statistics. None writes no files.
+    resume: if `run_dir` contains a run, continue it from its newest training state; the result is bit-identical to that
+        of an uninterrupted run. The images and options must be the same, but the run can be made longer. Without
+        `resume`, `run_dir` must not contain a run.
     Raises UserError if an option is invalid or does not fit the images, if there is no such device, or if the loss is
     not finite. If Ctrl-C stops a run with a `run_dir`, its training state is saved before KeyboardInterrupt is raised;
     SIGTERM and SIGHUP raise SystemExit. Signals are handled only in the main thread.
@@ -71,15 +74,24 @@ def train(
     if ignored := [name for name in FOR_FILES + FOR_FOLDERS * (run_dir is None) if name in options.given]:
         without = 'for arrays' if ignored[0] in FOR_FILES else 'without `run_dir`'
         raise UserError(f'`options`: {ignored[0]} has no effect {without}; remove it')
-    options = with_seed(dataclasses.replace(options, cond=labels is not None))
+    if resume and run_dir is None:
+        raise UserError('`resume` has no effect without `run_dir`; give the folder of the run')
+    cond = labels is not None
+    options = dataclasses.replace(options, cond=cond, given=options.given | {'cond': cond})
     size, channels, resolution, _ = dataset.images.shape
     num_classes = 0 if dataset.labels is None else int(dataset.labels.max()) + 1
     info = DatasetInfo('', dataset.name, size, resolution, channels, num_classes)
-    config, device = resolve(options, info), distributed.choose_device(str(device))
+    device = distributed.choose_device(str(device))
+    saved = None if run_dir is None else run_in(Path(run_dir), resume)
+    given = options.given
+    options = with_seed(options) if saved is None else resumed_options(options, saved.options)
+    config = resolve(options, info, given=given)
+    if saved is not None:  # see `train_in_folder`
+        config = dataclasses.replace(config, network=saved.network)
     check_precision(config.precision, device)
     with backends_restored(device):
         if run_dir is not None:
-            return train_in_new_folder(config, dataset, device, Path(run_dir))
+            return train_in_run_dir(config, dataset, device, Path(run_dir), saved)
         trainer = make_trainer(config, dataset, device)
         while trainer.images < config.schedule.total_images:
             trainer.step()
@@ -87,14 +99,34 @@ def train(
         return trainer.ema.requires_grad_(False)
 
 
-def train_in_new_folder(config: TrainingConfig, dataset: Dataset, device: torch.device, folder: Path) -> Preconditioned:
+def run_in(folder: Path, resume: bool) -> SavedRun | None:
+    """The run in a folder, or None if the folder contains none. Raises UserError if the run is not to be resumed."""
+    if not folder.is_dir() or not ((folder / OPTIONS_FILE).exists() or list_snapshots(folder)):
+        return None
+    if not resume:
+        raise UserError(f'`run_dir`={folder} already contains a run; give `resume`=True or another folder')
+    if list_states(folder):
+        saved = read_run(folder)
+        if not saved.options.data:
+            return saved
+        raise UserError(f'`run_dir`={folder} contains a run of train.py; resume it with train.py --resume={folder}')
+    if any(kimg for kimg, _ in list_snapshots(folder)):
+        raise UserError(f'`run_dir`={folder} contains no training-state-*.pt to resume from; give another folder')
+    return None
+
+
+def train_in_run_dir(
+    config: TrainingConfig, dataset: Dataset, device: torch.device, folder: Path, saved: SavedRun | None
+) -> Preconditioned:
     """Train on images in memory, and save snapshots, training states and statistics in a folder; see `train`."""
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / OPTIONS_FILE).exists() or list_snapshots(folder):
-        raise UserError(f'`run_dir`={folder} already contains a run; give another folder')
     held_out = open_held_out_loss(config, dataset, device)
     with sole_use(folder / LOCK_FILE, f'the run folder {folder}'):
-        trainer = make_trainer(config, dataset, device)
+        trainer = make_trainer(config, dataset, device, None if saved is None else list_states(folder)[-1][1])
+        if saved is not None:
+            print0(f'Resuming at {trainer.images / 1000:g} kimg.')
+            report_changes(saved, config, device)
+        remove_partial_files(folder, '*.safetensors', '*.pt', OPTIONS_FILE, STATS_FILE)
         config.save(folder)
         stopped_by = run_training(trainer, folder, held_out)
     if stopped_by:

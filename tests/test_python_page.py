@@ -323,7 +323,7 @@ def test_closed_forms_draw_only_classes_with_training_images():
     optimum = OptimalDenoiser(IMAGES, np.array([1, 3, 1, 3, 1, 3]))
     assert torch.equal(generate(optimum, range(8)), generate(optimum, range(8), classes=[1, 3]))
     with pytest.raises(
-        UserError, match=r'class 0 has no training images; .* such as 1, with `classes` or `class_index`'
+        UserError, match='`class_index`=0: no training image has this class; give one with training images, such as 1'
     ):
         generate(optimum, range(8), class_index=0)
 
@@ -346,6 +346,18 @@ def test_a_module_is_sampled_without_dropout():
 def test_a_denoiser_without_noise_levels_is_refused(low, high):
     with pytest.raises(UserError, match=f'`sigma_min`={low} must be at least 0 and below `sigma_max`=1'):
         as_denoiser(lambda x, sigma: x, 1, 4, low, high)
+
+
+def test_only_classes_with_training_images_are_drawn(tmp_path):
+    labels, seeds, sampler = np.array([0, 2, 0, 2, 4, 4]), range(16), SamplerOptions(num_steps=2)
+    nets = [train(IMAGES, labels, TINY), train(IMAGES, labels, TINY, run_dir=tmp_path), load_network(tmp_path)]
+    for net in nets:
+        expected = generate(net, seeds, sampler, classes=[0, 2, 4])
+        assert torch.equal(generate(net, seeds, sampler), expected)
+        assert not torch.equal(generate(net, seeds, sampler, classes=range(5)), expected)
+        with pytest.raises(UserError, match=r'`class_index`=1: no training image has this class; .* such as 0'):
+            generate(net, [0], class_index=1)
+        assert generate(net, [0], classes=[1]).shape == (1, 1, 8, 8)
 
 
 def test_mirrored_views_of_arrays_are_accepted():

@@ -24,6 +24,8 @@ class Preconditioned(nn.Module):
 
     img_resolution, img_channels: images have the shape [B, img_channels, img_resolution, img_resolution].
     label_dim: number of classes, 0 for an unconditional network.
+    class_sizes: number of training images in each class that has any (1 if their number is unknown), or None if the
+        classes are unknown.
     use_fp16: run the U-Net in float16 (float32 on a CPU).
     model_type: 'SongUNet' or 'DhariwalUNet'. model_kwargs: further arguments of the U-Net.
 
@@ -34,6 +36,7 @@ class Preconditioned(nn.Module):
 
     sigma_min: float
     sigma_max: float
+    class_sizes: dict[int, int] | None = None
     outputs_per_channel = 1
 
     def __init__(

@@ -330,11 +330,11 @@ def generate(
             raise UserError(
                 f'`class_index`={shown(class_index)} must be one class, or a class for each of the {len(wanted)} seeds'
             )
+    sizes = getattr(net, 'class_sizes', None) or {}
     for index in chosen:
-        check_class(index, net.label_dim)
+        check_class(index, net.label_dim, sizes)
     classes = classes.tolist() if isinstance(classes, Tensor) else classes
     check_classes(classes, net.label_dim)
-    sizes = getattr(net, 'class_sizes', None) or {}
     if classes is None and 0 < len(sizes) < net.label_dim:
         classes = sorted(sizes)
     sampler = checked_options(sampler or SamplerOptions(), SamplerOptions, 'sampler')
@@ -351,14 +351,19 @@ def integers_of(values: Any) -> list[int]:
         return []
 
 
-def check_class(class_index: int | None, label_dim: int) -> None:
-    """Raise UserError for a class that the denoiser does not have."""
+def check_class(class_index: int | None, label_dim: int, class_sizes: Mapping[int, int] | None = None) -> None:
+    """Raise UserError for a class that the denoiser does not have, or that is missing in `class_sizes`, if given."""
     if class_index is None:
         return
     if not label_dim:
         raise UserError(f'`class_index`={class_index}: the denoiser is unconditional; remove `class_index`')
     if not 0 <= class_index < label_dim:
         raise UserError(f'`class_index`={class_index}: the denoiser has {label_dim} classes, 0 to {label_dim - 1}')
+    if class_sizes and class_index not in class_sizes:
+        raise UserError(
+            f'`class_index`={class_index}: no training image has this class; give one with training images, '
+            f'such as {min(class_sizes)}'
+        )
 
 
 def check_classes(classes: Mapping[int, int] | Sequence[int] | None, label_dim: int) -> None:

@@ -215,6 +215,8 @@ def load_network(path: str | Path, device: torch.device | str = 'cpu', precision
     _check_weights(path, net, weights)
     net.load_state_dict(weights, assign=True)
     net.set_precision(precision or info.precision)
+    if info.classes is not None:
+        net.class_sizes = dict(zip(info.classes, info.class_sizes or [1] * len(info.classes), strict=True))
     place(net.eval().requires_grad_(False), device, net.precision)
     return net
 

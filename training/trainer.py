@@ -57,6 +57,7 @@ class Trainer:
         if options.transfer is not None:
             transfer_weights(options.transfer, self.net)
         self.ema = copy.deepcopy(self.net).eval()
+        self.ema.class_sizes = dataset.class_sizes if config.label_dim else None
         self.flat, self.flat_ema = FlatParameters(self.net), FlatParameters(self.ema)
         self.flat.attach_gradients()
         if distributed.world_size() > 1:

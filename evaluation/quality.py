@@ -13,7 +13,6 @@ import torch
 from dnnlib.download import fetch
 from dnnlib.util import UserError, atomic_file, counted, require_separate, require_writable
 from evaluation.consumers.feature_rows import extract, extract_given
-from evaluation.features.cache import write_cached
 from evaluation.features.extractors import Extractor, identity, make_extractor
 from evaluation.generators import ClosedFormGenerator, Generator, Sampling, SnapshotGenerator
 from evaluation.given_images import read_images
@@ -78,7 +77,8 @@ def write_features(options: ExtractOptions, device: torch.device) -> tuple[int, 
     features = features_of(options.source, 'source', extractor, options.extraction, fewest=1)
 
     def write() -> tuple[int, int]:
-        write_cached(options.dest, features[0])
+        with atomic_file(options.dest) as file:
+            np.save(file, features[0])  # type: ignore[arg-type]
         return features[0].shape
 
     return distributed.on_main(write)

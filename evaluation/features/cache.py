@@ -25,23 +25,32 @@ def cached_path(cache_dir: Path | None, depends_on: Mapping[str, Any]) -> Path:
 def read_cached(path: Path, count: int) -> np.ndarray | None:
     """Memory-map a file of features, float32 [count, d].
 
-    Returns None if the file is missing, or if it is corrupt (this also prints a note).
+    Returns None if the file is missing, or if its checksum is wrong or missing (this also prints a note).
     """
     if not path.exists():
         return None
     try:
         features = np.load(path, mmap_mode='r', allow_pickle=False)
-        if features.dtype == np.float32 and features.ndim == 2 and len(features) == count:
+        with open(path, 'rb') as file:
+            file.seek(features.offset + features.nbytes)
+            is_valid = file.read() == _checksum(features)
+        if is_valid and features.dtype == np.float32 and features.ndim == 2 and len(features) == count:
             return features
     except Exception:  # NumPy raises many kinds of exceptions for corrupt files
         pass
-    print(f'Note: {path} is corrupt; its features are extracted again.')
+    print(f'Note: {path} has no valid checksum; its features are extracted again.')
     return None
 
 
 def write_cached(path: Path, features: np.ndarray) -> None:
+    """Write features as in an .npy, followed by a checksum, which readers of .npy files ignore."""
     with atomic_file(path) as file:
         np.save(file, features)  # type: ignore[arg-type]
+        file.write(_checksum(features))
+
+
+def _checksum(features: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(features).data).digest()
 
 
 def pixels_sha256(batches: Iterable[np.ndarray]) -> str:

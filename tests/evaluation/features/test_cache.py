@@ -84,16 +84,24 @@ def test_other_images_networks_and_preprocessing_are_extracted_separately(networ
     assert all(not np.array_equal(found[0], other) for other in found[1:4])
 
 
-@pytest.mark.parametrize('damage', [lambda data: data[:-40], lambda data: b'', lambda data: b'x' * len(data)])
+def flipped(place):
+    return lambda data: data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    'damage', [lambda data: data[:-40], lambda data: b'', lambda data: b'x' * len(data), flipped(20_000), flipped(-40)]
+)
 def test_features_of_a_damaged_cache_file_are_extracted_again_with_a_note(network, tmp_path, damage):
     common = '--source=digits', '--preprocess=mean=0/0/0', f'--cache-dir={tmp_path}/cache', network()
     assert run(*common, f'--dest={tmp_path}/a.npy').exit_code == 0
     (file,) = (tmp_path / 'cache' / 'features').glob('*.npy')
-    file.write_bytes(damage(file.read_bytes()))
+    written = file.read_bytes()
+    file.write_bytes(damage(written))
     result = run(*common, f'--dest={tmp_path}/b.npy')
     assert result.exit_code == 0
-    assert f'Note: {file} is corrupt; its features are extracted again.' in result.stdout
-    assert (tmp_path / 'a.npy').read_bytes() == (tmp_path / 'b.npy').read_bytes() == file.read_bytes()
+    assert f'Note: {file} has no valid checksum; its features are extracted again.' in result.stdout
+    assert (tmp_path / 'a.npy').read_bytes() == (tmp_path / 'b.npy').read_bytes()
+    assert file.read_bytes() == written
 
 
 def test_an_unwritable_destination_is_refused_before_features_are_extracted(tmp_path):

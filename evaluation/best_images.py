@@ -1,6 +1,6 @@
 """`mem_best.npz`: the images of the evaluated snapshot with the highest ratio, and their nearest training images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.records import changed_settings, settings_of
+from evaluation.generators import Generator
+from evaluation.records import changed_settings, evaluation_of, settings_of
 from evaluation.saved_arrays import read_arrays, read_settings, write_arrays
 
 BEST_NAME = 'mem_best.npz'
@@ -35,13 +36,17 @@ def write_best(path: Path, record: Mapping[str, Any], best: BestSnapshot) -> Non
     write_arrays(path, settings_of(record), {name: tensor.numpy() for name, tensor in vars(best).items()})
 
 
-def changed_from_best(path: Path, record: Mapping[str, Any]) -> str:
+def changed_from_best(path: Path, record: Mapping[str, Any], generators: Iterable[Generator]) -> str:
     """How the record's settings differ from those in mem_best.npz; empty if they do not, or if there is no such file.
 
-    Snapshots may differ. See `evaluation.records.changed_settings`.
+    generators: all generators of this evaluation, such as the snapshots of a run; the file may be from any of them.
+    See `evaluation.records.changed_settings`.
     """
     found = read_settings(path)
-    return changed_settings(found, record) if found else ''
+    if not found:
+        return ''
+    is_own = any(found.get('snapshot') == own.name and found.get('snapshot_sha256') == own.sha256 for own in generators)
+    return changed_settings(found, record, of=evaluation_of if is_own else settings_of)
 
 
 def read_best(path: Path, record: Mapping[str, Any]) -> BestSnapshot | None:

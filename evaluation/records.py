@@ -7,7 +7,7 @@ evaluated again.
 import itertools
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,12 +80,15 @@ def newest_evaluation(records: Sequence[Record]) -> list[Record]:
     return sorted({record['snapshot']: record for record in same}.values(), key=lambda record: record['kimg'] or 0)
 
 
-def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def changed_settings(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, of: Callable[[Mapping[str, Any]], dict[str, Any]] = evaluation_of
+) -> str:
     """How the settings of an evaluation differ from those of another, such as 'seeds=0-9 instead of 0-99'.
 
-    old, new: a record of each evaluation. The result is empty if the settings are the same.
+    old, new: a record of each evaluation. of: gives the settings to compare; `evaluation_of` leaves out the snapshot,
+    and `settings_of` includes it. The result is empty if the settings are the same.
     """
-    before, after = (dict(_flat(evaluation_of(record))) for record in (old, new))
+    before, after = (dict(_flat(of(record))) for record in (old, new))
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return ', '.join(f'{name}={after.get(name)} instead of {before.get(name)}' for name in names)
 

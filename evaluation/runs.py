@@ -60,7 +60,7 @@ def evaluate_generators(
     for generator in generators:
         training_set = context.training_set
         require_shape(training_set.images.shape[1:], generator.shape, training_set.where, f'{generator.where} makes')
-    log = EvaluationLog(log_path)
+    log = EvaluationLog(log_path, generators)
     records: list[Record] = []
     with contextlib.ExitStack() as stack:
         distributed.on_main(lambda: log.claim(stack))
@@ -249,11 +249,12 @@ class EvaluationLog:
     """The files of an evaluation, on the main rank. path: the readable log; if None, nothing is read or written.
 
     Next to the log are the records (.jsonl), the best generator's images (mem_best.npz), and partial results.
+    generators: all generators of the evaluation; a note is printed before images of any other one are replaced.
     seconds: the time that each generator took, by name.
     """
 
-    def __init__(self, path: Path | None):
-        self.path = path
+    def __init__(self, path: Path | None, generators: Sequence[Generator] = ()):
+        self.path, self.generators = path, generators
         self.partial = None if path is None else path.with_suffix('.partial')
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -326,7 +327,7 @@ class EvaluationLog:
             result.squared_distances,
         )
         path = self.path.with_name(BEST_NAME)
-        if changed := changed_from_best(path, found.record):
+        if changed := changed_from_best(path, found.record, self.generators):
             tqdm.write(
                 f'Note: {path} and the pictures and tables next to it are from an evaluation with other settings '
                 f'({changed}); they are replaced. The earlier records are kept; to restore the earlier files, repeat '

@@ -322,6 +322,19 @@ def test_a_snapshot_gives_the_same_record_as_its_run(snapshot, digits_20, tmp_pa
     assert {'one.log', 'one.jsonl', 'mem_best.npz', 'mem_gallery.png'} <= {path.name for path in tmp_path.iterdir()}
 
 
+def test_replacing_the_images_of_another_network_is_announced(snapshot, digits_20, tmp_path):
+    (_, first), (_, second), *_ = list_snapshots(snapshot.parent)
+    common = f'--knn-ref={digits_20}', '--seeds=0-3', '--steps=2'
+    notice = f'Note: {tmp_path}/mem_best.npz and the pictures and tables next to it are from an evaluation with other'
+    assert notice not in run(f'--network={first}', *common, f'--log={tmp_path}/a.log').output
+    for network, former, log in ((second, first, 'a'), (first, second, 'a'), (second, first, 'b')):
+        arguments = f'--network={network}', *common, f'--log={tmp_path}/{log}.log'
+        assert f'{notice} settings (snapshot={network.name} instead of {former.name}, ' in run(*arguments).output
+        assert notice not in run(*arguments).output
+    both = f'--expdir={snapshot.parent}', *common, f'--log={tmp_path}/a.log'
+    assert notice not in run(*both).output
+
+
 def test_metrics_of_a_run_are_computed_for_its_best_snapshot(snapshot, digits_20, reference, tmp_path):
     records = evaluated(f'--expdir={snapshot.parent}', '--seeds=0-11', '--steps=4', f'--log={tmp_path}/run.log',
                      '--metrics=authenticity', f'--table={tmp_path}/table.csv')  # fmt: skip

@@ -93,6 +93,12 @@ def with_option_names(text: str) -> str:
     return re.sub(r'`(\w+)`', lambda match: options.get(match[1], match[0]), text)
 
 
+def has_argument(name: str) -> bool:
+    """Whether the running command has an argument of this name; True outside of commands."""
+    context = click.get_current_context(silent=True)
+    return context is None or any(parameter.name == name for parameter in context.command.params)
+
+
 def _one_sentence(text: str, kind: type[click.ClickException] = click.ClickException) -> Exception:
     return kind(text) if first_to_report(text) else click.exceptions.Exit(kind.exit_code)
 

@@ -132,8 +132,8 @@ def check_options(options: EvaluationOptions, given: set[str]) -> None:
         raise ArgumentError('`copy_rule`=cosine compares features; add `space`=features')
     if options.copy_rule.name == 'cosine' and not has_test(options):
         raise ArgumentError(
-            '`copy_rule`=cosine requires `test_set`: the share of held-out images counted as copies shows whether the '
-            'threshold is meaningful'
+            '`copy_rule`=cosine requires `test_set` or, with `features`, a third file: the share of held-out images '
+            'counted as copies shows whether the threshold is meaningful'
         )
     if options.features and options.extractor:
         raise ArgumentError('`features` are already extracted; remove `features` or `extractor`')
@@ -150,7 +150,8 @@ def requested_metrics(options: EvaluationOptions) -> Sequence[str]:
 
 
 def has_test(options: EvaluationOptions) -> bool:
-    return options.test_set is not None or len(options.features or []) > 2
+    """Whether metrics have held-out images; with `features`, they need the features of these images."""
+    return len(options.features) > 2 if options.features else options.test_set is not None
 
 
 def other_rule(options: EvaluationOptions) -> CopyRule | None:

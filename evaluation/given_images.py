@@ -100,23 +100,24 @@ def read_fitted(
     channels, height, width = shape
     reading, wanted = Reading(channels=channels), f'images of {training_set} are {words_of((height, width, channels))}'
     source = open_images(path, argument, float_range, reading)
-    if filter_name is None or (isinstance(source, ArraySource) and source.shape[:2] == (height, width)):
-        images = read_images(path, argument, float_range, reading, progress)
-        if images.pixels.shape[2:] != (height, width):
-            raise UserError(
-                f'{images.where} has {words_of(source.shape)} images, but {wanted}; choose a filter to resize '
-                f'them: `resize`={"|".join(FILTERS)}'
-            )
-        return images
+    if isinstance(source, ArraySource) and source.shape[:2] == (height, width):
+        return read_images(path, argument, float_range, reading, progress)
     pixels, sizes = np.empty((len(source), *shape), np.uint8), set()
     for place, image in enumerate(source.images_in_order(progress, alike=False)):
+        if filter_name is None and image.shape[:2] != (height, width):
+            raise UserError(
+                f'{source.where}: {source.describe(place)} is {words_of(image.shape)}, but {wanted}; choose a filter '
+                f'to resize them: `resize`={"|".join(FILTERS)}'
+            )
         if image.shape[0] * width != image.shape[1] * height:
             raise UserError(
                 f'{source.where}: {source.describe(place)} is {words_of(image.shape)}, but {wanted}; resizing would '
                 f'distort it, so crop it first with dataset_tool.py'
             )
         sizes.add(image.shape[:2])
-        pixels[place] = resize(image, width, height, RESAMPLING[filter_name]).transpose(2, 0, 1)
+        if filter_name is not None:
+            image = resize(image, width, height, RESAMPLING[filter_name])
+        pixels[place] = image.transpose(2, 0, 1)
     former = sorted(map(list, sizes))
     resized = {'filter': filter_name, 'from': former if len(former) > 1 else former[0], 'to': [height, width]}
     return replace(_named(path, source, pixels), resized=None if sizes == {(height, width)} else resized)

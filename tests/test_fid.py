@@ -196,11 +196,14 @@ def test_invalid_arguments_are_named_in_the_error(made, tmp_path):
     np.savez(tmp_path / 'settings.npz', mu=np.zeros(64), sigma=np.eye(64), settings='{"extractor": "net"}')
     for name, message in {
         'odd': 'mu (3,) and sigma (2, 2) must be finite, with shapes [d] and [d, d]',
-        'other': '64 and 3 features per image; compute both with the same extractor',
+        'other': '64 and 3 features per image; compare images of the same size and channels',
         'settings': "was made with {'extractor': 'net'}, not {'extractor': 'pixels'}; use the same extractor",
         'cut': '--ref=',
     }.items():
         assert message in failure('calc', f'--images={made}', f'--ref={tmp_path}/{name}.npz')
+    np.save(tmp_path / 'floats.npy', np.load(made) / 255)
+    message = failure('calc', f'--images={tmp_path}/floats.npy', '--ref=digits')
+    assert message.endswith('but must be uint8; save the images as uint8')
     for arguments, message in (
         ([], 'give exactly one of --images, --network (a snapshot) and --denoiser (a closed form)'),
         ([f'--images={made}', '--network=a.pkl'], 'give exactly one of --images'),

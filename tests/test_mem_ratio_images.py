@@ -175,7 +175,7 @@ def test_the_table_of_metrics_shows_what_memorization_looks_like(digits_20, arra
     signs = {line.split()[0]: line for line in lines if ' near 0' in line or ' above 0' in line}
     assert set(signs) == {'ratio_curve.mean', 'authenticity.authpct', 'authenticity.authpct_distinct'}
     assert lines[-1] == (
-        'Metrics left out: copying_test, test_gap (add --test-ref); '
+        'Metrics left out: copying_test, test_gap (add --test-ref or, with --features, a third file); '
         'frechet, kernel_distance (add --extractor or --features)'
     )
     text = run(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=authenticity').stdout
@@ -234,7 +234,7 @@ def test_images_of_another_size_are_resized_with_the_given_filter(digits_20, ima
     np.save(tmp_path / 'large.npy', large)
     common = f'--images={tmp_path}/large.npy', f'--knn-ref={digits_20}'
     message = failure(*common)
-    assert 'has 16x16 grey images, but images of --knn-ref=' in message
+    assert 'image 0 is 16x16 grey, but images of --knn-ref=' in message
     assert '8x8 grey; choose a filter to resize them: --resize=lanczos|box|bicubic' in message
     (record,) = evaluated(*common, '--resize=box')
     assert record['resize'] == {'filter': 'box', 'from': [16, 16], 'to': [8, 8]}
@@ -247,6 +247,9 @@ def test_images_of_another_size_are_resized_with_the_given_filter(digits_20, ima
     folder.mkdir()
     for index in range(12):
         PIL.Image.fromarray((large if index % 2 else images)[index, 0]).save(folder / f'{index:02}.png')
+    message = failure(f'--images={folder}', common[1])
+    assert '01.png is 16x16 grey, but images of' in message
+    assert 'choose a filter to resize them: --resize=lanczos|box|bicubic' in message
     (mixed,) = evaluated(f'--images={folder}', common[1], '--resize=box')
     assert mixed['resize'] == {'filter': 'box', 'from': [[8, 8], [16, 16]], 'to': [8, 8]}
     assert mixed['mean_distance'] == record['mean_distance']
@@ -411,7 +414,7 @@ def test_options_that_contradict_each_other_are_named_in_the_error(arguments, me
     ('arguments', 'message'),
     [
         (['--metrics=fid'], "unknown metric 'fid'"),
-        (['--metrics=test_gap'], '--metrics=test_gap requires --test-ref'),
+        (['--metrics=test_gap'], '--metrics=test_gap requires a held-out set; give --test-ref'),
         (['--metrics=authenticity', '--features=none.npy,none.npy'], 'none.npy: no such file'),
     ],
 )
@@ -436,6 +439,16 @@ def test_features_that_do_not_match_the_images_are_named_in_the_error(features, 
     np.save(tmp_path / 'ref.npy', np.zeros((20, 3)))
     assert message in failure(f'--images={array}', f'--knn-ref={digits_20}', '--metrics=authenticity',
                               f'--features={tmp_path}/gen.npy,{tmp_path}/ref.npy')  # fmt: skip
+
+
+def test_metrics_with_held_out_images_require_their_features(digits_20, array, tmp_path):
+    np.save(tmp_path / 'gen.npy', np.random.default_rng(0).normal(size=(12, 3)))
+    np.save(tmp_path / 'ref.npy', np.random.default_rng(1).normal(size=(20, 3)))
+    common = f'--images={array}', f'--knn-ref={digits_20}', f'--features={tmp_path}/gen.npy,{tmp_path}/ref.npy'
+    message = failure(*common, '--test-ref=digits', '--metrics=copying_test')
+    assert 'requires a held-out set; give --test-ref or, with --features, a third file' in message
+    output = run(*common, '--test-ref=digits', '--metrics=all').stdout
+    assert 'left out: copying_test, test_gap (add --test-ref or, with --features, a third file)' in output
 
 
 @pytest.mark.parametrize('name', ['a.png', 'a.jpg'])

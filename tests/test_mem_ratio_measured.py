@@ -143,7 +143,7 @@ def test_evaluating_a_run_always_writes_the_tables_of_copied_images(run_dir):
         ),
         (
             ['--copy-rule=cosine:0.5', '--space=features', '--extractor=pixels'],
-            '--copy-rule=cosine requires --test-ref',
+            '--copy-rule=cosine requires --test-ref or, with --features, a third file',
         ),
         (['--copy-rule=l2'], "'l2' is not relative, adaptive, or cosine with a threshold"),
         (['--metrics-for=all', '--metrics=frechet'], '--metrics-for has no effect with --images'),

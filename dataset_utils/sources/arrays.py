@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 
 from dataset_utils.sources.base import MAX_LABEL, ArraySource, Reading, unreadable, with_channels
-from dnnlib.util import UserError
+from dnnlib.util import UserError, has_argument
 
 IMAGES_NAMES = ('images', 'arr_0')
 LABELS_NAMES = ('labels', 'arr_1')
@@ -85,7 +85,8 @@ class NumpySource(ArraySource):
                 f'[N, C, H, W] with 1 or 3 channels'
             )
         if is_float and self.float_range is None:
-            remedy = ', or give the values of black and white in `float_range`' * (self.argument in ('', 'images'))
+            can_convert = self.argument in ('', 'images') and has_argument('float_range')
+            remedy = ', or give the values of black and white in `float_range`' * can_convert
             raise UserError(f'{self.where}: {name}{array.dtype}, but must be uint8; save the images as uint8{remedy}')
 
     def _to_uint8(self, array: np.ndarray) -> np.ndarray:

@@ -120,7 +120,7 @@ def left_out(names: Sequence[str], computed: Sequence[str]) -> str:
     missing = [metric for metric in METRICS if list(names) == ['all'] and metric not in computed]
     with_test = ', '.join(name for name in missing if METRICS[name].needs_test)
     with_features = ', '.join(name for name in missing if METRICS[name].needs == 'features')
-    parts = [f'{with_test} (add `test_set`)'] * bool(with_test)
+    parts = [f'{with_test} (add `test_set` or, with `features`, a third file)'] * bool(with_test)
     parts += [f'{with_features} (add `extractor` or `features`)'] * bool(with_features)
     return f'Metrics left out: {"; ".join(parts)}' if parts else ''
 
@@ -131,4 +131,6 @@ def require_known(names: Sequence[str], has_test: bool) -> None:
         if name not in METRICS:
             raise UserError(f'`metrics`: unknown metric {name!r}; choose from {", ".join(METRICS)}')
         if METRICS[name].needs_test and not has_test:
-            raise UserError(f'`metrics`={name} requires `test_set` (a held-out set), or a third file in `features`')
+            raise UserError(
+                f'`metrics`={name} requires a held-out set; give `test_set` or, with `features`, a third file'
+            )

@@ -116,7 +116,8 @@ def frechet_distance(a: 'np.ndarray | Moments | _Parts', b: 'np.ndarray | Moment
     a, b = _parts(a), _parts(b)
     if len(a.mean) != len(b.mean):
         raise UserError(
-            f'the sets have {len(a.mean)} and {len(b.mean)} features per image; compute both with the same extractor'
+            f'the sets have {len(a.mean)} and {len(b.mean)} features per image; compare images of the same size and '
+            'channels, with the same extractor'
         )
     both = np.linalg.svd(a.factor @ b.factor.T, compute_uv=False).sum()
     return max(0.0, float(np.square(a.mean - b.mean).sum() + a.trace + b.trace - 2 * both))

@@ -64,7 +64,7 @@ def test_moments_do_not_depend_on_the_block_size(monkeypatch):
 def test_fewer_than_two_images_and_unequal_numbers_of_features_are_refused():
     with pytest.raises(UserError, match='1 image: a covariance needs at least two'):
         frechet_distance(features(1), features(5))
-    with pytest.raises(UserError, match='12 and 3 features per image; compute both with the same extractor'):
+    with pytest.raises(UserError, match='12 and 3 features per image; compare images of the same size'):
         frechet_distance(features(5), features(5, 3))
 
 

@@ -134,7 +134,7 @@ def test_an_unknown_metric_is_refused_with_a_list_of_known_metrics():
 
 @pytest.mark.parametrize('name', ['copying_test', 'test_gap'])
 def test_a_metric_that_needs_a_test_set_is_refused_without_one(name):
-    with pytest.raises(UserError, match=f'`metrics`={name} requires `test_set`'):
+    with pytest.raises(UserError, match=f'`metrics`={name} requires a held-out set; give `test_set`'):
         compute_metrics([name], PixelSpace(), *random_sets(256, 5, 5))
 
 

@@ -45,6 +45,12 @@ def read_features(paths: Sequence[str], num_generated: int, num_training: int, n
     return Features(arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None)
 
 
+def require_rows(features: np.ndarray) -> None:
+    """Raise UserError unless features are finite numbers, [N, d]."""
+    if features.ndim != 2 or features.dtype.kind not in 'fiu' or not np.isfinite(features.sum(dtype=np.float64)):
+        raise UserError(f'features must be finite numbers [N, d], not {features.dtype} {list(features.shape)}')
+
+
 def _map(path: str) -> np.ndarray:
     if not Path(path).is_file():
         raise UserError(f'{OPTION}: {path}: no such file; give .npy files of features, float [N, d]')

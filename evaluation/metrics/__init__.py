@@ -4,8 +4,9 @@ To add a metric, write a module and an entry in `METRICS`. Names and summaries a
 """
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from dnnlib.util import UserError
@@ -23,9 +24,10 @@ class Metric:
 
     summary: a few words for help texts. module: the module to import when the metric is computed. needs: the attribute
     of `evaluation.metrics.distances.Inputs` that the metric is computed from (features exist only in feature space).
-    The module's function from_<needs> takes this attribute and a seed, and returns a dataclass of numbers, lists and
-    None. needs_test: whether the metric requires a held-out set. memorized: maps names of numbers in the result
-    to the values that indicate memorization, such as 'near 0'; nested numbers have names such as 'plain.global_z'.
+    The module's function from_<needs> takes this attribute and a seed, and returns a dataclass of numbers, arrays,
+    lists and None. needs_test: whether the metric requires a held-out set. memorized: maps names of numbers in the
+    result to the values that indicate memorization, such as 'near 0'; nested numbers have names such as
+    'plain.global_z'.
     """
 
     summary: str
@@ -90,17 +92,39 @@ def compute_metrics(
     k: int | None = None,
     nearest_two: 'tuple[Tensor, Tensor] | None' = None,
 ) -> dict[str, dict[str, Any]]:
-    """Compute metrics; return each metric's result by name. A result is a dictionary that JSON can store.
+    """Compute metrics; return each metric's result by name. A result is a dictionary that JSON can store: arrays become
+    lists, and numbers that are not finite become None.
 
     space: the space in which images are compared. generated, training, test: each set as rows in this space. seed: the
     seed of clusterings and random subsets. k, nearest_two: see `evaluation.metrics.distances.Distances`.
-    Raises UserError for an unknown name, a missing test set, rows of a wrong shape or type, or too few rows.
+    Raises UserError for an unknown name, a missing test set, rows of a wrong shape or type, or too few rows, and if a
+    metric returns anything else than a dataclass.
     """
     from evaluation.metrics.distances import Inputs
 
     require_known(names, has_test=test is not None)
     inputs = Inputs(space, generated, training, test, k, nearest_two)
-    return {name: asdict(METRICS[name].compute(inputs, seed)) for name in names}
+    results = {name: METRICS[name].compute(inputs, seed) for name in names}
+    for name, result in results.items():
+        if not is_dataclass(result) or isinstance(result, type):
+            raise UserError(f'the metric {name} must return a dataclass of numbers, not {type(result).__name__}')
+    return {name: _stored(asdict(result), name) for name, result in results.items()}
+
+
+def _stored(value: Any, where: str) -> Any:
+    """A value that JSON can store. where: the metric and the names of the value, for messages."""
+    value = value.tolist() if hasattr(value, 'tolist') else value  # arrays, tensors and NumPy's numbers
+    if isinstance(value, dict):
+        return {name: _stored(item, f'{where}.{name}') for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_stored(item, where) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, int):
+        return value
+    raise UserError(
+        f'the result {where} is {type(value).__name__}; a metric must return numbers, arrays, lists and None'
+    )
 
 
 def requested(names: Sequence[str], has_test: bool, has_features: bool) -> Sequence[str]:

@@ -29,7 +29,10 @@ class Inputs:
     ):
         if k is not None and k < 1:
             raise UserError(f'`k`={k} must be at least 1')
-        self.space, self.sets = space, (generated, training, test)
+        self.space = space
+        first, second, third = SET_NAMES
+        held_out = None if test is None else _usable(test, third)
+        self.sets = (_usable(generated, first), _usable(training, second), held_out)
         self.k, self.nearest_two = k or NEAREST_K, nearest_two
 
     @cached_property
@@ -45,6 +48,14 @@ class Inputs:
             if rows is not None:
                 self.space.validate(rows, name)
         return Features(*(None if rows is None else np.asarray(rows) for rows in self.sets))  # type: ignore[arg-type]
+
+
+def _usable(rows: Rows, name: str) -> Rows:
+    """Rows that torch accepts: a copy of an array that is a reversed view. Raises UserError for other types."""
+    if not isinstance(rows, Tensor | np.ndarray):
+        raise UserError(f'{name} must be an array or a tensor, not {type(rows).__name__}')
+    is_reversed = isinstance(rows, np.ndarray) and min(rows.strides, default=0) < 0
+    return np.ascontiguousarray(rows) if is_reversed else rows
 
 
 class Distances:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from dnnlib.util import UserError, counted
-from evaluation.features.saved import Features
+from evaluation.features.saved import Features, require_rows
 
 SUBSETS, MIN_IMAGES = 15, 50  # for `frechet_infinity`
 _BLOCK = 4096  # number of rows converted to float64 at a time
@@ -108,10 +109,10 @@ def _some(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     return rows if count == len(rows) else rows[np.sort(chosen)]
 
 
-def frechet_distance(a: 'np.ndarray | Moments | _Parts', b: 'np.ndarray | Moments | _Parts') -> float:
+def frechet_distance(a: 'np.ndarray | Tensor | Moments | _Parts', b: 'np.ndarray | Tensor | Moments | _Parts') -> float:
     """The distance (>= 0) between features [N, d] and [M, d], or between their moments; N, M >= 2.
 
-    Raises UserError if N or M is less than two, or if the feature dimensions differ.
+    Raises UserError if N or M is less than two, if the feature dimensions differ, or if features are not finite.
     """
     a, b = _parts(a), _parts(b)
     if len(a.mean) != len(b.mean):
@@ -123,8 +124,9 @@ def frechet_distance(a: 'np.ndarray | Moments | _Parts', b: 'np.ndarray | Moment
     return max(0.0, float(np.square(a.mean - b.mean).sum() + a.trace + b.trace - 2 * both))
 
 
-def moments(features: np.ndarray) -> Moments:
-    """The moments of features [N, d]. Raises UserError if N is less than two."""
+def moments(features: np.ndarray | Tensor) -> Moments:
+    """The moments of features [N, d]. Raises UserError like `frechet_distance`."""
+    features = np.asarray(features)
     mean = _mean(features)
     covariance = np.zeros([len(mean), len(mean)])
     for start in range(0, len(features), _BLOCK):
@@ -134,6 +136,7 @@ def moments(features: np.ndarray) -> Moments:
 
 
 def _mean(features: np.ndarray) -> np.ndarray:
+    require_rows(features)
     if len(features) < 2:
         raise UserError(f'{counted(len(features), "image", "d")}: a covariance needs at least two')
     return features.mean(axis=0, dtype=np.float64)
@@ -147,11 +150,12 @@ class _Parts(NamedTuple):
     factor: np.ndarray
 
 
-def _parts(a: np.ndarray | Moments | _Parts) -> _Parts:
+def _parts(a: np.ndarray | Tensor | Moments | _Parts) -> _Parts:
     if isinstance(a, _Parts):
         return a
-    if isinstance(a, np.ndarray):
-        if len(a) < a.shape[1]:
+    if not isinstance(a, Moments):
+        a = np.asarray(a)
+        if a.ndim == 2 and len(a) < a.shape[1]:
             mean = _mean(a)
             factor = (a - mean) / np.sqrt(len(a) - 1)
             return _Parts(mean, float(np.square(factor).sum()), factor)

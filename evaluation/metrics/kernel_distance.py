@@ -12,9 +12,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from dnnlib.util import UserError, counted
-from evaluation.features.saved import Features
+from evaluation.features.saved import Features, require_rows
 from evaluation.intervals import t_quantile
 
 SUBSET_SIZE = 1000  # from Bińkowski et al.; smaller if there would be fewer than ten subsets
@@ -49,11 +50,14 @@ def from_features(features: Features, seed: int) -> KernelDistances:
     return KernelDistances(to_training, to_test, to_test.distance - to_training.distance)
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> KernelDistance:
+def kernel_distance(a: np.ndarray | Tensor, b: np.ndarray | Tensor, seed: int = 0) -> KernelDistance:
     """The distance between features [N, d] and [M, d]; N, M >= 2.
 
-    Raises UserError if N or M is less than two, or if the feature dimensions differ.
+    Raises UserError if N or M is less than two, if the feature dimensions differ, or if features are not finite.
     """
+    a, b = np.asarray(a), np.asarray(b)
+    require_rows(a)
+    require_rows(b)
     if a.shape[1] != b.shape[1]:
         raise UserError(
             f'the sets have {a.shape[1]} and {b.shape[1]} features per image; compute both with the same extractor'

@@ -1,6 +1,7 @@
 """Square image windows: sums over them, distances between them, and their sizes at each noise level."""
 
 import math
+import operator
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,10 +43,20 @@ class WindowTable:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, int]]) -> 'WindowTable':
-        """Make a table from pairs (sigma, window) in any order. The table covers the range of these noise levels."""
-        if not pairs:
+        """Make a table from pairs (sigma, window) in any order. The table covers the range of these noise levels.
+
+        Raises UserError for anything else.
+        """
+        try:
+            levels = tuple(sorted(((float(sigma), operator.index(window)) for sigma, window in pairs), reverse=True))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f'`window`={pairs!r} must be an integer, the path of a window table, or pairs (sigma, integer)'
+            ) from error
+        if not levels:
             raise UserError('`window`: the table has no noise levels; make it again with `diagnose.py calibrate`')
-        levels = tuple(sorted(((float(sigma), int(window)) for sigma, window in pairs), reverse=True))
+        if not levels[-1][0] > 0:
+            raise UserError(f'`window`: the noise level {levels[-1][0]:g} in the table must be positive')
         return cls(levels, low=levels[-1][0], high=levels[0][0])
 
     def at(self, sigma: float) -> int:
@@ -76,9 +88,9 @@ def window_table(window: Window, published: Sequence[int], size: int, odd: bool)
         return WindowTable(tuple(zip(LEVELS, scaled, strict=True)))
     if isinstance(window, str) and window.isdecimal():
         window = int(window)
-    if isinstance(window, int):
-        _check(window, size, odd)
-        return WindowTable(((1.0, window),))
+    if isinstance(window, int | np.integer):
+        _check(int(window), size, odd)
+        return WindowTable(((1.0, int(window)),))
     table = read_table(window) if isinstance(window, str | Path) else WindowTable.of(window)
     for _, value in table.levels:
         _check(value, size, odd)

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 from dnnlib.util import UserError
 from evaluation.metrics.frechet import Moments, frechet_distance, moments
+from evaluation.metrics.kernel_distance import kernel_distance
 from evaluation.spaces import FeatureSpace
 from tests.evaluation.naive import metric, random_sets
 
@@ -66,6 +68,16 @@ def test_fewer_than_two_images_and_unequal_numbers_of_features_are_refused():
         frechet_distance(features(1), features(5))
     with pytest.raises(UserError, match='12 and 3 features per image; compare images of the same size'):
         frechet_distance(features(5), features(5, 3))
+
+
+@pytest.mark.parametrize('distance', [frechet_distance, kernel_distance])
+@pytest.mark.parametrize('count', [9, 30])
+def test_tensors_are_accepted_and_other_values_refused(distance, count):
+    a, b = features(count), features(count, seed=1)
+    assert distance(torch.from_numpy(a), torch.from_numpy(b)) == distance(a, b)
+    for wrong in (np.where(a == a[2], np.nan, a), np.where(a == a[2], np.inf, a), a[0], a[..., None]):
+        with pytest.raises(UserError, match=r'features must be finite numbers \[N, d\], not float64 \['):
+            distance(a, wrong)
 
 
 def test_the_difference_compares_sets_of_equal_size():

@@ -1,6 +1,8 @@
 import json
+import math
 import subprocess
 import sys
+import types
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,9 +176,19 @@ def test_empty_sets_are_refused():
         compute_metrics(['ratio_curve'], PixelSpace(), generated, training)
 
 
+def test_reversed_views_are_accepted_and_lists_are_refused():
+    sets = random_sets(256, 9, 9, 9)
+    copies = [images[::-1].copy() for images in sets]
+    found = compute_metrics(OF_DISTANCES, PixelSpace(), *(images[::-1] for images in sets))
+    assert found == compute_metrics(OF_DISTANCES, PixelSpace(), *copies)
+    wrong: Any = list(sets[1])
+    with pytest.raises(UserError, match='training images must be an array or a tensor, not list'):
+        compute_metrics(['ratio_curve'], PixelSpace(), sets[0], wrong)
+
+
 @dataclass
 class Distance:
-    value: float
+    value: Any
 
 
 def from_distances(distances, seed):
@@ -218,3 +230,32 @@ def test_metric_names_and_summaries_are_available_without_torch():
     code = "import sys, evaluation.metrics as m; assert 'torch' not in sys.modules; print(*m.METRICS)"
     found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == list(METRICS)
+
+
+def returns(monkeypatch, result):
+    """Register the metric 'own', which returns this result; return what `compute_metrics` makes of it."""
+    module = types.ModuleType('own_metric')
+    monkeypatch.setattr(module, 'from_distances', lambda distances, seed: result, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(METRICS, 'own', Metric('own', module.__name__))
+    return compute_metrics(['own'], PixelSpace(), *random_sets(256, 5, 5))['own']
+
+
+def test_results_with_arrays_and_infinite_numbers_can_be_stored_as_json(monkeypatch):
+    values = [np.float32(0.5), torch.tensor(2), np.arange(2), (1.5, [np.int64(3)]), math.nan, torch.tensor([math.inf])]
+    found = returns(monkeypatch, Distance(values))
+    assert found == {'value': [0.5, 2, [0, 1], [1.5, [3]], None, [None]]}
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize(
+    ('result', 'message'),
+    [
+        ({'value': 1}, 'the metric own must return a dataclass of numbers, not dict'),
+        (1.5, 'the metric own must return a dataclass of numbers, not float'),
+        (Distance('high'), 'the result own.value is str; a metric must return numbers, arrays, lists and None'),
+    ],
+)
+def test_results_of_another_type_are_refused(monkeypatch, result, message):
+    with pytest.raises(UserError, match=message):
+        returns(monkeypatch, result)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import operator
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -109,7 +110,7 @@ class Making:
         self.num_small = 0
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int | None]]:
-        labels = iter(self.plan.labels) if self.plan.labels is not None else repeat(None)
+        labels = map(operator.index, self.plan.labels) if self.plan.labels is not None else repeat(None)
         channels = max(source.channels for source, _ in self.plan.parts)
         first: tuple[tuple[int, ...], str] | None = None
         for kept, (source, indices) in zip(self.kept, self.plan.parts, strict=True):
@@ -122,7 +123,7 @@ class Making:
                     self.num_small += 1
                 else:
                     first = first or (image.shape, name)
-                    kept.append(index)
+                    kept.append(operator.index(index))  # JSON does not accept NumPy's integers, here and in labels
                     yield match(image, f'{source.where}: {name}', *first, _remedy(self.plan)), label
                     if self.plan.limit is not None and sum(map(len, self.kept)) >= self.plan.limit:
                         return

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from typing import Any
 
 import numpy as np
@@ -457,6 +458,22 @@ def test_mistakes_give_a_one_sentence_error(run_dir, conditional, halves, digits
     assert 'has one snapshot after 0 kimg, but clocks need several' in failure(
         'clocks', f'--expdir={empty}', f'--test={b}'
     )
+
+
+def test_an_unknown_training_set_of_a_run_is_reported_with_a_remedy(run_dir, halves, tmp_path):
+    copy = tmp_path / 'run'
+    shutil.copytree(run_dir, copy)
+    saved = json.loads((copy / 'training_options.json').read_text())
+    saved['options']['data'] = ''
+    (copy / 'training_options.json').write_text(json.dumps(saved))
+    problem = 'gives the training set as no path, because it was trained on an array, which is not found'
+    for arguments in (['levels', f'--expdir={copy}'], ['agreement', f'--expdir={copy}', f'--expdir={copy}']):
+        message = failure(*arguments)
+        assert problem in message
+        assert message.endswith('give its path now with --data')
+    message = failure('clocks', f'--expdir={copy}', f'--test={halves[1]}')
+    assert problem in message
+    assert message.endswith('enter its path as "data" in this file')
 
 
 def test_agreement_refuses_networks_of_different_resolutions(run_dir, halves, tmp_path):

@@ -273,18 +273,18 @@ class SavedRun(msgspec.Struct, frozen=True):
     threads: int | None = None
 
 
-def require_known_data(path: str, argument: str) -> None:
+def require_known_data(path: str, argument: str | None) -> None:
     """Raise UserError if the training set that a run's options name is not found.
 
     path: the path in the options, relative to the folder in which the run was started; '' for a run on an array.
-    argument: the argument that can give the training set instead, for the message.
+    argument: the argument that can give the training set instead, for the message; None if there is none.
     """
     if path == 'digits' or (path and os.path.exists(path)):
         return
     shown = path or 'no path, because it was trained on an array'
+    remedy = 'enter its path as "data" in this file' if argument is None else f'give its path now with `{argument}`'
     raise UserError(
-        f"the run's {OPTIONS_FILE} gives the training set as {shown}, which is not found from this folder; give its "
-        f'path now with `{argument}`'
+        f"the run's {OPTIONS_FILE} gives the training set as {shown}, which is not found from this folder; {remedy}"
     )
 
 

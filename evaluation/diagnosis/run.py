@@ -39,7 +39,7 @@ from torch_utils import distributed
 from torch_utils.distributed import print0
 from training.closed_form import denoiser_class, files_of, read_name
 from training.closed_form.gaussian import GaussianDenoiser
-from training.config import read_run
+from training.config import read_run, require_known_data
 from training.dataset import load_dataset, require_shape
 
 Results = tuple[list[Row], Path]
@@ -206,7 +206,7 @@ def run_clocks(options: ClocksOptions, device: torch.device) -> Results:
         raise UserError('`test` is missing; give the held-out set whose error determines the clocks')
     wanted = []
     for expdir in options.expdir:
-        data = data_of(expdir)
+        data = data_of(expdir, None)
         sets = open_sets(data, options.sets)
         sampling = Sampling(precision=options.denoising.precision)
         run = open_run(expdir, sets.training.sha256, sampling, device)
@@ -300,10 +300,15 @@ def denoising_settings(options: DenoisingOptions) -> Row:
     return {'class_index': options.class_index, 'use_labels': not options.no_labels, 'batch': options.batch_size}
 
 
-def data_of(expdir: Path | None) -> str:
-    """The training set of a run of train.py. Raises UserError if the run does not record it."""
+def data_of(expdir: Path | None, argument: str | None = 'data') -> str:
+    """The training set of a run of train.py. Raises UserError if it is unknown or not found.
+
+    argument: the argument that can give the training set instead, or None.
+    """
     assert expdir is not None
-    return read_run(expdir).options.data
+    path = read_run(expdir).options.data
+    require_known_data(path, argument)
+    return path
 
 
 def results_path(options: OutputOptions, name: str, run_dir: Path | None = None) -> Path:

@@ -1,10 +1,14 @@
 """A function registered with `rules.rule` becomes a subcommand, a rule in manifests, and a selection for studies."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 
 from dataset_utils import open_source, rules
-from dataset_utils.building import Plan
+from dataset_utils.archive import Destination
+from dataset_utils.building import Plan, write_datasets
 from dataset_utils.command_line import main
 from dataset_utils.sources import Source
 from studies.validation import Validator
@@ -50,3 +54,25 @@ def test_a_study_may_use_a_registered_selection(last, tmp_path):
     validator = Validator()
     document = {'data': {'selection': 'last', 'source': 'digits'}, 'sizes': {'values': [10]}}
     assert validator.with_steps(read_study(document, 's', 's'), tmp_path).name == 's'
+
+
+def test_a_registered_selection_can_use_numpys_integers(monkeypatch, tmp_path):
+    monkeypatch.setattr(rules, 'RULES', rules.RULES.copy())
+    monkeypatch.setattr(rules, 'EXAMPLES', rules.EXAMPLES.copy())
+
+    @rules.rule('dark', 'The darkest digits')
+    def plan_dark(source: Source, *, max_images: int) -> Plan:
+        """Take the darkest images, and subtract their labels from 9."""
+        chosen = source.load().reshape(len(source), -1).sum(axis=1).argsort(kind='stable')[:max_images]
+        plan = rules.subset(source, chosen)
+        labels: Any = 9 - np.array(plan.labels)
+        return dataclasses.replace(plan, rule='dark', labels=labels)
+
+    source = open_source('digits')
+    order = source.load().sum(axis=(1, 2, 3)).argsort(kind='stable')[:5].tolist()
+    dest = tmp_path / 'd.zip'
+    write_datasets(
+        (dataclasses.replace(plan_dark(source, max_images=5), rule='dark'), Destination(str(dest), overwrite=False))
+    )
+    assert open_source(dest).labels == [9 - source.labels[index] for index in order]
+    assert open_source(dest).manifest.indices == order

@@ -13,7 +13,7 @@ from torch import Tensor
 from dnnlib.text_tables import csv_lines, write_text
 from dnnlib.util import counted
 from evaluation.given_images import ImageSet
-from evaluation.pictures import GALLERY_ROWS, IMAGES_PER_ROW, GalleryEntry, draw_entries
+from evaluation.pictures import GALLERY_ROWS, IMAGES_PER_ROW, GalleryEntry, draw_entries, is_mirrored
 
 # training_file: the name of the file from which the training image was originally read.
 COLUMNS = 'set', 'training_image', 'training_file', 'class', 'copies', 'images'
@@ -126,20 +126,25 @@ def draw_copied(
     name: str,
     most: int = GALLERY_ROWS,
     num_images: int = IMAGES_PER_ROW,
+    squared_distances: Tensor | None = None,
 ) -> PIL.Image.Image:
     """Draw the training images copied most often, each next to its first two copies.
 
     copied: the copied training images (at least one), those with the most copies first. images: the generated set,
     uint8 [N, C, H, W]. training: uint8 [M, C, H, W]. name: the generated set's name. most: how many training images
-    to show. num_images: number of images per row.
+    to show. num_images: number of images per row. squared_distances: the squared pixel distances from generated images
+    to their nearest training images, int64 [N]; if given, captions mark copies of mirror images.
     """
-    shown = [
-        GalleryEntry(
-            [training[image.position], *images[torch.tensor(image.places[:2])]],
-            [f'#{image.position}\n{counted(len(image.places), "copy")}'],
-        )
-        for image in copied[:most]
-    ]
+
+    def entry(image: CopiedImage) -> GalleryEntry:
+        original, places = training[image.position], image.places[:2]
+        captions = [f'#{image.position}\n{counted(len(image.places), "copy")}']
+        if squared_distances is not None:
+            mirrored = (is_mirrored(images[place], original, int(squared_distances[place])) for place in places)
+            captions += ['mirrored' * flag for flag in mirrored]
+        return GalleryEntry([original, *images[torch.tensor(places)]], captions)
+
+    shown = [entry(image) for image in copied[:most]]
     count = f'{len(copied)} of {len(training)} training images are copied'
     lines = [f'{name}: {count}', '#: position in the training set.']
     title = 'Most copied first; up to two copies of each'

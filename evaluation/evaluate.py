@@ -308,4 +308,6 @@ def write_files(
         _, picture = files_beside(table)
         picture.unlink(missing_ok=True)
         if copied[0]:
-            save_picture(picture, draw_copied(copied[0], pixels, training_set.images, images.name))
+            squared = result.squared_distances[:, 0] if options.space == 'pixels' else None
+            drawn = draw_copied(copied[0], pixels, training_set.images, images.name, squared_distances=squared)
+            save_picture(picture, drawn)

@@ -76,15 +76,19 @@ def shown_rows(result: Memorization, count: int = GALLERY_ROWS) -> dict[str, lis
 def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: str) -> PIL.Image.Image:
     """Draw generated images next to their two nearest training images; copies have a red frame.
 
+    A training image whose mirror image is nearer is shown mirrored, and its caption reports this.
     images: the generated set, uint8 [N, C, H, W]. result: the set's memorization. training: the training images, uint8
     [M, C, H, W]. name: the generated set's name.
     """
     distances = rms_per_pixel(result.squared_distances, images[0].numel())
 
     def entry(row: int) -> GalleryEntry:
-        numbers = [f'#{index}' for index in result.indices[row].tolist()]
-        captions = [f'\nd1 {distances[row, 0]:.1f}   d2 {distances[row, 1]:.1f}', *numbers]
-        return GalleryEntry([images[row], *training[result.indices[row]]], captions, bool(result.memorized[row]))
+        shown, captions = [images[row]], [f'\nd1 {distances[row, 0]:.1f}   d2 {distances[row, 1]:.1f}']
+        for index, squared in zip(result.indices[row].tolist(), result.squared_distances[row].tolist(), strict=True):
+            mirrored = is_mirrored(images[row], training[index], squared)
+            shown.append(training[index].flip(-1) if mirrored else training[index])
+            captions.append(f'#{index}' + '\n\nmirrored' * mirrored)
+        return GalleryEntry(shown, captions, bool(result.memorized[row]))
 
     low, high = (100 * bound for bound in result.interval)
     share = f'{100 * result.ratio:.2f} % of {len(images)} images are copies (95 % interval {low:.2f} to {high:.2f} %)'
@@ -95,6 +99,14 @@ def draw_gallery(images: Tensor, result: Memorization, training: Tensor, name: s
     ]
     sections = {title: list(map(entry, rows)) for title, rows in shown_rows(result).items()}
     return draw_entries(lines, sections, ('generated', 'nearest', 'second'))
+
+
+def is_mirrored(image: Tensor, training_image: Tensor, squared_distance: int) -> bool:
+    """Whether the distance from an image to a training image is the distance to its mirror image.
+
+    image, training_image: uint8 [C, H, W]. squared_distance: in squared pixel levels.
+    """
+    return int((image.long() - training_image).square().sum()) > squared_distance
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,12 @@ def copied_parts(folder: Path, num_duplicates: int) -> tuple[list[tuple[str, str
             return facts, None
         training = torch.from_numpy(source.load().transpose(0, 3, 1, 2).copy())
         data = BytesIO()
-        draw_copied(copied, best.images, training, 'Best snapshot', MOST_SHOWN, IMAGES_PER_ROW).save(data, format='PNG')
+        squared, sizes = best.squared_distances[:, 0], (MOST_SHOWN, IMAGES_PER_ROW)
+        draw_copied(copied, best.images, training, 'Best snapshot', *sizes, squared).save(data, format='PNG')
         which = (
             f' copied most often ({MOST_SHOWN} of {len(copied):,})' if len(copied) > MOST_SHOWN else ' that are copied'
         )
         caption = f'Training images{which}, each with up to two of its copies'
         return facts, PageFigure(caption, caption, data.getvalue())
-    except (UserError, IndexError):
+    except (UserError, IndexError, RuntimeError):
         return [], None  # the training set cannot be read, or differs from the one used in the evaluation

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dataset_utils import open_source
@@ -11,7 +12,7 @@ from dataset_utils.sources.base import Source
 from dnnlib.util import UserError
 from evaluation.best_images import BEST_NAME, BestSnapshot, read_best
 from evaluation.memorization import closest_places, memorized, spread_places
-from evaluation.pictures import rms_per_pixel
+from evaluation.pictures import is_mirrored, rms_per_pixel
 from evaluation.records import best_record
 from studies.points import read_result
 from studies.report.run_files import all_records
@@ -21,6 +22,7 @@ from studies.report.run_files import all_records
 class GalleryItem:
     """A generated image and its two nearest distinct training images. All three are uint8 [C, H, W], C = 1 or 3.
 
+    nearest, second: the training images, mirrored if the generated image was compared with their mirror images.
     distance, second_distance: root mean square differences per pixel, in grey levels, between the generated image and
     the two training images. memorized: whether the generated image is a copy.
     """
@@ -55,7 +57,7 @@ def read_gallery(folder: Path, size: int, *, spread: bool = False) -> list[Galle
     rows = spread_places(len(best.images), size) if spread else closest_places(best.squared_distances, size)
     try:
         return _items(best, open_source(folder / 'data.zip'), rows)
-    except (UserError, IndexError):
+    except (UserError, IndexError, RuntimeError):
         return []  # the training set cannot be read, or differs from the one used in the evaluation
 
 
@@ -74,7 +76,10 @@ def _items(best: BestSnapshot, training: Source, rows: Tensor) -> list[GalleryIt
     distances = rms_per_pixel(squared.flatten(), num_pixels).reshape(-1, 2)
     items = []
     for place, row in enumerate(rows.tolist()):
-        near, second = (training.read(index).transpose(2, 0, 1) for index in indices[place].tolist())
+        near, second = (
+            _as_compared(best.images[row], training.read(index), distance)
+            for index, distance in zip(indices[place].tolist(), squared[place].tolist(), strict=True)
+        )
         items.append(
             GalleryItem(
                 seed=int(best.seeds[row]),
@@ -87,3 +92,9 @@ def _items(best: BestSnapshot, training: Source, rows: Tensor) -> list[GalleryIt
             )
         )
     return items
+
+
+def _as_compared(generated: Tensor, training_image: np.ndarray, squared_distance: int) -> np.ndarray:
+    """Convert a training image, uint8 [H, W, C], to [C, H, W]; mirror it if this gives its distance."""
+    pixels = torch.from_numpy(training_image.transpose(2, 0, 1).copy())
+    return (pixels.flip(-1) if is_mirrored(generated, pixels, squared_distance) else pixels).numpy()

@@ -7,6 +7,7 @@ import torch
 
 from evaluation.copied import copied_images, copied_record, draw_copied, write_copied
 from evaluation.given_images import generated_set
+from evaluation.pictures import GalleryEntry
 from evaluation.printing import copied_text
 
 COPIES = torch.tensor([True, True, False, True, True, True])
@@ -53,6 +54,19 @@ def test_copied_images_are_reported_without_labels_and_without_copies(tmp_path):
     assert not (tmp_path / 'who_classes.csv').exists()
     assert copied_images(torch.zeros(6, dtype=torch.bool), NEAREST, LABELS) == []
     assert copied_text(copied_record([], 5, LABELS)) == 'Copied: 0 training images, 0.00 % of the set'
+
+
+def test_copies_of_mirror_images_are_marked_in_the_gallery(monkeypatch):
+    training = torch.randint(0, 256, [5, 1, 8, 8], dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = training[NEAREST]
+    images[3] = images[3].flip(-1)
+    copied, exact = copied_images(COPIES, NEAREST, LABELS), torch.zeros(6, dtype=torch.int64)
+    drawn: list[list[GalleryEntry]] = []
+    monkeypatch.setattr('evaluation.copied.draw_entries', lambda lines, sections, *_: drawn.extend(sections.values()))
+    draw_copied(copied, images, training, 'net', squared_distances=exact)
+    draw_copied(copied, images, training, 'net')
+    assert [entry.captions for entry in drawn[0][:2]] == [['#4\n3 copies', '', 'mirrored'], ['#0\n1 copy', '']]
+    assert [entry.captions for entry in drawn[1][:2]] == [['#4\n3 copies'], ['#0\n1 copy']]
 
 
 def test_the_gallery_starts_with_the_most_copied_image():

@@ -3,7 +3,7 @@ import PIL.Image
 import torch
 
 from evaluation.memorization import TrainingImages, memorization_ratio
-from evaluation.pictures import draw_gallery, image_path, save_images, shown_rows
+from evaluation.pictures import GalleryEntry, draw_gallery, image_path, save_images, shown_rows
 from training.contact_sheets import contact_sheet, magnified_sheet
 
 
@@ -47,6 +47,25 @@ def test_a_gallery_shows_an_even_sample_and_the_images_closest_to_the_threshold(
     sample, closest = shown_rows(result, count=5).values()
     assert sample == [0, 25, 50, 74, 99]
     assert closest == [32, 33, 31, 34, 30]
+
+
+def test_a_gallery_shows_and_labels_the_mirror_image_of_a_training_image_if_it_is_nearer(monkeypatch):
+    training = torch.randint(0, 256, [3, 1, 8, 8], dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.stack([training[1].flip(-1), training[2]])
+    drawn: list[list[GalleryEntry]] = []
+    monkeypatch.setattr(
+        'evaluation.pictures.draw_entries', lambda lines, sections, heads: drawn.extend(sections.values())
+    )
+    draw_gallery(images, memorization_ratio(images, training, mirrored=True), training, 'images')
+    draw_gallery(images, memorization_ratio(images, training), training, 'images')
+    first, second = drawn[0]
+    assert torch.equal(first.images[1], training[1].flip(-1))
+    assert first.captions[1] == '#1\n\nmirrored'
+    assert torch.equal(second.images[1], training[2])
+    assert second.captions[1] == '#2'
+    for entry in drawn[2]:
+        assert all(any(torch.equal(shown, image) for image in training) for shown in entry.images[1:])
+        assert not any('mirrored' in caption for caption in entry.captions)
 
 
 def test_copies_and_only_copies_are_framed_in_red():

@@ -111,13 +111,13 @@ def test_settings_are_shown_in_words_and_long_lists_are_shortened():
     }
 
 
-def fill_point(folder, data):
+def fill_point(folder, data, mirrored=False):
     """Write the files of a finished point whose images are noisy training images; return images and training set."""
     rng = np.random.default_rng(0)
     training = open_source(data).load().transpose(0, 3, 1, 2)  # [N, 1, 8, 8]
     noise = rng.normal(size=[len(SEEDS), 1, 8, 8]) * np.linspace(5, 60, len(SEEDS))[:, None, None, None]
     images = np.clip(training[rng.integers(20, size=len(SEEDS))] + noise, 0, 255).astype(np.uint8)
-    result = memorization_ratio(torch.from_numpy(images), torch.from_numpy(training))
+    result = memorization_ratio(torch.from_numpy(images), torch.from_numpy(training), mirrored=mirrored)
     record = dict.fromkeys(SETTINGS) | {
         'snapshot': 'network-snapshot-000002.safetensors', 'seeds': '100-139', 'kimg': 2.0, 'epochs': 100.0,
         'num_images': len(SEEDS), 'num_memorized': result.num_memorized, 'ratio': result.ratio,
@@ -160,6 +160,15 @@ def test_a_gallery_starts_with_the_images_closest_to_the_threshold(tmp_path, dig
             np.testing.assert_array_equal(shown, image_of)
         assert (item.distance, item.second_distance) == pytest.approx((distance, second_distance))
         assert item.memorized == (distance < second_distance / 3)
+
+
+def test_a_gallery_shows_training_images_as_they_were_compared(tmp_path, digits_20):
+    _, training = fill_point(tmp_path, digits_20, mirrored=True)
+    items = read_gallery(tmp_path, 12)
+    for item in items:
+        for shown, distance in ((item.nearest, item.distance), (item.second, item.second_distance)):
+            assert np.sqrt(((shown - item.generated.astype(float)) ** 2).mean()) == pytest.approx(distance)
+    assert {any(np.array_equal(item.second, image) for image in training) for item in items} == {True, False}
 
 
 @pytest.mark.parametrize('name', ['data.zip', 'run/mem_best.npz'])

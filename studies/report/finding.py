@@ -14,7 +14,7 @@ FAR_NOTE = (
 
 
 def finding(results: StudyResults) -> str:
-    """The result of a study in one sentence."""
+    """The result of a study in one sentence, and the combinations that it covers if there are others."""
     outcomes = [outcome for outcome in results.outcomes if outcome.ratios]
     if not outcomes:
         return 'No training run is finished yet.'
@@ -22,10 +22,18 @@ def finding(results: StudyResults) -> str:
         advised = '; train longer' * any(o.combination.settings.denoiser is None for o in outcomes)
         return f'No finding yet: the generated images are noise, or {FAR_TEXT}{advised}.'
     known = [outcome for outcome in outcomes if outcome.emm is not None]
-    if len(outcomes) == 1 and known:
-        return emm_sentence(known[0], results.study.threshold)
-    if len(known) > 1:
-        return comparison(known, results.study.threshold)
+    covered = known if len(known) > 1 else outcomes
+    text = statement(covered, results.study.threshold)
+    if len(covered) == len(results.outcomes):
+        return text
+    several = f'{len(covered)} of {len(results.outcomes)} combinations'
+    return f'{text} So far, this covers only {covered[0].combination.name if len(covered) == 1 else several}.'
+
+
+def statement(outcomes: list[Outcome], threshold: float) -> str:
+    """A sentence about combinations with results: about their EMMs if all of them have one, else about their ratios."""
+    if all(outcome.emm is not None for outcome in outcomes):
+        return emm_sentence(outcomes[0], threshold) if len(outcomes) == 1 else comparison(outcomes, threshold)
     sizes = sorted({outcome.ratios[0].size for outcome in outcomes})
     size = ' to '.join(f'{size:,}' for size in dict.fromkeys((sizes[0], sizes[-1])))
     ranked = sorted(outcomes, key=lambda outcome: outcome.ratios[0].mean)

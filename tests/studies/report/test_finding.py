@@ -56,6 +56,17 @@ def test_emms_with_overlapping_intervals_are_not_called_different(tmp_path, rati
     assert text in finding(study_of(tmp_path, [10, 20, 40], ratios))
 
 
+def test_a_finding_names_what_it_covers_if_other_combinations_have_no_result(tmp_path):
+    results = study_of(tmp_path, [10, 20], [[1, 0.5], [1, 0.5]])
+    for result in results.outcomes[0].points:
+        (result.point.folder / 'result.json').unlink()
+    assert finding(collect(results.study, tmp_path)).endswith('So far, this covers only Learning rate 0.004.')
+    values = {'rate': {**RATES['rate'], 'values': [0.001, 0.002, 0.004]}}
+    study = make_study(sizes={'values': [10, 20]}, factors=values)
+    run(make_study(sizes={'values': [10, 20]}, factors=RATES), tmp_path, lambda size: 0.5)
+    assert finding(collect(study, tmp_path)).endswith('So far, this covers only 2 of 3 combinations.')
+
+
 def test_a_study_whose_images_are_all_far_from_any_data_has_no_finding(tmp_path):
     _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 0.0)
     far = record_of(0.0) | {'mean_distance': 90.0, 'num_far': 501}

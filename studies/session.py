@@ -14,7 +14,7 @@ from dnnlib.util import UserError, counted, format_time
 from studies.commands import shell_line
 from studies.folder import PAGE, claim, make_sources, require_folder_for
 from studies.launchers.contract import Launcher, make_launcher
-from studies.points import DONE, FAILED, MAX_FAILURES, STOPPED, make_point
+from studies.points import DONE, FAILED, LEFT, MAX_FAILURES, STOPPED, make_point
 from studies.report.finding import finding
 from studies.report.tables import point_line, table_text, write_tables
 from studies.results import PointResult, StudyResults, collect, is_unmeasured
@@ -57,7 +57,7 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
         display.say('\n'.join([f'\nPoint: {result.point.name}', *commands, *notes]))
 
     def ended(result: PointResult, results: StudyResults) -> None:
-        display.say(ended_line(result))
+        display.say(ended_line(result, launcher))
         display.renew(results)
 
     with stopping(launcher):
@@ -67,6 +67,7 @@ def carry_out(study: Study, root: Path, options: SessionOptions) -> None:
     print(f'\n{table_text(results)}\n\n{finding(results)}\nPage: {root / PAGE}')
     report_failures(results)
     report_stopped(results)
+    report_left(results, launcher)
 
 
 class Display:
@@ -168,7 +169,10 @@ def stopping(launcher: Launcher) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def ended_line(result: PointResult) -> str:
+def ended_line(result: PointResult, launcher: Launcher) -> str:
+    if result.status.state == LEFT:
+        log = launcher.log_of(result.point.folder)
+        return f'{result.point.name}: its job ended before the point started; see {log}'
     if result.status.state != DONE or result.record is None:
         return point_line(result)
     record = result.record
@@ -208,3 +212,15 @@ def report_stopped(results: StudyResults) -> None:
         print(point_line(result), file=sys.stderr)
     if stopped:
         raise UserError(f'{counted(len(stopped), "point")} stopped before the end; run the same command to resume')
+
+
+def report_left(results: StudyResults, launcher: Launcher) -> None:
+    """Raise UserError if any points never started, for example because their jobs on a cluster were cancelled."""
+    left = [result for result in results.points if result.status.state == LEFT]
+    for result in left:
+        print(ended_line(result, launcher), file=sys.stderr)
+    if left:
+        raise UserError(
+            f'{counted(len(left), "point")} did not start, because the jobs were cancelled or failed; fix the '
+            f'cause, and run the same command again'
+        )

@@ -42,6 +42,9 @@ class Launcher(Protocol):
     def script(self, count: int) -> str:
         """The job script that `submit` would write for `count` points; empty if no script is needed."""
 
+    def log_of(self, folder: Path) -> Path:
+        """The log of the last job that was to run the point in this folder, or the folder of all logs."""
+
     def stop(self) -> None:
         """Stop local points after an interruption or an error, and wait until they have saved their state and ended.
         Jobs on a cluster continue."""

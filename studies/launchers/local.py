@@ -60,6 +60,9 @@ class LocalLauncher:
     def script(self, count: int) -> str:
         return ''
 
+    def log_of(self, folder: Path) -> Path:
+        return folder / 'log.txt'
+
     def _run(self, folder: Path) -> Status | None:
         if self.stopped:
             return None

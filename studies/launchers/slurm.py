@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -101,6 +102,11 @@ class SlurmLauncher:
                 flush=True,
             )
 
+    def log_of(self, folder: Path) -> Path:
+        record = read_json(folder / RECORD, dict[str, Any]) or {'job': None, 'index': 0}
+        names = f'{record["job"]}_{record["index"]}_0_log.err', f'{record["job"]}_0_log.err'  # in an array, or alone
+        return next((path for name in names if (path := self.log_dir / name).exists()), self.log_dir)
+
     def _job_of(self, folder: Path) -> 'SlurmJob | None':
         record = read_json(folder / RECORD, dict[str, Any])
         return SlurmJob(self.queue, record['name'], record['index']) if record else None
@@ -144,7 +150,7 @@ def sbatch_parameters(options: LaunchOptions) -> dict[str, Any]:
         'mem': options.mem,
         'cpus_per_task': options.cpus_per_job,
         'gpus_per_node': gpus_of(options) or None,
-        'array_parallelism': options.jobs,
+        'array_parallelism': options.jobs or sys.maxsize,  # submitit's own default is 256
     }
     for name, value in {**chosen, **extra}.items():
         # Each option becomes a line of a shell script, so a line break could add a command to the script.

@@ -51,6 +51,9 @@ class FakeLauncher:
             write_status(folder, Status(DONE, seconds=float(point['size'])))
         return self
 
+    def log_of(self, folder):
+        return folder / 'log.txt'
+
     def script(self, count):
         return ''
 

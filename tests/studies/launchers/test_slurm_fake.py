@@ -17,8 +17,12 @@ from dnnlib.util import UserError
 from studies.launchers import slurm
 from studies.launchers.slurm import SlurmLauncher, sbatch_parameters
 from studies.launchers.slurm_job import PointJob, rendezvous
+from studies.points import LEFT
+from studies.run_study import run_study
+from studies.session import ended_line, report_left
 from studies.study_options import LaunchOptions
 from tests.helpers import ROOT
+from tests.studies.stand_in import make_study
 
 pytest.importorskip('submitit')
 
@@ -114,6 +118,24 @@ def test_points_are_submitted_as_one_array_with_the_requested_resources(cluster,
     assert '--cpus-per-task=16' in command
     assert f' {sys.executable} ' in command
     assert [record(folder) for folder in folders] == [{'name': name, 'index': i, 'job': '71'} for i in range(4)]
+
+
+def test_without_a_number_of_jobs_the_cluster_decides_how_many_run_at_a_time(cluster, tmp_path):
+    assert '#SBATCH --array=0-599%600\n' in launcher(tmp_path).script(600)
+
+
+def test_a_point_that_never_started_is_reported_with_the_log_of_its_job(cluster, tmp_path, capsys):
+    study = make_study(sizes={'values': [10, 20, 40]})
+    cluster_launcher = launcher(tmp_path)
+    arguments = study, tmp_path / 'study', cluster_launcher, False, lambda *_: None
+    results = run_study(*arguments, lambda result, _: print(ended_line(result, cluster_launcher)))
+    assert [result.status.state for result in results.points] == [LEFT] * 3
+    logs = tmp_path / 'logs'
+    (logs / '71_1_0_log.err').touch()
+    assert f'10 images: its job ended before the point started; see {logs}\n' in capsys.readouterr().out
+    with pytest.raises(UserError, match='3 points did not start, because the jobs were cancelled or failed'):
+        report_left(results, cluster_launcher)
+    assert f'20 images: its job ended before the point started; see {logs}/71_1_0_log.err\n' in capsys.readouterr().err
 
 
 def test_each_job_of_an_array_runs_its_own_point(cluster, folders, tmp_path):

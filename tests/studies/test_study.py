@@ -358,7 +358,10 @@ def test_errors_in_a_study_file_name_the_table_and_the_key(tables, message):
             {'evaluate': {'metrics': 'nope'}},
             r"test.toml: \[evaluate\]: metrics: unknown metric 'nope'; choose from ratio",
         ),
-        ({'evaluate': {'metrics': 'test_gap'}}, r'test.toml: \[evaluate\]: metrics=test_gap requires test-ref'),
+        (
+            {'evaluate': {'metrics': 'test_gap'}},
+            r'test.toml: \[evaluate\]: metrics=test_gap requires a held-out set; give',
+        ),
         ({'evaluate': {'resize': 'box'}}, r'test.toml: \[evaluate\]: resize has no effect with expdir'),
         (
             {'evaluate': {'metrics': 'test_gap', 'test-ref': 'none.zip'}},

@@ -22,6 +22,7 @@ from studies.study import PARTS, Combination, Options, Study, made_by, source_na
 
 STATES = LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
 MAX_FAILURES = 3
+HINTS = 'Resume:', 'Next:', 'python ', 'torchrun '  # starts of the last lines that train.py prints
 POINT_FILE, MEASUREMENTS_FILE, LOCK_FILE = 'point.json', 'diagnose.json', 'lock'
 
 
@@ -242,8 +243,8 @@ def write_status(folder: Path, status: Status) -> None:
 def last_line(path: Path, max_bytes: int = 16384) -> str:
     """The last nonempty line of a log; '' if there is none.
 
-    Skips the line that explains how to resume a training run by hand, because the study's command resumes the run. If
-    the log ends with torchrun's report of a failure (whose last line is a row of '='), returns the script's own error.
+    Skips train.py's hints on how to resume a run or what to do next, because the study's command does both. If the log
+    ends with torchrun's report of a failure (whose last line is a row of '='), returns the script's own error.
     """
     try:
         with open(path, 'rb') as file:
@@ -252,7 +253,7 @@ def last_line(path: Path, max_bytes: int = 16384) -> str:
     except OSError:
         return ''
     lines = [line.strip() for line in re.split(r'[\r\n]+', text)]
-    lines = [line for line in reversed(lines) if line and not line.startswith('Resume:')]
+    lines = [line for line in reversed(lines) if line and not line.startswith(HINTS)]
     if lines and set(lines[0]) == {'='}:
         lines = [line for line in lines if line.startswith('Error: ')] or lines
     return lines[0] if lines else ''

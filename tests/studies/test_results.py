@@ -22,6 +22,7 @@ from studies.results import collect
 from studies.study import Repeats
 from studies.time_left import progress_lines, study_seconds_left
 from tests.studies.stand_in import make_study, record_of, run
+from train import next_commands
 
 
 def test_tables_contain_the_counts_behind_each_ratio(tmp_path):
@@ -148,6 +149,16 @@ def test_the_reason_of_a_failure_under_torchrun_is_the_error_of_the_script(tmp_p
     assert last_line(log) == 'Error: no such file'
     log.write_text('\n'.join(['Segmentation fault', *report]))
     assert last_line(log) == '=' * 60
+
+
+@pytest.mark.parametrize(
+    ('stopped_by', 'line'), [(15, 'Stopped.'), (0, 'Last snapshot: RUN/network-snapshot-000003.safetensors')]
+)
+@pytest.mark.parametrize('world_size', [1, 2])
+def test_the_hints_at_the_end_of_a_training_run_are_not_the_last_line(tmp_path, stopped_by, line, world_size):
+    (tmp_path / 'network-snapshot-000003.safetensors').touch()
+    (tmp_path / 'log.txt').write_text(f'Stopped.\n{next_commands(tmp_path, stopped_by, world_size)}\n')
+    assert last_line(tmp_path / 'log.txt') == line.replace('RUN', str(tmp_path))
 
 
 def test_images_far_from_data_are_flagged_in_tables(tmp_path):

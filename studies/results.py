@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,7 @@ class StudyResults:
 
     @property
     def warnings(self) -> list[str]:
-        return [warning for outcome in self.outcomes for warning in outcome.warnings]
+        return changed_sources(self.points) + [warning for outcome in self.outcomes for warning in outcome.warnings]
 
     def counts(self) -> dict[str, int]:
         """The number of points in each state."""
@@ -145,6 +147,40 @@ def search_on(combination: Combination, known: dict[int, Ratios], study: Study) 
     low, high = combination.sizes.search
     ratios = {size: r.mean for size, r in known.items() if len(r.images) == study.repeats.count}
     return next_size(ratios, low, high, combination.sizes.tolerance, combination.sizes.step or 1, study.threshold)
+
+
+def changed_sources(points: Sequence[PointResult]) -> list[str]:
+    """A warning for each source whose content changed between the training sets of two points."""
+    first: dict[tuple, tuple[Any, str]] = {}
+    warnings: dict[tuple, str] = {}
+    for result in points:
+        point, path = result.point, result.point.folder / 'data.zip'
+        if result.status.state == LEFT or not path.is_file():
+            continue
+        data, digest = point.combination.settings.data, source_sha256(path, path.stat().st_mtime_ns)
+        source = data['source'], data.get('blend')
+        if digest is None:
+            continue
+        earlier, name = first.setdefault(source, (digest, point.name))
+        if digest != earlier:
+            warnings[source] = (
+                f'{" or ".join(filter(None, source))} changed between points: the training sets of {name} and of '
+                f'{point.name} come from different images, so their ratios do not belong to one EMM; run the study in '
+                f'a new folder'
+            )
+    return list(warnings.values())
+
+
+@functools.lru_cache(maxsize=4096)
+def source_sha256(path: Path, changed: int) -> Any:
+    """The hashes of the sources of a training set; None if they are unknown. changed: the file's modification time."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(archive.read('manifest.json'))
+        # With this rule, the hash of a folder covers only the images in the training set, so it depends on the size.
+        return None if manifest['rule'] == 'imagenet-class' else manifest['source_sha256']
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
 
 
 def warning_of(combination: Combination, small: Ratios, large: Ratios) -> str:

@@ -21,6 +21,7 @@ from studies.report.tables import ratio_rows, status_text, table_text, tables, w
 from studies.results import collect
 from studies.study import Repeats
 from studies.time_left import progress_lines, study_seconds_left
+from tests.dataset_utils.commands import make
 from tests.studies.stand_in import make_study, record_of, run
 from train import next_commands
 
@@ -52,6 +53,24 @@ def test_a_warning_is_given_if_ratios_rise_with_size(tmp_path):
     _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: size / 40)
     assert '20 training images are memorized more (50.0 %) than 10 (25.0 %)' in results.warnings[0]
     assert 'Warning: 20 training images' in table_text(results)
+
+
+def test_a_warning_is_given_if_the_source_changes_between_points(tmp_path):
+    def results_of(sizes, name):
+        make('one-class', 'digits', tmp_path / 'source.zip', f'--class-name={name}', '--overwrite')
+        data = {'selection': 'size', 'source': str(tmp_path / 'source.zip')}
+        _, results = run(make_study(sizes={'values': sizes}, data=data), tmp_path / 'study', lambda size: 0.5)
+        for result in results.points:
+            path = result.point.folder / 'data.zip'
+            if not path.exists():
+                make('size', data['source'], path, f'--max-images={result.point.size}')
+        return results
+
+    assert results_of([10], '0').warnings == []
+    assert results_of([10, 20], '0').warnings == []
+    (warning,) = results_of([10, 20, 30], '1').warnings
+    assert warning.startswith(f'{tmp_path / "source.zip"} changed between points: the')
+    assert 'training sets of 10 images and of 30 images' in warning
 
 
 def test_the_time_left_is_estimated_from_points_of_the_nearest_size(tmp_path):

@@ -1,4 +1,4 @@
-"""Plugins: the example in docs/plugins.md, an extractor, an architecture, and a plugin file that raises an error."""
+"""Plugins: the examples in docs/plugins.md, an extractor, an architecture, and a plugin file that raises an error."""
 
 import os
 import re
@@ -37,6 +37,18 @@ def test_the_example_plugin_in_the_docs_adds_selections_and_a_metric(tmp_path):
     done = run(plugin, 'mem_ratio.py', *images, '--device=cpu')
     assert done.returncode == 0, done.stderr
     assert re.search(r'largest_distance\.largest +\d', done.stdout)
+
+
+def test_the_example_denoiser_in_the_docs_generates_training_images(tmp_path):
+    example = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)[1]
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    plugin = tmp_path / 'nearest.py'
+    plugin.write_text(example)
+    arguments = ['generate_optim.py', '--data=digits', '--denoiser=nearest', f'--outdir={tmp_path}/out', '--seeds=0-3']
+    done = run(plugin, *arguments, '--device=cpu')
+    assert done.returncode == 0, done.stderr
+    assert '4 (100 %) are copies' in done.stdout
+    assert len(list((tmp_path / 'out').glob('0*.png'))) == 4
 
 
 def test_a_plugin_adds_an_architecture(tmp_path):

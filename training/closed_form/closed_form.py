@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import UserError
-from training.closed_form.rows import ImageRows, Images
+from training.closed_form.rows import ImageRows, Images, taken
 from training.dataset import checked_labels
 
 
@@ -19,14 +19,15 @@ class ClosedForm:
 
     images: uint8 [N, C, R, R]. labels: int64 [N] or None. device: the device to compute on. If images are `ImageRows`,
     labels and device are taken from them.
-    Attributes. num_images: number of training images. class_sizes: number of training images in each class.
-    label_dim: 0 without labels, otherwise the highest label + 1.
+    Attributes. images: uint8 tensor [N, C, R, R] on the device; subclasses of `Streamed` read `rows` instead.
+    num_images: number of training images. class_sizes: number of training images in each class. label_dim: 0 without
+    labels, otherwise the highest label + 1.
     Raises UserError if the training set is empty or its images are not square.
     """
 
     sigma_min = 0.0
     sigma_max = math.inf
-    # Whether the denoiser can be computed from `ImageRows` that are sharded over ranks.
+    # Whether the denoiser reads `ImageRows`, which can be sharded over ranks, instead of a tensor of images.
     takes_shards = False
 
     images: Images
@@ -43,6 +44,8 @@ class ClosedForm:
         check_images(self.images)
         self.labels = checked_labels(self.labels, len(self.images))
         self.device = compute_device(self.device)
+        if not self.takes_shards:
+            self.images = taken(self.images, torch.arange(len(self.images))).to(self.device)
         self.img_channels, self.img_resolution = self.images.shape[1], self.images.shape[2]
         self.num_images = len(self.images)
         self.class_sizes = Counter([] if self.labels is None else self.labels.tolist())

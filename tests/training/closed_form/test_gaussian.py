@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from training.closed_form import GaussianDenoiser
+from training.closed_form.closed_form import ClosedForm
 from training.closed_form.rows import ImageRows
 
 
@@ -110,3 +111,18 @@ def test_a_denoiser_made_from_existing_rows_gives_the_same_result():
     x, classes = noisy([3, 1, 4, 4]), torch.tensor([2, 0, 2])
     rows = ImageRows(images, labels, torch.device('cpu'))
     assert torch.equal(GaussianDenoiser(rows)(x, 0.5, classes), GaussianDenoiser(images, labels)(x, 0.5, classes))
+
+
+@pytest.mark.parametrize(
+    'given',
+    [
+        lambda images: images,
+        lambda images: images.flip(0).numpy()[::-1],
+        lambda images: ImageRows(images, torch.tensor([1, 0, 1, 0, 1]), torch.device('cpu')),
+    ],
+)
+def test_a_new_closed_form_gets_its_images_as_a_tensor(given):
+    images = random_images(5)
+    found = ClosedForm(given(images)).images
+    assert isinstance(found, Tensor)
+    assert torch.equal(found, images)

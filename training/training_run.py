@@ -276,7 +276,10 @@ def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
             raise UserError(f'`resume`={path}: no such file or folder; give a run folder or a training-state-*.pt')
         states = list_states(path)
         if not states:
-            raise UserError(f'`resume`={path} contains no training-state-*.pt to resume from')
+            raise UserError(
+                f'`resume`={path} contains no training-state-*.pt to resume from; start a new run, or give the '
+                f'folder of a run that saved one'
+            )
         return path, states[-1][1]
     folder = Path(options.outdir)
     if options.nosubdir and (folder / OPTIONS_FILE).is_file():

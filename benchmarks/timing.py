@@ -77,7 +77,7 @@ def compare(task: str, unit: str, ways: Sequence[Way], device: torch.device, opt
     print(f'| implementation | {unit}/s | times plain | peak memory, MB |\n|---|---|---|---|')
     memory = {way.name: peak_megabytes(way.run, device) for way in ways}  # also warms up
     ways = [way for way in ways if memory[way.name]]
-    if device.type == 'cuda':  # the second and third call record a CUDA graph
+    if device.type == 'cuda':  # the memory measurement was the first call; the CUDA graph is recorded in the third
         for way in [*ways, *ways]:
             way.run()
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}

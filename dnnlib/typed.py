@@ -59,7 +59,7 @@ def parse_json(data: bytes | str, kind: type[T], where: str) -> T:
         if len(data) > _SMALL:
             raise UserError(f'{where}: not a valid file ({error})') from error
     try:
-        # Unlike msgspec, Python also accepts NaN and Infinity; `parse` names keys that msgspec's message omits.
+        # msgspec failed. Python's json also accepts NaN and Infinity, and `parse` names the key in every message.
         content = json.loads(data)
     except (ValueError, RecursionError) as error:  # also raised for too many digits or nesting levels
         raise UserError(f'{where}: not a JSON file ({error})') from error

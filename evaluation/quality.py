@@ -175,7 +175,7 @@ def features_of(
 ) -> list[np.ndarray]:
     """The features of given images, on the main rank.
 
-    num: number of images to use, drawn with `seed`; None uses all. fewest: the required number of images.
+    num: number of images to use, drawn with `seed`; if None, all are used. fewest: the required number of images.
     """
     images = read_images(path, argument, progress=distributed.is_main())
     if len(images) < fewest:

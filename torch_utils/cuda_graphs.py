@@ -27,7 +27,7 @@ class Replay:
     function returns a tuple of tensors. It may change other tensors in place, if these are the same ones in each call.
     It must not wait for the GPU, must not seed random generators, and must not depend on anything on the CPU that
     changes. The results are those of the function itself, random numbers included.
-    If the kernels cannot be recorded, they are always launched.
+    If the kernels cannot be recorded, every call launches them one by one instead.
     """
 
     def __init__(self) -> None:

@@ -89,7 +89,8 @@ def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
         state_due = reached(config.states) or stopping
         if trainer.images // config.tick_images > before // config.tick_images or done or snapshot_due or state_due:
             journal.end_tick()
-        # The snapshot is saved first: if the run is killed before the state is saved, the resumed run saves both again.
+        # The snapshot is saved before the state: a run that is killed in between resumes from an older state and saves
+        # both again. In the other order, the snapshot would be missing.
         if snapshot_due:
             journal.save_snapshot()
         if state_due:

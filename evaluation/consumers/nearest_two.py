@@ -10,7 +10,7 @@ from training.sampling import GeneratedBatch
 class NearestTwo(Consumer):
     """Compares each image with the training images, on the rank that sampled it.
 
-    training_images: None uses the training set of the context.
+    training_images: the training images to compare with; if None, those of the context.
     """
 
     def __init__(self, context: Pass, training_images: TrainingImages | None = None):

@@ -13,7 +13,7 @@ from dnnlib.util import atomic_file
 
 
 def cached_path(cache_dir: Path | None, depends_on: Mapping[str, Any]) -> Path:
-    """Return the path of a cache file, and create its folder. cache_dir: None uses the user's cache folder.
+    """Return the path of a cache file, and create its folder. cache_dir: if None, the user's cache folder.
 
     depends_on: everything that determines the features, as values that JSON can store.
     """

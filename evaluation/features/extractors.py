@@ -124,7 +124,7 @@ class TorchScript(Network):
         try:
             with warnings.catch_warnings(action='ignore'):
                 self.network = torch.jit.load(argument, map_location=device).eval()
-        except Exception as error:  # torch raises many kinds of exceptions for other files
+        except Exception as error:  # torch raises many kinds of exceptions
             raise UserError(
                 f'{where} is not a TorchScript file; save a network with torch.jit.trace(…).save'
             ) from error
@@ -192,7 +192,7 @@ def _require_tensors(path: str, where: str) -> None:
     """Raise UserError if loading a weights file could execute code."""
     try:
         torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises many kinds of exceptions for other files
+    except Exception as error:  # torch raises many kinds of exceptions
         raise UserError(f'{where}: {path} is not a state dict of tensors saved with torch.save') from error
 
 

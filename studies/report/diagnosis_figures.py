@@ -61,7 +61,7 @@ def diagnose(options: Any) -> None:
 
 
 def levels_figures(records: list[Row]) -> dict[str, Figure]:
-    """The figures of the last record, by the endings that are appended to their file names."""
+    """The figures of the last record. Each key is the ending of a figure's file name."""
     rows, name = records[-1]['rows'], records[-1]['settings']['denoiser']
     figures = {'_distances': distance_figure(rows, f'Distance to the closed forms: {name}')}
     if any('error' in row for row in rows):

@@ -188,9 +188,11 @@ def check_folders(options: EvaluationOptions) -> None:
     single = {name: [getattr(options, name)] for name in ('network', 'data', 'training_set', 'test_set')}
     inputs: dict[str, Sequence[str]] = {'images': options.images, 'features': options.features or (), **single}
     require_separate([(argument, path) for argument, path in files if path is not None], inputs)
-    if copied is not None and not copied.exists():  # otherwise, the files next to it belong to it
-        for path in filter(Path.exists, files_beside(copied)):
-            raise UserError(f'`copied`={copied}: {path.name} is also written, but exists already; give another name')
+    if options.copied is not None and not options.copied.exists():  # otherwise, the files next to it belong to it
+        for path in filter(Path.exists, files_beside(options.copied)):
+            raise UserError(
+                f'`copied`={options.copied}: {path.name} is also written, but exists already; give another name'
+            )
 
 
 def load_training_set(options: EvaluationOptions, generators: Sequence[Generator], device: torch.device) -> TrainingSet:

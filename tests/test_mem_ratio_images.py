@@ -496,6 +496,12 @@ def test_an_output_never_replaces_an_input_or_an_unrelated_file(snapshot, digits
     assert [path.read_bytes() for path in names] == before
     outputs = [f'--gallery={tmp_path}/a.png', f'--copied={tmp_path}/who.csv', f'--table={tmp_path}/a.csv']
     assert evaluated(*given, *outputs) == evaluated(*given, *outputs)
+    (tmp_path / 'own').mkdir()
+    sampled = f'--network={snapshot}', given[1], '--seeds=0-3', '--steps=2', f'--log={tmp_path}/own/a.log'
+    (tmp_path / 'own' / 'mem_copied_classes.csv').write_text('left after mem_copied.csv was deleted')
+    result = run(*sampled)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / 'own' / 'mem_copied.csv').exists()
 
 
 def test_a_wrong_range_of_values_is_suspected(digits_20, array, tmp_path):

@@ -36,9 +36,10 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_a_refused_attempt_to_resume_changes_no_files(run_dir, arguments):
     before = content(run_dir)
-    assert '--data=digits differs from the training set' in failure(
-        f'--resume={run_dir}', '--outdir=x', '--data=digits'
-    )
+    for options in ([], ['--dry-run']):
+        assert '--data=digits differs from the training set' in failure(
+            f'--resume={run_dir}', '--outdir=x', '--data=digits', *options
+        )
     with sole_use(run_dir / '.lock', 'it'):
         assert 'in use by another process' in failure(f'--outdir={run_dir}', *arguments, '--epochs=2')
     assert content(run_dir) == before

@@ -157,11 +157,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state. Raises UserError if the state belongs to another network, optimizer or training set."""
-        checked_state(state)
-        if state['dataset_sha256'] != self.dataset.sha256:
-            path = self.config.dataset.path
-            given = f'`data`={path} differs' if path else '`images` or `labels` differ'
-            raise UserError(f'{given} from the training set that this run was started with; give the original one')
+        require_same_set(checked_state(state), self.dataset.sha256, self.config.dataset.path)
         try:
             self.net.load_state_dict(state['net'])
             self.ema.load_state_dict(state['ema'])
@@ -181,6 +177,13 @@ class Trainer:
         for view, (name, _) in zip(self.flat.views(flat), self.net.named_parameters(), strict=True):
             view.copy_(value[name])
         return flat
+
+
+def require_same_set(state: dict[str, Any], dataset_sha256: str, path: str) -> None:
+    """Raise UserError if a training state belongs to another training set. path: its path, or '' for an array."""
+    if state['dataset_sha256'] != dataset_sha256:
+        given = f'`data`={path} differs' if path else '`images` or `labels` differ'
+        raise UserError(f'{given} from the training set that this run was started with; give the original one')
 
 
 def checked_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from training.dataset import Dataset, DatasetInfo, checked_labels, describe_data
 from training.held_out_loss import open_held_out_loss
 from training.preconditioning import Preconditioned
 from training.snapshot import list_snapshots, list_states, load_network, load_state
-from training.trainer import checked_state
+from training.trainer import checked_state, require_same_set
 from training.training_loop import STATS_FILE, check_finite, make_trainer, open_training_set, run_training
 from training.training_options import FOR_FILES, FOR_FOLDERS, RunOptions, T, TrainingOptions, resumed_options
 
@@ -182,7 +182,12 @@ def train_in_folder(options: RunOptions, device: torch.device) -> tuple[Path | N
         config = with_threads(config, options.threads, saved)
         if options.dry_run:
             print0(describe(config, device.type))
-            images_seen = 0 if state is None else checked_state(load_state(state))['images']
+            images_seen = 0
+            if state is not None:
+                loaded = checked_state(load_state(state))
+                images_seen = loaded['images']
+                if 'data' in given:
+                    require_same_set(loaded, open_training_set(config).sha256, options.data)
             print0(with_option_names(as_lines(cost_lines(config, device, images_seen))))
             print0('Dry run; stopping here.')
             return None, 0

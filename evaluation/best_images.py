@@ -37,7 +37,7 @@ def write_best(path: Path, record: Mapping[str, Any], best: BestSnapshot) -> Non
 
 
 def changed_from_best(path: Path, record: Mapping[str, Any], generators: Iterable[Generator]) -> str:
-    """How the record's settings differ from those in mem_best.npz; empty if they do not, or if there is no such file.
+    """How the record's settings differ from those in mem_best.npz; empty if they are equal or the file is missing.
 
     generators: all generators of this evaluation, such as the snapshots of a run; mem_best.npz may contain images from
         any of them.

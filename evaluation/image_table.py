@@ -21,8 +21,8 @@ class ImageRow:
     image was generated. nearest, second: positions of the two nearest distinct training images. squared_distance,
     second_squared_distance: the distances to these two images, in squared pixel levels. memorized: whether the image is
     a copy. exact: whether the image equals its nearest training image, or its mirror image if mirrored images count.
-    duplicate: whether the image equals an earlier
-    image of its set. nearest_file: name of the file from which the nearest training image was originally read.
+    duplicate: whether the image equals an earlier image of its set. nearest_file: name of the file from which the
+    nearest training image was originally read.
     """
 
     set: str

@@ -22,6 +22,7 @@ from studies.study import PARTS, Combination, Options, Study, made_by, source_na
 
 STATES = LEFT, RUNNING, STOPPED, FAILED, DONE = 'left', 'running', 'stopped', 'failed', 'done'
 MAX_FAILURES = 3
+MOST_ORDERS = 120  # all orders of five factors
 HINTS = 'Resume:', 'Next:', 'python ', 'torchrun '  # starts of the last lines that train.py prints
 POINT_FILE, MEASUREMENTS_FILE, LOCK_FILE = 'point.json', 'diagnose.json', 'lock'
 
@@ -184,8 +185,11 @@ def sources_of(folder: Path) -> Path:
 
 
 def combination_folder(root: Path, combination: Combination) -> Path:
-    """The folder of a combination's points, which can be named in an earlier order of the study's factors."""
-    orders = itertools.permutations(combination.values.items())
+    """The folder of a combination's points, which can be named in an earlier order of the study's factors.
+
+    With many factors, only MOST_ORDERS orders are tried.
+    """
+    orders = itertools.islice(itertools.permutations(combination.values.items()), MOST_ORDERS)
     folders = (root / 'points' / slug(dataclasses.replace(combination, values=dict(order))) for order in orders)
     return next(filter(Path.exists, folders), root / 'points' / slug(combination))
 

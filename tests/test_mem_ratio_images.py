@@ -325,19 +325,6 @@ def test_a_snapshot_gives_the_same_record_as_its_run(snapshot, digits_20, tmp_pa
     assert {'one.log', 'one.jsonl', 'mem_best.npz', 'mem_gallery.png'} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_replacing_the_images_of_another_network_is_announced(snapshot, digits_20, tmp_path):
-    (_, first), (_, second), *_ = list_snapshots(snapshot.parent)
-    common = f'--knn-ref={digits_20}', '--seeds=0-3', '--steps=2'
-    notice = f'Note: {tmp_path}/mem_best.npz and the pictures and tables next to it are from an evaluation with other'
-    assert notice not in run(f'--network={first}', *common, f'--log={tmp_path}/a.log').output
-    for network, former, log in ((second, first, 'a'), (first, second, 'a'), (second, first, 'b')):
-        arguments = f'--network={network}', *common, f'--log={tmp_path}/{log}.log'
-        assert f'{notice} settings (snapshot={network.name} instead of {former.name}, ' in run(*arguments).output
-        assert notice not in run(*arguments).output
-    both = f'--expdir={snapshot.parent}', *common, f'--log={tmp_path}/a.log'
-    assert notice not in run(*both).output
-
-
 def test_metrics_of_a_run_are_computed_for_its_best_snapshot(snapshot, digits_20, reference, tmp_path):
     records = evaluated(f'--expdir={snapshot.parent}', '--seeds=0-11', '--steps=4', f'--log={tmp_path}/run.log',
                      '--metrics=authenticity', f'--table={tmp_path}/table.csv')  # fmt: skip
@@ -458,52 +445,6 @@ def test_files_that_are_not_images_are_named_in_the_error(name, tmp_path):
     assert f'{name} is not a readable' in failure(f'--images={tmp_path}/images', '--knn-ref=digits')
 
 
-@pytest.mark.parametrize('option', ['--table=file.csv', '--copied=file.csv', '--gallery=file.png', '--log=file.log'])
-def test_an_unwritable_output_file_is_named_before_anything_is_evaluated(
-    option, snapshot, digits_20, tmp_path, monkeypatch
-):
-    common = f'--network={snapshot}', f'--knn-ref={digits_20}'
-    option, name = option.split('=')
-    message = failure(*common, f'{option}={tmp_path}/none/{name}')
-    assert f'{option}={tmp_path}/none/{name}: there is no folder {tmp_path}/none' in message
-    assert f'{option}={tmp_path}: is a folder' in failure(*common, f'{option}={tmp_path}')
-    other = tmp_path / 'samples.npz'
-    other.write_bytes(b'samples')
-    assert f'{option}={other}: does not end in {name[-4:]}' in failure(*common, f'{option}={other}')
-    assert other.read_bytes() == b'samples'
-    monkeypatch.setattr('os.access', lambda path, mode: path != tmp_path)
-    assert f'{option}={tmp_path}/{name}: the folder is read-only' in failure(*common, f'{option}={tmp_path}/{name}')
-
-
-def test_an_output_never_replaces_an_input_or_an_unrelated_file(snapshot, digits_20, array, images, tmp_path):
-    given = f'--images={array}', f'--knn-ref={digits_20}'
-    np.savez(tmp_path / 'mem_best.npz', images=images)
-    message = failure(f'--network={snapshot}', f'--knn-ref={tmp_path}/mem_best.npz', f'--log={tmp_path}/a.log')
-    assert f'--log would replace {tmp_path}/mem_best.npz, which is an input (--knn-ref)' in message
-    PIL.Image.new('L', (8, 8)).save(tmp_path / 'photo.png')
-    names = sorted(tmp_path.iterdir())
-    before = [path.read_bytes() for path in names]
-    assert f'--gallery={tmp_path}/photo.png is an image from another' in failure(
-        *given, f'--gallery={tmp_path}/photo.png'
-    )
-    for beside in ('who.png', 'who_classes.csv'):
-        (tmp_path / beside).write_bytes(b'unrelated')
-        message = failure(*given, f'--copied={tmp_path}/who.csv')
-        assert f'--copied={tmp_path}/who.csv: {beside} is also written, but exists already' in message
-        assert (tmp_path / beside).read_bytes() == b'unrelated'
-        (tmp_path / beside).unlink()
-    assert sorted(tmp_path.iterdir()) == names
-    assert [path.read_bytes() for path in names] == before
-    outputs = [f'--gallery={tmp_path}/a.png', f'--copied={tmp_path}/who.csv', f'--table={tmp_path}/a.csv']
-    assert evaluated(*given, *outputs) == evaluated(*given, *outputs)
-    (tmp_path / 'own').mkdir()
-    sampled = f'--network={snapshot}', given[1], '--seeds=0-3', '--steps=2', f'--log={tmp_path}/own/a.log'
-    (tmp_path / 'own' / 'mem_copied_classes.csv').write_text('left after mem_copied.csv was deleted')
-    result = run(*sampled)
-    assert result.exit_code == 0, result.output
-    assert (tmp_path / 'own' / 'mem_copied.csv').exists()
-
-
 def test_a_wrong_range_of_values_is_suspected(digits_20, array, tmp_path):
     pixels = np.load(array)
     np.save(tmp_path / 'divided.npy', (pixels / 255).astype(np.uint8))
@@ -530,26 +471,9 @@ def test_sets_with_the_same_file_name_are_named_by_their_paths(digits_20, array,
     assert [json.loads(line)['images'] for line in output.splitlines()] == list(map(str, paths))
 
 
-def test_two_output_files_must_differ(snapshot, digits_20, tmp_path):
-    common = f'--network={snapshot}', f'--knn-ref={digits_20}'
-    message = failure(*common, f'--table={tmp_path}/t.csv', f'--copied={tmp_path}/t.csv')
-    assert f'--table and --copied are the same file, {tmp_path}/t.csv' in message
-    (tmp_path / 'link').symlink_to(tmp_path)
-    copied = f'--copied={tmp_path}/link/t.csv'
-    for option, name in (('--table', 't.csv'), ('--table', 't_classes.csv'), ('--gallery', 't.png')):
-        assert f'{option} and --copied are the same file' in failure(*common, copied, f'{option}={tmp_path}/{name}')
-
-
 def test_a_network_is_given_only_once(snapshot, digits_20):
     message = failure(f'--network={snapshot}', f'--network={snapshot}', f'--knn-ref={digits_20}', status=2)
     assert '--network is given 2 times; run the command for each' in message
-
-
-def test_a_failed_evaluation_leaves_no_partial_files(digits_20, array, tmp_path):
-    before = sorted(tmp_path.iterdir())
-    failure(f'--images={array}', f'--images={tmp_path}/none.npy', f'--knn-ref={digits_20}',
-            f'--table={tmp_path}/table.csv', f'--gallery={tmp_path}/gallery.png')  # fmt: skip
-    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_closed_form_can_be_evaluated(digits_20, reference, tmp_path):

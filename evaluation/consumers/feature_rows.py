@@ -80,7 +80,7 @@ def extract_given(
     cache_dir: Path | None = None,
     places: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
-    """Like `extract`, but for given images. places: positions of the images to use; if None, all are used."""
+    """Like `extract`, but for given images. places: positions of the images to use; if None, all images."""
     places = range(len(images)) if places is None else places
     starts = range(0, len(places), batch_size)
     parts = (images.pixels[list(places[start : start + batch_size])] for start in starts)

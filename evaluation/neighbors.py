@@ -14,13 +14,13 @@ from torch import Tensor
 from dataset_utils.sources.base import copies_of
 from torch_utils import distributed
 from torch_utils.int8 import int8_matmul
+from torch_utils.misc import for_device
 from training.closed_form.rows import ImageRows, as_rows
 
-# Numbers of queries and references in a block, and the largest number of pixels in either. On a CPU, a block's 2 MiB of
-# int32 distances fit in a core's cache. On a GPU, the kernels of such a small block would take longer to launch than to
-# run; the larger block needs about 200 MiB in total.
-CPU_BLOCK = 512, 1024, 1 << 24
-GPU_BLOCK = 1024, 1 << 13, 1 << 26
+# Numbers of queries and references in a block, and the largest number of pixel values in either. On a CPU, a block's
+# 2 MiB of int32 distances fit in a core's cache. On a GPU, the kernels of such a small block would take longer to
+# launch than to run; the larger block needs about 1.5 GiB in total.
+BLOCK = {'cpu': (512, 1024, 1 << 24), 'cuda': (2048, 1 << 15, 1 << 27)}
 # Number of pixels processed at a time when references are converted to int8.
 PREPARED_PIXELS = 1 << 20
 # For images q, r with this many int8 pixels, |r|² - 2 q·r fits in 31 bits: a pixel contributes at most 3 · 2^14.
@@ -108,18 +108,14 @@ class NeighborIndex:
     @property
     def block_size(self) -> int:
         """Number of references in a block; smaller for large images, because the matrix product copies the block."""
-        _, references, pixels = self._block
+        _, references, pixels = for_device(BLOCK, self.device)
         return max(1, min(references, pixels // self.num_pixels))
 
     @property
     def query_size(self) -> int:
         """Number of queries compared at a time."""
-        queries, _, pixels = self._block
+        queries, _, pixels = for_device(BLOCK, self.device)
         return max(1, min(queries, pixels // self.num_pixels))
-
-    @property
-    def _block(self) -> tuple[int, int, int]:
-        return GPU_BLOCK if self.device.type == 'cuda' else CPU_BLOCK
 
     @property
     def dtype(self) -> torch.dtype:

@@ -17,13 +17,13 @@ import generate_optim
 import mem_ratio
 import train
 from benchmarks.optimal_denoiser import PlainDenoiser
-from evaluation.neighbors import nearest_neighbors
+from evaluation.neighbors import BLOCK, nearest_neighbors
 from tests.helpers import TINY, failure_of, invoke
 from tests.training.published import NETWORKS, Case, relative_error
 from torch_utils.cuda_graphs import Replay
 from torch_utils.int8 import device_product_is_exact, int8_matmul
 from torch_utils.misc import configure_backends, place
-from training.closed_form import make_denoiser
+from training.closed_form import make_denoiser, optimal, sums
 from training.closed_form.optimal import OptimalDenoiser
 from training.loss import EDMLoss, VELoss, VPLoss
 from training.sampler_options import SamplerOptions
@@ -121,8 +121,12 @@ def test_sampled_images_match_the_cpu(sampler):
     assert int((images[0] - images[1]).abs().max()) <= 1
 
 
+@pytest.mark.parametrize('fast', [pytest.param(True, marks=gpu_only), False], ids=['float64', 'digits'])
 @pytest.mark.parametrize('count', [20, 1000, 3000])
-def test_the_optimal_denoiser_is_exact(count):
+def test_the_optimal_denoiser_is_exact(count, fast, monkeypatch):
+    monkeypatch.setattr(optimal, 'float64_is_fast', lambda _: fast)
+    monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', 0)
+    monkeypatch.setattr(sums, 'GPU_NUMBERS', 1 << 20)  # two products for 3,000 images
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, [count, 3, 16, 16], dtype=torch.uint8, generator=random)
     denoiser, exact = OptimalDenoiser(images, device=DEVICE), PlainDenoiser(images, dtype=torch.float64)
@@ -150,7 +154,9 @@ def test_closed_forms_match_the_cpu(name):
         assert relative_error(found(x.to(DEVICE), sigma).cpu(), expected(x, sigma)) < 1e-4
 
 
-def test_nearest_neighbours_are_exact():
+@pytest.mark.parametrize('block', [BLOCK['cuda'], (32, 1000, 1 << 20)])
+def test_nearest_neighbours_are_exact(block, monkeypatch):
+    monkeypatch.setitem(BLOCK, DEVICE.type, block)
     random = torch.Generator().manual_seed(0)
     queries, references = (torch.randint(256, [n, 1, 3, 3], dtype=torch.uint8, generator=random) for n in (50, 9000))
     index, squared = nearest_neighbors(queries.to(DEVICE), references.to(DEVICE))

@@ -1,15 +1,23 @@
 """Arithmetic settings, memory checks, and derived random seeds for torch."""
 
 import contextlib
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
+from typing import TypeVar
 
 import psutil
 import torch
 from torch import nn
 
 from dnnlib.util import UserError
+
+T = TypeVar('T')
+
+# Number of float64 multiplications per second from which a GPU counts as fast in float64. An A100 reaches about 1e13,
+# while GPUs without fast float64 reach at most 1e12.
+FAST_FLOAT64 = 2e12
 
 
 def configure_backends(precision: str, deterministic: bool = False, benchmark: bool = True) -> None:
@@ -64,6 +72,29 @@ def widest_float(device: torch.device | str) -> torch.dtype:
         return torch.empty(0, dtype=torch.float64, device=device).dtype
     except TypeError:
         return torch.float32
+
+
+def for_device(sizes: dict[str, T], device: torch.device) -> T:
+    """The entry for the type of a device; the entry 'cpu' if there is none."""
+    return sizes.get(device.type, sizes['cpu'])
+
+
+@functools.cache
+def float64_is_fast(device: torch.device) -> bool:
+    """Measure, once per GPU, whether its float64 matrix products are about as fast as its float32 products.
+
+    They are on the GPUs of data centres, such as A100 and H100; on others, they are 32 to 64 times slower.
+    """
+    matrix = torch.ones([2048, 2048], dtype=torch.float64, device=device)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    rates = []
+    for _ in range(4):  # the first product includes the start of cuBLAS
+        start.record(torch.cuda.current_stream(device))
+        matrix @ matrix
+        end.record(torch.cuda.current_stream(device))
+        end.synchronize()
+        rates.append(2048**3 / (start.elapsed_time(end) / 1000))
+    return max(rates) > FAST_FLOAT64
 
 
 def layout(device: torch.device | str, precision: str = 'fp32') -> torch.memory_format:

@@ -64,7 +64,7 @@ def test_the_two_nearest_distinct_images_equal_those_of_a_naive_search(
     size: int, images: Tensor, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The references are given as pixels, or as ImageRows: in memory, sorted by class, or on disk."""
-    monkeypatch.setattr(neighbors, 'CPU_BLOCK', (512, size, 1 << 24))
+    monkeypatch.setitem(neighbors.BLOCK, 'cpu', (512, size, 1 << 24))
     np.save(tmp_path / 'references.npy', references.numpy())
     on_disk = np.load(tmp_path / 'references.npy', mmap_mode='r')
     labels = torch.arange(300) * 7 % 3

@@ -33,6 +33,7 @@ class Coordinates:
         self.num_images, self.keys, self.groups = len(images), images.keys, groups
         self.rows = images.block(0, len(images)).to(torch.float64).mul_(2).add_(1)  # 255 y: odd integers
         self.gram = (self.rows @ self.rows.t()).div_(255**2)  # exact before the division
+        self.half_norms = self.gram.diagonal() / 2
         self.rows.div_(255)
 
     def of(self, latents: Tensor) -> Tensor:
@@ -54,11 +55,17 @@ class Coordinates:
 
     def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The coordinates of the denoised images; see `OptimalDenoiser.__call__`."""
-        return self.settled(x, sigma, class_labels)[1]
+        return self._denoised(x, sigma, class_labels)[1]
 
     def settled(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Like `OptimalDenoiser.settled`, but noisy and denoised images are given as coordinates."""
-        logits = (self._split(x)[2] - self.gram.diagonal() / 2).div_(sigma.square())
+        logits, denoised = self._denoised(x, sigma, class_labels)
+        same = self.keys == self.keys[logits.argmax(dim=1, keepdim=True)]
+        return self._split(denoised)[1].masked_fill(same, 0).sum(dim=1) < SETTLED, denoised
+
+    def _denoised(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The logits of the training images, float64 [B, N], and the coordinates of the denoised images."""
+        logits = (self._split(x)[2] - self.half_norms).div_(sigma.square())
         for group in self.groups(class_labels, len(x)):
             start, stop = group.chosen
             logits[group.rows, :start] = logits[group.rows, stop:] = -math.inf
@@ -66,8 +73,7 @@ class Coordinates:
         _, weights, products = self._split(denoised)
         torch.softmax(logits, dim=1, out=weights)
         torch.mm(weights, self.gram, out=products)
-        same = self.keys == self.keys[logits.argmax(dim=1, keepdim=True)]
-        return weights.masked_fill(same, 0).sum(dim=1) < SETTLED, denoised
+        return logits, denoised
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split([1, self.num_images, self.num_images], dim=1)

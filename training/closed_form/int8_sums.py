@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from torch_utils.int8 import int8_matmul
+from torch_utils.misc import for_device
 from torch_utils.row_threads import map_rows
 from training.closed_form.int8_digits import (
     SIGNED_ERROR,
@@ -41,11 +42,11 @@ from training.closed_form.int8_digits import (
 from training.closed_form.rows import MAX_BLOCK, ImageRows
 from training.closed_form.sums import NO_INDEX, Sums, empty_sums, float64_sums, known_sums, merge
 
-# Number of training images per matrix product for the logits. It is small enough that the product (512 · 2048 int32
-# values) stays in the cache.
-PRODUCT_ROWS = 2048
-# Number of weights that are converted to digits at a time (16 MiB of float32).
-CHUNK_WEIGHTS = 1 << 22
+# Number of training images per matrix product for the logits. On a CPU, it is small enough that the product (512 · 2048
+# int32 values) stays in the cache. On a GPU, the kernels of such small blocks would take longer to launch than to run.
+PRODUCT_ROWS = {'cpu': 2048, 'cuda': 8192}
+# Number of weights that are converted to digits at a time (16 or 128 MiB of float32).
+CHUNK_WEIGHTS = {'cpu': 1 << 22, 'cuda': 1 << 25}
 WEIGHT_DIGITS = 3
 # The EXACT_WEIGHTS largest weights of each block are computed in float64. They are found from the maxima of groups of
 # GROUP images.
@@ -55,8 +56,9 @@ GROUP = 64
 FEW_IMAGES = 64
 # Weights count as peaked if the groups' largest weights sum to less than this many times the largest of them.
 EVEN_GROUPS = 30
-# Number of rows that are gathered and converted to float64 at a time.
-GATHER_ROWS = 512
+# Number of rows that are gathered and converted to float64 at a time, and the largest number of pixel values in them.
+GATHER_ROWS = {'cpu': 512, 'cuda': 8192}
+GATHER_PIXELS = 1 << 27
 # The weights not computed in float64 are ignored if they sum to at most this fraction of the total.
 NEGLIGIBLE = 1e-8
 # Half a unit in the last place of float32, relative to the value.
@@ -98,7 +100,7 @@ class Int8Query:
         count, width = stop - start, -(-(stop - start) // GROUP) * GROUP
         logits = self.coefficients.new_empty([len(self.z), width])
         logits[:, count:] = -math.inf
-        for first, rows in self.images.blocks(start, stop, PRODUCT_ROWS):
+        for first, rows in self.images.blocks(start, stop, for_device(PRODUCT_ROWS, self.z.device)):
             here = slice(first, first + len(rows))
             norms = (self.images.norms[here] - self.mean_norm).to(torch.float32)
             sums = self.coefficients @ torch.stack([norms, self.images.dither_products[here]])
@@ -186,7 +188,8 @@ def gathered_sums(query: Int8Query, positions: Tensor) -> Sums:
 
     positions: row positions of these training images, int64 [B, K].
     """
-    size = max(1, GATHER_ROWS // positions.shape[1])
+    rows = min(for_device(GATHER_ROWS, query.z.device), GATHER_PIXELS // query.images.num_pixels)
+    size = max(1, rows // positions.shape[1])
     parts = []
     for z, variance, places in zip(query.z.split(size), query.variance.split(size), positions.split(size), strict=True):
         q = query.images.rows(places.flatten()).to(torch.float64).unflatten(0, places.shape)
@@ -222,7 +225,7 @@ def rest_sums(query: Int8Query, rows: Tensor, logits: Tensor, highest: Tensor, s
     parts = digits[:-1].unflatten(0, (WEIGHT_DIGITS, -1))
     norms = images.norms[start:stop].to(torch.float32)
     totals, squares, norm_sums = [], [], []
-    size = max(1, CHUNK_WEIGHTS // count)
+    size = max(1, for_device(CHUNK_WEIGHTS, logits.device) // count)
     for first in range(0, len(rows), size):
         weights = logits[first : first + size, :count]
         weights = weights.sub_(highest[first : first + size]).exp_()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torch_utils import distributed
+from torch_utils.misc import float64_is_fast
 from training.closed_form.coordinates import Coordinates
 from training.closed_form.int8_sums import int8_sums, relative_error
 from training.closed_form.streamed import Streamed
@@ -22,7 +24,7 @@ from training.closed_form.sums import SETTLED, Sums, empty_sums, float64_sums, o
 # Largest accepted root mean square error of a denoised image relative to its norm, as estimated by `relative_error`.
 # The probability of an error above 1e-5, five times this value, is then below exp(-9); see `int8_sums`.
 TOLERANCE = 2e-6
-# On a CPU, training sets with at most this many pixels in total are summed in float64, which is fastest for them.
+# On a CPU, training sets with at most this many pixel values in total are summed in float64, which is fastest for them.
 FLOAT64_PIXELS = 1 << 22
 # `Coordinates` are used for up to this many images, with up to this many pixel values in total. With these sizes, the
 # Gram matrix and the images take 128 MiB each in float64.
@@ -103,6 +105,14 @@ class OptimalDenoiser(Streamed):
         alone = self.rows.resident is not None and not self.rows.sharded
         return Coordinates(self.rows, self._groups) if few and alone and not self.float64 else None
 
+    @functools.cached_property
+    def _sums_float64(self) -> bool:
+        """Whether all sums are computed in float64, because this was requested or because it is faster."""
+        if self.rows.device.type == 'cuda':
+            fast = float64_is_fast(self.rows.device)
+            return self.float64 or (all(distributed.gather(fast)) if self.rows.sharded else fast)
+        return self.float64 or self.num_images * self.rows.num_pixels <= FLOAT64_PIXELS
+
     def _sums(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, find_nearest: bool = False) -> Sums:
         z, variance = self._in_pixels(x, sigma)
         groups = self._groups(class_labels, len(x))
@@ -112,15 +122,14 @@ class OptimalDenoiser(Streamed):
         return Sums.cat(parts)[torch.cat([g.rows for g in groups if isinstance(g.rows, Tensor)]).argsort()]
 
     def _range_sums(self, z: Tensor, variance: Tensor, chosen: tuple[int, int], find_nearest: bool) -> Sums:
-        """Sums over a range of rows, computed with int8 digits, or in float64 for small training sets.
+        """Sums over a range of rows, computed in float64 or with int8 digits.
 
         Images whose error remains too large with int8 digits are recomputed in float64.
         """
         if not len(z):
             return empty_sums(z)
         (start, stop), sharded = chosen, self.rows.sharded
-        few = self.rows.device.type == 'cpu' and self.num_images * self.rows.num_pixels <= FLOAT64_PIXELS
-        if self.float64 or few:
+        if self._sums_float64:
             return over_ranks(float64_sums(self.rows, z, variance, start, stop), sharded)
         parts: list[Sums] = []
         indices: list[Tensor] = []

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils import distributed
+from torch_utils.misc import for_device
 from training.closed_form.closed_form import ClosedForm
 from training.closed_form.rows import ImageRows
 from training.dataset import checked_labels
@@ -131,7 +132,7 @@ class Streamed(ClosedForm):
     @property
     def _cached_images(self) -> int:
         """Number of images per block for tensors that have one element per pixel of each image."""
-        return max(BLOCK_NUMBERS.get(self.rows.device.type, BLOCK_NUMBERS['cpu']) // self.img_resolution**2, 1)
+        return max(for_device(BLOCK_NUMBERS, self.rows.device) // self.img_resolution**2, 1)
 
     @property
     def _weight_dtype(self) -> torch.dtype:

@@ -17,8 +17,10 @@ from torch import Tensor
 from training.closed_form.rows import ImageRows
 from training.closed_form.streamed import gather_tensors
 
-# Number of training images per float64 matrix product.
+# Number of training images per float64 matrix product on a CPU.
 FLOAT64_ROWS = 1024
+# On a GPU, a product takes as many training images as give a block of this many float64 numbers (1 GiB).
+GPU_NUMBERS = 1 << 27
 # A noisy image is settled if training images other than the nearest one and its duplicates have less than this share of
 # the total weight. The share is half of float64's rounding unit.
 SETTLED = 2.0**-54
@@ -149,30 +151,39 @@ def empty_sums(z: Tensor) -> Sums:
 def float64_sums(images: ImageRows, z: Tensor, variance: Tensor, start: int, stop: int) -> Sums:
     """Sums over rows start … stop - 1, computed in float64. z: float64 [B, P]. variance: s², float64 [B]."""
     sums: Sums | None = None
-    for first, rows in images.blocks(start, stop, FLOAT64_ROWS):
-        positions = torch.arange(first, first + len(rows), device=z.device).expand(len(z), -1)
+    for first, rows in images.blocks(start, stop, float64_rows(z)):
+        positions = torch.arange(first, first + len(rows), device=z.device)[None]
         part = known_sums(images, z, variance, rows.to(torch.float64), positions)
         sums = part if sums is None else merge(sums, part)
     return empty_sums(z) if sums is None else sums
+
+
+def float64_rows(z: Tensor) -> int:
+    """Number of training images per float64 matrix product with the noisy images z, float64 [B, P]."""
+    if z.device.type != 'cuda':
+        return FLOAT64_ROWS
+    # A training image has P numbers, and `known_sums` holds several numbers for each pair of images, counted as four.
+    return max(1, GPU_NUMBERS // max(z.shape[1], 4 * len(z)))
 
 
 def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positions: Tensor) -> Sums:
     """Sums over given rows, computed in float64.
 
     q: the rows, in float64. Their shape is [N, P] if all noisy images have the same rows, otherwise [B, N, P].
-    positions: positions of these rows in `images`, int64 [B, N].
+    positions: positions of these rows in `images`, int64 [1, N] or [B, N].
     """
     products = z @ q.t() if q.ndim == 2 else (q @ z[:, :, None])[:, :, 0]
-    distances = (z.square().sum(dim=1, keepdim=True) - 2 * products + images.norms[positions]).clamp(min=0)
+    squares = z.square().sum(dim=1, keepdim=True)
+    distances = products.mul_(-2).add_(squares).add_(images.norms[positions]).clamp_(min=0)
     exponents = distances / (-2 * variance[:, None])
     reference = exponents.amax(dim=1)
-    weights = (exponents - reference[:, None]).exp()
+    weights = (exponents - reference[:, None]).exp_()
     weighted = weights @ q if q.ndim == 2 else (weights[:, None, :] @ q)[:, 0]
-    rounding = 1e-13 * (z.square().sum(dim=1, keepdim=True) + images.highest_norm)
+    rounding = 1e-13 * (squares + images.highest_norm)
     nearest, place = nearest_index(distances, images.order[positions] + images.offset, rounding)
     keys = images.keys[positions]
-    key = keys.gather(1, place)[:, 0]
-    others = torch.where(keys == key[:, None], -math.inf, exponents)
+    key = keys.expand(len(z), -1).gather(1, place)[:, 0]
+    others = exponents.masked_fill_(keys == key[:, None], -math.inf)
     return Sums(
         reference=reference,
         total=weights.sum(dim=1),

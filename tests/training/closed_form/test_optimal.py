@@ -62,8 +62,8 @@ def test_the_result_does_not_depend_on_the_block_size(
     rows: int, sigma: float, digits_only: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8_sums, 'MAX_BLOCK', rows)
-    monkeypatch.setattr(int8_sums, 'PRODUCT_ROWS', min(rows, 37))
-    monkeypatch.setattr(int8_sums, 'CHUNK_WEIGHTS', rows)
+    monkeypatch.setitem(int8_sums.PRODUCT_ROWS, 'cpu', min(rows, 37))
+    monkeypatch.setitem(int8_sums.CHUNK_WEIGHTS, 'cpu', rows)
     monkeypatch.setattr(sums, 'FLOAT64_ROWS', min(rows, 41))
     images = smooth_images(170, size=8)
     x = noisy(images, sigma)

@@ -77,16 +77,17 @@ class Variant:
         return ' '.join([self.precision, *(flag for flag in flags if getattr(self, flag))])
 
 
-def variants(device: torch.device, compiled: bool, layouts: bool) -> list[Variant]:
+def variants(device: torch.device, training: bool, compiled: bool, layouts: bool) -> list[Variant]:
     """The variants to time: all precisions in the layout that this toolkit uses, and others on request.
 
+    training: whether networks are trained, not evaluated.
     layouts: whether to time both memory layouts and, on a GPU, CUDA graphs.
     compiled: whether to also time a compiled network in bfloat16.
     """
     on_gpu = device.type == 'cuda'
     found = []
     for precision in ['fp32', 'tf32', 'bf16', 'fp16'] if on_gpu else ['fp32', 'bf16']:
-        used = layout(device, precision) == torch.channels_last
+        used = layout(device, precision, training) == torch.channels_last
         for channels_last in (False, True) if layouts else (used,):
             found.append(Variant(precision, channels_last))
             found += [Variant(precision, channels_last, replayed=True)] * (on_gpu and layouts)
@@ -136,7 +137,7 @@ class NetworkWork:
             found = [way('plain', self.plain(measured, device), plain=True)]
             if options.edm is not None:
                 found.append(way('edm', self.edm(measured, device, *edm_modules(options.edm)), plain=True))
-            for variant in variants(device, options.compiled, options.layouts):
+            for variant in variants(device, self.name == 'training', options.compiled, options.layouts):
                 found.append(way(variant.name, self.ours(measured, device, variant)))
             compare(f'{self.name}, {measured.name}, batch {measured.batch_size}', 'images', found, device, options)
 

@@ -58,7 +58,9 @@ def compare_ways(options: OverheadOptions) -> None:
 
 def training_ways(measured: Measured, device: torch.device) -> list[Way]:
     trainer, bare = make_trainer(measured, device), make_trainer(measured, device)
-    images = to_float(random_pixels(measured, measured.batch_size).to(device)).to(memory_format=layout(device))
+    images = to_float(random_pixels(measured, measured.batch_size).to(device)).to(
+        memory_format=layout(device, training=True)
+    )
 
     def arithmetic() -> None:
         assert bare.flat.gradients is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dnnlib.typed import read_json
-from dnnlib.util import format_time
+from dnnlib.util import format_time, significant
 
 # This file exists in the output folder while the computation runs.
 PROGRESS_FILE = '.progress.json'
@@ -84,7 +84,7 @@ class ProgressBar(tqdm):
         rate, total = (self.n - self.started) / (now - self.started_at), int(self.total or 0)
         text = f'{self.phase}: {int(self.n):,} of {total:,} {self.unit}'
         if rate > 0:
-            text += f', {rate:,.4g} {self.unit}/s, {format_time((total - self.n) / rate)} left'
+            text += f', {significant(rate, 4)} {self.unit}/s, {format_time((total - self.n) / rate)} left'
         print(text, file=sys.stderr, flush=True)
 
     def _write(self, rate: float) -> None:

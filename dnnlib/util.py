@@ -268,6 +268,11 @@ def counted(number: float, noun: str, spec: str = ',') -> str:
     return f'{text} {noun}'
 
 
+def significant(value: float, digits: int = 3) -> str:
+    """Format a number with this many significant digits, or, if it has more digits before the point, as an integer."""
+    return f'{value:,.0f}' if abs(value) >= 10**digits - 0.5 else f'{value:.{digits}g}'
+
+
 def format_time(seconds: float) -> str:
     """Format a duration as in EDM's status lines: '47s', '3m 05s', '2h 01m 09s', '1d 04h 12m'."""
     total = round(seconds)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,9 +20,11 @@ from studies.study import Combination, Study
 from studies.time_left import study_seconds_left
 from studies.validation import Validator, parse_options
 from torch_utils.distributed import choose_device
+from torch_utils.misc import backends_restored, configure_backends, place
 from training.config import TrainingConfig, as_lines, resolve
 from training.cost import Cost, cost_of, images_per_second, in_gb
 from training.dataset import DatasetInfo
+from training.snapshot import NetworkConfig
 from training.training_options import RunOptions
 from training.training_run import with_threads
 
@@ -55,13 +58,16 @@ class Costs:
         trainings = []
         for command in (words for step, words in commands.items() if step.startswith('train')):
             config = self.config(command, info)
-            rate = self.rate(f'train {config.network} {config.batch_gpu}', images_per_second, config)
+            key = f'train {config.network} {config.precision} {config.batch_gpu}'
+            rate = self.rate(key, partial(images_per_second, config))
             cost = cost_of(config, rate, options.keep_best)
             trainings.append(dataclasses.replace(cost, disk=cost.disk + count * num_pixels))
         num_snapshots, rate = 1, None
         if config is not None:
             num_snapshots = sum(place > 0 for place in config.snapshots)
-            rate = self.rate(f'sample {config.network} {options.batch_size}', sampled_rate, config, options.batch_size)
+            precision = options.precision or config.precision
+            key = f'sample {config.network} {precision} {options.batch_size}'
+            rate = self.rate(key, partial(sampled_rate, config.network, precision, options.batch_size))
         return trainings, sampling_cost(options, num_snapshots, num_pixels, count, rate)
 
     def config(self, command: list[str], info: DatasetInfo) -> TrainingConfig:
@@ -69,22 +75,28 @@ class Costs:
         options: RunOptions = build(RunOptions, parsed.given_values)
         return with_threads(resolve(options, info, self.world_size), options.threads, None)
 
-    def rate(self, name: str, measure: Callable[..., float], config: TrainingConfig, *arguments: int) -> float | None:
+    def rate(self, name: str, measure: Callable[[torch.device, float], float]) -> float | None:
         """Images per second over all ranks; None if there is no device to measure it on.
 
-        name: identifies the measurement; `measure` is called only once for each name.
+        name: identifies the measurement; `measure(device, seconds)` is called only once for each name.
         """
         if self.device is None:
             return None
         if name not in self.rates:
-            self.rates[name] = measure(config, *arguments, self.device, SECONDS_MEASURED) * self.world_size
+            self.rates[name] = measure(self.device, SECONDS_MEASURED) * self.world_size
         return self.rates[name]
 
 
-def sampled_rate(config: TrainingConfig, batch_size: int, device: torch.device, seconds: float) -> float:
-    net = config.network.build().to(device).eval().requires_grad_(False)
-    net.set_precision(config.precision)
-    return denoiser_rate(net, batch_size, device, seconds)
+def sampled_rate(
+    network: NetworkConfig, precision: str, batch_size: int, device: torch.device, seconds: float
+) -> float:
+    """How many images per second this rank denoises with an untrained network, `batch_size` at a time."""
+    net = network.build().eval().requires_grad_(False)
+    net.set_precision(precision)
+    place(net, device, precision)
+    with backends_restored(device):
+        configure_backends(precision, benchmark=False)
+        return denoiser_rate(net, batch_size, device, seconds)
 
 
 def largest_sizes(combination: Combination, study: Study) -> list[int]:

@@ -5,7 +5,7 @@ import time
 
 from dnnlib.progress import Progress, read_progress
 from dnnlib.typed import read_json
-from dnnlib.util import format_time
+from dnnlib.util import format_time, significant
 from studies.points import DONE, FAILED, RUNNING, Point
 from studies.results import Outcome, PointResult, StudyResults
 
@@ -35,7 +35,7 @@ def running_line(result: PointResult, results: StudyResults) -> str:
         return f'{result.point.name}: {step}'
     parts = [f'{step} {progress.done:,} of {progress.total:,} images ({100 * progress.done / progress.total:.0f} %)']
     if progress.rate:
-        parts.append(f'{progress.rate:,.4g} images/s')
+        parts.append(f'{significant(progress.rate, 4)} images/s')
     own, left = progress.seconds_left, point_seconds_left(result, results)
     if left is not None and left >= 1:
         parts.append(f'{format_time(left)} left for {f"this {step}" if left == own else "all steps of the point"}')

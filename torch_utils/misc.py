@@ -97,15 +97,18 @@ def float64_is_fast(device: torch.device) -> bool:
     return max(rates) > FAST_FLOAT64
 
 
-def layout(device: torch.device | str, precision: str = 'fp32') -> torch.memory_format:
-    """The memory format in which convolutions are fastest: contiguous on a GPU in float32, otherwise channels_last."""
-    on_gpu = torch.device(device).type == 'cuda'
-    return torch.contiguous_format if on_gpu and precision in ('fp32', 'tf32') else torch.channels_last
+def layout(device: torch.device | str, precision: str = 'fp32', training: bool = False) -> torch.memory_format:
+    """The memory format for convolutional networks; docs/performance.md has the measurements.
+
+    It is contiguous on a GPU. On a CPU, it is channels_last, except for evaluation in float32.
+    """
+    contiguous = torch.device(device).type == 'cuda' or (precision != 'bf16' and not training)
+    return torch.contiguous_format if contiguous else torch.channels_last
 
 
-def place(module: nn.Module, device: torch.device | str, precision: str = 'fp32') -> nn.Module:
-    """Move a module to a device, in the memory format that is fastest there in this precision."""
-    return module.to(device).to(memory_format=layout(device, precision))  # type: ignore[call-overload]
+def place(module: nn.Module, device: torch.device | str, precision: str = 'fp32', training: bool = False) -> nn.Module:
+    """Move a module to a device, in the memory format given by `layout`."""
+    return module.to(device).to(memory_format=layout(device, precision, training))  # type: ignore[call-overload]
 
 
 def require_memory(needed: int, device: torch.device, what: str, remedy: str = '') -> None:

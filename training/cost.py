@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dnnlib.util import counted, format_time
+from dnnlib.util import counted, format_time, significant
 from torch_utils.cuda_graphs import WARM_UP
-from torch_utils.misc import free_bytes
+from torch_utils.misc import backends_restored, configure_backends, free_bytes
 from training.config import TrainingConfig
 from training.dataset import Dataset
 from training.snapshot import NetworkConfig
@@ -92,12 +92,15 @@ def images_per_second(config: TrainingConfig, device: torch.device, seconds: flo
     shape = [config.batch_gpu, info.channels, info.resolution, info.resolution]
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     labels = torch.zeros(len(pixels), dtype=torch.int64, device=device) if config.label_dim else None
-    trainer = Trainer(config, Dataset('noise', pixels, labels, ''), device)
+    with backends_restored(device):
+        # cuDNN would need longer to choose its fastest kernels than the measurement may take.
+        configure_backends(config.precision, config.options.deterministic, benchmark=False)
+        trainer = Trainer(config, Dataset('noise', pixels, labels, ''), device)
 
-    def run(count: int) -> None:
-        trainer.accumulate(pixels[:count], None if labels is None else labels[:count])
+        def run(count: int) -> None:
+            trainer.accumulate(pixels[:count], None if labels is None else labels[:count])
 
-    return measured_rate(run, config.batch_gpu, device, SECONDS_MEASURED if seconds is None else seconds)
+        return measured_rate(run, config.batch_gpu, device, SECONDS_MEASURED if seconds is None else seconds)
 
 
 def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False, images_seen: int = 0) -> Cost:
@@ -133,7 +136,7 @@ def cost_lines(config: TrainingConfig, device: torch.device, images_seen: int = 
     assert cost.seconds is not None
     remaining = f' for the remaining {counted(cost.images, "image")}' * (images_seen > 0)
     lines = {
-        'Time': f'about {format_time(cost.seconds)}{remaining} at {rate:,.3g} images/s (a short measurement)',
+        'Time': f'about {format_time(cost.seconds)}{remaining} at {significant(rate)} images/s (a short measurement)',
         'Memory': f'about {in_gb(cost.memory)} on each device: {in_gb(weights)} for weights and optimizer, '
         f'{in_gb(image)} for each of the {config.batch_gpu} images in a forward pass, and the training set',
         'Disk': f'about {in_gb(cost.disk)}: {counted(len(config.snapshots), "snapshot", "d")} '
@@ -145,4 +148,4 @@ def cost_lines(config: TrainingConfig, device: torch.device, images_seen: int = 
 
 
 def in_gb(size: float) -> str:
-    return f'{size / 1e9:.3g} GB' if size >= 1e8 else f'{size / 1e6:.3g} MB'
+    return f'{significant(size / 1e9)} GB' if size >= 1e8 else f'{significant(size / 1e6)} MB'

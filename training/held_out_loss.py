@@ -108,7 +108,9 @@ class HeldOutLoss:
         """The loss of each image in a batch, for each bin: float64 [bins, B] on the CPU."""
         dataset = self.sets[name]
         part = slice(start, start + BATCH_SIZE)
-        clean = to_float(dataset.images[part].to(self.device)).contiguous(memory_format=layout(self.device))
+        clean = to_float(dataset.images[part].to(self.device)).contiguous(
+            memory_format=layout(self.device, training=True)
+        )
         labels = None if dataset.labels is None else dataset.labels[part].to(self.device)
         losses = []
         for low, high in itertools.pairwise(BINS):

@@ -52,7 +52,7 @@ class Trainer:
         self.images = self.steps = 0
         seed_everything(self.seed)
         self.net = config.network.build()
-        place(self.net, device, config.precision)
+        place(self.net, device, config.precision, training=True)
         self.net.set_precision(config.precision)
         if options.transfer is not None:
             transfer_weights(options.transfer, self.net)
@@ -104,7 +104,7 @@ class Trainer:
 
     def add_gradients(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Add the gradients of the loss; return the loss of each pixel, [B, C, R, R], and its sum."""
-        clean = to_float(images).to(memory_format=layout(self.device, self.config.precision))
+        clean = to_float(images).to(memory_format=layout(self.device, self.config.precision, training=True))
         loss = self.loss(self.forward, clean, labels, self.augment)
         total = loss.sum()
         (total * (self.config.options.ls / self.config.schedule.batch_size)).backward()

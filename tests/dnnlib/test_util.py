@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from dnnlib import util
-from dnnlib.util import UserError, atomic_file, counted, format_time, report_errors, tee_output
+from dnnlib.util import UserError, atomic_file, counted, format_time, report_errors, significant, tee_output
 from tests.helpers import ROOT
 
 
@@ -133,6 +133,13 @@ def test_an_unexpected_exception_keeps_its_traceback():
 )
 def test_durations_are_written_in_words(seconds, text):
     assert format_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'), [(0.01234, '0.0123'), (12.345, '12.3'), (999.6, '1,000'), (1421.3, '1,421'), (47230, '47,230')]
+)
+def test_large_numbers_are_written_without_an_exponent(value, text):
+    assert significant(value) == text
 
 
 def test_output_is_also_written_to_the_log(tmp_path, capsys):

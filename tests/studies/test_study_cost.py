@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import torch
+
+from studies import study_cost as study_cost_module
 from studies.commands import Resources
 from studies.points import STOPPED, Status, make_point, write_status
 from studies.study_cost import Costs, largest_sizes, study_cost
@@ -67,3 +70,26 @@ def test_the_cost_says_that_an_interrupted_point_counts_in_full(tmp_path, monkey
     point.prepare()
     write_status(point.folder, Status(STOPPED, 'train'))
     assert points().endswith('2; interrupted points count in full')
+
+
+def test_speeds_are_measured_separately_in_each_precision(tmp_path, monkeypatch):
+    def train_rate(config, device, seconds):
+        return {'fp32': 10.0, 'bf16': 40.0}[config.precision]
+
+    def sample_rate(denoiser, batch_size, device, seconds):
+        return {'high': 5.0, 'highest': 1.0}[torch.get_float32_matmul_precision()]
+
+    monkeypatch.setattr(study_cost_module, 'images_per_second', train_rate)
+    monkeypatch.setattr(study_cost_module, 'denoiser_rate', sample_rate)
+    found = study(
+        sizes={'values': [20]}, factors={'precision': {'option': 'train.precision', 'values': ['fp32', 'bf16']}}
+    )
+    costs = Costs(found, tmp_path, Validator(), Resources())
+    pairs = [costs.of_point(combination, 20) for combination in found.combinations]
+    assert [training.seconds for (training,), _ in pairs] == [640, 160]
+    tf32 = study(sizes={'values': [20]}, evaluate=BASE['evaluate'] | {'precision': 'tf32'})
+    (_, exact), (_, faster) = (
+        pairs[0],
+        Costs(tf32, tmp_path, Validator(), Resources()).of_point(tf32.combinations[0], 20),
+    )
+    assert exact.seconds == 5 * faster.seconds

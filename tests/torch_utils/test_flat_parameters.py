@@ -9,7 +9,8 @@ from torch_utils.misc import place
 
 def make_net():
     torch.manual_seed(0)
-    return place(nn.Sequential(nn.Conv2d(3, 5, 3), nn.SiLU(), nn.Conv2d(5, 2, 1), nn.Flatten(), nn.Linear(8, 3)), 'cpu')
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.SiLU(), nn.Conv2d(5, 2, 1), nn.Flatten(), nn.Linear(8, 3))
+    return place(net, 'cpu', training=True)
 
 
 def test_flattening_the_parameters_does_not_change_outputs():

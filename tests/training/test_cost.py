@@ -1,11 +1,15 @@
 """Estimated memory of training, compared with what autograd actually keeps."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from training import cost
 from training.config import SavedRun, resolve
 from training.cost import activation_bytes, weight_bytes
 from training.dataset import DatasetInfo
+from training.trainer import Trainer
 from training.training_options import RunOptions, TrainingOptions
 from training.training_run import with_threads
 
@@ -36,6 +40,23 @@ def test_with_adam_the_weights_take_five_times_their_size():
     config = config_of('digits', 8)
     parameters = sum(p.numel() for p in config.network.build('meta').parameters())
     assert weight_bytes(config) == 4 * 5 * parameters  # weights, average, gradients, two moments
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'tf32'])
+def test_speed_is_measured_with_the_arithmetic_of_the_run(monkeypatch, precision):
+    found = []
+
+    class Recorded(Trainer):
+        def accumulate(self, images, labels):
+            found.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+
+    monkeypatch.setattr(cost, 'Trainer', Recorded)
+    monkeypatch.setattr(cost, 'SECONDS_MEASURED', 0.0)
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    config = dataclasses.replace(config_of('digits', 8), precision=precision)
+    assert cost.images_per_second(config, torch.device('cpu')) > 0
+    assert set(found) == {(precision == 'tf32', 'high' if precision == 'tf32' else 'highest')}
+    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before
 
 
 @pytest.mark.parametrize(

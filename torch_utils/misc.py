@@ -15,8 +15,8 @@ from dnnlib.util import UserError
 
 T = TypeVar('T')
 
-# Number of float64 multiplications per second from which a GPU counts as fast in float64. An A100 reaches about 1e13,
-# while GPUs without fast float64 reach at most 1e12.
+# Number of float64 multiplications per second from which a GPU counts as fast in float64. An H100 reaches 3e13. By
+# their specifications, an A100 reaches 1e13, and GPUs without fast float64 reach at most 1e12.
 FAST_FLOAT64 = 2e12
 
 
@@ -83,7 +83,7 @@ def for_device(sizes: dict[str, T], device: torch.device) -> T:
 def float64_is_fast(device: torch.device) -> bool:
     """Measure, once per GPU, whether its float64 matrix products are about as fast as its float32 products.
 
-    They are on the GPUs of data centres, such as A100 and H100; on others, they are 32 to 64 times slower.
+    They are on the GPUs of data centres, such as the H100; on others, they are 32 to 64 times slower.
     """
     matrix = torch.ones([2048, 2048], dtype=torch.float64, device=device)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -26,7 +26,7 @@ from torch_utils.distributed import choose_device
 # Batch sizes of the paper's network on a GPU; the fastest one counts. The paper's run on 8 GPUs has 64 on each GPU.
 GPU_BATCHES = (64, 256, 512)
 # Number of timed implementations over all comparisons. Each gets the same time, and as much again to warm up.
-WAYS = 80
+WAYS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def comparisons(options: AllOptions) -> list[Callable[[], object]]:
     on_gpu = choose_device(options.device).type == 'cuda'
     common: dict[str, Any] = {'device': options.device, 'seconds': options.minutes * 60 / WAYS / 2, 'out': options.out}
     speed: dict[str, Any] = {**common, 'edm': options.edm}
-    first = SpeedOptions(**speed, batch_paper=GPU_BATCHES[0] if on_gpu else 16)
+    first = SpeedOptions(**speed, batch_paper=GPU_BATCHES[0] if on_gpu else 16, layouts=not on_gpu)
     compiled = replace(first, compiled=options.compiled and on_gpu)
     larger = GPU_BATCHES[1:] if on_gpu else ()
     sizes = [1000, 50_000] if on_gpu else [100, 1000, 5000]

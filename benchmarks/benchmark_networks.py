@@ -81,7 +81,7 @@ def variants(device: torch.device, training: bool, compiled: bool, layouts: bool
     """The variants to time: all precisions in the layout that this toolkit uses, and others on request.
 
     training: whether networks are trained, not evaluated.
-    layouts: whether to time both memory layouts and, on a GPU, CUDA graphs.
+    layouts: whether to time both memory layouts. On a GPU, each variant is timed with and without CUDA graphs.
     compiled: whether to also time a compiled network in bfloat16.
     """
     on_gpu = device.type == 'cuda'
@@ -90,7 +90,7 @@ def variants(device: torch.device, training: bool, compiled: bool, layouts: bool
         used = layout(device, precision, training) == torch.channels_last
         for channels_last in (False, True) if layouts else (used,):
             found.append(Variant(precision, channels_last))
-            found += [Variant(precision, channels_last, replayed=True)] * (on_gpu and layouts)
+            found += [Variant(precision, channels_last, replayed=True)] * on_gpu
     found += [Variant('bf16', compiled=True)] * compiled
     return found + [Variant('bf16', compiled=True, replayed=True)] * (compiled and on_gpu)
 
@@ -104,7 +104,7 @@ class SpeedOptions(TimingOptions):
     batch_paper: int = option(16, "Batch size of the paper's network.", unit='INT', least=1)
     batch_demo: int = option(256, "Batch size of the demo's network.", unit='INT', least=1)
     compiled: bool = option(False, 'Also time a compiled network in bfloat16; compiling takes a minute or two.', name='compile', switch=True)
-    layouts: bool = option(True, 'Time both memory layouts and, on a GPU, CUDA graphs.', switch=True)
+    layouts: bool = option(True, 'Time both memory layouts.', switch=True)
     edm: Path | None = option(None, "Checkout of NVlabs/edm whose code is timed as well.", unit='DIR')
     # fmt: on
 

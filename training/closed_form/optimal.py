@@ -26,6 +26,10 @@ from training.closed_form.sums import SETTLED, Sums, empty_sums, float64_sums, o
 TOLERANCE = 2e-6
 # On a CPU, training sets with at most this many pixel values in total are summed in float64, which is fastest for them.
 FLOAT64_PIXELS = 1 << 22
+# On a GPU that is fast in float64, sums are computed in float64 if the product of the numbers of noisy images, training
+# images and pixel values is at most this. Up to this size, float64 was faster on an H100. Digits have fixed costs and
+# need 6 instead of 2 matrix products, but an int8 product is 10 times as fast as a float64 product there.
+FLOAT64_WORK = 4e11
 # `Coordinates` are used for up to this many images, with up to this many pixel values in total. With these sizes, the
 # Gram matrix and the images take 128 MiB each in float64.
 MAX_COORDINATES = 1 << 12
@@ -105,13 +109,18 @@ class OptimalDenoiser(Streamed):
         alone = self.rows.resident is not None and not self.rows.sharded
         return Coordinates(self.rows, self._groups) if few and alone and not self.float64 else None
 
-    @functools.cached_property
-    def _sums_float64(self) -> bool:
-        """Whether all sums are computed in float64, because this was requested or because it is faster."""
+    def _in_float64(self, count: int) -> bool:
+        """Whether sums for `count` noisy images are computed in float64: on request, or because it is faster."""
+        num_pixels = self.num_images * self.rows.num_pixels
         if self.rows.device.type == 'cuda':
-            fast = float64_is_fast(self.rows.device)
-            return self.float64 or (all(distributed.gather(fast)) if self.rows.sharded else fast)
-        return self.float64 or self.num_images * self.rows.num_pixels <= FLOAT64_PIXELS
+            return self.float64 or (count * num_pixels <= FLOAT64_WORK and self._fast_float64)
+        return self.float64 or num_pixels <= FLOAT64_PIXELS
+
+    @functools.cached_property
+    def _fast_float64(self) -> bool:
+        """Whether the GPU, or the GPUs of all ranks that hold a shard, are fast in float64."""
+        fast = float64_is_fast(self.rows.device)
+        return all(distributed.gather(fast)) if self.rows.sharded else fast
 
     def _sums(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, find_nearest: bool = False) -> Sums:
         z, variance = self._in_pixels(x, sigma)
@@ -129,7 +138,7 @@ class OptimalDenoiser(Streamed):
         if not len(z):
             return empty_sums(z)
         (start, stop), sharded = chosen, self.rows.sharded
-        if self._sums_float64:
+        if self._in_float64(len(z)):
             return over_ranks(float64_sums(self.rows, z, variance, start, stop), sharded)
         parts: list[Sums] = []
         indices: list[Tensor] = []

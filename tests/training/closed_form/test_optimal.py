@@ -72,6 +72,17 @@ def test_the_result_does_not_depend_on_the_block_size(
     assert relative_error(exact(x, sigma), naive(images, x, sigma)[1]) < 1e-12
 
 
+@pytest.mark.parametrize(('fast', 'count', 'float64'), [(True, 100, True), (True, 101, False), (False, 1, False)])
+def test_a_gpu_uses_float64_if_it_is_fast_and_the_sums_are_not_too_large(
+    fast: bool, count: int, float64: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = OptimalDenoiser(smooth_images(20, channels=1, size=8))
+    denoiser.rows.device = torch.device('cuda')
+    monkeypatch.setattr(optimal, 'float64_is_fast', lambda device: fast)
+    monkeypatch.setattr(optimal, 'FLOAT64_WORK', 100 * 20 * 64)
+    assert denoiser._in_float64(count) == float64
+
+
 @pytest.mark.parametrize('count', [1, 2])
 @pytest.mark.parametrize('sigma', [80.0, 0.5, 0.002])
 def test_one_or_two_training_images_are_enough(count: int, sigma: float, digits_only: None) -> None:

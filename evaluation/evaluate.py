@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dataset_utils.sources.base import range_warning
-from dnnlib.util import UserError, counted, require_separate, require_writable
+from dnnlib.util import ArgumentError, UserError, counted, require_separate, require_writable
 from evaluation.best_images import BEST_NAME
 from evaluation.consumers import make_consumers
 from evaluation.consumers.feature_rows import extract_given
@@ -55,6 +55,7 @@ def evaluate(options: EvaluationOptions, device: torch.device, pipeline_steps: i
     training_set = load_training_set(options, generators, device)
     test = None if options.test_set is None else read_held_out(options, options.test_set, training_set)
     given = [read(options, path, 'images', training_set) for path in options.images]
+    require_floats(options, [images.was_float for images in (*given, test) if images is not None])
     if len({images.name for images in given}) < len(given):  # such as run-a/samples.npz and run-b/samples.npz
         given = [replace(images, name=path) for images, path in zip(given, options.images, strict=True)]
     saved = None
@@ -256,12 +257,18 @@ def read(options: EvaluationOptions, path: str, argument: str, training_set: Tra
     images = read_fitted(path, argument, shape, training_set.where, options.resize, options.float_range, progress)
     for warning in range_warning(path, images.pixels.max()):
         distributed.print0(warning)
-    if options.float_range is not None and argument == 'images' and images.pixels.min() > 126:
+    if options.float_range is not None and images.was_float and argument == 'images' and images.pixels.min() > 126:
         distributed.print0(
             f'Warning: all values in {path} are in the upper half of the range {options.float_range[0]:g} to '
             f'{options.float_range[1]:g}; check the range.'
         )
     return images
+
+
+def require_floats(options: EvaluationOptions, are_floats: Sequence[bool]) -> None:
+    """Raise ArgumentError if `float_range` is given without effect. are_floats: for each set, whether it has floats."""
+    if options.float_range is not None and not any(are_floats):
+        raise ArgumentError('`float_range` has no effect, because no given images are floating-point; remove it')
 
 
 def read_held_out(options: EvaluationOptions, path: str, training_set: TrainingSet) -> ImageSet:

@@ -7,10 +7,10 @@ import torch
 from dataset_utils import Source, open_source
 from dataset_utils.sources.base import require_square, words_of
 from dnnlib.util import counted, format_time
-from evaluation.evaluate import check_folders, log_path, training_set_path
+from evaluation.evaluate import check_folders, log_path, require_floats, training_set_path
 from evaluation.evaluation_options import EvaluationOptions
 from evaluation.generators import Generator, PipelineGenerator, Sampling, make_generators
-from evaluation.given_images import open_images
+from evaluation.given_images import is_float, open_images
 from evaluation.race import LEAST, SHARE
 from evaluation.records import read_records
 from torch_utils import distributed
@@ -84,11 +84,12 @@ def evaluation_lines(options: EvaluationOptions, device: torch.device, pipeline_
     for generator in generators:
         generator.draw_unknown_classes_from(count_labels(labels_of(source)))
         require_shape((channels, height, width), generator.shape, source.where, f'{generator.where} makes')
-    if options.test_set is not None:
-        open_source(options.test_set, 'test_set')
+    held_out = [] if options.test_set is None else [open_images(options.test_set, 'test_set', options.float_range)]
     lines = {'Training set': f'{source.name}: {len(source):,} images, {words_of(source.shape)}'}
     if not generators:
-        counts = [len(open_images(path, 'images', options.float_range)) for path in options.images]
+        given = [open_images(path, 'images', options.float_range) for path in options.images]
+        require_floats(options, [is_float(images) for images in (*given, *held_out)])
+        counts = list(map(len, given))
         memory = 2 * math.prod(source.shape) * (len(source) + max(counts))
         lines['Images'] = f'{counted(sum(counts), "given image")}; none are generated'
         return lines | {'Memory': memory_text(memory)}

@@ -30,7 +30,8 @@ class ImageSet:
     name: the set's name in records. where: the argument and path that gave the set, for messages. name_of: maps an
     image's position to its name (a file, a seed, or the position). seeds: the seeds of all images, or None if they were
     generated elsewhere. classes: the class each image was generated for (-1 if none), int64 [N], or None. resized: the
-    filter, and the image sizes before and after resizing; None if the images were not resized.
+    filter, and the image sizes before and after resizing; None if the images were not resized. was_float: whether the
+    images were read from an array of floats.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ImageSet:
     seeds: list[int] | None = None
     classes: torch.Tensor | None = None
     resized: dict[str, Any] | None = None
+    was_float: bool = False
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -81,6 +83,10 @@ def open_images(
     if float_range is not None and is_numpy_name(path) and Path(path).is_file():
         return NumpySource(path, argument, reading, float_range)
     return open_source(path, argument, reading)
+
+
+def is_float(source: Source) -> bool:
+    return isinstance(source, NumpySource) and source.is_float
 
 
 def read_fitted(
@@ -125,4 +131,5 @@ def read_fitted(
 
 def _named(path: str, source: Source, pixels: np.ndarray) -> ImageSet:
     name_of = str if isinstance(source, NumpySource) else source.describe
-    return ImageSet(Path(path).name or source.file_name, source.where, pixels, name_of)
+    name = Path(path).name or source.file_name
+    return ImageSet(name, source.where, pixels, name_of, was_float=is_float(source))

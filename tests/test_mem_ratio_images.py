@@ -290,6 +290,16 @@ def test_floating_point_images_need_their_value_range(digits_20, images, referen
     assert 'image 0 has the value -0.992157, outside --float-range=0,1' in failure(*common, '--float-range=0,1')
 
 
+def test_a_value_range_without_floating_point_images_is_refused(digits_20, array, tmp_path):
+    np.save(tmp_path / 'floats.npy', np.load(array) / 127.5 - 1)
+    common = f'--images={array}', f'--knn-ref={digits_20}', '--float-range=-1,1'
+    for dry_run in ([], ['--dry-run']):
+        message = failure(*common, *dry_run, status=2)
+        assert '--float-range has no effect, because no given images are floating-point; remove it' in message
+        for others in ([f'--images={tmp_path}/floats.npy'], ['--metrics=all', f'--test-ref={tmp_path}/floats.npy']):
+            assert run(*common, *others, *dry_run).exit_code == 0
+
+
 def network_images(snapshot, seeds, batch_size, **options):
     net = load_network(snapshot)
     batches = generate_images(net, seed_batches(seeds, batch_size), SamplerOptions(**options), 'cpu')

@@ -24,6 +24,7 @@ class NumpySource(ArraySource):
     An .npy file is memory-mapped, so only the images that are used are read. In an .npz file, the images are the array
     `images` or `arr_0`. The labels are the array `labels` or `arr_1` if it contains N whole numbers.
     float_range: the values of black and white in an array of floats, such as (-1, 1); None refuses arrays of floats.
+    is_float: whether the array has floats, which are converted to 8-bit values.
     Raises UserError if the file is damaged or the array is unsuitable.
     """
 
@@ -43,8 +44,9 @@ class NumpySource(ArraySource):
             name, array, labels = self._read_npz() if is_npz(self.path) else ('the array is ', self._map_npy(), None)
         self._check(name, array)
         self.labels = labels if labels is not None and len(labels) == len(array) else None
+        self.is_float = array.dtype.kind == 'f'
         array = array if array.shape[3] in CHANNELS else array.transpose(0, 2, 3, 1)  # [N, H, W, C]
-        self.images = array if array.dtype == np.uint8 else self._to_uint8(array)
+        self.images = self._to_uint8(array) if self.is_float else array
 
     def load(self, progress: bool = False) -> np.ndarray:
         # The array is not copied, because a mapped file can be larger than memory. Changes are not written to the file.

@@ -119,6 +119,25 @@ def _in_home(value: Any) -> Any:
     return type(value)(os.path.expanduser(value)) if is_in_home else value
 
 
+class IntegerRange(click.IntRange):
+    """A click type for integers. If a value such as 1e3 or 1,000 is not written in digits, the message shows how to."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            int(value)
+        except ValueError:
+            self.fail(f'{value!r} is not an integer; give {_in_digits(value) or "one such as 20"}', param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _in_digits(text: str) -> str:
+    """The digits of an integer that is written in another way, such as 1e3; '' if the text is not an integer."""
+    with contextlib.suppress(ValueError):
+        number = float(text.replace(',', ''))
+        return str(int(number)) if number.is_integer() and abs(number) < 1e15 else ''
+    return ''
+
+
 class _Number(click.FloatRange):
     """A click type for floats. It refuses NaN and, unless `infinite` is set, infinite values."""
 
@@ -130,6 +149,10 @@ class _Number(click.FloatRange):
         return '' if self.min is self.max is None else super()._describe_range()
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f'{value!r} is not a number; give one such as 0.5', param, ctx)
         number = super().convert(value, param, ctx)
         if math.isnan(number) or (math.isinf(number) and not self.infinite):
             self.fail(f'{value} is not a finite number', param, ctx)
@@ -241,7 +264,7 @@ def _type(hint: Any, option: Option) -> Any:
         return click.Choice(option.choices)
     low, high = (option.least, option.above), (option.most, option.below)
     if hint is float or (hint is int and any(bound is not None for bound in (*low, *high))):
-        ranges: Any = click.IntRange if hint is int else partial(_Number, option.default == math.inf)
+        ranges: Any = IntegerRange if hint is int else partial(_Number, option.default == math.inf)
         open_ends = {'min_open': low[1] is not None, 'max_open': high[1] is not None}
         return ranges(
             min=low[0] if low[1] is None else low[1], max=high[0] if high[1] is None else high[1], **open_ends

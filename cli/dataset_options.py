@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from cli.command import Parsed
+from cli.command import IntegerRange, Parsed
 from dnnlib.options import resolution, square_resolution
 
 RESOLUTION = Parsed(resolution)
 SQUARE_RESOLUTION = Parsed(square_resolution)
-SEED = click.IntRange(0, 2**32 - 1)
+SEED = IntegerRange(0, 2**32 - 1)
 SHARE = click.FloatRange(0, 1)
-COUNT = click.IntRange(min=1)
+COUNT = IntegerRange(min=1)
 TRANSFORMS = ('center-crop', 'center-crop-wide', 'center-crop-dhariwal')
 
 # Click settings for the options of the sub-commands that select images. The keys are the arguments of the rules in
@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'superclass': {'metavar': 'bird|cat|dog', 'help': 'CIFAR-10 class.'},
     'resolution': {'metavar': 'WxH', 'type': SQUARE_RESOLUTION, 'help': 'Size to which images are resized.'},
     'blend_rate': {'metavar': 'FLOAT', 'type': SHARE, 'help': 'Share of images from --blend.'},
-    'copies': {'metavar': 'INT', 'type': click.IntRange(min=2), 'help': 'Number of times that each repeated image occurs in the data set.'},
+    'copies': {'metavar': 'INT', 'type': IntegerRange(min=2), 'help': 'Number of times that each repeated image occurs in the data set.'},
     'fraction': {'metavar': 'FLOAT', 'type': SHARE, 'help': 'Share of images to repeat.'},
     'seed': {'metavar': 'INT', 'type': SEED, 'help': 'Draw the images at random with this seed instead of taking the first ones.'},
     'label_seed': {'metavar': 'INT', 'type': SEED, 'help': 'Seed for the labels.'},

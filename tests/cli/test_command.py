@@ -63,6 +63,18 @@ def test_values_outside_the_ranges_are_refused(arguments):
     assert (arguments[0].split('=')[0] if arguments else '--data') in message
 
 
+@pytest.mark.parametrize(
+    ('value', 'remedy'),
+    [('1e3', '1000'), ('1,000', '1000'), ('64.0', '64'), ('1.5', 'one such as 20'), ('1e999', 'one such as 20'),
+     ('many', 'one such as 20'), ('nan', 'one such as 20')],
+)  # fmt: skip
+def test_an_integer_that_is_not_written_in_digits_is_refused_with_a_remedy(value, remedy):
+    status, message = run('--data=x', f'--batch={value}')
+    assert status == 2
+    assert f"Invalid value for '--batch': {value!r} is not an integer; give {remedy}\n" in message
+    assert "'--rate': '0,5' is not a number; give one such as 0.5\n" in run('--data=x', '--rate=0,5')[1]
+
+
 def test_an_error_about_arguments_names_them_as_options():
     status, message = run('--data=x', '--batch=13')
     assert status == 2

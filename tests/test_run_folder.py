@@ -78,6 +78,17 @@ def test_a_dry_run_of_a_resumed_run_estimates_the_time_for_the_remaining_images(
     assert 'about 8s at 10 images/s' in run(f'--outdir={run_dir}/new', *arguments, '--epochs=4', '--dry-run').output
 
 
+def test_a_length_that_does_not_fit_the_snapshots_of_a_resumed_run_is_named(arguments, tmp_path):
+    run(f'--outdir={tmp_path}', *arguments, '--epochs=100', '--snapshots=3', '--samples=0')
+    before = content(tmp_path)
+    message = 'with --snapshots=3, snapshots 2 and 3 would both be at 1 kimg; change the length, or save less often'
+    for dry_run in ([], ['--dry-run']):
+        assert f'Error: --epochs=75: {message}' in failure(f'--resume={tmp_path}', '--epochs=75', *dry_run, status=2)
+        both = failure(f'--resume={tmp_path}', '--epochs=75', '--snapshots=3', *dry_run, status=2)
+        assert 'Error: --snapshots=3: snapshots 2 and 3 would both be at 1 kimg; save less often' in both
+    assert content(tmp_path) == before
+
+
 def test_status_lines_show_the_time_left(arguments, tmp_path, monkeypatch):
     seen: list[int] = []  # numbers of images, each of which takes 0.05 seconds
     monkeypatch.setattr(training_loop.Journal, 'progress', lambda self, images: seen.append(images))

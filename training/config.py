@@ -104,7 +104,7 @@ def resolve(
     if options.cond and not info.num_classes:
         raise UserError(f'`cond`=True requires labels, but {info.path} has none; add labels, or remove `cond`')
     schedule = make_schedule(options, info.size)
-    snapshots, states = make_plan(options, schedule)
+    snapshots, states = make_plan(options, given, schedule)
     return TrainingConfig(
         options=options,
         dataset=info,
@@ -136,8 +136,11 @@ def make_schedule(options: TrainingOptions, size: int) -> Schedule:
     )
 
 
-def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], list[int]]:
-    """Image counts at which to save snapshots and training states."""
+def make_plan(options: TrainingOptions, given: Collection[str], schedule: Schedule) -> tuple[list[int], list[int]]:
+    """Image counts at which to save snapshots and training states. Raises ArgumentError if they do not fit the length.
+
+    The error is about the length if this was given (such as when a run resumes), and the other options were not.
+    """
     tick_images, total = (options.tick or DEFAULT_TICK) * 1000, schedule.total_images
     try:
         if isinstance(options.snapshots, str):
@@ -150,8 +153,11 @@ def make_plan(options: TrainingOptions, schedule: Schedule) -> tuple[list[int], 
                 snapshots.insert(0, 0)
         states = snapshots if options.dump is None else every(tick_images * options.dump, total, schedule.batch_size)
     except ValueError as error:
-        given = f'`snap`={options.snap}' if options.snapshots is None else f'`snapshots`={options.snapshots}'
-        raise ArgumentError(f'{given}: {error}; save less often') from error
+        plan = f'`snap`={options.snap}' if options.snapshots is None else f'`snapshots`={options.snapshots}'
+        length = f'`duration`={options.duration:g}' if options.epochs is None else f'`epochs`={options.epochs}'
+        if {'epochs', 'duration'}.intersection(given) and not {'snapshots', 'snap', 'tick', 'dump'}.intersection(given):
+            raise ArgumentError(f'{length}: with {plan}, {error}; change the length, or save less often') from error
+        raise ArgumentError(f'{plan}: {error}; save less often') from error
     return snapshots, [place for place in states if place]
 
 

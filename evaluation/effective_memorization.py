@@ -100,7 +100,12 @@ class EMM:
     high: Bound
 
     def __str__(self) -> str:
-        return f'{self.estimate} [{self.low}, {self.high}]'
+        return str(self.estimate) if self.low == self.high else f'{self.estimate} {self.interval}'
+
+    @property
+    def interval(self) -> str:
+        """The interval as text, such as '[20, 25]'; if both ends are equal, only one of them, such as '< 20'."""
+        return str(self.low) if self.low == self.high else f'[{self.low}, {self.high}]'
 
     @property
     def ends(self) -> tuple[float, float]:

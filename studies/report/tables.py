@@ -151,7 +151,7 @@ def table_text(results: StudyResults) -> str:
         [
             *outcome.combination.values.values(),
             str(outcome.emm.estimate),
-            f'[{outcome.emm.low}, {outcome.emm.high}]',
+            outcome.emm.interval,
             bracket_text(outcome, results.study.threshold),
         ]
         for outcome in results.outcomes

@@ -9,7 +9,9 @@ import scipy.stats
 
 from evaluation import effective_memorization as module
 from evaluation.effective_memorization import (
+    EMM,
     TRAINING_SPREAD,
+    Bound,
     Ratios,
     effective_memorization,
     most_sizes,
@@ -116,6 +118,13 @@ def test_repeats_whose_mean_equals_the_threshold_count_as_memorized():
 def test_an_emm_outside_the_measured_sizes_is_an_inequality(ratios, text):
     emm = effective_memorization(counted(ratios))
     assert str(emm.estimate) == text
+
+
+def test_an_interval_with_two_equal_ends_is_shown_as_one_bound():
+    emm = EMM(Bound(20, '<'), Bound(20, '<'), Bound(20, '<'))
+    assert (str(emm), emm.interval) == ('< 20', '< 20')
+    emm = EMM(Bound(20, '<'), Bound(20, '<'), Bound(21))
+    assert (str(emm), emm.interval) == ('< 20 [< 20, 21]', '[< 20, 21]')
 
 
 def test_an_end_of_the_interval_can_lie_outside_the_measured_sizes():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -211,3 +212,9 @@ def test_an_emm_that_is_only_a_bound_comes_with_advice(tmp_path, ratios, history
     ]
     (run_dir / 'mem_traj.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     assert f'Next: {advice}' in table_text(results)
+
+
+def test_tables_show_an_emm_whose_interval_is_one_bound_without_repeating_it(tmp_path):
+    _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, {10: 0.1, 20: 0.0}.get)
+    assert re.search(r'^ *< 10 +< 10 +10 \(10\.0 %\)$', table_text(results), re.MULTILINE)
+    assert 'EMM so far: < 10\n' in status_text(results) + '\n'

@@ -183,7 +183,7 @@ def known_sums(images: ImageRows, z: Tensor, variance: Tensor, q: Tensor, positi
     nearest, place = nearest_index(distances, images.order[positions] + images.offset, rounding)
     keys = images.keys[positions]
     key = keys.expand(len(z), -1).gather(1, place)[:, 0]
-    others = exponents.masked_fill_(keys == key[:, None], -math.inf)
+    others = exponents.masked_fill(keys == key[:, None], -math.inf)
     return Sums(
         reference=reference,
         total=weights.sum(dim=1),

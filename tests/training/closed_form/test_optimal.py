@@ -23,9 +23,12 @@ from tests.training.closed_form.optimal_cases import (
     smooth_images,
     squared_distances,
 )
+from tests.training.closed_form.ranks import on_ranks
+from torch_utils import distributed
 from torch_utils.int8 import MAX_INNER
 from training.closed_form import int8_sums, optimal, sums
 from training.closed_form.optimal import OptimalDenoiser
+from training.closed_form.rows import ImageRows
 from training.sampling import StackedRandomGenerator, edm_sampler, rho_schedule, to_uint8
 
 
@@ -81,6 +84,25 @@ def test_a_gpu_uses_float64_if_it_is_fast_and_the_sums_are_not_too_large(
     monkeypatch.setattr(optimal, 'float64_is_fast', lambda device: fast)
     monkeypatch.setattr(optimal, 'FLOAT64_WORK', 100 * 20 * 64)
     assert denoiser._in_float64(count) == float64
+
+
+def test_ranks_that_hold_shards_all_use_float64_or_none_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choice(rows: ImageRows) -> Tensor:
+        # Without the property's cache: before Python 3.12, its lock would let only one of the threads reach `gather`.
+        return torch.tensor(OptimalDenoiser.__dict__['_fast_float64'].func(OptimalDenoiser(rows)))
+
+    for fast in ([True, False], [True, True]):
+        monkeypatch.setattr(optimal, 'float64_is_fast', lambda device, fast=fast: fast[distributed.rank()])
+        assert on_ranks(2, smooth_images(20), None, choice, monkeypatch) == [all(fast)] * 2
+
+
+def test_the_optimum_of_a_small_training_set_has_gradients() -> None:
+    images = smooth_images(50, channels=1, size=8)
+    x = noisy(images, 1.0).requires_grad_()
+    factors = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (found,) = torch.autograd.grad(OptimalDenoiser(images)(x, 1.0), x, factors)
+    (expected,) = torch.autograd.grad(naive(images, x, 1.0)[1], x, factors)
+    assert relative_error(found, expected) < 1e-10
 
 
 @pytest.mark.parametrize('count', [1, 2])

@@ -83,6 +83,19 @@ def test_an_image_settles_even_if_it_has_exact_copies(rows: int, monkeypatch: py
     assert torch.equal(to_uint8(denoised), images[:2])
 
 
+def test_reduced_coordinates_report_the_settled_images() -> None:
+    images = smooth_images(400)[torch.arange(500) % 400]  # 100 of the images occur twice
+    denoiser = OptimalDenoiser(images)
+    coordinates = denoiser.coordinates
+    assert coordinates is not None
+    for sigma in (3.0, 0.7, 0.05):
+        x = noisy(images, sigma, count=16)
+        given = coordinates.of(x), torch.tensor(sigma, dtype=torch.float64)
+        settled, found = coordinates.settled(*given)
+        assert torch.equal(settled, denoiser.settled(x, sigma)[0])
+        assert torch.equal(found, coordinates(*given))
+
+
 class NaiveDenoiser(CountingDenoiser):
     """The optimal denoiser by its definition in float64; class labels select the images of one class."""
 

@@ -10,6 +10,7 @@ from studies.points import STOPPED, Status, make_point, write_status
 from studies.study_cost import Costs, largest_sizes, study_cost
 from studies.study_file import read_study
 from studies.validation import Validator
+from torch_utils.misc import layout
 from training.dataset import DatasetInfo
 
 INFO = DatasetInfo('', 'set', 20, 8, 1, 10)
@@ -76,20 +77,23 @@ def test_speeds_are_measured_separately_in_each_precision(tmp_path, monkeypatch)
     def train_rate(config, device, seconds):
         return {'fp32': 10.0, 'bf16': 40.0}[config.precision]
 
-    def sample_rate(denoiser, batch_size, device, seconds):
-        return {'high': 5.0, 'highest': 1.0}[torch.get_float32_matmul_precision()]
+    def sample_rate(net, batch_size, device, seconds):
+        assert next(p for p in net.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1).is_contiguous(
+            memory_format=layout(device, net.precision)
+        )
+        assert torch.get_float32_matmul_precision() == ('high' if net.precision == 'tf32' else 'highest')
+        return {'fp32': 1.0, 'bf16': 2.0, 'tf32': 5.0}[net.precision]
 
     monkeypatch.setattr(study_cost_module, 'images_per_second', train_rate)
     monkeypatch.setattr(study_cost_module, 'denoiser_rate', sample_rate)
-    found = study(
-        sizes={'values': [20]}, factors={'precision': {'option': 'train.precision', 'values': ['fp32', 'bf16']}}
-    )
-    costs = Costs(found, tmp_path, Validator(), Resources())
-    pairs = [costs.of_point(combination, 20) for combination in found.combinations]
-    assert [training.seconds for (training,), _ in pairs] == [640, 160]
-    tf32 = study(sizes={'values': [20]}, evaluate=BASE['evaluate'] | {'precision': 'tf32'})
-    (_, exact), (_, faster) = (
-        pairs[0],
-        Costs(tf32, tmp_path, Validator(), Resources()).of_point(tf32.combinations[0], 20),
-    )
-    assert exact.seconds == 5 * faster.seconds
+
+    def seconds(option, precisions):
+        factor = {'option': option, 'values': precisions}
+        found = study(sizes={'values': [20]}, factors={'precision': factor})
+        costs = Costs(found, tmp_path, Validator(), Resources())
+        pairs = [costs.of_point(combination, 20) for combination in found.combinations]
+        return [(training.seconds, evaluation.seconds) for (training,), evaluation in pairs]
+
+    calls = 3 * 50 * 19  # snapshots, seeds, and evaluations of the network for each image
+    assert seconds('train.precision', ['fp32', 'bf16']) == [(640, calls), (160, calls / 2)]
+    assert seconds('evaluate.precision', ['fp32', 'tf32']) == [(640, calls), (640, calls / 5)]

@@ -53,7 +53,9 @@ class Timing:
     """Speed and peak memory of one implementation.
 
     per_second: units of work per second. times_plain: speed relative to the fastest baseline. megabytes: peak memory
-    during one run. On a GPU, this is allocated GPU memory; otherwise, it is memory of the process.
+    during the first run. On a GPU, this is the memory that the run allocates; networks and training sets, which exist
+    before the run, do not count, because those of all implementations exist at the same time. A CUDA graph is recorded
+    later. Without a GPU, it is the memory of the process.
     """
 
     task: str
@@ -118,19 +120,20 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_megabytes(run: Callable[[], object], device: torch.device) -> int:
-    """Peak memory of one run in MiB; 0 if the GPU's memory does not suffice."""
+    """Peak memory of one run in MB, see `Timing`; 0 if the GPU's memory does not suffice."""
     if device.type == 'cuda':
+        before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         try:
             elapsed(run, device)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return 0
-        return max(1, torch.cuda.max_memory_allocated(device) >> 20)
+        return max(1, (torch.cuda.max_memory_allocated(device) - before) // 10**6)
     with contextlib.suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5')  # Linux: resets the peak
     run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 10**6
 
 
 def write(path: Path | None, timings: Iterable[Timing]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import all as everything
 from benchmarks.edm_checkout import edm_modules
-from benchmarks.timing import TimingOptions, Way, compare
+from benchmarks.timing import TimingOptions, Way, compare, peak_megabytes
 from dnnlib.util import UserError
 
 CPU = torch.device('cpu')
@@ -51,11 +51,20 @@ def test_implementations_run_in_turn_and_are_compared_with_the_fastest_baseline(
 
 def test_peak_memory_includes_only_the_timed_implementation():
     def large():
-        return bytearray(300 << 20)
+        return bytearray(300 * 10**6)
 
     ways = [Way('large', 1, large), Way('small', 1, lambda: None)]
     timings = compare('memory', 'units', ways, CPU, TimingOptions(seconds=0.01))
     assert timings[0].megabytes - timings[1].megabytes == pytest.approx(300, abs=60)
+
+
+def test_peak_gpu_memory_does_not_include_what_was_allocated_before(monkeypatch):
+    sizes = {'memory_allocated': 7_000_000_000, 'max_memory_allocated': 7_300_000_000}
+    for name, size in sizes.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size)
+    for name in ('reset_peak_memory_stats', 'synchronize'):
+        monkeypatch.setattr(torch.cuda, name, lambda device: None)
+    assert peak_megabytes(lambda: None, torch.device('cuda')) == 300
 
 
 def test_modules_of_an_edm_checkout_do_not_replace_ours(tmp_path):

@@ -1,8 +1,8 @@
 """Exact nearest neighbours of 8-bit images: integer distances, no approximation, one pass over the references.
 
 Pixels minus 128 fit in int8. Products of int8 matrices with int32 accumulators are exact, and they are the fastest that
-CPUs and GPUs offer. References are compared in blocks whose distances fit in the cache. In each block, the lowest
-distance is found for every query; the k lowest distances are found only for queries whose neighbours change.
+CPUs and GPUs offer. References are compared in blocks; on a CPU, a block's distances fit in the cache. In each block,
+the lowest distance is found for every query; the k lowest distances are found only for queries whose neighbours change.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from training.closed_form.rows import ImageRows, as_rows
 
 # Numbers of queries and references in a block, and the largest number of pixel values in either. On a CPU, a block's
 # 2 MiB of int32 distances fit in a core's cache. On a GPU, the kernels of such a small block would take longer to
-# launch than to run; the larger block needs about 1.5 GiB in total.
+# launch than to run; the larger block needs about 0.8 GiB in total.
 BLOCK = {'cpu': (512, 1024, 1 << 24), 'cuda': (2048, 1 << 15, 1 << 27)}
 # Number of pixels processed at a time when references are converted to int8.
 PREPARED_PIXELS = 1 << 20

@@ -126,7 +126,7 @@ def test_sampled_images_match_the_cpu(sampler):
 def test_the_optimal_denoiser_is_exact(count, fast, monkeypatch):
     monkeypatch.setattr(optimal, 'float64_is_fast', lambda _: fast)
     monkeypatch.setattr(optimal, 'FLOAT64_PIXELS', 0)
-    monkeypatch.setattr(sums, 'GPU_NUMBERS', 1 << 20)  # two products for 3,000 images
+    monkeypatch.setattr(sums, 'GPU_NUMBERS', 1 << 20)  # three products for 3,000 images
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, [count, 3, 16, 16], dtype=torch.uint8, generator=random)
     denoiser, exact = OptimalDenoiser(images, device=DEVICE), PlainDenoiser(images, dtype=torch.float64)

@@ -81,9 +81,10 @@ def for_device(sizes: dict[str, T], device: torch.device) -> T:
 
 @functools.cache
 def float64_is_fast(device: torch.device) -> bool:
-    """Measure, once per GPU, whether its float64 matrix products are about as fast as its float32 products.
+    """Measure, once per GPU, whether its float64 matrix products reach `FAST_FLOAT64`.
 
-    They are on the GPUs of data centres, such as the H100; on others, they are 32 to 64 times slower.
+    They do on GPUs made for scientific computing, such as the H100. On most other GPUs, float64 products are 32 to 64
+    times slower than float32 products.
     """
     matrix = torch.ones([2048, 2048], dtype=torch.float64, device=device)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -100,7 +101,7 @@ def float64_is_fast(device: torch.device) -> bool:
 def layout(device: torch.device | str, precision: str = 'fp32', training: bool = False) -> torch.memory_format:
     """The memory format for convolutional networks; docs/performance.md has the measurements.
 
-    It is contiguous on a GPU. On a CPU, it is channels_last, except for evaluation in float32.
+    It is contiguous with CUDA. On other devices, it is channels_last, except for evaluation in float32.
     """
     contiguous = torch.device(device).type == 'cuda' or (precision != 'bf16' and not training)
     return torch.contiguous_format if contiguous else torch.channels_last

@@ -27,8 +27,8 @@ TOLERANCE = 2e-6
 # On a CPU, training sets with at most this many pixel values in total are summed in float64, which is fastest for them.
 FLOAT64_PIXELS = 1 << 22
 # On a GPU that is fast in float64, sums are computed in float64 if the product of the numbers of noisy images, training
-# images and pixel values is at most this. Up to this size, float64 was faster on an H100. Digits have fixed costs and
-# need 6 instead of 2 matrix products, but an int8 product is 10 times as fast as a float64 product there.
+# images and pixel values is at most this. Up to this size, float64 was faster on an H100 for random images. Digits have
+# fixed costs and need 6 instead of 2 matrix products, but an int8 product there is 10 times as fast as a float64 one.
 FLOAT64_WORK = 4e11
 # `Coordinates` are used for up to this many images, with up to this many pixel values in total. With these sizes, the
 # Gram matrix and the images take 128 MiB each in float64.
@@ -57,7 +57,8 @@ class Statistics:
 class OptimalDenoiser(Streamed):
     """The optimal denoiser D(x; sigma) for a training set.
 
-    precision: 'fp32' has a relative error of about 1e-5 at most; 'fp64' computes everything in float64 and is slow.
+    precision: 'fp32' has a relative error of about 1e-5 at most; 'fp64' computes everything in float64, which is slow
+    on most devices.
     Other arguments: see `Streamed`.
     """
 

@@ -4,7 +4,7 @@ Everything here is in pixel units: z = 127.5 x - 0.5 is a noisy image on the sca
 s = 127.5 sigma. The weight of an image is exp(-||z - q||² / (2 s²)).
 
 `Sums` holds the sums over a subset of the training images, and `merge` combines two subsets. `float64_sums` computes
-sums directly, block by block; `training.closed_form.int8_sums` is faster.
+sums directly, block by block; on most devices, `training.closed_form.int8_sums` is faster for large training sets.
 """
 
 import functools

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dnnlib.util import UserError
 from torch_utils.cuda_graphs import Replay
-from training.preconditioning import Preconditioned
+from training.preconditioning import Preconditioned, check_noisy
 
 
 class Denoiser(Protocol):
@@ -60,7 +60,8 @@ def as_denoiser(
     sigma_min, sigma_max: range of noise levels for which the function is defined, 0 <= sigma_min < sigma_max.
     A module is called in evaluation mode, that is, without dropout; its training mode is restored after each call. This
     does not apply to modules that a function calls.
-    Raises UserError for an empty range. The denoiser raises UserError if the function returns images of another shape.
+    Raises UserError for an empty range. The denoiser raises UserError if `check_noisy` refuses x or sigma, or if the
+    function returns images of another shape.
     """
     if not 0 <= sigma_min < sigma_max <= math.inf:
         raise UserError(f'`sigma_min`={sigma_min} must be at least 0 and below `sigma_max`={sigma_max}')
@@ -77,7 +78,8 @@ class _FunctionDenoiser:
     label_dim: int
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
+        check_noisy(x, sigma, self.img_channels, self.img_resolution)
+        levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).flatten().expand(len(x))
         if class_labels is not None and class_labels.ndim == 2:
             class_labels = class_labels.argmax(dim=1)
         with evaluation_mode(self.function):

@@ -30,8 +30,8 @@ class Preconditioned(nn.Module):
     model_type: 'SongUNet' or 'DhariwalUNet'. model_kwargs: further arguments of the U-Net.
 
     forward(x, sigma, class_labels, **model_kwargs): x is float [B, C, R, R]; sigma is a scalar or [B]; class_labels are
-    one-hot float [B, label_dim], int64 indices [B] or None. Returns float32 in the shape of x. Raises UserError if x is
-    not a tensor of this shape.
+    one-hot float [B, label_dim], int64 indices [B] or None. Returns float32 in the shape of x. Raises UserError if
+    `check_noisy` refuses x or sigma.
     """
 
     sigma_min: float
@@ -82,10 +82,7 @@ class Preconditioned(nn.Module):
     def forward(
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **model_kwargs: Any
     ) -> Tensor:
-        expected = self.img_channels, self.img_resolution, self.img_resolution
-        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != expected:
-            found = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise UserError(f'x must be a tensor [B, {", ".join(map(str, expected))}], not {found}')
+        check_noisy(x, sigma, self.img_channels, self.img_resolution)
         x = x.to(torch.float32)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
@@ -104,6 +101,17 @@ class Preconditioned(nn.Module):
     def round_sigma(self, sigma: Tensor | float) -> Tensor:
         """The nearest noise level that the network was trained at, in the shape and dtype of sigma."""
         return torch.as_tensor(sigma)
+
+
+def check_noisy(x: object, sigma: Tensor | float, channels: int, resolution: int) -> None:
+    """Raise UserError if x is not a tensor [B, channels, resolution, resolution], or sigma has not 1 or B values."""
+    shape = (channels, resolution, resolution)
+    if not isinstance(x, Tensor) or tuple(x.shape[1:]) != shape:
+        found = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise UserError(f'x must be a tensor [B, {", ".join(map(str, shape))}], not {found}')
+    count = torch.as_tensor(sigma).numel()
+    if count not in (1, len(x)):
+        raise UserError(f'sigma has {count} values for {len(x)} images; give one value, or one per image')
 
 
 def check_limits(arguments: Mapping[str, Any], limits: Mapping[str, int]) -> None:

@@ -210,5 +210,8 @@ def test_only_networks_on_a_gpu_are_replayed():
 )
 def test_noisy_images_of_another_type_or_shape_are_refused(x, found):
     net = EDMPrecond(8, 3, model_type='DhariwalUNet', model_channels=32, channel_mult=[1], num_blocks=1)
-    with pytest.raises(UserError, match=rf'x must be a tensor \[B, 3, 8, 8\], not {found}'):
-        net(x, 1.0)
+    for denoiser in (net, as_denoiser(lambda x, sigma: x, 3, 8)):
+        with pytest.raises(UserError, match=rf'^x must be a tensor \[B, 3, 8, 8\], not {found}$'):
+            denoiser(x, 1.0)
+        with pytest.raises(UserError, match=r'^sigma has 3 values for 2 images; give one value, or one per image$'):
+            denoiser(torch.zeros(2, 3, 8, 8), torch.ones(3))

@@ -11,6 +11,7 @@ from torch import Tensor
 from dnnlib.util import UserError
 from training.closed_form.rows import ImageRows, Images, taken
 from training.dataset import checked_labels
+from training.preconditioning import check_noisy
 
 
 @dataclass(eq=False, repr=False)
@@ -72,12 +73,8 @@ class ClosedForm:
 
     def _variance(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Check sigma and the shape of x, and return the noise variance in pixel units, float64 [B]."""
-        expected = (self.img_channels, self.img_resolution, self.img_resolution)
-        if tuple(x.shape[1:]) != expected:
-            raise UserError(f'x has shape {list(x.shape)}, but each training image has shape {list(expected)}')
+        check_noisy(x, sigma, self.img_channels, self.img_resolution)
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=self.device).flatten()
-        if len(sigma) not in (1, len(x)):
-            raise UserError(f'sigma has {len(sigma)} values for {len(x)} images; give one value, or one per image')
         if not bool((sigma > 0).all() & sigma.isfinite().all()):
             raise UserError('sigma must be positive and finite')
         return (127.5 * sigma).square().expand(len(x))

@@ -18,6 +18,7 @@ from training.closed_form.closed_form import check_images, compute_device
 from training.closed_form.rows import ImageRows, Images
 from training.dataset import checked_labels
 from training.denoiser import Denoiser
+from training.preconditioning import check_noisy
 from training.snapshot import load_network
 
 
@@ -73,6 +74,7 @@ class HybridDenoiser:
         return torch.stack([one.flatten()[0] for one in rounded]).reshape(values.shape).to(values)
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        check_noisy(x, sigma, self.img_channels, self.img_resolution)
         levels = torch.as_tensor(sigma).flatten()
         if len(levels) == 1:
             return self.part_at(float(levels))(x, sigma, class_labels)

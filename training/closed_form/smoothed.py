@@ -14,6 +14,7 @@ from dnnlib.util import UserError
 from torch_utils.misc import derived_seed
 from training.closed_form.optimal import OptimalDenoiser
 from training.closed_form.streamed import Streamed
+from training.preconditioning import check_noisy
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -45,6 +46,7 @@ class SmoothedDenoiser(Streamed):
         self.noise = self.smoothing * torch.stack(noise).to(self.device, torch.float64)
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        check_noisy(x, sigma, self.img_channels, self.img_resolution)
         noisy = x.to(self.device).to(torch.float64)
         scale = torch.as_tensor(sigma, dtype=torch.float64, device=self.device).reshape(-1, 1, 1, 1)
         denoised = [self.optimum(noisy + scale * noise, sigma, class_labels) for noise in self.noise]

@@ -77,7 +77,7 @@ def report(options: EvaluationOptions, records: list[dict[str, Any]]) -> str:
         return '\n'.join([summary(records), *notes])
     best = best_record(records)
     lines = [
-        f'Highest memorization ratio: {ratio_text(best)}, {best["snapshot"]}, {counted(best["epochs"], "epoch", ".6g")}',
+        f'Highest memorization ratio: {ratio_text(best)}, {best["snapshot"]}, {counted(best["epochs"], "epoch", digits=6)}',
         *[f'Mean distance: {distance_text(best)}'] * is_far(best),
         *measured_lines([best]),
         *notes,

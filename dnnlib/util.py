@@ -260,9 +260,12 @@ def code_sha256() -> str:
     return hashlib.sha256(''.join(f'{file_sha256(root / name)}  {name}\n' for name in names).encode()).hexdigest()
 
 
-def counted(number: float, noun: str, spec: str = ',') -> str:
-    """Format a number with a noun: '1 rank', '2,000 ranks', '2 copies'. spec: format specification for the number."""
-    text = f'{number:{spec}}'
+def counted(number: float, noun: str, spec: str = ',', digits: int | None = None) -> str:
+    """Format a number with a noun: '1 rank', '2,000 ranks', '2 copies'.
+
+    spec: format specification for the number. digits: the number of significant digits (see `significant`), instead.
+    """
+    text = f'{number:{spec}}' if digits is None else significant(number, digits)
     if text != '1':
         noun = f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}{"es" if noun.endswith("s") else "s"}'
     return f'{text} {noun}'
@@ -270,7 +273,12 @@ def counted(number: float, noun: str, spec: str = ',') -> str:
 
 def significant(value: float, digits: int = 3) -> str:
     """Format a number with this many significant digits, or, if it has more digits before the point, as an integer."""
-    return f'{value:,.0f}' if abs(value) >= 10**digits - 0.5 else f'{value:.{digits}g}'
+    return f'{value:,.0f}' if abs(value) >= 10**digits - 0.5 else f'{value:,.{digits}g}'
+
+
+def kimg_text(kimg: float) -> str:
+    """Format a number of images in thousands, such as '51.2 kimg' or '2,000,000 kimg'."""
+    return f'{significant(kimg, 6)} kimg'
 
 
 def format_time(seconds: float) -> str:

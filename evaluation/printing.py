@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dnnlib.text_tables import aligned
-from dnnlib.util import counted, format_time
+from dnnlib.util import counted, format_time, significant
 from evaluation.metrics import METRICS
 from evaluation.records import FAR
 
@@ -27,7 +27,9 @@ def quality_text(record: Mapping[str, Any]) -> str:
     if found is None:
         return ''
     sets = {'training': found['to_training'], 'held-out': found['to_test']}
-    return f'Fréchet {", ".join(f"{value:.5g} {name}" for name, value in sets.items() if value is not None)}  '
+    return (
+        f'Fréchet {", ".join(f"{significant(value, 5)} {name}" for name, value in sets.items() if value is not None)}  '
+    )
 
 
 def far_share(record: Mapping[str, Any]) -> float | None:
@@ -187,4 +189,9 @@ def numbers_of(values: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[st
 
 
 def _shown(value: float | None) -> str:
-    return '-' if value is None else f'{value:.6g}'
+    return '-' if value is None else metric_text(value, 6)
+
+
+def metric_text(value: float, digits: int) -> str:
+    """Format a number in a metric; only huge ones, such as kernel distances of pixels, are written with an exponent."""
+    return significant(value, digits) if abs(value) < 1e9 else f'{value:.{digits}g}'

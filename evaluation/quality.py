@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dnnlib.download import fetch
-from dnnlib.util import UserError, atomic_file, counted, require_separate, require_writable
+from dnnlib.util import UserError, atomic_file, counted, require_separate, require_writable, significant
 from evaluation.consumers.feature_rows import extract, extract_given
 from evaluation.features.extractors import Extractor, identity, make_extractor
 from evaluation.generators import ClosedFormGenerator, Generator, Sampling, SnapshotGenerator
@@ -54,11 +54,13 @@ def report(record: Record) -> str:
     """Format a record as text, with the numbers of images next to each distance."""
     counts = f'{record["num_images"]} images of {record["images"]} compared with '
     counts += f'{record["num_reference"] or "an unknown number"} of {record["reference"]}'
-    lines = [f'Fréchet distance: {record["frechet_distance"]:.6g}, {counts}, features: {record["extractor"]}']
+    lines = [
+        f'Fréchet distance: {significant(record["frechet_distance"], 6)}, {counts}, features: {record["extractor"]}'
+    ]
     if 'frechet_infinity' in record:
         infinity = record['frechet_infinity']
         lines.append(
-            f'Fréchet distance at infinity: {infinity["distance"]:.6g}, from a line in 1/n fitted to '
+            f'Fréchet distance at infinity: {significant(infinity["distance"], 6)}, from a line in 1/n fitted to '
             f'{len(infinity["sizes"])} subsets of {infinity["sizes"][0]} to {infinity["sizes"][-1]} images'
         )
     if 'kernel_distance' in record:

@@ -176,7 +176,7 @@ def ended_line(result: PointResult, launcher: Launcher) -> str:
     if result.status.state != DONE or result.record is None:
         return point_line(result)
     record = result.record
-    epochs = '' if record['epochs'] is None else f' at {counted(record["epochs"], "epoch", ".6g")}'
+    epochs = '' if record['epochs'] is None else f' at {counted(record["epochs"], "epoch", digits=6)}'
     return (
         f'Done: {result.point.name}: ratio {100 * record["ratio"]:.2f} % [{100 * record["ratio_low"]:.2f}, '
         f'{100 * record["ratio_high"]:.2f}]{epochs}, in {format_time(result.status.seconds)}'

@@ -5,7 +5,7 @@ import time
 
 from dnnlib.progress import Progress, read_progress
 from dnnlib.typed import read_json
-from dnnlib.util import format_time, significant
+from dnnlib.util import format_time, kimg_text, significant
 from studies.points import DONE, FAILED, RUNNING, Point
 from studies.results import Outcome, PointResult, StudyResults
 
@@ -119,4 +119,4 @@ def resuming_text(point: Point) -> str:
     if done is None or options is None:
         return ''
     total = options['schedule']['total_images'] / 1000
-    return f'Resuming at {done:g} of {total:.4g} kimg.' if done < total else 'The training is done.'
+    return f'Resuming at {significant(done, 6)} of {kimg_text(total)}.' if done < total else 'The training is done.'

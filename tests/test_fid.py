@@ -58,7 +58,7 @@ def test_distances_between_two_image_sets_equal_those_of_the_functions(made, pix
     assert record['extractor'] == 'pixels'
     text = run('calc', f'--images={made}', '--ref=digits').stdout
     assert (
-        f'Fréchet distance: {record["frechet_distance"]:.6g}, 90 images of made.npy compared with 1797 of digits'
+        f'Fréchet distance: {record["frechet_distance"]:,.6g}, 90 images of made.npy compared with 1797 of digits'
         in text
     )
     assert 'Kernel distance: ' in text
@@ -140,7 +140,7 @@ def test_the_distance_at_infinity_is_the_intercept_of_a_line_in_1_over_n(pixels,
     truth = np.square(mean - pixels.mean(axis=0)).sum() + np.square(np.sqrt(eigenvalues) - np.sqrt(variance)).sum()
     assert abs(found['distance'] - truth) < 0.25 * abs(record['frechet_distance'] - truth)
     text = run(*arguments).stdout
-    assert f'at infinity: {found["distance"]:.6g}, from a line in 1/n fitted to 15 subsets of 60 to 600 images' in text
+    assert f'at infinity: {found["distance"]:,.6g}, from a line in 1/n fitted to 15 subsets of 60 to 600 images' in text
     assert 'needs at least 50' in failure(*arguments, '--num=20')
 
 

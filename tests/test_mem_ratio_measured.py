@@ -55,7 +55,7 @@ def test_the_trajectory_file_has_the_metrics_of_all_snapshots(run_dir, digits_20
         expected = compute_metrics(['frechet'], FeatureSpace(), flat(made), training, test)
         assert record['metrics'] == json.loads(json.dumps(expected))
     found = records[0]['metrics']['frechet']
-    text = f'Fréchet {found["to_training"]:.5g} training, {found["to_test"]:.5g} held-out'
+    text = f'Fréchet {found["to_training"]:,.0f} training, {found["to_test"]:,.0f} held-out'
     assert text in (run_dir / 'mem_traj.log').read_text()
     # An existing record is reused only if it has exactly the requested metrics.
     assert run(*common, *options, '--metrics-for=all').stdout.count('(already evaluated)') == 2

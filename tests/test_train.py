@@ -51,6 +51,18 @@ def short_measurement(monkeypatch):
     monkeypatch.setattr('training.cost.SECONDS_MEASURED', 0.0)
 
 
+def test_a_dry_run_shows_large_numbers_without_an_exponent(digits_20):
+    length = '--epochs=100000000', '--snapshots=2', '--warmup=60000000', '--ema=3000000', '--lr=0.5'
+    result = run('--outdir=unused', '--dry-run', f'--data={digits_20}', *TINY, *length)
+    for text in (
+        'Length:         100,000,000 epochs = 2,000,000,000 images',
+        'warm-up 60,000,000 epochs (1,200,000 kimg)',
+        'half-life 1,200,000 kimg',
+    ):
+        assert text in result.output
+    assert 'e+' not in result.output
+
+
 def test_a_dry_run_shows_the_cost_and_the_resolutions_with_attention(digits_20):
     lines = dry_run(f'--data={digits_20}', *TINY, '--epochs=100', '--snapshots=2')
     assert lines['Time'].startswith('about ')
@@ -192,7 +204,7 @@ def test_defaults_match_the_papers_code(color_16):
         (['--cres=-1'], 'change the options of the network'),
         (['--num-channels=5', '--num-blocks=1'], '--num-channels=5 must be even'),
         (['--num-channels=6', '--num-blocks=1'], '--num-channels: with this width, a layer has'),
-        (['--num-channels=999999999999'], 'model_channels must be a number of at most 1e+09'),
+        (['--num-channels=999999999999'], 'model_channels must be a number of at most 1,000,000,000'),
         (['--preset=nonsense'], '--preset'),
     ],
 )

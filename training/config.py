@@ -17,7 +17,7 @@ import torch
 from dnnlib.options import check_values
 from dnnlib.text_tables import write_text
 from dnnlib.typed import parse_json
-from dnnlib.util import ArgumentError, UserError, counted
+from dnnlib.util import ArgumentError, UserError, counted, kimg_text
 from training.architectures import ARCHITECTURES
 from training.augment import AUGMENT_LABELS
 from training.dataset import DatasetInfo
@@ -213,9 +213,8 @@ def describe(config: TrainingConfig, device_type: str) -> str:
     parameters = config.network.build('meta').num_parameters
     kinds = counted(config.label_dim, 'class', 'd') if config.label_dim else 'unconditional'
     if options.lr and schedule.rampup_images:
-        warmup = (
-            f'{counted(schedule.rampup_images / dataset.size, "epoch", ".4g")} ({schedule.rampup_images / 1000:g} kimg)'
-        )
+        warmup = counted(schedule.rampup_images / dataset.size, 'epoch', digits=4)
+        warmup += f' ({kimg_text(schedule.rampup_images / 1000)})'
         if schedule.rampup_images >= schedule.total_images:
             reached = 100 * schedule.lr_multiplier(schedule.total_images)
             warmup += f', longer than the run; the run ends at {reached:.0f} % of the learning rate'
@@ -226,13 +225,13 @@ def describe(config: TrainingConfig, device_type: str) -> str:
     elif schedule.ema_halflife_images == 0:
         average = 'none, because the half-life is below 1 kimg'
     else:
-        average = f'half-life {schedule.ema_halflife_images / 1000:g} kimg'
+        average = f'half-life {kimg_text(schedule.ema_halflife_images / 1000)}'
     average += f' ({schedule.ema_mode}; final decay per step {schedule.ema_beta(schedule.total_images):.6g})'
     lines = {
         'Training set': f'{dataset.name}: {counted(dataset.size, "image")}, {dataset.resolution}x{dataset.resolution}, '
         f'{"RGB" if dataset.channels == 3 else "grey"}, {kinds}',
         'Network': f'{config.network.class_name}, {parameters:,} parameters, {config.precision} on {device_type}',
-        'Length': f'{counted(schedule.epochs, "epoch", ",.6g")} = {counted(schedule.total_images, "image")} = '
+        'Length': f'{counted(schedule.epochs, "epoch", digits=6)} = {counted(schedule.total_images, "image")} = '
         f'{counted(schedule.total_steps, "step")} '
         f'of {schedule.batch_size} on {counted(config.world_size, "rank")}',
         'Optimizer': f'{options.optimizer}, learning rate {options.lr:g}, warm-up {warmup}, '

@@ -7,6 +7,8 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from dnnlib.util import kimg_text
+
 # Durations and half-lives are specified for 50,000 training images and scale with the size of the training set.
 REFERENCE_SIZE = 50_000
 # The learning rate warms up over this many epochs.
@@ -103,7 +105,7 @@ def evenly(count: int, total: int, batch_size: int) -> list[int]:
     places = [_reached(-(-total * k // count), batch_size) for k in range(1, count + 1)]
     for k, (before, after) in enumerate(itertools.pairwise(places), start=1):
         if _kimg(before) == _kimg(after):
-            raise ValueError(f'snapshots {k} and {k + 1} would both be at {_kimg(before):g} kimg')
+            raise ValueError(f'snapshots {k} and {k + 1} would both be at {kimg_text(_kimg(before))}')
     return places
 
 

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 
 from dnnlib.typed import Typed, parse_json, shown
-from dnnlib.util import UserError, atomic_file
+from dnnlib.util import UserError, atomic_file, significant
 from torch_utils.misc import place
 from training.edm_pickle import EDMPickle, is_pickle, read_edm_pickle
 from training.networks import MODEL_TYPES
@@ -135,7 +135,7 @@ def _check_number(parameter: inspect.Parameter, arguments: dict[str, Any]) -> No
     elif name.endswith('dropout'):
         limit = 1
     if type(value) not in (int, float) or not -LARGEST_NUMBER <= value <= limit:
-        raise ValueError(f'{name} must be a number of at most {limit:g}, not {shown(value)}')
+        raise ValueError(f'{name} must be a number of at most {significant(limit)}, not {shown(value)}')
 
 
 def snapshot_path(run_dir: Path, images: int) -> Path:

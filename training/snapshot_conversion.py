@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import UserError, counted, file_sha256
+from dnnlib.util import UserError, counted, file_sha256, kimg_text
 from training.snapshot import is_pickle, load_network, newest_snapshot, read_info, save_network, save_weights
 
 
@@ -32,14 +32,14 @@ def describe_network(source: Path) -> dict[str, Any]:
     path = newest_snapshot(source)
     net, info = load_network(path), read_info(path)
     epochs = info.epochs()
-    progress = 'unknown' if info.kimg is None else f'{info.kimg:g} kimg'
+    progress = 'unknown' if info.kimg is None else kimg_text(info.kimg)
     return {
         'File': f'{path.name}, {"EDM network pickle" if is_pickle(path) else "snapshot"}',
         'SHA-256': file_sha256(path),
         'Architecture': f'{info.network.class_name} with a {type(net.model).__name__}',
         'Arguments': json.dumps(info.network.arguments),
         'Parameters': f'{net.num_parameters:,}',
-        'Training': progress if epochs is None else f'{progress}, {counted(epochs, "epoch", "g")}',
+        'Training': progress if epochs is None else f'{progress}, {counted(epochs, "epoch", digits=6)}',
         'Training set': describe_dataset(info.dataset, info.dataset_size, info.dataset_sha256),
         'Precision': info.precision,
         'EMA': json.dumps(info.ema) if info.ema else 'unknown',

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from dataset_utils.sources.base import range_warning
-from dnnlib.util import UserError, atomic_file, format_time
+from dnnlib.util import UserError, atomic_file, format_time, kimg_text
 from torch_utils import distributed
 from torch_utils.distributed import print0
 from torch_utils.misc import configure_backends
@@ -96,7 +96,7 @@ def loop(trainer: Trainer, journal: 'Journal', stop: StopSignal) -> None:
         if state_due:
             journal.save_state()
         if stopping:
-            print0(f'Stopped at {trainer.images / 1000:g} kimg; the training state has been saved.')
+            print0(f'Stopped at {kimg_text(trainer.images / 1000)}; the training state has been saved.')
             return
 
 
@@ -246,7 +246,7 @@ def check_finite(trainer: Trainer, run_dir: Path | None = None) -> None:
     kept = f'the last good state is {states[-1][1].name}' if states else 'no training state was saved before that'
     raise UserError(
         f'the loss or the weights have not been finite since step {step} '
-        f'({step * trainer.config.schedule.batch_size / 1000:g} kimg); {kept}; try a lower `lr` or `precision`=fp32'
+        f'({kimg_text(step * trainer.config.schedule.batch_size / 1000)}); {kept}; try a lower `lr` or `precision`=fp32'
     )
 
 

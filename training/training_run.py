@@ -15,7 +15,7 @@ from torch import Tensor
 from dataset_utils import content_sha256
 from dnnlib.locks import sole_use
 from dnnlib.typed import checked_options
-from dnnlib.util import UserError, counted, remove_partial_files, tee_output, with_option_names
+from dnnlib.util import UserError, counted, kimg_text, remove_partial_files, tee_output, with_option_names
 from torch_utils import distributed
 from torch_utils.distributed import print0
 from torch_utils.misc import backends_restored
@@ -124,7 +124,7 @@ def train_in_run_dir(
     with sole_use(folder / LOCK_FILE, f'the run folder {folder}'):
         trainer = make_trainer(config, dataset, device, None if saved is None else list_states(folder)[-1][1])
         if saved is not None:
-            print0(f'Resuming at {trainer.images / 1000:g} kimg.')
+            print0(f'Resuming at {kimg_text(trainer.images / 1000)}.')
             report_changes(saved, config, device)
         remove_partial_files(folder, '*.safetensors', '*.pt', OPTIONS_FILE, STATS_FILE)
         config.save(folder)
@@ -202,7 +202,7 @@ def train_in_folder(options: RunOptions, device: torch.device) -> tuple[Path | N
             print0(describe(config, device.type))
             print0(f'Run folder: {run_dir}')
             if state is not None:
-                print0(f'Resuming from {state.name}: {trainer.images / 1000:g} kimg.')
+                print0(f'Resuming from {state.name}: {kimg_text(trainer.images / 1000)}.')
             if saved is not None:
                 report_changes(saved, config, device)
             remove_partial_files(run_dir, '*.safetensors', '*.pt', OPTIONS_FILE, STATS_FILE)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.util import significant
 from evaluation.clocks import fit_line, gap_clock, generalization_clock, ratio_clock, spread
 from evaluation.diagnosis.image_sets import ImageSets, labels_of, noise_levels
 from evaluation.diagnosis.result_files import Row, flat
@@ -169,8 +170,8 @@ def comparison_lines(found: Row) -> list[str]:
         text += f'with tau in steps, and {values["spread_normalized"]:.3g} with tau in normalized time'
         if 'exponent' in values:
             slope, exponent = values['slope'], values['exponent']
-            text += f'; tau grows by {slope["slope"]:.4g} steps per training image '
-            text += f'({slope["low"]:.4g} to {slope["high"]:.4g}) and scales as |D|^{exponent["slope"]:.3g} '
-            text += f'({exponent["low"]:.3g} to {exponent["high"]:.3g})'
+            text += f'; tau grows by {significant(slope["slope"], 4)} steps per training image '
+            text += f'({significant(slope["low"], 4)} to {significant(slope["high"], 4)}) and scales as '
+            text += f'|D|^{exponent["slope"]:.3g} ({exponent["low"]:.3g} to {exponent["high"]:.3g})'
         lines.append(text)
     return lines

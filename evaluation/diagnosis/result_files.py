@@ -8,7 +8,7 @@ from typing import Any
 
 from dnnlib.text_tables import aligned, csv_text, write_text
 from dnnlib.typed import parse_json
-from dnnlib.util import UserError
+from dnnlib.util import UserError, significant
 from evaluation.noise_levels import Estimate
 from torch_utils import distributed
 
@@ -91,5 +91,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return 'yes' if value else ''
     if isinstance(value, float):
-        return f'{value:.4g}'
+        return significant(value, 4)
     return '' if value is None else str(value)

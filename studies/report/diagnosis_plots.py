@@ -264,7 +264,7 @@ def _logarithmic(axes: Axes, *names: str) -> None:
         low, high = axis.get_data_interval()
         few = low > 0 and math.log10(high / low) < 2
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
-        axis.set_major_formatter(lambda value, _: f'{value:g}')
+        axis.set_major_formatter(lambda value, _: f'{value:,.10g}')
         axis.set_minor_formatter(NullFormatter())
 
 

@@ -31,6 +31,7 @@ STYLE: dict[Any, Any] = {
     'legend.fontsize': 8.5,
     'axes.spines.top': False,
     'axes.spines.right': False,
+    'axes.formatter.limits': (-5, 12),  # otherwise, an axis from 1e6 on has a separate factor such as 1e6
     'text.parse_math': False,  # show dollar signs in names literally
     'svg.hashsalt': 'figure',  # makes SVG files deterministic
 }

@@ -188,7 +188,7 @@ def _loss_axis(axes: Axes, losses: Sequence[float]) -> None:
         return
     axes.set_yscale('log')
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if spread < 100 else (1,)))
-    axes.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
+    axes.yaxis.set_major_formatter(lambda value, _: f'{value:,.10g}')
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import counted
+from dnnlib.util import counted, significant
 from evaluation.diagnosis.clocks_table import CLOCKS
 from evaluation.effective_memorization import EMM, bracket
+from evaluation.printing import metric_text
 from studies.folder import PAGE
 from studies.points import LEFT, RUNNING
 from studies.report.diagnosis import AGREEMENT, clock_rows, mean_agreement
@@ -219,7 +220,7 @@ def metrics_table(results: StudyResults) -> PageTable:
     rows = ratio_rows(results)
     sizes = sorted({row['size'] for row in rows})
     values = {
-        (tuple(row[factor.name] for factor in factors), name, row['size']): value
+        (tuple(row[factor.name] for factor in factors), name, row['size']): metric_text(value, 4)
         for row in rows
         for name, value in row.items()
         if name not in COLUMNS and name not in {factor.name for factor in factors}
@@ -231,7 +232,7 @@ def metrics_table(results: StudyResults) -> PageTable:
             [
                 *map(Cell, place),
                 Cell(f'{name.partition(".")[0]}: {name.partition(".")[2].replace("_", " ")}'),
-                *(Cell(f'{values[place, name, size]:.4g}' if (place, name, size) in values else '–') for size in sizes),
+                *(Cell(values.get((place, name, size), '–')) for size in sizes),
             ]
             for place, name in dict.fromkeys((place, name) for place, name, _ in values)
         ],
@@ -290,8 +291,9 @@ def clock_cell(row: dict[str, Any], name: str) -> Cell:
     """A clock with its interval. If the interval may extend beyond the last snapshot, '…' replaces its upper end."""
     if row.get(name) is None:
         return Cell('–')
-    high = row[f'{name}_high']
-    return Cell(f'{row[name]:.4g}', unbroken(f'{row[f"{name}_low"]:.4g} to {"…" if high is None else f"{high:.4g}"}'))
+    low, high = row[f'{name}_low'], row[f'{name}_high']
+    ends = f'{significant(low, 4)} to {"…" if high is None else significant(high, 4)}'
+    return Cell(significant(row[name], 4), unbroken(ends))
 
 
 def unbroken(text: str) -> str:

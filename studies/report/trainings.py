@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.typed import read_json
-from dnnlib.util import counted, format_time
+from dnnlib.util import counted, format_time, kimg_text
 from evaluation.printing import FAR_TEXT, distance_text, is_far
 from evaluation.records import best_record
 from studies.commands import Resources, shell_line
@@ -89,7 +89,7 @@ def facts(result: PointResult) -> list[tuple[str, str]]:
         ('Copies', f'{record["num_memorized"]:,} of {record["num_images"]:,} images'),
         ('Mean distance to nearest training image', f'{distance_text(record)} grey levels'),
         *[
-            ('Best snapshot', f'{record["kimg"]:,.6g} kimg, {counted(record["epochs"], "epoch", ",.6g")}')
+            ('Best snapshot', f'{kimg_text(record["kimg"])}, {counted(record["epochs"], "epoch", digits=6)}')
             for _ in range(trained)
         ],
         ('Duplicates in training set', f'{record["num_duplicates"]:,}'),

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from dnnlib import util
-from dnnlib.util import UserError, atomic_file, counted, format_time, report_errors, significant, tee_output
+from dnnlib.util import UserError, atomic_file, counted, format_time, kimg_text, report_errors, significant, tee_output
 from tests.helpers import ROOT
 
 
@@ -21,13 +21,26 @@ from tests.helpers import ROOT
         (0, 'class', ',', '0 classes'),
         (2000, 'copy', ',', '2,000 copies'),
         (2000, 'step', 'd', '2000 steps'),
-        (1.0, 'epoch', '.4g', '1 epoch'),
-        (0.99999, 'epoch', '.4g', '1 epoch'),
         (0.5, 'epoch', '.4g', '0.5 epochs'),
     ],
 )
 def test_nouns_are_singular_or_plural_to_match_their_number(number, noun, spec, text):
     assert counted(number, noun, spec) == text
+
+
+@pytest.mark.parametrize(
+    ('number', 'text'),
+    [(1.0, '1 epoch'), (0.99999, '1 epoch'), (0.5, '0.5 epochs'), (1234.56, '1,235 epochs'), (20000, '20,000 epochs')],
+)
+def test_counts_with_significant_digits_have_no_exponent(number, text):
+    assert counted(number, 'epoch', digits=4) == text
+
+
+@pytest.mark.parametrize(
+    ('kimg', 'text'), [(0.512, '0.512 kimg'), (51.2, '51.2 kimg'), (40000, '40,000 kimg'), (2e6, '2,000,000 kimg')]
+)
+def test_kimg_have_no_exponent(kimg, text):
+    assert kimg_text(kimg) == text
 
 
 def write_half(path):

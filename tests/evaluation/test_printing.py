@@ -1,6 +1,6 @@
 """Tests of the text that describes evaluation records."""
 
-from evaluation.printing import is_far, summary
+from evaluation.printing import is_far, quality_text, summary
 
 COUNTS = {'num_images': 200, 'ratio': 0.25, 'ratio_low': 0.195, 'ratio_high': 0.3143, 'mean_distance': 12.345}
 
@@ -25,6 +25,18 @@ def test_several_records_are_printed_as_a_table_with_a_second_table_of_metrics()
         'test.z                    -      -',
         'test.half.z             -12      -',
     ]
+
+
+def test_only_huge_metrics_have_an_exponent():
+    metrics = {'distance': {'near': 123456.7, 'far': 1234567.8}, 'kernel': {'value': 1.25e11}}
+    text = summary([{'images': 'a', **COUNTS, 'metrics_space': 'pixels', 'metrics': metrics}])
+    assert [line.split() for line in text.splitlines()[-3:]] == [
+        ['distance.near', '123,457'],
+        ['distance.far', '1,234,568'],
+        ['kernel.value', '1.25e+11'],
+    ]
+    record = {'metrics': {'frechet': {'to_training': 123456.7, 'to_test': 1234567.8}}}
+    assert quality_text(record) == 'Fréchet 123,457 training, 1,234,568 held-out  '
 
 
 def test_copies_by_another_rule_and_copied_training_images_are_printed():

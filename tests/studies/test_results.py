@@ -21,7 +21,7 @@ from studies.points import (
 from studies.report.tables import ratio_rows, status_text, table_text, tables, write_tables
 from studies.results import collect
 from studies.study import Repeats
-from studies.time_left import progress_lines, study_seconds_left
+from studies.time_left import progress_lines, resuming_text, study_seconds_left
 from tests.dataset_utils.commands import make
 from tests.studies.stand_in import make_study, record_of, run
 from train import next_commands
@@ -160,6 +160,14 @@ def test_the_status_of_a_stopped_point_says_how_to_resume_it(tmp_path):
         'stopped: 10 images, step training: Stopped at 5.5 kimg.',
         'To resume the study, run the same emm.py command.',
     ]
+
+
+def test_the_length_of_a_resumed_run_is_shown_without_an_exponent(tmp_path):
+    point = make_point(study := make_study(sizes={'values': [10]}), tmp_path, study.combinations[0], 10, 0)
+    (point.folder / 'run').mkdir(parents=True)
+    (point.folder / 'run' / 'training-state-12345.pt').touch()
+    write_json(point.folder / 'run' / 'training_options.json', {'schedule': {'total_images': 2_000_000_000}})
+    assert resuming_text(point) == 'Resuming at 12,345 of 2,000,000 kimg.'
 
 
 def test_the_reason_of_a_failure_under_torchrun_is_the_error_of_the_script(tmp_path):

@@ -23,7 +23,7 @@ from studies.report.gallery import read_gallery
 from studies.report.page import TEMPLATES, Page, Sentences, entries, render_page, write_page
 from studies.report.run_files import point_records, run_records
 from studies.report.run_history import run_history
-from studies.report.sections import SECTIONS, metrics_table, study_page
+from studies.report.sections import SECTIONS, clock_cell, metrics_table, study_page
 from studies.report.trainings import point_figure
 from studies.results import collect
 from studies.study_file import read_study
@@ -259,14 +259,20 @@ def test_the_history_of_a_run_is_read_from_its_files(tmp_path, digits_20):
 
 def test_metrics_are_shown_with_a_column_for_each_size(tmp_path):
     _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: 0.5)
-    measured = {'test_gap': {'mean_gap': 16.25, 'gap_low': None}, 'precision_recall': {'recall': 0.125}}
+    measured = {'test_gap': {'mean_gap': 16234.5, 'gap_low': None}, 'precision_recall': {'recall': 0.125}}
     write_json(results.points[0].point.folder / 'result.json', record_of(0.5) | {'metrics': measured})
     table = metrics_table(collect(results.study, tmp_path))
     assert table.header == ['metric', '10', '20']
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ['test_gap: mean gap', '16.25', '–'],
+        ['test_gap: mean gap', '16,234', '–'],
         ['precision_recall: recall', '0.125', '–'],
     ]
+
+
+def test_large_clocks_are_shown_without_an_exponent():
+    row = {'tau_gen': 40_000.0, 'tau_gen_low': 38_123.4, 'tau_gen_high': None}
+    cell = clock_cell(row, 'tau_gen')
+    assert (cell.text, cell.detail) == ('40,000', '38,123\xa0to\xa0…')
 
 
 def test_a_study_without_results_has_a_page(tmp_path, study):

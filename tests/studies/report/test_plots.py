@@ -103,6 +103,15 @@ def test_ratios_are_plotted_in_percent_against_size_with_the_threshold():
     assert axes.get_xscale() == 'log'
 
 
+def test_axes_show_large_numbers_without_an_exponent():
+    losses = [(float(kimg), 1e7 / kimg) for kimg in range(1, 3_000_000, 100_000)]
+    upper, lower = run_figure(RunHistory(losses, [(5, 0.1, 0, 0.2), (3e6, 0.1, 0, 0.2)]), '').axes
+    figure_bytes(lower.get_figure(root=True), 'svg')
+    assert lower.xaxis.get_offset_text().get_text() == ''
+    assert '1000000' in [label.get_text() for label in lower.get_xticklabels()]
+    assert '10,000,000' in [label.get_text() for label in upper.get_yticklabels()]
+
+
 def test_long_names_that_end_differently_have_different_labels():
     names = [f'Learning rate 0.0002, Batch size {batch}' for batch in (32, 64)]
     curves = [Curve(name, POINTS) for name in names]

@@ -42,8 +42,11 @@ def weight_bytes(config: TrainingConfig) -> int:
     return 4 * config.network.build('meta').num_parameters * (3 + moments)
 
 
-def activation_bytes(network: NetworkConfig, precision: str = 'fp32') -> int:
-    """Bytes that autograd keeps for the backward pass of one image, counted on the meta device without computation."""
+def activation_bytes(network: NetworkConfig, precision: str = 'fp32', count: int = 1) -> int:
+    """Bytes that autograd keeps for the backward pass of `count` images, counted on the meta device.
+
+    They include the copies of the weights in lower precision.
+    """
     net = network.build('meta').train().requires_grad_(True)
     net.set_precision(precision)
     weights = {p.untyped_storage()._cdata for p in net.parameters()}
@@ -54,10 +57,10 @@ def activation_bytes(network: NetworkConfig, precision: str = 'fp32') -> int:
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    x = torch.zeros([1, net.img_channels, net.img_resolution, net.img_resolution], device='meta')
-    labels = torch.zeros([1, net.label_dim], device='meta') if net.label_dim else None
+    x = torch.zeros([count, net.img_channels, net.img_resolution, net.img_resolution], device='meta')
+    labels = torch.zeros([count, net.label_dim], device='meta') if net.label_dim else None
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = net(x, torch.ones([1], device='meta'), labels)
+        result = net(x, torch.ones([count], device='meta'), labels)
         size = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
     del result
     return size
@@ -110,7 +113,7 @@ def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False,
     images_seen: number of images already trained on, which are not counted.
     """
     images = max(0, config.schedule.total_images - images_seen)
-    weights, image = weight_bytes(config), activation_bytes(config.network, config.precision)
+    weights = weight_bytes(config)
     parameters = config.network.build('meta').num_parameters
     pixels = config.dataset.size * config.dataset.channels * config.dataset.resolution**2 * config.options.cache
     states = min(config.options.keep_states, len(config.states))
@@ -118,7 +121,7 @@ def cost_of(config: TrainingConfig, rate: float | None, keep_best: bool = False,
         images=images,
         calls=-(-images // config.schedule.batch_size),
         seconds=None if rate is None else images / rate,
-        memory=weights + config.batch_gpu * image + pixels,
+        memory=weights + activation_bytes(config.network, config.precision, config.batch_gpu) + pixels,
         disk=4 * parameters * (1 if keep_best else len(config.snapshots)) + states * (weights - 4 * parameters),
     )
 
@@ -132,7 +135,8 @@ def cost_lines(config: TrainingConfig, device: torch.device, images_seen: int = 
     free = free_bytes(device)  # before the measurement, because torch keeps the memory that it uses
     rate = images_per_second(config, device) * config.world_size
     cost = cost_of(config, rate, images_seen=images_seen)
-    weights, image = weight_bytes(config), activation_bytes(config.network, config.precision)
+    weights = weight_bytes(config)
+    image = activation_bytes(config.network, config.precision, config.batch_gpu) / config.batch_gpu
     assert cost.seconds is not None
     remaining = f' for the remaining {counted(cost.images, "image")}' * (images_seen > 0)
     lines = {

@@ -19,7 +19,8 @@ def config_of(preset, resolution):
     return resolve(options, DatasetInfo('', 'set', 1000, resolution, 1, 0))
 
 
-def test_estimated_activations_match_a_real_forward_pass():
+@pytest.mark.parametrize('count', [1, 32])
+def test_estimated_activations_match_a_real_forward_pass(count):
     config = config_of('digits', 8)
     net = config.network.build().train()
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
@@ -30,10 +31,24 @@ def test_estimated_activations_match_a_real_forward_pass():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = net(torch.zeros(1, 1, 8, 8), torch.ones(1))
+        result = net(torch.zeros(count, 1, 8, 8), torch.ones(count))
     real = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
     assert result.requires_grad
-    assert abs(activation_bytes(config.network) / real - 1) < 0.1
+    assert abs(activation_bytes(config.network, count=count) / real - 1) < 0.1
+
+
+def test_copies_of_the_weights_in_bf16_count_only_once():
+    memory = {
+        precision: [
+            cost.cost_of(dataclasses.replace(config_of('digits', 8), precision=precision, batch_gpu=count), None).memory
+            for count in (1, 2, 64)
+        ]
+        for precision in ('fp32', 'bf16')
+    }
+    for one, two, many in memory.values():
+        assert many - one == 63 * (two - one)
+    each = {precision: two - one for precision, (one, two, _) in memory.items()}
+    assert 0.5 < each['bf16'] / each['fp32'] < 0.6  # almost all tensors that are kept have 16 bits
 
 
 def test_with_adam_the_weights_take_five_times_their_size():

@@ -86,7 +86,12 @@ class PointRun:
             if code:
                 return self._ended(status, code, time.monotonic() - start)
             if step == 'evaluate':
-                write_json(self.folder / 'result.json', best_of_evaluation(self.folder / 'run'))
+                best = best_of_evaluation(self.folder / 'run')
+                if best is None:
+                    with open(self.folder / 'log.txt', 'a', encoding='utf-8') as log:
+                        log.write('run/mem_best.npz was lost after the evaluation; resuming makes it again.\n')
+                    return self._ended(status, STOPPED_BEFORE, time.monotonic() - start)
+                write_json(self.folder / 'result.json', best)
         status = dataclasses.replace(status, state=DONE, step='', seconds=status.seconds + time.monotonic() - start)
         write_status(self.folder, status)
         return status
@@ -138,11 +143,12 @@ class PointRun:
         return Status(DONE)
 
 
-STOPPED_BEFORE = -signal.SIGTERM  # stands in for the exit code if a step was stopped before its command started
+# Stands in for the exit code if a step was stopped before its command started, or must be run again.
+STOPPED_BEFORE = -signal.SIGTERM
 
 
 def best_of_evaluation(run: Path) -> Record | None:
-    """The best record of the evaluation that has just ended.
+    """The best record of the evaluation that has just ended; None if its images have been lost.
 
     The run can also have records of other evaluations, but mem_ratio.py always leaves the images of its own.
     """

@@ -63,8 +63,3 @@ def rows_of(images: ImageSet, result: Memorization, original_names: Sequence[str
 def write_image_table(path: Path, rows: Iterable[ImageRow]) -> None:
     """Write a CSV file with a header; the file is written completely or not at all."""
     write_text(path, csv_lines([COLUMNS, *(row.cells for row in rows)]))
-
-
-def num_rows(path: Path) -> int:
-    """The number of images in a table; 0 if the file does not exist."""
-    return len(path.read_bytes().splitlines()) - 1 if path.exists() else 0

@@ -109,7 +109,7 @@ def evaluate_generator(
 ) -> list[EvaluatedSet]:
     """Append a generator's record to `records`; if the log has no such record, sample the generator to make one.
 
-    The generator is also sampled if images are to be saved and are not all there.
+    The generator is also sampled if images are to be saved, and they or their table are not there.
     Returns a list with the sampled set. The list is empty if nothing is sampled, and it is always empty on ranks other
     than the main rank.
     """

@@ -287,7 +287,7 @@ def test_images_are_also_saved_if_the_records_exist_and_are_not_mixed_with_other
     assert run(*common, '--seeds=0-7', '--save-images').exit_code == 0
     assert records(fresh) == before
     saved = {path: path.read_bytes() for path in fresh.glob('images-*/*')}
-    assert len(saved) == 2 * 10  # 8 images, the table and the settings
+    assert len(saved) == 2 * 11  # 8 images, the table, and the settings of both
     message = failure(f'--expdir={fresh}', '--steps=5', '--seeds=0-3', '--save-images')
     assert f'{folder} contains images made with other settings (num_steps was 4, not 5); move or delete' in message
     assert {path: path.read_bytes() for path in fresh.glob('images-*/*')} == saved
@@ -299,6 +299,20 @@ def test_images_are_also_saved_if_the_records_exist_and_are_not_mixed_with_other
     assert {path: path.read_bytes() for path in fresh.glob('images-*/*')} == saved
     (folder / 'settings.json').unlink()
     assert 'contains images of unknown origin; move or delete' in failure(*common, '--seeds=0-7', '--save-images')
+
+
+@pytest.mark.parametrize('other', [['--seeds=4-7'], ['--seeds=0-3', '--knn-ref=digits'], ['--seeds=0-3', '--xflip=1']])
+def test_tables_of_saved_images_are_those_of_the_latest_evaluation(fresh, other):
+    common = [f'--expdir={fresh}', '--steps=2', '--save-images']
+    found = []
+    for options in (['--seeds=0-3'], other, ['--seeds=0-3']):
+        assert run(*common, *options).exit_code == 0
+        found.append([path.read_bytes() for path in sorted(fresh.glob('images-*/nearest.csv'))])
+    assert len(found[0]) == 2
+    assert found[0] == found[2] != found[1]
+    before = {path: path.stat().st_mtime_ns for path in fresh.glob('images-*/*')}
+    assert run(*common, '--seeds=0-3').exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in fresh.glob('images-*/*')} == before
 
 
 @pytest.mark.slow

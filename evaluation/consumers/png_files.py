@@ -6,14 +6,19 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from dnnlib.util import counted
+from dnnlib.typed import read_json
+from dnnlib.util import counted, write_json
 from evaluation.folder_settings import require_settings, write_settings
 from evaluation.given_images import ImageSet
-from evaluation.image_table import TABLE_NAME, num_rows, rows_of, write_image_table
+from evaluation.image_table import TABLE_NAME, rows_of, write_image_table
 from evaluation.memorization import Memorization
 from evaluation.one_pass import Consumer, Context
 from evaluation.pictures import image_path, save_images
+from evaluation.records import format_seeds
 from training.sampling import GeneratedBatch
+
+# The settings of the table, in the folder of the images.
+TABLE_SETTINGS = 'nearest.json'
 
 
 class PngFiles(Consumer):
@@ -38,7 +43,15 @@ class PngFiles(Consumer):
         settings, remedy = self.context.image_settings, 'move or delete this folder'
         require_settings(self.folder, settings, self.context.subdirs, where=str(self.folder), remedy=remedy)
         paths = [image_path(self.folder, seed, self.context.subdirs) for seed in self.context.seeds]
-        return num_rows(self.folder / TABLE_NAME) == len(paths) and all(path.exists() for path in paths)
+        known = read_json(self.folder / TABLE_SETTINGS, dict[str, Any])
+        return known == self.table_settings and all(path.exists() for path in (*paths, self.folder / TABLE_NAME))
+
+    @property
+    def table_settings(self) -> dict[str, Any]:
+        """Everything that determines the table, in addition to the settings of the images."""
+        assert self.context.training_set is not None
+        compared = {'dataset_sha256': self.context.training_set.sha256, 'xflip': self.context.training_set.mirrored}
+        return {'seeds': format_seeds(self.context.seeds), **compared}
 
     def take(self, batch: GeneratedBatch) -> dict[str, Tensor]:
         write_settings(self.folder, self.context.image_settings)
@@ -48,7 +61,9 @@ class PngFiles(Consumer):
     def finish(self, images: ImageSet, result: Memorization) -> dict[str, Any]:
         assert self.context.training_set is not None
         names = self.context.training_set.original_names
+        (self.folder / TABLE_SETTINGS).unlink(missing_ok=True)  # while the table is replaced
         write_image_table(self.folder / TABLE_NAME, rows_of(images, result, names))
+        write_json(self.folder / TABLE_SETTINGS, self.table_settings)
         others = sum(1 for _ in self.folder.glob('**/[0-9]*.png')) - len(images)
         if others:
             tqdm.write(

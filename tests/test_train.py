@@ -63,6 +63,22 @@ def test_a_dry_run_shows_large_numbers_without_an_exponent(digits_20):
     assert 'e+' not in result.output
 
 
+@pytest.mark.parametrize(('largest', 'is_suspicious'), [(1_000_000, True), (9_999, False)])
+def test_labels_that_would_make_a_huge_network_give_a_warning(tmp_path, largest, is_suspicious):
+    images, labels = np.zeros([3, 8, 8, 1], np.uint8), np.array([0, 1, largest])
+    np.savez(tmp_path / 'data.npz', images=images, labels=labels)
+    options = '--epochs=1', '--snapshots=1', *TINY
+    result = run('--outdir=unused', '--dry-run', f'--data={tmp_path}/data.npz', '--cond=1', *options)
+    assert result.exit_code == 0, result.output
+    warning = (
+        'Warning: the network has an input for each of 1,000,001 classes, because the largest label is 1,000,000, but '
+        'there are only 3 training images; number the classes from 0 without gaps.'
+    )
+    assert (warning in result.output) == is_suspicious
+    unlabelled = run('--outdir=unused', '--dry-run', f'--data={tmp_path}/data.npz', *options)
+    assert 'Warning' not in unlabelled.output
+
+
 def test_a_dry_run_shows_the_cost_and_the_resolutions_with_attention(digits_20):
     lines = dry_run(f'--data={digits_20}', *TINY, '--epochs=100', '--snapshots=2')
     assert lines['Time'].startswith('about ')

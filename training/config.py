@@ -28,6 +28,8 @@ from training.training_options import RunOptions, TrainingOptions
 OPTIONS_FILE = 'training_options.json'
 # Default interval between status lines, in kimg. In short runs, it is reduced to give about LEAST_TICKS lines.
 DEFAULT_TICK, LEAST_TICKS = 50, 20
+# A network with more classes than this, most of which have no image, gets a warning.
+MANY_CLASSES = 10_000
 
 PRECONDITIONING = {'vp': ('VPPrecond', 'VPLoss'), 've': ('VEPrecond', 'VELoss'), 'edm': ('EDMPrecond', 'EDMLoss')}
 
@@ -242,6 +244,17 @@ def describe(config: TrainingConfig, device_type: str) -> str:
         'Seed': str(options.seed),
     }
     return as_lines(lines)
+
+
+def labels_warning(config: TrainingConfig) -> list[str]:
+    """A list with a warning if most of very many classes have no image, otherwise an empty list."""
+    if config.label_dim <= max(MANY_CLASSES, 2 * config.dataset.size):
+        return []
+    return [
+        f'Warning: the network has an input for each of {config.label_dim:,} classes, because the largest label is '
+        f'{config.label_dim - 1:,}, but there are only {counted(config.dataset.size, "training image")}; number the '
+        f'classes from 0 without gaps.'
+    ]
 
 
 def as_lines(texts: dict[str, str]) -> str:

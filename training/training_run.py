@@ -25,6 +25,7 @@ from training.config import (
     TrainingConfig,
     as_lines,
     describe,
+    labels_warning,
     read_run,
     require_known_data,
     resolve,
@@ -88,6 +89,8 @@ def train(
     config = resolve(options, info, given=given)
     if saved is not None:  # see `train_in_folder`
         config = dataclasses.replace(config, network=saved.network)
+    for warning in labels_warning(config):
+        print0(warning)
     check_precision(config.precision, device)
     with backends_restored(device):
         if run_dir is not None:
@@ -180,6 +183,8 @@ def train_in_folder(options: RunOptions, device: torch.device) -> tuple[Path | N
         if saved is not None:  # `given` may lack network options that were given at the start
             config = dataclasses.replace(config, network=saved.network)
         config = with_threads(config, options.threads, saved)
+        for warning in labels_warning(config):
+            print0(warning)
         if options.dry_run:
             print0(describe(config, device.type))
             images_seen = 0

@@ -101,6 +101,16 @@ def test_two_output_files_must_differ(snapshot, digits_20, tmp_path):
         assert f'{option} and --copied are the same file' in failure(*common, copied, f'{option}={tmp_path}/{name}')
 
 
+def test_a_dry_run_checks_the_output_files(snapshot, digits_20, tmp_path):
+    common = '--dry-run', f'--network={snapshot}', f'--knn-ref={digits_20}'
+    for option, name in (('--log', 'a.log'), ('--gallery', 'a.png'), ('--table', 'a.csv'), ('--copied', 'a.csv')):
+        message = failure(*common, f'{option}={tmp_path}/none/{name}')
+        assert f'{option}={tmp_path}/none/{name}: there is no folder {tmp_path}/none' in message
+    message = failure(*common, f'--table={tmp_path}/t.csv', f'--copied={tmp_path}/t.csv')
+    assert f'--table and --copied are the same file, {tmp_path}/t.csv' in message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_evaluation_leaves_no_partial_files(digits_20, array, tmp_path):
     before = sorted(tmp_path.iterdir())
     failure(f'--images={array}', f'--images={tmp_path}/none.npy', f'--knn-ref={digits_20}',

@@ -30,7 +30,7 @@ def configure_backends(precision: str, deterministic: bool = False, benchmark: b
     torch.set_float32_matmul_precision('high' if allow_tf32 else 'highest')
     torch.backends.cudnn.allow_tf32 = allow_tf32
     torch.backends.cudnn.benchmark = benchmark and not deterministic
-    torch.use_deterministic_algorithms(deterministic)
+    _use_deterministic_algorithms(deterministic)
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # must be set before cuBLAS is first used
 
@@ -52,7 +52,14 @@ def backends_restored(device: torch.device) -> Iterator[None]:
         finally:
             torch.set_float32_matmul_precision(matmul)
             cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            _use_deterministic_algorithms(deterministic, warn_only)
+
+
+def _use_deterministic_algorithms(mode: bool, warn_only: bool = False) -> None:
+    """Set the mode only if it changes, because the setter imports torch's compiler, which takes about a second."""
+    now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if now != (mode, warn_only):
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
 
 
 def derived_seed(*parts: int) -> int:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,15 +24,28 @@ class Init:
         """The same distribution, with weights scaled by `weight` and biases of 0."""
         return Init(self.rule, weight, 0.0)
 
-    def sample(self, shape: Sequence[int], fan_in: int, fan_out: int) -> Tensor:
-        """Draw float32 values of this shape from torch's global generator. Source: Karras et al. 2022, appendix F."""
+    def sample(self, shape: Sequence[int], fan_in: int, fan_out: int, factor: float) -> Tensor:
+        """Draw float32 values of this shape from torch's global generator, and multiply them by `factor`.
+
+        Source: Karras et al. 2022, appendix F.
+        """
+        if without_values():
+            return torch.empty(shape)
         if self.rule == 'xavier_uniform':
-            return math.sqrt(6 / (fan_in + fan_out)) * (torch.rand(*shape) * 2 - 1)
+            return math.sqrt(6 / (fan_in + fan_out)) * (torch.rand(*shape) * 2 - 1) * factor
         if self.rule == 'kaiming_uniform':
-            return math.sqrt(3 / fan_in) * (torch.rand(*shape) * 2 - 1)
+            return math.sqrt(3 / fan_in) * (torch.rand(*shape) * 2 - 1) * factor
         if self.rule == 'kaiming_normal':
-            return math.sqrt(1 / fan_in) * torch.randn(*shape)
+            return math.sqrt(1 / fan_in) * torch.randn(*shape) * factor
         raise ValueError(f'unknown initialization {self.rule!r}')
+
+
+def without_values() -> bool:
+    """Whether new tensors have no values, because they are made on the device 'meta'.
+
+    Layers do no arithmetic there: it would import torch's compiler, which takes as long as importing torch.
+    """
+    return torch.get_default_device().type == 'meta'
 
 
 class Linear(nn.Module):
@@ -41,8 +55,8 @@ class Linear(nn.Module):
         super().__init__()
         self.in_features = in_features
         fans = in_features, out_features
-        self.weight = nn.Parameter(init.sample([out_features, in_features], *fans) * init.weight)
-        self.bias = nn.Parameter(init.sample([out_features], *fans) * init.bias) if bias else None
+        self.weight = nn.Parameter(init.sample([out_features, in_features], *fans, init.weight))
+        self.bias = nn.Parameter(init.sample([out_features], *fans, init.bias)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -79,13 +93,13 @@ class Conv2d(nn.Module):
         self.kernel, self.up, self.down, self.fused = kernel, up, down, fused
         if kernel:
             fans = in_channels * kernel**2, out_channels * kernel**2
-            self.weight = nn.Parameter(init.sample([out_channels, in_channels, kernel, kernel], *fans) * init.weight)
-            self.bias = nn.Parameter(init.sample([out_channels], *fans) * init.bias)
+            self.weight = nn.Parameter(init.sample([out_channels, in_channels, kernel, kernel], *fans, init.weight))
+            self.bias = nn.Parameter(init.sample([out_channels], *fans, init.bias))
         self.is_box = list(resample_filter) == [1, 1]
         self.filter_padding = (len(resample_filter) - 1) // 2
         if up or down:
-            taps = torch.as_tensor(resample_filter, dtype=torch.float32)
-            self.register_buffer('resample_filter', (taps.ger(taps) / taps.sum().square())[None, None])
+            taps = np.array(resample_filter, np.float32)
+            self.register_buffer('resample_filter', torch.tensor(np.outer(taps, taps) / taps.sum() ** 2)[None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fused and self.down:
@@ -167,7 +181,8 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, num_channels: int, scale: float = 16):
         super().__init__()
-        self.register_buffer('freqs', torch.randn(num_channels // 2) * scale)
+        shape = [num_channels // 2]
+        self.register_buffer('freqs', torch.empty(shape) if without_values() else torch.randn(shape) * scale)
 
     def forward(self, x: Tensor) -> Tensor:
         angles = x.ger(2 * math.pi * self.freqs)

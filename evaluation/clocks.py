@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 
 from dnnlib.util import UserError
 from evaluation.intervals import CONFIDENCE, t_quantile
@@ -159,7 +158,9 @@ def _clock(times: Sequence[float], place: int, places: np.ndarray) -> Clock:
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> Slope:
     """Fit a line by least squares. Needs at least three points with at least two different x values."""
-    found = scipy.stats.linregress(x, y)
+    from scipy.stats import linregress  # rarely needed, and slow to import
+
+    found = linregress(x, y)
     half = t_quantile(len(x) - 2) * float(found.stderr)
     return Slope(float(found.slope), float(found.slope) - half, float(found.slope) + half, float(found.intercept))
 

@@ -14,7 +14,7 @@ import pytest
 
 from evaluation.evaluation_options import GENERATORS as GENERATOR_NAMES
 from evaluation.generators import GENERATORS
-from tests.helpers import ROOT
+from tests.helpers import ROOT, TINY, run_script
 
 # Packages that each package may import.
 BELOW = {
@@ -155,4 +155,23 @@ def test_commands_that_compute_nothing_do_not_import_heavy_modules(words, study_
         f'print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)'
     )
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == '[]'
+
+
+def test_training_and_measuring_import_neither_the_compiler_nor_scikit_learn(digits_20, tmp_path):
+    """Importing torch's compiler takes as long as importing torch."""
+    run, name = tmp_path / 'run', f'--outdir={tmp_path}/o'
+    commands = {
+        'train': [f'--outdir={run}', '--nosubdir', f'--data={digits_20}', *TINY, '--epochs=2'],
+        'mem_ratio': [f'--expdir={run}', f'--knn-ref={digits_20}', '--seeds=0-1'],
+        'generate': [f'--network={run}', '--seeds=0-1', name],
+        'generate_optim': ['--data=digits', '--seeds=0-1', name + 'ptimum'],
+        'diagnose': ['levels', f'--expdir={run}', '--num=2', '--levels=1.0'],
+    }
+    code = ''.join(
+        f'import {module}\n{module}.main({words}, standalone_mode=False)\n' for module, words in commands.items()
+    )
+    names = ['torch._dynamo', 'sklearn', 'scipy.stats']
+    code += f'import sys\nprint([name for name in {names} if name in sys.modules], file=sys.stderr)'
+    done = run_script('-c', code)
     assert done.stderr.splitlines()[-1] == '[]'

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import train
 from evaluation.evaluation_options import GENERATORS as GENERATOR_NAMES
 from evaluation.generators import GENERATORS
-from tests.helpers import ROOT, TINY, run_script
+from tests.helpers import ROOT, TINY, invoke, run_script
 
 # Packages that each package may import.
 BELOW = {
@@ -158,14 +159,14 @@ def test_commands_that_compute_nothing_do_not_import_heavy_modules(words, study_
     assert done.stderr.splitlines()[-1] == '[]'
 
 
-def test_training_and_measuring_import_neither_the_compiler_nor_scikit_learn(digits_20, tmp_path):
+def test_measuring_imports_neither_the_compiler_nor_scikit_learn(digits_20, tmp_path):
     """Importing torch's compiler takes as long as importing torch."""
     run, name = tmp_path / 'run', f'--outdir={tmp_path}/o'
+    invoke(train.main, f'--outdir={run}', '--nosubdir', f'--data={digits_20}', *TINY, '--epochs=2')
     commands = {
-        'train': [f'--outdir={run}', '--nosubdir', f'--data={digits_20}', *TINY, '--epochs=2'],
         'mem_ratio': [f'--expdir={run}', f'--knn-ref={digits_20}', '--seeds=0-1'],
         'generate': [f'--network={run}', '--seeds=0-1', name],
-        'generate_optim': ['--data=digits', '--seeds=0-1', name + 'ptimum'],
+        'generate_optim': [f'--data={digits_20}', '--seeds=0-1', name + 'ptimum'],
         'diagnose': ['levels', f'--expdir={run}', '--num=2', '--levels=1.0'],
     }
     code = ''.join(

@@ -102,7 +102,7 @@ class Display:
             if self.on_terminal:
                 self.erase()
                 columns, rows = shutil.get_terminal_size()
-                lines = [line[: columns - 1] for line in lines[-rows + 1 :]]
+                lines = [shortened(line, columns - 1) for line in lines[-rows + 1 :]]
                 self.drawn = len(lines)
             print('\n'.join(lines), flush=True)
         self.renew(results)
@@ -116,6 +116,11 @@ class Display:
             write_tables(results)
             write_study_page(results)
             self.next_page = time.monotonic() + max(SECONDS_BETWEEN_PAGES, 20 * (time.monotonic() - start))
+
+
+def shortened(line: str, width: int) -> str:
+    """The line, or its beginning and an ellipsis if it is longer than `width` characters."""
+    return line if len(line) <= width else f'{line[: width - 1]}…'
 
 
 def print_plan(study: Study, root: Path, validator: Validator, launcher: Launcher) -> None:

@@ -33,12 +33,12 @@ def running_line(result: PointResult, results: StudyResults) -> str:
     progress = progress_of(result)
     if progress is None or not progress.total:
         return f'{result.point.name}: {step}'
-    parts = [f'{step} {progress.done:,} of {progress.total:,} images ({100 * progress.done / progress.total:.0f} %)']
-    if progress.rate:
-        parts.append(f'{significant(progress.rate, 4)} images/s')
+    parts = [step, f'{100 * progress.done / progress.total:.0f} % of {progress.total:,} images']
     own, left = progress.seconds_left, point_seconds_left(result, results)
     if left is not None and left >= 1:
-        parts.append(f'{format_time(left)} left for {f"this {step}" if left == own else "all steps of the point"}')
+        parts.append(f'{format_time(left)} left for {f"this {step}" if left == own else "all steps"}')
+    if progress.rate:  # last, because narrow terminals cut the line
+        parts.append(f'{significant(progress.rate, 4)} images/s')
     return f'{result.point.name}: {", ".join(parts)}'
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 
 import pytest
@@ -20,6 +21,7 @@ from studies.points import (
 )
 from studies.report.tables import ratio_rows, status_text, table_text, tables, write_tables
 from studies.results import collect
+from studies.session import Display
 from studies.study import Repeats
 from studies.time_left import progress_lines, resuming_text, study_seconds_left
 from tests.dataset_utils.commands import make
@@ -104,7 +106,7 @@ def test_the_progress_of_a_running_point_includes_earlier_attempts(tmp_path, mon
         # The running repeat still needs 100 s: 50,000 images at 500 images/s. It has already taken 50 s, including 30 s
         # in an earlier attempt. The other repeat is therefore expected to take 150 s.
         assert progress_lines(results, jobs=1) == [
-            '10 images: training 27,000 of 77,000 images (35 %), 500 images/s, 1m 40s left for this training',
+            '10 images: training, 35 % of 77,000 images, 1m 40s left for this training, 500 images/s',
             'Study: 1 running, 1 left; more than 4m 10s left',
         ]
         assert progress_lines(results, jobs=2)[-1].endswith('more than 2m 30s left')
@@ -125,8 +127,8 @@ def test_once_a_point_is_done_the_time_left_includes_steps_after_training(tmp_pa
             lines.append(progress_lines(collect(study, tmp_path), jobs=1))
     # By its progress, training needs 5 s more. By the other repeat, which took 10 s, the point needs 8 s, 2 s and 0 s
     # more after 2, 8 and 20 s. The longer of these two estimates is shown.
-    assert [own.partition('images/s, ')[2] for own, _ in lines] == [
-        '8s left for all steps of the point',
+    assert [re.search(r'\w+ left for [\w ]+', own)[0] for own, _ in lines] == [
+        '8s left for all steps',
         '5s left for this training',
         '5s left for this training',
     ]
@@ -144,9 +146,17 @@ def test_the_time_left_of_a_slow_point_is_never_zero(tmp_path, monkeypatch):
     write_status(point.folder, Status(RUNNING, 'evaluate', started=900.0))
     with locked(point.folder / LOCK_FILE):
         assert progress_lines(collect(study, tmp_path), jobs=1) == [
-            '10 images, repeat 2: evaluation 0 of 256 images (0 %)',
+            '10 images, repeat 2: evaluation, 0 % of 256 images',
             'Study: 1 done, 1 running',
         ]
+
+
+def test_lines_that_are_too_long_for_the_terminal_end_in_an_ellipsis(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('sys.stdout.isatty', lambda: True)
+    monkeypatch.setattr('shutil.get_terminal_size', lambda: os.terminal_size((11, 24)))
+    monkeypatch.setattr('studies.session.progress_lines', lambda results, jobs: ['a line of 20 letters', '0123456789'])
+    Display().watch(collect(make_study(sizes={'values': [10]}), tmp_path))
+    assert capsys.readouterr().out == 'a line of…\n0123456789\n'
 
 
 def test_the_status_of_a_stopped_point_says_how_to_resume_it(tmp_path):

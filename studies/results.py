@@ -66,6 +66,10 @@ class StudyResults:
         states = [UNMEASURED if is_unmeasured(result) else result.status.state for result in self.points]
         return {state: states.count(state) for state in dict.fromkeys([DONE, RUNNING, FAILED, LEFT, *states])}
 
+    def counts_text(self) -> str:
+        """The number of points in each state, such as '3 done, 1 left'; '' if there are no points."""
+        return ', '.join(f'{number} {state}' for state, number in self.counts().items() if number)
+
 
 def collect(study: Study, root: Path) -> StudyResults:
     """Read the results in a study's folder."""

@@ -48,10 +48,9 @@ def progress_lines(results: StudyResults, jobs: int | None) -> list[str]:
     jobs: number of points that run at a time; None if unknown.
     """
     running = [result for result in results.points if result.status.state == RUNNING]
-    counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
     left = study_seconds_left(results, jobs)
     time_left = '' if left is None or left < 1 else f'; {about_or_more(results)} {format_time(left)} left'
-    return [*(running_line(result, results) for result in running), f'Study: {counts}{time_left}']
+    return [*(running_line(result, results) for result in running), f'Study: {results.counts_text()}{time_left}']
 
 
 def about_or_more(results: StudyResults) -> str:

@@ -9,6 +9,7 @@ from dataset_utils import open_source
 from dnnlib.util import UserError
 from evaluation.copied import copied_images, copied_record, draw_copied
 from evaluation.memorization import memorized
+from studies.report.finding import percent
 from studies.report.gallery import best_images
 from studies.report.page import PageFigure
 
@@ -32,7 +33,9 @@ def copied_parts(folder: Path, num_duplicates: int) -> tuple[list[tuple[str, str
         copied = copied_images(copies, best.indices[:, 0], labels)
         num_distinct = len(source) - num_duplicates
         record = copied_record(copied, num_distinct, labels)
-        facts = [('Training images copied', f'{record["num_images"]:,} of {num_distinct:,} ({record["share"]:.1%})')]
+        facts = [
+            ('Training images copied', f'{record["num_images"]:,} of {num_distinct:,} ({percent(record["share"])})')
+        ]
         if record['classes']:
             classes = (f'{entry["class"]} ({entry["copies"]:,})' for entry in record['classes'])
             facts.append(('Classes copied most often (number of copies)', ', '.join(classes)))

@@ -8,8 +8,9 @@ from studies.report.run_files import point_records
 from studies.results import Outcome, StudyResults
 
 FAR_NOTE = (
-    'the distance from the generated image to the nearest training image is more than √2 times the mean distance from '
-    'a training image to its nearest neighbour; such images can be noise, so a low ratio does not show generalization'
+    f'the share of generated images that are {FAR_TEXT}. Their distance to the nearest training image is more than √2 '
+    'times the mean distance from a training image to its nearest neighbour. Such images can be noise, so a low ratio '
+    'does not show generalization.'
 )
 
 

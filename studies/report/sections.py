@@ -50,13 +50,12 @@ def write_study_page(results: StudyResults) -> Path:
 
 def study_page(results: StudyResults) -> Page:
     """The page for a study's current results."""
-    counts = ', '.join(f'{number} {state}' for state, number in results.counts().items() if number)
     now = datetime.datetime.now().astimezone()
     sections = [Section(name, title, blocks(results)) for name, (title, blocks) in SECTIONS.items()]
     return Page(
         title=results.study.title,
         description=results.study.description,
-        updated=f'Updated {now:%-d %B %Y, %H:%M %Z}. Training runs: {counts or "none yet"}.',
+        updated=f'Updated {now:%-d %B %Y, %H:%M %Z}. Training runs: {results.counts_text() or "none yet"}.',
         refreshes=any(result.status.state == RUNNING for result in results.points),
         sections=[section for section in sections if section.blocks],
     )
@@ -185,7 +184,7 @@ def ratio_table(results: StudyResults) -> PageTable:
         if result.point.folder in anchors
     }
     rows = ratio_rows(results)
-    far = f' Far from data: {FAR_NOTE}.' if any(row['far'] for row in rows) else ''
+    far = f' Far from data: {FAR_NOTE}' if any(row['far'] for row in rows) else ''
     times = '“× n” means n repeats. ' if any(row['repeats'] > 1 for row in rows) else ''
     return PageTable(
         'Memorization ratio by |D|',

@@ -10,8 +10,8 @@ from typing import Any
 from dnnlib.text_tables import aligned, csv_text
 from dnnlib.util import atomic_file, counted, format_time
 from evaluation.effective_memorization import EMM
-from evaluation.printing import FAR_TEXT, far_share, is_far, numbers_of
-from studies.points import FAILED, RUNNING, STOPPED
+from evaluation.printing import far_share, is_far, numbers_of
+from studies.points import DONE, FAILED, RUNNING, STOPPED
 from studies.report.diagnosis import agreement_rows, clock_rows, level_rows
 from studies.report.finding import FAR_NOTE, advice, bracket_text, of
 from studies.results import PointResult, StudyResults
@@ -169,7 +169,9 @@ def table_text(results: StudyResults) -> str:
             aligned([[*labels, 'EMM', '95 % interval', 'measured'], *emms], len(factors)),
         ]
     if any_far:
-        parts.append(f'far: the share of images {FAR_TEXT}: {FAR_NOTE}')
+        parts.append(f'far: {FAR_NOTE}')
+    if any(result.status.state != DONE for result in results.points):
+        parts.append(f'Not all points are done ({results.counts_text()}), so these results can change.')
     parts += [f'Warning: {warning}' for warning in results.warnings]
     parts += advice(results)
     return '\n\n'.join(parts) if rows else 'No point is done yet.'
@@ -178,7 +180,7 @@ def table_text(results: StudyResults) -> str:
 def status_text(results: StudyResults) -> str:
     """A study's progress: counts, running points, failed points with their errors, and the estimated time left."""
     counts = results.counts()
-    lines = [f'{results.study.title}: ' + ', '.join(f'{number} {state}' for state, number in counts.items() if number)]
+    lines = [f'{results.study.title}: {results.counts_text()}']
     lines += [running_line(result, results) for result in results.points if result.status.state == RUNNING]
     for state in (FAILED, STOPPED):
         lines += [point_line(result) for result in results.points if result.status.state == state]

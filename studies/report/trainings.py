@@ -7,7 +7,7 @@ from typing import Any
 
 from dnnlib.typed import read_json
 from dnnlib.util import counted, format_time, kimg_text
-from evaluation.printing import FAR_TEXT, distance_text, is_far
+from evaluation.printing import FAR_TEXT, distance_text, far_share, is_far
 from evaluation.records import best_record
 from studies.commands import Resources, shell_line
 from studies.points import FAILED
@@ -69,7 +69,8 @@ def page_point(outcome: Outcome, result: PointResult, anchor: str, gallery_size:
 
 
 def headline(record: dict[str, Any]) -> str:
-    far = f', {FAR_TEXT}' if is_far(record) else ''
+    share = far_share(record)
+    far = f', {FAR_TEXT if share is None else f"{100 * share:.0f} % {FAR_TEXT}"}' if is_far(record) else ''
     return f'{percent(record["ratio"])} copies [{100 * record["ratio_low"]:.1f}, {100 * record["ratio_high"]:.1f}]{far}'
 
 

@@ -52,6 +52,16 @@ def test_tables_contain_the_counts_behind_each_ratio(tmp_path):
     assert csv_text([], ['size']) == 'size\n'
 
 
+def test_the_tables_of_an_unfinished_study_say_that_they_can_change(tmp_path):
+    study = make_study(sizes={'values': [10, 20]})
+    _, results = run(study, tmp_path, lambda size: 0.5)
+    assert 'can change' not in table_text(results)
+    (results.points[1].point.folder / 'status.json').unlink()
+    (results.points[1].point.folder / 'result.json').unlink()
+    text = 'Not all points are done (1 done, 1 left), so these results can change.'
+    assert text in table_text(collect(study, tmp_path)).splitlines()
+
+
 def test_a_warning_is_given_if_ratios_rise_with_size(tmp_path):
     _, results = run(make_study(sizes={'values': [10, 20]}), tmp_path, lambda size: size / 40)
     assert '20 training images are memorized more (50.0 %) than 10 (25.0 %)' in results.warnings[0]
@@ -209,7 +219,7 @@ def test_images_far_from_data_are_flagged_in_tables(tmp_path):
     text = table_text(results)
     assert '90.0  30 %' in text
     assert '1.0    no' in text  # a record without num_far
-    assert 'far: the share of images far from any data' in text
+    assert 'far: the share of generated images that are far from any data' in text
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import html.parser
 import io
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from studies.report.page import TEMPLATES, Page, Sentences, entries, render_page
 from studies.report.run_files import point_records, run_records
 from studies.report.run_history import run_history
 from studies.report.sections import SECTIONS, clock_cell, metrics_table, study_page
-from studies.report.trainings import point_figure
+from studies.report.trainings import headline, point_figure
 from studies.results import collect
 from studies.study_file import read_study
 from tests.studies.report.sample_page import COPIES, HOSTILE, OTHERS, PAIRS, sample_page
@@ -60,6 +61,10 @@ def test_names_cannot_break_out_of_the_page():
     assert reader.scripts == [(TEMPLATES / 'page.js').read_text(encoding='utf-8')]
     assert not [name for _, attributes in reader.tags for name in attributes if name.startswith('on')]
     assert all(attributes['src'].startswith('data:image/') for tag, attributes in reader.tags if tag == 'img')
+
+
+def test_tiles_have_the_same_names_as_the_columns_of_galleries():
+    assert set(re.findall(r'<figcaption>(\w+) <b>', render_page(sample_page()))) == {'generated', 'nearest', 'second'}
 
 
 def test_the_page_loads_no_other_files():
@@ -211,6 +216,19 @@ def study():
         'factors': {'width': {'label': 'Channels', 'option': 'train.num-channels', 'values': [8, 16]}},
     }
     return read_study(document, 'test', 'test.toml')
+
+
+@pytest.mark.parametrize(
+    ('measured', 'end'),
+    [
+        ({'num_far': 200}, ']'),
+        ({'num_far': 230}, '], 23 % far from any data'),
+        ({'mean_distance': 90.0, 'reference_distance': 10.0}, '], far from any data'),  # a record without num_far
+    ],
+)
+def test_the_headline_of_a_run_gives_the_share_of_images_far_from_any_data(measured, end):
+    text = headline(record_of(0.0) | measured)
+    assert text == f'0.0 % copies [0.0, 0.0{end}'
 
 
 def test_the_page_of_an_unfinished_study_shows_the_results_so_far(tmp_path, study, digits_20):

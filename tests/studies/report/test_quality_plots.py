@@ -100,7 +100,7 @@ def test_the_page_shows_which_training_images_are_copied(folder):
     facts, figure = copied_parts(folder, num_duplicates=5)
     labels = open_source(folder / 'data.zip').labels
     assert facts == [
-        ('Training images copied', '2 of 15 (13.3%)'),
+        ('Training images copied', '2 of 15 (13.3 %)'),
         ('Classes copied most often (number of copies)', f'{labels[4]} (2), {labels[7]} (1)'),
     ]
     assert figure.caption == 'Training images that are copied, each with up to two of its copies'

@@ -129,3 +129,25 @@ def test_a_second_evaluation_of_the_same_run_at_once_is_refused(run_dir):
     with sole_use(run_dir / '.mem_traj.lock', 'it'):
         message = failure_of(mem_ratio.main, f'--expdir={run_dir}', '--seeds=0-3', '--steps=2')
     assert f'the log {run_dir}/mem_traj.log is in use by another process' in message
+
+
+def test_a_resumed_run_that_has_already_reached_its_length_reports_this(run_dir, monkeypatch):
+    monkeypatch.setattr('training.cost.images_per_second', lambda config, device: 10)
+    text = 'the run has already reached this length'
+    assert f'Time:           none, because {text}\n' in run(f'--resume={run_dir}', '--dry-run').output
+    assert f'{text}, so it is not trained further' in run(f'--resume={run_dir}').output.replace('The', 'the')
+    assert text not in run(f'--resume={run_dir}', '--epochs=2').output
+
+
+def test_only_a_training_state_can_be_resumed(run_dir, digits_20):
+    (snapshot,) = run_dir.glob('*.safetensors')
+    for path in (digits_20, snapshot):
+        assert f'--resume={path} is not a training state; give a run folder' in failure(f'--resume={path}')
+
+
+@pytest.mark.parametrize('options', [[], ['--dry-run']])
+def test_a_run_cannot_start_in_a_folder_of_images(arguments, tmp_path, options):
+    (tmp_path / 'b.JPG').touch()
+    message = failure(f'--outdir={tmp_path}', *arguments, '--epochs=1', *options)
+    assert f'--outdir={tmp_path} contains images, such as b.JPG; choose another folder' in message
+    assert [path.name for path in tmp_path.iterdir()] == ['b.JPG']

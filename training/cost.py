@@ -139,8 +139,9 @@ def cost_lines(config: TrainingConfig, device: torch.device, images_seen: int = 
     image = activation_bytes(config.network, config.precision, config.batch_gpu) / config.batch_gpu
     assert cost.seconds is not None
     remaining = f' for the remaining {counted(cost.images, "image")}' * (images_seen > 0)
+    time = f'about {format_time(cost.seconds)}{remaining} at {significant(rate)} images/s (a short measurement)'
     lines = {
-        'Time': f'about {format_time(cost.seconds)}{remaining} at {significant(rate)} images/s (a short measurement)',
+        'Time': time if cost.images else 'none, because the run has already reached this length',
         'Memory': f'about {in_gb(cost.memory)} on each device: {in_gb(weights)} for weights and optimizer, '
         f'{in_gb(image)} for each of the {config.batch_gpu} images in a forward pass, and the training set',
         'Disk': f'about {in_gb(cost.disk)}: {counted(len(config.snapshots), "snapshot", "d")} '

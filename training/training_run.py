@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dataset_utils import content_sha256
+from dataset_utils.sources.decoding import is_image_name
 from dnnlib.locks import sole_use
 from dnnlib.typed import checked_options
 from dnnlib.util import UserError, counted, kimg_text, remove_partial_files, tee_output, with_option_names
@@ -208,6 +209,8 @@ def train_in_folder(options: RunOptions, device: torch.device) -> tuple[Path | N
             print0(f'Run folder: {run_dir}')
             if state is not None:
                 print0(f'Resuming from {state.name}: {kimg_text(trainer.images / 1000)}.')
+                if trainer.images >= config.schedule.total_images:
+                    print0('The run has already reached this length, so it is not trained further.')
             if saved is not None:
                 report_changes(saved, config, device)
             remove_partial_files(run_dir, '*.safetensors', '*.pt', OPTIONS_FILE, STATS_FILE)
@@ -280,6 +283,8 @@ def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
     """
     if options.resume is not None:
         path = Path(options.resume)
+        if path.is_file() and path.suffix != '.pt':
+            raise UserError(f'`resume`={path} is not a training state; give a run folder or a training-state-*.pt')
         if path.is_file():
             return path.parent, path
         if not path.is_dir():
@@ -298,6 +303,10 @@ def find_run(options: RunOptions) -> tuple[Path | None, Path | None]:
             return folder, states[-1][1]
         if any(kimg for kimg, _ in list_snapshots(folder)):
             return folder, None
+    elif options.nosubdir and folder.is_dir():
+        images = sorted(path.name for path in folder.iterdir() if is_image_name(path.name))
+        if images:  # in a run folder, they could no longer be used as a training set
+            raise UserError(f'`outdir`={folder} contains images, such as {images[0]}; choose another folder')
     return None, None
 
 

@@ -64,6 +64,8 @@ def report_errors(command: Callable) -> Callable:
         except BrokenPipeError:
             raise  # click exits silently if the reader of a pipe has closed it
         except OSError as error:
+            if isinstance(error, FileExistsError | NotADirectoryError) and os.path.isfile(error.filename or ''):
+                raise _one_sentence(f'{error.filename} is a file, not a folder; give a folder') from error
             where = f'{error.filename}: ' if error.filename else ''
             remedy = '; free some space, and run the command again' if error.errno in _FULL else ''
             raise _one_sentence(f'{where}{error.strerror or error}{remedy}') from error

@@ -85,6 +85,18 @@ def test_a_mistake_gives_a_one_sentence_error_and_exit_status_1(error, message):
     assert (result.exit_code, result.stderr, result.stdout) == (1, message, '')
 
 
+@pytest.mark.parametrize('use', [Path.mkdir, lambda path: list(path.iterdir())])
+def test_a_file_given_instead_of_a_folder_is_named_in_the_error(tmp_path, use):
+    @click.command()
+    @report_errors
+    def command():
+        use(tmp_path / 'file')
+
+    (tmp_path / 'file').touch()
+    result = CliRunner().invoke(command)
+    assert result.stderr == f'Error: {tmp_path / "file"} is a file, not a folder; give a folder\n'
+
+
 def test_a_mistake_that_another_rank_has_reported_is_not_reported_again(monkeypatch):
     @click.command()
     @report_errors

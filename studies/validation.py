@@ -117,7 +117,8 @@ class Validator:
             plan = RULES[selection](**choices)
             image, _ = next(iter(Making(plan)))
         except UserError as error:
-            raise UserError(f'{study.where}: {combination.name}, {size} images: {error}') from error
+            text = re.sub(r'`(\w+)`', lambda match: match[1].replace('_', '-'), str(error))
+            raise UserError(f'{study.where}: {combination.name}, {size} images: {text}') from error
         return plan, image.shape
 
     def _check_size(self, study: Study, root: Path, combination: Combination, size: int) -> None:

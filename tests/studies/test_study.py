@@ -343,7 +343,7 @@ def test_errors_in_a_study_file_name_the_table_and_the_key(tables, message):
         ),
         ({'factors': {'x': {'values': {'a b': {}, 'a-b': {}}}}}, r'x a b and x a-b would share a folder'),
         ({'sizes': {'values': [15]}}, r'all, 15 images: .*multiple'),
-        ({'sizes': {'values': [5000]}}, r'all, 5000 images: '),
+        ({'sizes': {'values': [5000]}}, r'all, 5000 images: max-images requires 500 images of class 0, which has 178'),
         ({'data': {'source': 'nothing.zip'}}, r'^test.toml: \[data\]: source=nothing.zip: no such file'),
         (
             {'diagnose': {'levels': {'nun': 5}}},

@@ -147,5 +147,6 @@ def draw_copied(
     shown = [entry(image) for image in copied[:most]]
     count = f'{len(copied)} of {len(training)} training images are copied'
     lines = [f'{name}: {count}', '#: position in the training set.']
-    title = 'Most copied first; up to two copies of each'
+    which = f'The {most} copied most often' if len(copied) > most else 'Most copied first'
+    title = f'{which}; up to two copies of each'
     return draw_entries(lines, {title: shown}, ('training', 'copy', 'copy'), num_images)

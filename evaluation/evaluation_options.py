@@ -60,7 +60,7 @@ class EvaluationOptions:
     save_images: bool = option(False, 'Save the images and a table of their nearest training images in `expdir`.', switch=True)
     subdirs: bool = option(False, 'With `save_images`, use a subfolder for every thousand images.', switch=True)
     keep_best: bool = option(False, 'At the end, delete all evaluated snapshots in `expdir` except the best one.', switch=True)
-    gallery: Path | None = option(None, 'Save a picture that shows images next to their nearest training images.', unit='PNG')
+    gallery: Path | None = option(None, 'Save a picture that shows images next to their nearest training images; of several sets, it shows the first.', unit='PNG')
     table: Path | None = option(None, 'Save a table with one row per image: its two nearest training images, and whether it is a copy.', unit='CSV')
     metrics: list[str] | None = option(None, 'Also compute these metrics, or all; docs/metrics.md defines them.', unit='LIST', parse=word_list)
     test_set: str | None = option(None, 'Held-out set, which some metrics need.', name='test-ref', unit='ZIP|DIR|NPZ|NPY')

@@ -69,6 +69,18 @@ def test_copies_of_mirror_images_are_marked_in_the_gallery(monkeypatch):
     assert [entry.captions for entry in drawn[1][:2]] == [['#4\n3 copies'], ['#0\n1 copy']]
 
 
+def test_the_gallery_says_if_it_omits_copied_images(monkeypatch):
+    training = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
+    titles: list[str] = []
+    monkeypatch.setattr('evaluation.copied.draw_entries', lambda lines, sections, *_: titles.extend(sections))
+    for most in (2, 3):
+        draw_copied(copied_images(COPIES, NEAREST, LABELS), training[NEAREST], training, 'net', most)
+    assert titles == [
+        'The 2 copied most often; up to two copies of each',
+        'Most copied first; up to two copies of each',
+    ]
+
+
 def test_the_gallery_starts_with_the_most_copied_image():
     training = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8) * 40
     images = training[NEAREST]

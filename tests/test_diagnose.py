@@ -447,8 +447,8 @@ def test_mistakes_give_a_one_sentence_error(run_dir, conditional, halves, digits
     large = tmp_path / 'large'
     arguments = ['resolution', '--source=digits', f'--dest={large}', '--max-images=10', '--resolution=16x16']
     dataset_utils_main(arguments, standalone_mode=False)
-    assert '16x16 with 1 channels' in failure('levels', network, f'--data={large}', out)
-    assert '16x16 with 1 channels' in failure('levels', network, data, f'--test={large}', out)
+    assert '16x16 with 1 channel' in failure('levels', network, f'--data={large}', out)
+    assert '16x16 with 1 channel' in failure('levels', network, data, f'--test={large}', out)
     empty = tmp_path / 'empty'
     empty.mkdir()
     assert 'no network-snapshot' in failure('levels', f'--expdir={empty}', data, out)

@@ -487,4 +487,4 @@ def test_a_held_out_set_with_another_image_shape_is_refused(digits_20, tmp_path)
     message = failure_of(train.main, f'--outdir={tmp_path}/run', f'--data={digits_20}', *TINY, f'--test-data={large}')
     assert '--test-data' in message
     assert not (tmp_path / 'run').exists()
-    assert '16x16 with 1 channels, but training images are 8x8' in message
+    assert '16x16 with 1 channel, but training images are 8x8' in message

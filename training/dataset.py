@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dataset_utils import Source, content_sha256, open_source
 from dataset_utils.sources.base import require_square, streamed_sha256, with_channels
-from dnnlib.util import UserError
+from dnnlib.util import UserError, counted
 from torch_utils.misc import free_bytes
 
 # A training set is kept on disk unless this many copies of it fit in memory.
@@ -232,7 +232,7 @@ def require_shape(shape: Sequence[int], wanted: Sequence[int], where: str, owner
     """
     if tuple(shape) != tuple(wanted):
         raise UserError(
-            f'{where}: its images are {shape[2]}x{shape[1]} with {shape[0]} channels, but {owner} '
+            f'{where}: its images are {shape[2]}x{shape[1]} with {counted(shape[0], "channel")}, but {owner} '
             f'{wanted[2]}x{wanted[1]} with {wanted[0]}; give images of the same shape'
         )
 

@@ -89,7 +89,7 @@ def test_information_is_0_at_high_noise_and_identifies_the_image_at_low_noise():
         ({'training': TRAINING / 255}, '`training` must be uint8 .*, not float32'),
         ({'images': TRAINING.numpy() / 255}, '`images` must be uint8 .*, not float64'),
         ({'images': TRAINING.expand(-1, 3, -1, -1)}, '`images`: its images are 6x6 with 3 channels, but `training`'),
-        ({'images': TRAINING[..., :4]}, '`images`: its images are 4x6 with 1 channels, but `training`'),
+        ({'images': TRAINING[..., :4]}, '`images`: its images are 4x6 with 1 channel, but `training`'),
         ({'levels': [0.5, 0]}, r'`levels`=\[0.5, 0\] must be a list of at least one positive, finite noise level'),
         ({'levels': [-1]}, r'`levels`=\[-1\] must be'),
         ({'levels': [math.nan]}, r'`levels`=\[nan\] must be'),

@@ -119,7 +119,7 @@ def test_class_labels_are_passed_to_the_denoiser():
             None,
             '`images`: its images are 4x4 with 3 channels, but the denoiser takes 4x4 with 1',
         ),
-        (random_images(2, 1, 8), 1.0, None, '8x8 with 1 channels, but the denoiser takes 4x4 with 1'),
+        (random_images(2, 1, 8), 1.0, None, '8x8 with 1 channel, but the denoiser takes 4x4 with 1'),
         (IMAGES, 0.0, None, '`sigma`=0.0 must be positive'),
         (IMAGES, np.ones(2), None, r'`sigma`=\[1. 1.\] must be .* one number for all images'),
         (

@@ -10,7 +10,13 @@ from dnnlib.util import report_errors
 from training.training_options import RunOptions
 
 
-@click.command(cls=RankedCommand)
+class TrainCommand(RankedCommand):
+    """The command that trains. Running it again starts another run, unless --nosubdir or --resume is given."""
+
+    resumes = False
+
+
+@click.command(cls=TrainCommand)
 @click.pass_context
 @report_errors
 @with_options(RunOptions)
@@ -51,7 +57,7 @@ def next_commands(run_dir: Path, stopped_by: int, world_size: int) -> str:
         return f'Resume: {python} train.py --resume={run}'
     return (
         f'Last snapshot: {newest_snapshot(run_dir)}\nNext:\n'
-        f'  {python} mem_ratio.py --expdir={run}  # the share of copies, for each snapshot\n'
+        f'  {python} mem_ratio.py --expdir={run}  # the share of copies, for each snapshot; faster with --seeds=0-511\n'
         f'  {python} generate.py --network={run} --outdir={run}/images --grid={run}/images.png'
     )
 

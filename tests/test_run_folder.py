@@ -151,3 +151,14 @@ def test_a_run_cannot_start_in_a_folder_of_images(arguments, tmp_path, options):
     message = failure(f'--outdir={tmp_path}', *arguments, '--epochs=1', *options)
     assert f'--outdir={tmp_path} contains images, such as b.JPG; choose another folder' in message
     assert [path.name for path in tmp_path.iterdir()] == ['b.JPG']
+
+
+def test_an_interrupted_start_of_training_does_not_promise_that_the_same_command_resumes(
+    arguments, tmp_path, monkeypatch
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('training.training_run.describe_dataset', interrupt)
+    result = run(f'--outdir={tmp_path}', *arguments)
+    assert (result.exit_code, result.stderr) == (130, 'Interrupted.\n')

@@ -35,7 +35,7 @@ class AllOptions:
 
     # fmt: off
     device: str = option('auto', 'Device to compute on.', unit='auto|cuda|cpu')
-    minutes: float = option(8, 'Approximate total time in minutes.', unit='FLOAT', above=0)
+    minutes: float = option(8, 'Approximate total time in minutes; on a GPU, it takes longer because cuDNN also times its kernels.', unit='FLOAT', above=0)
     edm: Path | None = option(None, "Checkout of NVlabs/edm whose code is timed as well.", unit='DIR')
     compiled: bool = option(False, 'Also time training of compiled networks; compiling them takes several minutes.', name='compile', switch=True)
     out: Path = option(Path('timings.jsonl'), 'File that gets a line of JSON for each implementation.', unit='FILE')

@@ -131,7 +131,7 @@ class IntegerRange(click.IntRange):
 
 
 def _in_digits(text: str) -> str:
-    """The digits of an integer that is written in another way, such as 1e3; '' if the text is not an integer."""
+    """The digits of an integer that is written in another way, such as 1e3; an empty string if the text is not an integer."""
     with contextlib.suppress(ValueError):
         number = float(text.replace(',', ''))
         return str(int(number)) if number.is_integer() and abs(number) < 1e15 else ''

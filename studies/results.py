@@ -67,7 +67,7 @@ class StudyResults:
         return {state: states.count(state) for state in dict.fromkeys([DONE, RUNNING, FAILED, LEFT, *states])}
 
     def counts_text(self) -> str:
-        """The number of points in each state, such as '3 done, 1 left'; '' if there are no points."""
+        """The number of points in each state, such as '3 done, 1 left'; an empty string if there are no points."""
         return ', '.join(f'{number} {state}' for state, number in self.counts().items() if number)
 
 
